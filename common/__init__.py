@@ -1,0 +1,1 @@
+"""What the API and the worker must agree on. Never imports torch, Flask or each other's packages."""
