@@ -1,0 +1,57 @@
+"""One way to reach Redis: redis://, rediss://, unix:// or redis+sentinel://[:password@]host:port,host:port/service[/db]."""
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from common.settings import SettingsError
+
+SOCKET_TIMEOUT_S = 5.0
+# What passes by itself: Redis away, loading, out of memory or disk, failing over. Everything else is a bug.
+PASSING = ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+
+
+def connect(url: str, *, retries: int = 1, max_connections: int = 10_000) -> "Redis":
+    """A client whose commands give up within seconds. Raises SettingsError for a URL that cannot be one."""
+    options: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": 1.0,
+        "max_connections": max_connections,
+        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+    }
+    if url.startswith("redis+sentinel://"):
+        return _through_sentinel(url, options)
+    try:
+        return Redis.from_url(url, **options)
+    except ValueError as error:
+        raise SettingsError(f"REDIS_URL is not a Redis address: {error}") from None
+
+
+def _through_sentinel(url: str, options: dict[str, Any]) -> "Redis":
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    path = [piece for piece in parts.path.split("/") if piece]
+    if not path:
+        raise SettingsError("REDIS_URL names no Sentinel service; write redis+sentinel://host:26379/mymaster.")
+    if credentials:
+        user, _, password = credentials.partition(":")
+        options |= {"username": unquote(user) or None, "password": unquote(password)}
+    sentinels = [(host, int(port or 26379)) for host, _, port in (item.rpartition(":") for item in hosts.split(","))]
+    sentinel = Sentinel(sentinels, sentinel_kwargs={"socket_timeout": 1.0}, **options)
+    client: Redis = sentinel.master_for(path[0], db=int(path[1]) if len(path) > 1 else 0)
+    return client
+
+
+def is_passing(error: RedisError) -> bool:
+    """True for what a wait can cure: the caller tries again, or answers 503."""
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
+        return True
+    return isinstance(error, ResponseError) and str(error).lstrip("-").startswith(PASSING)

@@ -1,0 +1,50 @@
+-- Takes the head of the line for a worker, or nothing: the head is never skipped.
+-- ARGV: fence queue worker_name iso num_suspects (claimed and not yet cleared)
+-- Returns {'fenced'} | {'empty'} | {'hold'} | {'again'} | {'job', id, request, suspect, revision}
+local fence, queue, iso = ARGV[1], ARGV[2], ARGV[4]
+if not is_alive(fence) then return {'fenced'} end
+local num_suspects = tonumber(ARGV[5])
+
+-- After a crash the jobs that may have caused it go first, few at a time, and nobody joins them.
+local line, suspect = 'omni:suspects:' .. queue, '1'
+local member = redis.call('ZRANGE', line, 0, 0)[1]
+if member then
+  local limit = tonumber(redis.call('HGET', 'omni:job:' .. id_of(member), 'batch_limit') or 1)
+  if num_suspects >= limit then return {'hold'} end
+elseif num_suspects > 0 then
+  return {'hold'}
+else
+  line, suspect = 'omni:waiting:' .. queue, '0'
+  member = redis.call('ZRANGE', line, 0, 0)[1]
+  if not member then return {'empty'} end
+end
+
+local id = id_of(member)
+local key, rq = 'omni:job:' .. id, 'rq:job:' .. id
+local f = redis.call('HMGET', key, 'request', 'score', 'revision', 'cancel')
+if f[4] then  -- flagged while a worker that has died held it
+  local reason = cjson.decode(f[4])
+  take_out_of_line(id, queue, member)
+  end_with_failure(id, reason.code == 'timeout' and 'failed' or 'cancelled', reason.code, reason.message, iso)
+  return {'again'}
+end
+if redis.call('HGET', rq, 'status') ~= 'queued' then  -- cancelled or deleted in the dashboard
+  take_out_of_line(id, queue, member)
+  if f[1] then end_with_failure(id, 'cancelled', 'cancelled', 'The job was cancelled by an operator.', iso) end
+  return {'again'}
+end
+
+take_out_of_line(id, queue, member)
+local now = now_ms()
+redis.call('HSET', 'omni:fair:' .. queue, 'now', f[2])
+redis.call('ZADD', 'omni:running:' .. fence, string.sub(member, 1, 15), id)
+redis.call('HSET', key, 'state', 'running', 'fence', fence, 'worker', ARGV[3], 'claimed', now, 'suspect', suspect)
+redis.call('HSETNX', key, 'first_claimed', now)
+redis.call('HSET', rq, 'status', 'started', 'started_at', iso, 'last_heartbeat', iso, 'worker_name', ARGV[3])
+local execution, seconds = id .. ':' .. fence, now / 1000
+redis.call('HSET', 'rq:execution:' .. execution, 'id', fence, 'job_id', id, 'created_at', seconds, 'last_heartbeat', seconds,
+  'worker_name', ARGV[3])
+redis.call('ZADD', 'rq:executions:' .. id, seconds + 86400, fence)
+redis.call('ZADD', 'rq:wip:' .. queue, seconds + 86400, execution)  -- RQ must never judge it abandoned: our lease does that
+redis.call('SADD', 'rq:worker:' .. ARGV[3] .. ':executions', execution)
+return {'job', id, f[1], suspect, f[3] or ''}

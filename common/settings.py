@@ -1,0 +1,135 @@
+"""What an operator may turn: read once at process start from the environment and `.env`, frozen, refused when wrong."""
+
+import os
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_MODEL = ROOT / "demo" / "model"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+
+class SettingsError(Exception):
+    """One sentence that names the setting, what is allowed and what to do."""
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. `OMNI_MAX_QUEUE=64` sets `max_queue`."""
+
+    model_config = SettingsConfigDict(env_prefix="OMNI_", env_file=".env", frozen=True, extra="ignore")
+
+    # where it listens and who may call
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    api_keys: str = "sk-local"
+    admin_keys: str = ""
+    cors_origins: str = "http://localhost,http://127.0.0.1"
+    allowed_hosts: str = ""
+    api_processes: int = Field(1, ge=1, le=64)
+    # the model
+    model: str = str(DEMO_MODEL)
+    model_name: str = ""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Literal["", "int8", "int4"] = ""
+    speculate: int = Field(0, ge=0, le=16)
+    threads: int | None = Field(None, ge=1, le=1024)
+    max_num_seqs: int | None = Field(None, ge=1, le=4096)
+    max_model_len: int | None = Field(None, ge=16)
+    max_step_tokens: int | None = Field(None, ge=16)
+    # the line, and how long things are kept
+    max_queue: int = Field(1000, ge=1, le=1_000_000)
+    result_ttl: int = Field(3600, ge=1)
+    failure_ttl: int = Field(3600, ge=1)
+    step_timeout: float = Field(60.0, gt=0)
+    # Redis, files, logs, dashboard
+    log_format: Literal["plain", "json"] = "plain"
+    data_dir: Path = Path(".data")
+    redis_url: str = Field("", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    dashboard_port: int = Field(9181, ge=1, le=65535)
+    dashboard_password: str = ""
+    dashboard_writable: bool = False
+
+    @field_validator("threads", "max_num_seqs", "max_model_len", "max_step_tokens", mode="before")
+    @classmethod
+    def empty_means_default(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def check(self) -> "Settings":
+        if not self.keys:
+            raise ValueError("OMNI_API_KEYS must hold at least one key; set it to a comma separated list.")
+        if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.redis_url:
+            raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
+        return self
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        return split(self.api_keys)
+
+    @cached_property
+    def admins(self) -> tuple[str, ...]:
+        """Keys that may see every job. On loopback the ordinary keys are the operator's own."""
+        return split(self.admin_keys) or (self.keys if self.is_loopback else ())
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in LOOPBACK
+
+    @property
+    def is_demo(self) -> bool:
+        return Path(self.model) == DEMO_MODEL
+
+    @cached_property
+    def served_names(self) -> tuple[str, ...]:
+        """The ids that clients may use; the first names the queue."""
+        default = "deepseek-v3.2,omni-demo" if self.is_demo else self.model.rstrip("/").rsplit("/", 1)[-1]
+        return split(self.model_name) or split(default)
+
+    @property
+    def queue(self) -> str:
+        return self.served_names[0]
+
+    @property
+    def socket_path(self) -> Path:
+        return self.data_dir.resolve() / "valkey.sock"
+
+    @property
+    def redis(self) -> str:
+        """Where Redis is: `REDIS_URL`, or the embedded server's unix socket."""
+        return self.redis_url or f"unix://{self.socket_path}"
+
+
+def split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def load_settings() -> Settings:
+    """Raises SettingsError with one sentence for an unknown name or a bad value."""
+    known = {f"OMNI_{name.upper()}" for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith("OMNI_") and name not in known):
+        raise SettingsError(f"{unknown[0]} is not a setting; .env.example lists them all.")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        name = {"redis_url": "REDIS_URL"}.get(field, f"OMNI_{field.upper()}")
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        if not field:
+            raise SettingsError(reason) from None
+        raise SettingsError(f"{name}={first['input']!r} is refused: {reason}. See .env.example.") from None
+
+
+def settings_or_exit() -> Settings:
+    """For a process's first line: the settings, or one sentence on stderr and exit status 2."""
+    try:
+        return load_settings()
+    except SettingsError as error:
+        sys.exit(f"configuration: {error}")

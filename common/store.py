@@ -1,0 +1,243 @@
+"""The API's view of what Redis holds: put a request into the line, look at jobs, read their logs, cancel.
+
+Every change is one Lua script (common/scripts), so a process that dies leaves nothing half-written.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from redis import Redis
+
+from common import keys
+from common.errors import IdempotencyMismatch, Overloaded
+from common.script import Scripts
+from common.wire import Event, GenerationRequest, ModelCard, decode_card, decode_event, encode_request
+
+READER_GRACE_S = 30
+CANCELLED = "The job was cancelled."
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request and what the queue must know of it."""
+
+    request: GenerationRequest
+    queue: str
+    owner: str
+    revision: str
+    form: dict[str, Any]  # how the API words the answer; kept so that any process can word it again
+    background: bool = False
+    deadline_s: float = 0.0  # 0: none
+    idempotency_key: str = ""
+    body_digest: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """What a job's owner may see of it. Times are unix seconds, 0 when not yet."""
+
+    id: str
+    state: str  # queued, running, finished, failed, cancelled
+    queue: str
+    owner: str
+    created: float
+    claimed: float
+    ended: float
+    num_prompt_tokens: int
+    num_tokens: int
+    max_tokens: int
+    position: int  # in line, 0 is next; -1 when not waiting
+    code: str
+    crashes: int
+    form: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One line of look(): enough to know whether a reader has missed anything."""
+
+    state: str
+    num_rows: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry of a job's log. `attempt` is the fence of the worker that wrote it."""
+
+    seq: int
+    event: Event
+    attempt: int
+
+
+def now_iso() -> str:
+    """RQ's time format."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class Store:
+    """All that an API process asks of Redis."""
+
+    def __init__(self, redis: "Redis", *, max_queue: int = 1000, ttl_s: int = 3600, failure_ttl_s: int = 3600) -> None:
+        self.redis = redis
+        self.max_queue = max_queue
+        self.ttl_s = ttl_s
+        self.failure_ttl_s = failure_ttl_s
+        self._scripts = Scripts(redis)
+
+    def submit(self, submission: Submission, rq_job: Mapping[str, Any]) -> str:
+        """Put the job into the line; returns its id, an older one when the Idempotency-Key was used before.
+
+        Raises Overloaded when `max_queue` jobs wait, IdempotencyMismatch when the key came with another body.
+        """
+        request = submission.request
+        ours = {
+            "request": encode_request(request),
+            "form": orjson.dumps(submission.form),
+            "model": request.model,
+            "revision": submission.revision,
+            "num_prompt": len(request.prompt_ids),
+            "max_tokens": request.sampling.max_tokens,
+            "ttl": self.ttl_s,
+            "failure_ttl": self.failure_ttl_s,
+        }
+        idempotency = (
+            hashlib.sha256(submission.idempotency_key.encode()).hexdigest() if submission.idempotency_key else ""
+        )
+        reply = self._scripts.run(
+            "submit", request.id, submission.queue, submission.owner, self.max_queue, submission.weight, idempotency,
+            submission.body_digest, int(submission.background), int(submission.deadline_s * 1000), len(ours),
+            *_flat(ours), *_flat(rq_job),
+        )  # fmt: skip
+        if reply[0] == b"full":
+            seconds = self.seconds_per_place(submission.queue)
+            raise Overloaded(
+                f"{reply[1]} requests are waiting, which is the most this server takes; try again later.",
+                retry_after_s=max(1, round(seconds)),
+            )
+        if reply[0] == b"mismatch":
+            raise IdempotencyMismatch("This Idempotency-Key was used with another body; send a new key.")
+        return reply[1].decode() if reply[0] == b"again" else request.id
+
+    def cancel(
+        self, job_id: str, owner: str = "", code: str = "cancelled", message: str = "The job was cancelled."
+    ) -> str:
+        """Returns the job's state before; '' when it does not exist or is another owner's. '' as owner is the admin."""
+        state = self._scripts.run("cancel", job_id, owner, code, message, now_iso())
+        return state.decode() if state else ""
+
+    def look(self, job_ids: Sequence[str]) -> list[Look]:
+        """State, log length and position of each job; also says that they still have readers."""
+        reply = self._scripts.run("look", *job_ids)
+        return [Look(reply[i].decode(), reply[i + 1], reply[i + 2]) for i in range(0, len(reply), 3)]
+
+    def expire(self, queue: str) -> None:
+        """End what is past its deadline or has lost its reader."""
+        self._scripts.run("expire", queue, READER_GRACE_S * 1000, now_iso())
+
+    def rows(self, job_id: str, after: int = 0, count: int = 512) -> list[Row]:
+        """Up to `count` log rows with seq > `after`."""
+        entries = self.redis.xrange(keys.log_key(job_id), min=f"({after}-0" if after else "-", count=count)
+        return [decode_row(entry_id, fields) for entry_id, fields in entries]
+
+    def job(self, job_id: str) -> JobView | None:
+        """The job, or None when there is none (any more)."""
+        fields = self.redis.hgetall(keys.job_key(job_id))
+        if not fields:
+            return None
+        position = -1
+        if fields[b"state"] == b"queued":
+            rank = self.redis.zrank(f"omni:waiting:{fields[b'queue'].decode()}", fields[b"member"])
+            position = -1 if rank is None else int(rank)
+        return _view(job_id, fields, position)
+
+    def jobs_of(self, owner: str, limit: int = 100) -> list[JobView]:
+        """The owner's jobs that still exist, the latest to end last."""
+        ids = self.redis.zrevrange(f"omni:jobs:{owner}", 0, limit - 1)
+        views = [self.job(job_id.decode()) for job_id in ids]
+        return sorted((view for view in views if view is not None), key=lambda view: view.created)
+
+    def request_of(self, job_id: str) -> bytes | None:
+        """The stored request (common.wire.decode_request)."""
+        raw: bytes | None = self.redis.hget(keys.job_key(job_id), "request")
+        return raw
+
+    def queue_of(self, model: str) -> str | None:
+        """The queue that serves this model id, or None."""
+        queue = self.redis.hget(keys.QUEUES, model)
+        return queue.decode() if queue else None
+
+    def models(self) -> dict[str, str]:
+        """Served id -> queue."""
+        return {name.decode(): queue.decode() for name, queue in self.redis.hgetall(keys.QUEUES).items()}
+
+    def card(self, queue: str) -> ModelCard | None:
+        """What the worker wrote of its model, or None before it has loaded once."""
+        raw = self.redis.get(keys.card_key(queue))
+        return decode_card(raw) if raw else None
+
+    def workers(self) -> list[dict[str, str]]:
+        """The live workers' own words: fence, queue, state, progress, memory, rates, uptime."""
+        found = []
+        for fence in self.redis.zrange("omni:workers", 0, -1):
+            fields = self.redis.hgetall(keys.worker_key(int(fence)))
+            if fields:
+                found.append({"fence": fence.decode()} | {k.decode(): v.decode() for k, v in fields.items()})
+        return found
+
+    def loading(self, queue: str) -> dict[str, str]:
+        """How far a worker that is loading has come: what, share; empty when none is loading."""
+        return {k.decode(): v.decode() for k, v in self.redis.hgetall(keys.loading_key(queue)).items()}
+
+    def num_waiting(self, queue: str) -> int:
+        return int(self.redis.zcard(f"omni:waiting:{queue}"))
+
+    def seconds_per_place(self, queue: str) -> float:
+        """How long the line takes to move by one, from the workers' measured rate; 1 s when nothing is known."""
+        rate = sum(float(worker.get("jobs_per_s", 0)) for worker in self.workers() if worker.get("queue") == queue)
+        return min(60.0, 1 / rate) if rate > 0 else 1.0
+
+    def memory_left(self) -> float:
+        """The share of maxmemory that is free, 1.0 when Redis has no limit."""
+        info = self.redis.info("memory")
+        limit = int(info.get("maxmemory", 0))
+        return 1.0 - int(info["used_memory"]) / limit if limit else 1.0
+
+
+def decode_row(entry_id: bytes, fields: dict[bytes, bytes]) -> Row:
+    """Raises WireError if the entry is not ours."""
+    return Row(int(entry_id.split(b"-")[0]), decode_event(orjson.loads(fields[b"e"])), int(fields.get(b"a", 0)))
+
+
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _view(job_id: str, fields: dict[bytes, bytes], position: int) -> JobView:
+    def number(name: bytes) -> int:
+        return int(fields.get(name, 0))
+
+    def text(name: bytes) -> str:
+        return fields.get(name, b"").decode()
+
+    return JobView(
+        id=job_id,
+        state=text(b"state"),
+        queue=text(b"queue"),
+        owner=text(b"owner"),
+        created=number(b"created") / 1000,
+        claimed=number(b"first_claimed") / 1000,
+        ended=number(b"ended") / 1000,
+        num_prompt_tokens=number(b"num_prompt"),
+        num_tokens=number(b"tokens"),
+        max_tokens=number(b"max_tokens"),
+        position=position,
+        code=text(b"code"),
+        crashes=number(b"crashes"),
+        form=orjson.loads(fields[b"form"]),
+    )

@@ -1,0 +1,99 @@
+"""Two threads beside the engine: one keeps the lease and hears what is to be cancelled, one listens for wake-ups."""
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+
+from common import keys
+from common.wire import Failed
+from worker.ledger import Fenced, Ledger
+
+logger = logging.getLogger("omni.worker")
+
+EXIT_FENCED = 75  # "try again": the parent starts a successor
+
+
+class Inbox:
+    """What the threads have to say to the engine's loop."""
+
+    def __init__(self) -> None:
+        self.wake = threading.Event()
+        self._cancels: deque[tuple[str, Failed]] = deque()
+
+    def cancel(self, job_id: str, reason: Failed) -> None:
+        self._cancels.append((job_id, reason))
+        self.wake.set()
+
+    def take_cancels(self) -> list[tuple[str, Failed]]:
+        taken = []
+        while self._cancels:
+            taken.append(self._cancels.popleft())
+        return taken
+
+
+class Heartbeat(threading.Thread):
+    """Renews the lease every second, reclaims from the dead, ends what is overdue. Exits the process when fenced."""
+
+    def __init__(self, ledger: Ledger, inbox: Inbox, fields: Callable[[], Mapping[str, Any]]) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._ledger = ledger
+        self._inbox = inbox
+        self._fields = fields
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(keys.RENEW_S):
+            try:
+                self.beat()
+            except Fenced as error:
+                logger.error("%s: this process was replaced and ends", error)
+                os._exit(EXIT_FENCED)
+            except RedisError as error:
+                logger.warning("heartbeat: %s", error)
+
+    def beat(self) -> None:
+        for job_id, reason in self._ledger.renew(self._fields()).items():
+            self._inbox.cancel(job_id, Failed(**orjson.loads(reason)))
+        self._ledger.expire()
+        if self._ledger.reclaim():
+            self._inbox.wake.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+
+class Listener(threading.Thread):
+    """Hears the queue's control channel. A lost message costs a second: the loop looks by itself that often."""
+
+    def __init__(self, redis: "Redis", ledger: Ledger, inbox: Inbox) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._redis = redis
+        self._ledger = ledger
+        self._inbox = inbox
+
+    def run(self) -> None:
+        while True:
+            try:
+                with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    pubsub.subscribe(keys.control_channel(self._ledger.queue))
+                    while True:
+                        message = pubsub.get_message(timeout=1.0)
+                        if message is not None:
+                            self.hear(message["data"])
+            except (RedisError, OSError):
+                threading.Event().wait(0.2)
+
+    def hear(self, message: bytes) -> None:
+        if message.startswith(b"cancel:"):
+            job_id = message[7:].decode()
+            raw = self._redis.hget(keys.job_key(job_id), "cancel")
+            if raw:
+                self._inbox.cancel(job_id, Failed(**orjson.loads(raw)))
+        self._inbox.wake.set()

@@ -1,0 +1,116 @@
+"""The worker's side of the line: a fence of its own, claims, and the reclaim of what dead workers held."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from common import keys
+from common.script import Scripts
+from common.store import Store, now_iso
+from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard, decode_request, encode_card
+
+logger = logging.getLogger("omni.worker")
+
+
+class Fenced(Exception):
+    """Another process has taken this worker's jobs over: it must write nothing more and exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One job, ours until we die: the request and what its log already holds."""
+
+    request: GenerationRequest
+    logged: dict[int, LoggedChoice]
+    num_rows: int
+    is_suspect: bool
+    revision: str
+
+
+class Ledger:
+    """Fence, lease, claims. Every method is one script; all raise redis.exceptions.RedisError."""
+
+    def __init__(self, redis: "Redis", queue: str, worker_name: str) -> None:
+        self.redis = redis
+        self.queue = queue
+        self.worker_name = worker_name
+        self.fence = 0
+        self._scripts = Scripts(redis)
+        self._store = Store(redis)
+
+    def register(self, predecessor: int = 0) -> int:
+        """Take a fence above all others. `predecessor` is the fence of a process known to be dead."""
+        self.fence = int(self._scripts.run("register", self.queue, keys.LEASE_MS, predecessor or ""))
+        return self.fence
+
+    def publish_card(self, card: ModelCard) -> None:
+        """Tell the API what it must know to encode prompts for this model."""
+        pipeline = self.redis.pipeline()
+        pipeline.set(keys.card_key(self.queue), encode_card(card))
+        for name in card.names:
+            pipeline.hset(keys.QUEUES, name, self.queue)
+        pipeline.delete(keys.loading_key(self.queue))
+        pipeline.execute()
+
+    def report_loading(self, what: str, share: float) -> None:
+        """Say how far loading is (0 to 1), for /health and for the 503 of those who come too early."""
+        key = keys.loading_key(self.queue)
+        self.redis.hset(key, mapping={"what": what, "share": round(share, 3)})
+        self.redis.expire(key, 3600)
+
+    def renew(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        """Keep the lease; returns running jobs to cancel, id -> reason (JSON with code and message).
+
+        Raises Fenced when another worker has taken the jobs over.
+        """
+        pairs = [part for pair in fields.items() for part in pair]
+        reply = self._scripts.run("renew", self.fence, keys.LEASE_MS, now_iso(), *pairs)
+        if reply is None:
+            raise Fenced(f"fence {self.fence} was taken away")
+        return {reply[i].decode(): reply[i + 1].decode() for i in range(0, len(reply), 2)}
+
+    def claim(self, num_suspects: int) -> Claim | None:
+        """The head of the line, or None when the line is empty or held. Raises Fenced."""
+        while True:
+            args = (self.fence, self.queue, self.worker_name, now_iso(), num_suspects)
+            reply = self._scripts.run("claim", *args)
+            if reply[0] == b"fenced":
+                raise Fenced(f"fence {self.fence} was taken away")
+            if reply[0] == b"job":
+                return self._claimed(*reply[1:])
+            if reply[0] != b"again":
+                return None
+
+    def reclaim(self) -> int:
+        """Put the jobs of workers whose lease has run out back into the line; returns how many."""
+        return int(self._scripts.run("reclaim", self.queue, now_iso(), ""))
+
+    def release(self) -> int:
+        """Give all our own jobs back, at their old places and without blame; the fence ends."""
+        return int(self._scripts.run("reclaim", self.queue, now_iso(), self.fence))
+
+    def expire(self) -> None:
+        """End what is past its deadline or has lost its reader."""
+        self._store.expire(self.queue)
+
+    def _claimed(self, job_id: bytes, raw: bytes, suspect: bytes, revision: bytes) -> Claim:
+        logged, num_rows = self._logged(job_id.decode())
+        return Claim(decode_request(raw), logged, num_rows, suspect == b"1", revision.decode())
+
+    def _logged(self, job_id: str) -> tuple[dict[int, LoggedChoice], int]:
+        choices: dict[int, LoggedChoice] = {}
+        last = 0
+        while rows := self._store.rows(job_id, after=last):
+            for row in rows:
+                if isinstance(row.event, Delta):
+                    before = choices.get(row.event.index, LoggedChoice())
+                    choices[row.event.index] = LoggedChoice(
+                        before.token_ids + row.event.token_ids,
+                        before.text + row.event.text,
+                        row.event.finish_reason,
+                    )
+            last = rows[-1].seq
+        return choices, last

@@ -1,0 +1,141 @@
+"""The worker process: settings, model, registration, OmniWorker.work(). Started by common.supervise."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from common.connection import connect, is_passing
+from common.logs import set_up_logging
+from common.settings import Settings, SettingsError, settings_or_exit
+from worker.engine import Engine
+from worker.grammar import GrammarCompiler
+from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
+from worker.ledger import Fenced, Ledger
+from worker.loader import EngineConfig, LoadedModel, load
+from worker.omni_worker import OmniWorker
+from worker.publisher import Publisher
+
+logger = logging.getLogger("omni.worker")
+
+
+def wait_for_redis(redis: "Redis") -> None:
+    """Returns when Redis takes commands; says once why it has to wait. Exits when Redis may evict what we keep."""
+    said = ""
+    while True:
+        try:
+            policy = redis.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+            if policy != "noeviction":
+                sys.exit(f"Redis has maxmemory-policy {policy}, which would delete jobs; set it to noeviction.")
+            return
+        except RedisError as error:
+            if not is_passing(error) and not isinstance(error, AuthenticationError):
+                return  # CONFIG is not allowed here: nothing more can be known
+            if str(error) != said:
+                said = str(error)
+                logger.warning("waiting for Redis: %s", said)
+            time.sleep(0.5)
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    return EngineConfig(
+        max_num_seqs=settings.max_num_seqs,
+        max_model_len=settings.max_model_len,
+        max_step_tokens=settings.max_step_tokens,
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        quantize=settings.quantize or None,
+        speculate=settings.speculate,
+    )
+
+
+def load_engine(settings: Settings, ledger: Ledger) -> tuple[LoadedModel, Engine]:
+    """Load the model and make the engine, telling Redis how far it is. Exits with one sentence for a bad model."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    def tell(what: str, share: float) -> None:
+        logger.info("loading %s: %s (%d %%)", settings.queue, what, share * 100)
+        try:
+            ledger.report_loading(what, share)
+        except RedisError as error:
+            logger.warning("Redis does not take the progress now: %s", error)
+
+    try:
+        loaded = load(settings.model, settings.served_names, engine_config(settings), tell)
+        compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
+        engine = Engine(loaded, engine_config(settings), compiler)
+        engine.warm_up(tell)
+    except (OSError, ValueError) as error:
+        sys.exit(f"OMNI_MODEL={settings.model} cannot be loaded: {error}")
+    return loaded, engine
+
+
+def register(ledger: Ledger, loaded: LoadedModel, predecessor: int) -> None:
+    """Wait out Redis if it is away: a loaded model is worth keeping."""
+    while True:
+        try:
+            ledger.publish_card(loaded.card)
+            ledger.register(predecessor)
+            ledger.reclaim()
+            return
+        except RedisError as error:
+            if not is_passing(error):
+                raise
+            time.sleep(0.5)
+
+
+def say_ready(settings: Settings) -> None:
+    host = "127.0.0.1" if settings.is_loopback else settings.host
+    logger.info(
+        "Protocol OMNI serves %s. Try: curl http://%s:%d/v1/chat/completions -H 'Content-Type: application/json' "
+        '-H \'Authorization: Bearer %s\' -d \'{"model": "%s", "messages": [{"role": "user", "content": "Hello!"}]}\'',
+        settings.queue, host, settings.port, "sk-local" if "sk-local" in settings.keys else "YOUR_KEY", settings.queue,
+    )  # fmt: skip
+
+
+def run(settings: Settings, watch_fd: int, predecessor: int) -> int:
+    redis = connect(settings.redis, retries=3)
+    wait_for_redis(redis)
+    ledger = Ledger(redis, settings.queue, worker_name=f"omni-{uuid4().hex[:12]}")
+    loaded, engine = load_engine(settings, ledger)
+    register(ledger, loaded, predecessor)
+    os.write(watch_fd, f"fence {ledger.fence}\n".encode())
+    inbox = Inbox()
+    publisher = Publisher(connect(settings.redis, retries=0), ledger.fence)
+    worker = OmniWorker(ledger, engine, loaded.card, publisher, inbox, watch_fd)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, worker.stop)
+    Heartbeat(ledger, inbox, worker.report).start()
+    Listener(connect(settings.redis), ledger, inbox).start()
+    say_ready(settings)
+    try:
+        worker.work()
+    except Fenced as error:
+        logger.error("%s: this process was replaced and ends", error)
+        return EXIT_FENCED
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="worker.main")
+    parser.add_argument("--watch-fd", type=int, default=None)
+    parser.add_argument("--predecessor", type=int, default=0)
+    args = parser.parse_args()
+    settings = settings_or_exit()
+    set_up_logging(settings.log_format)
+    watch_fd = args.watch_fd if args.watch_fd is not None else os.open(os.devnull, os.O_WRONLY)
+    try:
+        return run(settings, watch_fd, args.predecessor)
+    except SettingsError as error:
+        sys.exit(f"configuration: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""OmniWorker: an RQ worker that admits jobs in order into one engine and runs many of them at once.
+
+RQ is known only here and in api/generation.py. The records of jobs are written by the scripts of common/scripts, in the same
+step as our own state, so that RQ's registries are right at every moment; this class registers the worker itself.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+from rq.worker import WorkerStatus
+
+from common.errors import OmniError
+from common.wire import Event, Failed, Finished, ModelCard
+from worker.engine import Engine
+from worker.heartbeat import Inbox
+from worker.ledger import Claim, Ledger
+from worker.publisher import Publisher
+
+logger = logging.getLogger("omni.worker")
+
+IDLE_S = 1.0  # how often an idle worker looks into the line without having been woken
+RATE_WINDOW_S = 10.0
+
+
+class OmniWorker(SimpleWorker):  # type: ignore[misc]
+    """The loop: cancel what is to be cancelled, admit the head of the line, step, publish."""
+
+    def __init__(
+        self, ledger: Ledger, engine: Engine, card: ModelCard, publisher: Publisher, inbox: Inbox, watch_fd: int
+    ) -> None:
+        super().__init__(
+            [ledger.queue],
+            name=ledger.worker_name,
+            connection=ledger.redis,
+            serializer=JSONSerializer,
+            log_job_description=False,
+        )
+        self.ledger = ledger
+        self.engine = engine
+        self.card = card
+        self.publisher = publisher
+        self.inbox = inbox
+        self.watch_fd = watch_fd
+        self.is_stopping = False
+        self.started = time.time()
+        self._num_ended = 0
+        self._rate_since = time.monotonic()
+        self._jobs_per_s = 0.0
+        self._line_may_have_moved = True
+
+    def work(self, *args: Any, **kwargs: Any) -> bool:
+        """Run until stop(). Raises Fenced when another process has taken our jobs over."""
+        self.register_birth()
+        while not self.is_stopping:
+            self.cancel_requested()
+            self.admit()
+            if self.engine.has_work:
+                self.step()
+            else:
+                self.rest()
+        self.leave()
+        return True
+
+    def stop(self, *_: object) -> None:
+        """SIGTERM: the loop ends after the step it is in; what is unfinished goes back into the line."""
+        self.is_stopping = True
+        self.inbox.wake.set()
+
+    def admit(self) -> None:
+        """Claim from the head of the line while the engine has room."""
+        if self.inbox.wake.is_set():
+            self.inbox.wake.clear()
+            self._line_may_have_moved = True
+        while self._line_may_have_moved and self.engine.has_room(1, 1):
+            claim = self.ledger.claim(self.publisher.num_suspects)
+            if claim is None:
+                self._line_may_have_moved = False
+                return
+            self._begin(claim)
+
+    def step(self) -> None:
+        """One engine step; its events are sent now and confirmed after the next step, while Redis works."""
+        os.write(self.watch_fd, b"begin\n")
+        events = self.engine.step()
+        os.write(self.watch_fd, b"end\n")
+        self.publish(events)
+
+    def publish(self, events: list[tuple[str, Event]]) -> None:
+        for job_id in self.publisher.confirm():
+            logger.warning("the log of %s is not ours any more; dropping it", job_id)
+            self._drop(job_id)
+        for job_id in self.publisher.send(events):
+            self.engine.clear_suspicion(job_id)
+            self._line_may_have_moved = True
+        for job_id, event in events:
+            if isinstance(event, (Finished, Failed)):
+                self.publisher.close(job_id)
+                self._count(event)
+
+    def rest(self) -> None:
+        """Nothing to do: make the last step certain, then wait to be woken."""
+        self.publish([])
+        if self.inbox.wake.wait(IDLE_S) or self.engine.has_work:
+            return
+        self._line_may_have_moved = True
+
+    def cancel_requested(self) -> None:
+        """End the jobs whose callers have left, whose deadline passed, or which were cancelled."""
+        ended: list[tuple[str, Event]] = []
+        for job_id, reason in self.inbox.take_cancels():
+            if self.publisher.has(job_id):
+                self.engine.cancel(job_id)
+                ended.append((job_id, reason))
+        if ended:
+            self.publish(ended)
+
+    def leave(self) -> None:
+        """Give everything back without blame; the log has all that was shown."""
+        self.publisher.confirm()
+        given_back = self.ledger.release()
+        if given_back:
+            logger.info("gave %d unfinished jobs back; they go on with the next worker", given_back)
+        self.register_death()
+
+    def report(self) -> Mapping[str, Any]:
+        """What the heartbeat tells Redis of this worker."""
+        self.heartbeat()
+        self.set_state(WorkerStatus.BUSY if self.engine.has_work else WorkerStatus.IDLE)
+        stats = self.engine.stats()
+        return {
+            "state": "draining" if self.is_stopping else "ready",
+            "model": self.card.root,
+            "started": self.started,
+            "jobs_per_s": self._measured_rate(),
+            **{name: str(value) for name, value in stats.as_dict().items()},
+        }
+
+    def _begin(self, claim: Claim) -> None:
+        request = claim.request
+        self.publisher.open(request.id, claim.num_rows, claim.is_suspect)
+        try:
+            if claim.revision != self.card.revision:
+                raise OmniError("The model was changed while this request waited; send it again.", code="model_changed")
+            self.engine.add(request, claim.logged, is_suspect=claim.is_suspect)
+        except OmniError as error:
+            self.publish([(request.id, Failed(error.code, error.message))])
+
+    def _drop(self, job_id: str) -> None:
+        self.engine.cancel(job_id)
+        self.publisher.close(job_id)
+
+    def _count(self, event: Event) -> None:
+        self._num_ended += 1
+        self._line_may_have_moved = True
+        if isinstance(event, Finished):
+            self.successful_job_count += 1
+        else:
+            self.failed_job_count += 1
+
+    def _measured_rate(self) -> float:
+        """Jobs ended a second, over the last window."""
+        elapsed_s = time.monotonic() - self._rate_since
+        if elapsed_s > RATE_WINDOW_S:
+            self._jobs_per_s = round(self._num_ended / elapsed_s, 4)
+            self._num_ended, self._rate_since = 0, time.monotonic()
+        return self._jobs_per_s
