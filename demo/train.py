@@ -1,0 +1,159 @@
+"""Train the demo model from scratch: a toy for trying the service.
+
+python -m demo.train --steps 3000
+"""
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from demo.batches import IGNORED, MAX_LENGTH, Batch, batches
+from demo.tokenizer import END, END_OF_TEXT, PAD, save_tokenizer, train_tokenizer
+
+MODEL_FOLDER = Path(__file__).parent / "model"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--start-from", type=Path, help="folder of weights and tokenizer to go on from")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--steps", type=int, default=3000, help="length of the schedule; the same steps, the same model"
+    )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop early after this long")
+    parser.add_argument("--save-minutes", type=float, default=10, help="write the folder this often meanwhile")
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--accumulate", type=int, default=2, help="batches for one step")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--vocab-size", type=int, default=1920)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
+    """A small Llama with random weights and tied embeddings."""
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.token_to_id(END),
+        pad_token_id=tokenizer.token_to_id(PAD),
+    )
+    return LlamaForCausalLM(config)
+
+
+def load_or_create(args: argparse.Namespace) -> tuple[LlamaForCausalLM, Tokenizer]:
+    """The model and tokenizer to train, in fp32."""
+    if args.start_from:
+        tokenizer = Tokenizer.from_file(str(args.start_from / "tokenizer.json"))
+        return LlamaForCausalLM.from_pretrained(args.start_from, dtype=torch.float32), tokenizer
+    tokenizer = train_tokenizer(seed=0, num_dialogues=20_000, vocab_size=args.vocab_size)
+    return new_model(tokenizer), tokenizer
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write everything a server needs: bf16 weights, configs, tokenizer, chat template."""
+    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    copy.load_state_dict(model.state_dict())
+    ends = [tokenizer.token_to_id(END), tokenizer.token_to_id(END_OF_TEXT)]
+    copy.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.token_to_id(PAD))
+    copy.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
+    """Linear warm-up, then a cosine down to a fiftieth of the peak."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, steps - warm_up)
+    return peak * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+
+def new_optimizer(model: LlamaForCausalLM, lr: float) -> torch.optim.AdamW:
+    """AdamW that leaves norms without decay."""
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    others = [weight for weight in model.parameters() if weight.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+
+
+def answer_loss(model: LlamaForCausalLM, batch: Batch, device: str) -> torch.Tensor:
+    """The summed loss on answer tokens; logits are computed only where there is a label."""
+    input_ids, labels = batch.input_ids.to(device), batch.labels.to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden[labels != IGNORED])
+    return cross_entropy(logits.float(), labels[labels != IGNORED], reduction="sum")
+
+
+def take_step(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, group: list[Batch], device: str) -> float:
+    """One optimizer step over some batches; returns the mean loss per answer token."""
+    num_labels = sum(int((batch.labels != IGNORED).sum()) for batch in group)
+    total = 0.0
+    for batch in group:
+        loss = answer_loss(model, batch, device) / num_labels
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return total
+
+
+def train(model: LlamaForCausalLM, tokenizer: Tokenizer, args: argparse.Namespace) -> None:
+    """Run the schedule, printing loss and speed, saving from time to time."""
+    stream: Iterator[Batch] = batches(tokenizer, args.seed, args.batch_tokens)
+    optimizer = new_optimizer(model, args.lr)
+    started = saved = time.monotonic()
+    num_tokens, mean_loss = 0, 0.0
+    for step in range(args.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.lr)
+        taken = list(islice(stream, args.accumulate))
+        loss = take_step(model, optimizer, taken, args.device)
+        mean_loss = loss if step == 0 else 0.95 * mean_loss + 0.05 * loss
+        num_tokens += sum(int((batch.input_ids != model.config.pad_token_id).sum()) for batch in taken)
+        now = time.monotonic()
+        if step % 25 == 0 or step == args.steps - 1:
+            speed = num_tokens / (now - started)
+            print(
+                f"step {step:5d}  loss {mean_loss:.4f}  {num_tokens / 1e6:.2f}M tokens  {speed:.0f} tokens/s",
+                flush=True,
+            )
+        if now - saved > args.save_minutes * 60:
+            save(model, tokenizer, args.out)
+            saved = now
+        if now - started > args.minutes * 60:
+            break
+
+
+def main() -> None:
+    args = parse_arguments()
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load_or_create(args)
+    model.to(args.device)
+    print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f}M parameters on {args.device}", flush=True)
+    train(model, tokenizer, args)
+    save(model.to("cpu"), tokenizer, args.out)
+
+
+if __name__ == "__main__":
+    main()
