@@ -1,0 +1,46 @@
+"""Our greedy tokens are those of transformers' generate(), family by family, alone and in company."""
+
+import pytest
+
+from tests.models import FAMILIES
+from tests.worker.conftest import Bench, ModelFolder, prompt_of
+from worker.model_runner import ModelRunner
+
+LENGTHS = (3, 40, 17, 1, 9)  # one step takes 16 tokens, so two of these come in chunks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_equal_generate_alone_and_in_a_mixed_batch(family: str, model_folder: ModelFolder) -> None:
+    bench = Bench(model_folder(family))
+    assert isinstance(bench.engine.runner, ModelRunner)
+    expected = {num_tokens: bench.generate(prompt_of(num_tokens)) for num_tokens in LENGTHS}
+
+    bench.add("alone", prompt_of(17))
+    bench.finish()
+    assert bench.token_ids("alone") == expected[17]
+
+    for num_tokens in LENGTHS:  # staggered: some decode while others prefill
+        bench.add(f"r{num_tokens}", prompt_of(num_tokens), cache_salt=str(num_tokens))
+        bench.step(3)
+    bench.finish()
+    assert {num_tokens: bench.token_ids(f"r{num_tokens}") for num_tokens in LENGTHS} == expected
+
+
+def test_a_family_the_cache_cannot_hold_runs_one_at_a_time_and_says_so(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Unsupported("told to")
+
+    from worker import backend
+    from worker.probe import Unsupported
+
+    monkeypatch.setattr(backend, "check_equal", refuse)
+    bench = Bench(model_folder("llama"))
+    assert "one sequence at a time: told to" in caplog.text
+    for num_tokens in LENGTHS:
+        bench.add(f"r{num_tokens}", prompt_of(num_tokens))
+        bench.step(2)
+    bench.finish()
+    for num_tokens in LENGTHS:
+        assert bench.token_ids(f"r{num_tokens}") == bench.generate(prompt_of(num_tokens))

@@ -1,0 +1,203 @@
+"""Attention of a ragged step: every sequence over its own KV blocks, whatever else is in the batch.
+
+The tokens of a step lie flat, [T]: first those that decode, longest context first, then chunks of prompts. Neighbours
+of similar length form a `Group` and share one kernel call; there is no mask between sequences, so cost grows with what
+is attended and not with the square of the batch.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from worker.kv_cache import KVCache, LayerShape
+from worker.scheduler import Row
+
+ATTENTION_NAME = "omni_paged"
+MAX_PADDING = 0.3  # share of padded keys that one kernel call may carry before a group is split
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows `[start, stop)` of the step, `batch` sequences with `num_queries` tokens each."""
+
+    start: int
+    stop: int
+    batch: int
+    num_queries: int
+    num_keys: int
+    blocks: torch.Tensor | slice  # of the pool; a slice when they lie side by side, which saves the copy
+    query_positions: torch.Tensor  # [batch, num_queries]
+    masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
+
+    def gather(self, layer: torch.Tensor) -> torch.Tensor:
+        """KV of the group, [batch, num_keys, width]."""
+        rows = layer[self.blocks] if isinstance(self.blocks, slice) else layer.index_select(0, self.blocks)
+        return rows.view(self.batch, -1, layer.shape[-1])[:, : self.num_keys]
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """[batch, num_queries, num_keys], 0 where a key may be seen and -inf elsewhere; None if all may."""
+        if window not in self.masks:
+            self.masks[window] = self._build_mask(window, dtype)
+        return self.masks[window]
+
+    def _build_mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        if self.batch == self.num_queries == 1 and (window is None or self.num_keys <= window):
+            return None
+        keys = torch.arange(self.num_keys, device=self.query_positions.device)
+        hidden = keys > self.query_positions[..., None]
+        if window is not None:
+            hidden |= keys <= self.query_positions[..., None] - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        return mask.masked_fill_(hidden, float("-inf"))
+
+
+class PagedAttention:
+    """Writes the step's keys and values into the cache and attends, layer by layer."""
+
+    def __init__(self, kv_cache: KVCache, rows: Seq[Row], device: torch.device) -> None:
+        self.kv_cache = kv_cache
+        self.slots = torch.tensor(token_slots(rows, kv_cache.block_size), device=device)  # [T] rows of the flat pool
+        self.groups = build_groups(rows, kv_cache.block_size, device)
+
+    def forward(
+        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **how: Any
+    ) -> torch.Tensor:
+        """Heads first, as transformers has them: [1, heads, T, dim] each; returns [T, heads, value_dim]."""
+        kv = torch.cat([key[0].transpose(0, 1).flatten(1), value[0].transpose(0, 1).flatten(1)], dim=1)
+        self.write(layer_idx, kv)
+        return self.attend(layer_idx, query[0].transpose(0, 1).contiguous(), **how)
+
+    def write(self, layer_idx: int, kv: torch.Tensor) -> None:
+        """`kv` is [T, width]: this step's keys and values."""
+        layer = self.kv_cache.layers[layer_idx]
+        layer.view(-1, layer.shape[-1]).index_copy_(0, self.slots, kv)
+
+    def attend(
+        self, layer_idx: int, query: torch.Tensor, scale: float, window: int | None = None, softcap: float | None = None
+    ) -> torch.Tensor:
+        """`query` is [T, heads, key_dim]; returns [T, heads, value_dim]."""
+        shape = self.kv_cache.shapes[layer_idx]
+        layer = self.kv_cache.layers[layer_idx]
+        outputs = [
+            attend_group(query[group.start : group.stop], group, group.gather(layer), shape, scale, window, softcap)
+            for group in self.groups
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def attend_group(
+    query: torch.Tensor,
+    group: Group,
+    kv: torch.Tensor,
+    shape: LayerShape,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """One kernel call. The query heads that share a KV head are folded into the query length: keys are read once."""
+    batch, num_queries, heads = group.batch, group.num_queries, shape.num_kv_heads
+    num_keys = kv.shape[1]
+    split = heads * shape.key_dim
+    key = kv[..., :split].view(batch, num_keys, heads, shape.key_dim).transpose(1, 2)
+    value = kv[..., split:].view(batch, num_keys, heads, shape.value_dim).transpose(1, 2)
+    folded = query.view(batch, num_queries, heads, -1, shape.key_dim).permute(0, 2, 3, 1, 4)
+    num_shared = folded.shape[2]
+    folded = folded.reshape(batch, heads, num_shared * num_queries, shape.key_dim)
+    mask = group.mask(window, query.dtype)
+    if mask is not None:
+        mask = mask[:, None] if num_queries == 1 else mask[:, None].repeat(1, 1, num_shared, 1)
+    if softcap is None:
+        output = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
+    else:
+        output = capped_attention(folded, key, value, mask, scale, softcap)
+    output = output.view(batch, heads, num_shared, num_queries, shape.value_dim).permute(0, 3, 1, 2, 4)
+    return output.reshape(batch * num_queries, heads * num_shared, shape.value_dim)
+
+
+def capped_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float
+) -> torch.Tensor:
+    """Attention whose scores are squeezed into (-softcap, softcap), as Gemma 2 does."""
+    scores = torch.tanh(query @ key.transpose(2, 3) * (scale / softcap)) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+def token_slots(rows: Seq[Row], block_size: int) -> list[int]:
+    """Where each token of the step is written, as a row of the pool seen flat."""
+    slots = []
+    for row in rows:
+        sequence = row.sequence
+        for position in range(sequence.num_computed, sequence.num_computed + row.num_inputs):
+            slots.append(sequence.block_ids[position // block_size] * block_size + position % block_size)
+    return slots
+
+
+def build_groups(rows: Seq[Row], block_size: int, device: torch.device) -> list[Group]:
+    """Cut the step into kernel calls: single tokens of similar context together, each longer row alone."""
+    groups: list[Group] = []
+    start, at = 0, 0
+    while at < len(rows):
+        size = 1
+        if rows[at].num_inputs == 1:
+            longest = total = rows[at].sequence.num_computed + 1
+            while at + size < len(rows) and rows[at + size].num_inputs == 1:
+                total += rows[at + size].sequence.num_computed + 1
+                if longest * (size + 1) > total / (1 - MAX_PADDING):
+                    break
+                size += 1
+        groups.append(build_group(rows[at : at + size], start, block_size, device))
+        start = groups[-1].stop
+        at += size
+    return groups
+
+
+def build_group(rows: Seq[Row], start: int, block_size: int, device: torch.device) -> Group:
+    """One kernel call for rows of equal length in tokens; the first has the longest context."""
+    num_queries = rows[0].num_inputs
+    num_keys = rows[0].sequence.num_computed + num_queries
+    num_blocks = -(-num_keys // block_size)
+    table = [row.sequence.block_ids[:num_blocks] for row in rows]
+    flat = [block_id for block_ids in table for block_id in block_ids + [0] * (num_blocks - len(block_ids))]
+    is_run = len(rows) == 1 and flat[-1] - flat[0] == len(flat) - 1 and flat == list(range(flat[0], flat[-1] + 1))
+    return Group(
+        start=start,
+        stop=start + len(rows) * num_queries,
+        batch=len(rows),
+        num_queries=num_queries,
+        num_keys=num_keys,
+        blocks=slice(flat[0], flat[-1] + 1) if is_run else torch.tensor(flat, device=device),
+        query_positions=torch.tensor(
+            [[row.sequence.num_computed + at for at in range(num_queries)] for row in rows], device=device
+        ),
+    )
+
+
+def register_attention() -> None:
+    """Make PagedAttention an attention implementation that any transformers model can be told to use."""
+    AttentionInterface.register(ATTENTION_NAME, attention_forward)
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    paged: PagedAttention,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' hook: query [1, heads, T, dim], key and value [1, kv_heads, T, dim] -> [1, T, heads, dim]."""
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer_idx = int(module.layer_idx)  # type: ignore[arg-type]
+    output = paged.forward(layer_idx, query, key, value, scale=scale, window=sliding_window, softcap=softcap)
+    return output[None], None

@@ -1,0 +1,44 @@
+"""Chooses how a loaded model is run, and how much of it at once."""
+
+import logging
+
+import torch
+
+from worker.kv_cache import KVCache, LayerShape
+from worker.limits import Limits, choose_limits
+from worker.loader import EngineConfig, LoadedModel
+from worker.model_runner import ModelRunner, Runner
+from worker.probe import Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
+from worker.sequential_runner import SequentialRunner
+
+logger = logging.getLogger(__name__)
+
+
+def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
+    """The fast path if the model proves to be the same on it, otherwise one sequence at a time."""
+    model = loaded.model
+    stock_attention = model.config._attn_implementation
+    expected = stock_logits(model)
+    try:
+        use_paged_attention(model)
+        shapes = find_shapes(model)
+        limits = choose_limits(loaded, config, shapes)
+        kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
+        runner: Runner = ModelRunner(model, kv_cache)
+        check_equal(runner, model, expected)
+        return runner, limits
+    except Unsupported as reason:
+        logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
+    model.set_attn_implementation(stock_attention)
+    return sequential_runner(loaded, config)
+
+
+def sequential_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
+    """Blocks are counted as if every layer kept keys and values of full width, the most that any cache here takes."""
+    text = loaded.model.config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
+    limits = choose_limits(loaded, config, shapes)
+    counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)
+    return SequentialRunner(loaded.model, counter), limits

@@ -1,0 +1,25 @@
+"""Random numbers that belong to a token and not to a moment: a hash of (seed, choice, position).
+
+A sequence that is continued elsewhere, preempted, or batched differently draws what it would have drawn anyway.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt64s = NDArray[np.uint64]
+
+
+def uniform(seeds: UInt64s, choices: UInt64s, positions: UInt64s) -> NDArray[np.float64]:
+    """One number in (0, 1) per row."""
+    with np.errstate(over="ignore"):
+        bits = mix(mix(mix(seeds) ^ choices) ^ positions)
+    return (np.right_shift(bits, np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def mix(bits: UInt64s) -> UInt64s:
+    """SplitMix64's step and finalizer: every bit of the input flips each bit of the output half the time."""
+    bits = bits + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ np.right_shift(bits, np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ np.right_shift(bits, np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: UInt64s = bits ^ np.right_shift(bits, np.uint64(31))
+    return mixed

@@ -1,0 +1,192 @@
+"""The engine: requests in, events out, one forward pass per step for everything that runs.
+
+add -> [waiting] -> schedule -> forward -> sample -> commit -> events
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from common.errors import OmniError
+from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice
+from worker.backend import build_runner
+from worker.intake import GrammarCompiler, Intake
+from worker.loader import EngineConfig, LoadedModel
+from worker.scheduler import Scheduler
+from worker.sequence import RequestState, Sequence
+from worker.step import Outcome, run_step
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A look at the engine between two steps."""
+
+    num_running: int
+    num_waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    num_preemptions: int
+    prompt_tokens: int  # of all requests so far
+    cached_tokens: int  # of these, found in the KV cache
+    generated_tokens: int
+    last_step_s: float
+    memory_used_bytes: int  # on the GPU; 0 on a CPU
+
+    def as_dict(self) -> dict[str, int | float]:
+        return asdict(self)
+
+
+class Engine:
+    """Generates for many requests at once. One thread calls it; `step` never raises for what a request provokes."""
+
+    def __init__(self, loaded: LoadedModel, config: EngineConfig, compiler: GrammarCompiler | None = None) -> None:
+        self.runner, limits = build_runner(loaded, config)
+        self.card = replace(
+            loaded.card, max_model_len=limits.max_model_len
+        )  # memory may allow less than the model does
+        self.device = loaded.device
+        self.scheduler = Scheduler(self.runner.kv_cache, limits.max_num_seqs, limits.max_step_tokens)
+        self.intake = Intake(loaded.tokenizer, self.card, compiler)
+        self.requests: dict[str, RequestState] = {}
+        self._settled: list[tuple[str, Event]] = []  # decided before any step: refusals, and answers already complete
+        self._num_prompt_tokens = self._num_cached_tokens = self._num_generated_tokens = 0
+        self._last_step_s = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.requests or self._settled)
+
+    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
+        """Whether a request of this size would start to run at once."""
+        return self.scheduler.has_room(num_prompt_tokens, n)
+
+    def add(
+        self,
+        request: GenerationRequest,
+        logged: Mapping[int, LoggedChoice] = {},  # never written
+        *,
+        is_suspect: bool = False,
+    ) -> None:
+        """Take a request in. `logged`: what was shown of it already; a suspect runs with no others but suspects."""
+        try:
+            state = self.intake.open(request, logged)
+        except OmniError as error:
+            self._settled.append((request.id, Failed(error.code, error.message)))
+            return
+        if state.is_finished:
+            self._settled.append((request.id, self._finished(state)))
+            return
+        self.requests[request.id] = state
+        self._num_prompt_tokens += len(request.prompt_ids)
+        if is_suspect:
+            self.scheduler.suspects.add(request.id)
+        for sequence in state.sequences:
+            if sequence.finish_reason is None:
+                self.scheduler.add(sequence)
+
+    def step(self) -> list[tuple[str, Event]]:
+        """Compute the next tokens of everything scheduled; returns (request id, event) in order."""
+        started = time.perf_counter()
+        events, self._settled = self._settled, []
+        rows = self.scheduler.schedule()
+        if rows:
+            for outcome in run_step(self.runner, rows):
+                events += self._commit(outcome)
+        self._last_step_s = time.perf_counter() - started
+        return events
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request; its place and KV are free at once. Nothing more is said about it."""
+        self.scheduler.suspects.discard(request_id)
+        self._settled = [(settled_id, event) for settled_id, event in self._settled if settled_id != request_id]
+        state = self.requests.pop(request_id, None)
+        for sequence in state.sequences if state is not None else []:
+            self._retire(sequence)
+
+    def clear_suspicion(self, request_id: str) -> None:
+        """The request has shown that it does no harm: let others run beside it."""
+        self.scheduler.suspects.discard(request_id)
+
+    def stats(self) -> EngineStats:
+        pool = self.runner.kv_cache.pool
+        return EngineStats(
+            num_running=len(self.scheduler.running),
+            num_waiting=len(self.scheduler.waiting),
+            kv_blocks_used=pool.num_blocks - pool.num_free,
+            kv_blocks_total=pool.num_blocks,
+            num_preemptions=self.scheduler.num_preemptions,
+            prompt_tokens=self._num_prompt_tokens,
+            cached_tokens=self._num_cached_tokens,
+            generated_tokens=self._num_generated_tokens,
+            last_step_s=self._last_step_s,
+            memory_used_bytes=torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0,
+        )
+
+    def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
+        """Run every kernel once, so that the first caller does not pay for it."""
+        on_progress("warm-up", 0.0)
+        on_progress("warm-up", 1.0)
+
+    def _commit(self, outcome: Outcome) -> list[tuple[str, Event]]:
+        """Book what a row computed, and say so."""
+        sequence = outcome.row.sequence
+        request_id = sequence.request_id
+        if request_id not in self.requests:  # a sibling failed in this step and took the request with it
+            return []
+        if outcome.failure is not None:
+            self.runner.kv_cache.scrub(sequence)
+            self.cancel(request_id)
+            return [(request_id, outcome.failure)]
+        state = self.requests[request_id]
+        try:
+            delta = self._advance(state, sequence, outcome)
+        except OmniError as error:
+            self.cancel(request_id)
+            return [(request_id, Failed(error.code, error.message))]
+        events: list[tuple[str, Event]] = [(request_id, delta)] if delta is not None else []
+        if sequence.finish_reason is not None:
+            self._retire(sequence)
+        if state.is_finished:
+            del self.requests[request_id]
+            self.scheduler.suspects.discard(request_id)
+            events.append((request_id, self._finished(state)))
+        return events
+
+    def _advance(self, state: RequestState, sequence: Sequence, outcome: Outcome) -> Delta | None:
+        """Move the sequence past what was computed and append what was drawn; None while its prompt is under way."""
+        num_before = sequence.num_computed
+        if state.cached_tokens is None:
+            state.cached_tokens = min(num_before, sequence.num_prompt_tokens)
+            self._num_cached_tokens += state.cached_tokens
+        num_verified = max(len(outcome.token_ids) - 1, 0)
+        sequence.draft = []
+        text = ""
+        num_accepted = 0
+        for token_id in outcome.token_ids:
+            text += sequence.accept(token_id, self.card.max_model_len)
+            num_accepted += 1
+            if sequence.finish_reason is not None:
+                break
+        num_verified = min(num_verified, max(num_accepted - 1, 0))
+        sequence.num_computed = num_before + outcome.row.num_tokens + num_verified
+        self.runner.kv_cache.remember(sequence, num_before)
+        self._num_generated_tokens += num_accepted
+        if not num_accepted:
+            return None
+        return Delta(
+            index=sequence.index,
+            token_ids=outcome.token_ids[:num_accepted],
+            text=text,
+            logprobs=outcome.logprobs[:num_accepted],
+            finish_reason=sequence.finish_reason,
+        )
+
+    def _retire(self, sequence: Sequence) -> None:
+        self.scheduler.finish(sequence)
+        self.runner.forget(sequence)
+
+    @staticmethod
+    def _finished(state: RequestState) -> Finished:
+        return Finished(len(state.request.prompt_ids), state.completion_tokens, state.cached_tokens or 0)

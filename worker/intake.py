@@ -1,0 +1,87 @@
+"""A request, and what a predecessor logged of it, to sequences that are ready to go on from there."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tokenizers import Tokenizer
+
+from common.errors import ContextLengthExceeded, InvalidRequest, OmniError
+from common.wire import GenerationRequest, LoggedChoice, ModelCard
+from worker.detokenizer import Detokenizer
+from worker.sequence import GrammarState, RequestState, Sequence
+from worker.stopping import VisibleText
+
+NUM_CONTEXT_TOKENS = 6  # of the prompt, so that the first word of a completion keeps its leading space
+
+
+class GrammarCompiler(Protocol):
+    """Grammar text to a state to start from (worker/grammar.py). Raises InvalidRequest."""
+
+    def compile(self, grammar: str) -> GrammarState: ...
+
+
+class ResumeMismatch(OmniError):
+    """The log cannot have been written by this model: its tokens give another text here."""
+
+    code = "resume_mismatch"
+
+
+class Intake:
+    """Builds RequestStates. Everything that can be wrong with a request in itself is found here."""
+
+    def __init__(self, tokenizer: Tokenizer, card: ModelCard, compiler: GrammarCompiler | None) -> None:
+        self._tokenizer = tokenizer
+        self._card = card
+        self._compiler = compiler
+
+    def open(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState:
+        """Raises InvalidRequest, ContextLengthExceeded or ResumeMismatch."""
+        self._check(request)
+        grammar = self._compile(request.sampling.grammar)
+        sequences = [self._sequence(request, index, grammar) for index in range(request.sampling.n)]
+        for sequence in sequences:
+            if (choice := logged.get(sequence.index)) is not None:
+                self._replay(sequence, choice)
+        return RequestState(request, sequences)
+
+    def _check(self, request: GenerationRequest) -> None:
+        if not request.prompt_ids:
+            raise InvalidRequest("The prompt is empty.")
+        if not all(0 <= token_id < self._card.vocab_size for token_id in request.prompt_ids):
+            raise InvalidRequest("The prompt holds a token id outside the vocabulary.")
+        if len(request.prompt_ids) >= self._card.max_model_len:
+            raise ContextLengthExceeded(
+                f"The prompt has {len(request.prompt_ids)} tokens; the context holds {self._card.max_model_len}."
+            )
+        if request.images and not self._card.accepts_images:
+            raise InvalidRequest("This model does not take images.")
+
+    def _compile(self, grammar: str | None) -> GrammarState | None:
+        if grammar is None:
+            return None
+        if self._compiler is None:
+            raise InvalidRequest("Grammars are not available here.")
+        return self._compiler.compile(grammar)
+
+    def _sequence(self, request: GenerationRequest, index: int, grammar: GrammarState | None) -> Sequence:
+        sampling = request.sampling
+        eos = () if sampling.ignore_eos else self._card.eos_token_ids
+        detokenizer = Detokenizer(self._tokenizer, request.prompt_ids[-NUM_CONTEXT_TOKENS:])
+        return Sequence(
+            request_id=request.id,
+            index=index,
+            sampling=sampling,
+            token_ids=list(request.prompt_ids),
+            num_prompt_tokens=len(request.prompt_ids),
+            text=VisibleText(detokenizer, sampling.stop, sampling.min_tokens),
+            ends=frozenset(eos) | frozenset(sampling.stop_token_ids),
+            cache_salt=request.cache_salt,
+            images=request.images,
+            grammar=grammar.copy() if grammar is not None else None,
+        )
+
+    def _replay(self, sequence: Sequence, choice: LoggedChoice) -> None:
+        """Bring text, stop strings, half characters and grammar to where the log ends, and check that we agree."""
+        text = "".join(sequence.accept(token_id, self._card.max_model_len) for token_id in choice.token_ids)
+        if (text, sequence.finish_reason) != (choice.text, choice.finish_reason):
+            raise ResumeMismatch("The logged tokens do not give the logged text with this model.")

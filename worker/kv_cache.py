@@ -1,0 +1,110 @@
+"""The paged KV cache: one tensor of token rows per layer, handed out to sequences in blocks, shared by prefix."""
+
+from dataclasses import dataclass
+
+import torch
+
+from worker.block_pool import BlockPool, chain_hash, chain_root
+from worker.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps of one token."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def width(self) -> int:
+        """Numbers per token: all keys, then all values."""
+        return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+
+class KVCache:
+    """Blocks of `block_size` tokens. `layers[i]` is [num_blocks, block_size, width]; block numbers are the same in all.
+
+    Sequences hold their block ids; only this class changes them.
+    """
+
+    def __init__(
+        self,
+        shapes: list[LayerShape],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        shares_prefixes: bool = True,
+    ) -> None:
+        self.shapes = shapes
+        self.block_size = block_size
+        self.shares_prefixes = shares_prefixes
+        self.pool = BlockPool(num_blocks)
+        self.layers = [torch.zeros(num_blocks, block_size, shape.width, dtype=dtype, device=device) for shape in shapes]
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def admit(self, sequence: Sequence, num_spare_blocks: int = 0) -> bool:
+        """Give the sequence blocks for all its tokens, sharing what is known; False if there is no room.
+
+        `num_spare_blocks` must stay free, so that those already running can grow. One token at least is left to compute.
+        """
+        shared = self._find_prefix(sequence)
+        num_new = self.num_blocks_for(len(sequence.token_ids)) - len(shared)
+        if num_new + self.pool.num_unused(shared) + num_spare_blocks > self.pool.num_free:
+            return False
+        self.pool.take(shared)
+        sequence.block_ids = shared + self.pool.allocate(num_new)
+        sequence.num_computed = len(shared) * self.block_size
+        return True
+
+    def reserve(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Blocks for the first `num_tokens` of the sequence; False if none are free."""
+        num_missing = self.num_blocks_for(num_tokens) - len(sequence.block_ids)
+        if num_missing > self.pool.num_free:
+            return False
+        if num_missing > 0:
+            sequence.block_ids += self.pool.allocate(num_missing)
+        return True
+
+    def remember(self, sequence: Sequence, num_before: int) -> None:
+        """Let others share the blocks that filled up since `num_before` tokens were computed."""
+        if not self.shares_prefixes:
+            return
+        first, last = num_before // self.block_size, sequence.num_computed // self.block_size
+        if first < last:
+            hashes = self._hashes(sequence, last)
+            for at in range(first, last):
+                self.pool.remember(sequence.block_ids[at], hashes[at])
+
+    def release(self, sequence: Sequence) -> None:
+        """Take the sequence's blocks back; their content stays known as long as there is room."""
+        self.pool.release(sequence.block_ids)
+        sequence.block_ids = []
+        sequence.num_computed = 0
+
+    def scrub(self, sequence: Sequence) -> None:
+        """Wipe the blocks of a sequence that went wrong: NaN left in one would reach its next user through the mask."""
+        self.pool.forget(sequence.block_ids)
+        block_ids = torch.tensor(sequence.block_ids, dtype=torch.long)
+        for layer in self.layers:
+            layer[block_ids.to(layer.device)] = 0
+
+    def _find_prefix(self, sequence: Sequence) -> list[int]:
+        if not self.shares_prefixes:
+            return []
+        num_full = (len(sequence.token_ids) - 1) // self.block_size
+        return self.pool.find(self._hashes(sequence, num_full))
+
+    def _hashes(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
+        """The chain of the first `num_blocks` full blocks, grown on the sequence as needed."""
+        hashes = sequence.block_hashes
+        size = self.block_size
+        while len(hashes) < num_blocks:
+            at = len(hashes)
+            previous = hashes[-1] if hashes else chain_root(sequence.cache_salt)
+            hashes.append(chain_hash(previous, sequence.token_ids[at * size : (at + 1) * size]))
+        return hashes[:num_blocks]

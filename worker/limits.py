@@ -1,0 +1,53 @@
+"""How much the engine takes on, from the operator's settings, the model's shape and the memory that is free."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from worker.kv_cache import LayerShape
+from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
+
+GPU_MEMORY_SHARE = 0.9  # of what is free once the weights are loaded
+CPU_MEMORY_SHARE = 0.25
+GPU_WORKSPACE_BYTES = 2 * 2**30  # activations and logits of the largest step, CUDA graphs
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_num_seqs: int
+    max_step_tokens: int
+    max_model_len: int
+    num_blocks: int
+    block_size: int
+
+
+def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape]) -> Limits:
+    """Raises ValueError when not even one sequence of the length asked for would fit."""
+    is_gpu = loaded.device.type != "cpu"
+    is_small = sum(parameter.numel() for parameter in loaded.model.parameters()) < SMALL_MODEL_PARAMETERS
+    max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
+    max_step_tokens = config.max_step_tokens or (4096 if is_gpu else 256)
+    block_size = 16
+    bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
+    memory = config.kv_memory_bytes or free_memory_bytes(loaded.device)
+    max_model_len = loaded.card.max_model_len
+    most_useful = max_num_seqs * -(-max_model_len // block_size)
+    num_blocks = min(memory // max(bytes_per_block, 1), most_useful)
+    if num_blocks * block_size < max_model_len:
+        if config.max_model_len is not None:
+            raise ValueError(
+                f"max_model_len {max_model_len} needs more KV memory than the {memory} bytes there are; "
+                f"{num_blocks * block_size} tokens fit."
+            )
+        max_model_len = num_blocks * block_size
+    return Limits(max_num_seqs, max_step_tokens, max_model_len, num_blocks, block_size)
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """What the KV cache may take of the device's memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(0, int(free * GPU_MEMORY_SHARE) - GPU_WORKSPACE_BYTES)
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(available * CPU_MEMORY_SHARE)

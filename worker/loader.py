@@ -1,0 +1,128 @@
+"""A model folder (or hub id) to a model in memory, its tokenizer, and the card that tells the API about it."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from common.wire import ModelCard
+
+logger = logging.getLogger(__name__)
+
+SMALL_MODEL_PARAMETERS = 50_000_000  # below this, float32 on a CPU costs little and makes seeds exact
+OnProgress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What an operator may turn; None lets the engine choose for the machine."""
+
+    max_num_seqs: int | None = None  # sequences computed together
+    max_model_len: int | None = None  # prompt + completion, tokens
+    max_step_tokens: int | None = None  # of all sequences in one forward pass
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None  # CPU threads
+    quantize: str | None = None  # "int8" or "int4": weights only
+    speculate: int = 0  # tokens guessed ahead by prompt lookup; 0: off
+    kv_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, and all that others need to know of it."""
+
+    model: Any
+    tokenizer: Tokenizer
+    card: ModelCard
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress) -> LoadedModel:
+    """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError when the folder is no model."""
+    device = choose_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    on_progress("tokenizer", 0.0)
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    on_progress("weights", 0.1)
+    model_config = AutoConfig.from_pretrained(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto", device_map=device_map(device))
+    dtype = choose_dtype(config.dtype, device, model)
+    model = model.to(dtype).eval().requires_grad_(False)
+    on_progress("weights", 0.9)
+    text_config = model_config.get_text_config()
+    card = ModelCard(
+        queue=names[0],
+        names=names,
+        root=model_path,
+        revision=revision_of(model_path, model_config),
+        architecture=model_config.model_type,
+        max_model_len=min(config.max_model_len or 2**62, text_config.max_position_embeddings),
+        vocab_size=text_config.vocab_size,
+        created=int(time.time()),
+        tokenizer=tokenizer.backend_tokenizer.to_str(),
+        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        special_tokens={
+            name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)
+        },
+        eos_token_ids=eos_token_ids(model, tokenizer),
+    )
+    logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
+    return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype)
+
+
+def choose_device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_map(device: torch.device) -> str | None:
+    """A GPU is loaded into directly, without a copy of the weights in main memory."""
+    return None if device.type == "cpu" else str(device)
+
+
+def choose_dtype(name: str, device: torch.device, model: Any) -> torch.dtype:
+    """By name, or: as saved on a GPU; float32 on a CPU for small models and where bf16 has no fast instructions."""
+    if name != "auto":
+        dtype = getattr(torch, name, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{name!r} is not a dtype.")
+        return dtype
+    saved: torch.dtype = model.dtype
+    if device.type != "cpu":
+        return saved if saved != torch.float32 else torch.bfloat16
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    is_fast = saved == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return saved if is_fast and num_parameters >= SMALL_MODEL_PARAMETERS else torch.float32
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that the model's authors name as an end, sorted."""
+    named = [model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, tokenizer.eos_token_id]
+    ids: set[int] = set()
+    for value in named:
+        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return tuple(sorted(ids))
+
+
+def revision_of(model_path: str, model_config: Any) -> str:
+    """The hub's commit, or for a local folder a hash that changes when its files do (weights by size and time)."""
+    if (commit := getattr(model_config, "_commit_hash", None)) is not None:
+        return str(commit)
+    digest = hashlib.sha256()
+    for path in sorted(Path(model_path).glob("*")):
+        if path.suffix == ".json":
+            digest.update(path.read_bytes())
+        elif path.suffix in (".safetensors", ".bin"):
+            digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,84 @@
+"""From scheduled rows to logits: the flat inputs of a ragged step, and one forward pass over them."""
+
+from collections.abc import Sequence as Seq
+from typing import Any, Protocol
+
+import torch
+
+from worker.attention import PagedAttention
+from worker.kv_cache import KVCache
+from worker.scheduler import Row
+from worker.sequence import Sequence
+
+
+class Runner(Protocol):
+    """What the engine needs of a model: logits for rows, and a kv_cache that the scheduler hands out."""
+
+    kv_cache: KVCache
+
+    def forward(self, rows: Seq[Row]) -> torch.Tensor:
+        """Logits [S, vocab], float32: for each row that samples, its last position and each drafted one, in order."""
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence lost its KV blocks."""
+
+
+class ModelRunner:
+    """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
+
+    def __init__(self, model: Any, kv_cache: KVCache) -> None:
+        self.model = model
+        self.kv_cache = kv_cache
+
+    @torch.inference_mode()
+    def forward(self, rows: Seq[Row]) -> torch.Tensor:
+        """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
+        order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
+        ordered = [rows[at] for at in order]
+        device = self.kv_cache.layers[0].device
+        paged = PagedAttention(self.kv_cache, ordered, device)
+        inputs = torch.tensor([token for row in ordered for token in row_inputs(row)], device=device)
+        positions = torch.tensor(
+            [
+                at
+                for row in ordered
+                for at in range(row.sequence.num_computed, row.sequence.num_computed + row.num_inputs)
+            ],
+            device=device,
+        )
+        selected = torch.tensor(sampled_positions(ordered, order), dtype=torch.long, device=device)
+        return self._run(inputs, positions, paged, selected).float()
+
+    def forget(self, sequence: Sequence) -> None:
+        """Nothing is kept outside the blocks."""
+
+    def _run(
+        self, inputs: torch.Tensor, positions: torch.Tensor, paged: PagedAttention, selected: torch.Tensor
+    ) -> torch.Tensor:
+        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]."""
+        output = self.model(
+            input_ids=inputs[None], position_ids=positions[None], use_cache=False, paged=paged, logits_to_keep=selected
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+
+def kernel_order(row: Row) -> tuple[bool, int]:
+    """Single tokens first, longest context first, so that neighbours can share a kernel call."""
+    return (row.num_inputs > 1, -row.sequence.num_computed)
+
+
+def row_inputs(row: Row) -> list[int]:
+    sequence = row.sequence
+    return sequence.token_ids[sequence.num_computed : sequence.num_computed + row.num_tokens] + sequence.draft
+
+
+def sampled_positions(ordered: Seq[Row], order: Seq[int]) -> list[int]:
+    """Flat positions whose logits are wanted, sorted back into the order in which the rows were asked for."""
+    wanted: dict[int, list[int]] = {}
+    start = 0
+    for row, asked_at in zip(ordered, order, strict=True):
+        stop = start + row.num_inputs
+        wanted[asked_at] = list(range(start + row.num_tokens - 1, stop)) if row.samples else []
+        start = stop
+    return [position for asked_at in sorted(wanted) for position in wanted[asked_at]]

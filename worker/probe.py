@@ -1,0 +1,112 @@
+"""Finds out, by running it, whether a model computes the same through our paged attention as through its own.
+
+Whatever does not (state-space layers, indexers, position schemes that need a whole prompt at once) is run one sequence
+at a time with transformers' own cache instead.
+"""
+
+from typing import Any
+
+import torch
+
+from common.wire import SamplingParams
+from worker.attention import ATTENTION_NAME, register_attention
+from worker.kv_cache import LayerShape
+from worker.model_runner import Runner
+from worker.scheduler import Row
+from worker.sequence import Sequence
+from worker.stopping import VisibleText
+
+PROBE_LENGTH = 12  # tokens, computed in chunks of these sizes:
+PROBE_CHUNKS = (5, 6, 1)
+MAX_DEVIATION = {
+    torch.float32: 1e-3,
+    torch.bfloat16: 6e-2,
+    torch.float16: 2e-2,
+}  # of the logits' spread, root mean square
+
+
+class Unsupported(Exception):
+    """The model cannot run on the fast path; the message says why."""
+
+
+class ShapeProbe:
+    """Stands in for PagedAttention and notes what each layer would keep."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, LayerShape] = {}
+
+    def forward(
+        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        if layer_idx in self.shapes:
+            raise Unsupported("a layer attends twice")
+        self.shapes[layer_idx] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        return query.new_zeros(query.shape[2], query.shape[1], value.shape[3])
+
+
+def use_paged_attention(model: Any) -> None:
+    """From here on the model attends through the `paged` argument of its forward call, and only so."""
+    register_attention()
+    model.set_attn_implementation(ATTENTION_NAME)
+
+
+@torch.inference_mode()
+def find_shapes(model: Any) -> list[LayerShape]:
+    """What each layer keeps of a token. The model must be on paged attention. Raises Unsupported."""
+    probe = ShapeProbe()
+    device = next(model.parameters()).device
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False, paged=probe)
+    except Exception as error:  # any model at all may come along here
+        raise Unsupported(f"its forward pass does not take our attention ({type(error).__name__}: {error})") from error
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if sorted(probe.shapes) != list(range(num_layers)):
+        raise Unsupported(f"only layers {sorted(probe.shapes)} of {num_layers} attend")
+    return [probe.shapes[layer_idx] for layer_idx in range(num_layers)]
+
+
+@torch.inference_mode()
+def stock_logits(model: Any) -> torch.Tensor:
+    """Logits [vocab] after the probe tokens, computed by the model as it came."""
+    logits = model(input_ids=probe_tokens(model)[None], use_cache=False).logits[0, -1]
+    return torch.as_tensor(logits).float()
+
+
+def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
+    """Raises Unsupported unless `runner`, in chunks and over its cache, arrives at the expected logits."""
+    tokens = probe_tokens(model).tolist()
+    blocks = runner.kv_cache.pool.allocate(runner.kv_cache.num_blocks_for(PROBE_LENGTH))
+    sequence = probe_sequence(tokens, blocks)
+    try:
+        logits = expected
+        for num_tokens in PROBE_CHUNKS:
+            logits = runner.forward([Row(sequence, num_tokens)])
+            sequence.num_computed += num_tokens
+    except Exception as error:  # see find_shapes
+        raise Unsupported(f"its forward pass fails on our cache ({type(error).__name__}: {error})") from error
+    finally:
+        runner.kv_cache.release(sequence)
+        runner.forget(sequence)
+    deviation = ((logits[0] - expected).square().mean().sqrt() / expected.std()).item()
+    if not deviation <= MAX_DEVIATION[model.dtype]:
+        raise Unsupported(f"its logits differ by {deviation:.2g} of their spread")
+
+
+def probe_tokens(model: Any) -> torch.Tensor:
+    """[PROBE_LENGTH] token ids, all different."""
+    config = model.config.get_text_config()
+    return torch.arange(PROBE_LENGTH, device=next(model.parameters()).device) * 7 % (config.vocab_size - 1) + 1
+
+
+def probe_sequence(token_ids: list[int], block_ids: list[int]) -> Sequence:
+    text = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # never shown
+    return Sequence(
+        request_id="probe",
+        index=0,
+        sampling=SamplingParams(max_tokens=1, seed=0),
+        token_ids=token_ids,
+        num_prompt_tokens=len(token_ids),
+        text=text,
+        ends=frozenset(),
+        block_ids=block_ids,
+    )

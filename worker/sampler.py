@@ -1,0 +1,144 @@
+"""Logits to tokens for a whole batch: no loop over rows, no sort of the vocabulary, one copy back to Python."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from common.wire import TokenLogprob
+from worker.draws import uniform
+from worker.logit_rules import apply_rules, has_rules
+from worker.sequence import Sequence
+
+NUM_CANDIDATES = 64  # likeliest tokens that usually hold top_p; rows where they do not are sorted in full
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Tokens drawn, [S], and what the callers asked to know of them. A row without a number in it has no token."""
+
+    token_ids: list[int | None]
+    logprobs: list[TokenLogprob | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The sampling parameters of a batch as columns, [S, 1], and the uniform draws that belong to its next tokens."""
+
+    temperature: torch.Tensor  # 1 where greedy, so that nothing is divided by zero
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    min_p: torch.Tensor
+    uniform: torch.Tensor
+    is_greedy: torch.Tensor
+
+    @classmethod
+    def of(cls, sequences: Seq[Sequence], positions: Seq[int], vocab_size: int, device: torch.device) -> "Settings":
+        params = [sequence.sampling for sequence in sequences]
+        draws = uniform(
+            np.array([p.seed & (2**64 - 1) for p in params], dtype=np.uint64),
+            np.array([sequence.index for sequence in sequences], dtype=np.uint64),
+            np.array(positions, dtype=np.uint64),
+        )
+        table = torch.tensor(
+            [
+                [p.temperature or 1.0, p.top_k or vocab_size, p.top_p, p.min_p, draw, float(p.temperature == 0)]
+                for p, draw in zip(params, draws.tolist(), strict=True)
+            ],
+            dtype=torch.float64,
+        ).to(device)
+        temperature, top_k, top_p, min_p, drawn, greedy = table.unsqueeze(-1).unbind(1)
+        top_k = top_k.long().clamp(max=vocab_size)
+        return cls(temperature.float(), top_k, top_p.float(), min_p.float(), drawn, greedy.bool())
+
+
+def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int]) -> Sampled:
+    """Draw the next token of each row. `logits` [S, vocab] float32; `positions` [S]: how many tokens come before it."""
+    wanted = [sequence.sampling.logprobs for sequence in sequences]
+    is_plain = all(num is None for num in wanted)
+    raw = logits
+    if any(has_rules(sequence) for sequence in sequences):
+        raw = logits if is_plain else logits.clone()
+        apply_rules(logits, sequences)
+    best, token_ids = logits.max(dim=-1)
+    if any(sequence.sampling.temperature > 0 for sequence in sequences):
+        settings = Settings.of(sequences, positions, logits.shape[1], logits.device)
+        drawn = draw(logits, best[:, None], settings)
+        token_ids = torch.where(settings.is_greedy[:, 0], token_ids, drawn)
+    is_sound = best.isfinite()  # NaN wins every maximum; -inf means that no token is allowed
+    numbers = torch.where(is_sound, token_ids, -1).tolist()
+    return Sampled([number if number >= 0 else None for number in numbers], read_logprobs(raw, token_ids, wanted))
+
+
+def draw(logits: torch.Tensor, best: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """Tokens [S] by inverting the cumulative distribution at each row's uniform number."""
+    scaled = (logits - best) / settings.temperature  # the likeliest token is at 0, so exp never overflows
+    floor = truncation_floor(scaled, settings)
+    if floor is not None:
+        scaled = scaled.masked_fill(scaled < floor, NEVER)
+    cumulative = scaled.exp().cumsum(dim=-1, dtype=torch.float64)
+    target = settings.uniform * cumulative[:, -1:]
+    # The first token whose cumulative weight exceeds the target: never one of weight zero.
+    token_ids = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return token_ids.clamp(max=logits.shape[1] - 1)
+
+
+def truncation_floor(scaled: torch.Tensor, settings: Settings) -> torch.Tensor | None:
+    """The smallest scaled logit [S, 1] that top_k, then top_p, then min_p leave in; None if they leave all."""
+    vocab_size = scaled.shape[1]
+    has_top_k = bool((settings.top_k < vocab_size).any())
+    has_top_p = bool((settings.top_p < 1).any())
+    has_min_p = bool((settings.min_p > 0).any())
+    if not (has_top_k or has_top_p or has_min_p):
+        return None
+    floor = settings.min_p.log()  # log 0 is -inf: no floor
+    if has_top_k or has_top_p:
+        num_candidates = min(NUM_CANDIDATES, vocab_size)
+        if has_top_k:
+            limited = torch.where(settings.top_k < vocab_size, settings.top_k, 0)
+            num_candidates = min(vocab_size, max(num_candidates, int(limited.max())))
+        nucleus, is_exact = nucleus_floor(scaled, settings, num_candidates)
+        if not is_exact:
+            nucleus, _ = nucleus_floor(scaled, settings, vocab_size)
+        floor = torch.maximum(floor, nucleus)
+    return floor
+
+
+def nucleus_floor(scaled: torch.Tensor, settings: Settings, num_candidates: int) -> tuple[torch.Tensor, bool]:
+    """Floor of top_k and top_p from the likeliest candidates, and whether these were enough to know it."""
+    vocab_size = scaled.shape[1]
+    values = scaled.topk(num_candidates, dim=-1).values  # [S, C], falling
+    at_k = values.gather(1, (settings.top_k - 1).clamp(max=num_candidates - 1))
+    is_cut = settings.top_k < vocab_size
+    kth = torch.where(is_cut, at_k, NEVER)
+    weights = values.exp()
+    among_k = weights.masked_fill(values < kth, 0).sum(-1, keepdim=True)
+    total = torch.where(is_cut, among_k, scaled.exp().sum(-1, keepdim=True))
+    before = weights.cumsum(-1) - weights
+    kept = (before < settings.top_p * total) & (values >= kth)
+    kept[:, 0] = True
+    last = kept.sum(-1, keepdim=True) - 1
+    is_open = settings.top_p >= 1
+    floor = torch.where(is_open, kth, values.gather(1, last))
+    is_known = is_open | is_cut | (last < num_candidates - 1) | (num_candidates == vocab_size)
+    return floor, bool(is_known.all())
+
+
+def read_logprobs(raw: torch.Tensor, token_ids: torch.Tensor, wanted: Seq[int | None]) -> list[TokenLogprob | None]:
+    """The model's own log-probabilities, before temperature, truncation and penalties."""
+    found: list[TokenLogprob | None] = [None] * len(wanted)
+    rows = [at for at, num in enumerate(wanted) if num is not None]
+    if not rows:
+        return found
+    chosen = torch.tensor(rows, dtype=torch.long, device=raw.device)
+    logprobs = raw[chosen].log_softmax(dim=-1)
+    drawn = token_ids[chosen]
+    own = logprobs.gather(1, drawn[:, None])[:, 0].tolist()
+    num_top = max(num for num in wanted if num is not None)
+    top = logprobs.topk(min(num_top, raw.shape[1]), dim=-1)
+    table = zip(rows, drawn.tolist(), own, top.indices.tolist(), top.values.tolist(), strict=True)
+    for at, token_id, logprob, ids, values in table:
+        found[at] = TokenLogprob(token_id, logprob, tuple(zip(ids, values, strict=True))[: wanted[at]])
+    return found

@@ -1,0 +1,118 @@
+"""Which tokens of which sequences the next step computes. First come, first served; running ones never stall."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from worker.kv_cache import KVCache
+from worker.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's part of a step: its next `num_tokens` tokens, and its drafted ones after them."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def samples(self) -> bool:
+        """The row reaches the end of the sequence's tokens, so the next one can be drawn."""
+        return self.num_tokens == self.sequence.num_uncomputed
+
+    @property
+    def num_inputs(self) -> int:
+        return self.num_tokens + len(self.sequence.draft)
+
+
+class Scheduler:
+    """Owns `waiting` and `running` (oldest first) and the right to take KV blocks from a sequence."""
+
+    def __init__(self, kv_cache: KVCache, max_num_seqs: int, max_step_tokens: int) -> None:
+        self.kv_cache = kv_cache
+        self.max_num_seqs = max_num_seqs
+        self.max_step_tokens = max(max_step_tokens, max_num_seqs)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self.suspects: set[str] = set()  # request ids; while there are any, nobody else runs
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Row]:
+        """The rows of the next step: decodes, then prompts under way, then new ones, within `max_step_tokens`."""
+        rows: dict[int, Row] = {}
+        budget = self.max_step_tokens
+        for is_decoding in (True, False):
+            for sequence in [seq for seq in self.running if seq.is_decoding is is_decoding and self._may_run(seq)]:
+                if budget == 0 or not sequence.block_ids:  # preempted by an older one meanwhile
+                    continue
+                num_tokens = min(sequence.num_uncomputed, budget)
+                if self._make_room(sequence, num_tokens, rows):
+                    rows[id(sequence)] = Row(sequence, num_tokens)
+                    budget -= num_tokens
+        while budget > 0 and (admitted := self._admit_next()):
+            num_tokens = min(admitted.num_uncomputed, budget)
+            rows[id(admitted)] = Row(admitted, num_tokens)
+            budget -= num_tokens
+        return list(rows.values())
+
+    def finish(self, sequence: Sequence) -> None:
+        """Free the sequence's place and blocks, wherever it stands."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self.kv_cache.release(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
+        """Whether a request of this size would start to run at once. An idle engine takes anything."""
+        if not self.running and not self.waiting:
+            return True
+        if self.waiting or len(self.running) + n > self.max_num_seqs:
+            return False
+        num_blocks = self.kv_cache.num_blocks_for(num_prompt_tokens) + len(self.running) + n
+        return num_blocks <= self.kv_cache.pool.num_free
+
+    def _may_run(self, sequence: Sequence) -> bool:
+        return not self.suspects or sequence.request_id in self.suspects
+
+    def _admit_next(self) -> Sequence | None:
+        """Move the head of the line to running, or None: nobody overtakes a head that does not fit."""
+        head = next((sequence for sequence in self.waiting if self._may_run(sequence)), None)
+        if head is None or self._waits_for_sibling(head):
+            return None
+        while len(self.running) >= self.max_num_seqs or not self.kv_cache.admit(head, len(self.running)):
+            paused = next((sequence for sequence in reversed(self.running) if not self._may_run(sequence)), None)
+            if paused is None:
+                return None
+            self._preempt(paused)  # else those who wait for the suspects would keep them out
+        self.waiting.remove(head)
+        self.running.append(head)
+        return head
+
+    def _waits_for_sibling(self, head: Sequence) -> bool:
+        """Choices of one request share a prompt: the first of them computes it, the others find it in the cache."""
+        return self.kv_cache.shares_prefixes and any(
+            sequence.request_id == head.request_id and sequence.num_computed < sequence.num_prompt_tokens
+            for sequence in self.running
+        )
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, rows: dict[int, Row]) -> bool:
+        """Blocks for the row, taken from the youngest if need be; False if the youngest is the sequence itself."""
+        num_needed = sequence.num_computed + num_tokens + len(sequence.draft)
+        while not self.kv_cache.reserve(sequence, num_needed):
+            victim = self.running[-1]
+            self._preempt(victim)
+            rows.pop(id(victim), None)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to the head of the line; its tokens are kept and its KV is computed again later."""
+        self.num_preemptions += 1
+        self.running.remove(sequence)
+        self.kv_cache.release(sequence)
+        sequence.draft = []
+        self.waiting.appendleft(sequence)

@@ -1,0 +1,94 @@
+"""A request inside the engine: one `RequestState`, and one `Sequence` for each of its `n` choices."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from common.wire import FinishReason, GenerationRequest, SamplingParams
+from worker.stopping import VisibleText, finish_reason
+
+
+class GrammarState(Protocol):
+    """Where one sequence stands in its grammar (worker/grammar.py)."""
+
+    def accept(self, token_ids: list[int]) -> None: ...
+    def fill_mask(self, bitmask_row: torch.Tensor) -> None: ...
+    @property
+    def is_finished(self) -> bool: ...
+    def copy(self) -> "GrammarState": ...
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One choice of one request: its tokens, how far its KV is computed, and the text it has shown.
+
+    `token_ids` holds the prompt and everything drawn so far; the next `token_ids[num_computed:]` go through the model.
+    """
+
+    request_id: str
+    index: int
+    sampling: SamplingParams
+    token_ids: list[int]
+    num_prompt_tokens: int
+    text: VisibleText
+    ends: frozenset[int]  # token ids that end the sequence
+    cache_salt: str = ""
+    images: tuple[str, ...] = ()
+    grammar: GrammarState | None = None
+    num_computed: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks of token_ids, as far as needed
+    draft: list[int] = field(default_factory=list)  # guessed next tokens, to be verified in this step
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Only the token drawn last is missing from the KV cache."""
+        return self.num_uncomputed == 1 and self.num_computed > 0
+
+    def accept(self, token_id: int, max_model_len: int) -> str:
+        """Append a drawn token; returns the text it made visible and sets `finish_reason` when it is the last."""
+        self.token_ids.append(token_id)
+        is_end = token_id in self.ends
+        text = "" if is_end else self.text.push(token_id)
+        self.finish_reason = finish_reason(
+            token_id,
+            self.num_completion_tokens,
+            len(self.token_ids),
+            ends=self.ends,
+            max_tokens=self.sampling.max_tokens,
+            max_model_len=max_model_len,
+        )
+        if self.grammar is not None and not is_end:
+            self.grammar.accept([token_id])
+            if self.grammar.is_finished:
+                self.finish_reason = "stop"
+        if self.text.is_stopped:
+            self.finish_reason = "stop"
+        return text + self.text.flush() if self.finish_reason else text
+
+
+@dataclass(slots=True, eq=False)
+class RequestState:
+    """All choices of one request, and what its last event will say."""
+
+    request: GenerationRequest
+    sequences: list[Sequence]
+    cached_tokens: int | None = None  # prompt tokens found in the cache at the first admission
+
+    @property
+    def is_finished(self) -> bool:
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(sequence.num_completion_tokens for sequence in self.sequences)

@@ -1,0 +1,82 @@
+"""One forward pass and its draws, with the blame put where it belongs when something breaks."""
+
+import logging
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+
+from common.errors import OmniError
+from common.wire import Failed, TokenLogprob
+from worker.model_runner import Runner
+from worker.sampler import sample
+from worker.scheduler import Row
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step did for one row: the tokens drawn (none while a prompt is under way), or why it failed."""
+
+    row: Row
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    failure: Failed | None = None
+
+
+def run_step(runner: Runner, rows: Seq[Row]) -> list[Outcome]:
+    """Run the rows together; if that breaks, each by itself, so that only the culprit fails."""
+    try:
+        return forward_and_sample(runner, rows)
+    except Exception as error:  # whatever one row can provoke must not end the others
+        if len(rows) == 1:
+            logger.exception("request %s failed in its step", rows[0].sequence.request_id)
+            return [Outcome(rows[0], failure=failure_of(error))]
+        logger.warning("a step of %d rows failed (%s); running them apart", len(rows), type(error).__name__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return [outcome for row in rows for outcome in run_step(runner, [row])]
+
+
+def forward_and_sample(runner: Runner, rows: Seq[Row]) -> list[Outcome]:
+    """All rows in one batch."""
+    logits = runner.forward(rows)
+    if not len(logits):
+        return [Outcome(row) for row in rows]
+    sampling = [row for row in rows if row.samples]
+    sequences = [row.sequence for row in sampling for _ in range(1 + len(row.sequence.draft))]
+    positions = [
+        row.sequence.num_completion_tokens + ahead for row in sampling for ahead in range(1 + len(row.sequence.draft))
+    ]
+    sampled = sample(logits, sequences, positions)
+    outcomes, at = [], 0
+    for row in rows:
+        num = 1 + len(row.sequence.draft) if row.samples else 0
+        outcomes.append(verify(row, sampled.token_ids[at : at + num], sampled.logprobs[at : at + num]))
+        at += num
+    return outcomes
+
+
+def verify(row: Row, drawn: list[int | None], logprobs: list[TokenLogprob | None]) -> Outcome:
+    """Keep the draws as long as each was made after the tokens that were really drawn before it."""
+    kept: list[int] = []
+    for at, token_id in enumerate(drawn):
+        if token_id is None:
+            return Outcome(row, failure=Failed("internal_error", "The model gave no usable probabilities."))
+        kept.append(token_id)
+        if at >= len(row.sequence.draft) or row.sequence.draft[at] != token_id:
+            break
+    return Outcome(row, tuple(kept), tuple(item for item in logprobs[: len(kept)] if item is not None))
+
+
+def failure_of(error: Exception) -> Failed:
+    if isinstance(error, OmniError):
+        return Failed(error.code, error.message)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return Failed(
+            "out_of_memory", str(error) if str(error).startswith("CUDA out of memory") else "CUDA out of memory"
+        )
+    if isinstance(error, MemoryError):
+        return Failed("out_of_memory", "Out of memory")
+    return Failed("internal_error", f"The model failed on this request: {type(error).__name__}.")
