@@ -5,6 +5,7 @@ import hashlib
 CHANNEL = "omni:events:0"  # one message per engine step; 0 is the shard
 TASK = "omni.generate"  # the one function name that a job may carry
 QUEUES = "omni:queues"  # hash: served id -> queue
+REVISIONS = "omni:revisions"  # hash: queue -> revision of the weights
 LEASE_MS = 3000
 RENEW_S = 1.0
 

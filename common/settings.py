@@ -4,7 +4,7 @@ import os
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -132,4 +132,10 @@ def settings_or_exit() -> Settings:
     try:
         return load_settings()
     except SettingsError as error:
-        sys.exit(f"configuration: {error}")
+        refuse(str(error))
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End the process: starting it again would not help, and its parent knows that by the status."""
+    print(f"configuration: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -167,10 +167,12 @@ class Store:
         raw: bytes | None = self.redis.hget(keys.job_key(job_id), "request")
         return raw
 
-    def queue_of(self, model: str) -> str | None:
-        """The queue that serves this model id, or None."""
+    def queue_of(self, model: str) -> tuple[str | None, str]:
+        """The queue that serves this model id and the revision of its weights; (None, "") when nobody does."""
         queue = self.redis.hget(keys.QUEUES, model)
-        return queue.decode() if queue else None
+        if queue is None:
+            return None, ""
+        return queue.decode(), (self.redis.hget(keys.REVISIONS, queue) or b"").decode()
 
     def models(self) -> dict[str, str]:
         """Served id -> queue."""

@@ -3,7 +3,7 @@
     python -m common.supervise api -- gunicorn -c api/gunicorn.py 'api.app:create_app()'
     python -m common.supervise worker --watch -- python -m worker.main
 
-With --watch the child is given a pipe (--watch-fd N) on which it says `fence N`, `begin`, `end`, a line each; a step that lasts
+With --watch the child is given a pipe (--watch-fd N) on which it says `fence N`, `begin`, `end`; a step that lasts
 longer than OMNI_STEP_TIMEOUT is ended with SIGKILL, which no stuck driver or held GIL can withstand. The successor is
 told the fence of the process that is dead (--predecessor N), so that it need not wait for a lease to run out.
 """

@@ -50,6 +50,7 @@ class Ledger:
         """Tell the API what it must know to encode prompts for this model."""
         pipeline = self.redis.pipeline()
         pipeline.set(keys.card_key(self.queue), encode_card(card))
+        pipeline.hset(keys.REVISIONS, self.queue, card.revision)
         for name in card.names:
             pipeline.hset(keys.QUEUES, name, self.queue)
         pipeline.delete(keys.loading_key(self.queue))

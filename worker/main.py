@@ -13,7 +13,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from common.connection import connect, is_passing
 from common.logs import set_up_logging
-from common.settings import Settings, SettingsError, settings_or_exit
+from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from worker.engine import Engine
 from worker.grammar import GrammarCompiler
 from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
@@ -32,7 +32,7 @@ def wait_for_redis(redis: "Redis") -> None:
         try:
             policy = redis.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
             if policy != "noeviction":
-                sys.exit(f"Redis has maxmemory-policy {policy}, which would delete jobs; set it to noeviction.")
+                refuse(f"Redis has maxmemory-policy {policy}, which would delete jobs; set it to noeviction.")
             return
         except RedisError as error:
             if not is_passing(error) and not isinstance(error, AuthenticationError):
@@ -73,7 +73,7 @@ def load_engine(settings: Settings, ledger: Ledger) -> tuple[LoadedModel, Engine
         engine = Engine(loaded, engine_config(settings), compiler)
         engine.warm_up(tell)
     except (OSError, ValueError) as error:
-        sys.exit(f"OMNI_MODEL={settings.model} cannot be loaded: {error}")
+        refuse(f"OMNI_MODEL={settings.model} cannot be loaded: {error}")
     return loaded, engine
 
 
@@ -134,7 +134,7 @@ def main() -> int:
     try:
         return run(settings, watch_fd, args.predecessor)
     except SettingsError as error:
-        sys.exit(f"configuration: {error}")
+        refuse(str(error))
 
 
 if __name__ == "__main__":

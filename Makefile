@@ -1,0 +1,35 @@
+# Two commands: `make run` serves the demo model, `make test` runs the tests. Needs Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check format clean
+.DEFAULT_GOAL := run
+
+.venv/.run: requirements.txt
+	@test -d .venv || $(PYTHON) -m venv .venv
+	@echo "installing requirements.txt (the first time takes a minute or more)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.test: .venv/.run requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: .venv/.run
+	@exec $(BIN)/honcho start
+
+test: .venv/.test
+	@$(BIN)/python -m pytest
+
+check: .venv/.test
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_house.py
+
+format: .venv/.test
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .data

@@ -1,0 +1,64 @@
+"""create_app(settings): the Flask application. Routes, error handler, hub; nothing else."""
+
+import logging
+from typing import Any
+
+from flask import Flask, request
+from redis.exceptions import RedisError
+from werkzeug.exceptions import HTTPException
+
+from api.body import MAX_BODY_BYTES
+from api.errors import error_body, openai_error
+from api.generation import ClientGone, unavailable
+from api.guard import install_guard
+from api.jobs import job_routes
+from api.routes import chat_routes, service_routes
+from api.service import build_service
+from common.errors import OmniError
+from common.settings import Settings
+
+logger = logging.getLogger("omni.api")
+
+
+def create_app(settings: Settings) -> Flask:
+    """The application of one API process; its hub starts with the first request or by gunicorn's worker."""
+    app = Flask("api", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    service = build_service(settings)
+    app.extensions["omni"] = service
+    app.before_request(service.hub.start)
+    install_guard(app, settings)
+    for routes in (chat_routes, service_routes, job_routes):
+        app.register_blueprint(routes(service))
+    install_errors(app)
+    return app
+
+
+def install_errors(app: Flask) -> None:
+    """Every failure leaves as OpenAI's error object."""
+
+    @app.errorhandler(OmniError)
+    def known(error: OmniError) -> Any:
+        return openai_error(error)
+
+    @app.errorhandler(RedisError)
+    def redis_failed(error: RedisError) -> Any:
+        return openai_error(unavailable(error))
+
+    @app.errorhandler(ClientGone)
+    def gone(_: ClientGone) -> Any:
+        return "", 499
+
+    @app.errorhandler(HTTPException)
+    def http(error: HTTPException) -> Any:
+        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(
+            error.code or 500, "invalid_request"
+        )
+        message = f"{error.description} ({request.method} {request.path[:100]})"
+        return error_body(code, message), error.code or 500, dict(error.get_headers()[1:] if error.code == 405 else [])
+
+    @app.errorhandler(Exception)
+    def unknown(error: Exception) -> Any:
+        logger.exception("a request failed in a way that is our fault")
+        return error_body("internal_error", "The server failed in an unexpected way; its log says more."), 500

@@ -1,0 +1,57 @@
+"""OmniError -> the OpenAI error body, status and headers. The only status table."""
+
+from typing import Any
+
+from common.errors import OmniError, Overloaded, Unavailable
+
+# code on our wire -> (status, type, code in the body). The user's reference fixes 503 and 500 as integers.
+STATUS: dict[str, tuple[int, str, str | int | None]] = {
+    "invalid_request": (400, "invalid_request_error", None),
+    "context_length_exceeded": (400, "invalid_request_error", "context_length_exceeded"),
+    "stream_rewound": (409, "invalid_request_error", "stream_rewound"),
+    "conflict": (409, "invalid_request_error", "conflict"),
+    "invalid_api_key": (401, "invalid_request_error", "invalid_api_key"),
+    "forbidden": (403, "invalid_request_error", "forbidden"),
+    "not_found": (404, "invalid_request_error", "not_found"),
+    "method_not_allowed": (405, "invalid_request_error", "method_not_allowed"),
+    "model_not_found": (404, "invalid_request_error", "model_not_found"),
+    "body_too_large": (413, "invalid_request_error", "body_too_large"),
+    "request_timeout": (408, "invalid_request_error", "request_timeout"),
+    "unsupported_media_type": (415, "invalid_request_error", "unsupported_media_type"),
+    "misdirected_request": (421, "invalid_request_error", "misdirected_request"),
+    "idempotency_mismatch": (422, "invalid_request_error", "idempotency_mismatch"),
+    "rate_limit_exceeded": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "cancelled": (409, "invalid_request_error", "cancelled"),
+    "client_gone": (409, "invalid_request_error", "cancelled"),
+    "timeout": (504, "timeout_error", "timeout"),
+    "model_changed": (409, "invalid_request_error", "model_changed"),
+    "service_unavailable": (503, "service_unavailable", 503),
+    "out_of_memory": (500, "internal_error", 500),
+}
+INTERNAL = (500, "internal_error", "internal_error")
+# A retry of these would only repeat the failure: the SDKs obey the header.
+NO_RETRY = frozenset({"out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed"})
+
+
+def status_of(code: str) -> int:
+    return STATUS.get(code, INTERNAL)[0]
+
+
+def error_body(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object; `code` is the wire's."""
+    _, kind, shown = STATUS.get(code, (500, "internal_error", code))
+    return {"error": {"message": message, "type": kind, "param": param, "code": shown}}
+
+
+def error_headers(error: OmniError) -> dict[str, str]:
+    headers = {"x-should-retry": "false"} if error.code in NO_RETRY else {}
+    if isinstance(error, (Overloaded, Unavailable)):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.code == "invalid_api_key":
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def openai_error(error: OmniError) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Body, status, headers."""
+    return error_body(error.code, error.message, error.param), status_of(error.code), error_headers(error)

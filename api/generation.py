@@ -1,0 +1,136 @@
+"""submit(request) -> job; events(job, after) -> its events, live and from the log. Enqueue and read live here.
+
+RQ is known only here and in worker/omni_worker.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from api.hub import EventHub, Reader
+from common import keys
+from common.connection import is_passing
+from common.errors import Conflict, NotFound, Unavailable
+from common.store import Row, Store, Submission, now_iso
+from common.wire import Failed, Finished
+
+SILENCE_S = 15.0  # after so long without news a reader is given an Idle, which becomes a keep-alive
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The job waits; `position` 0 is next in line."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing to say for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """This process is leaving: the client should come back, to any process, and go on from where it is."""
+
+
+Notice = Queued | Idle | Closing
+
+
+class ClientGone(Exception):
+    """The caller closed the connection."""
+
+
+def rq_job(redis: "Redis", job_id: str, queue: str) -> dict[str, Any]:
+    """RQ's own record of the job: its id and nothing of the user's text."""
+    job = Job.create(
+        keys.TASK,
+        args=[job_id],
+        connection=redis,
+        id=job_id,
+        origin=queue,
+        description=job_id,
+        serializer=JSONSerializer,
+        status=JobStatus.QUEUED,
+    )
+    fields: dict[str, Any] = job.to_dict()
+    fields["enqueued_at"] = now_iso()
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def submit(store: Store, hub: EventHub, submission: Submission) -> str:
+    """Enqueue; returns the job's id. Raises Overloaded, IdempotencyMismatch, or Unavailable (Redis is away)."""
+    if hub.is_memory_short:
+        raise Unavailable("Redis is nearly out of memory; running jobs go on, new ones are refused until it has room.")
+    try:
+        return store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
+    except RedisError as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: RedisError) -> Unavailable:
+    """The 503 for a Redis that is away or full; re-raises what waiting would not cure."""
+    if not is_passing(error):
+        raise error
+    return Unavailable("Redis cannot take requests now (it is away, loading or full); try again soon.")
+
+
+def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterator[Row | Notice]:
+    """Every row with seq > `after`, once and in order, up to and including the last; notices in between.
+
+    The reader must have been opened before the job was submitted (`is_new`) or the log is read first. Redis may go away
+    meanwhile: the reader waits. Raises ClientGone, NotFound when the job is unknown, Conflict when its log was rewound.
+    """
+    seq, must_read = after, not is_new
+    while True:
+        rows = _from_log(store, reader.job_id, seq) if must_read else reader.take()
+        must_read = must_read and bool(rows)
+        for row in rows:
+            if row.seq <= seq:
+                continue
+            if row.seq > seq + 1:
+                must_read = True
+                break
+            seq = row.seq
+            yield row
+            if isinstance(row.event, (Finished, Failed)):
+                return
+        if rows:
+            continue
+        if reader.is_client_gone:
+            raise ClientGone
+        if reader.is_closing:
+            yield Closing()
+            return
+        must_read, notice = _wait(reader, seq)
+        if notice is not None:
+            yield notice
+
+
+def _wait(reader: Reader, seq: int) -> tuple[bool, Notice | None]:
+    """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
+    before = reader.look
+    is_awake = reader.wake.wait(SILENCE_S)
+    reader.wake.clear()
+    look = reader.look
+    if look.state == "":
+        raise NotFound("This job does not exist any more; results are kept for a limited time.")
+    if look.num_rows < seq and look.state in ("finished", "failed", "cancelled"):
+        raise Conflict("The log of this job is shorter than what was already sent.", code="stream_rewound")
+    if look.state == "queued" and look.position >= 0 and look.position != before.position:
+        return look.num_rows > seq, Queued(look.position)
+    return look.num_rows > seq, None if is_awake else Idle()
+
+
+def _from_log(store: Store, job_id: str, seq: int) -> list[Row]:
+    try:
+        return store.rows(job_id, after=seq)
+    except RedisError as error:
+        if not is_passing(error):
+            raise
+        return []

@@ -1,0 +1,55 @@
+"""Before and after every request: which Host names are answered, request ids, security headers."""
+
+import re
+from typing import Any
+from uuid import uuid4
+
+from flask import Flask, Response, g, request
+
+from common.errors import OmniError
+from common.settings import LOOPBACK, Settings, split
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+}
+
+
+def install_guard(app: Flask, settings: Settings) -> None:
+    hosts = allowed_hosts(settings)
+
+    @app.before_request
+    def check() -> Any:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        if hosts and host_name(request.host) not in hosts:
+            raise OmniError(
+                f"This server does not answer for the host {request.host[:100]!r}; add it to OMNI_ALLOWED_HOSTS.",
+                code="misdirected_request",
+            )
+        return None
+
+    @app.after_request
+    def stamp(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.get("request_id", "")
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """Empty: any. On loopback only loopback's names, or a page elsewhere could reach us by DNS rebinding."""
+    named = split(settings.allowed_hosts)
+    if named or settings.is_loopback:
+        return frozenset({*named, *LOOPBACK, settings.host})
+    return frozenset()
+
+
+def host_name(host: str) -> str:
+    """'[::1]:8000' -> '::1', 'localhost:8000' -> 'localhost'."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]

@@ -1,0 +1,157 @@
+"""EventHub: this process's one subscription, handed to the waiting requests by job id.
+
+Pub/sub wakes, the log is the truth: a reader that finds a gap, or is told by the sweep that its job's log is longer
+than what it has seen, reads the log. The sweep runs every second for all readers in one script.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import gevent
+import orjson
+from gevent.event import Event as Wake
+from redis import Redis
+from redis.exceptions import RedisError
+
+from common import keys
+from common.store import Look, Row, Store
+from common.wire import decode_event
+
+logger = logging.getLogger("omni.api")
+
+MAX_LIVE_ROWS = 64
+SWEEP_S = 1.0
+SWEEP_JOBS = 500
+MEMORY_RESERVE = 0.1
+
+
+class Reader:
+    """What one waiting request has been told; bounded, because the log can always be read again."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.wake = Wake()
+        self.look = Look("queued", 0, -1)
+        self.is_client_gone = False
+        self.is_closing = False
+        self._rows: deque[Row] = deque()
+
+    def push(self, row: Row) -> None:
+        if len(self._rows) >= MAX_LIVE_ROWS:
+            self._rows.clear()  # the reader is slow: it will find the gap and read the log
+        self._rows.append(row)
+        self.wake.set()
+
+    def take(self) -> list[Row]:
+        rows = list(self._rows)
+        self._rows.clear()
+        return rows
+
+    def tell(self, look: Look) -> None:
+        self.look = look
+        self.wake.set()
+
+    def client_gone(self) -> None:
+        self.is_client_gone = True
+        self.wake.set()
+
+    def close(self) -> None:
+        self.is_closing = True
+        self.wake.set()
+
+
+class EventHub:
+    """Owns the readers of this process. start() once, after the fork."""
+
+    def __init__(self, store: Store, redis: "Redis", queue: str) -> None:
+        self.store = store
+        self.redis = redis
+        self.queue = queue
+        self.seconds_per_place = 1.0  # how long the line takes to move by one
+        self.is_redis_up = False
+        self.is_memory_short = False
+        self.is_closing = False
+        self._readers: dict[str, list[Reader]] = {}
+        self._is_started = False
+
+    def start(self) -> None:
+        """Idempotent; called by the first request of a process and by gunicorn after its fork."""
+        if not self._is_started:
+            self._is_started = True
+            gevent.spawn(self._listen_for_ever)
+            gevent.spawn(self._sweep_for_ever)
+
+    def open(self, job_id: str) -> Reader:
+        reader = Reader(job_id)
+        reader.is_closing = self.is_closing
+        self._readers.setdefault(job_id, []).append(reader)
+        return reader
+
+    def close(self, reader: Reader) -> bool:
+        """Forget a reader; True if it was this process's last one of its job."""
+        others = self._readers.get(reader.job_id, [])
+        if reader in others:
+            others.remove(reader)
+        if not others:
+            self._readers.pop(reader.job_id, None)
+        return not others
+
+    def stop(self) -> None:
+        """End every stream in a way that its client can resume: this process is about to leave."""
+        self.is_closing = True
+        for readers in self._readers.values():
+            for reader in readers:
+                reader.close()
+
+    @property
+    def num_readers(self) -> int:
+        return sum(map(len, self._readers.values()))
+
+    def hear(self, message: bytes) -> None:
+        """One engine step's rows: [[job id, seq, row], ...]."""
+        for job_id, seq, fields in orjson.loads(message):
+            if readers := self._readers.get(job_id):
+                row = Row(seq, decode_event(fields), 0)
+                for reader in readers:
+                    reader.push(row)
+
+    def sweep(self) -> None:
+        """Tell every reader its job's state, position and log length."""
+        waiting = list(self._readers)
+        for start in range(0, len(waiting), SWEEP_JOBS):
+            self._tell(waiting[start : start + SWEEP_JOBS])
+        for queue in set(self.store.models().values()):
+            self.store.expire(queue)
+        self.is_memory_short = self.store.memory_left() < MEMORY_RESERVE
+        self.seconds_per_place = self.store.seconds_per_place(self.queue)
+
+    def _tell(self, job_ids: Sequence[str]) -> None:
+        for job_id, look in zip(job_ids, self.store.look(job_ids), strict=True):
+            for reader in self._readers.get(job_id, ()):
+                reader.tell(look)
+
+    def _listen_for_ever(self) -> None:
+        while True:
+            try:
+                with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    pubsub.subscribe(keys.CHANNEL)
+                    while True:
+                        message: dict[str, Any] | None = pubsub.get_message(timeout=5.0)
+                        if message is not None:
+                            self.hear(message["data"])
+            except (RedisError, OSError) as error:
+                logger.warning("the subscription to Redis broke (%s); subscribing again", error)
+                gevent.sleep(0.2)
+
+    def _sweep_for_ever(self) -> None:
+        while True:
+            try:
+                self.sweep()
+                self.is_redis_up = True
+            except (RedisError, OSError) as error:
+                if self.is_redis_up:
+                    logger.warning("Redis does not answer (%s); waiting for it", error)
+                self.is_redis_up = False
+            gevent.sleep(SWEEP_S)

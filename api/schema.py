@@ -1,0 +1,183 @@
+"""The gate: pydantic models of what clients send. Past it nobody checks shape or range again.
+
+Unknown fields are accepted and ignored, because IDEs send many; docs/api/inference.md lists each known one.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from common.errors import InvalidRequest
+
+MAX_N = 16
+MAX_STOP = 16
+MAX_STOP_CHARACTERS = 256
+MAX_LOGIT_BIAS = 1024
+MAX_TOOLS = 128
+MAX_MESSAGES = 4096
+MAX_TIMEOUT_S = 86_400.0
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StopStrings = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
+    Field(max_length=MAX_STOP),
+    BeforeValidator(_as_list),
+]
+
+
+class Base(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class ImageUrl(Base):
+    url: str
+    detail: str | None = None
+
+
+class Part(Base):
+    """One content part; what kinds a model takes is checked when the prompt is made."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    image_url: ImageUrl | None = None
+
+
+class FunctionCall(Base):
+    name: str = Field(min_length=1, max_length=256)
+    arguments: str = ""
+
+
+class ToolCall(Base):
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Message(Base):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class Function(Base):
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Base):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Base):
+    name: str
+
+
+class NamedTool(Base):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class JsonSchema(Base):
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Base):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(Base):
+    include_usage: bool | None = None
+
+
+class Sampling(Base):
+    """What chat and completions share. None means the default of docs/api/inference.md."""
+
+    model: str = Field(min_length=1, max_length=256)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=1_000_000)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    logit_bias: dict[str, float] | None = Field(None, max_length=MAX_LOGIT_BIAS)
+    max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    stop: StopStrings | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=64)
+    ignore_eos: bool | None = None
+    n: int | None = Field(None, ge=1, le=MAX_N)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    background: bool | None = None
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
+
+    @field_validator("logit_bias")
+    @classmethod
+    def bias_is_bounded(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for token, bias in (value or {}).items():
+            if not (token.isascii() and token.isdigit() and len(token) <= 9):
+                raise ValueError("keys must be token ids")
+            if not -100 <= bias <= 100:
+                raise ValueError("values must be between -100 and 100")
+        return value
+
+
+class ChatRequest(Sampling):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    modalities: list[str] | None = None
+
+
+def parse(model: type[T], body: dict[str, Any]) -> T:
+    """The typed request. Raises InvalidRequest that names the field and says what is allowed."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = _path(first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param) from None
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    """('messages', 0, 'role') -> 'messages[0].role'; pydantic's names of union members are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "NamedTool"):
+            path += f".{part}" if path else part
+    return path

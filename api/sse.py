@@ -1,0 +1,25 @@
+"""Server-sent events: dicts to frames. Pure."""
+
+from typing import Any
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(data: dict[str, Any], number: int | None = None, event: str | None = None) -> bytes:
+    """One event; `number` becomes its `id:`, from which a reader can resume."""
+    head = b"" if event is None else b"event: " + event.encode() + b"\n"
+    if number is not None:
+        head += b"id: %d\n" % number
+    return head + b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def comment(text: str) -> bytes:
+    """A line that clients ignore; it keeps proxies and patience alive."""
+    return b": " + text.replace("\n", " ").encode() + b"\n\n"
+
+
+def retry(milliseconds: int) -> bytes:
+    """Asks the client to come back after this time."""
+    return b"retry: %d\n\n" % milliseconds
