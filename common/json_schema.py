@@ -1,0 +1,169 @@
+"""What we accept as a JSON schema: bounded in depth, self-contained, and stripped of what enforces nothing."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from common.errors import InvalidRequest
+
+Schema = dict[str, Any]
+
+MAX_SCHEMA_DEPTH = 32
+MAX_REPEATS = 100_000  # of `{m,n}` in a pattern, nested ones multiplied, and of minItems and its like
+MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+SINGLES = frozenset(
+    {"items", "additionalProperties", "additionalItems", "not", "contains", "propertyNames", "if", "then", "else"}
+    | {"unevaluatedItems", "unevaluatedProperties"}
+)
+ANNOTATIONS = frozenset(
+    {"title", "description", "default", "examples", "example", "$comment", "$schema", "$id", "deprecated"}
+    | {"readOnly", "writeOnly", "x-guidance"}
+)
+LOOSE = frozenset(
+    {"type", "properties", "required", "items", "prefixItems", "enum", "const", "anyOf", "$ref", "$defs"}
+    | {"definitions", "additionalProperties", "minimum", "maximum", "minItems", "maxItems"}
+)
+OPENERS = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref", "if"})
+REPEAT = re.compile(r"\{(\d{1,12})(?:,(\d{0,12}))?\}")
+
+
+def checked_schema(schema: Any, param: str) -> Schema:
+    """The schema without annotations, or InvalidRequest: too deep, a remote `$ref`, a repeat beyond bounds."""
+    if not isinstance(schema, dict):
+        raise InvalidRequest("The schema must be a JSON object.", param=param)
+    _refuse_deep_values(schema, param)
+
+    def check(node: Schema) -> Schema:
+        _check_ref(node, param)
+        _check_repeats(node, param)
+        return {key: value for key, value in node.items() if key not in ANNOTATIONS}
+
+    return _rewritten(schema, check)
+
+
+def relaxed_schema(schema: Any, param: str) -> Schema:
+    """What can be enforced of a function's schema that was not sent as strict: its shape, without the finer rules."""
+    try:
+        checked = checked_schema(schema, param)
+    except InvalidRequest:
+        return {"type": "object"}
+    return _rewritten(checked, _relaxed_node)
+
+
+def rebased_schema(schema: Schema, pointer: str) -> Schema:
+    """The schema with its local references (`#/$defs/x`) made good for its new place under `pointer`."""
+
+    def rebase(node: Schema) -> Schema:
+        ref = node.get("$ref")
+        return {**node, "$ref": f"#{pointer}{ref[1:]}"} if isinstance(ref, str) else node
+
+    return _rewritten(schema, rebase)
+
+
+def has_patterns(schema: Schema) -> bool:
+    """Whether regular expressions may have to be intersected, which can take any time."""
+    return any("pattern" in node or "patternProperties" in node for node in _nodes(schema))
+
+
+def repeats(pattern: str) -> int:
+    """The largest number of repeats that the pattern's counted groups, nested ones multiplied, stand for."""
+    heights = [1]  # of each open group: the largest product seen in it
+    last = 1  # the product of the item just read
+    position = 0
+    while position < len(pattern):
+        char = pattern[position]
+        if char == "{" and (count := REPEAT.match(pattern, position)):
+            last *= max(int(count[1]), int(count[2] or 1), 1)
+            heights[-1] = max(heights[-1], last)
+            position = count.end()
+            continue
+        if char == "(":
+            heights.append(1)
+        elif char == ")" and len(heights) > 1:
+            last = heights.pop()
+            heights[-1] = max(heights[-1], last)
+        elif char not in "*+?":
+            last = 1
+        position += 2 if char == "\\" else 1
+    return max(heights)
+
+
+def _rewritten(node: Schema, rewrite: Callable[[Schema], Schema]) -> Schema:
+    """The schema with `rewrite` applied to every subschema; values in enum, const and the like are left alone."""
+
+    def inner(child: Any) -> Any:
+        return _rewritten(child, rewrite) if isinstance(child, dict) else child
+
+    result = dict(rewrite(node))
+    for key, value in result.items():
+        if key in MAPS and isinstance(value, dict):
+            result[key] = {name: inner(child) for name, child in value.items()}
+        elif key in LISTS and isinstance(value, list):
+            result[key] = [inner(child) for child in value]
+        elif key in SINGLES:
+            result[key] = inner(value)
+    return result
+
+
+def _nodes(node: Any) -> Iterator[Schema]:
+    if not isinstance(node, dict):
+        return
+    yield node
+    for key, value in node.items():
+        if key in MAPS and isinstance(value, dict):
+            children: list[Any] = list(value.values())
+        elif key in LISTS and isinstance(value, list):
+            children = value
+        else:
+            children = [value] if key in SINGLES else []
+        for child in children:
+            yield from _nodes(child)
+
+
+def _refuse_deep_values(schema: Schema, param: str) -> None:
+    """Counts subschemas and plain values alike, level by level: a deep value must not reach a recursive reader."""
+    level: list[Any] = [schema]
+    for _ in range(2 * MAX_SCHEMA_DEPTH + 1):  # a property adds two levels of JSON: `properties` and its name
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise InvalidRequest(f"The schema is nested more than {MAX_SCHEMA_DEPTH} levels deep.", param=param)
+
+
+def _check_ref(node: Schema, param: str) -> None:
+    for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
+        ref = node.get(keyword, "#")
+        if not (isinstance(ref, str) and ref.startswith("#")):
+            raise InvalidRequest(
+                f"The schema refers to {str(ref)[:80]!r}; only references within it ('#/...') work.", param=param
+            )
+
+
+def _check_repeats(node: Schema, param: str) -> None:
+    for keyword in ("minItems", "minLength", "minProperties"):
+        count = node.get(keyword, 0)
+        if isinstance(count, int | float) and count > MAX_REPEATS:
+            raise InvalidRequest(f"The schema's {keyword} must be at most {MAX_REPEATS}.", param=param)
+    own = node.get("pattern")
+    named = node.get("patternProperties")
+    for pattern in [own, *(named if isinstance(named, dict) else ())]:
+        if isinstance(pattern, str) and repeats(pattern) > MAX_REPEATS:
+            raise InvalidRequest(f"A pattern of the schema repeats more than {MAX_REPEATS} times.", param=param)
+
+
+def _relaxed_node(node: Schema) -> Schema:
+    kept = {key: value for key, value in node.items() if key in LOOSE}
+    if "oneOf" in node and "anyOf" not in kept:
+        kept["anyOf"] = node["oneOf"]
+    parts = node.get("allOf")
+    if isinstance(parts, list) and len(parts) == 1 and isinstance(parts[0], dict):
+        kept = {**_relaxed_node(parts[0]), **kept}
+    if "properties" in kept and not node.keys() & OPENERS:
+        kept["additionalProperties"] = False  # nobody means unnamed arguments, and a small model would invent some
+    return kept

@@ -1,0 +1,128 @@
+"""Which tokens a grammar allows next. A state is rebuilt from token ids alone, so a resumed job goes on exactly."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import Tokenizer
+
+from common.errors import InvalidRequest, JobFailed
+from common.grammar_check import parser_limits
+
+KEPT_GRAMMARS = 64  # compiled and untouched; a state copies one and grows its own lexer tables
+
+
+class GrammarState:
+    """Where one sequence stands in its grammar."""
+
+    def __init__(
+        self, matcher: Any, eos_token_ids: frozenset[int], vocab_size: int, *, has_ended: bool = False
+    ) -> None:
+        self._matcher = matcher
+        self._eos_token_ids = eos_token_ids
+        self._vocab_size = vocab_size
+        self._has_ended = has_ended  # an end token was accepted
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing but the end may follow."""
+        return self._has_ended or bool(self._matcher.is_stopped())
+
+    def accept(self, token_ids: Sequence[int]) -> None:
+        """Go on by these tokens, or JobFailed: they were not allowed here."""
+        body = list(takewhile(lambda token_id: token_id not in self._eos_token_ids, token_ids))
+        if body and (self._has_ended or not self._matcher.consume_tokens(body)):
+            raise JobFailed(f"The grammar did not allow a token. {_reason(self._matcher)}", code="grammar_failed")
+        if len(body) < len(token_ids):
+            self._end(token_ids[len(body) :])
+
+    def fill_mask(self, bitmask_row: torch.Tensor) -> None:
+        """Set the bits of the tokens that may come next (int32 [ceil(vocab_size / 32)], CPU); of end tokens, at an end."""
+        if self._has_ended:
+            self._fill_end(bitmask_row)
+        elif bitmask_row.is_contiguous() and bitmask_row.numel() == bitmask_words(self._vocab_size):
+            self._matcher.unsafe_compute_mask_ptr(bitmask_row.data_ptr(), bitmask_row.numel() * 4)
+        else:  # the tokenizer knows tokens that the model has no logits for
+            mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+            bitmask_row.copy_(mask[: bitmask_row.numel()])
+        if self._matcher.is_error():
+            raise JobFailed(f"The grammar became too complex. {_reason(self._matcher)}", code="grammar_failed")
+
+    def copy(self) -> "GrammarState":
+        """An independent state at the same place."""
+        matcher = self._matcher.deep_copy()
+        return GrammarState(matcher, self._eos_token_ids, self._vocab_size, has_ended=self._has_ended)
+
+    def _end(self, token_ids: Sequence[int]) -> None:
+        if not (self.is_finished or self._matcher.is_accepting()) or not self._eos_token_ids.issuperset(token_ids):
+            raise JobFailed("The grammar did not allow the end here.", code="grammar_failed")
+        self._has_ended = True
+
+    def _fill_end(self, bitmask_row: torch.Tensor) -> None:
+        bitmask_row.zero_()
+        for token_id in self._eos_token_ids:
+            bitmask_row[token_id // 32] |= _bit(token_id)
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer and keeps the last of them. `compile` may be called from any thread."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int], vocab_size: int) -> None:
+        self._vocab_size = max(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._tokenizer = LLTokenizer(_untrimmed(tokenizer), n_vocab=self._vocab_size, eos_token=list(eos_token_ids))
+        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, grammar: str) -> GrammarState:
+        """A state at the grammar's start, or InvalidRequest. Takes milliseconds and lets other threads run."""
+        with self._lock:
+            matcher = self._compiled.get(grammar)
+            if matcher is not None:
+                self._compiled.move_to_end(grammar)
+        if matcher is None:
+            matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=parser_limits())
+            if matcher.is_error():
+                raise InvalidRequest(f"The grammar cannot be used: {_reason(matcher)}", param="grammar")
+            self._keep(grammar, matcher)
+        return GrammarState(matcher.deep_copy(), self._eos_token_ids, self._vocab_size)
+
+    def _keep(self, grammar: str, matcher: Any) -> None:
+        with self._lock:
+            self._compiled[grammar] = matcher
+            while len(self._compiled) > KEPT_GRAMMARS:
+                self._compiled.popitem(last=False)
+
+
+def bitmask_words(vocab_size: int) -> int:
+    """How many int32 words hold one bit per token."""
+    return (vocab_size + 31) // 32
+
+
+def apply_bitmask(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
+    """Set logits [B, V] to -inf, in place, where the bit in bitmask [B, ceil(V / 32)] (same device) is 0."""
+    bits = torch.arange(32, dtype=torch.int32, device=logits.device)
+    is_forbidden = ((bitmask.unsqueeze(-1) >> bits) & 1).flatten(1)[:, : logits.shape[1]] == 0
+    logits.masked_fill_(is_forbidden, float("-inf"))
+
+
+def _bit(token_id: int) -> int:
+    """The token's bit in its word, as a signed 32-bit number."""
+    bit = token_id % 32
+    return 1 << bit if bit < 31 else -(1 << 31)
+
+
+def _untrimmed(tokenizer: Tokenizer) -> str:
+    """The tokenizer's JSON without padding and truncation, which have no place in a grammar."""
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    return plain.to_str()
+
+
+def _reason(matcher: Any) -> str:
+    return " ".join(str(matcher.get_error()).split("<non-verbose/>")[0].split())[:300]
