@@ -50,7 +50,7 @@ class KVCache:
     def admit(self, sequence: Sequence, num_spare_blocks: int = 0) -> bool:
         """Give the sequence blocks for all its tokens, sharing what is known; False if there is no room.
 
-        `num_spare_blocks` must stay free, so that those already running can grow. One token at least is left to compute.
+        `num_spare_blocks` must stay free, so that those already running can grow. One token is left to compute.
         """
         shared = self._find_prefix(sequence)
         num_new = self.num_blocks_for(len(sequence.token_ids)) - len(shared)

@@ -30,7 +30,6 @@ class ModelRunner:
         self.model = model
         self.kv_cache = kv_cache
 
-    @torch.inference_mode()
     def forward(self, rows: Seq[Row]) -> torch.Tensor:
         """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))

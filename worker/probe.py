@@ -69,7 +69,8 @@ def find_shapes(model: Any) -> list[LayerShape]:
 def stock_logits(model: Any) -> torch.Tensor:
     """Logits [vocab] after the probe tokens, computed by the model as it came."""
     logits = model(input_ids=probe_tokens(model)[None], use_cache=False).logits[0, -1]
-    return torch.as_tensor(logits).float()
+    expected: torch.Tensor = logits.float()
+    return expected
 
 
 def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
@@ -94,8 +95,8 @@ def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
 
 def probe_tokens(model: Any) -> torch.Tensor:
     """[PROBE_LENGTH] token ids, all different."""
-    config = model.config.get_text_config()
-    return torch.arange(PROBE_LENGTH, device=next(model.parameters()).device) * 7 % (config.vocab_size - 1) + 1
+    vocab_size: int = model.config.get_text_config().vocab_size
+    return torch.arange(PROBE_LENGTH, device=next(model.parameters()).device) * 7 % (vocab_size - 1) + 1
 
 
 def probe_sequence(token_ids: list[int], block_ids: list[int]) -> Sequence:

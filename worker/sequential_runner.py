@@ -20,7 +20,6 @@ class SequentialRunner:
         self.kv_cache = kv_cache
         self._caches: dict[Sequence, Any] = {}
 
-    @torch.inference_mode()
     def forward(self, rows: Seq[Row]) -> torch.Tensor:
         """See Runner."""
         logits = [self._run(row) for row in rows]

@@ -39,6 +39,7 @@ def run_step(runner: Runner, rows: Seq[Row]) -> list[Outcome]:
     return [outcome for row in rows for outcome in run_step(runner, [row])]
 
 
+@torch.inference_mode()
 def forward_and_sample(runner: Runner, rows: Seq[Row]) -> list[Outcome]:
     """All rows in one batch."""
     logits = runner.forward(rows)

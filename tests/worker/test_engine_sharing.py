@@ -1,0 +1,128 @@
+"""KV is computed once and shared, memory runs out without harm, and those who run never wait for those who come."""
+
+from dataclasses import replace
+
+from common.wire import Finished
+from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+
+BLOCK = 16
+TIGHT = replace(SMALL, max_model_len=64, max_step_tokens=64)
+BYTES_PER_BLOCK = 2 * (2 * 2 * 8) * 4 * BLOCK  # layers x (keys and values x heads x width) x float32 x tokens
+
+
+def tight_bench(model_folder: ModelFolder, num_blocks: int) -> Bench:
+    """An engine with KV memory for this many blocks."""
+    bench = Bench(model_folder(), replace(TIGHT, kv_memory_bytes=num_blocks * BYTES_PER_BLOCK))
+    assert bench.engine.stats().kv_blocks_total == num_blocks
+    return bench
+
+
+def cached(bench: Bench, request_id: str) -> int:
+    end = bench.end(request_id)
+    assert isinstance(end, Finished)
+    return end.cached_tokens
+
+
+def test_a_second_turn_computes_only_what_is_new(bench: Bench) -> None:
+    prompt = prompt_of(40)
+    bench.add("first", prompt, max_tokens=30)
+    bench.finish()
+    again = prompt + bench.token_ids("first") + prompt_of(5)
+    bench.add("second", again, max_tokens=8)
+    bench.finish()
+    assert cached(bench, "first") == 0
+    assert cached(bench, "second") == (40 + 30) // BLOCK * BLOCK - (BLOCK if (40 + 29) // BLOCK < 70 // BLOCK else 0)
+    assert bench.token_ids("second") == bench.generate(again, 8)
+
+
+def test_the_same_prompt_again_leaves_one_block_to_compute(bench: Bench) -> None:
+    for request_id in ("a", "b"):
+        bench.add(request_id, prompt_of(2 * BLOCK))
+        bench.finish()
+    assert (cached(bench, "a"), cached(bench, "b")) == (0, BLOCK)
+    assert bench.token_ids("a") == bench.token_ids("b")
+
+
+def test_prompts_are_not_shared_between_salts(bench: Bench) -> None:
+    for salt in ("alice", "bob"):
+        bench.add(salt, prompt_of(40), cache_salt=salt)
+        bench.finish()
+    assert cached(bench, "bob") == 0
+
+
+def test_several_choices_share_the_prompt_and_differ_as_alone(bench: Bench) -> None:
+    bench.add("three", prompt_of(40), n=3, temperature=1.0, seed=5)
+    bench.finish()
+    end = bench.end("three")
+    assert isinstance(end, Finished)
+    assert (end.prompt_tokens, end.completion_tokens) == (40, sum(len(bench.token_ids("three", i)) for i in range(3)))
+    assert len({tuple(bench.token_ids("three", index)) for index in range(3)}) == 3
+    bench.add("one", prompt_of(40), n=1, temperature=1.0, seed=5)
+    bench.finish()
+    assert bench.token_ids("one") == bench.token_ids("three", 0)
+
+
+def test_the_prompt_of_several_choices_goes_through_the_model_once(bench: Bench) -> None:
+    bench.add("four", prompt_of(48), n=4, max_tokens=1)
+    num_steps = 0
+    while bench.engine.has_work:
+        bench.step()
+        num_steps += 1
+    assert num_steps <= 3 + 3  # 48 tokens at 16 a step, then one block for each of the others
+
+
+def test_when_memory_runs_out_the_youngest_waits_and_all_answers_stay_the_same(model_folder: ModelFolder) -> None:
+    bench = tight_bench(model_folder, num_blocks=7)
+    for seed in range(3):
+        bench.add(f"r{seed}", prompt_of(20, seed), max_tokens=40)
+    bench.finish()
+    assert bench.engine.stats().num_preemptions > 0
+    for seed in range(3):
+        assert bench.token_ids(f"r{seed}") == bench.generate(prompt_of(20, seed), 40)
+    assert bench.engine.stats().kv_blocks_used == 0
+
+
+def test_the_head_of_the_line_is_not_overtaken_by_a_smaller_request(model_folder: ModelFolder) -> None:
+    bench = tight_bench(model_folder, num_blocks=5)
+    bench.add("long", prompt_of(34), max_tokens=20)
+    bench.step()
+    bench.add("big", prompt_of(50), max_tokens=2)
+    bench.add("small", prompt_of(3), max_tokens=2)
+    bench.finish()
+    ends = [request_id for request_id, events in bench.events.items()]
+    assert ends == ["long", "big", "small"]
+
+
+def test_a_long_prompt_never_stalls_those_who_decode(bench: Bench) -> None:
+    bench.add("steady", prompt_of(3), max_tokens=30)
+    bench.step(2)
+    bench.add("long", prompt_of(150), max_tokens=2)
+    for _ in range(9):
+        before = len(bench.token_ids("steady"))
+        bench.step()
+        assert len(bench.token_ids("steady")) == before + 1
+    assert not bench.token_ids("long")
+    bench.finish()
+    assert bench.token_ids("long") == bench.generate(prompt_of(150), 2)
+
+
+def test_room_is_denied_when_places_or_memory_are_taken(model_folder: ModelFolder) -> None:
+    bench = tight_bench(model_folder, num_blocks=5)
+    assert bench.engine.has_room(1000, 99)  # an idle engine takes anything, if only to refuse it
+    bench.add("a", prompt_of(30), max_tokens=2)
+    bench.step()
+    assert bench.engine.has_room(16, 1)
+    assert not bench.engine.has_room(40, 1)
+    assert not bench.engine.has_room(1, 8)
+
+
+def test_a_cancelled_request_is_silent_and_its_memory_free_at_once(bench: Bench) -> None:
+    bench.add("gone", prompt_of(20), n=2)
+    bench.add("stays", prompt_of(5), max_tokens=4)
+    bench.step(4)
+    bench.engine.cancel("gone")
+    said = len(bench.events.get("gone", []))
+    bench.finish()
+    assert len(bench.events.get("gone", [])) == said
+    assert bench.token_ids("stays") == bench.generate(prompt_of(5), 4)
+    assert bench.engine.stats().kv_blocks_used == 0
