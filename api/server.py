@@ -1,7 +1,12 @@
-"""The API process: gunicorn with gevent workers, configured from our settings alone."""
+"""gunicorn with gevent workers, configured from our settings alone.
+
+    python -m api.server             the API
+    python -m api.server dashboard   rq-dashboard, on loopback
+"""
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -17,28 +22,26 @@ logger = logging.getLogger("omni.api")
 class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
     """Ends open streams in a way that clients can resume, as soon as it is asked to leave."""
 
-    def init_process(self) -> None:
-        self.patch()
-        super().init_process()
-
     def handle_exit(self, sig: int, frame: Any) -> None:
-        gevent.spawn(self.wsgi.extensions["omni"].hub.stop)
+        if "omni" in self.wsgi.extensions:
+            gevent.spawn(self.wsgi.extensions["omni"].hub.stop)
         super().handle_exit(sig, frame)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn's application object."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, bind: str, num_processes: int, make_app: Callable[[], Any]) -> None:
+        self.bind = bind
+        self.num_processes = num_processes
+        self.make_app = make_app
         super().__init__()
 
     def load_config(self) -> None:
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         options = {
-            "bind": f"{host}:{self.settings.port}",
+            "bind": self.bind,
             "worker_class": "api.server.OmniGeventWorker",
-            "workers": self.settings.api_processes,
+            "workers": self.num_processes,
             "worker_connections": 10_000,
             "backlog": 4096,
             "keepalive": 75,
@@ -55,19 +58,37 @@ class Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
+        return self.make_app()
+
+
+def api(settings: Settings) -> Server:
+    if not settings.is_loopback and settings.keys == ("sk-local",):
+        logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
+
+    def make_app() -> Any:
         from api.app import create_app  # after gevent has patched the standard library
 
-        app = create_app(self.settings)
+        app = create_app(settings)
         app.extensions["omni"].hub.start()
         return app
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return Server(f"{host}:{settings.port}", settings.api_processes, make_app)
+
+
+def dashboard(settings: Settings) -> Server:
+    def make_app() -> Any:
+        from api.dashboard import create_dashboard  # after gevent has patched the standard library
+
+        return create_dashboard(settings)
+
+    return Server(f"127.0.0.1:{settings.dashboard_port}", 1, make_app)
 
 
 def main() -> int:
     settings = settings_or_exit()
     set_up_logging(settings.log_format)
-    if not settings.is_loopback and settings.keys == ("sk-local",):
-        logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
-    Server(settings).run()
+    (dashboard if sys.argv[1:] == ["dashboard"] else api)(settings).run()
     return 0
 
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
+from transformers.utils.logging import disable_progress_bar
 
 from common.connection import connect, is_passing
 from common.logs import set_up_logging
@@ -58,7 +59,7 @@ def engine_config(settings: Settings) -> EngineConfig:
 
 def load_engine(settings: Settings, ledger: Ledger) -> tuple[LoadedModel, Engine]:
     """Load the model and make the engine, telling Redis how far it is. Exits with one sentence for a bad model."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    disable_progress_bar()
 
     def tell(what: str, share: float) -> None:
         logger.info("loading %s: %s (%d %%)", settings.queue, what, share * 100)
