@@ -1,7 +1,9 @@
 """The paged KV cache: one tensor of token rows per layer, handed out to sequences in blocks, shared by prefix."""
 
+import math
 from dataclasses import dataclass
 
+import numpy
 import torch
 
 from worker.block_pool import BlockPool, chain_hash, chain_root
@@ -20,6 +22,14 @@ class LayerShape:
     def width(self) -> int:
         """Numbers per token: all keys, then all values."""
         return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros; on a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    flat = numpy.zeros(math.prod(shape) * dtype.itemsize, dtype=numpy.uint8)
+    return torch.from_numpy(flat).view(dtype).view(shape)
 
 
 class KVCache:
@@ -42,7 +52,7 @@ class KVCache:
         self.block_size = block_size
         self.shares_prefixes = shares_prefixes
         self.pool = BlockPool(num_blocks)
-        self.layers = [torch.zeros(num_blocks, block_size, shape.width, dtype=dtype, device=device) for shape in shapes]
+        self.layers = [zeros((num_blocks, block_size, shape.width), dtype, device) for shape in shapes]
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
