@@ -1,0 +1,32 @@
+// Numbers as people read them.
+
+export function duration(seconds) {
+  const whole = Math.max(0, Math.floor(Number(seconds) || 0));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+}
+
+export function bytes(number) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let value = Number(number) || 0;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${value.toFixed(value < 10 && unit > 0 ? 1 : 0)} ${units[unit]}`;
+}
+
+export const grouped = (number) => Number(number || 0).toLocaleString("en");
+
+export const percent = (share) => `${Math.round(share * 100)} %`;
+
+/** 0.4, "0.4", {what: "weights", share: "0.4"} -> {share: 0.4, what: "weights"}. */
+export function loading(progress) {
+  if (progress === null || progress === undefined || progress === "") return { share: null, what: "" };
+  if (typeof progress === "object") return { share: Number(progress.share ?? 0), what: progress.what ?? "" };
+  const share = Number(progress);
+  return Number.isNaN(share) ? { share: null, what: String(progress) } : { share, what: "" };
+}

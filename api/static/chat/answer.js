@@ -1,0 +1,177 @@
+// One answer on its way: sent, followed, picked up again when the connection breaks or the page was reloaded, stopped.
+
+import { ApiError, cancelJob, resumeChat, startChat } from "./api.js";
+import { fold, toRequest } from "./fold.js";
+import { parseQueued, readFrames } from "./sse.js";
+
+const SILENCE_MS = 45_000; // the server says something at least every 15 s
+const PAUSES_MS = [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000];
+
+export const isRunning = (message) => ["sending", "waiting", "streaming"].includes(message.state);
+
+export class Answer {
+  /** `messages` is what the answer answers; `onChange` is called after each change of `message`. */
+  constructor({ message, messages, key, onChange }) {
+    Object.assign(this, { message, messages, key, onChange });
+    this.abort = new AbortController();
+    this.wakeUp = () => {};
+  }
+
+  /** Ends when the message is done, stopped, failed or lost. Never throws. */
+  async run() {
+    window.addEventListener("online", () => this.wakeUp(), { signal: this.abort.signal });
+    for (let failures = 0; isRunning(this.message); ) {
+      this.heard = false;
+      try {
+        await this.follow();
+        if (!isRunning(this.message)) break;
+        throw new ApiError("The connection broke.");
+      } catch (error) {
+        if (!isRunning(this.message)) break;
+        if (!this.mayTryAgain(error)) return this.fail(error);
+        failures = this.heard ? 0 : failures + 1;
+        if (failures === PAUSES_MS.length) return this.lose();
+        await this.pause(PAUSES_MS[failures]);
+      }
+    }
+    this.abort.abort();
+  }
+
+  /** A refused first request is the user's to repeat; an accepted job is worth waiting for. */
+  mayTryAgain(error) {
+    if (!(error instanceof ApiError)) return error.name === "AbortError" || error instanceof TypeError;
+    return this.message.job ? error.isPassing : error.status === 0;
+  }
+
+  async follow() {
+    const attempt = new AbortController();
+    const signal = AbortSignal.any([attempt.signal, this.abort.signal]);
+    const silence = new Alarm(SILENCE_MS, () => attempt.abort());
+    try {
+      const response = await this.open(signal);
+      if (!isRunning(this.message)) return;
+      this.change({ retrying: false });
+      for await (const frame of readFrames(response.body)) {
+        silence.restart();
+        this.heard = true;
+        this.take(frame);
+        if (!isRunning(this.message)) return;
+      }
+    } finally {
+      silence.cancel();
+      attempt.abort();
+    }
+  }
+
+  async open(signal) {
+    const { message, key } = this;
+    if (message.job) return resumeChat(message.job, message.last, { key, signal });
+    // the message's id makes this safe to send twice: the server starts one job for it
+    const response = await startChat(toRequest(this.messages, message.options), { key, signal, id: message.id });
+    const job = response.headers.get("Omni-Job-Id");
+    if (job) message.job = job;
+    if (message.stopping) this.cancel();
+    else this.change({ state: "waiting" });
+    return response;
+  }
+
+  take({ comment, id, data }) {
+    const { message } = this;
+    if (comment !== undefined) {
+      const queued = parseQueued(comment);
+      if (queued) this.change({ queued });
+      return;
+    }
+    if (data === "[DONE]") return this.finish();
+    const chunk = JSON.parse(data);
+    message.job ??= chunk.id;
+    if (fold(message, chunk)) {
+      message.firstAt ??= Date.now();
+      message.lastAt = Date.now();
+      message.numDeltas += 1;
+      message.state = "streaming";
+    }
+    if (id) message.last = id; // kept together with the text, so a resume repeats and loses nothing
+    this.change({ queued: null });
+  }
+
+  finish() {
+    const { message } = this;
+    const state = message.stopping || message.error?.code === "cancelled" ? "stopped" : message.error ? "failed" : "done";
+    if (state === "stopped") message.error = null;
+    this.change({ state, queued: null });
+  }
+
+  fail(error) {
+    const known = error instanceof ApiError ? error : new ApiError(`The answer cannot be read: ${error.message}`);
+    this.change({ state: "failed", queued: null, retrying: false, error: known.toJSON() });
+    this.abort.abort();
+  }
+
+  lose() {
+    this.change({ state: "lost", queued: null, retrying: false });
+    this.abort.abort();
+  }
+
+  /** Shown as stopped at once; the job is cancelled as soon as its id is known. */
+  stop() {
+    this.change({ stopping: true });
+    if (this.message.job) this.cancel();
+    this.change({ state: "stopped", queued: null });
+    if (this.message.job) this.abort.abort();
+  }
+
+  cancel() {
+    cancelJob(this.message.job, this.key).catch(() => {}); // ended already, or its key is gone
+  }
+
+  change(fields) {
+    Object.assign(this.message, fields);
+    this.onChange(this.message);
+  }
+
+  async pause(milliseconds) {
+    this.change({ retrying: true });
+    await new Promise((resolve) => {
+      this.wakeUp = resolve;
+      setTimeout(resolve, milliseconds);
+    });
+  }
+}
+
+class Alarm {
+  constructor(milliseconds, ring) {
+    Object.assign(this, { milliseconds, ring });
+    this.restart();
+  }
+
+  restart() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(this.ring, this.milliseconds);
+  }
+
+  cancel() {
+    clearTimeout(this.timer);
+  }
+}
+
+/** A new, empty assistant message that an Answer can fill. */
+export function emptyAnswer(id, options) {
+  return {
+    id,
+    role: "assistant",
+    content: "",
+    reasoning: "",
+    toolCalls: [],
+    state: "sending",
+    options: { ...options },
+    job: null,
+    last: null,
+    queued: null,
+    error: null,
+    usage: null,
+    finishReason: null,
+    sentAt: Date.now(),
+    numDeltas: 0,
+  };
+}

@@ -1,0 +1,64 @@
+// Every request to the server, and what its refusals become.
+
+const ROOT = new URL("../../", import.meta.url); // also right behind a proxy that adds a path
+
+/** A refusal, in the server's own words. `status` is 0 when no answer came. */
+export class ApiError extends Error {
+  constructor(message, { status = 0, code = null, param = null, retryAfter = null } = {}) {
+    super(message);
+    Object.assign(this, { status, code, param, retryAfter });
+  }
+
+  get isPassing() {
+    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+  }
+
+  toJSON() {
+    const { message, status, code, param, retryAfter } = this;
+    return { message, status, code, param, retryAfter };
+  }
+}
+
+/** The response if it is a 2xx; else throws ApiError. An abort goes through as it is. */
+export async function call(path, { key, method = "GET", body, headers = {}, signal } = {}) {
+  const options = { method, signal, headers: { ...headers, Authorization: `Bearer ${key}` }, cache: "no-store" };
+  if (body) {
+    options.body = JSON.stringify(body);
+    options.headers["Content-Type"] = "application/json";
+  }
+  const response = await fetch(new URL(path, ROOT), options).catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server cannot be reached.");
+  });
+  if (response.ok) return response;
+  throw await refusal(response);
+}
+
+async function refusal(response) {
+  const seconds = Number(response.headers.get("Retry-After"));
+  const facts = { status: response.status, retryAfter: seconds > 0 ? seconds : null };
+  try {
+    const { error } = await response.json();
+    return new ApiError(error.message, { ...facts, code: error.code, param: error.param });
+  } catch {
+    return new ApiError(`The server answered ${response.status} ${response.statusText}.`, facts);
+  }
+}
+
+export async function listModels(key) {
+  const response = await call("v1/models", { key });
+  return (await response.json()).data;
+}
+
+export const startChat = (body, { key, id, signal }) =>
+  call("v1/chat/completions", { key, signal, method: "POST", body, headers: { "Idempotency-Key": id } });
+
+export function resumeChat(jobId, after, { key, signal }) {
+  const query = new URLSearchParams({ stream: "true" });
+  if (after !== null) query.set("starting_after", after);
+  return call(`v1/chat/completions/${encodeURIComponent(jobId)}?${query}`, { key, signal });
+}
+
+export const cancelJob = (jobId, key) => call(`v1/jobs/${encodeURIComponent(jobId)}`, { key, method: "DELETE" });
+
+export const openBoard = (key, signal) => call("admin/board", { key, signal });

@@ -1,0 +1,60 @@
+// Chunks folded into a message. Pure: no network, no page, no clock.
+
+/** Adds one chat.completion.chunk to the message. Returns true when it brought something to read. */
+export function fold(message, chunk) {
+  if (chunk.error) {
+    const { message: text, code = null, param = null } = chunk.error;
+    message.error = { message: text, code, param, status: 200, retryAfter: null };
+    return false;
+  }
+  if (chunk.model) message.model = chunk.model;
+  if (chunk.usage) message.usage = chunk.usage;
+  const choice = chunk.choices?.[0];
+  if (!choice) return false;
+  if (choice.finish_reason) message.finishReason = choice.finish_reason;
+  const { content, refusal, reasoning_content: reasoning, tool_calls: calls = [] } = choice.delta ?? {};
+  message.content += (content ?? "") + (refusal ?? "");
+  message.reasoning += reasoning ?? "";
+  for (const call of calls ?? []) foldCall(message.toolCalls, call);
+  return Boolean(content || refusal || reasoning || calls?.length);
+}
+
+function foldCall(toolCalls, { index = 0, id, function: { name, arguments: text } = {} }) {
+  toolCalls[index] ??= { id: "", name: "", arguments: "" };
+  const call = toolCalls[index];
+  if (id) call.id = id;
+  if (name) call.name = name;
+  call.arguments += text ?? "";
+}
+
+/** The message as the API takes it. Reasoning stays here: models do not expect it back. */
+export function toApi({ role, content, toolCalls = [], toolCallId }) {
+  if (role === "tool") return { role, content, tool_call_id: toolCallId };
+  if (toolCalls.length === 0) return { role, content };
+  const calls = toolCalls.map((call) => ({
+    id: call.id,
+    type: "function",
+    function: { name: call.name, arguments: call.arguments },
+  }));
+  return { role, content: content || null, tool_calls: calls };
+}
+
+/** The body of the request that asks for an answer to `messages`. Empty options are the server's to choose. */
+export function toRequest(messages, options) {
+  const system = options.system?.trim() ? [{ role: "system", content: options.system }] : [];
+  const worth = messages.filter((message) => message.content || message.toolCalls?.length);
+  const body = {
+    model: options.model,
+    messages: [...system, ...worth.map(toApi)],
+    stream: true,
+    background: true, // the job goes on when this page goes away
+    stream_options: { include_usage: true },
+  };
+  for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
+    if (options[name] !== undefined && options[name] !== "") body[name] = Number(options[name]);
+  }
+  const stops = (options.stop ?? "").split("\n").filter((line) => line !== "");
+  if (stops.length > 0) body.stop = stops;
+  if (options.tools?.trim()) body.tools = JSON.parse(options.tools);
+  return body;
+}

@@ -1,0 +1,85 @@
+// A model's Markdown as safe elements. While it streams, only the blocks that changed are built again.
+
+import hljs from "../vendor/highlight.js";
+import { Marked } from "../vendor/marked.js";
+import DOMPurify from "../vendor/purify.js";
+import { h, icon } from "./dom.js";
+
+const MAX_HIGHLIGHT = 50_000; // characters; beyond it colour costs more than it gives
+
+const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
+
+const marked = new Marked({
+  gfm: true,
+  breaks: true,
+  renderer: {
+    html: ({ text }) => escape(text), // a tag in an answer is text to read
+    image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`, // nothing is fetched unasked
+  },
+});
+
+const ALLOWED = {
+  ALLOWED_TAGS: (
+    "p br hr a strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td input span sup sub"
+  ).split(" "),
+  ALLOWED_ATTR: ["href", "title", "class", "align", "start", "type", "checked", "disabled"],
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  RETURN_DOM_FRAGMENT: true,
+};
+
+/** Markdown -> DocumentFragment that holds nothing able to run or to load. */
+function render(tokens) {
+  const fragment = DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
+  for (const link of fragment.querySelectorAll("a")) {
+    link.target = "_blank";
+    link.rel = "noopener noreferrer nofollow";
+  }
+  for (const box of fragment.querySelectorAll("input")) {
+    if (box.type === "checkbox") box.disabled = true;
+    else box.remove();
+  }
+  for (const table of fragment.querySelectorAll("table")) {
+    const frame = h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" });
+    table.replaceWith(frame);
+    frame.append(table);
+  }
+  for (const pre of fragment.querySelectorAll("pre")) frameCode(pre);
+  return fragment;
+}
+
+function frameCode(pre) {
+  const code = pre.querySelector("code") ?? pre;
+  const language = /language-([\w+#.-]+)/.exec(code.className)?.[1] ?? "";
+  if (hljs.getLanguage(language) && code.textContent.length < MAX_HIGHLIGHT) {
+    code.innerHTML = hljs.highlight(code.textContent, { language }).value; // escapes its input
+  }
+  pre.tabIndex = 0;
+  const copy = h("button", { type: "button", class: "quiet", "data-copy": "code", "aria-label": "Copy code" }, icon("copy"));
+  const frame = h("div", { class: "code" }, h("div", { class: "code-head" }, h("span", {}, language), copy));
+  pre.replaceWith(frame);
+  frame.append(pre);
+}
+
+export class MarkdownView {
+  constructor(element) {
+    this.element = element;
+    this.blocks = []; // {raw, nodes}: what is on the page, in order
+  }
+
+  update(text) {
+    const tokens = marked.lexer(text);
+    tokens.forEach((token, index) => this.place(token, index, tokens.links));
+    for (const { nodes } of this.blocks.splice(tokens.length)) nodes.forEach((node) => node.remove());
+  }
+
+  place(token, index, links) {
+    const old = this.blocks[index];
+    if (old?.raw === token.raw && old.type === token.type) return;
+    const fragment = render(Object.assign([token], { links }));
+    const nodes = [...fragment.childNodes];
+    const after = old?.nodes[0] ?? this.blocks.slice(index + 1).find((block) => block.nodes.length)?.nodes[0] ?? null;
+    this.element.insertBefore(fragment, after);
+    old?.nodes.forEach((node) => node.remove());
+    this.blocks[index] = { raw: token.raw, type: token.type, nodes };
+  }
+}

@@ -1,0 +1,132 @@
+// One message on the page.
+
+import { isRunning } from "./answer.js";
+import { h, icon } from "./dom.js";
+import { MarkdownView } from "./markdown.js";
+import { advice, ending, figures, progress } from "./words.js";
+
+const NAMES = { user: "You", assistant: "Assistant", tool: "Tool result" };
+
+const action = (name, label, onclick) =>
+  h("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick }, icon(name));
+
+export class MessageView {
+  /** `actions`: edit(message, text), again(message), retry(message), sendToolResult(call, text), openSettings(). */
+  constructor(message, actions) {
+    this.message = message;
+    this.actions = actions;
+    this.body = h("div", { class: "body" });
+    this.markdown = message.role === "assistant" ? new MarkdownView(this.body) : null;
+    this.reasoning = h("details", { class: "fold", hidden: true }, h("summary", {}, "Reasoning"), h("div", { class: "plain" }));
+    this.calls = h("div", { class: "calls" });
+    this.notice = h("div", { class: "notice", hidden: true });
+    this.status = h("span", { class: "status" });
+    this.foot = h("footer", {}, this.status, this.buttons());
+    const name = h("h2", { class: "who" }, NAMES[message.role]);
+    const parts = [name, this.reasoning, this.body, this.calls, this.notice, this.foot];
+    this.element = h("article", { class: `message ${message.role}`, "data-id": message.id }, ...parts);
+    this.update();
+  }
+
+  buttons() {
+    const { message, actions } = this;
+    const copy = h("button", { type: "button", class: "quiet", "data-copy": "message", "aria-label": "Copy", title: "Copy" }, icon("copy"));
+    const buttons = h("span", { class: "actions" }, copy);
+    if (message.role === "user") buttons.append(action("edit", "Edit and send again", () => this.edit()));
+    if (message.role === "assistant") buttons.append(action("again", "Regenerate", () => actions.again(message)));
+    return buttons;
+  }
+
+  update() {
+    const { message } = this;
+    const running = isRunning(message);
+    this.element.classList.toggle("running", running);
+    this.element.setAttribute("aria-busy", String(running));
+    if (this.markdown) this.markdown.update(message.content);
+    else this.body.textContent = message.content;
+    if (message.role === "assistant") this.updateAnswer(running);
+  }
+
+  updateAnswer(running) {
+    const { message } = this;
+    this.reasoning.hidden = !message.reasoning;
+    if (message.reasoning) this.reasoning.lastChild.textContent = message.reasoning;
+    this.reasoning.firstChild.textContent = running && !message.content ? "Reasoning…" : "Reasoning";
+    this.updateCalls(running);
+    this.updateNotice();
+    const words = running ? [progress(message), message.firstAt ? figures(message) : ""] : [ending(message), figures(message)];
+    this.status.textContent = words.filter(Boolean).join(" · ");
+  }
+
+  updateCalls(running) {
+    this.message.toolCalls.forEach((call, index) => {
+      const view = this.calls.children[index] ?? this.calls.appendChild(this.callView(call));
+      view.querySelector(".name").textContent = `Calls ${call.name}`;
+      view.querySelector(".arguments").textContent = pretty(call.arguments);
+      view.querySelector("form").hidden = running || call.answered;
+    });
+  }
+
+  callView(call) {
+    const area = h("textarea", { rows: "2", "aria-label": `Result of ${call.name}`, placeholder: "The tool's result" });
+    const send = (event) => {
+      event.preventDefault();
+      this.actions.sendToolResult(this.message, call, area.value);
+    };
+    return h(
+      "details",
+      { class: "fold" },
+      h("summary", {}, h("span", { class: "name" })),
+      h("pre", { class: "arguments", tabindex: "0" }),
+      h("form", { class: "tool-result", onsubmit: send }, area, h("button", { type: "submit" }, "Send result")),
+    );
+  }
+
+  updateNotice() {
+    const { state, error } = this.message;
+    this.notice.hidden = state !== "failed" && state !== "lost";
+    if (this.notice.hidden || this.notice.childElementCount > 0) {
+      if (this.notice.hidden) this.notice.replaceChildren();
+      return;
+    }
+    const lost = { message: "The connection was lost.", status: 0 };
+    const told = state === "lost" ? lost : error;
+    const retry = h("button", { type: "button", onclick: () => this.actions.retry(this.message) }, "Try again");
+    const settings = h("button", { type: "button", onclick: () => this.actions.openSettings() }, "Settings");
+    this.notice.append(h("strong", {}, told.message), h("p", {}, advice(told)), h("p", { class: "row" }, retry, settings));
+  }
+
+  edit() {
+    const area = h("textarea", { rows: "3", "aria-label": "Edit message" });
+    area.value = this.message.content;
+    const close = () => {
+      form.remove();
+      this.element.classList.remove("editing");
+      this.foot.querySelector('[aria-label^="Edit"]').focus();
+    };
+    const save = (event) => {
+      event.preventDefault();
+      if (area.value.trim()) this.actions.edit(this.message, area.value);
+    };
+    const keys = (event) => {
+      if (event.key === "Escape") close();
+      else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(event);
+      else return;
+      event.stopPropagation();
+    };
+    const cancel = h("button", { type: "button", class: "plain-button", onclick: close }, "Cancel");
+    const row = h("p", { class: "row" }, h("button", { type: "submit", class: "primary" }, "Send"), cancel);
+    const form = h("form", { class: "edit", onsubmit: save, onkeydown: keys }, area, row);
+    this.element.classList.add("editing");
+    this.body.after(form);
+    area.focus();
+  }
+}
+
+function pretty(text) {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text; // still streaming, or not JSON: as it came
+  }
+}

@@ -1,0 +1,18 @@
+// auto (as the system is) -> light -> dark, kept in the browser.
+
+const ORDER = ["auto", "light", "dark"];
+
+export function wireTheme(button) {
+  const root = document.documentElement;
+  const show = () => {
+    button.textContent = { auto: "◐", light: "☀", dark: "☾" }[root.dataset.theme];
+    button.setAttribute("aria-label", `Theme: ${root.dataset.theme}`);
+    button.title = `Theme: ${root.dataset.theme}`;
+  };
+  button.addEventListener("click", () => {
+    root.dataset.theme = ORDER[(ORDER.indexOf(root.dataset.theme) + 1) % ORDER.length];
+    localStorage.setItem("omni.theme", root.dataset.theme);
+    show();
+  });
+  show();
+}

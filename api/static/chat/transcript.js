@@ -1,0 +1,73 @@
+// The messages of the open conversation, drawn at most once a frame, kept at the bottom while the reader is there.
+
+import { copyText, h, icon } from "./dom.js";
+import { MessageView } from "./message_view.js";
+
+const NEAR_PX = 80;
+
+export class Transcript {
+  constructor({ scroller, list, jump, actions }) {
+    Object.assign(this, { scroller, list, jump, actions });
+    this.views = new Map(); // message id -> MessageView
+    this.changed = new Set();
+    this.isFollowing = true;
+    scroller.addEventListener("scroll", () => this.noticeScroll(), { passive: true });
+    jump.addEventListener("click", () => this.toEnd());
+    list.addEventListener("click", (event) => this.copy(event.target.closest("[data-copy]")));
+  }
+
+  show(conversation) {
+    this.views.clear();
+    this.changed.clear();
+    this.list.replaceChildren();
+    for (const message of conversation.messages) this.add(message);
+    this.toEnd();
+  }
+
+  add(message) {
+    const view = new MessageView(message, this.actions);
+    this.views.set(message.id, view);
+    this.list.append(view.element);
+    this.toEnd();
+  }
+
+  /** Draws soon; a message that is not on the page is left alone. */
+  update(message) {
+    if (!this.views.has(message.id)) return;
+    if (this.changed.size === 0) requestAnimationFrame(() => this.draw());
+    this.changed.add(message.id);
+  }
+
+  draw() {
+    for (const id of this.changed) this.views.get(id)?.update();
+    this.changed.clear();
+    if (this.isFollowing) this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+
+  noticeScroll() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
+    this.isFollowing = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    this.jump.hidden = this.isFollowing;
+  }
+
+  toEnd() {
+    this.isFollowing = true;
+    this.jump.hidden = true;
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+
+  async copy(button) {
+    if (!button) return;
+    const view = this.views.get(button.closest("article").dataset.id);
+    const code = button.closest(".code")?.querySelector("pre");
+    await copyText(code ? code.textContent : view.message.content);
+    button.replaceChildren(icon("check"));
+    setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+  }
+}
+
+/** What an empty conversation shows: a few things to say. */
+export function welcome(suggestions, onPick) {
+  const buttons = suggestions.map((text) => h("button", { type: "button", onclick: () => onPick(text) }, text));
+  return h("div", { class: "welcome" }, h("h2", {}, "What shall we talk about?"), h("div", { class: "suggestions" }, ...buttons));
+}

@@ -1,0 +1,45 @@
+// What the page says about a message: where it stands, how fast it was, what to do about an error.
+
+const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 2 : 1)} s`;
+
+/** The line under a running answer. */
+export function progress({ state, queued, retrying }) {
+  if (retrying) return "Connection lost. Reconnecting…";
+  if (queued?.position > 0) {
+    const wait = queued.eta ? `, about ${Math.max(1, Math.round(queued.eta))} s` : "";
+    return `Waiting: number ${queued.position} in line${wait}`;
+  }
+  return { sending: "Sending…", waiting: "Waiting for the first token…", streaming: "" }[state] ?? "";
+}
+
+/** "184 tokens · 61.2 tokens/s · first token after 0.21 s" */
+export function figures(message) {
+  const { usage, sentAt, firstAt, lastAt, numDeltas, resumed } = message;
+  const tokens = usage?.completion_tokens ?? numDeltas;
+  const about = usage ? "" : "≈ ";
+  const parts = [];
+  if (tokens) parts.push(`${about}${tokens} token${tokens === 1 ? "" : "s"}`);
+  if (!resumed && tokens > 1 && lastAt > firstAt) parts.push(`${about}${((tokens - 1) / ((lastAt - firstAt) / 1000)).toFixed(1)} tokens/s`);
+  if (firstAt) parts.push(`first token after ${seconds(firstAt - sentAt)}`);
+  return parts.join(" · ");
+}
+
+/** Why the answer ended, where that is worth a word. */
+export function ending({ state, finishReason }) {
+  if (state === "stopped") return "Stopped";
+  if (state !== "done") return "";
+  return { length: "Cut at the token limit", content_filter: "Withheld by a filter" }[finishReason] ?? "";
+}
+
+/** One sentence on what to do next. */
+export function advice({ status, code, retryAfter }) {
+  if (code === "context_length_exceeded") return "Start a new chat, or lower the token limit in the settings.";
+  if (code === "model_not_found") return "Choose another model at the top.";
+  if (status === 0) return "Check that the server runs and that you are online; then try again.";
+  if (status === 401 || status === 403) return "Enter a valid API key in the settings.";
+  if (status === 404) return "The server no longer has this answer. Ask again.";
+  if (status === 429) return `Too many requests now. Try again in ${retryAfter ?? "a few"} s.`;
+  if (status === 503) return `Try again in ${retryAfter ?? "a few"} s.`;
+  if (status === 400 || status === 422) return "Change the message or the settings, then try again.";
+  return "Try again; if it happens again, look at the server's log.";
+}

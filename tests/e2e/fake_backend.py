@@ -1,0 +1,232 @@
+"""A stand-in for the API that does what a real one does only on a bad day: the page's tests choose by what they type.
+
+The last user message picks the script: its first word is a key of SCRIPTS, anything else is echoed.
+"""
+
+import json
+import mimetypes
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+STATIC = Path(__file__).parents[2] / "api" / "static"
+CSP = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
+KEY = "sk-local"
+STEP_S = 0.02
+
+MARKDOWN = """Here is **bold**, `code` and a [link](https://example.com).
+
+| planet | moons |
+|---|---|
+| Mars | 2 |
+
+```python
+def greet(name: str) -> str:
+    return f"Hello, {name}"  # friendly
+```
+
+<img src=x onerror=alert(1)> <script>alert(2)</script>
+[bad](javascript:alert(3)) ![pixel](https://example.com/x.png)
+
+1. one
+2. two
+"""
+
+
+def words(text: str) -> list[dict[str, Any]]:
+    return [{"content": part} for part in text.replace("\n", "\n\0").replace(" ", " \0").split("\0")]
+
+
+def tool_call() -> list[dict[str, Any]]:
+    head = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
+    parts = ['{"city"', ': "Par', 'is"}']
+    return [{"tool_calls": [head]}] + [
+        {"tool_calls": [{"index": 0, "function": {"arguments": part}}]} for part in parts
+    ]
+
+
+SCRIPTS = {
+    "markdown": lambda: words(MARKDOWN),
+    "reason": lambda: [{"reasoning_content": "Let me think. "}, {"reasoning_content": "2 + 2."}, *words("It is 4.")],
+    "tool": tool_call,
+    "slow": lambda: words(" ".join(f"w{number}" for number in range(200))),
+    "drop": lambda: words(" ".join(f"w{number}" for number in range(60))),
+    "queue": lambda: words("My turn at last."),
+    "fail": lambda: [
+        *words("Half an answer"),
+        {"error": {"message": "CUDA out of memory", "code": 500, "param": None}},
+    ],
+}
+
+
+class Job:
+    """An answer that is made whether or not somebody reads it."""
+
+    def __init__(self, job_id: str, text: str) -> None:
+        self.id = job_id
+        self.kind = text.split(" ")[0]
+        self.deltas = SCRIPTS[self.kind]() if self.kind in SCRIPTS else words(f"You said: {text}")
+        self.started = time.monotonic() + (1.5 if self.kind == "queue" else 0.1)
+        self.cancelled = False
+        self.is_dropped = False
+
+    def frames(self) -> list[dict[str, Any]]:
+        """Those that are there by now."""
+        num_made = max(0, int((time.monotonic() - self.started) / STEP_S))
+        made = [self.frame(delta) for delta in self.deltas[:num_made]]
+        if num_made <= len(self.deltas):
+            return made
+        last = "tool_calls" if self.kind == "tool" else "stop"
+        usage = {"prompt_tokens": 7, "completion_tokens": len(self.deltas), "total_tokens": 7 + len(self.deltas)}
+        return [*made, self.frame({}, last), {"id": self.id, "model": "fake", "choices": [], "usage": usage}]
+
+    def frame(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        if "error" in delta:
+            return delta
+        return {
+            "id": self.id,
+            "model": "fake",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+        }
+
+
+class Backend(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.numbers = count(1)
+        self.jobs: dict[str, Job] = {}
+        self.by_idempotency_key: dict[str, Job] = {}
+        self.log: list[str] = []  # "METHOD path", in order
+        self.bodies: list[dict[str, Any]] = []
+        self.refusals: list[tuple[int, dict[str, Any]]] = []  # given to the next POSTs instead of an answer
+        self.board: dict[str, Any] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Backend
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        pages = {"/": "index.html", "/board": "board.html"}
+        if path in pages or path.startswith("/static/"):
+            return self.send_file(STATIC / pages.get(path, path.removeprefix("/static/")))
+        self.server.log.append(f"GET {self.path}")
+        if self.is_refused():
+            return None
+        if path == "/v1/models":
+            return self.send_json(200, {"data": [{"id": "fake", "root": "a script"}, {"id": "other", "root": "none"}]})
+        if path == "/admin/board":
+            return self.stream_board()
+        job = self.server.jobs.get(path.rsplit("/", 1)[-1])
+        if job is None:
+            return self.send_json(404, {"error": {"message": "There is no such job.", "code": "not_found"}})
+        after = dict(part.split("=") for part in query.split("&")).get("starting_after", "0")
+        return self.stream(job, int(after))
+
+    def do_POST(self) -> None:
+        self.server.log.append(f"POST {self.path}")
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        if self.is_refused():
+            return None
+        if self.server.refusals:
+            status, error = self.server.refusals.pop(0)
+            return self.send_json(status, {"error": error})
+        key = self.headers["Idempotency-Key"]
+        job = self.server.by_idempotency_key.get(key)
+        if job is None:
+            job = Job(f"chatcmpl-{next(self.server.numbers)}", body["messages"][-1]["content"])
+            self.server.by_idempotency_key[key] = self.server.jobs[job.id] = job
+        return self.stream(job, 0)
+
+    def do_DELETE(self) -> None:
+        self.server.log.append(f"DELETE {self.path}")
+        job = self.server.jobs.get(self.path.rsplit("/", 1)[-1])
+        if job:
+            job.cancelled = True
+        self.send_json(200, {"deleted": job is not None})
+
+    def is_refused(self) -> bool:
+        if self.headers["Authorization"] == f"Bearer {KEY}":
+            return False
+        self.send_json(401, {"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}})
+        return True
+
+    def stream(self, job: Job, after: int) -> None:
+        self.start_stream({"Omni-Job-Id": job.id})
+        sent = after
+        while not job.cancelled:
+            if (wait := job.started - time.monotonic()) > 0.2:
+                self.write(f": queued position={1 + int(wait / 0.5)} eta={round(wait)}\n\n")
+            frames = job.frames()
+            for number, frame in enumerate(frames[sent:], sent + 1):
+                name = "" if "error" in frame else f"id: {number}\n"
+                self.write(f"{name}data: {json.dumps(frame)}\n\n")
+            sent = max(sent, len(frames))
+            if sent > 20 and job.kind == "drop" and not job.is_dropped:
+                job.is_dropped = True
+                return self.connection.close()
+            if len(frames) == len(job.deltas) + 2:
+                return self.write("data: [DONE]\n\n")
+            time.sleep(STEP_S)
+
+    def stream_board(self) -> None:
+        self.start_stream({})
+        for _ in range(600):
+            self.write(f"data: {json.dumps(self.server.board | {'time': time.time()})}\n\n")
+            time.sleep(0.1)
+
+    def start_stream(self, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Type": "text/event-stream", "Connection": "close", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+
+    def write(self, text: str) -> None:
+        self.wfile.write(text.encode())
+
+    def send_json(self, status: int, body: dict[str, Any]) -> None:
+        self.send_body(status, "application/json", json.dumps(body).encode())
+
+    def send_file(self, path: Path) -> None:
+        if not path.is_file():
+            return self.send_json(404, {"error": {"message": "Not found"}})
+        return self.send_body(200, mimetypes.guess_type(path)[0] or "text/plain", path.read_bytes())
+
+    def send_body(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Security-Policy", CSP)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError:
+            pass  # the page left
+
+
+@contextmanager
+def fake_backend() -> Iterator[Backend]:
+    with Backend() as backend:
+        threading.Thread(target=backend.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield backend
+        backend.shutdown()
