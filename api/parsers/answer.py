@@ -1,0 +1,41 @@
+"""The whole answer: reasoning first, then content and tool calls."""
+
+from api.parsers.pieces import Content, Piece, merged
+from api.parsers.reasoning import ReasoningParser
+from api.parsers.tool_calls import ToolCallParser
+from common.tool_grammars import ToolCallFormat
+
+
+class AnswerParser:
+    """Feed it the text of one choice. Either part can be off: `reasons` False, `format` None."""
+
+    def __init__(
+        self, *, reasons: bool, opened: bool = False, format: ToolCallFormat | None = None, id_seed: str = ""
+    ) -> None:
+        self._reasoning = ReasoningParser(opened=opened) if reasons else None
+        self._tool_calls = ToolCallParser(format, id_seed) if format else None
+
+    @property
+    def is_thinking(self) -> bool:
+        """The text fed so far ends inside the reasoning."""
+        return self._reasoning is not None and self._reasoning.is_thinking
+
+    @property
+    def num_calls(self) -> int:
+        return self._tool_calls.num_calls if self._tool_calls else 0
+
+    def feed(self, text: str) -> list[Piece]:
+        return self._with_calls(self._reasoning.feed(text) if self._reasoning else [Content(text)])
+
+    def finish(self) -> list[Piece]:
+        """What was held back, now that nothing follows."""
+        pieces = self._with_calls(self._reasoning.finish() if self._reasoning else [])
+        return merged([*pieces, *(self._tool_calls.finish() if self._tool_calls else [])])
+
+    def _with_calls(self, pieces: list[Piece]) -> list[Piece]:
+        if self._tool_calls is None:
+            return merged(pieces)
+        result: list[Piece] = []
+        for piece in pieces:
+            result += self._tool_calls.feed(piece.text) if isinstance(piece, Content) else [piece]
+        return merged(result)

@@ -1,0 +1,86 @@
+"""What an answer is made of, piece by piece. Text that was given out is never taken back."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Text of the answer itself."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Text that the model thought before its answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStart:
+    """A call begins; its arguments follow in pieces with the same index."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallArguments:
+    """More of a call's arguments (JSON text)."""
+
+    index: int
+    text: str
+
+
+Piece = Content | Reasoning | ToolCallStart | ToolCallArguments
+
+
+class CallPieces:
+    """Numbers the calls of one answer. Ids follow from the seed alone: a replayed answer has the same ones."""
+
+    def __init__(self, id_seed: str, *, short_ids: bool = False) -> None:
+        self._id_seed = id_seed
+        self._short_ids = short_ids  # some templates refuse ids of other than nine letters and digits
+        self.num_started = 0
+
+    def start(self, name: str) -> ToolCallStart:
+        digest = hashlib.sha256(f"{self._id_seed}/{self.num_started}".encode()).hexdigest()
+        self.num_started += 1
+        return ToolCallStart(self.num_started - 1, digest[:9] if self._short_ids else f"call_{digest[:24]}", name)
+
+    def arguments(self, text: str) -> ToolCallArguments:
+        """More arguments of the call that was started last."""
+        return ToolCallArguments(self.num_started - 1, text)
+
+
+def merged(pieces: Iterable[Piece]) -> list[Piece]:
+    """The same pieces with neighbours of one kind joined and empty ones left out."""
+    result: list[Piece] = []
+    for piece in pieces:
+        last = result[-1] if result else None
+        if not isinstance(piece, ToolCallStart) and not piece.text:
+            continue
+        if isinstance(piece, Content) and isinstance(last, Content):
+            result[-1] = Content(last.text + piece.text)
+        elif isinstance(piece, Reasoning) and isinstance(last, Reasoning):
+            result[-1] = Reasoning(last.text + piece.text)
+        elif isinstance(piece, ToolCallArguments) and isinstance(last, ToolCallArguments) and last.index == piece.index:
+            result[-1] = ToolCallArguments(last.index, last.text + piece.text)
+        else:
+            result.append(piece)
+    return result
+
+
+def num_held(text: str, markers: Iterable[str]) -> int:
+    """How many characters at the text's end may be the beginning of a marker."""
+    longest = 0
+    for marker in markers:
+        for length in range(min(len(marker) - 1, len(text)), longest, -1):
+            if text.endswith(marker[:length]):
+                longest = length
+                break
+    return longest

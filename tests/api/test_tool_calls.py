@@ -1,0 +1,185 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.parsers.answer import AnswerParser
+from api.parsers.pieces import Content, Reasoning, ToolCallArguments, ToolCallStart, merged
+from api.parsers.tool_calls import ToolCallParser, choose_format
+
+DSML = "｜DSML｜"
+HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+DEEPSEEK = (
+    f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n'
+    f'<{DSML}parameter name="city" string="true">Paris "X" <b></{DSML}parameter>\n'
+    f'<{DSML}parameter name="days" string="false">3</{DSML}parameter>\n'
+    f'</{DSML}invoke>\n<{DSML}invoke name="now">\n\n</{DSML}invoke>\n</{DSML}function_calls>'
+)
+FORMATS = ["hermes", "llama3_json", "mistral", "mistral_args", "deepseek_v32"]
+
+
+def parse(format, deltas):
+    parser = ToolCallParser(format, "job-1/0")
+    pieces = [piece for delta in deltas for piece in parser.feed(delta)]
+    return merged([*pieces, *parser.finish()])
+
+
+def calls(pieces):
+    """(name, arguments) of every call, and the content around them."""
+    names = {piece.index: piece.name for piece in pieces if isinstance(piece, ToolCallStart)}
+    texts = {index: "" for index in names}
+    for piece in pieces:
+        if isinstance(piece, ToolCallArguments):
+            texts[piece.index] += piece.text
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
+    return [(names[index], texts[index]) for index in sorted(names)], content
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "expected"),
+    [
+        ("hermes", HERMES, [("get_weather", '{"city": "Paris"}')]),
+        ("hermes", HERMES + "\n" + HERMES.replace("Paris", "Rome"), [("get_weather", '{"city": "Paris"}'), ("get_weather", '{"city": "Rome"}')]),
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', [("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f"}</tool_call>', [("f", "{}")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "}"}}}\n</tool_call>', [("f", '{"a": "}"}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}}', [("f", "{}")]),
+        ("llama3_json", '{"name": "f", "parameters": {"a": [1, 2]}}', [("f", '{"a": [1, 2]}')]),
+        ("llama3_json", '<|python_tag|>{"type": "function", "name": "f", "parameters": {}}', [("f", "{}")]),
+        ("llama3_json", '{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}', [("f", "{}"), ("g", "{}")]),
+        ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "]"}}, {"name": "g", "arguments": {}}]', [("f", '{"a": "]"}'), ("g", "{}")]),
+        ("mistral", '[TOOL_CALLS]{"name": "f", "arguments": {}}', [("f", "{}")]),
+        ("mistral_args", '[TOOL_CALLS]f[ARGS]{"a": {"b": 2}}', [("f", '{"a": {"b": 2}}')]),
+        ("mistral_args", '[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{}[TOOL_CALLS]g{"x": 1}', [("f", "{}"), ("g", '{"x": 1}')]),
+        ("deepseek_v32", DEEPSEEK, [("get_weather", '{"city": "Paris \\"X\\" <b>", "days": 3}'), ("now", "{}")]),
+    ],
+)  # fmt: skip
+def test_each_format_is_read_as_calls_with_nothing_left_as_text(format, text, expected):
+    assert calls(parse(format, [text])) == (expected, "")
+    assert all(isinstance(json.loads(arguments), dict) for _, arguments in expected)
+
+
+def test_text_before_and_after_a_call_is_content_without_the_blank_space_between():
+    assert calls(parse("hermes", ["I look.\n\n" + HERMES + "\nDone."]))[1] == "I look.\nDone."
+    assert calls(parse("hermes", ["I look.\n\n" + HERMES + "\n"]))[1] == "I look."
+
+
+def test_arguments_stream_as_they_are_written():
+    parser = ToolCallParser("hermes", "seed")
+    assert parser.feed('<tool_call>{"name": "f", "argu') == []
+    start, first = parser.feed('ments": {"city": "Pa')
+    assert (start.name, first.text) == ("f", '{"city": "Pa')
+    assert parser.feed('ris"}') == [ToolCallArguments(0, 'ris"}')]
+
+
+def test_a_string_parameter_of_dsml_streams_as_json():
+    parser = ToolCallParser("deepseek_v32", "seed")
+    parser.feed(f'<{DSML}function_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="a" string="true">')
+    assert parser.feed('two\n"words"') == [ToolCallArguments(0, 'two\\n\\"words\\"')]
+
+
+def test_a_dsml_value_that_is_not_json_is_mended_to_a_string():
+    text = DEEPSEEK.replace(">3<", ">three<")
+    [(_, arguments), _] = calls(parse("deepseek_v32", [text]))[0]
+    assert json.loads(arguments)["days"] == "three"
+
+
+BROKEN = [
+    ("hermes", "<tool_call>not json</tool_call>"),
+    ("hermes", '<tool_call>{"name": 3, "arguments": {}}</tool_call>'),
+    ("hermes", '<tool_call>\n{"na'),
+    ("hermes", "a < b, <tool"),
+    ("hermes", "</tool_call>"),
+    ("llama3_json", '{"city": "Paris", "days": 3}'),
+    ("llama3_json", '{"name": "Ada", "age": 36}'),
+    ("llama3_json", '{"name": "Ada"}'),
+    ("llama3_json", "{1, 2}"),
+    ("llama3_json", "<|python_tag|>print(1)"),
+    ("mistral", "[TOOL_CALLS] [1, 2]"),
+    ("mistral", "[TOOL_CALLS] []"),
+    ("mistral", "[TOOL_CALLS] ["),
+    ("mistral_args", "[TOOL_CALLS]what is this?"),
+    ("mistral_args", "[TOOL_CALLS]f[ARGS]"),
+    ("deepseek_v32", f"<{DSML}function_calls>\n<{DSML}invoke>"),
+    ("deepseek_v32", f"<{DSML}function_calls>\nhello"),
+    ("deepseek_v32", f"<{DSML}function_calls></{DSML}function_calls>"),
+    ("deepseek_v32", f"I write <{DSML}func"),
+]
+
+
+@pytest.mark.parametrize(("format", "text"), BROKEN)
+def test_what_is_no_call_comes_out_as_the_text_that_it_was(format, text):
+    assert calls(parse(format, [text])) == ([], text)
+    assert calls(parse(format, list(text))) == ([], text)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_plain_text_is_untouched(format):
+    text = "  Hello, <b>world</b>!\n\n- a [link]\n"
+    assert parse(format, list(text)) == [Content(text)]
+
+
+def test_a_call_that_breaks_after_it_began_leaks_no_markup():
+    text = '<tool_call>{"name": "f", "arguments": {"a": 1]}}</tool_call>Bye.'
+    assert calls(parse("hermes", [text])) == ([("f", '{"a": 1')], "Bye.")
+
+
+def test_ids_follow_from_the_seed_and_differ_between_calls():
+    first = [piece.id for piece in parse("hermes", [HERMES + HERMES]) if isinstance(piece, ToolCallStart)]
+    again = [piece.id for piece in parse("hermes", list(HERMES + HERMES)) if isinstance(piece, ToolCallStart)]
+    assert first == again
+    assert len(set(first)) == 2
+    assert first[0].startswith("call_")
+
+
+def test_mistrals_ids_have_the_nine_letters_that_its_templates_ask_for():
+    start = parse("mistral", ['[TOOL_CALLS][{"name": "f", "arguments": {}}]'])[0]
+    assert len(start.id) == 9
+    assert start.id.isalnum()
+
+
+PARTS = {
+    "hermes": ["<tool_call>", "</tool_call>", HERMES, '{"name": "f", "arguments": {"a": "x"}}', "}", "<tool", "\n", " ", "hi", '"', "{"],
+    "llama3_json": ["<|python_tag|>", '{"name": "f", "parameters": {"a": 1}}', '{"name": "f", ', ";", "{", "}", " ", "hi", "<|py"],
+    "mistral": ["[TOOL_CALLS]", "[", '{"name": "f", "arguments": {}}', "]", ",", "f[ARGS]", "{}", '{"a": 1', " ", "hi"],
+    "mistral_args": ["[TOOL_CALLS]", "f[ARGS]", "{}", '{"a": [1', "]}", " ", "hi", "[TOOL", "[CALL_ID]x"],
+    "deepseek_v32": [DEEPSEEK, f"<{DSML}function_calls>", f'<{DSML}invoke name="f">', f'<{DSML}parameter name="a" string="true">',
+                     f'<{DSML}parameter name="b" string="false">', f"</{DSML}parameter>", f"</{DSML}invoke>", f"</{DSML}function_calls>",
+                     "<", ">", "\n", "1", "hi"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(choice=st.data())
+def test_where_a_text_is_cut_does_not_matter(format, choice):
+    text = "".join(choice.draw(st.lists(st.sampled_from(PARTS[format]), max_size=9)))
+    edges = sorted({0, len(text), *choice.draw(st.lists(st.integers(0, len(text)), max_size=9))})
+    deltas = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    assert parse(format, deltas) == parse(format, [text]) == parse(format, list(text))
+
+
+def test_an_answer_is_reasoning_then_content_then_calls():
+    parser = AnswerParser(reasons=True, format="hermes", id_seed="job-1/0")
+    pieces = parser.feed("<think>Which <tool_call>?</think>\n\nI look.\n" + HERMES) + parser.finish()
+    assert pieces[:2] == [Reasoning("Which <tool_call>?"), Content("I look.")]
+    assert [type(piece) for piece in pieces[2:]] == [ToolCallStart, ToolCallArguments]
+    assert parser.num_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "architecture", "format"),
+    [
+        ("{{ '<tool_call>\\n' }}", "qwen3", "hermes"),
+        ("<tool_call><function=", "qwen3_moe", None),
+        ("{{ '[TOOL_CALLS] [' }}", "mistral", "mistral"),
+        ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral", "mistral_args"),
+        ("{{ '\"parameters\": ' }} <|python_tag|>", "llama", "llama3_json"),
+        (None, "deepseek_v32", "deepseek_v32"),
+        (None, "llama", None),
+        ("{{ messages }}", "llama", None),
+    ],
+)
+def test_the_format_is_read_off_the_template(template, architecture, format):
+    assert choose_format(template, architecture) == format
