@@ -4,6 +4,7 @@ Every change is one Lua script (common/scripts), so a process that dies leaves n
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -111,7 +112,7 @@ class Store:
         )
         reply = self._scripts.run(
             "submit", request.id, submission.queue, submission.owner, self.max_queue, submission.weight, idempotency,
-            submission.body_digest, int(submission.background), int(submission.deadline_s * 1000), len(ours),
+            submission.body_digest, int(submission.background), math.ceil(submission.deadline_s * 1000), len(ours),
             *_flat(ours), *_flat(rq_job),
         )  # fmt: skip
         if reply[0] == b"full":

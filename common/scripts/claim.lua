@@ -20,6 +20,12 @@ else
 end
 
 local id = id_of(member)
+local deadline = redis.call('ZSCORE', 'omni:deadlines:' .. queue, id)
+if deadline and tonumber(deadline) <= now_ms() then
+  redis.call('ZREM', 'omni:deadlines:' .. queue, id)
+  cancel(id, 'timeout', DEADLINE_PASSED, iso)
+  return {'again'}
+end
 local key, rq = 'omni:job:' .. id, 'rq:job:' .. id
 local f = redis.call('HMGET', key, 'request', 'score', 'revision', 'cancel')
 if f[4] then  -- flagged while a worker that has died held it

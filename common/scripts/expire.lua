@@ -3,7 +3,7 @@
 local queue, now = ARGV[1], now_ms()
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'omni:deadlines:' .. queue, 0, now, 'LIMIT', 0, 100)) do
   redis.call('ZREM', 'omni:deadlines:' .. queue, id)
-  cancel(id, 'timeout', 'The request passed its deadline before it was finished; allow more time or ask for fewer tokens.', ARGV[3])
+  cancel(id, 'timeout', DEADLINE_PASSED, ARGV[3])
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'omni:readers:' .. queue, 0, now - tonumber(ARGV[2]), 'LIMIT', 0, 100)) do
   redis.call('ZREM', 'omni:readers:' .. queue, id)

@@ -1,6 +1,8 @@
 -- Put in front of every script: the clock, the names of keys, and the one way in which a job ends.
 local RQ_STATUS = {finished = 'finished', failed = 'failed', cancelled = 'canceled'}
 
+local DEADLINE_PASSED = 'The request passed its deadline before it was finished; allow more time or ask for fewer tokens.'
+
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)

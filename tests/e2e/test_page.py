@@ -1,0 +1,363 @@
+"""The chat page and the board in a real browser, against a backend that can misbehave on demand."""
+
+import re
+
+import pytest
+
+from tests.e2e.fake_backend import fake_backend
+
+ANSWER = ".message.assistant:last-child"
+ALL_WORDS = " ".join(f"w{number}" for number in range(200))
+
+
+@pytest.fixture
+def backend():
+    with fake_backend() as backend:
+        yield backend
+
+
+@pytest.fixture
+def chat(page, backend):
+    page.set_default_timeout(15_000)
+    page.goto(backend.url)
+    page.wait_for_selector("#model option", state="attached")
+    return page
+
+
+def say(page, text):
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+
+
+def until_done(page):
+    page.wait_for_selector(f"{ANSWER}[aria-busy=false]")
+
+
+def answer(page):
+    return page.inner_text(f"{ANSWER} .body")
+
+
+def num_words(page):
+    return len(answer(page).split())
+
+
+def wait_for_words(page, number):
+    page.wait_for_function(
+        "([selector, number]) => document.querySelector(selector)?.innerText.split(/\\s+/).length >= number",
+        arg=[f"{ANSWER} .body", number],
+    )
+
+
+# Talking
+
+
+def test_an_answer_streams_and_says_how_fast_it_was(chat):
+    say(chat, "slow")
+    wait_for_words(chat, 5)
+    assert 5 <= num_words(chat) < 200
+    until_done(chat)
+    assert answer(chat) == ALL_WORDS
+    status = chat.inner_text(f"{ANSWER} .status")
+    assert re.fullmatch(r"200 tokens · [\d.]+ tokens/s · first token after 0\.\d\d s", status)
+
+
+def test_the_request_carries_what_the_settings_say(chat, backend):
+    chat.click("#open-panel")
+    values = {"system": "Be brief.", "temperature": "0", "top_p": "0.5", "max_tokens": "9", "seed": "4", "stop": "a\nb"}
+    for name, value in values.items():
+        chat.fill(f"#option-{name}", value)
+    chat.fill("#option-temperature", "7")
+    assert chat.inner_text("#error-temperature") != ""
+    chat.fill("#option-temperature", "0")
+    chat.press("#option-temperature", "Escape")
+    chat.select_option("#model", "other")
+    say(chat, "hi there")
+    until_done(chat)
+    assert backend.bodies == [
+        {
+            "model": "other",
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi there"}],
+            "stream": True,
+            "background": True,
+            "stream_options": {"include_usage": True},
+            "temperature": 0,
+            "top_p": 0.5,
+            "max_tokens": 9,
+            "seed": 4,
+            "stop": ["a", "b"],
+        }
+    ]
+
+
+def test_the_place_in_line_is_shown_while_one_waits(chat):
+    say(chat, "queue")
+    chat.wait_for_selector(f"{ANSWER} .status:has-text('Waiting: number 2 in line')")
+    until_done(chat)
+    assert answer(chat) == "My turn at last."
+
+
+def test_escape_stops_and_cancels_the_job(chat, backend):
+    say(chat, "slow")
+    wait_for_words(chat, 5)
+    chat.keyboard.press("Escape")
+    until_done(chat)
+    assert "Stopped" in chat.inner_text(f"{ANSWER} .status")
+    assert 5 <= num_words(chat) < 200
+    chat.wait_for_function("document.activeElement.id === 'text'")
+    assert backend.log[-1] == "DELETE /v1/jobs/chatcmpl-1"
+
+
+def test_regenerate_asks_again_and_edit_cuts_what_followed(chat, backend):
+    say(chat, "one")
+    until_done(chat)
+    say(chat, "two")
+    until_done(chat)
+    chat.click(f"{ANSWER} [aria-label=Regenerate]")
+    until_done(chat)
+    assert [body["messages"][-1]["content"] for body in backend.bodies] == ["one", "two", "two"]
+    chat.click(".message.user >> nth=0 >> [aria-label^=Edit]")
+    chat.fill("[aria-label='Edit message']", "three")
+    chat.press("[aria-label='Edit message']", "Control+Enter")
+    until_done(chat)
+    assert chat.locator(".message").count() == 2
+    assert answer(chat) == "You said: three"
+
+
+def test_reasoning_is_folded_and_not_sent_back(chat, backend):
+    say(chat, "reason")
+    until_done(chat)
+    assert answer(chat) == "It is 4."
+    assert not chat.locator(f"{ANSWER} .fold .plain").first.is_visible()
+    chat.click(f"{ANSWER} summary:has-text('Reasoning')")
+    assert chat.inner_text(f"{ANSWER} .fold .plain") == "Let me think. 2 + 2."
+    say(chat, "more")
+    until_done(chat)
+    assert backend.bodies[-1]["messages"][1] == {"role": "assistant", "content": "It is 4."}
+
+
+def test_a_tool_call_is_shown_and_its_result_sent(chat, backend):
+    say(chat, "tool")
+    until_done(chat)
+    chat.click(f"{ANSWER} summary:has-text('Calls get_weather')")
+    assert '"city": "Paris"' in chat.inner_text(f"{ANSWER} .arguments")
+    chat.fill("[aria-label='Result of get_weather']", "21 degrees")
+    chat.click("text=Send result")
+    until_done(chat)
+    call, result = backend.bodies[-1]["messages"][-2:]
+    assert call["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    assert result == {"role": "tool", "content": "21 degrees", "tool_call_id": "call_1"}
+
+
+def test_markdown_is_drawn_and_nothing_in_it_runs_or_loads(chat):
+    requests = []
+    chat.on("request", lambda request: requests.append(request.url))
+    say(chat, "markdown")
+    until_done(chat)
+    assert chat.locator(f"{ANSWER} .body strong").inner_text() == "bold"
+    assert chat.locator(f"{ANSWER} .body .hljs-keyword").count() > 0
+    assert "<script>alert(2)</script>" in answer(chat)
+    assert chat.locator(f"{ANSWER} .body :is(img, script, style, iframe, [onerror], [href^=javascript])").count() == 0
+    assert not [url for url in requests if "example.com" in url]
+
+
+# Nothing lost
+
+
+def test_a_reload_in_mid_answer_goes_on_where_it_was(chat, backend):
+    say(chat, "slow")
+    wait_for_words(chat, 20)
+    chat.reload()
+    wait_for_words(chat, 20)
+    until_done(chat)
+    assert answer(chat) == ALL_WORDS
+    assert len(backend.bodies) == 1
+    assert any(
+        re.search(r"GET /v1/chat/completions/chatcmpl-1\?stream=true&starting_after=\d+", line) for line in backend.log
+    )
+
+
+def test_an_answer_goes_on_while_another_conversation_is_open(chat):
+    say(chat, "slow")
+    wait_for_words(chat, 5)
+    chat.click("#new-chat")
+    say(chat, "hello")
+    until_done(chat)
+    chat.click("#conversations >> text=slow")
+    wait_for_words(chat, 200)
+    assert answer(chat) == ALL_WORDS
+
+
+def test_a_broken_connection_is_picked_up_without_a_gap_or_a_repeat(chat, backend):
+    say(chat, "drop")
+    wait_for_words(chat, 60)
+    until_done(chat)
+    assert answer(chat) == " ".join(f"w{number}" for number in range(60))
+    assert len(backend.bodies) == 1
+    assert backend.jobs["chatcmpl-1"].is_dropped
+
+
+def test_conversations_are_kept_and_can_be_deleted(chat):
+    say(chat, "first talk")
+    until_done(chat)
+    chat.click("#new-chat")
+    say(chat, "second talk")
+    until_done(chat)
+    chat.reload()
+    assert chat.locator("#conversations .title").all_inner_texts() == ["second talk", "first talk"]
+    assert answer(chat) == "You said: second talk"
+    chat.evaluate("window.confirm = () => true")
+    chat.hover("#conversations li >> nth=0")
+    chat.click("[aria-label='Delete second talk']")
+    assert chat.locator("#conversations .title").all_inner_texts() == ["first talk"]
+    assert answer(chat) == "You said: first talk"
+
+
+# What goes wrong is said in the server's words, with what to do
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "advice"),
+    [
+        (429, {"message": "The line is full.", "code": "rate_limit_exceeded"}, "Try again in"),
+        (400, {"message": "Too long.", "code": "context_length_exceeded"}, "Start a new chat"),
+        (503, {"message": "Model not ready", "code": 503}, "Try again in"),
+        (404, {"message": "No such model.", "code": "model_not_found"}, "Choose another model"),
+    ],
+)
+def test_a_refusal_is_shown_and_can_be_tried_again(status, error, advice, chat, backend):
+    backend.refusals.append((status, error))
+    say(chat, "hello")
+    notice = chat.wait_for_selector(f"{ANSWER} .notice:visible").inner_text()
+    assert error["message"] in notice and advice in notice
+    chat.click("text=Try again")
+    until_done(chat)
+    assert answer(chat) == "You said: hello"
+
+
+def test_a_failure_in_mid_answer_keeps_what_came(chat):
+    say(chat, "fail")
+    notice = chat.wait_for_selector(f"{ANSWER} .notice:visible").inner_text()
+    assert "CUDA out of memory" in notice
+    assert answer(chat) == "Half an answer"
+
+
+def test_a_refused_key_leads_to_the_settings(chat):
+    chat.click("#open-panel")
+    chat.fill("#key", "sk-wrong")
+    chat.press("#key", "Tab")
+    chat.wait_for_selector("#banner:has-text('Incorrect API key provided.')")
+    chat.fill("#key", "sk-local")
+    chat.press("#key", "Tab")
+    chat.wait_for_selector("#banner", state="hidden")
+
+
+# For everybody
+
+
+def test_every_control_has_a_name_and_the_page_works_by_keyboard(chat):
+    chat.click("#open-panel")
+    say(chat, "markdown")
+    until_done(chat)
+    nameless = chat.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, select, a")]
+            .filter((control) => !(control.textContent.trim() || control.ariaLabel || control.labels?.length))
+            .map((control) => control.outerHTML)"""
+    )
+    assert nameless == []
+    assert "Answer: Here is **bold**" in chat.text_content("#announcement")
+    chat.reload()
+    chat.wait_for_function("document.activeElement.id === 'text'")
+
+
+@pytest.mark.parametrize("path", ["/", "/board"])
+def test_the_page_fits_a_phone(path, browser, backend):
+    backend.board = BOARD
+    context = browser.new_context(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    phone = context.new_page()
+    phone.goto(backend.url + path)
+    if path == "/":
+        phone.fill("#text", "markdown")
+        phone.tap("#send")
+        until_done(phone)
+        phone.tap("#open-sidebar")
+        phone.wait_for_selector("#sidebar.open")
+    else:
+        phone.wait_for_selector("#waiting tr")
+    assert phone.evaluate("document.documentElement.scrollWidth") == 360
+    context.close()
+
+
+def test_dark_and_light_follow_the_system_until_one_is_chosen(chat):
+    def ground():
+        return chat.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    chat.emulate_media(color_scheme="dark")
+    dark = ground()
+    chat.emulate_media(color_scheme="light")
+    assert ground() != dark
+    chat.click("#theme")
+    chat.click("#theme")
+    assert ground() == dark
+    chat.reload()
+    assert ground() == dark
+
+
+# The board
+
+BOARD = {
+    "workers": [
+        {"fence": 7, "state": "ready", "progress": "", "model": "omni-demo", "device": "cuda:0", "tokens_per_s": 812.5}
+        | {"batch": 4, "kv_used": 512, "kv_total": 2048, "memory_used": 3 * 2**30, "uptime_s": 3725},
+    ],
+    "waiting": [{"id": "chatcmpl-w", "position": 1, "age_s": 2.5, "owner": "d2a84f4b8b65", "prompt_tokens": 99}],
+    "running": [{"id": "chatcmpl-r", "age_s": 3.2, "owner": "d2a84f4b8b65", "tokens": 128, "max_tokens": 512}],
+    "failed": [{"id": "chatcmpl-f", "code": "out_of_memory", "age_s": 70}],
+    "num_waiting": 3,
+}
+
+
+@pytest.fixture
+def board(page, backend):
+    page.set_default_timeout(15_000)
+    backend.board = BOARD
+    page.goto(backend.url + "/board")
+    page.wait_for_selector(".worker")
+    return page
+
+
+def test_the_board_shows_workers_line_running_jobs_and_failures(board):
+    assert board.inner_text("#live") == "Live"
+    worker = board.inner_text(".worker")
+    for part in ("omni-demo", "ready", "813", "25 %", "3.0 GiB", "1 h 2 min"):
+        assert part in worker
+    assert board.inner_text("#running").split() == "chatcmpl-r d2a84f4b 3 s 128 of 512 (25 %) Cancel".split()
+    assert board.inner_text("#waiting").split() == "1 chatcmpl-w d2a84f4b 2 s 99 Cancel".split()
+    assert board.inner_text("#more-waiting") == "and 2 more"
+    assert board.inner_text("#failed").split() == "chatcmpl-f out_of_memory 1 min 10 s ago".split()
+
+
+def test_the_board_is_live_over_one_stream_and_keeps_the_focus(board, backend):
+    board.focus("[aria-label='Cancel chatcmpl-r']")
+    backend.board = BOARD | {"waiting": [], "num_waiting": 0, "running": [BOARD["running"][0] | {"tokens": 512}]}
+    board.wait_for_selector("#running :text('512 of 512')")
+    assert board.inner_text("#num-waiting") == "0"
+    assert board.evaluate("document.activeElement.ariaLabel") == "Cancel chatcmpl-r"
+    assert backend.log.count("GET /admin/board") == 1
+
+
+def test_cancel_on_the_board_cancels(board, backend):
+    board.click("[aria-label='Cancel chatcmpl-w']")
+    board.wait_for_selector("#announcement:has-text('chatcmpl-w is cancelled.')", state="attached")
+    assert backend.log[-1] == "DELETE /v1/jobs/chatcmpl-w"
+
+
+def test_the_board_asks_for_another_key_when_this_one_is_refused(page, backend):
+    backend.board = BOARD
+    page.goto(backend.url + "/board")
+    page.evaluate("localStorage.setItem('omni.admin_key', '\"sk-wrong\"')")
+    page.reload()
+    page.wait_for_selector("#key-form:visible")
+    page.fill("#key", "sk-local")
+    page.press("#key", "Enter")
+    page.wait_for_selector(".worker")
+    assert page.locator("#banner").is_hidden()

@@ -1,0 +1,112 @@
+"""Starts the real service for tests: Valkey, gunicorn and a worker with the demo model, on free ports."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx2
+import openai
+from redis import Redis
+
+from common.connection import connect
+
+ROOT = Path(__file__).resolve().parent.parent
+START_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RunningService:
+    """The processes of one instance. `stop()` ends them all."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.dashboard_port = free_port()
+        self.key = "sk-local"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMNI_", "REDIS_URL"))}
+        self.env = inherited | {
+            "OMNI_DATA_DIR": str(folder),
+            "OMNI_PORT": str(self.port),
+            "OMNI_DASHBOARD_PORT": str(self.dashboard_port),
+            "OMNI_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            **(settings or {}),
+        }
+        self.log_path = folder / "service.log"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def redis_url(self) -> str:
+        return self.env.get("REDIS_URL") or f"unix://{self.folder.resolve()}/valkey.sock"
+
+    def redis(self) -> "Redis":
+        return connect(self.redis_url)
+
+    def openai(self, **options: object) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, **options)  # type: ignore[arg-type]
+
+    def http(self, **options: object) -> httpx2.Client:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, **options)  # type: ignore[arg-type]
+
+    def start(self, *names: str) -> "RunningService":
+        """Start the named processes, all but the dashboard by default, and wait until the service is healthy."""
+        for name in names or ("redis", "api", "worker"):
+            self.spawn(name)
+        if not names:
+            self.wait_healthy()
+        return self
+
+    def spawn(self, name: str) -> "subprocess.Popen[bytes]":
+        commands = {
+            "redis": ["common.embedded"],
+            "api": ["common.supervise", "api", "--", sys.executable, "-m", "api.server"],
+            "worker": ["common.supervise", "worker", "--watch", "--", sys.executable, "-m", "worker.main"],
+            "dashboard": ["common.supervise", "dashboard", "--", sys.executable, "-m", "api.server", "dashboard"],
+        }
+        with self.log_path.open("ab") as log:
+            command = [sys.executable, "-m", *commands[name]]
+            self.processes[name] = subprocess.Popen(
+                command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True
+            )
+        return self.processes[name]
+
+    def wait_healthy(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            try:
+                if httpx2.get(f"{self.url}/health", timeout=2).status_code == 200:
+                    return
+            except httpx2.HTTPError:
+                pass
+            time.sleep(0.05)
+        raise TimeoutError(f"the service did not become healthy:\n{self.log()[-4000:]}")
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """SIGTERM to every process, the queue's server last; SIGKILL to a group that does not end."""
+        for name in sorted(self.processes, key=lambda name: name == "redis"):
+            process = self.processes[name]
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(8)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait(5)
