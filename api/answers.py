@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from api import sse
 from api.client_watch import watching
 from api.errors import error_body
-from api.generation import ClientGone, Closing, Idle, Queued, events
+from api.generation import ClientGone, Closing, Idle, Notice, Queued, events
 from api.hub import Reader
 from api.service import Service
 from common.errors import JobFailed, OmniError, Unavailable
@@ -44,35 +44,44 @@ class Completion(Protocol):
 
 
 class Answer:
-    """One caller's wait for one job. Open it before the job is submitted, so that nothing is missed."""
+    """One caller's wait for one job, or for several read one after the other.
 
-    def __init__(self, service: Service, request: Request, job_id: str, *, is_background: bool) -> None:
+    Open it before the job is submitted, so that nothing is missed.
+    """
+
+    def __init__(self, service: Service, request: Request, *job_ids: str, is_background: bool) -> None:
         self.service = service
         self.client = request.environ.get("gunicorn.socket")
         self.is_background = is_background
-        self.reader: Reader = service.hub.open(job_id)
+        self.readers: list[Reader] = [service.hub.open(job_id) for job_id in job_ids]
         self.is_new = True
 
-    def follow(self, job_id: str) -> None:
-        """Read another job instead: the one that an Idempotency-Key already stands for, or one to be resumed."""
-        self.service.hub.close(self.reader)
-        self.reader = self.service.hub.open(job_id)
+    @property
+    def job_id(self) -> str:
+        """The id by which the whole answer is known."""
+        return self.readers[0].job_id
+
+    def follow(self, *job_ids: str) -> None:
+        """Read other jobs instead: those that an Idempotency-Key already stands for, or that are to be resumed."""
+        self.give_up()
+        self.readers = [self.service.hub.open(job_id) for job_id in job_ids]
         self.is_new = False
 
     def give_up(self) -> None:
-        """The job was never accepted."""
-        self.service.hub.close(self.reader)
+        """Nobody waits here: the job was never accepted, or is fetched later."""
+        for reader in self.readers:
+            self.service.hub.close(reader)
 
     def stream(self, chunks: Chunks, after: int = 0) -> Response:
         """SSE of all chunks with a number above `after`."""
-        headers = SSE_HEADERS | {"Omni-Job-Id": self.reader.job_id}
+        headers = SSE_HEADERS | {"Omni-Job-Id": self.job_id}
         return Response(self._frames(chunks, after), headers=headers)
 
     def body(self, completion: Completion) -> dict[str, Any]:
         """Wait for the end. Raises JobFailed, ClientGone, or Unavailable when this process is leaving."""
         try:
-            with watching(self.client, self.reader.client_gone):
-                for item in events(self.service.store, self.reader, 0, is_new=self.is_new):
+            with watching(self.client, self._client_gone):
+                for item in self._events():
                     if isinstance(item, Row):
                         completion.feed(item.event)
                     elif isinstance(item, Closing):
@@ -81,7 +90,7 @@ class Answer:
             self._cancel_if_alone()
             raise
         finally:
-            self.service.hub.close(self.reader)
+            self.give_up()
         if completion.failed is not None:
             raise JobFailed(completion.failed.message, code=completion.failed.code)
         return completion.body()
@@ -89,20 +98,20 @@ class Answer:
     def _frames(self, chunks: Chunks, after: int) -> Iterator[bytes]:
         is_left = True
         try:
-            with watching(self.client, self.reader.client_gone):
+            with watching(self.client, self._client_gone):
                 yield from self._numbered(chunks, after)
                 is_left = False
         except ClientGone:
             pass
         finally:
-            if is_left and not self.reader.is_closing:
+            if is_left and not self.readers[0].is_closing:
                 self._cancel_if_alone()
-            self.service.hub.close(self.reader)
+            self.give_up()
 
     def _numbered(self, chunks: Chunks, after: int) -> Iterator[bytes]:
         number = 0
         try:
-            for item in events(self.service.store, self.reader, 0, is_new=self.is_new):
+            for item in self._events():
                 if not isinstance(item, Row):
                     yield self._notice(item)
                     if isinstance(item, Closing):
@@ -118,20 +127,39 @@ class Answer:
             yield sse.frame(error_body(error.code, error.message, error.param))
         yield sse.DONE
 
-    def _notice(self, notice: Queued | Idle | Closing) -> bytes:
+    def _notice(self, notice: Notice) -> bytes:
         if isinstance(notice, Queued):
             seconds = notice.position * self.service.hub.seconds_per_place
             return sse.comment(f"queued position={notice.position + 1} eta={round(seconds)}")
         return sse.retry(RESUME_MS) if isinstance(notice, Closing) else sse.comment("keep-alive")
 
+    def _events(self) -> Iterator[Row | Notice]:
+        """All jobs' events, one job after the other, up to the first failure, which ends the rest."""
+        for number, reader in enumerate(self.readers, 1):
+            for item in events(self.service.store, reader, 0, is_new=self.is_new):
+                yield item
+                if isinstance(item, Closing):
+                    return
+                if isinstance(item, Row) and isinstance(item.event, Failed):
+                    for other in self.readers[number:]:
+                        self._cancel(other.job_id, "cancelled", "Another prompt of the same request failed.")
+                    return
+
+    def _client_gone(self) -> None:
+        for reader in self.readers:
+            reader.client_gone()
+
     def _cancel_if_alone(self) -> None:
-        """The caller left: a job that nobody else reads here is ended, unless it was asked to go on alone."""
-        if self.is_background or not self.service.hub.close(self.reader):
+        """The caller left: jobs that nobody else reads here are ended, unless they were asked to go on alone."""
+        if self.is_background:
             return
+        for reader in self.readers:
+            if self.service.hub.close(reader):
+                self._cancel(reader.job_id, "client_gone", "The caller closed the connection.")
+
+    def _cancel(self, job_id: str, code: str, message: str) -> None:
         try:
-            self.service.store.cancel(
-                self.reader.job_id, code="client_gone", message="The caller closed the connection."
-            )
+            self.service.store.cancel(job_id, code=code, message=message)
         except RedisError as error:
             logger.warning(
                 "a job could not be cancelled now (%s); it ends when its reader has been away for long", error
