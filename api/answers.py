@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from api import sse
 from api.client_watch import watching
 from api.errors import error_body
-from api.generation import ClientGone, Closing, Idle, Notice, Queued, events
+from api.generation import ClientGone, Closing, Notice, Queued, events
 from api.hub import Reader
 from api.service import Service
 from common.errors import JobFailed, OmniError, Unavailable
