@@ -68,11 +68,7 @@ class PromptEncoder:
             raise self._too_long(len(text), param, "characters")
         work = (self._encode, (text, guarded))
         ids = gevent.get_hub().threadpool.apply(*work) if len(text) > BIG_TEXT else self._encode(text, guarded)
-        if len(ids) >= self.card.max_model_len:
-            raise self._too_long(len(ids), param, "tokens")
-        if not ids:
-            raise InvalidRequest("The prompt is empty.", param=param)
-        return tuple(ids)
+        return self.fitting(ids, param=param)
 
     def _encode(self, text: str, guarded: Sequence[str]) -> list[int]:
         ids: list[int] = []
@@ -81,6 +77,33 @@ class PromptEncoder:
             ids += self._tokenizer.encode(before, add_special_tokens=False).ids
             ids += self._plain.encode(token, add_special_tokens=False).ids
         return ids + self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True, is_plain: bool = False) -> list[int]:
+        """Ids of a raw text, whose special tokens count as such unless `is_plain`. Any length."""
+        tokenizer = self._plain if is_plain else self._tokenizer
+
+        def work() -> list[int]:
+            return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+        return gevent.get_hub().threadpool.apply(work) if len(text) > BIG_TEXT else work()
+
+    def fitting(self, ids: Sequence[int], *, param: str = "prompt") -> tuple[int, ...]:
+        """The ids, if the model can take them. Raises InvalidRequest or ContextLengthExceeded."""
+        if len(ids) >= self.card.max_model_len:
+            raise self._too_long(len(ids), param, "tokens")
+        if not ids:
+            raise InvalidRequest("The prompt is empty.", param=param)
+        return tuple(ids)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its own name."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def token_name(self, token_id: int) -> str | None:
+        """A token as the vocabulary spells it; None for an id that it does not have."""
+        found: str | None = self._tokenizer.id_to_token(token_id)
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))

@@ -1,0 +1,80 @@
+"""The gate of the endpoints that take text or tokens instead of a conversation. The rules are those of api/schema.py."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from api.schema import MAX_MESSAGES, MAX_TOOLS, Base, Message, Sampling, Tool
+
+MAX_PROMPTS = 64
+MAX_CHOICES = 128  # prompts times n
+MAX_TOKEN_ID = 2**31
+
+TokenId = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+def _as_list_of_prompts(value: Any) -> Any:
+    """'text' and [1, 2] are one prompt each; ['text'] and [[1, 2]] are lists of them."""
+    is_one = isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and all(isinstance(item, int) for item in value)
+    )
+    return [value] if is_one else value
+
+
+Prompts = Annotated[
+    list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), BeforeValidator(_as_list_of_prompts)
+]
+
+
+class CompletionRequest(Sampling):
+    """POST /v1/completions."""
+
+    prompt: Prompts
+    suffix: str | None = None
+    echo: bool | None = None
+    best_of: int | None = Field(None, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    add_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def empty_suffix_is_none(cls, body: Any) -> Any:
+        """Editors send `"suffix": ""` at the end of a file: there is nothing to fill in before it."""
+        if isinstance(body, dict) and body.get("suffix") == "":
+            return {name: value for name, value in body.items() if name != "suffix"}
+        return body
+
+
+class TokenizeRequest(Base):
+    """POST /tokenize: a text, or a conversation as the model's template would write it."""
+
+    model: str | None = Field(None, max_length=256)
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def one_of_two(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either 'prompt' or 'messages'")
+        return self
+
+
+class DetokenizeRequest(Base):
+    """POST /detokenize."""
+
+    model: str | None = Field(None, max_length=256)
+    tokens: list[TokenId] = Field(max_length=1_000_000)
+
+
+class EmbeddingRequest(Base):
+    """POST /v1/embeddings."""
+
+    model: str = Field(min_length=1, max_length=256)
+    input: str | list[str] | list[TokenIds] | TokenIds
