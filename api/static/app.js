@@ -3,8 +3,9 @@
 import { Answer, emptyAnswer, isRunning } from "./chat/answer.js";
 import { Composer } from "./chat/composer.js";
 import { byId, randomId } from "./chat/dom.js";
+import { apiKey } from "./chat/key.js";
 import { Models } from "./chat/models.js";
-import { Panel, apiKey } from "./chat/panel.js";
+import { Panel } from "./chat/panel.js";
 import { Sidebar } from "./chat/sidebar.js";
 import { recall, remember, Store } from "./chat/store.js";
 import { wireTheme } from "./chat/theme.js";

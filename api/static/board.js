@@ -6,15 +6,14 @@ import { duration, grouped, percent } from "./board/words.js";
 import { WorkerCard } from "./board/worker_card.js";
 import { cancelJob } from "./chat/api.js";
 import { byId, h } from "./chat/dom.js";
-import { apiKey } from "./chat/panel.js";
-import { recall, remember } from "./chat/store.js";
+import { adminKey, setAdminKey } from "./chat/key.js";
 import { wireTheme } from "./chat/theme.js";
 
-const adminKey = () => recall("admin_key", apiKey());
 const cells = (...names) => names.map((name) => h("td", { class: name }));
 
 function fill(row, texts) {
   for (const [name, text] of Object.entries(texts)) row.querySelector(`.${name}`).textContent = text;
+  row.querySelector(".id").title = texts.id; // cut when the column is narrow
 }
 
 async function cancel(button, id) {
@@ -118,7 +117,7 @@ function showState(state, error) {
 const feed = new Feed({ onBoard: show, onState: showState });
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  remember("admin_key", byId("key").value.trim());
+  setAdminKey(byId("key").value);
   feed.start(adminKey());
 });
 wireTheme(byId("theme"));

@@ -229,7 +229,7 @@ def test_a_refusal_is_shown_and_can_be_tried_again(status, error, advice, chat, 
     say(chat, "hello")
     notice = chat.wait_for_selector(f"{ANSWER} .notice:visible").inner_text()
     assert error["message"] in notice and advice in notice
-    chat.click("text=Try again")
+    chat.click("button:text-is('Try again')")
     until_done(chat)
     assert answer(chat) == "You said: hello"
 

@@ -23,6 +23,8 @@ export class WorkerCard {
     chart.setAttribute("aria-hidden", "true");
     chart.append(this.area, this.line);
     const meter = h("meter", { class: "kv-meter", min: "0", max: "1", high: "0.9", "aria-label": "KV cache in use" });
+    const kv = figure("KV cache", "kv");
+    kv.append(meter);
     this.bar = h("progress", { max: "1", "aria-label": "Loading" });
     this.loading = h("div", { class: "loading", hidden: true }, this.bar, h("span", { class: "what" }));
     this.element = h(
@@ -31,8 +33,7 @@ export class WorkerCard {
       h("header", {}, h("h3", { class: "model" }), h("span", { class: "state" }), h("span", { class: "device note" })),
       this.loading,
       h("div", { class: "rate" }, h("span", { class: "rate-number" }), h("span", { class: "note" }, "tokens/s, last 2 min"), chart),
-      h("dl", {}, figure("Batch", "batch"), figure("KV cache", "kv"), figure("Memory", "memory"), figure("Uptime", "uptime")),
-      meter,
+      h("dl", {}, figure("Batch", "batch"), kv, figure("Memory", "memory"), figure("Uptime", "uptime")),
     );
   }
 
@@ -49,7 +50,8 @@ export class WorkerCard {
     part("batch").textContent = grouped(worker.batch);
     part("batch-note").textContent = " running";
     part("kv").textContent = total ? percent(used / total) : "–";
-    part("kv-note").textContent = total ? ` ${grouped(used)} of ${grouped(total)}` : "";
+    part("kv-note").textContent = total ? ` of ${grouped(total)}` : "";
+    part("kv").title = `${grouped(used)} of ${grouped(total)}`;
     part("memory").textContent = bytes(worker.memory_used);
     part("uptime").textContent = duration(worker.uptime_s);
     part("kv-meter").value = total ? used / total : 0;

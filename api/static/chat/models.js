@@ -2,7 +2,7 @@
 
 import { listModels } from "./api.js";
 import { byId, h } from "./dom.js";
-import { apiKey } from "./panel.js";
+import { apiKey } from "./key.js";
 import { advice } from "./words.js";
 
 const RETRY_MS = 3000;

@@ -1,12 +1,9 @@
 // The settings panel: key, system prompt, sampling, tools. Each change is kept at once.
 
 import { byId } from "./dom.js";
-import { recall, remember } from "./store.js";
+import { apiKey, setApiKey } from "./key.js";
 
-export const DEFAULT_KEY = "sk-local";
 const OPTIONS = ["system", "temperature", "top_p", "max_tokens", "seed", "stop", "tools"];
-
-export const apiKey = () => recall("key", DEFAULT_KEY);
 
 export class Panel {
   /** `onKey()` after the key changed; `onOptions(name, value)` after an option of the conversation did. */
@@ -23,7 +20,7 @@ export class Panel {
     this.key = byId("key");
     this.key.value = apiKey();
     this.key.addEventListener("change", () => {
-      remember("key", this.key.value.trim() || DEFAULT_KEY);
+      setApiKey(this.key.value);
       onKey();
     });
     for (const name of OPTIONS) this.wireOption(byId(`option-${name}`), name, onOptions);
