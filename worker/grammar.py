@@ -41,7 +41,7 @@ class GrammarState:
             self._end(token_ids[len(body) :])
 
     def fill_mask(self, bitmask_row: torch.Tensor) -> None:
-        """Set the bits of what may come next (int32 [ceil(vocab_size / 32)], CPU); end tokens are allowed only at an end."""
+        """Set the bits of what may come next (int32 [ceil(vocab_size / 32)], CPU); end tokens only at an end."""
         if self._has_ended:
             self._fill_end(bitmask_row)
         elif bitmask_row.is_contiguous() and bitmask_row.numel() == bitmask_words(self._vocab_size):

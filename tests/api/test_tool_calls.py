@@ -28,7 +28,7 @@ def parse(format, deltas):
 def calls(pieces):
     """(name, arguments) of every call, and the content around them."""
     names = {piece.index: piece.name for piece in pieces if isinstance(piece, ToolCallStart)}
-    texts = {index: "" for index in names}
+    texts = dict.fromkeys(names, "")
     for piece in pieces:
         if isinstance(piece, ToolCallArguments):
             texts[piece.index] += piece.text
@@ -40,7 +40,7 @@ def calls(pieces):
     ("format", "text", "expected"),
     [
         ("hermes", HERMES, [("get_weather", '{"city": "Paris"}')]),
-        ("hermes", HERMES + "\n" + HERMES.replace("Paris", "Rome"), [("get_weather", '{"city": "Paris"}'), ("get_weather", '{"city": "Rome"}')]),
+        ("hermes", '<tool_call>{"name": "f"}</tool_call>\n<tool_call>{"name": "g"}', [("f", "{}"), ("g", "{}")]),
         ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', [("f", '{"a": 1}')]),
         ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [("f", '{"a": 1}')]),
         ("hermes", '<tool_call>{"name": "f"}</tool_call>', [("f", "{}")]),
@@ -49,10 +49,11 @@ def calls(pieces):
         ("llama3_json", '{"name": "f", "parameters": {"a": [1, 2]}}', [("f", '{"a": [1, 2]}')]),
         ("llama3_json", '<|python_tag|>{"type": "function", "name": "f", "parameters": {}}', [("f", "{}")]),
         ("llama3_json", '{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}', [("f", "{}"), ("g", "{}")]),
-        ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "]"}}, {"name": "g", "arguments": {}}]', [("f", '{"a": "]"}'), ("g", "{}")]),
+        ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "]"}}]', [("f", '{"a": "]"}')]),
+        ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": {}},\n{"name": "g"}]', [("f", "{}"), ("g", "{}")]),
         ("mistral", '[TOOL_CALLS]{"name": "f", "arguments": {}}', [("f", "{}")]),
         ("mistral_args", '[TOOL_CALLS]f[ARGS]{"a": {"b": 2}}', [("f", '{"a": {"b": 2}}')]),
-        ("mistral_args", '[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{}[TOOL_CALLS]g{"x": 1}', [("f", "{}"), ("g", '{"x": 1}')]),
+        ("mistral_args", '[TOOL_CALLS]f[CALL_ID]abc12[ARGS]{}[TOOL_CALLS]g{"x": 1}', [("f", "{}"), ("g", '{"x": 1}')]),
         ("deepseek_v32", DEEPSEEK, [("get_weather", '{"city": "Paris \\"X\\" <b>", "days": 3}'), ("now", "{}")]),
     ],
 )  # fmt: skip
@@ -141,14 +142,35 @@ def test_mistrals_ids_have_the_nine_letters_that_its_templates_ask_for():
 
 
 PARTS = {
-    "hermes": ["<tool_call>", "</tool_call>", HERMES, '{"name": "f", "arguments": {"a": "x"}}', "}", "<tool", "\n", " ", "hi", '"', "{"],
-    "llama3_json": ["<|python_tag|>", '{"name": "f", "parameters": {"a": 1}}', '{"name": "f", ', ";", "{", "}", " ", "hi", "<|py"],
+    "hermes": [
+        "<tool_call>",
+        "</tool_call>",
+        HERMES,
+        '{"name": "f", "arguments": {"a": "x"}}',
+        "}",
+        "<tool",
+        "\n",
+        "hi",
+        '"',
+    ],
+    "llama3_json": [
+        "<|python_tag|>",
+        '{"name": "f", "parameters": {"a": 1}}',
+        '{"name": "f", ',
+        ";",
+        "{",
+        "}",
+        " ",
+        "<|py",
+    ],
     "mistral": ["[TOOL_CALLS]", "[", '{"name": "f", "arguments": {}}', "]", ",", "f[ARGS]", "{}", '{"a": 1', " ", "hi"],
     "mistral_args": ["[TOOL_CALLS]", "f[ARGS]", "{}", '{"a": [1', "]}", " ", "hi", "[TOOL", "[CALL_ID]x"],
-    "deepseek_v32": [DEEPSEEK, f"<{DSML}function_calls>", f'<{DSML}invoke name="f">', f'<{DSML}parameter name="a" string="true">',
-                     f'<{DSML}parameter name="b" string="false">', f"</{DSML}parameter>", f"</{DSML}invoke>", f"</{DSML}function_calls>",
-                     "<", ">", "\n", "1", "hi"],
-}  # fmt: skip
+    "deepseek_v32": [
+        *[DEEPSEEK, f"<{DSML}function_calls>", f'<{DSML}invoke name="f">', "<", ">", "\n", "1", "hi"],
+        *[f'<{DSML}parameter name="a" string="true">', f'<{DSML}parameter name="b" string="false">'],
+        *[f"</{DSML}parameter>", f"</{DSML}invoke>", f"</{DSML}function_calls>"],
+    ],
+}
 
 
 @pytest.mark.parametrize("format", FORMATS)
