@@ -1,9 +1,11 @@
 """Chooses how a loaded model is run, and how much of it at once."""
 
 import logging
+from typing import Any
 
 import torch
 
+from worker.decoder import DecoderRunner
 from worker.kv_cache import KVCache, LayerShape
 from worker.limits import Limits, choose_limits
 from worker.loader import EngineConfig, LoadedModel
@@ -24,13 +26,25 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
         shapes = find_shapes(model)
         limits = choose_limits(loaded, config, shapes)
         kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
-        runner: Runner = ModelRunner(model, kv_cache)
-        check_equal(runner, model, expected)
-        return runner, limits
+        return fast_runner(model, kv_cache, expected), limits
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     model.set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config)
+
+
+def fast_runner(model: Any, kv_cache: KVCache, expected: torch.Tensor) -> Runner:
+    """Our own layers where we know the model's parts, else the model's. Raises Unsupported if neither is equal."""
+    try:
+        decoder = DecoderRunner(model, kv_cache)
+        check_equal(decoder, model, expected)
+        decoder.release_weights()
+        return decoder
+    except Unsupported as reason:
+        logger.info("the model's own layers are used: %s", reason)
+    runner = ModelRunner(model, kv_cache)
+    check_equal(runner, model, expected)
+    return runner
 
 
 def sequential_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:

@@ -1,0 +1,156 @@
+"""Llama-shaped models without the framework around them: the same weights, a fraction of the operators.
+
+Llama, Mistral, Qwen2, Qwen3 and their like differ only in what is looked up here. A model that looks the same but is
+not is found out by the probe, which compares logits before anything is served.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from worker.attention import PagedAttention
+from worker.kv_cache import KVCache
+from worker.model_runner import ModelRunner
+from worker.probe import Unsupported
+from worker.weights import Linear, drop_weights, fused_linear
+
+LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+HEAD_NORMS = {"q_norm", "k_norm"}
+MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+class Norm:
+    """Root mean square norm over the last dimension."""
+
+    def __init__(self, module: Any) -> None:
+        self.weight = module.weight.detach()
+        self.eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
+        self.shape = tuple(self.weight.shape)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(inputs, self.shape, self.weight, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer: three products fused where they read the same input, the norms, and how it attends."""
+
+    attention_norm: Norm
+    qkv: Linear
+    head_norms: tuple[Norm, Norm] | None  # of queries and keys, before the rotation
+    attention_out: Linear
+    mlp_norm: Norm
+    gate_up: Linear
+    down: Linear
+    scale: float
+    window: int | None
+
+
+class DecoderRunner(ModelRunner):
+    """Runs the layers directly over flat tokens, [T, hidden]."""
+
+    def __init__(self, model: Any, kv_cache: KVCache) -> None:
+        """Raises Unsupported if the model is not built from the parts known here."""
+        super().__init__(model, kv_cache)
+        body = model.model
+        check_parts(model, {"model", "lm_head"})
+        check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
+        self.shape = kv_cache.shapes[0]
+        if any(shape != self.shape or shape.key_dim != shape.value_dim for shape in kv_cache.shapes):
+            raise Unsupported("its layers differ in shape")
+        self.embedding = body.embed_tokens.weight.detach()
+        self.rotary = body.rotary_emb
+        self.layers = [layer_of(module) for module in body.layers]
+        self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
+        self.norm = Norm(body.norm)
+        self.head = fused_linear([model.lm_head])
+
+    def release_weights(self) -> None:
+        """Free the model's own copies of what was packed here. The model itself cannot run any more."""
+        linears = [module for module in self.model.model.layers.modules() if isinstance(module, nn.Linear)]
+        drop_weights([*linears, self.model.lm_head])
+
+    def _run(
+        self, inputs: torch.Tensor, positions: torch.Tensor, paged: PagedAttention, selected: torch.Tensor
+    ) -> torch.Tensor:
+        hidden = F.embedding(inputs, self.embedding)
+        cos, sin = self._rotation(hidden, positions)
+        last = len(self.layers) - 1
+        for layer_idx, layer in enumerate(self.layers):
+            attended = self._attend(layer_idx, layer, hidden, cos, sin, paged)
+            if layer_idx == last:  # from here on only rows that are sampled matter
+                hidden, attended = hidden[selected], attended[selected]
+            hidden = hidden + layer.attention_out(attended)
+            gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
+            hidden = hidden + layer.down(F.silu(gate).mul_(up))
+        return self.head(self.norm(hidden))
+
+    def _attend(
+        self,
+        layer_idx: int,
+        layer: Layer,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        paged: PagedAttention,
+    ) -> torch.Tensor:
+        """Queries, keys and values of one layer; keys and values into the cache; [T, heads * dim] out."""
+        num_tokens, dim, heads, kv_heads = len(hidden), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads
+        qkv = layer.qkv(layer.attention_norm(hidden))
+        rotated = qkv[:, : (heads + kv_heads) * dim].view(num_tokens, heads + kv_heads, dim)
+        if layer.head_norms is not None:
+            query_norm, key_norm = layer.head_norms
+            rotated[:, :heads] = query_norm(rotated[:, :heads])
+            rotated[:, heads:] = key_norm(rotated[:, heads:])
+        swapped = rotated.roll(dim // 2, dims=-1)  # with the sign in `sin`, this is the usual rotate_half
+        rotated.mul_(cos).addcmul_(swapped, sin)
+        paged.write(layer_idx, qkv[:, heads * dim :])
+        return paged.attend(layer_idx, rotated[:, :heads], layer.scale, layer.window).flatten(1)
+
+    def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and signed sin, [T, 1, dim]."""
+        cos, sin = self.rotary(hidden, positions[None])
+        if cos.shape[-1] != self.shape.key_dim:
+            raise Unsupported("it rotates only a part of each head")
+        half = sin.shape[-1] // 2
+        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+        return cos[0, :, None], signed[:, None]
+
+
+def layer_of(module: Any) -> Layer:
+    """Raises Unsupported if the layer has other parts than those computed here."""
+    check_parts(module, LAYER_PARTS)
+    attention, mlp = module.self_attn, module.mlp
+    has_head_norms = hasattr(attention, "q_norm")
+    check_parts(attention, ATTENTION_PARTS | HEAD_NORMS if has_head_norms else ATTENTION_PARTS)
+    check_parts(mlp, MLP_PARTS)
+    check_is_silu(mlp.act_fn)
+    return Layer(
+        attention_norm=Norm(module.input_layernorm),
+        qkv=fused_linear([attention.q_proj, attention.k_proj, attention.v_proj]),
+        head_norms=(Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None,
+        attention_out=fused_linear([attention.o_proj]),
+        mlp_norm=Norm(module.post_attention_layernorm),
+        gate_up=fused_linear([mlp.gate_proj, mlp.up_proj]),
+        down=fused_linear([mlp.down_proj]),
+        scale=float(attention.scaling),
+        window=getattr(attention, "sliding_window", None),
+    )
+
+
+def check_parts(module: Any, expected: set[str]) -> None:
+    """Raises Unsupported unless the module is made of exactly these parts."""
+    found = {name for name, _ in module.named_children()}
+    if found != expected:
+        raise Unsupported(f"{type(module).__name__} has the parts {sorted(found)}")
+
+
+def check_is_silu(activation: Any) -> None:
+    """Raises Unsupported unless the activation gives what SiLU gives."""
+    inputs = torch.linspace(-8, 8, 33)
+    if not torch.equal(activation(inputs), F.silu(inputs)):
+        raise Unsupported(f"its activation {type(activation).__name__} is not SiLU")
