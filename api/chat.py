@@ -83,10 +83,10 @@ def sampling_params(
 
 
 def submission(
-    request: GenerationRequest, form: ChatForm, body: ChatRequest, encoder: PromptEncoder, caller: Caller,
+    request: GenerationRequest, form: Any, body: Sampling, encoder: PromptEncoder, caller: Caller,
     headers: Any, raw: dict[str, Any],
 ) -> Submission:  # fmt: skip
-    """Raises InvalidRequest for an Idempotency-Key that is too long."""
+    """What goes into the line; `form` is a dataclass. Raises InvalidRequest for an Idempotency-Key that is too long."""
     key = headers.get("Idempotency-Key", "")
     if len(key) > MAX_IDEMPOTENCY_KEY:
         raise InvalidRequest(f"The Idempotency-Key may have {MAX_IDEMPOTENCY_KEY} characters at most.")

@@ -1,4 +1,4 @@
-"""The gate of the endpoints that take text or tokens instead of a conversation. The rules are those of api/schema.py."""
+"""The gate of the endpoints that take text or tokens, not a conversation. The rules are those of api/schema.py."""
 
 from typing import Annotated, Any
 

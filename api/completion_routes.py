@@ -1,0 +1,105 @@
+"""Thin handlers of /v1/completions: parse, generate, answer; fetch again, resume."""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from api.answers import Answer
+from api.auth import Caller
+from api.body import read_body
+from api.completion_chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
+from api.completions import prepare, submit_all
+from api.prompt import PromptEncoder
+from api.routes import ENDED, owned_job, starting_after
+from api.schema import parse
+from api.schema_text import CompletionRequest
+from api.service import Service
+from common.errors import NotFound
+from common.store import JobView
+
+
+def completion_routes(service: Service) -> Blueprint:
+    routes = Blueprint("completions", __name__)
+
+    @routes.post("/v1/completions")
+    def create() -> Any:
+        caller = service.keys.caller(request)
+        raw = read_body(request)
+        body = parse(CompletionRequest, raw)
+        encoder = service.models.encoder(body.model)
+        prepared = prepare(body, encoder, caller)
+        forms = [form for _, form in prepared]
+        ids = [generation.id for generation, _ in prepared]
+        answer = Answer(service, request, *ids, is_background=bool(body.background))
+        try:
+            answer_id = submit_all(service, prepared, body, encoder, caller, request.headers, raw)
+        except BaseException:
+            answer.give_up()
+            raise
+        if answer_id != forms[0].id:
+            answer.follow(*job_ids(answer_id, len(forms)))
+            _, forms = stored(service, caller, answer_id)
+        return respond(answer, forms, encoder, is_stream=bool(body.stream))
+
+    @routes.get("/v1/completions/<answer_id>")
+    def retrieve(answer_id: str) -> Any:
+        jobs, forms = stored(service, service.keys.caller(request), answer_id)
+        encoder = service.models.encoder(forms[0].model)
+        is_stream = request.args.get("stream") == "true" or "text/event-stream" in request.headers.get("Accept", "")
+        if not is_stream and any(job.state not in ENDED for job in jobs):
+            return jsonify(pending(forms[0], jobs)), 202
+        after = starting_after()
+        answer = Answer(service, request, *(job.id for job in jobs), is_background=True)
+        answer.is_new = False
+        if is_stream:
+            return answer.stream(CompletionChunks(forms, text_of(encoder)), after)
+        return jsonify(answer.body(TextCompletion(forms, text_of(encoder))))
+
+    return routes
+
+
+def respond(
+    answer: Answer, forms: list[CompletionForm], encoder: PromptEncoder, *, is_stream: bool
+) -> Response | tuple[Response, int]:
+    """Stream, or wait for the whole; a background answer that is not streamed comes at once."""
+    if is_stream:
+        return answer.stream(CompletionChunks(forms, text_of(encoder)))
+    if answer.is_background:
+        answer.give_up()
+        return jsonify(pending(forms[0], [])), 202
+    response = jsonify(answer.body(TextCompletion(forms, text_of(encoder))))
+    response.headers["Omni-Job-Id"] = forms[0].id
+    return response
+
+
+def text_of(encoder: PromptEncoder) -> Any:
+    return lambda token_id: encoder.token_bytes(token_id)[0]
+
+
+def stored(service: Service, caller: Caller, answer_id: str) -> tuple[list[JobView], list[CompletionForm]]:
+    """All jobs of an answer and their forms. Raises NotFound when any of them is gone or is another key's."""
+    first = owned_job(service, caller, answer_id)
+    if first.form.get("kind") != "completion" or first.form["id"] != answer_id:
+        raise NotFound("This id is not a text completion.")
+    rest = job_ids(answer_id, first.form["num_prompts"])[1:]
+    jobs = [first, *(owned_job(service, caller, job_id) for job_id in rest)]
+    return jobs, [form_of(job) for job in jobs]
+
+
+def form_of(job: JobView) -> CompletionForm:
+    prompt_ids = job.form["prompt_ids"]
+    return CompletionForm(**job.form | {"prompt_ids": None if prompt_ids is None else tuple(prompt_ids)})
+
+
+def pending(form: CompletionForm, jobs: list[JobView]) -> dict[str, Any]:
+    """A completion that is not there yet: OpenAI's object without choices, and how far it is."""
+    has_begun = any(job.state != "queued" for job in jobs)
+    return {
+        "id": form.id,
+        "object": "text_completion",
+        "created": form.created,
+        "model": form.model,
+        "choices": [],
+        "status": "in_progress" if has_begun else "queued",
+        "tokens": sum(job.num_tokens for job in jobs),
+    }

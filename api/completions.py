@@ -1,0 +1,133 @@
+"""A parsed /v1/completions request -> one job per prompt, and the forms of their one answer.
+
+One job per prompt keeps the wire as it is: each prompt is admitted, resumed and counted like any other request. The
+answer bears the first job's id; the others' ids follow from it, so nothing but the jobs themselves has to be stored.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from api.auth import Caller
+from api.chat import sampling_params, submission
+from api.completion_chunks import CompletionForm, job_ids
+from api.fim import fim_ids
+from api.generation import submit
+from api.prompt import PromptEncoder
+from api.schema_text import MAX_CHOICES, CompletionRequest
+from api.service import Service
+from common.errors import InvalidRequest
+from common.store import Submission
+from common.wire import GenerationRequest
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint
+
+
+def prepare(
+    body: CompletionRequest, encoder: PromptEncoder, caller: Caller
+) -> list[tuple[GenerationRequest, CompletionForm]]:
+    """One request and form per prompt. Raises InvalidRequest or ContextLengthExceeded."""
+    refuse_what_is_not_done(body)
+    answer = CompletionForm(
+        id=f"cmpl-{uuid4().hex}",
+        model=body.model,
+        created=int(time.time()),
+        n=body.n or 1,
+        num_prompts=len(body.prompt),
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        logprobs=body.logprobs is not None,
+    )
+    ids = job_ids(answer.id, len(body.prompt))
+    prompts: list[str] | list[list[int]] = body.prompt
+    prepared = []
+    for number, prompt_ids in enumerate(_prompts(body, encoder)):
+        form = _form(body, prompts[number], prompt_ids, encoder, answer)
+        prepared.append((_request(body, prompt_ids, encoder, caller, ids[number]), form))
+    return prepared
+
+
+def refuse_what_is_not_done(body: CompletionRequest) -> None:
+    """Raises InvalidRequest that names the field."""
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise InvalidRequest("'best_of' must equal 'n': every choice is returned.", param="best_of")
+    if len(body.prompt) * (body.n or 1) > MAX_CHOICES:
+        raise InvalidRequest(f"'n': prompts times 'n' may be {MAX_CHOICES} at most.", param="n")
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequest("'echo' with 'logprobs': the prompt's own logprobs are not computed.", param="echo")
+    if body.suffix is not None and not all(isinstance(prompt, str) for prompt in body.prompt):
+        raise InvalidRequest("'suffix' needs 'prompt' as text, not as token ids.", param="suffix")
+
+
+def submit_all(
+    service: Service, prepared: list[tuple[GenerationRequest, CompletionForm]], body: CompletionRequest,
+    encoder: PromptEncoder, caller: Caller, headers: Any, raw: dict[str, Any],
+) -> str:  # fmt: skip
+    """Put every prompt into the line; returns the answer's id, an older one when the Idempotency-Key was used before.
+
+    Then jobs that are missing (a process died between two of them) are added. Raises Overloaded with none left in line.
+    """
+    jobs = [submission(request, form, body, encoder, caller, headers, raw) for request, form in prepared]
+    answer_id = submit(service.store, service.hub, jobs[0])
+    ids = job_ids(answer_id, len(jobs))
+    try:
+        for job_id, job in zip(ids[1:], jobs[1:], strict=True):
+            submit(service.store, service.hub, _renamed(job, answer_id, job_id))
+    except BaseException:
+        if answer_id == jobs[0].request.id:
+            for job_id in ids:
+                service.store.cancel(job_id, message="The line had no room for all prompts of the request.")
+        raise
+    return answer_id
+
+
+def _renamed(job: Submission, answer_id: str, job_id: str) -> Submission:
+    return replace(
+        job, request=replace(job.request, id=job_id), form=job.form | {"id": answer_id}, idempotency_key="", weight=1.0
+    )
+
+
+def _prompts(body: CompletionRequest, encoder: PromptEncoder) -> Iterator[tuple[int, ...]]:
+    """Each prompt's token ids."""
+    for prompt in body.prompt:
+        if isinstance(prompt, list):
+            if max(prompt) >= encoder.card.vocab_size:
+                raise InvalidRequest(f"'prompt': {max(prompt)} is not a token of this model.", param="prompt")
+            yield encoder.fitting(prompt)
+        elif body.suffix is not None:
+            lead = encoder.tokenize("", add_special_tokens=body.add_special_tokens is not False)
+            yield encoder.fitting([*lead, *_fim_ids(prompt, body.suffix, encoder)])
+        else:
+            with_special = body.add_special_tokens is not False
+            yield encoder.fitting(encoder.tokenize(prompt, add_special_tokens=with_special))
+
+
+def _fim_ids(prompt: str, suffix: str, encoder: PromptEncoder) -> list[int]:
+    """The caller's code is plain text: a token's name in it is not the token."""
+
+    def encode(text: str) -> list[int]:
+        return encoder.tokenize(text, add_special_tokens=False, is_plain=True)
+
+    return fim_ids(prompt, suffix, encoder.token_id, encode)
+
+
+def _request(
+    body: CompletionRequest, prompt_ids: tuple[int, ...], encoder: PromptEncoder, caller: Caller, job_id: str
+) -> GenerationRequest:
+    max_tokens = body.max_tokens or DEFAULT_MAX_TOKENS
+    return GenerationRequest(
+        id=job_id,
+        model=body.model,
+        prompt_ids=prompt_ids,
+        sampling=sampling_params(body, encoder.card, len(prompt_ids), max_tokens, body.logprobs),
+        cache_salt=caller.owner,
+    )
+
+
+def _form(
+    body: CompletionRequest, prompt: str | list[int], prompt_ids: tuple[int, ...], encoder: PromptEncoder,
+    answer: CompletionForm,
+) -> CompletionForm:  # fmt: skip
+    text = prompt if isinstance(prompt, str) else encoder.decode(prompt)
+    return replace(answer, echo=text if body.echo else None, prompt_ids=prompt_ids if body.return_token_ids else None)

@@ -1,0 +1,63 @@
+"""/tokenize and /detokenize in vLLM's form, and what is said to who asks for embeddings."""
+
+from typing import Any
+
+from flask import Blueprint, request
+
+from api.body import read_body
+from api.prompt import PromptEncoder
+from api.schema import parse
+from api.schema_text import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from api.service import Service
+from common.errors import InvalidRequest, ModelNotFound
+
+
+def token_routes(service: Service) -> Blueprint:
+    routes = Blueprint("tokens", __name__)
+
+    @routes.post("/tokenize")
+    def tokenize() -> Any:
+        service.keys.caller(request)
+        body = parse(TokenizeRequest, read_body(request))
+        encoder = service.models.encoder(body.model or service.settings.queue)
+        ids = ids_of(body, encoder)
+        return {
+            "count": len(ids),
+            "max_model_len": encoder.card.max_model_len,
+            "tokens": ids,
+            "token_strs": [encoder.token_name(token_id) for token_id in ids] if body.return_token_strs else None,
+        }
+
+    @routes.post("/detokenize")
+    def detokenize() -> Any:
+        service.keys.caller(request)
+        body = parse(DetokenizeRequest, read_body(request))
+        encoder = service.models.encoder(body.model or service.settings.queue)
+        if (highest := max(body.tokens, default=0)) >= encoder.card.vocab_size:
+            raise InvalidRequest(f"'tokens': {highest} is not a token of this model.", param="tokens")
+        return {"prompt": encoder.decode(body.tokens)}
+
+    @routes.post("/v1/embeddings")
+    def embeddings() -> Any:
+        service.keys.caller(request)
+        body = parse(EmbeddingRequest, read_body(request))
+        raise ModelNotFound(
+            f"The model {body.model[:100]!r} makes no embeddings: this server runs a text generation model only. "
+            "Run an embedding server beside it and point the client's embeddings base URL there.",
+            param="model",
+        )
+
+    return routes
+
+
+def ids_of(body: TokenizeRequest, encoder: PromptEncoder) -> list[int]:
+    """The prompt as /v1/completions would encode it, or the conversation as /v1/chat/completions would."""
+    if body.messages is None:
+        return encoder.tokenize(body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
+    ids = encoder.encode_chat(
+        body.messages,
+        tools=body.tools,
+        template_kwargs=body.chat_template_kwargs,
+        continue_final=bool(body.continue_final_message),
+    )
+    return list(ids)
