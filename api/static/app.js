@@ -21,7 +21,7 @@ const SUGGESTIONS = [
 
 class App {
   constructor() {
-    this.store = new Store((text) => this.announce(text));
+    this.store = new Store({ onError: (text) => this.announce(text), onForeign: (id) => this.follow(id) });
     this.answers = new Map(); // message id -> Answer on its way
     const openSettings = () => this.panel.toggle(true);
     this.panel = new Panel({
@@ -90,6 +90,13 @@ class App {
     this.store.remove(conversation.id);
     if (conversation === this.current) this.open(this.store.list()[0] ?? this.store.create(conversation.options));
     else this.refresh();
+  }
+
+  /** Another tab went on with this conversation, or deleted it. What is on its way here stays. */
+  follow(id) {
+    if (id !== this.current.id) return this.refresh();
+    if (this.current.messages.some(({ id }) => this.answers.has(id))) return;
+    this.open(this.store.get(id) ?? this.store.create(this.current.options));
   }
 
   setOption(name, value) {

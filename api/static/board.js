@@ -39,17 +39,16 @@ function cancelCell(id) {
 const jobRow = (item, ...names) => h("tr", {}, ...cells(...names), cancelCell(item.id));
 
 const key = (item) => item.id;
-const short = (owner) => (owner ?? "").slice(0, 8);
 
-const cards = new Map();
+const cards = new WeakMap(); // element -> WorkerCard
 const workers = new Rows(byId("workers"), {
-  key: (worker) => String(worker.fence),
-  make(worker) {
+  key: ({ fence, queue }) => `${fence} ${queue}`, // one that loads has no fence yet
+  make() {
     const card = new WorkerCard();
-    cards.set(String(worker.fence), card);
+    cards.set(card.element, card);
     return card.element;
   },
-  update: (element, worker) => cards.get(String(worker.fence)).update(worker, now),
+  update: (element, worker) => cards.get(element).update(worker, now),
 });
 
 const running = new Rows(byId("running"), {
@@ -64,7 +63,7 @@ const running = new Rows(byId("running"), {
     const share = item.max_tokens ? item.tokens / item.max_tokens : 0;
     row.querySelector("progress").value = share;
     const count = `${grouped(item.tokens)} of ${grouped(item.max_tokens)} (${percent(share)})`;
-    fill(row, { id: item.id, owner: short(item.owner), age: duration(item.age_s), count });
+    fill(row, { id: item.id, owner: item.owner, age: duration(item.age_s), count });
   },
 });
 
@@ -75,7 +74,7 @@ const waiting = new Rows(byId("waiting"), {
     fill(row, {
       position: item.position,
       id: item.id,
-      owner: short(item.owner),
+      owner: item.owner,
       age: duration(item.age_s),
       tokens: grouped(item.prompt_tokens),
     }),

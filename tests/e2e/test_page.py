@@ -212,6 +212,17 @@ def test_conversations_are_kept_and_can_be_deleted(chat):
     assert answer(chat) == "You said: first talk"
 
 
+def test_two_tabs_show_the_same_conversation(chat, backend):
+    say(chat, "from the first tab")
+    until_done(chat)
+    other = chat.context.new_page()
+    other.goto(backend.url)
+    say(other, "from the second tab")
+    until_done(other)
+    chat.wait_for_selector(f"{ANSWER}:has-text('You said: from the second tab')")
+    assert chat.locator(".message").count() == 4
+
+
 # What goes wrong is said in the server's words, with what to do
 
 
@@ -309,8 +320,8 @@ BOARD = {
         {"fence": 7, "state": "ready", "progress": "", "model": "omni-demo", "device": "cuda:0", "tokens_per_s": 812.5}
         | {"batch": 4, "kv_used": 512, "kv_total": 2048, "memory_used": 3 * 2**30, "uptime_s": 3725},
     ],
-    "waiting": [{"id": "chatcmpl-w", "position": 1, "age_s": 2.5, "owner": "d2a84f4b8b65", "prompt_tokens": 99}],
-    "running": [{"id": "chatcmpl-r", "age_s": 3.2, "owner": "d2a84f4b8b65", "tokens": 128, "max_tokens": 512}],
+    "waiting": [{"id": "chatcmpl-w", "position": 1, "age_s": 2.5, "owner": "alice", "prompt_tokens": 99}],
+    "running": [{"id": "chatcmpl-r", "age_s": 3.2, "owner": "alice", "tokens": 128, "max_tokens": 512}],
     "failed": [{"id": "chatcmpl-f", "code": "out_of_memory", "age_s": 70}],
     "num_waiting": 3,
 }
@@ -328,10 +339,10 @@ def board(page, backend):
 def test_the_board_shows_workers_line_running_jobs_and_failures(board):
     assert board.inner_text("#live") == "Live"
     worker = board.inner_text(".worker")
-    for part in ("omni-demo", "ready", "813", "25 %", "3.0 GiB", "1 h 2 min"):
+    for part in ("omni-demo", "ready", "813", "25 %", "3.0 GiB", "1 h 2 min", "worker 7"):
         assert part in worker
-    assert board.inner_text("#running").split() == "chatcmpl-r d2a84f4b 3 s 128 of 512 (25 %) Cancel".split()
-    assert board.inner_text("#waiting").split() == "1 chatcmpl-w d2a84f4b 2 s 99 Cancel".split()
+    assert board.inner_text("#running").split() == "chatcmpl-r alice 3 s 128 of 512 (25 %) Cancel".split()
+    assert board.inner_text("#waiting").split() == "1 chatcmpl-w alice 2 s 99 Cancel".split()
     assert board.inner_text("#more-waiting") == "and 2 more"
     assert board.inner_text("#failed").split() == "chatcmpl-f out_of_memory 1 min 10 s ago".split()
 

@@ -45,7 +45,7 @@ export class WorkerCard {
     part("model").textContent = worker.model ?? "";
     part("state").textContent = worker.state ?? "";
     part("state").dataset.state = worker.state ?? "";
-    part("device").textContent = `${worker.device ?? ""} · worker ${worker.fence}`;
+    part("device").textContent = [worker.device, worker.fence ? `worker ${worker.fence}` : ""].filter(Boolean).join(" · ");
     part("rate-number").textContent = rate < 100 ? rate.toFixed(1) : grouped(Math.round(rate));
     part("batch").textContent = grouped(worker.batch);
     part("batch-note").textContent = " running";

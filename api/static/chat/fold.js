@@ -12,7 +12,8 @@ export function fold(message, chunk) {
   const choice = chunk.choices?.[0];
   if (!choice) return false;
   if (choice.finish_reason) message.finishReason = choice.finish_reason;
-  const { content, refusal, reasoning_content: reasoning, tool_calls: calls = [] } = choice.delta ?? {};
+  const { content, refusal, tool_calls: calls, ...delta } = choice.delta ?? {};
+  const reasoning = delta.reasoning_content ?? delta.reasoning; // both names are in use
   message.content += (content ?? "") + (refusal ?? "");
   message.reasoning += reasoning ?? "";
   for (const call of calls ?? []) foldCall(message.toolCalls, call);

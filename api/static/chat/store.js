@@ -7,14 +7,24 @@ const SAVE_EVERY_MS = 300;
 const TITLE_LENGTH = 48;
 
 export class Store {
-  constructor(onError) {
-    this.onError = onError;
+  /** `onError(text)` when nothing more fits; `onForeign(id)` after another tab changed a conversation. */
+  constructor({ onError, onForeign }) {
+    Object.assign(this, { onError, onForeign });
     this.loaded = new Map(); // id -> conversation: one object each, shared by the page and a running answer
     this.unsaved = new Set();
     this.timer = null;
     for (const key of Object.keys(localStorage)) if (key.startsWith(PREFIX)) this.load(key);
     window.addEventListener("pagehide", () => this.flush());
     document.addEventListener("visibilitychange", () => document.hidden && this.flush());
+    window.addEventListener("storage", ({ key, newValue }) => key?.startsWith(PREFIX) && this.follow(key, newValue));
+  }
+
+  follow(key, newValue) {
+    const id = key.slice(PREFIX.length);
+    if (this.unsaved.has(id)) return; // written here too, and soon again
+    if (newValue === null) this.loaded.delete(id);
+    else this.load(key);
+    this.onForeign(id);
   }
 
   load(key) {
