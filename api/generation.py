@@ -114,7 +114,6 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
 
 def _wait(reader: Reader, seq: int) -> tuple[bool, Notice | None]:
     """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
-    before = reader.look
     is_awake = reader.wake.wait(SILENCE_S)
     reader.wake.clear()
     look = reader.look
@@ -122,7 +121,8 @@ def _wait(reader: Reader, seq: int) -> tuple[bool, Notice | None]:
         raise NotFound("This job does not exist any more; results are kept for a limited time.")
     if look.num_rows < seq and look.state in ("finished", "failed", "cancelled"):
         raise Conflict("The log of this job is shorter than what was already sent.", code="stream_rewound")
-    if look.state == "queued" and look.position >= 0 and look.position != before.position:
+    if look.state == "queued" and look.position not in (-1, reader.told_position):
+        reader.told_position = look.position
         return look.num_rows > seq, Queued(look.position)
     return look.num_rows > seq, None if is_awake else Idle()
 

@@ -34,6 +34,7 @@ class Reader:
         self.job_id = job_id
         self.wake = Wake()
         self.look = Look("queued", 0, -1)
+        self.told_position = -1  # the place in line that its caller knows of
         self.is_client_gone = False
         self.is_closing = False
         self._rows: deque[Row] = deque()

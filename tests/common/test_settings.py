@@ -1,0 +1,58 @@
+"""Settings: read once, refused with one sentence that names them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from common.settings import ROOT, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.chdir(tmp_path)  # type: ignore[arg-type]
+    for name in ("OMNI_PORT", "OMNI_MODEL", "OMNI_DATA_DIR", "REDIS_URL", "OMNI_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_defaults_serve_the_demo_model_on_loopback() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.keys) == ("127.0.0.1", 8000, ("sk-local",))
+    assert settings.served_names == ("deepseek-v3.2", "omni-demo")
+    assert settings.redis == f"unix://{settings.socket_path}"
+
+
+def test_another_model_is_served_under_the_last_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_MODEL", "Qwen/Qwen3-0.6B")
+    assert load_settings().served_names == ("Qwen3-0.6B",)
+
+
+def test_redis_url_wins_over_the_embedded_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://db:6379/1")
+    assert load_settings().redis == "redis://db:6379/1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OMNI_PORT", "eighty", "OMNI_PORT='eighty'"),
+        ("OMNI_PORT", "70000", "OMNI_PORT='70000'"),
+        ("OMNI_MAX_QUEUE", "0", "OMNI_MAX_QUEUE='0'"),
+        ("OMNI_DTYPE", "int3", "OMNI_DTYPE='int3'"),
+        ("OMNI_API_KEYS", " , ", "OMNI_API_KEYS must hold"),
+        ("OMNI_DATA_DIR", "/" + "x" * 120, "OMNI_DATA_DIR is too long"),
+        ("OMNI_PROT", "8000", "OMNI_PROT is not a setting"),
+    ],
+)
+def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said.replace("(", r"\(")):
+        load_settings()
+
+
+@pytest.mark.parametrize("module", ["api.server", "common.embedded", "common.supervise"])
+def test_a_process_with_a_bad_setting_ends_with_one_sentence(module: str) -> None:
+    command = [sys.executable, "-m", module, "x", "--", "true"]
+    ended = subprocess.run(command, cwd=ROOT, env={"OMNI_PORT": "x", "PATH": ""}, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("configuration: OMNI_PORT='x' is refused") and ended.stderr.count("\n") == 1
