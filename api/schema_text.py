@@ -22,8 +22,10 @@ def _as_list_of_prompts(value: Any) -> Any:
     return [value] if is_one else value
 
 
+Several = Field(min_length=1, max_length=MAX_PROMPTS)
 Prompts = Annotated[
-    list[str] | list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), BeforeValidator(_as_list_of_prompts)
+    Annotated[list[str], Several] | Annotated[list[TokenIds], Several],
+    BeforeValidator(_as_list_of_prompts, json_schema_input_type=str | list[str] | TokenIds | list[TokenIds]),
 ]
 
 

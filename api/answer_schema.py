@@ -1,0 +1,194 @@
+"""The shapes of our answers, as OpenAI publishes them: for /openapi.json, and for the tests of real answers."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorDetail(Shape):
+    message: str
+    type: str
+    param: str | None
+    code: str | int | None
+
+
+class ErrorBody(Shape):
+    error: ErrorDetail
+
+
+class Usage(Shape):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int] | None = None
+    completion_tokens_details: dict[str, int] | None = None
+
+
+class TopLogprob(Shape):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ContentLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Shape):
+    content: list[ContentLogprob] | None
+    refusal: list[ContentLogprob] | None = None
+
+
+class CalledFunction(Shape):
+    name: str
+    arguments: str
+
+
+class CalledTool(Shape):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class AnswerMessage(Shape):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: str | None = None
+    tool_calls: list[CalledTool] | None = None
+
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+
+
+class ChatChoice(Shape):
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason
+
+
+class ChatAnswer(Shape):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage | None = None
+
+
+class FunctionPiece(Shape):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class CallPiece(Shape):
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionPiece | None = None
+
+
+class ChatDelta(Shape):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[CallPiece] | None = None
+
+
+class ChunkChoice(Shape):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(Shape):
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class LegacyLogprobs(Shape):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class TextChoice(Shape):
+    index: int
+    text: str
+    logprobs: LegacyLogprobs | None
+    finish_reason: Literal["stop", "length", "content_filter"] | None
+
+
+class TextAnswer(Shape):
+    """Also the shape of its chunks."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
+class Tokens(Shape):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str | None] | None = None
+
+
+class Text(Shape):
+    prompt: str
+
+
+class Model(Shape):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Shape):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Job(Shape):
+    id: str
+    object: Literal["job"]
+    state: Literal["queued", "running", "finished", "failed", "cancelled"]
+
+
+class JobList(Shape):
+    object: Literal["list"]
+    data: list[Job]
+
+
+class Deleted(Shape):
+    id: str
+    deleted: bool
+
+
+class Health(Shape):
+    status: str
+    model: str
+    gpu_memory_used: str
+    uptime_seconds: int
+
+
+class Pending(Shape):
+    """An answer that is not there yet."""
+
+    id: str
+    status: Literal["queued", "in_progress"]
+    choices: list[Any]
