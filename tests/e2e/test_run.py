@@ -1,0 +1,117 @@
+"""`make run` as a person uses it: one start, restarts of what dies, one stop that leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.service import ROOT, RunningService
+
+
+class Run:
+    """honcho with the Procfile, in a process group of its own, as a terminal would have it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.service = RunningService(folder)
+        self.log_path = folder / "run.log"
+        with self.log_path.open("wb") as log:
+            honcho = str(Path(sys.executable).parent / "honcho")
+            self.process = subprocess.Popen(
+                [honcho, "start"], cwd=ROOT, env=self.service.env, stdout=log, stderr=log, start_new_session=True
+            )
+        self.service.wait_healthy()
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def find(self, *words: str) -> psutil.Process:
+        """The one process whose command line holds all the words and that is not a supervisor."""
+        for child in self.children():
+            line = " ".join(child.cmdline())
+            if all(word in line for word in words) and "common.supervise" not in line:
+                return child
+        raise LookupError(words)
+
+    def is_answering(self) -> bool:
+        body = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+        headers = {"Authorization": "Bearer sk-local"}
+        answer = httpx2.post(f"{self.service.url}/v1/chat/completions", json=body, headers=headers, timeout=40)
+        return answer.status_code == 200
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    running = Run(tmp_path_factory.mktemp("run"))
+    yield running
+    if running.process.poll() is None:
+        os.killpg(running.process.pid, signal.SIGKILL)
+
+
+def test_it_says_in_one_line_that_it_serves_with_a_curl_that_works(run: Run) -> None:
+    lines = [line for line in run.log_path.read_text().splitlines() if "Protocol OMNI serves" in line]
+    assert len(lines) == 1
+    command = lines[0].partition("Try: ")[2]
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert '"object":"chat.completion"' in answer.stdout
+    assert not re.search(r"Traceback|Loading weights|%\|", run.log_path.read_text())
+
+
+@pytest.mark.parametrize("words", [("valkey-server",), ("worker.main",), ("api.server",)])
+def test_what_is_killed_is_started_again_and_the_others_stay(run: Run, words: tuple[str, ...]) -> None:
+    victim = run.find(*words)
+    others = {child.pid for child in run.children()} - {victim.pid, *(c.pid for c in victim.children(recursive=True))}
+    victim.kill()
+    victim.wait(5)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            run.service.wait_healthy()
+            if run.is_answering():
+                break
+        except (httpx2.HTTPError, TimeoutError):
+            pass
+        assert time.monotonic() < deadline
+    assert others <= {child.pid for child in run.children()}
+
+
+def test_sigterm_ends_everything_within_five_seconds(run: Run) -> None:
+    children = run.children()
+    assert len(children) >= 7
+    started = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    run.process.wait(10)
+    _, alive = psutil.wait_procs(children, timeout=max(0.1, 5 - (time.monotonic() - started)))
+    assert not alive
+
+
+def test_ctrl_c_ends_everything_and_a_second_start_is_ready_in_fifteen_seconds(tmp_path: Path) -> None:
+    started = time.monotonic()
+    run = Run(tmp_path)
+    assert time.monotonic() - started < 15
+    children = run.children()
+    started = time.monotonic()
+    os.killpg(run.process.pid, signal.SIGINT)  # the terminal sends it to the whole group
+    run.process.wait(10)
+    _, alive = psutil.wait_procs(children, timeout=max(0.1, 5 - (time.monotonic() - started)))
+    assert not alive
+
+
+def test_two_instances_run_side_by_side(tmp_path: Path, service: RunningService) -> None:
+    (tmp_path / "b").mkdir()
+    other = RunningService(tmp_path / "b", {"OMNI_MODEL_NAME": "other"}).start()
+    try:
+        assert [model["id"] for model in other.http().get("/v1/models").json()["data"]] == ["other"]
+        assert [model["id"] for model in service.http().get("/v1/models").json()["data"]] == [
+            "deepseek-v3.2",
+            "omni-demo",
+        ]
+    finally:
+        other.stop()
