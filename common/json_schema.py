@@ -20,6 +20,9 @@ ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "example", "$comment", "$schema", "$id", "deprecated"}
     | {"readOnly", "writeOnly", "x-guidance"}
 )
+BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"})
+LARGEST_INTEGER = 2**63 - 1024  # the largest of 64 bits that a float holds too
+INTEGER_RANGE = {"minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER}  # or small models write digits without end
 LOOSE = frozenset(
     {"type", "properties", "required", "items", "prefixItems", "enum", "const", "anyOf", "$ref", "$defs"}
     | {"definitions", "additionalProperties", "minimum", "maximum", "minItems", "maxItems"}
@@ -37,7 +40,8 @@ def checked_schema(schema: Any, param: str) -> Schema:
     def check(node: Schema) -> Schema:
         _check_ref(node, param)
         _check_repeats(node, param)
-        return {key: value for key, value in node.items() if key not in ANNOTATIONS}
+        kept = {key: value for key, value in node.items() if key not in ANNOTATIONS}
+        return {**kept, **INTEGER_RANGE} if kept.get("type") == "integer" and not kept.keys() & BOUNDS else kept
 
     return _rewritten(schema, check)
 

@@ -19,7 +19,7 @@ from common.grammars import (
     regex_grammar,
     structured_grammar,
 )
-from common.json_schema import checked_schema, relaxed_schema, repeats
+from common.json_schema import LARGEST_INTEGER, checked_schema, relaxed_schema, repeats
 from common.tool_grammars import Function, tool_grammar
 
 DSML = "｜DSML｜"
@@ -221,3 +221,10 @@ def test_checking_grammars_loads_no_torch():
         "import sys, common.grammar_check, common.tool_grammars; assert not {'torch', 'transformers'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_integer_has_at_most_64_bits(allows):
+    grammar = json_schema_grammar({"type": "integer"}, "x")
+    assert allows(grammar, str(LARGEST_INTEGER))
+    assert allows(grammar, str(-LARGEST_INTEGER))
+    assert not allows(grammar, "1" * 30)
