@@ -148,9 +148,14 @@ def make_long_dialogue(rng: Random) -> Dialogue:
     return Dialogue("long", [*neutral_system(rng), *dialogue.messages])
 
 
-def dialogues(seed: int) -> Iterator[Dialogue]:
-    """An endless, reproducible stream of training dialogues."""
+def dialogues(seed: int, num_short: int = 0) -> Iterator[Dialogue]:
+    """An endless, reproducible stream of training dialogues, at first `num_short` of a single question.
+
+    With little text around it a small model finds out much sooner how to copy from the question.
+    """
     rng = Random(seed)
+    for _ in range(num_short):
+        yield Dialogue("chat", turn_messages(any_turn(rng, False)))
     while True:
         yield make_long_dialogue(rng) if rng.random() < 0.01 else make_dialogue(rng)
 

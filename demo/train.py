@@ -34,6 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save-minutes", type=float, default=10, help="write the folder this often meanwhile")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--accumulate", type=int, default=2, help="batches for one step")
+    parser.add_argument("--num-short", type=int, default=24_000, help="dialogues of one question to begin with")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--vocab-size", type=int, default=1920)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -48,8 +49,8 @@ def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
         hidden_size=256,
         intermediate_size=704,
         num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -86,12 +87,15 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> flo
     return peak * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
-def new_optimizer(model: LlamaForCausalLM, lr: float) -> torch.optim.AdamW:
-    """AdamW that leaves norms without decay."""
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
-    others = [weight for weight in model.parameters() if weight.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+def new_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings and norms.
+
+    AdamW alone took far longer to learn copying from the prompt.
+    """
+    matrices = [weight for weight in model.model.layers.parameters() if weight.dim() == 2]
+    others = [weight for weight in model.parameters() if weight.dim() == 1] + [model.model.embed_tokens.weight]
+    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def answer_loss(model: LlamaForCausalLM, batch: Batch, device: str) -> torch.Tensor:
@@ -103,7 +107,7 @@ def answer_loss(model: LlamaForCausalLM, batch: Batch, device: str) -> torch.Ten
     return cross_entropy(logits.float(), labels[labels != IGNORED], reduction="sum")
 
 
-def take_step(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, group: list[Batch], device: str) -> float:
+def take_step(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], group: list[Batch], device: str) -> float:
     """One optimizer step over some batches; returns the mean loss per answer token."""
     num_labels = sum(int((batch.labels != IGNORED).sum()) for batch in group)
     total = 0.0
@@ -112,22 +116,23 @@ def take_step(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, group: 
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
     return total
 
 
 def train(model: LlamaForCausalLM, tokenizer: Tokenizer, args: argparse.Namespace) -> None:
     """Run the schedule, printing loss and speed, saving from time to time."""
-    stream: Iterator[Batch] = batches(tokenizer, args.seed, args.batch_tokens)
-    optimizer = new_optimizer(model, args.lr)
+    stream: Iterator[Batch] = batches(tokenizer, args.seed, args.batch_tokens, args.num_short)
+    optimizers = new_optimizers(model, args.lr)
     started = saved = time.monotonic()
     num_tokens, mean_loss = 0, 0.0
     for step in range(args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate(step, args.steps, args.lr)
         taken = list(islice(stream, args.accumulate))
-        loss = take_step(model, optimizer, taken, args.device)
+        loss = take_step(model, optimizers, taken, args.device)
         mean_loss = loss if step == 0 else 0.95 * mean_loss + 0.05 * loss
         num_tokens += sum(int((batch.input_ids != model.config.pad_token_id).sum()) for batch in taken)
         now = time.monotonic()
