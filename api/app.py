@@ -7,13 +7,19 @@ from flask import Flask, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
+from api.board import board_routes
 from api.body import MAX_BODY_BYTES
+from api.completion_routes import completion_routes
+from api.cors import install_cors
 from api.errors import error_body, openai_error
 from api.generation import ClientGone, unavailable
 from api.guard import install_guard
 from api.jobs import job_routes
+from api.openapi import openapi_routes
+from api.pages import page_routes
 from api.routes import chat_routes, service_routes
 from api.service import build_service
+from api.tokens import token_routes
 from common.errors import OmniError
 from common.settings import Settings
 
@@ -29,8 +35,11 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["omni"] = service
     app.before_request(service.hub.start)
     install_guard(app, settings)
-    for routes in (chat_routes, service_routes, job_routes):
+    install_cors(app, settings)
+    for routes in (chat_routes, service_routes, job_routes, board_routes, completion_routes, token_routes):
         app.register_blueprint(routes(service))
+    app.register_blueprint(page_routes())
+    app.register_blueprint(openapi_routes())
     install_errors(app)
     return app
 

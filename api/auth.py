@@ -1,13 +1,23 @@
 """Who is calling: the API key of a request -> its owner. Keys are compared as hashes, in constant time."""
 
 import hmac
+import logging
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flask import Request
+from redis.exceptions import RedisError
 
 from common.errors import OmniError, Unauthenticated
+from common.key_store import KeyStore, digest_of
 from common.keys import owner_of
 from common.settings import Settings
+
+logger = logging.getLogger("omni.api")
+
+REFRESH_S = 1.0
+INDEX = 32  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +29,28 @@ class Caller:
 
 
 class KeyRing:
-    """The keys that this service knows."""
+    """The keys that this service knows: those of the settings, and those that `omni keys` manages in Redis.
 
-    def __init__(self, settings: Settings) -> None:
-        self._owners = tuple(owner_of(key) for key in settings.keys)
-        self._admins = tuple(owner_of(key) for key in settings.admins)
+    The managed ones are read again within a second of a change; while Redis is away the last ones known hold.
+    """
+
+    def __init__(self, settings: Settings, store: KeyStore) -> None:
+        self._store = store
+        self._fixed = indexed((digest_of(key), Caller(owner_of(key), is_admin=False)) for key in settings.keys)
+        self._fixed |= indexed((digest_of(key), Caller(owner_of(key), is_admin=True)) for key in settings.admins)
+        self._callers = self._fixed
+        self._names: dict[str, str] = {}
+        self._version = -1
+        self._looked = float("-inf")
 
     def caller(self, request: Request) -> Caller:
         """Raises Unauthenticated, with the same words for every cause."""
-        owner = owner_of(presented_key(request))
-        is_known = _is_among(owner, self._owners)
-        is_admin = _is_among(owner, self._admins)
-        if not (is_known or is_admin):
+        self._refresh()
+        digest = digest_of(presented_key(request))
+        found = self._callers.get(digest[:INDEX])
+        if found is None or not hmac.compare_digest(found[0], digest):
             raise Unauthenticated("Incorrect API key provided. Send a key of this server: 'Authorization: Bearer KEY'.")
-        return Caller(owner, is_admin)
+        return found[1]
 
     def admin(self, request: Request) -> Caller:
         """Raises Unauthenticated, or OmniError `forbidden` for a key without that right."""
@@ -41,12 +59,32 @@ class KeyRing:
             raise OmniError("This needs an admin key (OMNI_ADMIN_KEYS).", code="forbidden")
         return caller
 
+    def name_of(self, owner: str) -> str:
+        """The name of a managed key, else the hash itself: for the operator's eyes."""
+        return self._names.get(owner, owner)
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._looked < REFRESH_S:
+            return
+        try:
+            version = self._store.version()
+            if version != self._version:
+                records = self._store.all()
+                managed = ((record.digest, Caller(record.owner, bool(record.limits.admin))) for record in records)
+                self._callers = indexed(managed) | self._fixed
+                self._names = {record.owner: record.name for record in records}
+                self._version = version
+        except RedisError as error:
+            logger.warning("the managed keys cannot be read now (%s)", type(error).__name__)
+        self._looked = time.monotonic()
+
+
+def indexed(callers: Iterable[tuple[str, Caller]]) -> dict[str, tuple[str, Caller]]:
+    """Found by the first half of the digest; the whole is then compared in constant time."""
+    return {digest[:INDEX]: (digest, caller) for digest, caller in callers}
+
 
 def presented_key(request: Request) -> str:
     """The key as OpenAI's clients send it, or as Anthropic's do."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-
-
-def _is_among(owner: str, known: tuple[str, ...]) -> bool:
-    return any([hmac.compare_digest(owner, other) for other in known])

@@ -1,11 +1,13 @@
 """What every route needs, built once per process and passed down."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from api.auth import KeyRing
 from api.hub import EventHub
 from api.models import Models
 from common.connection import connect
+from common.grammar_check import GrammarCheck
+from common.key_store import KeyStore
 from common.settings import Settings
 from common.store import Store
 
@@ -17,11 +19,16 @@ class Service:
     hub: EventHub
     models: Models
     keys: KeyRing
+    grammars: GrammarCheck = field(default_factory=GrammarCheck)
 
 
 def build_service(settings: Settings) -> Service:
     redis = connect(settings.redis)
     store = Store(redis, max_queue=settings.max_queue, ttl_s=settings.result_ttl, failure_ttl_s=settings.failure_ttl)
     return Service(
-        settings, store, EventHub(store, redis, settings.queue), Models(store, settings.served_names), KeyRing(settings)
+        settings,
+        store,
+        EventHub(store, redis, settings.queue),
+        Models(store, settings.served_names),
+        KeyRing(settings, KeyStore(redis)),
     )

@@ -1,7 +1,7 @@
 """OmniWorker: an RQ worker that admits jobs in order into one engine and runs many of them at once.
 
-RQ is known only here and in api/generation.py. The records of jobs are written by the scripts of common/scripts, in the same
-step as our own state, so that RQ's registries are right at every moment; this class registers the worker itself.
+RQ is known only here and in api/generation.py. The records of jobs are written by the scripts of common/scripts, in the
+same step as our own state, so that RQ's registries are right at every moment; this class registers the worker itself.
 """
 
 import logging
@@ -20,6 +20,7 @@ from worker.engine import Engine
 from worker.heartbeat import Inbox
 from worker.ledger import Claim, Ledger
 from worker.publisher import Publisher
+from worker.telemetry import Telemetry
 
 logger = logging.getLogger("omni.worker")
 
@@ -46,6 +47,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self.publisher = publisher
         self.inbox = inbox
         self.watch_fd = watch_fd
+        self.telemetry = Telemetry(ledger.redis, ledger.queue, device=str(getattr(engine, "device", "")))
         self.is_stopping = False
         self.started = time.time()
         self._num_ended = 0
@@ -88,6 +90,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         os.write(self.watch_fd, b"begin\n")
         events = self.engine.step()
         os.write(self.watch_fd, b"end\n")
+        self.telemetry.heard(events)
         self.publish(events)
 
     def publish(self, events: list[tuple[str, Event]]) -> None:
@@ -115,6 +118,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         for job_id, reason in self.inbox.take_cancels():
             if self.publisher.has(job_id):
                 self.engine.cancel(job_id)
+                self.telemetry.forget(job_id)
                 ended.append((job_id, reason))
         if ended:
             self.publish(ended)
@@ -131,13 +135,14 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         """What the heartbeat tells Redis of this worker."""
         self.heartbeat()
         self.set_state(WorkerStatus.BUSY if self.engine.has_work else WorkerStatus.IDLE)
-        stats = self.engine.stats()
+        stats = self.engine.stats().as_dict()
         return {
             "state": "draining" if self.is_stopping else "ready",
             "model": self.card.root,
             "started": self.started,
             "jobs_per_s": self._measured_rate(),
-            **{name: str(value) for name, value in stats.as_dict().items()},
+            **{name: str(value) for name, value in stats.items()},
+            **self.telemetry.report(stats),
         }
 
     def _begin(self, claim: Claim) -> None:
@@ -153,6 +158,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def _drop(self, job_id: str) -> None:
         self.engine.cancel(job_id)
         self.publisher.close(job_id)
+        self.telemetry.forget(job_id)
 
     def _count(self, event: Event) -> None:
         self._num_ended += 1
