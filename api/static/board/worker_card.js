@@ -42,7 +42,8 @@ export class WorkerCard {
     const rate = Number(worker.tokens_per_s) || 0;
     const used = Number(worker.kv_used) || 0;
     const total = Number(worker.kv_total) || 0;
-    part("model").textContent = worker.model ?? "";
+    part("model").textContent = worker.queue ?? worker.model;
+    part("model").title = worker.model; // the weights that really run
     part("state").textContent = worker.state ?? "";
     part("state").dataset.state = worker.state ?? "";
     part("device").textContent = [worker.device, worker.fence ? `worker ${worker.fence}` : ""].filter(Boolean).join(" · ");
