@@ -67,7 +67,7 @@ def openapi_routes() -> Blueprint:
 def openapi(app: Flask) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        path = CONVERTER.sub(r"{\2}", rule.rule)
+        path = path_of(rule)
         if path in PAGES:
             continue
         for method in sorted((rule.methods or set()) & set(METHODS)):
@@ -81,6 +81,11 @@ def openapi(app: Flask) -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def path_of(rule: Rule) -> str:
+    """Flask's '/v1/jobs/<job_id>' as OpenAPI writes it."""
+    return CONVERTER.sub(r"{\2}", rule.rule)
 
 
 def schemas() -> dict[str, Any]:
@@ -120,7 +125,7 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
         "content": {"application/json": {"schema": reference(answers.ErrorBody)}},
     }
     said: dict[str, Any] = {
-        "operationId": rule.endpoint.replace(".", "_") + ("" if name in DESCRIBED else f"_{name.split()[0].lower()}"),
+        "operationId": re.sub(r"\W+", "_", name).strip("_").lower(),
         "summary": described.summary,
         "parameters": parameters(rule, described),
         "responses": responses,
