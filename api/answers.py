@@ -1,7 +1,9 @@
 """A job's events -> an HTTP answer: an SSE stream or one JSON body. Also decides what a caller's leaving means."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 from flask import Request, Response
@@ -30,6 +32,10 @@ SSE_HEADERS = {
 class Chunks(Protocol):
     """Events to chunks, in log order from the first event."""
 
+    def opening(self) -> list[dict[str, Any]]:
+        """What can be said before anything has happened."""
+        ...
+
     def feed(self, event: Event) -> list[dict[str, Any]]: ...
 
 
@@ -41,6 +47,19 @@ class Completion(Protocol):
     def feed(self, event: Event) -> None: ...
 
     def body(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a family of streams looks on the wire, beside its chunks."""
+
+    failure: Callable[[OmniError], dict[str, Any]]
+    tells_failed_jobs: bool = True  # by a frame of their own; else the chunks have said it
+    names_events: bool = False  # each chunk's type is also its SSE event's name
+    ending: bytes = sse.DONE
+
+
+OPENAI = Dialect(lambda error: error_body(error.code, error.message, error.param))
 
 
 class Answer:
@@ -72,13 +91,20 @@ class Answer:
         for reader in self.readers:
             self.service.hub.close(reader)
 
-    def stream(self, chunks: Chunks, after: int = 0) -> Response:
+    def stream(self, chunks: Chunks, after: int = 0, dialect: Dialect = OPENAI) -> Response:
         """SSE of all chunks with a number above `after`."""
         headers = SSE_HEADERS | {"Omni-Job-Id": self.job_id}
-        return Response(self._frames(chunks, after), headers=headers)
+        return Response(self._frames(chunks, after, dialect), headers=headers)
 
     def body(self, completion: Completion) -> dict[str, Any]:
         """Wait for the end. Raises JobFailed, ClientGone, or Unavailable when this process is leaving."""
+        self.fold(completion)
+        if completion.failed is not None:
+            raise JobFailed(completion.failed.message, code=completion.failed.code)
+        return completion.body()
+
+    def fold(self, completion: Completion) -> None:
+        """The same, but a failed job is told by `completion.failed` only."""
         try:
             with watching(self.client, self._client_gone):
                 for item in self._events():
@@ -91,15 +117,12 @@ class Answer:
             raise
         finally:
             self.give_up()
-        if completion.failed is not None:
-            raise JobFailed(completion.failed.message, code=completion.failed.code)
-        return completion.body()
 
-    def _frames(self, chunks: Chunks, after: int) -> Iterator[bytes]:
+    def _frames(self, chunks: Chunks, after: int, dialect: Dialect) -> Iterator[bytes]:
         is_left = True
         try:
             with watching(self.client, self._client_gone):
-                yield from self._numbered(chunks, after)
+                yield from self._numbered(chunks, after, dialect)
                 is_left = False
         except ClientGone:
             pass
@@ -108,24 +131,33 @@ class Answer:
                 self._cancel_if_alone()
             self.give_up()
 
-    def _numbered(self, chunks: Chunks, after: int) -> Iterator[bytes]:
-        number = 0
+    def _numbered(self, chunks: Chunks, after: int, dialect: Dialect) -> Iterator[bytes]:
+        numbers = count(1)
+
+        def frames(said: list[dict[str, Any]]) -> Iterator[bytes]:
+            for chunk, number in zip(said, numbers, strict=False):
+                if number > after:
+                    yield sse.frame(chunk, number, chunk["type"] if dialect.names_events else None)
+
         try:
+            yield from frames(chunks.opening())
             for item in self._events():
-                if not isinstance(item, Row):
-                    yield self._notice(item)
-                    if isinstance(item, Closing):
-                        return
+                if isinstance(item, Row):
+                    yield from frames(chunks.feed(item.event))
+                    if isinstance(item.event, Failed) and dialect.tells_failed_jobs:
+                        yield self._failure(dialect, JobFailed(item.event.message, code=item.event.code))
                     continue
-                for chunk in chunks.feed(item.event):
-                    number += 1
-                    if number > after:
-                        yield sse.frame(chunk, number)
-                if isinstance(item.event, Failed):
-                    yield sse.frame(error_body(item.event.code, item.event.message))
+                yield self._notice(item)
+                if isinstance(item, Closing):
+                    return
         except OmniError as error:
-            yield sse.frame(error_body(error.code, error.message, error.param))
-        yield sse.DONE
+            yield self._failure(dialect, error)
+        yield dialect.ending
+
+    @staticmethod
+    def _failure(dialect: Dialect, error: OmniError) -> bytes:
+        frame = dialect.failure(error)
+        return sse.frame(frame, event=frame["type"] if dialect.names_events else None)
 
     def _notice(self, notice: Notice) -> bytes:
         if isinstance(notice, Queued):

@@ -1,9 +1,10 @@
-"""A parsed chat request -> what is put into the line: prompt ids, sampling, and the form of the answer."""
+"""A parsed chat request -> what is put into the line: prompt ids, sampling, and how the answer is to be read."""
 
 import hashlib
 import secrets
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -11,9 +12,14 @@ import orjson
 
 from api.auth import Caller
 from api.chunks import ChatForm
-from api.prompt import PromptEncoder
-from api.schema import MAX_TIMEOUT_S, ChatRequest, Sampling
+from api.constraints import grammar_of, offered_tools
+from api.conversation import THINK, Conversation
+from api.parsers.tool_calls import opening_of
+from api.prompt import ChatPrompt, PromptEncoder
+from api.reading import Reading
+from api.schema import MAX_TIMEOUT_S, ChatRequest, Sampling, Tool
 from common.errors import InvalidRequest
+from common.grammar_check import GrammarCheck
 from common.store import Submission
 from common.wire import GenerationRequest, ModelCard, SamplingParams
 
@@ -22,46 +28,115 @@ DEFAULT_MAX_TOKENS = 2048
 MAX_IDEMPOTENCY_KEY = 256
 
 
-def prepare(body: ChatRequest, encoder: PromptEncoder, caller: Caller) -> tuple[GenerationRequest, ChatForm]:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can be put into the line, whatever form its answer will take."""
+
+    prompt: ChatPrompt
+    sampling: SamplingParams
+    reading: Reading
+
+    def request(self, job_id: str, model: str, caller: Caller) -> GenerationRequest:
+        return GenerationRequest(job_id, model, self.prompt.ids, self.sampling, cache_salt=caller.owner)
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}{uuid4().hex}"
+
+
+def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -> Prepared:
     """Raises InvalidRequest or ContextLengthExceeded for what this model cannot honour."""
+    check_together(body)
+    tools = offered_tools(body)
+    prompt = encoder.encode_chat(conversation_of(body, tools))
+    reading = Reading(
+        tool_format=encoder.tool_format if tools else None,
+        is_thinking_opened=prompt.thinking == "opened",
+        shows_reasoning=body.include_reasoning is not False,
+        ends=() if not body.logprobs else ends_of(body, encoder.card),
+    )
+    grammar = grammar_of(body, tools, encoder, prompt.thinking)
+    sampling = sampling_params(
+        body,
+        encoder.card,
+        len(prompt.ids),
+        body.max_completion_tokens or body.max_tokens,
+        (body.top_logprobs or 0) if body.logprobs else None,
+        grammar=None if grammar is None else grammars.compiled(grammar),
+        skip_special_tokens=skips_special_tokens(body, encoder, reading),
+    )
+    return Prepared(prompt, sampling, reading)
+
+
+def check_together(body: ChatRequest) -> None:
+    """Raises InvalidRequest for fields that are good by themselves only."""
     if body.modalities and body.modalities != ["text"]:
         raise InvalidRequest("'modalities': this server answers in text only.", param="modalities")
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-    prompt_ids = encoder.encode_chat(
-        body.messages,
-        tools=body.tools if body.tool_choice != "none" else None,
-        template_kwargs=body.chat_template_kwargs,
+    if body.continue_final_message and body.messages[-1].role != "assistant":
+        raise InvalidRequest(
+            "'continue_final_message' needs an assistant's message at the end.", param="continue_final_message"
+        )
+    if body.continue_final_message and body.add_generation_prompt:
+        raise InvalidRequest(
+            "'continue_final_message' and 'add_generation_prompt' exclude each other.", param="add_generation_prompt"
+        )
+    limit = body.max_completion_tokens or body.max_tokens
+    if limit is not None and (body.min_tokens or 0) > limit:
+        raise InvalidRequest("'min_tokens' is more than the most tokens asked for.", param="min_tokens")
+
+
+def conversation_of(body: ChatRequest, tools: list[Tool]) -> Conversation:
+    shape = body.response_format
+    return Conversation(
+        messages=body.messages,
+        tools=tools,
+        template_kwargs=thinking_kwargs(body) | (body.chat_template_kwargs or {}),
+        response_format=shape.model_dump(by_alias=True, exclude_none=True) if shape is not None else None,
         continue_final=bool(body.continue_final_message),
+        add_generation_prompt=body.add_generation_prompt is not False,
     )
-    max_tokens = body.max_completion_tokens or body.max_tokens
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    form = ChatForm(
-        id=f"chatcmpl-{uuid4().hex}",
-        model=body.model,
-        created=int(time.time()),
-        n=body.n or 1,
-        include_usage=bool(body.stream_options and body.stream_options.include_usage),
-        logprobs=bool(body.logprobs),
-    )
-    request = GenerationRequest(
-        id=form.id,
-        model=body.model,
-        prompt_ids=prompt_ids,
-        sampling=sampling_params(body, encoder.card, len(prompt_ids), max_tokens, logprobs),
-        cache_salt=caller.owner,
-    )
-    return request, form
+
+
+def thinking_kwargs(body: ChatRequest) -> dict[str, Any]:
+    """OpenAI's and DeepSeek's switches in the words of templates: each model's template knows one of these."""
+    kwargs: dict[str, Any] = {}
+    if body.reasoning_effort is not None:
+        is_on = body.reasoning_effort != "none"
+        kwargs = {"reasoning_effort": body.reasoning_effort, "enable_thinking": is_on, "thinking": is_on}
+    if body.thinking is not None:
+        kwargs |= dict.fromkeys(("enable_thinking", "thinking"), body.thinking.type == "enabled")
+    return kwargs
+
+
+def ends_of(body: Sampling, card: ModelCard) -> tuple[int, ...]:
+    return (*(() if body.ignore_eos else card.eos_token_ids), *(body.stop_token_ids or ()))
+
+
+def skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, reading: Reading) -> bool:
+    """False if asked for, or if the marks that the answer is read by are special tokens of this model."""
+    if body.skip_special_tokens is not None:
+        return body.skip_special_tokens
+    marks = [THINK] if reading.tool_format is None else [THINK, opening_of(reading.tool_format)]
+    return not any(encoder.is_special(mark) for mark in marks)
 
 
 def sampling_params(
-    body: Sampling, card: ModelCard, num_prompt: int, max_tokens: int | None, logprobs: int | None
+    body: Sampling,
+    card: ModelCard,
+    num_prompt: int,
+    max_tokens: int | None,
+    logprobs: int | None,
+    *,
+    grammar: str | None = None,
+    skip_special_tokens: bool = True,
 ) -> SamplingParams:
     """The request's sampling with every default filled in. max_tokens is cut to what the context still holds."""
     room = card.max_model_len - num_prompt
-    for token, _ in (body.logit_bias or {}).items():
-        if int(token) >= card.vocab_size:
-            raise InvalidRequest(f"'logit_bias': {token} is not a token of this model.", param="logit_bias")
+    for name, tokens in (("logit_bias", body.logit_bias), ("stop_token_ids", body.stop_token_ids)):
+        if unknown := next((token for token in tokens or () if int(token) >= card.vocab_size), None):
+            raise InvalidRequest(f"'{name}': {unknown} is not a token of this model.", param=name)
     return SamplingParams(
         max_tokens=min(max_tokens or DEFAULT_MAX_TOKENS, room),
         seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
@@ -78,15 +153,29 @@ def sampling_params(
         min_tokens=min(body.min_tokens or 0, room),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
+        grammar=grammar,
         n=body.n or 1,
+        skip_special_tokens=skip_special_tokens,
+    )
+
+
+def chat_form(body: ChatRequest, prepared: Prepared) -> ChatForm:
+    return ChatForm(
+        id=new_id("chatcmpl-"),
+        model=body.model,
+        created=int(time.time()),
+        n=body.n or 1,
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        logprobs=bool(body.logprobs),
+        reading=prepared.reading,
     )
 
 
 def submission(
     request: GenerationRequest, form: Any, body: Sampling, encoder: PromptEncoder, caller: Caller,
-    headers: Any, raw: dict[str, Any],
+    headers: Any, raw: Mapping[str, Any],
 ) -> Submission:  # fmt: skip
-    """What goes into the line; `form` is a dataclass. Raises InvalidRequest for an Idempotency-Key that is too long."""
+    """Raises InvalidRequest for an Idempotency-Key that is too long."""
     key = headers.get("Idempotency-Key", "")
     if len(key) > MAX_IDEMPOTENCY_KEY:
         raise InvalidRequest(f"The Idempotency-Key may have {MAX_IDEMPOTENCY_KEY} characters at most.")

@@ -136,6 +136,9 @@ class CompletionChunks:
     def __init__(self, forms: list[CompletionForm], token_text: TokenText) -> None:
         self._reading = _Reading(forms, token_text)
 
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
     def feed(self, event: Event) -> list[dict[str, Any]]:
         """The chunks of one event; none for a Failed, whose error the stream carries as its own frame."""
         reading = self._reading

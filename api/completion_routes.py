@@ -10,10 +10,10 @@ from api.body import read_body
 from api.completion_chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
 from api.completions import prepare, submit_all
 from api.prompt import PromptEncoder
-from api.routes import ENDED, owned_job, starting_after
 from api.schema import parse
 from api.schema_text import CompletionRequest
 from api.service import Service
+from api.serving import ENDED, owned_job, starting_after
 from common.errors import NotFound
 from common.store import JobView
 
@@ -48,7 +48,7 @@ def completion_routes(service: Service) -> Blueprint:
         is_stream = request.args.get("stream") == "true" or "text/event-stream" in request.headers.get("Accept", "")
         if not is_stream and any(job.state not in ENDED for job in jobs):
             return jsonify(pending(forms[0], jobs)), 202
-        after = starting_after()
+        after = starting_after(request)
         answer = Answer(service, request, *(job.id for job in jobs), is_background=True)
         answer.is_new = False
         if is_stream:

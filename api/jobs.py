@@ -5,8 +5,8 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from api.routes import owned_job
 from api.service import Service
+from api.serving import owned_job
 from common.store import JobView
 
 

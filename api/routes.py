@@ -3,21 +3,16 @@
 import time
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, jsonify, request
 
-from api.answers import Answer
-from api.auth import Caller
 from api.body import read_body
-from api.chat import prepare, submission
-from api.chunks import ChatChunks, ChatCompletion, ChatForm
-from api.generation import submit
-from api.prompt import PromptEncoder
+from api.chat import chat_form, prepare
+from api.chunks import ChatForm
 from api.schema import ChatRequest, parse
 from api.service import Service
-from common.errors import InvalidRequest, NotFound, OmniError
+from api.serving import ENDED, fetched, form_of, owned_job, put_in_line, starting_after, wants_stream
+from common.errors import OmniError
 from common.store import JobView
-
-ENDED = ("finished", "failed", "cancelled")
 
 
 def chat_routes(service: Service) -> Blueprint:
@@ -29,50 +24,28 @@ def chat_routes(service: Service) -> Blueprint:
         raw = read_body(request)
         body = parse(ChatRequest, raw)
         encoder = service.models.encoder(body.model)
-        generation, form = prepare(body, encoder, caller)
-        answer = Answer(service, request, form.id, is_background=bool(body.background))
-        try:
-            job = submission(generation, form, body, encoder, caller, request.headers, raw)
-            job_id = submit(service.store, service.hub, job)
-        except BaseException:
-            answer.give_up()
-            raise
-        if job_id != form.id:
-            answer.follow(job_id)
-            form = form_of(owned_job(service, caller, job_id))
-        return respond(answer, form, encoder, is_stream=bool(body.stream))
+        prepared = prepare(body, encoder, service.grammars)
+        waiting = put_in_line(service, request, caller, body, prepared, chat_form(body, prepared), encoder, raw)
+        if body.stream:
+            return waiting.stream()
+        if body.background:
+            waiting.answer.give_up()
+            return jsonify(pending(waiting.form, None)), 202
+        response = jsonify(waiting.body())
+        response.headers["Omni-Job-Id"] = waiting.form.id
+        return response
 
     @routes.get("/v1/chat/completions/<job_id>")
     def retrieve(job_id: str) -> Any:
-        caller = service.keys.caller(request)
-        job = owned_job(service, caller, job_id)
-        form = form_of(job)
-        encoder = service.models.encoder(form.model)
-        is_stream = request.args.get("stream") == "true" or "text/event-stream" in request.headers.get("Accept", "")
-        if not is_stream and job.state not in ENDED:
-            return jsonify(pending(form, job)), 202
-        after = starting_after()
-        answer = Answer(service, request, job_id, is_background=True)
-        answer.is_new = False
-        if is_stream:
-            return answer.stream(ChatChunks(form, encoder.token_bytes), after)
-        return jsonify(answer.body(ChatCompletion(form, encoder.token_bytes)))
+        job = owned_job(service, service.keys.caller(request), job_id)
+        if wants_stream(request):
+            after = starting_after(request)
+            return fetched(service, request, job, "chat").stream(after)
+        if job.state not in ENDED:
+            return jsonify(pending(form_of(job, "chat"), job)), 202
+        return jsonify(fetched(service, request, job, "chat").body())
 
     return routes
-
-
-def respond(
-    answer: Answer, form: ChatForm, encoder: PromptEncoder, *, is_stream: bool
-) -> Response | tuple[Response, int]:
-    """Stream, or wait for the whole; a background job that is not streamed is answered at once."""
-    if is_stream:
-        return answer.stream(ChatChunks(form, encoder.token_bytes))
-    if answer.is_background:
-        answer.give_up()
-        return jsonify(pending(form, None)), 202
-    response = jsonify(answer.body(ChatCompletion(form, encoder.token_bytes)))
-    response.headers["Omni-Job-Id"] = form.id
-    return response
 
 
 def pending(form: ChatForm, job: JobView | None) -> dict[str, Any]:
@@ -87,31 +60,6 @@ def pending(form: ChatForm, job: JobView | None) -> dict[str, Any]:
         "status": "in_progress" if is_running else "queued",
         "tokens": job.num_tokens if job is not None else 0,
     }
-
-
-def owned_job(service: Service, caller: Caller, job_id: str) -> JobView:
-    """Raises NotFound also for another key's job: ids belong to the key that made them."""
-    job = service.store.job(job_id)
-    if job is None or job.owner != caller.owner:
-        hours = service.settings.result_ttl / 3600
-        raise NotFound(
-            f"There is no job {job_id[:64]!r} of this key; results are kept for {hours:g} h after their end."
-        )
-    return job
-
-
-def form_of(job: JobView) -> ChatForm:
-    if job.form.get("kind") != "chat":
-        raise NotFound("This id is not a chat completion.")
-    return ChatForm(**job.form)
-
-
-def starting_after() -> int:
-    """From where to resume: the query's `starting_after`, else the header that browsers send."""
-    text = request.args.get("starting_after") or request.headers.get("Last-Event-ID") or "0"
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise InvalidRequest("'starting_after' must be the id of a chunk: a whole number.", param="starting_after")
-    return int(text)
 
 
 def service_routes(service: Service) -> Blueprint:

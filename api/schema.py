@@ -3,10 +3,12 @@
 Unknown fields are accepted and ignored, because IDEs send many; docs/api/inference.md lists each known one.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from api.unsupported import CHAT, LEGACY_MESSAGE, Refusal
 from common.errors import InvalidRequest
 
 MAX_N = 16
@@ -16,6 +18,7 @@ MAX_LOGIT_BIAS = 1024
 MAX_TOOLS = 128
 MAX_MESSAGES = 4096
 MAX_TIMEOUT_S = 86_400.0
+UNION_MEMBERS = frozenset({"str", "NamedTool", "AllowedToolsChoice"})  # pydantic puts their names into its paths
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -34,6 +37,7 @@ StopStrings = Annotated[
 
 class Base(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    refused: ClassVar[Mapping[str, Refusal]] = {}  # known fields that would change the answer and that we cannot honour
 
 
 class ImageUrl(Base):
@@ -62,7 +66,9 @@ class ToolCall(Base):
 
 
 class Message(Base):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    refused: ClassVar[Mapping[str, Refusal]] = LEGACY_MESSAGE
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
@@ -92,6 +98,21 @@ class NamedTool(Base):
     function: NamedFunction
 
 
+class AllowedTools(Base):
+    """OpenAI's way to offer some of the tools only."""
+
+    mode: Literal["auto", "required"] = "auto"
+    tools: list[NamedTool] = Field(min_length=1, max_length=MAX_TOOLS)
+
+
+class AllowedToolsChoice(Base):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice
+
+
 class JsonSchema(Base):
     name: str | None = None
     description: str | None = None
@@ -102,6 +123,13 @@ class JsonSchema(Base):
 class ResponseFormat(Base):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")  # llama.cpp's place for it
+
+
+class ThinkingSwitch(Base):
+    """DeepSeek's `thinking`."""
+
+    type: Literal["enabled", "disabled"]
 
 
 class StreamOptions(Base):
@@ -146,15 +174,29 @@ class Sampling(Base):
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
+    refused: ClassVar[Mapping[str, Refusal]] = CHAT
+
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: str | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | str | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    thinking: ThinkingSwitch | None = None
+    include_reasoning: bool | None = None
+    skip_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -163,6 +205,7 @@ class ChatRequest(Sampling):
 
 def parse(model: type[T], body: dict[str, Any]) -> T:
     """The typed request. Raises InvalidRequest that names the field and says what is allowed."""
+    refuse_unsupported(model, body)
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -172,12 +215,20 @@ def parse(model: type[T], body: dict[str, Any]) -> T:
         raise InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param) from None
 
 
+def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a field of `model.refused`, unless its value asks for nothing."""
+    refused: Mapping[str, Refusal] = getattr(model, "refused", {})
+    for name in body.keys() & refused.keys():
+        if body[name] and body[name] not in refused[name].harmless:
+            raise InvalidRequest(f"'{name}' {refused[name].why}.", param=name)
+
+
 def _path(location: tuple[str | int, ...]) -> str:
     """('messages', 0, 'role') -> 'messages[0].role'; pydantic's names of union members are left out."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() and part not in ("str", "NamedTool"):
+        elif part.isidentifier() and part not in UNION_MEMBERS:
             path += f".{part}" if path else part
     return path

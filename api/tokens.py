@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from api.body import read_body
+from api.conversation import Conversation
 from api.prompt import PromptEncoder
 from api.schema import parse
 from api.schema_text import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
@@ -54,10 +55,10 @@ def ids_of(body: TokenizeRequest, encoder: PromptEncoder) -> list[int]:
     """The prompt as /v1/completions would encode it, or the conversation as /v1/chat/completions would."""
     if body.messages is None:
         return encoder.tokenize(body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
-    ids = encoder.encode_chat(
-        body.messages,
-        tools=body.tools,
-        template_kwargs=body.chat_template_kwargs,
+    conversation = Conversation(
+        messages=body.messages,
+        tools=body.tools or (),
+        template_kwargs=body.chat_template_kwargs or {},
         continue_final=bool(body.continue_final_message),
     )
-    return list(ids)
+    return list(encoder.encode_chat(conversation).ids)

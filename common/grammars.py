@@ -139,7 +139,7 @@ def structured_grammar(options: Any, param: str = "structured_outputs") -> Gramm
     if not isinstance(options, dict):
         raise InvalidRequest(f"'{param}' must be an object.", param=param)
     builders = {
-        "json": lambda value, name: json_schema_grammar(_parsed(value, name), name),
+        "json": lambda value, name: json_schema_grammar(json_value(value, name), name),
         "json_object": lambda value, name: json_object_grammar(name),
         "regex": regex_grammar,
         "choice": choice_grammar,
@@ -154,6 +154,16 @@ def structured_grammar(options: Any, param: str = "structured_outputs") -> Gramm
     return builders[kind](value, f"{param}.{kind}")
 
 
+def json_value(value: Any, param: str) -> Any:
+    """A schema may also come as a string."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"'{param}' is not JSON: {error}", param=param) from error
+
+
 def after_thinking(grammar: Grammar, thinking: Thinking, marked: MarkedText) -> Grammar:
     """The grammar for an answer that may think first: a block up to `</think>`, of any text, then the grammar."""
     if thinking == "none":
@@ -165,18 +175,17 @@ def after_thinking(grammar: Grammar, thinking: Thinking, marked: MarkedText) -> 
     return _sized(parts, grammar.param, is_costly=grammar.is_costly)
 
 
+def either(calls: Grammar, answer: Grammar) -> Grammar:
+    """One grammar or the other, decided by how the text begins."""
+    parts: list[dict[str, Any]] = [{"lark_grammar": "start: @calls | @answer"}]
+    for name, grammar in (("calls", calls), ("answer", answer)):
+        head, *others = orjson.loads(grammar.text)["grammars"]
+        parts += [{**head, "name": name}, *others]
+    return _sized(parts, answer.param, is_costly=calls.is_costly or answer.is_costly)
+
+
 def _is_bracketed(token: str) -> bool:
     return token.startswith("<") and token.endswith(">")
-
-
-def _parsed(value: Any, param: str) -> Any:
-    """vLLM takes a schema also as a string."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"'{param}' is not JSON: {error}", param=param) from error
 
 
 def _sized(parts: list[dict[str, Any]], param: str, *, is_costly: bool) -> Grammar:

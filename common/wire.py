@@ -36,6 +36,7 @@ class SamplingParams:
     logprobs: int | None = None  # None: off; 0-20: alternatives beside the drawn token
     grammar: str | None = None  # llguidance grammar (JSON), or None for free text
     n: int = 1
+    skip_special_tokens: bool = True  # in the text; False where the marks of tool calls are special tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ class Detokenizer:
     the first token of a text specially, dropping its leading space, and these take that on themselves.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: Iterable[int] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: Iterable[int] = (), *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
         self._window = list(context)
         self._num_settled = len(self._window)  # tokens at its start whose text is out in full
         self._num_shown = len(self._decode())  # characters of its text that are out
@@ -47,7 +48,7 @@ class Detokenizer:
         self._num_shown = len(self._decode())
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._window, skip_special_tokens=True)
+        return self._tokenizer.decode(self._window, skip_special_tokens=self._skip_special_tokens)
 
 
 def num_provisional(text: str) -> int:

@@ -66,7 +66,11 @@ class Intake:
     def _sequence(self, request: GenerationRequest, index: int, grammar: GrammarState | None) -> Sequence:
         sampling = request.sampling
         eos = () if sampling.ignore_eos else self._card.eos_token_ids
-        detokenizer = Detokenizer(self._tokenizer, request.prompt_ids[-NUM_CONTEXT_TOKENS:])
+        detokenizer = Detokenizer(
+            self._tokenizer,
+            request.prompt_ids[-NUM_CONTEXT_TOKENS:],
+            skip_special_tokens=sampling.skip_special_tokens,
+        )
         return Sequence(
             request_id=request.id,
             index=index,

@@ -1,0 +1,143 @@
+"""Typed messages -> the conversation as a chat template takes it, and its rendered text."""
+
+import os
+
+os.environ.setdefault("USE_TORCH", "0")
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from api import deepseek_v32
+from api.schema import Message, Tool
+from api.special_tokens import Guard
+from common.errors import InvalidRequest
+from common.grammars import THINK_END, Thinking
+from common.wire import ModelCard
+
+THINK = "<think>"
+TEMPLATE_KWARGS: dict[str, type] = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a prompt is made of."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    response_format: Mapping[str, Any] | None = None  # for models that are told in the prompt
+    continue_final: bool = False  # the last message is the beginning of the answer
+    add_generation_prompt: bool = True
+
+
+def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
+    """The prompt's text, the caller's own special tokens hidden by `guard`. Raises InvalidRequest."""
+    messages = [
+        guard.value(as_dict(message, number, card.accepts_images))
+        for number, message in enumerate(conversation.messages)
+    ]
+    tools = [guard.value(tool.model_dump(exclude_none=True)) for tool in conversation.tools]
+    kwargs = checked_kwargs(conversation.template_kwargs)
+    if card.architecture == "deepseek_v32" and card.chat_template is None:
+        return _render_deepseek_v32(conversation, messages, tools, kwargs)
+    if card.chat_template is None:
+        raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
+    try:
+        rendered, _ = render_jinja_template(
+            conversations=[[_with_parsed_arguments(message) for message in messages]],
+            chat_template=card.chat_template,
+            tools=tools or None,
+            add_generation_prompt=conversation.add_generation_prompt and not conversation.continue_final,
+            continue_final_message=conversation.continue_final,
+            **card.special_tokens,
+            **kwargs,
+        )
+    except (TemplateError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise InvalidRequest(f"The model's chat template refuses these messages: {error}", param="messages") from None
+    return str(rendered[0])
+
+
+def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> Thinking:
+    """Whether the answer goes on in a `<think>` block that the prompt opened, or may begin one."""
+    if conversation.continue_final:
+        before, _, opened = rendered.rpartition(THINK)
+        return "opened" if before and THINK_END not in opened else "none"
+    end = rendered.rstrip()
+    if end.endswith(THINK):
+        return "opened"
+    knows_thinking = card.architecture == "deepseek_v32" or THINK in (card.chat_template or "")
+    return "optional" if knows_thinking and not end.endswith(THINK_END) else "none"
+
+
+def as_dict(message: Message, number: int, accepts_images: bool) -> dict[str, Any]:
+    """A message as templates read it: content is text, the developer's role is the system's."""
+    fields = message.model_dump(exclude_none=True)
+    fields["role"] = "system" if message.role == "developer" else message.role
+    fields["content"] = text_of(message, number, accepts_images)
+    if message.reasoning is not None:
+        fields.setdefault("reasoning_content", message.reasoning)
+    if not message.tool_calls:
+        fields.pop("tool_calls", None)
+    return fields
+
+
+def text_of(message: Message, number: int, accepts_images: bool) -> str:
+    """The content as one text. Raises InvalidRequest for a part that this model cannot take."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    texts = []
+    for index, part in enumerate(message.content):
+        param = f"messages[{number}].content[{index}]"
+        if part.type in ("text", "input_text", "output_text") and part.text is not None:
+            texts.append(part.text)
+        elif part.type == "refusal":
+            texts.append(part.refusal or "")
+        else:
+            raise InvalidRequest(
+                f"'{param}': this model takes text only, not parts of type {part.type!r}.", param=param
+            )
+    return "".join(texts)
+
+
+def checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Only what a template may be told. Raises InvalidRequest for any other name or type."""
+    for name, value in kwargs.items():
+        if name not in TEMPLATE_KWARGS or not isinstance(value, TEMPLATE_KWARGS[name]):
+            allowed = ", ".join(f"{known} ({kind.__name__})" for known, kind in TEMPLATE_KWARGS.items())
+            raise InvalidRequest(f"'chat_template_kwargs' allows {allowed}.", param="chat_template_kwargs")
+    return dict(kwargs)
+
+
+def _render_deepseek_v32(
+    conversation: Conversation,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]],
+    kwargs: Mapping[str, Any],
+) -> str:
+    return deepseek_v32.encode_chat(
+        messages,
+        tools=tools,
+        thinking=deepseek_v32.thinking_wanted(kwargs.get("reasoning_effort"), kwargs),
+        response_format=conversation.response_format,
+        continue_final=conversation.continue_final,
+    )
+
+
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates write arguments as JSON themselves; what is no JSON object stays the text that it is."""
+    calls = [_with_parsed(call) for call in message.get("tool_calls", ())]
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _with_parsed(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        return call
+    return call | {"function": function | {"arguments": arguments}} if isinstance(arguments, dict) else call

@@ -1,0 +1,43 @@
+"""Keeps a caller's text from becoming control: special tokens in it are hidden while a template is rendered."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+OPEN, CLOSE = "\ue000", "\ue001"  # a token is hidden as its number between these
+HIDDEN = re.compile(f"{OPEN}(\\d+){CLOSE}")
+
+
+class Guard:
+    """Hides the special tokens of one conversation, and finds them again in the rendered text."""
+
+    def __init__(self, special: Sequence[str]) -> None:
+        longest_first = sorted(filter(None, special), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._hidden: list[str] = []
+
+    def text(self, text: str) -> str:
+        text = text.replace(OPEN, "\ufffd").replace(CLOSE, "\ufffd")
+        return text if self._special is None else self._special.sub(self._hide, text)
+
+    def value(self, value: Any) -> Any:
+        """The same for every text in a JSON value, names included."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.value(item) for item in value]
+        if isinstance(value, dict):
+            return {self.text(name): self.value(item) for name, item in value.items()}
+        return value
+
+    def parts(self, rendered: str) -> Iterator[tuple[str, str]]:
+        """(text of the template's making, a token that was the caller's text) in turn; the last token is empty."""
+        at = 0
+        for match in HIDDEN.finditer(rendered):
+            yield rendered[at : match.start()], self._hidden[int(match[1])]
+            at = match.end()
+        yield rendered[at:], ""
+
+    def _hide(self, match: re.Match[str]) -> str:
+        self._hidden.append(match[0])
+        return f"{OPEN}{len(self._hidden) - 1}{CLOSE}"
