@@ -13,16 +13,18 @@ import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from worker.kv_cache import KVCache, LayerShape
+from worker.kv_cache import KVCache
 from worker.scheduler import Row
 
 ATTENTION_NAME = "omni_paged"
+PIECE_QUERIES = 128  # of a prompt chunk that go through one matrix product
+MAX_SCORES = 2**23  # numbers in one score matrix
 MAX_PADDING = 0.3  # share of padded keys that one kernel call may carry before a group is split
 
 
 @dataclass(slots=True)
 class Group:
-    """Rows `[start, stop)` of the step, `batch` sequences with `num_queries` tokens each."""
+    """Rows `[start, stop)` of the step: `batch` sequences with `num_queries` tokens each, over `num_keys` at most."""
 
     start: int
     stop: int
@@ -33,15 +35,20 @@ class Group:
     query_positions: torch.Tensor  # [batch, num_queries]
     masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
-    def gather(self, layer: torch.Tensor) -> torch.Tensor:
-        """KV of the group, [batch, num_keys, width]."""
-        rows = layer[self.blocks] if isinstance(self.blocks, slice) else layer.index_select(0, self.blocks)
-        return rows.view(self.batch, -1, layer.shape[-1])[:, : self.num_keys]
+    def gather(self, pool: torch.Tensor) -> torch.Tensor:
+        """Keys or values of the group, [kv_heads, batch, num_keys, dim]."""
+        rows = pool[:, self.blocks] if isinstance(self.blocks, slice) else pool.index_select(1, self.blocks)
+        return rows.view(len(pool), self.batch, -1, pool.shape[-1])[:, :, : self.num_keys]
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """[batch, num_queries, num_keys], 0 where a key may be seen and -inf elsewhere; None if all may."""
+    def mask(self, window: int | None, num_shared: int, dtype: torch.dtype) -> torch.Tensor | None:
+        """[batch, num_queries * num_shared, num_keys], 0 where a key may be seen, else -inf; None if all may.
+
+        With one query the middle dimension is 1: it is the same for the `num_shared` heads of a KV head.
+        """
         if window not in self.masks:
-            self.masks[window] = self._build_mask(window, dtype)
+            mask = self._build_mask(window, dtype)
+            is_repeated = mask is not None and self.num_queries > 1
+            self.masks[window] = mask.repeat_interleave(num_shared, dim=1) if is_repeated and mask is not None else mask
         return self.masks[window]
 
     def _build_mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -67,55 +74,89 @@ class PagedAttention:
         self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **how: Any
     ) -> torch.Tensor:
         """Heads first, as transformers has them: [1, heads, T, dim] each; returns [T, heads, value_dim]."""
-        kv = torch.cat([key[0].transpose(0, 1).flatten(1), value[0].transpose(0, 1).flatten(1)], dim=1)
-        self.write(layer_idx, kv)
-        return self.attend(layer_idx, query[0].transpose(0, 1).contiguous(), **how)
+        self.write(layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        return self.attend(layer_idx, query[0].transpose(0, 1), **how)
 
-    def write(self, layer_idx: int, kv: torch.Tensor) -> None:
-        """`kv` is [T, width]: this step's keys and values."""
-        layer = self.kv_cache.layers[layer_idx]
-        layer.view(-1, layer.shape[-1]).index_copy_(0, self.slots, kv)
+    def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """This step's keys and values, [T, kv_heads, dim] each."""
+        for pool, new in ((self.kv_cache.keys[layer_idx], key), (self.kv_cache.values[layer_idx], value)):
+            pool.view(len(pool), -1, pool.shape[-1]).index_copy_(1, self.slots, new.transpose(0, 1))
 
     def attend(
         self, layer_idx: int, query: torch.Tensor, scale: float, window: int | None = None, softcap: float | None = None
     ) -> torch.Tensor:
         """`query` is [T, heads, key_dim]; returns [T, heads, value_dim]."""
-        shape = self.kv_cache.shapes[layer_idx]
-        layer = self.kv_cache.layers[layer_idx]
-        outputs = [
-            attend_group(query[group.start : group.stop], group, group.gather(layer), shape, scale, window, softcap)
-            for group in self.groups
-        ]
+        keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
+        outputs = []
+        for group in self.groups:
+            own = query[group.start : group.stop]
+            outputs.append(attend_group(own, group, group.gather(keys), group.gather(values), scale, window, softcap))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def attend_group(
     query: torch.Tensor,
     group: Group,
-    kv: torch.Tensor,
-    shape: LayerShape,
+    key: torch.Tensor,
+    value: torch.Tensor,
     scale: float,
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """One kernel call. The query heads that share a KV head are folded into the query length: keys are read once."""
-    batch, num_queries, heads = group.batch, group.num_queries, shape.num_kv_heads
-    num_keys = kv.shape[1]
-    split = heads * shape.key_dim
-    key = kv[..., :split].view(batch, num_keys, heads, shape.key_dim).transpose(1, 2)
-    value = kv[..., split:].view(batch, num_keys, heads, shape.value_dim).transpose(1, 2)
-    folded = query.view(batch, num_queries, heads, -1, shape.key_dim).permute(0, 2, 3, 1, 4)
-    num_shared = folded.shape[2]
-    folded = folded.reshape(batch, heads, num_shared * num_queries, shape.key_dim)
-    mask = group.mask(window, query.dtype)
-    if mask is not None:
-        mask = mask[:, None] if num_queries == 1 else mask[:, None].repeat(1, 1, num_shared, 1)
-    if softcap is None:
-        output = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
-    else:
+    """Queries [rows, heads, dim] over keys and values [kv_heads, batch, num_keys, dim] -> [rows, heads, value_dim].
+
+    The query heads that share a KV head are folded into the query length, so that keys are read once for all of them.
+    """
+    kv_heads, batch = key.shape[:2]
+    folded = query.reshape(batch, group.num_queries, kv_heads, -1, query.shape[-1]).permute(2, 0, 1, 3, 4)
+    num_shared = folded.shape[3]
+    folded = folded.reshape(kv_heads, batch, group.num_queries * num_shared, query.shape[-1])
+    mask = group.mask(window, num_shared, query.dtype)
+    if softcap is not None:
         output = capped_attention(folded, key, value, mask, scale, softcap)
-    output = output.view(batch, heads, num_shared, num_queries, shape.value_dim).permute(0, 3, 1, 2, 4)
-    return output.reshape(batch * num_queries, heads * num_shared, shape.value_dim)
+    elif prefers_products(folded):
+        output = product_attention(folded, key, value, mask, scale, num_shared)
+    else:
+        output = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
+    output = output.view(kv_heads, batch, group.num_queries, num_shared, value.shape[-1]).permute(1, 2, 0, 3, 4)
+    return output.reshape(batch * group.num_queries, kv_heads * num_shared, value.shape[-1])
+
+
+def prefers_products(folded: torch.Tensor) -> bool:
+    """Where two bf16 matrix products beat torch's fused kernel: on a CPU, except for a few short queries."""
+    kv_heads, batch, num_rows, _ = folded.shape
+    return folded.device.type == "cpu" and folded.dtype == torch.bfloat16 and kv_heads * batch * num_rows >= 28
+
+
+def product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    num_shared: int,
+) -> torch.Tensor:
+    """Softmax attention by matrix products, [kv_heads, batch, rows, dim] each, in pieces whose scores stay in cache."""
+    kv_heads, batch, num_rows, _ = query.shape
+    num_keys = key.shape[2]
+    flat_key, flat_value = key.flatten(0, 1).transpose(1, 2), value.flatten(0, 1)
+    query = query.flatten(0, 1)
+    if mask is None:
+        mask = query.new_zeros(1, 1, 1)
+    elif batch > 1:
+        mask = mask.repeat(kv_heads, 1, 1)
+    step = num_rows
+    if mask.shape[1] == num_rows > num_shared:  # a chunk of a prompt: later keys are hidden from its earlier pieces
+        step = num_shared * max(16, min(PIECE_QUERIES, MAX_SCORES // (kv_heads * num_shared * num_keys)))
+    outputs = []
+    for start in range(0, num_rows, step):
+        stop = min(start + step, num_rows)
+        seen = num_keys - (num_rows - stop) // num_shared
+        own_mask = mask[:, start:stop, :seen] if step < num_rows else mask
+        scores = torch.baddbmm(own_mask, query[:, start:stop], flat_key[:, :, :seen], alpha=scale)
+        outputs.append(torch.bmm(scores.softmax(dim=-1), flat_value[:, :seen]))
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return output.view(kv_heads, batch, num_rows, -1)
 
 
 def capped_attention(

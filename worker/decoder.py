@@ -108,7 +108,8 @@ class DecoderRunner(ModelRunner):
             rotated[:, heads:] = key_norm(rotated[:, heads:])
         swapped = rotated.roll(dim // 2, dims=-1)  # with the sign in `sin`, this is the usual rotate_half
         rotated.mul_(cos).addcmul_(swapped, sin)
-        paged.write(layer_idx, qkv[:, heads * dim :])
+        value = qkv[:, (heads + kv_heads) * dim :].view(num_tokens, kv_heads, dim)
+        paged.write(layer_idx, rotated[:, heads:], value)
         return paged.attend(layer_idx, rotated[:, :heads], layer.scale, layer.window).flatten(1)
 
     def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The paged KV cache: one tensor of token rows per layer, handed out to sequences in blocks, shared by prefix."""
+"""The paged KV cache: keys and values of all layers, handed out to sequences in blocks, shared by prefix."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class LayerShape:
 
     @property
     def width(self) -> int:
-        """Numbers per token: all keys, then all values."""
+        """Numbers per token."""
         return self.num_kv_heads * (self.key_dim + self.value_dim)
 
 
@@ -33,9 +33,10 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
 
 
 class KVCache:
-    """Blocks of `block_size` tokens. `layers[i]` is [num_blocks, block_size, width]; block numbers are the same in all.
+    """Blocks of `block_size` tokens. `keys[i]` is [kv_heads, num_blocks, block_size, key_dim], and so are the values.
 
-    Sequences hold their block ids; only this class changes them.
+    Heads come first, so that what is gathered for a batch is ready for a batched matrix product. A block's number is
+    the same in all layers. Sequences hold their block ids; only this class changes them.
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class KVCache:
         self.block_size = block_size
         self.shares_prefixes = shares_prefixes
         self.pool = BlockPool(num_blocks)
-        self.layers = [zeros((num_blocks, block_size, shape.width), dtype, device) for shape in shapes]
+        # Zeros, never garbage: what a mask hides is still multiplied, and NaN times nothing is NaN.
+        places = (num_blocks, block_size)
+        self.keys = [zeros((shape.num_kv_heads, *places, shape.key_dim), dtype, device) for shape in shapes]
+        self.values = [zeros((shape.num_kv_heads, *places, shape.value_dim), dtype, device) for shape in shapes]
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -99,9 +103,8 @@ class KVCache:
     def scrub(self, sequence: Sequence) -> None:
         """Wipe the blocks of a sequence that went wrong: NaN left in one would reach its next user through the mask."""
         self.pool.forget(sequence.block_ids)
-        block_ids = torch.tensor(sequence.block_ids, dtype=torch.long)
-        for layer in self.layers:
-            layer[block_ids.to(layer.device)] = 0
+        for pool in self.keys + self.values:
+            pool[:, torch.tensor(sequence.block_ids, dtype=torch.long, device=pool.device)] = 0
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.shares_prefixes:

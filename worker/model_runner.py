@@ -34,7 +34,7 @@ class ModelRunner:
         """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
-        device = self.kv_cache.layers[0].device
+        device = self.kv_cache.keys[0].device
         paged = PagedAttention(self.kv_cache, ordered, device)
         inputs = torch.tensor([token for row in ordered for token in row_inputs(row)], device=device)
         positions = torch.tensor(

@@ -55,8 +55,8 @@ def test_nan_left_in_the_cache_does_not_reach_its_next_user(bench: Bench) -> Non
     bench.add("bad", prompt_of(30))
     bench.step(2)
     (sequence,) = bench.engine.scheduler.running
-    for layer in bench.engine.runner.kv_cache.layers:
-        layer[torch.tensor(sequence.block_ids)] = torch.nan
+    for pool in bench.engine.runner.kv_cache.keys + bench.engine.runner.kv_cache.values:
+        pool[:, torch.tensor(sequence.block_ids)] = torch.nan
     bench.finish()
     assert isinstance(bench.end("bad"), Failed)
     for seed in range(8):
