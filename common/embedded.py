@@ -44,6 +44,7 @@ def start(settings: Settings) -> "subprocess.Popen[bytes]":
 
 def main() -> None:
     settings = settings_or_exit()
+    die_with_parent()
     set_up_logging(settings.log_format)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

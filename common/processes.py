@@ -8,6 +8,6 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Run in a child before exec: on Linux the kernel sends it SIGTERM when its parent dies."""
+    """On Linux the kernel sends this process SIGTERM when its parent dies. For a child before exec, or at its start."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

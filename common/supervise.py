@@ -129,6 +129,7 @@ def main() -> int:
     ours, command = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     args = parser.parse_args(ours)
     settings = settings_or_exit()
+    die_with_parent()
     set_up_logging(settings.log_format)
     supervisor = Supervisor(args.name, command, Watch(settings.step_timeout) if args.watch else None)
     for number in (signal.SIGTERM, signal.SIGINT):
