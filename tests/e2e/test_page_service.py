@@ -43,22 +43,27 @@ def until_done(page):
     page.wait_for_selector(f"{ANSWER}[aria-busy=false]")
 
 
-def ask_again(page, service):
-    """The same request over plain HTTP: what the page should have shown."""
-    conversation = page.evaluate("JSON.parse(localStorage['omni.chat.' + JSON.parse(localStorage['omni.open'])])")
-    job_id = conversation["messages"][-1]["job"]
+def kept(page):
+    """The answer as the page keeps it."""
+    page.wait_for_timeout(500)  # it is written a moment after it changed
+    return page.evaluate(
+        "JSON.parse(localStorage['omni.chat.' + JSON.parse(localStorage['omni.open'])]).messages.at(-1)"
+    )
+
+
+def whole(service, answer):
+    """The same answer over plain HTTP."""
     with service.http() as http:
-        return http.get(f"/v1/chat/completions/{job_id}").json()
+        return http.get(f"/v1/chat/completions/{answer['job']}").json()
 
 
 def test_one_types_and_tokens_arrive(chat, service):
     say(chat, STORY)
     chat.wait_for_selector(f"{ANSWER}.running .body:not(:empty)")
     until_done(chat)
-    whole = ask_again(chat, service)
-    shown = chat.evaluate("JSON.parse(localStorage['omni.chat.' + JSON.parse(localStorage['omni.open'])]).messages[1]")
-    assert shown["content"] == whole["choices"][0]["message"]["content"]
-    assert shown["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    shown, meant = kept(chat), whole(service, kept(chat))
+    assert shown["content"] == meant["choices"][0]["message"]["content"]
+    assert shown["usage"]["completion_tokens"] == meant["usage"]["completion_tokens"]
     assert re.search(r"\d+ tokens · [\d.]+ tokens/s · first token after", chat.inner_text(f"{ANSWER} .status"))
 
 
@@ -69,9 +74,7 @@ def test_stop_cancels_the_job(chat, service):
     until_done(chat)
     assert "Stopped" in chat.inner_text(f"{ANSWER} .status")
     with service.http() as http:
-        [newest, *_] = http.get("/v1/jobs").json()["data"]
-        chat.wait_for_timeout(1000)
-        assert http.get(f"/v1/jobs/{newest['id']}").json()["state"] == "cancelled"
+        assert http.get(f"/v1/jobs/{kept(chat)['job']}").json()["state"] == "cancelled"
 
 
 def test_a_reload_in_mid_answer_goes_on_where_it_was(chat, service):
@@ -79,9 +82,9 @@ def test_a_reload_in_mid_answer_goes_on_where_it_was(chat, service):
     wait_for_text(chat, 10)
     chat.reload()
     until_done(chat)
-    shown = chat.evaluate("JSON.parse(localStorage['omni.chat.' + JSON.parse(localStorage['omni.open'])]).messages[1]")
+    shown = kept(chat)
     assert shown["resumed"] is True
-    assert shown["content"] == ask_again(chat, service)["choices"][0]["message"]["content"]
+    assert shown["content"] == whole(service, shown)["choices"][0]["message"]["content"]
 
 
 def test_the_server_words_its_refusals(chat):
@@ -107,3 +110,25 @@ def test_a_waiting_job_is_cancelled_on_the_board(page, service):
             http.delete(f"/v1/jobs/{job}")
         page.wait_for_selector("#no-waiting:visible")
         page.wait_for_selector("#no-running:visible")
+
+
+def test_an_answer_outlives_the_api_process(page, tmp_path):
+    """The page comes back by itself, to the text as far as it is."""
+    own = RunningService(tmp_path).start()
+    try:
+        page.route("**/v1/chat/completions", lengthen)
+        page.goto(own.url)
+        page.wait_for_selector("#model option", state="attached")
+        say(page, STORY)
+        wait_for_text(page, 10)
+        api = own.processes["api"]
+        api.terminate()
+        api.wait(10)
+        page.wait_for_selector(f"{ANSWER} .status:has-text('Connection lost')")
+        own.spawn("api")
+        until_done(page)
+        shown = kept(page)
+        assert shown["usage"]["completion_tokens"] == LENGTH["max_tokens"]
+        assert shown["content"] == whole(own, shown)["choices"][0]["message"]["content"]
+    finally:
+        own.stop()
