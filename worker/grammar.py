@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -16,15 +17,21 @@ from common.grammar_check import parser_limits
 KEPT_GRAMMARS = 64  # compiled and untouched; a state copies one and grows its own lexer tables
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a state has to know of the tokens."""
+
+    num_words: int  # of a mask, 32 tokens each
+    eos_token_ids: frozenset[int]
+    textual_eos_ids: frozenset[int]  # end tokens that the tokenizer takes for text: a grammar would allow them as such
+
+
 class GrammarState:
     """Where one sequence stands in its grammar."""
 
-    def __init__(
-        self, matcher: Any, eos_token_ids: frozenset[int], vocab_size: int, *, has_ended: bool = False
-    ) -> None:
+    def __init__(self, matcher: Any, vocabulary: Vocabulary, *, has_ended: bool = False) -> None:
         self._matcher = matcher
-        self._eos_token_ids = eos_token_ids
-        self._vocab_size = vocab_size
+        self._vocabulary = vocabulary
         self._has_ended = has_ended  # an end token was accepted
 
     @property
@@ -34,7 +41,7 @@ class GrammarState:
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """Go on by these tokens, or JobFailed: they were not allowed here."""
-        body = list(takewhile(lambda token_id: token_id not in self._eos_token_ids, token_ids))
+        body = list(takewhile(lambda token_id: token_id not in self._vocabulary.eos_token_ids, token_ids))
         if body and (self._has_ended or not self._matcher.consume_tokens(body)):
             raise JobFailed(f"The grammar did not allow a token. {_reason(self._matcher)}", code="grammar_failed")
         if len(body) < len(token_ids):
@@ -43,38 +50,43 @@ class GrammarState:
     def fill_mask(self, bitmask_row: torch.Tensor) -> None:
         """Set the bits of what may come next (int32 [ceil(vocab_size / 32)], CPU); end tokens only at an end."""
         if self._has_ended:
-            self._fill_end(bitmask_row)
-        elif bitmask_row.is_contiguous() and bitmask_row.numel() == bitmask_words(self._vocab_size):
+            bitmask_row.zero_()
+            self._set_ends(bitmask_row, self._vocabulary.eos_token_ids, allowed=True)
+            return
+        if bitmask_row.is_contiguous() and bitmask_row.numel() == self._vocabulary.num_words:
             self._matcher.unsafe_compute_mask_ptr(bitmask_row.data_ptr(), bitmask_row.numel() * 4)
         else:  # the tokenizer knows tokens that the model has no logits for
             mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
             bitmask_row.copy_(mask[: bitmask_row.numel()])
+        if self._vocabulary.textual_eos_ids and not self._matcher.is_accepting():
+            self._set_ends(bitmask_row, self._vocabulary.textual_eos_ids, allowed=False)
         if self._matcher.is_error():
             raise JobFailed(f"The grammar became too complex. {_reason(self._matcher)}", code="grammar_failed")
 
     def copy(self) -> "GrammarState":
         """An independent state at the same place."""
-        matcher = self._matcher.deep_copy()
-        return GrammarState(matcher, self._eos_token_ids, self._vocab_size, has_ended=self._has_ended)
+        return GrammarState(self._matcher.deep_copy(), self._vocabulary, has_ended=self._has_ended)
 
     def _end(self, token_ids: Sequence[int]) -> None:
-        if not (self.is_finished or self._matcher.is_accepting()) or not self._eos_token_ids.issuperset(token_ids):
+        may_end = self.is_finished or self._matcher.is_accepting()
+        if not may_end or not self._vocabulary.eos_token_ids.issuperset(token_ids):
             raise JobFailed("The grammar did not allow the end here.", code="grammar_failed")
         self._has_ended = True
 
-    def _fill_end(self, bitmask_row: torch.Tensor) -> None:
-        bitmask_row.zero_()
-        for token_id in self._eos_token_ids:
-            bitmask_row[token_id // 32] |= _bit(token_id)
+    def _set_ends(self, bitmask_row: torch.Tensor, token_ids: frozenset[int], *, allowed: bool) -> None:
+        for token_id in token_ids:
+            word = int(bitmask_row[token_id // 32])
+            bitmask_row[token_id // 32] = word | _bit(token_id) if allowed else word & ~_bit(token_id)
 
 
 class GrammarCompiler:
     """Compiles grammars for one tokenizer and keeps the last of them. `compile` may be called from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int], vocab_size: int) -> None:
-        self._vocab_size = max(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
-        self._eos_token_ids = frozenset(eos_token_ids)
-        self._tokenizer = LLTokenizer(_untrimmed(tokenizer), n_vocab=self._vocab_size, eos_token=list(eos_token_ids))
+        num_tokens = max(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
+        self._tokenizer = LLTokenizer(_untrimmed(tokenizer), n_vocab=num_tokens, eos_token=list(eos_token_ids))
+        textual = frozenset(token_id for token_id in eos_token_ids if not self._tokenizer.is_special_token(token_id))
+        self._vocabulary = Vocabulary(bitmask_words(num_tokens), frozenset(eos_token_ids), textual)
         self._compiled: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -89,7 +101,7 @@ class GrammarCompiler:
             if matcher.is_error():
                 raise InvalidRequest(f"The grammar cannot be used: {_reason(matcher)}", param="grammar")
             self._keep(grammar, matcher)
-        return GrammarState(matcher.deep_copy(), self._eos_token_ids, self._vocab_size)
+        return GrammarState(matcher.deep_copy(), self._vocabulary)
 
     def _keep(self, grammar: str, matcher: Any) -> None:
         with self._lock:
@@ -105,8 +117,8 @@ def bitmask_words(vocab_size: int) -> int:
 
 def apply_bitmask(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
     """Set logits [B, V] to -inf, in place, where the bit in bitmask [B, ceil(V / 32)] (same device) is 0."""
-    bits = torch.arange(32, dtype=torch.int32, device=logits.device)
-    is_forbidden = ((bitmask.unsqueeze(-1) >> bits) & 1).flatten(1)[:, : logits.shape[1]] == 0
+    bits = torch.arange(8, dtype=torch.uint8, device=logits.device)  # bytes are a third faster than words
+    is_forbidden = ((bitmask.view(torch.uint8).unsqueeze(-1) >> bits) & 1).flatten(1)[:, : logits.shape[1]] == 0
     logits.masked_fill_(is_forbidden, float("-inf"))
 
 

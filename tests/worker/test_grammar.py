@@ -145,6 +145,13 @@ def test_a_tokenizer_larger_than_the_model_masks_what_the_model_has(tokenizer, w
     assert set(allowed(small.compile(weather), 320)) <= set(range(320))
 
 
+def test_an_end_token_that_is_text_to_the_tokenizer_is_no_part_of_an_answer(tokenizer):
+    word = tokenizer.encode(" weather").ids[0]
+    state = GrammarCompiler(tokenizer, [word], VOCAB_SIZE).compile(regex_grammar("[a-z ]*!", "guided_regex").text)
+    assert word not in allowed(state)
+    assert tokenizer.encode(" is").ids[0] in allowed(state)
+
+
 def test_the_mask_sets_forbidden_logits_to_minus_infinity_and_leaves_free_rows_alone(compiler, weather):
     bitmask = torch.full((2, bitmask_words(VOCAB_SIZE)), -1, dtype=torch.int32)
     state = compiler.compile(weather)
