@@ -113,15 +113,6 @@ def test_ctrl_c_ends_everything_and_a_second_start_is_ready_in_fifteen_seconds(t
     assert not leftovers(children, started)
 
 
-def test_a_honcho_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    children = run.children()
-    started = time.monotonic()
-    run.process.kill()
-    run.process.wait(10)
-    assert not leftovers(children, started)
-
-
 def test_two_instances_run_side_by_side(tmp_path: Path, service: RunningService) -> None:
     (tmp_path / "b").mkdir()
     other = RunningService(tmp_path / "b", {"OMNI_MODEL_NAME": "other"}).start()
