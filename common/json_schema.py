@@ -1,8 +1,9 @@
 """What we accept as a JSON schema: bounded in depth, self-contained, and stripped of what enforces nothing."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from common.errors import InvalidRequest
 
@@ -28,6 +29,17 @@ LOOSE = frozenset(
     | {"definitions", "additionalProperties", "minimum", "maximum", "minItems", "maxItems"}
 )
 OPENERS = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref", "if"})
+TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+PLAUSIBLE: Mapping[str, Callable[[Any], bool]] = {  # of a schema that nobody checked: what is odd is passed over
+    "type": lambda value: value in TYPES if isinstance(value, str) else _are_strings(value, TYPES),
+    "properties": lambda value: isinstance(value, dict),
+    "required": lambda value: _are_strings(value),
+    "items": lambda value: isinstance(value, dict | bool),
+    "enum": lambda value: isinstance(value, list) and bool(value),
+    "anyOf": lambda value: isinstance(value, list) and bool(value),
+    "$ref": lambda value: value == "#" or (isinstance(value, str) and value.startswith("#/")),
+    "additionalProperties": lambda value: isinstance(value, dict | bool),
+}
 REPEAT = re.compile(r"\{(\d{1,12})(?:,(\d{0,12}))?\}")
 
 
@@ -63,6 +75,18 @@ def rebased_schema(schema: Schema, pointer: str) -> Schema:
         return {**node, "$ref": f"#{pointer}{ref[1:]}"} if isinstance(ref, str) else node
 
     return _rewritten(schema, rebase)
+
+
+def property_schema(schema: Schema, name: str) -> Schema:
+    """The schema of one property by itself, with the whole schema at hand if it refers to parts of that."""
+    value = schema["properties"][name]
+    if not isinstance(value, dict):
+        return {}
+    if not any("$ref" in node for node in _nodes(value)):
+        return value
+    pointer = quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
+    whole = rebased_schema(schema, "/$defs/whole")
+    return {"$ref": f"#/$defs/whole/properties/{pointer}", "$defs": {"whole": whole}}
 
 
 def has_patterns(schema: Schema) -> bool:
@@ -161,6 +185,10 @@ def _check_repeats(node: Schema, param: str) -> None:
             raise InvalidRequest(f"A pattern of the schema repeats more than {MAX_REPEATS} times.", param=param)
 
 
+def _are_strings(value: Any, known: Container[str] | None = None) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) and (known is None or v in known) for v in value)
+
+
 def _relaxed_node(node: Schema) -> Schema:
     kept = {key: value for key, value in node.items() if key in LOOSE}
     if "oneOf" in node and "anyOf" not in kept:
@@ -168,6 +196,10 @@ def _relaxed_node(node: Schema) -> Schema:
     parts = node.get("allOf")
     if isinstance(parts, list) and len(parts) == 1 and isinstance(parts[0], dict):
         kept = {**_relaxed_node(parts[0]), **kept}
-    if "properties" in kept and not node.keys() & OPENERS:
+    for key, makes_sense in PLAUSIBLE.items():
+        if key in kept and not makes_sense(kept[key]):
+            del kept[key]
+    required = kept.get("required", [])
+    if "properties" in kept and not node.keys() & OPENERS and kept["properties"].keys() >= set(required):
         kept["additionalProperties"] = False  # nobody means unnamed arguments, and a small model would invent some
     return kept

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from common.errors import InvalidRequest
 from common.grammars import TEXT, Grammar, MarkedText, assemble
-from common.json_schema import Schema, checked_schema, rebased_schema, relaxed_schema
+from common.json_schema import Schema, checked_schema, property_schema, rebased_schema, relaxed_schema
 
 ToolCallFormat = Literal["hermes", "llama3_json", "mistral", "mistral_args", "deepseek_v32"]
 
 MAX_PARALLEL_CALLS = 16  # in an answer that must call: a small model would go on until its tokens are spent
 TEMPLATE_JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}  # as templates print it
 NO_PARAMETERS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
+PARAMETER_KEYS = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "definitions"})
 PYTHON_TAG = "<|python_tag|>"
 DSML = "｜DSML｜"
 PARAM = "tools"
@@ -51,6 +53,8 @@ def tool_grammar(
     if not must_call and parallel and not any(function.strict for function in functions):
         return None
     schemas = [(function.name, _arguments_schema(function, must_call)) for function in functions]
+    if format == "deepseek_v32":
+        _refuse_joint_rules(functions, dict(schemas))
     if format == "llama3_json":
         return _llama3_grammar(schemas, must_call, marked)
     block = _call_block(format, schemas, MAX_PARALLEL_CALLS if parallel else 1, marked)
@@ -115,19 +119,29 @@ def _dsml_parameters(index: int, schema: Schema, named: dict[str, Schema], marke
     properties = schema.get("properties")
     if not isinstance(properties, dict) or not properties:
         return '"\\n"?' if schema.get("additionalProperties") is False else _any_parameters(index, named, marked)
-    definitions: Schema = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     parameters = []
     for place, (name, value) in enumerate(properties.items()):
         if isinstance(value, dict) and value.keys() == {"type"} and value["type"] == "string":
             written = f"{marked.literal(_parameter_tag(name, 'true'))} raw_value"
         else:
             rule = f"args_{index}_{place}"
-            named[rule] = _templated({**value, **definitions} if isinstance(value, dict) else {})
+            named[rule] = _templated(property_schema(schema, name))
             closing = marked.literal(f"</{DSML}parameter>")
             written = f"{marked.literal(_parameter_tag(name, 'false'))} @{rule} {closing}"
         is_required = name in schema.get("required", ())
         parameters.append(f'{written} "\\n"' if is_required else f'({written} "\\n")?')
     return " ".join([*parameters, '"\\n"?'])
+
+
+def _refuse_joint_rules(functions: Sequence[Function], schemas: Mapping[str, Schema]) -> None:
+    """Parameters are written one by one, each by its own schema; rules across them cannot be enforced."""
+    for function in functions:
+        if function.strict and (joint := sorted(schemas[function.name].keys() - PARAMETER_KEYS)):
+            raise InvalidRequest(
+                f"This model's calls cannot be made to follow {joint[0]!r} at the top of a strict schema "
+                f"(function {function.name!r}).",
+                param=PARAM,
+            )
 
 
 def _any_parameters(index: int, named: dict[str, Schema], marked: MarkedText) -> str:

@@ -1,18 +1,19 @@
 """The whole answer: reasoning first, then content and tool calls."""
 
+from collections.abc import Iterable
+
 from api.parsers.pieces import Content, Piece, merged
 from api.parsers.reasoning import ReasoningParser
 from api.parsers.tool_calls import ToolCallParser
+from common.grammars import Thinking
 from common.tool_grammars import ToolCallFormat
 
 
 class AnswerParser:
-    """Feed it the text of one choice. Either part can be off: `reasons` False, `format` None."""
+    """Feed it the text of one choice. Either part can be off: `thinking` none, `format` None."""
 
-    def __init__(
-        self, *, reasons: bool, opened: bool = False, format: ToolCallFormat | None = None, id_seed: str = ""
-    ) -> None:
-        self._reasoning = ReasoningParser(opened=opened) if reasons else None
+    def __init__(self, thinking: Thinking, format: ToolCallFormat | None, id_seed: str) -> None:
+        self._reasoning = ReasoningParser(opened=thinking == "opened") if thinking != "none" else None
         self._tool_calls = ToolCallParser(format, id_seed) if format else None
 
     @property
@@ -32,7 +33,7 @@ class AnswerParser:
         pieces = self._with_calls(self._reasoning.finish() if self._reasoning else [])
         return merged([*pieces, *(self._tool_calls.finish() if self._tool_calls else [])])
 
-    def _with_calls(self, pieces: list[Piece]) -> list[Piece]:
+    def _with_calls(self, pieces: Iterable[Piece]) -> list[Piece]:
         if self._tool_calls is None:
             return merged(pieces)
         result: list[Piece] = []

@@ -3,11 +3,20 @@
 from typing import Literal
 
 from api.parsers.pieces import Content, Piece, Reasoning, num_held
+from common.grammars import Thinking
 
 OPENING = "<think>"
 CLOSING = "</think>"
 
 State = Literal["undecided", "thinking", "answering"]
+
+
+def thinking_of(prompt: str, chat_template: str | None) -> Thinking:
+    """Whether an answer to this rendered prompt begins with thinking: its end says so, or else the template."""
+    end = prompt.rstrip()
+    if end.endswith(OPENING):
+        return "opened"
+    return "optional" if OPENING in (chat_template or "") and not end.endswith(CLOSING) else "none"
 
 
 class ReasoningParser:

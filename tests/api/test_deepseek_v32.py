@@ -145,7 +145,7 @@ def test_any_of_the_known_switches_turns_thinking_on(switches, wanted):
 def test_what_the_encoder_writes_the_parser_reads_back():
     prompt = encode_chat([WEATHER, calling(content="I look.", reasoning_content="Hm."), result()], thinking=True)
     answer = prompt.partition("<think>")[2].partition(EOS)[0]
-    parser = AnswerParser(reasons=True, opened=True, format="deepseek_v32", id_seed="s")
+    parser = AnswerParser("opened", "deepseek_v32", "s")
     reasoning, content, start, arguments = parser.feed(answer) + parser.finish()
     assert (reasoning, content) == (Reasoning("Hm."), Content("I look."))
     assert isinstance(start, ToolCallStart)

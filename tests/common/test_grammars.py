@@ -131,6 +131,23 @@ def test_calls_are_parallel_only_when_that_is_allowed(allows, format, joint):
     assert not allows(tool_grammar(format, FUNCTIONS, must_call=False, parallel=False, marked=PLAIN), two)
 
 
+def test_a_parameter_of_dsml_may_refer_to_the_whole_schema(allows):
+    schema = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}, "required": ["kids"]}
+    grammar = tool_grammar("deepseek_v32", [Function("f", schema, True)], must_call=True, parallel=False, marked=PLAIN)
+    call = (
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="kids" string="false">'
+        f'[{{"kids": []}}]</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>'
+    )
+    assert allows(grammar, call)
+    assert not allows(grammar, call.replace("[]", "[1]"))
+
+
+def test_rules_across_parameters_are_refused_where_parameters_are_written_one_by_one():
+    schema = {**CITY, "anyOf": [{"required": ["city"]}]}
+    with pytest.raises(InvalidRequest):
+        tool_grammar("deepseek_v32", [Function("f", schema, True)], must_call=True, parallel=True, marked=PLAIN)
+
+
 def test_nothing_is_enforced_where_nothing_has_to_be():
     functions = [Function("get_weather", CITY)]
     assert tool_grammar("hermes", functions, must_call=False, parallel=True, marked=PLAIN) is None
