@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.e2e.fake_backend import fake_backend
+from tests.e2e.fake_backend import MARKDOWN, fake_backend
 
 ANSWER = ".message.assistant:last-child"
 ALL_WORDS = " ".join(f"w{number}" for number in range(200))
@@ -158,6 +158,74 @@ def test_markdown_is_drawn_and_nothing_in_it_runs_or_loads(chat):
     assert "<script>alert(2)</script>" in answer(chat)
     assert chat.locator(f"{ANSWER} .body :is(img, script, style, iframe, [onerror], [href^=javascript])").count() == 0
     assert not [url for url in requests if "example.com" in url]
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "<svg><script>alert(1)</script></svg>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+    "[x](javascript:alert(1)) [y](JaVaScRiPt:alert(1)) [z](data:text/html,<script>alert(1)</script>)",
+    '[x](vbscript:x) <javascript:alert(1)> [x](https://a.example/"onmouseover=alert(1)//)',
+    '![x](x" onerror="alert(1)) ![y](javascript:alert(1))',
+    "```html\n<img src=x onerror=alert(1)>\n```",
+    '```"><img src=x onerror=alert(1)>\n```',
+    "`<img src=x onerror=alert(1)>`",
+    "| <img src=x onerror=alert(1)> |\n|---|\n| <svg onload=alert(1)> |",
+    "- [ ] <input autofocus onfocus=alert(1)>\n- <form action=javascript:alert(1)><button>x</button></form>",
+    "<iframe srcdoc='<script>alert(1)</script>'></iframe><base href=//evil.example><meta http-equiv=refresh>",
+    "<a href='https://a.example' style='position:fixed;inset:0'>x</a><style>*{display:none}</style>",
+    "[x]: javascript:alert(1)\n\n[x]",
+    "<x onclick=alert(1)>&lt;script&gt;alert(1)&lt;/script&gt;",
+]
+
+
+def test_no_hostile_markdown_becomes_more_than_text(chat):
+    """`page` fails the test if a dialog opens or the CSP has to stop something."""
+    found = chat.evaluate(
+        """async (texts) => {
+            const { MarkdownView } = await import("/static/chat/markdown.js");
+            const found = [];
+            for (const text of texts) {
+                const element = document.createElement("div");
+                document.body.append(element);
+                for (let end = 1; end <= text.length; end += 1) new MarkdownView(element).update(text.slice(0, end));
+                for (const node of element.querySelectorAll("*")) {
+                    const names = node.getAttributeNames().filter((name) => /^on|^style$|^src/.test(name));
+                    const isOdd = /^(SCRIPT|STYLE|IMG|IFRAME|FORM|BASE|META|OBJECT|MATH)$/i.test(node.tagName);
+                    const isRunning = node.href && !/^(https?|mailto):/.test(node.href);
+                    if (names.length || isOdd || isRunning) found.push(node.outerHTML);
+                }
+                element.remove();
+            }
+            return found;
+        }""",
+        HOSTILE,
+    )
+    assert found == []
+
+
+def test_markdown_that_streams_ends_as_markdown_drawn_at_once(chat):
+    """Blocks are replaced one by one; the links at the end change a block at the start."""
+    texts = [
+        MARKDOWN,
+        "See [it].\n\n- a\n- b\n\n  more\n\n> q\n\n[it]: https://example.com\n",
+        "# t\n```js\nlet x = 1\n",
+    ]
+    pairs = chat.evaluate(
+        """async (texts) => {
+            const { MarkdownView } = await import("/static/chat/markdown.js");
+            return texts.map((text) => {
+                const [slow, fast] = [document.createElement("div"), document.createElement("div")];
+                const view = new MarkdownView(slow);
+                for (let end = 1; end <= text.length; end += 1) view.update(text.slice(0, end));
+                new MarkdownView(fast).update(text);
+                return [slow.innerHTML, fast.innerHTML];
+            });
+        }""",
+        texts,
+    )
+    for slow, fast in pairs:
+        assert slow == fast
 
 
 # Nothing lost

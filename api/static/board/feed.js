@@ -40,11 +40,12 @@ export class Feed {
     try {
       listen();
       const response = await openBoard(key, AbortSignal.any([signal, attempt.signal]));
-      for await (const { data } of readFrames(response.body)) {
+      for await (const { data, comment } of readFrames(response.body)) {
         listen();
         onLive();
         if (data) this.onBoard(JSON.parse(data));
-        this.onState("live");
+        if (data) this.onState("live");
+        else this.onState("retrying", new ApiError(`${comment}.`)); // the server is there, its Redis is not
       }
       return new ApiError("The stream ended.");
     } catch (error) {

@@ -63,11 +63,18 @@ function frameCode(pre) {
 export class MarkdownView {
   constructor(element) {
     this.element = element;
-    this.blocks = []; // {raw, nodes}: what is on the page, in order
+    this.blocks = []; // {raw, type, nodes}: what is on the page, in order
+    this.links = "{}"; // "[name]: address" lines, which blocks above them may use
   }
 
   update(text) {
     const tokens = marked.lexer(text);
+    const links = JSON.stringify(tokens.links);
+    if (links !== this.links) {
+      this.element.replaceChildren();
+      this.blocks = [];
+      this.links = links;
+    }
     tokens.forEach((token, index) => this.place(token, index, tokens.links));
     for (const { nodes } of this.blocks.splice(tokens.length)) nodes.forEach((node) => node.remove());
   }
