@@ -69,9 +69,25 @@ def test_top_p_is_exact_where_the_usual_candidates_do_not_hold_it() -> None:
     logits = torch.linspace(0, 0.01, 4 * NUM_CANDIDATES)  # nearly flat: 0.9 takes 0.9 of all tokens
     counts = draw_many(20000, logits, top_p=0.9)
     probabilities = logits.double().softmax(-1)
-    smallest_set = probabilities.flip(0).cumsum(0).lt(0.9).sum().item() + 1
+    smallest_set = int(probabilities.flip(0).cumsum(0).lt(0.9).sum()) + 1
     assert (counts > 0).sum() == smallest_set
     assert counts[: len(logits) - smallest_set].sum() == 0
+
+
+def test_a_row_that_needs_the_full_sort_does_not_change_its_neighbours() -> None:
+    flat, steep = torch.linspace(0, 0.01, 4 * NUM_CANDIDATES), torch.linspace(0, 90, 4 * NUM_CANDIDATES)
+    sequences = [sequence_with(top_p=0.9, seed=seed) for seed in range(20)]
+    alone = sample(steep.repeat(20, 1), sequences, [0] * 20).token_ids
+    mixed = sample(torch.cat([steep.repeat(20, 1), flat[None]]), [*sequences, sequences[0]], [0] * 21).token_ids
+    assert mixed[:20] == alone
+
+
+def test_draws_are_right_across_the_spans_of_a_large_vocabulary() -> None:
+    logits = torch.full((1000,), -30.0)
+    logits[[3, 255, 256, 700, 999]] = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25]).log()
+    counts = draw_many(4000, logits)
+    assert counts[[3, 255, 256, 700, 999]].div(4000).tolist() == pytest.approx([0.1, 0.2, 0.3, 0.15, 0.25], abs=0.02)
+    assert counts.sum() == counts[[3, 255, 256, 700, 999]].sum()
 
 
 def test_temperature_zero_takes_the_likeliest_beside_rows_that_draw() -> None:
