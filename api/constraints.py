@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from api.prompt import PromptEncoder
-from api.schema import AllowedToolsChoice, ChatRequest, NamedTool, Tool
+from api.schema import AllowedToolsChoice, ChatRequest, NamedTool, Structured, Tool
 from common.errors import InvalidRequest
 from common.grammars import (
     Grammar,
@@ -54,7 +54,7 @@ def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder,
     return None if grammar is None else after_thinking(grammar, thinking, encoder.marked)
 
 
-def answer_grammar(body: ChatRequest) -> Grammar | None:
+def answer_grammar(body: Structured) -> Grammar | None:
     """From response_format, or from one of the names that other servers have for the same."""
     builders: dict[str, Callable[[Any, str], Grammar]] = {
         "structured_outputs": structured_grammar,
@@ -77,7 +77,7 @@ def answer_grammar(body: ChatRequest) -> Grammar | None:
     return grammars[0] if grammars else None
 
 
-def response_format_grammar(body: ChatRequest) -> Grammar | None:
+def response_format_grammar(body: Structured) -> Grammar | None:
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return None
