@@ -15,7 +15,7 @@ import { ending, progress } from "./chat/words.js";
 const SUGGESTIONS = [
   "Hello, how are you?",
   "What is the capital of France?",
-  "Tell me a story about a fox and a lighthouse.",
+  "Tell me a long story about a fox.",
   "Spell the word lantern backwards.",
 ];
 

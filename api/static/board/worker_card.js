@@ -62,6 +62,7 @@ export class WorkerCard {
 
   showLoading({ state, progress }) {
     const { share, what } = loading(progress);
+    this.element.classList.toggle("is-loading", state === "loading");
     this.loading.hidden = state !== "loading";
     if (share === null) this.bar.removeAttribute("value");
     else this.bar.value = share;
