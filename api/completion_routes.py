@@ -27,7 +27,7 @@ def completion_routes(service: Service) -> Blueprint:
         raw = read_body(request)
         body = parse(CompletionRequest, raw)
         encoder = service.models.encoder(body.model)
-        prepared = prepare(body, encoder, caller)
+        prepared = prepare(body, encoder, caller, service.grammars)
         forms = [form for _, form in prepared]
         ids = [generation.id for generation, _ in prepared]
         answer = Answer(service, request, *ids, is_background=bool(body.background))

@@ -13,12 +13,14 @@ from uuid import uuid4
 from api.auth import Caller
 from api.chat import sampling_params, submission
 from api.completion_chunks import CompletionForm, job_ids
+from api.constraints import answer_grammar
 from api.fim import fim_ids
 from api.generation import submit
 from api.prompt import PromptEncoder
 from api.schema_text import MAX_CHOICES, CompletionRequest
 from api.service import Service
 from common.errors import InvalidRequest
+from common.grammar_check import GrammarCheck
 from common.store import Submission
 from common.wire import GenerationRequest
 
@@ -26,10 +28,12 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint
 
 
 def prepare(
-    body: CompletionRequest, encoder: PromptEncoder, caller: Caller
+    body: CompletionRequest, encoder: PromptEncoder, caller: Caller, grammars: GrammarCheck
 ) -> list[tuple[GenerationRequest, CompletionForm]]:
     """One request and form per prompt. Raises InvalidRequest or ContextLengthExceeded."""
     refuse_what_is_not_done(body)
+    wanted = answer_grammar(body)
+    grammar = None if wanted is None else grammars.compiled(wanted)
     answer = CompletionForm(
         id=f"cmpl-{uuid4().hex}",
         model=body.model,
@@ -44,7 +48,7 @@ def prepare(
     prepared = []
     for number, prompt_ids in enumerate(_prompts(body, encoder)):
         form = _form(body, prompts[number], prompt_ids, encoder, answer)
-        prepared.append((_request(body, prompt_ids, encoder, caller, ids[number]), form))
+        prepared.append((_request(body, prompt_ids, encoder, caller, ids[number], grammar), form))
     return prepared
 
 
@@ -113,14 +117,23 @@ def _fim_ids(prompt: str, suffix: str, encoder: PromptEncoder) -> list[int]:
 
 
 def _request(
-    body: CompletionRequest, prompt_ids: tuple[int, ...], encoder: PromptEncoder, caller: Caller, job_id: str
-) -> GenerationRequest:
+    body: CompletionRequest, prompt_ids: tuple[int, ...], encoder: PromptEncoder, caller: Caller, job_id: str,
+    grammar: str | None,
+) -> GenerationRequest:  # fmt: skip
     max_tokens = body.max_tokens or DEFAULT_MAX_TOKENS
     return GenerationRequest(
         id=job_id,
         model=body.model,
         prompt_ids=prompt_ids,
-        sampling=sampling_params(body, encoder.card, len(prompt_ids), max_tokens, body.logprobs),
+        sampling=sampling_params(
+            body,
+            encoder.card,
+            len(prompt_ids),
+            max_tokens,
+            body.logprobs,
+            grammar=grammar,
+            skip_special_tokens=body.skip_special_tokens is not False,
+        ),
         cache_salt=caller.owner,
     )
 

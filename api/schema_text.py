@@ -1,14 +1,18 @@
 """The gate of the endpoints that take text or tokens, not a conversation. The rules are those of api/schema.py."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from api.schema import MAX_MESSAGES, MAX_TOOLS, Base, Message, Sampling, Tool
+from api.schema import MAX_MESSAGES, MAX_TOOLS, Base, Message, Structured, Tool
+from api.unsupported import CHAT, Refusal
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 128  # prompts times n
 MAX_TOKEN_ID = 2**31
+HONOURED_HERE = ("best_of", "echo", "add_special_tokens", "return_token_ids")
 
 TokenId = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
@@ -29,8 +33,16 @@ Prompts = Annotated[
 ]
 
 
-class CompletionRequest(Sampling):
+REFUSED: Mapping[str, Refusal] = MappingProxyType(
+    {name: refusal for name, refusal in CHAT.items() if name not in HONOURED_HERE}
+    | {name: Refusal("is for /v1/chat/completions") for name in ("tools", "tool_choice", "messages")}
+)
+
+
+class CompletionRequest(Structured):
     """POST /v1/completions."""
+
+    refused: ClassVar[Mapping[str, Refusal]] = REFUSED
 
     prompt: Prompts
     suffix: str | None = None

@@ -14,15 +14,17 @@ from api.prompt import PromptEncoder
 from api.schema import parse
 from api.schema_text import CompletionRequest
 from common.errors import ContextLengthExceeded, InvalidRequest
+from common.grammar_check import GrammarCheck
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, TokenLogprob
 from tests.api.cards import encoder
 
 CALLER = Caller("owner", False)
 TINY = encoder()
+GRAMMARS = GrammarCheck()
 
 
 def prepared(body: dict[str, Any], model: PromptEncoder = TINY) -> list[tuple[GenerationRequest, CompletionForm]]:
-    return prepare(parse(CompletionRequest, {"model": "tiny"} | body), model, CALLER)
+    return prepare(parse(CompletionRequest, {"model": "tiny"} | body), model, CALLER, GRAMMARS)
 
 
 def ids_of(body: dict[str, Any], model: PromptEncoder = TINY) -> list[tuple[int, ...]]:
@@ -89,6 +91,9 @@ def test_a_suffix_is_filled_in_with_the_tokenizers_own_tokens_and_code_stays_tex
         ({"prompt": ""}, "prompt"),
         ({"prompt": [100_000]}, "prompt"),
         ({"prompt": ["a"] * 65}, "prompt"),
+        ({"prompt": "a", "tools": [{}]}, "tools"),
+        ({"prompt": "a", "use_beam_search": True}, "use_beam_search"),
+        ({"prompt": "a", "guided_regex": "("}, "guided_regex"),
         ({}, "prompt"),
     ],
 )
@@ -96,6 +101,10 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], param:
     with pytest.raises(InvalidRequest) as refused:
         prepared(body)
     assert refused.value.param == param
+
+
+def test_the_answer_can_be_held_to_a_grammar() -> None:
+    assert prepared({"prompt": "a", "guided_regex": "[0-9]+"})[0][0].sampling.grammar
 
 
 def test_best_of_equal_to_n_is_what_happens_anyway() -> None:

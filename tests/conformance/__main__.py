@@ -1,0 +1,124 @@
+"""Real clients against the real service. Run it with `make conformance`.
+
+Installs each group of clients at its pinned versions into .venv-conformance (node's into tests/conformance/node), starts
+Valkey, gunicorn and a worker with the demo model, runs every client's script, and prints one line per client.
+A group that cannot be installed is skipped, and why is said.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.service import ROOT, RunningService
+
+HERE = Path(__file__).resolve().parent
+NODE = HERE / "node"
+VENVS = ROOT / ".venv-conformance"
+INSTALL_S = 900
+CLIENT_S = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client library and the script that uses it."""
+
+    name: str
+    group: str  # openai3, openai2 or node
+    script: str
+
+    def command(self) -> list[str]:
+        if self.group == "node":
+            return ["node", str(NODE / self.script)]
+        return [str(VENVS / self.group / "bin" / "python"), str(HERE / "clients" / self.script)]
+
+
+CLIENTS = (
+    Client("openai", "openai3", "openai_sync.py"),
+    Client("openai async", "openai3", "openai_async.py"),
+    Client("pydantic-ai", "openai3", "pydantic_ai_client.py"),
+    Client("llm", "openai3", "llm_command.py"),
+    Client("langchain-openai", "openai2", "langchain_openai_client.py"),
+    Client("litellm", "openai2", "litellm_client.py"),
+    Client("instructor", "openai2", "instructor_client.py"),
+    Client("openai-node", "node", "openai.mjs"),
+    Client("AI SDK", "node", "ai_sdk.mjs"),
+    Client("schemathesis", "openai3", "schemathesis_run.py"),
+)
+
+
+def main(chosen: list[str]) -> int:
+    """Exit status: 0 when every client that could be installed is content."""
+    clients = [client for client in CLIENTS if not chosen or client.name in chosen]
+    refusals = {group: install(group) for group in dict.fromkeys(client.group for client in clients)}
+    with tempfile.TemporaryDirectory() as folder:
+        service = RunningService(Path(folder))
+        try:
+            service.start()
+            outcomes = [run_client(client, service, refusals[client.group]) for client in clients]
+        finally:
+            service.stop()
+    print(f"\n{outcomes.count('ok')} clients ok, {outcomes.count('FAIL')} failed, {outcomes.count('skip')} skipped")
+    return 1 if "FAIL" in outcomes else 0
+
+
+def install(group: str) -> str:
+    """Why the group's clients cannot be had; '' when they are there, at the versions that the files here name."""
+    wanted = NODE / "package-lock.json" if group == "node" else HERE / "requirements" / f"{group}.txt"
+    folder = NODE / "node_modules" if group == "node" else VENVS / group
+    stamp = folder / ".installed"
+    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return ""
+    print(f"installing the {group} clients", flush=True)
+    for command, where in install_commands(group, wanted, folder):
+        try:
+            done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=INSTALL_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{command[0]}: {error}"
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+            return f"{Path(command[0]).name} ended with {done.returncode}: {lines[-1][:200]}"
+    stamp.write_text(digest)
+    return ""
+
+
+def install_commands(group: str, wanted: Path, folder: Path) -> Iterator[tuple[list[str], Path]]:
+    if group == "node":
+        yield ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], NODE
+        return
+    yield [sys.executable, "-m", "venv", "--clear", str(folder)], ROOT
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    yield [*pip, "-r", str(wanted)], ROOT
+
+
+def run_client(client: Client, service: RunningService, refusal: str) -> str:
+    """Prints the client's line, and what failed of it. Returns ok, FAIL or skip."""
+    if refusal:
+        print(f"skip {client.name}: it could not be installed ({refusal})", flush=True)
+        return "skip"
+    started = time.monotonic()
+    env = os.environ | {"OMNI_URL": service.url, "OMNI_KEY": service.key}
+    try:
+        done = subprocess.run(client.command(), env=env, capture_output=True, text=True, timeout=CLIENT_S)
+        lines, is_ok = done.stdout.splitlines(), done.returncode == 0
+    except subprocess.TimeoutExpired as late:
+        lines, is_ok = [*str(late.stdout or "").splitlines(), f"FAIL not done within {CLIENT_S} s"], False
+    num_ok = sum(line.startswith("ok ") for line in lines)
+    failures = [line for line in lines if line.startswith("FAIL")]
+    if not is_ok and not failures:
+        failures = [f"FAIL {line}" for line in (done.stderr.strip() or "the script ended").splitlines()[-3:]]
+    verdict = "ok" if is_ok else "FAIL"
+    print(f"{verdict:4} {client.name}: {num_ok} checks, {time.monotonic() - started:.0f} s", flush=True)
+    for failure in failures:
+        print(f"     {failure}")
+    return verdict
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""openai, synchronous, with its helpers."""
+
+import json
+import time
+from typing import Any
+
+import httpx2
+import openai
+from checks import HELLO, KEY, MODEL, URL, WEATHER, run
+from pydantic import BaseModel, Field
+
+client = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
+MESSAGES: Any = [{"role": "user", "content": HELLO}]
+
+
+class Place(BaseModel):
+    city: str = Field(max_length=20)
+    is_large: bool
+
+
+def a_chat_is_answered() -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=20)
+    assert answer.choices[0].message.content and answer.usage and answer.usage.completion_tokens <= 20
+
+
+def a_stream_ends_with_its_usage() -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL, messages=MESSAGES, max_tokens=20, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason in ("stop", "length")
+    assert not chunks[-1].choices and chunks[-1].usage and all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def the_stream_helper_puts_the_answer_together() -> None:
+    with client.chat.completions.stream(model=MODEL, messages=MESSAGES, max_tokens=20, temperature=0) as stream:
+        text = "".join(event.delta for event in stream if event.type == "content.delta")
+        assert text and stream.get_final_completion().choices[0].message.content == text
+
+
+def parse_gives_a_typed_answer() -> None:
+    answer = client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Place, max_tokens=60)
+    assert isinstance(answer.choices[0].message.parsed, Place)
+
+
+def a_json_object_is_json() -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, response_format={"type": "json_object"}, max_tokens=100, temperature=0
+    )
+    assert answer.choices[0].finish_reason == "length" or isinstance(
+        json.loads(answer.choices[0].message.content or ""), dict
+    )
+
+
+def a_required_tool_is_called_and_its_result_taken_back() -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice="required", max_tokens=100
+    )
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.tool_calls
+    call = choice.message.tool_calls[0]
+    assert call.function.name == "get_weather" and "city" in json.loads(call.function.arguments)
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    again = client.chat.completions.create(
+        model=MODEL, messages=[*MESSAGES, choice.message, result], tools=[WEATHER], max_tokens=20
+    )
+    assert again.choices[0].message.content is not None or again.choices[0].message.tool_calls
+
+
+def a_named_tools_arguments_are_streamed() -> None:
+    named: Any = {"type": "function", "function": {"name": "get_weather"}}
+    with client.chat.completions.stream(
+        model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice=named, max_tokens=100
+    ) as stream:
+        pieces = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        final = stream.get_final_completion().choices[0]
+    assert pieces and final.message.tool_calls and final.finish_reason in ("stop", "tool_calls")
+    assert "city" in json.loads(final.message.tool_calls[0].function.arguments)
+
+
+def several_choices_and_logprobs_come_back() -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, n=3, logprobs=True, top_logprobs=2, max_tokens=4, seed=1
+    )
+    assert len(answer.choices) == 3
+    logprobs = answer.choices[0].logprobs
+    assert logprobs and logprobs.content and len(logprobs.content[0].top_logprobs) == 2
+
+
+def a_stop_string_is_never_shown() -> None:
+    whole = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=20, temperature=0)
+    text = whole.choices[0].message.content or ""
+    stop = text[3:5]
+    cut = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=20, temperature=0, stop=[stop])
+    assert cut.choices[0].message.content == text[: text.index(stop)] and cut.choices[0].finish_reason == "stop"
+
+
+def errors_are_the_sdks_own() -> None:
+    for change, kind, param in [
+        ({"temperature": 3}, openai.BadRequestError, "temperature"),
+        ({"model": "gpt-4o"}, openai.NotFoundError, "model"),
+    ]:
+        try:
+            client.chat.completions.create(**{"model": MODEL, "messages": MESSAGES} | change)  # type: ignore[call-overload]
+        except kind as error:
+            assert error.param == param, error.param
+        else:
+            raise AssertionError(f"{change} was taken")
+    try:
+        client.with_options(api_key="wrong").models.list()
+    except openai.AuthenticationError as error:
+        assert error.code == "invalid_api_key"
+
+
+def closing_a_stream_cancels_its_job() -> None:
+    stream = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, stream=True, max_tokens=1500, extra_body={"ignore_eos": True}
+    )
+    job_id = next(iter(stream)).id
+    stream.close()
+    with httpx2.Client(base_url=URL, headers={"Authorization": f"Bearer {KEY}"}) as http:
+        deadline = time.monotonic() + 10
+        while (state := http.get(f"/v1/jobs/{job_id}").json()["state"]) in ("queued", "running"):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.05)
+    assert state == "cancelled", state
+
+
+def the_older_completions_work_streaming_and_not() -> None:
+    whole = client.completions.create(model=MODEL, prompt=["One", "Two"], max_tokens=5, temperature=0, logprobs=1)
+    assert [choice.index for choice in whole.choices] == [0, 1] and whole.choices[0].logprobs
+    parts = client.completions.create(model=MODEL, prompt=["One", "Two"], max_tokens=5, temperature=0, stream=True)
+    texts = {0: "", 1: ""}
+    for part in parts:
+        texts[part.choices[0].index] += part.choices[0].text
+    assert list(texts.values()) == [choice.text for choice in whole.choices]
+
+
+def models_are_listed() -> None:
+    assert MODEL in [model.id for model in client.models.list()]
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+def responses_answer_and_stream() -> None:
+    answer = client.responses.create(model=MODEL, input=HELLO, max_output_tokens=20)
+    assert answer.status in ("completed", "incomplete") and answer.output_text
+    with client.responses.stream(model=MODEL, input=HELLO, max_output_tokens=20) as stream:
+        kinds = [event.type for event in stream]
+    assert kinds[0] == "response.created" and kinds[-1] in ("response.completed", "response.incomplete")
+    assert "response.output_text.delta" in kinds
+
+
+run(
+    a_chat_is_answered, a_stream_ends_with_its_usage, the_stream_helper_puts_the_answer_together,
+    parse_gives_a_typed_answer, a_json_object_is_json, a_required_tool_is_called_and_its_result_taken_back,
+    a_named_tools_arguments_are_streamed, several_choices_and_logprobs_come_back, a_stop_string_is_never_shown,
+    errors_are_the_sdks_own, closing_a_stream_cancels_its_job, the_older_completions_work_streaming_and_not,
+    models_are_listed, responses_answer_and_stream,
+)  # fmt: skip
