@@ -13,9 +13,10 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from api.hub import EventHub, Reader
+from api.request_log import note_allowance, note_placed
 from common import keys
 from common.connection import is_passing
-from common.errors import Conflict, NotFound, Unavailable
+from common.errors import Conflict, KeyLimited, NotFound, Unavailable
 from common.store import Row, Store, Submission, now_iso
 from common.wire import Failed, Finished
 
@@ -64,13 +65,18 @@ def rq_job(redis: "Redis", job_id: str, queue: str) -> dict[str, Any]:
 
 
 def submit(store: Store, hub: EventHub, submission: Submission) -> str:
-    """Enqueue; returns the job's id. Raises Overloaded, IdempotencyMismatch, or Unavailable (Redis is away)."""
+    """Enqueue; returns the job's id. Raises what Store.submit does, or Unavailable (Redis is away)."""
     if hub.is_memory_short:
         raise Unavailable("Redis is nearly out of memory; running jobs go on, new ones are refused until it has room.")
     try:
-        return store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
+        placed = store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
+    except KeyLimited as refused:
+        note_allowance(refused.allowance)
+        raise
     except RedisError as error:
         raise unavailable(error) from error
+    note_placed(placed)
+    return placed.job_id
 
 
 def unavailable(error: RedisError) -> Unavailable:
@@ -107,24 +113,38 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
         if reader.is_closing:
             yield Closing()
             return
-        must_read, notice = _wait(reader, seq)
+        must_read, notice = _wait(store, reader, seq)
         if notice is not None:
             yield notice
 
 
-def _wait(reader: Reader, seq: int) -> tuple[bool, Notice | None]:
+def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
     """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
     is_awake = reader.wake.wait(SILENCE_S)
     reader.wake.clear()
     look = reader.look
-    if look.state == "":
-        raise NotFound("This job does not exist any more; results are kept for a limited time.")
-    if look.num_rows < seq and look.state in ("finished", "failed", "cancelled"):
-        raise Conflict("The log of this job is shorter than what was already sent.", code="stream_rewound")
+    if reader.is_told:
+        reader.is_told = False
+        if look.state == "" or look.num_rows < seq:
+            _check(store, reader.job_id, seq)
     if look.state == "queued" and look.position not in (-1, reader.told_position):
         reader.told_position = look.position
         return look.num_rows > seq, Queued(look.position)
     return look.num_rows > seq, None if is_awake else Idle()
+
+
+def _check(store: Store, job_id: str, seq: int) -> None:
+    """The sweep's look may be older than the job, or than the rows that came live: look again before judging."""
+    try:
+        [look] = store.look([job_id])
+    except RedisError as error:
+        if not is_passing(error):
+            raise
+        return
+    if look.state == "":
+        raise NotFound("This job does not exist any more; results are kept for a limited time.")
+    if look.num_rows < seq:
+        raise Conflict("The log of this job is shorter than what was already sent.", code="stream_rewound")
 
 
 def _from_log(store: Store, job_id: str, seq: int) -> list[Row]:

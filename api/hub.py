@@ -6,13 +6,14 @@ than what it has seen, reads the log. The sweep runs every second for all reader
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
 import orjson
 from gevent.event import Event as Wake
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from common import keys
@@ -24,6 +25,7 @@ logger = logging.getLogger("omni.api")
 MAX_LIVE_ROWS = 64
 SWEEP_S = 1.0
 SWEEP_JOBS = 500
+SILENCE_S = 2.0  # after so long a subscription is asked whether it still stands
 MEMORY_RESERVE = 0.1
 
 
@@ -34,6 +36,7 @@ class Reader:
         self.job_id = job_id
         self.wake = Wake()
         self.look = Look("queued", 0, -1)
+        self.is_told = False  # whether `look` is news
         self.told_position = -1  # the place in line that its caller knows of
         self.is_client_gone = False
         self.is_closing = False
@@ -52,6 +55,7 @@ class Reader:
 
     def tell(self, look: Look) -> None:
         self.look = look
+        self.is_told = True
         self.wake.set()
 
     def client_gone(self) -> None:
@@ -75,6 +79,7 @@ class EventHub:
         self.is_memory_short = False
         self.is_closing = False
         self._readers: dict[str, list[Reader]] = {}
+        self.chores: list[Callable[[], None]] = []  # done with every sweep
         self._is_started = False
 
     def start(self) -> None:
@@ -125,6 +130,8 @@ class EventHub:
             self._tell(waiting[start : start + SWEEP_JOBS])
         for queue in set(self.store.models().values()):
             self.store.expire(queue)
+        for chore in self.chores:
+            chore()
         self.is_memory_short = self.store.memory_left() < MEMORY_RESERVE
         self.seconds_per_place = self.store.seconds_per_place(self.queue)
 
@@ -138,13 +145,28 @@ class EventHub:
             try:
                 with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
                     pubsub.subscribe(keys.CHANNEL)
-                    while True:
-                        message: dict[str, Any] | None = pubsub.get_message(timeout=5.0)
-                        if message is not None:
-                            self.hear(message["data"])
+                    self._hear_all(pubsub)
             except (RedisError, OSError) as error:
                 logger.warning("the subscription to Redis broke (%s); subscribing again", error)
                 gevent.sleep(0.2)
+            except Exception:
+                logger.exception("the subscription to Redis failed in a way that is our fault; subscribing again")
+                gevent.sleep(1.0)
+
+    def _hear_all(self, pubsub: Any) -> None:
+        """Raises RedisError when the connection breaks, or is silent though it was asked: then it is half-open."""
+        is_asked = False
+        while True:
+            message: dict[str, Any] | None = pubsub.get_message(timeout=SILENCE_S)
+            if message is None:
+                if is_asked:
+                    raise RedisConnectionError("no answer")
+                pubsub.ping()
+                is_asked = True
+                continue
+            is_asked = False
+            if message["type"] == "message":
+                self.hear(message["data"])
 
     def _sweep_for_ever(self) -> None:
         while True:
@@ -155,4 +177,6 @@ class EventHub:
                 if self.is_redis_up:
                     logger.warning("Redis does not answer (%s); waiting for it", error)
                 self.is_redis_up = False
+            except Exception:
+                logger.exception("a look at Redis failed in a way that is our fault")
             gevent.sleep(SWEEP_S)

@@ -10,11 +10,14 @@ OmniError
 ├── Conflict                  409
 ├── IdempotencyMismatch       422
 ├── Overloaded                429
+│   └── KeyLimited            429   a limit of the caller's own key
 ├── Unavailable               503   nothing can be taken now (Redis away, memory or disk full, no worker)
 │   └── ModelNotReady         503   the worker is still loading
 ├── JobFailed                 500   the code is the one that the worker gave the job
 └── WireError                 500   bytes in Redis that are not ours
 """
+
+from common.allowance import Allowance
 
 
 class OmniError(Exception):
@@ -86,6 +89,15 @@ class Overloaded(OmniError):
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class KeyLimited(Overloaded):
+    """A limit of the caller's own key is reached; `param` names it."""
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: int, allowance: Allowance) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.param = limit
+        self.allowance = allowance
 
 
 class Unavailable(OmniError):

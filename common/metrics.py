@@ -16,6 +16,7 @@ BOUNDS_MS = (
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 300_000, 600_000,
 )  # fmt: skip
 LUA_BOUNDS = f"local BOUNDS_MS = {{{', '.join(map(str, BOUNDS_MS))}}}\n"  # put in front of the scripts
+SERVICE = "-"  # in the place of a queue, for what belongs to none
 
 
 def metrics_key(queue: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 from redis import Redis
 
+from common.metrics import LUA_BOUNDS
+
 FOLDER = Path(__file__).parent / "scripts"
 
 
@@ -12,9 +14,8 @@ class Scripts:
     """Runs scripts by name; a server that has forgotten them (SCRIPT FLUSH, restart) is given them again."""
 
     def __init__(self, redis: "Redis", folder: Path = FOLDER) -> None:
-        library = (folder / "lib.lua").read_text()
         self._scripts = {
-            path.stem: redis.register_script(library + path.read_text())
+            path.stem: redis.register_script(source(path.stem, folder))
             for path in sorted(folder.glob("*.lua"))
             if path.stem != "lib"
         }
@@ -22,3 +23,8 @@ class Scripts:
     def run(self, name: str, *args: Any) -> Any:
         """Raises redis.exceptions.RedisError; a script either happened whole or not at all."""
         return self._scripts[name](args=args)
+
+
+def source(name: str, folder: Path) -> str:
+    """What the server is given: the histograms' bounds, the library, the script."""
+    return LUA_BOUNDS + (folder / "lib.lua").read_text() + (folder / f"{name}.lua").read_text()

@@ -8,18 +8,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from redis import Redis
 
 from common import keys
-from common.errors import IdempotencyMismatch, Overloaded
+from common.allowance import Allowance, Placed
+from common.errors import IdempotencyMismatch, InvalidRequest, KeyLimited, Overloaded
+from common.metrics import metrics_key
 from common.script import Scripts
 from common.wire import Event, GenerationRequest, ModelCard, decode_card, decode_event, encode_request
 
 READER_GRACE_S = 30
 CANCELLED = "The job was cancelled."
+REFUSALS = {b"full": "queue_full", b"mismatch": "idempotency_mismatch", b"priority": "priority"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,13 @@ class Submission:
     idempotency_key: str = ""
     body_digest: str = ""
     weight: float = 1.0
+    priority: int = 0  # the lower, the earlier; below 0 only as far as the key's rights go
+
+    @property
+    def cost(self) -> int:
+        """The most tokens that this can take; what is not used is given back at the end."""
+        sampling = self.request.sampling
+        return len(self.request.prompt_ids) + sampling.max_tokens * sampling.n
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +101,11 @@ class Store:
         self.failure_ttl_s = failure_ttl_s
         self._scripts = Scripts(redis)
 
-    def submit(self, submission: Submission, rq_job: Mapping[str, Any]) -> str:
-        """Put the job into the line; returns its id, an older one when the Idempotency-Key was used before.
+    def submit(self, submission: Submission, rq_job: Mapping[str, Any]) -> Placed:
+        """Put the job into the line, or find the one that the Idempotency-Key was used for before.
 
-        Raises Overloaded when `max_queue` jobs wait, IdempotencyMismatch when the key came with another body.
+        Raises Overloaded when `max_queue` jobs wait, KeyLimited for a limit of the key, InvalidRequest for a priority
+        that the key has no right to, IdempotencyMismatch when the Idempotency-Key came with another body.
         """
         request = submission.request
         ours = {
@@ -113,17 +124,36 @@ class Store:
         reply = self._scripts.run(
             "submit", request.id, submission.queue, submission.owner, self.max_queue, submission.weight, idempotency,
             submission.body_digest, int(submission.background), math.ceil(submission.deadline_s * 1000), len(ours),
-            *_flat(ours), *_flat(rq_job),
+            submission.priority, submission.cost, *_flat(ours), *_flat(rq_job),
         )  # fmt: skip
+        if reply[0] == b"again":
+            return Placed(reply[1].decode())
+        if reply[0] != b"ok":
+            self._refuse(submission, reply)
+        return Placed(request.id, reply[1], reply[2], Allowance(*reply[3:7]))
+
+    def _refuse(self, submission: Submission, reply: Sequence[Any]) -> NoReturn:
+        reason = reply[1].decode() if reply[0] == b"limited" else REFUSALS[reply[0]]
+        self.redis.hincrby(metrics_key(submission.queue), f"admissions_refused|{reason}", 1)
+        if reply[0] == b"mismatch":
+            raise IdempotencyMismatch("This Idempotency-Key was used with another body; send a new key.")
+        if reply[0] == b"priority":
+            raise InvalidRequest(f"'priority': this key may ask for {reply[1]} or more.", param="priority")
+        seconds = self.seconds_per_place(submission.queue)
         if reply[0] == b"full":
-            seconds = self.seconds_per_place(submission.queue)
             raise Overloaded(
                 f"{reply[1]} requests are waiting, which is the most this server takes; try again later.",
                 retry_after_s=max(1, round(seconds)),
             )
-        if reply[0] == b"mismatch":
-            raise IdempotencyMismatch("This Idempotency-Key was used with another body; send a new key.")
-        return reply[1].decode() if reply[0] == b"again" else request.id
+        allowance = Allowance(*reply[3:7])
+        if reason == "tokens_per_minute":
+            seconds = (min(submission.cost, reply[2]) - allowance.tokens_left) * 60 / reply[2]
+        raise KeyLimited(
+            f"This key has reached its limit {reason}, which is {reply[2]}.",
+            limit=reason,
+            retry_after_s=max(1, math.ceil(seconds)),
+            allowance=allowance,
+        )
 
     def cancel(
         self, job_id: str, owner: str = "", code: str = "cancelled", message: str = "The job was cancelled."
@@ -131,6 +161,10 @@ class Store:
         """Returns the job's state before; '' when it does not exist or is another owner's. '' as owner is the admin."""
         state = self._scripts.run("cancel", job_id, owner, code, message, now_iso())
         return state.decode() if state else ""
+
+    def forget(self, job_id: str) -> bool:
+        """Delete an ended job and its log before their time; False while it has not ended."""
+        return bool(self._scripts.run("forget", job_id))
 
     def look(self, job_ids: Sequence[str]) -> list[Look]:
         """State, log length and position of each job; also says that they still have readers."""

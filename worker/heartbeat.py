@@ -1,8 +1,10 @@
 """Two threads beside the engine: one keeps the lease and hears what is to be cancelled, one listens for wake-ups."""
 
 import logging
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +19,7 @@ from worker.ledger import Fenced, Ledger
 
 logger = logging.getLogger("omni.worker")
 
+LEASE_S = keys.LEASE_MS / 1000
 EXIT_FENCED = 75  # "try again": the parent starts a successor
 
 
@@ -47,23 +50,40 @@ class Heartbeat(threading.Thread):
         self._inbox = inbox
         self._fields = fields
         self._stopping = threading.Event()
+        self._last_fields: Mapping[str, Any] = {}
+        self._renewed = -math.inf
+        self._may_reclaim_at = 0.0
 
     def run(self) -> None:
         while not self._stopping.wait(keys.RENEW_S):
             try:
                 self.beat()
             except Fenced as error:
+                if self._stopping.is_set():
+                    return
                 logger.error("%s: this process was replaced and ends", error)
                 os._exit(EXIT_FENCED)
             except RedisError as error:
                 logger.warning("heartbeat: %s", error)
 
     def beat(self) -> None:
-        for job_id, reason in self._ledger.renew(self._fields()).items():
+        try:
+            self._last_fields = self._fields()
+        except RedisError as error:  # the lease matters more than what is told beside it
+            logger.warning("heartbeat: %s", error)
+        for job_id, reason in self._ledger.renew(self._last_fields).items():
             self._inbox.cancel(job_id, Failed(**orjson.loads(reason)))
+        self._watch_ourselves()
         self._ledger.expire()
-        if self._ledger.reclaim():
+        if time.monotonic() >= self._may_reclaim_at and self._ledger.reclaim():
             self._inbox.wake.set()
+
+    def _watch_ourselves(self) -> None:
+        """If our own lease may have run out, so may everybody's (Redis was away): let the living renew theirs first."""
+        now = time.monotonic()
+        if now - self._renewed > LEASE_S:
+            self._may_reclaim_at = now + LEASE_S
+        self._renewed = now
 
     def stop(self) -> None:
         self._stopping.set()

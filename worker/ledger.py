@@ -38,6 +38,7 @@ class Ledger:
         self.queue = queue
         self.worker_name = worker_name
         self.fence = 0
+        self._claim_number = 1
         self._scripts = Scripts(redis)
         self._store = Store(redis)
 
@@ -74,24 +75,33 @@ class Ledger:
         return {reply[i].decode(): reply[i + 1].decode() for i in range(0, len(reply), 2)}
 
     def claim(self, num_suspects: int) -> Claim | None:
-        """The head of the line, or None when the line is empty or held. Raises Fenced."""
+        """The head of the line, or None when the line is empty or held. Raises Fenced.
+
+        Claims are numbered: one whose answer was lost on the way is answered again with the same job.
+        """
         while True:
-            args = (self.fence, self.queue, self.worker_name, now_iso(), num_suspects)
+            args = (self.fence, self.queue, self.worker_name, now_iso(), num_suspects, self._claim_number)
             reply = self._scripts.run("claim", *args)
             if reply[0] == b"fenced":
                 raise Fenced(f"fence {self.fence} was taken away")
             if reply[0] == b"job":
-                return self._claimed(*reply[1:])
+                claim = self._claimed(*reply[1:])
+                self._claim_number += 1
+                return claim
             if reply[0] != b"again":
                 return None
 
-    def reclaim(self) -> int:
-        """Put the jobs of workers whose lease has run out back into the line; returns how many."""
-        return int(self._scripts.run("reclaim", self.queue, now_iso(), ""))
+    def reclaim(self, only: int = 0) -> int:
+        """Put the jobs of workers whose lease has run out back into the line (of one, or of all); returns how many."""
+        return int(self._scripts.run("reclaim", self.queue, now_iso(), "", only or ""))
 
     def release(self) -> int:
         """Give all our own jobs back, at their old places and without blame; the fence ends."""
-        return int(self._scripts.run("reclaim", self.queue, now_iso(), self.fence))
+        return int(self._scripts.run("reclaim", self.queue, now_iso(), self.fence, ""))
+
+    def give_back(self, job_id: str) -> None:
+        """Put one of our jobs back into the line, without blame: it is to be continued from its log."""
+        self._scripts.run("give_back", self.fence, self.queue, job_id)
 
     def expire(self) -> None:
         """End what is past its deadline or has lost its reader."""

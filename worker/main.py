@@ -84,7 +84,8 @@ def register(ledger: Ledger, loaded: LoadedModel, predecessor: int) -> None:
         try:
             ledger.publish_card(loaded.card)
             ledger.register(predecessor)
-            ledger.reclaim()
+            if predecessor:
+                ledger.reclaim(predecessor)
             return
         except RedisError as error:
             if not is_passing(error):
@@ -113,7 +114,9 @@ def run(settings: Settings, watch_fd: int, predecessor: int) -> int:
     worker = OmniWorker(ledger, engine, loaded.card, publisher, inbox, watch_fd)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
-    Heartbeat(ledger, inbox, worker.report).start()
+    heartbeat = Heartbeat(ledger, inbox, worker.report)
+    worker.on_leave = heartbeat.stop
+    heartbeat.start()
     Listener(connect(settings.redis), ledger, inbox).start()
     say_ready(settings)
     try:

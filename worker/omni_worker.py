@@ -7,13 +7,16 @@ same step as our own state, so that RQ's registries are right at every moment; t
 import logging
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
+from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
+from common.connection import is_passing
 from common.errors import OmniError
 from common.wire import Event, Failed, Finished, ModelCard
 from worker.engine import Engine
@@ -26,6 +29,8 @@ logger = logging.getLogger("omni.worker")
 
 IDLE_S = 1.0  # how often an idle worker looks into the line without having been woken
 RATE_WINDOW_S = 10.0
+RETRY_S = 0.1
+T = TypeVar("T")
 
 
 class OmniWorker(SimpleWorker):  # type: ignore[misc]
@@ -54,13 +59,14 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self._rate_since = time.monotonic()
         self._jobs_per_s = 0.0
         self._line_may_have_moved = True
+        self.on_leave: Callable[[], None] = lambda: None
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Run until stop(). Raises Fenced when another process has taken our jobs over."""
-        self.register_birth()
+        self._patiently(self.register_birth)
         while not self.is_stopping:
             self.cancel_requested()
-            self.admit()
+            self._patiently(self.admit)
             if self.engine.has_work:
                 self.step()
             else:
@@ -72,6 +78,16 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         """SIGTERM: the loop ends after the step it is in; what is unfinished goes back into the line."""
         self.is_stopping = True
         self.inbox.wake.set()
+
+    def _patiently(self, ask: Callable[[], None]) -> None:
+        """What Redis does not take now is asked again in the next round: a loaded model is worth keeping."""
+        try:
+            ask()
+        except RedisError as error:
+            if not is_passing(error):
+                raise
+            logger.warning("Redis does not answer now (%s)", error)
+            time.sleep(RETRY_S)
 
     def admit(self) -> None:
         """Claim from the head of the line while the engine has room."""
@@ -87,16 +103,23 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
 
     def step(self) -> None:
         """One engine step; its events are sent now and confirmed after the next step, while Redis works."""
-        os.write(self.watch_fd, b"begin\n")
-        events = self.engine.step()
-        os.write(self.watch_fd, b"end\n")
+        events = self._watched(self.engine.step)
         self.telemetry.heard(events)
         self.publish(events)
 
+    def _watched(self, work: Callable[[], T]) -> T:
+        """Do what a request may hang in; the parent counts the seconds."""
+        os.write(self.watch_fd, b"begin\n")
+        result = work()
+        os.write(self.watch_fd, b"end\n")
+        return result
+
     def publish(self, events: list[tuple[str, Event]]) -> None:
-        for job_id in self.publisher.confirm():
-            logger.warning("the log of %s is not ours any more; dropping it", job_id)
+        for job_id, reason in self.publisher.confirm().items():
+            logger.warning("the log of %s takes no more from us (%s); dropping it", job_id, reason)
             self._drop(job_id)
+            if reason == "gap":
+                self._patiently(partial(self.ledger.give_back, job_id))
         for job_id in self.publisher.send(events):
             self.engine.clear_suspicion(job_id)
             self._line_may_have_moved = True
@@ -126,6 +149,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def leave(self) -> None:
         """Give everything back without blame; the log has all that was shown."""
         self.publisher.confirm()
+        self.on_leave()
         given_back = self.ledger.release()
         if given_back:
             logger.info("gave %d unfinished jobs back; they go on with the next worker", given_back)
@@ -151,7 +175,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         try:
             if claim.revision != self.card.revision:
                 raise OmniError("The model was changed while this request waited; send it again.", code="model_changed")
-            self.engine.add(request, claim.logged, is_suspect=claim.is_suspect)
+            self._watched(partial(self.engine.add, request, claim.logged, is_suspect=claim.is_suspect))
         except OmniError as error:
             self.publish([(request.id, Failed(error.code, error.message))])
 

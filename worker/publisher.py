@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisError
 
 from common.connection import is_passing
-from common.script import FOLDER
+from common.script import FOLDER, source
 from common.store import now_iso
 from common.wire import Delta, Event, Failed, encode_event
 from worker.ledger import Fenced
@@ -38,7 +38,7 @@ class Publisher:
     def __init__(self, redis: "Redis", fence: int) -> None:
         self.fence = fence
         self._redis = redis
-        self._source = (FOLDER / "lib.lua").read_text() + (FOLDER / "append.lua").read_text()
+        self._source = source("append", FOLDER)
         self._sha = ""
         self._connection: Any = None
         self._pending: list[Any] = []  # arguments of the call whose answer is still to be read
@@ -80,8 +80,8 @@ class Publisher:
             self._write()
         return cleared
 
-    def confirm(self) -> list[str]:
-        """Wait until the last send is durable; returns jobs whose rows were refused and which must be dropped.
+    def confirm(self) -> dict[str, str]:
+        """Wait until the last send is durable; returns jobs whose rows were refused, and why: they must be dropped.
 
         Raises Fenced. While Redis is away this waits: the rows are numbered, so sending them twice does no harm.
         """
@@ -105,8 +105,8 @@ class Publisher:
             self._pending = []
             if reply and reply[0] == b"fenced":
                 raise Fenced(f"fence {self.fence} was taken away")
-            return [refusal.decode().rpartition(":")[0] for refusal in reply]
-        return []
+            return dict(refusal.decode().rpartition(":")[::2] for refusal in reply)
+        return {}
 
     def _write(self) -> None:
         """Errors show when the answer is read."""

@@ -1,5 +1,6 @@
 """What only the worker sees of its work: time between tokens, cache hits, rates. Told to Redis once a second."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 from redis import Redis
 
 from common.metrics import Tally
-from common.wire import Delta, Event
+from common.wire import Delta, Event, Failed, Finished
+
+logger = logging.getLogger("omni.worker")
 
 # a number of EngineStats that only grows -> the counter that it becomes
 GROWING = {
@@ -34,6 +37,7 @@ class Telemetry:
         now = time.monotonic()
         for job_id, event in events:
             if not isinstance(event, Delta):
+                self._say_ended(job_id, event)
                 self.forget(job_id)
             elif event.token_ids:
                 times = self._last_token.setdefault(job_id, {})
@@ -44,6 +48,14 @@ class Telemetry:
 
     def forget(self, job_id: str) -> None:
         self._last_token.pop(job_id, None)
+
+    def _say_ended(self, job_id: str, event: Event) -> None:
+        if isinstance(event, Finished):
+            text, level = f"{event.prompt_tokens} tokens read, {event.completion_tokens} written", logging.INFO
+        else:
+            text, level = event.code if isinstance(event, Failed) else "", logging.WARNING
+        state = "finished" if isinstance(event, Finished) else "failed"
+        logger.log(level, "%s %s: %s", job_id, state, text, extra={"fields": {"job_id": job_id}})
 
     def report(self, stats: Mapping[str, Any]) -> dict[str, Any]:
         """Send the counts, and return what the worker's own record should say beside the stats. Raises RedisError."""

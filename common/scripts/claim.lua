@@ -1,9 +1,16 @@
 -- Takes the head of the line for a worker, or nothing: the head is never skipped.
--- ARGV: fence queue worker_name iso num_suspects (claimed and not yet cleared)
+-- ARGV: fence queue worker_name iso num_suspects (claimed and not yet cleared) number (of the claim, so that one whose
+--       answer was lost can be repeated)
 -- Returns {'fenced'} | {'empty'} | {'hold'} | {'again'} | {'job', id, request, suspect, revision}
 local fence, queue, iso = ARGV[1], ARGV[2], ARGV[4]
 if not is_alive(fence) then return {'fenced'} end
 local num_suspects = tonumber(ARGV[5])
+
+local number, last = string.match(redis.call('HGET', 'omni:claims', fence) or '', '^(%d+):(.*)$')
+if number == ARGV[6] then
+  local f = redis.call('HMGET', 'omni:job:' .. last, 'request', 'suspect', 'revision', 'state', 'fence')
+  if f[4] == 'running' and f[5] == fence then return {'job', last, f[1], f[2], f[3] or ''} end
+end
 
 -- After a crash the jobs that may have caused it go first, few at a time, and nobody joins them.
 local line, suspect = 'omni:suspects:' .. queue, '1'
@@ -27,7 +34,7 @@ if deadline and tonumber(deadline) <= now_ms() then
   return {'again'}
 end
 local key, rq = 'omni:job:' .. id, 'rq:job:' .. id
-local f = redis.call('HMGET', key, 'request', 'score', 'revision', 'cancel')
+local f = redis.call('HMGET', key, 'request', 'tag', 'revision', 'cancel', 'owner', 'created')
 if f[4] then  -- flagged while a worker that has died held it
   local reason = cjson.decode(f[4])
   take_out_of_line(id, queue, member)
@@ -41,11 +48,19 @@ if redis.call('HGET', rq, 'status') ~= 'queued' then  -- cancelled or deleted in
 end
 
 take_out_of_line(id, queue, member)
+redis.call('HSET', 'omni:claims', fence, ARGV[6] .. ':' .. id)
 local now = now_ms()
-redis.call('HSET', 'omni:fair:' .. queue, 'now', f[2])
+local fair = 'omni:fair:' .. queue
+if tonumber(f[2] or 0) > tonumber(redis.call('HGET', fair, 'now') or 0) then redis.call('HSET', fair, 'now', f[2]) end
+redis.call('SREM', 'omni:own:queued:' .. f[5], id)
+redis.call('SADD', 'omni:own:running:' .. f[5], id)
 redis.call('ZADD', 'omni:running:' .. fence, string.sub(member, 1, 15), id)
 redis.call('HSET', key, 'state', 'running', 'fence', fence, 'worker', ARGV[3], 'claimed', now, 'suspect', suspect)
-redis.call('HSETNX', key, 'first_claimed', now)
+if redis.call('HSETNX', key, 'first_claimed', now) == 1 then
+  observe(queue, 'request_queue_time', now - f[6])
+elseif redis.call('EXISTS', 'omni:log:' .. id) == 1 then
+  count(queue, 'resumed_jobs')
+end
 redis.call('HSET', rq, 'status', 'started', 'started_at', iso, 'last_heartbeat', iso, 'worker_name', ARGV[3])
 local execution, seconds = id .. ':' .. fence, now / 1000
 redis.call('HSET', 'rq:execution:' .. execution, 'id', fence, 'job_id', id, 'created_at', seconds, 'last_heartbeat', seconds,

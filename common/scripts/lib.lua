@@ -12,6 +12,22 @@ local function member_of(ticket, id) return string.format('%015d:%s', ticket, id
 local function id_of(member) return string.sub(member, 17) end
 local function is_alive(fence) return redis.call('ZSCORE', 'omni:workers', fence) ~= false end
 
+-- Counters and histograms (common/metrics.py) change in the step in which what they count happens.
+local function count(queue, name, by) redis.call('HINCRBY', 'omni:metrics:' .. queue, name, by or 1) end
+local function observe(queue, name, ms)
+  local bucket = 1
+  while BOUNDS_MS[bucket] and ms > BOUNDS_MS[bucket] do bucket = bucket + 1 end
+  count(queue, name .. ':' .. bucket)
+  count(queue, name .. ':sum', math.max(0, ms) * 1000)
+end
+
+-- What an owner may still spend: a bucket that fills by `per_minute` a minute and holds as much.
+local function tokens_left(owner, per_minute, now)
+  local f = redis.call('HMGET', 'omni:rate:' .. owner, 'level', 'at')
+  local level = tonumber(f[1] or per_minute) + (now - tonumber(f[2] or now)) * per_minute / 60000
+  return math.min(per_minute, level)
+end
+
 -- RQ's own record of a running execution of this job.
 local function rq_stop_execution(id, queue, fence, worker)
   redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. fence)
@@ -22,7 +38,8 @@ end
 -- Our state, RQ's state, every index and every TTL change together.
 local function finish(id, state, code, iso)
   local key = 'omni:job:' .. id
-  local f = redis.call('HMGET', key, 'queue', 'fence', 'ttl', 'failure_ttl', 'member', 'worker', 'owner')
+  local f = redis.call('HMGET', key, 'queue', 'fence', 'ttl', 'failure_ttl', 'member', 'worker', 'owner', 'created',
+    'first_row', 'cost', 'num_prompt', 'tokens')
   local queue, fence, now = f[1], f[2], now_ms()
   local ttl = tonumber(state == 'finished' and f[3] or f[4])
   redis.call('HSET', key, 'state', state, 'code', code, 'ended', now)
@@ -38,6 +55,18 @@ local function finish(id, state, code, iso)
   redis.call('ZADD', 'omni:jobs:' .. f[7], now + ttl * 1000, id)
   redis.call('ZREMRANGEBYSCORE', 'omni:jobs:' .. f[7], 0, now)
   redis.call('EXPIRE', 'omni:jobs:' .. f[7], 604800)
+  redis.call('SREM', 'omni:own:queued:' .. f[7], id)
+  redis.call('SREM', 'omni:own:running:' .. f[7], id)
+  if tonumber(f[10] or 0) > 0 and redis.call('EXISTS', 'omni:rate:' .. f[7]) == 1 then  -- give back what was not used
+    redis.call('HINCRBYFLOAT', 'omni:rate:' .. f[7], 'level', f[10] - (f[9] and f[11] or 0) - f[12])
+  end
+  if state == 'finished' then
+    observe(queue, 'e2e_request_latency', now - f[8])
+    if f[9] then observe(queue, 'request_decode_time', now - f[9]) end
+  else
+    count(queue, 'request_success|' .. (state == 'failed' and 'error' or 'abort'))
+    count(queue, 'request_failed|' .. code)
+  end
   rq_stop_execution(id, queue, fence, f[6])
   local registry = 'rq:' .. RQ_STATUS[state] .. ':' .. queue
   redis.call('ZADD', registry, math.floor(now / 1000) + ttl, id)
@@ -66,6 +95,20 @@ local function take_out_of_line(id, queue, member)
   redis.call('LREM', 'rq:queue:' .. queue, 1, id)
 end
 
+-- A job that no worker holds any more waits again, at its old place. `line`: 'omni:waiting:' or 'omni:suspects:'.
+local function back_into_line(id, queue, line)
+  local key = 'omni:job:' .. id
+  local f = redis.call('HMGET', key, 'member', 'score', 'fence', 'worker', 'owner')
+  redis.call('ZREM', 'omni:running:' .. f[3], id)
+  redis.call('SREM', 'omni:own:running:' .. f[5], id)
+  redis.call('SADD', 'omni:own:queued:' .. f[5], id)
+  redis.call('HSET', key, 'state', 'queued', 'fence', 0)
+  redis.call('ZADD', line .. queue, f[2], f[1])
+  rq_stop_execution(id, queue, f[3], f[4])
+  redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
+  redis.call('LPUSH', 'rq:queue:' .. queue, id)
+end
+
 -- A waiting job ends here; a running one is flagged, and its worker ends it within a step.
 local function cancel(id, code, message, iso)
   local key = 'omni:job:' .. id
@@ -75,9 +118,9 @@ local function cancel(id, code, message, iso)
     take_out_of_line(id, queue, f[3])
     end_with_failure(id, code == 'timeout' and 'failed' or 'cancelled', code, message, iso)
   elseif state == 'running' then
-    redis.call('HSETNX', key, 'cancel', cjson.encode({code = code, message = message}))
-    redis.call('ZREM', 'omni:deadlines:' .. queue, id)
+    redis.call('ZREM', 'omni:deadlines:' .. queue, id)  -- first: after a removal a script may write though memory is full
     redis.call('ZREM', 'omni:readers:' .. queue, id)
+    redis.call('HSETNX', key, 'cancel', cjson.encode({code = code, message = message}))
     redis.call('PUBLISH', 'omni:control:' .. queue, 'cancel:' .. id)
   end
   return state

@@ -1,18 +1,9 @@
 -- Takes the jobs of dead workers back into the line, at their old places.
--- ARGV: queue iso, then a fence that gives its jobs up itself (a clean exit, nobody is blamed), or ''
+-- ARGV: queue iso, then a fence that gives its jobs up itself (a clean exit, nobody is blamed), or '';
+--       then the one dead fence to look at (the process that is replaced), or '' for all
 -- Returns the number of jobs taken back.
-local queue, iso, leaving = ARGV[1], ARGV[2], ARGV[3]
+local queue, iso, leaving, only = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local MAX_SOLO, MAX_CRASHES, taken = 2, 20, 0
-
-local function back_into_line(id, line)
-  local key = 'omni:job:' .. id
-  local f = redis.call('HMGET', key, 'member', 'score', 'fence', 'worker')
-  redis.call('HSET', key, 'state', 'queued', 'fence', 0)
-  redis.call('ZADD', line .. queue, f[2], f[1])
-  rq_stop_execution(id, queue, f[3], f[4])
-  redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
-  redis.call('LPUSH', 'rq:queue:' .. queue, id)
-end
 
 local function blame(id, num_blamed)
   local key = 'omni:job:' .. id
@@ -24,7 +15,7 @@ local function blame(id, num_blamed)
     return
   end
   redis.call('HSET', key, 'batch_limit', math.ceil(num_blamed / 2))
-  back_into_line(id, 'omni:suspects:')
+  back_into_line(id, queue, 'omni:suspects:')
 end
 
 local function take_back(fence, is_crash)
@@ -39,13 +30,14 @@ local function take_back(fence, is_crash)
     if is_crash and (is_suspect or #suspects == 0) then
       blame(id, num_blamed)
     else
-      back_into_line(id, is_suspect and 'omni:suspects:' or 'omni:waiting:')
+      back_into_line(id, queue, is_suspect and 'omni:suspects:' or 'omni:waiting:')
     end
     taken = taken + 1
   end
   redis.call('DEL', 'omni:running:' .. fence, 'omni:worker:' .. fence)
   redis.call('ZREM', 'omni:workers', fence)
   redis.call('HDEL', 'omni:fences', fence)
+  redis.call('HDEL', 'omni:claims', fence)
 end
 
 if leaving ~= '' then
@@ -53,7 +45,7 @@ if leaving ~= '' then
   return taken
 end
 for _, fence in ipairs(redis.call('ZRANGE', 'omni:workers', 0, -1)) do
-  if redis.call('HGET', 'omni:fences', fence) == queue and redis.call('EXISTS', 'omni:worker:' .. fence) == 0 then
+  if (only == '' or only == fence) and redis.call('HGET', 'omni:fences', fence) == queue and redis.call('EXISTS', 'omni:worker:' .. fence) == 0 then
     take_back(fence, true)
     redis.call('INCR', 'omni:crashes:' .. queue)
   end

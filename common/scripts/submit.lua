@@ -1,7 +1,10 @@
 -- Limit check, request, RQ job and push: nothing is half-written.
--- ARGV: id queue owner max_queue weight idem_key idem_digest background deadline_ms num_fields, then that many
---       field/value pairs of our job hash, then the field/value pairs of RQ's job hash.
--- Returns {'ok', position} | {'again', id} | {'mismatch'} | {'full', waiting}
+-- ARGV: id queue owner max_queue weight idem_key idem_digest background deadline_ms num_fields priority cost, then
+--       num_fields field/value pairs of our job hash, then the field/value pairs of RQ's job hash.
+-- Returns {'ok', position, size, in_flight, max_in_flight, tokens_left, tokens_per_minute} | {'again', id} | {'mismatch'}
+--       | {'full', waiting} | {'limited', name, limit, in_flight, max_in_flight, tokens_left, tokens_per_minute}
+--       | {'priority', the best that this key may ask for}
+local PRIORITY_STEP = 1e8  -- more than the tags of one line are apart
 local id, queue, owner = ARGV[1], ARGV[2], ARGV[3]
 local key = 'omni:job:' .. id
 if redis.call('EXISTS', key) == 1 then return {'again', id} end
@@ -17,18 +20,48 @@ local waiting = 'omni:waiting:' .. queue
 local size = redis.call('ZCARD', waiting)
 if size >= tonumber(ARGV[4]) then return {'full', size} end
 
--- Fair shares: each owner's jobs are tagged one service apart, starting from what is being served now.
-local fair = 'omni:fair:' .. queue
-if size == 0 then redis.call('DEL', fair) end
-local tags = redis.call('HMGET', fair, 'now', 'owner:' .. owner)
-local tag = math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0)) + 1 / tonumber(ARGV[5])
-redis.call('HSET', fair, 'owner:' .. owner, tag)
+-- What this key may do (common/key_store.py). A key of the settings has no record, and no limits.
+local rights = redis.call('HMGET', 'omni:key:' .. owner, 'weight', 'max_in_flight', 'max_queued', 'tokens_per_minute',
+  'priority')
+local max_in_flight, max_queued = tonumber(rights[2] or 0), tonumber(rights[3] or 0)
+local per_minute, priority, cost = tonumber(rights[4] or 0), tonumber(ARGV[11]), tonumber(ARGV[12])
+local now, best = now_ms(), -tonumber(rights[5] or 0)
+local num_queued = redis.call('SCARD', 'omni:own:queued:' .. owner)
+local in_flight = num_queued + redis.call('SCARD', 'omni:own:running:' .. owner)
+local left = per_minute > 0 and tokens_left(owner, per_minute, now) or 0
+local function limited(name, limit)
+  return {'limited', name, limit, in_flight, max_in_flight, math.floor(left), per_minute}
+end
+if priority < best then return {'priority', best} end
+if max_in_flight > 0 and in_flight >= max_in_flight then return limited('max_in_flight', max_in_flight) end
+if max_queued > 0 and num_queued >= max_queued then return limited('max_queued', max_queued) end
+if per_minute > 0 and left < math.min(cost, per_minute) then return limited('tokens_per_minute', per_minute) end
 
-local now, ticket = now_ms(), redis.call('INCR', 'omni:ticket')
-local member = member_of(ticket, id)
-local last_own = 10 + 2 * tonumber(ARGV[10])
-redis.call('HSET', key, 'queue', queue, 'owner', owner, 'ticket', ticket, 'member', member, 'score', tag, 'state', 'queued',
-  'fence', 0, 'created', now, 'tokens', 0, 'crashes', 0, 'solo', 0, 'background', ARGV[8], unpack(ARGV, 11, last_own))
+-- Fair shares (start-time fair queueing): an owner's jobs begin one service apart, the first of them where the line is
+-- now, so that it is next. `last` is where the last of all would end: a line that was empty goes on from there.
+local fair = 'omni:fair:' .. queue
+if size == 0 then
+  local last = redis.call('HGET', fair, 'last')
+  redis.call('DEL', fair)
+  if last then redis.call('HSET', fair, 'now', last, 'last', last) end
+end
+local tags = redis.call('HMGET', fair, 'now', 'owner:' .. owner, 'last')
+local tag = math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0))
+local tag_end = tag + 1 / tonumber(rights[1] or ARGV[5])
+redis.call('HSET', fair, 'owner:' .. owner, string.format('%.9f', tag_end))
+if tag_end > tonumber(tags[3] or 0) then redis.call('HSET', fair, 'last', string.format('%.9f', tag_end)) end
+
+if per_minute > 0 then
+  left = left - cost
+  redis.call('HSET', 'omni:rate:' .. owner, 'level', left, 'at', now)
+  redis.call('EXPIRE', 'omni:rate:' .. owner, 86400)
+end
+local ticket = redis.call('INCR', 'omni:ticket')
+local member, score = member_of(ticket, id), string.format('%.9f', tag + priority * PRIORITY_STEP)
+local last_own = 12 + 2 * tonumber(ARGV[10])
+redis.call('HSET', key, 'queue', queue, 'owner', owner, 'ticket', ticket, 'member', member, 'state', 'queued',
+  'score', score, 'tag', string.format('%.9f', tag), 'cost', per_minute > 0 and cost or 0, 'fence', 0, 'created', now,
+  'tokens', 0, 'crashes', 0, 'solo', 0, 'background', ARGV[8], unpack(ARGV, 13, last_own))
 if idem then
   redis.call('HSET', idem, 'id', id, 'digest', ARGV[7])
   redis.call('EXPIRE', idem, 86400)
@@ -38,9 +71,11 @@ if deadline > 0 then redis.call('ZADD', 'omni:deadlines:' .. queue, now + deadli
 if ARGV[8] == '0' then redis.call('ZADD', 'omni:readers:' .. queue, now, id) end
 redis.call('ZADD', 'omni:jobs:' .. owner, '+inf', id)
 redis.call('PERSIST', 'omni:jobs:' .. owner)
-redis.call('ZADD', waiting, tag, member)
+redis.call('SADD', 'omni:own:queued:' .. owner, id)
+redis.call('ZADD', waiting, score, member)
 redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, last_own + 1))
 redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
 redis.call('RPUSH', 'rq:queue:' .. queue, id)
 redis.call('PUBLISH', 'omni:control:' .. queue, 'work')
-return {'ok', redis.call('ZRANK', waiting, member)}
+local position = redis.call('ZRANK', waiting, member)
+return {'ok', position, size + 1, in_flight + 1, max_in_flight, math.floor(left), per_minute}

@@ -29,7 +29,7 @@ def store(redis):
 def put(store, job_id, owner="o" * 32, **changes):
     request = GenerationRequest(job_id, QUEUE, (1, 2, 3), SamplingParams(max_tokens=9, seed=1))
     submission = Submission(request, QUEUE, owner, "r", {"kind": "chat", "model": QUEUE}, **changes)
-    return store.submit(submission, rq_job(store.redis, job_id, QUEUE))
+    return store.submit(submission, rq_job(store.redis, job_id, QUEUE)).job_id
 
 
 def test_a_snapshot_shows_who_waits_who_runs_and_what_failed(store, redis):

@@ -1,0 +1,35 @@
+"""What a key has left -> the `x-ratelimit-*` headers, as OpenAI names them.
+
+`requests` counts those in flight (waiting and running): the key's own limit, or the whole line's where it has none.
+`tokens` is the key's tokens per minute, and only there when it has such a limit.
+"""
+
+from common.allowance import Allowance
+
+
+def rate_headers(allowance: Allowance, num_waiting: int, max_queue: int, seconds_per_place: float) -> dict[str, str]:
+    if allowance.max_in_flight:
+        limit, remaining = allowance.max_in_flight, allowance.max_in_flight - allowance.num_in_flight
+    else:
+        limit, remaining = max_queue, max_queue - num_waiting
+    headers = {
+        "x-ratelimit-limit-requests": str(limit),
+        "x-ratelimit-remaining-requests": str(max(0, remaining)),
+        "x-ratelimit-reset-requests": spelled(seconds_per_place if remaining < limit else 0.0),
+    }
+    if per_minute := allowance.tokens_per_minute:
+        left = min(per_minute, allowance.tokens_left)
+        headers |= {
+            "x-ratelimit-limit-tokens": str(per_minute),
+            "x-ratelimit-remaining-tokens": str(max(0, left)),
+            "x-ratelimit-reset-tokens": spelled((per_minute - left) * 60 / per_minute),
+        }
+    return headers
+
+
+def spelled(seconds: float) -> str:
+    """OpenAI's way to write a time: '0s', '120ms', '1s', '6m0s'."""
+    if 0 < seconds < 1:
+        return f"{max(1, round(seconds * 1000))}ms"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
