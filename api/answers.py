@@ -1,8 +1,7 @@
 """A job's events -> an HTTP answer: an SSE stream or one JSON body. Also decides what a caller's leaving means."""
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import count
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ from redis.exceptions import RedisError
 
 from api import sse
 from api.client_watch import watching
-from api.errors import error_body
+from api.dialects import OPENAI, Dialect
 from api.generation import ClientGone, Closing, Notice, Queued, events
 from api.hub import Reader
 from api.service import Service
@@ -42,24 +41,12 @@ class Chunks(Protocol):
 class Completion(Protocol):
     """Events folded into one body."""
 
-    failed: Failed | None
+    @property
+    def failed(self) -> Failed | None: ...
 
     def feed(self, event: Event) -> None: ...
 
     def body(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a family of streams looks on the wire, beside its chunks."""
-
-    failure: Callable[[OmniError], dict[str, Any]]
-    tells_failed_jobs: bool = True  # by a frame of their own; else the chunks have said it
-    names_events: bool = False  # each chunk's type is also its SSE event's name
-    ending: bytes = sse.DONE
-
-
-OPENAI = Dialect(lambda error: error_body(error.code, error.message, error.param))
 
 
 class Answer:
@@ -152,7 +139,8 @@ class Answer:
                     return
         except OmniError as error:
             yield self._failure(dialect, error)
-        yield dialect.ending
+        if dialect.ending:
+            yield dialect.ending
 
     @staticmethod
     def _failure(dialect: Dialect, error: OmniError) -> bytes:

@@ -53,7 +53,7 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
         tool_format=encoder.tool_format if tools else None,
         is_thinking_opened=prompt.thinking == "opened",
         shows_reasoning=body.include_reasoning is not False,
-        ends=() if not body.logprobs else ends_of(body, encoder.card),
+        ends=ends_of(body, encoder.card),
     )
     grammar = grammar_of(body, tools, encoder, prompt.thinking)
     sampling = sampling_params(

@@ -14,6 +14,7 @@ STATUS: dict[str, tuple[int, str, str | int | None]] = {
     "forbidden": (403, "invalid_request_error", "forbidden"),
     "not_found": (404, "invalid_request_error", "not_found"),
     "method_not_allowed": (405, "invalid_request_error", "method_not_allowed"),
+    "previous_response_not_found": (400, "invalid_request_error", "previous_response_not_found"),
     "model_not_found": (404, "invalid_request_error", "model_not_found"),
     "body_too_large": (413, "invalid_request_error", "body_too_large"),
     "request_timeout": (408, "invalid_request_error", "request_timeout"),
@@ -31,6 +32,19 @@ STATUS: dict[str, tuple[int, str, str | int | None]] = {
 INTERNAL = (500, "internal_error", "internal_error")
 # A retry of these would only repeat the failure: the SDKs obey the header.
 NO_RETRY = frozenset({"out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed"})
+
+
+# Anthropic's names for the same, by status.
+MESSAGES_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 def status_of(code: str) -> int:
@@ -55,3 +69,10 @@ def error_headers(error: OmniError) -> dict[str, str]:
 def openai_error(error: OmniError) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Body, status, headers."""
     return error_body(error.code, error.message, error.param), status_of(error.code), error_headers(error)
+
+
+def messages_error(error: OmniError) -> dict[str, Any]:
+    """Anthropic's error object, for /v1/messages."""
+    status = status_of(error.code)
+    kind = MESSAGES_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}

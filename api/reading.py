@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from api.parsers.answer import AnswerParser
 from api.parsers.pieces import Piece, Reasoning, merged
+from common.grammars import Thinking
 from common.tool_grammars import ToolCallFormat
 from common.wire import Delta, Finished, TokenLogprob
 
@@ -37,12 +38,9 @@ class ChoiceReader:
 
     def __init__(self, reading: Reading, job_id: str, index: int) -> None:
         self._reading = reading
-        self._parser = AnswerParser(
-            reasons=True,
-            opened=reading.is_thinking_opened,
-            format=reading.tool_format,
-            id_seed=f"{job_id}/{index}",
-        )
+        # A model may think although its template says nothing of it.
+        thinking: Thinking = "opened" if reading.is_thinking_opened else "optional"
+        self._parser = AnswerParser(thinking, reading.tool_format, f"{job_id}/{index}")
         self.num_reasoning_tokens = 0
         self.finish_reason: str | None = None  # OpenAI's word for it
 

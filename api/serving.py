@@ -7,13 +7,16 @@ from typing import Any
 
 from flask import Request
 
-from api.answers import OPENAI, Answer, Chunks, Completion, Dialect
+from api.answers import Answer, Chunks, Completion
 from api.auth import Caller
 from api.chat import Prepared, submission
 from api.chunks import ChatChunks, ChatCompletion, ChatForm
+from api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from api.generation import submit
+from api.message_chunks import MessageChunks, MessageCompletion, MessageForm
 from api.prompt import PromptEncoder
 from api.reading import reading_of
+from api.response_chunks import ResponseChunks, ResponseCompletion, ResponseForm
 from api.schema import ChatRequest
 from api.service import Service
 from common.errors import InvalidRequest, NotFound
@@ -30,12 +33,14 @@ class Kind:
     form: Callable[..., Any]
     chunks: Callable[[Any, PromptEncoder], Chunks]
     completion: Callable[[Any, PromptEncoder], Completion]
-    dialect: Dialect = OPENAI
+    dialect: Dialect
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "chat": Kind("a chat completion", ChatForm, ChatChunks, ChatCompletion),
+        "chat": Kind("a chat completion", ChatForm, ChatChunks, ChatCompletion, OPENAI),
+        "response": Kind("a response", ResponseForm, ResponseChunks, ResponseCompletion, RESPONSES),
+        "message": Kind("a message", MessageForm, MessageChunks, MessageCompletion, ANTHROPIC),
     }
 )
 

@@ -1,0 +1,60 @@
+"""Thin handlers of /v1/messages, Anthropic's form of a chat."""
+
+import time
+from typing import Any
+
+from flask import Blueprint, jsonify, request
+
+from api.body import read_body
+from api.chat import new_id, prepare
+from api.errors import error_headers, messages_error, status_of
+from api.message_chunks import MessageForm
+from api.message_turns import chat_request
+from api.messages_schema import CountRequest, MessagesRequest
+from api.schema import parse
+from api.service import Service
+from api.serving import fetched, owned_job, put_in_line, starting_after, wants_stream
+from common.errors import OmniError
+
+
+def message_routes(service: Service) -> Blueprint:
+    routes = Blueprint("messages", __name__)
+
+    @routes.post("/v1/messages")
+    def create() -> Any:
+        caller = service.keys.caller(request)
+        raw = read_body(request)
+        body = parse(MessagesRequest, raw)
+        chat = chat_request(body)
+        encoder = service.models.encoder(body.model)
+        prepared = prepare(chat, encoder, service.grammars)
+        form = MessageForm(
+            id=new_id("msg_"),
+            model=body.model,
+            created=int(time.time()),
+            num_prompt_tokens=len(prepared.prompt.ids),
+            stop=body.stop_sequences or [],
+            reading=prepared.reading,
+        )
+        waiting = put_in_line(service, request, caller, chat, prepared, form, encoder, raw)
+        return waiting.stream() if body.stream else jsonify(waiting.body())
+
+    @routes.get("/v1/messages/<message_id>")
+    def retrieve(message_id: str) -> Any:
+        job = owned_job(service, service.keys.caller(request), message_id)
+        after = starting_after(request)
+        waiting = fetched(service, request, job, "message")
+        return waiting.stream(after) if wants_stream(request) else jsonify(waiting.body())
+
+    @routes.post("/v1/messages/count_tokens")
+    def count_tokens() -> Any:
+        service.keys.caller(request)
+        body = parse(CountRequest, read_body(request))
+        prepared = prepare(chat_request(body), service.models.encoder(body.model), service.grammars)
+        return {"input_tokens": len(prepared.prompt.ids)}
+
+    @routes.errorhandler(OmniError)
+    def refused(error: OmniError) -> Any:
+        return messages_error(error), status_of(error.code), error_headers(error)
+
+    return routes

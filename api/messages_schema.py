@@ -1,0 +1,93 @@
+"""The gate of /v1/messages (Anthropic's form). The rules are those of api/schema.py."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, Base, StopStrings
+from api.unsupported import NOT_HERE, Refusal
+
+REFUSED: Mapping[str, Refusal] = MappingProxyType(
+    {
+        "mcp_servers": Refusal("is not supported: this server fetches nothing from the network"),
+        "container": NOT_HERE,
+        "context_management": NOT_HERE,
+    }
+)
+
+
+class Block(Base):
+    """A piece of content. What a kind needs is checked when it becomes a message."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: "str | list[Block] | None" = None
+    is_error: bool | None = None
+
+
+class Turn(Base):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+
+class MessagesTool(Base):
+    type: Literal["custom"] = "custom"
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    description: str | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+
+
+class MessagesToolChoice(Base):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class MessagesThinking(Base):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = Field(None, ge=1)
+
+
+class MessagesFormat(Base):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Base):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: MessagesFormat | None = None
+
+
+class CountRequest(Base):
+    """POST /v1/messages/count_tokens."""
+
+    refused: ClassVar[Mapping[str, Refusal]] = REFUSED
+
+    model: str = Field(min_length=1, max_length=256)
+    messages: list[Turn] = Field(min_length=1, max_length=MAX_MESSAGES)
+    system: str | list[Block] | None = None
+    tools: list[MessagesTool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: MessagesToolChoice | None = None
+    thinking: MessagesThinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: MessagesFormat | None = None
+
+
+class MessagesRequest(CountRequest):
+    """POST /v1/messages."""
+
+    max_tokens: int = Field(ge=1)
+    stop_sequences: StopStrings | None = None
+    temperature: float | None = Field(None, ge=0, le=1)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1_000_000)
+    stream: bool | None = None
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
