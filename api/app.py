@@ -15,8 +15,10 @@ from api.errors import error_body, openai_error
 from api.generation import ClientGone, unavailable
 from api.guard import install_guard
 from api.jobs import job_routes
+from api.messages import message_routes
 from api.openapi import openapi_routes
 from api.pages import page_routes
+from api.responses import response_routes
 from api.routes import chat_routes, service_routes
 from api.service import build_service
 from api.tokens import token_routes
@@ -36,7 +38,16 @@ def create_app(settings: Settings) -> Flask:
     app.before_request(service.hub.start)
     install_guard(app, settings)
     install_cors(app, settings)
-    for routes in (chat_routes, service_routes, job_routes, board_routes, completion_routes, token_routes):
+    for routes in (
+        chat_routes,
+        completion_routes,
+        response_routes,
+        message_routes,
+        token_routes,
+        job_routes,
+        service_routes,
+        board_routes,
+    ):
         app.register_blueprint(routes(service))
     app.register_blueprint(page_routes())
     app.register_blueprint(openapi_routes())
