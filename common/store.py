@@ -166,10 +166,6 @@ class Store:
         """Delete an ended job and its log before their time; False while it has not ended."""
         return bool(self._scripts.run("forget", job_id))
 
-    def forget(self, job_id: str) -> bool:
-        """Delete an ended job and its log before their time; False while it has not ended."""
-        return bool(self._scripts.run("forget", job_id))
-
     def look(self, job_ids: Sequence[str]) -> list[Look]:
         """State, log length and position of each job; also says that they still have readers."""
         reply = self._scripts.run("look", *job_ids)
