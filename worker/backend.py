@@ -26,21 +26,25 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
         shapes = find_shapes(model)
         limits = choose_limits(loaded, config, shapes)
         kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
-        return fast_runner(model, kv_cache, expected), limits
+        return fast_runner(model, kv_cache, expected, config.quantize), limits
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     model.set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config)
 
 
-def fast_runner(model: Any, kv_cache: KVCache, expected: torch.Tensor) -> Runner:
+def fast_runner(model: Any, kv_cache: KVCache, expected: torch.Tensor, quantize: str | None) -> Runner:
     """Our own layers where we know the model's parts, else the model's. Raises Unsupported if neither is equal."""
     try:
         decoder = DecoderRunner(model, kv_cache)
         check_equal(decoder, model, expected)
+        if quantize is not None:
+            decoder = DecoderRunner(model, kv_cache, quantize)
         decoder.release_weights()
         return decoder
     except Unsupported as reason:
+        if quantize is not None:
+            logger.warning("%s weights stay as they are: %s", quantize, reason)
         logger.info("the model's own layers are used: %s", reason)
     runner = ModelRunner(model, kv_cache)
     check_equal(runner, model, expected)

@@ -53,7 +53,7 @@ class Layer:
 class DecoderRunner(ModelRunner):
     """Runs the layers directly over flat tokens, [T, hidden]."""
 
-    def __init__(self, model: Any, kv_cache: KVCache) -> None:
+    def __init__(self, model: Any, kv_cache: KVCache, quantize: str | None = None) -> None:
         """Raises Unsupported if the model is not built from the parts known here."""
         super().__init__(model, kv_cache)
         body = model.model
@@ -64,10 +64,10 @@ class DecoderRunner(ModelRunner):
             raise Unsupported("its layers differ in shape")
         self.embedding = body.embed_tokens.weight.detach()
         self.rotary = body.rotary_emb
-        self.layers = [layer_of(module) for module in body.layers]
+        self.layers = [layer_of(module, quantize) for module in body.layers]
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
-        self.head = fused_linear([model.lm_head])
+        self.head = fused_linear([model.lm_head], quantize and "int8")  # int4 costs the most here
 
     def release_weights(self) -> None:
         """Free the model's own copies of what was packed here. The model itself cannot run any more."""
@@ -122,7 +122,7 @@ class DecoderRunner(ModelRunner):
         return cos[0, :, None], signed[:, None]
 
 
-def layer_of(module: Any) -> Layer:
+def layer_of(module: Any, quantize: str | None) -> Layer:
     """Raises Unsupported if the layer has other parts than those computed here."""
     check_parts(module, LAYER_PARTS)
     attention, mlp = module.self_attn, module.mlp
@@ -132,12 +132,12 @@ def layer_of(module: Any) -> Layer:
     check_is_silu(mlp.act_fn)
     return Layer(
         attention_norm=Norm(module.input_layernorm),
-        qkv=fused_linear([attention.q_proj, attention.k_proj, attention.v_proj]),
+        qkv=fused_linear([attention.q_proj, attention.k_proj, attention.v_proj], quantize),
         head_norms=(Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None,
-        attention_out=fused_linear([attention.o_proj]),
+        attention_out=fused_linear([attention.o_proj], quantize),
         mlp_norm=Norm(module.post_attention_layernorm),
-        gate_up=fused_linear([mlp.gate_proj, mlp.up_proj]),
-        down=fused_linear([mlp.down_proj]),
+        gate_up=fused_linear([mlp.gate_proj, mlp.up_proj], quantize),
+        down=fused_linear([mlp.down_proj], quantize),
         scale=float(attention.scaling),
         window=getattr(attention, "sliding_window", None),
     )

@@ -49,6 +49,7 @@ class LoadedModel:
 def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress) -> LoadedModel:
     """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError when the folder is no model."""
     device = choose_device(config.device)
+    check_quantize(config.quantize, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     on_progress("tokenizer", 0.0)
@@ -56,7 +57,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     on_progress("weights", 0.1)
     model_config = AutoConfig.from_pretrained(model_path)
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto", device_map=device_map(device))
-    dtype = choose_dtype(config.dtype, device, model)
+    dtype = choose_dtype(config, device, model)
     model = model.to(dtype).eval().requires_grad_(False)
     on_progress("weights", 0.9)
     text_config = model_config.get_text_config()
@@ -91,13 +92,23 @@ def device_map(device: torch.device) -> str | None:
     return None if device.type == "cpu" else str(device)
 
 
-def choose_dtype(name: str, device: torch.device, model: Any) -> torch.dtype:
+def check_quantize(name: str | None, device: torch.device) -> None:
+    if name not in (None, "int8", "int4"):
+        raise ValueError(f"{name!r} is not a quantization; int8 and int4 are.")
+    if name is not None and device.type != "cpu":
+        raise ValueError("Weights are quantized on a CPU only.")
+
+
+def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torch.dtype:
     """By name, or: as saved on a GPU; float32 on a CPU for small models and where bf16 has no fast instructions."""
+    name = config.dtype
     if name != "auto":
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"{name!r} is not a dtype.")
         return dtype
+    if config.quantize is not None:
+        return torch.bfloat16  # what the kernels compute in
     saved: torch.dtype = model.dtype
     if device.type != "cpu":
         return saved if saved != torch.float32 else torch.bfloat16

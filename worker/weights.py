@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
+from worker.quantized import GROUP, Int4Linear, Int8Linear
+
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PACK_BATCH = 64  # rows that the packing is tuned for; its layout serves others as well
 
@@ -40,11 +42,18 @@ class PackedLinear:
         return output
 
 
-def fused_linear(modules: Seq[Any]) -> Linear:
-    """One product for several linears that read the same input; their outputs lie side by side."""
+def fused_linear(modules: Seq[Any], quantize: str | None = None) -> Linear:
+    """One product for several linears that read the same input; their outputs lie side by side.
+
+    `quantize` is "int8" or "int4"; int4 falls back to int8 where the width is not a multiple of its groups.
+    """
     weight = torch.cat([module.weight.detach() for module in modules])
     biases = [module.bias.detach() for module in modules if module.bias is not None]
     bias = torch.cat(biases) if biases else None
+    if quantize == "int4" and weight.shape[1] % GROUP == weight.shape[0] % GROUP == 0:
+        return Int4Linear(weight, bias)
+    if quantize is not None:
+        return Int8Linear(weight, bias)
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if weight.device.type == "cpu" and weight.dtype in PACKED_DTYPES and has_onednn:
         return PackedLinear(weight, bias)
