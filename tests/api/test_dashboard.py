@@ -4,6 +4,7 @@ import base64
 import re
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from redis import Redis
@@ -24,7 +25,7 @@ XSS = (
     "'\"><svg onload=alert(1)>",
     "<a href='javascript:alert(1)'>x</a>",
     "');alert(1);//",
-    "${alert(1)}<%= alert(1) %>{{ 7*7 }}",
+    "${alert(1)}<%= alert(1) %>{{ 1111*1111 }}",
 )
 
 
@@ -236,11 +237,9 @@ def test_the_page_runs_only_scripts_with_its_nonce(path, make_client, redis):
 
 @pytest.mark.parametrize("text", XSS)
 def test_a_queue_name_from_the_address_cannot_leave_its_quotes(text, make_client, redis):
-    from urllib.parse import quote
-
     page = make_client().get(f"/0/view/jobs/{quote(text.replace('/', '|'), safe='')}/queued/8/asc/1").text
-    script = page[page.rindex("<script nonce") :]
-    assert "alert(1)>" not in script and "');alert(1)" not in script and "49" not in script
+    script = page[page.rindex("<script nonce") :].partition(">")[2]
+    assert "alert(1)>" not in script and "');alert(1)" not in script and "1234321" not in script
 
 
 def test_headers_are_on_every_answer(make_client, redis):
