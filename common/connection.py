@@ -54,4 +54,5 @@ def is_passing(error: RedisError) -> bool:
     """True for what a wait can cure: the caller tries again, or answers 503."""
     if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
         return True
-    return isinstance(error, ResponseError) and str(error).lstrip("-").startswith(PASSING)
+    # redis-py moves the code of those that it knows from the text to `status_code`
+    return isinstance(error, ResponseError) and (error.status_code or str(error).lstrip("-")).startswith(PASSING)

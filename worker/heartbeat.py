@@ -82,7 +82,7 @@ class Heartbeat(threading.Thread):
         """If our own lease may have run out, so may everybody's (Redis was away): let the living renew theirs first."""
         now = time.monotonic()
         if now - self._renewed > LEASE_S:
-            self._may_reclaim_at = now + LEASE_S
+            self._may_reclaim_at = now + 2 * keys.RENEW_S
         self._renewed = now
 
     def stop(self) -> None:

@@ -1,0 +1,143 @@
+"""Load, faults and verdict: the run that `make chaos` and the 45-second test share."""
+
+import asyncio
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.checker import ENDED, Expect, Report, blame, check, told
+from tests.chaos.client import Api, Client, History
+from tests.chaos.faults import FAULTS, Fault, Injector, fill_disk, jump_clocks, undo
+from tests.chaos.harness import Harness, Options, running
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+KINDS = ("stream", "stream", "stream", "drop", "poll", "cancel", "leave")
+
+
+@dataclass
+class Plan:
+    """What one run is."""
+
+    seconds: float = 40.0
+    seed: int = 1
+    num_clients: int = 40
+    min_tokens: int = 20
+    max_tokens: int = 200
+    most_faults: int = 10**9
+    pause_s: float = 1.0
+    faults: dict[str, Fault] = field(default_factory=lambda: dict(FAULTS))
+    options: Options = field(default_factory=lambda: Options(num_apis=2, num_workers=2))
+    with_clock: bool = True
+    with_disk: bool = True
+
+
+def small_disk(stack: ExitStack, megabytes: int) -> Path | None:
+    """A file system of its own, or None where none can be mounted."""
+    folder = Path(tempfile.mkdtemp(prefix="omni-disk-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
+    return folder
+
+
+def fake_clock(folder: Path) -> dict[str, str]:
+    """The environment in which a process's wall clock is off by the seconds in `folder`/clock. Needs a C compiler."""
+    assert COMPILER is not None
+    (folder / "clock").write_text("0")
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-o", str(folder / "clock.so"), str(source), "-ldl"], check=True)
+    return {"LD_PRELOAD": str(folder / "clock.so"), "CHAOS_CLOCK": str(folder / "clock")}
+
+
+class Load:
+    """Clients that come one after the other in `num_clients` lanes until told to stop."""
+
+    def __init__(self, plan: Plan, port: int) -> None:
+        self.plan = plan
+        self.api = Api(port)
+        self.random = random.Random(plan.seed + 1)
+        self.histories: list[History] = []
+        self.is_stopping = False
+
+    async def run(self) -> None:
+        await asyncio.gather(*(self.lane() for _ in range(self.plan.num_clients)))
+
+    async def lane(self) -> None:
+        while not self.is_stopping:
+            num_tokens = self.random.randint(self.plan.min_tokens, self.plan.max_tokens)
+            history = History(self.random.getrandbits(40), num_tokens, self.random.choice(KINDS))
+            self.histories.append(history)
+            await self.live(history)
+
+    async def live(self, history: History) -> None:
+        some = self.random.randint(1, history.num_tokens)
+        client = Client(self.api, history, drop_after=some if history.kind == "drop" else 0)
+        if history.kind == "poll":
+            await client.poll()
+        elif history.kind == "cancel":
+            await client.cancel(some)
+        elif history.kind == "leave":
+            await client.leave(some)
+        else:
+            await client.stream(background=True)
+
+
+async def drive(plan: Plan, harness: Harness, load: Load) -> Injector:
+    injector = Injector(harness, plan.seed, plan.pause_s)
+    loading = asyncio.create_task(load.run())
+    await injector.run(plan.seconds, plan.faults, plan.most_faults)
+    await asyncio.to_thread(undo, harness)
+    load.is_stopping = True
+    try:
+        await asyncio.wait_for(loading, 90)
+    except TimeoutError:
+        print(f"{sum(not h.is_done for h in load.histories)} clients are still waiting; they are judged as they are")
+    return injector
+
+
+def settle(harness: Harness, histories: list[History], timeout_s: float = 45.0) -> None:
+    """Wait until every accepted job has ended; what has not, the checker will name."""
+    deadline = time.monotonic() + timeout_s
+    open_ids = {history.id for history in histories if history.id}
+    while open_ids and time.monotonic() < deadline:
+        open_ids = {job_id for job_id in open_ids if harness.state(job_id) not in ENDED}
+        time.sleep(0.05)
+
+
+def run(plan: Plan, expect: Expect = told) -> Report:
+    with ExitStack() as stack:
+        if plan.with_disk and (disk := small_disk(stack, 1024 if plan.seconds > 120 else 256)) is not None:
+            plan.options.data_dir = disk
+            plan.faults["fill_disk"] = fill_disk
+        if plan.with_clock and COMPILER:
+            clock = Path(tempfile.mkdtemp(prefix="omni-clock-"))
+            stack.callback(shutil.rmtree, clock, ignore_errors=True)
+            plan.options.environment |= fake_clock(clock)
+            plan.faults["jump_clocks"] = jump_clocks
+        harness = stack.enter_context(running(plan.options))
+        if "jump_clocks" in plan.faults:
+            with suppress(OSError):
+                os.symlink(clock / "clock", harness.folder / "clock")
+        load = Load(plan, harness.port)
+        began = time.monotonic()
+        injector = asyncio.run(drive(plan, harness, load))
+        settle(harness, load.histories)
+        report = check(load.histories, harness.redis, harness.queue, expect)
+        blame(report, injector.done)
+        report.faults, report.seconds = injector.counts, time.monotonic() - began
+        if not report.is_clean:
+            keep = Path(tempfile.mkdtemp(prefix="omni-red-"))
+            (keep / "logs").write_text(harness.logs())
+            (keep / "report").write_text(str(report))
+            print(f"the logs of the red run are in {keep}")
+        return report

@@ -1,0 +1,23 @@
+"""api.server with the mechanisms broken that CHAOS_MUTATIONS names; with none named, the real thing.
+
+python -m tests.chaos.fake_api
+"""
+
+import sys
+from typing import Any
+
+import api.server as server
+from tests.chaos.mutations import break_api
+
+real_load = server.Server.load
+
+
+def load(self: server.Server) -> Any:
+    break_api()  # here gevent has patched the standard library
+    return real_load(self)
+
+
+server.Server.load = load  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    sys.exit(server.main())

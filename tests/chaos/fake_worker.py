@@ -1,0 +1,210 @@
+"""worker.main with a weightless engine: the process, its RQ worker, ledger, publisher and heartbeat are the real ones.
+
+    python -m common.supervise worker --watch -- python -m tests.chaos.fake_worker
+
+The text of a job is a function of its seed and of the position alone, so a checker can work it out. What a request
+wants beyond that it says in `stop`: "poison:5" aborts the process at token 5, "hang:5" sleeps for ever holding the GIL.
+"""
+
+import ctypes
+import os
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
+
+REVISION = "fake-1"
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+VOCAB_SIZE = 1024
+
+
+def token_at(position: int) -> int:
+    return position % VOCAB_SIZE
+
+
+def text_at(seed: int, position: int) -> str:
+    """What the model says at a position (0 is the first of the answer)."""
+    return f"{seed:x}.{position} "
+
+
+def expected_text(seed: int, num_tokens: int) -> str:
+    return "".join(text_at(seed, position) for position in range(num_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    num_running: int
+    generated_tokens: int
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Running:
+    request: GenerationRequest
+    num_done: int
+    triggers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.request.sampling.seed
+
+
+class FakeEngine:
+    """The interface of worker/engine.py; one token a step for everything that runs."""
+
+    def __init__(self, loaded: Any, config: Any, compiler: Any = None) -> None:
+        self.card: ModelCard = loaded.card
+        self.max_num_seqs: int = config.max_num_seqs or 64
+        self.step_s = float(os.environ.get("CHAOS_STEP_S", "0.01"))
+        self.running: dict[str, Running] = {}
+        self.suspects: set[str] = set()
+        self.num_generated = 0
+        self._settled: list[tuple[str, Event]] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self._settled)
+
+    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
+        return len(self.running) < self.max_num_seqs
+
+    def add(
+        self,
+        request: GenerationRequest,
+        logged: Mapping[int, LoggedChoice] = {},  # never written
+        *,
+        is_suspect: bool = False,
+    ) -> None:
+        choice = logged.get(0, LoggedChoice())
+        num_done = len(choice.token_ids)
+        if choice.text != expected_text(request.sampling.seed, num_done):
+            self._settled.append((request.id, Failed("resume_mismatch", "The log is not ours.")))
+            return
+        running = Running(request, num_done)
+        for stop in request.sampling.stop:
+            kind, _, position = stop.partition(":")
+            if position.isdigit():
+                running.triggers[kind] = int(position)
+        if choice.finish_reason is not None:
+            self._settled.append((request.id, self._finished(running)))
+            return
+        self.running[request.id] = running
+        if is_suspect:
+            self.suspects.add(request.id)
+
+    def step(self) -> list[tuple[str, Event]]:
+        events, self._settled = self._settled, []
+        scheduled = self.suspects & self.running.keys() or set(self.running)
+        time.sleep(self.step_s)
+        for job_id in [job_id for job_id in self.running if job_id in scheduled]:
+            events += self.advance(job_id, self.running[job_id])
+        return events
+
+    def advance(self, job_id: str, running: Running) -> list[tuple[str, Event]]:
+        position = running.num_done
+        if running.triggers.get("poison") == position:
+            os.abort()
+        if running.triggers.get("hang") == position:
+            ctypes.PyDLL(None).sleep(100_000)  # PyDLL keeps the GIL
+        if running.triggers.get("fail") == position:
+            self.cancel(job_id)
+            return [(job_id, Failed("internal_error", "The model failed on this request."))]
+        running.num_done += 1
+        self.num_generated += 1
+        is_last = running.num_done >= running.request.sampling.max_tokens
+        delta = Delta(
+            0, (token_at(position),), self.text_of(running, position), finish_reason="length" if is_last else None
+        )
+        if not is_last:
+            return [(job_id, delta)]
+        self.cancel(job_id)
+        return [(job_id, delta), (job_id, self._finished(running))]
+
+    def text_of(self, running: Running, position: int) -> str:
+        return text_at(running.seed, position)
+
+    def cancel(self, request_id: str) -> None:
+        self.suspects.discard(request_id)
+        self.running.pop(request_id, None)
+        self._settled = [item for item in self._settled if item[0] != request_id]
+
+    def clear_suspicion(self, request_id: str) -> None:
+        self.suspects.discard(request_id)
+
+    def stats(self) -> Stats:
+        return Stats(len(self.running), self.num_generated)
+
+    def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
+        time.sleep(float(os.environ.get("CHAOS_LOAD_S", "0")))
+
+    @staticmethod
+    def _finished(running: Running) -> Finished:
+        return Finished(len(running.request.prompt_ids), running.num_done)
+
+
+@dataclass(frozen=True)
+class FakeLoaded:
+    card: ModelCard
+    tokenizer: Any = None
+
+
+def tokenizer_json() -> str:
+    """One token a character."""
+    vocab = {"[UNK]": 0} | {chr(code): code - 31 for code in range(32, 127)}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return str(tokenizer.to_str())
+
+
+def fake_load(model: str, names: tuple[str, ...], config: Any, tell: Any) -> FakeLoaded:
+    card = ModelCard(
+        queue=names[0],
+        names=names,
+        root="a weightless engine",
+        revision=REVISION,
+        architecture="fake",
+        max_model_len=100_000,
+        vocab_size=VOCAB_SIZE,
+        created=int(time.time()),
+        tokenizer=tokenizer_json(),
+        chat_template=TEMPLATE,
+    )
+    return FakeLoaded(card)
+
+
+def stand_in(name: str, **members: Any) -> None:
+    module = types.ModuleType(name)
+    vars(module).update(members)
+    sys.modules[name] = module
+
+
+def leave_out_the_model() -> None:
+    """Put the fake where worker.main imports the engine from, so that neither torch nor transformers is loaded."""
+    stand_in("worker.engine", Engine=FakeEngine)
+    stand_in("worker.grammar", GrammarCompiler=lambda *args: None)
+    stand_in("worker.loader", EngineConfig=types.SimpleNamespace, LoadedModel=FakeLoaded, load=fake_load)
+    stand_in("transformers")
+    stand_in("transformers.utils")
+    stand_in("transformers.utils.logging", disable_progress_bar=lambda: None)
+
+
+def main() -> int:
+    leave_out_the_model()
+    from tests.chaos.mutations import break_worker
+
+    break_worker()
+    from worker.main import main as worker_main
+
+    return worker_main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Named places at which a child process kills itself, by wrapping the functions around them. CHAOS_KILL=place[:count].
+
+The process dies the count-th time it comes by (1 unless told). With CHAOS_KILL_FILE only the first process to get there
+dies: it makes the file.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PLACES: dict[str, tuple[str, str, str, str]] = {
+    # name: module, class, method, when
+    "before submit": ("common.store", "Store", "submit", "before"),
+    "after submit, before the reply": ("common.store", "Store", "submit", "after"),
+    "after the claim, before the engine has it": ("worker.ledger", "Ledger", "_claimed", "before"),
+    "after the engine has it": ("worker.omni_worker", "OmniWorker", "_begin", "after"),
+    "before a step": ("worker.omni_worker", "OmniWorker", "step", "before"),
+    "after a step, before it is sent": ("worker.publisher", "Publisher", "send", "before"),
+    "after it is sent, before it is confirmed": ("worker.publisher", "Publisher", "send", "after"),
+    "after it is confirmed": ("worker.publisher", "Publisher", "confirm", "after"),
+    "after the last row, before the next loop": ("worker.omni_worker", "OmniWorker", "_count", "after"),
+    "before the release": ("worker.ledger", "Ledger", "release", "before"),
+    "after the release": ("worker.ledger", "Ledger", "release", "after"),
+    "before the registration": ("worker.ledger", "Ledger", "register", "before"),
+    "after the registration, before the reclaim": ("worker.ledger", "Ledger", "register", "after"),
+    "after the reclaim": ("worker.ledger", "Ledger", "reclaim", "after"),
+    "before a cancel": ("worker.omni_worker", "OmniWorker", "cancel_requested", "before"),
+    "in the API, before a cancel": ("common.store", "Store", "cancel", "before"),
+    "in the API, after a cancel": ("common.store", "Store", "cancel", "after"),
+}
+
+
+def arm() -> None:
+    """Wrap the place that CHAOS_KILL names."""
+    place, _, count = os.environ.get("CHAOS_KILL", "").partition(":")
+    if place:
+        module, owner, method, when = PLACES[place]
+        kind = getattr(__import__(module, fromlist=[owner]), owner)
+        setattr(kind, method, dying(getattr(kind, method), when, int(count or 1)))
+
+
+def dying(real: Callable[..., Any], when: str, count: int) -> Callable[..., Any]:
+    left = [count]
+
+    def die() -> None:
+        left[0] -= 1
+        if left[0] == 0 and is_first():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if when == "before":
+            die()
+        result = real(*args, **kwargs)
+        if when == "after":
+            die()
+        return result
+
+    return wrapped
+
+
+def is_first() -> bool:
+    marker = os.environ.get("CHAOS_KILL_FILE", "")
+    if not marker:
+        return True
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
