@@ -152,6 +152,9 @@ class Handler(BaseHTTPRequestHandler):
         if job is None:
             job = Job(f"chatcmpl-{next(self.server.numbers)}", body["messages"][-1]["content"])
             self.server.by_idempotency_key[key] = self.server.jobs[job.id] = job
+            if job.kind == "unheard":
+                self.close_connection = True
+                return None
         return self.stream(job, 0)
 
     def do_DELETE(self) -> None:
@@ -180,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
             sent = max(sent, len(frames))
             if sent > 20 and job.kind == "drop" and not job.is_dropped:
                 job.is_dropped = True
-                return self.connection.close()
+                return None
             if len(frames) == len(job.deltas) + 2:
                 return self.write("data: [DONE]\n\n")
             time.sleep(STEP_S)

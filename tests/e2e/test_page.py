@@ -264,6 +264,13 @@ def test_a_broken_connection_is_picked_up_without_a_gap_or_a_repeat(chat, backen
     assert backend.jobs["chatcmpl-1"].is_dropped
 
 
+def test_a_request_whose_answer_was_never_heard_is_sent_again_as_the_same_job(chat, backend):
+    say(chat, "unheard")
+    until_done(chat)
+    assert answer(chat) == "You said: unheard"
+    assert (len(backend.bodies), list(backend.jobs)) == (2, ["chatcmpl-1"])
+
+
 def test_conversations_are_kept_and_can_be_deleted(chat):
     say(chat, "first talk")
     until_done(chat)
