@@ -16,13 +16,16 @@ from api.generation import ClientGone, unavailable
 from api.guard import install_guard
 from api.jobs import job_routes
 from api.messages import message_routes
+from api.metrics import metric_routes
 from api.openapi import openapi_routes
 from api.pages import page_routes
+from api.request_log import install_request_log
 from api.responses import response_routes
 from api.routes import chat_routes, service_routes
 from api.service import build_service
 from api.tokens import token_routes
 from common.errors import OmniError
+from common.metrics import SERVICE, Tally
 from common.settings import Settings
 
 logger = logging.getLogger("omni.api")
@@ -37,6 +40,9 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["omni"] = service
     app.before_request(service.hub.start)
     install_guard(app, settings)
+    tally = Tally(SERVICE)
+    service.hub.chores += [service.keys.refresh, lambda: tally.flush(service.store.redis)]
+    install_request_log(app, service, tally)
     install_cors(app, settings)
     for routes in (
         chat_routes,
@@ -47,6 +53,7 @@ def create_app(settings: Settings) -> Flask:
         job_routes,
         service_routes,
         board_routes,
+        metric_routes,
     ):
         app.register_blueprint(routes(service))
     app.register_blueprint(page_routes())

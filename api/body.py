@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from flask import Request
 from gevent import Timeout
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from common.errors import BodyTooLarge, InvalidRequest, OmniError
@@ -28,6 +29,8 @@ def read_body(request: Request) -> dict[str, Any]:
         raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.") from None
     except (ClientDisconnected, OSError):
         raise InvalidRequest("The body ended before its announced length.") from None
+    except ParseException:
+        raise InvalidRequest("The body's chunks are not well formed.") from None
     return parse_object(raw)
 
 

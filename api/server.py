@@ -1,7 +1,6 @@
 """gunicorn with gevent workers, configured from our settings alone.
 
-    python -m api.server             the API
-    python -m api.server dashboard   rq-dashboard, on loopback
+`python -m api.server` is the API, `python -m api.server dashboard` is rq-dashboard on loopback.
 """
 
 import logging
@@ -11,6 +10,7 @@ from typing import Any
 
 import gevent
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.ggevent import GeventWorker
 
 from common.logs import set_up_logging
@@ -26,6 +26,15 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
         if "omni" in self.wsgi.extensions:
             gevent.spawn(self.wsgi.extensions["omni"].hub.stop)
         super().handle_exit(sig, frame)
+
+
+class OmniLogger(GunicornLogger):  # type: ignore[misc]
+    """gunicorn's own lines go the way of all others, so that they are formatted, and kept quiet, alike."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -44,13 +53,17 @@ class Server(BaseApplication):  # type: ignore[misc]
             "workers": self.num_processes,
             "worker_connections": 10_000,
             "backlog": 4096,
-            "keepalive": 75,
+            "keepalive": 30,  # also the time that a request's head may take
             "graceful_timeout": 3,
             "timeout": 60,
             "reuse_port": True,
             "control_socket_disable": True,
             "accesslog": None,
             "loglevel": "warning",
+            "logger_class": "api.server.OmniLogger",
+            "limit_request_line": 4094,
+            "limit_request_fields": 64,
+            "limit_request_field_size": 8190,
             "proc_name": "omni-api",
         }
         for name, value in options.items():

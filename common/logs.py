@@ -2,12 +2,27 @@
 
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 
+CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
+VISIBLE = {code: repr(chr(code))[1:-1] for code in CONTROLS}
+# Of other exceptions only the type and the place are written: their text may quote what a caller sent.
+TELLING = (OSError, ImportError, MemoryError, RuntimeError)
 
-class JsonFormatter(logging.Formatter):
+
+class QuietFormatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:
+        kind, error, trace = ei
+        frames = "".join(traceback.format_tb(trace))
+        text = f": {error}" if isinstance(error, TELLING) else ""
+        return f"{frames}{kind.__name__}{text}"
+
+
+class JsonFormatter(QuietFormatter):
     """time, level, logger, message, and whatever the call put into `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -23,12 +38,12 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class PlainFormatter(logging.Formatter):
+class PlainFormatter(QuietFormatter):
     """For people at a terminal: the message, with what matters in front."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{level}{record.getMessage()}".replace("\r", "\\r").replace("\n", "\\n")
+        text = f"{level}{record.getMessage()}".translate(VISIBLE)
         return text if not record.exc_info else f"{text}\n{self.formatException(record.exc_info)}"
 
 
