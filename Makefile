@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check format clean
+.PHONY: run test conformance check format clean
 .DEFAULT_GOAL := run
 
 .venv/.run: requirements.txt
@@ -21,6 +21,10 @@ run: .venv/.run
 test: .venv/.test
 	@$(BIN)/python -m pytest
 
+# Real clients from PyPI and npm against the real service; ARGS="openai litellm" runs only these.
+conformance: .venv/.test
+	@$(BIN)/python -m tests.conformance $(ARGS)
+
 check: .venv/.test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -32,4 +36,4 @@ format: .venv/.test
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .data
+	rm -rf .venv .venv-conformance tests/conformance/node/node_modules .data

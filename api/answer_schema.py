@@ -192,3 +192,46 @@ class Pending(Shape):
     id: str
     status: Literal["queued", "in_progress"]
     choices: list[Any]
+
+
+class ResponseAnswer(Shape):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+
+
+class ItemList(Shape):
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+
+
+class MessageAnswer(Shape):
+    """Anthropic's."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    usage: dict[str, Any]
+
+
+class TokenCount(Shape):
+    input_tokens: int
+
+
+class MessagesErrorDetail(Shape):
+    type: str
+    message: str
+
+
+class MessagesError(Shape):
+    """Anthropic's."""
+
+    type: Literal["error"]
+    error: MessagesErrorDetail

@@ -4,7 +4,6 @@ A route that is not described below still appears, with what Flask knows of it, 
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Flask, current_app
@@ -13,44 +12,13 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from api import answer_schema as answers
-from api.schema import ChatRequest
-from api.schema_text import CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from api.operations import DESCRIBED, Described
 
 REF = "#/components/schemas/{model}"
 CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What is said of one operation beyond its path."""
-
-    summary: str
-    answer: type[BaseModel] | None = None
-    body: type[BaseModel] | None = None
-    is_streamed: bool = False  # may answer with server-sent events
-    is_resumable: bool = False  # takes `stream` and `starting_after`, and may answer 202
-    is_open: bool = False  # needs no key
-
-
-DESCRIBED = {
-    "POST /v1/chat/completions": Described("Chat", answers.ChatAnswer, ChatRequest, is_streamed=True),
-    "GET /v1/chat/completions/{job_id}": Described("Fetch or resume a chat", answers.ChatAnswer, is_resumable=True),
-    "POST /v1/completions": Described("Complete a text", answers.TextAnswer, CompletionRequest, is_streamed=True),
-    "GET /v1/completions/{answer_id}": Described("Fetch or resume a text", answers.TextAnswer, is_resumable=True),
-    "POST /v1/embeddings": Described("Not served by a text generation model: 404", None, EmbeddingRequest),
-    "POST /tokenize": Described("Text or conversation to token ids", answers.Tokens, TokenizeRequest),
-    "POST /detokenize": Described("Token ids to text", answers.Text, DetokenizeRequest),
-    "GET /v1/models": Described("The served models", answers.ModelList),
-    "GET /v1/models/{name}": Described("One model", answers.Model),
-    "GET /v1/jobs": Described("The key's own jobs", answers.JobList),
-    "GET /v1/jobs/{job_id}": Described("One job: its state and place in line", answers.Job),
-    "DELETE /v1/jobs/{job_id}": Described("Cancel a job", answers.Deleted),
-    "GET /health": Described("Healthy, or still loading (503)", answers.Health, is_open=True),
-    "GET /readyz": Described("The same as /health", answers.Health, is_open=True),
-    "GET /livez": Described("The process answers", None, is_open=True),
-    "GET /openapi.json": Described("This document", None, is_open=True),
-}
 PAGES = ("/", "/board", "/static/{name}")  # for people
 
 
@@ -92,6 +60,7 @@ def schemas() -> dict[str, Any]:
     """Of all models named above and of what they hold."""
     used: list[tuple[type[BaseModel], Any]] = [
         (answers.ErrorBody, "serialization"),
+        (answers.MessagesError, "serialization"),
         (answers.Pending, "serialization"),
         (answers.ChatChunk, "serialization"),
     ]
@@ -111,9 +80,9 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
     if described.answer is not None:
         content["application/json"] = {"schema": reference(described.answer)}
     if described.is_streamed or described.is_resumable:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     responses: dict[str, Any] = {"200": {"description": "Done", **({"content": content} if content else {})}}
-    if described.is_resumable or described.is_streamed:
+    if described.may_be_pending:
         responses["202"] = {
             "description": "In line or in progress",
             "content": {"application/json": {"schema": reference(answers.Pending)}},
@@ -121,8 +90,8 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
     if name in ("GET /health", "GET /readyz"):
         responses["503"] = responses["200"] | {"description": "Still loading"}
     responses["default"] = {
-        "description": "OpenAI's error object",
-        "content": {"application/json": {"schema": reference(answers.ErrorBody)}},
+        "description": "An error object, OpenAI's or Anthropic's",
+        "content": {"application/json": {"schema": reference(described.error)}},
     }
     said: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", name).strip("_").lower(),

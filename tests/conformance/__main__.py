@@ -1,7 +1,7 @@
 """Real clients against the real service. Run it with `make conformance`.
 
-Installs each group of clients at its pinned versions into .venv-conformance (node's into tests/conformance/node), starts
-Valkey, gunicorn and a worker with the demo model, runs every client's script, and prints one line per client.
+Installs each group of clients at its pinned versions into .venv-conformance (node's into tests/conformance/node),
+starts Valkey, gunicorn and a worker with the demo model, runs every script, and prints one line per client.
 A group that cannot be installed is skipped, and why is said.
 """
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 from typing import Any
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for prices before anything else
 
 import litellm
 from checks import HELLO, KEY, MODEL, URL, WEATHER, run
