@@ -1,6 +1,6 @@
 """Whether a grammar compiles and stays affordable: asked at the door, so that the worker meets no bomb.
 
-Most grammars are settled in milliseconds, here. One that may take any time (intersected patterns, a caller's own rules,
+Most grammars are settled in milliseconds, here. One that may take any time (combined patterns, a caller's own rules,
 large ones) is tried in a child process with a limit on its processor time and memory, and remembered when it is good.
 """
 

@@ -13,7 +13,7 @@ import orjson
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from common.errors import InvalidRequest
-from common.json_schema import MAX_REPEATS, MAX_SCHEMA_DEPTH, Schema, checked_schema, has_patterns, repeats
+from common.json_schema import MAX_REPEATS, MAX_SCHEMA_DEPTH, Schema, checked_schema, is_costly, repeats
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 MAX_CHOICES = 2_000
@@ -87,7 +87,7 @@ def assemble(main: Sequence[str], schemas: Mapping[str, Schema], param: str) -> 
         {"lark_grammar": "\n".join(main)},
         *({"name": name, "json_schema": schemas[name]} for name in schemas),
     ]
-    return _sized(parts, param, is_costly=any(map(has_patterns, schemas.values())))
+    return _sized(parts, param, is_costly=any(map(is_costly, schemas.values())))
 
 
 def json_object_grammar(param: str = "response_format") -> Grammar:
@@ -99,7 +99,7 @@ def json_schema_grammar(schema: Any, param: str, *, strict: bool = True) -> Gram
     """JSON that the schema allows. If not strict, keywords that cannot be enforced are passed over."""
     checked = checked_schema(schema, param)
     options = FREE_JSON if strict else {**FREE_JSON, "lenient": True}
-    return _sized([{"json_schema": {**checked, "x-guidance": options}}], param, is_costly=has_patterns(checked))
+    return _sized([{"json_schema": {**checked, "x-guidance": options}}], param, is_costly=is_costly(checked))
 
 
 def regex_grammar(pattern: Any, param: str) -> Grammar:

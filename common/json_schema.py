@@ -22,6 +22,8 @@ ANNOTATIONS = frozenset(
     | {"readOnly", "writeOnly", "x-guidance"}
 )
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"})
+COMBINED = frozenset({"pattern", "patternProperties", "format", "multipleOf", "allOf", "oneOf", "not"})
+MAX_MULTIPLE = 1_000  # an automaton has a state per remainder
 LARGEST_INTEGER = 2**63 - 1024  # the largest of 64 bits that a float holds too
 INTEGER_RANGE = {"minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER}  # or small models write digits without end
 LOOSE = frozenset(
@@ -89,9 +91,9 @@ def property_schema(schema: Schema, name: str) -> Schema:
     return {"$ref": f"#/$defs/whole/properties/{pointer}", "$defs": {"whole": whole}}
 
 
-def has_patterns(schema: Schema) -> bool:
-    """Whether regular expressions may have to be intersected, which can take any time."""
-    return any("pattern" in node or "patternProperties" in node for node in _nodes(schema))
+def is_costly(schema: Schema) -> bool:
+    """Whether automata may have to be combined (patterns, formats, multiples), which can take any time."""
+    return any(node.keys() & COMBINED for node in _nodes(schema))
 
 
 def repeats(pattern: str) -> int:
@@ -178,6 +180,9 @@ def _check_repeats(node: Schema, param: str) -> None:
         count = node.get(keyword, 0)
         if isinstance(count, int | float) and count > MAX_REPEATS:
             raise InvalidRequest(f"The schema's {keyword} must be at most {MAX_REPEATS}.", param=param)
+    multiple = node.get("multipleOf", 1)
+    if isinstance(multiple, int | float) and multiple > MAX_MULTIPLE:
+        raise InvalidRequest(f"The schema's multipleOf must be at most {MAX_MULTIPLE}.", param=param)
     own = node.get("pattern")
     named = node.get("patternProperties")
     for pattern in [own, *(named if isinstance(named, dict) else ())]:

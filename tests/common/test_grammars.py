@@ -206,6 +206,12 @@ def test_a_bomb_is_defused_in_bounded_time(check):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("rule", [{"pattern": "a"}, {"format": "uri"}, {"multipleOf": 7}, {"allOf": [{}]}])
+def test_what_may_take_any_time_to_compile_is_tried_elsewhere(rule):
+    assert json_schema_grammar({"type": "object", "properties": {"a": rule}}, "x").is_costly
+    assert not json_schema_grammar({"type": "object", "properties": {key: {} for key in rule}}, "x").is_costly
+
+
 def test_a_good_costly_grammar_is_tried_once(check, monkeypatch):
     grammar = regex_grammar("[a-f]{4}", "guided_regex")
     check.compiled(grammar)
