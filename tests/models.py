@@ -8,14 +8,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
+    DeepseekV32Config,
     Gemma2Config,
     Gemma3TextConfig,
     GenerationConfig,
+    GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
+    MambaConfig,
     MixtralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3NextConfig,
 )
 
 SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"]
@@ -39,34 +44,52 @@ BASE: dict[str, Any] = {
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }
+DEEPSEEK: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
+LINEAR_ATTENTION: dict[str, Any] = {
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+WINDOWED = {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, Any] = {
     "llama": (LlamaConfig, {}),
     "qwen2": (Qwen2Config, {}),
     "qwen3": (Qwen3Config, {"head_dim": 16}),
     "mixtral": (MixtralConfig, {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gemma2": (Gemma2Config, {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
-    "gemma3": (
-        Gemma3TextConfig,
-        {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3": (Gemma3TextConfig, WINDOWED),
+    "deepseek_v3": (DeepseekV3Config, DEEPSEEK),
+    "gpt_oss": (GptOssConfig, WINDOWED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt_neox": (GPTNeoXConfig, {}),
+}
+SEQUENTIAL_FAMILIES: dict[str, Any] = {
+    "deepseek_v32": (
+        DeepseekV32Config,
+        DEEPSEEK | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 64},
     ),
-    "deepseek_v3": (
-        DeepseekV3Config,
-        {
-            "num_key_value_heads": 4,
-            "moe_intermediate_size": 16,
-            "n_routed_experts": 8,
-            "n_shared_experts": 1,
-            "num_experts_per_tok": 2,
-            "n_group": 2,
-            "topk_group": 1,
-            "first_k_dense_replace": 1,
-            "kv_lora_rank": 16,
-            "q_lora_rank": 16,
-            "qk_rope_head_dim": 8,
-            "qk_nope_head_dim": 8,
-            "v_head_dim": 8,
-        },
-    ),
+    "qwen3_next": (Qwen3NextConfig, LINEAR_ATTENTION),
+    "mamba": (MambaConfig, {"state_size": 8}),
 }
 
 
@@ -88,7 +111,7 @@ def small_tokenizer() -> Tokenizer:
 def save_model(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
     """Write a random model of this family, and its tokenizer, into `folder`."""
     torch.manual_seed(seed)
-    config_class, own = FAMILIES[family]
+    config_class, own = (FAMILIES | SEQUENTIAL_FAMILIES)[family]
     model = AutoModelForCausalLM.from_config(config_class(**(BASE | own | changes)), dtype=dtype)
     model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=3, do_sample=False)
     model.save_pretrained(folder)

@@ -22,6 +22,16 @@ MAX_SCORES = 2**23  # numbers in one score matrix
 MAX_PADDING = 0.3  # share of padded keys that one kernel call may carry before a group is split
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a layer attends: what its model does to the scores."""
+
+    scale: float
+    window: int | None = None  # keys further back than this are not seen
+    softcap: float | None = None  # scores are squeezed into (-softcap, softcap)
+    sinks: torch.Tensor | None = None  # [heads]: a score per head that takes its share of attention and gives nothing
+
+
 @dataclass(slots=True)
 class Group:
     """Rows `[start, stop)` of the step: `batch` sequences with `num_queries` tokens each, over `num_keys` at most."""
@@ -71,26 +81,24 @@ class PagedAttention:
         self.groups = build_groups(rows, kv_cache.block_size, device)
 
     def forward(
-        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **how: Any
+        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
     ) -> torch.Tensor:
         """Heads first, as transformers has them: [1, heads, T, dim] each; returns [T, heads, value_dim]."""
         self.write(layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        return self.attend(layer_idx, query[0].transpose(0, 1), **how)
+        return self.attend(layer_idx, query[0].transpose(0, 1), form)
 
     def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """This step's keys and values, [T, kv_heads, dim] each."""
         for pool, new in ((self.kv_cache.keys[layer_idx], key), (self.kv_cache.values[layer_idx], value)):
             pool.view(len(pool), -1, pool.shape[-1]).index_copy_(1, self.slots, new.transpose(0, 1))
 
-    def attend(
-        self, layer_idx: int, query: torch.Tensor, scale: float, window: int | None = None, softcap: float | None = None
-    ) -> torch.Tensor:
+    def attend(self, layer_idx: int, query: torch.Tensor, form: Form) -> torch.Tensor:
         """`query` is [T, heads, key_dim]; returns [T, heads, value_dim]."""
         keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
         outputs = []
         for group in self.groups:
             own = query[group.start : group.stop]
-            outputs.append(attend_group(own, group, group.gather(keys), group.gather(values), scale, window, softcap))
+            outputs.append(attend_group(own, group, group.gather(keys), group.gather(values), form))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
@@ -99,9 +107,7 @@ def attend_group(
     group: Group,
     key: torch.Tensor,
     value: torch.Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    form: Form,
 ) -> torch.Tensor:
     """Queries [rows, heads, dim] over keys and values [kv_heads, batch, num_keys, dim] -> [rows, heads, value_dim].
 
@@ -111,13 +117,13 @@ def attend_group(
     folded = query.reshape(batch, group.num_queries, kv_heads, -1, query.shape[-1]).permute(2, 0, 1, 3, 4)
     num_shared = folded.shape[3]
     folded = folded.reshape(kv_heads, batch, group.num_queries * num_shared, query.shape[-1])
-    mask = group.mask(window, num_shared, query.dtype)
-    if softcap is not None:
-        output = capped_attention(folded, key, value, mask, scale, softcap)
+    mask = group.mask(form.window, num_shared, query.dtype)
+    if form.softcap is not None or form.sinks is not None:
+        output = explicit_attention(folded, key, value, mask, form)
     elif prefers_products(folded):
-        output = product_attention(folded, key, value, mask, scale, num_shared)
+        output = product_attention(folded, key, value, mask, form.scale, num_shared)
     else:
-        output = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
+        output = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=form.scale)
     output = output.view(kv_heads, batch, group.num_queries, num_shared, value.shape[-1]).permute(1, 2, 0, 3, 4)
     return output.reshape(batch * group.num_queries, kv_heads * num_shared, value.shape[-1])
 
@@ -159,14 +165,22 @@ def product_attention(
     return output.view(kv_heads, batch, num_rows, -1)
 
 
-def capped_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float
+def explicit_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, form: Form
 ) -> torch.Tensor:
-    """Attention whose scores are squeezed into (-softcap, softcap), as Gemma 2 does."""
-    scores = torch.tanh(query @ key.transpose(2, 3) * (scale / softcap)) * softcap
+    """Attention written out, [kv_heads, batch, rows, dim] each, for scores that no kernel of torch's computes."""
+    scores = query @ key.transpose(2, 3) * form.scale
+    if form.softcap is not None:
+        scores = torch.tanh(scores / form.softcap) * form.softcap
     if mask is not None:
         scores = scores + mask
-    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+    if form.sinks is None:
+        return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype) @ value
+    kv_heads, batch, num_rows, _ = query.shape
+    own = form.sinks.to(scores.dtype).view(kv_heads, 1, -1)  # rows run over the heads that share a KV head, per query
+    sinks = own.repeat(1, batch, num_rows // own.shape[-1]).unsqueeze(-1)
+    weights = torch.cat([scores, sinks], dim=-1).softmax(dim=-1, dtype=torch.float32)
+    return weights[..., :-1].to(query.dtype) @ value
 
 
 def token_slots(rows: Seq[Row], block_size: int) -> list[int]:
@@ -235,10 +249,11 @@ def attention_forward(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' hook: query [1, heads, T, dim], key and value [1, kv_heads, T, dim] -> [1, T, heads, dim]."""
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer_idx = int(module.layer_idx)  # type: ignore[arg-type]
-    output = paged.forward(layer_idx, query, key, value, scale=scale, window=sliding_window, softcap=softcap)
+    output = paged.forward(layer_idx, query, key, value, Form(scale, sliding_window, softcap, s_aux))
     return output[None], None

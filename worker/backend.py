@@ -11,7 +11,7 @@ from worker.limits import Limits, choose_limits
 from worker.loader import EngineConfig, LoadedModel
 from worker.model_runner import ModelRunner, Runner
 from worker.probe import Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
-from worker.sequential_runner import SequentialRunner
+from worker.sequential_runner import Mode, SequentialRunner
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     model.set_attn_implementation(stock_attention)
-    return sequential_runner(loaded, config)
+    return sequential_runner(loaded, config, expected)
 
 
 def fast_runner(model: Any, kv_cache: KVCache, expected: torch.Tensor, quantize: str | None) -> Runner:
@@ -51,7 +51,7 @@ def fast_runner(model: Any, kv_cache: KVCache, expected: torch.Tensor, quantize:
     return runner
 
 
-def sequential_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
+def sequential_runner(loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor) -> tuple[Runner, Limits]:
     """Blocks are counted as if every layer kept keys and values of full width, the most that any cache here takes."""
     text = loaded.model.config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -59,4 +59,13 @@ def sequential_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner
     shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
     limits = choose_limits(loaded, config, shapes)
     counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)
-    return SequentialRunner(loaded.model, counter), limits
+    for mode in Mode:
+        runner = SequentialRunner(loaded.model, counter, mode)
+        try:
+            check_equal(runner, loaded.model, expected)
+        except Unsupported as reason:
+            logger.info("not with %s: %s", mode.value, reason)
+        else:
+            logger.warning("one sequence at a time, %s", mode.value)
+            return runner, limits
+    raise ValueError(f"{loaded.card.architecture} gives other logits each time it is run.")

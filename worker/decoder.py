@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from worker.attention import PagedAttention
+from worker.attention import Form, PagedAttention
 from worker.kv_cache import KVCache
 from worker.model_runner import ModelRunner
 from worker.probe import Unsupported
@@ -46,8 +46,7 @@ class Layer:
     mlp_norm: Norm
     gate_up: Linear
     down: Linear
-    scale: float
-    window: int | None
+    form: Form
 
 
 class DecoderRunner(ModelRunner):
@@ -56,8 +55,8 @@ class DecoderRunner(ModelRunner):
     def __init__(self, model: Any, kv_cache: KVCache, quantize: str | None = None) -> None:
         """Raises Unsupported if the model is not built from the parts known here."""
         super().__init__(model, kv_cache)
-        body = model.model
         check_parts(model, {"model", "lm_head"})
+        body = model.model
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
         self.shape = kv_cache.shapes[0]
         if any(shape != self.shape or shape.key_dim != shape.value_dim for shape in kv_cache.shapes):
@@ -110,7 +109,7 @@ class DecoderRunner(ModelRunner):
         rotated.mul_(cos).addcmul_(swapped, sin)
         value = qkv[:, (heads + kv_heads) * dim :].view(num_tokens, kv_heads, dim)
         paged.write(layer_idx, rotated[:, heads:], value)
-        return paged.attend(layer_idx, rotated[:, :heads], layer.scale, layer.window).flatten(1)
+        return paged.attend(layer_idx, rotated[:, :heads], layer.form).flatten(1)
 
     def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and signed sin, [T, 1, dim]."""
@@ -138,8 +137,7 @@ def layer_of(module: Any, quantize: str | None) -> Layer:
         mlp_norm=Norm(module.post_attention_layernorm),
         gate_up=fused_linear([mlp.gate_proj, mlp.up_proj], quantize),
         down=fused_linear([mlp.down_proj], quantize),
-        scale=float(attention.scaling),
-        window=getattr(attention, "sliding_window", None),
+        form=Form(float(attention.scaling), getattr(attention, "sliding_window", None)),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common.wire import SamplingParams
-from worker.attention import ATTENTION_NAME, register_attention
+from worker.attention import ATTENTION_NAME, Form, register_attention
 from worker.kv_cache import LayerShape
 from worker.model_runner import Runner
 from worker.scheduler import Row
@@ -17,7 +17,7 @@ from worker.sequence import Sequence
 from worker.stopping import VisibleText
 
 PROBE_LENGTH = 12  # tokens, computed in chunks of these sizes:
-PROBE_CHUNKS = (5, 6, 1)
+PROBE_CHUNKS = (5, 6, 1)  # two of a prompt, and the first token after it
 MAX_DEVIATION = {
     torch.float32: 1e-3,
     torch.bfloat16: 6e-2,
@@ -36,7 +36,7 @@ class ShapeProbe:
         self.shapes: dict[int, LayerShape] = {}
 
     def forward(
-        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any
+        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
     ) -> torch.Tensor:
         if layer_idx in self.shapes:
             raise Unsupported("a layer attends twice")
@@ -77,12 +77,13 @@ def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
     """Raises Unsupported unless `runner`, in chunks and over its cache, arrives at the expected logits."""
     tokens = probe_tokens(model).tolist()
     blocks = runner.kv_cache.pool.allocate(runner.kv_cache.num_blocks_for(PROBE_LENGTH))
-    sequence = probe_sequence(tokens, blocks)
+    sequence = probe_sequence(tokens[:-1], blocks)
     try:
         logits = expected
         for num_tokens in PROBE_CHUNKS:
             logits = runner.forward([Row(sequence, num_tokens)])
             sequence.num_computed += num_tokens
+            sequence.token_ids = tokens[: max(sequence.num_computed + 1, len(tokens) - 1)]
     except Exception as error:  # see find_shapes
         raise Unsupported(f"its forward pass fails on our cache ({type(error).__name__}: {error})") from error
     finally:

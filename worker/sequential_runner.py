@@ -1,6 +1,8 @@
 """Runs models that our KV cache cannot hold: one sequence at a time, each with the cache transformers makes for it."""
 
+import inspect
 from collections.abc import Sequence as Seq
+from enum import Enum
 from typing import Any
 
 import torch
@@ -12,30 +14,52 @@ from worker.scheduler import Row
 from worker.sequence import Sequence
 
 
+class Mode(Enum):
+    """How much a family's own cache can be trusted with, most first."""
+
+    CHUNKS = "prompts in chunks"
+    WHOLE_PROMPT = "prompts as a whole"
+    NO_CACHE = "everything again for each token"
+
+
 class SequentialRunner:
     """`kv_cache` only counts here, so that no more sequences are admitted than memory can hold; it has no tensors."""
 
-    def __init__(self, model: Any, kv_cache: KVCache) -> None:
+    def __init__(self, model: Any, kv_cache: KVCache, mode: Mode) -> None:
         self.model = model
         self.kv_cache = kv_cache
+        self.mode = mode
         self._caches: dict[Sequence, Any] = {}
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
 
+    @torch.inference_mode()
     def forward(self, rows: Seq[Row]) -> torch.Tensor:
-        """See Runner."""
+        """See Runner. Drafts are not taken."""
         logits = [self._run(row) for row in rows]
-        wanted = [chunk for row, chunk in zip(rows, logits, strict=True) if row.samples]
+        wanted = [last for row, last in zip(rows, logits, strict=True) if row.samples]
         return torch.cat(wanted).float() if wanted else torch.empty(0)
 
     def forget(self, sequence: Sequence) -> None:
         self._caches.pop(sequence, None)
 
     def _run(self, row: Row) -> torch.Tensor:
-        """Logits [1, vocab] after the row's last token."""
+        """Logits [1, vocab] after the row's last token; nothing is computed yet where the mode wants more at once."""
         sequence = row.sequence
-        if sequence.num_computed == 0:
-            self._caches[sequence] = DynamicCache(config=self.model.config)
+        if self.mode is Mode.CHUNKS:
+            return self._continue(sequence, row_inputs(row), is_first=sequence.num_computed == 0)
+        if not row.samples:
+            return torch.empty(0)
+        if self.mode is Mode.WHOLE_PROMPT and row.num_tokens == 1 and sequence in self._caches:
+            return self._continue(sequence, row_inputs(row), is_first=False)
+        return self._continue(sequence, sequence.token_ids, is_first=True)
+
+    def _continue(self, sequence: Sequence, token_ids: list[int], *, is_first: bool) -> torch.Tensor:
         device = next(self.model.parameters()).device
-        inputs = torch.tensor([row_inputs(row)], device=device)
-        output = self.model(input_ids=inputs, past_key_values=self._caches[sequence], use_cache=True, logits_to_keep=1)
+        has_cache = self.mode is not Mode.NO_CACHE
+        if has_cache and is_first:
+            self._caches[sequence] = DynamicCache(config=self.model.config)
+        cache = {self._cache_name: self._caches[sequence]} if has_cache else {}
+        output = self.model(input_ids=torch.tensor([token_ids], device=device), use_cache=has_cache, **cache)
         last: torch.Tensor = output.logits[0, -1:]
         return last
