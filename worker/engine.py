@@ -14,8 +14,10 @@ from common.wire import Delta, Event, Failed, Finished, GenerationRequest, Logge
 from worker.backend import build_runner
 from worker.intake import GrammarCompiler, Intake
 from worker.loader import EngineConfig, LoadedModel
+from worker.model_runner import ModelRunner
 from worker.scheduler import Scheduler
 from worker.sequence import RequestState, Sequence
+from worker.speculation import Drafter
 from worker.step import Outcome, run_step
 
 
@@ -49,6 +51,8 @@ class Engine:
         self.device = loaded.device
         self.scheduler = Scheduler(self.runner.kv_cache, limits.max_num_seqs, limits.max_step_tokens)
         self.intake = Intake(loaded.tokenizer, self.card, compiler)
+        takes_drafts = config.speculate > 0 and isinstance(self.runner, ModelRunner)
+        self.drafter = Drafter(config.speculate) if takes_drafts else None
         self.requests: dict[str, RequestState] = {}
         self._settled: list[tuple[str, Event]] = []  # decided before any step: refusals, and answers already complete
         self._num_prompt_tokens = self._num_cached_tokens = self._num_generated_tokens = 0
@@ -90,6 +94,8 @@ class Engine:
         """Compute the next tokens of everything scheduled; returns (request id, event) in order."""
         started = time.perf_counter()
         events, self._settled = self._settled, []
+        if self.drafter is not None:
+            self.drafter.draft(self.scheduler.running, self.card.max_model_len)
         rows = self.scheduler.schedule()
         if rows:
             for outcome in run_step(self.runner, rows):

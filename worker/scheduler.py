@@ -50,7 +50,7 @@ class Scheduler:
                 num_tokens = min(sequence.num_uncomputed, budget)
                 if self._make_room(sequence, num_tokens, rows):
                     rows[id(sequence)] = Row(sequence, num_tokens)
-                    budget -= num_tokens
+                    budget = max(0, budget - num_tokens - len(sequence.draft))
         while budget > 0 and (admitted := self._admit_next()):
             num_tokens = min(admitted.num_uncomputed, budget)
             rows[id(admitted)] = Row(admitted, num_tokens)
@@ -100,7 +100,9 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence, num_tokens: int, rows: dict[int, Row]) -> bool:
         """Blocks for the row, taken from the youngest if need be; False if the youngest is the sequence itself."""
-        num_needed = sequence.num_computed + num_tokens + len(sequence.draft)
+        num_needed = sequence.num_computed + num_tokens
+        if not self.kv_cache.reserve(sequence, num_needed + len(sequence.draft)):
+            sequence.draft = []  # nobody is preempted for a guess
         while not self.kv_cache.reserve(sequence, num_needed):
             victim = self.running[-1]
             self._preempt(victim)
