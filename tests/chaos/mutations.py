@@ -5,8 +5,11 @@ Production code knows nothing of this.
 
 import os
 import random
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "no_fence": [
         ("append.lua", "if not is_alive(fence) then return {'fenced'} end", ""),
         ("append.lua", "if f[1] ~= 'running' or f[2] ~= fence then", "if f[1] ~= 'running' then"),
+        ("append.lua", "redis.call('HGET', 'omni:fences', fence)", "'fake'"),
         ("renew.lua", "if not is_alive(fence) then return false end", ""),
+        ("renew.lua", "redis.call('HGET', 'omni:fences', fence)", "'fake'"),
     ],
     "no_row_numbers": [
         ("append.lua", "if seq > size + 1 then", "if false then"),
@@ -31,27 +36,53 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "no_limit": [("submit.lua", "if size >= tonumber(ARGV[4]) then return {'full', size} end", "")],
     "no_idempotency": [("submit.lua", "if known[1] and", "if false and")],
     "idempotency_not_scoped": [("submit.lua", "'omni:idem:' .. owner .. ':' .. ARGV[6]", "'omni:idem:' .. ARGV[6]")],
-    "no_deadline": [("expire.lua", "cancel(id, 'timeout'", "local _ = (id and 'timeout'")],
-    "no_reader_grace": [("expire.lua", "cancel(id, 'client_gone'", "local _ = (id and 'client_gone'")],
+    "no_deadline": [("expire.lua", "cancel(id, 'timeout'", "tostring(id, 'timeout'")],
+    "no_reader_grace": [("expire.lua", "cancel(id, 'client_gone'", "tostring(id, 'client_gone'")],
     "no_rq_state": [
         ("lib.lua", "redis.call('HSET', rq, 'status', RQ_STATUS[state]", "redis.call('HSET', rq, 'was', ''"),
     ],
-    "skip_the_head": [
-        ("claim.lua", "redis.call('ZRANGE', line, 0, 0)[1]\n  if not", "redis.call('ZRANGE', line, -1, -1)[1]\n  if not"),
-    ],
+    "skip_the_head": [("claim.lua", "ZRANGE', line, 0, 0)[1]\n  if not", "ZRANGE', line, -1, -1)[1]\n  if not")],
     "claims_not_numbered": [("claim.lua", "if number == ARGV[6] then", "if false then")],
 }  # fmt: skip
+
+
+undo: list[Callable[[], None]] = []
+
+
+def patch(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute so that mend() can put the old one back."""
+    old = getattr(owner, name)
+    undo.append(lambda: setattr(owner, name, old))
+    setattr(owner, name, value)
+
+
+def mend() -> None:
+    while undo:
+        undo.pop()()
+
+
+@contextmanager
+def broken(name: str) -> Iterator[None]:
+    """One mechanism out of order, in this process, for a while."""
+    try:
+        if name in SCRIPTS:
+            break_scripts({name})
+        else:
+            {**WORKER, **API}[name]()
+        yield
+    finally:
+        mend()
 
 
 def named() -> set[str]:
     return {name for name in os.environ.get("CHAOS_MUTATIONS", "").split(",") if name}
 
 
-def break_scripts() -> None:
+def break_scripts(names: set[str]) -> None:
     """Give the process a copy of the scripts with the named lines changed."""
     import common.script
 
-    changes = [change for name in named() for change in SCRIPTS.get(name, [])]
+    changes = [change for name in names for change in SCRIPTS.get(name, [])]
     if not changes:
         return
     folder = Path(tempfile.mkdtemp(prefix="omni-scripts-"))
@@ -63,30 +94,37 @@ def break_scripts() -> None:
                     raise LookupError(f"{file} has no {old!r} any more; bring tests/chaos/mutations.py up to date")
                 text = text.replace(old, new)
         (folder / path.name).write_text(text)
-    common.script.FOLDER = folder
-    common.script.Scripts.__init__.__defaults__ = (folder,)
+    use_scripts(folder)
+
+
+def use_scripts(folder: Path) -> None:
+    import common.script
+
+    patch(common.script, "FOLDER", folder)
+    patch(common.script.Scripts.__init__, "__defaults__", (folder,))
+    if "worker.publisher" in sys.modules:
+        patch(sys.modules["worker.publisher"], "FOLDER", folder)
 
 
 def break_worker() -> None:
+    import common.store
     from tests.chaos.killpoints import arm
 
-    break_scripts()
+    common.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
+    break_scripts(named())
     arm()
     for name in named() & WORKER.keys():
         WORKER[name]()
 
 
 def break_api() -> None:
+    import api.client_watch
     import common.store
     from tests.chaos.killpoints import arm
 
-    if grace := os.environ.get("CHAOS_READER_GRACE_S"):
-        common.store.READER_GRACE_S = float(grace)  # type: ignore[assignment]
-    if seconds := os.environ.get("CHAOS_SEND_TIMEOUT_S"):
-        import api.client_watch
-
-        api.client_watch.SEND_TIMEOUT_S = float(seconds)
-    break_scripts()
+    common.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
+    api.client_watch.SEND_TIMEOUT_S = float(os.environ.get("CHAOS_SEND_TIMEOUT_S", "30"))
+    break_scripts(named())
     arm()
     for name in named() & API.keys():
         API[name]()
@@ -112,78 +150,82 @@ def no_gap_fill() -> None:
             reader.wake.wait(1.0)
             reader.wake.clear()
 
-    generation.events = api.answers.events = events
+    patch(generation, "events", events)
+    patch(api.answers, "events", events)
 
 
 def no_sweep() -> None:
     """Only live rows: nobody looks whether the last one was lost."""
     from api.hub import EventHub
 
-    EventHub._tell = lambda self, job_ids: None  # type: ignore[method-assign]
+    patch(EventHub, "_tell", lambda self, job_ids: None)
 
 
 def no_live_rows() -> None:
-    """Only the sweep: late, but nothing is lost (this one must stay green)."""
+    """Only the sweep. Late, but nothing is lost: with this one the checker must stay green."""
     from api.hub import EventHub
 
-    EventHub.hear = lambda self, message: None  # type: ignore[method-assign]
+    patch(EventHub, "hear", lambda self, message: None)
 
 
 def unbounded_readers() -> None:
     import api.hub
 
-    api.hub.MAX_LIVE_ROWS = 10**9
+    patch(api.hub, "MAX_LIVE_ROWS", 10**9)
+
+
+def rewind_unnoticed() -> None:
+    from api import generation
+
+    patch(generation, "_check", lambda store, job_id, seq: None)
 
 
 def two_step_submit() -> None:
     """The job first, the line afterwards: whoever dies in between leaves half a job."""
     import common.script
+    from common.store import Store
 
     folder = Path(tempfile.mkdtemp(prefix="omni-scripts-"))
     for path in common.script.FOLDER.glob("*.lua"):
         text = path.read_text()
         if path.name == "submit.lua":
-            head, push = text.split("redis.call('ZADD', waiting, score, member)")
-            (folder / "push.lua").write_text(
-                "local waiting = 'omni:waiting:' .. ARGV[2]\nlocal id, queue = ARGV[1], ARGV[2]\n"
-                "redis.call('ZADD', waiting, redis.call('HGET', 'omni:job:' .. id, 'score'), "
-                "redis.call('HGET', 'omni:job:' .. id, 'member'))\n"
-                "redis.call('RPUSH', 'rq:queue:' .. queue, id)\n"
-                "redis.call('PUBLISH', 'omni:control:' .. queue, 'work')\nreturn 1\n"
-            )
-            text = head + "redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, last_own + 1))\nreturn {'ok', 0}\n"
-            assert "ZADD" in push or "RPUSH" in push
+            text = text.replace("redis.call('ZADD', waiting, score, member)", "")
+            text = text.replace("redis.call('RPUSH', 'rq:queue:' .. queue, id)", "")
+            text = text.replace("local position = redis.call('ZRANK', waiting, member)", "local position = 0")
         (folder / path.name).write_text(text)
-    common.script.FOLDER = folder
-    common.script.Scripts.__init__.__defaults__ = (folder,)
-    from common.store import Store
-
+    (folder / "push.lua").write_text(
+        "local f = redis.call('HMGET', 'omni:job:' .. ARGV[1], 'score', 'member')\n"
+        "redis.call('ZADD', 'omni:waiting:' .. ARGV[2], f[1], f[2])\n"
+        "redis.call('RPUSH', 'rq:queue:' .. ARGV[2], ARGV[1])\n"
+        "redis.call('PUBLISH', 'omni:control:' .. ARGV[2], 'work')\n"
+    )
+    use_scripts(folder)
     real = Store.submit
 
     def submit(self: Store, submission: Any, rq_job: Any) -> Any:
         placed = real(self, submission, rq_job)
-        if random.random() < 0.2:
+        if named() and random.random() < 0.2:
             os.kill(os.getpid(), 9)
         self._scripts.run("push", placed.job_id, submission.queue)
         return placed
 
-    Store.submit = submit  # type: ignore[method-assign]
+    patch(Store, "submit", submit)
 
 
 def ignore_client_gone() -> None:
     from api.hub import Reader
 
-    Reader.client_gone = lambda self: None  # type: ignore[method-assign]
+    patch(Reader, "client_gone", lambda self: None)
 
 
 def cut_on_sigterm() -> None:
     from api.hub import EventHub
 
-    EventHub.stop = lambda self: None  # type: ignore[method-assign]
+    patch(EventHub, "stop", lambda self: None)
 
 
 def publish_before_append() -> None:
-    """Show a row first, make it durable in the next step."""
+    """Show a row first, make it durable afterwards."""
     import json
 
     from common import keys
@@ -199,20 +241,30 @@ def publish_before_append() -> None:
                 rows.append([job_id, progress.num_rows + 1, json.loads(encode_event(event))])
         if rows:
             self._redis.publish(keys.CHANNEL, json.dumps(rows))
-            if random.random() < 0.01:
+            if named() and random.random() < 0.01:
                 os.kill(os.getpid(), 9)
         return real(self, events)
 
-    Publisher.send = send  # type: ignore[method-assign]
+    patch(Publisher, "send", send)
 
 
 def redraw_on_resume() -> None:
     """A continued job draws anew, as it would if randomness came from a generator of the process."""
-    from tests.chaos.fake_worker import FakeEngine, Running, text_at
+    from tests.chaos.fake_worker import FakeEngine, text_at
 
-    FakeEngine.text_of = lambda self, running, position: text_at(running.seed ^ os.getpid(), position)  # type: ignore[method-assign]
-    FakeEngine.salted = True  # type: ignore[attr-defined]
-    _ = Running
+    real = FakeEngine.add
+
+    def add(self: FakeEngine, request: Any, logged: Any, *, is_suspect: bool = False) -> None:
+        real(self, request, logged, is_suspect=is_suspect)
+        if logged and request.id in self.running:
+            self.redrawn = getattr(self, "redrawn", set()) | {request.id}  # type: ignore[attr-defined]
+
+    def text_of(self: FakeEngine, running: Any, position: int) -> str:
+        is_redrawn = running.request.id in getattr(self, "redrawn", set())
+        return text_at(running.seed ^ is_redrawn, position)
+
+    patch(FakeEngine, "add", add)
+    patch(FakeEngine, "text_of", text_of)
 
 
 def regenerate_from_the_start() -> None:
@@ -220,39 +272,31 @@ def regenerate_from_the_start() -> None:
     from tests.chaos.fake_worker import FakeEngine
 
     real = FakeEngine.add
-    FakeEngine.add = lambda self, request, logged={}, *, is_suspect=False: real(
-        self, request, {}, is_suspect=is_suspect
-    )  # type: ignore[method-assign]
+
+    def add(self: FakeEngine, request: Any, logged: Any, *, is_suspect: bool = False) -> None:
+        real(self, request, {}, is_suspect=is_suspect)
+
+    patch(FakeEngine, "add", add)
 
 
 def ignore_cancels() -> None:
     from worker.heartbeat import Inbox
 
-    Inbox.take_cancels = lambda self: []  # type: ignore[method-assign]
+    patch(Inbox, "take_cancels", lambda self: [])
 
 
 def no_hang_watch() -> None:
     """The parent is never told that a step began."""
     from worker.omni_worker import OmniWorker
 
-    real = OmniWorker.step
-
-    def step(self: OmniWorker) -> None:
-        kept, self.watch_fd = self.watch_fd, os.open(os.devnull, os.O_WRONLY)
-        try:
-            real(self)
-        finally:
-            os.close(self.watch_fd)
-            self.watch_fd = kept
-
-    OmniWorker.step = step  # type: ignore[method-assign]
+    patch(OmniWorker, "_watched", lambda self, work: work())
 
 
 def no_release() -> None:
     """A deploy looks like a crash."""
     from worker.ledger import Ledger
 
-    Ledger.release = lambda self: 0  # type: ignore[method-assign]
+    patch(Ledger, "release", lambda self: 0)
 
 
 def drop_rows_when_redis_is_away() -> None:
@@ -268,7 +312,14 @@ def drop_rows_when_redis_is_away() -> None:
             time.sleep(0.05)
             return []
 
-    Publisher._read = read  # type: ignore[method-assign]
+    patch(Publisher, "_read", read)
+
+
+def keep_what_has_a_gap() -> None:
+    """A worker whose log was rewound drops the job and tells nobody."""
+    from worker.ledger import Ledger
+
+    patch(Ledger, "give_back", lambda self, job_id: None)
 
 
 WORKER = {
@@ -281,6 +332,7 @@ WORKER = {
         no_hang_watch,
         no_release,
         drop_rows_when_redis_is_away,
+        keep_what_has_a_gap,
     )
 }
 API = {
@@ -290,6 +342,7 @@ API = {
         no_sweep,
         no_live_rows,
         unbounded_readers,
+        rewind_unnoticed,
         two_step_submit,
         ignore_client_gone,
         cut_on_sigterm,

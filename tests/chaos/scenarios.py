@@ -1,0 +1,431 @@
+"""One scenario for each mechanism, on a real Valkey and in one process: API side, worker side, and what dies between.
+
+Each must pass as things are, and fail when its mechanism is broken (test_controls.py does both).
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from redis import Redis
+
+from api import generation
+from api.generation import ClientGone, Closing, rq_job
+from api.hub import EventHub, Reader
+from common import keys
+from common.errors import Conflict, IdempotencyMismatch, Overloaded
+from common.store import Row, Store, Submission, now_iso
+from common.wire import Failed, Finished, GenerationRequest, SamplingParams
+from tests.chaos.checker import Report, check_log
+from tests.chaos.fake_worker import REVISION, FakeEngine, FakeLoaded, expected_text, fake_load
+from worker.heartbeat import Heartbeat, Inbox
+from worker.ledger import Fenced, Ledger
+from worker.omni_worker import OmniWorker
+from worker.publisher import Publisher
+
+QUEUE = "fake"
+
+
+class Stage:
+    """A line with its store, hub and as many workers as a scenario needs."""
+
+    def __init__(self, redis: "Redis", **options: Any) -> None:
+        self.redis = redis
+        self.store = Store(redis, **options)
+        self.hub = EventHub(self.store, redis, QUEUE)
+        self.num_workers = 0
+
+    def submit(self, seed: int, num_tokens: int = 10, **fields: Any) -> str:
+        request = GenerationRequest(
+            f"job-{seed}-{time.monotonic_ns()}", QUEUE, (1, 2, 3), SamplingParams(num_tokens, seed)
+        )
+        form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0}
+        submission = Submission(request, QUEUE, fields.pop("owner", "me"), REVISION, form, background=True, **fields)
+        return self.store.submit(submission, rq_job(self.redis, request.id, QUEUE)).job_id
+
+    def worker(self, watch_fd: int | None = None) -> OmniWorker:
+        """A worker that has registered; it moves when turn() says so."""
+        self.num_workers += 1
+        ledger = Ledger(self.redis, QUEUE, f"worker-{self.num_workers}")
+        loaded: FakeLoaded = fake_load("", (QUEUE,), None, None)
+        ledger.publish_card(loaded.card)
+        ledger.register()
+        engine = FakeEngine(loaded, type("Config", (), {"max_num_seqs": 64}))
+        engine.step_s = 0.0
+        fd = os.open(os.devnull, os.O_WRONLY) if watch_fd is None else watch_fd
+        publisher = Publisher(Redis(connection_pool=self.redis.connection_pool), ledger.fence)
+        worker = OmniWorker(ledger, engine, loaded.card, publisher, Inbox(), fd)  # type: ignore[arg-type]
+        ledger.renew({})
+        return worker
+
+    def bury(self, worker: OmniWorker) -> None:
+        """The process is dead and its lease has run out."""
+        self.redis.delete(keys.worker_key(worker.ledger.fence))
+
+    def field(self, job_id: str, name: str) -> str:
+        return (self.redis.hget(keys.job_key(job_id), name) or b"").decode()
+
+    def rows(self, job_id: str) -> list[Row]:
+        return self.store.rows(job_id, count=10_000)
+
+    def text(self, job_id: str) -> str:
+        return "".join(getattr(row.event, "text", "") for row in self.rows(job_id))
+
+
+def turn(worker: OmniWorker, times: int = 1) -> None:
+    for _ in range(times):
+        worker.inbox.wake.set()
+        worker.cancel_requested()
+        worker.admit()
+        if worker.engine.has_work:
+            worker.step()
+        else:
+            worker.publish([])
+
+
+def finish(stage: Stage, worker: OmniWorker, *job_ids: str) -> None:
+    for _ in range(200):
+        if all(stage.field(job_id, "state") in ("finished", "failed", "cancelled") for job_id in job_ids):
+            return
+        turn(worker)
+    raise AssertionError(f"not ended: {[stage.field(job_id, 'state') for job_id in job_ids]}")
+
+
+def read(stage: Stage, reader: Reader, timeout_s: float = 3.0) -> list[Any]:
+    """All that a caller is told, up to the end."""
+    with gevent.Timeout(timeout_s, AssertionError("the reader hangs")):
+        return list(generation.events(stage.store, reader, 0, is_new=True))
+
+
+def hear(stage: Stage, job_id: str, *numbers: int) -> None:
+    """Live rows of these numbers, as the subscription would bring them."""
+    from common.wire import encode_event
+
+    for row in stage.rows(job_id):
+        if row.seq in numbers:
+            stage.hub.hear(b'[["%s",%d,%s]]' % (job_id.encode(), row.seq, encode_event(row.event)))
+
+
+def told_text(told: list[Any]) -> str:
+    return "".join(getattr(item.event, "text", "") for item in told if isinstance(item, Row))
+
+
+def done(stage: Stage, seed: int, num_tokens: int = 10) -> str:
+    """A job that has run to its end."""
+    job_id = stage.submit(seed, num_tokens)
+    finish(stage, stage.worker(), job_id)
+    return job_id
+
+
+def a_zombie_writes_nothing(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    zombie, successor = stage.worker(), stage.worker()
+    turn(zombie, 3)
+    stage.bury(zombie)
+    successor.ledger.reclaim()
+    turn(successor, 3)
+    with pytest.raises(Fenced):
+        for _ in range(8):
+            zombie.step()
+    report = Report()
+    finish(stage, successor, job_id)
+    check_log(report, stage.redis, job_id, "finished")
+    assert report.is_clean, report.verdicts
+
+
+def a_row_that_is_sent_twice_is_one_row(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    worker = stage.worker()
+    turn(worker, 3)
+    worker.publisher._read()  # the answer is lost
+    worker.publisher._write()
+    finish(stage, worker, job_id)
+    assert [row.seq for row in stage.rows(job_id)] == list(range(1, 12))
+    assert stage.text(job_id) == expected_text(1, 10)
+
+
+def a_job_that_kills_its_worker_twice_fails(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    for _ in range(3):
+        worker = stage.worker()
+        worker.admit()
+        stage.bury(worker)
+        stage.worker().ledger.reclaim()
+    assert (stage.field(job_id, "state"), stage.field(job_id, "code")) == ("failed", "worker_crashed")
+
+
+def suspects_run_in_halves(stage: Stage) -> None:
+    for seed in range(4):
+        stage.submit(seed)
+    worker = stage.worker()
+    worker.admit()
+    assert len(worker.engine.running) == 4  # type: ignore[attr-defined]
+    stage.bury(worker)
+    successor = stage.worker()
+    successor.ledger.reclaim()
+    successor.admit()
+    assert len(successor.engine.running) == 2  # type: ignore[attr-defined]
+
+
+def jobs_of_a_dead_worker_go_on(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    worker = stage.worker()
+    turn(worker, 3)
+    worker.publisher.confirm()
+    stage.bury(worker)
+    successor = stage.worker()
+    successor.ledger.reclaim()
+    finish(stage, successor, job_id)
+    assert stage.text(job_id) == expected_text(1, 10)
+    end = stage.rows(job_id)[-1].event
+    assert isinstance(end, Finished) and end.completion_tokens == 10
+
+
+def the_line_has_a_limit(stage: Stage) -> None:
+    stage.store.max_queue = 3
+    for seed in range(3):
+        stage.submit(seed)
+    with pytest.raises(Overloaded):
+        stage.submit(3)
+
+
+def the_same_key_is_the_same_job(stage: Stage) -> None:
+    first = stage.submit(1, idempotency_key="k", body_digest="a")
+    assert stage.submit(1, idempotency_key="k", body_digest="a") == first
+    with pytest.raises(IdempotencyMismatch):
+        stage.submit(1, idempotency_key="k", body_digest="b")
+
+
+def keys_of_others_are_other_keys(stage: Stage) -> None:
+    first = stage.submit(1, idempotency_key="k", body_digest="a")
+    assert stage.submit(1, idempotency_key="k", body_digest="a", owner="somebody else") != first
+
+
+def a_deadline_ends_a_job(stage: Stage) -> None:
+    job_id = stage.submit(1, deadline_s=0.001)
+    time.sleep(0.005)
+    stage.store.expire(QUEUE)
+    assert (stage.field(job_id, "state"), stage.field(job_id, "code")) == ("failed", "timeout")
+
+
+def a_job_without_a_reader_ends(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    now = int(time.time() * 1000)
+    stage.redis.zadd(f"omni:readers:{QUEUE}", {job_id: now - 60_000})
+    stage.redis.hset(f"omni:awake:{QUEUE}", mapping={"since": now - 60_000, "last": now})
+    stage.store.expire(QUEUE)
+    assert (stage.field(job_id, "state"), stage.field(job_id, "code")) == ("cancelled", "client_gone")
+
+
+def rq_says_the_same(stage: Stage) -> None:
+    from tests.chaos.checker import check_redis
+
+    job_id = done(stage, 1)
+    report = Report()
+    check_redis(report, stage.redis, QUEUE, [job_id])
+    assert report.is_clean, report.verdicts
+
+
+def the_line_keeps_its_order(stage: Stage) -> None:
+    ids = [stage.submit(seed) for seed in range(5)]
+    ledger = stage.worker().ledger
+    claims = [ledger.claim(0) for _ in ids]
+    assert [claim.request.id for claim in claims if claim is not None] == ids
+
+
+def a_claim_whose_answer_was_lost_is_answered_again(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    stage.submit(2)
+    ledger = stage.worker().ledger
+    args = (ledger.fence, QUEUE, ledger.worker_name, now_iso(), 0, ledger._claim_number)
+    ledger._scripts.run("claim", *args)
+    claim = ledger.claim(0)
+    assert claim is not None and claim.request.id == job_id
+
+
+def a_reader_fills_gaps(stage: Stage) -> None:
+    job_id = done(stage, 1)
+    reader = stage.hub.open(job_id)
+    hear(stage, job_id, 1, 2, 5, 6, 11)
+    assert told_text(read(stage, reader)) == expected_text(1, 10)
+
+
+def a_reader_finds_what_came_last(stage: Stage) -> None:
+    job_id = done(stage, 1)
+    reader = stage.hub.open(job_id)
+    hear(stage, job_id, 1, 2, 3)
+    gevent.spawn_later(0.05, lambda: stage.hub._tell([job_id]))
+    assert told_text(read(stage, reader)) == expected_text(1, 10)
+
+
+def a_slow_reader_holds_little(stage: Stage) -> None:
+    job_id = done(stage, 1, 150)
+    reader = stage.hub.open(job_id)
+    hear(stage, job_id, *range(1, 200))
+    assert len(reader._rows) <= 64
+    gevent.spawn_later(0.05, lambda: stage.hub._tell([job_id]))
+    assert told_text(read(stage, reader)) == expected_text(1, 150)
+
+
+def a_log_that_was_rewound_is_noticed(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    worker = stage.worker()
+    turn(worker, 6)
+    worker.publisher.confirm()
+    reader = stage.hub.open(job_id)
+    hear(stage, job_id, *range(1, 7))
+    stage.redis.xdel(keys.log_key(job_id), "5-0", "6-0")
+    gevent.spawn_later(0.05, lambda: stage.hub._tell([job_id]))
+    with pytest.raises(Conflict) as refusal:
+        read(stage, reader, 1.0)
+    assert refusal.value.code == "stream_rewound"
+
+
+def a_job_whose_log_was_rewound_goes_on_from_it(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    worker = stage.worker()
+    turn(worker, 6)
+    worker.publisher.confirm()
+    stage.redis.xtrim(keys.log_key(job_id), maxlen=0)  # as if the failover had lost them
+    stage.redis.delete(keys.log_key(job_id))
+    finish(stage, worker, job_id)
+    assert stage.text(job_id) == expected_text(1, 10)
+
+
+def half_a_submission_is_none(stage: Stage) -> None:
+    real = stage.store._scripts.run
+
+    def die_after_one(name: str, *args: Any) -> Any:
+        stage.store._scripts.run = die_a_second_time  # type: ignore[method-assign]
+        return real(name, *args)
+
+    def die_a_second_time(name: str, *args: Any) -> Any:
+        raise SystemExit
+
+    stage.store._scripts.run = die_after_one  # type: ignore[method-assign]
+    try:
+        stage.submit(1)
+    except SystemExit:
+        pass
+    jobs = {key.decode().removeprefix("omni:job:") for key in stage.redis.scan_iter("omni:job:*")}
+    waiting = {member.decode().partition(":")[2] for member in stage.redis.zrange(f"omni:waiting:{QUEUE}", 0, -1)}
+    assert jobs == waiting == {job_id.decode() for job_id in stage.redis.lrange(f"rq:queue:{QUEUE}", 0, -1)}
+
+
+def a_caller_who_leaves_is_noticed(stage: Stage) -> None:
+    reader = stage.hub.open(stage.submit(1))
+    gevent.spawn_later(0.05, reader.client_gone)
+    with pytest.raises(ClientGone):
+        read(stage, reader, 1.0)
+
+
+def a_process_that_leaves_says_so(stage: Stage) -> None:
+    reader = stage.hub.open(stage.submit(1))
+    gevent.spawn_later(0.05, stage.hub.stop)
+    assert isinstance(read(stage, reader, 1.0)[-1], Closing)
+
+
+def nothing_is_shown_that_is_not_kept(stage: Stage) -> None:
+    stage.submit(1)
+    worker = stage.worker()
+    with stage.redis.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe(keys.CHANNEL)
+        listener.get_message(timeout=1.0)
+        worker.publisher._write = lambda: None  # type: ignore[method-assign]  # dies before the script is sent
+        worker.admit()
+        worker.publisher.send(worker.engine.step())
+        assert listener.get_message(timeout=0.2) is None
+
+
+def a_cancel_reaches_the_engine(stage: Stage) -> None:
+    job_id = stage.submit(1, 1000)
+    worker = stage.worker()
+    turn(worker, 3)
+    assert stage.store.cancel(job_id, "me") == "running"
+    Heartbeat(worker.ledger, worker.inbox, dict).beat()
+    turn(worker, 2)
+    worker.publisher.confirm()
+    assert stage.field(job_id, "state") == "cancelled"
+    assert not worker.engine.has_work
+
+
+def a_deploy_blames_nobody(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    worker = stage.worker()
+    turn(worker, 3)
+    worker.leave()
+    assert (stage.field(job_id, "state"), stage.field(job_id, "crashes")) == ("queued", "0")
+    finish(stage, stage.worker(), job_id)
+    assert stage.text(job_id) == expected_text(1, 10)
+
+
+def rows_wait_for_redis(stage: Stage) -> None:
+    job_id = stage.submit(1, 4)
+    worker = stage.worker()
+    turn(worker, 3)
+    worker.publisher.confirm()
+    real, left = worker.publisher._write, [2]
+
+    def fail_twice() -> None:
+        left[0] -= 1
+        worker.publisher._drop_connection() if left[0] >= 0 else real()
+
+    worker.publisher._write = fail_twice  # type: ignore[method-assign]
+    finish(stage, worker, job_id)
+    assert stage.text(job_id) == expected_text(1, 4)
+
+
+def the_parent_hears_of_every_step(stage: Stage) -> None:
+    stage.submit(1)
+    reader, writer = os.pipe()
+    turn(stage.worker(writer), 2)
+    os.close(writer)
+    said = os.read(reader, 1000)
+    os.close(reader)
+    assert said.count(b"begin\n") == said.count(b"end\n") == 3  # one admission, two steps
+
+
+def a_request_that_fails_fails_alone(stage: Stage) -> None:
+    other = stage.submit(2)
+    request = GenerationRequest("job-f", QUEUE, (1,), SamplingParams(10, 1, stop=("fail:3",)))
+    form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0}
+    stage.store.submit(Submission(request, QUEUE, "me", REVISION, form), rq_job(stage.redis, request.id, QUEUE))
+    finish(stage, stage.worker(), other, request.id)
+    assert stage.field(request.id, "state") == "failed"
+    assert isinstance(stage.rows(request.id)[-1].event, Failed)
+    assert stage.text(other) == expected_text(2, 10)
+
+
+CONTROLS: dict[str, Callable[[Stage], None]] = {
+    "no_fence": a_zombie_writes_nothing,
+    "no_row_numbers": a_row_that_is_sent_twice_is_one_row,
+    "no_crash_count": a_job_that_kills_its_worker_twice_fails,
+    "no_blame": suspects_run_in_halves,
+    "no_reclaim": jobs_of_a_dead_worker_go_on,
+    "regenerate_from_the_start": jobs_of_a_dead_worker_go_on,
+    "redraw_on_resume": jobs_of_a_dead_worker_go_on,
+    "no_limit": the_line_has_a_limit,
+    "no_idempotency": the_same_key_is_the_same_job,
+    "idempotency_not_scoped": keys_of_others_are_other_keys,
+    "no_deadline": a_deadline_ends_a_job,
+    "no_reader_grace": a_job_without_a_reader_ends,
+    "no_rq_state": rq_says_the_same,
+    "skip_the_head": the_line_keeps_its_order,
+    "claims_not_numbered": a_claim_whose_answer_was_lost_is_answered_again,
+    "no_gap_fill": a_reader_fills_gaps,
+    "no_sweep": a_reader_finds_what_came_last,
+    "unbounded_readers": a_slow_reader_holds_little,
+    "rewind_unnoticed": a_log_that_was_rewound_is_noticed,
+    "keep_what_has_a_gap": a_job_whose_log_was_rewound_goes_on_from_it,
+    "two_step_submit": half_a_submission_is_none,
+    "ignore_client_gone": a_caller_who_leaves_is_noticed,
+    "cut_on_sigterm": a_process_that_leaves_says_so,
+    "publish_before_append": nothing_is_shown_that_is_not_kept,
+    "ignore_cancels": a_cancel_reaches_the_engine,
+    "no_release": a_deploy_blames_nobody,
+    "drop_rows_when_redis_is_away": rows_wait_for_redis,
+    "no_hang_watch": the_parent_hears_of_every_step,
+}
