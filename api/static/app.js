@@ -15,7 +15,7 @@ import { ending, progress } from "./chat/words.js";
 const SUGGESTIONS = [
   "Hello, how are you?",
   "What is the capital of France?",
-  "Tell me a long story about a fox.",
+  "Tell me a story about a dragon.",
   "Spell the word lantern backwards.",
 ];
 

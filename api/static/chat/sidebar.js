@@ -35,7 +35,9 @@ export class Sidebar {
       this.onOpen(id);
     };
     const mark = running ? h("span", { class: "dot", role: "img", "aria-label": "answering" }) : null;
-    const name = h("button", { type: "button", class: "title", "aria-current": isCurrent ? "true" : null, onclick: open }, title, mark);
+    const current = isCurrent ? "true" : null;
+    const label = h("span", { class: "label" }, title);
+    const name = h("button", { type: "button", class: "title", title, "aria-current": current, onclick: open }, label, mark);
     const remove = () => this.onRemove(conversation);
     const bin = h("button", { type: "button", class: "quiet", "aria-label": `Delete ${title}`, onclick: remove }, icon("bin"));
     return h("li", {}, name, bin);
