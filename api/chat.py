@@ -190,6 +190,7 @@ def submission(
         deadline_s=deadline_s(body.timeout, "" if is_background else headers.get("x-stainless-read-timeout", "")),
         idempotency_key=key,
         body_digest=hashlib.sha256(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)).hexdigest() if key else "",
+        priority=body.priority or 0,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from api.unsupported import CHAT, LEGACY_MESSAGE, Refusal
 from common.errors import InvalidRequest
@@ -158,6 +159,7 @@ class Sampling(Base):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     background: bool | None = None
+    priority: int | None = Field(None, ge=-100, le=100)  # the lower, the earlier; below 0 needs a key with that right
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
 
     @field_validator("logit_bias")
@@ -214,9 +216,9 @@ def parse(model: type[T], body: dict[str, Any]) -> T:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        param = _path(first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
+        found = _deepest(error)
+        param = _path(found["loc"])
+        message = str(found["msg"]).removeprefix("Value error, ")
         raise InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param) from None
 
 
@@ -226,6 +228,13 @@ def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
     for name in body.keys() & refused.keys():
         if body[name] and body[name] not in refused[name].harmless:
             raise InvalidRequest(f"'{name}' {refused[name].why}.", param=name)
+
+
+def _deepest(error: ValidationError) -> ErrorDetails:
+    """The first fault; where one of several forms was expected, that of the form which was meant."""
+    faults = error.errors(include_url=False)
+    place = faults[0]["loc"][:-1]
+    return max((fault for fault in faults if fault["loc"][: len(place)] == place), key=lambda fault: len(fault["loc"]))
 
 
 def _path(location: tuple[str | int, ...]) -> str:
