@@ -155,7 +155,8 @@ def check_redis(report: Report, redis: "Redis", queue: str, ids: Iterable[str]) 
         if job_id not in registries[state] or job_id in started or job_id in waiting:
             report.wrong.append(f"{job_id} is {state}, but RQ's registries say otherwise")
     for key in redis.scan_iter("omni:running:*"):
-        report.wrong.append(f"{key.decode()} still holds {redis.zcard(key)} jobs")
+        if redis.hget("omni:fences", key.rpartition(b":")[2]) in (queue.encode(), None):
+            report.wrong.append(f"{key.decode()} still holds {redis.zcard(key)} jobs")
 
 
 def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:

@@ -206,9 +206,9 @@ class Harness:
         assert self.proxy.stdout is not None
         self.proxy.stdout.readline()
 
-    def start_api(self) -> Process:
+    def start_api(self, **environment: str) -> Process:
         command = [PYTHON, "-m", "common.supervise", "api", "--", PYTHON, "-m", self.options.api_module]
-        process = Process(command, self.environment(self.url_of(self.api_link)), self.folder / "api.out")
+        process = Process(command, self.environment(self.url_of(self.api_link)) | environment, self.folder / "api.out")
         self.apis.append(process)
         return process
 
