@@ -108,7 +108,7 @@ class ResponseChunks:
         """The response object as it stands."""
         error = None
         if self.failed is not None and status == "failed":
-            error = {"code": self.failed.code, "message": self.failed.message}
+            error = {"code": "server_error", "message": self.failed.message}  # the one published code that fits
         return {
             "id": self.form.id,
             "object": "response",
@@ -215,7 +215,7 @@ class ResponseCompletion:
 def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
     return {
         "input_tokens": event.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": event.cached_tokens},
+        "input_tokens_details": {"cached_tokens": event.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": event.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
         "total_tokens": event.prompt_tokens + event.completion_tokens,

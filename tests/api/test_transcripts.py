@@ -1,0 +1,144 @@
+"""Whole streams, byte for byte as they go over the wire, held to the types of OpenAI's own client.
+
+The files in golden/ are what was read and found right; the client's types are generated from OpenAI's published spec.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+from flask import Flask, request
+from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from api.answer_schema import TextAnswer
+from api.answers import Answer
+from api.chunks import ChatChunks, ChatForm
+from api.completion_chunks import CompletionChunks, CompletionForm
+from api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from api.hub import EventHub
+from api.message_chunks import MessageChunks, MessageForm
+from api.prompt import PromptEncoder
+from api.reading import Reading
+from api.response_chunks import ResponseChunks, ResponseForm
+from common.store import Row
+from common.wire import Delta, Event, Failed, Finished, TokenLogprob
+from tests.api.events import log
+
+GOLDEN = Path(__file__).parent / "golden"
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+THOUGHT = "<think>Hm.</think>Four."
+TOOLS = Reading(tool_format="hermes", ends=(258,))
+FAILED: list[Event] = [Delta(0, (65,), "Ha"), Failed("out_of_memory", "CUDA out of memory")]
+LIKELY: list[Event] = [
+    Delta(0, (39,), "H", (TokenLogprob(39, -0.5, ((39, -0.5), (40, -1.5))),)),
+    Delta(0, (72, 258), "i", (TokenLogprob(72, -0.25), TokenLogprob(258, -0.125)), "stop"),
+    Finished(7, 3),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A formatter and the logs that it is given, one a job."""
+
+    chunks: Callable[[PromptEncoder], Any]
+    logs: list[list[Event]]
+    dialect: Dialect = OPENAI
+    shape: Any = ChatCompletionChunk
+
+
+def chat(events: list[Event], **changes: Any) -> Transcript:
+    form = ChatForm(**{"id": "chatcmpl-1", "model": "tiny", "created": 5} | changes)
+    return Transcript(lambda encoder: ChatChunks(form, encoder), [events])
+
+
+def text(*logs: list[Event], **changes: Any) -> Transcript:
+    common = {"id": "cmpl-1", "model": "tiny", "created": 5, "num_prompts": len(logs)} | changes
+    forms = [CompletionForm(**common) for _ in logs]
+    return Transcript(
+        lambda encoder: CompletionChunks(forms, lambda token: encoder.token_bytes(token)[0]),
+        list(logs),
+        shape=TextAnswer,  # the published one has no null for a choice that goes on, but streams have it
+    )
+
+
+def response(events: list[Event], **changes: Any) -> Transcript:
+    fields = {"id": "resp_1", "model": "tiny", "created": 5, "store": True, "background": False}
+    echo = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+    form = ResponseForm(**fields | {"echo": echo, "input": [], "context": []} | changes)
+    return Transcript(lambda encoder: ResponseChunks(form, encoder), [events], RESPONSES, ResponseStreamEvent)
+
+
+def message(events: list[Event], **changes: Any) -> Transcript:
+    fields = {"id": "msg_1", "model": "tiny", "created": 5, "num_prompt_tokens": 7, "stop": []}
+    form = MessageForm(**fields | changes)
+    return Transcript(lambda encoder: MessageChunks(form, encoder), [events], ANTHROPIC, dict[str, Any])
+
+
+TRANSCRIPTS = {
+    "chat_text": chat(log("Hello")),
+    "chat_usage": chat(log("Hello"), include_usage=True),
+    "chat_logprobs": chat(LIKELY, logprobs=True),
+    "chat_tool": chat(log(CALL, step=9), reading=TOOLS),
+    "chat_thought": chat(log(THOUGHT, step=6), include_usage=True),
+    "chat_failed": chat(FAILED),
+    "text_usage": text(log("Hello"), include_usage=True),
+    "text_logprobs": text(LIKELY, logprobs=True),
+    "text_prompts": text(log("one"), log("two"), echo="Say "),
+    "response_text": response(log("Hello")),
+    "response_tool": response(log(CALL, step=9), reading=TOOLS),
+    "response_failed": response(FAILED),
+    "message_text": message(log("Hello")),
+    "message_tool": message(log(CALL, step=9), reading=TOOLS),
+}
+
+
+def streamed(transcript: Transcript, encoder: PromptEncoder, after: int = 0) -> str:
+    """What Answer sends for these logs."""
+    rows = {
+        f"job-{number}": [Row(seq, event, 1) for seq, event in enumerate(events, 1)]
+        for number, events in enumerate(transcript.logs)
+    }
+    store = SimpleNamespace(
+        rows=lambda job_id, after=0: [row for row in rows[job_id] if row.seq > after], cancel=lambda *_, **__: ""
+    )
+    service: Any = SimpleNamespace(store=store, hub=EventHub(store, None, "tiny"))  # type: ignore[arg-type]
+    with Flask("test").test_request_context():
+        answer = Answer(service, request, *rows, is_background=True)
+        answer.is_new = False
+        return answer.stream(transcript.chunks(encoder), after, transcript.dialect).get_data(as_text=True)
+
+
+def published(shape: Any, chunk: dict[str, Any]) -> Any:
+    """The type of one event; of a union, the member that bears the event's own name."""
+    if shape is not ResponseStreamEvent:
+        return shape
+    members = get_args(get_args(shape)[0])
+    return next(member for member in members if get_args(member.model_fields["type"].annotation) == (chunk["type"],))
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_a_stream_is_what_was_found_right(name: str, encoder: PromptEncoder) -> None:
+    assert streamed(TRANSCRIPTS[name], encoder) == (GOLDEN / f"{name}.sse").read_text()
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_a_stream_has_the_shapes_that_openai_publishes(name: str, encoder: PromptEncoder) -> None:
+    for frame in streamed(TRANSCRIPTS[name], encoder).split("\n\n"):
+        data = frame.partition("data: ")[2]
+        if data and data != "[DONE]" and "error" not in (chunk := json.loads(data)):
+            shape = TypeAdapter(published(TRANSCRIPTS[name].shape, chunk))
+            shape.validate_json(data, strict=True)
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_a_stream_goes_on_after_any_of_its_frames(name: str, encoder: PromptEncoder) -> None:
+    frames = streamed(TRANSCRIPTS[name], encoder).split("\n\n")
+    num_numbered = sum("id: " in frame for frame in frames)
+    for after in range(num_numbered + 1):
+        assert streamed(TRANSCRIPTS[name], encoder, after).split("\n\n") == frames[after:]
