@@ -21,8 +21,6 @@ from api.schema import (
 )
 from common.errors import InvalidRequest
 
-DEFAULT_TEMPERATURE = 1.0
-
 
 def chat_request(body: CountRequest) -> ChatRequest:
     """The same request for chat. Raises InvalidRequest."""
@@ -53,7 +51,7 @@ def chat_request(body: CountRequest) -> ChatRequest:
         fields |= {
             "max_tokens": body.max_tokens,
             "stop": body.stop_sequences,
-            "temperature": DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+            "temperature": body.temperature,
             "top_p": body.top_p,
             "top_k": body.top_k,
             "stream": body.stream,
