@@ -13,6 +13,7 @@ from common.metrics import Tally
 logger = logging.getLogger("omni.api")
 
 SILENT = frozenset({"GET", "HEAD", "OPTIONS"})  # no line for these when all is well: pollers would fill the log
+PROBES = frozenset({"/health", "/readyz"})
 
 
 class RequestFields(logging.Filter):
@@ -55,7 +56,7 @@ def install_request_log(app: Flask, service: Service, tally: Tally) -> None:
             response.headers.update(rate_headers(allowance, waiting, service.settings.max_queue, place_s))
         route = request.url_rule.rule if request.url_rule is not None else "none"
         tally.add(f"http_requests|{request.method if request.url_rule else 'other'} {route} {response.status_code}")
-        if request.method not in SILENT or response.status_code >= 500:
+        if request.method not in SILENT or (response.status_code >= 500 and route not in PROBES):
             write_line(route, response.status_code)
         return response
 

@@ -1,0 +1,197 @@
+"""omni doctor: looks at everything that the service needs, and says what to do about what it lacks."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal
+
+import click
+from redis.exceptions import RedisError
+
+from cli.serve import ROOT
+from common.connection import connect
+from common.settings import Settings, SettingsError
+
+MIN_PYTHON = (3, 11)
+MIN_DISK_BYTES = 2 * 2**30
+MARKS = {"good": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("BAD", "red")}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: Literal["good", "warn", "bad"]
+    what: str
+    todo: str = ""
+
+
+@click.command()
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Check Python, packages, GPU, Redis, disk, port, model and keys. Exit status 1 when something is BAD."""
+    findings = [*environment_findings()]
+    try:
+        settings = context.obj["settings"]()
+    except SettingsError as error:
+        findings.append(Finding("bad", f"settings: {error}", "Correct the environment or .env."))
+    else:
+        findings += settings_findings(settings)
+    for finding in findings:
+        text, colour = MARKS[finding.level]
+        click.echo(f"{click.style(f'{text:4}', fg=colour)}  {finding.what}")
+        if finding.todo:
+            click.echo(f"      -> {finding.todo}")
+    context.exit(int(any(finding.level == "bad" for finding in findings)))
+
+
+def environment_findings() -> Iterator[Finding]:
+    yield python_finding()
+    yield package_finding()
+    if util.find_spec("torch") is not None:
+        yield gpu_finding()
+
+
+def settings_findings(settings: Settings) -> Iterator[Finding]:
+    checks: tuple[Callable[[Settings], Finding], ...] = (
+        redis_finding,
+        disk_finding,
+        port_finding,
+        model_finding,
+        key_finding,
+    )
+    for check in checks:
+        yield check(settings)
+
+
+def python_finding() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < MIN_PYTHON:
+        return Finding("bad", f"Python {version}", "Install Python 3.11 or newer and run make again.")
+    return Finding("good", f"Python {version}")
+
+
+def package_finding() -> Finding:
+    wrong = []
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        name, _, version = line.partition("#")[0].strip().partition("==")
+        if not name:
+            continue
+        try:
+            installed = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            installed = "missing"
+        if installed != version:
+            wrong.append(f"{name} {installed} (wanted {version})")
+    if wrong:
+        return Finding("bad", f"packages: {', '.join(wrong)}", "Run: .venv/bin/pip install -r requirements.txt")
+    return Finding("good", "packages are those of requirements.txt")
+
+
+def gpu_finding() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        return Finding(
+            "good", f"GPU: {name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
+        )
+    if not has_nvidia_gpu():
+        return Finding("warn", f"no GPU; torch {torch.__version__} runs on the CPU", "Fine for small models.")
+    if torch.version.cuda is None:
+        todo = "Install a CUDA build of torch (https://pytorch.org/get-started/locally)."
+        return Finding("bad", f"there is a GPU, but torch {torch.__version__} is a build without CUDA", todo)
+    todo = "Compare the driver (nvidia-smi) with the CUDA version of torch, and install a newer driver."
+    return Finding(
+        "bad", f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it", todo
+    )
+
+
+def has_nvidia_gpu() -> bool:
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return False
+    return subprocess.run([tool, "-L"], capture_output=True, timeout=20).stdout.startswith(b"GPU")
+
+
+def redis_finding(settings: Settings) -> Finding:
+    try:
+        redis = connect(settings.redis, retries=0)
+        info = redis.info()
+        policy = redis.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+    except SettingsError as error:
+        return Finding("bad", str(error), "Correct REDIS_URL.")
+    except RedisError as error:
+        if not settings.redis_url:
+            return Finding("good", "Redis: the embedded Valkey, which starts with the service")
+        return Finding("bad", f"Redis does not answer: {error}", "Start it, or correct REDIS_URL.")
+    version = info.get("valkey_version") or info["redis_version"]
+    if policy != "noeviction":
+        return Finding("bad", f"Redis {version} may evict ({policy})", "Set maxmemory-policy to noeviction.")
+    if settings.redis_url and not int(info.get("aof_enabled", 0)):
+        return Finding(
+            "warn", f"Redis {version} keeps no append-only file", "Set appendonly yes: jobs then survive it."
+        )
+    return Finding("good", f"Redis {version} answers, {info['used_memory_human']} used")
+
+
+def disk_finding(settings: Settings) -> Finding:
+    folder = settings.data_dir.resolve()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < MIN_DISK_BYTES:
+        return Finding(
+            "warn", f"{free / 2**30:.1f} GiB free in {folder}", "Make room: the line and its logs are kept there."
+        )
+    return Finding("good", f"{free / 2**30:.0f} GiB free for OMNI_DATA_DIR")
+
+
+def port_finding(settings: Settings) -> Finding:
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.settimeout(2)
+        if probe.connect_ex((host, settings.port)) != 0:
+            return Finding("good", f"port {settings.port} is free")
+    if is_ours(f"http://{host}:{settings.port}/livez"):
+        return Finding("good", f"port {settings.port}: the service is running there")
+    return Finding("bad", f"port {settings.port} is taken by something else", "Stop that, or set OMNI_PORT.")
+
+
+def is_ours(url: str) -> bool:
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(url, timeout=2) as response:
+            return b'"alive"' in response.read(200)
+    except OSError:
+        return False
+
+
+def model_finding(settings: Settings) -> Finding:
+    folder = Path(settings.model)
+    if not folder.exists():
+        if settings.model.count("/") == 1 and not settings.model.startswith((".", "/")):
+            return Finding("good", f"model: {settings.model} comes from the Hugging Face hub or its cache")
+        return Finding("bad", f"model: there is no folder {folder}", "Correct OMNI_MODEL.")
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).exists()]
+    if not list(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        return Finding("bad", f"model: {folder} has no {', '.join(missing)}", "Point OMNI_MODEL at a complete folder.")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Finding("good", f"model: {folder.name}, {size / 2**20:,.0f} MiB of weights")
+
+
+def key_finding(settings: Settings) -> Finding:
+    if settings.is_loopback:
+        return Finding("good", "listens on this machine only")
+    if "sk-local" in settings.keys:
+        todo = "Set OMNI_API_KEYS (and OMNI_ADMIN_KEYS) to random keys: openssl rand -base64 32"
+        return Finding("bad", f"OMNI_HOST is {settings.host} and the API key is the public default", todo)
+    if not settings.admin_keys:
+        return Finding("warn", "nobody is an admin: the board and /metrics are closed", "Set OMNI_ADMIN_KEYS.")
+    return Finding("good", f"{len(settings.keys)} keys, {len(settings.admins)} admin keys")

@@ -1,0 +1,48 @@
+"""omni jobs, omni cancel: what waits and runs, and how to end it."""
+
+from typing import Any
+
+import click
+
+from cli.client import client_of
+from cli.table import table
+
+
+@click.command()
+@click.option("--all", "everyone", is_flag=True, help="All keys' jobs that wait or run (needs an admin key).")
+@click.pass_context
+def jobs(context: click.Context, everyone: bool) -> None:
+    """List this key's jobs, with their places in line."""
+    client = client_of(context)
+    if not everyone:
+        rows = [
+            (job["id"], job["state"], job["position"], f"{job['age_s']:.0f} s", f"{job['tokens']}/{job['max_tokens']}")
+            for job in client.json("GET", "/v1/jobs")["data"]
+        ]
+        click.echo(table(("id", "state", "position", "age", "tokens"), rows))
+        return
+    board = next(event for event in client.events("GET", "/admin/board") if isinstance(event, dict))
+    click.echo(table(("id", "state", "position", "age", "tokens", "key"), board_rows(board)))
+
+
+def board_rows(board: dict[str, Any]) -> list[tuple[Any, ...]]:
+    running = [
+        (job["id"], "running", "", f"{job['age_s']:.0f} s", f"{job['tokens']}/{job['max_tokens']}", job["owner"])
+        for job in board["running"]
+    ]
+    waiting = [
+        (job["id"], "queued", job["position"], f"{job['age_s']:.0f} s", f"{job['prompt_tokens']} to read", job["owner"])
+        for job in board["waiting"]
+    ]
+    return running + waiting
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True)
+@click.pass_context
+def cancel(context: click.Context, job_ids: tuple[str, ...]) -> None:
+    """End jobs: a waiting one at once, a running one within a step."""
+    client = client_of(context)
+    for job_id in job_ids:
+        answer = client.json("DELETE", f"/v1/jobs/{job_id}")
+        click.echo(f"{job_id} {'cancelled' if answer['deleted'] else 'had ended: ' + str(answer['state_before'])}")

@@ -1,0 +1,34 @@
+"""`omni COMMAND`: one file per command."""
+
+import click
+
+from cli.bench import bench
+from cli.chat import chat
+from cli.doctor import doctor
+from cli.jobs import cancel, jobs
+from cli.keys import keys
+from cli.serve import serve
+from common.settings import SettingsError, load_settings
+
+
+class Group(click.Group):
+    """Refusals as one sentence."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--url", help="Base URL of the service. Default: from OMNI_HOST and OMNI_PORT.")
+@click.option("--key", help="API key. Default: the first admin key of the settings.")
+@click.pass_context
+def main(context: click.Context, url: str | None, key: str | None) -> None:
+    """Run, use and look after Protocol OMNI."""
+    context.obj = {"url": url, "key": key, "settings": load_settings}
+
+
+for command in (serve, chat, jobs, cancel, keys, bench, doctor):
+    main.add_command(command)

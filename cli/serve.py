@@ -1,0 +1,22 @@
+"""omni serve: all processes of the Procfile in this terminal."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@click.command()
+@click.option("--host", help="OMNI_HOST: where to listen.")
+@click.option("--port", type=int, help="OMNI_PORT.")
+@click.option("--model", help="OMNI_MODEL: a folder, or a repository id.")
+@click.argument("processes", nargs=-1)
+def serve(host: str | None, port: int | None, model: str | None, processes: tuple[str, ...]) -> None:
+    """Start the service: redis, api, worker and dashboard, or only the named PROCESSES. Ctrl-C ends it."""
+    given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": model}
+    environment = os.environ | {name: str(value) for name, value in given.items() if value is not None}
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, "-m", "honcho", "start", *processes], environment)

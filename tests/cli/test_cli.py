@@ -1,0 +1,135 @@
+"""The command line against the running service."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli import doctor
+from cli.main import main
+from cli.serve import ROOT
+from cli.table import table
+from common.settings import Settings
+from tests.service import RunningService
+
+
+@pytest.fixture
+def omni(service: RunningService):
+    """Runs a command as an operator of the test's instance."""
+    settings = Settings(
+        _env_file=None, port=service.port, data_dir=service.folder, redis_url=service.env.get("REDIS_URL", "")
+    )
+
+    def run(*arguments, key=service.key, **options):
+        given = {"url": service.url, "key": key, "settings": lambda: settings}
+        runner = CliRunner()
+        command, *rest = arguments
+        return runner.invoke(main.commands[command], rest, obj=given, **options)
+
+    return run
+
+
+def test_chat_answers_in_the_terminal(omni):
+    answered = omni("chat", "Hello!", "--max-tokens", "8", "--temperature", "0")
+    assert answered.exit_code == 0 and answered.stdout.strip()
+    assert re.search(r"\d+ tokens, \d+/s", answered.stderr)
+
+
+def test_a_talk_goes_on_until_its_input_ends(omni):
+    talked = omni("chat", "--max-tokens", "4", input="Hello!\nAnd now?\n")
+    assert talked.exit_code == 0 and talked.stderr.count("tokens,") == 2
+
+
+def test_a_key_is_made_listed_used_limited_and_revoked(omni, service: RunningService):
+    key = omni("keys", "add", "visitor", "--max-queued", "5").stdout.strip()
+    try:
+        listed = omni("keys", "list").stdout
+        assert "visitor" in listed and key not in listed
+        assert omni("keys", "limits", "visitor", "--weight", "2.5", "--admin").exit_code == 0
+        assert re.search(r"visitor\s+\S+\s+0\s+5\s+0\s+2\.5\s+0\s+1", omni("keys", "list").stdout)
+        assert "visitor" in omni("keys", "add", "visitor").stderr
+    finally:
+        assert omni("keys", "revoke", "visitor").exit_code == 0
+    assert "no key named" in omni("keys", "revoke", "visitor").stderr
+
+
+def test_jobs_are_listed_and_cancelled(omni, service: RunningService):
+    with service.http() as http:
+        body = {"model": "omni-demo", "messages": [{"role": "user", "content": "A story!"}], "background": True}
+        job_id = http.post("/v1/chat/completions", json=body | {"max_tokens": 3000, "ignore_eos": True}).json()["id"]
+    assert job_id in omni("jobs").stdout
+    assert job_id in omni("jobs", "--all").stdout
+    assert f"{job_id} cancelled" in omni("cancel", job_id).stdout
+    assert (
+        "404" in omni("cancel", "chatcmpl-unknown").stderr or "had ended" in omni("cancel", "chatcmpl-unknown").stdout
+    )
+
+
+def test_a_wrong_key_and_a_service_that_is_away_are_said_in_one_sentence(omni):
+    refused = omni("jobs", key="wrong")
+    assert refused.exit_code == 1 and "401" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_doctor_finds_nothing_bad_here(omni, monkeypatch):
+    monkeypatch.setattr(doctor, "package_finding", lambda: doctor.Finding("good", "packages"))
+    checked = omni("doctor")
+    assert checked.exit_code == 0, checked.output
+    assert "Redis" in checked.stdout and "the service is running there" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "todo"),
+    [
+        (doctor.model_finding, {"model": "./nowhere"}, "OMNI_MODEL"),
+        (doctor.key_finding, {"host": "0.0.0.0"}, "OMNI_API_KEYS"),
+        (doctor.redis_finding, {"redis_url": "unix:///nowhere/at/all.sock"}, "REDIS_URL"),
+        (doctor.redis_finding, {"redis_url": "http://nowhere"}, "REDIS_URL"),
+    ],
+)
+def test_doctor_says_what_to_do(check, changes, todo):
+    finding = check(Settings(_env_file=None, **changes))
+    assert finding.level == "bad" and todo in finding.todo
+
+
+def test_doctor_sees_a_port_that_others_took(tmp_path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        finding = doctor.port_finding(Settings(_env_file=None, port=taken.getsockname()[1]))
+    assert finding.level == "bad" and "OMNI_PORT" in finding.todo
+    assert replace(finding, level="warn").level == "warn"
+
+
+@pytest.mark.parametrize("command", [["./omni"], [sys.executable, "-m", "omni"]])
+def test_both_ways_to_call_it_work(command):
+    if command == ["./omni"] and not (ROOT / ".venv/bin/python").exists():
+        pytest.skip("there is no .venv here")
+    shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    for name in ("serve", "chat", "jobs", "cancel", "keys", "bench", "doctor"):
+        assert name in shown.stdout
+
+
+def test_a_bad_setting_is_one_sentence():
+    shown = subprocess.run(
+        [sys.executable, "-m", "omni", "jobs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"OMNI_PORT": "zero", "PATH": ""},
+    )
+    assert shown.returncode == 1 and "OMNI_PORT" in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_a_table_is_aligned():
+    assert table(("a", "long"), [("xx", None), (1, "y")]) == "a   long\nxx\n1   y"
+
+
+def test_no_command_file_is_large():
+    assert all(len(path.read_text().splitlines()) <= 300 for path in Path(ROOT / "cli").glob("*.py"))
