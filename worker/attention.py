@@ -7,7 +7,7 @@ is attended and not with the square of the batch.
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -72,6 +72,16 @@ class Group:
         return mask.masked_fill_(hidden, float("-inf"))
 
 
+class Attention(Protocol):
+    """What a forward pass needs: write this step's keys and values, then attend. Shapes as in PagedAttention."""
+
+    def forward(
+        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
+    ) -> torch.Tensor: ...
+    def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None: ...
+    def attend(self, layer_idx: int, query: torch.Tensor, form: Form) -> torch.Tensor: ...
+
+
 class PagedAttention:
     """Writes the step's keys and values into the cache and attends, layer by layer."""
 
@@ -89,8 +99,7 @@ class PagedAttention:
 
     def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """This step's keys and values, [T, kv_heads, dim] each."""
-        for pool, new in ((self.kv_cache.keys[layer_idx], key), (self.kv_cache.values[layer_idx], value)):
-            pool.view(len(pool), -1, pool.shape[-1]).index_copy_(1, self.slots, new.transpose(0, 1))
+        write_slots(self.kv_cache, layer_idx, self.slots, key, value)
 
     def attend(self, layer_idx: int, query: torch.Tensor, form: Form) -> torch.Tensor:
         """`query` is [T, heads, key_dim]; returns [T, heads, value_dim]."""
@@ -100,6 +109,12 @@ class PagedAttention:
             own = query[group.start : group.stop]
             outputs.append(attend_group(own, group, group.gather(keys), group.gather(values), form))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def write_slots(kv_cache: KVCache, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Keys and values, [T, kv_heads, dim] each, into the rows `slots` [T] of the layer's pools seen flat."""
+    for pool, new in ((kv_cache.keys[layer_idx], key), (kv_cache.values[layer_idx], value)):
+        pool.flatten(1, 2).index_copy_(1, slots, new.transpose(0, 1))
 
 
 def attend_group(
@@ -245,7 +260,7 @@ def attention_forward(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    paged: PagedAttention,
+    paged: Attention,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,

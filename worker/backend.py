@@ -1,17 +1,20 @@
 """Chooses how a loaded model is run, and how much of it at once."""
 
 import logging
-from typing import Any
+from itertools import product
 
 import torch
 
+from worker.attention import PagedAttention
 from worker.decoder import DecoderRunner
+from worker.graphs import GraphedDecoderRunner
 from worker.kv_cache import KVCache, LayerShape
-from worker.limits import Limits, choose_limits
-from worker.loader import EngineConfig, LoadedModel
-from worker.model_runner import ModelRunner, Runner
-from worker.probe import Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
+from worker.limits import Limits, block_size_for, choose_limits
+from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel, count_parameters
+from worker.model_runner import AttentionMaker, ModelRunner, Runner
+from worker.probe import PROBE_LENGTH, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
 from worker.sequential_runner import Mode, SequentialRunner
+from worker.varlen import VarlenAttention
 
 logger = logging.getLogger(__name__)
 
@@ -19,45 +22,65 @@ logger = logging.getLogger(__name__)
 def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
     """The fast path if the model proves to be the same on it, otherwise one sequence at a time."""
     model = loaded.model
+    is_small = count_parameters(model) < SMALL_MODEL_PARAMETERS
     stock_attention = model.config._attn_implementation
     expected = stock_logits(model)
     try:
         use_paged_attention(model)
         shapes = find_shapes(model)
-        limits = choose_limits(loaded, config, shapes)
-        kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
-        return fast_runner(model, kv_cache, expected, config.quantize), limits
+        runner = fast_runner(loaded, shapes, expected, config.quantize)
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
+    else:
+        limits = choose_limits(loaded, config, shapes, is_small=is_small)  # now that the weights are where they stay
+        runner.kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
+        return runner, limits
     model.set_attn_implementation(stock_attention)
-    return sequential_runner(loaded, config, expected)
+    return sequential_runner(loaded, config, expected, is_small=is_small)
 
 
-def fast_runner(model: Any, kv_cache: KVCache, expected: torch.Tensor, quantize: str | None) -> Runner:
-    """Our own layers where we know the model's parts, else the model's. Raises Unsupported if neither is equal."""
-    try:
-        decoder = DecoderRunner(model, kv_cache)
-        check_equal(decoder, model, expected)
-        if quantize is not None:
-            decoder = DecoderRunner(model, kv_cache, quantize)
-        decoder.release_weights()
-        return decoder
-    except Unsupported as reason:
-        if quantize is not None:
-            logger.warning("%s weights stay as they are: %s", quantize, reason)
-        logger.info("the model's own layers are used: %s", reason)
-    runner = ModelRunner(model, kv_cache)
-    check_equal(runner, model, expected)
-    return runner
+def fast_runner(
+    loaded: LoadedModel, shapes: list[LayerShape], expected: torch.Tensor, quantize: str | None
+) -> ModelRunner:
+    """The fastest way that gives the expected logits, on a KV cache that is just large enough to try it.
+
+    Raises Unsupported if there is none.
+    """
+    model = loaded.model
+    block_size = block_size_for(loaded.device)
+    probe_cache = KVCache(shapes, PROBE_LENGTH, block_size, loaded.dtype, loaded.device)
+    makers: list[AttentionMaker] = [PagedAttention]
+    if loaded.device.type == "cuda" and loaded.dtype in (torch.bfloat16, torch.float16):
+        makers.insert(0, VarlenAttention.of_rows)
+    runner_types = (GraphedDecoderRunner if loaded.device.type == "cuda" else DecoderRunner, ModelRunner)
+    refusals = []
+    for runner_type, maker in product(runner_types, makers):
+        try:
+            runner = runner_type(model, probe_cache, maker)
+            check_equal(runner, model, expected)
+        except Unsupported as reason:
+            refusals.append(f"{runner_type.__name__}: {reason}")
+            continue
+        for refusal in refusals:
+            logger.info("%s", refusal)
+        if quantize is not None and runner_type is ModelRunner:
+            logger.warning("%s weights stay as they are: %s", quantize, refusals[-1])
+        elif quantize is not None:
+            runner = DecoderRunner(model, probe_cache, maker, quantize)
+        runner.release_weights()
+        return runner
+    raise Unsupported(refusals[-1])
 
 
-def sequential_runner(loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor) -> tuple[Runner, Limits]:
+def sequential_runner(
+    loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor, *, is_small: bool
+) -> tuple[Runner, Limits]:
     """Blocks are counted as if every layer kept keys and values of full width, the most that any cache here takes."""
     text = loaded.model.config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
-    limits = choose_limits(loaded, config, shapes)
+    limits = choose_limits(loaded, config, shapes, is_small=is_small)
     counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)
     for mode in Mode:
         runner = SequentialRunner(loaded.model, counter, mode)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from worker.attention import Form, PagedAttention
+from worker.attention import Attention, Form, PagedAttention
 from worker.kv_cache import KVCache
-from worker.model_runner import ModelRunner
+from worker.model_runner import AttentionMaker, ModelRunner
 from worker.probe import Unsupported
 from worker.weights import Linear, drop_weights, fused_linear
 
@@ -52,9 +52,15 @@ class Layer:
 class DecoderRunner(ModelRunner):
     """Runs the layers directly over flat tokens, [T, hidden]."""
 
-    def __init__(self, model: Any, kv_cache: KVCache, quantize: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        kv_cache: KVCache,
+        attend_with: AttentionMaker = PagedAttention,
+        quantize: str | None = None,
+    ) -> None:
         """Raises Unsupported if the model is not built from the parts known here."""
-        super().__init__(model, kv_cache)
+        super().__init__(model, kv_cache, attend_with)
         check_parts(model, {"model", "lm_head"})
         body = model.model
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
@@ -74,7 +80,7 @@ class DecoderRunner(ModelRunner):
         drop_weights([*linears, self.model.lm_head])
 
     def _run(
-        self, inputs: torch.Tensor, positions: torch.Tensor, paged: PagedAttention, selected: torch.Tensor
+        self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
         hidden = F.embedding(inputs, self.embedding)
         cos, sin = self._rotation(hidden, positions)
@@ -95,7 +101,7 @@ class DecoderRunner(ModelRunner):
         hidden: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        paged: PagedAttention,
+        paged: Attention,
     ) -> torch.Tensor:
         """Queries, keys and values of one layer; keys and values into the cache; [T, heads * dim] out."""
         num_tokens, dim, heads, kv_heads = len(hidden), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from common.errors import OmniError
-from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice
+from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice, SamplingParams
 from worker.backend import build_runner
 from worker.intake import GrammarCompiler, Intake
 from worker.loader import EngineConfig, LoadedModel
@@ -133,6 +133,11 @@ class Engine:
     def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
         """Run every kernel once, so that the first caller does not pay for it."""
         on_progress("warm-up", 0.0)
+        self.runner.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len)
+        sampling = SamplingParams(max_tokens=2, seed=0, ignore_eos=True)
+        self.add(GenerationRequest("warm-up", self.card.names[0], (1,), sampling, cache_salt="warm-up"))
+        while self.has_work:
+            self.step()
         on_progress("warm-up", 1.0)
 
     def _commit(self, outcome: Outcome) -> list[tuple[str, Event]]:

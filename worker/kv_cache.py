@@ -24,12 +24,18 @@ class LayerShape:
         return self.num_kv_heads * (self.key_dim + self.value_dim)
 
 
-def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros; on a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used."""
+def pool_of(
+    num_heads: int, places: tuple[int, int], dim: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Zeros, [heads, blocks, block_size, dim], and never garbage: what a mask hides is still multiplied, NaN and all.
+
+    On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used. On a GPU the heads of a
+    token lie together, as its kernels want them.
+    """
     if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    flat = numpy.zeros(math.prod(shape) * dtype.itemsize, dtype=numpy.uint8)
-    return torch.from_numpy(flat).view(dtype).view(shape)
+        return torch.zeros(*places, num_heads, dim, dtype=dtype, device=device).permute(2, 0, 1, 3)
+    flat = numpy.zeros(num_heads * math.prod(places) * dim * dtype.itemsize, dtype=numpy.uint8)
+    return torch.from_numpy(flat).view(dtype).view(num_heads, *places, dim)
 
 
 class KVCache:
@@ -53,10 +59,9 @@ class KVCache:
         self.block_size = block_size
         self.shares_prefixes = shares_prefixes
         self.pool = BlockPool(num_blocks)
-        # Zeros, never garbage: what a mask hides is still multiplied, and NaN times nothing is NaN.
         places = (num_blocks, block_size)
-        self.keys = [zeros((shape.num_kv_heads, *places, shape.key_dim), dtype, device) for shape in shapes]
-        self.values = [zeros((shape.num_kv_heads, *places, shape.value_dim), dtype, device) for shape in shapes]
+        self.keys = [pool_of(shape.num_kv_heads, places, shape.key_dim, dtype, device) for shape in shapes]
+        self.values = [pool_of(shape.num_kv_heads, places, shape.value_dim, dtype, device) for shape in shapes]
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

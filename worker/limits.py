@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.kv_cache import LayerShape
-from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
+from worker.loader import EngineConfig, LoadedModel
 
 GPU_MEMORY_SHARE = 0.9  # of what is free once the weights are loaded
 CPU_MEMORY_SHARE = 0.25
@@ -22,13 +22,12 @@ class Limits:
     block_size: int
 
 
-def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape]) -> Limits:
+def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], *, is_small: bool) -> Limits:
     """Raises ValueError when not even one sequence of the length asked for would fit."""
     is_gpu = loaded.device.type != "cpu"
-    is_small = sum(parameter.numel() for parameter in loaded.model.parameters()) < SMALL_MODEL_PARAMETERS
     max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
     max_step_tokens = config.max_step_tokens or (4096 if is_gpu else 256)
-    block_size = 16
+    block_size = block_size_for(loaded.device)
     bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
     memory = config.kv_memory_bytes or free_memory_bytes(loaded.device)
     max_model_len = loaded.card.max_model_len
@@ -42,6 +41,11 @@ def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerS
             )
         max_model_len = num_blocks * block_size
     return Limits(max_num_seqs, max_step_tokens, max_model_len, num_blocks, block_size)
+
+
+def block_size_for(device: torch.device) -> int:
+    """Tokens per KV block: what is shared is a multiple of it. A GPU's paged kernel takes no smaller pages than 256."""
+    return 256 if device.type == "cuda" else 16
 
 
 def free_memory_bytes(device: torch.device) -> int:

@@ -112,9 +112,12 @@ def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torc
     saved: torch.dtype = model.dtype
     if device.type != "cpu":
         return saved if saved != torch.float32 else torch.bfloat16
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     is_fast = saved == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return saved if is_fast and num_parameters >= SMALL_MODEL_PARAMETERS else torch.float32
+    return saved if is_fast and count_parameters(model) >= SMALL_MODEL_PARAMETERS else torch.float32
+
+
+def count_parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -1,14 +1,17 @@
 """From scheduled rows to logits: the flat inputs of a ragged step, and one forward pass over them."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
 import torch
 
-from worker.attention import PagedAttention
+from worker.attention import Attention, PagedAttention
 from worker.kv_cache import KVCache
 from worker.scheduler import Row
 from worker.sequence import Sequence
+
+AttentionMaker = Callable[[KVCache, Seq[Row], torch.device], Attention]
 
 
 class Runner(Protocol):
@@ -22,20 +25,24 @@ class Runner(Protocol):
     def forget(self, sequence: Sequence) -> None:
         """The sequence lost its KV blocks."""
 
+    def warm_up(self, max_num_seqs: int, max_model_len: int) -> None:
+        """Prepare what steps of this size will need. `kv_cache` is the final one."""
+
 
 class ModelRunner:
     """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
 
-    def __init__(self, model: Any, kv_cache: KVCache) -> None:
+    def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
         self.model = model
         self.kv_cache = kv_cache
+        self.attend_with = attend_with
 
     def forward(self, rows: Seq[Row]) -> torch.Tensor:
         """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
         device = self.kv_cache.keys[0].device
-        paged = PagedAttention(self.kv_cache, ordered, device)
+        paged = self.attend_with(self.kv_cache, ordered, device)
         inputs = torch.tensor([token for row in ordered for token in row_inputs(row)], device=device)
         positions = torch.tensor(
             [
@@ -51,8 +58,14 @@ class ModelRunner:
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the blocks."""
 
+    def warm_up(self, max_num_seqs: int, max_model_len: int) -> None:
+        """Nothing is prepared ahead."""
+
+    def release_weights(self) -> None:
+        """The model's own weights are the ones in use."""
+
     def _run(
-        self, inputs: torch.Tensor, positions: torch.Tensor, paged: PagedAttention, selected: torch.Tensor
+        self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
         """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]."""
         output = self.model(

@@ -43,6 +43,9 @@ class SequentialRunner:
     def forget(self, sequence: Sequence) -> None:
         self._caches.pop(sequence, None)
 
+    def warm_up(self, max_num_seqs: int, max_model_len: int) -> None:
+        """Nothing is prepared ahead."""
+
     def _run(self, row: Row) -> torch.Tensor:
         """Logits [1, vocab] after the row's last token; nothing is computed yet where the mode wants more at once."""
         sequence = row.sequence

@@ -47,6 +47,8 @@ def fused_linear(modules: Seq[Any], quantize: str | None = None) -> Linear:
 
     `quantize` is "int8" or "int4"; int4 falls back to int8 where the width is not a multiple of its groups.
     """
+    if modules[0].weight.device.type != "cpu":
+        return shared_linear(modules)
     weight = torch.cat([module.weight.detach() for module in modules])
     biases = [module.bias.detach() for module in modules if module.bias is not None]
     bias = torch.cat(biases) if biases else None
@@ -55,9 +57,21 @@ def fused_linear(modules: Seq[Any], quantize: str | None = None) -> Linear:
     if quantize is not None:
         return Int8Linear(weight, bias)
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if weight.device.type == "cpu" and weight.dtype in PACKED_DTYPES and has_onednn:
-        return PackedLinear(weight, bias)
-    return PlainLinear(weight, bias)
+    return PackedLinear(weight, bias) if weight.dtype in PACKED_DTYPES and has_onednn else PlainLinear(weight, bias)
+
+
+def shared_linear(modules: Seq[Any]) -> Linear:
+    """A PlainLinear whose weights the modules keep using, as slices of it: nothing is held twice."""
+    if len(modules) == 1:
+        return PlainLinear(modules[0].weight.detach(), getattr(modules[0], "bias", None))
+    weight = torch.cat([module.weight.detach() for module in modules])
+    biases = [module.bias.detach() for module in modules if module.bias is not None]
+    start = 0
+    for module in modules:
+        stop = start + len(module.weight)
+        module.weight.data = weight[start:stop]
+        start = stop
+    return PlainLinear(weight, torch.cat(biases) if biases else None)
 
 
 def drop_weights(modules: Seq[Any]) -> None:

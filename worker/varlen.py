@@ -1,0 +1,84 @@
+"""Paged attention on a GPU: one kernel of torch's over all sequences of the step, reading keys through block tables."""
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch.nn.attention import varlen
+
+from worker.attention import Form, token_slots, write_slots
+from worker.kv_cache import KVCache
+from worker.scheduler import Row
+
+
+class VarlenAttention:
+    """The same as PagedAttention, from tensors that may be the static ones of a CUDA graph.
+
+    slots [T]; query_starts [N + 1]; num_keys [N]; block_table [N, blocks per sequence]; int32 except slots.
+    """
+
+    def __init__(
+        self,
+        kv_cache: KVCache,
+        slots: torch.Tensor,
+        query_starts: torch.Tensor,
+        num_keys: torch.Tensor,
+        block_table: torch.Tensor,
+        max_queries: int,
+    ) -> None:
+        self.kv_cache = kv_cache
+        self.slots = slots
+        self.query_starts = query_starts
+        self.num_keys = num_keys
+        self.block_table = block_table
+        self.max_queries = max_queries
+
+    @classmethod
+    def of_rows(cls, kv_cache: KVCache, rows: Seq[Row], device: torch.device) -> "VarlenAttention":
+        """For a ragged step: every row its own number of queries."""
+        starts = [0]
+        for row in rows:
+            starts.append(starts[-1] + row.num_inputs)
+        num_keys = [row.sequence.num_computed + row.num_inputs for row in rows]
+        width = max(len(row.sequence.block_ids) for row in rows)
+        table = [row.sequence.block_ids + [0] * (width - len(row.sequence.block_ids)) for row in rows]
+        return cls(
+            kv_cache,
+            torch.tensor(token_slots(rows, kv_cache.block_size), device=device),
+            torch.tensor(starts, dtype=torch.int32, device=device),
+            torch.tensor(num_keys, dtype=torch.int32, device=device),
+            torch.tensor(table, dtype=torch.int32, device=device),
+            max(row.num_inputs for row in rows),
+        )
+
+    def forward(
+        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
+    ) -> torch.Tensor:
+        """Heads first, as transformers has them: [1, heads, T, dim] each; returns [T, heads, value_dim]."""
+        self.write(layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        return self.attend(layer_idx, query[0].transpose(0, 1), form)
+
+    def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """This step's keys and values, [T, kv_heads, dim] each."""
+        write_slots(self.kv_cache, layer_idx, self.slots, key, value)
+
+    def attend(self, layer_idx: int, query: torch.Tensor, form: Form) -> torch.Tensor:
+        """`query` is [T, heads, key_dim]; returns [T, heads, value_dim]. The kernel takes neither softcap nor sinks."""
+        if form.softcap is not None or form.sinks is not None:
+            raise NotImplementedError("torch's varlen kernel has no softcap and no sinks")
+        keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
+        output = varlen.varlen_attn(
+            query.contiguous(),
+            keys.permute(1, 2, 0, 3),  # [blocks, block_size, kv_heads, dim], as it lies in a GPU's memory
+            values.permute(1, 2, 0, 3),
+            self.query_starts,
+            None,
+            self.max_queries,
+            self.block_table.shape[1] * self.kv_cache.block_size,
+            scale=form.scale,
+            window_size=(-1 if form.window is None else form.window - 1, 0),
+            enable_gqa=query.shape[1] != len(keys),
+            seqused_k=self.num_keys,
+            block_table=self.block_table,
+        )
+        assert isinstance(output, torch.Tensor)
+        return output
