@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from api import deepseek_v32
+from api.bounds import TooSlow, bounded
 from api.schema import Message, Tool
 from api.special_tokens import Guard
 from common.errors import InvalidRequest
@@ -20,6 +21,9 @@ from common.grammars import THINK_END, Thinking
 from common.wire import ModelCard
 
 THINK = "<think>"
+TEMPLATE_TIME_S = 2.0
+TEMPLATE_BYTES = 2**30
+REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 TEMPLATE_KWARGS: dict[str, type] = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
 
 
@@ -48,16 +52,19 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     if card.chat_template is None:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
     try:
-        rendered, _ = render_jinja_template(
-            conversations=[[_with_parsed_arguments(message) for message in messages]],
-            chat_template=card.chat_template,
-            tools=tools or None,
-            add_generation_prompt=conversation.add_generation_prompt and not conversation.continue_final,
-            continue_final_message=conversation.continue_final,
-            **card.special_tokens,
-            **kwargs,
-        )
-    except (TemplateError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
+            rendered, _ = render_jinja_template(
+                conversations=[[_with_parsed_arguments(message) for message in messages]],
+                chat_template=card.chat_template,
+                tools=tools or None,
+                add_generation_prompt=conversation.add_generation_prompt and not conversation.continue_final,
+                continue_final_message=conversation.continue_final,
+                **card.special_tokens,
+                **kwargs,
+            )
+    except (TooSlow, MemoryError):
+        raise InvalidRequest("The model's chat template needs too long for these messages.", param="messages") from None
+    except REFUSALS as error:
         raise InvalidRequest(f"The model's chat template refuses these messages: {error}", param="messages") from None
     return str(rendered[0])
 

@@ -1,0 +1,58 @@
+"""A model's template may loop or grow for ever: it is ended, and the process goes on."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from api import conversation
+from api.bounds import TooSlow, bounded
+from api.conversation import Conversation, render
+from api.schema import Message
+from api.special_tokens import Guard
+from common.errors import InvalidRequest
+from common.wire import ModelCard
+
+CARD = ModelCard(
+    queue="q", names=("q",), root="r", revision="1", architecture="llama", max_model_len=64, vocab_size=10, created=0,
+    tokenizer="", chat_template=None,
+)  # fmt: skip
+HOSTILE = {
+    "loops for ever": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "grows for ever": "{% set n = namespace(s='x') %}{% for i in range(80) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "one huge string": "{{ 'x' * 99999999999 }}",
+    "divides by nothing": "{{ 1 // 0 }}",
+    "reaches for Python": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "reaches for globals": "{{ messages.__init__.__globals__ }}",
+    "changes what it is given": "{{ messages.append(1) }}",
+    "calls what is not there": "{{ nothing.at.all() }}",
+    "calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "is not a template": "{% for %}",
+}
+
+
+@pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_template_is_the_callers_400_within_its_time(monkeypatch, template):
+    monkeypatch.setattr(conversation, "TEMPLATE_TIME_S", 0.3)
+    monkeypatch.setattr(conversation, "TEMPLATE_BYTES", 2**28)
+    card = replace(CARD, chat_template=template)
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest):
+        render(Conversation([Message(role="user", content="Hi")]), card, Guard([]))
+    assert time.monotonic() - began < 5
+
+
+def test_what_ends_in_time_is_left_alone():
+    with bounded(5, 2**28):
+        text = "x" * 1000
+    assert text and not time.sleep(0)
+
+
+def test_bounds_end_with_their_block():
+    with pytest.raises(TooSlow), bounded(0.05, 2**30):
+        while True:
+            pass
+    end = time.monotonic() + 0.1
+    while time.monotonic() < end:
+        pass
+    assert len(bytearray(2**28)) == 2**28
