@@ -23,6 +23,7 @@ def browser():
 def page(browser):
     """A fresh profile. Whatever the page complains about fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(60_000)  # a machine that is busy with other things is slow, not wrong
     page = context.new_page()
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))

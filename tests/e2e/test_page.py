@@ -18,7 +18,6 @@ def backend():
 
 @pytest.fixture
 def chat(page, backend):
-    page.set_default_timeout(15_000)
     page.goto(backend.url)
     page.wait_for_selector("#model option", state="attached")
     return page
@@ -404,7 +403,6 @@ BOARD = {
 
 @pytest.fixture
 def board(page, backend):
-    page.set_default_timeout(15_000)
     backend.board = BOARD
     page.goto(backend.url + "/board")
     page.wait_for_selector(".worker")

@@ -9,12 +9,11 @@ from tests.service import RunningService
 
 ANSWER = ".message.assistant:last-child"
 STORY = "Tell me a long story about a fox."
-LENGTH = {"ignore_eos": True, "max_tokens": 600}  # long enough to do something meanwhile, whatever the model says
+LENGTH = {"ignore_eos": True, "max_tokens": 400}  # long enough to do something meanwhile, whatever the model says
 
 
 @pytest.fixture
 def chat(page, service: RunningService):
-    page.set_default_timeout(20_000)
     page.route("**/v1/chat/completions", lengthen)
     page.goto(service.url)
     page.wait_for_selector("#model option", state="attached")
