@@ -119,7 +119,7 @@ def skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, reading: Rea
     if body.skip_special_tokens is not None:
         return body.skip_special_tokens
     marks = [THINK] if reading.tool_format is None else [THINK, opening_of(reading.tool_format)]
-    return not any(encoder.is_special(mark) for mark in marks)
+    return not any(encoder.leaves_out(mark) for mark in marks)
 
 
 def sampling_params(

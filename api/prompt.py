@@ -47,9 +47,9 @@ class PromptEncoder:
         ids = self._encode_text(rendered, guard)
         return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
 
-    def is_special(self, token: str) -> bool:
-        """Whether this text is a token that is left out of an answer's text."""
-        return token in self._special
+    def leaves_out(self, mark: str) -> bool:
+        """Whether part of this text is a special token, which an answer's text goes without."""
+        return any(token in mark for token in self._special)
 
     def _encode_text(self, text: str, guard: Guard) -> list[int]:
         if len(text) > self.card.max_model_len * 64:
