@@ -57,7 +57,7 @@ def test_an_answer_streams_and_says_how_fast_it_was(chat):
     until_done(chat)
     assert answer(chat) == ALL_WORDS
     status = chat.inner_text(f"{ANSWER} .status")
-    assert re.fullmatch(r"200 tokens · [\d.]+ tokens/s · first token after 0\.\d\d s", status)
+    assert re.fullmatch(r"200 tokens · [\d.]+ tokens/s · first token after [\d.]+ s", status)
 
 
 def test_the_request_carries_what_the_settings_say(chat, backend):
