@@ -64,7 +64,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     card = ModelCard(
         queue=names[0],
         names=names,
-        root=model_path,
+        root=shown_name(model_path),
         revision=revision_of(model_path, model_config),
         architecture=model_config.model_type,
         max_model_len=min(config.max_model_len or 2**62, text_config.max_position_embeddings),
@@ -79,6 +79,12 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     )
     logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
     return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype)
+
+
+def shown_name(model_path: str) -> str:
+    """What callers see of where the weights are: a hub id, or the end of a folder's path, never all of it."""
+    path = Path(model_path)
+    return "/".join(path.resolve().parts[-2:]) if path.is_dir() else model_path
 
 
 def choose_device(name: str) -> torch.device:
