@@ -5,10 +5,13 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import monkey
+from gevent.monkey import MonkeyPatchWarning
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.ggevent import GeventWorker
@@ -18,13 +21,15 @@ from common.settings import Settings, settings_or_exit
 
 logger = logging.getLogger("omni.api")
 
+STOP_ACCEPTING_S = 1.1  # gunicorn looks once a second whether it should stop to accept
+
 
 class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
-    """Ends open streams in a way that clients can resume, as soon as it is asked to leave."""
+    """Asked to leave, it takes no more connections, then ends open streams in a way that clients can resume."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if "omni" in self.wsgi.extensions:
-            gevent.spawn(self.wsgi.extensions["omni"].hub.stop)
+            gevent.spawn_later(STOP_ACCEPTING_S, self.wsgi.extensions["omni"].hub.stop)
         super().handle_exit(sig, frame)
 
 
@@ -78,6 +83,8 @@ def api(settings: Settings) -> Server:
     if not settings.is_loopback and settings.keys == ("sk-local",):
         logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
 
+    load_before_binding()
+
     def make_app() -> Any:
         from api.app import create_app  # after gevent has patched the standard library
 
@@ -87,6 +94,16 @@ def api(settings: Settings) -> Server:
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return Server(f"{host}:{settings.port}", settings.api_processes, make_app)
+
+
+def load_before_binding() -> None:
+    """Import in the parent what its children need: the port is bound only when they can serve, and a new one is quick.
+
+    With a port that several processes share, a listener without a server behind it would keep callers waiting.
+    """
+    warnings.simplefilter("ignore", MonkeyPatchWarning)  # gunicorn patches again, and more
+    monkey.patch_all(os=False, signal=False, select=False)
+    import api.app  # noqa: F401
 
 
 def dashboard(settings: Settings) -> Server:

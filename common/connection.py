@@ -54,5 +54,8 @@ def is_passing(error: RedisError) -> bool:
     """True for what a wait can cure: the caller tries again, or answers 503."""
     if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
         return True
-    # redis-py moves the code of those that it knows from the text to `status_code`
-    return isinstance(error, ResponseError) and (error.status_code or str(error).lstrip("-")).startswith(PASSING)
+    if not isinstance(error, ResponseError):
+        return False
+    # redis-py moves the codes that it knows from the text to `status_code`, and in a pipeline says first what was asked
+    code = error.status_code or str(error).rpartition("of pipeline caused error: ")[2]
+    return code.lstrip("-").startswith(PASSING)

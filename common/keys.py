@@ -7,7 +7,7 @@ TASK = "omni.generate"  # the one function name that a job may carry
 QUEUES = "omni:queues"  # hash: served id -> queue
 REVISIONS = "omni:revisions"  # hash: queue -> revision of the weights
 LEASE_MS = 3000
-RENEW_S = 1.0
+RENEW_S = 0.5
 
 
 def control_channel(queue: str) -> str:

@@ -138,7 +138,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def cancel_requested(self) -> None:
         """End the jobs whose callers have left, whose deadline passed, or which were cancelled."""
         ended: list[tuple[str, Event]] = []
-        for job_id, reason in self.inbox.take_cancels():
+        for job_id, reason in dict(self.inbox.take_cancels()).items():
             if self.publisher.has(job_id):
                 self.engine.cancel(job_id)
                 self.telemetry.forget(job_id)

@@ -116,7 +116,7 @@ def settle(harness: Harness, histories: list[History], timeout_s: float = 45.0) 
 
 def run(plan: Plan, expect: Expect = told) -> Report:
     with ExitStack() as stack:
-        if plan.with_disk and (disk := small_disk(stack, 1024 if plan.seconds > 120 else 256)) is not None:
+        if plan.with_disk and (disk := small_disk(stack, 3072 if plan.seconds > 120 else 256)) is not None:
             plan.options.data_dir = disk
             plan.faults["fill_disk"] = fill_disk
         if plan.with_clock and COMPILER:
@@ -135,9 +135,11 @@ def run(plan: Plan, expect: Expect = told) -> Report:
         report = check(load.histories, harness.redis, harness.queue, expect)
         blame(report, injector.done)
         report.faults, report.seconds = injector.counts, time.monotonic() - began
-        if not report.is_clean:
+        if not report.is_clean or os.environ.get("CHAOS_KEEP"):
             keep = Path(tempfile.mkdtemp(prefix="omni-red-"))
             (keep / "logs").write_text(harness.logs())
+            faults = [f"{time.time() - time.monotonic() + began:.1f} {name}" for began, _, name in injector.done]
+            (keep / "faults").write_text("\n".join(faults))
             (keep / "report").write_text(str(report))
-            print(f"the logs of the red run are in {keep}")
+            print(f"the logs of the run are in {keep}")
         return report

@@ -1,8 +1,10 @@
 """Judges histories and what Redis holds at the end, in the manner of Jepsen. An empty list of verdicts is a pass."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import groupby
 
 import orjson
@@ -33,7 +35,7 @@ class Report:
     duplicated: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     stalls: list[float] = field(default_factory=list)  # s between two deltas of one stream
-    worst: list[tuple[float, float]] = field(default_factory=list)  # s, and when it ended
+    worst: list[tuple[float, float, str]] = field(default_factory=list)  # s, when it ended, whose
     causes: list[str] = field(default_factory=list)  # of the worst
     first: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -97,7 +99,7 @@ def check_history(report: Report, history: History, text: str) -> None:
     report.num_deltas += len(texts)
     gaps = [(after.at - before.at, after.at) for before, after in zip(texts, texts[1:], strict=False)]
     report.stalls += [gap for gap, _ in gaps]
-    report.worst = sorted([*report.worst, *gaps], reverse=True)[:200]
+    report.worst = sorted([*report.worst, *((gap, at, history.id) for gap, at in gaps)], reverse=True)[:200]
     expected = 1
     for frame in history.frames:
         if frame.number > expected:
@@ -177,8 +179,9 @@ def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
 def blame(report: Report, done: Sequence[tuple[float, float, str]], most: int = 5) -> None:
     """Name the faults that lay within or shortly before each of the worst stalls, one stall a moment."""
     moments: list[float] = []
-    for gap, ended in report.worst:
+    for gap, ended, job_id in report.worst:
         if len(moments) < most and all(abs(ended - moment) > 1.0 for moment in moments):
             moments.append(ended)
             near = [name for began, until, name in done if until > ended - gap - 1.0 and began < ended]
-            report.causes.append(f"{gap:.2f} s: {', '.join(near) or 'no fault near'}")
+            at = datetime.fromtimestamp(time.time() - time.monotonic() + ended, UTC)
+            report.causes.append(f"{gap:.2f} s until {at:%H:%M:%S} ({job_id}): {', '.join(near) or 'no fault near'}")

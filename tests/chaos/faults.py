@@ -145,13 +145,17 @@ async def trickle_links(injector: Injector) -> None:
     injector.harness.link(link, "clear")
 
 
+def take_all_room(path: Path) -> None:
+    with suppress(OSError), path.open("wb") as file:
+        for at in range(0, 1 << 40, 1 << 20):
+            os.posix_fallocate(file.fileno(), at, 1 << 20)
+
+
 async def fill_disk(injector: Injector) -> None:
     """Only where the data lies on a small file system: a ballast file takes what is left."""
     folder = injector.harness.data_dir
     ballast = Path(folder) / "ballast"
-    with suppress(OSError), ballast.open("wb") as file:
-        while True:
-            os.write(file.fileno(), bytes(1 << 20))
+    await asyncio.to_thread(take_all_room, ballast)
     await injector.hold(0.5, 1.5)
     ballast.unlink()
 

@@ -180,6 +180,7 @@ class Harness:
             "CHAOS_LOAD_S": str(self.options.load_s),
             "CHAOS_MUTATIONS": ",".join(self.options.mutations),
             "CHAOS_READER_GRACE_S": str(self.options.reader_grace_s),
+            "OMNI_LOG_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
         } | self.options.environment  # fmt: skip
 
