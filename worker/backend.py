@@ -10,7 +10,7 @@ from worker.decoder import DecoderRunner
 from worker.graphs import GraphedDecoderRunner
 from worker.kv_cache import KVCache, LayerShape
 from worker.limits import Limits, block_size_for, choose_limits
-from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel, count_parameters
+from worker.loader import EngineConfig, LoadedModel, count_parameters
 from worker.model_runner import AttentionMaker, ModelRunner, Runner
 from worker.probe import PROBE_LENGTH, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
 from worker.sequential_runner import Mode, SequentialRunner
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
     """The fast path if the model proves to be the same on it, otherwise one sequence at a time."""
     model = loaded.model
-    is_small = count_parameters(model) < SMALL_MODEL_PARAMETERS
+    num_parameters = count_parameters(model)
     stock_attention = model.config._attn_implementation
     expected = stock_logits(model)
     try:
@@ -32,11 +32,11 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
-        limits = choose_limits(loaded, config, shapes, is_small=is_small)  # now that the weights are where they stay
+        limits = choose_limits(loaded, config, shapes, num_parameters)  # now that the weights are where they stay
         runner.kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
         return runner, limits
     model.set_attn_implementation(stock_attention)
-    return sequential_runner(loaded, config, expected, is_small=is_small)
+    return sequential_runner(loaded, config, expected, num_parameters)
 
 
 def fast_runner(
@@ -73,14 +73,14 @@ def fast_runner(
 
 
 def sequential_runner(
-    loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor, *, is_small: bool
+    loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor, num_parameters: int
 ) -> tuple[Runner, Limits]:
     """Blocks are counted as if every layer kept keys and values of full width, the most that any cache here takes."""
     text = loaded.model.config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
-    limits = choose_limits(loaded, config, shapes, is_small=is_small)
+    limits = choose_limits(loaded, config, shapes, num_parameters)
     counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)
     for mode in Mode:
         runner = SequentialRunner(loaded.model, counter, mode)

@@ -1,9 +1,9 @@
 """The paged KV cache: keys and values of all layers, handed out to sequences in blocks, shared by prefix."""
 
 import math
+import mmap
 from dataclasses import dataclass
 
-import numpy
 import torch
 
 from worker.block_pool import BlockPool, chain_hash, chain_root
@@ -34,8 +34,8 @@ def pool_of(
     """
     if device.type != "cpu":
         return torch.zeros(*places, num_heads, dim, dtype=dtype, device=device).permute(2, 0, 1, 3)
-    flat = numpy.zeros(num_heads * math.prod(places) * dim * dtype.itemsize, dtype=numpy.uint8)
-    return torch.from_numpy(flat).view(dtype).view(num_heads, *places, dim)
+    pages = mmap.mmap(-1, num_heads * math.prod(places) * dim * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(num_heads, *places, dim)
 
 
 class KVCache:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from worker.kv_cache import LayerShape
-from worker.loader import EngineConfig, LoadedModel
+from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
 
 GPU_MEMORY_SHARE = 0.9  # of what is free once the weights are loaded
-CPU_MEMORY_SHARE = 0.25
+CPU_MEMORY_SHARE = 0.25  # of what is free, at most
+MIN_CPU_BYTES = 2**30
 GPU_WORKSPACE_BYTES = 2 * 2**30  # activations and logits of the largest step, CUDA graphs
 
 
@@ -22,14 +23,15 @@ class Limits:
     block_size: int
 
 
-def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], *, is_small: bool) -> Limits:
+def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], num_parameters: int) -> Limits:
     """Raises ValueError when not even one sequence of the length asked for would fit."""
     is_gpu = loaded.device.type != "cpu"
+    is_small = num_parameters < SMALL_MODEL_PARAMETERS
     max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
     max_step_tokens = config.max_step_tokens or (4096 if is_gpu else 256)
     block_size = block_size_for(loaded.device)
     bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
-    memory = config.kv_memory_bytes or free_memory_bytes(loaded.device)
+    memory = config.kv_memory_bytes or kv_memory_bytes(loaded, num_parameters)
     max_model_len = loaded.card.max_model_len
     most_useful = max_num_seqs * -(-max_model_len // block_size)
     num_blocks = min(memory // max(bytes_per_block, 1), most_useful)
@@ -48,10 +50,10 @@ def block_size_for(device: torch.device) -> int:
     return 256 if device.type == "cuda" else 16
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    """What the KV cache may take of the device's memory."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+def kv_memory_bytes(loaded: LoadedModel, num_parameters: int) -> int:
+    """What the KV cache may take. A GPU is the engine's own; on a CPU it gets as much as the weights."""
+    if loaded.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(loaded.device)
         return max(0, int(free * GPU_MEMORY_SHARE) - GPU_WORKSPACE_BYTES)
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(available * CPU_MEMORY_SHARE)
+    return min(int(available * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
