@@ -70,7 +70,8 @@ def submit_all(
 ) -> str:  # fmt: skip
     """Put every prompt into the line; returns the answer's id, an older one when the Idempotency-Key was used before.
 
-    Then jobs that are missing (a process died between two of them) are added. Raises Overloaded with none left in line.
+    In that case jobs that are missing, because a process died between two of them, are added now.
+    Raises Overloaded with none left in line.
     """
     jobs = [submission(request, form, body, encoder, caller, headers, raw) for request, form in prepared]
     answer_id = submit(service.store, service.hub, jobs[0])
@@ -87,9 +88,8 @@ def submit_all(
 
 
 def _renamed(job: Submission, answer_id: str, job_id: str) -> Submission:
-    return replace(
-        job, request=replace(job.request, id=job_id), form=job.form | {"id": answer_id}, idempotency_key="", weight=1.0
-    )
+    """A further prompt's job: the Idempotency-Key is the first one's, from which all ids follow."""
+    return replace(job, request=replace(job.request, id=job_id), form=job.form | {"id": answer_id}, idempotency_key="")
 
 
 def _prompts(body: CompletionRequest, encoder: PromptEncoder) -> Iterator[tuple[int, ...]]:

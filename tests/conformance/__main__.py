@@ -56,6 +56,9 @@ def main(chosen: list[str]) -> int:
     """Exit status: 0 when every client that could be installed is content."""
     clients = [client for client in CLIENTS if not chosen or client.name in chosen]
     refusals = {group: install(group) for group in dict.fromkeys(client.group for client in clients)}
+    if all(refusals.values()):
+        print(f"nothing could be installed: {refusals}")
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         service = RunningService(Path(folder))
         try:
@@ -92,7 +95,8 @@ def install_commands(group: str, wanted: Path, folder: Path) -> Iterator[tuple[l
     if group == "node":
         yield ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], NODE
         return
-    yield [sys.executable, "-m", "venv", "--clear", str(folder)], ROOT
+    if not (folder / "bin" / "pip").exists():
+        yield [sys.executable, "-m", "venv", str(folder)], ROOT
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     yield [*pip, "-r", str(wanted)], ROOT
 
