@@ -9,8 +9,11 @@ from flask import Flask, Response, request
 
 from common.settings import Settings, split
 
-METHODS = "GET, POST, DELETE, OPTIONS"
-EXPOSED = "Omni-Job-Id, X-Request-Id, Retry-After, x-should-retry"
+METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+RATES = ", ".join(
+    f"x-ratelimit-{what}-{unit}" for unit in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+)
+EXPOSED = f"Omni-Job-Id, X-Request-Id, Retry-After, x-should-retry, {RATES}"
 PREFLIGHT_S = "600"
 
 
