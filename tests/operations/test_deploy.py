@@ -1,0 +1,122 @@
+"""What is in deploy/ is taken by the tools that will read it, where they are installed; a real nginx streams."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import httpx2
+import pytest
+import yaml
+
+from api.body import MAX_BODY_BYTES
+from cli.serve import ROOT
+from common.settings import Settings
+from tests.service import RunningService, free_port
+
+DEPLOY = ROOT / "deploy"
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+
+
+def needs(tool):
+    return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
+
+
+def settings_named_in(text: str) -> set[str]:
+    return {name.removeprefix("OMNI_").lower() for name in re.findall(r"\bOMNI_[A-Z_]+", text)}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for path in DEPLOY.rglob("*") if path.is_file()), ids=lambda path: path.name
+)
+def test_only_real_settings_are_named(path):
+    assert settings_named_in(path.read_text()) <= set(Settings.model_fields) | {"admin_key"}
+
+
+@needs("systemd-analyze")
+def test_systemd_takes_the_units(tmp_path):
+    for unit in (DEPLOY / "systemd").iterdir():
+        text = unit.read_text().replace("/opt/protocol-omni/.venv/bin/python", shutil.which("python3") or "")
+        (tmp_path / unit.name).write_text(text.replace("User=omni", "User=nobody"))
+    paths = sorted(map(str, tmp_path.iterdir()))
+    checked = subprocess.run(["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True)
+    complaints = [line for line in checked.stderr.splitlines() if "omni" in line and "nobody" not in line]
+    assert not complaints, complaints
+
+
+def test_every_process_of_the_procfile_has_a_unit():
+    processes = [line.partition(":")[0] for line in (ROOT / "Procfile").read_text().splitlines()]
+    assert {f"omni-{name}.service" for name in processes} < {unit.name for unit in (DEPLOY / "systemd").iterdir()}
+
+
+def test_compose_runs_what_the_image_has_and_opens_loopback_only():
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    assert set(compose["services"]) == {"api", "worker", "valkey", "prometheus", "grafana"}
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    for mount in compose["services"]["prometheus"]["volumes"]:
+        source = mount.partition(":")[0]
+        assert not source.startswith(".") or (DEPLOY / source).exists(), source
+
+
+def test_the_image_holds_every_package_that_the_processes_import():
+    copied = set(re.findall(r"^COPY (?:--\S+ )?(\w+) ", (DEPLOY / "Dockerfile").read_text(), re.M))
+    assert {"api", "cli", "common", "worker", "demo"} <= copied
+    assert "USER omni" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_proxies_let_through_what_we_take():
+    assert f"client_max_body_size {MAX_BODY_BYTES // 2**20}m" in (DEPLOY / "nginx.conf").read_text()
+
+
+@needs("caddy")
+def test_caddy_takes_its_file():
+    checked = subprocess.run(
+        ["caddy", "validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")], capture_output=True
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.fixture
+def nginx(service: RunningService, tmp_path):
+    """A real nginx with our file, without TLS, in front of the test's service."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    port = free_port()
+    ours = (DEPLOY / "nginx.conf").read_text()
+    ours = re.sub(r"\n\s*(ssl_\w+|http2) [^\n]*", "", ours).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
+    ours = ours.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}").replace("$host;", "localhost;")
+    temp = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    path = tmp_path / "nginx.conf"
+    path.write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; worker_processes 1;"
+        f"events {{ worker_connections 64; }} http {{ access_log off; {temp} {ours} }}"
+    )
+    os.chmod(tmp_path, 0o755)
+    with subprocess.Popen([NGINX, "-c", str(path), "-p", str(tmp_path)], stderr=subprocess.DEVNULL) as server:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def test_a_stream_goes_through_nginx_as_it_comes(nginx, service: RunningService):
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert httpx2.get(f"{nginx}/livez").status_code == 200
+            break
+        except httpx2.HTTPError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    body = {"model": "omni-demo", "messages": [{"role": "user", "content": "A long story!"}], "stream": True}
+    headers = {"Authorization": f"Bearer {service.key}"}
+    with httpx2.stream(
+        "POST", f"{nginx}/v1/chat/completions", json=body | {"max_tokens": 200, "ignore_eos": True}, headers=headers
+    ) as answer:
+        times = [time.monotonic() for text in answer.iter_text() if "data: " in text]
+    assert answer.status_code == 200
+    assert len(times) > 10, "the stream came in one piece"
