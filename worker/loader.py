@@ -56,7 +56,9 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     on_progress("weights", 0.1)
     model_config = AutoConfig.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto", device_map=device_map(device))
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype="auto", device_map=device_map(device), use_safetensors=True
+    )
     dtype = choose_dtype(config, device, model)
     model = model.to(dtype).eval().requires_grad_(False)
     on_progress("weights", 0.9)
