@@ -36,6 +36,17 @@ class Target:
     key: str
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of every target, and how often."""
+
+    words: int = 95  # per prompt
+    tokens: int = 64  # per answer
+    rounds: int = 2  # requests per caller
+    requests: int = 0  # per level, instead of rounds
+    repeat: int = 1
+
+
 @dataclass
 class Shot:
     """One request as its caller saw it. Times in seconds."""
@@ -162,15 +173,16 @@ def summed_up(target: Target, load: str, shots: list[Shot], elapsed_s: float) ->
     )  # fmt: skip
 
 
-async def run_level(target: Target, args: argparse.Namespace, concurrency: int, rate: float, seed: int) -> Level:
+async def run_level(target: Target, plan: Plan, concurrency: int, rate: float, seed: int) -> Level:
+    """One level of one target: a closed loop of `concurrency` callers, or arrivals at `rate` a second."""
     rnd = random.Random(seed)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    num_requests = args.requests or max(4, concurrency * args.rounds)
+    num_requests = plan.requests or max(4, concurrency * plan.rounds)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
         def fire() -> Any:
-            return shoot(session, target, prompt(rnd, args.words), args.tokens)
+            return shoot(session, target, prompt(rnd, plan.words), plan.tokens)
 
         started = time.perf_counter()
         if rate:
@@ -185,16 +197,14 @@ def median_of(levels: list[Level]) -> Level:
     return sorted(levels, key=lambda level: level.tokens_s)[len(levels) // 2]
 
 
-async def measure(targets: list[Target], args: argparse.Namespace) -> list[Level]:
+async def measure(targets: list[Target], plan: Plan, levels: list[tuple[int, float]]) -> list[Level]:
+    """Levels are (concurrency, 0) or (0, rate)."""
     rows = []
-    levels = (
-        [(0, rate) for rate in args.rate] if args.rate else [(concurrency, 0.0) for concurrency in args.concurrency]
-    )
     for number, (concurrency, rate) in enumerate(levels):
         runs: dict[str, list[Level]] = {target.name: [] for target in targets}
-        for again in range(args.repeat):
+        for again in range(plan.repeat):
             for target in targets:
-                runs[target.name].append(await run_level(target, args, concurrency, rate, 1000 * number + again))
+                runs[target.name].append(await run_level(target, plan, concurrency, rate, 1000 * number + again))
         rows += [median_of(found) for found in runs.values()]
         print_rows(rows[-len(targets) :], is_first=number == 0)
     return rows
@@ -235,7 +245,9 @@ def main() -> None:
     parser.add_argument("--json", help="also write the rows here")
     args = parser.parse_args()
     targets = [parse_target(text, args.model, args.key) for text in args.target]
-    rows = asyncio.run(measure(targets, args))
+    plan = Plan(args.words, args.tokens, args.rounds, args.requests, args.repeat)
+    levels = [(0, rate) for rate in args.rate] or [(concurrency, 0.0) for concurrency in args.concurrency]
+    rows = asyncio.run(measure(targets, plan, levels))
     if args.json:
         with open(args.json, "w") as file:
             json.dump([asdict(row) for row in rows], file, indent=1)
