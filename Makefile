@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test conformance check format clean
+.PHONY: run test conformance bench check format clean
 .DEFAULT_GOAL := run
 
 .venv/.run: requirements.txt
@@ -24,6 +24,10 @@ test: .venv/.test
 # Real clients from PyPI and npm against the real service; ARGS="openai litellm" runs only these.
 conformance: .venv/.test
 	@$(BIN)/python -m tests.conformance $(ARGS)
+
+# Throughput and latency, ours and others': ARGS="--peer 'name=command'", see docs/benchmarks.md.
+bench: .venv/.test
+	@$(BIN)/python -m bench.suite $(ARGS)
 
 check: .venv/.test
 	@$(BIN)/ruff format --check .
