@@ -93,10 +93,13 @@ def our_service(model: Path, *, is_traced: bool = False, **settings: str) -> Ite
 
 
 @contextmanager
-def peer(command: str, model: str, ready: str = "http://127.0.0.1:{port}/v1/models") -> Iterator[str]:
-    """Another server, from a command with {port} and {model}; its base URL. All that it started ends with it."""
+def peer(command: str, model: Path, ready: str = "http://127.0.0.1:{port}/v1/models") -> Iterator[str]:
+    """Another server, from a command with {port}, {model} (its name) and {folder}; its base URL.
+
+    All that it started ends with it.
+    """
     port = free_port()
-    words = shlex.split(command.format(port=port, model=model))
+    words = shlex.split(command.format(port=port, model=model.name, folder=model))
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
         try:

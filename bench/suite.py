@@ -1,7 +1,7 @@
 """`make bench`: our service and any other servers, the same models, prompts, lengths, through HTTP, in one run.
 
     python -m bench.suite                                                    # ours alone, on each shape
-    python -m bench.suite --peer 'vllm=./start.sh vllm {port} {model}#m'     # started and stopped by us, per shape
+    python -m bench.suite --peer 'vllm=vllm serve {folder} --served-model-name m --port {port}#m'   # by us, per shape
     python -m bench.suite --shape llama-150m --target other=http://127.0.0.1:8101/v1#m      # one that runs already
 
 Closed loop at 1, 4, 16 and 64 streams, then arrivals at shares of what ours did at most. All servers of a shape run at
@@ -56,7 +56,7 @@ def targets_of(shape: str, args: argparse.Namespace) -> Iterator[list[load.Targe
         for text in args.peer:
             name, _, command = text.partition("=")
             command, _, served = command.partition("#")
-            url = stack.enter_context(peer(command, shape))
+            url = stack.enter_context(peer(command, args.models / shape))
             found.append(load.Target(name, url, served or shape, "none"))
         found += [load.parse_target(text, shape, "sk-local") for text in args.target]
         yield found
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", default=list(models.SHAPES))
     parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER / "models", help="made here if missing")
     parser.add_argument("--target", action="append", default=[], help="name=base url[#model]; use one --shape")
-    parser.add_argument("--peer", action="append", default=[], help="name=command with {port} and {model}[#model]")
+    parser.add_argument("--peer", action="append", default=[], help="name=command with {port}, {folder}, {model}[#id]")
     parser.add_argument("--without-ours", action="store_true")
     parser.add_argument("--threads", default="", help="of our engine; its own choice if not given")
     parser.add_argument(
