@@ -42,13 +42,15 @@ class Watch:
         self._step_began: float | None = None
         self._rest = b""
 
-    def listen(self, timeout_s: float) -> None:
+    def listen(self, timeout_s: float) -> bool:
+        """Take in what was said; False when nothing was."""
         ready, _, _ = select.select([self.read_fd], [], [], timeout_s)
         if not ready:
-            return
+            return False
         *lines, self._rest = (self._rest + os.read(self.read_fd, 65536)).split(b"\n")
         for line in lines:
             self._hear(line)
+        return True
 
     def _hear(self, line: bytes) -> None:
         if line.startswith(b"fence "):
@@ -63,6 +65,9 @@ class Watch:
         return self._step_began is not None and time.monotonic() - self._step_began > self.step_timeout_s
 
     def forget_child(self) -> None:
+        """The child is dead: its last words tell its fence, but the step it was in is over."""
+        while self.listen(0.0):
+            pass
         self._step_began = None
         self._rest = b""
 
@@ -80,15 +85,21 @@ class Supervisor:
     def run(self) -> int:
         pause_s = 0.0
         while not self.stopping:
-            began = time.monotonic()
+            began, fence = time.monotonic(), self.fence
             status = self._run_once()
             if self.stopping or status == EXIT_CONFIGURATION:
                 return 0 if self.stopping else status
             lived_s = time.monotonic() - began
-            pause_s = min(MAX_PAUSE_S, pause_s * 2 or 0.5) if lived_s < SHORT_LIFE_S else 0.0
+            has_served = lived_s >= SHORT_LIFE_S or self.fence != fence
+            pause_s = 0.0 if has_served else min(MAX_PAUSE_S, pause_s * 2 or 0.5)
             logger.warning("%s ended with status %s after %.0f s; starting it again", self.name, status, lived_s)
             time.sleep(pause_s)
         return 0
+
+    @property
+    def fence(self) -> int:
+        """The latest that a child has told; a child that got one was ready to work."""
+        return self.watch.fence if self.watch is not None else 0
 
     def stop(self, *_: object) -> None:
         self.stopping = True
@@ -99,7 +110,6 @@ class Supervisor:
         extra: list[str] = []
         fds: tuple[int, ...] = ()
         if self.watch is not None:
-            self.watch.forget_child()
             extra = ["--watch-fd", str(self.watch.write_fd), "--predecessor", str(self.watch.fence)]
             fds = (self.watch.write_fd,)
         self._child = subprocess.Popen([*self.command, *extra], pass_fds=fds, preexec_fn=die_with_parent)
@@ -119,6 +129,8 @@ class Supervisor:
                 deadline = deadline or time.monotonic() + STOP_S
                 if time.monotonic() > deadline:
                     child.kill()
+        if self.watch is not None:
+            self.watch.forget_child()
         return child.returncode
 
 

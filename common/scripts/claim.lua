@@ -16,7 +16,7 @@ end
 local line, suspect = 'omni:suspects:' .. queue, '1'
 local member = redis.call('ZRANGE', line, 0, 0)[1]
 if member then
-  local limit = tonumber(redis.call('HGET', 'omni:job:' .. id_of(member), 'batch_limit') or 1)
+  local limit = tonumber(redis.call('GET', 'omni:batch_limit:' .. queue) or 1)
   if num_suspects >= limit then return {'hold'} end
 elseif num_suspects > 0 then
   return {'hold'}
@@ -24,6 +24,7 @@ else
   line, suspect = 'omni:waiting:' .. queue, '0'
   member = redis.call('ZRANGE', line, 0, 0)[1]
   if not member then return {'empty'} end
+  redis.call('DEL', 'omni:batch_limit:' .. queue)  -- all suspects have been cleared
 end
 
 local id = id_of(member)

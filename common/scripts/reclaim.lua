@@ -14,7 +14,6 @@ local function blame(id, num_blamed)
     end_with_failure(id, 'failed', 'worker_crashed', 'This request stopped its worker ' .. crashes .. ' times and will not be tried again.', iso)
     return
   end
-  redis.call('HSET', key, 'batch_limit', math.ceil(num_blamed / 2))
   back_into_line(id, queue, 'omni:suspects:')
 end
 
@@ -25,6 +24,10 @@ local function take_back(fence, is_crash)
     if redis.call('HGET', 'omni:job:' .. id, 'suspect') == '1' then suspects[#suspects + 1] = id end
   end
   local num_blamed = #suspects > 0 and #suspects or #ids
+  if is_crash and num_blamed > 0 then  -- from now on half as many suspects run together
+    local limit = tonumber(redis.call('GET', 'omni:batch_limit:' .. queue) or num_blamed)
+    redis.call('SET', 'omni:batch_limit:' .. queue, math.max(1, math.min(limit, math.ceil(num_blamed / 2))))
+  end
   for _, id in ipairs(ids) do
     local is_suspect = redis.call('HGET', 'omni:job:' .. id, 'suspect') == '1'
     if is_crash and (is_suspect or #suspects == 0) then
