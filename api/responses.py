@@ -23,6 +23,13 @@ FORGET_PAUSE_S = 0.1
 
 def response_routes(service: Service) -> Blueprint:
     routes = Blueprint("responses", __name__)
+    add_asking(routes, service)
+    add_stored(routes, service)
+    return routes
+
+
+def add_asking(routes: Blueprint, service: Service) -> None:
+    """What takes a request: create, count."""
 
     @routes.post("/v1/responses")
     def create() -> Any:
@@ -30,7 +37,7 @@ def response_routes(service: Service) -> Blueprint:
         raw = read_body(request)
         body = parse(ResponsesRequest, raw)
         check_together(body)
-        context = context_of(body.previous_response_id) if body.previous_response_id else []
+        context = context_of(service, body.previous_response_id)
         chat = chat_request(body, context)
         encoder = service.models.encoder(body.model)
         prepared = prepare(chat, encoder, service.grammars)
@@ -43,26 +50,45 @@ def response_routes(service: Service) -> Blueprint:
             return jsonify(shown(waiting, "queued"))
         return jsonify(waiting.body())
 
+    @routes.post("/v1/responses/input_tokens")
+    def input_tokens() -> Any:
+        service.keys.caller(request)
+        body = parse(ResponsesRequest, read_body(request))
+        chat = chat_request(body, context_of(service, body.previous_response_id))
+        prepared = prepare(chat, service.models.encoder(body.model), service.grammars)
+        return {"object": "response.input_tokens", "input_tokens": len(prepared.prompt.ids)}
+
+
+def add_stored(routes: Blueprint, service: Service) -> None:
+    """What is done with a response that there is: fetch, resume, list its input, cancel, forget."""
+
     @routes.get("/v1/responses/<response_id>")
     def retrieve(response_id: str) -> Any:
-        job = stored(response_id)
-        waiting = fetched(service, request, job, "response")
+        job = stored(service, response_id)
         if wants_stream(request):
-            return waiting.stream(resume_after())
-        return jsonify(folded(waiting, job))
+            after = resume_after()
+            return fetched(service, request, job, "response").stream(after)
+        return jsonify(folded(fetched(service, request, job, "response"), job))
+
+    @routes.get("/v1/responses/<response_id>/input_items")
+    def input_items(response_id: str) -> Any:
+        form: ResponseForm = form_of(stored(service, response_id), "response")
+        return page_of(form)
 
     @routes.post("/v1/responses/<response_id>/cancel")
     def cancel(response_id: str) -> Any:
-        job = stored(response_id)
+        stored(service, response_id)
+        had_ended = service.store.cancel(response_id) in ENDED
+        job = stored(service, response_id)
         waiting = fetched(service, request, job, "response")
-        if service.store.cancel(response_id) in ENDED:
+        if had_ended:
             return jsonify(folded(waiting, job))
         waiting.answer.give_up()
         return jsonify(shown(waiting, "cancelled"))
 
     @routes.delete("/v1/responses/<response_id>")
     def forget(response_id: str) -> Any:
-        stored(response_id)
+        stored(service, response_id)
         service.store.cancel(response_id)
         for _ in range(FORGET_TRIES):
             if service.store.forget(response_id):
@@ -70,42 +96,31 @@ def response_routes(service: Service) -> Blueprint:
             time.sleep(FORGET_PAUSE_S)
         raise Conflict("The response is still being cancelled; try again.")
 
-    @routes.get("/v1/responses/<response_id>/input_items")
-    def input_items(response_id: str) -> Any:
-        form: ResponseForm = form_of(stored(response_id), "response")
-        return page_of(form)
 
-    @routes.post("/v1/responses/input_tokens")
-    def input_tokens() -> Any:
-        service.keys.caller(request)
-        body = parse(ResponsesRequest, read_body(request))
-        context = context_of(body.previous_response_id) if body.previous_response_id else []
-        prepared = prepare(chat_request(body, context), service.models.encoder(body.model), service.grammars)
-        return {"object": "response.input_tokens", "input_tokens": len(prepared.prompt.ids)}
+def stored(service: Service, response_id: str) -> JobView:
+    """The caller's own response, unless it was not to be stored."""
+    job = owned_job(service, service.keys.caller(request), response_id)
+    if not form_of(job, "response").store:
+        raise NotFound("This response was not stored ('store': false).")
+    return job
 
-    def stored(response_id: str) -> JobView:
-        """The caller's own response, unless it was not to be stored."""
-        job = owned_job(service, service.keys.caller(request), response_id)
-        if not form_of(job, "response").store:
-            raise NotFound("This response was not stored ('store': false).")
-        return job
 
-    def context_of(response_id: str) -> list[dict[str, Any]]:
-        """All items up to the end of an earlier response. Raises InvalidRequest."""
-        try:
-            job = stored(response_id)
-        except NotFound as error:
-            raise OmniError(error.message, param="previous_response_id", code="previous_response_not_found") from None
-        if job.state != "finished":
-            raise InvalidRequest(
-                f"'previous_response_id' is {job.state}; only a finished response can be continued.",
-                param="previous_response_id",
-            )
-        waiting = fetched(service, request, job, "response")
-        output: list[dict[str, Any]] = waiting.body()["output"]
-        return [*waiting.form.context, *waiting.form.input, *output]
-
-    return routes
+def context_of(service: Service, response_id: str | None) -> list[dict[str, Any]]:
+    """All items up to the end of an earlier response. Raises InvalidRequest."""
+    if response_id is None:
+        return []
+    try:
+        job = stored(service, response_id)
+    except NotFound as error:
+        raise OmniError(error.message, param="previous_response_id", code="previous_response_not_found") from None
+    if job.state != "finished":
+        raise InvalidRequest(
+            f"'previous_response_id' is {job.state}; only a finished response can be continued.",
+            param="previous_response_id",
+        )
+    waiting = fetched(service, request, job, "response")
+    output: list[dict[str, Any]] = waiting.body()["output"]
+    return [*waiting.form.context, *waiting.form.input, *output]
 
 
 def check_together(body: ResponsesRequest) -> None:
