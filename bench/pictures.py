@@ -38,8 +38,10 @@ def draw(panels: Sequence[Panel], path: Path, caption: str) -> None:
         axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
         if panel.is_log_x:
             axis.set_xscale("log", base=2)
-        if panel.is_log_y:
+        values = [y for points in panel.lines.values() for _, y in points]
+        if panel.is_log_y and values and min(values) > 0:
             axis.set_yscale("log")
+            axis.set_ylim(min(values) / 2, max(values) * 2)
         axis.grid(True, which="major", linewidth=0.4)
         if len(panel.lines) > 1:
             axis.legend(fontsize=8)
