@@ -7,7 +7,7 @@ import torch
 
 from worker.attention import PagedAttention
 from worker.decoder import DecoderRunner
-from worker.graphs import GraphedDecoderRunner
+from worker.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
 from worker.kv_cache import KVCache, LayerShape
 from worker.limits import Limits, block_size_for, choose_limits
 from worker.loader import EngineConfig, LoadedModel, count_parameters
@@ -52,7 +52,8 @@ def fast_runner(
     makers: list[AttentionMaker] = [PagedAttention]
     if loaded.device.type == "cuda" and loaded.dtype in (torch.bfloat16, torch.float16):
         makers.insert(0, VarlenAttention.of_rows)
-    runner_types = (GraphedDecoderRunner if loaded.device.type == "cuda" else DecoderRunner, ModelRunner)
+    on_gpu, on_cpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner), (DecoderRunner, ModelRunner)
+    runner_types = on_gpu if loaded.device.type == "cuda" else on_cpu
     refusals = []
     for runner_type, maker in product(runner_types, makers):
         try:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from worker.attention import Attention, Form, PagedAttention
+from worker.elementwise import Elementwise
 from worker.kv_cache import KVCache
 from worker.model_runner import AttentionMaker, ModelRunner
 from worker.probe import Unsupported
@@ -61,6 +62,7 @@ class DecoderRunner(ModelRunner):
     ) -> None:
         """Raises Unsupported if the model is not built from the parts known here."""
         super().__init__(model, kv_cache, attend_with)
+        self.elementwise = Elementwise()
         check_parts(model, {"model", "lm_head"})
         body = model.model
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
@@ -84,35 +86,36 @@ class DecoderRunner(ModelRunner):
     ) -> torch.Tensor:
         hidden = F.embedding(inputs, self.embedding)
         cos, sin = self._rotation(hidden, positions)
-        last = len(self.layers) - 1
-        for layer_idx, layer in enumerate(self.layers):
-            attended = self._attend(layer_idx, layer, hidden, cos, sin, paged)
-            if layer_idx == last:  # from here on only rows that are sampled matter
+        add_norm, swiglu = self.elementwise.add_norm, self.elementwise.swiglu
+        next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
+        normed = self.layers[0].attention_norm(hidden)
+        for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            attended = self._attend(layer_idx, layer, normed, cos, sin, paged)
+            if next_norm is self.norm:  # the last layer: from here on only rows that are sampled matter
                 hidden, attended = hidden[selected], attended[selected]
-            hidden = hidden + layer.attention_out(attended)
-            gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(F.silu(gate).mul_(up))
-        return self.head(self.norm(hidden))
+            hidden, normed = add_norm(hidden, layer.attention_out(attended), layer.mlp_norm.weight, layer.mlp_norm.eps)
+            mlp_out = layer.down(swiglu(layer.gate_up(normed)))
+            hidden, normed = add_norm(hidden, mlp_out, next_norm.weight, next_norm.eps)
+        return self.head(normed)
 
     def _attend(
         self,
         layer_idx: int,
         layer: Layer,
-        hidden: torch.Tensor,
+        normed: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
         paged: Attention,
     ) -> torch.Tensor:
         """Queries, keys and values of one layer; keys and values into the cache; [T, heads * dim] out."""
-        num_tokens, dim, heads, kv_heads = len(hidden), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads
-        qkv = layer.qkv(layer.attention_norm(hidden))
+        num_tokens, dim, heads, kv_heads = len(normed), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads
+        qkv = layer.qkv(normed)
         rotated = qkv[:, : (heads + kv_heads) * dim].view(num_tokens, heads + kv_heads, dim)
         if layer.head_norms is not None:
             query_norm, key_norm = layer.head_norms
             rotated[:, :heads] = query_norm(rotated[:, :heads])
             rotated[:, heads:] = key_norm(rotated[:, heads:])
-        swapped = rotated.roll(dim // 2, dims=-1)  # with the sign in `sin`, this is the usual rotate_half
-        rotated.mul_(cos).addcmul_(swapped, sin)
+        rotated = self.elementwise.rotate(rotated, cos, sin)
         value = qkv[:, (heads + kv_heads) * dim :].view(num_tokens, kv_heads, dim)
         paged.write(layer_idx, rotated[:, heads:], value)
         return paged.attend(layer_idx, rotated[:, :heads], layer.form).flatten(1)

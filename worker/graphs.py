@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from worker.decoder import DecoderRunner
+from worker.elementwise import Elementwise, compiled
 from worker.kv_cache import KVCache
 from worker.model_runner import AttentionMaker, row_inputs
 from worker.scheduler import Row
@@ -40,6 +41,7 @@ class GraphedDecoderRunner(DecoderRunner):
 
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = VarlenAttention.of_rows) -> None:
         super().__init__(model, kv_cache, attend_with)
+        self.elementwise = compiled()
         self.steps: dict[int, StaticStep] = {}
         self.spare_block = 0
         self.max_num_blocks = 0
@@ -127,3 +129,11 @@ def cuda_capture() -> Record:
         return replay
 
     return capture
+
+
+class UncompiledDecoderRunner(GraphedDecoderRunner):
+    """For GPU machines without a working compiler."""
+
+    def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = VarlenAttention.of_rows) -> None:
+        super().__init__(model, kv_cache, attend_with)
+        self.elementwise = Elementwise()

@@ -1,0 +1,45 @@
+"""The operators between a decoder's matrix products. Compiled on a GPU: each is one kernel then and not six."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+
+def add_norm(
+    hidden: torch.Tensor, change: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The residual stream after `change`, and its root mean square norm; all [T, hidden]."""
+    hidden = hidden + change
+    return hidden, torch.rms_norm(hidden, weight.shape, weight, eps)
+
+
+def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions, in place. `heads` [T, n, dim]; cos and signed sin [T, 1, dim], the sign being rotate_half's."""
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return heads.mul_(cos).addcmul_(swapped, signed_sin)
+
+
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """[T, 2 * width] -> [T, width]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """The three, as they are or compiled."""
+
+    add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]] = add_norm
+    rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = rotate
+    swiglu: Callable[[torch.Tensor], torch.Tensor] = swiglu
+
+
+def compiled() -> Elementwise:
+    """For any number of tokens. Compiling happens at the first call, and fails there if it cannot be done."""
+    return Elementwise(
+        add_norm=torch.compile(add_norm, dynamic=True),
+        rotate=torch.compile(rotate, dynamic=True),
+        swiglu=torch.compile(swiglu, dynamic=True),
+    )
