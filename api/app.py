@@ -24,6 +24,7 @@ from api.responses import response_routes
 from api.routes import chat_routes, service_routes
 from api.service import build_service
 from api.tokens import token_routes
+from api.tracing import install_traces
 from common.errors import OmniError
 from common.metrics import SERVICE, Tally
 from common.settings import Settings
@@ -43,6 +44,7 @@ def create_app(settings: Settings) -> Flask:
     tally = Tally(SERVICE)
     service.hub.chores += [service.keys.refresh, lambda: tally.flush(service.store.redis)]
     install_request_log(app, service, tally)
+    install_traces(app, settings)
     install_cors(app, settings)
     for routes in (
         chat_routes,

@@ -4,7 +4,7 @@ RQ is known only here and in worker/omni_worker.py.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis import Redis
@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 
 from api.hub import EventHub, Reader
 from api.request_log import note_allowance, note_placed
+from api.tracing import traceparent
 from common import keys
 from common.connection import is_passing
 from common.errors import Conflict, KeyLimited, NotFound, Unavailable
@@ -69,6 +70,7 @@ def submit(store: Store, hub: EventHub, submission: Submission) -> str:
     if hub.is_memory_short:
         raise Unavailable("Redis is nearly out of memory; running jobs go on, new ones are refused until it has room.")
     try:
+        submission = replace(submission, traceparent=traceparent())
         placed = store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
     except KeyLimited as refused:
         note_allowance(refused.allowance)

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     step_timeout: float = Field(60.0, gt=0)
     # Redis, files, logs, dashboard
     log_format: Literal["plain", "json"] = "plain"
+    otlp_endpoint: str = ""
     data_dir: Path = Path(".data")
     redis_url: str = Field("", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
     dashboard_port: int = Field(9181, ge=1, le=65535)

@@ -39,6 +39,7 @@ class Submission:
     idempotency_key: str = ""
     body_digest: str = ""
     weight: float = 1.0
+    traceparent: str = ""
     priority: int = 0  # the lower, the earlier; below 0 only as far as the key's rights go
 
     @property
@@ -117,6 +118,7 @@ class Store:
             "max_tokens": request.sampling.max_tokens,
             "ttl": self.ttl_s,
             "failure_ttl": self.failure_ttl_s,
+            "trace": submission.traceparent,
         }
         idempotency = (
             hashlib.sha256(submission.idempotency_key.encode()).hexdigest() if submission.idempotency_key else ""

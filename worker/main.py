@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from common.connection import connect, is_passing
 from common.logs import set_up_logging
 from common.settings import Settings, SettingsError, refuse, settings_or_exit
+from common.tracing import traces_of
 from worker.engine import Engine
 from worker.grammar import GrammarCompiler
 from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
@@ -109,9 +110,9 @@ def run(settings: Settings, watch_fd: int, predecessor: int) -> int:
     loaded, engine = load_engine(settings, ledger)
     register(ledger, loaded, predecessor)
     os.write(watch_fd, f"fence {ledger.fence}\n".encode())
-    inbox = Inbox()
+    inbox, traces = Inbox(), traces_of(settings, "worker")
     publisher = Publisher(connect(settings.redis, retries=0), ledger.fence)
-    worker = OmniWorker(ledger, engine, loaded.card, publisher, inbox, watch_fd)
+    worker = OmniWorker(ledger, engine, loaded.card, publisher, inbox, watch_fd, traces)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
     heartbeat = Heartbeat(ledger, inbox, worker.report)

@@ -18,6 +18,7 @@ from rq.worker import WorkerStatus
 
 from common.connection import is_passing
 from common.errors import OmniError
+from common.tracing import Traces
 from common.wire import Event, Failed, Finished, ModelCard
 from worker.engine import Engine
 from worker.heartbeat import Inbox
@@ -37,7 +38,14 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     """The loop: cancel what is to be cancelled, admit the head of the line, step, publish."""
 
     def __init__(
-        self, ledger: Ledger, engine: Engine, card: ModelCard, publisher: Publisher, inbox: Inbox, watch_fd: int
+        self,
+        ledger: Ledger,
+        engine: Engine,
+        card: ModelCard,
+        publisher: Publisher,
+        inbox: Inbox,
+        watch_fd: int,
+        traces: Traces | None = None,
     ) -> None:
         super().__init__(
             [ledger.queue],
@@ -52,7 +60,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self.publisher = publisher
         self.inbox = inbox
         self.watch_fd = watch_fd
-        self.telemetry = Telemetry(ledger.redis, ledger.queue, device=str(getattr(engine, "device", "")))
+        self.telemetry = Telemetry(ledger.redis, ledger.queue, str(getattr(engine, "device", "")), traces)
         self.is_stopping = False
         self.started = time.time()
         self._num_ended = 0

@@ -9,7 +9,9 @@ from typing import Any
 from redis import Redis
 
 from common.metrics import Tally
+from common.tracing import Traces
 from common.wire import Delta, Event, Failed, Finished
+from worker.job_spans import JobSpans
 
 logger = logging.getLogger("omni.worker")
 
@@ -24,10 +26,11 @@ GROWING = {
 class Telemetry:
     """heard() belongs to the engine's thread, report() to the heartbeat's."""
 
-    def __init__(self, redis: "Redis", queue: str, device: str) -> None:
+    def __init__(self, redis: "Redis", queue: str, device: str, traces: Traces | None = None) -> None:
         self.device = device
         self._redis = redis
         self._tally = Tally(queue)
+        self._spans = JobSpans(redis, traces)
         self._last_token: dict[str, dict[int, float]] = {}  # job -> choice -> when
         self._last_stats: dict[str, int] = {}
         self._looked = time.monotonic()
@@ -38,6 +41,7 @@ class Telemetry:
         for job_id, event in events:
             if not isinstance(event, Delta):
                 self._say_ended(job_id, event)
+                self._spans.ended(job_id)
                 self.forget(job_id)
             elif event.token_ids:
                 times = self._last_token.setdefault(job_id, {})
@@ -65,6 +69,7 @@ class Telemetry:
         for name, counter in GROWING.items():
             self._tally.add(counter, self._growth(name, stats))
         self._tally.flush(self._redis)
+        self._spans.send()
         return {
             "device": self.device,
             "tokens_per_s": round(num_generated / elapsed_s, 1) if elapsed_s > 0 else 0.0,

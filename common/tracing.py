@@ -1,0 +1,60 @@
+"""OpenTelemetry spans, when OMNI_OTLP_ENDPOINT is set; otherwise nothing of it is even imported.
+
+Their times are given, not taken: the queue, prefill and decode spans of a job are made after its end from the times in
+its hash, so they are right also for a job that went through several workers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.settings import Settings, SettingsError
+
+SERVICE_NAME = "protocol-omni"
+Attributes = Mapping[str, str | int | float]
+
+
+class Traces:
+    """Makes spans and sends them to a collector, in the background."""
+
+    def __init__(self, endpoint: str, process: str) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        except ImportError:
+            needed = "pip install -r requirements-traces.txt"
+            raise SettingsError(f"OMNI_OTLP_ENDPOINT is set, which needs: {needed}") from None
+        resource = Resource.create({"service.name": SERVICE_NAME, "omni.process": process})
+        self._provider = TracerProvider(resource=resource)
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        self._tracer = self._provider.get_tracer("omni")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin(self, name: str, traceparent: str, attributes: Attributes) -> tuple[Any, str]:
+        """A span that begins now (call its `end()`), and the traceparent for what happens within it."""
+        from opentelemetry.trace import set_span_in_context
+
+        span = self._tracer.start_span(name, context=self._context(traceparent), attributes=dict(attributes))
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, set_span_in_context(span))
+        return span, carrier.get("traceparent", "")
+
+    def add(self, name: str, traceparent: str, begin_ms: int, end_ms: int, attributes: Attributes) -> None:
+        """A span that is over."""
+        context = self._context(traceparent)
+        span = self._tracer.start_span(name, context, start_time=begin_ms * 10**6, attributes=dict(attributes))
+        span.end(end_time=max(begin_ms, end_ms) * 10**6)
+
+    def flush(self) -> None:
+        self._provider.force_flush()
+
+    def _context(self, traceparent: str) -> Any:
+        return self._propagator.extract({"traceparent": traceparent} if traceparent else {})
+
+
+def traces_of(settings: Settings, process: str) -> Traces | None:
+    """Raises SettingsError when traces are asked for and the packages are missing."""
+    return Traces(settings.otlp_endpoint, process) if settings.otlp_endpoint else None
