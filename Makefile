@@ -39,5 +39,10 @@ format: .venv/.test
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+SECONDS ?= 600
+
+chaos: .venv/.test
+	@$(BIN)/python -m bench.chaos --seconds $(SECONDS)
+
 clean:
 	rm -rf .venv .venv-conformance tests/conformance/node/node_modules .data

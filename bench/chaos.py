@@ -1,32 +1,51 @@
 """Random faults under load, with a verdict.
 
 python -m bench.chaos --seconds 600 --clients 64
-python -m bench.chaos --streams 2000 --queued 10000     how much memory that takes
+python -m bench.chaos --seconds 110 --rounds 12 --pause 0.25
+python -m bench.chaos --only kill_worker,pause_worker
+python -m bench.chaos --broken no_gap_fill        must turn red
+python -m bench.chaos --streams 2000 --queued 10000     no faults: how much memory that takes
 """
 
 import argparse
 import sys
 
 from tests.chaos.campaign import Plan, run
+from tests.chaos.crowd import crowd
 from tests.chaos.harness import Options
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    broken = tuple(name for name in args.broken.split(",") if name)
+    options = Options(num_apis=2, num_workers=2, step_s=args.step, mutations=broken)
+    plan = Plan(args.seconds, args.seed, args.clients, most_faults=args.faults, pause_s=args.pause, options=options)
+    if args.only:
+        plan.faults = {name: fault for name, fault in plan.faults.items() if name in args.only.split(",")}
+        plan.with_clock, plan.with_disk = "jump_clocks" in args.only, "fill_disk" in args.only
+    return plan
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.chaos")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=1, help="so many times, each with a new service and seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--faults", type=int, default=10**9, help="at most so many")
+    parser.add_argument("--faults", type=int, default=10**9, help="at most so many a round")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two faults, on average")
     parser.add_argument("--step", type=float, default=0.01, help="seconds a step of the weightless engine takes")
     parser.add_argument("--only", default="", help="comma separated names of faults")
+    parser.add_argument("--broken", default="", help="comma separated names of mutations (tests/chaos/mutations.py)")
+    parser.add_argument("--streams", type=int, default=0, help="instead of faults: so many open streams")
+    parser.add_argument("--queued", type=int, default=0, help="and so many jobs in the line")
     args = parser.parse_args()
-    options = Options(num_apis=2, num_workers=2, step_s=args.step)
-    plan = Plan(args.seconds, args.seed, args.clients, most_faults=args.faults, pause_s=args.pause, options=options)
-    if args.only:
-        plan.faults = {name: fault for name, fault in plan.faults.items() if name in args.only.split(",")}
-        plan.with_clock, plan.with_disk = "jump_clocks" in args.only, "fill_disk" in args.only
-    report = run(plan)
+    if args.streams or args.queued:
+        return crowd(args.streams, args.queued)
+    report = run(plan_of(args))
+    for number in range(2, args.rounds + 1):
+        print(f"after round {number - 1} of {args.rounds}:\n{report}\n", flush=True)
+        args.seed += 1
+        report.add(run(plan_of(args)))
     print(report)
     return 0 if report.is_clean else 1
 

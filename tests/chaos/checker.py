@@ -52,6 +52,16 @@ class Report:
         ordered = sorted(self.stalls)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
+    def add(self, other: "Report") -> None:
+        """Take in another run's."""
+        self.faults += other.faults
+        self.states += other.states
+        for name in ("num_jobs", "num_deltas", "num_resumes", "num_refused", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("lost", "duplicated", "wrong", "stalls", "causes"):
+            getattr(self, name).extend(getattr(other, name))
+        self.causes = sorted(self.causes, key=lambda cause: -float(cause.split()[0]))[:8]
+
     def __str__(self) -> str:
         long = [stall for stall in self.stalls if stall >= 0.25]
         worst = sorted(long)

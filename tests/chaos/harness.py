@@ -251,6 +251,11 @@ class Harness:
     def crashes(self) -> int:
         return int(self.redis.get(f"omni:crashes:{self.queue}") or 0)
 
+    def hub_readers(self) -> int:
+        """Open connections to the port, seen from here: one a stream."""
+        mine = psutil.Process().net_connections("tcp")
+        return sum(one.status == "ESTABLISHED" and one.raddr and one.raddr.port == self.port for one in mine)
+
     def job(self, job_id: str) -> dict[str, str]:
         return {name.decode(): value.decode() for name, value in self.redis.hgetall(f"omni:job:{job_id}").items()}
 
