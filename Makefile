@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test conformance bench check format clean
+.PHONY: run test conformance bench check format chaos clean
 .DEFAULT_GOAL := run
 
 .venv/.run: requirements.txt

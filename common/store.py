@@ -161,7 +161,7 @@ class Store:
         self, job_id: str, owner: str = "", code: str = "cancelled", message: str = "The job was cancelled."
     ) -> str:
         """Returns the job's state before; '' when it does not exist or is another owner's. '' as owner is the admin."""
-        state = self._scripts.run("cancel", job_id, owner, code, message, now_iso())
+        state = self._scripts.run("cancel", job_id, owner, code, message, now_iso(), int(READER_GRACE_S * 1000))
         return state.decode() if state else ""
 
     def forget(self, job_id: str) -> bool:

@@ -65,6 +65,7 @@ redis.call('HSET', key, 'queue', queue, 'owner', owner, 'ticket', ticket, 'membe
 if idem then
   redis.call('HSET', idem, 'id', id, 'digest', ARGV[7])
   redis.call('EXPIRE', idem, 86400)
+  redis.call('HSET', key, 'keyed', 1)
 end
 local deadline = tonumber(ARGV[9])
 if deadline > 0 then redis.call('ZADD', 'omni:deadlines:' .. queue, now + deadline, id) end

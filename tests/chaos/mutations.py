@@ -38,6 +38,7 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "idempotency_not_scoped": [("submit.lua", "'omni:idem:' .. owner .. ':' .. ARGV[6]", "'omni:idem:' .. ARGV[6]")],
     "no_deadline": [("expire.lua", "cancel(id, 'timeout'", "tostring(id, 'timeout'")],
     "no_reader_grace": [("expire.lua", "cancel(id, 'client_gone'", "tostring(id, 'client_gone'")],
+    "keyed_jobs_die_at_once": [("cancel.lua", "and f[2] == '1' then", "and false then")],
     "no_rq_state": [
         ("lib.lua", "redis.call('HSET', rq, 'status', RQ_STATUS[state]", "redis.call('HSET', rq, 'was', ''"),
     ],

@@ -220,6 +220,18 @@ def a_job_without_a_reader_ends(stage: Stage) -> None:
     assert (stage.field(job_id, "state"), stage.field(job_id, "code")) == ("cancelled", "client_gone")
 
 
+def a_keyed_job_stays_for_its_other_reader(stage: Stage) -> None:
+    """The first caller went away, but came back with the same Idempotency-Key to another process."""
+    job_id = stage.submit(1, idempotency_key="k", body_digest="a")
+    now = int(time.time() * 1000)
+    stage.redis.zadd(f"omni:readers:{QUEUE}", {job_id: now})
+    stage.redis.hset(f"omni:awake:{QUEUE}", mapping={"since": now - 60_000, "last": now})
+    stage.store.cancel(job_id, code="client_gone")
+    stage.store.look([job_id])  # the other process's sweep
+    stage.store.expire(QUEUE)
+    assert stage.field(job_id, "state") == "queued"
+
+
 def rq_says_the_same(stage: Stage) -> None:
     from tests.chaos.checker import check_redis
 
@@ -412,6 +424,7 @@ CONTROLS: dict[str, Callable[[Stage], None]] = {
     "idempotency_not_scoped": keys_of_others_are_other_keys,
     "no_deadline": a_deadline_ends_a_job,
     "no_reader_grace": a_job_without_a_reader_ends,
+    "keyed_jobs_die_at_once": a_keyed_job_stays_for_its_other_reader,
     "no_rq_state": rq_says_the_same,
     "skip_the_head": the_line_keeps_its_order,
     "claims_not_numbered": a_claim_whose_answer_was_lost_is_answered_again,
