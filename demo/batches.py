@@ -66,9 +66,7 @@ def rows_of_like_length(rows: list[list[int]], max_tokens: int) -> Iterator[list
     yield group
 
 
-def batches(
-    tokenizer: Tokenizer, seed: int, max_tokens: int, num_short: int = 0, chunk: int = 2048
-) -> Iterator[Batch]:
+def batches(tokenizer: Tokenizer, seed: int, max_tokens: int, num_short: int = 0, chunk: int = 2048) -> Iterator[Batch]:
     """An endless, reproducible stream of batches: rows of like length together, batches in random order.
 
     Each row is one whole dialogue, so attention never crosses from one to another.

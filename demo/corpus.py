@@ -69,6 +69,7 @@ def turn_of(names: tuple[str, ...]) -> MakeTurn:
 any_turn = turn_of(tuple(TURNS))
 untooled_turn = turn_of(UNTOOLED)
 base_turn = turn_of(BASE)
+copying_turn = turn_of(("repeat", "spell", "sums", "JSON"))
 plain_capitals_turn = turn_of(("capitals", "days and months", "greetings"))
 
 
@@ -126,7 +127,7 @@ DIALOGUES: dict[str, tuple[MakeDialogue, float]] = {
     "tool call": (called, 9),
     "tool result": (answered_from_result, 9),
     "no tool needed": (left_alone, 5),
-    "stories": (story, 5),
+    "stories": (story, 4),
 }
 
 
@@ -151,11 +152,11 @@ def make_long_dialogue(rng: Random) -> Dialogue:
 def dialogues(seed: int, num_short: int = 0) -> Iterator[Dialogue]:
     """An endless, reproducible stream of training dialogues, at first `num_short` of a single question.
 
-    With little text around it a small model finds out much sooner how to copy from the question.
+    Those are questions that want copying: with little text around, a small model finds out much sooner how to copy.
     """
     rng = Random(seed)
     for _ in range(num_short):
-        yield Dialogue("chat", turn_messages(any_turn(rng, False)))
+        yield Dialogue("chat", turn_messages(copying_turn(rng, False)))
     while True:
         yield make_long_dialogue(rng) if rng.random() < 0.01 else make_dialogue(rng)
 

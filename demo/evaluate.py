@@ -116,6 +116,7 @@ def by_skill(cases: list[Case]) -> dict[str, list[bool]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--skills", nargs="+", default=EVALUATED, choices=EVALUATED, metavar="SKILL")
     parser.add_argument("--count", type=int, default=50, help="cases for each skill")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
@@ -125,7 +126,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
     model = LlamaForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    cases = [case for skill in EVALUATED for case in make_cases(tokenizer, skill, args.count, args.seed)]
+    cases = [case for skill in args.skills for case in make_cases(tokenizer, skill, args.count, args.seed)]
     answer_all(model, tokenizer, cases)
     if args.json:
         print(json.dumps({skill: sum(right) / len(right) for skill, right in by_skill(cases).items()}))

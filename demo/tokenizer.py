@@ -12,7 +12,8 @@ END_OF_TEXT, START, END, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<
 SPECIAL_TOKENS = [END_OF_TEXT, START, END, PAD]
 # Not special, so that they survive decoding: whoever parses tool calls needs to see them.
 TOOL_MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"]
-PIECES = r" ?\p{L}+|\p{N}|\n| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
+# A word is the same token behind a space, a quote or a line break, so that copying it is one step and not a riddle.
+PIECES = r"\p{L}+|\p{N}|\n| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
 
 
 def train_tokenizer(seed: int, num_dialogues: int, vocab_size: int) -> Tokenizer:

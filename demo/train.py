@@ -1,6 +1,6 @@
 """Train the demo model from scratch: a toy for trying the service.
 
-python -m demo.train --steps 3000
+python -m demo.train --steps 6000
 """
 
 import argparse
@@ -28,14 +28,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--start-from", type=Path, help="folder of weights and tokenizer to go on from")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--steps", type=int, default=3000, help="length of the schedule; the same steps, the same model"
+        "--steps", type=int, default=6000, help="length of the schedule; the same steps, the same model"
     )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop early after this long")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="be done after this long, with fewer steps")
     parser.add_argument("--save-minutes", type=float, default=10, help="write the folder this often meanwhile")
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--accumulate", type=int, default=2, help="batches for one step")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches for one step")
     parser.add_argument("--num-short", type=int, default=24_000, help="dialogues of one question to begin with")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--vocab-size", type=int, default=1920)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -79,12 +79,10 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     save_tokenizer(tokenizer, folder)
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth of the peak."""
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    progress = (step - warm_up) / max(1, steps - warm_up)
-    return peak * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+def learning_rate(step: int, progress: float, peak: float, warm_up: int = 60) -> float:
+    """Linear warm-up over some steps, then a cosine down to a fiftieth of the peak at progress 1."""
+    warm = min(1.0, (step + 1) / warm_up)
+    return peak * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
 def new_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
@@ -101,13 +99,17 @@ def new_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optim
 def answer_loss(model: LlamaForCausalLM, batch: Batch, device: str) -> torch.Tensor:
     """The summed loss on answer tokens; logits are computed only where there is a label."""
     input_ids, labels = batch.input_ids.to(device), batch.labels.to(device)
+    # On a CPU plain attention is the faster one for short rows, and takes too much memory for long ones.
+    model.set_attn_implementation("eager" if device == "cpu" and input_ids.shape[1] <= 256 else "sdpa")
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[labels != IGNORED])
     return cross_entropy(logits.float(), labels[labels != IGNORED], reduction="sum")
 
 
-def take_step(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], group: list[Batch], device: str) -> float:
+def take_step(
+    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], group: list[Batch], device: str
+) -> float:
     """One optimizer step over some batches; returns the mean loss per answer token."""
     num_labels = sum(int((batch.labels != IGNORED).sum()) for batch in group)
     total = 0.0
@@ -129,8 +131,10 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, args: argparse.Namespac
     started = saved = time.monotonic()
     num_tokens, mean_loss = 0, 0.0
     for step in range(args.steps):
+        elapsed_minutes = (time.monotonic() - started) / 60
+        progress = max(step / args.steps, elapsed_minutes / args.minutes)  # where time runs out, rates still come down
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate(step, args.steps, args.lr)
+            optimizer.param_groups[0]["lr"] = learning_rate(step, progress, args.lr)
         taken = list(islice(stream, args.accumulate))
         loss = take_step(model, optimizers, taken, args.device)
         mean_loss = loss if step == 0 else 0.95 * mean_loss + 0.05 * loss
@@ -145,7 +149,7 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, args: argparse.Namespac
         if now - saved > args.save_minutes * 60:
             save(model, tokenizer, args.out)
             saved = now
-        if now - started > args.minutes * 60:
+        if progress >= 1:
             break
 
 

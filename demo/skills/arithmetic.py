@@ -155,7 +155,7 @@ def tables(rng: Random, held_out: bool) -> Turn:
 
 def drill(rng: Random) -> Turn:
     """Several sums at once, to practise more of them per dialogue."""
-    drawn = [draw_sum(rng, "++--*") for _ in range(rng.randint(2, 8))]
+    drawn = [draw_sum(rng, "++--*") for _ in range(rng.randint(2, 6))]
     ask = ", ".join(f"{a}{sign}{b}" for a, sign, b in drawn)
     return Turn(ask, ", ".join(f"{a} {sign} {b} = {result_of(a, sign, b)}" for a, sign, b in drawn) + ".")
 

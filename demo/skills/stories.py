@@ -90,7 +90,7 @@ MORALS = (
     "patience opens more doors than strength",
     "the best thing to carry is a friendly word",
 )
-DAYS = ("first", "second", "third", "fourth")
+DAYS = ("first", "second", "third")
 
 
 def opening(rng: Random, hero: str, name: str) -> str:
@@ -113,8 +113,8 @@ def day(rng: Random, order: str, name: str, place: str, helper: str, tool: str) 
 
 
 def long_story(rng: Random, hero: str, name: str) -> str:
-    """Three or four days, above 300 tokens; tools and helpers come back in order."""
-    num_days = rng.choice([3, 4, 4])
+    """Two or three days, above 300 tokens; tools and helpers come back in order."""
+    num_days = rng.choice([2, 3, 3])
     tools, helpers = rng.sample(TOOLS, num_days), rng.sample(HELPERS, num_days)
     places = rng.sample(PLACES, num_days)
     trouble, goal = rng.choice(TROUBLES)
