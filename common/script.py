@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import NoScriptError
 
 from common.metrics import LUA_BOUNDS
 
@@ -14,6 +15,7 @@ class Scripts:
     """Runs scripts by name; a server that has forgotten them (SCRIPT FLUSH, restart) is given them again."""
 
     def __init__(self, redis: "Redis", folder: Path = FOLDER) -> None:
+        self._redis = redis
         self._scripts = {
             path.stem: redis.register_script(source(path.stem, folder))
             for path in sorted(folder.glob("*.lua"))
@@ -22,7 +24,11 @@ class Scripts:
 
     def run(self, name: str, *args: Any) -> Any:
         """Raises redis.exceptions.RedisError; a script either happened whole or not at all."""
-        return self._scripts[name](args=args)
+        script = self._scripts[name]
+        try:
+            return script(args=args)
+        except NoScriptError:  # forgotten again between its loading and its use
+            return self._redis.eval(script.script, 0, *args)
 
 
 def source(name: str, folder: Path) -> str:
