@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("USE_TORCH", "0")
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,19 +42,19 @@ class Conversation:
 def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     """The prompt's text, the caller's own special tokens hidden by `guard`. Raises InvalidRequest."""
     messages = [
-        guard.value(as_dict(message, number, card.accepts_images))
+        guard.value(_with_parsed_arguments(as_dict(message, number, card.accepts_images)))
         for number, message in enumerate(conversation.messages)
     ]
     tools = [guard.value(tool.model_dump(exclude_none=True)) for tool in conversation.tools]
     kwargs = checked_kwargs(conversation.template_kwargs)
     if card.architecture == "deepseek_v32" and card.chat_template is None:
-        return _render_deepseek_v32(conversation, messages, tools, kwargs)
+        return _render_deepseek_v32(conversation, messages, tools, kwargs, guard)
     if card.chat_template is None:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
     try:
         with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
             rendered, _ = render_jinja_template(
-                conversations=[[_with_parsed_arguments(message) for message in messages]],
+                conversations=[messages],
                 chat_template=card.chat_template,
                 tools=tools or None,
                 add_generation_prompt=conversation.add_generation_prompt and not conversation.continue_final,
@@ -125,26 +125,43 @@ def _render_deepseek_v32(
     messages: Sequence[dict[str, Any]],
     tools: Sequence[dict[str, Any]],
     kwargs: Mapping[str, Any],
+    guard: Guard,
 ) -> str:
     return deepseek_v32.encode_chat(
-        messages,
+        [_with_written_arguments(message) for message in messages],
         tools=tools,
         thinking=deepseek_v32.thinking_wanted(kwargs.get("reasoning_effort"), kwargs),
-        response_format=conversation.response_format,
+        response_format=guard.value(conversation.response_format),
         continue_final=conversation.continue_final,
     )
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """Templates write arguments as JSON themselves; what is no JSON object stays the text that it is."""
-    calls = [_with_parsed(call) for call in message.get("tool_calls", ())]
+    """Templates write arguments as JSON themselves; what is no JSON object stays the text that it is.
+
+    Parsed before special tokens are hidden, or an escape (`\\u003c`) would bring one in behind the guard's back.
+    """
+    calls = [_with_arguments(call, parsed_object) for call in message.get("tool_calls", ())]
     return message | {"tool_calls": calls} if calls else message
 
 
-def _with_parsed(call: dict[str, Any]) -> dict[str, Any]:
+def _with_written_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    calls = [_with_arguments(call, written_object) for call in message.get("tool_calls", ())]
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _with_arguments(call: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
     function = call["function"]
+    return call | {"function": function | {"arguments": change(function["arguments"])}}
+
+
+def parsed_object(text: str) -> Any:
     try:
-        arguments = json.loads(function["arguments"] or "{}")
+        value = json.loads(text or "{}")
     except (ValueError, RecursionError):
-        return call
-    return call | {"function": function | {"arguments": arguments}} if isinstance(arguments, dict) else call
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def written_object(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value

@@ -25,7 +25,7 @@ class Block(Base):
     text: str | None = None
     thinking: str | None = None
     id: str | None = None
-    name: str | None = None
+    name: str | None = Field(None, min_length=1, max_length=256)
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
     content: "str | list[Block] | None" = None

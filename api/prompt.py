@@ -1,5 +1,6 @@
 """PromptEncoder: messages -> token ids, by the served model's own template and tokenizer. No torch."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from common.grammars import MarkedText, Thinking, marked_text
 from common.tool_grammars import ToolCallFormat
 from common.wire import ModelCard
 
+TURN_MARK = re.compile("[|｜]")  # as in <|user|>; some tokenizers do not call such tokens special
 BIG_TEXT = 20_000  # characters; from here on a thread tokenizes, so that other requests go on
 
 
@@ -36,13 +38,14 @@ class PromptEncoder:
         self._plain.encode_special_tokens = True
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = [token.content for token in added if token.special]
+        self._turn_marks = [token.content for token in added if TURN_MARK.search(token.content)]
         self._token_bytes = TokenBytes(self._tokenizer, card.tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
         self.tool_format: ToolCallFormat | None = choose_format(card.chat_template, card.architecture)
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ready for the answer. Raises InvalidRequest or ContextLengthExceeded."""
-        guard = Guard(self._special)
+        guard = Guard(self._special + self._turn_marks)
         rendered = render(conversation, self.card, guard)
         ids = self._encode_text(rendered, guard)
         return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
@@ -63,8 +66,17 @@ class PromptEncoder:
         ids: list[int] = []
         for rendered, token in guard.parts(text):
             ids += self._tokenizer.encode(rendered, add_special_tokens=False).ids
-            ids += self._plain.encode(token, add_special_tokens=False).ids if token else []
+            ids += self._as_text(token) if token else []
         return ids
+
+    def _as_text(self, token: str) -> list[int]:
+        """A token's name spelt out, without the token."""
+        ids: list[int] = self._plain.encode(token, add_special_tokens=False).ids
+        if self._tokenizer.token_to_id(token) not in ids:
+            return ids
+        return [
+            part for text in (token[:1], token[1:]) for part in self._plain.encode(text, add_special_tokens=False).ids
+        ]
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True, is_plain: bool = False) -> list[int]:
         """Ids of a raw text, whose special tokens count as such unless `is_plain`. Any length."""

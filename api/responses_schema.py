@@ -33,7 +33,7 @@ class InputItem(Base):
     role: Literal["user", "system", "developer", "assistant"] | None = None
     content: str | list[Part] | None = None
     call_id: str | None = None
-    name: str | None = None
+    name: str | None = Field(None, min_length=1, max_length=256)
     arguments: str | None = None
     output: str | list[Part] | None = None
     summary: list[Part] | None = None

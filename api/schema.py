@@ -216,10 +216,15 @@ def parse(model: type[T], body: dict[str, Any]) -> T:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        found = _deepest(error)
-        param = _path(found["loc"])
-        message = str(found["msg"]).removeprefix("Value error, ")
-        raise InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param) from None
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> InvalidRequest:
+    """What is wrong, in one sentence that names the field."""
+    found = _deepest(error)
+    param = _path(found["loc"])
+    message = str(found["msg"]).removeprefix("Value error, ")
+    return InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param)
 
 
 def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:

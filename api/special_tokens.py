@@ -34,6 +34,8 @@ class Guard:
         """(text of the template's making, a token that was the caller's text) in turn; the last token is empty."""
         at = 0
         for match in HIDDEN.finditer(rendered):
+            if int(match[1]) >= len(self._hidden):  # the template's own characters
+                continue
             yield rendered[at : match.start()], self._hidden[int(match[1])]
             at = match.end()
         yield rendered[at:], ""
