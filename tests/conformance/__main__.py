@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 NODE = HERE / "node"
 VENVS = ROOT / ".venv-conformance"
 INSTALL_S = 900
-CLIENT_S = 90
+CLIENT_S = 180
 
 
 @dataclass(frozen=True, slots=True)
