@@ -1,0 +1,87 @@
+"""The parent of the worker: restarts, hears fences, kills what hangs, passes SIGTERM on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.supervise import Watch
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import os, sys, time, signal
+args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+fd, told = int(args["--watch-fd"]), int(args["--predecessor"])
+log = open({log!r}, "a")
+print(told, file=log, flush=True)
+if told >= {lives}:
+    sys.exit(2)
+os.write(fd, b"fence %d\\n" % (told + 1))
+os.write(fd, b"begin\\n")
+{then}
+"""
+
+
+def supervise(tmp_path: Path, then: str, lives: int = 3, timeout: str = "30") -> "subprocess.Popen[bytes]":
+    child = tmp_path / "child.py"
+    child.write_text(CHILD.format(log=str(tmp_path / "log"), lives=lives, then=then))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNI_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "common.supervise", "worker", "--watch", "--", sys.executable, str(child)],
+        cwd=ROOT,
+        env=environment | {"OMNI_STEP_TIMEOUT": timeout},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_a_child_that_dies_is_followed_by_one_that_knows_its_fence(tmp_path: Path) -> None:
+    """Also when it died within a step and at once: what had served is started again without a pause."""
+    began = time.monotonic()
+    parent = supervise(tmp_path, "os.kill(os.getpid(), 9)", lives=5)
+    assert parent.wait(30) == 2, "wrong settings are not tried again"
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3", "4", "5"]
+    assert time.monotonic() - began < 15
+
+
+def test_a_step_that_hangs_is_ended_though_it_holds_the_gil(tmp_path: Path) -> None:
+    parent = supervise(tmp_path, "import ctypes; ctypes.PyDLL(None).sleep(1000)", lives=2, timeout="0.3")
+    assert parent.wait(30) == 2
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2"]
+    assert parent.stdout is not None and b"killing it" in parent.stdout.read()
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_sigterm_reaches_the_child_and_has_an_end(tmp_path: Path, heeds: bool) -> None:
+    then = "" if heeds else "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    parent = supervise(tmp_path, then + "os.write(fd, b'end\\n')\nprint('up', flush=True)\ntime.sleep(1000)")
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"up\n"
+    asked = time.monotonic()
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(10) == 0
+    assert time.monotonic() - asked < (2.0 if heeds else 5.0) + 2.0
+
+
+def test_the_last_words_of_a_dead_child_are_not_the_next_ones_step() -> None:
+    watch = Watch(step_timeout_s=0.0)
+    os.write(watch.write_fd, b"fence 7\nbegin\n")
+    watch.forget_child()
+    assert (watch.fence, watch.is_stuck) == (7, False)
+
+
+def test_words_may_come_in_pieces() -> None:
+    watch = Watch(step_timeout_s=0.0)
+    os.write(watch.write_fd, b"fence 1")
+    watch.listen(1.0)
+    assert watch.fence == 0
+    os.write(watch.write_fd, b"2\nbeg")
+    watch.listen(1.0)
+    assert (watch.fence, watch.is_stuck) == (12, False)
+    os.write(watch.write_fd, b"in\n")
+    watch.listen(1.0)
+    assert watch.is_stuck
