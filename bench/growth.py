@@ -9,7 +9,7 @@ add to them. "x" columns: time against the row before; where the size doubles, 2
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,12 @@ class Step:
 class Bench:
     """One engine, and prompts that share nothing unless they are asked to."""
 
-    def __init__(self, model: Path, longest: int, threads: int | None) -> None:
+    def __init__(self, model: Path, longest: int, threads: int | None, clock: Callable[[], float]) -> None:
         config = EngineConfig(
             max_num_seqs=max(BATCHES), max_model_len=longest + ROOM, threads=threads, kv_memory_bytes=KV_BYTES
         )
         self.engine = Engine(load(str(model), ("bench",), config, lambda what, share: None), config)
+        self.clock = clock
         self.rng = random.Random(3)
         self.count = 0
 
@@ -56,9 +57,9 @@ class Bench:
         return f"r{self.count}"
 
     def step(self) -> Step:
-        started = time.perf_counter()
+        started = self.clock()
         events = self.engine.step()
-        ended = time.perf_counter()
+        ended = self.clock()
         ids = frozenset(request_id for request_id, event in events if isinstance(event, Delta))
         return Step(ended, ended - started, ids)
 
@@ -146,11 +147,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="decode steps per point")
     parser.add_argument("--streams", type=int, default=8, help="that go on while the longest prompt is read")
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="one thread, and its processor time: for a busy machine"
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER)
     args = parser.parse_args()
     models.ensure(args.models, [args.shape])
     print(f"{machine()}; load average {load_average()}", flush=True)
-    bench = Bench(args.models / args.shape, args.longest, args.threads)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    bench = Bench(args.models / args.shape, args.longest, 1 if args.cpu_time else args.threads, clock)
     bench.add(bench.prompt(SHORTEST), 8)
     bench.drain()
     batches = by_batch(bench, args.steps)

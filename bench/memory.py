@@ -17,7 +17,7 @@ import psutil
 from bench import load as load_generator
 from bench import models
 from bench.report import DEFAULT_FOLDER, load_average, machine, table, write_json
-from bench.serve import Ours, our_service
+from bench.serve import Ours, end_on_sigterm, our_service
 from common.wire import GenerationRequest, SamplingParams
 from worker.engine import Engine
 from worker.loader import EngineConfig, load
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["kv", "service"])
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER / "memory.json")
     args = parser.parse_args()
+    end_on_sigterm()
     models.ensure(args.models, args.shape)
     print(machine(), flush=True)
     folders = [args.models / name for name in args.shape]

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from bench import load, models
 from bench.report import DEFAULT_FOLDER, load_average, machine, percentile, table, write_json
-from bench.serve import Ours, our_service
+from bench.serve import Ours, end_on_sigterm, our_service
 
 Span = tuple[str, float, float]
 WARM_UP = 20
@@ -107,11 +107,11 @@ def idle(model: Path, count: int, num_words: int, threads: str) -> str:
     rows = [("request in to first text out", through), ("the engine's steps", alone), ("overhead", rest)]
     rows += [(f"  {name}", [one[name] for one in parts]) for name in parts[0] if name != STEPS]
     lines = [
-        (name, round(statistics.median(values), 3), round(percentile(values, 0.99), 3), round(max(values), 2))
+        (name, round(min(values), 3), round(statistics.median(values), 3), round(percentile(values, 0.99), 3))
         for name, values in rows
     ]
     print(f"{len(parts)} of {len(windows)} requests with all milestones")
-    return table([f"{model.name}, idle, ms", "p50", "p99", "max"], lines)
+    return table([f"{model.name}, idle, ms", "fastest", "p50", "p99"], lines)
 
 
 def engine_alone(model: Path, streams: int, num_prompt: int, num_output: int, threads: str) -> float:
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["idle", "share", "load"], help="one part")
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER / "overhead.json")
     args = parser.parse_args()
+    end_on_sigterm()
     models.ensure(args.models, args.shape)
     plan = load.Plan(args.words, args.tokens, 1, args.streams, args.repeat)
     print(machine(), flush=True)

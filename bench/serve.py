@@ -113,6 +113,11 @@ def peer(command: str, model: Path, ready: str = "http://127.0.0.1:{port}/v1/mod
             end_group(process)
 
 
+def end_on_sigterm() -> None:
+    """So that what was started here is ended also when this process is told to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def end_group(process: "subprocess.Popen[bytes]") -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):

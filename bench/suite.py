@@ -20,7 +20,7 @@ from typing import Any
 from bench import load, models
 from bench.pictures import Panel, draw
 from bench.report import DEFAULT_FOLDER, load_average, machine, table, write_json
-from bench.serve import our_service, peer
+from bench.serve import end_on_sigterm, our_service, peer
 
 COLUMNS = (
     "target", "load", "requests", "errors", "tokens_s", "requests_s", "ttft_p50_ms", "ttft_p99_ms", "gap_p50_ms",
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER)
     args = parser.parse_args()
+    end_on_sigterm()
     models.ensure(args.models, args.shape)
     print(machine(), flush=True)
     results = [result for shape in args.shape for result in measure(shape, args)]
