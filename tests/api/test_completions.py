@@ -1,20 +1,26 @@
 """/v1/completions without a server: what is refused, what is put into the line, and how the logs are worded."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis import Redis
 
 from api.answer_schema import TextAnswer
 from api.auth import Caller
 from api.completion_chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
-from api.completions import prepare
+from api.completions import prepare, submit_all
+from api.hub import EventHub
 from api.prompt import PromptEncoder
 from api.schema import parse
 from api.schema_text import CompletionRequest
-from common.errors import ContextLengthExceeded, InvalidRequest
+from common import keys
+from common.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from common.grammar_check import GrammarCheck
+from common.store import Store
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, TokenLogprob
 from tests.api.cards import encoder
 
@@ -114,6 +120,35 @@ def test_best_of_equal_to_n_is_what_happens_anyway() -> None:
 def test_a_prompt_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ContextLengthExceeded):
         prepared({"prompt": "a" * 100})
+
+
+def in_line(redis: "Redis", max_queue: int, prompts: list[str], key: str = "") -> tuple[Store, str]:
+    """Put one request into a line of that length; returns the store and the answer's id."""
+    store = Store(redis, max_queue=max_queue)
+    service: Any = SimpleNamespace(store=store, hub=EventHub(store, redis, "tiny"))
+    raw = {"model": "tiny", "prompt": prompts}
+    body = parse(CompletionRequest, raw)
+    jobs = prepare(body, TINY, CALLER, GRAMMARS)
+    with Flask("test").test_request_context():
+        return store, submit_all(service, jobs, body, TINY, CALLER, {"Idempotency-Key": key}, raw)
+
+
+def test_all_prompts_are_in_line_or_none(redis: "Redis") -> None:
+    store, answer_id = in_line(redis, 3, ["a", "b", "c"])
+    assert store.num_waiting("tiny") == 3
+    assert [store.job(job_id).form["id"] for job_id in job_ids(answer_id, 3)] == [answer_id] * 3  # type: ignore[union-attr]
+    redis.flushall()
+    with pytest.raises(Overloaded):
+        in_line(redis, 2, ["a", "b", "c"])
+    assert store.num_waiting("tiny") == 0
+
+
+def test_an_idempotency_key_adds_the_jobs_that_a_dying_process_left_out(redis: "Redis") -> None:
+    store, first = in_line(redis, 9, ["a", "b"], key="once")
+    store.cancel(f"{first}-1")
+    redis.delete(keys.job_key(f"{first}-1"))
+    _, again = in_line(redis, 9, ["a", "b"], key="once")
+    assert again == first and store.num_waiting("tiny") == 2
 
 
 json_values = st.recursive(
