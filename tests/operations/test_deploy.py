@@ -34,6 +34,16 @@ def test_only_real_settings_are_named(path):
     assert settings_named_in(path.read_text()) <= set(Settings.model_fields) | {"admin_key"}
 
 
+def test_the_example_settings_are_all_settings_with_their_defaults():
+    example = {}
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        name, equals, value = line.removeprefix("# OMNI_MODEL=").partition("=")
+        if equals and not line.startswith("#"):
+            example[name.removeprefix("OMNI_").lower()] = value
+    assert set(example) | {"model"} == set(Settings.model_fields)
+    assert Settings(_env_file=None, **example) == Settings(_env_file=None)
+
+
 @needs("systemd-analyze")
 def test_systemd_takes_the_units(tmp_path):
     for unit in (DEPLOY / "systemd").iterdir():
