@@ -137,7 +137,7 @@ def truncation_floor(scaled: torch.Tensor, settings: Settings) -> torch.Tensor |
 def nucleus_floor(scaled: torch.Tensor, settings: Settings, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Floor of top_k and top_p from the likeliest candidates, and where these were enough to know it; [S, 1] both."""
     vocab_size = scaled.shape[1]
-    values = scaled.topk(num_candidates, dim=-1).values  # [S, C], falling
+    values = largest(scaled, num_candidates)
     at_k = values.gather(1, (settings.top_k - 1).clamp(max=num_candidates - 1))
     is_cut = settings.top_k < vocab_size
     kth = torch.where(is_cut, at_k, NEVER)
@@ -152,6 +152,15 @@ def nucleus_floor(scaled: torch.Tensor, settings: Settings, num_candidates: int)
     floor = torch.where(is_open, kth, values.gather(1, last))
     is_known = is_open | is_cut | (last < num_candidates - 1) | (num_candidates == vocab_size)
     return floor, is_known
+
+
+def largest(scaled: torch.Tensor, num: int) -> torch.Tensor:
+    """The `num` largest numbers of each row, falling, [S, num]. On a CPU numpy sorts many times as fast as torch."""
+    if scaled.device.type != "cpu":
+        return scaled.topk(num, dim=-1).values
+    rest = scaled.shape[1] - num
+    part = np.partition(scaled.numpy(), rest, axis=-1)[:, rest:] if rest > 0 else scaled.numpy()
+    return torch.from_numpy(np.sort(part, axis=-1)[:, ::-1].copy())
 
 
 def read_logprobs(raw: torch.Tensor, token_ids: torch.Tensor, wanted: Seq[int | None]) -> list[TokenLogprob | None]:
