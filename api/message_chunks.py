@@ -59,7 +59,7 @@ class MessageChunks:
         self._is_open = False
         self._token_ids: list[int] = []
         self._text: list[str] = []
-        self._usage: dict[str, int] = {"input_tokens": form.num_prompt_tokens, "output_tokens": 0}
+        self._usage: dict[str, Any] = {"input_tokens": form.num_prompt_tokens, "output_tokens": 0}
 
     def opening(self) -> list[dict[str, Any]]:
         return [{"type": "message_start", "message": self.message()}, {"type": "ping"}]
@@ -73,7 +73,7 @@ class MessageChunks:
             self._token_ids += event.token_ids
             self._text.append(event.text)
             return [said for piece in self._reader.read(event) for said in self._piece(piece)]
-        self._usage = usage_of(event)
+        self._usage = usage_of(event, self._reader.num_reasoning_tokens)
         said = [] if self._blocks else self._begin("text")
         end = {"stop_reason": self.stop_reason, "stop_sequence": self.stop_sequence}
         said += [*self._close(), {"type": "message_delta", "delta": end, "usage": self._usage}]
@@ -156,13 +156,14 @@ class MessageCompletion:
         return self._chunks.message()
 
 
-def usage_of(event: Finished) -> dict[str, int]:
+def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
     """Anthropic counts what was found in the cache apart."""
     return {
         "input_tokens": event.prompt_tokens - event.cached_tokens,
         "cache_read_input_tokens": event.cached_tokens,
         "cache_creation_input_tokens": 0,
         "output_tokens": event.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": num_reasoning_tokens},
     }
 
 

@@ -55,6 +55,7 @@ def test_a_text_is_streamed_in_anthropics_order(encoder):
                 "cache_read_input_tokens": 4,
                 "cache_creation_input_tokens": 0,
                 "output_tokens": 1,
+                "output_tokens_details": {"thinking_tokens": 0},
             },
         },
         {"type": "message_stop"},
@@ -69,6 +70,7 @@ def test_thoughts_text_and_calls_are_blocks_of_their_own(encoder, step):
     assert thinking == {"type": "thinking", "thinking": "hm", "signature": ""}
     assert text == {"type": "text", "text": "I add."}
     assert (call["type"], call["name"], call["input"]) == ("tool_use", "add", {"a": 1})
+    assert 0 < message["usage"]["output_tokens_details"]["thinking_tokens"] <= message["usage"]["output_tokens"]
     assert call["id"].startswith("toolu_") and message["stop_reason"] == "tool_use"
     said = fed(MessageChunks(form(), encoder), events)
     deltas = [event["delta"] for event in said if event["type"] == "content_block_delta"]
