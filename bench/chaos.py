@@ -3,6 +3,7 @@
 python -m bench.chaos --seconds 600 --clients 64
 python -m bench.chaos --seconds 110 --rounds 12 --pause 0.25
 python -m bench.chaos --only kill_worker,pause_worker
+python -m bench.chaos --demo --faults 50 --clients 6
 python -m bench.chaos --broken no_gap_fill        must turn red
 python -m bench.chaos --streams 2000 --queued 10000     no faults: how much memory that takes
 """
@@ -12,13 +13,16 @@ import sys
 
 from tests.chaos.campaign import Plan, run
 from tests.chaos.crowd import crowd
+from tests.chaos.demo import OPTIONS, DemoModel
 from tests.chaos.harness import Options
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
     broken = tuple(name for name in args.broken.split(",") if name)
-    options = Options(num_apis=2, num_workers=2, step_s=args.step, mutations=broken)
+    options = OPTIONS if args.demo else Options(num_apis=2, num_workers=2, step_s=args.step, mutations=broken)
     plan = Plan(args.seconds, args.seed, args.clients, most_faults=args.faults, pause_s=args.pause, options=options)
+    if args.demo:
+        plan.model = DemoModel()
     if args.only:
         plan.faults = {name: fault for name, fault in plan.faults.items() if name in args.only.split(",")}
         plan.with_clock, plan.with_disk = "jump_clocks" in args.only, "fill_disk" in args.only
@@ -36,6 +40,7 @@ def main() -> int:
     parser.add_argument("--step", type=float, default=0.01, help="seconds a step of the weightless engine takes")
     parser.add_argument("--only", default="", help="comma separated names of faults")
     parser.add_argument("--broken", default="", help="comma separated names of mutations (tests/chaos/mutations.py)")
+    parser.add_argument("--demo", action="store_true", help="the demo model instead of the weightless engine")
     parser.add_argument("--streams", type=int, default=0, help="instead of faults: so many open streams")
     parser.add_argument("--queued", type=int, default=0, help="and so many jobs in the line")
     args = parser.parse_args()

@@ -10,8 +10,9 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.chaos.checker import ENDED, Expect, Report, blame, check, told
+from tests.chaos.checker import ENDED, Report, blame, check, told
 from tests.chaos.client import Api, Client, History
 from tests.chaos.faults import FAULTS, Fault, Injector, fill_disk, jump_clocks, undo
 from tests.chaos.harness import Harness, Options, running
@@ -35,6 +36,21 @@ class Plan:
     options: Options = field(default_factory=lambda: Options(num_apis=2, num_workers=2))
     with_clock: bool = True
     with_disk: bool = True
+    model: "Model" = field(default_factory=lambda: Model())
+
+
+class Model:
+    """What is asked and what must come. This one is the weightless engine; demo.py has another."""
+
+    def learn(self, harness: Harness) -> None:
+        """Called when the service is up and nothing is broken yet."""
+
+    def ask(self, plan: "Plan", random: random.Random) -> tuple[History, dict[str, Any] | None]:
+        num_tokens = random.randint(plan.min_tokens, plan.max_tokens)
+        return History(random.getrandbits(40), num_tokens, random.choice(KINDS)), None
+
+    def expect(self, history: History) -> str:
+        return told(history)
 
 
 def small_disk(stack: ExitStack, megabytes: int) -> Path | None:
@@ -74,14 +90,13 @@ class Load:
 
     async def lane(self) -> None:
         while not self.is_stopping:
-            num_tokens = self.random.randint(self.plan.min_tokens, self.plan.max_tokens)
-            history = History(self.random.getrandbits(40), num_tokens, self.random.choice(KINDS))
+            history, body = self.plan.model.ask(self.plan, self.random)
             self.histories.append(history)
-            await self.live(history)
+            await self.live(history, body)
 
-    async def live(self, history: History) -> None:
+    async def live(self, history: History, body: dict[str, Any] | None) -> None:
         some = self.random.randint(1, history.num_tokens)
-        client = Client(self.api, history, drop_after=some if history.kind == "drop" else 0)
+        client = Client(self.api, history, drop_after=some if history.kind == "drop" else 0, body=body)
         if history.kind == "poll":
             await client.poll()
         elif history.kind == "cancel":
@@ -114,7 +129,7 @@ def settle(harness: Harness, histories: list[History], timeout_s: float = 45.0) 
         time.sleep(0.05)
 
 
-def run(plan: Plan, expect: Expect = told) -> Report:
+def run(plan: Plan) -> Report:
     with ExitStack() as stack:
         if plan.with_disk and (disk := small_disk(stack, 3072 if plan.seconds > 120 else 256)) is not None:
             plan.options.data_dir = disk
@@ -128,11 +143,12 @@ def run(plan: Plan, expect: Expect = told) -> Report:
         if "jump_clocks" in plan.faults:
             with suppress(OSError):
                 os.symlink(clock / "clock", harness.folder / "clock")
+        plan.model.learn(harness)
         load = Load(plan, harness.port)
         began = time.monotonic()
         injector = asyncio.run(drive(plan, harness, load))
         settle(harness, load.histories)
-        report = check(load.histories, harness.redis, harness.queue, expect)
+        report = check(load.histories, harness.redis, harness.queue, plan.model.expect)
         blame(report, injector.done)
         report.faults, report.seconds = injector.counts, time.monotonic() - began
         if not report.is_clean or os.environ.get("CHAOS_KEEP"):

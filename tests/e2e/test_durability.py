@@ -479,12 +479,12 @@ def test_a_failover_by_sentinel_is_lived_through(tmp_path: Path) -> None:
         servers.append(Process(sentinel, dict(os.environ), tmp_path / "sentinel.out"))
         wait_until(lambda: Redis(port=guard).execute_command("SENTINEL", "REPLICAS", "omni"), 20)
         url = f"redis+sentinel://127.0.0.1:{guard}/omni"
-        options = Options(redis_url=f"redis://127.0.0.1:{first}/0", through_proxy=False, step_s=0.05, environment={})
+        options = Options(redis_url=f"redis://127.0.0.1:{first}/0", through_proxy=False, step_s=0.03, environment={})
         options.environment["REDIS_URL"] = url
         with running(options) as harness:
 
             async def run() -> Client:
-                client = streaming(Api(harness.port), 300)
+                client = streaming(Api(harness.port), 150)
                 reading = asyncio.create_task(client.stream(background=True))
                 await until(lambda: len(client.history.frames) > 20)
                 servers[0].popen.kill()
@@ -495,7 +495,7 @@ def test_a_failover_by_sentinel_is_lived_through(tmp_path: Path) -> None:
             assert replica.role()[0] in (b"master", "master")
             harness.redis = replica
             if client.history.error == "stream_rewound":  # the replica had not got the last rows: said, not hidden
-                assert expected_text(client.history.seed, 300).startswith(client.history.text)
+                assert expected_text(client.history.seed, 150).startswith(client.history.text)
             else:
                 assert_clean(harness, client)
     finally:
