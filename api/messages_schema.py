@@ -13,7 +13,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
     {
         "mcp_servers": Refusal("is not supported: this server fetches nothing from the network"),
         "container": NOT_HERE,
-        "context_management": NOT_HERE,
     }
 )
 

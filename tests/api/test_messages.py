@@ -131,6 +131,22 @@ def test_options_become_a_chat_requests(encoder):
     assert chat_request(body).thinking.type == "enabled"
 
 
+def test_what_coding_agents_send_is_understood(encoder):
+    ephemeral = {"cache_control": {"type": "ephemeral"}}
+    body = asked(
+        max_tokens=32_000,
+        system=[{"type": "text", "text": "You are an agent."} | ephemeral],
+        messages=[{"role": "user", "content": [{"type": "text", "text": "Hi"} | ephemeral]}],
+        tools=[TOOL | {"type": "custom", "description": "Adds."} | ephemeral],
+        thinking={"type": "adaptive"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        metadata={"user_id": "me"},
+        output_config={"effort": "high"},
+    )
+    ready = prepare(chat_request(body), encoder, GrammarCheck())
+    assert ready.sampling.max_tokens == 4096 - len(ready.prompt.ids)
+
+
 def test_a_message_begun_by_the_caller_is_continued():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]
     assert chat_request(asked(messages=turns)).continue_final_message

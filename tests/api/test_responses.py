@@ -147,6 +147,38 @@ def test_options_become_a_chat_requests(encoder):
     assert chat.reasoning_effort == "none" and chat.response_format.json_schema.schema_ == schema
 
 
+def test_what_coding_agents_send_is_understood(encoder):
+    body = asked(
+        instructions="You are an agent.",
+        input=[
+            {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Rules."}]},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": None},
+            {
+                "type": "function_call",
+                "id": "fc_1",
+                "call_id": "c",
+                "name": "add",
+                "arguments": "{}",
+                "status": "completed",
+            },
+            {"type": "function_call_output", "call_id": "c", "output": "2"},
+        ],
+        tools=[TOOL | {"strict": False}],
+        tool_choice="auto",
+        parallel_tool_calls=False,
+        reasoning={"effort": "medium", "summary": "auto"},
+        store=False,
+        stream=True,
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="k",
+        text={"verbosity": "low"},
+        truncation="disabled",
+        client_metadata={"a": "b"},
+    )
+    assert prepare(chat_request(body, []), encoder, GrammarCheck()).prompt.ids
+
+
 def test_a_response_goes_on_from_the_one_before(encoder):
     said = folded(ResponseCompletion(form(), encoder), log("Hello"))["output"]
     context = [{"id": "item_1", "type": "message", "role": "user", "content": "Hi"}, *said]
