@@ -74,10 +74,14 @@ def by_batch(bench: Bench, num_steps: int) -> list[tuple[float, float]]:
     """(batch, ms of a step in which all of them decode)."""
     points = []
     for size in BATCHES:
-        ids = {bench.add(bench.prompt(SHORTEST), num_steps + 4) for _ in range(size)}
-        steps = bench.drain()
-        full = [step.seconds for step in steps if step.tokens_for == ids][1:]
-        points.append((float(size), min(full or [step.seconds for step in steps]) * 1000))
+        ids = frozenset(bench.add(bench.prompt(SHORTEST // 2), 4096) for _ in range(size))
+        full: list[float] = []
+        while len(full) < num_steps:
+            step = bench.step()
+            full += [step.seconds] if step.tokens_for == ids else []
+        for request_id in ids:
+            bench.engine.cancel(request_id)
+        points.append((float(size), min(full) * 1000))
     return points
 
 
@@ -169,7 +173,7 @@ def main() -> None:
     print(f"\n{args.streams} streams\n\n" + table(["", "gap p50 ms", "p99 ms", "max ms", "steps"], gaps))
     print(f"\nload average {load_average()} at the end")
     panels = [
-        Panel("decode, by batch", "sequences", "ms per step", {"context 128": batches}),
+        Panel("decode, by batch", "sequences", "ms per step", {"short context": batches}),
         Panel("prefill, by context", "tokens before", f"ms per chunk of {size}", {"one prompt": chunks[1:]}),
         Panel("decode, by context", "tokens", "ms per step", {"batch 1": decodes}),
     ]

@@ -181,7 +181,10 @@ def under_load(model: Path, streams: int, plan: load.Plan, threads: str) -> str:
     order = ("step", "forward", "sample", "detokenize", "claim", "add", "append", "confirm", "telemetry")
     order += ("hub", "chunks", "frame", "parse", "prompt", "submit")
     rows = [(name, calls[name], sums[name] / steps, sums[name] * 1000 / max(calls[name], 1)) for name in order]
-    head = f"{model.name}, {streams} streams, {level.tokens_s:.0f} tokens/s with stopwatches, {steps} steps"
+    in_steps = [(begin, end) for name, begin, end in spans if name == "step"]
+    part = sums["step"] / ((in_steps[-1][1] - in_steps[0][0]) * 1000)
+    head = f"{model.name}, {streams} streams, {level.tokens_s:.0f} tokens/s with stopwatches, {steps} steps; "
+    head += f"the worker is {part:.1%} of the time in engine steps"
     return f"{head}\n\n" + table(["span", "calls", "ms per step", "us per call"], rows)
 
 

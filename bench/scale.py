@@ -30,13 +30,19 @@ CALLERS = 32  # of those who put jobs into the line
 
 
 class Peak(threading.Thread):
-    """The most memory that a process had while this ran, MiB."""
+    """The most memory that a process had while this ran, MiB, and its processor time."""
 
     def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)
         self.process = process
         self.before = self.peak = self.now()
+        self.busy_s = 0.0
+        self.cpu_before = self.cpu_s()
         self._is_over = threading.Event()
+
+    def cpu_s(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
 
     def now(self) -> float:
         return float(self.process.memory_info().rss / 2**20)
@@ -52,6 +58,7 @@ class Peak(threading.Thread):
     def stop(self) -> None:
         self._is_over.set()
         self.join()
+        self.busy_s = self.cpu_s() - self.cpu_before
 
 
 def options(max_num_seqs: int, step_s: float, real: Path | None) -> Options:
@@ -129,15 +136,15 @@ def streams(num_streams: int, num_tokens: int, step_s: float, real: Path | None)
     tokens = sum(shot.num_tokens for shot in good)
     return (
         num_streams, len(shots) - len(good), restarts, elapsed, tokens / elapsed, percentile(first, 0.5),
-        percentile(first, 0.99), peaks["api"].before, peaks["api"].grown * 1024 / num_streams,
-        peaks["worker"].grown * 1024 / num_streams, held / 1024 / num_streams, f"{num_wrong} of {num_claimed}",
-        load_average(),
+        percentile(first, 0.99), peaks["api"].busy_s * 1000 / num_streams, peaks["api"].before,
+        peaks["api"].grown * 1024 / num_streams, peaks["worker"].grown * 1024 / num_streams,
+        held / 1024 / num_streams, f"{num_wrong} of {num_claimed}", load_average(),
     )  # fmt: skip
 
 
 STREAMS = (
-    "streams", "errors", "worker restarts", "s", "tokens/s", "TTFT p50 s", "TTFT p99 s", "API idle MiB",
-    "API KiB/stream", "worker KiB/stream", "Valkey KiB/stream", "claims out of order", "load average",
+    "streams", "errors", "worker restarts", "s", "tokens/s", "TTFT p50 s", "TTFT p99 s", "API CPU ms/stream",
+    "API idle MiB", "API KiB/stream", "worker KiB/stream", "Valkey KiB/stream", "claims out of order", "load average",
 )  # fmt: skip
 QUEUED = ("queued", "refused", "accepted/s", "API grew MiB", "Valkey KiB/job", "look up one, p50 ms", "p99 ms")
 QUEUED += ("drained/s", "unfinished", "claims out of order", "load average")
