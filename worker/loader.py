@@ -50,8 +50,6 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError when the folder is no model."""
     device = choose_device(config.device)
     check_quantize(config.quantize, device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     on_progress("weights", 0.1)
@@ -59,6 +57,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     model = AutoModelForCausalLM.from_pretrained(
         model_path, dtype="auto", device_map=device_map(device), use_safetensors=True
     )
+    torch.set_num_threads(choose_threads(config, model))
     dtype = choose_dtype(config, device, model)
     model = model.to(dtype).eval().requires_grad_(False)
     on_progress("weights", 0.9)
@@ -98,6 +97,13 @@ def choose_device(name: str) -> torch.device:
 def device_map(device: torch.device) -> str | None:
     """A GPU is loaded into directly, without a copy of the weights in main memory."""
     return None if device.type == "cpu" else str(device)
+
+
+def choose_threads(config: EngineConfig, model: Any) -> int:
+    """The setting, or: what torch found, but one for a small model, whose threads would mostly wait for each other."""
+    if config.threads is not None:
+        return config.threads
+    return 1 if count_parameters(model) < SMALL_MODEL_PARAMETERS else torch.get_num_threads()
 
 
 def check_quantize(name: str | None, device: torch.device) -> None:
