@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from common import embedded
+from common.processes import die_with_parent
 from common.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -82,8 +84,14 @@ class Process:
         self.log = log
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
-            )
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent if threading.current_thread() is threading.main_thread() else None,
+            )  # the kernel means the thread that started it, and others than the first end before us
 
     @property
     def is_alive(self) -> bool:
@@ -203,7 +211,9 @@ class Harness:
             f"api:{self.api_link}:{target}",
             f"worker:{self.worker_link}:{target}",
         ]
-        self.proxy = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.proxy = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+        )
         assert self.proxy.stdout is not None
         self.proxy.stdout.readline()
 
