@@ -57,9 +57,9 @@ def kv(model: Path, num_tokens: int, threads: int | None) -> tuple[object, ...]:
     engine = Engine(load(str(model), ("bench",), config, lambda what, share: None), config)
     cache = engine.runner.kv_cache
     expected = sum(shape.width for shape in cache.shapes) * cache.keys[0].element_size()
-    read_prompts(engine, 4, 0)  # buffers of the step itself
+    read_prompts(engine, 1, 0)  # buffers of the step itself
     before = resident()
-    read_prompts(engine, num_tokens // PROMPT, 4)
+    read_prompts(engine, num_tokens // PROMPT, 1)
     measured = (resident() - before) / (num_tokens // PROMPT * PROMPT)
     return model.name, num_tokens, expected, int(measured), measured / expected, cache.pool.num_blocks
 

@@ -1,7 +1,7 @@
 """Many at a time: `python -m bench.scale [--streams 100 500 1000 2000] [--queued 10000] [--real]`.
 
-Streams: so many answers open at once, all running, one token a step each. Queued: so many jobs waiting behind one that
-holds the only place, then drained. The engine is the weightless one of the tests, so that what is measured is the
+Streams: so many answers open at once, all running, one token a step each. Queued: so many jobs put in line while no
+worker is there, then drained by one. The engine is the weightless one of the tests, so that what is measured is the
 service; --real takes the tiny model instead (it runs 256 at a time, the others wait in line). Order: a claim is out of
 order when a job with a higher ticket was claimed in an earlier millisecond.
 """
@@ -22,6 +22,7 @@ import psutil
 
 from bench import load, models
 from bench.report import DEFAULT_FOLDER, load_average, machine, percentile, table, write_json
+from bench.serve import end_on_sigterm
 from tests.chaos.harness import KEYS, Harness, Options, running
 
 MODEL = "tiny"
@@ -78,8 +79,10 @@ def options(max_num_seqs: int, step_s: float, real: Path | None) -> Options:
 
 @contextmanager
 def watched(harness: Harness) -> Iterator[dict[str, Peak]]:
-    """Memory of the API process and of the worker."""
-    peaks = {"api": Peak(harness.apis[0].child(2)), "worker": Peak(harness.workers[0].child())}
+    """Memory of the API process and of the worker, if there is one."""
+    peaks = {"api": Peak(harness.apis[0].child(2))}
+    if harness.workers:
+        peaks["worker"] = Peak(harness.workers[0].child())
     for peak in peaks.values():
         peak.start()
     try:
@@ -177,27 +180,25 @@ async def look_up(url: str, ids: list[str]) -> list[float]:
     return times
 
 
-async def behind_one(harness: Harness, num_jobs: int) -> tuple[list[str], float, list[float], int]:
-    """Fill the line while one long answer holds the only place; it is given up at the end."""
-    holder = asyncio.create_task(burst(harness.url, 1, 90_000))
-    while not harness.redis.exists("omni:ticket"):
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)
-    before = valkey_bytes(harness)
-    ids, elapsed = await put_in_line(harness.url, num_jobs)
-    logs = sum(harness.redis.memory_usage(key) for key in harness.redis.scan_iter("omni:log:*", count=1000))
-    held = valkey_bytes(harness) - before - logs  # the holder's log grows meanwhile
-    times = await look_up(harness.url, [job_id for job_id in ids if job_id][:: max(1, num_jobs // 200)])
-    holder.cancel()
-    return ids, elapsed, times, held
+async def fill(url: str, num_jobs: int) -> tuple[list[str], float, list[float]]:
+    """Ids, seconds until all were accepted, and milliseconds to look up some of them."""
+    ids, elapsed = await put_in_line(url, num_jobs)
+    print(f"{num_jobs} jobs put in line in {elapsed:.0f} s", flush=True)
+    return ids, elapsed, await look_up(url, [job_id for job_id in ids if job_id][:: max(1, num_jobs // 200)])
 
 
 def queued(num_jobs: int) -> tuple[Any, ...]:
-    """One row: so many jobs in line, then drained one by one."""
-    with running(options(1, 0.001, None)) as harness:
+    """One row: so many jobs put in line while no worker is there, then drained by one."""
+    with running(options(64, 0.001, None)) as harness:
         waiting = f"omni:waiting:{MODEL}"
+        harness.workers.pop().end()
+        before = valkey_bytes(harness)
         with watched(harness) as peaks:
-            ids, elapsed, times, held = asyncio.run(behind_one(harness, num_jobs))
+            ids, elapsed, times = asyncio.run(fill(harness.url, num_jobs))
+        held = valkey_bytes(harness) - before
+        harness.start_worker()
+        while int(harness.redis.zcard(waiting)) == num_jobs:
+            time.sleep(0.05)
         started, left = time.perf_counter(), int(harness.redis.zcard(waiting))
         while harness.redis.zcard(waiting) and time.perf_counter() - started < 600:
             time.sleep(0.1)
@@ -226,7 +227,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER / "models")
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER / "scale.json")
     args = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    end_on_sigterm()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if args.real:
         models.ensure(args.models, [MODEL])
