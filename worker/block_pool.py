@@ -59,6 +59,10 @@ class BlockPool:
                 del self._block_of[forgotten]
                 self._hashes[block_id] = None
 
+    def exclusive(self, block_ids: Iterable[int]) -> list[int]:
+        """Those of the blocks that have one user only."""
+        return [block_id for block_id in block_ids if self._num_users[block_id] == 1]
+
     def remember(self, block_id: int, block_hash: bytes) -> None:
         """The block is full and computed: others may share it. The first block of this content stays the known one."""
         if block_hash not in self._block_of and self._hashes[block_id] is None:

@@ -106,10 +106,11 @@ class KVCache:
         sequence.num_computed = 0
 
     def scrub(self, sequence: Sequence) -> None:
-        """Wipe the blocks of a sequence that went wrong: NaN left in one would reach its next user through the mask."""
-        self.pool.forget(sequence.block_ids)
+        """Wipe what a sequence that went wrong wrote: NaN in a block would reach its next user through the mask."""
+        own = self.pool.exclusive(sequence.block_ids)
+        self.pool.forget(own)
         for pool in self.keys + self.values:
-            pool[:, torch.tensor(sequence.block_ids, dtype=torch.long, device=pool.device)] = 0
+            pool[:, torch.tensor(own, dtype=torch.long, device=pool.device)] = 0
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.shares_prefixes:

@@ -55,5 +55,6 @@ def kv_memory_bytes(loaded: LoadedModel, num_parameters: int) -> int:
     if loaded.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(loaded.device)
         return max(0, int(free * GPU_MEMORY_SHARE) - GPU_WORKSPACE_BYTES)
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS knows only all
+    available = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     return min(int(available * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))

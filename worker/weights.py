@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from worker.quantized import GROUP, Int4Linear, Int8Linear
 
-PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PACK_BATCH = 64  # rows that the packing is tuned for; its layout serves others as well
 
 
@@ -56,8 +55,16 @@ def fused_linear(modules: Seq[Any], quantize: str | None = None) -> Linear:
         return Int4Linear(weight, bias)
     if quantize is not None:
         return Int8Linear(weight, bias)
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return PackedLinear(weight, bias) if weight.dtype in PACKED_DTYPES and has_onednn else PlainLinear(weight, bias)
+    return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch, on this processor, has packed products of this type: found out by doing one."""
+    weight = torch.eye(16, dtype=dtype)
+    try:
+        return torch.equal(PackedLinear(weight, None)(weight), weight)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
 
 
 def shared_linear(modules: Seq[Any]) -> Linear:

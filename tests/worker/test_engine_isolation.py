@@ -65,6 +65,17 @@ def test_nan_left_in_the_cache_does_not_reach_its_next_user(bench: Bench) -> Non
     assert all(isinstance(bench.end(f"r{seed}"), Finished) for seed in range(8))
 
 
+def test_a_failure_leaves_the_prefix_to_those_who_share_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_forward(bench, monkeypatch, None)
+    prompt = prompt_of(40)
+    bench.add("good", prompt)
+    bench.step(5)
+    bench.add("bad", [*prompt, POISON])
+    bench.finish()
+    assert isinstance(bench.end("bad"), Failed)
+    assert bench.token_ids("good") == bench.generate(prompt)
+
+
 @pytest.mark.parametrize(
     ("prompt", "sampling", "code"),
     [
