@@ -16,11 +16,12 @@ from common.connection import connect, is_passing
 from common.logs import set_up_logging
 from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
+from common.wire import ModelCard
 from worker.engine import Engine
 from worker.grammar import GrammarCompiler
 from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
 from worker.ledger import Fenced, Ledger
-from worker.loader import EngineConfig, LoadedModel, load
+from worker.loader import EngineConfig, load
 from worker.omni_worker import OmniWorker
 from worker.publisher import Publisher
 
@@ -58,7 +59,7 @@ def engine_config(settings: Settings) -> EngineConfig:
     )
 
 
-def load_engine(settings: Settings, ledger: Ledger) -> tuple[LoadedModel, Engine]:
+def load_engine(settings: Settings, ledger: Ledger) -> Engine:
     """Load the model and make the engine, telling Redis how far it is. Exits with one sentence for a bad model."""
     disable_progress_bar()
 
@@ -76,14 +77,14 @@ def load_engine(settings: Settings, ledger: Ledger) -> tuple[LoadedModel, Engine
         engine.warm_up(tell)
     except (OSError, ValueError) as error:
         refuse(f"OMNI_MODEL={settings.model} cannot be loaded: {error}")
-    return loaded, engine
+    return engine
 
 
-def register(ledger: Ledger, loaded: LoadedModel, predecessor: int) -> None:
+def register(ledger: Ledger, card: ModelCard, predecessor: int) -> None:
     """Wait out Redis if it is away: a loaded model is worth keeping."""
     while True:
         try:
-            ledger.publish_card(loaded.card)
+            ledger.publish_card(card)
             ledger.register(predecessor)
             if predecessor:
                 ledger.reclaim(predecessor)
@@ -107,12 +108,12 @@ def run(settings: Settings, watch_fd: int, predecessor: int) -> int:
     redis = connect(settings.redis, retries=3)
     wait_for_redis(redis)
     ledger = Ledger(redis, settings.queue, worker_name=f"omni-{uuid4().hex[:12]}")
-    loaded, engine = load_engine(settings, ledger)
-    register(ledger, loaded, predecessor)
+    engine = load_engine(settings, ledger)
+    register(ledger, engine.card, predecessor)
     os.write(watch_fd, f"fence {ledger.fence}\n".encode())
     inbox, traces = Inbox(), traces_of(settings, "worker")
     publisher = Publisher(connect(settings.redis, retries=0), ledger.fence)
-    worker = OmniWorker(ledger, engine, loaded.card, publisher, inbox, watch_fd, traces)
+    worker = OmniWorker(ledger, engine, engine.card, publisher, inbox, watch_fd, traces)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
     heartbeat = Heartbeat(ledger, inbox, worker.report)
