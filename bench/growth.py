@@ -82,6 +82,7 @@ def by_batch(bench: Bench, num_steps: int) -> list[tuple[float, float]]:
         for request_id in ids:
             bench.engine.cancel(request_id)
         points.append((float(size), min(full) * 1000))
+        print(f"batch {size}: {points[-1][1]:.2f} ms", flush=True)
     return points
 
 

@@ -60,17 +60,3 @@ def percentile(values: Sequence[float], share: float) -> float:
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=1))
-
-
-def rss_mib(pid: int) -> float:
-    """Resident memory of a process and all below it, MiB."""
-    process = psutil.Process(pid)
-    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) / 2**20
-
-
-def leaf(pid: int) -> psutil.Process:
-    """The last child of the last child ...: the process that does the work under its supervisors."""
-    process = psutil.Process(pid)
-    while children := process.children():
-        process = children[-1]
-    return process

@@ -44,9 +44,6 @@ class Ours:
         times = self.process(name).cpu_times()
         return float(times.user + times.system)
 
-    def rss_mib(self, name: str) -> float:
-        return float(self.process(name).memory_info().rss / 2**20)
-
 
 class TracedService(RunningService):
     """The same service with stopwatches in it; they write into its folder."""
