@@ -70,10 +70,10 @@ class Bench:
         return steps
 
 
-def by_batch(bench: Bench, num_steps: int) -> list[tuple[float, float]]:
+def by_batch(bench: Bench, sizes: Sequence[int], num_steps: int) -> list[tuple[float, float]]:
     """(batch, ms of a step in which all of them decode)."""
     points = []
-    for size in BATCHES:
+    for size in sizes:
         ids = frozenset(bench.add(bench.prompt(SHORTEST // 2), 4096) for _ in range(size))
         full: list[float] = []
         while len(full) < num_steps:
@@ -163,7 +163,7 @@ def main() -> None:
     bench = Bench(args.models / args.shape, args.longest, 1 if args.cpu_time else args.threads, clock)
     bench.add(bench.prompt(SHORTEST), 8)
     bench.drain()
-    batches = by_batch(bench, args.steps)
+    batches = by_batch(bench, args.batches, args.steps)
     print("\n" + table(["batch", "step ms", "x"], with_growth(batches)), flush=True)
     chunks, decodes = by_context(bench, args.longest, args.steps)
     size = bench.engine.scheduler.max_step_tokens

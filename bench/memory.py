@@ -110,11 +110,14 @@ def main() -> None:
     if args.only != "service":
         jobs = [(folder, args.tokens, args.threads) for folder in folders]
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            rows = pool.starmap(kv, jobs, chunksize=1)
-        print("\n" + table(KV_COLUMNS, rows), flush=True)
+            for job in jobs:
+                rows.append(pool.apply(kv, job))
+                print(table(KV_COLUMNS, rows[-1:]), flush=True)
     if args.only != "kv":
-        lines = [service(folder, str(args.threads or ""), args.streams) for folder in folders]
-        print("\n" + table(SERVICE_COLUMNS, lines), flush=True)
+        for folder in folders:
+            lines.append(service(folder, str(args.threads or ""), args.streams))
+            print(table(SERVICE_COLUMNS, lines[-1:]), flush=True)
+    print("\n" + table(KV_COLUMNS, rows) + "\n\n" + table(SERVICE_COLUMNS, lines))
     write_json(args.out, {"kv": rows, "service": lines})
 
 
