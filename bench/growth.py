@@ -146,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER / "models")
     parser.add_argument("--shape", default="tiny")
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument(
         "--longest", type=int, default=32_768, help="tokens of prompt; the model's context less an answer"
     )
