@@ -5,6 +5,7 @@ Production code knows nothing of this.
 
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -101,6 +102,7 @@ def break_scripts(names: set[str]) -> None:
 def use_scripts(folder: Path) -> None:
     import common.script
 
+    undo.append(lambda: shutil.rmtree(folder))
     patch(common.script, "FOLDER", folder)
     patch(common.script.Scripts.__init__, "__defaults__", (folder,))
     if "worker.publisher" in sys.modules:
