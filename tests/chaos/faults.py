@@ -201,4 +201,4 @@ def undo(harness: Harness) -> None:
         harness.redis.config_set("maxmemory", 0)
     for link in ("api", "worker"):
         harness.link(link, "clear")
-    wait_until(harness.is_ready, 60, "the service after the faults")
+    wait_until(harness.is_ready, 150, "the service after the faults")
