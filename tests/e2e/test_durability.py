@@ -304,7 +304,6 @@ def test_a_restart_of_the_api_ends_streams_cleanly_and_fails_no_post(stage: Harn
     tail, failed, client = go(run(), 120)
     assert failed == []
     assert tail.endswith((b"retry: 1000\n\n", b"data: [DONE]\n\n"))
-    assert tail.endswith(b"retry: 1000\n\n") or client.history.num_resumes >= 1
     assert_clean(stage, client)
 
 
