@@ -16,7 +16,7 @@ from redis import Redis
 from common.connection import connect
 
 ROOT = Path(__file__).resolve().parent.parent
-START_S = 60
+START_S = 120
 
 
 def free_port() -> int:
