@@ -33,13 +33,12 @@ logger = logging.getLogger("omni.api")
 
 
 def create_app(settings: Settings) -> Flask:
-    """The application of one API process; its hub starts with the first request or by gunicorn's worker."""
+    """The application of one API process; api/server.py starts its hub."""
     app = Flask("api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     service = build_service(settings)
     app.extensions["omni"] = service
-    app.before_request(service.hub.start)
     install_guard(app, settings)
     tally = Tally(SERVICE)
     service.hub.chores += [service.keys.refresh, lambda: tally.flush(service.store.redis)]

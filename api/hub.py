@@ -83,7 +83,7 @@ class EventHub:
         self._is_started = False
 
     def start(self) -> None:
-        """Idempotent; called by the first request of a process and by gunicorn after its fork."""
+        """Idempotent; api/server.py calls it after the fork."""
         if not self._is_started:
             self._is_started = True
             gevent.spawn(self._listen_for_ever)

@@ -39,16 +39,16 @@ TURNS: dict[str, tuple[MakeTurn, float]] = {
     "sums": (arithmetic.sums, 16),
     "times tables": (arithmetic.tables, 7),
     "sums too big": (arithmetic.too_big, 2),
-    "counting": (arithmetic.counting, 2),
+    "counting": (arithmetic.counting, 6),
     "capitals": (geography.capitals, 7),
     "days and months": (calendar.days_and_months, 5),
     "repeat": (letters.repeat, 8),
-    "spell": (letters.spell, 7),
+    "spell": (letters.spell, 14),
     "reverse": (letters.reverse, 9),
     "project facts": (project.project_facts, 8),
     "JSON": (json_answers.json_answers, 8),
-    "joke, poem, code": (extras.extras, 3),
-    "unknown": (fallback.unknown_without_tools, 7),
+    "joke, poem, code": (extras.extras, 5),
+    "unknown": (fallback.unknown_without_tools, 9),
 }
 # What may be asked while tools are offered, without any of them fitting.
 UNTOOLED = ("greetings", "capitals", "days and months", "repeat", "spell", "project facts", "JSON")
@@ -122,12 +122,12 @@ def with_system(rng: Random, dialogue: Dialogue) -> Dialogue:
 
 # Skills that need more than one question.
 DIALOGUES: dict[str, tuple[MakeDialogue, float]] = {
-    "memory": (remembered, 12),
-    "system prompt": (obeyed, 12),
-    "tool call": (called, 9),
+    "memory": (remembered, 16),
+    "system prompt": (obeyed, 17),
+    "tool call": (called, 10),
     "tool result": (answered_from_result, 9),
     "no tool needed": (left_alone, 5),
-    "stories": (story, 4),
+    "stories": (story, 5),
 }
 
 
