@@ -21,6 +21,10 @@ class FakeStore:
         self.log = [Row(n, event, 1) for n, event in enumerate([*deltas, Finished(1, num_deltas)], 1)]
         self.num_written = 0
         self.num_reads = 0
+        self.said = Look("running", 0, -1)  # what a look at the job says now
+
+    def look(self, job_ids: list[str]) -> list[Look]:
+        return [self.said]
 
     def rows(self, job_id: str, after: int = 0, count: int = 16) -> list[Row]:
         self.num_reads += 1
@@ -132,17 +136,29 @@ def test_a_log_that_was_rewound_is_an_error_and_not_silently_other_text() -> Non
     store = FakeStore(10)
     reader = hub_for(store).open("j")
     stream = events(store, reader, 8, is_new=True)  # type: ignore[arg-type]
-    reader.tell(Look("failed", 5, -1))
+    store.said = Look("failed", 5, -1)
+    reader.tell(store.said)
     with pytest.raises(Conflict) as refused:
         next(stream)
     assert refused.value.code == "stream_rewound"
 
 
 def test_a_job_that_is_gone_is_said_to_be_gone() -> None:
-    reader = hub_for(FakeStore(1)).open("j")
-    reader.tell(Look("", 0, -1))
+    store = FakeStore(1)
+    reader = hub_for(store).open("j")
+    store.said = Look("", 0, -1)
+    reader.tell(store.said)
     with pytest.raises(NotFound):
-        next(events(FakeStore(1), reader, 0, is_new=True))  # type: ignore[arg-type]
+        next(events(store, reader, 0, is_new=True))  # type: ignore[arg-type]
+
+
+def test_a_look_that_was_older_than_the_job_is_not_believed() -> None:
+    store = FakeStore(2)
+    hub = hub_for(store)
+    reader = hub.open("j")
+    reader.tell(Look("", 0, -1))
+    hub.hear(message(store.log))
+    assert read_all(store, reader) == [1, 2, 3]
 
 
 def test_two_readers_of_one_job_both_get_all_and_the_last_to_leave_is_known() -> None:
