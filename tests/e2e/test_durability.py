@@ -304,6 +304,7 @@ def test_a_restart_of_the_api_ends_streams_cleanly_and_fails_no_post(stage: Harn
     tail, failed, client = go(run(), 120)
     assert failed == []
     assert tail.endswith((b"retry: 1000\n\n", b"data: [DONE]\n\n"))
+    go(until(lambda: not any(map(stage.redis.zcard, stage.redis.scan_iter("omni:running:*")))), 60)
     assert_clean(stage, client)
 
 

@@ -113,7 +113,8 @@ def test_logprobs_spell_the_answer_in_bytes(ask):
 
 def test_an_answer_is_continued_from_what_the_caller_began(ask):
     begun = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "<think>\nThe user"}]
-    message = ask(messages=begun, extra_body={"continue_final_message": True}, max_tokens=8).choices[0].message
+    extra = {"continue_final_message": True, "min_tokens": 8}
+    message = ask(messages=begun, extra_body=extra, max_tokens=8, temperature=0).choices[0].message
     assert message.model_extra["reasoning_content"] == message.model_extra["reasoning"]
     assert message.content == ""
 
