@@ -45,7 +45,7 @@ def first_text_ms(connection: http.client.HTTPConnection, text: str, key: str) -
 
 
 def engine_ms(engine: Engine, encoder: PromptEncoder, text: str, number: int) -> float:
-    ids = encoder.encode_chat(Conversation([Message(role="user", content=text)]))
+    ids = encoder.encode_chat(Conversation([Message(role="user", content=text)])).ids
     request = GenerationRequest(f"bench-{number}", "m", ids, SamplingParams(max_tokens=2, seed=number))
     started = time.perf_counter()
     engine.add(request)
