@@ -1,11 +1,8 @@
 """A model folder (or hub id) to a model in memory, its tokenizer, and the card that tells the API about it."""
 
-import hashlib
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from common.wire import ModelCard
+from worker.card import describe
 
 logger = logging.getLogger(__name__)
 
@@ -61,31 +59,9 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     dtype = choose_dtype(config, device, model)
     model = model.to(dtype).eval().requires_grad_(False)
     on_progress("weights", 0.9)
-    text_config = model_config.get_text_config()
-    card = ModelCard(
-        queue=names[0],
-        names=names,
-        root=shown_name(model_path),
-        revision=revision_of(model_path, model_config),
-        architecture=model_config.model_type,
-        max_model_len=min(config.max_model_len or 2**62, text_config.max_position_embeddings),
-        vocab_size=text_config.vocab_size,
-        created=int(time.time()),
-        tokenizer=tokenizer.backend_tokenizer.to_str(),
-        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
-        special_tokens={
-            name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)
-        },
-        eos_token_ids=eos_token_ids(model, tokenizer),
-    )
+    card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
     return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype)
-
-
-def shown_name(model_path: str) -> str:
-    """What callers see of where the weights are: a hub id, or the end of a folder's path, never all of it."""
-    path = Path(model_path)
-    return "/".join(path.resolve().parts[-2:]) if path.is_dir() else model_path
 
 
 def choose_device(name: str) -> torch.device:
@@ -132,25 +108,3 @@ def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torc
 
 def count_parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that the model's authors name as an end, sorted."""
-    named = [model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, tokenizer.eos_token_id]
-    ids: set[int] = set()
-    for value in named:
-        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return tuple(sorted(ids))
-
-
-def revision_of(model_path: str, model_config: Any) -> str:
-    """The hub's commit, or for a local folder a hash that changes when its files do (weights by size and time)."""
-    if (commit := getattr(model_config, "_commit_hash", None)) is not None:
-        return str(commit)
-    digest = hashlib.sha256()
-    for path in sorted(Path(model_path).glob("*")):
-        if path.suffix == ".json":
-            digest.update(path.read_bytes())
-        elif path.suffix in (".safetensors", ".bin"):
-            digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
-    return digest.hexdigest()[:12]
