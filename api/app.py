@@ -11,6 +11,7 @@ from api.board import board_routes
 from api.body import MAX_BODY_BYTES
 from api.completion_routes import completion_routes
 from api.cors import install_cors
+from api.embeddings import embedding_routes
 from api.errors import error_body, openai_error
 from api.generation import ClientGone, unavailable
 from api.guard import install_guard
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> Flask:
         completion_routes,
         response_routes,
         message_routes,
+        embedding_routes,
         token_routes,
         job_routes,
         service_routes,

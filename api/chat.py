@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import orjson
@@ -26,6 +26,17 @@ from common.wire import GenerationRequest, ModelCard, SamplingParams
 DEFAULT_TEMPERATURE = 0.7
 DEFAULT_MAX_TOKENS = 2048
 MAX_IDEMPOTENCY_KEY = 256
+
+
+class Waited(Protocol):
+    """What every kind of request says of its place in line and of how long it may take."""
+
+    @property
+    def background(self) -> bool | None: ...
+    @property
+    def priority(self) -> int | None: ...
+    @property
+    def timeout(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +183,8 @@ def chat_form(body: ChatRequest, prepared: Prepared) -> ChatForm:
 
 
 def submission(
-    request: GenerationRequest, form: Any, body: Sampling, encoder: PromptEncoder, caller: Caller,
-    headers: Any, raw: Mapping[str, Any],
+    request: GenerationRequest, form: Any, body: Waited, encoder: PromptEncoder, caller: Caller,
+    headers: Any, raw: Mapping[str, Any], kept_s: int | None = None,
 ) -> Submission:  # fmt: skip
     """Raises InvalidRequest for an Idempotency-Key that is too long."""
     key = headers.get("Idempotency-Key", "")
@@ -191,6 +202,7 @@ def submission(
         idempotency_key=key,
         body_digest=hashlib.sha256(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)).hexdigest() if key else "",
         priority=body.priority or 0,
+        kept_s=kept_s,
     )
 
 

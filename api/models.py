@@ -3,23 +3,26 @@
 from api.prompt import PromptEncoder
 from common.errors import ModelNotFound, ModelNotReady
 from common.store import Store
-from common.wire import ModelCard
+from common.wire import ModelCard, Task
 
 
 class Models:
     """Holds one encoder per queue, made anew when the worker's model has changed."""
 
-    def __init__(self, store: Store, expected: tuple[str, ...]) -> None:
+    def __init__(self, store: Store, expected: tuple[str, ...], embedding_names: tuple[str, ...] = ()) -> None:
         self.store = store
-        self.expected = expected  # ids that our own settings promise, known before any worker has loaded
+        self.expected = expected + embedding_names  # promised by our own settings, known before any worker has loaded
+        self.embedding_names = embedding_names
         self._encoders: dict[str, PromptEncoder] = {}
 
-    def encoder(self, model: str) -> PromptEncoder:
-        """Raises ModelNotFound for an id that nobody serves, ModelNotReady while its worker still loads."""
+    def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
+        """Raises ModelNotFound for an id that nobody serves or not for this, ModelNotReady while its worker loads."""
         queue, revision = self.store.queue_of(model)
         if queue is None:
             if model in self.expected:
                 raise ModelNotReady("Model not ready", retry_after_s=2)
+            if task == "embed":
+                raise self._wrong_task(model, task)
             names = ", ".join(self.names())
             raise ModelNotFound(f"The model {model[:100]!r} does not exist; this server has {names}.", param="model")
         encoder = self._encoders.get(queue)
@@ -28,7 +31,24 @@ class Models:
             if card is None:
                 raise ModelNotReady("Model not ready", retry_after_s=2)
             encoder = self._encoders[queue] = PromptEncoder(card)
+        if task is not None and encoder.card.task != task:
+            raise self._wrong_task(model, task)
         return encoder
+
+    def _wrong_task(self, model: str, task: Task) -> ModelNotFound:
+        if task == "generate":
+            fault = "makes embeddings only; for text this server has " + ", ".join(self.generating())
+        elif self.embedding_names:
+            fault = "makes no embeddings; this server has " + ", ".join(self.embedding_names)
+        else:
+            fault = (
+                "makes no embeddings: this server runs a text generation model only. Set OMNI_EMBEDDING_MODEL to an "
+                "encoder, or point the client's embeddings base URL at an embedding server"
+            )
+        return ModelNotFound(f"The model {model[:100]!r} {fault}.", param="model")
+
+    def generating(self) -> list[str]:
+        return [name for name in self.names() if name not in self.embedding_names]
 
     def names(self) -> list[str]:
         return list(dict.fromkeys([*self.store.models(), *self.expected]))

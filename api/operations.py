@@ -57,7 +57,7 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         "POST /v1/messages/count_tokens": Described(
             "Count tokens", answers.TokenCount, CountRequest, error=answers.MessagesError
         ),
-        "POST /v1/embeddings": Described("Not served by a text generation model: 404", None, EmbeddingRequest),
+        "POST /v1/embeddings": Described("Embed texts", answers.Embeddings, EmbeddingRequest),
         "POST /tokenize": Described("Text or conversation to token ids", answers.Tokens, TokenizeRequest),
         "POST /detokenize": Described("Token ids to text", answers.Text, DetokenizeRequest),
         "GET /v1/models": Described("The served models", answers.ModelList),

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from api.schema import MAX_MESSAGES, MAX_TOOLS, Base, Message, Structured, Tool
+from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, Base, Message, Structured, Tool
 from api.unsupported import CHAT, Refusal
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 128  # prompts times n
 MAX_TOKEN_ID = 2**31
+MAX_INPUTS = 2048  # texts to embed; OpenAI's limit, like the next
+MAX_INPUT_TOKENS = 300_000
 HONOURED_HERE = ("best_of", "echo", "add_special_tokens", "return_token_ids")
 
 TokenId = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID)]
@@ -87,8 +89,30 @@ class DetokenizeRequest(Base):
     tokens: list[TokenId] = Field(max_length=1_000_000)
 
 
+Inputs = Annotated[
+    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)],
+    BeforeValidator(_as_list_of_prompts, json_schema_input_type=str | list[str] | TokenIds | list[TokenIds]),
+]
+
+
 class EmbeddingRequest(Base):
     """POST /v1/embeddings."""
 
+    refused: ClassVar[Mapping[str, Refusal]] = MappingProxyType(
+        {
+            "background": Refusal("is not supported: embeddings cannot be fetched later"),
+            "truncate_prompt_tokens": Refusal("is not supported; shorten the input"),
+        }
+    )
+
     model: str = Field(min_length=1, max_length=256)
-    input: str | list[str] | list[TokenIds] | TokenIds
+    input: Inputs
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1)
+    priority: int | None = Field(None, ge=-100, le=100)
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
+
+    @property
+    def background(self) -> bool:
+        return False

@@ -29,6 +29,6 @@ def build_service(settings: Settings) -> Service:
         settings,
         store,
         EventHub(store, redis, settings.queue),
-        Models(store, settings.served_names),
+        Models(store, settings.served_names, settings.embedding_names),
         KeyRing(settings, KeyStore(redis)),
     )

@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize in vLLM's form, and what is said to who asks for embeddings."""
+"""/tokenize and /detokenize in vLLM's form."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from api.body import read_body
 from api.conversation import Conversation
 from api.prompt import PromptEncoder
 from api.schema import parse
-from api.schema_text import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from api.schema_text import DetokenizeRequest, TokenizeRequest
 from api.service import Service
-from common.errors import InvalidRequest, ModelNotFound
+from common.errors import InvalidRequest
 
 
 def token_routes(service: Service) -> Blueprint:
@@ -20,7 +20,7 @@ def token_routes(service: Service) -> Blueprint:
     def tokenize() -> Any:
         service.keys.caller(request)
         body = parse(TokenizeRequest, read_body(request))
-        encoder = service.models.encoder(body.model or service.settings.queue)
+        encoder = service.models.encoder(body.model or service.settings.queue, task=None)
         ids = ids_of(body, encoder)
         return {
             "count": len(ids),
@@ -33,20 +33,10 @@ def token_routes(service: Service) -> Blueprint:
     def detokenize() -> Any:
         service.keys.caller(request)
         body = parse(DetokenizeRequest, read_body(request))
-        encoder = service.models.encoder(body.model or service.settings.queue)
+        encoder = service.models.encoder(body.model or service.settings.queue, task=None)
         if (highest := max(body.tokens, default=0)) >= encoder.card.vocab_size:
             raise InvalidRequest(f"'tokens': {highest} is not a token of this model.", param="tokens")
         return {"prompt": encoder.decode(body.tokens)}
-
-    @routes.post("/v1/embeddings")
-    def embeddings() -> Any:
-        service.keys.caller(request)
-        body = parse(EmbeddingRequest, read_body(request))
-        raise ModelNotFound(
-            f"The model {body.model[:100]!r} makes no embeddings: this server runs a text generation model only. "
-            "Run an embedding server beside it and point the client's embeddings base URL there.",
-            param="model",
-        )
 
     return routes
 

@@ -28,7 +28,7 @@ LARGEST_INTEGER = 2**63 - 1024  # the largest of 64 bits that a float holds too
 INTEGER_RANGE = {"minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER}  # or small models write digits without end
 LOOSE = frozenset(
     {"type", "properties", "required", "items", "prefixItems", "enum", "const", "anyOf", "$ref", "$defs"}
-    | {"definitions", "additionalProperties", "minimum", "maximum", "minItems", "maxItems"}
+    | {"definitions", "additionalProperties", "minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength"}
 )
 OPENERS = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref", "if"})
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
@@ -41,7 +41,11 @@ PLAUSIBLE: Mapping[str, Callable[[Any], bool]] = {  # of a schema that nobody ch
     "anyOf": lambda value: isinstance(value, list) and bool(value),
     "$ref": lambda value: value == "#" or (isinstance(value, str) and value.startswith("#/")),
     "additionalProperties": lambda value: isinstance(value, dict | bool),
+    "minimum": lambda value: _is_number(value),
+    "maximum": lambda value: _is_number(value),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), lambda value: _is_count(value)),
 }
+PAIRS = (("minimum", "maximum"), ("minItems", "maxItems"), ("minLength", "maxLength"))
 REPEAT = re.compile(r"\{(\d{1,12})(?:,(\d{0,12}))?\}")
 
 
@@ -190,6 +194,14 @@ def _check_repeats(node: Schema, param: str) -> None:
             raise InvalidRequest(f"A pattern of the schema repeats more than {MAX_REPEATS} times.", param=param)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _are_strings(value: Any, known: Container[str] | None = None) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) and (known is None or v in known) for v in value)
 
@@ -204,6 +216,9 @@ def _relaxed_node(node: Schema) -> Schema:
     for key, makes_sense in PLAUSIBLE.items():
         if key in kept and not makes_sense(kept[key]):
             del kept[key]
+    for low, high in PAIRS:
+        if low in kept and high in kept and kept[low] > kept[high]:
+            del kept[low], kept[high]
     required = kept.get("required", [])
     if "properties" in kept and not node.keys() & OPENERS and kept["properties"].keys() >= set(required):
         kept["additionalProperties"] = False  # nobody means unnamed arguments, and a small model would invent some

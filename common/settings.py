@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     max_num_seqs: int | None = Field(None, ge=1, le=4096)
     max_model_len: int | None = Field(None, ge=16)
     max_step_tokens: int | None = Field(None, ge=16)
+    # an encoder beside it, for /v1/embeddings
+    embedding_model: str = ""
+    embedding_model_name: str = ""
+    embedding_device: str = "cpu"
     # the line, and how long things are kept
     max_queue: int = Field(1000, ge=1, le=1_000_000)
     result_ttl: int = Field(3600, ge=1)
@@ -66,6 +70,8 @@ class Settings(BaseSettings):
     def check(self) -> "Settings":
         if not self.keys:
             raise ValueError("OMNI_API_KEYS must hold at least one key; set it to a comma separated list.")
+        if shared := set(self.served_names) & set(self.embedding_names):
+            raise ValueError(f"OMNI_EMBEDDING_MODEL_NAME and OMNI_MODEL_NAME both name {shared.pop()!r}.")
         if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.redis_url:
             raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
         return self
@@ -90,8 +96,13 @@ class Settings(BaseSettings):
     @cached_property
     def served_names(self) -> tuple[str, ...]:
         """The ids that clients may use; the first names the queue."""
-        default = "deepseek-v3.2,omni-demo" if self.is_demo else self.model.rstrip("/").rsplit("/", 1)[-1]
+        default = "deepseek-v3.2,omni-demo" if self.is_demo else last_part(self.model)
         return split(self.model_name) or split(default)
+
+    @cached_property
+    def embedding_names(self) -> tuple[str, ...]:
+        """The ids that clients use for embeddings; none without an encoder."""
+        return (split(self.embedding_model_name) or (last_part(self.embedding_model),)) if self.embedding_model else ()
 
     @property
     def queue(self) -> str:
@@ -109,6 +120,10 @@ class Settings(BaseSettings):
 
 def split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def last_part(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def load_settings() -> Settings:

@@ -40,6 +40,7 @@ class Submission:
     body_digest: str = ""
     weight: float = 1.0
     traceparent: str = ""
+    kept_s: int | None = None  # after its end, when that is less than the settings say
     priority: int = 0  # the lower, the earlier; below 0 only as far as the key's rights go
 
     @property
@@ -116,7 +117,7 @@ class Store:
             "revision": submission.revision,
             "num_prompt": len(request.prompt_ids),
             "max_tokens": request.sampling.max_tokens,
-            "ttl": self.ttl_s,
+            "ttl": min(self.ttl_s, submission.kept_s or self.ttl_s),
             "failure_ttl": self.failure_ttl_s,
             "trace": submission.traceparent,
         }

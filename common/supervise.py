@@ -134,15 +134,26 @@ class Supervisor:
         return child.returncode
 
 
+def wait_for_the_end() -> int:
+    """Stay without a child until we are told to go: honcho ends every process when one leaves."""
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    signal.sigwait(ends)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="common.supervise")
     parser.add_argument("name")
     parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--if", dest="needed", metavar="SETTING", help="run nothing while this setting is empty")
     ours, command = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     args = parser.parse_args(ours)
     settings = settings_or_exit()
     die_with_parent()
     set_up_logging(settings.log_format)
+    if args.needed and not getattr(settings, args.needed):
+        return wait_for_the_end()
     supervisor = Supervisor(args.name, command, Watch(settings.step_timeout) if args.watch else None)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, supervisor.stop)

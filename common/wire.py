@@ -13,6 +13,7 @@ import orjson
 from common.errors import WireError
 
 FinishReason = Literal["stop", "length"]
+Task = Literal["generate", "embed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class GenerationRequest:
     sampling: SamplingParams
     cache_salt: str = ""  # prefix blocks are shared only within one salt (one API key)
     images: tuple[str, ...] = ()  # data URLs, for vision models
+    input_lengths: tuple[int, ...] = ()  # to be embedded: prompt_ids are these many inputs, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def decode_request(raw: bytes | str) -> GenerationRequest:
             sampling[name] = tuple(sampling[name])
         sampling["logit_bias"] = tuple((int(token), float(bias)) for token, bias in sampling["logit_bias"])
         fields["prompt_ids"] = tuple(fields["prompt_ids"])
-        fields["images"] = tuple(fields["images"])
+        for name in ("images", "input_lengths"):
+            fields[name] = tuple(fields.get(name, ()))
         return GenerationRequest(sampling=SamplingParams(**sampling), **fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WireError(f"not a request: {raw[:80]!r}") from error
@@ -166,6 +169,8 @@ class ModelCard:
     special_tokens: dict[str, str] = field(default_factory=dict)  # bos_token, eos_token, ... as templates use them
     eos_token_ids: tuple[int, ...] = ()
     accepts_images: bool = False
+    task: Task = "generate"
+    num_dimensions: int | None = None  # of an encoder's vectors
 
 
 def encode_card(card: ModelCard) -> bytes:

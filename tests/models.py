@@ -1,12 +1,15 @@
 """Tiny models with random weights, each with a small tokenizer, for tests that need a real architecture."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    BertConfig,
     DeepseekV3Config,
     DeepseekV32Config,
     Gemma2Config,
@@ -118,4 +121,36 @@ def save_model(folder: Path, family: str, *, dtype: torch.dtype = torch.float32,
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=small_tokenizer(), eos_token="<|end|>", pad_token="<|pad|>")
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_encoder(folder: Path, **changes: Any) -> Path:
+    """Write a random BERT and its tokenizer, which puts tokens around a text and, as many do, cuts and pads."""
+    torch.manual_seed(0)
+    sizes = {name: BASE[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    config = BertConfig(
+        **sizes, num_attention_heads=4, max_position_embeddings=64, pad_token_id=3, initializer_range=0.5, **changes
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer = small_tokenizer()
+    around = [("<|user|>", 1), ("<|assistant|>", 2)]
+    tokenizer.post_processor = processors.TemplateProcessing("<|user|> $A <|assistant|>", None, around)
+    tokenizer.enable_padding(pad_id=3, pad_token="<|pad|>")
+    tokenizer.enable_truncation(16)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", model_max_length=64).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def save_pooling(folder: Path, *, is_unit: bool, **config: Any) -> Path:
+    """Add the files of sentence-transformers that say how the encoder's tokens become one vector."""
+    steps = ["Transformer", "Pooling", *(["Normalize"] if is_unit else [])]
+    modules = [
+        {"idx": number, "name": str(number), "path": f"{number}_{step}", "type": f"sentence_transformers.models.{step}"}
+        for number, step in enumerate(steps)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
     return folder

@@ -76,6 +76,18 @@ class RunningService:
             "redis": ["common.embedded"],
             "api": ["common.supervise", "api", "--", sys.executable, "-m", "api.server"],
             "worker": ["common.supervise", "worker", "--watch", "--", sys.executable, "-m", "worker.main"],
+            "embedder": [
+                "common.supervise",
+                "embedder",
+                "--watch",
+                "--if",
+                "embedding_model",
+                "--",
+                sys.executable,
+                "-m",
+                "worker.main",
+                "--embeddings",
+            ],
             "dashboard": ["common.supervise", "dashboard", "--", sys.executable, "-m", "api.server", "dashboard"],
         }
         with self.log_path.open("ab") as log:

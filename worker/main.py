@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from uuid import uuid4
 
 from redis import Redis
@@ -17,6 +18,8 @@ from common.logs import set_up_logging
 from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
 from common.wire import ModelCard
+from worker.embedder import Embedder
+from worker.encoder_model import load_encoder
 from worker.engine import Engine
 from worker.grammar import GrammarCompiler
 from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
@@ -46,6 +49,9 @@ def wait_for_redis(redis: "Redis") -> None:
             time.sleep(0.5)
 
 
+Tell = Callable[[str, float], None]
+
+
 def engine_config(settings: Settings) -> EngineConfig:
     return EngineConfig(
         max_num_seqs=settings.max_num_seqs,
@@ -59,24 +65,36 @@ def engine_config(settings: Settings) -> EngineConfig:
     )
 
 
-def load_engine(settings: Settings, ledger: Ledger) -> Engine:
-    """Load the model and make the engine, telling Redis how far it is. Exits with one sentence for a bad model."""
+def load_engine(settings: Settings, tell: Tell) -> Engine:
+    """The model of OMNI_MODEL."""
+    loaded = load(settings.model, settings.served_names, engine_config(settings), tell)
+    compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
+    return Engine(loaded, engine_config(settings), compiler)
+
+
+def load_embedder(settings: Settings, tell: Tell) -> Embedder:
+    """The encoder of OMNI_EMBEDDING_MODEL."""
+    config = EngineConfig(device=settings.embedding_device, threads=settings.threads)
+    return Embedder(load_encoder(settings.embedding_model, settings.embedding_names, config, tell))
+
+
+def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> Engine | Embedder:
+    """Load and warm up, telling Redis how far it is. Exits with one sentence for a bad model."""
     disable_progress_bar()
 
     def tell(what: str, share: float) -> None:
-        logger.info("loading %s: %s (%d %%)", settings.queue, what, share * 100)
+        logger.info("loading %s: %s (%d %%)", ledger.queue, what, share * 100)
         try:
             ledger.report_loading(what, share)
         except RedisError as error:
             logger.warning("Redis does not take the progress now: %s", error)
 
     try:
-        loaded = load(settings.model, settings.served_names, engine_config(settings), tell)
-        compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
-        engine = Engine(loaded, engine_config(settings), compiler)
+        engine = load_embedder(settings, tell) if embeds else load_engine(settings, tell)
         engine.warm_up(tell)
     except (OSError, ValueError) as error:
-        refuse(f"OMNI_MODEL={settings.model} cannot be loaded: {error}")
+        setting = f"OMNI_EMBEDDING_MODEL={settings.embedding_model}" if embeds else f"OMNI_MODEL={settings.model}"
+        refuse(f"{setting} cannot be loaded: {error}")
     return engine
 
 
@@ -95,7 +113,10 @@ def register(ledger: Ledger, card: ModelCard, predecessor: int) -> None:
             time.sleep(0.5)
 
 
-def say_ready(settings: Settings) -> None:
+def say_ready(settings: Settings, *, embeds: bool) -> None:
+    if embeds:
+        logger.info("Protocol OMNI serves embeddings by %s.", settings.embedding_names[0])
+        return
     host = "127.0.0.1" if settings.is_loopback else settings.host
     logger.info(
         "Protocol OMNI serves %s. Try: curl http://%s:%d/v1/chat/completions -H 'Content-Type: application/json' "
@@ -104,11 +125,12 @@ def say_ready(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def run(settings: Settings, watch_fd: int, predecessor: int) -> int:
+def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool) -> int:
     redis = connect(settings.redis, retries=3)
     wait_for_redis(redis)
-    ledger = Ledger(redis, settings.queue, worker_name=f"omni-{uuid4().hex[:12]}")
-    engine = load_engine(settings, ledger)
+    queue = settings.embedding_names[0] if embeds else settings.queue
+    ledger = Ledger(redis, queue, worker_name=f"omni-{uuid4().hex[:12]}")
+    engine = prepared(settings, ledger, embeds=embeds)
     register(ledger, engine.card, predecessor)
     os.write(watch_fd, f"fence {ledger.fence}\n".encode())
     inbox, traces = Inbox(), traces_of(settings, "worker")
@@ -120,7 +142,7 @@ def run(settings: Settings, watch_fd: int, predecessor: int) -> int:
     worker.on_leave = heartbeat.stop
     heartbeat.start()
     Listener(connect(settings.redis), ledger, inbox).start()
-    say_ready(settings)
+    say_ready(settings, embeds=embeds)
     try:
         worker.work()
     except Fenced as error:
@@ -133,12 +155,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="worker.main")
     parser.add_argument("--watch-fd", type=int, default=None)
     parser.add_argument("--predecessor", type=int, default=0)
+    parser.add_argument("--embeddings", action="store_true", help="serve OMNI_EMBEDDING_MODEL")
     args = parser.parse_args()
     settings = settings_or_exit()
+    if args.embeddings and not settings.embedding_model:
+        refuse("OMNI_EMBEDDING_MODEL is not set.")
     set_up_logging(settings.log_format)
     watch_fd = args.watch_fd if args.watch_fd is not None else os.open(os.devnull, os.O_WRONLY)
     try:
-        return run(settings, watch_fd, args.predecessor)
+        return run(settings, watch_fd, args.predecessor, embeds=args.embeddings)
     except SettingsError as error:
         refuse(str(error))
 

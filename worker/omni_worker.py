@@ -20,6 +20,7 @@ from common.connection import is_passing
 from common.errors import OmniError
 from common.tracing import Traces
 from common.wire import Event, Failed, Finished, ModelCard
+from worker.embedder import Embedder
 from worker.engine import Engine
 from worker.heartbeat import Inbox
 from worker.ledger import Claim, Ledger
@@ -40,7 +41,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def __init__(
         self,
         ledger: Ledger,
-        engine: Engine,
+        engine: Engine | Embedder,
         card: ModelCard,
         publisher: Publisher,
         inbox: Inbox,

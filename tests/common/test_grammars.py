@@ -239,6 +239,13 @@ def test_a_function_that_is_not_strict_keeps_its_shape_only():
     assert relaxed_schema({"$ref": "https://example.com"}, "tools") == {"type": "object"}
 
 
+@pytest.mark.parametrize("bounds", [{"maxLength": -1}, {"minLength": 3, "maxLength": 2}, {"maximum": "5"}])
+def test_its_bounds_are_kept_and_odd_ones_passed_over(bounds):
+    good = {"type": "string", "minLength": 1, "maxLength": 20}
+    assert relaxed_schema(good, "tools") == good
+    assert relaxed_schema({"type": "string", **bounds}, "tools") == {"type": "string"}
+
+
 def test_checking_grammars_loads_no_torch():
     code = (
         "import sys, common.grammar_check, common.tool_grammars; assert not {'torch', 'transformers'} & {*sys.modules}"

@@ -41,7 +41,7 @@ def the_stream_helper_puts_the_answer_together() -> None:
 
 
 def parse_gives_a_typed_answer() -> None:
-    answer = client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Place, max_tokens=60)
+    answer = client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Place, max_tokens=200)
     assert isinstance(answer.choices[0].message.parsed, Place)
 
 

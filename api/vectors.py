@@ -1,0 +1,22 @@
+"""Vectors as the log keeps them (base64 of float32, little-endian), and as answers word them. Pure."""
+
+import base64
+import math
+import struct
+from collections.abc import Sequence
+
+
+def numbers(vector: str) -> list[float]:
+    raw = base64.b64decode(vector)
+    return list(struct.unpack(f"<{len(raw) // 4}f", raw))
+
+
+def written(values: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+
+
+def shortened(vector: str, dimensions: int) -> str:
+    """The first `dimensions` numbers, brought to length 1 again."""
+    values = numbers(vector)[:dimensions]
+    length = math.hypot(*values) or 1.0
+    return written([value / length for value in values])

@@ -1,0 +1,76 @@
+"""From the states of an encoder's tokens to one vector a text, as the model's own files say it is done.
+
+Models made with sentence-transformers name their steps in modules.json. Others get the mean of their tokens, brought
+to length 1.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+from transformers.utils import cached_file
+
+MODES = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+OTHER_MODES = ("pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """One of MODES, and whether every vector has length 1."""
+
+    mode: str = "mean"
+    is_unit: bool = True
+
+    def __call__(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """states [B, T, D], mask [B, T] (1: a token, 0: padding behind them) -> vectors [B, D], float32."""
+        states = states.float()
+        vectors = self._pooled(states, mask[..., None].to(states.dtype), mask.sum(1))
+        return normalize(vectors, dim=-1) if self.is_unit else vectors
+
+    def _pooled(self, states: torch.Tensor, weights: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        if self.mode == "cls":
+            return states[:, 0]
+        if self.mode == "max":
+            return states.masked_fill(weights == 0, float("-inf")).amax(1)
+        if self.mode == "lasttoken":
+            return states[torch.arange(len(states), device=states.device), lengths - 1]
+        return (states * weights).sum(1) / weights.sum(1)
+
+
+def read_pooling(model_path: str) -> Pooling:
+    """What modules.json says. Raises ValueError for a step that is not known here."""
+    modules = read_json(model_path, "modules.json")
+    if modules is None:
+        return Pooling()
+    kinds = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
+    if unknown := kinds.keys() - {"Transformer", "Pooling", "Normalize"}:
+        raise ValueError(f"modules.json names the step {min(unknown)}, which is not known here.")
+    if "Pooling" not in kinds:
+        raise ValueError("modules.json names no Pooling.")
+    mode = mode_of(read_json(model_path, f"{kinds['Pooling']}/config.json") or {})
+    return Pooling(mode, is_unit="Normalize" in kinds)
+
+
+def mode_of(config: dict[str, Any]) -> str:
+    """The one mode of a Pooling config: named in newer files, switched on in older ones."""
+    named = config.get("pooling_mode")
+    chosen = [named] if named is not None else [mode for mode, switch in MODES.items() if config.get(switch)]
+    if len(chosen) != 1 or chosen[0] not in MODES or any(config.get(switch) for switch in OTHER_MODES):
+        raise ValueError(f"its pooling is none of {', '.join(MODES)}.")
+    return str(chosen[0])
+
+
+def read_json(model_path: str, name: str) -> Any:
+    """A file of the model's folder or repository; None when it has none of this name."""
+    path = cached_file(
+        model_path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return json.loads(Path(path).read_text()) if path else None
