@@ -108,6 +108,7 @@ def run_client(client: Client, service: RunningService, refusal: str) -> str:
         return "skip"
     started = time.monotonic()
     env = os.environ | {"OMNI_URL": service.url, "OMNI_KEY": service.key}
+    done = None
     try:
         done = subprocess.run(client.command(), env=env, capture_output=True, text=True, timeout=CLIENT_S)
         lines, is_ok = done.stdout.splitlines(), done.returncode == 0
@@ -117,6 +118,8 @@ def run_client(client: Client, service: RunningService, refusal: str) -> str:
     failures = [line for line in lines if line.startswith("FAIL")]
     if not is_ok and not failures:
         failures = [f"FAIL {line}" for line in (done.stderr.strip() or "the script ended").splitlines()[-3:]]
+    if not is_ok and done is not None:
+        print(done.stderr[-30_000:], file=sys.stderr)
     verdict = "ok" if is_ok else "FAIL"
     print(f"{verdict:4} {client.name}: {num_ok} checks, {time.monotonic() - started:.0f} s", flush=True)
     for failure in failures:

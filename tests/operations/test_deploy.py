@@ -62,7 +62,7 @@ def test_every_process_of_the_procfile_has_a_unit():
 
 def test_compose_runs_what_the_image_has_and_opens_loopback_only():
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    assert set(compose["services"]) == {"api", "worker", "valkey", "prometheus", "grafana"}
+    assert set(compose["services"]) == {"api", "worker", "embedder", "valkey", "prometheus", "grafana"}
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     for mount in compose["services"]["prometheus"]["volumes"]:
