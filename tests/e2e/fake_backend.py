@@ -18,6 +18,7 @@ STATIC = Path(__file__).parents[2] / "api" / "static"
 CSP = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 KEY = "sk-local"
 STEP_S = 0.02
+NUM_SLOW = 80  # words of the answer that is long enough to do something meanwhile
 
 MARKDOWN = """Here is **bold**, `code` and a [link](https://example.com).
 
@@ -54,7 +55,7 @@ SCRIPTS = {
     "markdown": lambda: words(MARKDOWN),
     "reason": lambda: [{"reasoning_content": "Let me think. "}, {"reasoning_content": "2 + 2."}, *words("It is 4.")],
     "tool": tool_call,
-    "slow": lambda: words(" ".join(f"w{number}" for number in range(200))),
+    "slow": lambda: words(" ".join(f"w{number}" for number in range(NUM_SLOW))),
     "drop": lambda: words(" ".join(f"w{number}" for number in range(60))),
     "queue": lambda: words("My turn at last."),
     "fail": lambda: [

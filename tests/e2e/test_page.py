@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from tests.e2e.fake_backend import MARKDOWN, fake_backend
+from tests.e2e.fake_backend import MARKDOWN, NUM_SLOW, fake_backend
 
 ANSWER = ".message.assistant:last-child"
-ALL_WORDS = " ".join(f"w{number}" for number in range(200))
+ALL_WORDS = " ".join(f"w{number}" for number in range(NUM_SLOW))
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def wait_for_words(page, number):
 def test_an_answer_streams_and_says_how_fast_it_was(chat):
     say(chat, "slow")
     wait_for_words(chat, 5)
-    assert 5 <= num_words(chat) < 200
+    assert 5 <= num_words(chat) < NUM_SLOW
     until_done(chat)
     assert answer(chat) == ALL_WORDS
     status = chat.inner_text(f"{ANSWER} .status")
-    assert re.fullmatch(r"200 tokens · [\d.]+ tokens/s · first token after [\d.]+ s", status)
+    assert re.fullmatch(rf"{NUM_SLOW} tokens · [\d.]+ tokens/s · first token after [\d.]+ s", status)
 
 
 def test_the_request_carries_what_the_settings_say(chat, backend):
@@ -101,7 +101,7 @@ def test_escape_stops_and_cancels_the_job(chat, backend):
     chat.keyboard.press("Escape")
     until_done(chat)
     assert "Stopped" in chat.inner_text(f"{ANSWER} .status")
-    assert 5 <= num_words(chat) < 200
+    assert 5 <= num_words(chat) < NUM_SLOW
     chat.wait_for_function("document.activeElement.id === 'text'")
     assert backend.log[-1] == "DELETE /v1/jobs/chatcmpl-1"
 
@@ -250,7 +250,7 @@ def test_an_answer_goes_on_while_another_conversation_is_open(chat):
     say(chat, "hello")
     until_done(chat)
     chat.click("#conversations >> text=slow")
-    wait_for_words(chat, 200)
+    wait_for_words(chat, NUM_SLOW)
     assert answer(chat) == ALL_WORDS
 
 
