@@ -56,14 +56,14 @@ const running = new Rows(byId("running"), {
   make(item) {
     const row = jobRow(item, "id", "owner", "age", "tokens");
     const bar = h("progress", { "aria-label": `Progress of ${item.id}` });
-    row.querySelector(".tokens").append(bar, h("span", { class: "count" }));
+    row.querySelector(".tokens").append(bar, h("span", { class: "count" }), h("span", { class: "share" }));
     return row;
   },
   update(row, item) {
     const share = item.max_tokens ? item.tokens / item.max_tokens : 0;
     row.querySelector("progress").value = share;
-    const count = `${grouped(item.tokens)} of ${grouped(item.max_tokens)} (${percent(share)})`;
-    fill(row, { id: item.id, owner: item.owner, age: duration(item.age_s), count });
+    const count = `${grouped(item.tokens)} of ${grouped(item.max_tokens)}`;
+    fill(row, { id: item.id, owner: item.owner, age: duration(item.age_s), count, share: ` (${percent(share)})` });
   },
 });
 

@@ -69,5 +69,11 @@ export class Transcript {
 /** What an empty conversation shows: a few things to say. */
 export function welcome(suggestions, onPick) {
   const buttons = suggestions.map((text) => h("button", { type: "button", onclick: () => onPick(text) }, text));
-  return h("div", { class: "welcome" }, h("h2", {}, "What shall we talk about?"), h("div", { class: "suggestions" }, ...buttons));
+  return h(
+    "div",
+    { class: "welcome" },
+    h("h2", {}, "What shall we talk about?"),
+    h("p", {}, "Every answer is a job: reload the page or lose the connection, and it goes on."),
+    h("div", { class: "suggestions" }, ...buttons),
+  );
 }
