@@ -1,21 +1,17 @@
 """Typed messages -> the conversation as a chat template takes it, and its rendered text."""
 
-import os
-
-os.environ.setdefault("USE_TORCH", "0")
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from api import deepseek_v32
 from api.bounds import TooSlow, bounded
 from api.schema import Message, Tool
 from api.special_tokens import Guard
+from api.templates import render_template
 from common.errors import InvalidRequest
 from common.grammars import THINK_END, Thinking
 from common.wire import ModelCard
@@ -53,20 +49,18 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
     try:
         with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
-            rendered, _ = render_jinja_template(
-                conversations=[messages],
-                chat_template=card.chat_template,
-                tools=tools or None,
-                add_generation_prompt=conversation.add_generation_prompt and not conversation.continue_final,
-                continue_final_message=conversation.continue_final,
-                **card.special_tokens,
-                **kwargs,
+            return render_template(
+                card.chat_template,
+                messages,
+                tools,
+                add_generation_prompt=conversation.add_generation_prompt,
+                continue_final=conversation.continue_final,
+                variables={**card.special_tokens, **kwargs},
             )
     except (TooSlow, MemoryError):
         raise InvalidRequest("The model's chat template needs too long for these messages.", param="messages") from None
     except REFUSALS as error:
         raise InvalidRequest(f"The model's chat template refuses these messages: {error}", param="messages") from None
-    return str(rendered[0])
 
 
 def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> Thinking:

@@ -31,7 +31,7 @@ def files_of(*packages: str) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("api", {"torch", "worker"}),
+        ("api", {"torch", "transformers", "worker"}),
         ("common", {"torch", "transformers", "api", "worker", "flask", "rq"}),
         ("worker", {"api", "flask", "gevent", "gunicorn"}),
     ],
@@ -55,7 +55,7 @@ def test_only_settings_read_the_environment() -> None:
 
 @pytest.mark.parametrize("module", ["api.app", "common.store", "common.supervise", "common.embedded"])
 def test_the_web_process_never_loads_torch(module: str) -> None:
-    code = f"import sys, {module}; assert not {{'torch', 'worker'}} & sys.modules.keys()"
+    code = f"import sys, {module}; assert not {{'torch', 'transformers', 'numpy', 'worker'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
