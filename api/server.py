@@ -1,17 +1,20 @@
 """gunicorn with gevent workers, configured from our settings alone.
 
-`python -m api.server` is the API, `python -m api.server dashboard` is rq-dashboard on loopback.
+`python -m api.server` is the API, `python -m api.server dashboard` is rq-dashboard on loopback. Under
+`common.supervise --listen` the port is the supervisor's (--listen-fd), and this is one of the processes that share it.
 """
 
+import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent import monkey
 from gevent.monkey import MonkeyPatchWarning
+from gevent.server import StreamServer
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.ggevent import GeventWorker
@@ -26,6 +29,11 @@ STOP_ACCEPTING_S = 1.1  # gunicorn looks once a second whether it should stop to
 
 class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
     """Asked to leave, it takes no more connections, then ends open streams in a way that clients can resume."""
+
+    def init_process(self) -> None:
+        warnings.simplefilter("ignore", MonkeyPatchWarning)  # what was imported before waits for nothing
+        StreamServer.max_accept = 1  # several processes accept from one socket: this shares the callers out
+        super().init_process()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if "omni" in self.wsgi.extensions:
@@ -45,10 +53,11 @@ class OmniLogger(GunicornLogger):  # type: ignore[misc]
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn's application object."""
 
-    def __init__(self, bind: str, num_processes: int, make_app: Callable[[], Any]) -> None:
+    def __init__(self, bind: str, num_processes: int, make_app: Callable[[], Any], watch_fd: int | None = None) -> None:
         self.bind = bind
         self.num_processes = num_processes
         self.make_app = make_app
+        self.watch_fd = watch_fd
         super().__init__()
 
     def load_config(self) -> None:
@@ -61,7 +70,6 @@ class Server(BaseApplication):  # type: ignore[misc]
             "keepalive": 30,  # also the time that a request's head may take
             "graceful_timeout": 3,
             "timeout": 60,
-            "reuse_port": True,
             "control_socket_disable": True,
             "accesslog": None,
             "loglevel": "warning",
@@ -70,6 +78,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "limit_request_fields": 64,
             "limit_request_field_size": 8190,
             "proc_name": "omni-api",
+            "post_worker_init": self.say_ready,
         }
         for name, value in options.items():
             if name in self.cfg.settings:
@@ -78,12 +87,15 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         return self.make_app()
 
+    def say_ready(self, worker: Any) -> None:
+        """The application is loaded and about to accept; the supervisor may let its predecessor go."""
+        if self.watch_fd is not None:
+            os.write(self.watch_fd, b"ready\n")
 
-def api(settings: Settings) -> Server:
+
+def api(settings: Settings, listen_fd: int | None = None, watch_fd: int | None = None) -> Server:
     if not settings.is_loopback and settings.keys == ("sk-local",):
         logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
-
-    load_before_binding()
 
     def make_app() -> Any:
         from api.app import create_app  # after gevent has patched the standard library
@@ -92,18 +104,10 @@ def api(settings: Settings) -> Server:
         app.extensions["omni"].hub.start()
         return app
 
+    if listen_fd is not None:
+        return Server(f"fd://{listen_fd}", 1, make_app, watch_fd)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return Server(f"{host}:{settings.port}", settings.api_processes, make_app)
-
-
-def load_before_binding() -> None:
-    """Import in the parent what its children need: the port is bound only when they can serve, and a new one is quick.
-
-    With a port that several processes share, a listener without a server behind it would keep callers waiting.
-    """
-    warnings.simplefilter("ignore", MonkeyPatchWarning)  # gunicorn patches again, and more
-    monkey.patch_all(os=False, signal=False, select=False)
-    import api.app  # noqa: F401
 
 
 def dashboard(settings: Settings) -> Server:
@@ -117,8 +121,14 @@ def dashboard(settings: Settings) -> Server:
 
 def main() -> int:
     settings = settings_or_exit()
+    parser = argparse.ArgumentParser(prog="api.server")
+    parser.add_argument("what", nargs="?", choices=["dashboard"])
+    parser.add_argument("--listen-fd", type=int)
+    parser.add_argument("--watch-fd", type=int)
+    args = parser.parse_args()
     set_up_logging(settings.log_format)
-    (dashboard if sys.argv[1:] == ["dashboard"] else api)(settings).run()
+    server = dashboard(settings) if args.what else api(settings, args.listen_fd, args.watch_fd)
+    server.run()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A model's chat template, rendered in a sandbox: the same text as transformers makes of it, without loading transformers.
+"""A model's chat template, rendered in a sandbox: the text that transformers makes of it, without its weight.
 
 What templates may use is what transformers gives them (`tojson`, `raise_exception`, `strftime_now`, loop controls, the
 `generation` tag); tests/api/test_templates.py holds the two side by side.

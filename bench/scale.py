@@ -80,7 +80,7 @@ def options(max_num_seqs: int, step_s: float, real: Path | None) -> Options:
 @contextmanager
 def watched(harness: Harness) -> Iterator[dict[str, Peak]]:
     """Memory of the API process and of the worker, if there is one."""
-    peaks = {"api": Peak(harness.apis[0].child(2))}
+    peaks = {"api": Peak(harness.api_processes(2)[0])}
     if harness.workers:
         peaks["worker"] = Peak(harness.workers[0].child())
     for peak in peaks.values():

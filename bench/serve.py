@@ -51,7 +51,7 @@ class TracedService(RunningService):
     def spawn(self, name: str) -> "subprocess.Popen[bytes]":
         if name not in ("api", "worker"):
             return super().spawn(name)
-        extra = ["--watch"] if name == "worker" else []
+        extra = ["--watch" if name == "worker" else "--listen"]
         command = [
             sys.executable,
             "-m",

@@ -1,11 +1,14 @@
-"""A small parent for one process: starts it again when it dies, kills it when a step hangs, passes signals on.
+"""A small parent: starts its child again when it dies, kills it when a step hangs, passes signals on.
 
-    python -m common.supervise api -- gunicorn -c api/gunicorn.py 'api.app:create_app()'
+    python -m common.supervise api --listen -- python -m api.server
     python -m common.supervise worker --watch -- python -m worker.main
 
 With --watch the child is given a pipe (--watch-fd N) on which it says `fence N`, `begin`, `end`; a step that lasts
 longer than OMNI_STEP_TIMEOUT is ended with SIGKILL, which no stuck driver or held GIL can withstand. The successor is
 told the fence of the process that is dead (--predecessor N), so that it need not wait for a lease to run out.
+
+With --listen this parent holds the port for OMNI_API_PROCESSES children (--listen-fd N). SIGHUP replaces them in turn:
+a new one is started, and when it has said `ready` an old one is asked to leave; the port is never closed meanwhile.
 """
 
 import argparse
@@ -13,125 +16,124 @@ import logging
 import os
 import select
 import signal
-import subprocess
+import socket
 import sys
-import time
+from collections.abc import Callable
 
+from common.child import EXIT_CONFIGURATION, Child, Command
+from common.listener import listen
 from common.logs import set_up_logging
 from common.processes import die_with_parent
-from common.settings import settings_or_exit
+from common.settings import Settings, SettingsError, refuse, settings_or_exit
 
 logger = logging.getLogger("omni.supervise")
 
-EXIT_CONFIGURATION = 2  # starting again would not help
-STOP_S = 4.0  # honcho kills after 5
-SHORT_LIFE_S = 2.0
-MAX_PAUSE_S = 5.0
-POLL_S = 0.05
-
-
-class Watch:
-    """What the child says of itself on the pipe."""
-
-    def __init__(self, step_timeout_s: float) -> None:
-        self.read_fd, self.write_fd = os.pipe()
-        os.set_blocking(self.read_fd, False)
-        os.set_inheritable(self.write_fd, True)
-        self.step_timeout_s = step_timeout_s
-        self.fence = 0
-        self._step_began: float | None = None
-        self._rest = b""
-
-    def listen(self, timeout_s: float) -> bool:
-        """Take in what was said; False when nothing was."""
-        ready, _, _ = select.select([self.read_fd], [], [], timeout_s)
-        if not ready:
-            return False
-        *lines, self._rest = (self._rest + os.read(self.read_fd, 65536)).split(b"\n")
-        for line in lines:
-            self._hear(line)
-        return True
-
-    def _hear(self, line: bytes) -> None:
-        if line.startswith(b"fence "):
-            self.fence = int(line[6:])
-        elif line == b"begin":
-            self._step_began = time.monotonic()
-        elif line == b"end":
-            self._step_began = None
-
-    @property
-    def is_stuck(self) -> bool:
-        return self._step_began is not None and time.monotonic() - self._step_began > self.step_timeout_s
-
-    def forget_child(self) -> None:
-        """The child is dead: its last words tell its fence, but the step it was in is over."""
-        while self.listen(0.0):
-            pass
-        self._step_began = None
-        self._rest = b""
+POLL_S = 0.25  # a child's end and words are heard at once; clocks are looked at this often
 
 
 class Supervisor:
-    """Runs one command for as long as the service runs."""
+    """Runs copies of one command for as long as the service runs."""
 
-    def __init__(self, name: str, command: list[str], watch: Watch | None) -> None:
-        self.name = name
-        self.command = command
-        self.watch = watch
-        self.stopping = False
-        self._child: subprocess.Popen[bytes] | None = None
+    def __init__(self, make: Callable[[], Child], copies: int, listener: socket.socket | None) -> None:
+        self.children = [make() for _ in range(copies)]
+        self.is_stopping = False
+        self._make = make
+        self._listener = listener
+        self._leaving: list[Child] = []
+        self._to_replace: list[Child] = []
+        self._successor: Child | None = None
+        self._must_stop = False
+        self._must_replace = False
+        self._wake_fd, self._told_fd = os.pipe()
+        for fd in (self._wake_fd, self._told_fd):
+            os.set_blocking(fd, False)
+
+    def heed_signals(self) -> None:
+        signal.set_wakeup_fd(self._told_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that it wakes us
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: object) -> None:
+        """A signal may come in the middle of anything; the loop obeys."""
+        if number == signal.SIGHUP:
+            self._must_replace = True
+        else:
+            self._must_stop = True
 
     def run(self) -> int:
-        pause_s = 0.0
-        while not self.stopping:
-            began, fence = time.monotonic(), self.fence
-            status = self._run_once()
-            if self.stopping or status == EXIT_CONFIGURATION:
-                return 0 if self.stopping else status
-            lived_s = time.monotonic() - began
-            has_served = lived_s >= SHORT_LIFE_S or self.fence != fence
-            pause_s = 0.0 if has_served else min(MAX_PAUSE_S, pause_s * 2 or 0.5)
-            logger.warning("%s ended with status %s after %.0f s; starting it again", self.name, status, lived_s)
-            time.sleep(pause_s)
-        return 0
+        """Until stop(), or until a child says that starting it again would not help; returns the exit status."""
+        status = 0
+        while self._everybody():
+            self._wait()
+            self._obey()
+            for child in self._everybody():
+                child.tick()
+            if any(child.status == EXIT_CONFIGURATION for child in self.children):
+                status = EXIT_CONFIGURATION
+                self.stop()
+            self._part_with_the_dead()
+            self._go_on_replacing()
+        return status
 
-    @property
-    def fence(self) -> int:
-        """The latest that a child has told; a child that got one was ready to work."""
-        return self.watch.fence if self.watch is not None else 0
+    def _obey(self) -> None:
+        if self._must_stop and not self.is_stopping:
+            self.stop()
+        if self._must_replace:
+            self._must_replace = False
+            self.replace()
 
-    def stop(self, *_: object) -> None:
-        self.stopping = True
-        if self._child is not None and self._child.poll() is None:
-            self._child.terminate()
+    def stop(self) -> None:
+        self.is_stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        self._to_replace = []
+        for child in self._everybody():
+            child.leave()
 
-    def _run_once(self) -> int:
-        extra: list[str] = []
-        fds: tuple[int, ...] = ()
-        if self.watch is not None:
-            extra = ["--watch-fd", str(self.watch.write_fd), "--predecessor", str(self.watch.fence)]
-            fds = (self.watch.write_fd,)
-        self._child = subprocess.Popen([*self.command, *extra], pass_fds=fds, preexec_fn=die_with_parent)
-        return self._wait_for(self._child)
+    def replace(self) -> None:
+        """One child after the other, each when its successor is ready."""
+        if self._listener is not None and not self.is_stopping:
+            self._to_replace = list(self.children)
 
-    def _wait_for(self, child: "subprocess.Popen[bytes]") -> int:
-        deadline: float | None = None
-        while child.poll() is None:
-            if self.watch is not None:
-                self.watch.listen(POLL_S)
-                if self.watch.is_stuck:
-                    logger.error("%s: a step took longer than %s s; killing it", self.name, self.watch.step_timeout_s)
-                    child.kill()
-            else:
-                time.sleep(POLL_S)
-            if self.stopping:
-                deadline = deadline or time.monotonic() + STOP_S
-                if time.monotonic() > deadline:
-                    child.kill()
-        if self.watch is not None:
-            self.watch.forget_child()
-        return child.returncode
+    def _everybody(self) -> list[Child]:
+        return [*self.children, *self._leaving, *([self._successor] if self._successor else [])]
+
+    def _wait(self) -> None:
+        heard = [child.watch.read_fd for child in self._everybody() if child.watch is not None]
+        ready, _, _ = select.select([self._wake_fd, *heard], [], [], POLL_S)
+        if self._wake_fd in ready:
+            os.read(self._wake_fd, 4096)
+
+    def _part_with_the_dead(self) -> None:
+        gone = [child for child in self._everybody() if child.status is not None]
+        for child in gone:
+            child.close()
+        self.children = [child for child in self.children if child not in gone]
+        self._leaving = [child for child in self._leaving if child not in gone]
+        if self._successor in gone:
+            if not self.is_stopping:
+                logger.error("the new process does not start; the old ones stay")
+            self._successor, self._to_replace = None, []
+
+    def _go_on_replacing(self) -> None:
+        if self.is_stopping or not self._to_replace or self._leaving:
+            return
+        if self._successor is None:
+            self._successor = self._make()
+        elif self._successor.is_ready:
+            old = self._to_replace.pop(0)
+            old.leave()
+            self._leaving.append(old)
+            self.children[self.children.index(old)] = self._successor
+            self._successor = None
+
+
+def supervisor_of(name: str, words: list[str], settings: Settings, *, watch: bool, holds_port: bool) -> Supervisor:
+    listener = listen(settings.host, settings.port) if holds_port else None
+    fd = None if listener is None else listener.fileno()
+    command = Command(name, words, settings.step_timeout, is_worker=watch, listen_fd=fd)
+    return Supervisor(lambda: Child(command), settings.api_processes if holds_port else 1, listener)
 
 
 def wait_for_the_end() -> int:
@@ -146,17 +148,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="common.supervise")
     parser.add_argument("name")
     parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--listen", action="store_true")
     parser.add_argument("--if", dest="needed", metavar="SETTING", help="run nothing while this setting is empty")
-    ours, command = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
+    ours, words = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     args = parser.parse_args(ours)
     settings = settings_or_exit()
     die_with_parent()
     set_up_logging(settings.log_format)
     if args.needed and not getattr(settings, args.needed):
         return wait_for_the_end()
-    supervisor = Supervisor(args.name, command, Watch(settings.step_timeout) if args.watch else None)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, supervisor.stop)
+    try:
+        supervisor = supervisor_of(args.name, words, settings, watch=args.watch, holds_port=args.listen)
+    except SettingsError as error:
+        refuse(str(error))
+    supervisor.heed_signals()
     return supervisor.run()
 
 

@@ -74,7 +74,7 @@ class RunningService:
     def spawn(self, name: str) -> "subprocess.Popen[bytes]":
         commands = {
             "redis": ["common.embedded"],
-            "api": ["common.supervise", "api", "--", sys.executable, "-m", "api.server"],
+            "api": ["common.supervise", "api", "--listen", "--", sys.executable, "-m", "api.server"],
             "worker": ["common.supervise", "worker", "--watch", "--", sys.executable, "-m", "worker.main"],
             "embedder": [
                 "common.supervise",

@@ -125,10 +125,9 @@ def test_a_body_that_drips_is_cut_off_and_others_are_not_kept_waiting(service: R
     ("host", "keys", "warns"),
     [("0.0.0.0", "sk-local", True), ("0.0.0.0", "own", False), ("127.0.0.1", "sk-local", False)],
 )
-def test_the_default_key_on_an_open_address_is_warned_of(caplog, monkeypatch, host, keys, warns):
+def test_the_default_key_on_an_open_address_is_warned_of(caplog, host, keys, warns):
     from api.server import api
 
-    monkeypatch.setattr("api.server.load_before_binding", lambda: None)  # it patches the whole process for gevent
     with caplog.at_level("WARNING"):
         api(Settings(_env_file=None, host=host, api_keys=keys))
     assert ("public default" in caplog.text) == warns

@@ -19,7 +19,8 @@ STRIPPING = "{% for message in messages %}[{{ message.role }}]{{ message.content
 CALLS = """{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{% for m in messages %}
 {%- if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{% endfor %}{% endif %}
 {{- m.reasoning_content or m.thinking or '' }}{{ m.content }}{% endfor %}"""
-EVERYTHING = """{% set ns = namespace(seen=0, self=1) %}{% for m in messages %}{% if m.role == 'tool' %}{% continue %}{% endif %}
+EVERYTHING = """{% set ns = namespace(seen=0, self=1) %}{% for m in messages %}
+{%- if m.role == 'tool' %}{% continue %}{% endif %}
 {%- generation %}{{ bos_token }}{{ m.content | upper }}{% endgeneration %}{% set ns.seen = ns.seen + 1 %}
 {%- if loop.index > 3 %}{% break %}{% endif %}{% endfor %}{{ ns.seen }}{{ dict(a=1) | tojson }}{{ documents }}
 {{- strftime_now('%Y') }}{{ enable_thinking is defined }}"""

@@ -189,6 +189,8 @@ def stand_in(name: str, **members: Any) -> None:
 def leave_out_the_model() -> None:
     """Put the fake where worker.main imports the engine from, so that neither torch nor transformers is loaded."""
     stand_in("worker.engine", Engine=FakeEngine)
+    stand_in("worker.embedder", Embedder=None)
+    stand_in("worker.encoder_model", load_encoder=None)
     stand_in("worker.grammar", GrammarCompiler=lambda *args: None)
     stand_in("worker.loader", EngineConfig=types.SimpleNamespace, LoadedModel=FakeLoaded, load=fake_load)
     stand_in("transformers")

@@ -50,7 +50,7 @@ class Injector:
 
     def api(self, depth: int) -> psutil.Process:
         """depth 1: gunicorn's arbiter, 2: its worker."""
-        return self.random.choice(self.harness.apis).child(depth)
+        return self.random.choice(self.harness.api_processes(depth))
 
     async def hold(self, least: float = 0.1, most: float = 1.0) -> None:
         await asyncio.sleep(self.random.uniform(least, most))

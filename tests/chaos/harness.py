@@ -1,7 +1,7 @@
 """The whole service as processes of its own, each of which a test can kill, stop, pause, break or replace.
 
 Valkey on a unix socket (the checker's way in), a proxy in front of it for the others, API processes that share one
-port, workers under common.supervise.
+port which their supervisor holds, workers under common.supervise.
 """
 
 import os
@@ -151,8 +151,8 @@ class Harness:
             self.start_valkey()
         if self.options.through_proxy:
             self.start_proxy()
-        for _ in range(self.options.num_apis):
-            self.start_api()
+        if self.options.num_apis:
+            self.start_api(OMNI_API_PROCESSES=str(self.options.num_apis))
         for _ in range(self.options.num_workers):
             self.start_worker()
 
@@ -218,10 +218,17 @@ class Harness:
         self.proxy.stdout.readline()
 
     def start_api(self, **environment: str) -> Process:
-        command = [PYTHON, "-m", "common.supervise", "api", "--", PYTHON, "-m", self.options.api_module]
+        command = [PYTHON, "-m", "common.supervise", "api", "--listen", "--", PYTHON, "-m", self.options.api_module]
         process = Process(command, self.environment(self.url_of(self.api_link)) | environment, self.folder / "api.out")
         self.apis.append(process)
         return process
+
+    def api_processes(self, depth: int = 1) -> list[psutil.Process]:
+        """depth 1: gunicorn's arbiters, 2: those that serve."""
+        found = [psutil.Process(api.popen.pid) for api in self.apis]
+        for _ in range(depth):
+            found = [child for process in found for child in process.children()]
+        return found
 
     def start_worker(self, **environment: str) -> Process:
         command = [

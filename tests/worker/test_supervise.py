@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.supervise import Watch
+from common.watch import Watch
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
