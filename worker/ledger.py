@@ -95,6 +95,11 @@ class Ledger:
         """Put the jobs of workers whose lease has run out back into the line (of one, or of all); returns how many."""
         return int(self._scripts.run("reclaim", self.queue, now_iso(), "", only or ""))
 
+    def bury(self, fence: int) -> int:
+        """Put the jobs of a process known to be dead back into the line, without waiting for its lease."""
+        self.redis.delete(keys.worker_key(fence))
+        return self.reclaim(fence)
+
     def release(self) -> int:
         """Give all our own jobs back, at their old places and without blame; the fence ends."""
         return int(self._scripts.run("reclaim", self.queue, now_iso(), self.fence, ""))

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from uuid import uuid4
 
 from redis import Redis
@@ -98,19 +99,21 @@ def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> Engine | Em
     return engine
 
 
-def register(ledger: Ledger, card: ModelCard, predecessor: int) -> None:
+def register(ledger: Ledger, card: ModelCard) -> None:
+    ledger.publish_card(card)
+    ledger.register()
+
+
+def patiently(ask: Callable[[], object]) -> None:
     """Wait out Redis if it is away: a loaded model is worth keeping."""
     while True:
         try:
-            ledger.publish_card(card)
-            ledger.register(predecessor)
-            if predecessor:
-                ledger.reclaim(predecessor)
+            ask()
             return
         except RedisError as error:
             if not is_passing(error):
                 raise
-            time.sleep(0.5)
+            time.sleep(0.2)
 
 
 def say_ready(settings: Settings, *, embeds: bool) -> None:
@@ -130,8 +133,10 @@ def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool) ->
     wait_for_redis(redis)
     queue = settings.embedding_names[0] if embeds else settings.queue
     ledger = Ledger(redis, queue, worker_name=f"omni-{uuid4().hex[:12]}")
+    if predecessor:  # before we load: other workers of this line may go on with its jobs meanwhile
+        patiently(partial(ledger.bury, predecessor))
     engine = prepared(settings, ledger, embeds=embeds)
-    register(ledger, engine.card, predecessor)
+    patiently(partial(register, ledger, engine.card))
     os.write(watch_fd, f"fence {ledger.fence}\n".encode())
     inbox, traces = Inbox(), traces_of(settings, "worker")
     publisher = Publisher(connect(settings.redis, retries=0), ledger.fence)
