@@ -1,38 +1,58 @@
-"""No faults, only many: open streams, and jobs that wait. Says what they cost in memory."""
+"""No faults, only many: open streams of which some decode, and a long line behind them. Says what they cost in memory.
+
+The first streams are long, so that all are open while the line fills; then everything is drained and checked.
+"""
 
 import asyncio
+import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Awaitable, Iterable
 
 import psutil
 
+from tests.chaos.checker import check
 from tests.chaos.client import BROKEN, Api, Client, History, chat
 from tests.chaos.harness import Harness, Options, running
 
 ACTIVE = 64
+STEP_S = 0.05
 AT_ONCE = 100
+OPENING_PER_S = 40  # streams and jobs that this machine takes in a second, at least
+GRACE_S = 900
 
 
-def resident_mb(harness: Harness) -> dict[str, float]:
-    groups = {"api": harness.apis, "worker": harness.workers, "valkey": [harness.valkey]}
-    found = {}
-    for name, members in groups.items():
-        processes = [
-            psutil.Process(pid)
-            for member in members
-            if member is not None
-            for pid in (member.popen.pid, *(child.pid for child in member.descendants()))
-        ]
-        serving = [process for process in processes if "common.supervise" not in " ".join(process.cmdline())]
-        found[name] = sum(process.memory_info().rss for process in serving) / 2**20
-        if name == "api":
-            found["api (proportional)"] = sum(process.memory_full_info().pss for process in serving) / 2**20
-    return found
+def kind_of(process: psutil.Process) -> str:
+    words = " ".join(process.cmdline())
+    if "common.supervise" in words:
+        return "supervisor"
+    return "arbiter" if process.children() else "server"
+
+
+def api_memory(harness: Harness) -> str:
+    """Resident (RSS) and proportional (PSS: what several share is divided among them) megabytes of each API process."""
+    tree = [psutil.Process(api.popen.pid) for api in harness.apis]
+    tree += [child for root in tree for child in root.children(recursive=True)]
+    parts, totals = [], Counter[str]()
+    for process in tree:
+        info = process.memory_full_info()
+        totals["RSS"] += info.rss
+        totals["PSS"] += info.pss
+        parts.append(f"{kind_of(process)} {info.rss / 2**20:.0f}/{info.pss / 2**20:.0f}")
+    both = ", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in totals.items())
+    return f"API {both} ({', '.join(parts)})"
 
 
 def show(harness: Harness, what: str) -> None:
-    print(f"{what}: " + ", ".join(f"{name} {size:.0f} MB" for name, size in resident_mb(harness).items()), flush=True)
+    redis = harness.redis
+    running = sum(redis.zcard(key) for key in redis.scan_iter("omni:running:*"))
+    line = redis.zcard(f"omni:waiting:{harness.queue}")
+    worker = sum(psutil.Process(one.popen.pid).children()[0].memory_info().rss for one in harness.workers)
+    valkey = redis.info("memory")["used_memory_rss"]
+    streams, load = harness.hub_readers(), os.getloadavg()[0]
+    print(f"{what}: {streams} streams open, {running} jobs run, {line} wait; load average {load:.1f}")
+    print(f"  {api_memory(harness)}; worker {worker / 2**20:.0f} MB, Valkey {valkey / 2**20:.0f} MB", flush=True)
 
 
 async def in_turns(work: Iterable[Awaitable[object]]) -> None:
@@ -45,48 +65,71 @@ async def in_turns(work: Iterable[Awaitable[object]]) -> None:
     await asyncio.gather(*(one(item) for item in work))
 
 
-async def drive(harness: Harness, num_streams: int, num_queued: int) -> int:
+async def open_streams(harness: Harness, api: Api, num_streams: int, hold_s: float) -> list[asyncio.Task[History]]:
+    """All at once; returns when all are open."""
+
+    async def read(number: int) -> History:
+        num_tokens = int(hold_s / STEP_S) if number < ACTIVE else 40
+        client = Client(api, History(number, num_tokens, "stream"))
+        await client.stream(background=True)
+        return client.history
+
+    reading = [asyncio.create_task(read(number)) for number in range(min(num_streams, ACTIVE))]
+    while num_streams and harness.redis.zcard(f"omni:waiting:{harness.queue}"):
+        await asyncio.sleep(0.05)  # the long ones first
+    reading += [asyncio.create_task(read(number)) for number in range(len(reading), num_streams)]
+    while harness.hub_readers() < num_streams:
+        await asyncio.sleep(0.2)
+    return reading
+
+
+async def put_in_line(api: Api, num_queued: int) -> list[History]:
+    async def put(number: int) -> History:
+        history = History(10**6 + number, 5, "queued")
+        body = chat(history.seed, history.num_tokens, background=True)
+        body["messages"][0]["content"] = "x" * 500
+        try:
+            status, answer = await api.ask("POST", "/v1/chat/completions", body)
+            history.id = answer.get("id", "")
+            history.complaints += [] if status == 202 else [f"POST answered {status}"]
+        except BROKEN as error:
+            history.complaints.append(f"POST failed: {error!r}")
+        return history
+
+    histories: list[History] = []
+
+    async def keep(number: int) -> None:
+        histories.append(await put(number))
+
+    await in_turns(keep(number) for number in range(num_queued))
+    return histories
+
+
+async def drive(harness: Harness, num_streams: int, num_queued: int) -> list[History]:
     api = Api(harness.port)
     show(harness, "idle")
-    clients = [Client(api, History(number, 40, "stream")) for number in range(num_streams)]
     began = time.monotonic()
-    streams = [asyncio.create_task(client.stream(background=True)) for client in clients]
-    waiting = f"omni:waiting:{harness.queue}"
-    while harness.hub_readers() < num_streams and not all(task.done() for task in streams):
-        if time.monotonic() - began > 90:
-            break
-        await asyncio.sleep(0.2)
-    show(harness, f"{harness.hub_readers()} readers open, {harness.redis.zcard(waiting)} in the line")
-
-    async def queue(number: int) -> None:
-        body = chat(10**6 + number, 5, background=True)
-        body["messages"][0]["content"] = "x" * 500
-        for _ in range(20):
-            try:
-                if (await api.ask("POST", "/v1/chat/completions", body))[0] == 202:
-                    return
-            except BROKEN:
-                await asyncio.sleep(0.2)
-
+    hold_s = 20 + (num_streams + num_queued) / OPENING_PER_S
+    reading = await open_streams(harness, api, num_streams, hold_s)
+    show(harness, f"after {time.monotonic() - began:.0f} s")
     asked = time.monotonic()
-    await in_turns(queue(number) for number in range(num_queued))
-    seconds = time.monotonic() - asked
-    show(harness, f"{num_queued} more jobs accepted in {seconds:.0f} s, {harness.redis.zcard(waiting)} in the line")
-    await asyncio.gather(*streams)
-    wrong = [
-        client.history.error or "incomplete"
-        for client in clients
-        if client.history.error or len(client.history.frames) < 40
-    ]
-    print(f"{num_streams} streams ended in {time.monotonic() - began:.0f} s, {len(wrong)} wrong {wrong[:3]}")
-    show(harness, "at the end")
-    return 1 if wrong else 0
+    queued = await put_in_line(api, num_queued)
+    show(harness, f"{num_queued} more accepted in {time.monotonic() - asked:.0f} s")
+    streams = list(await asyncio.gather(*reading))
+    show(harness, f"all streams ended after {time.monotonic() - began:.0f} s")
+    while harness.redis.zcard(f"omni:waiting:{harness.queue}") and time.monotonic() - began < GRACE_S:
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(1.0)
+    show(harness, f"the line is empty after {time.monotonic() - began:.0f} s")
+    return streams + queued
 
 
 def crowd(num_streams: int, num_queued: int) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    options = Options(
-        num_apis=2, max_num_seqs=ACTIVE, step_s=0.05, max_queue=num_streams + num_queued + 1000, through_proxy=False
-    )
+    most = num_streams + num_queued + 1000
+    options = Options(num_apis=2, max_num_seqs=ACTIVE, step_s=STEP_S, max_queue=most, through_proxy=False)
     with running(options) as harness:
-        return asyncio.run(drive(harness, num_streams, num_queued))
+        histories = asyncio.run(drive(harness, num_streams, num_queued))
+        report = check(histories, harness.redis, harness.queue)
+    print(report)
+    return 0 if report.is_clean else 1
