@@ -20,7 +20,7 @@ class Models:
         queue, revision = self.store.queue_of(model)
         if queue is None:
             if model in self.expected:
-                raise ModelNotReady("Model not ready", retry_after_s=2)
+                raise self._not_ready(model)
             if task == "embed":
                 raise self._wrong_task(model, task)
             names = ", ".join(self.names())
@@ -29,11 +29,18 @@ class Models:
         if encoder is None or encoder.card.revision != revision:
             card = self.store.card(queue)
             if card is None:
-                raise ModelNotReady("Model not ready", retry_after_s=2)
+                raise self._not_ready(model)
             encoder = self._encoders[queue] = PromptEncoder(card)
         if task is not None and encoder.card.task != task:
             raise self._wrong_task(model, task)
         return encoder
+
+    def _not_ready(self, model: str) -> ModelNotReady:
+        """The reference's words, and how far loading is where that is known."""
+        embeds = model in self.embedding_names
+        progress = self.store.loading((self.embedding_names if embeds else self.expected)[0])
+        far = f": {progress['what']} ({float(progress['share']):.0%})" if "share" in progress else ""
+        return ModelNotReady(f"Model not ready{far}", retry_after_s=2)
 
     def _wrong_task(self, model: str, task: Task) -> ModelNotFound:
         if task == "generate":

@@ -53,10 +53,13 @@ class OmniLogger(GunicornLogger):  # type: ignore[misc]
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn's application object."""
 
-    def __init__(self, bind: str, num_processes: int, make_app: Callable[[], Any], watch_fd: int | None = None) -> None:
+    def __init__(
+        self, bind: str, num_processes: int, make_app: Callable[[], Any], hello: str, watch_fd: int | None = None
+    ) -> None:
         self.bind = bind
         self.num_processes = num_processes
         self.make_app = make_app
+        self.hello = hello  # what a process says when it is about to accept
         self.watch_fd = watch_fd
         super().__init__()
 
@@ -89,6 +92,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def say_ready(self, worker: Any) -> None:
         """The application is loaded and about to accept; the supervisor may let its predecessor go."""
+        logger.info("%s", self.hello)
         if self.watch_fd is not None:
             os.write(self.watch_fd, b"ready\n")
 
@@ -104,10 +108,12 @@ def api(settings: Settings, listen_fd: int | None = None, watch_fd: int | None =
         app.extensions["omni"].hub.start()
         return app
 
-    if listen_fd is not None:
-        return Server(f"fd://{listen_fd}", 1, make_app, watch_fd)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return Server(f"{host}:{settings.port}", settings.api_processes, make_app)
+    url = f"http://{host}:{settings.port}"
+    bind, num_processes = f"{host}:{settings.port}", settings.api_processes
+    if listen_fd is not None:
+        bind, num_processes = f"fd://{listen_fd}", 1
+    return Server(bind, num_processes, make_app, f"chat at {url}/, board at {url}/board", watch_fd)
 
 
 def dashboard(settings: Settings) -> Server:
@@ -116,7 +122,8 @@ def dashboard(settings: Settings) -> Server:
 
         return create_dashboard(settings)
 
-    return Server(f"127.0.0.1:{settings.dashboard_port}", 1, make_app)
+    address = f"127.0.0.1:{settings.dashboard_port}"
+    return Server(address, 1, make_app, f"rq-dashboard at http://{address}/")
 
 
 def main() -> int:

@@ -183,7 +183,7 @@ def model_finding(settings: Settings) -> Finding:
     if missing:
         return Finding("bad", f"model: {folder} has no {', '.join(missing)}", "Point OMNI_MODEL at a complete folder.")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Finding("good", f"model: {folder.name}, {size / 2**20:,.0f} MiB of weights")
+    return Finding("good", f"model: {Path(*folder.parts[-2:])}, {size / 2**20:,.0f} MiB of weights")
 
 
 def key_finding(settings: Settings) -> Finding:

@@ -1,6 +1,7 @@
 """omni jobs, omni cancel: what waits and runs, and how to end it."""
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -44,5 +45,7 @@ def cancel(context: click.Context, job_ids: tuple[str, ...]) -> None:
     """End jobs: a waiting one at once, a running one within a step."""
     client = client_of(context)
     for job_id in job_ids:
-        answer = client.json("DELETE", f"/v1/jobs/{job_id}")
-        click.echo(f"{job_id} {'cancelled' if answer['deleted'] else 'had ended: ' + str(answer['state_before'])}")
+        answer = client.json("DELETE", f"/v1/jobs/{quote(job_id, safe='')}")
+        if answer["state_before"] is None:
+            raise click.ClickException(f"There is no job {job_id!r}; `omni jobs` lists them.")
+        click.echo(f"{job_id} {'cancelled' if answer['deleted'] else 'had ended: ' + answer['state_before']}")

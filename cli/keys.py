@@ -45,6 +45,13 @@ def changed(limits: KeyLimits, given: dict[str, Any]) -> KeyLimits:
     return replace(limits, **named)
 
 
+def told(limits: KeyLimits) -> list[Any]:
+    """As people read it: a limit of 0 is none."""
+    values = asdict(limits)
+    caps = ["-" if values[name] == 0 else values[name] for name in ("max_in_flight", "max_queued", "tokens_per_minute")]
+    return [*caps, f"{limits.weight:g}", limits.priority, "yes" if limits.admin else "no"]
+
+
 @click.group(cls=Group)
 @click.pass_context
 def keys(context: click.Context) -> None:
@@ -70,8 +77,19 @@ def list_keys(store: KeyStore) -> None:
     for record in store.all():
         queued, running = store.usage(record.owner)
         made = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%d")
-        rows.append((record.name, made, *asdict(record.limits).values(), queued, running))
-    names = ("name", "made", "in flight", "queued", "tokens/min", "weight", "priority", "admin", "waiting", "running")
+        rows.append((record.name, made, *told(record.limits), queued, running))
+    names = (
+        "name",
+        "made",
+        "max in flight",
+        "max queued",
+        "tokens/min",
+        "weight",
+        "priority",
+        "admin",
+        "waiting",
+        "running",
+    )
     click.echo(table(names, rows))
 
 

@@ -53,7 +53,7 @@ def fast_runner(
     if loaded.device.type == "cuda" and loaded.dtype in (torch.bfloat16, torch.float16):
         makers.insert(0, VarlenAttention.of_rows)
     on_gpu, on_cpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner), (DecoderRunner, ModelRunner)
-    runner_types = on_gpu if loaded.device.type == "cuda" else on_cpu
+    runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
     refusals = []
     for runner_type, maker in product(runner_types, makers):
         try:

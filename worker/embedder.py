@@ -8,7 +8,7 @@ import base64
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -18,6 +18,7 @@ from common.errors import InvalidRequest
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice
 from worker.encoder_model import LoadedEncoder
 from worker.engine import EngineStats
+from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.step import failure_of
 
 logger = logging.getLogger(__name__)
@@ -114,13 +115,13 @@ class Embedder:
             memory_used_bytes=torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0,
         )
 
-    def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
+    def warm_up(self, on_progress: OnProgress) -> None:
         """Raises ValueError for a model that gives no states of its tokens."""
-        on_progress("warm-up", 0.0)
+        on_progress("first step", FIRST_STEP)
         [(_, outcome)] = self._embedded([Text("warm-up", 0, (0, 0))])
         if isinstance(outcome, Failed):
             raise ValueError(f"{self.card.architecture} does not embed: {outcome.message}")
-        on_progress("warm-up", 1.0)
+        on_progress("ready", READY)
 
     def _texts(self, request: GenerationRequest) -> list[Text]:
         if sum(request.input_lengths) != len(request.prompt_ids) or not request.prompt_ids:

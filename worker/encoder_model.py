@@ -9,8 +9,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from common.wire import ModelCard
 from worker.card import revision_of, shown_name
-from worker.loader import EngineConfig, OnProgress, choose_device, choose_threads, device_map
+from worker.loader import EngineConfig, choose_device, choose_threads, device_map
 from worker.pooling import Pooling, read_json, read_pooling
+from worker.progress import OnProgress, telling_weights
 
 # Their positions are counted from behind the padding's, so their tables have that much more than a text may have.
 COUNTED_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
@@ -37,15 +38,14 @@ def load_encoder(
     if model_config.is_encoder_decoder:
         raise ValueError(f"{model_config.model_type} is an encoder with a decoder; embeddings need one without.")
     pooling = read_pooling(model_path)
-    on_progress("weights", 0.1)
-    model = AutoModel.from_pretrained(
-        model_path,
-        dtype="auto" if device.type != "cpu" else torch.float32,
-        device_map=device_map(device),
-        use_safetensors=True,
-    )
+    with telling_weights(on_progress):
+        model = AutoModel.from_pretrained(
+            model_path,
+            dtype="auto" if device.type != "cpu" else torch.float32,
+            device_map=device_map(device),
+            use_safetensors=True,
+        )
     torch.set_num_threads(choose_threads(config, model))
-    on_progress("weights", 0.9)
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()  # too long is refused, never cut

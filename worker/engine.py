@@ -4,7 +4,7 @@ add -> [waiting] -> schedule -> forward -> sample -> commit -> events
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -15,6 +15,7 @@ from worker.backend import build_runner
 from worker.intake import GrammarCompiler, Intake
 from worker.loader import EngineConfig, LoadedModel
 from worker.model_runner import ModelRunner
+from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.scheduler import Scheduler
 from worker.sequence import RequestState, Sequence
 from worker.speculation import Drafter
@@ -130,15 +131,15 @@ class Engine:
             memory_used_bytes=torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0,
         )
 
-    def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
+    def warm_up(self, on_progress: OnProgress) -> None:
         """Run every kernel once, so that the first caller does not pay for it."""
-        on_progress("warm-up", 0.0)
-        self.runner.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len)
+        self.runner.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len, on_progress)
+        on_progress("first step", FIRST_STEP)
         sampling = SamplingParams(max_tokens=2, seed=0, ignore_eos=True)
         self.add(GenerationRequest("warm-up", self.card.names[0], (1,), sampling, cache_salt="warm-up"))
         while self.has_work:
             self.step()
-        on_progress("warm-up", 1.0)
+        on_progress("ready", READY)
 
     def _commit(self, outcome: Outcome) -> list[tuple[str, Event]]:
         """Book what a row computed, and say so."""

@@ -17,6 +17,7 @@ from worker.decoder import DecoderRunner
 from worker.elementwise import Elementwise, compiled
 from worker.kv_cache import KVCache
 from worker.model_runner import AttentionMaker, row_inputs
+from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.scheduler import Row
 from worker.varlen import VarlenAttention
 
@@ -46,17 +47,19 @@ class GraphedDecoderRunner(DecoderRunner):
         self.spare_block = 0
         self.max_num_blocks = 0
 
-    def warm_up(self, max_num_seqs: int, max_model_len: int) -> None:
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Record decode steps, unless attention gathers its keys: then shapes change from step to step."""
         if self.attend_with == VarlenAttention.of_rows:
-            self.record(max_num_seqs, max_model_len, cuda_capture())
+            self.record(max_num_seqs, max_model_len, cuda_capture(), on_progress)
 
-    def record(self, max_num_seqs: int, max_model_len: int, capture: Record) -> None:
+    def record(self, max_num_seqs: int, max_model_len: int, capture: Record, on_progress: OnProgress) -> None:
         """Every batch size, largest first, so that the smaller ones find memory to share."""
         self.max_num_blocks = self.kv_cache.num_blocks_for(max_model_len)
         (self.spare_block,) = self.kv_cache.pool.allocate(1)  # padding rows write here
         sizes = [size for size in BUCKETS if size < max_num_seqs] + [max_num_seqs]
-        for size in reversed(sizes):
+        on_progress("recording graphs", RECORDING)
+        span = (RECORDING, FIRST_STEP)
+        for size in counted("recording graphs", reversed(sizes), len(sizes), span, on_progress):
             self.steps[size] = self._record(size, capture)
         logger.info("recorded decode steps of %s sequences", sizes)
 

@@ -1,7 +1,6 @@
 """A model folder (or hub id) to a model in memory, its tokenizer, and the card that tells the API about it."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from common.wire import ModelCard
 from worker.card import describe
+from worker.progress import OnProgress, telling_weights
 
 logger = logging.getLogger(__name__)
 
 SMALL_MODEL_PARAMETERS = 50_000_000  # below this, float32 on a CPU costs little and makes seeds exact
-OnProgress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,14 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     check_quantize(config.quantize, device)
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    on_progress("weights", 0.1)
     model_config = AutoConfig.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path, dtype="auto", device_map=device_map(device), use_safetensors=True
-    )
+    with telling_weights(on_progress):
+        model = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype="auto", device_map=device_map(device), use_safetensors=True
+        )
     torch.set_num_threads(choose_threads(config, model))
     dtype = choose_dtype(config, device, model)
     model = model.to(dtype).eval().requires_grad_(False)
-    on_progress("weights", 0.9)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
     return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype)

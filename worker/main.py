@@ -27,6 +27,7 @@ from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
 from worker.ledger import Fenced, Ledger
 from worker.loader import EngineConfig, load
 from worker.omni_worker import OmniWorker
+from worker.progress import KERNELS, OnProgress
 from worker.publisher import Publisher
 
 logger = logging.getLogger("omni.worker")
@@ -50,9 +51,6 @@ def wait_for_redis(redis: "Redis") -> None:
             time.sleep(0.5)
 
 
-Tell = Callable[[str, float], None]
-
-
 def engine_config(settings: Settings) -> EngineConfig:
     return EngineConfig(
         max_num_seqs=settings.max_num_seqs,
@@ -66,14 +64,15 @@ def engine_config(settings: Settings) -> EngineConfig:
     )
 
 
-def load_engine(settings: Settings, tell: Tell) -> Engine:
+def load_engine(settings: Settings, tell: OnProgress) -> Engine:
     """The model of OMNI_MODEL."""
     loaded = load(settings.model, settings.served_names, engine_config(settings), tell)
+    tell("kernels", KERNELS)
     compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
     return Engine(loaded, engine_config(settings), compiler)
 
 
-def load_embedder(settings: Settings, tell: Tell) -> Embedder:
+def load_embedder(settings: Settings, tell: OnProgress) -> Embedder:
     """The encoder of OMNI_EMBEDDING_MODEL."""
     config = EngineConfig(device=settings.embedding_device, threads=settings.threads)
     return Embedder(load_encoder(settings.embedding_model, settings.embedding_names, config, tell))

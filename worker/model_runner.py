@@ -8,6 +8,7 @@ import torch
 
 from worker.attention import Attention, PagedAttention
 from worker.kv_cache import KVCache
+from worker.progress import OnProgress
 from worker.scheduler import Row
 from worker.sequence import Sequence
 
@@ -25,7 +26,7 @@ class Runner(Protocol):
     def forget(self, sequence: Sequence) -> None:
         """The sequence lost its KV blocks."""
 
-    def warm_up(self, max_num_seqs: int, max_model_len: int) -> None:
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Prepare what steps of this size will need. `kv_cache` is the final one."""
 
 
@@ -58,7 +59,7 @@ class ModelRunner:
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the blocks."""
 
-    def warm_up(self, max_num_seqs: int, max_model_len: int) -> None:
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Nothing is prepared ahead."""
 
     def release_weights(self) -> None:

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from worker.kv_cache import KVCache
 from worker.model_runner import row_inputs
+from worker.progress import OnProgress
 from worker.scheduler import Row
 from worker.sequence import Sequence
 
@@ -43,7 +44,7 @@ class SequentialRunner:
     def forget(self, sequence: Sequence) -> None:
         self._caches.pop(sequence, None)
 
-    def warm_up(self, max_num_seqs: int, max_model_len: int) -> None:
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Nothing is prepared ahead."""
 
     def _run(self, row: Row) -> torch.Tensor:

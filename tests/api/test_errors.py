@@ -3,7 +3,10 @@
 import pytest
 
 from api.errors import openai_error
+from api.models import Models
 from common.errors import JobFailed, ModelNotReady, OmniError, Overloaded, Unauthenticated
+from common.store import Store
+from worker.ledger import Ledger
 
 
 def test_a_loading_model_answers_as_the_reference_says() -> None:
@@ -32,3 +35,13 @@ def test_an_exhausted_gpu_answers_as_the_reference_says_and_is_not_retried() -> 
 def test_each_failure_has_its_status(error: OmniError, status: int, kind: str, code: str) -> None:
     body, got, _ = openai_error(error)
     assert (got, body["error"]["type"], body["error"]["code"]) == (status, kind, code)
+
+
+def test_a_loading_model_says_how_far_it_is(redis) -> None:
+    store = Store(redis, max_queue=1, ttl_s=1, failure_ttl_s=1)
+    models = Models(store, ("m",))
+    with pytest.raises(ModelNotReady, match="^Model not ready$"):
+        models.encoder("m")
+    Ledger(redis, "m", worker_name="w").report_loading("weights, 120 of 291", 0.4)
+    with pytest.raises(ModelNotReady, match=r"^Model not ready: weights, 120 of 291 \(40%\)$"):
+        models.encoder("m")

@@ -50,7 +50,7 @@ def test_a_key_is_made_listed_used_limited_and_revoked(omni, service: RunningSer
         listed = omni("keys", "list").stdout
         assert "visitor" in listed and key not in listed
         assert omni("keys", "limits", "visitor", "--weight", "2.5", "--admin").exit_code == 0
-        assert re.search(r"visitor\s+\S+\s+0\s+5\s+0\s+2\.5\s+0\s+1", omni("keys", "list").stdout)
+        assert re.search(r"visitor\s+\S+\s+-\s+5\s+-\s+2\.5\s+0\s+yes", omni("keys", "list").stdout)
         assert "visitor" in omni("keys", "add", "visitor").stderr
     finally:
         assert omni("keys", "revoke", "visitor").exit_code == 0
@@ -64,9 +64,8 @@ def test_jobs_are_listed_and_cancelled(omni, service: RunningService):
     assert job_id in omni("jobs").stdout
     assert job_id in omni("jobs", "--all").stdout
     assert f"{job_id} cancelled" in omni("cancel", job_id).stdout
-    assert (
-        "404" in omni("cancel", "chatcmpl-unknown").stderr or "had ended" in omni("cancel", "chatcmpl-unknown").stdout
-    )
+    unknown = omni("cancel", "chatcmpl-unknown")
+    assert unknown.exit_code == 1 and "no job" in unknown.stderr
 
 
 def test_a_wrong_key_and_a_service_that_is_away_are_said_in_one_sentence(omni):

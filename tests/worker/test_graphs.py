@@ -60,7 +60,7 @@ def test_padded_decode_steps_and_ragged_ones_give_the_tokens_of_generate(
 ) -> None:
     bench = Bench(model_folder(family))
     runner = as_on_a_gpu(bench, monkeypatch)
-    runner.record(8, 256, capture=lambda function: function)
+    runner.record(8, 256, capture=lambda function: function, on_progress=lambda what, share: None)
     sizes = []
     fill = runner._fill
     monkeypatch.setattr(

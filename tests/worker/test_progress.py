@@ -1,0 +1,41 @@
+"""What is told while a model loads: what is done, never less than before, and not a word too many."""
+
+import pytest
+from transformers.utils.logging import tqdm
+
+from common.settings import DEMO_MODEL
+from worker import progress
+from worker.engine import Engine
+from worker.loader import EngineConfig, load
+
+
+@pytest.fixture
+def told(monkeypatch):
+    monkeypatch.setattr(progress, "PAUSE_S", 0.0)
+    return []
+
+
+def test_a_load_goes_from_the_tokenizer_to_ready_and_never_back(told):
+    def tell(what, share):
+        told.append((what, share))
+
+    config = EngineConfig(max_num_seqs=2, threads=1)
+    engine = Engine(load(str(DEMO_MODEL), ("m",), config, tell), config)
+    engine.warm_up(tell)
+    shares = [share for _, share in told]
+    assert shares == sorted(shares) and (shares[0], shares[-1]) == (0.0, 1.0)
+    parts = {what.partition(",")[0] for what, _ in told}
+    assert {"tokenizer", "weights", "ready"} <= parts
+    assert any(what.startswith("weights, 10 of ") for what, _ in told), "transformers' own count is not heard"
+
+
+def test_words_about_the_same_thing_have_a_pause_between_them():
+    told = []
+    items = progress.counted("weights", range(1000), 1000, (0.0, 1.0), lambda *said: told.append(said))
+    assert list(items) == list(range(1000)) and len(told) <= 1
+
+
+def test_other_progress_bars_stay_as_they_are(told):
+    with progress.telling_weights(lambda what, share: told.append(what)):
+        assert list(tqdm(range(3), desc="Fetching files", disable=True)) == [0, 1, 2]
+    assert told == ["weights"]
