@@ -12,6 +12,7 @@ from worker.kv_cache import KVCache, LayerShape
 from worker.limits import Limits, block_size_for, choose_limits
 from worker.loader import EngineConfig, LoadedModel, count_parameters
 from worker.model_runner import AttentionMaker, ModelRunner, Runner
+from worker.native_decoder import NativeDecoderRunner
 from worker.probe import PROBE_LENGTH, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
 from worker.sequential_runner import Mode, SequentialRunner
 from worker.varlen import VarlenAttention
@@ -52,7 +53,8 @@ def fast_runner(
     makers: list[AttentionMaker] = [PagedAttention]
     if loaded.device.type == "cuda" and loaded.dtype in (torch.bfloat16, torch.float16):
         makers.insert(0, VarlenAttention.of_rows)
-    on_gpu, on_cpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner), (DecoderRunner, ModelRunner)
+    on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
+    on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
     runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
     refusals = []
     for runner_type, maker in product(runner_types, makers):
@@ -67,7 +69,7 @@ def fast_runner(
         if quantize is not None and runner_type is ModelRunner:
             logger.warning("%s weights stay as they are: %s", quantize, refusals[-1])
         elif quantize is not None:
-            runner = DecoderRunner(model, probe_cache, maker, quantize)
+            runner = runner_type(model, probe_cache, maker, quantize)  # type: ignore[call-arg]  # a DecoderRunner
         runner.release_weights()
         return runner
     raise Unsupported(refusals[-1])

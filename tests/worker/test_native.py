@@ -1,0 +1,103 @@
+"""The kernels of kernels.c give what transformers' own model gives, and a machine without a compiler does without."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worker.conftest import Bench, ModelFolder, prompt_of
+from worker import native, native_decoder
+from worker.decoder import DecoderRunner
+from worker.loader import EngineConfig
+from worker.native import NoKernels
+from worker.native_decoder import NativeDecoderRunner
+
+WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one KV head for two": ("llama", WIDE),
+    "one KV head for all": ("llama", WIDE | {"num_key_value_heads": 1}),
+    "a KV head each": ("llama", WIDE | {"num_key_value_heads": 4}),
+    "wide heads": ("llama", WIDE | {"head_dim": 96}),
+    "biases": ("qwen2", WIDE),
+    "normed heads": ("qwen3", WIDE),
+    "a window": ("qwen2", WIDE | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}),
+}
+LENGTHS = (1, 16, 40, 100, 150)  # shorter and longer than a block, a chunk of keys, and a tile of queries
+CONFIG = EngineConfig(max_num_seqs=8, max_step_tokens=64, threads=2)
+
+
+def refuse(dtype: torch.dtype) -> None:
+    raise NoKernels("there is no C compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> None:
+    try:
+        native.load_kernels(torch.float32)
+    except NoKernels as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_tokens_equal_generate_alone_and_in_a_mixed_batch(name: str, model_folder: ModelFolder) -> None:
+    family, changes = MODELS[name]
+    bench = Bench(model_folder(family, **changes), CONFIG)
+    assert isinstance(bench.engine.runner, NativeDecoderRunner)
+    for num_tokens in LENGTHS:  # staggered: some decode while others prefill
+        bench.add(f"r{num_tokens}", prompt_of(num_tokens), cache_salt=str(num_tokens))
+        bench.step(2)
+    bench.finish()
+    for num_tokens in LENGTHS:
+        assert bench.token_ids(f"r{num_tokens}") == bench.generate(prompt_of(num_tokens))
+
+
+def test_in_bf16_logits_are_as_near_as_those_of_torch(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder("llama", **WIDE, dtype=torch.bfloat16)
+    config = EngineConfig(max_num_seqs=8, max_step_tokens=64, dtype="bfloat16", threads=2)
+    bench = Bench(folder, config)
+    assert isinstance(bench.engine.runner, NativeDecoderRunner)
+    bench.add("r", prompt_of(100), max_tokens=1, logprobs=20)
+    bench.finish()
+    monkeypatch.setattr(native_decoder, "load_kernels", refuse)
+    plain = Bench(folder, config)
+    assert type(plain.engine.runner) is DecoderRunner
+    plain.add("r", prompt_of(100), max_tokens=1, logprobs=20)
+    plain.finish()
+    ours, theirs = (dict(b.deltas("r")[0].logprobs[0].top) for b in (bench, plain))
+    both = sorted(ours.keys() & theirs.keys())
+    assert len(both) >= 15
+    np.testing.assert_allclose([ours[i] for i in both], [theirs[i] for i in both], atol=0.1)
+
+
+def test_without_a_compiler_torch_computes_it_all(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_decoder, "load_kernels", refuse)
+    bench = Bench(model_folder("llama", **WIDE), CONFIG)
+    assert type(bench.engine.runner) is DecoderRunner
+    bench.add("r", prompt_of(40))
+    bench.finish()
+    assert bench.token_ids("r") == bench.generate(prompt_of(40))
+
+
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    broken = tmp_path / "kernels.c"
+    broken.write_text("int main(")
+    monkeypatch.setattr(native, "SOURCE", broken)
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
+    with pytest.raises(NoKernels, match="does not compile"):
+        native.load_kernels(torch.float32)
+    assert [path.name for path in tmp_path.iterdir()] == ["kernels.c"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_number_that_is_none_stays_none(dtype: torch.dtype) -> None:
+    """A row that went wrong must be seen, not turned into something that looks like an answer."""
+    kernels = native.load_kernels(dtype)
+    hidden = torch.ones(2, 32, dtype=dtype)
+    hidden[0, 3] = float("nan")
+    out, weight = torch.empty_like(hidden), torch.ones(32, dtype=dtype)
+    kernels.add_norm(hidden.data_ptr(), None, weight.data_ptr(), out.data_ptr(), 2, 32, 1e-6)
+    assert out[0].isnan().all()
+    assert out[1].isfinite().all()

@@ -1,0 +1,110 @@
+"""Loads the kernels of kernels.c, compiled once for this machine and kept in the user's cache."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+DTYPE_FLAGS = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
+COMPILERS = ("cc", "gcc", "clang")
+COMPILE_TIMEOUT_S = 60
+
+POINTER, INT, LONG, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
+SIGNATURES = {
+    "add_norm": [POINTER] * 4 + [INT, INT, FLOAT],
+    "swiglu": [POINTER] * 2 + [INT, INT],
+    "rotate_and_write": [POINTER] * 5 + [FLOAT] + [POINTER] * 3 + [LONG] + [INT] * 4,
+    "attend": [POINTER] * 3 + [LONG, INT] + [POINTER] * 2 + [INT] * 4 + [FLOAT, INT, POINTER],
+}
+
+
+class NoKernels(Exception):
+    """There are no kernels for this machine or dtype; the message says why."""
+
+
+def load_kernels(dtype: torch.dtype) -> ctypes.CDLL:
+    """The functions of kernels.c for this dtype. Raises NoKernels."""
+    if dtype not in DTYPE_FLAGS:
+        raise NoKernels(f"kernels.c does not know {dtype}")
+    share_thread_pool()
+    try:
+        library = ctypes.CDLL(str(compiled(DTYPE_FLAGS[dtype])))
+    except OSError as error:
+        raise NoKernels(f"the kernels cannot be loaded ({error})") from error
+    for name, argtypes in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = argtypes, None
+    return library
+
+
+def share_thread_pool() -> None:
+    """Let the kernels find torch's own OpenMP, so that both use one pool of threads. Raises NoKernels."""
+    paths = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if not paths:
+        raise NoKernels("torch brings no libgomp whose threads could be shared")
+    ctypes.CDLL(str(paths[0]), ctypes.RTLD_GLOBAL)
+
+
+def compiled(dtype_flags: tuple[str, ...]) -> Path:
+    """The library, made now if this machine has not made it before. Raises NoKernels."""
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise NoKernels("there is no C compiler")
+    command = [compiler, *FLAGS, *dtype_flags]
+    path = cache_folder() / f"kernels-{fingerprint(command)}.so"
+    if not path.exists():
+        make(command, path)
+    return path
+
+
+def fingerprint(command: list[str]) -> str:
+    """Changes with the source, the command and the processor that -march=native means."""
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest.update("\0".join([*command, platform.machine(), processor_features()]).encode())
+    return digest.hexdigest()[:16]
+
+
+def processor_features() -> str:
+    """What the processor can do, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def make(command: list[str], path: Path) -> None:
+    """Compile beside `path` and move into place, so that no other process loads half a file. Raises NoKernels."""
+    handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(handle)
+    try:
+        subprocess.run(
+            [*command, "-o", unfinished, str(SOURCE)], check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S
+        )
+        os.replace(unfinished, path)
+    except (OSError, subprocess.SubprocessError) as error:
+        Path(unfinished).unlink(missing_ok=True)
+        raise NoKernels(f"kernels.c does not compile here ({error})") from error
+    logger.info("compiled worker/kernels.c for this processor")
+
+
+def cache_folder() -> Path:
+    """A folder of the user's own; what lies there is loaded into the process."""
+    base = Path(os.path.expanduser("~")) / ".cache"
+    folder = base / "protocol-omni"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise NoKernels(f"{folder} cannot be made ({error})") from error
+    return folder
