@@ -32,7 +32,7 @@ LABELLED = {
     "request_failed": ("code", "Jobs that ended without a full answer."),
     "admissions_refused": ("reason", "Requests that were not taken into the line."),
 }
-WORKER_STATES = ("loading", "ready", "draining")
+WORKER_STATES = ("loading", "ready", "away", "draining")
 
 
 class Counts:

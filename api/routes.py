@@ -97,13 +97,16 @@ def health_of(service: Service) -> tuple[dict[str, Any], int]:
     queue = service.settings.queue
     workers = [worker for worker in service.store.workers() if worker.get("queue") == queue]
     ready = [worker for worker in workers if worker.get("state") == "ready"]
-    used = sum(int(worker.get("memory_used", 0)) for worker in ready if worker.get("device", "cpu") != "cpu")
+    is_away = not ready and any(worker.get("state") == "away" for worker in workers)
+    used = sum(int(worker.get("memory_used", 0)) for worker in ready if worker.get("device", "").startswith("cuda"))
     body: dict[str, Any] = {
-        "status": "healthy" if ready else "loading",
+        "status": "healthy" if ready else "engine away" if is_away else "loading",
         "model": queue,
         "gpu_memory_used": f"{round(used / 2**30)}GB",
         "uptime_seconds": round(max((time.time() - float(w["started"]) for w in ready if "started" in w), default=0)),
     }
-    if not ready:
+    if is_away:
+        body["progress"] = {"what": "waiting for the engine behind the worker; jobs are kept and go on"}
+    elif not ready:
         body["progress"] = service.store.loading(queue) or {"what": "waiting for a worker"}
     return body, 200 if ready else 503

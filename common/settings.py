@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     # the model
     model: str = str(DEMO_MODEL)
     model_name: str = ""
+    engine: str = Field("", pattern=r"^(vllm\+https?://[^/@\s]+(/\S*)?)?$")
+    engine_key: str = ""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Literal["", "int8", "int4"] = ""
@@ -74,7 +76,16 @@ class Settings(BaseSettings):
             raise ValueError(f"OMNI_EMBEDDING_MODEL_NAME and OMNI_MODEL_NAME both name {shared.pop()!r}.")
         if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.redis_url:
             raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
+        if self.engine and (self.quantize or self.speculate):
+            raise ValueError(
+                "OMNI_QUANTIZE and OMNI_SPECULATE are for our own engine; set them where OMNI_ENGINE runs."
+            )
         return self
+
+    @property
+    def engine_url(self) -> str:
+        """Where the engine is that generates for us; empty: it is our own."""
+        return self.engine.removeprefix("vllm+")
 
     @cached_property
     def keys(self) -> tuple[str, ...]:

@@ -38,6 +38,8 @@ class Text:
 class Embedder:
     """Embeds for many requests at once, in the order in which they came. One thread calls it."""
 
+    state = "ready"
+
     def __init__(self, loaded: LoadedEncoder, step_tokens: int = STEP_TOKENS) -> None:
         self.card = loaded.card
         self.device = loaded.device
@@ -100,6 +102,9 @@ class Embedder:
 
     def clear_suspicion(self, request_id: str) -> None:
         self._suspects.discard(request_id)
+
+    def interrupt(self) -> None:
+        """A step ends by itself."""
 
     def stats(self) -> EngineStats:
         return EngineStats(

@@ -44,6 +44,8 @@ class EngineStats:
 class Engine:
     """Generates for many requests at once. One thread calls it; `step` never raises for what a request provokes."""
 
+    state = "ready"
+
     def __init__(self, loaded: LoadedModel, config: EngineConfig, compiler: GrammarCompiler | None = None) -> None:
         self.runner, limits = build_runner(loaded, config)
         self.card = replace(
@@ -115,6 +117,9 @@ class Engine:
     def clear_suspicion(self, request_id: str) -> None:
         """The request has shown that it does no harm: let others run beside it."""
         self.scheduler.suspects.discard(request_id)
+
+    def interrupt(self) -> None:
+        """A step ends by itself."""
 
     def stats(self) -> EngineStats:
         pool = self.runner.kv_cache.pool

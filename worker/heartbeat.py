@@ -23,11 +23,23 @@ LEASE_S = keys.LEASE_MS / 1000
 EXIT_FENCED = 75  # "try again": the parent starts a successor
 
 
+class Wake(threading.Event):
+    """Set when the loop has something to do; `also` tells an engine that it waits in a step."""
+
+    def __init__(self, also: Callable[[], None]) -> None:
+        super().__init__()
+        self._also = also
+
+    def set(self) -> None:
+        super().set()
+        self._also()
+
+
 class Inbox:
     """What the threads have to say to the engine's loop."""
 
-    def __init__(self) -> None:
-        self.wake = threading.Event()
+    def __init__(self, interrupt: Callable[[], None] = lambda: None) -> None:
+        self.wake = Wake(interrupt)
         self._cancels: deque[tuple[str, Failed]] = deque()
 
     def cancel(self, job_id: str, reason: Failed) -> None:

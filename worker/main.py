@@ -19,6 +19,7 @@ from common.logs import set_up_logging
 from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
 from common.wire import ModelCard
+from worker.any_engine import AnyEngine
 from worker.embedder import Embedder
 from worker.encoder_model import load_encoder
 from worker.engine import Engine
@@ -29,6 +30,7 @@ from worker.loader import EngineConfig, load
 from worker.omni_worker import OmniWorker
 from worker.progress import KERNELS, OnProgress
 from worker.publisher import Publisher
+from worker.remote_loader import connect_engine
 
 logger = logging.getLogger("omni.worker")
 
@@ -64,8 +66,10 @@ def engine_config(settings: Settings) -> EngineConfig:
     )
 
 
-def load_engine(settings: Settings, tell: OnProgress) -> Engine:
-    """The model of OMNI_MODEL."""
+def load_engine(settings: Settings, tell: OnProgress) -> AnyEngine:
+    """The model of OMNI_MODEL, or what generates for it elsewhere."""
+    if settings.engine:
+        return connect_engine(settings, tell)
     loaded = load(settings.model, settings.served_names, engine_config(settings), tell)
     tell("kernels", KERNELS)
     compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
@@ -78,7 +82,7 @@ def load_embedder(settings: Settings, tell: OnProgress) -> Embedder:
     return Embedder(load_encoder(settings.embedding_model, settings.embedding_names, config, tell))
 
 
-def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> Engine | Embedder:
+def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> AnyEngine:
     """Load and warm up, telling Redis how far it is. Exits with one sentence for a bad model."""
     disable_progress_bar()
 
@@ -94,6 +98,7 @@ def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> Engine | Em
         engine.warm_up(tell)
     except (OSError, ValueError) as error:
         setting = f"OMNI_EMBEDDING_MODEL={settings.embedding_model}" if embeds else f"OMNI_MODEL={settings.model}"
+        setting += f" with OMNI_ENGINE={settings.engine}" if settings.engine and not embeds else ""
         refuse(f"{setting} cannot be loaded: {error}")
     return engine
 
@@ -137,7 +142,7 @@ def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool) ->
     engine = prepared(settings, ledger, embeds=embeds)
     patiently(partial(register, ledger, engine.card))
     os.write(watch_fd, f"fence {ledger.fence}\n".encode())
-    inbox, traces = Inbox(), traces_of(settings, "worker")
+    inbox, traces = Inbox(engine.interrupt), traces_of(settings, "worker")
     publisher = Publisher(connect(settings.redis, retries=0), ledger.fence)
     worker = OmniWorker(ledger, engine, engine.card, publisher, inbox, watch_fd, traces)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -20,8 +20,7 @@ from common.connection import is_passing
 from common.errors import OmniError
 from common.tracing import Traces
 from common.wire import Event, Failed, Finished, ModelCard
-from worker.embedder import Embedder
-from worker.engine import Engine
+from worker.any_engine import AnyEngine
 from worker.heartbeat import Inbox
 from worker.ledger import Claim, Ledger
 from worker.publisher import Publisher
@@ -41,7 +40,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def __init__(
         self,
         ledger: Ledger,
-        engine: Engine | Embedder,
+        engine: AnyEngine,
         card: ModelCard,
         publisher: Publisher,
         inbox: Inbox,
@@ -61,7 +60,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self.publisher = publisher
         self.inbox = inbox
         self.watch_fd = watch_fd
-        self.telemetry = Telemetry(ledger.redis, ledger.queue, str(getattr(engine, "device", "")), traces)
+        self.telemetry = Telemetry(ledger.redis, ledger.queue, str(engine.device), traces)
         self.is_stopping = False
         self.started = time.time()
         self._num_ended = 0
@@ -170,7 +169,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self.set_state(WorkerStatus.BUSY if self.engine.has_work else WorkerStatus.IDLE)
         stats = self.engine.stats().as_dict()
         return {
-            "state": "draining" if self.is_stopping else "ready",
+            "state": "draining" if self.is_stopping else self.engine.state,
             "model": self.card.root,
             "started": self.started,
             "jobs_per_s": self._measured_rate(),

@@ -60,6 +60,8 @@ class Running:
 class FakeEngine:
     """The interface of worker/engine.py; one token a step for everything that runs."""
 
+    state, device = "ready", "fake"
+
     def __init__(self, loaded: Any, config: Any, compiler: Any = None) -> None:
         self.card: ModelCard = loaded.card
         self.max_num_seqs: int = config.max_num_seqs or 64
@@ -136,6 +138,9 @@ class FakeEngine:
         self.running.pop(request_id, None)
         self._settled = [item for item in self._settled if item[0] != request_id]
 
+    def interrupt(self) -> None:
+        pass
+
     def clear_suspicion(self, request_id: str) -> None:
         self.suspects.discard(request_id)
 
@@ -193,9 +198,10 @@ def leave_out_the_model() -> None:
     stand_in("worker.encoder_model", load_encoder=None)
     stand_in("worker.grammar", GrammarCompiler=lambda *args: None)
     stand_in("worker.loader", EngineConfig=types.SimpleNamespace, LoadedModel=FakeLoaded, load=fake_load)
+    stand_in("worker.remote_loader", connect_engine=None)
     stand_in("transformers")
     stand_in("transformers.utils")
-    stand_in("transformers.utils.logging", disable_progress_bar=lambda: None)
+    stand_in("transformers.utils.logging", disable_progress_bar=lambda: None, set_tqdm_hook=None)
 
 
 def main() -> int:
