@@ -20,8 +20,8 @@ from api.schema import Message
 from common.settings import load_settings
 from common.wire import Delta, GenerationRequest, SamplingParams
 from worker.engine import Engine
+from worker.engine_config import engine_config
 from worker.loader import LoadedModel, load
-from worker.main import engine_config
 
 QUESTION = "What is {} plus {}?"
 

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Literal["", "int8", "int4"] = ""
     speculate: int = Field(0, ge=0, le=16)
+    tensor_parallel: int = Field(1, ge=1, le=64)
     threads: int | None = Field(None, ge=1, le=1024)
     max_num_seqs: int | None = Field(None, ge=1, le=4096)
     max_model_len: int | None = Field(None, ge=16)
@@ -74,6 +75,8 @@ class Settings(BaseSettings):
             raise ValueError("OMNI_API_KEYS must hold at least one key; set it to a comma separated list.")
         if shared := set(self.served_names) & set(self.embedding_names):
             raise ValueError(f"OMNI_EMBEDDING_MODEL_NAME and OMNI_MODEL_NAME both name {shared.pop()!r}.")
+        if self.tensor_parallel > 1 and (self.engine or self.quantize or self.device != "auto"):
+            raise ValueError("OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, no OMNI_ENGINE and no OMNI_QUANTIZE.")
         if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.redis_url:
             raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
         if self.engine and (self.quantize or self.speculate):
@@ -127,6 +130,13 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """Where Redis is: `REDIS_URL`, or the embedded server's unix socket."""
         return self.redis_url or f"unix://{self.socket_path}"
+
+
+def torchrun_place() -> tuple[int, int, str] | None:
+    """Rank, number of ranks and meeting point, if torchrun started this process."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    rank, size, host, port = (os.environ.get(name, "") for name in names)
+    return (int(rank), int(size), f"{host}:{port}") if rank and size and host and port else None
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from worker.model_runner import AttentionMaker, ModelRunner, Runner
 from worker.native_decoder import NativeDecoderRunner
 from worker.probe import PROBE_LENGTH, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
 from worker.sequential_runner import Mode, SequentialRunner
+from worker.tensor_parallel import leading_runner
 from worker.varlen import VarlenAttention
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
     """The fast path if the model proves to be the same on it, otherwise one sequence at a time."""
+    if config.num_ranks > 1:
+        return leading_runner(loaded, config)
     model = loaded.model
     num_parameters = count_parameters(model)
     stock_attention = model.config._attn_implementation

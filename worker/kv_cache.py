@@ -109,8 +109,11 @@ class KVCache:
         """Wipe what a sequence that went wrong wrote: NaN in a block would reach its next user through the mask."""
         own = self.pool.exclusive(sequence.block_ids)
         self.pool.forget(own)
+        self.wipe(own)
+
+    def wipe(self, block_ids: list[int]) -> None:
         for pool in self.keys + self.values:
-            pool[:, torch.tensor(own, dtype=torch.long, device=pool.device)] = 0
+            pool[:, torch.tensor(block_ids, dtype=torch.long, device=pool.device)] = 0
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.shares_prefixes:

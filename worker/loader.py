@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.distributed import DistributedConfig
 
 from common.wire import ModelCard
 from worker.card import describe
@@ -30,6 +31,7 @@ class EngineConfig:
     quantize: str | None = None  # "int8" or "int4": weights only
     speculate: int = 0  # tokens guessed ahead by prompt lookup; 0: off
     kv_memory_bytes: int | None = None
+    num_ranks: int = 1  # processes that share the model, this one included
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     model_config = AutoConfig.from_pretrained(model_path)
     with telling_weights(on_progress):
         model = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype="auto", device_map=device_map(device), use_safetensors=True
+            model_path, dtype="auto", use_safetensors=True, **placement(device, config.num_ranks)
         )
     torch.set_num_threads(choose_threads(config, model))
     dtype = choose_dtype(config, device, model)
@@ -71,6 +73,13 @@ def choose_device(name: str) -> torch.device:
 def device_map(device: torch.device) -> str | None:
     """A GPU is loaded into directly, without a copy of the weights in main memory."""
     return None if device.type == "cpu" else str(device)
+
+
+def placement(device: torch.device, num_ranks: int) -> dict[str, Any]:
+    """Where from_pretrained puts the weights; of a model that several ranks share, only this one's."""
+    if num_ranks > 1:
+        return {"distributed_config": DistributedConfig(tp_size=num_ranks, tp_plan="auto")}
+    return {"device_map": device_map(device)}
 
 
 def choose_threads(config: EngineConfig, model: Any) -> int:

@@ -16,13 +16,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.connection import connect, is_passing
 from common.logs import set_up_logging
-from common.settings import Settings, SettingsError, refuse, settings_or_exit
+from common.settings import Settings, SettingsError, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard
+from worker import follower
 from worker.any_engine import AnyEngine
 from worker.embedder import Embedder
 from worker.encoder_model import load_encoder
 from worker.engine import Engine
+from worker.engine_config import engine_config
 from worker.grammar import GrammarCompiler
 from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
 from worker.ledger import Fenced, Ledger
@@ -30,6 +32,7 @@ from worker.loader import EngineConfig, load
 from worker.omni_worker import OmniWorker
 from worker.progress import KERNELS, OnProgress
 from worker.publisher import Publisher
+from worker.ranks import Ranks, our_ranks
 from worker.remote_loader import connect_engine
 
 logger = logging.getLogger("omni.worker")
@@ -53,27 +56,17 @@ def wait_for_redis(redis: "Redis") -> None:
             time.sleep(0.5)
 
 
-def engine_config(settings: Settings) -> EngineConfig:
-    return EngineConfig(
-        max_num_seqs=settings.max_num_seqs,
-        max_model_len=settings.max_model_len,
-        max_step_tokens=settings.max_step_tokens,
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.threads,
-        quantize=settings.quantize or None,
-        speculate=settings.speculate,
-    )
-
-
 def load_engine(settings: Settings, tell: OnProgress) -> AnyEngine:
     """The model of OMNI_MODEL, or what generates for it elsewhere."""
     if settings.engine:
         return connect_engine(settings, tell)
-    loaded = load(settings.model, settings.served_names, engine_config(settings), tell)
+    ranks = our_ranks(settings)
+    ranks.join()
+    config = engine_config(settings, ranks.size)
+    loaded = load(settings.model, settings.served_names, config, tell)
     tell("kernels", KERNELS)
     compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
-    return Engine(loaded, engine_config(settings), compiler)
+    return Engine(loaded, config, compiler)
 
 
 def load_embedder(settings: Settings, tell: OnProgress) -> Embedder:
@@ -170,6 +163,8 @@ def main() -> int:
     if args.embeddings and not settings.embedding_model:
         refuse("OMNI_EMBEDDING_MODEL is not set.")
     set_up_logging(settings.log_format)
+    if (place := torchrun_place()) is not None and place[0] > 0:
+        return follower.run(settings, Ranks(*place))
     watch_fd = args.watch_fd if args.watch_fd is not None else os.open(os.devnull, os.O_WRONLY)
     try:
         return run(settings, watch_fd, args.predecessor, embeds=args.embeddings)

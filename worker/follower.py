@@ -1,0 +1,39 @@
+"""A rank above 0 of a model over several devices: python -m worker.follower RANK SIZE HOST:PORT."""
+
+import logging
+import signal
+import sys
+
+from common.logs import set_up_logging
+from common.settings import Settings, settings_or_exit
+from worker.engine_config import engine_config
+from worker.loader import load
+from worker.ranks import Ranks
+from worker.tensor_parallel import follow
+
+logger = logging.getLogger("omni.worker")
+
+
+def run(settings: Settings, ranks: Ranks) -> int:
+    """Load our share and compute; returns when rank 0 is gone."""
+    ranks.join()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # rank 0 gives its jobs back first, and takes us along
+    config = engine_config(settings, ranks.size)
+    loaded = load(settings.model, settings.served_names, config, lambda what, share: None)
+    try:
+        follow(loaded, config)
+    except RuntimeError as error:  # the connection to it broke
+        logger.warning("rank %d ends: %s", ranks.rank, str(error).partition("\n")[0])
+    return 1
+
+
+def main() -> int:
+    settings = settings_or_exit()
+    set_up_logging(settings.log_format)
+    rank, size, address = sys.argv[1:]
+    return run(settings, Ranks(int(rank), int(size), address))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The processes that share one model: who we are among them, and how they live and die together.
+
+Rank 0 is the worker. The others (worker/follower.py) compute their share of each of its steps. One that dies ends all:
+the parent starts them again, and the jobs go on.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import torch
+from torch import distributed
+
+from common.processes import die_with_parent
+from common.settings import Settings, torchrun_place
+
+logger = logging.getLogger("omni.worker")
+
+NEVER = timedelta(days=3650)  # an idle worker's followers wait for the next step as long as it takes
+EXIT_FOLLOWER_DIED = 76
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Our place among `size` processes that meet at `address` (host:port)."""
+
+    rank: int = 0
+    size: int = 1
+    address: str = ""
+
+    def join(self) -> None:
+        """Meet the others. Returns when all are there."""
+        if self.size > 1:
+            backend = "nccl" if torch.cuda.is_available() else "gloo"
+            distributed.init_process_group(
+                backend, init_method=f"tcp://{self.address}", rank=self.rank, world_size=self.size, timeout=NEVER
+            )
+
+
+def our_ranks(settings: Settings) -> Ranks:
+    """As torchrun says, if it started us; else rank 0 of OMNI_TENSOR_PARALLEL, whose followers start now."""
+    if (place := torchrun_place()) is not None:
+        return Ranks(*place)
+    if settings.tensor_parallel == 1:
+        return Ranks()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    for rank in range(1, settings.tensor_parallel):
+        start_follower(Ranks(rank, settings.tensor_parallel, address))
+    return Ranks(0, settings.tensor_parallel, address)
+
+
+def start_follower(ranks: Ranks) -> None:
+    """A process that dies with this one, and takes it along."""
+    command = [sys.executable, "-m", "worker.follower", str(ranks.rank), str(ranks.size), ranks.address]
+    environment = os.environ | {"LOCAL_RANK": str(ranks.rank)}  # transformers chooses the GPU by it
+    process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGKILL))
+
+    def wait() -> None:
+        status = process.wait()
+        logger.error("rank %d ended with status %d; this worker ends, to be started again", ranks.rank, status)
+        os._exit(EXIT_FOLLOWER_DIED)
+
+    threading.Thread(target=wait, name=f"rank-{ranks.rank}", daemon=True).start()
