@@ -14,6 +14,7 @@ from api.auth import Caller
 from api.chunks import ChatForm
 from api.constraints import grammar_of, offered_tools
 from api.conversation import THINK, Conversation
+from api.images import images_of
 from api.parsers.tool_calls import opening_of
 from api.prompt import ChatPrompt, PromptEncoder
 from api.reading import Reading
@@ -46,9 +47,12 @@ class Prepared:
     prompt: ChatPrompt
     sampling: SamplingParams
     reading: Reading
+    images: tuple[str, ...] = ()
 
     def request(self, job_id: str, model: str, caller: Caller) -> GenerationRequest:
-        return GenerationRequest(job_id, model, self.prompt.ids, self.sampling, cache_salt=caller.owner)
+        return GenerationRequest(
+            job_id, model, self.prompt.ids, self.sampling, cache_salt=caller.owner, images=self.images
+        )
 
 
 def new_id(prefix: str) -> str:
@@ -59,6 +63,7 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
     """Raises InvalidRequest or ContextLengthExceeded for what this model cannot honour."""
     check_together(body)
     tools = offered_tools(body)
+    images = images_of(body.messages, encoder.card)
     prompt = encoder.encode_chat(conversation_of(body, tools))
     reading = Reading(
         tool_format=encoder.tool_format if tools else None,
@@ -76,7 +81,7 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
         grammar=None if grammar is None else grammars.compiled(grammar),
         skip_special_tokens=skips_special_tokens(body, encoder, reading),
     )
-    return Prepared(prompt, sampling, reading)
+    return Prepared(prompt, sampling, reading, images)
 
 
 def check_together(body: ChatRequest) -> None:

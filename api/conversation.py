@@ -9,7 +9,8 @@ from jinja2 import TemplateError
 
 from api import deepseek_v32
 from api.bounds import TooSlow, bounded
-from api.schema import Message, Tool
+from api.images import is_image
+from api.schema import Message, Part, Tool
 from api.special_tokens import Guard
 from api.templates import render_template
 from common.errors import InvalidRequest
@@ -38,7 +39,7 @@ class Conversation:
 def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     """The prompt's text, the caller's own special tokens hidden by `guard`. Raises InvalidRequest."""
     messages = [
-        guard.value(_with_parsed_arguments(as_dict(message, number, card.accepts_images)))
+        guard.value(_with_parsed_arguments(as_dict(message, number, accepts_images=card.accepts_images)))
         for number, message in enumerate(conversation.messages)
     ]
     tools = [guard.value(tool.model_dump(exclude_none=True)) for tool in conversation.tools]
@@ -75,11 +76,14 @@ def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> T
     return "optional" if knows_thinking and not end.endswith(THINK_END) else "none"
 
 
-def as_dict(message: Message, number: int, accepts_images: bool) -> dict[str, Any]:
-    """A message as templates read it: content is text, the developer's role is the system's."""
+def as_dict(message: Message, number: int, *, accepts_images: bool) -> dict[str, Any]:
+    """A message as templates read it: content is text, the developer's role is the system's.
+
+    The templates of vision models go through a list of parts, in which the images only have their places.
+    """
     fields = message.model_dump(exclude_none=True)
     fields["role"] = "system" if message.role == "developer" else message.role
-    fields["content"] = text_of(message, number, accepts_images)
+    fields["content"] = parts_of(message, number) if accepts_images else text_of(message, number)
     if message.reasoning is not None:
         fields.setdefault("reasoning_content", message.reasoning)
     if not message.tool_calls:
@@ -87,22 +91,33 @@ def as_dict(message: Message, number: int, accepts_images: bool) -> dict[str, An
     return fields
 
 
-def text_of(message: Message, number: int, accepts_images: bool) -> str:
+def parts_of(message: Message, number: int) -> list[dict[str, str]]:
+    """The content as a vision model's template takes it. Raises InvalidRequest for a part that is no text or image."""
+    if message.content is None or isinstance(message.content, str):
+        return [{"type": "text", "text": message.content or ""}]
+    return [
+        {"type": "image"}
+        if is_image(part)
+        else {"type": "text", "text": _part_text(part, f"messages[{number}].content[{index}]", "text and images")}
+        for index, part in enumerate(message.content)
+    ]
+
+
+def text_of(message: Message, number: int) -> str:
     """The content as one text. Raises InvalidRequest for a part that this model cannot take."""
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
-    texts = []
-    for index, part in enumerate(message.content):
-        param = f"messages[{number}].content[{index}]"
-        if part.type in ("text", "input_text", "output_text") and part.text is not None:
-            texts.append(part.text)
-        elif part.type == "refusal":
-            texts.append(part.refusal or "")
-        else:
-            raise InvalidRequest(
-                f"'{param}': this model takes text only, not parts of type {part.type!r}.", param=param
-            )
-    return "".join(texts)
+    return "".join(
+        _part_text(part, f"messages[{number}].content[{index}]", "text") for index, part in enumerate(message.content)
+    )
+
+
+def _part_text(part: Part, param: str, taken: str) -> str:
+    if part.type in ("text", "input_text", "output_text") and part.text is not None:
+        return part.text
+    if part.type == "refusal":
+        return part.refusal or ""
+    raise InvalidRequest(f"'{param}': this model takes {taken} only, not parts of type {part.type!r}.", param=param)
 
 
 def checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from api.schema import (
     ChatRequest,
     Function,
     FunctionCall,
+    ImageUrl,
     JsonSchema,
     Message,
     NamedFunction,
     NamedTool,
+    Part,
     ResponseFormat,
     ThinkingSwitch,
     Tool,
@@ -91,9 +93,19 @@ def user_messages(turn: Turn, param: str) -> list[Message]:
         result = text_of(block.content or "", where)
         content = f"Error: {result}" if block.is_error else result
         messages.append(Message(role="tool", tool_call_id=block.tool_use_id, content=content))
-    if texts or not messages:
+    if any(block.type == "image" for block in texts):
+        messages.append(Message(role="user", content=[part_of(block, param) for block in texts]))
+    elif texts or not messages:
         messages.append(Message(role="user", content=text_of(texts, param)))
     return messages
+
+
+def part_of(block: Block, param: str) -> Part:
+    if block.type != "image" or block.source is None:
+        return Part(type="text", text=text_of([block], param))
+    source = block.source
+    url = f"data:{source.media_type};base64,{source.data}" if source.type == "base64" else source.url
+    return Part(type="image_url", image_url=ImageUrl(url=url))
 
 
 def assistant_message(turn: Turn, param: str) -> Message:

@@ -17,6 +17,13 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
 )
 
 
+class ImageSource(Base):
+    type: str
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+
+
 class Block(Base):
     """A piece of content. What a kind needs is checked when it becomes a message."""
 
@@ -29,6 +36,7 @@ class Block(Base):
     tool_use_id: str | None = None
     content: "str | list[Block] | None" = None
     is_error: bool | None = None
+    source: ImageSource | None = None
 
 
 class Turn(Base):

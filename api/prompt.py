@@ -39,13 +39,14 @@ class PromptEncoder:
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = [token.content for token in added if token.special]
         self._turn_marks = [token.content for token in added if TURN_MARK.search(token.content)]
+        self._hidden = [*self._special, *self._turn_marks, *([card.image_token] if card.image_token else [])]
         self._token_bytes = TokenBytes(self._tokenizer, card.tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
         self.tool_format: ToolCallFormat | None = choose_format(card.chat_template, card.architecture)
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ready for the answer. Raises InvalidRequest or ContextLengthExceeded."""
-        guard = Guard(self._special + self._turn_marks)
+        guard = Guard(self._hidden)
         rendered = render(conversation, self.card, guard)
         ids = self._encode_text(rendered, guard)
         return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))

@@ -46,13 +46,19 @@ class ImageUrl(Base):
     detail: str | None = None
 
 
+def _as_image(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
 class Part(Base):
     """One content part; what kinds a model takes is checked when the prompt is made."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
-    image_url: ImageUrl | None = None
+    image_url: Annotated[ImageUrl | None, BeforeValidator(_as_image, json_schema_input_type=ImageUrl | str | None)] = (
+        None
+    )
 
 
 class FunctionCall(Base):

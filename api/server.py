@@ -13,17 +13,22 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import orjson
 from gevent.monkey import MonkeyPatchWarning
 from gevent.server import StreamServer
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger as GunicornLogger
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
+from api.errors import error_body
 from common.logs import set_up_logging
 from common.settings import Settings, settings_or_exit
 
 logger = logging.getLogger("omni.api")
 
+TOO_LONG = {LimitRequestLine: "414 URI Too Long", LimitRequestHeaders: "431 Request Header Fields Too Large"}
 STOP_ACCEPTING_S = 1.1  # gunicorn looks once a second whether it should stop to accept
 
 
@@ -35,10 +40,30 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
         StreamServer.max_accept = 1  # several processes accept from one socket: this shares the callers out
         super().init_process()
 
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """What is no HTTP gets OpenAI's error object too; gunicorn would write a page."""
+        if not isinstance(exc, ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        self.log.warning("not HTTP: %s", exc)
+        try:
+            util.write_nonblock(client, malformed(exc))
+        except OSError:
+            self.log.debug("the caller of a malformed request has left")
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         if "omni" in self.wsgi.extensions:
             gevent.spawn_later(STOP_ACCEPTING_S, self.wsgi.extensions["omni"].hub.stop)
         super().handle_exit(sig, frame)
+
+
+def malformed(error: ParseException) -> bytes:
+    """The whole answer to bytes that gunicorn could not take for a request."""
+    kind = next((kind for kind in TOO_LONG if isinstance(error, kind)), None)
+    status = TOO_LONG[kind] if kind is not None else "400 Bad Request"
+    body = orjson.dumps(error_body("invalid_request", f"{status[4:]}: {error}"))
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
 
 
 class OmniLogger(GunicornLogger):  # type: ignore[misc]

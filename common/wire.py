@@ -169,6 +169,7 @@ class ModelCard:
     special_tokens: dict[str, str] = field(default_factory=dict)  # bos_token, eos_token, ... as templates use them
     eos_token_ids: tuple[int, ...] = ()
     accepts_images: bool = False
+    image_token: str = ""  # one for each image; the worker puts as many as the image takes
     task: Task = "generate"
     num_dimensions: int | None = None  # of an encoder's vectors
 

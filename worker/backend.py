@@ -14,7 +14,7 @@ from worker.loader import EngineConfig, LoadedModel, count_parameters
 from worker.model_runner import AttentionMaker, ModelRunner, Runner
 from worker.native_decoder import NativeDecoderRunner
 from worker.probe import PROBE_LENGTH, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
-from worker.sequential_runner import Mode, SequentialRunner
+from worker.sequential_runner import WITH_IMAGES, Mode, SequentialRunner
 from worker.tensor_parallel import leading_runner
 from worker.varlen import VarlenAttention
 
@@ -30,6 +30,8 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     stock_attention = model.config._attn_implementation
     expected = stock_logits(model)
     try:
+        if loaded.images is not None:
+            raise Unsupported("an image's tokens see each other and have positions of their own")
         use_paged_attention(model)
         shapes = find_shapes(model)
         runner = fast_runner(loaded, shapes, expected, config.quantize)
@@ -88,8 +90,8 @@ def sequential_runner(
     shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
     limits = choose_limits(loaded, config, shapes, num_parameters)
     counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)
-    for mode in Mode:
-        runner = SequentialRunner(loaded.model, counter, mode)
+    for mode in Mode if loaded.images is None else WITH_IMAGES:
+        runner = SequentialRunner(loaded.model, counter, mode, loaded.images)
         try:
             check_equal(runner, loaded.model, expected)
         except Unsupported as reason:

@@ -53,7 +53,7 @@ class Engine:
         )  # memory may allow less than the model does
         self.device = loaded.device
         self.scheduler = Scheduler(self.runner.kv_cache, limits.max_num_seqs, limits.max_step_tokens)
-        self.intake = Intake(loaded.tokenizer, self.card, compiler)
+        self.intake = Intake(loaded.tokenizer, self.card, compiler, loaded.images)
         takes_drafts = config.speculate > 0 and isinstance(self.runner, ModelRunner)
         self.drafter = Drafter(config.speculate) if takes_drafts else None
         self.requests: dict[str, RequestState] = {}

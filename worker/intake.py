@@ -20,6 +20,12 @@ class GrammarCompiler(Protocol):
     def compile(self, grammar: str) -> GrammarState: ...
 
 
+class ImageReader(Protocol):
+    """Fills the images' places in a prompt (worker/vision.py). Raises InvalidRequest."""
+
+    def expanded(self, request: GenerationRequest) -> GenerationRequest: ...
+
+
 class ResumeMismatch(OmniError):
     """The log cannot have been written by this model: its tokens give another text here."""
 
@@ -29,13 +35,18 @@ class ResumeMismatch(OmniError):
 class Intake:
     """Builds RequestStates. Everything that can be wrong with a request in itself is found here."""
 
-    def __init__(self, tokenizer: Tokenizer, card: ModelCard, compiler: GrammarCompiler | None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, card: ModelCard, compiler: GrammarCompiler | None, images: ImageReader | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._card = card
         self._compiler = compiler
+        self._images = images
 
     def open(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState:
         """Raises InvalidRequest, ContextLengthExceeded or ResumeMismatch."""
+        if self._images is not None:
+            request = self._images.expanded(request)
         self._check(request)
         grammar = self._compile(request.sampling.grammar)
         sequences = [self._sequence(request, index, grammar) for index in range(request.sampling.n)]

@@ -12,6 +12,7 @@ from transformers.distributed import DistributedConfig
 from common.wire import ModelCard
 from worker.card import describe
 from worker.progress import OnProgress, telling_weights
+from worker.vision import ImageReader, sees
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class LoadedModel:
     card: ModelCard
     device: torch.device
     dtype: torch.dtype
+    images: ImageReader | None = None  # of a vision model
 
 
 def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress) -> LoadedModel:
@@ -52,16 +54,22 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model_config = AutoConfig.from_pretrained(model_path)
+    images = ImageReader(model_path) if sees(model_config) else None
+    if images is not None and config.num_ranks > 1:
+        raise ValueError("a model of images runs on one GPU only.")
+    model_class = images.model_class if images is not None else AutoModelForCausalLM
     with telling_weights(on_progress):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = model_class.from_pretrained(
             model_path, dtype="auto", use_safetensors=True, **placement(device, config.num_ranks)
         )
     torch.set_num_threads(choose_threads(config, model))
     dtype = choose_dtype(config, device, model)
     model = model.to(dtype).eval().requires_grad_(False)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
+    if images is not None:
+        card = images.shown_by(card)
     logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
-    return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype)
+    return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype, images)
 
 
 def choose_device(name: str) -> torch.device:

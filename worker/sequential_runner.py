@@ -13,6 +13,7 @@ from worker.model_runner import row_inputs
 from worker.progress import OnProgress
 from worker.scheduler import Row
 from worker.sequence import Sequence
+from worker.vision import ImageReader, Positions
 
 
 class Mode(Enum):
@@ -23,13 +24,18 @@ class Mode(Enum):
     NO_CACHE = "everything again for each token"
 
 
+WITH_IMAGES = (Mode.WHOLE_PROMPT, Mode.NO_CACHE)  # the pass that is given an image's pixels must have all its tokens
+
+
 class SequentialRunner:
     """`kv_cache` only counts here, so that no more sequences are admitted than memory can hold; it has no tensors."""
 
-    def __init__(self, model: Any, kv_cache: KVCache, mode: Mode) -> None:
+    def __init__(self, model: Any, kv_cache: KVCache, mode: Mode, images: ImageReader | None = None) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.mode = mode
+        self.images = images
+        self._positions = Positions(model)
         self._caches: dict[Sequence, Any] = {}
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
@@ -43,6 +49,7 @@ class SequentialRunner:
 
     def forget(self, sequence: Sequence) -> None:
         self._caches.pop(sequence, None)
+        self._positions.forget(sequence)
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Nothing is prepared ahead."""
@@ -64,6 +71,9 @@ class SequentialRunner:
         if has_cache and is_first:
             self._caches[sequence] = DynamicCache(config=self.model.config)
         cache = {self._cache_name: self._caches[sequence]} if has_cache else {}
-        output = self.model(input_ids=torch.tensor([token_ids], device=device), use_cache=has_cache, **cache)
+        seen = self.images.inputs(sequence, self.model) if self.images is not None and is_first else {}
+        self._positions.before(sequence, is_first=is_first)
+        output = self.model(input_ids=torch.tensor([token_ids], device=device), use_cache=has_cache, **cache, **seen)
+        self._positions.after(sequence)
         last: torch.Tensor = output.logits[0, -1:]
         return last

@@ -1,5 +1,6 @@
 """Safe by default: keys on every route, hosts, headers, sizes, slow senders, framing."""
 
+import json
 import re
 import socket
 import time
@@ -106,6 +107,13 @@ JSON = b"Content-Type: application/json\r\n"
 )
 def test_bad_framing_is_refused(service: RunningService, name, data, allowed):
     assert raw_status(service, data) in allowed, name
+
+
+def test_what_is_no_request_gets_the_error_object_too(service: RunningService):
+    with socket.create_connection(("127.0.0.1", service.port)) as raw:
+        raw.sendall(b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head, _, body = raw.makefile("rb").read().partition(b"\r\n\r\n")
+    assert b" 414 " in head and json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
 def test_a_body_that_drips_is_cut_off_and_others_are_not_kept_waiting(service: RunningService):

@@ -2,16 +2,20 @@
 
 import asyncio
 import inspect
+import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 URL = os.environ.get("OMNI_URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("OMNI_KEY", "sk-local")
 MODEL = "omni-demo"
 HELLO = "Hello!"
+LONG: dict[str, Any] = {"max_tokens": 3000, "extra_body": {"ignore_eos": True}}  # an answer that nobody waits for
 WEATHER = {
     "type": "function",
     "function": {
@@ -25,6 +29,29 @@ WEATHER = {
         },
     },
 }
+
+
+def jobs() -> list[dict[str, Any]]:
+    """The key's own jobs, as the service lists them."""
+    asked = Request(f"{URL}/v1/jobs", headers={"Authorization": f"Bearer {KEY}"})
+    with urlopen(asked, timeout=10) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["data"]
+    return found
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """What is asked for in the block and not waited for must be cancelled, and soon."""
+    known = {job["id"] for job in jobs()}
+    yield
+    deadline = time.monotonic() + 15
+    while True:
+        states = [job["state"] for job in jobs() if job["id"] not in known]
+        if states and not {"queued", "running"} & set(states):
+            break
+        assert time.monotonic() < deadline, f"still {states}"
+        time.sleep(0.05)
+    assert "cancelled" in states, states
 
 
 def run(*checks: Callable[[], Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for prices before anything else
 
 import litellm
-from checks import HELLO, KEY, MODEL, URL, WEATHER, run
+from checks import HELLO, KEY, LONG, MODEL, URL, WEATHER, leaving, run
 from pydantic import BaseModel, Field
 
 litellm.telemetry = False
@@ -40,18 +40,18 @@ def an_async_chat_is_answered() -> None:
 
 
 def a_json_schema_is_kept() -> None:
-    answer = litellm.completion(**COMMON, max_tokens=80, response_format=Place)
+    answer = litellm.completion(**COMMON, max_tokens=800, response_format=Place)
     Place.model_validate_json(answer.choices[0].message.content)
 
 
 def a_required_tool_is_called() -> None:
-    answer = litellm.completion(**COMMON, max_tokens=100, tools=[WEATHER], tool_choice="required")
+    answer = litellm.completion(**COMMON, max_tokens=800, tools=[WEATHER], tool_choice="required")
     call = answer.choices[0].message.tool_calls[0]
     assert call.function.name == "get_weather" and "city" in json.loads(call.function.arguments)
 
 
 def a_tool_call_is_streamed() -> None:
-    chunks = list(litellm.completion(**COMMON, max_tokens=100, tools=[WEATHER], tool_choice="required", stream=True))
+    chunks = list(litellm.completion(**COMMON, max_tokens=800, tools=[WEATHER], tool_choice="required", stream=True))
     call = litellm.stream_chunk_builder(chunks).choices[0].message.tool_calls[0]
     assert "city" in json.loads(call.function.arguments)
 
@@ -69,6 +69,40 @@ def errors_are_litellms_own() -> None:
         raise AssertionError(f"{change} was taken")
 
 
+def a_json_schema_is_streamed() -> None:
+    chunks = list(litellm.completion(**COMMON, max_tokens=800, response_format=Place, stream=True))
+    Place.model_validate_json(litellm.stream_chunk_builder(chunks).choices[0].message.content)
+
+
+def a_refused_stream_is_litellms_error() -> None:
+    try:
+        list(litellm.completion(**COMMON | {"model": "openai/gpt-4o"}, max_tokens=5, stream=True))
+    except litellm.NotFoundError:
+        return
+    raise AssertionError("an unknown model was taken")
+
+
+def leaving_a_stream_cancels_its_job() -> None:
+    async def leave() -> None:
+        stream = await litellm.acompletion(**COMMON, **LONG, stream=True)
+        await anext(aiter(stream))
+        await stream.aclose()
+
+    with leaving():
+        asyncio.run(leave())
+
+
+def a_cancelled_task_cancels_its_job() -> None:
+    async def leave() -> None:
+        task = asyncio.create_task(litellm.acompletion(**COMMON, **LONG))
+        await asyncio.sleep(0.7)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with leaving():
+        asyncio.run(leave())
+
+
 def the_older_completions_work() -> None:
     answer = litellm.text_completion(
         model=f"text-completion-openai/{MODEL}", prompt="Once", api_base=f"{URL}/v1", api_key=KEY, max_tokens=5
@@ -79,5 +113,6 @@ def the_older_completions_work() -> None:
 run(
     a_chat_is_answered_with_its_usage, a_stream_adds_up_and_ends_with_usage, an_async_chat_is_answered,
     a_json_schema_is_kept, a_required_tool_is_called, a_tool_call_is_streamed, errors_are_litellms_own,
-    the_older_completions_work,
+    a_json_schema_is_streamed, a_refused_stream_is_litellms_error, leaving_a_stream_cancels_its_job,
+    a_cancelled_task_cancels_its_job, the_older_completions_work,
 )  # fmt: skip

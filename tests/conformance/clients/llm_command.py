@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from checks import HELLO, KEY, MODEL, URL, run
+from checks import HELLO, KEY, MODEL, URL, jobs, leaving, run
 
 FOLDER = Path(tempfile.mkdtemp())
+ENV = os.environ | {"LLM_USER_PATH": str(FOLDER)}
 FOLDER.joinpath("extra-openai-models.yaml").write_text(
     f"- model_id: omni\n  model_name: {MODEL}\n  api_base: {URL}/v1\n  api_key_name: omni\n"
     "  supports_schema: true\n  supports_tools: true\n"
@@ -17,9 +20,8 @@ FOLDER.joinpath("extra-openai-models.yaml").write_text(
 
 
 def llm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"LLM_USER_PATH": str(FOLDER)}
     command = [sys.executable, "-m", "llm", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 def answer(*arguments: str) -> str:
@@ -34,8 +36,12 @@ def a_prompt_is_answered_streaming_and_not() -> None:
 
 
 def a_schema_is_kept() -> None:
-    schema = json.dumps({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]})
-    assert "age" in json.loads(answer("--schema", schema, "-o", "max_tokens", "60", HELLO))
+    age = {"type": "integer", "minimum": 0, "maximum": 150}
+    schema = json.dumps(
+        {"type": "object", "properties": {"age": age}, "required": ["age"], "additionalProperties": False}
+    )
+    for how in ([], ["--no-stream"]):
+        assert "age" in json.loads(answer("--schema", schema, "-o", "max_tokens", "800", *how, HELLO))
 
 
 def the_usage_is_logged() -> None:
@@ -47,4 +53,37 @@ def an_error_is_shown() -> None:
     assert done.returncode != 0 and "API key" in done.stderr
 
 
-run(a_prompt_is_answered_streaming_and_not, a_schema_is_kept, the_usage_is_logged, an_error_is_shown)
+def tools_are_sent_and_what_is_called_is_run() -> None:
+    """The command cannot force a call; whether the model calls or answers, the whole chain must end well."""
+    function = 'def get_weather(city: str) -> str:\n    "The weather in a city"\n    return "sunny"\n'
+    for how in ([], ["--no-stream"]):
+        answer("--functions", function, "--chain-limit", "3", "-o", "max_tokens", "800", *how, HELLO)
+
+
+def an_interrupted_command_cancels_its_job() -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 600, "maxItems": 600}
+    schema = json.dumps(
+        {"type": "object", "properties": {"n": numbers}, "required": ["n"], "additionalProperties": False}
+    )
+    for how in ([], ["--no-stream"]):
+        with leaving():
+            known = len(jobs())
+            arguments = ["-m", "omni", "--key", KEY, "--schema", schema, "-o", "max_tokens", "3000", *how, HELLO]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "llm", *arguments], env=ENV, stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            while len(jobs()) == known and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+run(
+    a_prompt_is_answered_streaming_and_not,
+    a_schema_is_kept,
+    tools_are_sent_and_what_is_called_is_run,
+    the_usage_is_logged,
+    an_error_is_shown,
+    an_interrupted_command_cancels_its_job,
+)

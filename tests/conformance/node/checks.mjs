@@ -9,6 +9,24 @@ export function hold(condition, words = "does not hold") {
   if (!condition) throw new Error(words);
 }
 
+async function jobs() {
+  const answer = await fetch(`${URL}/v1/jobs`, { headers: { Authorization: `Bearer ${KEY}` } });
+  return (await answer.json()).data;
+}
+
+// What `block` asks for and does not wait for must be cancelled, and soon.
+export async function leaving(block) {
+  const known = new Set((await jobs()).map((job) => job.id));
+  await block();
+  const deadline = Date.now() + 15_000;
+  let states;
+  do {
+    await new Promise((wake) => setTimeout(wake, 50));
+    states = (await jobs()).filter((job) => !known.has(job.id)).map((job) => job.state);
+  } while ((!states.length || states.some((state) => ["queued", "running"].includes(state))) && Date.now() < deadline);
+  hold(states.includes("cancelled"), `still ${states}`);
+}
+
 export async function run(checks) {
   let numFailed = 0;
   for (const [name, check] of Object.entries(checks)) {
