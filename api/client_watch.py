@@ -9,7 +9,7 @@ import gevent
 
 READ = 1
 SEND_TIMEOUT_S = 30.0
-SEND_BUFFER_BYTES = 64 * 1024
+SEND_BUFFER_BYTES = 32 * 1024
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import gevent
 from redis import Redis
 from redis.exceptions import RedisError
 from rq.job import Job, JobStatus
@@ -21,6 +22,7 @@ from common.errors import Conflict, KeyLimited, NotFound, Unavailable
 from common.store import Row, Store, Submission, now_iso
 from common.wire import Failed, Finished
 
+PAGE_ROWS = 64  # read from a log at once
 SILENCE_S = 15.0  # after so long without news a reader is given an Idle, which becomes a keep-alive
 
 
@@ -150,8 +152,9 @@ def _check(store: Store, job_id: str, seq: int) -> None:
 
 
 def _from_log(store: Store, job_id: str, seq: int) -> list[Row]:
+    gevent.sleep(0)  # a long log is read in many pieces: the others' turn between them
     try:
-        return store.rows(job_id, after=seq)
+        return store.rows(job_id, after=seq, count=PAGE_ROWS)
     except RedisError as error:
         if not is_passing(error):
             raise

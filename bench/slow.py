@@ -4,8 +4,8 @@
 
 A slow sender sends its headers and then a byte of its body a second, until the server hangs up, and begins again. A
 slow reader asks for an answer of 2,000 tokens that is there already, with a receive buffer of 4 KiB, and reads a byte a
-second; after 20 s it leaves and begins again. Meanwhile one good caller after the other asks for four tokens. They all
-run on the same machine as the service.
+second; after 20 to 50 s it leaves and begins again. Meanwhile one good caller after the other asks for four tokens.
+They all run on the same machine as the service.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import asyncio
 import http.client
 import json
 import multiprocessing
+import random
 import socket
 import sys
 import time
@@ -25,7 +26,7 @@ from bench.load import percentile
 from bench.serve import our_service
 from common.settings import DEMO_MODEL
 
-READ_S = 20
+READ_S = (20, 50)
 RAMP_S = 10
 LONG = {"max_tokens": 2000, "ignore_eos": True, "background": True}
 Attack = Callable[[str, int, str, str], Awaitable[None]]
@@ -58,7 +59,7 @@ async def read_slowly(host: str, port: int, key: str, job_id: str) -> None:
     loop = asyncio.get_running_loop()
     with await connected(host, port, receive_bytes=4096) as raw:
         await loop.sock_sendall(raw, head(key, f"GET /v1/chat/completions/{job_id}?stream=true HTTP/1.1"))
-        for _ in range(READ_S):
+        for _ in range(random.randint(*READ_S)):
             if not await loop.sock_recv(raw, 1):
                 return
             await asyncio.sleep(1)
