@@ -23,6 +23,7 @@ from common.store import Row, Store, Submission, now_iso
 from common.wire import Failed, Finished
 
 PAGE_ROWS = 64  # read from a log at once
+LAG_S = 0.1  # so long live rows may be behind a look at the log
 SILENCE_S = 15.0  # after so long without news a reader is given an Idle, which becomes a keep-alive
 
 
@@ -124,8 +125,11 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
 
 def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
     """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
-    is_awake = reader.wake.wait(SILENCE_S)
+    is_behind = reader.look.num_rows > seq  # the missing rows may be on their way, or lost
+    is_awake = reader.wake.wait(LAG_S if is_behind else SILENCE_S)
     reader.wake.clear()
+    if is_behind and not is_awake:
+        return True, None
     look = reader.look
     if reader.is_told:
         reader.is_told = False
@@ -133,8 +137,8 @@ def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
             _check(store, reader.job_id, seq)
     if look.state == "queued" and look.position not in (-1, reader.told_position):
         reader.told_position = look.position
-        return look.num_rows > seq, Queued(look.position)
-    return look.num_rows > seq, None if is_awake else Idle()
+        return False, Queued(look.position)
+    return False, None if is_awake else Idle()
 
 
 def _check(store: Store, job_id: str, seq: int) -> None:

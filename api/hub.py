@@ -141,13 +141,17 @@ class EventHub:
                 reader.tell(look)
 
     def _listen_for_ever(self) -> None:
+        has_subscribed = True  # a Redis that is away is told of once
         while True:
             try:
                 with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
                     pubsub.subscribe(keys.CHANNEL)
+                    has_subscribed = True
                     self._hear_all(pubsub)
             except (RedisError, OSError) as error:
-                logger.warning("the subscription to Redis broke (%s); subscribing again", error)
+                if has_subscribed:
+                    logger.warning("the subscription to Redis broke (%s); subscribing again", error)
+                has_subscribed = False
                 gevent.sleep(0.2)
             except Exception:
                 logger.exception("the subscription to Redis failed in a way that is our fault; subscribing again")

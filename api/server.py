@@ -10,7 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import orjson
@@ -24,7 +25,9 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from api.errors import error_body
 from common.logs import set_up_logging
-from common.settings import Settings, settings_or_exit
+
+if TYPE_CHECKING:
+    from common.settings import Settings  # 13 MB with all that it needs, which gunicorn's arbiter does without
 
 logger = logging.getLogger("omni.api")
 
@@ -52,8 +55,9 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
             self.log.debug("the caller of a malformed request has left")
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        if "omni" in self.wsgi.extensions:
-            gevent.spawn_later(STOP_ACCEPTING_S, self.wsgi.extensions["omni"].hub.stop)
+        app = getattr(self, "wsgi", None)  # none yet while it loads
+        if app is not None and "omni" in app.extensions:
+            gevent.spawn_later(STOP_ACCEPTING_S, app.extensions["omni"].hub.stop)
         super().handle_exit(sig, frame)
 
 
@@ -75,16 +79,17 @@ class OmniLogger(GunicornLogger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
+MakeApp = Callable[[], tuple[Any, str]]  # the application, and one line that says where it is
+
+
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn's application object."""
 
-    def __init__(
-        self, bind: str, num_processes: int, make_app: Callable[[], Any], hello: str, watch_fd: int | None = None
-    ) -> None:
+    def __init__(self, bind: str, num_processes: int, make_app: MakeApp, watch_fd: int | None = None) -> None:
         self.bind = bind
         self.num_processes = num_processes
         self.make_app = make_app
-        self.hello = hello  # what a process says when it is about to accept
+        self.hello = ""  # what a process says when it is about to accept
         self.watch_fd = watch_fd
         super().__init__()
 
@@ -113,7 +118,8 @@ class Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return self.make_app()
+        app, self.hello = self.make_app()
+        return app
 
     def say_ready(self, worker: Any) -> None:
         """The application is loaded and about to accept; the supervisor may let its predecessor go."""
@@ -122,45 +128,70 @@ class Server(BaseApplication):  # type: ignore[misc]
             os.write(self.watch_fd, b"ready\n")
 
 
-def api(settings: Settings, listen_fd: int | None = None, watch_fd: int | None = None) -> Server:
+def api(settings: "Settings") -> Server:
+    """The API by itself: gunicorn binds the port."""
+    warn_of_default_key(settings)
+    return Server(f"{bracketed(settings.host)}:{settings.port}", settings.api_processes, partial(make_api, settings))
+
+
+def shared_api(listen_fd: int, watch_fd: int | None) -> Server:
+    """One of several API processes under a supervisor, which has checked the settings; the arbiter needs none."""
+
+    def make_app() -> tuple[Any, str]:
+        from common.settings import settings_or_exit
+
+        settings = settings_or_exit()
+        warn_of_default_key(settings)
+        return make_api(settings)
+
+    return Server(f"fd://{listen_fd}", 1, make_app, watch_fd)
+
+
+def make_api(settings: "Settings") -> tuple[Any, str]:
+    from api.app import create_app  # after gevent has patched the standard library
+
+    app = create_app(settings)
+    app.extensions["omni"].hub.start()
+    url = f"http://{bracketed(settings.host)}:{settings.port}"
+    return app, f"chat at {url}/, board at {url}/board"
+
+
+def bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def warn_of_default_key(settings: "Settings") -> None:
     if not settings.is_loopback and settings.keys == ("sk-local",):
         logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
 
-    def make_app() -> Any:
-        from api.app import create_app  # after gevent has patched the standard library
 
-        app = create_app(settings)
-        app.extensions["omni"].hub.start()
-        return app
+def dashboard(settings: "Settings") -> Server:
+    address = f"127.0.0.1:{settings.dashboard_port}"
 
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{settings.port}"
-    bind, num_processes = f"{host}:{settings.port}", settings.api_processes
-    if listen_fd is not None:
-        bind, num_processes = f"fd://{listen_fd}", 1
-    return Server(bind, num_processes, make_app, f"chat at {url}/, board at {url}/board", watch_fd)
-
-
-def dashboard(settings: Settings) -> Server:
-    def make_app() -> Any:
+    def make_app() -> tuple[Any, str]:
         from api.dashboard import create_dashboard  # after gevent has patched the standard library
 
-        return create_dashboard(settings)
+        return create_dashboard(settings), f"rq-dashboard at http://{address}/"
 
-    address = f"127.0.0.1:{settings.dashboard_port}"
-    return Server(address, 1, make_app, f"rq-dashboard at http://{address}/")
+    return Server(address, 1, make_app)
 
 
 def main() -> int:
-    settings = settings_or_exit()
     parser = argparse.ArgumentParser(prog="api.server")
-    parser.add_argument("what", nargs="?", choices=["dashboard"])
+    parser.add_argument("what", nargs="*", help="dashboard, or nothing for the API")
     parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--watch-fd", type=int)
+    parser.add_argument("--log-format", default="plain")
     args = parser.parse_args()
+    if args.listen_fd is not None:
+        set_up_logging(args.log_format)
+        shared_api(args.listen_fd, args.watch_fd).run()
+        return 0
+    from common.settings import settings_or_exit
+
+    settings = settings_or_exit()
     set_up_logging(settings.log_format)
-    server = dashboard(settings) if args.what else api(settings, args.listen_fd, args.watch_fd)
-    server.run()
+    (dashboard if args.what == ["dashboard"] else api)(settings).run()
     return 0
 
 

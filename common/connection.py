@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from redis import Redis
+from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -18,19 +18,22 @@ SOCKET_TIMEOUT_S = 5.0
 PASSING = ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
 
 
-def connect(url: str, *, retries: int = 1, max_connections: int = 10_000) -> "Redis":
-    """A client whose commands give up within seconds. Raises SettingsError for a URL that cannot be one."""
+def connect(url: str, *, retries: int = 1, max_connections: int = 64) -> "Redis":
+    """A client whose commands give up within seconds. Raises SettingsError for a URL that cannot be one.
+
+    Past `max_connections` a command waits for another's connection: a burst of callers is not a burst of connections.
+    """
     options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": 1.0,
-        "max_connections": max_connections,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
         "retry_on_error": [RedisConnectionError, RedisTimeoutError],
     }
     if url.startswith("redis+sentinel://"):
         return _through_sentinel(url, options)
+    options |= {"max_connections": max_connections, "timeout": SOCKET_TIMEOUT_S}
     try:
-        return Redis.from_url(url, **options)
+        return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
     except ValueError as error:
         raise SettingsError(f"REDIS_URL is not a Redis address: {error}") from None
 

@@ -132,6 +132,7 @@ class Supervisor:
 def supervisor_of(name: str, words: list[str], settings: Settings, *, watch: bool, holds_port: bool) -> Supervisor:
     listener = listen(settings.host, settings.port) if holds_port else None
     fd = None if listener is None else listener.fileno()
+    words = [*words, "--log-format", settings.log_format] if holds_port else words
     command = Command(name, words, settings.step_timeout, is_worker=watch, listen_fd=fd)
     return Supervisor(lambda: Child(command), settings.api_processes if holds_port else 1, listener)
 

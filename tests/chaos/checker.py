@@ -15,6 +15,7 @@ from rq.serializers import JSONSerializer
 
 from tests.chaos.client import History
 from tests.chaos.fake_worker import expected_text
+from tests.chaos.stalls import LONG_S, Stalls, share
 
 ENDED = ("finished", "failed", "cancelled")
 RQ_STATUS = {"finished": "finished", "failed": "failed", "cancelled": "canceled"}
@@ -34,7 +35,8 @@ class Report:
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    stalls: list[float] = field(default_factory=list)  # s between two deltas of one stream
+    gaps: list[float] = field(default_factory=list)  # s between two deltas of one stream
+    stalls: Stalls = field(default_factory=Stalls)  # the long ones among them
     worst: list[tuple[float, float, str]] = field(default_factory=list)  # s, when it ended, whose
     causes: list[str] = field(default_factory=list)  # of the worst
     first: list[float] = field(default_factory=list)
@@ -48,9 +50,8 @@ class Report:
     def verdicts(self) -> list[str]:
         return [*self.lost, *self.duplicated, *self.wrong]
 
-    def percentile(self, share: float) -> float:
-        ordered = sorted(self.stalls)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    def percentile(self, of: float) -> float:
+        return share(self.gaps, of)
 
     def add(self, other: "Report") -> None:
         """Take in another run's."""
@@ -58,14 +59,13 @@ class Report:
         self.states += other.states
         for name in ("num_jobs", "num_deltas", "num_resumes", "num_refused", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("lost", "duplicated", "wrong", "stalls", "causes"):
+        for name in ("lost", "duplicated", "wrong", "gaps", "causes"):
             getattr(self, name).extend(getattr(other, name))
+        self.stalls.add(other.stalls)
         self.causes = sorted(self.causes, key=lambda cause: -float(cause.split()[0]))[:8]
 
     def __str__(self) -> str:
-        long = [stall for stall in self.stalls if stall >= 0.25]
-        worst = sorted(long)
-        at = lambda share: worst[min(len(worst) - 1, int(share * len(worst)))] if worst else 0.0  # noqa: E731
+        long = [gap for gap in self.gaps if gap >= LONG_S]
         lines = [
             f"faults      {self.faults.total()}: " + ", ".join(f"{n} {c}" for n, c in sorted(self.faults.items())),
             f"jobs        {self.num_jobs}: " + ", ".join(f"{c} {n}" for n, c in sorted(self.states.items())),
@@ -73,8 +73,10 @@ class Report:
             f"{self.num_refused} requests refused and repeated",
             f"verdicts    {len(self.lost)} lost, {len(self.duplicated)} duplicated, {len(self.wrong)} wrong",
             f"gaps        between two deltas of a stream: p50 {self.percentile(0.5):.3f} s, "
-            f"p99 {self.percentile(0.99):.3f} s, max {max(self.stalls, default=0):.2f} s",
-            f"stalls      gaps of 0.25 s and more: {len(long)}; p50 {at(0.5):.2f} s, p99 {at(0.99):.2f} s",
+            f"p99 {self.percentile(0.99):.3f} s, max {max(self.gaps, default=0):.2f} s",
+            f"stalls      gaps of {LONG_S} s and more: {len(long)}; p50 {share(long, 0.5):.2f} s, "
+            f"p99 {share(long, 0.99):.2f} s",
+            *self.stalls.lines(),
         ]
         lines += [f"  {cause}" for cause in self.causes]
         return "\n".join([*lines, *(f"  ! {verdict}" for verdict in self.verdicts[:40])])
@@ -108,7 +110,9 @@ def check_history(report: Report, history: History, text: str) -> None:
     texts = [frame for frame in history.frames if frame.text]
     report.num_deltas += len(texts)
     gaps = [(after.at - before.at, after.at) for before, after in zip(texts, texts[1:], strict=False)]
-    report.stalls += [gap for gap, _ in gaps]
+    report.gaps += [gap for gap, _ in gaps]
+    for gap, ended in gaps:
+        report.stalls.note(gap, ended)
     report.worst = sorted([*report.worst, *((gap, at, history.id) for gap, at in gaps)], reverse=True)[:200]
     expected = 1
     for frame in history.frames:
@@ -188,6 +192,7 @@ def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
 
 def blame(report: Report, done: Sequence[tuple[float, float, str]], most: int = 5) -> None:
     """Name the faults that lay within or shortly before each of the worst stalls, one stall a moment."""
+    report.stalls.set_against(done)
     moments: list[float] = []
     for gap, ended, job_id in report.worst:
         if len(moments) < most and all(abs(ended - moment) > 1.0 for moment in moments):

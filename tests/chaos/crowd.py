@@ -19,7 +19,7 @@ from tests.chaos.harness import Harness, Options, running
 ACTIVE = 64
 STEP_S = 0.05
 AT_ONCE = 100
-OPENING_PER_S = 40  # streams and jobs that this machine takes in a second, at least
+OPENING_PER_S = 80  # streams and jobs that this machine takes in a second, at least
 GRACE_S = 900
 
 
@@ -44,12 +44,18 @@ def api_memory(harness: Harness) -> str:
     return f"API {both} ({', '.join(parts)})"
 
 
+def num_running(harness: Harness) -> int:
+    return sum(harness.redis.zcard(key) for key in harness.redis.scan_iter("omni:running:*"))
+
+
+def num_waiting(harness: Harness) -> int:
+    return int(harness.redis.zcard(f"omni:waiting:{harness.queue}"))
+
+
 def show(harness: Harness, what: str) -> None:
-    redis = harness.redis
-    running = sum(redis.zcard(key) for key in redis.scan_iter("omni:running:*"))
-    line = redis.zcard(f"omni:waiting:{harness.queue}")
+    running, line = num_running(harness), num_waiting(harness)
     worker = sum(psutil.Process(one.popen.pid).children()[0].memory_info().rss for one in harness.workers)
-    valkey = redis.info("memory")["used_memory_rss"]
+    valkey = harness.redis.info("memory")["used_memory_rss"]
     streams, load = harness.hub_readers(), os.getloadavg()[0]
     print(f"{what}: {streams} streams open, {running} jobs run, {line} wait; load average {load:.1f}")
     print(f"  {api_memory(harness)}; worker {worker / 2**20:.0f} MB, Valkey {valkey / 2**20:.0f} MB", flush=True)
@@ -75,10 +81,10 @@ async def open_streams(harness: Harness, api: Api, num_streams: int, hold_s: flo
         return client.history
 
     reading = [asyncio.create_task(read(number)) for number in range(min(num_streams, ACTIVE))]
-    while num_streams and harness.redis.zcard(f"omni:waiting:{harness.queue}"):
-        await asyncio.sleep(0.05)  # the long ones first
+    while num_running(harness) < len(reading):
+        await asyncio.sleep(0.1)  # the long ones first
     reading += [asyncio.create_task(read(number)) for number in range(len(reading), num_streams)]
-    while harness.hub_readers() < num_streams:
+    while num_running(harness) + num_waiting(harness) < num_streams:
         await asyncio.sleep(0.2)
     return reading
 
@@ -117,7 +123,7 @@ async def drive(harness: Harness, num_streams: int, num_queued: int) -> list[His
     show(harness, f"{num_queued} more accepted in {time.monotonic() - asked:.0f} s")
     streams = list(await asyncio.gather(*reading))
     show(harness, f"all streams ended after {time.monotonic() - began:.0f} s")
-    while harness.redis.zcard(f"omni:waiting:{harness.queue}") and time.monotonic() - began < GRACE_S:
+    while num_waiting(harness) + num_running(harness) and time.monotonic() - began < GRACE_S:
         await asyncio.sleep(0.2)
     await asyncio.sleep(1.0)
     show(harness, f"the line is empty after {time.monotonic() - began:.0f} s")
