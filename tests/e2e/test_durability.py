@@ -267,7 +267,7 @@ def restart_by_sigterm(stage: Harness) -> None:
     """Each process is asked to leave; its parent starts the next."""
     for process in stage.api_processes():
         process.terminate()
-        process.wait(10)
+        process.wait(30)
         wait_until(lambda: stage.num_listening() >= 2, 40)
 
 
