@@ -17,6 +17,7 @@ class Panel:
     lines: Mapping[str, Line]
     is_log_x: bool = True
     is_log_y: bool = True
+    log_base: int = 2  # of x
 
 
 def draw(panels: Sequence[Panel], path: Path, caption: str) -> None:
@@ -37,7 +38,7 @@ def draw(panels: Sequence[Panel], path: Path, caption: str) -> None:
             )
         axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
         if panel.is_log_x:
-            axis.set_xscale("log", base=2)
+            axis.set_xscale("log", base=panel.log_base)
         values = [y for points in panel.lines.values() for _, y in points]
         if panel.is_log_y and values and min(values) > 0:
             axis.set_yscale("log")

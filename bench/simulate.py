@@ -1,164 +1,56 @@
-"""The line, played in simulated time: how long do callers wait, and is it fair? Seeded: the same every time.
+"""How long do callers wait, is it fair, what does Redis do, and where does it end? Played with measured times.
 
-    python -m bench.simulate --workers 1,8,64 --clients 10,1000,100000
-    python -m bench.simulate --workers 1 --clients 1001 --heavy 1000    # one key with 1,000 clients, one with one
+    python -m bench.simulate --workers 1,8,64 --clients 10,1000,100000 --picture docs/images/scaling.png
+    python -m bench.simulate --fairness --picture docs/images/fairness.png    # one key with many clients, one with one
+    python -m bench.simulate --step-ms 12 --row-ms 0.15 --prefill-ms 40       # other workers than the measured ones
 
-Clients ask, wait for the answer, think, and ask again. A worker runs a batch: each sequence makes a token per step, and
-a step takes `--step-ms` and `--row-ms` for each sequence in it. Places in line are given by the rule of submit.lua.
+The times are bench/service_times.json's (bench.service_times writes it); bench/line_model.py is what is played.
 """
 
 import argparse
-import heapq
 import json
-import random
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-REDIS_CALLS_PER_JOB = 10  # submit, claim, last row, look
-REDIS_CALLS_PER_STEP = 1
-CALLS_PER_S = 40_000  # that one Redis does, of our scripts
+from bench.line_model import MEASURED, Line, Outcome, Shape, Simulation
+from bench.pictures import Panel, draw
 
+__all__ = ["Line", "Shape", "Simulation", "quantile", "row_of"]
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What is simulated. Times in ms."""
-
-    num_workers: int
-    num_clients: int
-    max_num_seqs: int = 64
-    step_ms: float = 12.0
-    row_ms: float = 0.15
-    prefill_ms: float = 40.0
-    mean_tokens: float = 200.0
-    think_ms: float = 20_000.0
-    duration_ms: float = 600_000.0
-    num_heavy: int = 0  # clients of one key; each other client has a key of its own when this is set
-    max_queue: int = 1_000_000
-    seed: int = 1
+HEAVY = (10, 30, 100, 300, 1000, 3000)
+FLOOR_S = 0.001  # a wait that a logarithmic axis can show
+Row = dict[str, Any]
 
 
-@dataclass(slots=True)
-class Line:
-    """Start-time fair queueing, as in submit.lua and claim.lua."""
-
-    now: float = 0.0
-    last: float = 0.0
-    waiting: list[tuple[float, int, str, float]] = field(default_factory=list)
-    ends: dict[str, float] = field(default_factory=dict)
-    num_tickets: int = 0
-
-    def put(self, owner: str, time: float) -> None:
-        if not self.waiting:
-            self.ends.clear()
-            self.now = self.last
-        tag = max(self.now, self.ends.get(owner, 0.0))
-        self.ends[owner] = tag + 1
-        self.last = max(self.last, tag + 1)
-        self.num_tickets += 1
-        heapq.heappush(self.waiting, (tag, self.num_tickets, owner, time))
-
-    def take(self) -> tuple[str, float]:
-        tag, _, owner, time = heapq.heappop(self.waiting)
-        self.now = max(self.now, tag)
-        return owner, time
-
-
-@dataclass(slots=True)
-class Outcome:
-    waits: dict[str, list[float]]
-    num_done: int
-    num_refused: int
-    redis_calls_per_s: float
-    busy: float
-
-
-class Simulation:
-    """Events by time: a client asks, or a worker's sequence ends."""
-
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-        self.random = random.Random(shape.seed)
-        self.line = Line()
-        self.events: list[tuple[float, int, str, int]] = []
-        self.num_events = 0
-        self.running = [0] * shape.num_workers
-        self.waits: dict[str, list[float]] = {"heavy": [], "light": []}
-        self.counts: Counter[str] = Counter()
-        self.busy_ms = 0.0
-
-    def run(self) -> Outcome:
-        shape = self.shape
-        for client in range(shape.num_clients):
-            self.at(self.random.uniform(0, shape.think_ms), "ask", client)
-        while self.events:
-            time, _, kind, number = heapq.heappop(self.events)
-            if time > shape.duration_ms:
-                break
-            if kind == "ask":
-                self.ask(time, number)
-            else:
-                self.running[number] -= 1
-                self.counts["done"] += 1
-            self.admit(time)
-        seconds = shape.duration_ms / 1000
-        steps = self.busy_ms / shape.step_ms
-        calls = self.counts["asked"] * REDIS_CALLS_PER_JOB + steps * REDIS_CALLS_PER_STEP
-        busy = self.busy_ms / (shape.duration_ms * shape.num_workers)
-        return Outcome(self.waits, self.counts["done"], self.counts["refused"], calls / seconds, min(busy, 1.0))
-
-    def at(self, time: float, kind: str, number: int) -> None:
-        self.num_events += 1
-        heapq.heappush(self.events, (time, self.num_events, kind, number))
-
-    def ask(self, time: float, client: int) -> None:
-        """A client whose answer is long in coming asks late: its next request is set when it is admitted."""
-        self.counts["asked"] += 1
-        if len(self.line.waiting) >= self.shape.max_queue:
-            self.counts["refused"] += 1
-            self.at(time + self.random.expovariate(1 / self.shape.think_ms), "ask", client)
-            return
-        self.line.put(self.owner_of(client), time)
-
-    def owner_of(self, client: int) -> str:
-        return "heavy" if client < self.shape.num_heavy else f"light-{client}"
-
-    def admit(self, time: float) -> None:
-        """The emptiest worker takes the head of the line."""
-        while self.line.waiting:
-            worker = min(range(len(self.running)), key=self.running.__getitem__)
-            if self.running[worker] >= self.shape.max_num_seqs:
-                return
-            owner, asked = self.line.take()
-            self.waits["heavy" if owner == "heavy" else "light"].append(time - asked)
-            self.running[worker] += 1
-            self.serve(time, worker, owner)
-
-    def serve(self, time: float, worker: int, owner: str) -> None:
-        shape = self.shape
-        num_tokens = max(1, round(self.random.expovariate(1 / shape.mean_tokens)))
-        step_ms = shape.step_ms + shape.row_ms * self.running[worker]
-        service_ms = shape.prefill_ms + num_tokens * step_ms
-        self.busy_ms += num_tokens * shape.step_ms / max(1, self.running[worker])
-        self.at(time + service_ms, "end", worker)
-        client = int(owner.partition("-")[2]) if owner != "heavy" else self.random.randrange(self.shape.num_heavy)
-        self.at(time + service_ms + self.random.expovariate(1 / shape.think_ms), "ask", client)
-
-
-def quantile(values: list[float], share: float) -> float:
+def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
-def row_of(shape: Shape) -> dict[str, float | int | str]:
+def redis_share(shape: Shape, outcome: Outcome, costs: Mapping[str, float]) -> float:
+    """Of the time of Redis's one thread. Above 1 the workers would wait for it."""
+    beats = shape.num_workers * shape.duration_ms / 1000
+    busy_us = (
+        outcome.num_asked * costs["job_us"]
+        + outcome.num_steps * costs["append_us"]
+        + outcome.num_rows * costs["row_us"]
+        + beats * costs["beat_us"]
+    )
+    return busy_us / (shape.duration_ms * 1000)
+
+
+def row_of(shape: Shape, costs: Mapping[str, float] | None = None) -> Row:
     """One line of the table. Times in seconds."""
     outcome = Simulation(shape).run()
     everyone = outcome.waits["heavy"] + outcome.waits["light"]
-    row: dict[str, float | int | str] = {
+    row: Row = {
         "workers": shape.num_workers,
         "clients": shape.num_clients,
         "done/s": round(outcome.num_done / shape.duration_ms * 1000, 1),
         "wait p50": round(quantile(everyone, 0.5) / 1000, 2),
         "wait p99": round(quantile(everyone, 0.99) / 1000, 2),
-        "redis": f"{outcome.redis_calls_per_s / CALLS_PER_S:.0%}",
+        "redis": round(redis_share(shape, outcome, costs or measured()), 4),
     }
     if shape.num_heavy:
         row["heavy p50"] = round(quantile(outcome.waits["heavy"], 0.5) / 1000, 2)
@@ -167,39 +59,113 @@ def row_of(shape: Shape) -> dict[str, float | int | str]:
     return row
 
 
+def measured() -> dict[str, Any]:
+    """What bench.service_times found on the machine that it names."""
+    times: dict[str, Any] = json.loads(MEASURED.read_text())
+    return times
+
+
+def fairness_rows(shape: Shape) -> list[Row]:
+    """One worker, one light client of its own key, and ever more heavy ones of one key; fair, and as they come."""
+    rows = []
+    for num_heavy in HEAVY:
+        heavy = replace(shape, num_workers=1, num_clients=num_heavy + 1, num_heavy=num_heavy)
+        fair, unfair = row_of(heavy), row_of(replace(heavy, is_fair=False))
+        row = {"heavy": num_heavy} | {name: fair[name] for name in ("heavy p50", "light p50", "light max")}
+        rows.append(row | {f"{name}, no fairness": unfair[name] for name in ("light p50", "light max")})
+    return rows
+
+
+def lines_of(rows: Sequence[Row], by: str, x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        lines.setdefault(f"{row[by]} {by if row[by] > 1 else by.rstrip('s')}", []).append(
+            (row[x], max(row[y], FLOOR_S))
+        )
+    return lines
+
+
+def scaling_panels(rows: Sequence[Row]) -> list[Panel]:
+    wanted = (
+        ("wait in line, p50", "seconds (0.001: none)", "wait p50"),
+        ("wait in line, p99", "seconds (0.001: none)", "wait p99"),
+        ("answers", "per second", "done/s"),
+        ("Redis", "share of its one thread", "redis"),
+    )
+    return [
+        Panel(title, "clients", unit, lines_of(rows, "workers", "clients", y), log_base=10) for title, unit, y in wanted
+    ]
+
+
+def fairness_panels(rows: Sequence[Row]) -> list[Panel]:
+    def panel(title: str, names: Mapping[str, str]) -> Panel:
+        lines = {
+            title: [(float(row["heavy"]), max(float(row[name]), FLOOR_S)) for row in rows]
+            for name, title in names.items()
+        }
+        return Panel(title, "clients of the heavy key", "seconds (0.001: none)", lines, log_base=10)
+
+    light, unfair = "the light key", "the light key, first come first served"
+    typical = {"heavy p50": "the heavy key", "light p50": light, "light p50, no fairness": unfair}
+    longest = {"light max": light, "light max, no fairness": unfair}
+    return [panel("wait in line, p50", typical), panel("wait in line, longest", longest)]
+
+
+def say(rows: Sequence[Row], row: Row) -> None:
+    if not rows:
+        print("  ".join(f"{name:>9}" for name in row))
+    print("  ".join(f"{value!s:>9}" for value in row.values()), flush=True)
+
+
 def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    times = measured()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=numbers, default=[1, 8, 64])
-    parser.add_argument("--clients", type=numbers, default=[10, 100, 1000, 10_000, 100_000])
+    parser.add_argument("--clients", type=numbers, default=[10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000])
     parser.add_argument("--heavy", type=int, default=0, help="so many of the clients share one key")
+    parser.add_argument("--fairness", action="store_true", help="ever more clients of one key beside one of another")
     parser.add_argument("--max-num-seqs", type=int, default=64)
-    parser.add_argument("--step-ms", type=float, default=12.0)
-    parser.add_argument("--row-ms", type=float, default=0.15)
+    parser.add_argument("--step-ms", type=float, default=times["step_ms"])
+    parser.add_argument("--row-ms", type=float, default=times["row_ms"])
+    parser.add_argument("--prefill-ms", type=float, default=times["prefill_ms"])
     parser.add_argument("--tokens", type=float, default=200.0)
     parser.add_argument("--think-s", type=float, default=20.0)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", help="also write the rows here")
-    args = parser.parse_args()
-    rows = []
-    for num_workers in args.workers:
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--picture", type=Path, help="and draw them here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    shape = Shape(
+        1, 1, max_num_seqs=args.max_num_seqs, step_ms=args.step_ms, row_ms=args.row_ms, prefill_ms=args.prefill_ms,
+        mean_tokens=args.tokens, think_ms=args.think_s * 1000, duration_ms=args.minutes * 60_000,
+        num_heavy=args.heavy, seed=args.seed,
+    )  # fmt: skip
+    rows: list[Row] = []
+    if args.fairness:
+        for row in fairness_rows(shape):
+            say(rows, row)
+            rows.append(row)
+    for num_workers in args.workers if not args.fairness else ():
         for num_clients in args.clients:
-            shape = Shape(
-                num_workers, num_clients, max_num_seqs=args.max_num_seqs, step_ms=args.step_ms, row_ms=args.row_ms,
-                mean_tokens=args.tokens, think_ms=args.think_s * 1000, duration_ms=args.minutes * 60_000,
-                num_heavy=args.heavy, seed=args.seed,
-            )  # fmt: skip
-            rows.append(row_of(shape))
-            if len(rows) == 1:
-                print("  ".join(f"{name:>9}" for name in rows[0]))
-            print("  ".join(f"{value!s:>9}" for value in rows[-1].values()), flush=True)
+            row = row_of(replace(shape, num_workers=num_workers, num_clients=num_clients))
+            say(rows, row)
+            rows.append(row)
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(rows, file, indent=1)
+        args.json.write_text(json.dumps(rows, indent=1))
+    if args.picture:
+        caption = (
+            f"simulated: {args.minutes:g} minutes, {args.tokens:g} tokens an answer, {args.think_s:g} s between "
+            f"answers, {args.max_num_seqs} sequences a worker, steps of {args.step_ms:.3g} + {args.row_ms:.3g} ms each"
+        )
+        draw(fairness_panels(rows) if args.fairness else scaling_panels(rows), args.picture, caption)
 
 
 if __name__ == "__main__":
