@@ -25,6 +25,7 @@ from common.store import Submission
 from common.wire import GenerationRequest, ModelCard, SamplingParams
 
 DEFAULT_TEMPERATURE = 0.7
+GREEDY_BELOW = 1e-5  # nothing but the likeliest token is ever drawn there, and float32 divides badly by less
 DEFAULT_MAX_TOKENS = 2048
 MAX_IDEMPOTENCY_KEY = 256
 
@@ -138,6 +139,12 @@ def skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, reading: Rea
     return not any(encoder.leaves_out(mark) for mark in marks)
 
 
+def temperature_of(asked: float | None) -> float:
+    if asked is None:
+        return DEFAULT_TEMPERATURE
+    return asked if asked >= GREEDY_BELOW else 0.0
+
+
 def sampling_params(
     body: Sampling,
     card: ModelCard,
@@ -156,7 +163,7 @@ def sampling_params(
     return SamplingParams(
         max_tokens=min(max_tokens or DEFAULT_MAX_TOKENS, room),
         seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
-        temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+        temperature=temperature_of(body.temperature),
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=max(body.top_k or 0, 0),
         min_p=body.min_p or 0.0,

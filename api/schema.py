@@ -18,6 +18,7 @@ MAX_STOP_CHARACTERS = 256
 MAX_LOGIT_BIAS = 1024
 MAX_TOOLS = 128
 MAX_MESSAGES = 4096
+MIN_TIMEOUT_S = 0.001
 MAX_TIMEOUT_S = 86_400.0
 UNION_MEMBERS = frozenset({"str", "NamedTool", "AllowedToolsChoice"})  # pydantic puts their names into its paths
 
@@ -153,7 +154,7 @@ class Sampling(Base):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[str, float] | None = Field(None, max_length=MAX_LOGIT_BIAS)
     max_tokens: int | None = Field(None, ge=1)
     min_tokens: int | None = Field(None, ge=0)
@@ -166,7 +167,7 @@ class Sampling(Base):
     stream_options: StreamOptions | None = None
     background: bool | None = None
     priority: int | None = Field(None, ge=-100, le=100)  # the lower, the earlier; below 0 needs a key with that right
-    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
+    timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)
 
     @field_validator("logit_bias")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, Base, Message, Structured, Tool
+from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, Message, Structured, Tool
 from api.unsupported import CHAT, Refusal
 
 MAX_PROMPTS = 64
@@ -111,7 +111,7 @@ class EmbeddingRequest(Base):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1)
     priority: int | None = Field(None, ge=-100, le=100)
-    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
+    timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)
 
     @property
     def background(self) -> bool:

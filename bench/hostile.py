@@ -153,6 +153,20 @@ def gate() -> Callable[[bytes], None]:
     return submit
 
 
+def posted(connection: http.client.HTTPConnection, raw: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
+    """A kept connection may be closed meanwhile: it is opened anew once, as clients do. Raises OSError."""
+    is_kept = connection.sock is not None
+    try:
+        connection.request("POST", "/v1/chat/completions", raw, headers)
+        return connection.getresponse()
+    except OSError:
+        if not is_kept:
+            raise
+        connection.close()
+        connection.request("POST", "/v1/chat/completions", raw, headers)
+        return connection.getresponse()
+
+
 def over_http(seed: int, size: int, url: str, key: str, num_clients: int) -> Counter[str]:
     """Statuses, and whether connections broke."""
     outcomes: Counter[str] = Counter()
@@ -165,8 +179,7 @@ def over_http(seed: int, size: int, url: str, key: str, num_clients: int) -> Cou
         for _ in range(size // num_clients):
             raw = supply.body()
             try:
-                connection.request("POST", "/v1/chat/completions", raw, headers)
-                answer = connection.getresponse()
+                answer = posted(connection, raw, headers)
                 answer.read()
                 mine[str(answer.status)] += 1
                 if answer.status >= 500:

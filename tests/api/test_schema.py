@@ -1,5 +1,6 @@
 import pytest
 
+from api.chat import temperature_of
 from api.schema import ChatRequest, parse
 from api.unsupported import CHAT
 from common.errors import InvalidRequest
@@ -81,3 +82,15 @@ def test_what_an_assistant_said_is_accepted_back():
     }
     request = parse(ChatRequest, BODY | {"messages": [said, {"role": "tool", "tool_call_id": "1", "content": "2"}]})
     assert request.messages[0].tool_calls[0].function.name == "add"
+
+
+@pytest.mark.parametrize(("asked", "meant"), [(None, 0.7), (0, 0.0), (1e-320, 0.0), (9e-6, 0.0), (1e-4, 1e-4), (2, 2)])
+def test_a_temperature_too_small_to_divide_by_is_greedy(asked, meant):
+    assert temperature_of(asked) == meant
+
+
+@pytest.mark.parametrize("field", ["repetition_penalty", "timeout"])
+def test_what_would_be_zero_in_the_engine_is_refused_at_the_door(field):
+    with pytest.raises(InvalidRequest) as refused:
+        parse(ChatRequest, BODY | {field: 1e-320})
+    assert refused.value.param == field
