@@ -1,5 +1,6 @@
 """/metrics against the load's own numbers, with two API processes: they must agree whichever process answers."""
 
+import asyncio
 import subprocess
 import time
 
@@ -7,9 +8,12 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench import load
 from common.metrics import BOUNDS_MS, SERVICE, Tally, bucket_of, read
 from tests.service import RunningService
 from worker.telemetry import Telemetry
+
+BOUNDS = [str(bound / 1000) for bound in BOUNDS_MS]
 
 
 def scrape(service: RunningService) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -57,6 +61,27 @@ def test_the_counters_are_what_the_callers_saw(service: RunningService):
     assert http_requests[name] - before.get(name, 0) == len(answers) + 1
     assert value(after, "workers", state="ready") == 1
     assert value(after, "kv_cache_usage_perc") <= 1
+
+
+def test_the_service_counts_what_the_load_generator_measures(service: RunningService):
+    time.sleep(2.2)
+    before, plan = scrape(service), load.Plan(words=10, tokens=16, requests=24)
+    target = load.Target("here", f"{service.url}/v1", "omni-demo", service.key)
+    [measured] = asyncio.run(load.measure([target], plan, [(4, 0.0)]))
+    time.sleep(2.2)
+    after = scrape(service)
+
+    def grown(name, **labels):
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    assert measured.errors == 0
+    assert grown("generation_tokens_total") == 24 * 16
+    assert grown("request_success_total", finished_reason="length") == 24
+    for name in ("time_to_first_token", "request_queue_time", "e2e_request_latency"):
+        assert grown(f"{name}_seconds_count") == 24, name
+    later = sum(grown("time_to_first_token_seconds_bucket", le=le) <= 12 for le in BOUNDS)
+    median_is_above = float(BOUNDS[later - 1]) if later else 0.0
+    assert median_is_above <= measured.ttft_p50_ms / 1000, "the caller cannot have had it before the service"
 
 
 def test_a_histogram_has_every_bucket_and_they_only_grow(service: RunningService):

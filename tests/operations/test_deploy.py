@@ -73,7 +73,13 @@ def test_compose_runs_what_the_image_has_and_opens_loopback_only():
 def test_the_image_holds_every_package_that_the_processes_import():
     copied = set(re.findall(r"^COPY (?:--\S+ )?(\w+) ", (DEPLOY / "Dockerfile").read_text(), re.M))
     assert {"api", "cli", "common", "worker", "demo"} <= copied
-    assert "USER omni" in (DEPLOY / "Dockerfile").read_text()
+    assert "USER 10001" in (DEPLOY / "Dockerfile").read_text()
+
+
+@needs("hadolint")
+def test_hadolint_has_nothing_to_say():
+    checked = subprocess.run(["hadolint", str(DEPLOY / "Dockerfile")], capture_output=True, text=True)
+    assert checked.returncode == 0 and not checked.stdout, checked.stdout
 
 
 def test_proxies_let_through_what_we_take():
