@@ -39,7 +39,9 @@ class KeyRing:
         self._fixed = indexed((digest_of(key), Caller(owner_of(key), is_admin=False)) for key in settings.keys)
         self._fixed |= indexed((digest_of(key), Caller(owner_of(key), is_admin=True)) for key in settings.admins)
         self._callers = self._fixed
-        self._names: dict[str, str] = {}
+        self._fixed_names = {owner_of(key): f"admin {number}" for number, key in enumerate(settings.admins, 1)}
+        self._fixed_names |= {owner_of(key): f"key {number}" for number, key in enumerate(settings.keys, 1)}
+        self._names = self._fixed_names
         self._version = -1
         self._looked = float("-inf")
 
@@ -60,7 +62,7 @@ class KeyRing:
         return caller
 
     def name_of(self, owner: str) -> str:
-        """The name of a managed key, else the hash itself: for the operator's eyes."""
+        """A managed key's name, or which of the settings' keys it is, else the hash: for the operator's eyes."""
         return self._names.get(owner, owner)
 
     def refresh(self) -> None:
@@ -73,7 +75,7 @@ class KeyRing:
                 records = self._store.all()
                 managed = ((record.digest, Caller(record.owner, bool(record.limits.admin))) for record in records)
                 self._callers = indexed(managed) | self._fixed
-                self._names = {record.owner: record.name for record in records}
+                self._names = self._fixed_names | {record.owner: record.name for record in records}
                 self._version = version
         except RedisError as error:
             logger.warning("the managed keys cannot be read now (%s)", type(error).__name__)
