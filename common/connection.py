@@ -13,7 +13,7 @@ from redis.sentinel import Sentinel
 
 from common.settings import SettingsError
 
-SOCKET_TIMEOUT_S = 5.0
+SOCKET_TIMEOUT_S = 2.5  # a half-open connection holds a stream up for so long
 # What passes by itself: Redis away, loading, out of memory or disk, failing over. Everything else is a bug.
 PASSING = ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
 
