@@ -172,7 +172,11 @@ def test_a_job_can_be_cancelled_by_its_id_and_only_by_its_owner(stage: Harness, 
         assert (await stranger.ask("GET", f"/v1/jobs/{job['id']}"))[0] == 404
         assert (await stranger.ask("GET", f"/v1/chat/completions/{job['id']}"))[0] == 404
         status, listed = await api.ask("GET", "/v1/jobs")
-        assert status == 200 and job["id"] in [entry["id"] for entry in listed["data"]]
+        assert status == 200
+        [entry] = [entry for entry in listed["data"] if entry["id"] == job["id"]]
+        assert entry["age_s"] < 60 and entry["max_tokens"] == 5000
+        if model == "idle":
+            assert (entry["state"], entry["position"], entry["tokens"]) == ("queued", 1, 0) and entry["eta_s"] >= 0
         assert (await api.ask("DELETE", f"/v1/jobs/{job['id']}"))[0] == 200
         await until(lambda: stage.state(job["id"]) == "cancelled", 3.0)
 
@@ -242,6 +246,11 @@ def test_a_stream_resumes_byte_for_byte(stage: Harness, api: Api) -> None:
         assert b"\n\n".join(whole[9:]) == await frames(path, {"Last-Event-ID": "9"})
         status, _ = await api.ask("GET", "/v1/chat/completions/chatcmpl-nothing")
         assert status == 404
+        kept = [f"omni:job:{client.history.id}", f"omni:log:{client.history.id}"]
+        assert all(3000 < stage.redis.ttl(key) <= 3600 for key in kept)
+        stage.redis.delete(*kept)  # as at the end of that hour
+        status, answer = await api.ask("GET", path)
+        assert status == 404 and "results are kept for 1 h" in answer["error"]["message"]
 
     go(run())
 

@@ -70,6 +70,18 @@ def test_a_worker_whose_lease_had_run_out_lets_the_others_renew_before_it_takes_
     assert stage.field(job_id, "fence") == str(holder.ledger.fence)
 
 
+def test_a_successor_frees_its_predecessors_jobs_without_waiting_for_the_lease(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    dead, neighbour, successor = stage.worker(), stage.worker(), stage.worker()
+    turn(dead, 3)
+    assert dead.publisher.confirm() == {}
+    assert neighbour.ledger.claim(0) is None
+    assert successor.ledger.bury(dead.ledger.fence) == 1
+    claim = neighbour.ledger.claim(0)
+    assert claim is not None and claim.request.id == job_id and claim.num_rows == 3
+    assert successor.ledger.bury(dead.ledger.fence) == 0
+
+
 def test_the_lease_is_renewed_though_nothing_can_be_told_beside_it(stage: Stage) -> None:
     worker = stage.worker()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.watch import Watch
+from tests.chaos.harness import free_ports, wait_until
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -85,3 +87,69 @@ def test_words_may_come_in_pieces() -> None:
     os.write(watch.write_fd, b"in\n")
     watch.listen(1.0)
     assert watch.is_stuck
+
+
+SERVER = """
+import argparse, os, pathlib, signal, socket, sys, time
+parser = argparse.ArgumentParser()
+for name in ("--listen-fd", "--watch-fd"):
+    parser.add_argument(name, type=int)
+parser.add_argument("--log-format")
+args = parser.parse_args()
+generation = pathlib.Path({generation!r}).read_text()
+with open({log!r}, "a") as log:
+    print(generation, file=log)
+if generation == "broken":
+    sys.exit(2)
+leaving = []
+signal.signal(signal.SIGTERM, lambda *_: leaving.append(1))
+port = socket.socket(fileno=args.listen_fd)
+port.settimeout(0.05)
+os.write(args.watch_fd, b"ready\\n")
+while not leaving:
+    try:
+        caller, _ = port.accept()
+    except TimeoutError:
+        continue
+    with caller:
+        caller.sendall(generation.encode())
+"""
+
+
+def ask(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as caller:
+        return caller.recv(100).decode()
+
+
+def test_sighup_replaces_processes_in_turn_and_a_new_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
+    generation = tmp_path / "generation"
+    generation.write_text("first")
+    server = tmp_path / "server.py"
+    server.write_text(SERVER.format(generation=str(generation), log=str(tmp_path / "log")))
+    [port] = free_ports(1)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNI_")}
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "common.supervise", "api", "--listen", "--", sys.executable, str(server)],
+        cwd=ROOT,
+        env=environment | {"OMNI_PORT": str(port), "OMNI_API_PROCESSES": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        assert parent.stdout is not None
+        wait_until(lambda: (tmp_path / "log").read_text().split() == ["first"] * 2, 20)
+        assert ask(port) == "first"
+        generation.write_text("broken")
+        parent.send_signal(signal.SIGHUP)
+        assert b"the old ones stay" in parent.stdout.readline()
+        assert {ask(port) for _ in range(20)} == {"first"}
+        generation.write_text("second")
+        parent.send_signal(signal.SIGHUP)
+        seen = []
+        while seen[-20:] != ["second"] * 20:
+            seen.append(ask(port))
+        assert set(seen) <= {"first", "second"}
+    finally:
+        parent.terminate()
+        parent.communicate(timeout=10)
+    assert parent.returncode == 0
