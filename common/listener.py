@@ -8,14 +8,16 @@ import errno
 import socket
 import time
 
-from common.settings import SettingsError
-
 BACKLOG = 4096
 RETRY_S = 0.2
 
 
+class AddressTaken(Exception):
+    """One sentence that names the settings."""
+
+
 def listen(host: str, port: int, patience_s: float = 5.0) -> socket.socket:
-    """A socket that children inherit. Raises SettingsError when the address stays taken, or cannot be had."""
+    """A socket that children inherit. Raises AddressTaken when it stays taken, or cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     deadline = time.monotonic() + patience_s
     while True:
@@ -27,7 +29,7 @@ def listen(host: str, port: int, patience_s: float = 5.0) -> socket.socket:
         except OSError as error:
             listener.close()
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                raise SettingsError(f"OMNI_HOST={host}, OMNI_PORT={port} cannot be used: {error.strerror}.") from error
+                raise AddressTaken(f"OMNI_HOST={host}, OMNI_PORT={port} cannot be used: {error.strerror}.") from error
             time.sleep(RETRY_S)
             continue
         listener.set_inheritable(True)

@@ -21,10 +21,10 @@ import sys
 from collections.abc import Callable
 
 from common.child import EXIT_CONFIGURATION, Child, Command
-from common.listener import listen
+from common.listener import AddressTaken, listen
 from common.logs import set_up_logging
 from common.processes import die_with_parent
-from common.settings import Settings, SettingsError, refuse, settings_or_exit
+from common.small_settings import SmallSettings, read_small_settings
 
 logger = logging.getLogger("omni.supervise")
 
@@ -129,7 +129,7 @@ class Supervisor:
             self._successor = None
 
 
-def supervisor_of(name: str, words: list[str], settings: Settings, *, watch: bool, holds_port: bool) -> Supervisor:
+def supervisor_of(name: str, words: list[str], settings: SmallSettings, *, watch: bool, holds_port: bool) -> Supervisor:
     listener = listen(settings.host, settings.port) if holds_port else None
     fd = None if listener is None else listener.fileno()
     words = [*words, "--log-format", settings.log_format] if holds_port else words
@@ -153,15 +153,16 @@ def main() -> int:
     parser.add_argument("--if", dest="needed", metavar="SETTING", help="run nothing while this setting is empty")
     ours, words = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     args = parser.parse_args(ours)
-    settings = settings_or_exit()
+    settings = read_small_settings(args.needed)
     die_with_parent()
     set_up_logging(settings.log_format)
-    if args.needed and not getattr(settings, args.needed):
+    if not settings.is_needed:
         return wait_for_the_end()
     try:
         supervisor = supervisor_of(args.name, words, settings, watch=args.watch, holds_port=args.listen)
-    except SettingsError as error:
-        refuse(str(error))
+    except AddressTaken as error:
+        print(f"configuration: {error}", file=sys.stderr, flush=True)
+        return EXIT_CONFIGURATION
     supervisor.heed_signals()
     return supervisor.run()
 

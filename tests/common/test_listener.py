@@ -2,8 +2,7 @@ import socket
 
 import pytest
 
-from common.listener import listen
-from common.settings import SettingsError
+from common.listener import AddressTaken, listen
 
 
 def test_a_connection_waits_for_whoever_accepts_next() -> None:
@@ -22,7 +21,7 @@ def test_a_connection_waits_for_whoever_accepts_next() -> None:
 def test_an_address_that_stays_taken_is_refused_by_its_setting() -> None:
     holder = listen("127.0.0.1", 0)
     port = holder.getsockname()[1]
-    with holder, pytest.raises(SettingsError, match=f"OMNI_PORT={port} cannot be used: Address already in use"):
+    with holder, pytest.raises(AddressTaken, match=f"OMNI_PORT={port} cannot be used: Address already in use"):
         listen("127.0.0.1", port, patience_s=0.0)
 
 
