@@ -14,6 +14,7 @@ from common.wire import Delta, Event, Failed, Finished, GenerationRequest, Logge
 from worker.backend import build_runner
 from worker.intake import GrammarCompiler, Intake
 from worker.loader import EngineConfig, LoadedModel
+from worker.masks import MaskFiller
 from worker.model_runner import ModelRunner
 from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.scheduler import Scheduler
@@ -56,6 +57,7 @@ class Engine:
         self.intake = Intake(loaded.tokenizer, self.card, compiler, loaded.images)
         takes_drafts = config.speculate > 0 and isinstance(self.runner, ModelRunner)
         self.drafter = Drafter(config.speculate) if takes_drafts else None
+        self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
         self.requests: dict[str, RequestState] = {}
         self._settled: list[tuple[str, Event]] = []  # decided before any step: refusals, and answers already complete
         self._num_prompt_tokens = self._num_cached_tokens = self._num_generated_tokens = 0
@@ -101,7 +103,7 @@ class Engine:
             self.drafter.draft(self.scheduler.running, self.card.max_model_len)
         rows = self.scheduler.schedule()
         if rows:
-            for outcome in run_step(self.runner, rows):
+            for outcome in run_step(self.runner, rows, self.mask_filler):
                 events += self._commit(outcome)
         self._last_step_s = time.perf_counter() - started
         return events

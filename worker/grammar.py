@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
@@ -14,6 +15,8 @@ from tokenizers import Tokenizer
 from common.errors import InvalidRequest, JobFailed
 from common.grammar_check import parser_limits
 
+BYTE_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # [256, 8]
+BYTE_ADDENDS = np.where(BYTE_BITS == 1, np.float32(0), np.float32("-inf"))  # to the logits of eight tokens
 KEPT_GRAMMARS = 64  # compiled and untouched; a state copies one and grows its own lexer tables
 
 
@@ -41,23 +44,49 @@ class GrammarState:
 
     def accept(self, token_ids: Sequence[int]) -> None:
         """Go on by these tokens, or JobFailed: they were not allowed here."""
+        if len(token_ids) == 1 and token_ids[0] not in self._vocabulary.eos_token_ids and not self._has_ended:
+            if not self._matcher.consume_token(token_ids[0]):
+                raise self._not_allowed()
+            return
         body = list(takewhile(lambda token_id: token_id not in self._vocabulary.eos_token_ids, token_ids))
         if body and (self._has_ended or not self._matcher.consume_tokens(body)):
-            raise JobFailed(f"The grammar did not allow a token. {_reason(self._matcher)}", code="grammar_failed")
+            raise self._not_allowed()
         if len(body) < len(token_ids):
             self._end(token_ids[len(body) :])
 
     def fill_mask(self, bitmask_row: torch.Tensor) -> None:
         """Set the bits of what may come next (int32 [ceil(vocab_size / 32)], CPU); end tokens only at an end."""
+        if not self._has_ended and bitmask_row.is_contiguous() and bitmask_row.numel() == self._vocabulary.num_words:
+            self._matcher.unsafe_compute_mask_ptr(bitmask_row.data_ptr(), bitmask_row.numel() * 4)
+        elif not self._has_ended:  # the tokenizer knows tokens that the model has no logits for
+            mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+            bitmask_row.copy_(mask[: bitmask_row.numel()])
+        self._correct(bitmask_row)
+
+    @classmethod
+    def fill_masks(cls, states: Sequence["GrammarState"], bitmask: torch.Tensor, executor: Any = None) -> None:
+        """The same for all rows of a contiguous bitmask. An executor does it in one call, while others run Python."""
+        row_bytes, address = bitmask.shape[1] * 4, bitmask.data_ptr()
+        if bitmask.shape[1] != states[0]._vocabulary.num_words:
+            for state, row in zip(states, bitmask, strict=True):
+                state.fill_mask(row)
+            return
+        going = [(state._matcher, at) for at, state in enumerate(states) if not state._has_ended]
+        if executor is not None and going:
+            executor.unsafe_compute_mask_ptr(going, address, row_bytes, len(states))
+        else:
+            for matcher, at in going:
+                matcher.unsafe_compute_mask_ptr(address + at * row_bytes, row_bytes)
+        for at, state in enumerate(states):
+            if state._has_ended or state._vocabulary.textual_eos_ids or state._matcher.is_error():
+                state._correct(bitmask[at])
+
+    def _correct(self, bitmask_row: torch.Tensor) -> None:
+        """What llguidance knows nothing of: the end is behind us, or an end token looks like text."""
         if self._has_ended:
             bitmask_row.zero_()
             self._set_ends(bitmask_row, self._vocabulary.eos_token_ids, allowed=True)
             return
-        if bitmask_row.is_contiguous() and bitmask_row.numel() == self._vocabulary.num_words:
-            self._matcher.unsafe_compute_mask_ptr(bitmask_row.data_ptr(), bitmask_row.numel() * 4)
-        else:  # the tokenizer knows tokens that the model has no logits for
-            mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
-            bitmask_row.copy_(mask[: bitmask_row.numel()])
         if self._vocabulary.textual_eos_ids and not self._matcher.is_accepting():
             self._set_ends(bitmask_row, self._vocabulary.textual_eos_ids, allowed=False)
         if self._matcher.is_error():
@@ -66,6 +95,9 @@ class GrammarState:
     def copy(self) -> "GrammarState":
         """An independent state at the same place."""
         return GrammarState(self._matcher.deep_copy(), self._vocabulary, has_ended=self._has_ended)
+
+    def _not_allowed(self) -> JobFailed:
+        return JobFailed(f"The grammar did not allow a token. {_reason(self._matcher)}", code="grammar_failed")
 
     def _end(self, token_ids: Sequence[int]) -> None:
         may_end = self.is_finished or self._matcher.is_accepting()
@@ -117,8 +149,13 @@ def bitmask_words(vocab_size: int) -> int:
 
 def apply_bitmask(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
     """Set logits [B, V] to -inf, in place, where the bit in bitmask [B, ceil(V / 32)] (same device) is 0."""
-    bits = torch.arange(8, dtype=torch.uint8, device=logits.device)  # bytes are a third faster than words
-    is_forbidden = ((bitmask.view(torch.uint8).unsqueeze(-1) >> bits) & 1).flatten(1)[:, : logits.shape[1]] == 0
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:  # a fifth of the time that torch takes
+        added = BYTE_ADDENDS.take(bitmask.numpy().view(np.uint8), axis=0).reshape(len(bitmask), -1)
+        values = logits.numpy()
+        np.add(values, added[:, : values.shape[1]], out=values)
+        return
+    places = torch.arange(8, dtype=torch.uint8, device=logits.device)  # bytes are a third faster than words
+    is_forbidden = ((bitmask.view(torch.uint8).unsqueeze(-1) >> places) & 1).flatten(1)[:, : logits.shape[1]] == 0
     logits.masked_fill_(is_forbidden, float("-inf"))
 
 

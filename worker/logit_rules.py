@@ -5,7 +5,8 @@ from collections.abc import Sequence as Seq
 import torch
 
 from common.wire import SamplingParams
-from worker.grammar import apply_bitmask, bitmask_words
+from worker.grammar import apply_bitmask
+from worker.masks import Masks
 from worker.sequence import Sequence
 
 NEVER = float("-inf")
@@ -25,20 +26,20 @@ def is_end_forbidden(sequence: Sequence) -> bool:
     return sequence.num_completion_tokens < sequence.sampling.min_tokens
 
 
-def apply_rules(logits: torch.Tensor, sequences: Seq[Sequence]) -> None:
+def apply_rules(logits: torch.Tensor, sequences: Seq[Sequence], masks: Masks) -> None:
     """Change `logits` [S, vocab] in place, row by row for those that ask for it."""
     for at, sequence in enumerate(sequences):
-        if not has_rules(sequence):
-            continue
-        row = logits[at]
         if has_penalty(sequence.sampling):
-            penalize(row, sequence)
+            penalize(logits[at], sequence)
         if sequence.sampling.logit_bias:
+            row = logits[at]
             token_ids, values = zip(*sequence.sampling.logit_bias, strict=True)
             row.index_add_(0, row_index(row, token_ids), torch.tensor(values, dtype=row.dtype, device=row.device))
         if is_end_forbidden(sequence) and sequence.ends:
+            row = logits[at]
             row[row_index(row, tuple(sequence.ends))] = NEVER
-    constrain(logits, sequences)
+    if masks is not None:
+        constrain(logits, sequences, masks().to(logits.device))
 
 
 def penalize(row: torch.Tensor, sequence: Sequence) -> None:
@@ -53,19 +54,14 @@ def penalize(row: torch.Tensor, sequence: Sequence) -> None:
     row[drawn] -= params.presence_penalty + params.frequency_penalty * counts.to(row.dtype)
 
 
-def constrain(logits: torch.Tensor, sequences: Seq[Sequence]) -> None:
-    """Leave each grammar only the tokens that it allows next."""
-    rows = [at for at, sequence in enumerate(sequences) if sequence.grammar is not None]
-    if not rows:
+def constrain(logits: torch.Tensor, sequences: Seq[Sequence], bitmask: torch.Tensor) -> None:
+    """Leave each grammar only the tokens that it allows next; `bitmask` has a row for each sequence with a grammar."""
+    if len(bitmask) == len(logits):
+        apply_bitmask(logits, bitmask)
         return
-    bitmask = torch.full((len(rows), bitmask_words(logits.shape[1])), -1, dtype=torch.int32)
-    for at, row in enumerate(rows):
-        grammar = sequences[row].grammar
-        assert grammar is not None
-        grammar.fill_mask(bitmask[at])
-    chosen = row_index(logits, rows)
+    chosen = row_index(logits, [at for at, sequence in enumerate(sequences) if sequence.grammar is not None])
     constrained = logits[chosen]
-    apply_bitmask(constrained, bitmask.to(logits.device))
+    apply_bitmask(constrained, bitmask)
     logits[chosen] = constrained
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from common.wire import TokenLogprob
 from worker.draws import uniform
 from worker.logit_rules import apply_rules, has_rules
+from worker.masks import Masks
 from worker.sequence import Sequence
 
 NUM_CANDIDATES = 64  # likeliest tokens that usually hold top_p; rows where they do not are sorted in full
@@ -60,14 +61,17 @@ class Settings:
         return Settings(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
-def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int]) -> Sampled:
-    """Draw the next token of each row. `logits` [S, vocab] float32; `positions` [S]: how many tokens come before it."""
+def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], masks: Masks = None) -> Sampled:
+    """Draw the next token of each row. `logits` [S, vocab] float32; `positions` [S]: how many tokens come before it.
+
+    `masks`: what grammars allow, under way in another thread.
+    """
     wanted = [sequence.sampling.logprobs for sequence in sequences]
     is_plain = all(num is None for num in wanted)
     raw = logits
     if any(has_rules(sequence) for sequence in sequences):
         raw = logits if is_plain else logits.clone()
-        apply_rules(logits, sequences)
+        apply_rules(logits, sequences, masks)
     token_ids = likeliest(logits)
     best = logits.gather(1, token_ids[:, None])
     if any(sequence.sampling.temperature > 0 for sequence in sequences):
@@ -85,7 +89,12 @@ def draw(logits: torch.Tensor, best: torch.Tensor, settings: Settings) -> torch.
     floor = truncation_floor(scaled, settings)
     if floor is not None:
         scaled = scaled.masked_fill(scaled < floor, NEVER)
-    return invert(scaled.exp(), settings.uniform)
+    return invert(exponential(scaled), settings.uniform)
+
+
+def exponential(scaled: torch.Tensor) -> torch.Tensor:
+    """On a CPU torch takes five times as long for -inf, of which masks and truncation leave many; numpy does not."""
+    return scaled.exp() if scaled.device.type != "cpu" else torch.from_numpy(np.exp(scaled.numpy()))
 
 
 def invert(weights: torch.Tensor, uniform_draws: torch.Tensor) -> torch.Tensor:
@@ -143,7 +152,7 @@ def nucleus_floor(scaled: torch.Tensor, settings: Settings, num_candidates: int)
     kth = torch.where(is_cut, at_k, NEVER)
     weights = values.exp()
     among_k = weights.masked_fill(values < kth, 0).sum(-1, keepdim=True)
-    total = torch.where(is_cut, among_k, scaled.exp().sum(-1, keepdim=True))
+    total = torch.where(is_cut, among_k, exponential(scaled).sum(-1, keepdim=True))
     before = weights.cumsum(-1) - weights
     kept = (before < settings.top_p * total) & (values >= kth)
     kept[:, 0] = True

@@ -8,6 +8,7 @@ import torch
 
 from common.errors import OmniError
 from common.wire import Failed, TokenLogprob
+from worker.masks import MaskFiller
 from worker.model_runner import Runner
 from worker.sampler import sample
 from worker.scheduler import Row
@@ -25,10 +26,10 @@ class Outcome:
     failure: Failed | None = None
 
 
-def run_step(runner: Runner, rows: Seq[Row]) -> list[Outcome]:
+def run_step(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) -> list[Outcome]:
     """Run the rows together; if that breaks, each by itself, so that only the culprit fails."""
     try:
-        return forward_and_sample(runner, rows)
+        return forward_and_sample(runner, rows, mask_filler)
     except Exception as error:  # whatever one row can provoke must not end the others
         if len(rows) == 1:
             logger.exception("request %s failed in its step", rows[0].sequence.request_id)
@@ -36,21 +37,22 @@ def run_step(runner: Runner, rows: Seq[Row]) -> list[Outcome]:
         logger.warning("a step of %d rows failed (%s); running them apart", len(rows), type(error).__name__)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return [outcome for row in rows for outcome in run_step(runner, [row])]
+    return [outcome for row in rows for outcome in run_step(runner, [row], mask_filler)]
 
 
 @torch.inference_mode()
-def forward_and_sample(runner: Runner, rows: Seq[Row]) -> list[Outcome]:
+def forward_and_sample(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) -> list[Outcome]:
     """All rows in one batch."""
+    sampling = [row for row in rows if row.samples]
+    sequences = [row.sequence for row in sampling for _ in range(1 + len(row.sequence.draft))]
+    masks = mask_filler.start(sequences)
     logits = runner.forward(rows)
     if not len(logits):
         return [Outcome(row) for row in rows]
-    sampling = [row for row in rows if row.samples]
-    sequences = [row.sequence for row in sampling for _ in range(1 + len(row.sequence.draft))]
     positions = [
         row.sequence.num_completion_tokens + ahead for row in sampling for ahead in range(1 + len(row.sequence.draft))
     ]
-    sampled = sample(logits, sequences, positions)
+    sampled = sample(logits, sequences, positions, masks)
     outcomes, at = [], 0
     for row in rows:
         num = 1 + len(row.sequence.draft) if row.samples else 0

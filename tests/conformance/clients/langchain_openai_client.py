@@ -2,6 +2,7 @@
 
 import asyncio
 
+import httpx
 import openai
 from checks import HELLO, KEY, LONG, MODEL, URL, leaving, run
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -96,12 +97,14 @@ def leaving_a_stream_cancels_its_job() -> None:
 
 def a_cancelled_task_cancels_its_job() -> None:
     async def leave() -> None:
-        long = ChatOpenAI(base_url=f"{URL}/v1", api_key=KEY, model=MODEL, max_retries=0, **LONG)
-        task = asyncio.create_task(long.ainvoke(HELLO))
-        await asyncio.sleep(0.5)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await asyncio.sleep(0.1)  # the loop closes the connection
+        async with httpx.AsyncClient() as http:  # the cached one belongs to the event loop that used it first
+            long = ChatOpenAI(
+                base_url=f"{URL}/v1", api_key=KEY, model=MODEL, max_retries=0, http_async_client=http, **LONG
+            )
+            task = asyncio.create_task(long.ainvoke(HELLO))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     with leaving():
         asyncio.run(leave())
