@@ -1,6 +1,7 @@
 """The worker process: settings, model, registration, OmniWorker.work(). Started by common.supervise."""
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -150,6 +151,7 @@ def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool) ->
     except Fenced as error:
         logger.error("%s: this process was replaced and ends", error)
         return EXIT_FENCED
+    gc.freeze()  # a last look for garbage among torch's objects would take seconds on a busy machine
     return 0
 
 
