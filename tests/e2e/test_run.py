@@ -75,7 +75,7 @@ def test_what_is_killed_is_started_again_and_the_others_stay(run: Run, words: tu
     others = {child.pid for child in run.children()} - {victim.pid, *(c.pid for c in victim.children(recursive=True))}
     victim.kill()
     victim.wait(5)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60  # a busy machine is slow, not wrong
     while True:
         try:
             run.service.wait_healthy()
