@@ -50,7 +50,7 @@ def targets_of(shape: str, args: argparse.Namespace) -> Iterator[list[load.Targe
     with ExitStack() as stack:
         found = []
         if not args.without_ours:
-            ours = stack.enter_context(our_service(args.models / shape, OMNI_THREADS=args.threads))
+            ours = stack.enter_context(our_service(args.models / shape, **dict(args.setting)))
             print(f"ours: ready after {ours.start_s:.1f} s", flush=True)
             found.append(load.Target("ours", ours.url, shape, "sk-local"))
         for text in args.peer:
@@ -135,7 +135,9 @@ def main() -> None:
     parser.add_argument("--target", action="append", default=[], help="name=base url[#model]; use one --shape")
     parser.add_argument("--peer", action="append", default=[], help="name=command with {port}, {folder}, {model}[#id]")
     parser.add_argument("--without-ours", action="store_true")
-    parser.add_argument("--threads", default="", help="of our engine; its own choice if not given")
+    parser.add_argument(
+        "--setting", action="append", default=[], type=lambda text: text.split("=", 1), help="of ours: OMNI_THREADS=2"
+    )
     parser.add_argument(
         "-c", "--concurrency", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 16, 64]
     )

@@ -8,12 +8,16 @@
 typedef float vec __attribute__((vector_size(64)));      /* 16 numbers */
 typedef uint32_t bits __attribute__((vector_size(64)));  /* the same, as integers */
 typedef uint16_t half_bits __attribute__((vector_size(32)));
+typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+
+#define FLOATS(address) (*(unaligned *)(address)) /* 16 floats in memory, to read or to write */
 
 #define LANES 16
 #define MAX_DIM 256  /* of a head */
 #define MAX_ROWS 64  /* query rows of one tile: queries times the heads that share a KV head */
 #define CHUNK 64     /* keys that a tile looks at together */
 #define PARALLEL_FROM 32768 /* numbers below which waking another thread costs more than it saves */
+#define AHEAD (2 * CHUNK) /* keys asked for before they are needed */
 #define MINUS_INFINITY (-__builtin_inff())
 
 #ifdef BF16
@@ -34,14 +38,12 @@ static inline void store(number *to, vec x) { /* to the nearest, ties to even; N
 #else
 typedef float number;
 
-static inline vec load(const number *from) {
-    vec x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
+static inline vec load(const number *from) { return FLOATS(from); }
 
-static inline void store(number *to, vec x) { memcpy(to, &x, sizeof x); }
+static inline void store(number *to, vec x) { FLOATS(to) = x; }
 #endif
+
+static inline int smaller(int a, int b) { return a < b ? a : b; }
 
 static inline vec choose(bits mask, vec yes, vec no) { return (vec)((mask & (bits)yes) | (~mask & (bits)no)); }
 
@@ -49,10 +51,23 @@ static inline vec larger(vec a, vec b) { return choose((bits)(a > b), a, b); }
 
 static inline vec all(float x) { return (vec){0} + x; }
 
+#define ROTATED(x, n) \
+    __builtin_shuffle(x, (bits){(n) % 16, (1 + n) % 16, (2 + n) % 16, (3 + n) % 16, (4 + n) % 16, (5 + n) % 16, \
+                                (6 + n) % 16, (7 + n) % 16, (8 + n) % 16, (9 + n) % 16, (10 + n) % 16, (11 + n) % 16, \
+                                (12 + n) % 16, (13 + n) % 16, (14 + n) % 16, (15 + n) % 16})
+
 static inline float sum(vec x) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
+    x += ROTATED(x, 8);
+    x += ROTATED(x, 4);
+    x += ROTATED(x, 2);
+    return (x + ROTATED(x, 1))[0];
+}
+
+static inline float largest(vec x) {
+    x = larger(x, ROTATED(x, 8));
+    x = larger(x, ROTATED(x, 4));
+    x = larger(x, ROTATED(x, 2));
+    return larger(x, ROTATED(x, 1))[0];
 }
 
 /* e^x to about two units in the last place; 0 below -87, also for -infinity. */
@@ -144,27 +159,27 @@ static inline void multiply_4(const float *a, int lda, const float *b, int ldb, 
     int at = 0;
     for (; at + 4 * LANES <= columns; at += 4 * LANES) {
         vec sums[4][4];
-        for (int r = 0; r < 4; r++) memcpy(sums[r], c + r * ldc + at, sizeof sums[r]);
+        for (int r = 0; r < 4; r++)
+            for (int i = 0; i < 4; i++) sums[r][i] = FLOATS(c + r * ldc + at + i * LANES);
         for (int k = 0; k < inner; k++) {
-            vec b_row[4];
-            memcpy(b_row, b + (long)k * ldb + at, sizeof b_row);
+            const float *row = b + (long)k * ldb + at;
+            vec b0 = FLOATS(row), b1 = FLOATS(row + LANES), b2 = FLOATS(row + 2 * LANES), b3 = FLOATS(row + 3 * LANES);
             for (int r = 0; r < 4; r++) {
                 vec x = all(a[r * lda + k]);
-                for (int i = 0; i < 4; i++) sums[r][i] += x * b_row[i];
+                sums[r][0] += x * b0;
+                sums[r][1] += x * b1;
+                sums[r][2] += x * b2;
+                sums[r][3] += x * b3;
             }
         }
-        for (int r = 0; r < 4; r++) memcpy(c + r * ldc + at, sums[r], sizeof sums[r]);
+        for (int r = 0; r < 4; r++)
+            for (int i = 0; i < 4; i++) FLOATS(c + r * ldc + at + i * LANES) = sums[r][i];
     }
     for (; at < columns; at += LANES)
         for (int r = 0; r < 4; r++) {
-            vec total;
-            memcpy(&total, c + r * ldc + at, sizeof total);
-            for (int k = 0; k < inner; k++) {
-                vec b_part;
-                memcpy(&b_part, b + (long)k * ldb + at, sizeof b_part);
-                total += all(a[r * lda + k]) * b_part;
-            }
-            memcpy(c + r * ldc + at, &total, sizeof total);
+            vec total = FLOATS(c + r * ldc + at);
+            for (int k = 0; k < inner; k++) total += all(a[r * lda + k]) * FLOATS(b + (long)k * ldb + at);
+            FLOATS(c + r * ldc + at) = total;
         }
 }
 
@@ -191,7 +206,7 @@ static void transpose_keys(const number *from, int count, int dim, float *to) {
         SWAP_BLOCKS(m, 2)
         SWAP_BLOCKS(m, 4)
         SWAP_BLOCKS(m, 8)
-        for (int i = 0; i < LANES; i++) memcpy(to + (d + i) * CHUNK, &m[i], sizeof(vec));
+        for (int i = 0; i < LANES; i++) FLOATS(to + (d + i) * CHUNK) = m[i];
     }
 }
 
@@ -205,52 +220,58 @@ typedef struct {
     float most[MAX_ROWS], total[MAX_ROWS];
 } Tile;
 
+/* Asks for the keys and values [first, last) of a sequence: blocks lie anywhere, which no processor foresees. */
+static void prefetch(const number *keys, const number *values, const int32_t *blocks, int block_size, int dim, int first,
+                     int last) {
+    for (int position = first; position < last; position += LANES) {
+        long at = ((long)blocks[position / block_size] * block_size + position % block_size) * dim;
+        for (int i = 0; i < LANES * dim; i += 64 / (int)sizeof(number)) {
+            __builtin_prefetch(keys + at + i);
+            __builtin_prefetch(values + at + i);
+        }
+    }
+}
+
 /* Keys and values [first, first + count) of a sequence, through its block table, for one KV head. */
 static void gather(Tile *tile, const number *keys, const number *values, const int32_t *blocks, int block_size, int dim,
                    int first, int count) {
     for (int done = 0; done < count; done += LANES) {
-        int position = first + done, num = count - done < LANES ? count - done : LANES;
+        int position = first + done, num = smaller(LANES, count - done);
         long at = ((long)blocks[position / block_size] * block_size + position % block_size) * dim;
         transpose_keys(keys + at, num, dim, tile->keys + done);
-        for (int i = 0; i < num * dim; i += LANES) {
-            vec x = load(values + at + i);
-            memcpy(tile->values + (long)done * dim + i, &x, sizeof x);
-        }
+        for (int i = 0; i < num * dim; i += LANES) FLOATS(tile->values + (long)done * dim + i) = load(values + at + i);
     }
 }
 
 /* Scores of one row to weights, and what came before brought to the same scale. Keys in [from, to) are seen. */
 static void soften(Tile *tile, int row, int from, int to, int width, int dim) {
+    const bits lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float *scores = tile->scores + row * CHUNK;
     vec most = all(tile->most[row]);
     for (int i = 0; i < width; i += LANES) {
-        vec x;
-        memcpy(&x, scores + i, sizeof x);
-        if (i < from || i + LANES > to)
-            for (int j = 0; j < LANES; j++)
-                if (i + j < from || i + j >= to) x[j] = MINUS_INFINITY;
-        memcpy(scores + i, &x, sizeof x);
-        most = larger(x, most);
+        if (i < from || i + LANES > to) {
+            int first = from > i ? from - i : 0, last = to > i ? to - i : 0;
+            bits is_seen = (bits)(lane >= (uint32_t)first) & (bits)(lane < (uint32_t)last);
+            FLOATS(scores + i) = choose(is_seen, FLOATS(scores + i), all(MINUS_INFINITY));
+        }
+        most = larger(FLOATS(scores + i), most);
     }
-    float top = most[0];
-    for (int j = 1; j < LANES; j++) top = most[j] > top ? most[j] : top;
+    float top = largest(most);
     if (top == MINUS_INFINITY) { /* nothing seen yet */
         memset(scores, 0, width * sizeof *scores);
         return;
     }
     vec added = all(0);
     for (int i = 0; i < width; i += LANES) {
-        vec x;
-        memcpy(&x, scores + i, sizeof x);
-        x = exponential(x - top);
+        vec x = exponential(FLOATS(scores + i) - top);
         added += x;
-        memcpy(scores + i, &x, sizeof x);
+        FLOATS(scores + i) = x;
     }
-    float shrink = exponential(all(tile->most[row] - top))[0];
+    float shrink = tile->most[row] == top ? 1.0f : exponential(all(tile->most[row] - top))[0];
     tile->most[row] = top;
     tile->total[row] = tile->total[row] * shrink + sum(added);
     if (shrink != 1.0f)
-        for (int i = 0; i < dim; i++) tile->sums[row * dim + i] *= shrink;
+        for (int i = 0; i < dim; i += LANES) FLOATS(tile->sums + row * dim + i) *= shrink;
 }
 
 /* Attention of `items` tiles, each some queries of one sequence, for every KV head.
@@ -269,25 +290,24 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
         const int32_t *item = item_list + 4 * (work / kv_heads);
         int head = work % kv_heads, first_token = item[0], queries = item[1], position = item[2];
         int rows = queries * shared, padded = (rows + 3) / 4 * 4;
+        int num_keys = position + queries;
+        int begin = window && position + 1 > window ? (position + 1 - window) / LANES * LANES : 0; /* where it looks first */
+        const number *own_keys = keys + head * num_slots * dim, *own_values = values + head * num_slots * dim;
+        const int32_t *blocks = tables + item[3];
+        prefetch(own_keys, own_values, blocks, block_size, dim, begin, smaller(begin + AHEAD, num_keys));
         Tile tile;
         for (int r = 0; r < rows; r++) {
             const number *query = qkv + (first_token + r / shared) * stride + (head * shared + r % shared) * dim;
-            for (int i = 0; i < dim; i += LANES) {
-                vec x = load(query + i) * scale;
-                memcpy(tile.queries + r * dim + i, &x, sizeof x);
-            }
+            for (int i = 0; i < dim; i += LANES) FLOATS(tile.queries + r * dim + i) = load(query + i) * scale;
             tile.most[r] = MINUS_INFINITY;
             tile.total[r] = 0;
         }
         memset(tile.queries + rows * dim, 0, (padded - rows) * dim * sizeof(float));
         memset(tile.sums, 0, padded * dim * sizeof(float));
-        int num_keys = position + queries;
-        int begin = window && position + 1 > window ? (position + 1 - window) / LANES * LANES : 0;
         for (int first = begin; first < num_keys; first += CHUNK) {
-            int count = num_keys - first < CHUNK ? num_keys - first : CHUNK;
-            int width = (count + LANES - 1) / LANES * LANES;
-            gather(&tile, keys + head * num_slots * dim, values + head * num_slots * dim, tables + item[3], block_size, dim,
-                   first, count);
+            int count = smaller(CHUNK, num_keys - first), width = (count + LANES - 1) / LANES * LANES;
+            prefetch(own_keys, own_values, blocks, block_size, dim, first + AHEAD, smaller(first + AHEAD + CHUNK, num_keys));
+            gather(&tile, own_keys, own_values, blocks, block_size, dim, first, count);
             memset(tile.scores, 0, padded * CHUNK * sizeof(float));
             for (int r = 0; r < rows; r += 4)
                 multiply_4(tile.queries + r * dim, dim, tile.keys, CHUNK, tile.scores + r * CHUNK, CHUNK, dim, width);
@@ -302,11 +322,7 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
         for (int r = 0; r < rows; r++) {
             number *to = out + ((long)(first_token + r / shared) * heads + head * shared + r % shared) * dim;
             vec share = all(1.0f / tile.total[r]);
-            for (int i = 0; i < dim; i += LANES) {
-                vec x;
-                memcpy(&x, tile.sums + r * dim + i, sizeof x);
-                store(to + i, x * share);
-            }
+            for (int i = 0; i < dim; i += LANES) store(to + i, FLOATS(tile.sums + r * dim + i) * share);
         }
     }
 }
