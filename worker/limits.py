@@ -28,7 +28,7 @@ def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerS
     is_gpu = loaded.device.type != "cpu"
     is_small = num_parameters < SMALL_MODEL_PARAMETERS
     max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
-    max_step_tokens = config.max_step_tokens or (4096 if is_gpu else 256)
+    max_step_tokens = config.max_step_tokens or (4096 if is_gpu else 512)
     block_size = block_size_for(loaded.device)
     bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, num_parameters)

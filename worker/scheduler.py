@@ -66,12 +66,15 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def has_room(self, num_prompt_tokens: int, n: int) -> bool:
-        """Whether a request of this size would start to run at once. An idle engine takes anything."""
+        """Whether a request of this size would start to run in the next step. An idle engine takes anything."""
         if not self.running and not self.waiting:
             return True
-        if self.waiting or len(self.running) + n > self.max_num_seqs:
+        num_ahead = sum(sequence.num_uncomputed for sequence in (*self.running, *self.waiting))
+        num_seqs = len(self.running) + len(self.waiting) + n
+        if num_ahead >= self.max_step_tokens or num_seqs > self.max_num_seqs:
             return False
-        num_blocks = self.kv_cache.num_blocks_for(num_prompt_tokens) + len(self.running) + n
+        num_waiting = sum(self.kv_cache.num_blocks_for(len(sequence.token_ids)) for sequence in self.waiting)
+        num_blocks = self.kv_cache.num_blocks_for(num_prompt_tokens) + num_waiting + num_seqs
         return num_blocks <= self.kv_cache.pool.num_free
 
     def _may_run(self, sequence: Sequence) -> bool:

@@ -116,6 +116,16 @@ def test_room_is_denied_when_places_or_memory_are_taken(model_folder: ModelFolde
     assert not bench.engine.has_room(1, 8)
 
 
+def test_there_is_room_as_long_as_the_next_step_is_not_full(bench: Bench) -> None:
+    bench.add("a", prompt_of(7))
+    assert bench.engine.has_room(1, 1)  # a step takes 16 tokens
+    bench.add("b", prompt_of(9, seed=2))
+    assert not bench.engine.has_room(1, 1)
+    bench.step()
+    assert bench.engine.has_room(1, 1)
+    assert len(bench.engine.scheduler.running) == 2
+
+
 def test_a_cancelled_request_is_silent_and_its_memory_free_at_once(bench: Bench) -> None:
     bench.add("gone", prompt_of(20), n=2)
     bench.add("stays", prompt_of(5), max_tokens=4)
