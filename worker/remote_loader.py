@@ -29,7 +29,7 @@ def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
     card = describe(
         settings.model, settings.served_names, tokenizer, model_config, generation_config, settings.max_model_len
     )
-    client = VllmClient(settings.engine_url, settings.engine_key, settings.step_timeout)
+    client = VllmClient(settings.engine_url, settings.engine_key)
     served = wait_for(client, tell)
     card = replace(card, max_model_len=min(card.max_model_len, served.max_model_len or card.max_model_len))
     compiler = GrammarCompiler(Tokenizer.from_str(card.tokenizer), card.eos_token_ids, card.vocab_size)

@@ -15,6 +15,8 @@ import orjson
 from worker.vllm_wire import BAD_ANSWER, BadAnswer, Ended, Lost, News, Refused, read_chunk, read_error
 
 CONNECT_S = 5.0
+STALL_S = 600.0  # without a token: it may have others to serve first, and long prompts to read
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a host that is gone is missed after 30 s
 
 
 class Away(Exception):
@@ -30,13 +32,12 @@ class Served:
 
 
 class VllmClient:
-    """Where the server is and how it is spoken to. `stall_s`: silence in an answer that counts as death."""
+    """Where the server is and how it is spoken to."""
 
-    def __init__(self, url: str, key: str = "", stall_s: float = 60.0) -> None:
+    def __init__(self, url: str, key: str = "") -> None:
         self.url = url.rstrip("/")
         self._parts = urlsplit(self.url)
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._stall_s = stall_s
 
     def served(self) -> Served:
         """Raises Away, also when only the server's door is alive and not its engine."""
@@ -57,9 +58,12 @@ class VllmClient:
 
     def post(self, connection: HTTPConnection, body: dict[str, Any]) -> HTTPResponse:
         """Ask on a connection that is open."""
+        connection.sock.settimeout(STALL_S)
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, seconds in KEEPALIVE.items():
+            if hasattr(socket, name):  # macOS names one of them otherwise
+                connection.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
         connection.request("POST", f"{self._parts.path}/v1/completions", orjson.dumps(body), self._headers)
-        if connection.sock is not None:
-            connection.sock.settimeout(self._stall_s)
         return connection.getresponse()
 
     def _get(self, path: str) -> tuple[int, bytes]:

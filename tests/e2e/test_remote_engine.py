@@ -13,6 +13,7 @@ from tests.fake_vllm import FakeVllm
 from tests.models import save_model
 from tests.service import RunningService
 
+pytestmark = pytest.mark.timeout(300)
 DEADLINE_S = 60.0
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.models import save_model
 from tests.service import RunningService
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:

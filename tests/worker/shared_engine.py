@@ -12,7 +12,7 @@ from worker.loader import EngineConfig, load
 from worker.ranks import Ranks
 from worker.tensor_parallel import follow
 
-JOBS = {"short": (3, 12), "long": (40, 12), "middle": (17, 20)}  # prompt and completion, tokens
+JOBS = {"short": (3, 5), "long": (40, 4), "middle": (17, 6)}  # prompt and completion, tokens
 
 
 def answers(bench: Bench) -> dict[str, list[int]]:
@@ -20,7 +20,7 @@ def answers(bench: Bench) -> dict[str, list[int]]:
     for name, (num_prompt, num_tokens) in JOBS.items():
         bench.add(name, prompt_of(num_prompt), max_tokens=num_tokens, ignore_eos=True)
     bench.finish()
-    bench.add("again", [*prompt_of(40), 9], max_tokens=12, ignore_eos=True)
+    bench.add("again", [*prompt_of(40), 9], max_tokens=4, ignore_eos=True)
     bench.finish()
     return {name: bench.token_ids(name) for name in (*JOBS, "again")}
 

@@ -12,6 +12,8 @@ from tests.worker.shared_engine import answers
 from worker.scheduler import Row
 from worker.step_wire import pack_rows, unpack_rows
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.mark.parametrize("family", ["llama"])
 def test_two_ranks_say_what_one_says(model_folder: ModelFolder, family: str) -> None:
@@ -19,7 +21,7 @@ def test_two_ranks_say_what_one_says(model_folder: ModelFolder, family: str) -> 
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     ran = subprocess.run(
         [sys.executable, *command, "-m", "tests.worker.shared_engine", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=100,
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     found = [line for line in ran.stdout.splitlines() if line.startswith("{")]
     assert found, ran.stderr[-3000:]
