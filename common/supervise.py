@@ -28,7 +28,7 @@ from common.small_settings import SmallSettings, read_small_settings
 
 logger = logging.getLogger("omni.supervise")
 
-POLL_S = 0.25  # a child's end and words are heard at once; clocks are looked at this often
+POLL_S = 0.25  # a child's end and its first words are heard at once; steps and clocks are looked at this often
 
 
 class Supervisor:
@@ -100,7 +100,9 @@ class Supervisor:
         return [*self.children, *self._leaving, *([self._successor] if self._successor else [])]
 
     def _wait(self) -> None:
-        heard = [child.watch.read_fd for child in self._everybody() if child.watch is not None]
+        # who is ready tells of every step, and is heard by the clock: waking for each would cost the step
+        starting = [child.watch for child in self._everybody() if child.watch is not None and not child.is_ready]
+        heard = [watch.read_fd for watch in starting]
         ready, _, _ = select.select([self._wake_fd, *heard], [], [], POLL_S)
         if self._wake_fd in ready:
             os.read(self._wake_fd, 4096)

@@ -175,12 +175,15 @@ static inline void multiply_4(const float *a, int lda, const float *b, int ldb, 
         for (int r = 0; r < 4; r++)
             for (int i = 0; i < 4; i++) FLOATS(c + r * ldc + at + i * LANES) = sums[r][i];
     }
-    for (; at < columns; at += LANES)
-        for (int r = 0; r < 4; r++) {
-            vec total = FLOATS(c + r * ldc + at);
-            for (int k = 0; k < inner; k++) total += all(a[r * lda + k]) * FLOATS(b + (long)k * ldb + at);
-            FLOATS(c + r * ldc + at) = total;
+    for (; at < columns; at += LANES) {
+        vec sums[4];
+        for (int r = 0; r < 4; r++) sums[r] = FLOATS(c + r * ldc + at);
+        for (int k = 0; k < inner; k++) {
+            vec b0 = FLOATS(b + (long)k * ldb + at);
+            for (int r = 0; r < 4; r++) sums[r] += all(a[r * lda + k]) * b0;
         }
+        for (int r = 0; r < 4; r++) FLOATS(c + r * ldc + at) = sums[r];
+    }
 }
 
 /* Swaps the off-diagonal blocks of side `s`: with 1, 2, 4 and 8 a 16 x 16 matrix is transposed. */

@@ -112,8 +112,8 @@ class Ledger:
         """End what is past its deadline or has lost its reader."""
         self._store.expire(self.queue)
 
-    def _claimed(self, job_id: bytes, raw: bytes, suspect: bytes, revision: bytes) -> Claim:
-        logged, num_rows = self._logged(job_id.decode())
+    def _claimed(self, job_id: bytes, raw: bytes, suspect: bytes, revision: bytes, log_length: int) -> Claim:
+        logged, num_rows = self._logged(job_id.decode()) if log_length else ({}, 0)
         return Claim(decode_request(raw), logged, num_rows, suspect == b"1", revision.decode())
 
     def _logged(self, job_id: str) -> tuple[dict[int, LoggedChoice], int]:

@@ -1,7 +1,7 @@
 -- Takes the head of the line for a worker, or nothing: the head is never skipped.
 -- ARGV: fence queue worker_name iso num_suspects (claimed and not yet cleared) number (of the claim, so that one whose
 --       answer was lost can be repeated)
--- Returns {'fenced'} | {'empty'} | {'hold'} | {'again'} | {'job', id, request, suspect, revision}
+-- Returns {'fenced'} | {'empty'} | {'hold'} | {'again'} | {'job', id, request, suspect, revision, rows in its log}
 local fence, queue, iso = ARGV[1], ARGV[2], ARGV[4]
 if not is_alive(fence) then return {'fenced'} end
 local num_suspects = tonumber(ARGV[5])
@@ -9,7 +9,9 @@ local num_suspects = tonumber(ARGV[5])
 local number, last = string.match(redis.call('HGET', 'omni:claims', fence) or '', '^(%d+):(.*)$')
 if number == ARGV[6] then
   local f = redis.call('HMGET', 'omni:job:' .. last, 'request', 'suspect', 'revision', 'state', 'fence')
-  if f[4] == 'running' and f[5] == fence then return {'job', last, f[1], f[2], f[3] or ''} end
+  if f[4] == 'running' and f[5] == fence then
+    return {'job', last, f[1], f[2], f[3] or '', redis.call('XLEN', 'omni:log:' .. last)}
+  end
 end
 
 -- After a crash the jobs that may have caused it go first, few at a time, and nobody joins them.
@@ -69,4 +71,4 @@ redis.call('HSET', 'rq:execution:' .. execution, 'id', fence, 'job_id', id, 'cre
 redis.call('ZADD', 'rq:executions:' .. id, seconds + 86400, fence)
 redis.call('ZADD', 'rq:wip:' .. queue, seconds + 86400, execution)  -- RQ must never judge it abandoned: our lease does that
 redis.call('SADD', 'rq:worker:' .. ARGV[3] .. ':executions', execution)
-return {'job', id, f[1], suspect, f[3] or ''}
+return {'job', id, f[1], suspect, f[3] or '', redis.call('XLEN', 'omni:log:' .. id)}

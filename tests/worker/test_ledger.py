@@ -47,7 +47,7 @@ def test_a_claim_that_broke_after_it_was_made_is_the_same_claim(stage: Stage, mo
         raise RedisConnectionError
 
     with monkeypatch.context() as patch, pytest.raises(RedisConnectionError):
-        patch.setattr(ledger._store, "rows", break_off)
+        patch.setattr(ledger, "_claimed", break_off)
         ledger.claim(0)
     claim = ledger.claim(0)
     assert claim is not None and claim.request.id == job_id
