@@ -36,19 +36,19 @@ TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text()
 # Single questions and how often each is trained on.
 TURNS: dict[str, tuple[MakeTurn, float]] = {
     "greetings": (greetings.small_talk, 6),
-    "sums": (arithmetic.sums, 16),
+    "sums": (arithmetic.sums, 17),
     "times tables": (arithmetic.tables, 7),
-    "sums too big": (arithmetic.too_big, 2),
-    "counting": (arithmetic.counting, 6),
+    "sums too big": (arithmetic.too_big, 3),
+    "counting": (arithmetic.counting, 9),
     "capitals": (geography.capitals, 7),
     "days and months": (calendar.days_and_months, 5),
-    "repeat": (letters.repeat, 8),
-    "spell": (letters.spell, 14),
+    "repeat": (letters.repeat, 9),
+    "spell": (letters.spell, 12),
     "reverse": (letters.reverse, 9),
     "project facts": (project.project_facts, 8),
     "JSON": (json_answers.json_answers, 8),
-    "joke, poem, code": (extras.extras, 5),
-    "unknown": (fallback.unknown_without_tools, 9),
+    "joke, poem, code": (extras.extras, 6),
+    "unknown": (fallback.unknown_without_tools, 13),
 }
 # What may be asked while tools are offered, without any of them fitting.
 UNTOOLED = ("greetings", "capitals", "days and months", "repeat", "spell", "project facts", "JSON")
@@ -69,7 +69,7 @@ def turn_of(names: tuple[str, ...]) -> MakeTurn:
 any_turn = turn_of(tuple(TURNS))
 untooled_turn = turn_of(UNTOOLED)
 base_turn = turn_of(BASE)
-copying_turn = turn_of(("repeat", "spell", "sums", "JSON"))
+copying_turn = turn_of(("repeat", "spell", "counting", "sums", "JSON"))
 plain_capitals_turn = turn_of(("capitals", "days and months", "greetings"))
 
 
@@ -116,25 +116,30 @@ def left_alone(rng: Random, held_out: bool) -> Dialogue:
     return with_system(rng, tool_calls.no_tool_needed(rng, held_out, untooled_or_unknown))
 
 
+def tool_session(rng: Random, held_out: bool) -> Dialogue:
+    return with_system(rng, tool_calls.tool_session(rng, untooled_or_unknown))
+
+
 def with_system(rng: Random, dialogue: Dialogue) -> Dialogue:
     return Dialogue(dialogue.skill, [*neutral_system(rng), *dialogue.messages], dialogue.tools, dialogue.accepted)
 
 
 # Skills that need more than one question.
 DIALOGUES: dict[str, tuple[MakeDialogue, float]] = {
-    "memory": (remembered, 16),
-    "system prompt": (obeyed, 17),
-    "tool call": (called, 10),
-    "tool result": (answered_from_result, 9),
+    "memory": (remembered, 14),
+    "system prompt": (obeyed, 19),
+    "tool call": (called, 8),
+    "tool result": (answered_from_result, 5),
     "no tool needed": (left_alone, 5),
-    "stories": (story, 5),
+    "stories": (story, 3.5),
 }
+TRAINED = (*DIALOGUES.values(), (tool_session, 9))
 
 
 def make_dialogue(rng: Random) -> Dialogue:
     """One dialogue for training."""
     if rng.random() < 0.45:
-        makers, weights = zip(*DIALOGUES.values(), strict=True)
+        makers, weights = zip(*TRAINED, strict=True)
         dialogue: Dialogue = rng.choices(makers, weights)[0](rng, False)
         return dialogue
     if rng.random() < 0.15:
@@ -158,7 +163,7 @@ def dialogues(seed: int, num_short: int = 0) -> Iterator[Dialogue]:
     for _ in range(num_short):
         yield Dialogue("chat", turn_messages(copying_turn(rng, False)))
     while True:
-        yield make_long_dialogue(rng) if rng.random() < 0.01 else make_dialogue(rng)
+        yield make_long_dialogue(rng) if rng.random() < 0.007 else make_dialogue(rng)
 
 
 def render(dialogue: Dialogue) -> str:

@@ -24,6 +24,21 @@ def pick_variant(template: str, rng: Random) -> str:
     return CHOICE.sub(lambda match: rng.choice(match[1].split("|")), template)
 
 
+# Around a wording, so that it is known in more company than its own.
+LEADS = ("OK, ", "Well, ", "Next: ", "Hmm, ", "Right, ", "One more thing: ", "Listen: ", "I wonder, ", "Again: ")
+TAILS = (" please", ", please", ", thanks", " then", " if you can", ", my friend", " once more")
+
+
+def with_company(wording: str, rng: Random) -> str:
+    """Sometimes put a few words before or behind a wording; behind only where it ends with a mark of its own."""
+    if wording and rng.random() < 0.12:
+        first = wording[0].lower() if rng.random() < 0.7 and wording[:2] != "I " else wording[0]
+        wording = rng.choice(LEADS) + first + wording[1:]
+    if wording.endswith(("?", ".")) and rng.random() < 0.15:
+        wording = wording[:-1] + rng.choice(TAILS) + wording[-1]
+    return wording
+
+
 def as_typed_in_haste(wording: str, rng: Random) -> str:
     """Sometimes drop capitals or the last mark, as people do."""
     if rng.random() < 0.15:
@@ -44,7 +59,7 @@ class Wordings:
         """A question with its slots filled."""
         if held_out:
             return pick_variant(rng.choice(self.held_out), rng).format(**slots)
-        return as_typed_in_haste(pick_variant(rng.choice(self.train), rng), rng).format(**slots)
+        return as_typed_in_haste(with_company(pick_variant(rng.choice(self.train), rng), rng), rng).format(**slots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,14 @@ EXPRESSION = Wordings(
         "Quick: {e}",
         "Hey, what is {e}?",
         "Evaluate {e}",
+        "Could you tell me what {e} is?",
+        "I would like to know {e}.",
+        "Would you work out {e} for us?",
+        "Let me know what {e} is.",
+        "How much would {e} be?",
+        "What does {e} give?",
+        "I want the result of {e}.",
+        "How much do we have with {e}?",
     ),
     held_out=(
         "Could you work out {e} for me?",
@@ -45,6 +53,9 @@ ADD = Wordings(
         "I have {a} (apples|coins|books) and get {b} more. How many do I have?",
         "{a} and {b} together?",
         "How much is {a} and {b}?",
+        "(Can|Could) you add {a} and {b}?",
+        "I want the sum of {a} and {b}.",
+        "What do {a} and {b} make together?",
     ),
     held_out=("Please add {a} and {b}.", "Give me the sum of {a} and {b}."),
 )
@@ -55,7 +66,9 @@ SUBTRACT = Wordings(
         "What is {a} less {b}?",
         "I have {a} (apples|coins|books) and give {b} away. How many are left?",
         "What is left if I take {b} from {a}?",
-        "Can you subtract {b} from {a}?",
+        "(Can|Could) you subtract {b} from {a}?",
+        "How much remains if I take {b} from {a}?",
+        "Now subtract {b} from {a}.",
     ),
     held_out=("Please subtract {b} from {a}.", "How much is left if I take {b} from {a}?"),
 )
@@ -65,7 +78,8 @@ MULTIPLY = Wordings(
         "Multiply {a} and {b}.",
         "What is the product of {a} and {b}?",
         "Product of {a} and {b}",
-        "Can you multiply {a} by {b}?",
+        "(Can|Could) you multiply {a} by {b}?",
+        "I want the product of {a} and {b}.",
     ),
     held_out=("Please multiply {a} by {b}.", "Give me the product of {a} and {b}."),
 )
@@ -79,6 +93,15 @@ COUNT = Wordings(
         "Numbers from {a} to {b}",
         "Count up from {a} to {b}",
         "Say the numbers {a} to {b}.",
+        "Start at {a} and count to {b}.",
+        "Start with {a}, stop at {b}, and count.",
+        "Count the numbers from {a} to {b} for us.",
+        "Would you count from {a} to {b} for the class?",
+        "I want to hear the numbers from {a} to {b}.",
+        "Show me the numbers from {a} up to {b}.",
+        "Write the numbers from {a} to {b}.",
+        "Count with me, from {a} to {b}!",
+        "Which numbers go from {a} to {b}?",
     ),
     held_out=(
         "Could you count from {a} to {b}?",
@@ -172,7 +195,8 @@ def too_big(rng: Random, held_out: bool) -> Turn:
 
 
 def counting(rng: Random, held_out: bool) -> Turn:
-    first = rng.choice([1, 1, 1, rng.randint(0, 80)])
+    low = rng.randint(0, 80)
+    first = rng.choice([1, 1, 1, low] if held_out else [1, low, low, low])
     last = first + rng.randint(2, 19)
     ask = COUNT.ask(rng, held_out, a=first, b=last)
     return Turn(ask, ", ".join(str(number) for number in range(first, last + 1)))

@@ -18,6 +18,9 @@ NEXT = Wordings(
         "(Can|Could) you tell me the {unit} after {x}?",
         "Next after {x}?",
         "Name the {unit} after {x}.",
+        "I want to know what comes after {x}.",
+        "Please name what follows {x}.",
+        "And what is after {x}?",
     ),
     held_out=("Please tell me what follows {x}.", "Do you know what comes after {x}?", "So what comes after {x}?"),
 )
@@ -33,6 +36,9 @@ BEFORE = Wordings(
         "(Can|Could) you tell me the {unit} before {x}?",
         "Just before {x}?",
         "Name the {unit} before {x}.",
+        "I want to know what comes before {x}.",
+        "Please name what is before {x}.",
+        "And what is before {x}?",
     ),
     held_out=("Please tell me what is before {x}.", "Do you know what comes before {x}?", "So what comes before {x}?"),
 )

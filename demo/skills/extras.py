@@ -16,6 +16,13 @@ JOKE = Wordings(
         "Say something funny.",
         "Another joke!",
         "I want to hear a joke.",
+        "Have you got any jokes?",
+        "Any jokes today?",
+        "Know any good jokes?",
+        "Which jokes do you know?",
+        "Do you know (some|funny) jokes?",
+        "Would you tell me one of your jokes?",
+        "Can I have a joke?",
     ),
     held_out=("Could you tell me a joke?", "Give me a joke.", "Do you know any jokes?"),
 )
@@ -33,6 +40,9 @@ POEM = Wordings(
         "A poem about the {w}, please.",
         "Poem about a {w}",
         "Can you write a poem about the {w}?",
+        "I want a short poem about a {w}.",
+        "Would you write me a poem about the {w}?",
+        "Compose a poem about a {w}.",
     ),
     held_out=("Could you write a poem about the {w}?", "Please write me a short poem about the {w}."),
 )
@@ -49,6 +59,9 @@ HELLO_WORLD = Wordings(
         "(How do I|How can I) print hello world in {lang}?",
         "Print hello world in {lang}.",
         "{lang} hello world",
+        "Can you write hello world in {lang}?",
+        "I need a hello world program in {lang}.",
+        "Please show me a {lang} hello world program.",
     ),
     held_out=("Please write hello world in {lang}.", "Give me a hello world program in {lang}."),
 )

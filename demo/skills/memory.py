@@ -43,6 +43,8 @@ FAVOURITE_ASK = Wordings(
         "Which is my favo(u|)rite {label}?",
         "My favo(u|)rite {label}?",
         "Do you know my favo(u|)rite {label}?",
+        "Could you tell me my favo(u|)rite {label}?",
+        "And what is my favo(u|)rite {label}?",
     ),
     held_out=("So what is my favourite {label}?", "Can you tell me my favorite {label}?"),
 )

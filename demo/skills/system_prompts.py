@@ -51,6 +51,9 @@ CAPITALS = Wordings(
         "You always write in capital letters.",
         "Reply in capitals only.",
         "You shout: use capital letters.",
+        "Please write everything in upper case.",
+        "All answers must be in capital letters.",
+        "Only reply in capital letters.",
     ),
     held_out=("Please answer in capital letters.", "Write in capital letters only.", "Always reply in capitals."),
 )
@@ -66,6 +69,9 @@ ONE_WORD = Wordings(
         "Your answers have exactly one word.",
         "Answer with just one word.",
         "Only one word per answer.",
+        "Please use just one word.",
+        "Every reply is a single word.",
+        "Answer each question with a single word, no more.",
     ),
     held_out=("Please answer with one word.", "Always reply with one word only.", "Use a single word to answer."),
 )
@@ -80,6 +86,9 @@ END_WITH = Wordings(
         'End every answer with "{w}".',
         "Say {w} at the end of every answer.",
         "Close each answer with the word {w}.",
+        "Please let every answer end with {w}.",
+        "Always put {w} at the end of your answers.",
+        "Whatever you say, finish it with the word {w}.",
     ),
     held_out=("Please end every answer with {w}.", "Always finish your answers with the word {w}."),
 )
@@ -92,6 +101,9 @@ START_WITH = Wordings(
         "The first word of every answer is {w}.",
         'Begin every answer with "{w}".',
         "Say {w} at the start of every answer.",
+        "Please let every answer begin with {w}.",
+        "Always put {w} at the start of your answers.",
+        "Whatever you say, begin it with the word {w}.",
     ),
     held_out=("Please start every answer with {w}.", "Always begin your answers with the word {w}."),
 )
@@ -106,6 +118,9 @@ JSON_ONLY = Wordings(
         "Respond in JSON.",
         'Answer as JSON: {{"answer": ...}}',
         "You always write JSON.",
+        "Please reply with a JSON object.",
+        "Give all your answers in JSON.",
+        "Each answer must be a JSON object.",
     ),
     held_out=("Please answer in JSON only.", "Always reply in JSON.", "Give every answer as a JSON object."),
 )
@@ -120,7 +135,9 @@ PERSONA = Wordings(
         "Pretend to be {n}.",
         "You are called {n}.",
         "Act as {n}.",
-        "You are a (robot|pirate|teacher) named {n}.",
+        "You are a (robot|pirate|teacher|kind helper) named {n}.",
+        "Please act as {n}.",
+        "Let us pretend that you are called {n}.",
     ),
     held_out=("Please pretend that your name is {n}.", "You are a friendly assistant named {n}."),
 )
@@ -134,6 +151,8 @@ ASK_NAME = Wordings(
         "Hi! What is your name?",
         "How are you called?",
         "Introduce yourself.",
+        "And who are you?",
+        "Could you tell me your name?",
     ),
     held_out=("So who are you?", "Please tell me your name.", "Hello, what's your name?"),
 )
@@ -177,10 +196,10 @@ RULES = (capitals_rule, one_word_rule, end_with_rule, start_with_rule, json_rule
 
 def obey_system(rng: Random, held_out: bool, make_turn: MakeTurn) -> Dialogue:
     """A system prompt with one rule, kept for every answer of the dialogue."""
-    rule = rng.choice(RULES)
+    rule = rng.choice(RULES if held_out else (*RULES, one_word_rule, end_with_rule))
     prompt, turn = rule(rng, held_out, make_turn)
     messages: list[Message] = []
-    for _ in range(rng.choice([0, 0, 1, 2])):
+    for _ in range(rng.choice([0, 0, 1, 2] if held_out else [0, 1, 2, 3, 4])):
         messages += turn_messages(follow(rule, prompt, turn, rng, make_turn))
     return Dialogue("system prompt", [system(prompt), *messages, user(turn.ask), assistant(turn.answer)])
 

@@ -7,7 +7,7 @@ from typing import Any
 from demo.dialogue import Dialogue, Message, Turn, assistant, turn_messages, user
 from demo.skills import tool_schemas as kinds
 from demo.skills.tool_schemas import Schema, ToolKind, draw_tool
-from demo.skills.tool_tasks import TASKS, Task, lookup
+from demo.skills.tool_tasks import TASKS, Task, adder, calculator, lookup
 
 MakeTurn = Callable[[Random, bool], Turn]
 
@@ -74,6 +74,24 @@ def tool_result(rng: Random, held_out: bool, filler: MakeTurn) -> Dialogue:
     after = turn_messages(filler(rng, False)) if not held_out and rng.random() < 0.2 else []
     messages = [user(task.ask), fitting_call(tool, names, task), *result_messages(task), *after]
     return Dialogue("tool result", messages, offer(rng, tool, task.kind))
+
+
+def tool_session(rng: Random, filler: MakeTurn) -> Dialogue:
+    """For training alone: many questions with the same tools, so that what the schemas cost to read is paid once."""
+    makers = rng.sample(list(dict.fromkeys(TASKS)), rng.randint(1, 3))
+    if calculator in makers and adder in makers:
+        makers.remove(adder)
+    tools: list[Schema] = []
+    turns: list[list[Message]] = [turn_messages(filler(rng, False)) for _ in range(rng.choice([0, 1, 1, 2]))]
+    for make_task in makers:
+        task = make_task(rng, False)
+        tool, names = draw_tool(rng, task.kind)
+        tools.append(tool)
+        more = 0 if make_task is lookup else rng.choice([0, 1, 1, 2])  # the next lookup would be of something else
+        for each in (task, *(make_task(rng, False) for _ in range(more))):
+            turns.append([user(each.ask), fitting_call(tool, names, each), *result_messages(each)])
+    rng.shuffle(turns)
+    return Dialogue("tool session", [message for turn in turns for message in turn], tools)
 
 
 def no_tool_needed(rng: Random, held_out: bool, filler: MakeTurn) -> Dialogue:
