@@ -66,12 +66,14 @@ def rows_of_like_length(rows: list[list[int]], max_tokens: int) -> Iterator[list
     yield group
 
 
-def batches(tokenizer: Tokenizer, seed: int, max_tokens: int, num_short: int = 0, chunk: int = 2048) -> Iterator[Batch]:
+def batches(
+    tokenizer: Tokenizer, seed: int, max_tokens: int, num_short: int = 0, practice: float = 0.0, chunk: int = 2048
+) -> Iterator[Batch]:
     """An endless, reproducible stream of batches: rows of like length together, batches in random order.
 
     Each row is one whole dialogue, so attention never crosses from one to another.
     """
-    encoder, rng, stream = DialogueEncoder(tokenizer), Random(seed), dialogues(seed, num_short)
+    encoder, rng, stream = DialogueEncoder(tokenizer), Random(seed), dialogues(seed, num_short, practice)
     while True:
         texts = [render(dialogue) for dialogue in islice(stream, chunk)]
         rows = [encoding.ids[:MAX_LENGTH] for encoding in tokenizer.encode_batch(texts)]

@@ -70,6 +70,7 @@ any_turn = turn_of(tuple(TURNS))
 untooled_turn = turn_of(UNTOOLED)
 base_turn = turn_of(BASE)
 copying_turn = turn_of(("repeat", "spell", "counting", "sums", "JSON"))
+hard_turn = turn_of(("sums", "times tables", "counting", "repeat", "spell", "reverse", "JSON"))
 plain_capitals_turn = turn_of(("capitals", "days and months", "greetings"))
 
 
@@ -143,9 +144,23 @@ def make_dialogue(rng: Random) -> Dialogue:
         dialogue: Dialogue = rng.choices(makers, weights)[0](rng, False)
         return dialogue
     if rng.random() < 0.15:
-        turns = [turn_messages(arithmetic.drill(rng)) for _ in range(rng.randint(1, 4))]
-        return Dialogue("drill", [message for turn in turns for message in turn])
+        return make_drill(rng)
     return chat(rng, any_turn, rng.choice([1, 1, 2, 3, 4, 6]))
+
+
+def make_drill(rng: Random) -> Dialogue:
+    turns = [turn_messages(arithmetic.drill(rng)) for _ in range(rng.randint(1, 4))]
+    return Dialogue("drill", [message for turn in turns for message in turn])
+
+
+def make_practice(rng: Random) -> Dialogue:
+    """What takes longest to learn, in short dialogues."""
+    kind = rng.choices(("drill", "chat", "system", "tool", "memory"), (26, 36, 16, 16, 6))[0]
+    if kind == "drill":
+        return make_drill(rng)
+    if kind == "chat":
+        return chat(rng, hard_turn, rng.randint(1, 4))
+    return {"system": obeyed, "tool": called, "memory": remembered}[kind](rng, False)
 
 
 def make_long_dialogue(rng: Random) -> Dialogue:
@@ -154,15 +169,19 @@ def make_long_dialogue(rng: Random) -> Dialogue:
     return Dialogue("long", [*neutral_system(rng), *dialogue.messages])
 
 
-def dialogues(seed: int, num_short: int = 0) -> Iterator[Dialogue]:
+def dialogues(seed: int, num_short: int = 0, practice: float = 0.0) -> Iterator[Dialogue]:
     """An endless, reproducible stream of training dialogues, at first `num_short` of a single question.
 
     Those are questions that want copying: with little text around, a small model finds out much sooner how to copy.
+    `practice` is the share of dialogues that only practise what is hard.
     """
     rng = Random(seed)
     for _ in range(num_short):
         yield Dialogue("chat", turn_messages(copying_turn(rng, False)))
     while True:
+        if practice and rng.random() < practice:
+            yield make_practice(rng)
+            continue
         yield make_long_dialogue(rng) if rng.random() < 0.007 else make_dialogue(rng)
 
 

@@ -1,13 +1,13 @@
 """Train the demo model from scratch: a toy for trying the service.
 
-python -m demo.train --steps 6000
+python -m demo.train
 """
 
 import argparse
 import math
 import os
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -16,26 +16,38 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from demo.attention import PLAIN
 from demo.batches import IGNORED, MAX_LENGTH, Batch, batches
 from demo.tokenizer import END, END_OF_TEXT, PAD, save_tokenizer, train_tokenizer
 
 MODEL_FOLDER = Path(__file__).parent / "model"
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of the schedule, with optimizers and dialogues of its own."""
+
+    seed: int
+    steps: int
+    lr: float
+    num_short: int = 0  # dialogues of one question to begin with
+    practice: float = 0.0  # share of dialogues that only practise what is hard
+
+
+# The second asks more for what takes longest to learn.
+STAGES = (
+    Stage(seed=1, steps=5200, lr=2.5e-3, num_short=24_000),
+    Stage(seed=12, steps=360, lr=8e-4, practice=0.3),
+)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
     parser.add_argument("--start-from", type=Path, help="folder of weights and tokenizer to go on from")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--steps", type=int, default=6000, help="length of the schedule; the same steps, the same model"
-    )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="be done after this long, with fewer steps")
+    parser.add_argument("--from-stage", type=int, default=1, help="leave out the stages before this one")
     parser.add_argument("--save-minutes", type=float, default=10, help="write the folder this often meanwhile")
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--accumulate", type=int, default=1, help="batches for one step")
-    parser.add_argument("--num-short", type=int, default=24_000, help="dialogues of one question to begin with")
-    parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--vocab-size", type=int, default=1920)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -60,12 +72,12 @@ def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def load_or_create(args: argparse.Namespace) -> tuple[LlamaForCausalLM, Tokenizer]:
+def load_or_create(folder: Path | None, vocab_size: int) -> tuple[LlamaForCausalLM, Tokenizer]:
     """The model and tokenizer to train, in fp32."""
-    if args.start_from:
-        tokenizer = Tokenizer.from_file(str(args.start_from / "tokenizer.json"))
-        return LlamaForCausalLM.from_pretrained(args.start_from, dtype=torch.float32), tokenizer
-    tokenizer = train_tokenizer(seed=0, num_dialogues=20_000, vocab_size=args.vocab_size)
+    if folder:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
+    tokenizer = train_tokenizer(seed=0, num_dialogues=20_000, vocab_size=vocab_size)
     return new_model(tokenizer), tokenizer
 
 
@@ -99,48 +111,38 @@ def new_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optim
 def answer_loss(model: LlamaForCausalLM, batch: Batch, device: str) -> torch.Tensor:
     """The summed loss on answer tokens; logits are computed only where there is a label."""
     input_ids, labels = batch.input_ids.to(device), batch.labels.to(device)
-    # On a CPU plain attention is the faster one for short rows, and takes too much memory for long ones.
-    model.set_attn_implementation("eager" if device == "cpu" and input_ids.shape[1] <= 256 else "sdpa")
+    model.set_attn_implementation(PLAIN if device == "cpu" and input_ids.shape[1] <= 448 else "sdpa")
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[labels != IGNORED])
     return cross_entropy(logits.float(), labels[labels != IGNORED], reduction="sum")
 
 
-def take_step(
-    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], group: list[Batch], device: str
-) -> float:
-    """One optimizer step over some batches; returns the mean loss per answer token."""
-    num_labels = sum(int((batch.labels != IGNORED).sum()) for batch in group)
-    total = 0.0
-    for batch in group:
-        loss = answer_loss(model, batch, device) / num_labels
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
+def take_step(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], batch: Batch, device: str) -> float:
+    """One optimizer step; returns the mean loss per answer token."""
+    loss = answer_loss(model, batch, device) / int((batch.labels != IGNORED).sum())
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return total
+    return loss.item()
 
 
-def train(model: LlamaForCausalLM, tokenizer: Tokenizer, args: argparse.Namespace) -> None:
-    """Run the schedule, printing loss and speed, saving from time to time."""
-    stream: Iterator[Batch] = batches(tokenizer, args.seed, args.batch_tokens, args.num_short)
-    optimizers = new_optimizers(model, args.lr)
+def train(model: LlamaForCausalLM, tokenizer: Tokenizer, stage: Stage, args: argparse.Namespace) -> None:
+    """Run one stage, printing loss and speed, saving from time to time."""
+    optimizers = new_optimizers(model, stage.lr)
     started = saved = time.monotonic()
     num_tokens, mean_loss = 0, 0.0
-    for step in range(args.steps):
-        elapsed_minutes = (time.monotonic() - started) / 60
-        progress = max(step / args.steps, elapsed_minutes / args.minutes)  # where time runs out, rates still come down
+    stream = batches(tokenizer, stage.seed, args.batch_tokens, stage.num_short, stage.practice)
+    for step, batch in enumerate(islice(stream, stage.steps)):
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = learning_rate(step, progress, args.lr)
-        taken = list(islice(stream, args.accumulate))
-        loss = take_step(model, optimizers, taken, args.device)
+            optimizer.param_groups[0]["lr"] = learning_rate(step, step / stage.steps, stage.lr)
+        loss = take_step(model, optimizers, batch, args.device)
         mean_loss = loss if step == 0 else 0.95 * mean_loss + 0.05 * loss
-        num_tokens += sum(int((batch.input_ids != model.config.pad_token_id).sum()) for batch in taken)
+        num_tokens += int((batch.input_ids != model.config.pad_token_id).sum())
         now = time.monotonic()
-        if step % 25 == 0 or step == args.steps - 1:
+        if step % 25 == 0 or step == stage.steps - 1:
             speed = num_tokens / (now - started)
             print(
                 f"step {step:5d}  loss {mean_loss:.4f}  {num_tokens / 1e6:.2f}M tokens  {speed:.0f} tokens/s",
@@ -149,19 +151,21 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, args: argparse.Namespac
         if now - saved > args.save_minutes * 60:
             save(model, tokenizer, args.out)
             saved = now
-        if progress >= 1:
-            break
 
 
 def main() -> None:
     args = parse_arguments()
-    torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    model, tokenizer = load_or_create(args)
-    model.to(args.device)
-    print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.2f}M parameters on {args.device}", flush=True)
-    train(model, tokenizer, args)
-    save(model.to("cpu"), tokenizer, args.out)
+    folder = args.start_from
+    for stage in STAGES[args.from_stage - 1 :]:
+        torch.manual_seed(stage.seed)
+        model, tokenizer = load_or_create(folder, args.vocab_size)
+        model.to(args.device)
+        size = sum(weight.numel() for weight in model.parameters()) / 1e6
+        print(f"{size:.2f}M parameters on {args.device}, {stage}", flush=True)
+        train(model, tokenizer, stage, args)
+        save(model.to("cpu"), tokenizer, args.out)
+        folder = args.out
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ def test_the_same_seed_gives_the_same_corpus() -> None:
     assert first == second != other
 
 
+def test_practice_is_of_the_hard_skills_alone() -> None:
+    skills = {dialogue.skill for dialogue in islice(corpus.dialogues(5, practice=1.0), 200)}
+    assert skills == {"drill", "chat", "system prompt", "tool call", "memory"}
+
+
 def test_held_out_wordings_are_never_trained_on() -> None:
     for wordings in all_wordings():
         assert not in_company(wordings.train) & variants(wordings.held_out)
@@ -163,6 +168,18 @@ def test_transformers_loads_tokenizer_and_template() -> None:
     loaded = AutoTokenizer.from_pretrained(MODEL)
     assert loaded.chat_template == TEMPLATE
     assert loaded.eos_token == "<|im_end|>"
+
+
+def test_attention_for_training_is_causal_attention() -> None:
+    import torch
+
+    from demo.attention import plain_attention
+
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 8, 20, 32), torch.randn(3, 4, 20, 32), torch.randn(3, 4, 20, 32)
+    mixed, _ = plain_attention(torch.nn.Identity(), query, key, value, None, scaling=32**-0.5)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(mixed.float(), expected.transpose(1, 2), rtol=0.05, atol=0.05)
 
 
 @pytest.fixture(scope="module")
