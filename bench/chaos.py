@@ -1,7 +1,7 @@
 """Random faults under load, with a verdict.
 
 python -m bench.chaos --seconds 600 --clients 64
-python -m bench.chaos --seconds 110 --rounds 12 --pause 0.25
+python -m bench.chaos --seconds 105 --rounds 12 --pause 0.3      1,000 faults over 1,000,000 deltas
 python -m bench.chaos --only kill_worker,pause_worker
 python -m bench.chaos --demo --faults 50 --clients 6
 python -m bench.chaos --broken no_gap_fill        must turn red
