@@ -14,6 +14,7 @@ from redis.sentinel import Sentinel
 from common.settings import SettingsError
 
 SOCKET_TIMEOUT_S = 2.5  # a half-open connection holds a stream up for so long
+POOL_WAIT_S = 20.0  # it is this process that is busy then, not Redis
 # What passes by itself: Redis away, loading, out of memory or disk, failing over. Everything else is a bug.
 PASSING = ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
 
@@ -31,7 +32,7 @@ def connect(url: str, *, retries: int = 1, max_connections: int = 64) -> "Redis"
     }
     if url.startswith("redis+sentinel://"):
         return _through_sentinel(url, options)
-    options |= {"max_connections": max_connections, "timeout": SOCKET_TIMEOUT_S}
+    options |= {"max_connections": max_connections, "timeout": POOL_WAIT_S}
     try:
         return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
     except ValueError as error:

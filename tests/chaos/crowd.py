@@ -19,7 +19,7 @@ from tests.chaos.harness import Harness, Options, running
 ACTIVE = 64
 STEP_S = 0.05
 AT_ONCE = 100
-OPENING_PER_S = 250  # streams and jobs that this machine takes in a second, at least
+OPENING_PER_S = 140  # streams and jobs that this machine takes in a second, at least
 GRACE_S = 900
 
 
