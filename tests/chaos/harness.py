@@ -200,7 +200,7 @@ class Harness:
     def start_valkey(self) -> None:
         Path(self.settings.socket_path).unlink(missing_ok=True)
         self.valkey = Process(embedded.command(self.settings), dict(os.environ), self.folder / "valkey.out")
-        wait_until(self.redis.ping, 30, "Valkey")
+        wait_until(self.redis.ping, 120, "Valkey")
 
     def start_proxy(self) -> None:
         target = self.settings.socket_path
