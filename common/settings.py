@@ -132,11 +132,10 @@ class Settings(BaseSettings):
         return self.redis_url or f"unix://{self.socket_path}"
 
 
-def torchrun_place() -> tuple[int, int, str] | None:
-    """Rank, number of ranks and meeting point, if torchrun started this process."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    rank, size, host, port = (os.environ.get(name, "") for name in names)
-    return (int(rank), int(size), f"{host}:{port}") if rank and size and host and port else None
+def torchrun_place() -> tuple[int, int] | None:
+    """Rank and number of ranks, if torchrun started this process."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return (int(rank), int(size)) if rank and size and "MASTER_ADDR" in os.environ else None
 
 
 def split(text: str) -> tuple[str, ...]:

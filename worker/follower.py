@@ -1,4 +1,4 @@
-"""A rank above 0 of a model over several devices: python -m worker.follower RANK SIZE HOST:PORT."""
+"""A rank above 0 of a model over several devices: python -m worker.follower RANK SIZE tcp://HOST:PORT."""
 
 import logging
 import signal

@@ -29,18 +29,18 @@ EXIT_FOLLOWER_DIED = 76
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Our place among `size` processes that meet at `address` (host:port)."""
+    """Our place among `size` processes that meet at `address`, by default where torchrun says."""
 
     rank: int = 0
     size: int = 1
-    address: str = ""
+    address: str = "env://"
 
     def join(self) -> None:
         """Meet the others. Returns when all are there."""
         if self.size > 1:
             backend = "nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(
-                backend, init_method=f"tcp://{self.address}", rank=self.rank, world_size=self.size, timeout=NEVER
+                backend, init_method=self.address, rank=self.rank, world_size=self.size, timeout=NEVER
             )
 
 
@@ -52,7 +52,7 @@ def our_ranks(settings: Settings) -> Ranks:
         return Ranks()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     for rank in range(1, settings.tensor_parallel):
         start_follower(Ranks(rank, settings.tensor_parallel, address))
     return Ranks(0, settings.tensor_parallel, address)

@@ -28,8 +28,7 @@ def answers(bench: Bench) -> dict[str, list[int]]:
 def main() -> None:
     torch.set_num_threads(1)
     folder, size = Path(sys.argv[1]), int(os.environ["WORLD_SIZE"])
-    meeting = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    ranks = Ranks(int(os.environ["RANK"]), size, meeting)
+    ranks = Ranks(int(os.environ["RANK"]), size)
     ranks.join()
     config = EngineConfig(max_num_seqs=8, max_step_tokens=16, threads=1, num_ranks=size)
     if ranks.rank > 0:
