@@ -96,7 +96,7 @@ def test_the_server_words_its_refusals(chat):
 def test_a_waiting_job_is_cancelled_on_the_board(page, service):
     body = {"model": "omni-demo", "messages": [{"role": "user", "content": STORY}], "background": True} | LENGTH
     with service.http() as http:
-        jobs = [http.post("/v1/chat/completions", json=body).json()["id"] for _ in range(64)]
+        jobs = [http.post("/v1/chat/completions", json=body).json()["id"] for _ in range(290)]  # more than run together
         page.goto(f"{service.url}/board")
         page.wait_for_selector("#waiting button")
         assert page.locator(".worker .state").inner_text() == "ready"
