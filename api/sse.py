@@ -16,10 +16,13 @@ def frame(data: dict[str, Any], number: int | None = None, event: str | None = N
 
 
 def comment(text: str) -> bytes:
-    """A line that clients ignore; it keeps proxies and patience alive."""
-    return b": " + text.replace("\n", " ").encode() + b"\n\n"
+    """A line that clients ignore; it keeps proxies and patience alive.
+
+    No blank line follows: after the first `id:` openai's decoder would take that for an event without data, and fail.
+    """
+    return b": " + text.replace("\n", " ").encode() + b"\n"
 
 
 def retry(milliseconds: int) -> bytes:
     """Asks the client to come back after this time."""
-    return b"retry: %d\n\n" % milliseconds
+    return b"retry: %d\n" % milliseconds  # no blank line, as above

@@ -1,6 +1,7 @@
 """Starts the real service for tests: Valkey, gunicorn and a worker with the demo model, on free ports."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -122,3 +123,8 @@ class RunningService:
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait(5)
+
+
+def without_comments(stream: str) -> str:
+    """Server-sent events as a client takes them in: lines that begin with a colon say nothing."""
+    return re.sub(r"^:.*\n", "", stream, flags=re.MULTILINE)

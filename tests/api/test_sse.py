@@ -1,5 +1,7 @@
 """Frames as the standard writes them."""
 
+from openai._streaming import SSEDecoder
+
 from api import sse
 
 
@@ -9,4 +11,10 @@ def test_a_frame_has_its_number_and_one_line_of_json() -> None:
 
 
 def test_a_comment_never_breaks_out_of_its_line() -> None:
-    assert sse.comment("queued\ndata: x") == b": queued data: x\n\n"
+    assert sse.comment("queued\ndata: x") == b": queued data: x\n"
+
+
+def test_a_comment_in_mid_stream_is_no_event_to_openais_decoder() -> None:
+    stream = sse.frame({"a": 1}, 1) + sse.comment("queued position=1") + sse.frame({"a": 2}, 2) + sse.retry(1000)
+    found = [event.data for event in SSEDecoder().iter_bytes(iter([stream]))]
+    assert found == ['{"a":1}', '{"a":2}']

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from api.answer_schema import TextAnswer
-from tests.service import RunningService
+from tests.service import RunningService, without_comments
 
 ONCE = {"model": "omni-demo", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
 
 
 def frames_of(text: str) -> list[dict[str, Any]]:
-    found = [frame for frame in text.split("\n\n") if frame and not frame.startswith(":")]
+    found = [frame for frame in without_comments(text).split("\n\n") if frame]
     assert found[-1] == "data: [DONE]"
     return [json.loads(frame.split("data: ")[1]) for frame in found[:-1]]
 
@@ -59,7 +59,7 @@ def test_a_stream_of_several_prompts_is_resumed_where_it_broke(service: RunningS
     body = ONCE | {"prompt": ["One", "Two"], "stream": True}
     with service.http() as http:
         whole = http.post("/v1/completions", json=body).text
-        frames = [frame for frame in whole.split("\n\n") if frame.startswith("id: ")]
+        frames = [frame for frame in without_comments(whole).split("\n\n") if frame.startswith("id: ")]
         answer_id = json.loads(frames[0].split("data: ")[1])["id"]
         path = f"/v1/completions/{answer_id}"
         for after in (0, 3, len(frames)):

@@ -324,8 +324,8 @@ def test_a_restart_of_the_api_ends_streams_cleanly_and_fails_no_post(
 
     tails, failed, client = go(run(), 120)
     assert failed == []
-    assert all(tail.endswith((b"retry: 1000\n\n", b"data: [DONE]\n\n")) for tail in tails)
-    assert any(tail.endswith(b"retry: 1000\n\n") for tail in tails)
+    assert all(tail.endswith((b"retry: 1000\n", b"data: [DONE]\n\n")) for tail in tails)
+    assert any(tail.endswith(b"retry: 1000\n") for tail in tails)
     go(until(lambda: not any(map(stage.redis.zcard, stage.redis.scan_iter("omni:running:*")))), 60)
     assert_clean(stage, client)
 

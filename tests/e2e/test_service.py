@@ -10,7 +10,7 @@ from rq.queue import Queue
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from tests.service import RunningService
+from tests.service import RunningService, without_comments
 
 HELLO = [{"role": "user", "content": "Hello, how are you?"}]
 STORY = [{"role": "user", "content": "Tell me a long story about a fox."}]
@@ -45,7 +45,7 @@ def test_every_frame_is_numbered_and_the_last_is_done(service: RunningService) -
     with service.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["x-accel-buffering"] == "no"
-        frames = [frame for frame in response.read().decode().split("\n\n") if frame and not frame.startswith(":")]
+        frames = [frame for frame in without_comments(response.read().decode()).split("\n\n") if frame]
     assert frames[-1] == "data: [DONE]"
     assert [int(frame.split("\n")[0].removeprefix("id: ")) for frame in frames[:-1]] == list(range(1, len(frames)))
 
@@ -54,7 +54,7 @@ def test_a_stored_completion_can_be_fetched_and_its_stream_resumed_anywhere(serv
     with service.http() as http:
         body = {"model": "omni-demo", "messages": STORY, "stream": True, "temperature": 0, "max_tokens": 40}
         whole = http.post("/v1/chat/completions", json=body).text
-        frames = [frame for frame in whole.split("\n\n") if frame.startswith("id: ")]
+        frames = [frame for frame in without_comments(whole).split("\n\n") if frame.startswith("id: ")]
         job_id = json.loads(frames[0].split("data: ")[1])["id"]
         path = f"/v1/chat/completions/{job_id}"
         resumed = http.get(path, params={"stream": "true", "starting_after": 5}).text

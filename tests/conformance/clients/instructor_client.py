@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 MESSAGES: Any = [{"role": "user", "content": HELLO}]
 
 
-class Place(BaseModel):
+class Place(BaseModel, extra="forbid"):
     """A place."""
 
     city: str = Field(max_length=20)

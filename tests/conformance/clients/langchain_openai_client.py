@@ -11,7 +11,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, Field
 
 
-class Place(BaseModel):
+class Place(BaseModel, extra="forbid"):
     """A place."""
 
     city: str = Field(max_length=20)

@@ -19,7 +19,7 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Place(BaseModel):
+class Place(BaseModel, extra="forbid"):
     city: str = Field(max_length=20)
 
 

@@ -11,7 +11,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import UsageLimits
 
 
-class Place(BaseModel):
+class Place(BaseModel, extra="forbid"):
     """A place."""
 
     city: str = Field(max_length=20)
