@@ -1,4 +1,4 @@
-"""Loads the kernels of kernels.c, compiled once for this machine and kept in the user's cache."""
+"""Loads the kernels of worker/kernels, compiled once for this machine and kept in the user's cache."""
 
 import ctypes
 import hashlib
@@ -14,7 +14,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 DTYPE_FLAGS = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
 COMPILERS = ("cc", "gcc", "clang")
@@ -34,9 +34,9 @@ class NoKernels(Exception):
 
 
 def load_kernels(dtype: torch.dtype) -> ctypes.CDLL:
-    """The functions of kernels.c for this dtype. Raises NoKernels."""
+    """The functions of worker/kernels for this dtype. Raises NoKernels."""
     if dtype not in DTYPE_FLAGS:
-        raise NoKernels(f"kernels.c does not know {dtype}")
+        raise NoKernels(f"they do not know {dtype}")
     share_thread_pool()
     try:
         library = ctypes.CDLL(str(compiled(DTYPE_FLAGS[dtype])))
@@ -70,7 +70,7 @@ def compiled(dtype_flags: tuple[str, ...]) -> Path:
 
 def fingerprint(command: list[str]) -> str:
     """Changes with the source, the command and the processor that -march=native means."""
-    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.iterdir())))
     digest.update("\0".join([*command, platform.machine(), processor_features()]).encode())
     return digest.hexdigest()[:16]
 
@@ -89,14 +89,15 @@ def make(command: list[str], path: Path) -> None:
     handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
+        sources = [str(path) for path in sorted(FOLDER.glob("*.c"))]
         subprocess.run(
-            [*command, "-o", unfinished, str(SOURCE)], check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S
+            [*command, "-o", unfinished, *sources], check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S
         )
         os.replace(unfinished, path)
     except (OSError, subprocess.SubprocessError) as error:
         Path(unfinished).unlink(missing_ok=True)
-        raise NoKernels(f"kernels.c does not compile here ({error})") from error
-    logger.info("compiled worker/kernels.c for this processor")
+        raise NoKernels(f"the kernels do not compile here ({error})") from error
+    logger.info("compiled worker/kernels for this processor")
 
 
 def cache_folder() -> Path:

@@ -1,4 +1,4 @@
-"""Llama-shaped models on a CPU: matrix products by torch, everything between them by the kernels of kernels.c."""
+"""Llama-shaped models on a CPU: matrix products by torch, everything between them by the kernels of worker/kernels."""
 
 from collections.abc import Sequence as Seq
 from typing import Any
@@ -57,7 +57,7 @@ class NativeDecoderRunner(DecoderRunner):
         width, mlp_width = self.embedding.shape[1], model.config.get_text_config().intermediate_size
         fits = dim % (2 * LANES) == width % LANES == mlp_width % LANES == 0
         if not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
-            raise Unsupported("its widths are not those of kernels.c")
+            raise Unsupported("its widths are not those of the kernels")
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor

@@ -1,10 +1,11 @@
-"""The kernels of kernels.c give what transformers' own model gives, and a machine without a compiler does without."""
+"""The kernels give what transformers' own model gives, and a machine without a compiler does without."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from worker import native, native_decoder
@@ -66,10 +67,13 @@ def test_in_bf16_logits_are_as_near_as_those_of_torch(
     assert type(plain.engine.runner) is DecoderRunner
     plain.add("r", prompt_of(100), max_tokens=1, logprobs=20)
     plain.finish()
-    ours, theirs = (dict(b.deltas("r")[0].logprobs[0].top) for b in (bench, plain))
-    both = sorted(ours.keys() & theirs.keys())
-    assert len(both) >= 15
-    np.testing.assert_allclose([ours[i] for i in both], [theirs[i] for i in both], atol=0.1)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    exact = model(torch.tensor([prompt_of(100)])).logits[0, -1].log_softmax(-1)
+    ours, theirs = (
+        np.mean([abs(logprob - exact[token_id].item()) for token_id, logprob in b.deltas("r")[0].logprobs[0].top])
+        for b in (bench, plain)
+    )
+    assert ours <= 1.5 * theirs
 
 
 def test_without_a_compiler_torch_computes_it_all(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,13 +86,15 @@ def test_without_a_compiler_torch_computes_it_all(model_folder: ModelFolder, mon
 
 
 def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    broken = tmp_path / "kernels.c"
-    broken.write_text("int main(")
-    monkeypatch.setattr(native, "SOURCE", broken)
-    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
-    with pytest.raises(NoKernels, match="does not compile"):
+    sources, cache = tmp_path / "sources", tmp_path / "cache"
+    sources.mkdir()
+    cache.mkdir()
+    (sources / "broken.c").write_text("int main(")
+    monkeypatch.setattr(native, "FOLDER", sources)
+    monkeypatch.setattr(native, "cache_folder", lambda: cache)
+    with pytest.raises(NoKernels, match="do not compile"):
         native.load_kernels(torch.float32)
-    assert [path.name for path in tmp_path.iterdir()] == ["kernels.c"]
+    assert not list(cache.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

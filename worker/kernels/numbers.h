@@ -1,0 +1,83 @@
+/* Numbers as the kernels take them: plain C with the vector types of GCC and clang, compiled on the machine it runs on
+ * (worker/native.py). They are stored as float, or as bfloat16 with -DBF16, and computed in float.
+ */
+#include <stdint.h>
+#include <string.h>
+
+typedef float vec __attribute__((vector_size(64)));      /* 16 numbers */
+typedef uint32_t bits __attribute__((vector_size(64)));  /* the same, as integers */
+typedef uint16_t half_bits __attribute__((vector_size(32)));
+typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+
+#define FLOATS(address) (*(unaligned *)(address)) /* 16 floats in memory, to read or to write */
+
+#define LANES 16
+
+#ifdef BF16
+typedef uint16_t number;
+
+static inline vec load(const number *from) {
+    half_bits raw;
+    memcpy(&raw, from, sizeof raw);
+    return (vec)(__builtin_convertvector(raw, bits) << 16);
+}
+
+static inline void store(number *to, vec x) { /* to the nearest, ties to even; NaN stays NaN */
+    bits raw = (bits)x, is_nan = (bits)(x != x);
+    raw = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
+    half_bits rounded = __builtin_convertvector((raw & ~is_nan) | (0x7fc0 & is_nan), half_bits);
+    memcpy(to, &rounded, sizeof rounded);
+}
+#else
+typedef float number;
+
+static inline vec load(const number *from) { return FLOATS(from); }
+
+static inline void store(number *to, vec x) { FLOATS(to) = x; }
+#endif
+
+static inline int smaller(int a, int b) { return a < b ? a : b; }
+
+static inline vec choose(bits mask, vec yes, vec no) { return (vec)((mask & (bits)yes) | (~mask & (bits)no)); }
+
+static inline vec larger(vec a, vec b) { return choose((bits)(a > b), a, b); }
+
+static inline vec all(float x) { return (vec){0} + x; }
+
+#define ROTATED(x, n) \
+    __builtin_shuffle(x, (bits){(n) % 16, (1 + n) % 16, (2 + n) % 16, (3 + n) % 16, (4 + n) % 16, (5 + n) % 16, \
+                                (6 + n) % 16, (7 + n) % 16, (8 + n) % 16, (9 + n) % 16, (10 + n) % 16, (11 + n) % 16, \
+                                (12 + n) % 16, (13 + n) % 16, (14 + n) % 16, (15 + n) % 16})
+
+static inline float sum(vec x) {
+    x += ROTATED(x, 8);
+    x += ROTATED(x, 4);
+    x += ROTATED(x, 2);
+    return (x + ROTATED(x, 1))[0];
+}
+
+static inline float largest(vec x) {
+    x = larger(x, ROTATED(x, 8));
+    x = larger(x, ROTATED(x, 4));
+    x = larger(x, ROTATED(x, 2));
+    return larger(x, ROTATED(x, 1))[0];
+}
+
+/* e^x to about two units in the last place; 0 below -87, also for -infinity. */
+static inline vec exponential(vec x) {
+    bits is_tiny = (bits)(x < -87.0f);
+    x = choose((bits)(x > 88.0f), all(88.0f), choose(is_tiny, all(-87.0f), x));
+    vec shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the nearest integer is in the low bits */
+    vec n = shifted - 12582912.0f;
+    vec r = x - n * 0.693145752f - n * 1.42860677e-6f;
+    vec p = all(1.0f / 720);
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    vec power = (vec)(((bits)shifted << 23) + 0x3f800000);
+    return choose(is_tiny, all(0), p * power);
+}
+
