@@ -105,7 +105,8 @@ def streamed(transcript: Transcript, encoder: PromptEncoder, after: int = 0) -> 
         for number, events in enumerate(transcript.logs)
     }
     store = SimpleNamespace(
-        rows=lambda job_id, after=0: [row for row in rows[job_id] if row.seq > after], cancel=lambda *_, **__: ""
+        rows=lambda job_id, after=0, count=None: [row for row in rows[job_id] if row.seq > after],
+        cancel=lambda *_, **__: "",
     )
     service: Any = SimpleNamespace(store=store, hub=EventHub(store, None, "tiny"))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
