@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ GPU_WORKSPACE_BYTES = 2 * 2**30  # activations and logits of the largest step, C
 class Limits:
     max_num_seqs: int
     max_step_tokens: int
+    max_chunk_pairs: int  # of a query and a key, in a prompt's chunk beside others that decode
     max_model_len: int
     num_blocks: int
     block_size: int
@@ -42,7 +44,14 @@ def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerS
                 f"{num_blocks * block_size} tokens fit."
             )
         max_model_len = num_blocks * block_size
-    return Limits(max_num_seqs, max_step_tokens, max_model_len, num_blocks, block_size)
+    max_chunk_pairs = chunk_pairs(loaded.model, num_parameters, max_step_tokens)
+    return Limits(max_num_seqs, max_step_tokens, max_chunk_pairs, max_model_len, num_blocks, block_size)
+
+
+def chunk_pairs(model: Any, num_parameters: int, max_step_tokens: int) -> int:
+    """Pairs whose scores and sums cost what the matrix products of a full step do: so much may attention add to it."""
+    text = model.config.get_text_config()
+    return num_parameters * max_step_tokens // int(2 * text.num_hidden_layers * text.hidden_size)
 
 
 def block_size_for(device: torch.device) -> int:

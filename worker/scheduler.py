@@ -27,10 +27,11 @@ class Row:
 class Scheduler:
     """Owns `waiting` and `running` (oldest first) and the right to take KV blocks from a sequence."""
 
-    def __init__(self, kv_cache: KVCache, max_num_seqs: int, max_step_tokens: int) -> None:
+    def __init__(self, kv_cache: KVCache, max_num_seqs: int, max_step_tokens: int, max_chunk_pairs: int) -> None:
         self.kv_cache = kv_cache
         self.max_num_seqs = max_num_seqs
         self.max_step_tokens = max(max_step_tokens, max_num_seqs)
+        self.max_chunk_pairs = max_chunk_pairs
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -43,11 +44,14 @@ class Scheduler:
         """The rows of the next step: decodes, then prompts under way, then new ones, within `max_step_tokens`."""
         rows: dict[int, Row] = {}
         budget = self.max_step_tokens
+        has_company = any(sequence.is_decoding for sequence in self.running)
         for is_decoding in (True, False):
             for sequence in [seq for seq in self.running if seq.is_decoding is is_decoding and self._may_run(seq)]:
                 if budget == 0 or not sequence.block_ids:  # preempted by an older one meanwhile
                     continue
                 num_tokens = min(sequence.num_uncomputed, budget)
+                if has_company:
+                    num_tokens = min(num_tokens, self._longest_chunk(sequence))
                 if self._make_room(sequence, num_tokens, rows):
                     rows[id(sequence)] = Row(sequence, num_tokens)
                     budget = max(0, budget - num_tokens - len(sequence.draft))
@@ -76,6 +80,10 @@ class Scheduler:
         num_waiting = sum(self.kv_cache.num_blocks_for(len(sequence.token_ids)) for sequence in self.waiting)
         num_blocks = self.kv_cache.num_blocks_for(num_prompt_tokens) + num_waiting + num_seqs
         return num_blocks <= self.kv_cache.pool.num_free
+
+    def _longest_chunk(self, sequence: Sequence) -> int:
+        """Tokens of a prompt that may go beside others' next ones: the more it has behind it, the dearer is each."""
+        return max(1, self.max_chunk_pairs // (sequence.num_computed + 1))
 
     def _may_run(self, sequence: Sequence) -> bool:
         return not self.suspects or sequence.request_id in self.suspects

@@ -106,6 +106,21 @@ def test_a_long_prompt_never_stalls_those_who_decode(bench: Bench) -> None:
     assert bench.token_ids("long") == bench.generate(prompt_of(150), 2)
 
 
+def test_the_chunks_of_a_long_prompt_become_smaller_beside_those_who_decode(bench: Bench) -> None:
+    bench.engine.scheduler.max_chunk_pairs = 8 * 60
+    bench.add("steady", prompt_of(3), max_tokens=40)
+    bench.step(2)
+    bench.add("long", prompt_of(150), max_tokens=2)
+    bench.step()
+    long = bench.engine.scheduler.running[-1]
+    while long.num_uncomputed > 15:
+        before = long.num_computed
+        bench.step()
+        assert long.num_computed - before == min(15, 480 // (before + 1))  # a place in each step is steady's
+    bench.finish()
+    assert bench.token_ids("long") == bench.generate(prompt_of(150), 2)
+
+
 def test_room_is_denied_when_places_or_memory_are_taken(model_folder: ModelFolder) -> None:
     bench = tight_bench(model_folder, num_blocks=5)
     assert bench.engine.has_room(1000, 99)  # an idle engine takes anything, if only to refuse it
