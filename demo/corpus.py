@@ -155,11 +155,13 @@ def make_drill(rng: Random) -> Dialogue:
 
 def make_practice(rng: Random) -> Dialogue:
     """What takes longest to learn, in short dialogues."""
-    kind = rng.choices(("drill", "chat", "system", "tool", "memory"), (26, 36, 16, 16, 6))[0]
+    kind = rng.choices(("drill", "chat", "facts", "system", "tool", "memory"), (16, 26, 8, 36, 10, 4))[0]
     if kind == "drill":
         return make_drill(rng)
     if kind == "chat":
         return chat(rng, hard_turn, rng.randint(1, 4))
+    if kind == "facts":
+        return chat(rng, project.project_facts, rng.randint(1, 3))
     return {"system": obeyed, "tool": called, "memory": remembered}[kind](rng, False)
 
 

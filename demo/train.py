@@ -37,7 +37,7 @@ class Stage:
 # The second asks more for what takes longest to learn.
 STAGES = (
     Stage(seed=1, steps=5200, lr=2.5e-3, num_short=24_000),
-    Stage(seed=12, steps=360, lr=8e-4, practice=0.3),
+    Stage(seed=13, steps=1400, lr=1e-3, practice=0.5),
 )
 
 

@@ -158,9 +158,13 @@ ASK_NAME = Wordings(
 )
 
 
+def answered(turn: Turn, rule: Callable[[str], str]) -> Turn:
+    """The turn under a rule: what was right without it is right in the form that it asks for."""
+    return Turn(turn.ask, rule(turn.answer), accepted=tuple(rule(answer) for answer in turn.accepted))
+
+
 def capitals_rule(rng: Random, held_out: bool, make_turn: MakeTurn) -> tuple[str, Turn]:
-    turn = make_turn(rng, held_out)
-    return CAPITALS.ask(rng, held_out), Turn(turn.ask, turn.answer.upper())
+    return CAPITALS.ask(rng, held_out), answered(make_turn(rng, held_out), str.upper)
 
 
 def one_word_rule(rng: Random, held_out: bool, make_turn: MakeTurn) -> tuple[str, Turn]:
@@ -173,17 +177,18 @@ def one_word_rule(rng: Random, held_out: bool, make_turn: MakeTurn) -> tuple[str
 
 def end_with_rule(rng: Random, held_out: bool, make_turn: MakeTurn) -> tuple[str, Turn]:
     turn, word = make_turn(rng, held_out), any_word(rng)
-    return END_WITH.ask(rng, held_out, w=word), Turn(turn.ask, f"{turn.answer} {word}")
+    return END_WITH.ask(rng, held_out, w=word), answered(turn, lambda answer: f"{answer} {word}")
 
 
 def start_with_rule(rng: Random, held_out: bool, make_turn: MakeTurn) -> tuple[str, Turn]:
     turn, word = make_turn(rng, held_out), any_word(rng)
-    return START_WITH.ask(rng, held_out, w=word), Turn(turn.ask, f"{word} {turn.answer}")
+    return START_WITH.ask(rng, held_out, w=word), answered(turn, lambda answer: f"{word} {answer}")
 
 
 def json_rule(rng: Random, held_out: bool, make_turn: MakeTurn) -> tuple[str, Turn]:
-    turn = make_turn(rng, held_out)
-    return JSON_ONLY.ask(rng, held_out), Turn(turn.ask, json.dumps({"answer": turn.answer}))
+    return JSON_ONLY.ask(rng, held_out), answered(
+        make_turn(rng, held_out), lambda answer: json.dumps({"answer": answer})
+    )
 
 
 def persona_rule(rng: Random, held_out: bool, make_turn: MakeTurn) -> tuple[str, Turn]:
@@ -201,7 +206,8 @@ def obey_system(rng: Random, held_out: bool, make_turn: MakeTurn) -> Dialogue:
     messages: list[Message] = []
     for _ in range(rng.choice([0, 0, 1, 2] if held_out else [0, 1, 2, 3, 4])):
         messages += turn_messages(follow(rule, prompt, turn, rng, make_turn))
-    return Dialogue("system prompt", [system(prompt), *messages, user(turn.ask), assistant(turn.answer)])
+    asked = [system(prompt), *messages, user(turn.ask), assistant(turn.answer)]
+    return Dialogue("system prompt", asked, accepted=turn.accepted)
 
 
 def follow(rule: Callable[..., tuple[str, Turn]], prompt: str, final: Turn, rng: Random, make_turn: MakeTurn) -> Turn:
