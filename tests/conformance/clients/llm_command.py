@@ -61,20 +61,21 @@ def tools_are_sent_and_what_is_called_is_run() -> None:
 
 
 def an_interrupted_command_cancels_its_job() -> None:
-    numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 600, "maxItems": 600}
+    integers = {"type": "integer", "minimum": 10**9, "maximum": 10**10}
+    numbers = {"type": "array", "items": integers, "minItems": 600, "maxItems": 600}
     schema = json.dumps(
         {"type": "object", "properties": {"n": numbers}, "required": ["n"], "additionalProperties": False}
     )
     for how in ([], ["--no-stream"]):
         with leaving():
-            known = len(jobs())
+            known = {job["id"] for job in jobs()}
             arguments = ["-m", "omni", "--key", KEY, "--schema", schema, "-o", "max_tokens", "3000", *how, HELLO]
             process = subprocess.Popen(
                 [sys.executable, "-m", "llm", *arguments], env=ENV, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
-            while len(jobs()) == known and process.poll() is None:
-                time.sleep(0.05)
+            while known >= {job["id"] for job in jobs()} and process.poll() is None:
+                time.sleep(0.02)
             process.send_signal(signal.SIGINT)
             process.wait(20)
 
