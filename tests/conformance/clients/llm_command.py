@@ -73,6 +73,7 @@ def an_interrupted_command_cancels_its_job() -> None:
             process = subprocess.Popen(
                 [sys.executable, "-m", "llm", *arguments], env=ENV, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
             )  # fmt: skip
             while known >= {job["id"] for job in jobs()} and process.poll() is None:
                 time.sleep(0.02)
