@@ -18,8 +18,9 @@ BIN := .venv/bin
 run: .venv/.run
 	@exec $(BIN)/honcho start
 
+# Two at a time, a file in one process: much of a test's time is waiting.
 test: .venv/.test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Real clients from PyPI and npm against the real service; ARGS="openai litellm" runs only these.
 conformance: .venv/.test

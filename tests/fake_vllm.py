@@ -143,7 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         if fault == "die" or len(body["prompt"]) == owner.kills_length:
-            return owner.die()
+            owner.die()
+            raise ConnectionAbortedError  # also when another question was faster
         if fault is not None:
             self.send_data(fault if isinstance(fault, str) else json.dumps(fault))
         else:

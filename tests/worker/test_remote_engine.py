@@ -229,9 +229,9 @@ def test_an_error_of_the_server_itself_is_tried_again(remote: Remote, server: Fa
 
 def test_who_kills_the_server_thrice_fails_and_its_mates_finish(remote: Remote, server: FakeVllm) -> None:
     for request_id in ("poison", "mate"):
-        remote.add(request_id, prompt_of(5 if request_id == "mate" else 6), max_tokens=4, ignore_eos=True)
+        remote.add(request_id, prompt_of(5 if request_id == "mate" else 20), max_tokens=4, ignore_eos=True)
     deadline = time.monotonic() + DEADLINE_S
-    server.kills_length = 6
+    server.kills_length = 20  # more than the mate's ever has, also when it is asked again from its last token
     while remote.engine.has_work:
         assert time.monotonic() < deadline
         remote.step()
