@@ -107,3 +107,71 @@ def test_a_number_that_is_none_stays_none(dtype: torch.dtype) -> None:
     kernels.add_norm(hidden.data_ptr(), None, weight.data_ptr(), out.data_ptr(), 2, 32, 1e-6)
     assert out[0].isnan().all()
     assert out[1].isfinite().all()
+
+
+class Attended:
+    """Two sequences through the kernels, over a pool of which nothing but their own tokens is a number."""
+
+    HEADS, KV_HEADS, DIM, NUM_BLOCKS, BLOCK_SIZE = 4, 2, 96, 12, 16
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.kernels, self.dtype = native.load_kernels(dtype), dtype
+        pool = torch.full((2, self.KV_HEADS, self.NUM_BLOCKS * self.BLOCK_SIZE, self.DIM), float("nan"), dtype=dtype)
+        self.keys, self.values = pool
+
+    def write_and_attend(self, qkv: torch.Tensor, slots: list[int], items: list[tuple[int, ...]]) -> torch.Tensor:
+        """[tokens, heads, dim], without rotating anything."""
+        one, none = (torch.full((len(slots), self.DIM), number, dtype=self.dtype) for number in (1.0, 0.0))
+        where, out = torch.tensor(slots), torch.zeros(len(slots), self.HEADS, self.DIM, dtype=self.dtype)
+        pools, num_slots = (self.keys.data_ptr(), self.values.data_ptr()), self.keys.shape[1]
+        self.kernels.rotate_and_write(
+            qkv.data_ptr(), one.data_ptr(), none.data_ptr(), None, None, 0.0, where.data_ptr(), *pools, num_slots,
+            len(slots), self.HEADS, self.KV_HEADS, self.DIM,
+        )  # fmt: skip
+        tables = np.arange(self.NUM_BLOCKS, dtype=np.int32)[::-1].copy()
+        table = np.array(items, dtype=np.int32)
+        self.kernels.attend(
+            qkv.data_ptr(), *pools, num_slots, self.BLOCK_SIZE, tables.ctypes.data, table.ctypes.data, len(items),
+            self.HEADS, self.KV_HEADS, self.DIM, self.DIM**-0.5, 0, out.data_ptr(),
+        )  # fmt: skip
+        return out
+
+    def slot(self, first_block: int, position: int) -> int:
+        block = self.NUM_BLOCKS - 1 - first_block - position // self.BLOCK_SIZE  # the table counts down
+        return block * self.BLOCK_SIZE + position % self.BLOCK_SIZE
+
+    def exact(self, qkv: torch.Tensor) -> torch.Tensor:
+        """[tokens, heads, dim] of one sequence, by torch."""
+        parts = qkv.float().split([self.HEADS, self.KV_HEADS, self.KV_HEADS], dim=1)
+        query, key, value = (part.transpose(0, 1)[None] for part in parts)
+        options: dict[str, Any] = {"is_causal": True, "enable_gqa": True}
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_tokens", [1, 15, 16, 17, 65, 95])
+def test_attention_reads_its_own_tokens_and_no_more(num_tokens: int, dtype: torch.dtype) -> None:
+    """An answer that held stale numbers of another's block would change with them: here they are NaN."""
+    torch.manual_seed(num_tokens)
+    kernels = Attended(dtype)
+    qkv = torch.randn(2, num_tokens, 8, kernels.DIM).to(dtype)
+    exact = [kernels.exact(own) for own in qkv]
+    first, last = qkv[:, :-1].flatten(0, 1).contiguous(), qkv[:, -1].contiguous()
+    slots = [[kernels.slot(6 * i, position) for position in range(num_tokens)] for i in range(2)]
+    prefills = [(i * (num_tokens - 1) + at, 1, at, 6 * i) for i in range(2) for at in range(num_tokens - 1)]
+    if prefills:
+        kernels.write_and_attend(first, slots[0][:-1] + slots[1][:-1], prefills)
+    out = kernels.write_and_attend(
+        last, [slots[0][-1], slots[1][-1]], [(i, 1, num_tokens - 1, 6 * i) for i in range(2)]
+    )
+    for i in range(2):
+        torch.testing.assert_close(out[i].float(), exact[i][-1], atol=2e-2 if dtype is torch.bfloat16 else 1e-5, rtol=0)
+
+
+def test_attention_to_a_number_that_is_none_is_none() -> None:
+    kernels = Attended(torch.float32)
+    qkv = torch.randn(3, 8, kernels.DIM)
+    qkv[1, 4, 0] = float("nan")  # the second token's first key
+    out = kernels.write_and_attend(qkv, [kernels.slot(0, position) for position in range(3)], [(0, 3, 0, 0)])
+    assert out[0].isfinite().all()
+    assert out[1:, :2].isnan().all() and out[1:, 2:].isfinite().all()

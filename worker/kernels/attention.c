@@ -2,15 +2,13 @@
 #include "numbers.h"
 
 #define MINUS_INFINITY (-__builtin_inff())
-#define AHEAD (2 * CHUNK) /* keys asked for before they are needed */
-#define CHUNK 64     /* keys that a tile looks at together */
+#define GROUPS 4 /* of 16 keys, that a tile looks at together: a chunk */
+#define CHUNK (GROUPS * LANES)
 #define MAX_ROWS 64  /* query rows of one tile: queries times the heads that share a KV head */
 #define MAX_DIM 256  /* of a head */
 
-/* What the products of the attention take: with instructions for it two bfloat16 in a word, else a float. */
-#if defined(BF16) && defined(__AVX512BF16__)
-#include <immintrin.h>
-#define IN_WORD 2 /* numbers */
+/* What queries and weights become for the products: as wide as the words of the pool. */
+#if IN_WORD == 2
 typedef number operand;
 
 static inline vec load_words(const number *from) { return FLOATS(from); } /* 16 of them */
@@ -21,7 +19,6 @@ static inline vec multiply_add(vec a, vec b, vec sum) {
 
 static inline void store_operand(operand *to, vec x) { store(to, x); }
 #else
-#define IN_WORD 1
 typedef float operand;
 
 static inline vec load_words(const number *from) { return load(from); }
@@ -34,157 +31,129 @@ static inline void store_operand(operand *to, vec x) { FLOATS(to) = x; }
 static inline vec broadcast(const operand *word) {
     float x;
     memcpy(&x, word, sizeof x);
-    return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+    return all(x);
 }
 
-/* c += a b for 4 rows of a, row by row, their lengths in operands: a [4, inner], c [4, columns] of floats; b holds IN_WORD
- * rows in each of its own, [inner / IN_WORD, columns * IN_WORD]. columns % 16 == 0.
+/* The groups of a chunk, and those of the next one, which are asked for meanwhile: they lie anywhere, which no processor
+ * foresees.
  */
-static inline void multiply_4(const operand *a, int lda, const operand *b, int ldb, float *c, int ldc, int inner,
-                              int columns) {
-    int at = 0;
-    for (; at + 4 * LANES <= columns; at += 4 * LANES) {
-        vec sums[4][4];
-        for (int r = 0; r < 4; r++)
-            for (int i = 0; i < 4; i++) sums[r][i] = FLOATS(c + r * ldc + at + i * LANES);
-        for (int k = 0; k < inner; k += IN_WORD) {
-            const operand *row = b + (long)k * ldb + at * IN_WORD;
-            vec b0 = FLOATS(row), b1 = FLOATS(row + LANES * IN_WORD);
-            vec b2 = FLOATS(row + 2 * LANES * IN_WORD), b3 = FLOATS(row + 3 * LANES * IN_WORD);
-            for (int r = 0; r < 4; r++) {
-                vec x = broadcast(a + r * lda + k);
-                sums[r][0] = multiply_add(x, b0, sums[r][0]);
-                sums[r][1] = multiply_add(x, b1, sums[r][1]);
-                sums[r][2] = multiply_add(x, b2, sums[r][2]);
-                sums[r][3] = multiply_add(x, b3, sums[r][3]);
-            }
+typedef struct {
+    const number *at[GROUPS], *next[GROUPS];
+} Groups;
+
+/* Scores [4, CHUNK] of 4 queries [4, dim]. */
+static inline void score_4(const operand *queries, const Groups *keys, int ask, int dim, float *scores) {
+    vec sums[4][GROUPS];
+    for (int r = 0; r < 4; r++)
+        for (int g = 0; g < GROUPS; g++) sums[r][g] = all(0);
+    for (int d = 0; d < dim; d += IN_WORD) {
+        vec words[GROUPS];
+        for (int g = 0; g < GROUPS; g++) {
+            words[g] = load_words(keys->at[g] + d * LANES);
+            if (ask) __builtin_prefetch(keys->next[g] + d * LANES);
         }
-        for (int r = 0; r < 4; r++)
-            for (int i = 0; i < 4; i++) FLOATS(c + r * ldc + at + i * LANES) = sums[r][i];
-    }
-    for (; at < columns; at += LANES) {
-        vec sums[4];
-        for (int r = 0; r < 4; r++) sums[r] = FLOATS(c + r * ldc + at);
-        for (int k = 0; k < inner; k += IN_WORD) {
-            vec b0 = FLOATS(b + (long)k * ldb + at * IN_WORD);
-            for (int r = 0; r < 4; r++) sums[r] = multiply_add(broadcast(a + r * lda + k), b0, sums[r]);
+        for (int r = 0; r < 4; r++) {
+            vec x = broadcast(queries + r * dim + d);
+            for (int g = 0; g < GROUPS; g++) sums[r][g] = multiply_add(x, words[g], sums[r][g]);
         }
-        for (int r = 0; r < 4; r++) FLOATS(c + r * ldc + at) = sums[r];
     }
+    for (int r = 0; r < 4; r++)
+        for (int g = 0; g < GROUPS; g++) FLOATS(scores + r * CHUNK + g * LANES) = sums[r][g];
 }
 
-/* Swaps the off-diagonal blocks of side `s`: with 1, 2, 4 and 8 a 16 x 16 matrix is transposed. */
-#define A(j, s) ((j) & (s) ? 16 + (j) - (s) : (j))
-#define B(j, s) ((j) & (s) ? 16 + (j) : (j) + (s))
-#define MASK(f, s) \
-    ((bits){f(0, s), f(1, s), f(2, s), f(3, s), f(4, s), f(5, s), f(6, s), f(7, s), f(8, s), f(9, s), f(10, s), \
-            f(11, s), f(12, s), f(13, s), f(14, s), f(15, s)})
-#define SWAP_BLOCKS(m, s) \
-    for (int i = 0; i < LANES; i++) \
-        if (!(i & (s))) { \
-            vec a = m[i], b = m[i + (s)]; \
-            m[i] = __builtin_shuffle(a, b, MASK(A, s)); \
-            m[i + (s)] = __builtin_shuffle(a, b, MASK(B, s)); \
+/* sums [4, dim] += weights [4, CHUNK] times the first `count` values [count, dim], for `num` times 16 columns. */
+static inline __attribute__((always_inline)) void add_columns(const operand *weights, const Groups *values, int ask,
+                                                              int count, int dim, int column, int num, float *sums) {
+    vec own[4][4];
+    for (int r = 0; r < 4; r++)
+        for (int i = 0; i < num; i++) own[r][i] = FLOATS(sums + r * dim + column + i * LANES);
+    for (int k = 0; k < count; k += IN_WORD) {
+        long at = k % LANES * dim + column * IN_WORD;
+        vec words[4];
+        for (int i = 0; i < num; i++) {
+            words[i] = load_words(values->at[k / LANES] + at + i * LANES * IN_WORD);
+            if (ask) __builtin_prefetch(values->next[k / LANES] + at + i * LANES * IN_WORD);
         }
-
-/* Up to 16 keys [count, dim] into columns of to [dim / IN_WORD, CHUNK] words; the columns beyond `count` become zero. */
-static void transpose_keys(const number *from, int count, int dim, operand *to) {
-    for (int d = 0; d < dim; d += LANES * IN_WORD) {
-        vec m[LANES];
-        for (int i = 0; i < LANES; i++) m[i] = i < count ? load_words(from + (long)i * dim + d) : all(0);
-        SWAP_BLOCKS(m, 1)
-        SWAP_BLOCKS(m, 2)
-        SWAP_BLOCKS(m, 4)
-        SWAP_BLOCKS(m, 8)
-        for (int i = 0; i < LANES; i++) FLOATS(to + (d + i * IN_WORD) * CHUNK) = m[i];
+        for (int r = 0; r < 4; r++) {
+            vec x = broadcast(weights + r * CHUNK + k);
+            for (int i = 0; i < num; i++) own[r][i] = multiply_add(x, words[i], own[r][i]);
+        }
     }
+    for (int r = 0; r < 4; r++)
+        for (int i = 0; i < num; i++) FLOATS(sums + r * dim + column + i * LANES) = own[r][i];
 }
 
-/* `count` values [count, dim] into to [count / IN_WORD, dim] words, a missing last one taken as zero. */
-static void gather_values(const number *from, int count, int dim, operand *to) {
-#if IN_WORD == 2
-    for (int i = 0; i < count; i += 2)
-        for (int d = 0; d < dim; d += LANES) {
-            bits even = (bits)load(from + (long)i * dim + d) >> 16;
-            bits odd = i + 1 < count ? (bits)load(from + (long)(i + 1) * dim + d) : (bits){0};
-            FLOATS(to + (long)i * dim + 2 * d) = (vec)(even | odd);
-        }
-#else
-    for (int i = 0; i < count * dim; i += LANES) FLOATS(to + i) = load(from + i);
-#endif
+static void add_values_4(const operand *weights, const Groups *values, int ask, int count, int dim, float *sums) {
+    int column = 0;
+    for (; column + 4 * LANES <= dim; column += 4 * LANES)
+        add_columns(weights, values, ask, count, dim, column, 4, sums);
+    for (; column < dim; column += LANES) add_columns(weights, values, ask, count, dim, column, 1, sums);
 }
 
 /* What one thread needs for a tile. */
 typedef struct {
     operand queries[MAX_ROWS * MAX_DIM];
-    operand keys[MAX_DIM * CHUNK];   /* [dim / IN_WORD, CHUNK] words */
-    operand values[CHUNK * MAX_DIM]; /* [CHUNK / IN_WORD, dim] words */
     operand weights[MAX_ROWS * CHUNK];
     float scores[MAX_ROWS * CHUNK];
     float sums[MAX_ROWS * MAX_DIM]; /* weighted values so far, [rows, dim] */
-    float most[MAX_ROWS], total[MAX_ROWS];
+    float most[MAX_ROWS], total[MAX_ROWS]; /* the largest score so far, and the sum of weights against it */
+    float added[MAX_ROWS];                 /* the sum of the weights of this chunk */
 } Tile;
 
-/* Asks for the keys and values [first, last) of a sequence: blocks lie anywhere, which no processor foresees. */
-static void prefetch(const number *keys, const number *values, const int32_t *blocks, int block_size, int dim, int first,
-                     int last) {
-    for (int position = first; position < last; position += LANES) {
-        long at = ((long)blocks[position / block_size] * block_size + position % block_size) * dim;
-        for (int i = 0; i < LANES * dim; i += 64 / (int)sizeof(number)) {
-            __builtin_prefetch(keys + at + i);
-            __builtin_prefetch(values + at + i);
-        }
+/* The groups of a sequence from token `first` on; beyond its last one, at `num_keys`, that one again. */
+static void find_groups(const number *pool, const int32_t *blocks, int block_size, int dim, int first, int num_keys,
+                        const number **found) {
+    for (int g = 0; g < GROUPS; g++) {
+        int token = smaller(first + g * LANES, (num_keys - 1) / LANES * LANES);
+        found[g] = pool + ((long)blocks[token / block_size] * block_size + token % block_size) * dim;
     }
 }
 
-/* Keys and values [first, first + count) of a sequence, through its block table, for one KV head. */
-static void gather(Tile *tile, const number *keys, const number *values, const int32_t *blocks, int block_size, int dim,
-                   int first, int count) {
-    for (int done = 0; done < count; done += LANES) {
-        int position = first + done, num = smaller(LANES, count - done);
-        long at = ((long)blocks[position / block_size] * block_size + position % block_size) * dim;
-        transpose_keys(keys + at, num, dim, tile->keys + done * IN_WORD);
-        gather_values(values + at, num, dim, tile->values + (long)done * dim);
-    }
-}
-
-/* Scores of one row, times `scale`, to weights, and what came before brought to the same measure. Keys in [from, to) are
- * seen.
- */
-static void soften(Tile *tile, int row, int from, int to, int width, int dim, float scale) {
+/* Scores of one row, times `scale`, to weights against the largest so far. Keys in [from, to) are seen. */
+static void soften(Tile *tile, int row, int from, int to, int width, float scale) {
     const bits lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float *scores = tile->scores + row * CHUNK;
+    operand *weights = tile->weights + row * CHUNK;
     vec most = all(tile->most[row]);
     for (int i = 0; i < width; i += LANES) {
-        FLOATS(scores + i) *= scale;
+        vec x = FLOATS(scores + i) * scale;
         if (i < from || i + LANES > to) {
             int first = from > i ? from - i : 0, last = to > i ? to - i : 0;
             bits is_seen = (bits)(lane >= (uint32_t)first) & (bits)(lane < (uint32_t)last);
-            FLOATS(scores + i) = choose(is_seen, FLOATS(scores + i), all(MINUS_INFINITY));
+            x = choose(is_seen, x, all(MINUS_INFINITY));
         }
-        most = larger(FLOATS(scores + i), most);
+        FLOATS(scores + i) = x;
+        most = larger(x, most);
     }
     float top = largest(most);
-    if (top == MINUS_INFINITY) { /* nothing seen yet */
-        memset(tile->weights + row * CHUNK, 0, width * sizeof(operand));
-        return;
-    }
     vec added = all(0);
-    for (int i = 0; i < width; i += LANES) {
-        vec x = exponential(FLOATS(scores + i) - top);
-        added += x;
-        store_operand(tile->weights + row * CHUNK + i, x);
-    }
-    float shrink = tile->most[row] == top ? 1.0f : exponential(all(tile->most[row] - top))[0];
+    if (top == MINUS_INFINITY) /* nothing seen yet */
+        memset(weights, 0, width * sizeof(operand));
+    else
+        for (int i = 0; i < width; i += LANES) {
+            vec x = exponential(FLOATS(scores + i) - top);
+            added += x;
+            store_operand(weights + i, x);
+        }
     tile->most[row] = top;
-    tile->total[row] = tile->total[row] * shrink + sum(added);
-    if (shrink != 1.0f)
-        for (int i = 0; i < dim; i += LANES) FLOATS(tile->sums + row * dim + i) *= shrink;
+    tile->added[row] = sum(added);
+}
+
+/* Brings what was summed up under the largest scores of `before` to the measure of the new ones. */
+static void shrink(Tile *tile, const float *before, int rows, int dim) {
+    for (int first = 0; first < rows; first += LANES) {
+        vec old = FLOATS(before + first), new = FLOATS(tile->most + first);
+        vec by = choose((bits)(old == new), all(1), exponential(old - new));
+        FLOATS(tile->total + first) = FLOATS(tile->total + first) * by + FLOATS(tile->added + first);
+        for (int r = first; r < smaller(first + LANES, rows); r++)
+            if (by[r - first] != 1.0f)
+                for (int i = 0; i < dim; i += LANES) FLOATS(tile->sums + r * dim + i) *= by[r - first];
+    }
 }
 
 /* Attention of `items` tiles, each some queries of one sequence, for every KV head.
  *
- * qkv [tokens, heads + 2 * kv_heads, dim] holds rotated queries; pools as above; out [tokens, heads, dim]. An item is
+ * qkv [tokens, heads + 2 * kv_heads, dim] holds rotated queries; pools as in numbers.h; out [tokens, heads, dim]. An item is
  * four numbers: its first token, how many tokens, the position of the first of them, and where its block table begins
  * in `tables`. `window` is how far back a token sees, itself included; 0: all.
  */
@@ -202,7 +171,9 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
         int begin = window && position + 1 > window ? (position + 1 - window) / LANES * LANES : 0; /* where it looks first */
         const number *own_keys = keys + head * num_slots * dim, *own_values = values + head * num_slots * dim;
         const int32_t *blocks = tables + item[3];
-        prefetch(own_keys, own_values, blocks, block_size, dim, begin, smaller(begin + AHEAD, num_keys));
+        Groups key_groups, value_groups;
+        find_groups(own_keys, blocks, block_size, dim, begin, num_keys, key_groups.next);
+        find_groups(own_values, blocks, block_size, dim, begin, num_keys, value_groups.next);
         Tile tile;
         for (int r = 0; r < rows; r++) {
             const number *query = qkv + (first_token + r / shared) * stride + (head * shared + r % shared) * dim;
@@ -215,18 +186,22 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
         memset(tile.sums, 0, padded * dim * sizeof(float));
         for (int first = begin; first < num_keys; first += CHUNK) {
             int count = smaller(CHUNK, num_keys - first), width = (count + LANES - 1) / LANES * LANES;
-            prefetch(own_keys, own_values, blocks, block_size, dim, first + AHEAD, smaller(first + AHEAD + CHUNK, num_keys));
-            gather(&tile, own_keys, own_values, blocks, block_size, dim, first, count);
-            memset(tile.scores, 0, padded * CHUNK * sizeof(float));
+            memcpy(key_groups.at, key_groups.next, sizeof key_groups.at);
+            memcpy(value_groups.at, value_groups.next, sizeof value_groups.at);
+            find_groups(own_keys, blocks, block_size, dim, first + CHUNK, num_keys, key_groups.next);
+            find_groups(own_values, blocks, block_size, dim, first + CHUNK, num_keys, value_groups.next);
             for (int r = 0; r < rows; r += 4)
-                multiply_4(tile.queries + r * dim, dim, tile.keys, CHUNK, tile.scores + r * CHUNK, CHUNK, dim, width);
+                score_4(tile.queries + r * dim, &key_groups, r == 0, dim, tile.scores + r * CHUNK);
+            float before[MAX_ROWS];
+            memcpy(before, tile.most, sizeof before);
             for (int r = 0; r < rows; r++) {
                 int seen = position + r / shared + 1 - first; /* keys of this chunk that are not later than the query */
                 int from = window ? seen - window : 0;
-                soften(&tile, r, from > 0 ? from : 0, smaller(seen, count), width, dim, scale);
+                soften(&tile, r, from > 0 ? from : 0, smaller(seen, count), width, scale);
             }
+            shrink(&tile, before, rows, dim);
             for (int r = 0; r < rows; r += 4)
-                multiply_4(tile.weights + r * CHUNK, CHUNK, tile.values, dim, tile.sums + r * dim, dim, count, dim);
+                add_values_4(tile.weights + r * CHUNK, &value_groups, r == 0, count, dim, tile.sums + r * dim);
         }
         for (int r = 0; r < rows; r++) {
             number *to = out + ((long)(first_token + r / shared) * heads + head * shared + r % shared) * dim;

@@ -31,7 +31,7 @@ void swiglu(const number *gate_up, number *out, int tokens, int width) {
         const number *gate = gate_up + 2L * t * width, *up = gate + width;
         for (int i = 0; i < width; i += LANES) {
             vec x = load(gate + i);
-            store(out + (long)t * width + i, x / (1.0f + exponential(-x)) * load(up + i));
+            store(out + (long)t * width + i, divide(x, 1.0f + exponential(-x)) * load(up + i));
         }
     }
 }
@@ -50,8 +50,30 @@ static void rotate(const number *x, number *to, const number *cos, const number 
     }
 }
 
+/* A token's key and value into its place in their group. */
+static void put_down(const number *key, const number *value, number *keys, number *values, int place, int dim) {
+    for (int d = 0; d < dim; d += IN_WORD)
+        memcpy(keys + d * LANES + place * IN_WORD, key + d, IN_WORD * sizeof(number));
+    number *to = values + place / IN_WORD * IN_WORD * dim + place % IN_WORD;
+    for (int d = 0; d < dim; d++) to[d * IN_WORD] = value[d];
+}
+
+/* The rest of the word that a sequence's last value begins: it is multiplied by a weight of zero, which must give zero. */
+static void clear_rest(number *values, int place, int dim) {
+    number *to = values + place * dim;
+    for (int d = 0; d < dim; d++)
+        for (int i = 1; i < IN_WORD; i++) to[d * IN_WORD + i] = 0;
+}
+
+/* Asks for what put_down will write. */
+static void expect(const number *keys, const number *values, int place, int dim) {
+    for (int d = 0; d < dim; d += IN_WORD) __builtin_prefetch(keys + d * LANES + place * IN_WORD, 1);
+    for (int d = 0; d < dim * IN_WORD; d += 64 / (int)sizeof(number))
+        __builtin_prefetch(values + place / IN_WORD * IN_WORD * dim + d, 1);
+}
+
 /* Rotates the queries of qkv [tokens, heads + 2 * kv_heads, dim] in place and its keys into the pool, beside the values.
- * Pools are [kv_heads, num_slots, dim]; slots [tokens]; cos and sin [tokens, dim]; the norms [dim] or null.
+ * Pools are [kv_heads, num_slots / 16] groups; slots [tokens]; cos and sin [tokens, dim]; the norms [dim] or null.
  */
 void rotate_and_write(number *qkv, const number *cos, const number *sin, const number *query_norm, const number *key_norm,
                       float eps, const int64_t *slots, number *keys, number *values, long num_slots, int tokens, int heads,
@@ -60,12 +82,19 @@ void rotate_and_write(number *qkv, const number *cos, const number *sin, const n
     for (int t = 0; t < tokens; t++) {
         number *own = qkv + (long)t * (heads + 2 * kv_heads) * dim;
         const number *c = cos + (long)t * dim, *s = sin + (long)t * dim;
-        for (int h = 0; h < heads; h++) rotate(own + h * dim, own + h * dim, c, s, query_norm, eps, dim);
+        int place = slots[t] % LANES;
         for (int h = 0; h < kv_heads; h++) {
-            long at = (h * num_slots + slots[t]) * dim;
-            rotate(own + (heads + h) * dim, keys + at, c, s, key_norm, eps, dim);
-            memcpy(values + at, own + (heads + kv_heads + h) * dim, dim * sizeof(number));
+            long group = (h * num_slots + slots[t] - place) * dim;
+            expect(keys + group, values + group, place, dim);
+        }
+        for (int h = 0; h < heads; h++) rotate(own + h * dim, own + h * dim, c, s, query_norm, eps, dim);
+        int is_last = t + 1 == tokens || slots[t + 1] != slots[t] + 1; /* else the next one fills the word */
+        for (int h = 0; h < kv_heads; h++) {
+            long group = (h * num_slots + slots[t] - place) * dim;
+            number *key = own + (heads + h) * dim;
+            rotate(key, key, c, s, key_norm, eps, dim);
+            put_down(key, own + (heads + kv_heads + h) * dim, keys + group, values + group, place, dim);
+            if (is_last && place % IN_WORD == 0) clear_rest(values + group, place, dim);
         }
     }
 }
-

@@ -3,6 +3,9 @@
  */
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef float vec __attribute__((vector_size(64)));      /* 16 numbers */
 typedef uint32_t bits __attribute__((vector_size(64)));  /* the same, as integers */
@@ -12,6 +15,16 @@ typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
 #define FLOATS(address) (*(unaligned *)(address)) /* 16 floats in memory, to read or to write */
 
 #define LANES 16
+
+/* How keys and values lie in the pool, so that attention multiplies them as they are. 16 tokens of a head are a group of
+ * [16, dim] numbers. In it the keys are [dim / IN_WORD, 16, IN_WORD], the values [16 / IN_WORD, dim, IN_WORD]: with
+ * instructions that multiply pairs of bfloat16 two numbers make a word, else one.
+ */
+#if defined(BF16) && defined(__AVX512BF16__)
+#define IN_WORD 2
+#else
+#define IN_WORD 1
+#endif
 
 #ifdef BF16
 typedef uint16_t number;
@@ -23,10 +36,15 @@ static inline vec load(const number *from) {
 }
 
 static inline void store(number *to, vec x) { /* to the nearest, ties to even; NaN stays NaN */
+#ifdef __AVX512BF16__
+    __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+    memcpy(to, &rounded, sizeof rounded);
+#else
     bits raw = (bits)x, is_nan = (bits)(x != x);
     raw = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
     half_bits rounded = __builtin_convertvector((raw & ~is_nan) | (0x7fc0 & is_nan), half_bits);
     memcpy(to, &rounded, sizeof rounded);
+#endif
 }
 #else
 typedef float number;
@@ -40,7 +58,11 @@ static inline int smaller(int a, int b) { return a < b ? a : b; }
 
 static inline vec choose(bits mask, vec yes, vec no) { return (vec)((mask & (bits)yes) | (~mask & (bits)no)); }
 
+#ifdef __AVX512F__
+static inline vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+#else
 static inline vec larger(vec a, vec b) { return choose((bits)(a > b), a, b); }
+#endif
 
 static inline vec all(float x) { return (vec){0} + x; }
 
@@ -63,7 +85,22 @@ static inline float largest(vec x) {
     return larger(x, ROTATED(x, 1))[0];
 }
 
-/* e^x to about two units in the last place; 0 below -87, also for -infinity. */
+/* e^x to about |x| units in the last place, at least two; 0 far below, also for -infinity. */
+#ifdef __AVX512F__
+static inline vec exponential(vec x) {
+    vec power = larger(all(-150.0f), x * 1.44269504f); /* of two; NaN stays NaN */
+    vec n = (vec)_mm512_roundscale_ps((__m512)power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vec r = power - n;
+    vec p = all(1.54353e-4f);
+    p = p * r + 1.33336e-3f;
+    p = p * r + 9.61813e-3f;
+    p = p * r + 5.55041e-2f;
+    p = p * r + 2.40227e-1f;
+    p = p * r + 6.93147e-1f;
+    p = p * r + 1.0f;
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+}
+#else
 static inline vec exponential(vec x) {
     bits is_tiny = (bits)(x < -87.0f);
     x = choose((bits)(x > 88.0f), all(88.0f), choose(is_tiny, all(-87.0f), x));
@@ -80,4 +117,13 @@ static inline vec exponential(vec x) {
     vec power = (vec)(((bits)shifted << 23) + 0x3f800000);
     return choose(is_tiny, all(0), p * power);
 }
+#endif
 
+/* a / b; for bfloat16 to 14 bits, which is more than it keeps. */
+static inline vec divide(vec a, vec b) {
+#if defined(BF16) && defined(__AVX512F__)
+    return a * (vec)_mm512_rcp14_ps((__m512)b);
+#else
+    return a / b;
+#endif
+}
