@@ -41,8 +41,9 @@ def pool_of(
 class KVCache:
     """Blocks of `block_size` tokens. `keys[i]` is [kv_heads, num_blocks, block_size, key_dim], and so are the values.
 
-    Heads come first, so that what is gathered for a batch is ready for a batched matrix product; how a head's numbers lie
-    within a block is up to the runner (worker/kernels has an order of its own). A block's number is the same in all layers. Sequences hold their block ids; only this class changes them.
+    Heads come first, so that what is gathered for a batch is ready for a batched matrix product; how a head's numbers
+    lie within a block is up to the runner (worker/kernels has an order of its own). A block's number is the same in all
+    layers. Sequences hold their block ids; only this class changes them.
     """
 
     def __init__(
