@@ -53,9 +53,7 @@ class Engine:
             loaded.card, max_model_len=limits.max_model_len
         )  # memory may allow less than the model does
         self.device = loaded.device
-        self.scheduler = Scheduler(
-            self.runner.kv_cache, limits.max_num_seqs, limits.max_step_tokens, limits.max_chunk_pairs
-        )
+        self.scheduler = Scheduler(self.runner.kv_cache, limits)
         self.intake = Intake(loaded.tokenizer, self.card, compiler, loaded.images)
         takes_drafts = config.speculate > 0 and isinstance(self.runner, ModelRunner)
         self.drafter = Drafter(config.speculate) if takes_drafts else None

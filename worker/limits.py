@@ -19,6 +19,7 @@ GPU_WORKSPACE_BYTES = 2 * 2**30  # activations and logits of the largest step, C
 class Limits:
     max_num_seqs: int
     max_step_tokens: int
+    max_burst_tokens: int  # of a step while a crowd waits
     max_chunk_pairs: int  # of a query and a key, in a prompt's chunk beside others that decode
     max_model_len: int
     num_blocks: int
@@ -31,6 +32,7 @@ def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerS
     is_small = num_parameters < SMALL_MODEL_PARAMETERS
     max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
     max_step_tokens = config.max_step_tokens or (4096 if is_gpu else 512)
+    max_burst_tokens = config.max_step_tokens or (4096 if is_gpu else 1024)
     block_size = block_size_for(loaded.device)
     bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, num_parameters)
@@ -45,7 +47,9 @@ def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerS
             )
         max_model_len = num_blocks * block_size
     max_chunk_pairs = chunk_pairs(loaded.model, num_parameters, max_step_tokens)
-    return Limits(max_num_seqs, max_step_tokens, max_chunk_pairs, max_model_len, num_blocks, block_size)
+    return Limits(
+        max_num_seqs, max_step_tokens, max_burst_tokens, max_chunk_pairs, max_model_len, num_blocks, block_size
+    )
 
 
 def chunk_pairs(model: Any, num_parameters: int, max_step_tokens: int) -> int:

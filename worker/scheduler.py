@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from worker.kv_cache import KVCache
+from worker.limits import Limits
 from worker.sequence import Sequence
 
 
@@ -27,11 +28,12 @@ class Row:
 class Scheduler:
     """Owns `waiting` and `running` (oldest first) and the right to take KV blocks from a sequence."""
 
-    def __init__(self, kv_cache: KVCache, max_num_seqs: int, max_step_tokens: int, max_chunk_pairs: int) -> None:
+    def __init__(self, kv_cache: KVCache, limits: Limits) -> None:
         self.kv_cache = kv_cache
-        self.max_num_seqs = max_num_seqs
-        self.max_step_tokens = max(max_step_tokens, max_num_seqs)
-        self.max_chunk_pairs = max_chunk_pairs
+        self.max_num_seqs = limits.max_num_seqs
+        self.max_step_tokens = max(limits.max_step_tokens, limits.max_num_seqs)
+        self.max_burst_tokens = max(limits.max_burst_tokens, limits.max_num_seqs)
+        self.max_chunk_pairs = limits.max_chunk_pairs
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -41,9 +43,9 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self) -> list[Row]:
-        """The rows of the next step: decodes, then prompts under way, then new ones, within `max_step_tokens`."""
+        """The rows of the next step: decodes, then prompts under way, then new ones, within the step's tokens."""
         rows: dict[int, Row] = {}
-        budget = self.max_step_tokens
+        budget = self._step_tokens()
         has_company = any(sequence.is_decoding for sequence in self.running)
         for is_decoding in (True, False):
             for sequence in [seq for seq in self.running if seq.is_decoding is is_decoding and self._may_run(seq)]:
@@ -75,11 +77,17 @@ class Scheduler:
             return True
         num_ahead = sum(sequence.num_uncomputed for sequence in (*self.running, *self.waiting))
         num_seqs = len(self.running) + len(self.waiting) + n
-        if num_ahead >= self.max_step_tokens or num_seqs > self.max_num_seqs:
+        if num_ahead >= self.max_burst_tokens or num_seqs > self.max_num_seqs:
             return False
         num_waiting = sum(self.kv_cache.num_blocks_for(len(sequence.token_ids)) for sequence in self.waiting)
         num_blocks = self.kv_cache.num_blocks_for(num_prompt_tokens) + num_waiting + num_seqs
         return num_blocks <= self.kv_cache.pool.num_free
+
+    def _step_tokens(self) -> int:
+        """More while prompts wait behind the one under way: so the last of a crowd is answered sooner."""
+        prompts = [sequence for sequence in (*self.running, *self.waiting) if not sequence.is_decoding]
+        num_behind = sum(sequence.num_uncomputed for sequence in prompts[1:])
+        return self.max_burst_tokens if num_behind >= self.max_step_tokens else self.max_step_tokens
 
     def _longest_chunk(self, sequence: Sequence) -> int:
         """Tokens of a prompt that may go beside others' next ones: the more it has behind it, the dearer is each."""

@@ -151,3 +151,14 @@ def test_a_cancelled_request_is_silent_and_its_memory_free_at_once(bench: Bench)
     assert len(bench.events.get("gone", [])) == said
     assert bench.token_ids("stays") == bench.generate(prompt_of(5), 4)
     assert bench.engine.stats().kv_blocks_used == 0
+
+
+def test_a_step_takes_more_while_a_crowd_waits(bench: Bench) -> None:
+    """A lone prompt, however long, is read in the steps that those who decode are used to."""
+    scheduler = bench.engine.scheduler
+    scheduler.max_burst_tokens = 32
+    bench.add("long", prompt_of(60), max_tokens=1)
+    assert sum(row.num_tokens for row in scheduler.schedule()) == 16
+    for request_id in ("second", "third"):
+        bench.add(request_id, prompt_of(10, seed=2), cache_salt=request_id, max_tokens=1)
+    assert sum(row.num_tokens for row in scheduler.schedule()) == 32
