@@ -130,7 +130,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def api(settings: "Settings") -> Server:
     """The API by itself: gunicorn binds the port."""
-    warn_of_default_key(settings)
+    warn_of_open_doors(settings)
     return Server(f"{bracketed(settings.host)}:{settings.port}", settings.api_processes, partial(make_api, settings))
 
 
@@ -141,7 +141,7 @@ def shared_api(listen_fd: int, watch_fd: int | None) -> Server:
         from common.settings import settings_or_exit
 
         settings = settings_or_exit()
-        warn_of_default_key(settings)
+        warn_of_open_doors(settings)
         return make_api(settings)
 
     return Server(f"fd://{listen_fd}", 1, make_app, watch_fd)
@@ -160,7 +160,10 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def warn_of_default_key(settings: "Settings") -> None:
+def warn_of_open_doors(settings: "Settings") -> None:
+    from common.open_redis import warn_of_open_redis
+
+    warn_of_open_redis(settings.redis_url, logger)
     if not settings.is_loopback and settings.keys == ("sk-local",):
         logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
 
@@ -170,7 +173,9 @@ def dashboard(settings: "Settings") -> Server:
 
     def make_app() -> tuple[Any, str]:
         from api.dashboard import create_dashboard  # after gevent has patched the standard library
+        from common.open_redis import warn_of_open_redis
 
+        warn_of_open_redis(settings.redis_url, logger)
         return create_dashboard(settings), f"rq-dashboard at http://{address}/"
 
     return Server(address, 1, make_app)

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from cli.serve import ROOT
 from common.connection import connect
+from common.open_redis import open_hosts
 from common.settings import Settings, SettingsError
 
 MIN_PYTHON = (3, 11)
@@ -58,6 +59,7 @@ def environment_findings() -> Iterator[Finding]:
 def settings_findings(settings: Settings) -> Iterator[Finding]:
     checks: tuple[Callable[[Settings], Finding], ...] = (
         redis_finding,
+        redis_door_finding,
         disk_finding,
         port_finding,
         model_finding,
@@ -121,7 +123,7 @@ def redis_finding(settings: Settings) -> Finding:
     try:
         redis = connect(settings.redis, retries=0)
         info = redis.info()
-        policy = redis.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+        policy = info.get("maxmemory_policy", "noeviction")
     except SettingsError as error:
         return Finding("bad", str(error), "Correct REDIS_URL.")
     except RedisError as error:
@@ -136,6 +138,13 @@ def redis_finding(settings: Settings) -> Finding:
             "warn", f"Redis {version} keeps no append-only file", "Set appendonly yes: jobs then survive it."
         )
     return Finding("good", f"Redis {version} answers, {info['used_memory_human']} used")
+
+
+def redis_door_finding(settings: Settings) -> Finding:
+    if hosts := open_hosts(settings.redis_url):
+        todo = "Give it users with passwords (deploy/valkey/users.conf) and name one in REDIS_URL."
+        return Finding("bad", f"REDIS_URL leads to {hosts} without a password", todo)
+    return Finding("good", "Redis is on this machine, or asks for a password")
 
 
 def disk_finding(settings: Settings) -> Finding:

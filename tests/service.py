@@ -43,6 +43,7 @@ class RunningService:
             "HF_HUB_OFFLINE": "1",
             **(settings or {}),
         }
+        self.env_of: dict[str, dict[str, str]] = {}  # what one process is told beyond that
         self.log_path = folder / "service.log"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -94,7 +95,12 @@ class RunningService:
         with self.log_path.open("ab") as log:
             command = [sys.executable, "-m", *commands[name]]
             self.processes[name] = subprocess.Popen(
-                command, cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=self.env | self.env_of.get(name, {}),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return self.processes[name]
 

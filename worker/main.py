@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.connection import connect, is_passing
 from common.logs import set_up_logging
+from common.open_redis import warn_of_open_redis
 from common.settings import Settings, SettingsError, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard
@@ -44,13 +45,13 @@ def wait_for_redis(redis: "Redis") -> None:
     said = ""
     while True:
         try:
-            policy = redis.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+            policy = redis.info("memory").get("maxmemory_policy", "noeviction")
             if policy != "noeviction":
                 refuse(f"Redis has maxmemory-policy {policy}, which would delete jobs; set it to noeviction.")
             return
         except RedisError as error:
             if not is_passing(error) and not isinstance(error, AuthenticationError):
-                return  # CONFIG is not allowed here: nothing more can be known
+                return  # INFO is not allowed here: nothing more can be known
             if str(error) != said:
                 said = str(error)
                 logger.warning("waiting for Redis: %s", said)
@@ -127,6 +128,7 @@ def say_ready(settings: Settings, *, embeds: bool) -> None:
 
 
 def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool) -> int:
+    warn_of_open_redis(settings.redis_url, logger)
     redis = connect(settings.redis, retries=3)
     wait_for_redis(redis)
     queue = settings.embedding_names[0] if embeds else settings.queue

@@ -139,3 +139,11 @@ def test_the_default_key_on_an_open_address_is_warned_of(caplog, host, keys, war
     with caplog.at_level("WARNING"):
         api(Settings(_env_file=None, host=host, api_keys=keys))
     assert ("public default" in caplog.text) == warns
+
+
+def test_an_open_redis_is_warned_of_at_the_start(caplog):
+    from api.server import api
+
+    with caplog.at_level("WARNING"):
+        api(Settings(_env_file=None, redis_url="redis://10.0.0.5"))
+    assert "10.0.0.5 without a password" in caplog.text

@@ -65,9 +65,19 @@ def test_compose_runs_what_the_image_has_and_opens_loopback_only():
     assert set(compose["services"]) == {"api", "worker", "embedder", "valkey", "prometheus", "grafana"}
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-    for mount in compose["services"]["prometheus"]["volumes"]:
-        source = mount.partition(":")[0]
-        assert not source.startswith(".") or (DEPLOY / source).exists(), source
+    for name in ("prometheus", "valkey"):
+        for mount in compose["services"][name]["volumes"]:
+            source = mount.partition(":")[0]
+            assert not source.startswith(".") or (DEPLOY / source).exists(), source
+
+
+def test_compose_gives_each_process_its_own_redis_user():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    users = re.findall(r"^user (\w+) on #HASH_OF_(\w+)_PASSWORD ", (DEPLOY / "valkey" / "users.conf").read_text(), re.M)
+    assert [name.upper() for name, _ in users] == [password for _, password in users]
+    for name, user in (("api", "api"), ("worker", "worker"), ("embedder", "worker")):
+        assert f"://{user}:${{REDIS_{user.upper()}_PASSWORD}}@valkey:" in services[name]["environment"]["REDIS_URL"]
+    assert {f"REDIS_{password}_PASSWORD" for _, password in users} == set(services["valkey"]["environment"])
 
 
 def test_the_image_holds_every_package_that_the_processes_import():

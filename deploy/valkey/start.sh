@@ -1,0 +1,18 @@
+#!/bin/sh
+# Valkey with the users of users.conf, whose passwords are in the environment: only their hashes reach the server.
+# The arguments are the server's own options.
+set -eu
+
+hash_of() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
+
+users=$(sed \
+  -e "s/#HASH_OF_API_PASSWORD/#$(hash_of "${REDIS_API_PASSWORD:?}")/" \
+  -e "s/#HASH_OF_WORKER_PASSWORD/#$(hash_of "${REDIS_WORKER_PASSWORD:?}")/" \
+  -e "s/#HASH_OF_DASHBOARD_PASSWORD/#$(hash_of "${REDIS_DASHBOARD_PASSWORD:?}")/" \
+  -e "s/#HASH_OF_ADMIN_PASSWORD/#$(hash_of "${REDIS_ADMIN_PASSWORD:?}")/" \
+  "$(dirname "$0")/users.conf")
+unset REDIS_API_PASSWORD REDIS_WORKER_PASSWORD REDIS_DASHBOARD_PASSWORD REDIS_ADMIN_PASSWORD
+
+exec valkey-server - "$@" <<END
+$users
+END
