@@ -3,7 +3,6 @@
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -38,9 +37,5 @@ def redis(valkey_url: str) -> Iterator["Redis"]:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """The whole service with the demo model, shared by all tests that do it no harm."""
-    folder: Path = tmp_path_factory.mktemp("omni")
-    running = RunningService(folder)
-    try:
+    with RunningService(tmp_path_factory.mktemp("omni")) as running:
         yield running.start()
-    finally:
-        running.stop()

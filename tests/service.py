@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx2
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 class RunningService:
-    """The processes of one instance. `stop()` ends them all."""
+    """The processes of one instance. `stop()`, or the end of a `with`, ends them all."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -64,6 +64,12 @@ class RunningService:
     def http(self, **options: object) -> httpx2.Client:
         headers = {"Authorization": f"Bearer {self.key}"}
         return httpx2.Client(base_url=self.url, headers=headers, timeout=30, **options)  # type: ignore[arg-type]
+
+    def __enter__(self) -> "RunningService":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def start(self, *names: str) -> "RunningService":
         """Start the named processes, all but the dashboard by default, and wait until the service is healthy."""
@@ -114,6 +120,19 @@ class RunningService:
                 pass
             time.sleep(0.05)
         raise TimeoutError(f"the service did not become healthy:\n{self.log()[-4000:]}")
+
+    def stream(self, num_tokens: int, at: int, then: Callable[[], None]) -> str:
+        """The text of one greedy answer of the model "tiny"; at its chunk number `at` something happens."""
+        text = ""
+        answer = self.openai().completions.create(
+            model="tiny", prompt="the quick brown fox", max_tokens=num_tokens, temperature=0, stream=True,
+            extra_body={"ignore_eos": True},
+        )  # fmt: skip
+        for number, chunk in enumerate(answer):
+            text += chunk.choices[0].text if chunk.choices else ""
+            if number == at:
+                then()
+        return text
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

@@ -112,15 +112,12 @@ def test_metrics_need_an_admin_key(service: RunningService):
 
 def test_every_process_gives_the_same_counters(service: RunningService, tmp_path):
     """A second API process on the same Redis knows what it never saw."""
-    second = RunningService(tmp_path, {"REDIS_URL": service.redis_url})
-    try:
+    with RunningService(tmp_path, {"REDIS_URL": service.redis_url}) as second:
         second.spawn("api")
         second.wait_healthy()
         counters = ("generation_tokens_total", "request_success_total", "e2e_request_latency_seconds_count")
         one, other = scrape(service), scrape(second)
         assert [value(one, name) for name in counters] == [value(other, name) for name in counters]
-    finally:
-        second.stop()
 
 
 def test_a_tally_sends_each_count_once(redis):

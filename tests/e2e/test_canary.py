@@ -19,12 +19,9 @@ KEY = "sk-canary-key-51d2e8"
 @pytest.fixture
 def quiet(tmp_path):
     """An own instance, with an own key and machine-readable logs: it will be harmed."""
-    running = RunningService(tmp_path, {"OMNI_API_KEYS": KEY, "OMNI_LOG_FORMAT": "json"})
-    running.key = KEY
-    try:
+    with RunningService(tmp_path, {"OMNI_API_KEYS": KEY, "OMNI_LOG_FORMAT": "json"}) as running:
+        running.key = KEY
         yield running.start().start("dashboard")
-    finally:
-        running.stop()
 
 
 def hostile_bodies():

@@ -19,11 +19,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder = save_model(tmp_path_factory.mktemp("dsv32"), "deepseek_v32", max_position_embeddings=4096)
     (folder / "chat_template.jinja").unlink()  # the published model has none
     settings = {"OMNI_MODEL": str(folder), "OMNI_MODEL_NAME": "deepseek-v3.2"}
-    running = RunningService(tmp_path_factory.mktemp("omni"), settings)
-    try:
+    with RunningService(tmp_path_factory.mktemp("omni"), settings) as running:
         yield running.start().openai(max_retries=0)
-    finally:
-        running.stop()
 
 
 def test_its_tools_are_called_in_its_own_markup(client: openai.OpenAI) -> None:

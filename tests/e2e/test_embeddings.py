@@ -26,16 +26,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    service = RunningService(tmp_path_factory.mktemp("omni"), {"OMNI_EMBEDDING_MODEL": str(folder)})
-    try:
+    with RunningService(tmp_path_factory.mktemp("omni"), {"OMNI_EMBEDDING_MODEL": str(folder)}) as service:
         service.start("redis", "api", "embedder")
         deadline = time.monotonic() + 60
         while embed(service).status_code != 200:
             assert time.monotonic() < deadline, service.log()
             time.sleep(0.05)
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture

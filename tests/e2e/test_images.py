@@ -19,11 +19,10 @@ RED, GREEN = data_url("red"), data_url("#00ff88", (30, 90), "JPEG")
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     folder = save_vision_model(tmp_path_factory.mktemp("vision"), "llava")
-    service = RunningService(tmp_path_factory.mktemp("omni"), {"OMNI_MODEL": str(folder), "OMNI_MODEL_NAME": "tiny"})
-    try:
+    with RunningService(
+        tmp_path_factory.mktemp("omni"), {"OMNI_MODEL": str(folder), "OMNI_MODEL_NAME": "tiny"}
+    ) as service:
         yield service.start()
-    finally:
-        service.stop()
 
 
 @pytest.fixture

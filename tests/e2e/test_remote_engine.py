@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import openai
 import psutil
@@ -30,25 +30,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, backend: FakeVllm) -> Itera
     for weights in model.glob("*.safetensors"):
         weights.unlink()
     settings = {"OMNI_MODEL": str(model), "OMNI_MODEL_NAME": "tiny", "OMNI_ENGINE": f"vllm+{backend.url}"}
-    running = RunningService(tmp_path_factory.mktemp("remote"), settings)
-    try:
+    with RunningService(tmp_path_factory.mktemp("remote"), settings) as running:
         yield running.start()
-    finally:
-        running.stop()
-
-
-def stream(service: RunningService, at: int, then: Callable[[], None]) -> str:
-    """The text of one greedy answer; at its chunk number `at` something happens."""
-    text = ""
-    answer = service.openai().completions.create(
-        model="tiny", prompt="the quick brown fox", max_tokens=60, temperature=0, stream=True,
-        extra_body={"ignore_eos": True},
-    )  # fmt: skip
-    for number, chunk in enumerate(answer):
-        text += chunk.choices[0].text if chunk.choices else ""
-        if number == at:
-            then()
-    return text
 
 
 def wait_for_health(service: RunningService, status: str) -> dict[str, object]:
@@ -61,7 +44,7 @@ def wait_for_health(service: RunningService, status: str) -> dict[str, object]:
 
 
 def test_a_stream_outlives_the_server_and_the_worker(served: RunningService, backend: FakeVllm) -> None:
-    whole = stream(served, -1, lambda: None)
+    whole = served.stream(60, -1, lambda: None)
     assert len(whole) > 30
 
     def lose_the_server() -> None:
@@ -70,14 +53,14 @@ def test_a_stream_outlives_the_server_and_the_worker(served: RunningService, bac
         assert "engine behind the worker" in str(body["progress"])
         backend.revive()
 
-    assert stream(served, 10, lose_the_server) == whole
+    assert served.stream(60, 10, lose_the_server) == whole
     wait_for_health(served, "healthy")
 
     def kill_the_worker() -> None:
         [worker] = psutil.Process(served.processes["worker"].pid).children()
         os.kill(worker.pid, signal.SIGKILL)
 
-    assert stream(served, 10, kill_the_worker) == whole
+    assert served.stream(60, 10, kill_the_worker) == whole
 
 
 def test_a_reader_who_leaves_ends_the_answer_at_the_server(served: RunningService, backend: FakeVllm) -> None:

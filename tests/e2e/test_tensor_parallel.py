@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -17,29 +17,12 @@ pytestmark = pytest.mark.timeout(300)
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     model = save_model(tmp_path_factory.mktemp("tiny"), "llama")
     settings = {"OMNI_MODEL": str(model), "OMNI_MODEL_NAME": "tiny", "OMNI_TENSOR_PARALLEL": "2"}
-    running = RunningService(tmp_path_factory.mktemp("shared"), settings)
-    try:
+    with RunningService(tmp_path_factory.mktemp("shared"), settings) as running:
         yield running.start()
-    finally:
-        running.stop()
-
-
-def stream(service: RunningService, at: int, then: Callable[[], None]) -> str:
-    """The text of one greedy answer; at its chunk number `at` something happens."""
-    text = ""
-    answer = service.openai().completions.create(
-        model="tiny", prompt="the quick brown fox", max_tokens=200, temperature=0, stream=True,
-        extra_body={"ignore_eos": True},
-    )  # fmt: skip
-    for number, chunk in enumerate(answer):
-        text += chunk.choices[0].text if chunk.choices else ""
-        if number == at:
-            then()
-    return text
 
 
 def test_a_stream_outlives_a_rank(shared: RunningService) -> None:
-    whole = stream(shared, -1, lambda: None)
+    whole = shared.stream(200, -1, lambda: None)
     killed: list[int] = []
 
     def kill_a_follower() -> None:
@@ -48,7 +31,7 @@ def test_a_stream_outlives_a_rank(shared: RunningService) -> None:
         os.kill(follower.pid, signal.SIGKILL)
         killed.append(follower.pid)
 
-    assert stream(shared, 5, kill_a_follower) == whole
+    assert shared.stream(200, 5, kill_a_follower) == whole
     assert killed and "rank 1 ended" in shared.log()
 
 

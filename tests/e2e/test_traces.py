@@ -45,8 +45,7 @@ def collector():
 
 def test_a_job_is_one_trace_from_the_caller_to_the_last_token(collector, tmp_path):
     endpoint, spans = collector
-    running = RunningService(tmp_path, {"OMNI_OTLP_ENDPOINT": endpoint})
-    try:
+    with RunningService(tmp_path, {"OMNI_OTLP_ENDPOINT": endpoint}) as running:
         running.start()
         with running.http() as http:
             body = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
@@ -55,8 +54,6 @@ def test_a_job_is_one_trace_from_the_caller_to_the_last_token(collector, tmp_pat
         deadline = time.monotonic() + 15
         while len(spans) < 4 and time.monotonic() < deadline:
             time.sleep(0.1)
-    finally:
-        running.stop()
     found = {span.name: span for span in spans}
     assert set(found) == {"POST /v1/chat/completions", "queue", "prefill", "decode"}
     assert {span.trace_id.hex() for span in spans} == {TRACE}
