@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from common.errors import OmniError
-from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice, SamplingParams
+from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, SamplingParams
 from worker.backend import build_runner
 from worker.intake import GrammarCompiler, Intake
 from worker.loader import EngineConfig, LoadedModel
@@ -79,13 +79,9 @@ class Engine:
         is_suspect: bool = False,
     ) -> None:
         """Take a request in. `logged`: what was shown of it already; a suspect runs with no others but suspects."""
-        try:
-            state = self.intake.open(request, logged)
-        except OmniError as error:
-            self._settled.append((request.id, Failed(error.code, error.message)))
-            return
-        if state.is_finished:
-            self._settled.append((request.id, self._finished(state)))
+        state = self.intake.open(request, logged)
+        if not isinstance(state, RequestState):
+            self._settled.append((request.id, state))
             return
         self.requests[request.id] = state
         self._num_prompt_tokens += len(request.prompt_ids)
@@ -170,7 +166,7 @@ class Engine:
         if state.is_finished:
             del self.requests[request_id]
             self.scheduler.suspects.discard(request_id)
-            events.append((request_id, self._finished(state)))
+            events.append((request_id, state.finished()))
         return events
 
     def _advance(self, state: RequestState, sequence: Sequence, outcome: Outcome) -> Delta | None:
@@ -205,7 +201,3 @@ class Engine:
     def _retire(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence)
         self.runner.forget(sequence)
-
-    @staticmethod
-    def _finished(state: RequestState) -> Finished:
-        return Finished(len(state.request.prompt_ids), state.completion_tokens, state.cached_tokens or 0)

@@ -6,7 +6,7 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from common.errors import ContextLengthExceeded, InvalidRequest, OmniError
-from common.wire import GenerationRequest, LoggedChoice, ModelCard
+from common.wire import Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
 from worker.detokenizer import Detokenizer
 from worker.sequence import GrammarState, RequestState, Sequence
 from worker.stopping import VisibleText
@@ -43,7 +43,15 @@ class Intake:
         self._compiler = compiler
         self._images = images
 
-    def open(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState:
+    def open(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState | Finished | Failed:
+        """What is to be run, or the end of a request that is wrong in itself or complete in the log."""
+        try:
+            state = self._opened(request, logged)
+        except OmniError as error:
+            return Failed(error.code, error.message)
+        return state.finished() if state.is_finished else state
+
+    def _opened(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState:
         """Raises InvalidRequest, ContextLengthExceeded or ResumeMismatch."""
         if self._images is not None:
             request = self._images.expanded(request)

@@ -17,7 +17,6 @@ from common.wire import (
     Delta,
     Event,
     Failed,
-    Finished,
     GenerationRequest,
     LoggedChoice,
     ModelCard,
@@ -87,15 +86,11 @@ class RemoteEngine:
         is_suspect: bool = False,
     ) -> None:
         """See Engine.add."""
-        try:
-            if len(request.sampling.logit_bias) > MAX_LISTED:
-                raise InvalidRequest(f"logit_bias may name {MAX_LISTED} tokens here.", param="logit_bias")
-            state = self._intake.open(request, logged)
-        except OmniError as error:
-            self._settled.append((request.id, Failed(error.code, error.message)))
-            return
-        if state.is_finished:
-            self._settled.append((request.id, self._finished(state)))
+        state = self._intake.open(request, logged)
+        if len(request.sampling.logit_bias) > MAX_LISTED:
+            state = Failed(InvalidRequest.code, f"logit_bias may name {MAX_LISTED} tokens here.")
+        if not isinstance(state, RequestState):
+            self._settled.append((request.id, state))
             return
         self.requests[request.id] = state
         self._num_prompt_tokens += len(request.prompt_ids)
@@ -269,7 +264,7 @@ class RemoteEngine:
         state = self.requests[sequence.request_id]
         if state.is_finished:
             del self.requests[sequence.request_id]
-            events.append((sequence.request_id, self._finished(state)))
+            events.append((sequence.request_id, state.finished()))
         return events
 
     def _retire(self, remote: RemoteSequence) -> None:
@@ -281,7 +276,3 @@ class RemoteEngine:
             remote.stream.close()
             del self._streams[remote.stream]
             remote.stream = None
-
-    @staticmethod
-    def _finished(state: RequestState) -> Finished:
-        return Finished(len(state.request.prompt_ids), state.completion_tokens)

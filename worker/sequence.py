@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from common.wire import FinishReason, GenerationRequest, SamplingParams
+from common.wire import Finished, FinishReason, GenerationRequest, SamplingParams
 from worker.stopping import VisibleText, finish_reason
 
 
@@ -92,3 +92,6 @@ class RequestState:
     @property
     def completion_tokens(self) -> int:
         return sum(sequence.num_completion_tokens for sequence in self.sequences)
+
+    def finished(self) -> Finished:
+        return Finished(len(self.request.prompt_ids), self.completion_tokens, self.cached_tokens or 0)
