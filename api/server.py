@@ -23,6 +23,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
+from api.connections import Connections, network_of, refuse
 from api.errors import error_body
 from common.logs import set_up_logging
 
@@ -36,12 +37,31 @@ STOP_ACCEPTING_S = 1.1  # gunicorn looks once a second whether it should stop to
 
 
 class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
-    """Asked to leave, it takes no more connections, then ends open streams in a way that clients can resume."""
+    """Shares connections out between addresses. Asked to leave, it takes no more, then ends open streams in a way that
+    clients can resume.
+    """
+
+    connections = Connections(0)
 
     def init_process(self) -> None:
         warnings.simplefilter("ignore", MonkeyPatchWarning)  # what was imported before waits for nothing
         StreamServer.max_accept = 1  # several processes accept from one socket: this shares the callers out
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        if (service := self.wsgi.extensions.get("omni")) is not None:
+            self.connections = Connections(service.settings.max_connections_per_address)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        network = network_of(addr)
+        if not self.connections.enter(network):
+            refuse(client, self.connections.limit)
+            return
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self.connections.leave(network)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """What is no HTTP gets OpenAI's error object too; gunicorn would write a page."""

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     cors_origins: str = "http://localhost,http://127.0.0.1"
     allowed_hosts: str = ""
     api_processes: int = Field(1, ge=1, le=64)
+    max_connections_per_address: int = Field(1000, ge=0, le=1_000_000)
     # the model
     model: str = str(DEMO_MODEL)
     model_name: str = ""
