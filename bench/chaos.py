@@ -11,10 +11,14 @@ python -m bench.chaos --streams 2000 --queued 10000     no faults: how much memo
 import argparse
 import sys
 
+from tests.chaos.bounded import TooLong, bounded
 from tests.chaos.campaign import Plan, run
+from tests.chaos.checker import Report
 from tests.chaos.crowd import crowd
 from tests.chaos.demo import OPTIONS, DemoModel
-from tests.chaos.harness import Options
+from tests.chaos.harness import Options, ValkeyEnded
+
+SPARE_S = 420.0  # to start the service, to undo the faults, for the last clients, and to judge: far more than they take
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -27,6 +31,12 @@ def plan_of(args: argparse.Namespace) -> Plan:
         plan.faults = {name: fault for name, fault in plan.faults.items() if name in args.only.split(",")}
         plan.with_clock, plan.with_disk = "jump_clocks" in args.only, "fill_disk" in args.only
     return plan
+
+
+def bounded_run(plan: Plan) -> Report:
+    """Raises TooLong: it ends, whatever happens."""
+    with bounded(plan.seconds + SPARE_S, lambda: plan.doing()):
+        return run(plan)
 
 
 def main() -> int:
@@ -46,11 +56,16 @@ def main() -> int:
     args = parser.parse_args()
     if args.streams or args.queued:
         return crowd(args.streams, args.queued)
-    report = run(plan_of(args))
-    for number in range(2, args.rounds + 1):
-        print(f"after round {number - 1} of {args.rounds}:\n{report}\n", flush=True)
+    report = Report()
+    for number in range(1, args.rounds + 1):
+        try:
+            report.add(bounded_run(plan_of(args)))
+        except (TooLong, TimeoutError, ValkeyEnded) as error:
+            print(f"{report}\nround {number} of {args.rounds}, seed {args.seed}, has no verdict: {error}")
+            return 1
+        if number < args.rounds:
+            print(f"after round {number} of {args.rounds}:\n{report}\n", flush=True)
         args.seed += 1
-        report.add(run(plan_of(args)))
     print(report)
     return 0 if report.is_clean else 1
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ class Plan:
     with_clock: bool = True
     with_disk: bool = True
     model: "Model" = field(default_factory=lambda: Model())
+    doing: Callable[[], str] = lambda: "starting the service"  # what a run that does not end is waiting for
 
 
 class Model:
@@ -110,9 +112,12 @@ class Load:
 async def drive(plan: Plan, harness: Harness, load: Load) -> Injector:
     injector = Injector(harness, plan.seed, plan.pause_s)
     loading = asyncio.create_task(load.run())
+    plan.doing = lambda: f"at the fault {injector.now}"
     await injector.run(plan.seconds, plan.faults, plan.most_faults)
+    plan.doing = lambda: "waiting for the service after the faults"
     await asyncio.to_thread(undo, harness)
     load.is_stopping = True
+    plan.doing = lambda: f"waiting for {sum(not h.is_done for h in load.histories)} clients"
     try:
         await asyncio.wait_for(loading, 90)
     except TimeoutError:
@@ -143,19 +148,23 @@ def run(plan: Plan) -> Report:
         if "jump_clocks" in plan.faults:
             with suppress(OSError):
                 os.symlink(clock / "clock", harness.folder / "clock")
+        harness.take_pulse()
         plan.model.learn(harness)
         load = Load(plan, harness.port)
         began = time.monotonic()
         injector = asyncio.run(drive(plan, harness, load))
+        plan.doing = lambda: "judging what was seen"
         settle(harness, load.histories)
         report = check(load.histories, harness.redis, harness.queue, plan.model.expect)
-        blame(report, injector.done)
+        blame(report, injector.done, harness.pulse())
         report.faults, report.seconds = injector.counts, time.monotonic() - began
         if not report.is_clean or os.environ.get("CHAOS_KEEP"):
             keep = Path(tempfile.mkdtemp(prefix="omni-red-"))
             (keep / "logs").write_text(harness.logs())
             faults = [f"{time.time() - time.monotonic() + began:.1f} {name}" for began, _, name in injector.done]
             (keep / "faults").write_text("\n".join(faults))
+            for path in (harness.folder / "pulse", harness.data_dir / "valkey.log"):
+                shutil.copy(path, keep)
             (keep / "report").write_text(str(report))
             print(f"the logs of the run are in {keep}")
         return report

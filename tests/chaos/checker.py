@@ -15,6 +15,7 @@ from rq.serializers import JSONSerializer
 
 from tests.chaos.client import History
 from tests.chaos.fake_worker import expected_text
+from tests.chaos.pulse import Pulse
 from tests.chaos.stalls import LONG_S, Stalls, share
 
 ENDED = ("finished", "failed", "cancelled")
@@ -190,13 +191,15 @@ def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
         report.wrong.append(f"the log of {job_id} has rows under a fence that had been replaced: {holders[:20]}")
 
 
-def blame(report: Report, done: Sequence[tuple[float, float, str]], most: int = 5) -> None:
-    """Name the faults that lay within or shortly before each of the worst stalls, one stall a moment."""
-    report.stalls.set_against(done)
+def blame(report: Report, done: Sequence[tuple[float, float, str]], pulse: Pulse, most: int = 5) -> None:
+    """What the service was in each of the worst stalls, one stall a moment, and the faults within or shortly before."""
+    report.stalls.set_against(done, pulse)
     moments: list[float] = []
     for gap, ended, job_id in report.worst:
         if len(moments) < most and all(abs(ended - moment) > 1.0 for moment in moments):
             moments.append(ended)
             near = [name for began, until, name in done if until > ended - gap - 1.0 and began < ended]
             at = datetime.fromtimestamp(time.time() - time.monotonic() + ended, UTC)
-            report.causes.append(f"{gap:.2f} s until {at:%H:%M:%S} ({job_id}): {', '.join(near) or 'no fault near'}")
+            was = ", ".join(f"{state} {seconds:.1f}" for state, seconds in pulse.within(ended - gap, ended))
+            faults = ", ".join(near) or "no fault near"
+            report.causes.append(f"{gap:.2f} s until {at:%H:%M:%S} ({job_id}): {was}; {faults}")

@@ -27,6 +27,7 @@ class Injector:
         self.pause_s = pause_s
         self.counts: Counter[str] = Counter()
         self.is_stopping = False
+        self.now = ""  # the last one begun
         self.done: list[tuple[float, float, str]] = []  # from, until, what
 
     async def run(self, seconds: float, faults: dict[str, Fault], most: int = 10**9) -> None:
@@ -37,7 +38,7 @@ class Injector:
         while loop.time() < end and not self.is_stopping and self.counts.total() < most:
             if not deck:
                 deck = self.random.sample(sorted(faults), len(faults))
-            name = deck.pop()
+            self.now = name = deck.pop()
             with suppress(psutil.Error, IndexError, ProcessLookupError):
                 began = loop.time()
                 await faults[name](self)

@@ -23,8 +23,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from common import embedded
+from common.append_only import append_always
 from common.processes import die_with_parent
 from common.settings import Settings
+from tests.chaos.pulse import Pulse
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("sk-chaos", "sk-other")
@@ -74,6 +76,10 @@ class Options:
     environment: dict[str, str] = field(default_factory=dict)
     worker_environment: dict[str, str] = field(default_factory=dict)
     reader_grace_s: float = 30.0
+
+
+class ValkeyEnded(Exception):
+    """It could not start; why is said."""
 
 
 class Process:
@@ -134,7 +140,9 @@ class Harness:
         self.settings = Settings(data_dir=self.data_dir, model_name=options.model, redis_url="", _env_file=None)
         self.redis: Redis = Redis.from_url(options.redis_url or self.settings.redis, socket_timeout=5)
         self.valkey: Process | None = None
+        self.is_stopped = threading.Event()
         self.proxy: subprocess.Popen[bytes] | None = None
+        self.pulse_taker: Process | None = None
         self.apis: list[Process] = []
         self.workers: list[Process] = []
 
@@ -149,6 +157,7 @@ class Harness:
     def start(self) -> None:
         if not self.options.redis_url:
             self.start_valkey()
+            threading.Thread(target=self.keep_appending, name="valkey's file", daemon=True).start()
         if self.options.through_proxy:
             self.start_proxy()
         if self.options.num_apis:
@@ -197,10 +206,27 @@ class Harness:
             return f"redis://127.0.0.1:{link}/0"
         return self.options.redis_url or self.settings.redis
 
+    def begin_valkey(self, *options: str) -> None:
+        """As common.embedded does; returns at once."""
+        embedded.prepare(self.settings)
+        command = [*embedded.command(self.settings), *options]
+        self.valkey = Process(command, dict(os.environ), self.folder / "valkey.out")
+
     def start_valkey(self) -> None:
-        Path(self.settings.socket_path).unlink(missing_ok=True)
-        self.valkey = Process(embedded.command(self.settings), dict(os.environ), self.folder / "valkey.out")
-        wait_until(self.redis.ping, 120, "Valkey")
+        """Returns when it answers. Raises ValkeyEnded."""
+        self.begin_valkey()
+        wait_until(self.valkey_answers, 120, "Valkey")
+
+    def valkey_answers(self) -> bool:
+        assert self.valkey is not None
+        if not self.valkey.is_alive:
+            raise ValkeyEnded(embedded.last_words(self.settings, self.valkey.popen.returncode))
+        return bool(self.redis.ping())
+
+    def keep_appending(self) -> None:
+        while not self.is_stopped.wait(0.1):
+            if self.valkey is not None:
+                append_always(self.valkey.popen.pid, self.data_dir)
 
     def start_proxy(self) -> None:
         target = self.settings.socket_path
@@ -216,6 +242,16 @@ class Harness:
         )
         assert self.proxy.stdout is not None
         self.proxy.stdout.readline()
+
+    def take_pulse(self) -> None:
+        """From now on note what the service is at every moment."""
+        command = [PYTHON, "-m", "tests.chaos.pulse", str(self.settings.socket_path)]
+        self.pulse_taker = Process(command, dict(os.environ), self.folder / "pulse")
+
+    def pulse(self) -> Pulse:
+        with suppress(FileNotFoundError), (self.folder / "pulse").open() as lines:
+            return Pulse(lines)
+        return Pulse()
 
     def start_api(self, **environment: str) -> Process:
         command = [PYTHON, "-m", "common.supervise", "api", "--listen", "--", PYTHON, "-m", self.options.api_module]
@@ -283,7 +319,8 @@ class Harness:
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.out")))
 
     def stop(self) -> None:
-        for process in [*self.workers, *self.apis]:
+        self.is_stopped.set()
+        for process in [*self.workers, *self.apis, *([self.pulse_taker] if self.pulse_taker else [])]:
             process.end()
         if self.proxy is not None:
             self.proxy.kill()
