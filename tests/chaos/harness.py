@@ -23,7 +23,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from common import embedded
-from common.append_only import append_always
+from common.append_only import Syncing, append_always
 from common.processes import die_with_parent
 from common.settings import Settings
 from tests.chaos.pulse import Pulse
@@ -158,6 +158,7 @@ class Harness:
         if not self.options.redis_url:
             self.start_valkey()
             threading.Thread(target=self.keep_appending, name="valkey's file", daemon=True).start()
+            Syncing(self.data_dir).start()
         if self.options.through_proxy:
             self.start_proxy()
         if self.options.num_apis:

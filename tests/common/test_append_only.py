@@ -1,11 +1,13 @@
 """Valkey's append-only file on a full disk. The Valkey is real; its limit on the size of files stands for the disk."""
 
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,33 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from common import embedded
-from common.append_only import append_always, mend, mend_file
+from common.append_only import append_always, mend, mend_file, sync
 from common.settings import Settings
 
 COMMAND = b"*2\r\n$3\r\nGET\r\n$6\r\na\r\n\0\0\0\r\n"  # zero bytes after a line's end, inside of a value
 
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="a limit for another process's files")
+
+needs_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None, reason="a slow disk is made of a C compiler and LD_PRELOAD"
+)
+SLOW_DISK = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int fdatasync(int fd) {
+    char link[64], name[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, name, sizeof name - 1) > 0 && strstr(name, ".incr.aof")) {
+        close(creat(getenv("MARKER"), 0600));
+        sleep(10);
+    }
+    return 0;
+}
+"""
 
 
 class Valkey:
@@ -29,10 +51,11 @@ class Valkey:
         self.settings = Settings(data_dir=folder, redis_url="", _env_file=None)
         self.redis: Redis = Redis.from_url(self.settings.redis)
 
-    def start(self) -> None:
+    def start(self, *options: str, environment: Mapping[str, str] = os.environ) -> None:
         """Without `mend`, which the tests do themselves. Raises AssertionError when it ends at once."""
         Path(self.settings.socket_path).unlink(missing_ok=True)
-        self.process = subprocess.Popen(embedded.command(self.settings), restore_signals=False)
+        command = [*embedded.command(self.settings), *options]
+        self.process = subprocess.Popen(command, env=environment, restore_signals=False)
         self.wait_for(self.redis.ping)
 
     def wait_for(self, condition: Callable[[], object]) -> None:
@@ -151,3 +174,47 @@ def test_the_file_that_valkey_has_to_read_stays_small(valkey: Valkey) -> None:
     for _ in range(20):
         valkey.redis.set("same", b"x" * 2**20)
     valkey.wait_for(lambda: int(valkey.persistence("aof_current_size")) < 6 * 2**20)
+
+
+def count_until_killed(valkey: Valkey, folder: Path, *options: str) -> int:
+    """Valkey counts, on a slow disk, and is killed while it syncs or after 1.5 s; what it last said."""
+    (folder / "slow.c").write_text(SLOW_DISK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "slow.so", folder / "slow.c"], check=True)
+    marker = folder / "is syncing"
+    valkey.kill()
+    valkey.start(*options, environment=os.environ | {"LD_PRELOAD": str(folder / "slow.so"), "MARKER": str(marker)})
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline and not marker.exists():
+        valkey.redis.incr("number")
+    said = int(valkey.redis.incr("number"))
+    valkey.kill()
+    return said
+
+
+@needs_compiler
+def test_a_killed_valkey_has_kept_what_it_acknowledged_on_a_slow_disk(valkey: Valkey, tmp_path: Path) -> None:
+    said = count_until_killed(valkey, tmp_path)
+    valkey.start()
+    assert int(valkey.redis.get("number")) == said
+
+
+@needs_compiler
+def test_with_everysec_it_has_not(valkey: Valkey, tmp_path: Path) -> None:
+    """The control. Turns red when Valkey writes before it answers, also while it syncs: `Syncing` can go then."""
+    said = count_until_killed(valkey, tmp_path, "--appendfsync", "everysec")
+    valkey.start()
+    assert int(valkey.redis.get("number")) < said
+
+
+def test_what_was_written_is_synced_and_a_file_that_goes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "appendonlydir"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"appendonly.aof.{number}.incr.aof").touch()
+    (folder / "appendonly.aof.2.incr.aof").symlink_to("gone")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    sync(tmp_path)
+    assert sorted(synced) == sorted(path.stat().st_ino for path in folder.glob("*.[01].incr.aof"))
