@@ -23,6 +23,7 @@ from common.tracing import traces_of
 from common.wire import ModelCard
 from worker import follower
 from worker.any_engine import AnyEngine
+from worker.download import downloaded
 from worker.embedder import Embedder
 from worker.encoder_model import load_encoder
 from worker.engine import Engine
@@ -81,13 +82,16 @@ def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> AnyEngine:
     """Load and warm up, telling Redis how far it is. Exits with one sentence for a bad model."""
     disable_progress_bar()
 
-    def tell(what: str, share: float) -> None:
+    def report(what: str, share: float) -> None:
         logger.info("loading %s: %s (%d %%)", ledger.queue, what, share * 100)
         try:
             ledger.report_loading(what, share)
         except RedisError as error:
             logger.warning("Redis does not take the progress now: %s", error)
 
+    tell: OnProgress = report
+    if embeds or not settings.engine:
+        tell = downloaded(settings.embedding_model if embeds else settings.model, tell)
     try:
         engine = load_embedder(settings, tell) if embeds else load_engine(settings, tell)
         engine.warm_up(tell)
