@@ -218,3 +218,27 @@ def test_what_was_written_is_synced_and_a_file_that_goes_meanwhile_is_no_error(
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
     sync(tmp_path)
     assert sorted(synced) == sorted(path.stat().st_ino for path in folder.glob("*.[01].incr.aof"))
+
+
+@only_linux
+def test_the_embedded_valkey_is_seen_to_after_each_rewrite(tmp_path: Path) -> None:
+    """By `python -m common.embedded`, the process of the Procfile."""
+    environment = os.environ | {"OMNI_DATA_DIR": str(tmp_path), "REDIS_URL": ""}
+    valkey = Valkey(tmp_path)
+    valkey.process = subprocess.Popen([sys.executable, "-m", "common.embedded"], env=environment)
+    try:
+        valkey.wait_for(valkey.redis.ping)
+        valkey.rewrite()
+        assert valkey.redis.config_get("appendfsync") == {"appendfsync": "no"}
+        valkey.wait_for(lambda: appends_to(int(valkey.redis.info("server")["process_id"]), ".2.incr.aof"))
+    finally:
+        valkey.redis.close()  # it would be waited for
+        valkey.process.terminate()
+        valkey.process.wait()
+
+
+def appends_to(pid: int, name: str) -> bool:
+    """Whether a process has a file of that name open in append mode."""
+    [fd] = [link.name for link in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(link).endswith(name)]
+    flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()[1]
+    return bool(int(flags.split()[1], 8) & os.O_APPEND)
