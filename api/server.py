@@ -184,7 +184,7 @@ def warn_of_open_doors(settings: "Settings") -> None:
     from common.open_redis import warn_of_open_redis
 
     warn_of_open_redis(settings.redis_url, logger)
-    if not settings.is_loopback and settings.keys == ("sk-local",):
+    if not settings.is_loopback and "sk-local" in settings.keys:
         logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
 
 

@@ -69,13 +69,10 @@ def address() -> str:
 def open_service(tmp_path_factory: pytest.TempPathFactory, address: str) -> Iterator[RunningService]:
     """API and Redis, reached from outside."""
     settings = {"OMNI_HOST": "0.0.0.0", "OMNI_API_KEYS": "own", "OMNI_MAX_CONNECTIONS_PER_ADDRESS": str(LIMIT)}
-    running = RunningService(tmp_path_factory.mktemp("open"), settings)
-    try:
+    with RunningService(tmp_path_factory.mktemp("open"), settings) as running:
         running.start("redis", "api")
         wait_until(lambda: raw_answer(("127.0.0.1", running.port)).startswith(b"HTTP/1.1 200"), 60, "the API")
         yield running
-    finally:
-        running.stop()
 
 
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -131,7 +131,12 @@ def test_a_body_that_drips_is_cut_off_and_others_are_not_kept_waiting(service: R
 
 @pytest.mark.parametrize(
     ("host", "keys", "warns"),
-    [("0.0.0.0", "sk-local", True), ("0.0.0.0", "own", False), ("127.0.0.1", "sk-local", False)],
+    [
+        ("0.0.0.0", "sk-local", True),
+        ("0.0.0.0", "own,sk-local", True),
+        ("0.0.0.0", "own", False),
+        ("127.0.0.1", "sk-local", False),
+    ],
 )
 def test_the_default_key_on_an_open_address_is_warned_of(caplog, host, keys, warns):
     from api.server import api

@@ -83,13 +83,10 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedValkey]:
 
 @pytest.fixture
 def service(valkey: GuardedValkey, tmp_path: Path) -> Iterator[RunningService]:
-    running = RunningService(tmp_path, {"OMNI_MAX_NUM_SEQS": "1"})
-    running.env_of = {name: {"REDIS_URL": valkey.url(name)} for name in ("api", "worker", "dashboard")}
-    try:
+    with RunningService(tmp_path, {"OMNI_MAX_NUM_SEQS": "1"}) as running:
+        running.env_of = {name: {"REDIS_URL": valkey.url(name)} for name in ("api", "worker", "dashboard")}
         running.start("api", "worker", "dashboard").wait_healthy()
         yield running
-    finally:
-        running.stop()
 
 
 def test_the_whole_service_is_refused_nothing(valkey: GuardedValkey, service: RunningService) -> None:

@@ -49,11 +49,8 @@ def hub() -> Iterator[FakeHub]:
 @pytest.fixture
 def service(hub: FakeHub, tmp_path: Path) -> Iterator[RunningService]:
     settings = {"OMNI_MODEL": REPO, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-    running = RunningService(tmp_path, settings)
-    try:
+    with RunningService(tmp_path, settings) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def test_a_download_says_how_far_it_is_and_fetches_what_is_needed(hub: FakeHub, service: RunningService) -> None:
