@@ -16,6 +16,7 @@ import torch
 
 from common.errors import InvalidRequest
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice
+from worker.device import check_device
 from worker.encoder_model import LoadedEncoder
 from worker.engine import EngineStats
 from worker.progress import FIRST_STEP, READY, OnProgress
@@ -158,11 +159,15 @@ class Embedder:
         try:
             vectors = self._forward(batch)
         except Exception as error:  # whatever one text can provoke must not end the others
+            failure = failure_of(error)
             if len(batch) == 1:
                 logger.exception("request %s failed in its step", batch[0].request_id)
-                return [(batch[0], failure_of(error))]
-            return [outcome for text in batch for outcome in self._embedded([text])]
-        return [(text, encoded(vector)) for text, vector in zip(batch, vectors, strict=True)]
+        else:
+            return [(text, encoded(vector)) for text, vector in zip(batch, vectors, strict=True)]
+        check_device()  # out here, where the error no longer holds the step's tensors
+        if len(batch) == 1:
+            return [(batch[0], failure)]
+        return [outcome for text in batch for outcome in self._embedded([text])]
 
     @torch.inference_mode()
     def _forward(self, batch: list[Text]) -> torch.Tensor:

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from common.wire import ModelCard
 from worker.card import revision_of, shown_name
-from worker.loader import EngineConfig, choose_device, choose_threads, device_map
+from worker.device import choose_device, use_device
+from worker.loader import EngineConfig, choose_threads, device_map
 from worker.pooling import Pooling, read_json, read_pooling
 from worker.progress import OnProgress, telling_weights
 
@@ -32,6 +33,7 @@ def load_encoder(
 ) -> LoadedEncoder:
     """Raises OSError or ValueError when the folder is no encoder."""
     device = choose_device(config.device)
+    use_device(device)
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model_config = AutoConfig.from_pretrained(model_path)

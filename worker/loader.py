@@ -11,6 +11,7 @@ from transformers.distributed import DistributedConfig
 
 from common.wire import ModelCard
 from worker.card import describe
+from worker.device import choose_device, use_device
 from worker.progress import OnProgress, telling_weights
 from worker.vision import ImageReader, sees
 
@@ -50,6 +51,7 @@ class LoadedModel:
 def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress) -> LoadedModel:
     """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError when the folder is no model."""
     device = choose_device(config.device)
+    use_device(device)
     check_quantize(config.quantize, device)
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
@@ -64,18 +66,12 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
         )
     torch.set_num_threads(choose_threads(config, model))
     dtype = choose_dtype(config, device, model)
-    model = model.to(dtype).eval().requires_grad_(False)
+    model = cast(model, dtype).eval().requires_grad_(False)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     if images is not None:
         card = images.shown_by(card)
     logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
     return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype, images)
-
-
-def choose_device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_map(device: torch.device) -> str | None:
@@ -119,6 +115,23 @@ def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torc
         return saved if saved != torch.float32 else torch.bfloat16
     is_fast = saved == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return saved if is_fast and count_parameters(model) >= SMALL_MODEL_PARAMETERS else torch.float32
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """The model with its weights in `dtype`, as loaded if that is its type already.
+
+    What it computed from its configuration stays as it is: rotary frequencies in bf16 would turn positions in the
+    thousands by whole radians.
+    """
+    if model.dtype == dtype:
+        return model
+    saved = model.state_dict().keys()
+    computed = {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+    model = model.to(dtype)
+    for name, buffer in computed.items():
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, buffer)
+    return model
 
 
 def count_parameters(model: Any) -> int:

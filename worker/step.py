@@ -8,6 +8,7 @@ import torch
 
 from common.errors import OmniError
 from common.wire import Failed, TokenLogprob
+from worker.device import check_device
 from worker.masks import MaskFiller
 from worker.model_runner import Runner
 from worker.sampler import sample
@@ -27,16 +28,21 @@ class Outcome:
 
 
 def run_step(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) -> list[Outcome]:
-    """Run the rows together; if that breaks, each by itself, so that only the culprit fails."""
+    """Run the rows together; if that breaks, each by itself, so that only the culprit fails.
+
+    Raises RuntimeError when the GPU itself is lost: no row is to blame then, and the process must end.
+    """
     try:
         return forward_and_sample(runner, rows, mask_filler)
     except Exception as error:  # whatever one row can provoke must not end the others
+        failure = failure_of(error)
         if len(rows) == 1:
             logger.exception("request %s failed in its step", rows[0].sequence.request_id)
-            return [Outcome(rows[0], failure=failure_of(error))]
-        logger.warning("a step of %d rows failed (%s); running them apart", len(rows), type(error).__name__)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        else:
+            logger.warning("a step of %d rows failed (%s); running them apart", len(rows), type(error).__name__)
+    check_device()  # out here, where the error no longer holds the step's tensors
+    if len(rows) == 1:
+        return [Outcome(rows[0], failure=failure)]
     return [outcome for row in rows for outcome in run_step(runner, [row], mask_filler)]
 
 
