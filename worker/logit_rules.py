@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence as Seq
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.wire import SamplingParams
 from worker.grammar import apply_bitmask
@@ -39,19 +41,19 @@ def apply_rules(logits: torch.Tensor, sequences: Seq[Sequence], masks: Masks) ->
             row = logits[at]
             row[row_index(row, tuple(sequence.ends))] = NEVER
     if masks is not None:
-        constrain(logits, sequences, masks().to(logits.device))
+        constrain(logits, sequences, masks().to(logits.device, non_blocking=True))
 
 
 def penalize(row: torch.Tensor, sequence: Sequence) -> None:
     """OpenAI's presence and frequency penalties count what was generated; repetition counts the prompt as well."""
     params = sequence.sampling
     if params.repetition_penalty != 1:
-        seen = torch.unique(torch.tensor(sequence.token_ids, device=row.device))
+        seen = row_index(row, np.unique(sequence.token_ids))
         scores = row[seen]
         row[seen] = torch.where(scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty)
-    generated = torch.tensor(sequence.token_ids[sequence.num_prompt_tokens :], dtype=torch.long, device=row.device)
-    drawn, counts = torch.unique(generated, return_counts=True)
-    row[drawn] -= params.presence_penalty + params.frequency_penalty * counts.to(row.dtype)
+    drawn, counts = np.unique(sequence.token_ids[sequence.num_prompt_tokens :], return_counts=True)
+    change = params.presence_penalty + params.frequency_penalty * counts
+    row[row_index(row, drawn)] -= torch.tensor(change, dtype=row.dtype, device=row.device)
 
 
 def constrain(logits: torch.Tensor, sequences: Seq[Sequence], bitmask: torch.Tensor) -> None:
@@ -65,5 +67,5 @@ def constrain(logits: torch.Tensor, sequences: Seq[Sequence], bitmask: torch.Ten
     logits[chosen] = constrained
 
 
-def row_index(like: torch.Tensor, at: Seq[int]) -> torch.Tensor:
+def row_index(like: torch.Tensor, at: Seq[int] | NDArray[np.int64]) -> torch.Tensor:
     return torch.tensor(at, dtype=torch.long, device=like.device)

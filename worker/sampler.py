@@ -1,7 +1,7 @@
 """Logits to tokens for a whole batch: no loop over rows, no sort of the vocabulary, one copy back to Python."""
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,8 +28,14 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The sampling parameters of a batch as columns, [S, 1], and the uniform draws that belong to its next tokens."""
+    """The sampling parameters of a batch as columns, [S, 1], and the uniform draws that belong to its next tokens.
 
+    What the batch asks for at all is known without asking the device for it, which would wait for the forward pass.
+    """
+
+    max_top_k: int  # of the rows that have one; 0: none has
+    has_top_p: bool
+    has_min_p: bool
     temperature: torch.Tensor  # 1 where greedy, so that nothing is divided by zero
     top_k: torch.Tensor
     top_p: torch.Tensor
@@ -51,14 +57,27 @@ class Settings:
                 for p, draw in zip(params, draws.tolist(), strict=True)
             ],
             dtype=torch.float64,
-        ).to(device)
+        ).to(device, non_blocking=True)
         temperature, top_k, top_p, min_p, drawn, greedy = table.unsqueeze(-1).unbind(1)
         top_k = top_k.long().clamp(max=vocab_size)
-        return cls(temperature.float(), top_k, top_p.float(), min_p.float(), drawn, greedy.bool())
+        return cls(
+            max((p.top_k for p in params if p.top_k < vocab_size), default=0),
+            any(p.top_p < 1 for p in params),
+            any(p.min_p > 0 for p in params),
+            temperature.float(), top_k, top_p.float(), min_p.float(), drawn, greedy.bool(),
+        )  # fmt: skip
 
     def of_rows(self, rows: torch.Tensor) -> "Settings":
         """The same for some rows only."""
-        return Settings(*(getattr(self, column.name)[rows] for column in fields(self)))
+        return replace(
+            self,
+            temperature=self.temperature[rows],
+            top_k=self.top_k[rows],
+            top_p=self.top_p[rows],
+            min_p=self.min_p[rows],
+            uniform=self.uniform[rows],
+            is_greedy=self.is_greedy[rows],
+        )
 
 
 def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], masks: Masks = None) -> Sampled:
@@ -124,17 +143,11 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
 def truncation_floor(scaled: torch.Tensor, settings: Settings) -> torch.Tensor | None:
     """The smallest scaled logit [S, 1] that top_k, then top_p, then min_p leave in; None if they leave all."""
     vocab_size = scaled.shape[1]
-    has_top_k = bool((settings.top_k < vocab_size).any())
-    has_top_p = bool((settings.top_p < 1).any())
-    has_min_p = bool((settings.min_p > 0).any())
-    if not (has_top_k or has_top_p or has_min_p):
+    if not (settings.max_top_k or settings.has_top_p or settings.has_min_p):
         return None
     floor = settings.min_p.log()  # log 0 is -inf: no floor
-    if has_top_k or has_top_p:
-        num_candidates = min(NUM_CANDIDATES, vocab_size)
-        if has_top_k:
-            limited = torch.where(settings.top_k < vocab_size, settings.top_k, 0)
-            num_candidates = min(vocab_size, max(num_candidates, int(limited.max())))
+    if settings.max_top_k or settings.has_top_p:
+        num_candidates = min(vocab_size, max(NUM_CANDIDATES, settings.max_top_k))
         nucleus, is_known = nucleus_floor(scaled, settings, num_candidates)
         if not is_known.all():
             rows = (~is_known[:, 0]).nonzero()[:, 0]
