@@ -13,10 +13,18 @@ from worker.limits import Limits, block_size_for, choose_limits
 from worker.loader import EngineConfig, LoadedModel, count_parameters
 from worker.model_runner import AttentionMaker, ModelRunner, Runner
 from worker.native_decoder import NativeDecoderRunner
-from worker.probe import PROBE_LENGTH, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
+from worker.probe import (
+    PROBE_LENGTH,
+    PROBE_SEQS,
+    Unsupported,
+    check_equal,
+    find_shapes,
+    stock_logits,
+    use_paged_attention,
+)
 from worker.sequential_runner import WITH_IMAGES, Mode, SequentialRunner
 from worker.tensor_parallel import leading_runner
-from worker.varlen import VarlenAttention
+from worker.varlen import VarlenAttention, fits_varlen
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +62,10 @@ def fast_runner(
     """
     model = loaded.model
     block_size = block_size_for(loaded.device)
-    probe_cache = KVCache(shapes, PROBE_LENGTH, block_size, loaded.dtype, loaded.device)
+    num_blocks = PROBE_SEQS * -(-PROBE_LENGTH // block_size)
+    probe_cache = KVCache(shapes, num_blocks, block_size, loaded.dtype, loaded.device)
     makers: list[AttentionMaker] = [PagedAttention]
-    if loaded.device.type == "cuda" and loaded.dtype in (torch.bfloat16, torch.float16):
+    if fits_varlen(loaded.device, loaded.dtype):
         makers.insert(0, VarlenAttention.of_rows)
     on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
     on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
@@ -67,10 +76,11 @@ def fast_runner(
             runner = runner_type(model, probe_cache, maker)
             check_equal(runner, model, expected)
         except Unsupported as reason:
-            refusals.append(f"{runner_type.__name__}: {reason}")
+            refusals.append(f"not by {runner_type.__name__} with {maker.__qualname__}: {reason}")
             continue
+        is_slower = loaded.device.type == "cuda" and refusals  # worth an operator's look
         for refusal in refusals:
-            logger.info("%s", refusal)
+            logger.log(logging.WARNING if is_slower else logging.INFO, "%s", refusal)
         if quantize is not None and runner_type is ModelRunner:
             logger.warning("%s weights stay as they are: %s", quantize, refusals[-1])
         elif quantize is not None:

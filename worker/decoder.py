@@ -66,6 +66,7 @@ class DecoderRunner(ModelRunner):
         check_parts(model, {"model", "lm_head"})
         body = model.model
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
+        check_are_plain(model, {"lm_head"})
         self.shape = kv_cache.shapes[0]
         if any(shape != self.shape or shape.key_dim != shape.value_dim for shape in kv_cache.shapes):
             raise Unsupported("its layers differ in shape")
@@ -137,6 +138,8 @@ def layer_of(module: Any, quantize: str | None) -> Layer:
     has_head_norms = hasattr(attention, "q_norm")
     check_parts(attention, ATTENTION_PARTS | HEAD_NORMS if has_head_norms else ATTENTION_PARTS)
     check_parts(mlp, MLP_PARTS)
+    check_are_plain(attention, ATTENTION_PARTS)
+    check_are_plain(mlp, MLP_PARTS - {"act_fn"})
     check_is_silu(mlp.act_fn)
     return Layer(
         attention_norm=Norm(module.input_layernorm),
@@ -155,6 +158,14 @@ def check_parts(module: Any, expected: set[str]) -> None:
     found = {name for name, _ in module.named_children()}
     if found != expected:
         raise Unsupported(f"{type(module).__name__} has the parts {sorted(found)}")
+
+
+def check_are_plain(module: Any, names: set[str]) -> None:
+    """Raises Unsupported unless these parts are linear layers of plain numbers: a quantized one has scales besides."""
+    for name in sorted(names):
+        kind = type(getattr(module, name))
+        if kind is not nn.Linear:
+            raise Unsupported(f"{name} is a {kind.__name__}")
 
 
 def check_is_silu(activation: Any) -> None:

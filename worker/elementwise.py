@@ -21,6 +21,11 @@ def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> 
     return heads.mul_(cos).addcmul_(swapped, signed_sin)
 
 
+def rotated(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+    """The same into new memory: compiled, that is one kernel, and in place would be two."""
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), signed_sin)
+
+
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """[T, 2 * width] -> [T, width]."""
     gate, up = gate_up.chunk(2, dim=-1)
@@ -37,9 +42,9 @@ class Elementwise:
 
 
 def compiled() -> Elementwise:
-    """For any number of tokens. Compiling happens at the first call, and fails there if it cannot be done."""
-    return Elementwise(
-        add_norm=torch.compile(add_norm, dynamic=True),
-        rotate=torch.compile(rotate, dynamic=True),
-        swiglu=torch.compile(swiglu, dynamic=True),
-    )
+    """For any number of tokens; widths are a model's own, and constants in the kernels.
+
+    Compiling happens at the first call, and fails there if it cannot be done; at the second number of tokens once more,
+    for all that follow, and for none and one. The probe has them all.
+    """
+    return Elementwise(torch.compile(add_norm), torch.compile(rotated), torch.compile(swiglu))

@@ -8,11 +8,13 @@ import torch
 
 from worker.kv_cache import LayerShape
 from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
+from worker.speculation import MAX_DRAFTED
 
 GPU_MEMORY_SHARE = 0.9  # of what is free once the weights are loaded
 CPU_MEMORY_SHARE = 0.25  # of what is free, at most
 MIN_CPU_BYTES = 2**30
-GPU_WORKSPACE_BYTES = 2 * 2**30  # activations and logits of the largest step, CUDA graphs
+GPU_WORKSPACE_BYTES = 2**30  # CUDA graphs, libraries' own buffers, what the allocator cannot use
+LOGITS_COPIES = 6  # float32, that sampling holds at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +30,40 @@ class Limits:
 
 def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], num_parameters: int) -> Limits:
     """Raises ValueError when not even one sequence of the length asked for would fit."""
-    is_gpu = loaded.device.type != "cpu"
-    is_small = num_parameters < SMALL_MODEL_PARAMETERS
-    max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
-    max_step_tokens = config.max_step_tokens or (4096 if is_gpu else 512)
-    max_burst_tokens = config.max_step_tokens or (4096 if is_gpu else 1024)
+    max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
+    max_burst_tokens = config.max_step_tokens or (max_step_tokens if loaded.device.type != "cpu" else 1024)
     block_size = block_size_for(loaded.device)
     bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
-    memory = config.kv_memory_bytes or kv_memory_bytes(loaded, num_parameters)
+    memory = config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters)
+    num_kept = 1 if loaded.device.type == "cuda" else 0  # for rows that pad a recorded step
     max_model_len = loaded.card.max_model_len
-    most_useful = max_num_seqs * -(-max_model_len // block_size)
+    most_useful = max_num_seqs * -(-max_model_len // block_size) + num_kept
     num_blocks = min(memory // max(bytes_per_block, 1), most_useful)
-    if num_blocks * block_size < max_model_len:
+    num_tokens = max(0, num_blocks - num_kept) * block_size
+    if num_tokens < max_model_len:
         if config.max_model_len is not None:
             raise ValueError(
                 f"max_model_len {max_model_len} needs more KV memory than the {memory} bytes there are; "
-                f"{num_blocks * block_size} tokens fit."
+                f"{num_tokens} tokens fit."
             )
-        max_model_len = num_blocks * block_size
+        if num_tokens == 0:
+            raise ValueError(
+                f"of the memory beside the weights, {memory} bytes are left for keys and values, and one block of "
+                f"{block_size} tokens takes {bytes_per_block}; a smaller model or a larger GPU is needed."
+            )
+        max_model_len = num_tokens
     max_chunk_pairs = chunk_pairs(loaded.model, num_parameters, max_step_tokens)
     return Limits(
         max_num_seqs, max_step_tokens, max_burst_tokens, max_chunk_pairs, max_model_len, num_blocks, block_size
     )
+
+
+def step_size(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> tuple[int, int]:
+    """Sequences that run together, and tokens of one step."""
+    is_gpu = loaded.device.type != "cpu"
+    is_small = num_parameters < SMALL_MODEL_PARAMETERS
+    max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
+    return max_num_seqs, config.max_step_tokens or (4096 if is_gpu else 512)
 
 
 def chunk_pairs(model: Any, num_parameters: int, max_step_tokens: int) -> int:
@@ -63,11 +77,22 @@ def block_size_for(device: torch.device) -> int:
     return 256 if device.type == "cuda" else 16
 
 
-def kv_memory_bytes(loaded: LoadedModel, num_parameters: int) -> int:
+def kv_memory_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> int:
     """What the KV cache may take. A GPU is the engine's own; on a CPU it gets as much as the weights."""
     if loaded.device.type == "cuda":
+        torch.cuda.empty_cache()  # what loading and probing left in the allocator is free
         free, _ = torch.cuda.mem_get_info(loaded.device)
-        return max(0, int(free * GPU_MEMORY_SHARE) - GPU_WORKSPACE_BYTES)
+        return max(0, int(free * GPU_MEMORY_SHARE) - workspace_bytes(loaded, config, num_parameters))
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS knows only all
     available = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     return min(int(available * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
+
+
+def workspace_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> int:
+    """What the largest step takes beside the weights and the cache: its widest layer, and the logits of all rows."""
+    text = loaded.model.config.get_text_config()
+    max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
+    widest: int = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    activations: int = max(max_step_tokens, max_num_seqs) * (4 * widest + 8 * text.hidden_size) * loaded.dtype.itemsize
+    num_logits: int = (max_num_seqs + (MAX_DRAFTED if config.speculate else 0)) * text.vocab_size
+    return GPU_WORKSPACE_BYTES + activations + num_logits * LOGITS_COPIES * torch.float32.itemsize

@@ -10,6 +10,7 @@ import torch
 
 from common.wire import SamplingParams
 from worker.attention import ATTENTION_NAME, Form, register_attention
+from worker.device import check_device
 from worker.kv_cache import LayerShape
 from worker.model_runner import Runner
 from worker.scheduler import Row
@@ -18,6 +19,7 @@ from worker.stopping import VisibleText
 
 PROBE_LENGTH = 12  # tokens, computed in chunks of these sizes:
 PROBE_CHUNKS = (5, 6, 1)  # two of a prompt, and the first token after it
+PROBE_SEQS = 2  # at once: a kernel may be right for one and wrong for the second
 MAX_DEVIATION = {
     torch.float32: 1e-3,
     torch.bfloat16: 6e-2,
@@ -34,6 +36,7 @@ class ShapeProbe:
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
+        self.forms: list[Form] = []
 
     def forward(
         self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
@@ -41,6 +44,7 @@ class ShapeProbe:
         if layer_idx in self.shapes:
             raise Unsupported("a layer attends twice")
         self.shapes[layer_idx] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        self.forms.append(form)
         return query.new_zeros(query.shape[2], query.shape[1], value.shape[3])
 
 
@@ -50,19 +54,30 @@ def use_paged_attention(model: Any) -> None:
     model.set_attn_implementation(ATTENTION_NAME)
 
 
-@torch.inference_mode()
 def find_shapes(model: Any) -> list[LayerShape]:
     """What each layer keeps of a token. The model must be on paged attention. Raises Unsupported."""
+    shapes = look_at_layers(model).shapes
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if sorted(shapes) != list(range(num_layers)):
+        raise Unsupported(f"only layers {sorted(shapes)} of {num_layers} attend")
+    return [shapes[layer_idx] for layer_idx in range(num_layers)]
+
+
+def has_plain_scores(model: Any) -> bool:
+    """Whether no layer squeezes its scores or gives them sinks. The model must be on paged attention."""
+    return all(form.softcap is None and form.sinks is None for form in look_at_layers(model).forms)
+
+
+@torch.inference_mode()
+def look_at_layers(model: Any) -> ShapeProbe:
+    """One forward pass whose attention only looks. Raises Unsupported."""
     probe = ShapeProbe()
     device = next(model.parameters()).device
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False, paged=probe)
     except Exception as error:  # any model at all may come along here
         raise Unsupported(f"its forward pass does not take our attention ({type(error).__name__}: {error})") from error
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if sorted(probe.shapes) != list(range(num_layers)):
-        raise Unsupported(f"only layers {sorted(probe.shapes)} of {num_layers} attend")
-    return [probe.shapes[layer_idx] for layer_idx in range(num_layers)]
+    return probe
 
 
 @torch.inference_mode()
@@ -76,20 +91,24 @@ def stock_logits(model: Any) -> torch.Tensor:
 def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
     """Raises Unsupported unless `runner`, in chunks and over its cache, arrives at the expected logits."""
     tokens = probe_tokens(model).tolist()
-    blocks = runner.kv_cache.pool.allocate(runner.kv_cache.num_blocks_for(PROBE_LENGTH))
-    sequence = probe_sequence(tokens[:-1], blocks)
+    pool = runner.kv_cache.pool
+    per_sequence = runner.kv_cache.num_blocks_for(PROBE_LENGTH)
+    sequences = [probe_sequence(tokens[:-1], pool.allocate(per_sequence)) for _ in range(PROBE_SEQS)]
     try:
         logits = expected
         for num_tokens in PROBE_CHUNKS:
-            logits = runner.forward([Row(sequence, num_tokens)])
-            sequence.num_computed += num_tokens
-            sequence.token_ids = tokens[: max(sequence.num_computed + 1, len(tokens) - 1)]
+            logits = runner.forward([Row(sequence, num_tokens) for sequence in sequences])
+            for sequence in sequences:
+                sequence.num_computed += num_tokens
+                sequence.token_ids = tokens[: max(sequence.num_computed + 1, len(tokens) - 1)]
     except Exception as error:  # see find_shapes
+        check_device()
         raise Unsupported(f"its forward pass fails on our cache ({type(error).__name__}: {error})") from error
     finally:
-        runner.kv_cache.release(sequence)
-        runner.forget(sequence)
-    deviation = ((logits[0] - expected).square().mean().sqrt() / expected.std()).item()
+        for sequence in sequences:
+            runner.kv_cache.release(sequence)
+            runner.forget(sequence)
+    deviation = ((logits - expected).square().mean(dim=-1).sqrt().max() / expected.std()).item()
     if not deviation <= MAX_DEVIATION[model.dtype]:
         raise Unsupported(f"its logits differ by {deviation:.2g} of their spread")
 

@@ -50,6 +50,9 @@ def our_ranks(settings: Settings) -> Ranks:
         return Ranks(*place)
     if settings.tensor_parallel == 1:
         return Ranks()
+    num_gpus = torch.cuda.device_count()
+    if 0 < num_gpus < settings.tensor_parallel:
+        raise ValueError(f"OMNI_TENSOR_PARALLEL={settings.tensor_parallel} needs as many GPUs; there are {num_gpus}.")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"

@@ -18,12 +18,19 @@ from worker.kv_cache import KVCache
 from worker.limits import Limits, choose_limits, kv_memory_bytes
 from worker.loader import EngineConfig, LoadedModel, count_parameters
 from worker.model_runner import AttentionMaker, ModelRunner
-from worker.probe import Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
+from worker.probe import (
+    Unsupported,
+    check_equal,
+    find_shapes,
+    has_plain_scores,
+    stock_logits,
+    use_paged_attention,
+)
 from worker.ranks import NEVER
 from worker.scheduler import Row
 from worker.sequence import Sequence
 from worker.step_wire import pack_rows, unpack_rows
-from worker.varlen import VarlenAttention
+from worker.varlen import VarlenAttention, fits_varlen, runs_varlen
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +113,14 @@ def shared_parts(
     except Unsupported as reason:
         raise ValueError(f"{loaded.card.architecture} cannot run over several devices: {reason}.") from reason
     num_parameters = count_parameters(model)
-    memory = channel.least(config.kv_memory_bytes or kv_memory_bytes(loaded, num_parameters))
+    memory = channel.least(config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters))
     limits = choose_limits(loaded, replace(config, kv_memory_bytes=memory), shapes, num_parameters)
     kv_cache = SharedKVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
     kv_cache.channel = channel
     makers: list[AttentionMaker] = [PagedAttention]
-    if loaded.device.type == "cuda" and loaded.dtype in (torch.bfloat16, torch.float16):
-        makers.insert(0, VarlenAttention.of_rows)
+    if fits_varlen(loaded.device, loaded.dtype):  # asked beforehand, and by all: a step that fails ends every rank
+        if channel.least(int(has_plain_scores(model) and runs_varlen(kv_cache))):
+            makers.insert(0, VarlenAttention.of_rows)
     return expected, kv_cache, limits, channel, makers
 
 
