@@ -38,11 +38,8 @@ class Step:
 class Bench:
     """One engine, and prompts that share nothing unless they are asked to."""
 
-    def __init__(self, model: Path, longest: int, threads: int | None, clock: Callable[[], float]) -> None:
-        config = EngineConfig(
-            max_num_seqs=max(BATCHES), max_model_len=longest + ROOM, threads=threads, kv_memory_bytes=KV_BYTES
-        )
-        self.engine = Engine(load(str(model), ("bench",), config, lambda what, share: None), config)
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+        self.engine = engine
         self.clock = clock
         self.rng = random.Random(3)
         self.count = 0
@@ -68,6 +65,13 @@ class Bench:
         while self.engine.has_work:
             steps.append(self.step())
         return steps
+
+
+def engine_of(model: Path, longest: int, threads: int | None) -> Engine:
+    config = EngineConfig(
+        max_num_seqs=max(BATCHES), max_model_len=longest + ROOM, threads=threads, kv_memory_bytes=KV_BYTES
+    )
+    return Engine(load(str(model), ("bench",), config, lambda what, share: None), config)
 
 
 def by_batch(bench: Bench, sizes: Sequence[int], num_steps: int) -> list[tuple[float, float]]:
@@ -161,7 +165,7 @@ def main() -> None:
     models.ensure(args.models, [args.shape])
     print(f"{machine()}; load average {load_average()}", flush=True)
     clock = time.process_time if args.cpu_time else time.perf_counter
-    bench = Bench(args.models / args.shape, args.longest, 1 if args.cpu_time else args.threads, clock)
+    bench = Bench(engine_of(args.models / args.shape, args.longest, 1 if args.cpu_time else args.threads), clock)
     bench.add(bench.prompt(SHORTEST), 8)
     bench.drain()
     batches = by_batch(bench, args.batches, args.steps)

@@ -46,11 +46,12 @@ def weight_bytes(model: Any, quantize: str | None) -> float:
     return numbers * (BYTES_PER_WEIGHT[quantize] if quantize else embedding.element_size())
 
 
-def step_seconds(engine: Engine, batch: int, context: int, num_steps: int) -> float:
-    """Median time of a step in which `batch` sequences of about `context` tokens decode."""
+def step_seconds(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> float:
+    """Median time of a step in which `batch` sequences of about `context` tokens decode, greedy unless asked."""
     for at in range(batch):
         prompt = tuple((at * 7919 + token * 31) % (engine.card.vocab_size - 8) + 4 for token in range(context))
-        sampling = SamplingParams(max_tokens=num_steps + batch + 8, seed=0, temperature=0.0, ignore_eos=True)
+        usual = {"max_tokens": num_steps + batch + 8, "seed": 0, "temperature": 0.0, "ignore_eos": True}
+        sampling = SamplingParams(**(usual | asked))
         engine.add(GenerationRequest(f"roofline-{batch}-{at}", "bench", prompt, sampling))
     while sum(sequence.is_decoding for sequence in engine.scheduler.running) < batch:
         engine.step()
