@@ -202,6 +202,7 @@ def leave_out_the_model() -> None:
     alone = types.SimpleNamespace(size=1, join=lambda: None)
     stand_in("worker.ranks", Ranks=None, our_ranks=lambda settings: alone)
     stand_in("worker.follower")
+    stand_in("worker.download", downloaded=lambda model, tell: tell)
     stand_in("transformers")
     stand_in("transformers.utils")
     stand_in("transformers.utils.logging", disable_progress_bar=lambda: None, set_tqdm_hook=None)
