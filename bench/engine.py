@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=64, help="tokens")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--quantize", choices=["int8", "int4"], default=None)
+    parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default=None)
     parser.add_argument("--speculate", type=int, default=0)
     args = parser.parse_args()
     config = EngineConfig(

@@ -3,10 +3,10 @@
 It has never run on a GPU: none could be had. What it calls was checked against the sources of torch 2.13.
 
 Random weights of an 8B Llama's shape; nothing is downloaded. Three parts, each a process of its own with a time limit,
-together under ten minutes: `kernels` (torch's paged attention alone), `tokens` (the engine's answers against the model
-itself, in float32 and bf16), `speed` (start, memory, roofline at batch 1, 8 and 32, where a step's time goes, sampling,
-throughput, growth to 32K tokens). What fails says so and the rest goes on; `--part` runs one of them. Please send what
-it prints.
+together under ten minutes: `kernels` (torch's paged attention and fp8 products alone), `tokens` (the engine's answers
+against the model itself, in float32 and bf16), `speed` (start, memory, roofline at batch 1, 8 and 32, where a step's
+time goes, sampling, throughput, growth to 32K tokens, fp8 weights). What fails says so and the rest goes on; `--part`
+runs one of them. Please send what it prints.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from functools import partial
 
 import torch
 
-from bench.gpu_checks import kernels, tokens
+from bench.gpu_checks import fp8_products, kernels, tokens
 from bench.gpu_speed import Speed
 from bench.report import machine
 
@@ -52,7 +52,9 @@ def section(title: str, run: Callable[[], object]) -> bool:
 def run_part(part: str, shape: str, device: torch.device) -> bool:
     """In this process."""
     if part == "kernels":
-        return section("Attention over pages", partial(kernels, device))
+        ended = [section("Attention over pages", partial(kernels, device))]
+        ended.append(section("fp8 products", partial(fp8_products, device)))
+        return all(ended)
     if part == "tokens":
         types = (torch.float32, torch.bfloat16)
         ended = [section(f"Tokens, {dtype}", partial(tokens, shape, device, dtype)) for dtype in types]
@@ -67,6 +69,7 @@ def run_part(part: str, shape: str, device: torch.device) -> bool:
         "Sampling": speed.sampling,
         "Throughput": speed.throughput,
         "Growth": speed.growth,
+        "fp8 weights": speed.fp8,
     }
     ended = [section(title, run) for title, run in tables.items()]
     return all(ended)

@@ -10,17 +10,22 @@ from bench.gpu_model import SHAPES, as_loaded, random_model
 from bench.report import table
 from common.wire import Delta, GenerationRequest, SamplingParams
 from worker.attention import Form, PagedAttention
+from worker.elementwise import Elementwise, compiled, to_fp8
 from worker.engine import Engine
 from worker.kv_cache import KVCache, LayerShape
 from worker.limits import block_size_for
-from worker.loader import EngineConfig
+from worker.loader import EngineConfig, check_quantize
 from worker.probe import probe_sequence
+from worker.quantized import Fp8Linear
 from worker.scheduler import Row
 from worker.varlen import VarlenAttention
 
 NUM_TOKENS = 24
 LENGTHS = (5, 700, 64, 300)
 MAX_KERNEL_ERROR = 0.1  # of the outputs' spread, bf16 against float32
+MAX_FP8_ERROR = 0.1  # of the outputs' spread: Hopper's fast sums keep fewer bits
+FP8_SHAPES = ((6144, 4096), (4096, 14336))  # [out, in] of an 8B Llama
+FP8_ROWS = (1, 7, 64, 700)
 MAX_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.15}  # of the logits' spread, below the likeliest token's
 
 # (queries, keys) of each sequence in a step
@@ -75,6 +80,24 @@ def kernel_error(
     got = VarlenAttention.of_rows(cache, rows, device).attend(0, query, form)
     error = (got.float() - expected).abs().amax() / expected.std()
     return float(error.nan_to_num(float("inf")))
+
+
+def fp8_products(device: torch.device) -> None:
+    """Fp8Linear, its rounding compiled as the engine's, against the float32 product of the same rounded numbers."""
+    check_quantize("fp8", "auto", device)
+    elementwise = compiled() if device.type == "cuda" else Elementwise()
+    torch.manual_seed(1)
+    rows = []
+    for num_out, num_in in FP8_SHAPES:
+        weight = torch.randn(num_out, num_in, device=device, dtype=torch.bfloat16)
+        linear = Fp8Linear(weight, None, elementwise)
+        for num_rows in FP8_ROWS:
+            inputs = torch.randn(num_rows, num_in, device=device, dtype=torch.bfloat16)
+            (left, left_scale), (right, right_scale) = to_fp8(inputs), to_fp8(weight)
+            expected = (left.float() * left_scale) @ (right.float() * right_scale).T
+            error = float((linear(inputs).float() - expected).abs().amax() / expected.std())
+            rows.append((f"{num_in} to {num_out}", num_rows, f"{error:.4f}", "" if error <= MAX_FP8_ERROR else "WRONG"))
+    print(table(["widths", "rows", "largest error / spread", ""], rows))
 
 
 def tokens(shape: str, device: torch.device, dtype: torch.dtype) -> None:

@@ -1,5 +1,6 @@
 """How fast the engine is on a GPU, how much memory it takes and how soon it is ready: the tables of bench.gpu."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from bench.gpu_model import CONTEXT, LONGEST, as_loaded, random_model
 from bench.report import table
 from bench.roofline import print_table, read_bandwidth, step_seconds, synchronize, weight_bytes
 from worker.engine import Engine
-from worker.loader import EngineConfig
+from worker.loader import EngineConfig, check_quantize
 
 GIB = 2**30
 BATCHES = (1, 8, 32)
@@ -36,7 +37,7 @@ class Speed:
     def __init__(self, shape: str, device: torch.device) -> None:
         """Prints how long each part of the start took, and what memory it left."""
         started = time.perf_counter()
-        self.device = device
+        self.shape, self.device = shape, device
         model = random_model(shape, device, torch.bfloat16)
         synchronize(device)
         self.weights = weight_bytes(model, None)
@@ -124,3 +125,20 @@ class Speed:
         print("\n" + table(["context", "decode step ms", "x"], growth.with_growth(decodes)), flush=True)
         gaps = growth.beside(bench, longest, 8)
         print("\n8 streams\n\n" + table(["", "gap p50 ms", "p99 ms", "max ms", "steps"], gaps))
+
+    def fp8(self) -> None:
+        """Steps with fp8 weights beside bf16 ones. The last table: the engine of the others makes room."""
+        check_quantize("fp8", "auto", self.device)
+        plain = [step_seconds(self.engine, batch, 1024, REPLAYS) * 1e3 for batch in BATCHES]
+        del self.engine
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        model = random_model(self.shape, self.device, torch.bfloat16)
+        weights = weight_bytes(model, "fp8")
+        engine = Engine(as_loaded(model, self.device, CONTEXT), EngineConfig(max_num_seqs=max(BATCHES), quantize="fp8"))
+        engine.warm_up(lambda stage, share: None)
+        rounded = [step_seconds(engine, batch, 1024, REPLAYS) * 1e3 for batch in BATCHES]
+        rows = [(batch, old, new, old / new) for batch, old, new in zip(BATCHES, plain, rounded, strict=True)]
+        print(table(["streams", "bf16 ms a step", "fp8 ms a step", "times as fast"], rows))
+        print(f"\n{weights / GIB:.2f} GiB of fp8 weights a step, {self.weights / GIB:.2f} of bf16")

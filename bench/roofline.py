@@ -16,7 +16,7 @@ from worker.engine import Engine
 from worker.loader import EngineConfig, load
 
 READ_BYTES = 2**30
-BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.5 + 4 / 32}  # int4 with a bf16 scale and zero for every 32
+BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.5 + 4 / 32, "fp8": 1.0}  # int4 with a bf16 scale and zero for every 32
 
 
 def synchronize(device: torch.device) -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--context", type=int, default=256, help="tokens")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--quantize", choices=["int8", "int4"], default=None)
+    parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default=None)
     args = parser.parse_args()
     config = EngineConfig(threads=args.threads, quantize=args.quantize, max_num_seqs=64)
     loaded = load(args.model, ("bench",), config, lambda stage, fraction: None)

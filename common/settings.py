@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     engine_key: str = ""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantize: Literal["", "int8", "int4"] = ""
+    quantize: Literal["", "int8", "int4", "fp8"] = ""
     speculate: int = Field(0, ge=0, le=16)
     tensor_parallel: int = Field(1, ge=1, le=64)
     threads: int | None = Field(None, ge=1, le=1024)

@@ -84,6 +84,7 @@ def fast_runner(
         if quantize is not None and runner_type is ModelRunner:
             logger.warning("%s weights stay as they are: %s", quantize, refusals[-1])
         elif quantize is not None:
+            del runner  # it holds the weights that are dropped as they are quantized
             runner = runner_type(model, probe_cache, maker, quantize)  # type: ignore[call-arg]  # a DecoderRunner
         runner.release_weights()
         return runner

@@ -5,6 +5,7 @@ not is found out by the probe, which compares logits before anything is served.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,10 +60,11 @@ class DecoderRunner(ModelRunner):
         kv_cache: KVCache,
         attend_with: AttentionMaker = PagedAttention,
         quantize: str | None = None,
+        elementwise: Elementwise | None = None,
     ) -> None:
         """Raises Unsupported if the model is not built from the parts known here."""
         super().__init__(model, kv_cache, attend_with)
-        self.elementwise = Elementwise()
+        self.elementwise = elementwise or Elementwise()
         check_parts(model, {"model", "lm_head"})
         body = model.model
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
@@ -72,10 +74,11 @@ class DecoderRunner(ModelRunner):
             raise Unsupported("its layers differ in shape")
         self.embedding = body.embed_tokens.weight.detach()
         self.rotary = body.rotary_emb
-        self.layers = [layer_of(module, quantize) for module in body.layers]
+        self.layers = [layer_of(module, quantize, self.elementwise) for module in body.layers]
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
-        self.head = fused_linear([model.lm_head], quantize and "int8")  # int4 costs the most here
+        head_quantize = "int8" if quantize == "int4" else quantize  # int4 costs the most here
+        self.head = fused_linear([model.lm_head], head_quantize, self.elementwise)
 
     def release_weights(self) -> None:
         """Free the model's own copies of what was packed here. The model itself cannot run any more."""
@@ -131,7 +134,7 @@ class DecoderRunner(ModelRunner):
         return cos[0, :, None], signed[:, None]
 
 
-def layer_of(module: Any, quantize: str | None) -> Layer:
+def layer_of(module: Any, quantize: str | None, elementwise: Elementwise) -> Layer:
     """Raises Unsupported if the layer has other parts than those computed here."""
     check_parts(module, LAYER_PARTS)
     attention, mlp = module.self_attn, module.mlp
@@ -141,14 +144,15 @@ def layer_of(module: Any, quantize: str | None) -> Layer:
     check_are_plain(attention, ATTENTION_PARTS)
     check_are_plain(mlp, MLP_PARTS - {"act_fn"})
     check_is_silu(mlp.act_fn)
+    linear = partial(fused_linear, quantize=quantize, elementwise=elementwise)
     return Layer(
         attention_norm=Norm(module.input_layernorm),
-        qkv=fused_linear([attention.q_proj, attention.k_proj, attention.v_proj], quantize),
+        qkv=linear([attention.q_proj, attention.k_proj, attention.v_proj]),
         head_norms=(Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None,
-        attention_out=fused_linear([attention.o_proj], quantize),
+        attention_out=linear([attention.o_proj]),
         mlp_norm=Norm(module.post_attention_layernorm),
-        gate_up=fused_linear([mlp.gate_proj, mlp.up_proj], quantize),
-        down=fused_linear([mlp.down_proj], quantize),
+        gate_up=linear([mlp.gate_proj, mlp.up_proj]),
+        down=linear([mlp.down_proj]),
         form=Form(float(attention.scaling), getattr(attention, "sliding_window", None)),
     )
 

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+FP8 = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8).max
+SMALLEST_PEAK = 1e-12  # of a row of zeros
+NUM_FORMS = 16  # that a compiled function may have: up to three widths by the first number of tokens, any, one and none
+
 
 def add_norm(
     hidden: torch.Tensor, change: torch.Tensor, weight: torch.Tensor, eps: float
@@ -32,13 +37,20 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate).mul_(up)
 
 
+def to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of [T, in] in e4m3, its largest number the type's; and what to multiply it with, float32 [T, 1]."""
+    scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=SMALLEST_PEAK) / FP8_MAX
+    return (rows.float() / scale).to(FP8), scale
+
+
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """The three, as they are or compiled."""
+    """The four, as they are or compiled."""
 
     add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]] = add_norm
     rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = rotate
     swiglu: Callable[[torch.Tensor], torch.Tensor] = swiglu
+    to_fp8: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = to_fp8
 
 
 def compiled() -> Elementwise:
@@ -47,4 +59,11 @@ def compiled() -> Elementwise:
     Compiling happens at the first call, and fails there if it cannot be done; at the second number of tokens once more,
     for all that follow, and for none and one. The probe has them all.
     """
-    return Elementwise(torch.compile(add_norm), torch.compile(rotated), torch.compile(swiglu))
+    by_width = torch.compile(to_fp8, recompile_limit=NUM_FORMS)  # type: ignore[call-overload]  # its stubs lag behind
+
+    def compiled_to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        torch._dynamo.mark_static(rows, 1)  # or the second width would make one kernel for any
+        rounded: tuple[torch.Tensor, torch.Tensor] = by_width(rows)
+        return rounded
+
+    return Elementwise(torch.compile(add_norm), torch.compile(rotated), torch.compile(swiglu), compiled_to_fp8)

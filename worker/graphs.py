@@ -46,9 +46,15 @@ class StaticStep:
 class GraphedDecoderRunner(DecoderRunner):
     """A DecoderRunner whose decode steps are recorded once and replayed."""
 
-    def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = VarlenAttention.of_rows) -> None:
-        super().__init__(model, kv_cache, attend_with)
-        self.elementwise = compiled()
+    def __init__(
+        self,
+        model: Any,
+        kv_cache: KVCache,
+        attend_with: AttentionMaker = VarlenAttention.of_rows,
+        quantize: str | None = None,
+        elementwise: Elementwise | None = None,
+    ) -> None:
+        super().__init__(model, kv_cache, attend_with, quantize, elementwise or compiled())
         self.steps: dict[tuple[int, int], StaticStep] = {}  # by sequences, and blocks of the longest
         self.spare_block = 0
 
@@ -181,6 +187,11 @@ def no_waiting() -> Iterator[None]:
 class UncompiledDecoderRunner(GraphedDecoderRunner):
     """For GPU machines without a working compiler."""
 
-    def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = VarlenAttention.of_rows) -> None:
-        super().__init__(model, kv_cache, attend_with)
-        self.elementwise = Elementwise()
+    def __init__(
+        self,
+        model: Any,
+        kv_cache: KVCache,
+        attend_with: AttentionMaker = VarlenAttention.of_rows,
+        quantize: str | None = None,
+    ) -> None:
+        super().__init__(model, kv_cache, attend_with, quantize, Elementwise())

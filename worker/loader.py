@@ -13,6 +13,7 @@ from common.wire import ModelCard
 from worker.card import describe
 from worker.device import choose_device, use_device
 from worker.progress import OnProgress, telling_weights
+from worker.quantized import check_fp8
 from worker.vision import ImageReader, sees
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None  # CPU threads
-    quantize: str | None = None  # "int8" or "int4": weights only
+    quantize: str | None = None  # "int8" or "int4" on a CPU; "fp8" on a GPU (and for tests on a CPU)
     speculate: int = 0  # tokens guessed ahead by prompt lookup; 0: off
     kv_memory_bytes: int | None = None
     num_ranks: int = 1  # processes that share the model, this one included
@@ -52,7 +53,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError when the folder is no model."""
     device = choose_device(config.device)
     use_device(device)
-    check_quantize(config.quantize, device)
+    check_quantize(config.quantize, config.dtype, device)
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model_config = AutoConfig.from_pretrained(model_path)
@@ -93,11 +94,18 @@ def choose_threads(config: EngineConfig, model: Any) -> int:
     return 1 if count_parameters(model) < SMALL_MODEL_PARAMETERS else torch.get_num_threads()
 
 
-def check_quantize(name: str | None, device: torch.device) -> None:
-    if name not in (None, "int8", "int4"):
-        raise ValueError(f"{name!r} is not a quantization; int8 and int4 are.")
-    if name is not None and device.type != "cpu":
-        raise ValueError("Weights are quantized on a CPU only.")
+def check_quantize(name: str | None, dtype: str, device: torch.device) -> None:
+    """Raises ValueError where the device has no such products."""
+    if name not in (None, "int8", "int4", "fp8"):
+        raise ValueError(f"{name!r} is not a quantization; int8, int4 and fp8 are.")
+    if name in ("int8", "int4") and device.type != "cpu":
+        raise ValueError(f"OMNI_QUANTIZE={name} is for a CPU only; on a GPU leave it empty or set fp8.")
+    if name == "fp8" and dtype not in ("auto", "bfloat16"):
+        raise ValueError(f"OMNI_QUANTIZE=fp8 computes in bfloat16, not {dtype}; set OMNI_DTYPE to auto or bfloat16.")
+    if name == "fp8":
+        check_fp8(device)
+        if device.type == "cpu":
+            logger.warning("OMNI_QUANTIZE=fp8 is slow on a CPU; int8 is not.")
 
 
 def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torch.dtype:

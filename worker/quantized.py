@@ -1,15 +1,21 @@
-"""Weight-only quantization on a CPU: fewer bytes to read per token, activations stay bf16.
+"""Quantized weights: fewer bytes to read per token.
 
-Few rows are bound by memory and use torch's int8 and int4 kernels; many rows are bound by arithmetic, and there it is
-faster to widen the weights to bf16 once per call.
+int8 and int4 are for a CPU, and activations stay bf16. Few rows are bound by memory and use torch's kernels; many rows
+are bound by arithmetic, and there it is faster to widen the weights to bf16 once per call. fp8 is for a GPU, whose
+tensor cores multiply it: activations are rounded as well.
 """
 
 import torch
 from torch.nn import functional as F
+from torch.nn.functional import ScalingType, scaled_mm
+
+from worker.elementwise import Elementwise, to_fp8
 
 MAX_KERNEL_ROWS_INT8 = 20  # measured: beyond this, widening the weights first is faster
 MAX_KERNEL_ROWS_INT4 = 32
 GROUP = 32  # input weights that share one int4 scale
+FP8_MULTIPLE = 16  # of both widths, which the GPU's product asks for
+FP8_CAPABILITY = (8, 9)
 
 
 class Int8Linear:
@@ -58,3 +64,42 @@ class Int4Linear:
         codes = torch.stack([self.nibbles & 15, self.nibbles >> 4], dim=-1).view(num_out, -1, GROUP)
         widened = torch.addcmul((zero - 8 * scale)[..., None], codes.to(self.scales_and_zeros.dtype), scale[..., None])
         return widened.view(num_out, -1)
+
+
+class Fp8Linear:
+    """e4m3 with one scale per output row; inputs are rounded to it too, with one scale per token. Gives bf16."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, elementwise: Elementwise) -> None:
+        """Both widths are multiples of FP8_MULTIPLE."""
+        self.weight, scale = to_fp8(weight)  # [out, in]
+        self.scale = scale.view(1, -1)
+        self.bias = None if bias is None else bias.bfloat16()
+        self.to_fp8 = elementwise.to_fp8
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        rows, scale = self.to_fp8(inputs)
+        return scaled_mm(
+            rows,
+            self.weight.t(),
+            scale,
+            ScalingType.RowWise,
+            self.scale,
+            ScalingType.RowWise,
+            bias=self.bias,
+            output_dtype=torch.bfloat16,
+            use_fast_accum=True,  # sums in fewer bits where the tensor cores can
+        )
+
+
+def check_fp8(device: torch.device) -> None:
+    """Raises ValueError where torch has no such product: found out by asking the GPU, then by doing one."""
+    if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
+        found, needed = (".".join(map(str, version)) for version in (capability, FP8_CAPABILITY))
+        raise ValueError(
+            f"OMNI_QUANTIZE=fp8 needs a GPU of compute capability {needed} or higher; this one has {found}."
+        )
+    ones = torch.ones(FP8_MULTIPLE, FP8_MULTIPLE, dtype=torch.bfloat16, device=device)
+    try:
+        Fp8Linear(ones, None, Elementwise())(ones)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise ValueError(f"OMNI_QUANTIZE=fp8 does not run on {device} with this torch: {error}") from error

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
-from worker.quantized import GROUP, Int4Linear, Int8Linear
+from worker.elementwise import Elementwise
+from worker.quantized import FP8_MULTIPLE, GROUP, Fp8Linear, Int4Linear, Int8Linear
 
 PACK_BATCH = 64  # rows that the packing is tuned for; its layout serves others as well
 
@@ -41,19 +42,23 @@ class PackedLinear:
         return output
 
 
-def fused_linear(modules: Seq[Any], quantize: str | None = None) -> Linear:
+def fused_linear(modules: Seq[Any], quantize: str | None = None, elementwise: Elementwise | None = None) -> Linear:
     """One product for several linears that read the same input; their outputs lie side by side.
 
-    `quantize` is "int8" or "int4"; int4 falls back to int8 where the width is not a multiple of its groups.
+    `quantize` is "int8", "int4" or "fp8"; int4 falls back to int8 where the width is not a multiple of its groups, and
+    fp8 to the weights as they are. `elementwise` is what fp8 rounds its inputs with.
     """
+    num_out, num_in = sum(len(module.weight) for module in modules), modules[0].weight.shape[1]
+    if quantize == "fp8" and num_out % FP8_MULTIPLE == num_in % FP8_MULTIPLE == 0:
+        linear = Fp8Linear(*joined(modules), elementwise or Elementwise())
+        drop_weights(modules)  # at once: a GPU may have no room for both
+        return linear
     if modules[0].weight.device.type != "cpu":
         return shared_linear(modules)
-    weight = torch.cat([module.weight.detach() for module in modules])
-    biases = [module.bias.detach() for module in modules if module.bias is not None]
-    bias = torch.cat(biases) if biases else None
+    weight, bias = joined(modules)
     if quantize == "int4" and weight.shape[1] % GROUP == weight.shape[0] % GROUP == 0:
         return Int4Linear(weight, bias)
-    if quantize is not None:
+    if quantize in ("int8", "int4"):
         return Int8Linear(weight, bias)
     return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)
 
@@ -71,14 +76,19 @@ def shared_linear(modules: Seq[Any]) -> Linear:
     """A PlainLinear whose weights the modules keep using, as slices of it: nothing is held twice."""
     if len(modules) == 1:
         return PlainLinear(modules[0].weight.detach(), getattr(modules[0], "bias", None))
-    weight = torch.cat([module.weight.detach() for module in modules])
-    biases = [module.bias.detach() for module in modules if module.bias is not None]
+    weight, bias = joined(modules)
     start = 0
     for module in modules:
         stop = start + len(module.weight)
         module.weight.data = weight[start:stop]
         start = stop
-    return PlainLinear(weight, torch.cat(biases) if biases else None)
+    return PlainLinear(weight, bias)
+
+
+def joined(modules: Seq[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Their weights one above the other, and their biases."""
+    biases = [module.bias.detach() for module in modules if module.bias is not None]
+    return torch.cat([module.weight.detach() for module in modules]), torch.cat(biases) if biases else None
 
 
 def drop_weights(modules: Seq[Any]) -> None:

@@ -1,6 +1,7 @@
 """The GPU's way of running a step, with its kernel written out and its recordings played by hand."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from worker.kv_cache import KVCache
 from worker.limits import block_size_for
 from worker.loader import load
 from worker.probe import PROBE_SEQS, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
+from worker.quantized import Fp8Linear
 from worker.sampler import sample
 from worker.varlen import VarlenAttention, call_of, runs_varlen
 
@@ -70,6 +72,24 @@ def test_padded_decode_steps_and_ragged_ones_give_the_tokens_of_generate(
     assert {(1, (1, 3)), (3, (4, 3)), (3, (4, 16))} <= set(seen)
     for num_tokens in (3, 40, 17):
         assert bench.token_ids(f"r{num_tokens}") == bench.generate(prompt_of(num_tokens))
+
+
+@pytest.mark.usefixtures("_kernel")
+def test_steps_with_fp8_weights_give_the_same_tokens_recorded(model_folder: ModelFolder) -> None:
+    bench = Bench(model_folder(), replace(SMALL, quantize="fp8"))
+    runner = as_on_a_gpu(bench)
+    products = [runner.head, *(part for layer in runner.layers for part in (layer.qkv, layer.gate_up, layer.down))]
+    assert all(isinstance(product, Fp8Linear) for product in products)
+
+    def answers(name: str) -> list[list[int]]:
+        for num_tokens in (3, 40, 17):
+            bench.add(f"{name}{num_tokens}", prompt_of(num_tokens), ignore_eos=True)
+        bench.finish()
+        return [bench.token_ids(f"{name}{num_tokens}") for num_tokens in (3, 40, 17)]
+
+    unrecorded = answers("u")
+    runner.record(8, 256, capture=recorded, on_progress=lambda what, share: None)
+    assert answers("r") == unrecorded
 
 
 @pytest.mark.usefixtures("_kernel")
