@@ -34,10 +34,11 @@ class Stage:
     practice: float = 0.0  # share of dialogues that only practise what is hard
 
 
-# The second asks more for what takes longest to learn.
+# The later ones ask more for what takes longest to learn.
 STAGES = (
     Stage(seed=1, steps=5200, lr=2.5e-3, num_short=24_000),
     Stage(seed=13, steps=1400, lr=1e-3, practice=0.5),
+    Stage(seed=17, steps=800, lr=1e-3, practice=0.75),
 )
 
 
