@@ -1,7 +1,7 @@
 """Llama-shaped models of random weights for benchmarks: `python -m bench.models FOLDER [--shape tiny llama-150m]`.
 
 What a model says costs as much as what a good one says, so nothing need be downloaded. The rows of the end tokens are
-zero, so that a greedy answer never ends early; 95 words of bench.load are about 165 tokens of this tokenizer.
+zero, so that a greedy answer never ends early; 95 words of bench.load are about 260 tokens of this tokenizer.
 """
 
 import argparse

@@ -51,13 +51,19 @@ class Run:
         return answer.status_code == 200
 
 
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(10)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    running = Run(tmp_path_factory.mktemp("run"))
-    yield running
-    if running.process.poll() is None:
-        running.process.terminate()
-        running.process.wait(10)
+    with Run(tmp_path_factory.mktemp("run")) as running:
+        yield running
 
 
 def test_it_says_in_one_line_that_it_serves_with_a_curl_that_works(run: Run) -> None:
@@ -104,13 +110,13 @@ def test_sigterm_ends_everything_within_five_seconds(run: Run) -> None:
 
 def test_ctrl_c_ends_everything_and_a_second_start_takes_less_than_fifteen_seconds(tmp_path: Path) -> None:
     """Of processor time: what others do on the machine does not count."""
-    run = Run(tmp_path)
-    children = run.children()
-    assert sum(sum(child.cpu_times()[:4]) for child in children) < 15
-    started = time.monotonic()
-    os.killpg(run.process.pid, signal.SIGINT)  # the terminal sends it to the whole group
-    run.process.wait(10)
-    assert not leftovers(children, started)
+    with Run(tmp_path) as run:
+        children = run.children()
+        assert sum(sum(child.cpu_times()[:4]) for child in children) < 15
+        started = time.monotonic()
+        os.killpg(run.process.pid, signal.SIGINT)  # the terminal sends it to the whole group
+        run.process.wait(10)
+        assert not leftovers(children, started)
 
 
 def test_two_instances_run_side_by_side(tmp_path: Path, service: RunningService) -> None:
