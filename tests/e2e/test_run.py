@@ -50,7 +50,6 @@ class Run:
         answer = httpx2.post(f"{self.service.url}/v1/chat/completions", json=body, headers=headers, timeout=40)
         return answer.status_code == 200
 
-
     def __enter__(self) -> "Run":
         return self
 
