@@ -17,6 +17,7 @@ from common.settings import Settings
 logger = logging.getLogger("omni.api")
 
 REFRESH_S = 0.9
+NEW_KEY_S = 0.02  # how often unknown keys may have the managed ones read before that
 INDEX = 32  # characters
 
 
@@ -31,7 +32,8 @@ class Caller:
 class KeyRing:
     """The keys that this service knows: those of the settings, and those that `omni keys` manages in Redis.
 
-    The managed ones are read again within a second of a change; while Redis is away the last ones known hold.
+    The managed ones are read again within a second of a change, and at once when a key is unknown: it may be new. While
+    Redis is away the last ones known hold.
     """
 
     def __init__(self, settings: Settings, store: KeyStore) -> None:
@@ -50,6 +52,9 @@ class KeyRing:
         self.refresh()
         digest = digest_of(presented_key(request))
         found = self._callers.get(digest[:INDEX])
+        if found is None:
+            self.refresh(NEW_KEY_S)
+            found = self._callers.get(digest[:INDEX])
         if found is None or not hmac.compare_digest(found[0], digest):
             raise Unauthenticated("Incorrect API key provided. Send a key of this server: 'Authorization: Bearer KEY'.")
         return found[1]
@@ -65,9 +70,9 @@ class KeyRing:
         """A managed key's name, or which of the settings' keys it is, else the hash: for the operator's eyes."""
         return self._names.get(owner, owner)
 
-    def refresh(self) -> None:
+    def refresh(self, max_age_s: float = REFRESH_S) -> None:
         """Called every second; by callers too, before that begins."""
-        if time.monotonic() - self._looked < REFRESH_S:
+        if time.monotonic() - self._looked < max_age_s:
             return
         try:
             version = self._store.version()
