@@ -3,7 +3,9 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from bench.engine import measure
 from bench.gpu_model import CONTEXT, LONGEST, as_loaded, random_model
 from bench.report import table
-from bench.roofline import print_table, read_bandwidth, step_seconds, synchronize, weight_bytes
+from bench.roofline import decoding, print_table, read_bandwidth, step_seconds, synchronize, weight_bytes
 from worker.engine import Engine
 from worker.loader import EngineConfig, check_quantize
 
@@ -29,6 +31,14 @@ SAMPLINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "5 logprobs": {"logprobs": 5},
     }
 )
+
+
+@contextmanager
+def in_turn(engine: Engine) -> Iterator[None]:
+    """No step of the engine overlaps another in here."""
+    overlaps, engine.overlaps = engine.overlaps, False
+    yield
+    engine.overlaps = overlaps
 
 
 class Speed:
@@ -76,15 +86,17 @@ class Speed:
         print_table(self.engine, self.weights, read_bandwidth(self.device), list(BATCHES), 1024)
 
     def shares(self) -> None:
-        """What of a step is the GPU's recording, and what Python, draws and copies add to it."""
+        """What of a step is the GPU's recording, and what the rest adds, overlapped and in turn."""
         rows = []
         for batch in BATCHES:
-            whole = step_seconds(self.engine, batch, 1024, num_steps=REPLAYS)
+            overlapped = step_seconds(self.engine, batch, 1024, num_steps=REPLAYS)
+            with in_turn(self.engine):
+                whole = step_seconds(self.engine, batch, 1024, num_steps=REPLAYS)
             shapes = [shape for shape in getattr(self.engine.runner, "steps", {}) if shape[0] == batch]
             for shape in sorted(shapes):
                 alone = self._replay_seconds(self.engine.runner.steps[shape].replay)  # type: ignore[union-attr]
-                rows.append((batch, shape[1], alone * 1e3, whole * 1e3))
-        print(table(["streams", "blocks of the longest", "recording alone ms", "step of 1024 tokens ms"], rows))
+                rows.append((batch, shape[1], alone * 1e3, overlapped * 1e3, whole * 1e3))
+        print(table(["streams", "blocks of the longest", "recording alone ms", "step overlapped ms", "in turn"], rows))
 
     def _replay_seconds(self, replay: Callable[[], torch.Tensor]) -> float:
         times = []
@@ -96,12 +108,23 @@ class Speed:
         return statistics.median(times)
 
     def sampling(self) -> None:
-        """A step of 32 streams, by what they ask."""
+        """A step of 32 streams, by what they ask, and how often Python waits for the GPU besides reading tokens."""
         rows = [
-            (name, step_seconds(self.engine, 32, 512 + at, REPLAYS, **asked) * 1e3)
+            (name, step_seconds(self.engine, 32, 512 + at, REPLAYS, **asked) * 1e3, self._waits(**asked))
             for at, (name, asked) in enumerate(SAMPLINGS.items())
         ]
-        print(table(["32 streams", "ms a step"], rows))
+        print(table(["32 streams", "ms a step", "waits a step"], rows))
+
+    def _waits(self, **asked: Any) -> float:
+        with decoding(self.engine, 32, 256, REPLAYS, **asked), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if self.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("warn")
+            for _ in range(10):
+                self.engine.step()
+            if self.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        return len([warning for warning in caught if "synchroniz" in str(warning.message)]) / 10
 
     def throughput(self) -> None:
         """Closed loop, prompts of 512 tokens and answers of 128."""
@@ -112,6 +135,10 @@ class Speed:
 
     def growth(self) -> None:
         """Step time against batch and context, and what a long prompt does to others."""
+        with in_turn(self.engine):  # else a step's time would be that of the one before
+            self._growth()
+
+    def _growth(self) -> None:
         from bench import growth  # it draws pictures elsewhere, with a library that a GPU machine may lack
 
         bench = growth.Bench(self.engine, time.perf_counter)

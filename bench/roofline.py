@@ -7,6 +7,8 @@ over the measured bandwidth is the shortest time it can take; the table says wha
 import argparse
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,8 +48,9 @@ def weight_bytes(model: Any, quantize: str | None) -> float:
     return numbers * (BYTES_PER_WEIGHT[quantize] if quantize else embedding.element_size())
 
 
-def step_seconds(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> float:
-    """Median time of a step in which `batch` sequences of about `context` tokens decode, greedy unless asked."""
+@contextmanager
+def decoding(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> Iterator[None]:
+    """In here `batch` sequences of about `context` tokens decode, greedy unless asked, for `num_steps` steps."""
     for at in range(batch):
         prompt = tuple((at * 7919 + token * 31) % (engine.card.vocab_size - 8) + 4 for token in range(context))
         usual = {"max_tokens": num_steps + batch + 8, "seed": 0, "temperature": 0.0, "ignore_eos": True}
@@ -55,13 +58,19 @@ def step_seconds(engine: Engine, batch: int, context: int, num_steps: int, **ask
         engine.add(GenerationRequest(f"roofline-{batch}-{at}", "bench", prompt, sampling))
     while sum(sequence.is_decoding for sequence in engine.scheduler.running) < batch:
         engine.step()
-    times = []
-    for _ in range(num_steps):
-        started = time.perf_counter()
-        engine.step()
-        times.append(time.perf_counter() - started)
+    yield
     for at in range(batch):
         engine.cancel(f"roofline-{batch}-{at}")
+
+
+def step_seconds(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> float:
+    """Median time of such a step. Where steps overlap it is the longer of the GPU's time and Python's."""
+    times = []
+    with decoding(engine, batch, context, num_steps, **asked):
+        for _ in range(num_steps):
+            started = time.perf_counter()
+            engine.step()
+            times.append(time.perf_counter() - started)
     return statistics.median(times)
 
 

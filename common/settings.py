@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Literal["", "int8", "int4", "fp8"] = ""
     speculate: int = Field(0, ge=0, le=16)
+    overlap: bool | None = None
     tensor_parallel: int = Field(1, ge=1, le=64)
     threads: int | None = Field(None, ge=1, le=1024)
     max_num_seqs: int | None = Field(None, ge=1, le=4096)
@@ -65,7 +66,7 @@ class Settings(BaseSettings):
     dashboard_password: str = ""
     dashboard_writable: bool = False
 
-    @field_validator("threads", "max_num_seqs", "max_model_len", "max_step_tokens", mode="before")
+    @field_validator("overlap", "threads", "max_num_seqs", "max_model_len", "max_step_tokens", mode="before")
     @classmethod
     def empty_means_default(cls, value: Any) -> Any:
         return None if value == "" else value

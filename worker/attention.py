@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from worker.device import upload
 from worker.kv_cache import KVCache
 from worker.scheduler import Row
 
@@ -87,7 +88,7 @@ class PagedAttention:
 
     def __init__(self, kv_cache: KVCache, rows: Seq[Row], device: torch.device) -> None:
         self.kv_cache = kv_cache
-        self.slots = torch.tensor(token_slots(rows, kv_cache.block_size), device=device)  # [T] rows of the flat pool
+        self.slots = upload(torch.tensor(token_slots(rows, kv_cache.block_size)), device)  # [T] rows of the flat pool
         self.groups = build_groups(rows, kv_cache.block_size, device)
 
     def forward(
@@ -202,9 +203,9 @@ def token_slots(rows: Seq[Row], block_size: int) -> list[int]:
     """Where each token of the step is written, as a row of the pool seen flat."""
     slots = []
     for row in rows:
-        sequence = row.sequence
-        for position in range(sequence.num_computed, sequence.num_computed + row.num_inputs):
-            slots.append(sequence.block_ids[position // block_size] * block_size + position % block_size)
+        block_ids = row.sequence.block_ids
+        for position in range(row.start, row.start + row.num_inputs):
+            slots.append(block_ids[position // block_size] * block_size + position % block_size)
     return slots
 
 
@@ -215,9 +216,9 @@ def build_groups(rows: Seq[Row], block_size: int, device: torch.device) -> list[
     while at < len(rows):
         size = 1
         if rows[at].num_inputs == 1:
-            longest = total = rows[at].sequence.num_computed + 1
+            longest = total = rows[at].start + 1
             while at + size < len(rows) and rows[at + size].num_inputs == 1:
-                total += rows[at + size].sequence.num_computed + 1
+                total += rows[at + size].start + 1
                 if longest * (size + 1) > total / (1 - MAX_PADDING):
                     break
                 size += 1
@@ -230,7 +231,7 @@ def build_groups(rows: Seq[Row], block_size: int, device: torch.device) -> list[
 def build_group(rows: Seq[Row], start: int, block_size: int, device: torch.device) -> Group:
     """One kernel call for rows of equal length in tokens; the first has the longest context."""
     num_queries = rows[0].num_inputs
-    num_keys = rows[0].sequence.num_computed + num_queries
+    num_keys = rows[0].start + num_queries
     num_blocks = -(-num_keys // block_size)
     table = [row.sequence.block_ids[:num_blocks] for row in rows]
     flat = [block_id for block_ids in table for block_id in block_ids + [0] * (num_blocks - len(block_ids))]
@@ -241,10 +242,8 @@ def build_group(rows: Seq[Row], start: int, block_size: int, device: torch.devic
         batch=len(rows),
         num_queries=num_queries,
         num_keys=num_keys,
-        blocks=slice(flat[0], flat[-1] + 1) if is_run else torch.tensor(flat, device=device),
-        query_positions=torch.tensor(
-            [[row.sequence.num_computed + at for at in range(num_queries)] for row in rows], device=device
-        ),
+        blocks=slice(flat[0], flat[-1] + 1) if is_run else upload(torch.tensor(flat), device),
+        query_positions=upload(torch.tensor([[row.start + at for at in range(num_queries)] for row in rows]), device),
     )
 
 

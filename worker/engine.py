@@ -1,6 +1,8 @@
 """The engine: requests in, events out, one forward pass per step for everything that runs.
 
 add -> [waiting] -> schedule -> forward -> sample -> commit -> events
+
+On a GPU the commit of a step comes after the launch of the next one's forward pass (worker/overlap.py).
 """
 
 import time
@@ -16,8 +18,9 @@ from worker.intake import GrammarCompiler, Intake
 from worker.loader import EngineConfig, LoadedModel
 from worker.masks import MaskFiller
 from worker.model_runner import ModelRunner
+from worker.overlap import InFlight, draw_ahead, launch
 from worker.progress import FIRST_STEP, READY, OnProgress
-from worker.scheduler import Scheduler
+from worker.scheduler import Row, Scheduler
 from worker.sequence import RequestState, Sequence
 from worker.speculation import Drafter
 from worker.step import Outcome, run_step
@@ -58,14 +61,17 @@ class Engine:
         takes_drafts = config.speculate > 0 and isinstance(self.runner, ModelRunner)
         self.drafter = Drafter(config.speculate) if takes_drafts else None
         self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
+        wants_overlap = self.device.type == "cuda" if config.overlap is None else config.overlap
+        self.overlaps = wants_overlap and self.runner.takes_drawn and self.drafter is None  # a guess needs all tokens
         self.requests: dict[str, RequestState] = {}
+        self._in_flight: InFlight | None = None
         self._settled: list[tuple[str, Event]] = []  # decided before any step: refusals, and answers already complete
         self._num_prompt_tokens = self._num_cached_tokens = self._num_generated_tokens = 0
         self._last_step_s = 0.0
 
     @property
     def has_work(self) -> bool:
-        return bool(self.requests or self._settled)
+        return bool(self.requests or self._settled or self._in_flight)
 
     def has_room(self, num_prompt_tokens: int, n: int) -> bool:
         """Whether a request of this size would start to run at once."""
@@ -98,9 +104,10 @@ class Engine:
         if self.drafter is not None:
             self.drafter.draft(self.scheduler.running, self.card.max_model_len)
         rows = self.scheduler.schedule()
-        if rows:
-            for outcome in run_step(self.runner, rows, self.mask_filler):
-                events += self._commit(outcome)
+        if self.overlaps:
+            events += self._overlapped(rows)
+        elif rows:
+            events += self._run_and_commit(rows)
         self._last_step_s = time.perf_counter() - started
         return events
 
@@ -144,11 +151,34 @@ class Engine:
             self.step()
         on_progress("ready", READY)
 
+    def _run_and_commit(self, rows: list[Row]) -> list[tuple[str, Event]]:
+        return [event for outcome in run_step(self.runner, rows, self.mask_filler) for event in self._commit(outcome)]
+
+    def _overlapped(self, rows: list[Row]) -> list[tuple[str, Event]]:
+        """Launch the rows' forward pass, book the step before meanwhile, and draw for those that go on."""
+        before, self._in_flight = self._in_flight, None
+        logits = launch(self.runner, rows, before) if rows else None
+        outcomes = before.outcomes() if before is not None else []
+        events = [event for outcome in outcomes for event in self._commit(outcome)]
+        going = [row for row in rows if self._goes_on(row.sequence)]
+        if going and logits is not None:
+            for row in going:  # what comes to share their blocks is computed after them
+                self.runner.kv_cache.remember(row.sequence, row.start)
+            self._in_flight = draw_ahead(logits, rows, self._goes_on, self.mask_filler)
+        if going and self._in_flight is None:
+            events += self._run_and_commit(going)
+        return events
+
+    def _goes_on(self, sequence: Sequence) -> bool:
+        """Neither ended nor forgotten."""
+        state = self.requests.get(sequence.request_id)
+        return state is not None and sequence in state.sequences and sequence.finish_reason is None
+
     def _commit(self, outcome: Outcome) -> list[tuple[str, Event]]:
         """Book what a row computed, and say so."""
         sequence = outcome.row.sequence
         request_id = sequence.request_id
-        if request_id not in self.requests:  # a sibling failed in this step and took the request with it
+        if not self._goes_on(sequence):  # cancelled meanwhile, or a sibling failed and took the request with it
             return []
         if outcome.failure is not None:
             self.runner.kv_cache.scrub(sequence)
@@ -171,9 +201,9 @@ class Engine:
 
     def _advance(self, state: RequestState, sequence: Sequence, outcome: Outcome) -> Delta | None:
         """Move the sequence past what was computed and append what was drawn; None while its prompt is under way."""
-        num_before = sequence.num_computed
+        start = outcome.row.start
         if state.cached_tokens is None:
-            state.cached_tokens = min(num_before, sequence.num_prompt_tokens)
+            state.cached_tokens = min(start, sequence.num_prompt_tokens)
             self._num_cached_tokens += state.cached_tokens
         num_verified = max(len(outcome.token_ids) - 1, 0)
         sequence.draft = []
@@ -185,8 +215,8 @@ class Engine:
             if sequence.finish_reason is not None:
                 break
         num_verified = min(num_verified, max(num_accepted - 1, 0))
-        sequence.num_computed = num_before + outcome.row.num_tokens + num_verified
-        self.runner.kv_cache.remember(sequence, num_before)
+        sequence.num_computed += num_verified
+        self.runner.kv_cache.remember(sequence, start)
         self._num_generated_tokens += num_accepted
         if not num_accepted:
             return None

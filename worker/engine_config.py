@@ -14,5 +14,6 @@ def engine_config(settings: Settings, num_ranks: int = 1) -> EngineConfig:
         threads=settings.threads,
         quantize=settings.quantize or None,
         speculate=settings.speculate,
+        overlap=settings.overlap,
         num_ranks=num_ranks,
     )

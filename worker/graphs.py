@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from worker.decoder import DecoderRunner
-from worker.device import check_device
+from worker.device import check_device, upload
 from worker.elementwise import Elementwise, compiled
 from worker.kv_cache import KVCache
-from worker.model_runner import AttentionMaker, row_inputs
+from worker.model_runner import AttentionMaker, row_inputs, with_drawn
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.scheduler import Row
 from worker.varlen import VarlenAttention
@@ -79,18 +79,18 @@ class GraphedDecoderRunner(DecoderRunner):
         logger.info("recorded decode steps of (sequences, blocks of the longest): %s", shapes)
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[Row]) -> torch.Tensor:
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         is_decode = all(row.num_inputs == 1 and row.samples for row in rows)
         step = self._step_for(rows) if is_decode else None
         if step is None:
-            return super().forward(rows)
-        self._fill(step, rows)
+            return super().forward(rows, drawn)
+        self._fill(step, rows, drawn)
         return step.replay()[: len(rows)].float()
 
     def _step_for(self, rows: Seq[Row]) -> StaticStep | None:
         """The smallest recorded step that holds the rows."""
-        num_blocks = self.kv_cache.num_blocks_for(max(row.sequence.num_computed for row in rows) + 1)
+        num_blocks = self.kv_cache.num_blocks_for(max(row.start for row in rows) + 1)
         fitting = (shape for shape in self.steps if shape[0] >= len(rows) and shape[1] >= num_blocks)
         shape = min(fitting, default=None)
         return None if shape is None else self.steps[shape]
@@ -111,11 +111,11 @@ class GraphedDecoderRunner(DecoderRunner):
         replay = capture(lambda: self._run(inputs, positions, attention, selected))
         return StaticStep(inputs, positions, attention, replay)
 
-    def _fill(self, step: StaticStep, rows: Seq[Row]) -> None:
+    def _fill(self, step: StaticStep, rows: Seq[Row], drawn: torch.Tensor | None) -> None:
         """Copy the rows into the buffers. One tensor, one transfer; a kernel reads no further than a row's keys."""
         table = step_table(rows, len(step.inputs), self.spare_block, self.kv_cache.block_size)
-        filled = torch.from_numpy(table).to(step.inputs.device, non_blocking=True)
-        step.inputs.copy_(filled[:, 0])
+        filled = upload(torch.from_numpy(table), step.inputs.device)
+        step.inputs.copy_(with_drawn(filled[:, 0], drawn))
         step.positions.copy_(filled[:, 1])
         step.attention.slots.copy_(filled[:, 2])
         step.attention.num_keys.copy_(filled[:, 3])
@@ -133,11 +133,11 @@ def step_shapes(max_num_seqs: int, max_model_len: int, block_size: int) -> list[
 
 def step_table(rows: Seq[Row], size: int, spare_block: int, block_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """[size, 4 + blocks of the longest row]: token, position, slot, number of keys, blocks. Rows at the end pad."""
-    longest = max(row.sequence.num_computed for row in rows) // block_size + 1
+    longest = max(row.start for row in rows) // block_size + 1
     table = np.full((size, NUM_FIXED + longest), spare_block, dtype=np.int64)
     table[:, :NUM_FIXED] = (0, 0, spare_block * block_size, 1)
     for at, row in enumerate(rows):
-        position = row.sequence.num_computed
+        position = row.start
         blocks = row.sequence.block_ids[: position // block_size + 1]
         slot = blocks[-1] * block_size + position % block_size
         table[at, :NUM_FIXED] = (row_inputs(row)[0], position, slot, position + 1)

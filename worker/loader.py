@@ -33,6 +33,7 @@ class EngineConfig:
     threads: int | None = None  # CPU threads
     quantize: str | None = None  # "int8" or "int4" on a CPU; "fp8" on a GPU (and for tests on a CPU)
     speculate: int = 0  # tokens guessed ahead by prompt lookup; 0: off
+    overlap: bool | None = None  # the next forward pass starts before the last tokens are read; None: on a GPU
     kv_memory_bytes: int | None = None
     num_ranks: int = 1  # processes that share the model, this one included
 

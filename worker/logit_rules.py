@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.wire import SamplingParams
+from worker.device import upload
 from worker.grammar import apply_bitmask
 from worker.masks import Masks
 from worker.sequence import Sequence
@@ -36,12 +37,12 @@ def apply_rules(logits: torch.Tensor, sequences: Seq[Sequence], masks: Masks) ->
         if sequence.sampling.logit_bias:
             row = logits[at]
             token_ids, values = zip(*sequence.sampling.logit_bias, strict=True)
-            row.index_add_(0, row_index(row, token_ids), torch.tensor(values, dtype=row.dtype, device=row.device))
+            row.index_add_(0, row_index(row, token_ids), upload(torch.tensor(values, dtype=row.dtype), row.device))
         if is_end_forbidden(sequence) and sequence.ends:
             row = logits[at]
             row[row_index(row, tuple(sequence.ends))] = NEVER
     if masks is not None:
-        constrain(logits, sequences, masks().to(logits.device, non_blocking=True))
+        constrain(logits, sequences, upload(masks(), logits.device))
 
 
 def penalize(row: torch.Tensor, sequence: Sequence) -> None:
@@ -53,7 +54,7 @@ def penalize(row: torch.Tensor, sequence: Sequence) -> None:
         row[seen] = torch.where(scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty)
     drawn, counts = np.unique(sequence.token_ids[sequence.num_prompt_tokens :], return_counts=True)
     change = params.presence_penalty + params.frequency_penalty * counts
-    row[row_index(row, drawn)] -= torch.tensor(change, dtype=row.dtype, device=row.device)
+    row[row_index(row, drawn)] -= upload(torch.tensor(change, dtype=row.dtype), row.device)
 
 
 def constrain(logits: torch.Tensor, sequences: Seq[Sequence], bitmask: torch.Tensor) -> None:
@@ -68,4 +69,4 @@ def constrain(logits: torch.Tensor, sequences: Seq[Sequence], bitmask: torch.Ten
 
 
 def row_index(like: torch.Tensor, at: Seq[int] | NDArray[np.int64]) -> torch.Tensor:
-    return torch.tensor(at, dtype=torch.long, device=like.device)
+    return upload(torch.tensor(at, dtype=torch.long), like.device)

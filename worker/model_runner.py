@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from worker.attention import Attention, PagedAttention
+from worker.device import upload
 from worker.kv_cache import KVCache
 from worker.progress import OnProgress
 from worker.scheduler import Row
@@ -19,9 +20,13 @@ class Runner(Protocol):
     """What the engine needs of a model: logits for rows, and a kv_cache that the scheduler hands out."""
 
     kv_cache: KVCache
+    takes_drawn: bool  # forward() finds pending tokens in `drawn`
 
-    def forward(self, rows: Seq[Row]) -> torch.Tensor:
-        """Logits [S, vocab], float32: for each row that samples, its last position and each drafted one, in order."""
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [S, vocab], float32: for each row that samples, its last position and each drafted one, in order.
+
+        `drawn`: the token ids of the step in flight, on the device.
+        """
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence lost its KV blocks."""
@@ -33,28 +38,24 @@ class Runner(Protocol):
 class ModelRunner:
     """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
 
+    takes_drawn = True
+
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.attend_with = attend_with
 
-    def forward(self, rows: Seq[Row]) -> torch.Tensor:
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
         device = self.kv_cache.keys[0].device
         paged = self.attend_with(self.kv_cache, ordered, device)
-        inputs = torch.tensor([token for row in ordered for token in row_inputs(row)], device=device)
-        positions = torch.tensor(
-            [
-                at
-                for row in ordered
-                for at in range(row.sequence.num_computed, row.sequence.num_computed + row.num_inputs)
-            ],
-            device=device,
-        )
-        selected = torch.tensor(sampled_positions(ordered, order), dtype=torch.long, device=device)
-        return self._run(inputs, positions, paged, selected).float()
+        tokens = torch.tensor([token for row in ordered for token in row_inputs(row)])
+        places = torch.tensor([at for row in ordered for at in range(row.start, row.start + row.num_inputs)])
+        wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
+        inputs, positions, selected = (upload(numbers, device) for numbers in (tokens, places, wanted))
+        return self._run(with_drawn(inputs, drawn), positions, paged, selected).float()
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the blocks."""
@@ -76,14 +77,20 @@ class ModelRunner:
         return logits
 
 
+def with_drawn(inputs: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
+    """Token ids [T], pending ones taken from `drawn` [S]. A draw that failed there reads as token 0: its row ends."""
+    if drawn is None:
+        return inputs
+    return torch.where(inputs < 0, drawn[(-1 - inputs).clamp(min=0)].clamp(min=0), inputs)
+
+
 def kernel_order(row: Row) -> tuple[bool, int]:
     """Single tokens first, longest context first, so that neighbours can share a kernel call."""
-    return (row.num_inputs > 1, -row.sequence.num_computed)
+    return (row.num_inputs > 1, -row.start)
 
 
 def row_inputs(row: Row) -> list[int]:
-    sequence = row.sequence
-    return sequence.token_ids[sequence.num_computed : sequence.num_computed + row.num_tokens] + sequence.draft
+    return row.sequence.token_ids[row.start : row.start + row.num_tokens] + row.sequence.draft
 
 
 def sampled_positions(ordered: Seq[Row], order: Seq[int]) -> list[int]:

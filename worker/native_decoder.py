@@ -35,7 +35,7 @@ class NativeBatch(PagedAttention):
         for row in self.rows:
             for at in range(0, row.num_inputs, num_queries):
                 count = min(num_queries, row.num_inputs - at)
-                items.append((token + at, count, row.sequence.num_computed + at, table))
+                items.append((token + at, count, row.start + at, table))
             token += row.num_inputs
             table += len(row.sequence.block_ids)
         items.sort(key=lambda item: -item[1] * item[2])

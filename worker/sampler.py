@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from common.wire import TokenLogprob
+from worker.device import ReadBack, upload
 from worker.draws import uniform
 from worker.logit_rules import apply_rules, has_rules
 from worker.masks import Masks
@@ -26,6 +27,25 @@ class Sampled:
     logprobs: list[TokenLogprob | None]
 
 
+class Draws:
+    """Tokens drawn, where they were drawn: nobody has waited for them yet."""
+
+    def __init__(self, token_ids: torch.Tensor, wanted: Seq[int | None], logprobs: list[torch.Tensor]) -> None:
+        """`token_ids` [S], -1 where there is none; `wanted` [S]: how many alternatives; `logprobs`: see logprobs_of."""
+        self.token_ids = token_ids
+        self._wanted = wanted
+        self._read_back = ReadBack([token_ids, *logprobs])
+
+    def read(self) -> Sampled:
+        numbers, *logprobs = (tensor.tolist() for tensor in self._read_back.read())
+        found: list[TokenLogprob | None] = [None] * len(numbers)
+        rows = [at for at, num in enumerate(self._wanted) if num is not None]
+        for at, own, ids, values in zip(rows, *logprobs, strict=True) if rows else ():
+            alternatives = tuple(zip(ids, values, strict=True))[: self._wanted[at]]
+            found[at] = TokenLogprob(numbers[at], own, alternatives)
+        return Sampled([number if number >= 0 else None for number in numbers], found)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The sampling parameters of a batch as columns, [S, 1], and the uniform draws that belong to its next tokens.
@@ -36,6 +56,7 @@ class Settings:
     max_top_k: int  # of the rows that have one; 0: none has
     has_top_p: bool
     has_min_p: bool
+    is_open_ended: bool  # a row has top_p and no top_k: any number of tokens may be in it
     temperature: torch.Tensor  # 1 where greedy, so that nothing is divided by zero
     top_k: torch.Tensor
     top_p: torch.Tensor
@@ -51,19 +72,18 @@ class Settings:
             np.array([sequence.index for sequence in sequences], dtype=np.uint64),
             np.array(positions, dtype=np.uint64),
         )
-        table = torch.tensor(
-            [
-                [p.temperature or 1.0, p.top_k or vocab_size, p.top_p, p.min_p, draw, float(p.temperature == 0)]
-                for p, draw in zip(params, draws.tolist(), strict=True)
-            ],
-            dtype=torch.float64,
-        ).to(device, non_blocking=True)
+        columns = [
+            [p.temperature or 1.0, p.top_k or vocab_size, p.top_p, p.min_p, draw, float(p.temperature == 0)]
+            for p, draw in zip(params, draws.tolist(), strict=True)
+        ]
+        table = upload(torch.tensor(columns, dtype=torch.float64), device)
         temperature, top_k, top_p, min_p, drawn, greedy = table.unsqueeze(-1).unbind(1)
         top_k = top_k.long().clamp(max=vocab_size)
         return cls(
             max((p.top_k for p in params if p.top_k < vocab_size), default=0),
             any(p.top_p < 1 for p in params),
             any(p.min_p > 0 for p in params),
+            any(p.top_p < 1 and (p.top_k or vocab_size) >= vocab_size for p in params),
             temperature.float(), top_k, top_p.float(), min_p.float(), drawn, greedy.bool(),
         )  # fmt: skip
 
@@ -81,6 +101,11 @@ class Settings:
 
 
 def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], masks: Masks = None) -> Sampled:
+    """Draw the next token of each row, and wait for it. See draw_tokens."""
+    return draw_tokens(logits, sequences, positions, masks).read()
+
+
+def draw_tokens(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], masks: Masks = None) -> Draws:
     """Draw the next token of each row. `logits` [S, vocab] float32; `positions` [S]: how many tokens come before it.
 
     `masks`: what grammars allow, under way in another thread.
@@ -98,8 +123,7 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], 
         drawn = draw(logits, best, settings)
         token_ids = torch.where(settings.is_greedy[:, 0], token_ids, drawn)
     is_sound = best[:, 0].isfinite()  # NaN wins every maximum; -inf means that no token is allowed
-    numbers = torch.where(is_sound, token_ids, -1).tolist()
-    return Sampled([number if number >= 0 else None for number in numbers], read_logprobs(raw, token_ids, wanted))
+    return Draws(torch.where(is_sound, token_ids, -1), wanted, logprobs_of(raw, token_ids, wanted))
 
 
 def draw(logits: torch.Tensor, best: torch.Tensor, settings: Settings) -> torch.Tensor:
@@ -149,7 +173,7 @@ def truncation_floor(scaled: torch.Tensor, settings: Settings) -> torch.Tensor |
     if settings.max_top_k or settings.has_top_p:
         num_candidates = min(vocab_size, max(NUM_CANDIDATES, settings.max_top_k))
         nucleus, is_known = nucleus_floor(scaled, settings, num_candidates)
-        if not is_known.all():
+        if settings.is_open_ended and not is_known.all():
             rows = (~is_known[:, 0]).nonzero()[:, 0]
             nucleus[rows], _ = nucleus_floor(scaled[rows], settings.of_rows(rows), vocab_size)
         floor = torch.maximum(floor, nucleus)
@@ -185,19 +209,17 @@ def largest(scaled: torch.Tensor, num: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(part, axis=-1)[:, ::-1].copy())
 
 
-def read_logprobs(raw: torch.Tensor, token_ids: torch.Tensor, wanted: Seq[int | None]) -> list[TokenLogprob | None]:
-    """The model's own log-probabilities, before temperature, truncation and penalties."""
-    found: list[TokenLogprob | None] = [None] * len(wanted)
+def logprobs_of(raw: torch.Tensor, token_ids: torch.Tensor, wanted: Seq[int | None]) -> list[torch.Tensor]:
+    """The model's own log-probabilities, before temperature, truncation and penalties, of the rows that want any.
+
+    Of the tokens drawn [R], and the likeliest tokens and theirs [R, most wanted]; nothing if no row wants any.
+    """
     rows = [at for at, num in enumerate(wanted) if num is not None]
     if not rows:
-        return found
-    chosen = torch.tensor(rows, dtype=torch.long, device=raw.device)
+        return []
+    chosen = upload(torch.tensor(rows, dtype=torch.long), raw.device)
     logprobs = raw[chosen].log_softmax(dim=-1)
-    drawn = token_ids[chosen]
-    own = logprobs.gather(1, drawn[:, None])[:, 0].tolist()
+    own = logprobs.gather(1, token_ids[chosen][:, None])[:, 0]
     num_top = max(num for num in wanted if num is not None)
     top = logprobs.topk(min(num_top, raw.shape[1]), dim=-1)
-    table = zip(rows, drawn.tolist(), own, top.indices.tolist(), top.values.tolist(), strict=True)
-    for at, token_id, logprob, ids, values in table:
-        found[at] = TokenLogprob(token_id, logprob, tuple(zip(ids, values, strict=True))[: wanted[at]])
-    return found
+    return [own, top.indices, top.values]

@@ -1,24 +1,25 @@
 """Which tokens of which sequences the next step computes. First come, first served; running ones never stall."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.kv_cache import KVCache
 from worker.limits import Limits
 from worker.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One sequence's part of a step: its next `num_tokens` tokens, and its drafted ones after them."""
 
     sequence: Sequence
     num_tokens: int
+    start: int = field(init=False)  # position of the first of them
+    samples: bool = field(init=False)  # it reaches the end of the sequence's tokens, so the next one can be drawn
 
-    @property
-    def samples(self) -> bool:
-        """The row reaches the end of the sequence's tokens, so the next one can be drawn."""
-        return self.num_tokens == self.sequence.num_uncomputed
+    def __post_init__(self) -> None:
+        self.start = self.sequence.num_computed
+        self.samples = self.num_tokens == self.sequence.num_uncomputed
 
     @property
     def num_inputs(self) -> int:
@@ -34,6 +35,7 @@ class Scheduler:
         self.max_step_tokens = max(limits.max_step_tokens, limits.max_num_seqs)
         self.max_burst_tokens = max(limits.max_burst_tokens, limits.max_num_seqs)
         self.max_chunk_pairs = limits.max_chunk_pairs
+        self.max_model_len = limits.max_model_len
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -43,13 +45,16 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self) -> list[Row]:
-        """The rows of the next step: decodes, then prompts under way, then new ones, within the step's tokens."""
+        """The rows of the next step: decodes, then prompts under way, then new ones, within the step's tokens.
+
+        They count as computed from here on.
+        """
         rows: dict[int, Row] = {}
         budget = self._step_tokens()
         has_company = any(sequence.is_decoding for sequence in self.running)
         for is_decoding in (True, False):
             for sequence in [seq for seq in self.running if seq.is_decoding is is_decoding and self._may_run(seq)]:
-                if budget == 0 or not sequence.block_ids:  # preempted by an older one meanwhile
+                if budget == 0 or self._is_drawn_out(sequence) or not sequence.block_ids:  # preempted meanwhile
                     continue
                 num_tokens = min(sequence.num_uncomputed, budget)
                 if has_company:
@@ -61,6 +66,8 @@ class Scheduler:
             num_tokens = min(admitted.num_uncomputed, budget)
             rows[id(admitted)] = Row(admitted, num_tokens)
             budget -= num_tokens
+        for row in rows.values():
+            row.sequence.num_computed += row.num_tokens
         return list(rows.values())
 
     def finish(self, sequence: Sequence) -> None:
@@ -95,6 +102,11 @@ class Scheduler:
 
     def _may_run(self, sequence: Sequence) -> bool:
         return not self.suspects or sequence.request_id in self.suspects
+
+    def _is_drawn_out(self, sequence: Sequence) -> bool:
+        """Its last token is drawn, though not read yet."""
+        is_full = len(sequence.token_ids) >= self.max_model_len
+        return sequence.is_pending and (is_full or sequence.num_completion_tokens >= sequence.sampling.max_tokens)
 
     def _admit_next(self) -> Sequence | None:
         """Move the head of the line to running, or None: nobody overtakes a head that does not fit."""

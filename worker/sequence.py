@@ -24,6 +24,7 @@ class Sequence:
     """One choice of one request: its tokens, how far its KV is computed, and the text it has shown.
 
     `token_ids` holds the prompt and everything drawn so far; the next `token_ids[num_computed:]` go through the model.
+    A last one below 0 is pending: drawn as number `-1 - id` of the step in flight, and still on the device.
     """
 
     request_id: str
@@ -51,12 +52,18 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     @property
+    def is_pending(self) -> bool:
+        return self.token_ids[-1] < 0
+
+    @property
     def is_decoding(self) -> bool:
         """Only the token drawn last is missing from the KV cache."""
         return self.num_uncomputed == 1 and self.num_computed > 0
 
     def accept(self, token_id: int, max_model_len: int) -> str:
         """Append a drawn token; returns the text it made visible and sets `finish_reason` when it is the last."""
+        if self.is_pending:
+            self.token_ids.pop()
         self.token_ids.append(token_id)
         is_end = token_id in self.ends
         text = "" if is_end else self.text.push(token_id)

@@ -30,6 +30,8 @@ WITH_IMAGES = (Mode.WHOLE_PROMPT, Mode.NO_CACHE)  # the pass that is given an im
 class SequentialRunner:
     """`kv_cache` only counts here, so that no more sequences are admitted than memory can hold; it has no tensors."""
 
+    takes_drawn = False
+
     def __init__(self, model: Any, kv_cache: KVCache, mode: Mode, images: ImageReader | None = None) -> None:
         self.model = model
         self.kv_cache = kv_cache
@@ -41,8 +43,8 @@ class SequentialRunner:
         self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[Row]) -> torch.Tensor:
-        """See Runner. Drafts are not taken."""
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """See Runner. Drafts and pending tokens are not taken."""
         logits = [self._run(row) for row in rows]
         wanted = [last for row, last in zip(rows, logits, strict=True) if row.samples]
         return torch.cat(wanted).float() if wanted else torch.empty(0)
@@ -58,7 +60,7 @@ class SequentialRunner:
         """Logits [1, vocab] after the row's last token; nothing is computed yet where the mode wants more at once."""
         sequence = row.sequence
         if self.mode is Mode.CHUNKS:
-            return self._continue(sequence, row_inputs(row), is_first=sequence.num_computed == 0)
+            return self._continue(sequence, row_inputs(row), is_first=row.start == 0)
         if not row.samples:
             return torch.empty(0)
         if self.mode is Mode.WHOLE_PROMPT and row.num_tokens == 1 and sequence in self._caches:

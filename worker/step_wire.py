@@ -16,8 +16,8 @@ def pack_rows(rows: Seq[Row]) -> list[int]:
     packed: list[int] = []
     for row in rows:
         sequence = row.sequence
-        tokens = sequence.token_ids[sequence.num_computed : sequence.num_computed + row.num_tokens]
-        head = [len(tokens), len(sequence.draft), int(row.samples), sequence.num_computed, len(sequence.block_ids)]
+        tokens = sequence.token_ids[row.start : row.start + row.num_tokens]
+        head = [len(tokens), len(sequence.draft), int(row.samples), row.start, len(sequence.block_ids)]
         packed += [*head, *tokens, *sequence.draft, *sequence.block_ids]
     return packed
 

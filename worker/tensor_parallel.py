@@ -84,6 +84,8 @@ class SharedKVCache(KVCache):
 class LeadingRunner(ModelRunner):
     """Rank 0's ModelRunner: whatever it computes, the others compute with it."""
 
+    takes_drawn = False  # the others are told token ids
+
     def __init__(
         self, model: Any, kv_cache: KVCache, channel: Channel, maker: int, attend_with: AttentionMaker
     ) -> None:
@@ -91,7 +93,7 @@ class LeadingRunner(ModelRunner):
         self._channel = channel
         self._maker = maker
 
-    def forward(self, rows: Seq[Row]) -> torch.Tensor:
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. A failure in here may have left the ranks apart: it ends the process, and the parent all."""
         self._channel.tell(Order.STEP, self._maker, pack_rows(rows))
         try:

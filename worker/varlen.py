@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import varlen
 
 from worker.attention import Form, token_slots, write_slots
-from worker.device import check_device
+from worker.device import check_device, upload
 from worker.kv_cache import KVCache
 from worker.scheduler import Row
 
@@ -61,15 +61,15 @@ class VarlenAttention:
         starts = [0]
         for row in rows:
             starts.append(starts[-1] + row.num_inputs)
-        num_keys = [row.sequence.num_computed + row.num_inputs for row in rows]
+        num_keys = [row.start + row.num_inputs for row in rows]
         width = max(len(row.sequence.block_ids) for row in rows)
         table = [row.sequence.block_ids + [0] * (width - len(row.sequence.block_ids)) for row in rows]
         return cls(
             kv_cache,
-            torch.tensor(token_slots(rows, kv_cache.block_size), device=device),
-            torch.tensor(starts, dtype=torch.int32, device=device),
-            torch.tensor(num_keys, dtype=torch.int32, device=device),
-            torch.tensor(table, dtype=torch.int32, device=device),
+            upload(torch.tensor(token_slots(rows, kv_cache.block_size)), device),
+            upload(torch.tensor(starts, dtype=torch.int32), device),
+            upload(torch.tensor(num_keys, dtype=torch.int32), device),
+            upload(torch.tensor(table, dtype=torch.int32), device),
             max(row.num_inputs for row in rows),
         )
 

@@ -1,6 +1,7 @@
 """Tiny engines to try things on. Models are written once per session; every engine is new."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     return folder
 
 
-@pytest.fixture
-def bench(model_folder: ModelFolder) -> Bench:
-    """A tiny Llama in an engine of eight sequences and sixteen tokens a step."""
-    return Bench(model_folder())
+@pytest.fixture(params=[False, True], ids=["in-turn", "overlapped"])
+def bench(model_folder: ModelFolder, request: pytest.FixtureRequest) -> Bench:
+    """A tiny Llama in an engine of eight sequences and sixteen tokens a step, on a CPU's terms and on a GPU's."""
+    return Bench(model_folder(), replace(SMALL, overlap=request.param))
 
 
 def prompt_of(num_tokens: int, seed: int = 1) -> list[int]:

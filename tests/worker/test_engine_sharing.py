@@ -68,7 +68,8 @@ def test_the_prompt_of_several_choices_goes_through_the_model_once(bench: Bench)
     while bench.engine.has_work:
         bench.step()
         num_steps += 1
-    assert num_steps <= 3 + 3  # 48 tokens at 16 a step, then one block for each of the others
+    most = 3 + 3  # 48 tokens at 16 a step, then one block for each of the others
+    assert num_steps <= most + bench.engine.overlaps  # the last step only reads
 
 
 def test_when_memory_runs_out_the_youngest_waits_and_all_answers_stay_the_same(model_folder: ModelFolder) -> None:

@@ -46,9 +46,9 @@ def shapes_used(runner: GraphedDecoderRunner, monkeypatch: pytest.MonkeyPatch) -
     seen = []
     fill = runner._fill
 
-    def noted(step, rows) -> None:  # type: ignore[no-untyped-def]
+    def noted(step, rows, drawn) -> None:  # type: ignore[no-untyped-def]
         seen.append((len(rows), tuple(step.attention.block_table.shape)))
-        fill(step, rows)
+        fill(step, rows, drawn)
 
     monkeypatch.setattr(runner, "_fill", noted)
     return seen

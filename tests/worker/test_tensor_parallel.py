@@ -43,5 +43,5 @@ def test_a_step_crosses_whole(bench: Bench) -> None:
 
 def seen(row: Row) -> tuple[object, ...]:
     sequence = row.sequence
-    tokens = sequence.token_ids[sequence.num_computed : sequence.num_computed + row.num_tokens]
-    return tokens, sequence.draft, row.samples, row.num_inputs, sequence.num_computed, sequence.block_ids
+    tokens = sequence.token_ids[row.start : row.start + row.num_tokens]
+    return tokens, sequence.draft, row.samples, row.num_inputs, row.start, sequence.block_ids
