@@ -160,7 +160,10 @@ class Engine:
         logits = launch(self.runner, rows, before) if rows else None
         outcomes = before.outcomes() if before is not None else []
         events = [event for outcome in outcomes for event in self._commit(outcome)]
-        going = [row for row in rows if self._goes_on(row.sequence)]
+        undecided = {outcome.row.sequence for outcome in outcomes if outcome.is_undecided}
+        for row in rows:
+            row.is_void = row.sequence in undecided
+        going = [row for row in rows if self._goes_on(row)]
         if going and logits is not None:
             for row in going:  # what comes to share their blocks is computed after them
                 self.runner.kv_cache.remember(row.sequence, row.start)
@@ -169,21 +172,25 @@ class Engine:
             events += self._run_and_commit(going)
         return events
 
-    def _goes_on(self, sequence: Sequence) -> bool:
-        """Neither ended nor forgotten."""
-        state = self.requests.get(sequence.request_id)
-        return state is not None and sequence in state.sequences and sequence.finish_reason is None
+    def _goes_on(self, row: Row) -> bool:
+        """Its sequence is neither ended nor forgotten."""
+        state = self.requests.get(row.sequence.request_id)
+        is_ours = state is not None and row.sequence in state.sequences
+        return is_ours and row.sequence.finish_reason is None and not row.is_void
 
     def _commit(self, outcome: Outcome) -> list[tuple[str, Event]]:
         """Book what a row computed, and say so."""
         sequence = outcome.row.sequence
         request_id = sequence.request_id
-        if not self._goes_on(sequence):  # cancelled meanwhile, or a sibling failed and took the request with it
+        if not self._goes_on(outcome.row):  # cancelled meanwhile, or a sibling failed and took the request with it
             return []
         if outcome.failure is not None:
             self.runner.kv_cache.scrub(sequence)
             self.cancel(request_id)
             return [(request_id, outcome.failure)]
+        if outcome.is_undecided:
+            sequence.take_back()
+            return []
         state = self.requests[request_id]
         try:
             delta = self._advance(state, sequence, outcome)

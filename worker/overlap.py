@@ -17,7 +17,6 @@ from worker.masks import MaskFiller
 from worker.model_runner import Runner
 from worker.sampler import Draws, draw_tokens
 from worker.scheduler import Row
-from worker.sequence import Sequence
 from worker.step import Outcome, verify
 
 logger = logging.getLogger(__name__)
@@ -55,18 +54,19 @@ def launch(runner: Runner, rows: Seq[Row], before: InFlight | None) -> torch.Ten
 
 @torch.inference_mode()
 def draw_ahead(
-    logits: torch.Tensor, rows: Seq[Row], goes_on: Callable[[Sequence], bool], mask_filler: MaskFiller
+    logits: torch.Tensor, rows: Seq[Row], goes_on: Callable[[Row], bool], mask_filler: MaskFiller
 ) -> InFlight | None:
     """Draw for the rows, and mark the next tokens of those that go on as pending; None if that failed."""
-    sequences = [row.sequence for row in rows if row.samples]
+    sampling = [row for row in rows if row.samples]
+    sequences = [row.sequence for row in sampling]
     try:
         masks = mask_filler.start(sequences)
         positions = [sequence.num_completion_tokens for sequence in sequences]
-        draws = draw_tokens(logits, sequences, positions, masks) if sequences else None
+        draws = draw_tokens(logits, sequences, positions, masks, may_defer=True) if sequences else None
     except Exception as error:  # as in launch()
         logger.warning("the draws of %d rows failed (%s)", len(sequences), error)
         return None
-    for at, sequence in enumerate(sequences):
-        if goes_on(sequence):
-            sequence.token_ids.append(-1 - at)
+    for at, row in enumerate(sampling):
+        if goes_on(row):
+            row.sequence.token_ids.append(-1 - at)
     return InFlight(rows, draws)

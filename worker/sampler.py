@@ -17,11 +17,16 @@ from worker.sequence import Sequence
 NUM_CANDIDATES = 64  # likeliest tokens that usually hold top_p; rows where they do not are sorted in full
 SPAN = 256  # tokens
 NEVER = float("-inf")
+NO_TOKEN = -1
+UNDECIDED = -2  # instead of a token: its row has to be sorted in full, and nobody waited to find that out
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Tokens drawn, [S], and what the callers asked to know of them. A row without a number in it has no token."""
+    """Tokens drawn, [S], and what the callers asked to know of them.
+
+    A row without a number in it has no token; one may be UNDECIDED where that is allowed.
+    """
 
     token_ids: list[int | None]
     logprobs: list[TokenLogprob | None]
@@ -43,7 +48,7 @@ class Draws:
         for at, own, ids, values in zip(rows, *logprobs, strict=True) if rows else ():
             alternatives = tuple(zip(ids, values, strict=True))[: self._wanted[at]]
             found[at] = TokenLogprob(numbers[at], own, alternatives)
-        return Sampled([number if number >= 0 else None for number in numbers], found)
+        return Sampled([number if number != NO_TOKEN else None for number in numbers], found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class Settings:
     has_top_p: bool
     has_min_p: bool
     is_open_ended: bool  # a row has top_p and no top_k: any number of tokens may be in it
+    wide_rows: Seq[int]  # rows that are known to need a full sort
     temperature: torch.Tensor  # 1 where greedy, so that nothing is divided by zero
     top_k: torch.Tensor
     top_p: torch.Tensor
@@ -84,6 +90,7 @@ class Settings:
             any(p.top_p < 1 for p in params),
             any(p.min_p > 0 for p in params),
             any(p.top_p < 1 and (p.top_k or vocab_size) >= vocab_size for p in params),
+            [at for at, sequence in enumerate(sequences) if sequence.is_wide],
             temperature.float(), top_k, top_p.float(), min_p.float(), drawn, greedy.bool(),
         )  # fmt: skip
 
@@ -105,10 +112,18 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], 
     return draw_tokens(logits, sequences, positions, masks).read()
 
 
-def draw_tokens(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], masks: Masks = None) -> Draws:
+def draw_tokens(
+    logits: torch.Tensor,
+    sequences: Seq[Sequence],
+    positions: Seq[int],
+    masks: Masks = None,
+    *,
+    may_defer: bool = False,
+) -> Draws:
     """Draw the next token of each row. `logits` [S, vocab] float32; `positions` [S]: how many tokens come before it.
 
-    `masks`: what grammars allow, under way in another thread.
+    `masks`: what grammars allow, under way in another thread. `may_defer`: rather leave a row UNDECIDED than ask the
+    device whether it has to be sorted; its sequence must come again with `is_wide`.
     """
     wanted = [sequence.sampling.logprobs for sequence in sequences]
     is_plain = all(num is None for num in wanted)
@@ -120,19 +135,20 @@ def draw_tokens(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[i
     best = logits.gather(1, token_ids[:, None])
     if any(sequence.sampling.temperature > 0 for sequence in sequences):
         settings = Settings.of(sequences, positions, logits.shape[1], logits.device)
-        drawn = draw(logits, best, settings)
+        drawn = draw(logits, best, settings, may_defer=may_defer)
         token_ids = torch.where(settings.is_greedy[:, 0], token_ids, drawn)
     is_sound = best[:, 0].isfinite()  # NaN wins every maximum; -inf means that no token is allowed
-    return Draws(torch.where(is_sound, token_ids, -1), wanted, logprobs_of(raw, token_ids, wanted))
+    return Draws(torch.where(is_sound, token_ids, NO_TOKEN), wanted, logprobs_of(raw, token_ids, wanted))
 
 
-def draw(logits: torch.Tensor, best: torch.Tensor, settings: Settings) -> torch.Tensor:
+def draw(logits: torch.Tensor, best: torch.Tensor, settings: Settings, *, may_defer: bool) -> torch.Tensor:
     """Tokens [S] by inverting the cumulative distribution at each row's uniform number."""
     scaled = (logits - best) / settings.temperature  # the likeliest token is at 0, so exp never overflows
-    floor = truncation_floor(scaled, settings)
-    if floor is not None:
-        scaled = scaled.masked_fill(scaled < floor, NEVER)
-    return invert(exponential(scaled), settings.uniform)
+    if not (settings.max_top_k or settings.has_top_p or settings.has_min_p):
+        return invert(exponential(scaled), settings.uniform)
+    floor, is_known = truncation_floor(scaled, settings, may_defer=may_defer)
+    token_ids = invert(exponential(scaled.masked_fill(scaled < floor, NEVER)), settings.uniform)
+    return token_ids if is_known is None else torch.where(is_known[:, 0], token_ids, UNDECIDED)
 
 
 def exponential(scaled: torch.Tensor) -> torch.Tensor:
@@ -164,20 +180,24 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
     return logits.argmax(-1)
 
 
-def truncation_floor(scaled: torch.Tensor, settings: Settings) -> torch.Tensor | None:
-    """The smallest scaled logit [S, 1] that top_k, then top_p, then min_p leave in; None if they leave all."""
+def truncation_floor(
+    scaled: torch.Tensor, settings: Settings, *, may_defer: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The smallest scaled logit that top_k, then top_p, then min_p leave in, and where it is known; [S, 1] both."""
     vocab_size = scaled.shape[1]
-    if not (settings.max_top_k or settings.has_top_p or settings.has_min_p):
-        return None
     floor = settings.min_p.log()  # log 0 is -inf: no floor
-    if settings.max_top_k or settings.has_top_p:
-        num_candidates = min(vocab_size, max(NUM_CANDIDATES, settings.max_top_k))
-        nucleus, is_known = nucleus_floor(scaled, settings, num_candidates)
-        if settings.is_open_ended and not is_known.all():
+    if not (settings.max_top_k or settings.has_top_p):
+        return floor, None
+    num_candidates = min(vocab_size, max(NUM_CANDIDATES, settings.max_top_k))
+    nucleus, is_known = nucleus_floor(scaled, settings, num_candidates)
+    if settings.is_open_ended:
+        if may_defer:
+            rows = upload(torch.tensor(settings.wide_rows, dtype=torch.long), scaled.device)
+        else:
             rows = (~is_known[:, 0]).nonzero()[:, 0]
-            nucleus[rows], _ = nucleus_floor(scaled[rows], settings.of_rows(rows), vocab_size)
-        floor = torch.maximum(floor, nucleus)
-    return floor
+        if len(rows):
+            nucleus[rows], is_known[rows] = nucleus_floor(scaled[rows], settings.of_rows(rows), vocab_size)
+    return torch.maximum(floor, nucleus), is_known if settings.is_open_ended and may_defer else None
 
 
 def nucleus_floor(scaled: torch.Tensor, settings: Settings, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -219,7 +239,7 @@ def logprobs_of(raw: torch.Tensor, token_ids: torch.Tensor, wanted: Seq[int | No
         return []
     chosen = upload(torch.tensor(rows, dtype=torch.long), raw.device)
     logprobs = raw[chosen].log_softmax(dim=-1)
-    own = logprobs.gather(1, token_ids[chosen][:, None])[:, 0]
+    own = logprobs.gather(1, token_ids[chosen].clamp(min=0)[:, None])[:, 0]
     num_top = max(num for num in wanted if num is not None)
     top = logprobs.topk(min(num_top, raw.shape[1]), dim=-1)
     return [own, top.indices, top.values]

@@ -16,6 +16,7 @@ class Row:
     num_tokens: int
     start: int = field(init=False)  # position of the first of them
     samples: bool = field(init=False)  # it reaches the end of the sequence's tokens, so the next one can be drawn
+    is_void: bool = field(init=False, default=False)  # computed from a token that was taken back
 
     def __post_init__(self) -> None:
         self.start = self.sequence.num_computed

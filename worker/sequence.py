@@ -41,6 +41,7 @@ class Sequence:
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks of token_ids, as far as needed
     draft: list[int] = field(default_factory=list)  # guessed next tokens, to be verified in this step
+    is_wide: bool = False  # top_p once held more tokens than the sampler's candidates
     finish_reason: FinishReason | None = None
 
     @property
@@ -82,6 +83,12 @@ class Sequence:
         if self.text.is_stopped:
             self.finish_reason = "stop"
         return text + self.text.flush() if self.finish_reason else text
+
+    def take_back(self) -> None:
+        """The pending token could not be decided: the last one before it goes through the model again."""
+        self.token_ids.pop()
+        self.num_computed = min(self.num_computed, len(self.token_ids) - 1)
+        self.is_wide = True
 
 
 @dataclass(slots=True, eq=False)

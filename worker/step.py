@@ -11,7 +11,7 @@ from common.wire import Failed, TokenLogprob
 from worker.device import check_device
 from worker.masks import MaskFiller
 from worker.model_runner import Runner
-from worker.sampler import sample
+from worker.sampler import UNDECIDED, sample
 from worker.scheduler import Row
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class Outcome:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     failure: Failed | None = None
+    is_undecided: bool = False  # the last token has to be computed and drawn again
 
 
 def run_step(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) -> list[Outcome]:
@@ -73,6 +74,8 @@ def verify(row: Row, drawn: list[int | None], logprobs: list[TokenLogprob | None
     for at, token_id in enumerate(drawn):
         if token_id is None:
             return Outcome(row, failure=Failed("internal_error", "The model gave no usable probabilities."))
+        if token_id == UNDECIDED:
+            return Outcome(row, is_undecided=True)
         kept.append(token_id)
         if at >= len(row.sequence.draft) or row.sequence.draft[at] != token_id:
             break

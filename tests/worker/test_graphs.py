@@ -18,7 +18,7 @@ from worker.limits import block_size_for
 from worker.loader import load
 from worker.probe import PROBE_SEQS, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
 from worker.quantized import Fp8Linear
-from worker.sampler import sample
+from worker.sampler import draw_tokens, sample
 from worker.varlen import VarlenAttention, call_of, runs_varlen
 
 PAGE = 16
@@ -200,13 +200,14 @@ def test_a_recorded_step_waits_for_the_gpu_once_when_its_tokens_are_read(bench: 
 
 
 @pytest.mark.parametrize(
-    ("sampling", "most"),
+    ("sampling", "most"),  # in turn; overlapped steps never ask
     [
         ({}, 0),
         ({"temperature": 1.0}, 0),
         ({"temperature": 1.0, "min_p": 0.1}, 0),
         ({"temperature": 1.0, "top_p": 0.9}, 1),  # whether the candidates hold it
-        ({"temperature": 1.0, "top_k": 5}, 1),
+        ({"temperature": 1.0, "top_k": 5}, 0),
+        ({"temperature": 1.0, "top_k": 5, "top_p": 0.9}, 0),
     ],
 )
 def test_draws_do_not_ask_the_device_what_the_requests_said(sampling: dict[str, float], most: int) -> None:
@@ -215,6 +216,9 @@ def test_draws_do_not_ask_the_device_what_the_requests_said(sampling: dict[str, 
     with CountWaits() as waits:
         sample(logits, sequences, [0] * 4)
     assert waits.count <= most
+    with CountWaits() as waits:
+        draw_tokens(logits, sequences, [0] * 4, may_defer=True)
+    assert waits.count == 0
 
 
 def test_the_rotation_for_compilers_is_the_same() -> None:

@@ -15,8 +15,10 @@ from tests.worker.test_graphs import PAGE, as_on_a_gpu
 from worker import overlap
 from worker.grammar import GrammarCompiler
 from worker.sampler import Draws
+from worker.sequence import Sequence
 
 OVERLAPPED = replace(SMALL, overlap=True)
+SEEDS = (5, 9, 15, 20)  # of decks in which memory runs out and tokens are taken back
 GRAMMAR = '{"grammars": [{"lark_grammar": "start: /[a-z]{1,6}/"}]}'
 SAMPLINGS: tuple[dict[str, Any], ...] = (
     {},
@@ -81,8 +83,24 @@ def with_grammars(folder: Any, config: Any) -> Bench:
     return Bench(folder, config, GrammarCompiler(plain.loaded.tokenizer, card.eos_token_ids, card.vocab_size))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_request_gets_what_it_gets_in_turn(seed: int, model_folder: ModelFolder) -> None:
+@pytest.fixture
+def taken_back(monkeypatch: pytest.MonkeyPatch) -> list[Sequence]:
+    """The sequences whose last token had to be drawn again."""
+    seen: list[Sequence] = []
+    take_back = Sequence.take_back
+
+    def noted(sequence: Sequence) -> None:
+        seen.append(sequence)
+        take_back(sequence)
+
+    monkeypatch.setattr(Sequence, "take_back", noted)
+    return seen
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_request_gets_what_it_gets_in_turn(
+    seed: int, model_folder: ModelFolder, taken_back: list[Sequence]
+) -> None:
     """Memory is short, so sequences are preempted with a token in flight; some callers leave."""
     tight = replace(SMALL, max_model_len=64, kv_memory_bytes=2 * (2 * 2 * 8) * 4 * 16 * 7)
     benches = [with_grammars(model_folder(), replace(tight, overlap=overlaps)) for overlaps in (False, True)]
@@ -91,6 +109,8 @@ def test_every_request_gets_what_it_gets_in_turn(seed: int, model_folder: ModelF
     assert overlapped == in_turn
     stats = benches[1].engine.stats()
     assert stats.num_preemptions > 0 and stats.kv_blocks_used == 0
+    assert len(taken_back) > 0
+    assert len(set(taken_back)) == len(taken_back)  # each learns it once
 
 
 @pytest.mark.parametrize(("overlaps", "order"), [(True, "forward forward read"), (False, "forward read forward")])
