@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import varlen
 
-from worker.attention import Form, token_slots, write_slots
+from worker.attention import Form, PagedAttention, token_slots
 from worker.device import check_device, upload
 from worker.kv_cache import KVCache
 from worker.scheduler import Row
@@ -33,7 +33,7 @@ def call_of(max_queries: int, num_heads: int, num_kv_heads: int, window: int | N
     return Call((-1 if window is None else window - 1, 0), 1)
 
 
-class VarlenAttention:
+class VarlenAttention(PagedAttention):
     """The same as PagedAttention, from tensors that may be the static ones of a CUDA graph.
 
     slots [T]; query_starts [N + 1]; num_keys [N]; block_table [N, blocks per sequence]; int32 except slots.
@@ -72,17 +72,6 @@ class VarlenAttention:
             upload(torch.tensor(table, dtype=torch.int32), device),
             max(row.num_inputs for row in rows),
         )
-
-    def forward(
-        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
-    ) -> torch.Tensor:
-        """Heads first, as transformers has them: [1, heads, T, dim] each; returns [T, heads, value_dim]."""
-        self.write(layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        return self.attend(layer_idx, query[0].transpose(0, 1), form)
-
-    def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """This step's keys and values, [T, kv_heads, dim] each."""
-        write_slots(self.kv_cache, layer_idx, self.slots, key, value)
 
     def attend(self, layer_idx: int, query: torch.Tensor, form: Form) -> torch.Tensor:
         """`query` is [T, heads, key_dim]; returns [T, heads, value_dim]. The kernel takes neither softcap nor sinks."""
