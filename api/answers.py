@@ -121,16 +121,18 @@ class Answer:
     def _numbered(self, chunks: Chunks, after: int, dialect: Dialect) -> Iterator[bytes]:
         numbers = count(1)
 
-        def frames(said: list[dict[str, Any]]) -> Iterator[bytes]:
-            for chunk, number in zip(said, numbers, strict=False):
-                if number > after:
-                    yield sse.frame(chunk, number, chunk["type"] if dialect.names_events else None)
+        def frames(said: list[dict[str, Any]]) -> bytes:  # of one event together: each write wakes the caller
+            return b"".join(
+                sse.frame(chunk, number, chunk["type"] if dialect.names_events else None)
+                for chunk, number in zip(said, numbers, strict=False)
+                if number > after
+            )
 
         try:
-            yield from frames(chunks.opening())
+            yield frames(chunks.opening())
             for item in self._events():
                 if isinstance(item, Row):
-                    yield from frames(chunks.feed(item.event))
+                    yield frames(chunks.feed(item.event))
                     if isinstance(item.event, Failed) and dialect.tells_failed_jobs:
                         yield self._failure(dialect, JobFailed(item.event.message, code=item.event.code))
                     continue

@@ -3,6 +3,7 @@
 RQ is known only here and in worker/omni_worker.py.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,6 +113,7 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
             if isinstance(row.event, (Finished, Failed)):
                 return
         if rows:
+            reader.told_at = time.monotonic()
             continue
         if reader.is_client_gone:
             raise ClientGone
@@ -126,7 +128,7 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
 def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
     """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
     is_behind = reader.look.num_rows > seq  # the missing rows may be on their way, or lost
-    is_awake = reader.wake.wait(LAG_S if is_behind else SILENCE_S)
+    is_awake = reader.wake.wait(LAG_S if is_behind else None)  # the sweep wakes too: a timer for each row would be dear
     reader.wake.clear()
     if is_behind and not is_awake:
         return True, None
@@ -137,8 +139,12 @@ def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
             _check(store, reader.job_id, seq)
     if look.state == "queued" and look.position not in (-1, reader.told_position):
         reader.told_position = look.position
+        reader.told_at = time.monotonic()
         return False, Queued(look.position)
-    return False, None if is_awake else Idle()
+    if time.monotonic() - reader.told_at < SILENCE_S:
+        return False, None
+    reader.told_at = time.monotonic()
+    return False, Idle()
 
 
 def _check(store: Store, job_id: str, seq: int) -> None:

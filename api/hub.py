@@ -5,6 +5,7 @@ than what it has seen, reads the log. The sweep runs every second for all reader
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ class Reader:
         self.look = Look("queued", 0, -1)
         self.is_told = False  # whether `look` is news
         self.told_position = -1  # the place in line that its caller knows of
+        self.told_at = time.monotonic()  # when its caller last heard anything
         self.is_client_gone = False
         self.is_closing = False
         self._rows: deque[Row] = deque()
@@ -140,6 +142,12 @@ class EventHub:
             for reader in self._readers.get(job_id, ()):
                 reader.tell(look)
 
+    def _wake_all(self) -> None:
+        """Also while Redis is away: whoever has been silent for long sends a keep-alive."""
+        for readers in self._readers.values():
+            for reader in readers:
+                reader.wake.set()
+
     def _listen_for_ever(self) -> None:
         has_subscribed = True  # a Redis that is away is told of once
         while True:
@@ -183,4 +191,5 @@ class EventHub:
                 self.is_redis_up = False
             except Exception:
                 logger.exception("a look at Redis failed in a way that is our fault")
+            self._wake_all()
             gevent.sleep(SWEEP_S)

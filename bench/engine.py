@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--concurrency", default="1,4,16,64")
     parser.add_argument("--prompt", type=int, default=165, help="tokens")
     parser.add_argument("--output", type=int, default=64, help="tokens")
+    parser.add_argument("--rounds", type=int, default=1, help="requests of each stream")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default=None)
@@ -71,7 +72,7 @@ def main() -> None:
         engine = Engine(load(path, ("bench",), config, lambda stage, fraction: None), config)
         measure(engine, 1, 1, args.prompt, 4)
         for concurrency in (int(text) for text in args.concurrency.split(",")):
-            num_requests = max(2, concurrency)
+            num_requests = max(2, concurrency * args.rounds)
             row = measure(engine, concurrency, num_requests, args.prompt, args.output)
             name = path.rstrip("/").rsplit("/", 1)[-1]
             print(

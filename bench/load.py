@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import aiohttp
+import orjson
 
 WORDS = (
     "river stone window garden letter morning winter bridge candle harbour mirror forest engine silver market thunder "
@@ -98,7 +99,7 @@ async def shoot(session: aiohttp.ClientSession, target: Target, text: str, max_t
                 shot.error = f"{response.status} {(await response.text())[:120]}"
                 return shot
             rest = b""
-            async for data, _ in response.content.iter_chunks():
+            while data := await response.content.readany():
                 now = time.perf_counter()
                 *frames, rest = (rest + data).split(b"\n\n")
                 num_texts = read_frames(frames, shot)
@@ -122,7 +123,7 @@ def read_frames(frames: list[bytes], shot: Shot) -> int:
         line = next((part for part in frame.split(b"\n") if part.startswith(b"data: {")), None)
         if line is None:
             continue
-        chunk = json.loads(line[6:])
+        chunk = orjson.loads(line[6:])
         if error := chunk.get("error"):
             shot.error = str(error)[:120]
         if usage := chunk.get("usage"):

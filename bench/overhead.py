@@ -8,6 +8,7 @@
 
 import argparse
 import asyncio
+import gc
 import http.client
 import json
 import random
@@ -114,25 +115,25 @@ def idle(model: Path, count: int, num_words: int, threads: str) -> str:
     return table([f"{model.name}, idle, ms", "fastest", "p50", "p99"], lines)
 
 
-def engine_alone(model: Path, streams: int, num_prompt: int, num_output: int, threads: str) -> float:
-    """Tokens/s of bench.engine in a process of its own."""
-    options: dict[str, object] = {"--concurrency": streams, "--prompt": num_prompt, "--output": num_output}
-    words = [
-        sys.executable,
-        "-m",
-        "bench.engine",
-        str(model),
-        *(str(part) for pair in options.items() for part in pair),
-    ]
+def engine_alone(model: Path, streams: int, plan: load.Plan, seed: int, threads: str) -> float:
+    """Tokens/s of bench.engine in a process of its own: the same closed loop, without the service around it."""
+    options: dict[str, object] = {"--concurrency": streams, "--output": plan.tokens, "--rounds": plan.rounds}
+    options["--prompt"] = num_prompt_tokens(model, plan.words, streams * plan.rounds, seed)
+    if threads:
+        options["--threads"] = threads
+    words = [sys.executable, "-m", "bench.engine", str(model)]
+    words += [str(part) for pair in options.items() for part in pair]
     output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     return float(output.strip().splitlines()[-1].split("|")[3])
 
 
-def num_prompt_tokens(model: Path, num_words: int) -> int:
-    """Of a usual prompt of the load generator, with what the chat template puts around it."""
+def num_prompt_tokens(model: Path, num_words: int, num_prompts: int, seed: int) -> int:
+    """The mean of the load generator's prompts with this seed, with what the chat template puts around them."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    text = f"<|start|>user\n{load.prompt(random.Random(1), num_words)}<|end|>\n<|start|>assistant\n"
-    return len(tokenizer.encode(text).ids)
+    rnd = random.Random(seed)
+    texts = [load.prompt(rnd, num_words) for _ in range(num_prompts)]
+    encoded = tokenizer.encode_batch([f"<|start|>user\n{text}<|end|>\n<|start|>assistant\n" for text in texts])
+    return round(statistics.mean(len(one.ids) for one in encoded))
 
 
 def through_service(ours: Ours, streams: int, plan: load.Plan, seed: int) -> tuple[load.Level, dict[str, float]]:
@@ -147,22 +148,22 @@ def through_service(ours: Ours, streams: int, plan: load.Plan, seed: int) -> tup
 
 def share(model: Path, streams: int, plan: load.Plan, threads: str) -> str:
     """The service's tokens/s over the engine's, in turns."""
-    num_prompt = num_prompt_tokens(model, plan.words)
     rows = []
     for again in range(plan.repeat):
-        alone = engine_alone(model, streams, num_prompt, plan.tokens, threads)
+        alone = engine_alone(model, streams, plan, 100 + again, threads)
         with our_service(model, OMNI_THREADS=threads, OMNI_MAX_NUM_SEQS="64") as ours:
-            warm = load.Plan(plan.words, 4, 1, streams)
+            warm = load.Plan(plan.words, 4, rounds=1)
             through_service(ours, streams, warm, 1)
             level, busy = through_service(ours, streams, plan, 100 + again)
         if level.errors:
             raise RuntimeError(level.first_error)
-        per_token = {name: seconds * 1000 / (level.requests * plan.tokens) for name, seconds in busy.items()}
+        per_token = {name: round(s * 1e6 / (level.requests * plan.tokens)) for name, s in busy.items()}
         rows.append((alone, level.tokens_s, round(level.tokens_s / alone, 3), *per_token.values(), load_average()))
     rows.sort(key=lambda row: row[2])
     names = ["engine alone, tokens/s", "service, tokens/s", "share"]
-    names += [f"{name}, CPU ms/token" for name in ("worker", "api", "Valkey", "client")]
-    return f"{model.name}, {streams} streams, median run first of all by share\n\n" + table(
+    names += [f"{name}, CPU us/token" for name in ("worker", "API", "Valkey", "client")]
+    head = f"{model.name}, {streams} streams, {plan.rounds} requests of each, median turn by share first"
+    return f"{head}\n\n" + table(
         [*names, "load average"], [rows[len(rows) // 2], *(row for row in rows if row is not rows[len(rows) // 2])]
     )
 
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=95)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3, help="requests of each stream; the first are all at once")
     parser.add_argument("--threads", default="", help="of the engine; its own choice if not given")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", choices=["idle", "share", "load"], help="one part")
@@ -203,7 +205,8 @@ def main() -> None:
     args = parser.parse_args()
     end_on_sigterm()
     models.ensure(args.models, args.shape)
-    plan = load.Plan(args.words, args.tokens, 1, args.streams, args.repeat)
+    plan = load.Plan(args.words, args.tokens, args.rounds, repeat=args.repeat)
+    gc.freeze()  # the load generator's collections need not go through torch's objects
     print(machine(), flush=True)
     said = []
     for name in args.shape:

@@ -207,10 +207,10 @@ class Store:
 
     def queue_of(self, model: str) -> tuple[str | None, str]:
         """The queue that serves this model id and the revision of its weights; (None, "") when nobody does."""
-        queue = self.redis.hget(keys.QUEUES, model)
-        if queue is None:
-            return None, ""
-        return queue.decode(), (self.redis.hget(keys.REVISIONS, queue) or b"").decode()
+        pipeline = self.redis.pipeline(transaction=False)
+        queues, revisions = pipeline.hgetall(keys.QUEUES).hgetall(keys.REVISIONS).execute()
+        queue = queues.get(model.encode())
+        return (None, "") if queue is None else (queue.decode(), revisions.get(queue, b"").decode())
 
     def models(self) -> dict[str, str]:
         """Served id -> queue."""

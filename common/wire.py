@@ -5,7 +5,7 @@
 Text is never taken back. Everything is JSON; the field names of a log row are short because every token pays for them.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
@@ -103,7 +103,7 @@ class LoggedChoice:
 
 
 def encode_request(request: GenerationRequest) -> bytes:
-    return orjson.dumps(asdict(request))
+    return orjson.dumps(request)
 
 
 def decode_request(raw: bytes | str) -> GenerationRequest:
@@ -132,8 +132,8 @@ def encode_event(event: Event) -> bytes:
             row["f"] = event.finish_reason
         return orjson.dumps(row)
     if isinstance(event, Finished):
-        return orjson.dumps({"end": asdict(event)})
-    return orjson.dumps({"fail": asdict(event)})
+        return orjson.dumps({"end": event})
+    return orjson.dumps({"fail": event})
 
 
 def decode_event(row: dict[str, Any]) -> Event:
@@ -175,7 +175,7 @@ class ModelCard:
 
 
 def encode_card(card: ModelCard) -> bytes:
-    return orjson.dumps(asdict(card))
+    return orjson.dumps(card)
 
 
 def decode_card(raw: bytes | str) -> ModelCard:

@@ -5,6 +5,7 @@ import random
 import gevent
 import orjson
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.generation import ClientGone, Closing, Idle, Queued, events
 from api.hub import MAX_LIVE_ROWS, EventHub, Reader
@@ -111,10 +112,32 @@ def test_a_waiting_reader_is_told_its_place_only_when_it_changes() -> None:
     assert next(stream) == Queued(3)
 
 
-def test_silence_becomes_an_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_becomes_an_idle_though_the_sweep_says_each_time_that_nothing_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("api.generation.SILENCE_S", 0.01)
-    stream = events(FakeStore(1), hub_for(FakeStore(1)).open("j"), 0, is_new=True)  # type: ignore[arg-type]
-    assert next(stream) == Idle()
+    reader = hub_for(FakeStore(1)).open("j")
+    reading = gevent.spawn(next, events(FakeStore(1), reader, 0, is_new=True))  # type: ignore[arg-type]
+    with gevent.Timeout(5):
+        while not reading.ready():
+            reader.tell(Look("running", 0, -1))
+            gevent.sleep(0.001)
+    assert reading.get() == Idle()
+
+
+def test_silence_becomes_an_idle_also_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away(FakeStore):
+        def look(self, job_ids: list[str]) -> list[Look]:
+            raise RedisConnectionError("away")
+
+    monkeypatch.setattr("api.generation.SILENCE_S", 0.01)
+    monkeypatch.setattr("api.hub.SWEEP_S", 0.001)
+    hub = hub_for(Away(1))
+    reader = hub.open("j")
+    sweeping = gevent.spawn(hub._sweep_for_ever)
+    reading = gevent.spawn(next, events(hub.store, reader, 0, is_new=True))
+    assert reading.get(timeout=5) == Idle()
+    sweeping.kill()
 
 
 def test_a_reader_whose_client_left_raises() -> None:
