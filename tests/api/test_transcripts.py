@@ -143,3 +143,11 @@ def test_a_stream_goes_on_after_any_of_its_frames(name: str, encoder: PromptEnco
     num_numbered = sum("id: " in frame for frame in frames)
     for after in range(num_numbered + 1):
         assert streamed(TRANSCRIPTS[name], encoder, after).split("\n\n") == frames[after:]
+
+
+def test_a_stream_s_headers_do_not_wait_for_its_first_event(encoder: PromptEncoder) -> None:
+    service: Any = SimpleNamespace(store=None, hub=EventHub(None, None, "tiny"))  # type: ignore[arg-type]
+    with Flask("test").test_request_context():
+        answer = Answer(service, request, "job-1", is_background=True)
+        stream = answer.stream(TRANSCRIPTS["chat_usage"].chunks(encoder))
+        assert next(stream.iter_encoded()) == b""  # with the first piece, also an empty one, gunicorn sends the headers
