@@ -15,6 +15,9 @@ CPU_MEMORY_SHARE = 0.25  # of what is free, at most
 MIN_CPU_BYTES = 2**30
 GPU_WORKSPACE_BYTES = 2**30  # CUDA graphs, libraries' own buffers, what the allocator cannot use
 LOGITS_COPIES = 6  # float32, that sampling holds at once
+BURST_FLOPS = 5e10  # of a step while a crowd waits, on a CPU: about 70 ms of one core that multiplies bf16
+MIN_BURST_TOKENS = 1024
+MAX_BURST_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Limits:
 def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], num_parameters: int) -> Limits:
     """Raises ValueError when not even one sequence of the length asked for would fit."""
     max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
-    max_burst_tokens = config.max_step_tokens or (max_step_tokens if loaded.device.type != "cpu" else 1024)
+    max_burst_tokens = config.max_step_tokens or burst_size(loaded.device, num_parameters, max_step_tokens)
     block_size = block_size_for(loaded.device)
     bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters)
@@ -64,6 +67,14 @@ def step_size(loaded: LoadedModel, config: EngineConfig, num_parameters: int) ->
     is_small = num_parameters < SMALL_MODEL_PARAMETERS
     max_num_seqs = config.max_num_seqs or (256 if is_gpu or is_small else 64)
     return max_num_seqs, config.max_step_tokens or (4096 if is_gpu else 512)
+
+
+def burst_size(device: torch.device, num_parameters: int, max_step_tokens: int) -> int:
+    """Tokens of a step while a crowd waits. A small model reads so many that the next tokens of those who decode, which
+    each step computes, sends and stores, are the smaller part of it."""
+    if device.type != "cpu":
+        return max_step_tokens
+    return int(max(MIN_BURST_TOKENS, min(MAX_BURST_TOKENS, BURST_FLOPS / (2 * num_parameters))))
 
 
 def chunk_pairs(model: Any, num_parameters: int, max_step_tokens: int) -> int:

@@ -20,6 +20,10 @@ DTYPE_FLAGS = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_TIMEOUT_S = 60
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 2**28  # at the end of the heap
+LARGEST_KEPT = 2**25  # the most that mallopt allows
+
 POINTER, INT, LONG, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 SIGNATURES = {
     "add_norm": [POINTER] * 4 + [INT, INT, FLOAT],
@@ -54,6 +58,14 @@ def share_thread_pool() -> None:
     if not paths:
         raise NoKernels("torch brings no libgomp whose threads could be shared")
     ctypes.CDLL(str(paths[0]), ctypes.RTLD_GLOBAL)
+
+
+def keep_freed_memory() -> None:
+    """Let what one step frees serve the next; else glibc may give it back, and each step begins with page faults."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it; without it all works as well
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def compiled(dtype_flags: tuple[str, ...]) -> Path:

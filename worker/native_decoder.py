@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from worker.attention import Attention, PagedAttention, token_slots
 from worker.decoder import DecoderRunner, Layer, Norm
 from worker.kv_cache import KVCache
-from worker.native import NoKernels, load_kernels
+from worker.native import NoKernels, keep_freed_memory, load_kernels
 from worker.probe import Unsupported
+from worker.progress import OnProgress
 from worker.scheduler import Row
 
 LANES = 16
@@ -58,6 +59,11 @@ class NativeDecoderRunner(DecoderRunner):
         fits = dim % (2 * LANES) == width % LANES == mlp_width % LANES == 0
         if not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
             raise Unsupported("its widths are not those of the kernels")
+
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
+        """See Runner. Not before the weights that were packed are given back to the system."""
+        super().warm_up(max_num_seqs, max_model_len, on_progress)
+        keep_freed_memory()
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor

@@ -1,6 +1,8 @@
 /* Attention over the paged KV cache: every sequence over its own blocks, in tiles of queries and chunks of keys. */
 #include "numbers.h"
 
+int omp_get_num_threads(void);
+
 #define MINUS_INFINITY (-__builtin_inff())
 #define GROUPS 4 /* of 16 keys, that a tile looks at together: a chunk */
 #define CHUNK (GROUPS * LANES)
@@ -34,8 +36,8 @@ static inline vec broadcast(const operand *word) {
     return all(x);
 }
 
-/* The groups of a chunk, and those of the next one, which are asked for meanwhile: they lie anywhere, which no processor
- * foresees.
+/* The groups of a chunk, and those of the next one (after a tile's last, of the next tile), which are asked for meanwhile:
+ * they lie anywhere, which no processor foresees.
  */
 typedef struct {
     const number *at[GROUPS], *next[GROUPS];
@@ -87,7 +89,8 @@ static void add_values_4(const operand *weights, const Groups *values, int ask, 
     int column = 0;
     for (; column + 4 * LANES <= dim; column += 4 * LANES)
         add_columns(weights, values, ask, count, dim, column, 4, sums);
-    for (; column < dim; column += LANES) add_columns(weights, values, ask, count, dim, column, 1, sums);
+    for (; column + 2 * LANES <= dim; column += 2 * LANES)
+        add_columns(weights, values, ask, count, dim, column, 2, sums);
 }
 
 /* What one thread needs for a tile. */
@@ -100,12 +103,43 @@ typedef struct {
     float added[MAX_ROWS];                 /* the sum of the weights of this chunk */
 } Tile;
 
-/* The groups of a sequence from token `first` on; beyond its last one, at `num_keys`, that one again. */
-static void find_groups(const number *pool, const int32_t *blocks, int block_size, int dim, int first, int num_keys,
-                        const number **found) {
+/* The cache of a layer, and how far back a token sees. */
+typedef struct {
+    const number *keys, *values;
+    long num_slots;
+    int block_size, dim, window;
+    const int32_t *tables;
+} Pools;
+
+/* Where the keys and values of a tile lie: a head of the pools and a sequence's blocks in it. */
+typedef struct {
+    const number *keys, *values;
+    const int32_t *blocks;
+    int block_size, dim;
+    int begin, num_keys; /* tokens of the sequence between which its queries look */
+} Place;
+
+static inline Place place_of(const Pools *pools, const int32_t *item, int head) {
+    long at = head * pools->num_slots * pools->dim;
+    int unseen = pools->window ? item[2] + 1 - pools->window : 0; /* by its first query */
+    return (Place){
+        .keys = pools->keys + at,
+        .values = pools->values + at,
+        .blocks = pools->tables + item[3],
+        .block_size = pools->block_size,
+        .dim = pools->dim,
+        .begin = unseen > 0 ? unseen / LANES * LANES : 0,
+        .num_keys = item[2] + item[1],
+    };
+}
+
+/* The groups from token `first` on; beyond the last one that one again. */
+static inline void find_groups(const Place *place, int first, const number **keys, const number **values) {
     for (int g = 0; g < GROUPS; g++) {
-        int token = smaller(first + g * LANES, (num_keys - 1) / LANES * LANES);
-        found[g] = pool + ((long)blocks[token / block_size] * block_size + token % block_size) * dim;
+        int token = smaller(first + g * LANES, (place->num_keys - 1) / LANES * LANES);
+        long row = (long)place->blocks[token / place->block_size] * place->block_size + token % place->block_size;
+        keys[g] = place->keys + row * place->dim;
+        values[g] = place->values + row * place->dim;
     }
 }
 
@@ -162,18 +196,18 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
             int window, number *out) {
     int shared = heads / kv_heads;
     long stride = (long)(heads + 2 * kv_heads) * dim;
+    Pools pools = {keys, values, num_slots, block_size, dim, window, tables};
 #pragma omp parallel for schedule(dynamic, 1) if (items > 1 || item_list[2] > 64)
     for (int work = 0; work < items * kv_heads; work++) {
         const int32_t *item = item_list + 4 * (work / kv_heads);
         int head = work % kv_heads, first_token = item[0], queries = item[1], position = item[2];
         int rows = queries * shared, padded = (rows + 3) / 4 * 4;
-        int num_keys = position + queries;
-        int begin = window && position + 1 > window ? (position + 1 - window) / LANES * LANES : 0; /* where it looks first */
-        const number *own_keys = keys + head * num_slots * dim, *own_values = values + head * num_slots * dim;
-        const int32_t *blocks = tables + item[3];
+        int next = smaller(work + omp_get_num_threads(), items * kv_heads - 1); /* the one this thread may well take next */
+        Place place = place_of(&pools, item, head);
+        Place next_place = place_of(&pools, item_list + 4 * (next / kv_heads), next % kv_heads);
+        int num_keys = place.num_keys;
         Groups key_groups, value_groups;
-        find_groups(own_keys, blocks, block_size, dim, begin, num_keys, key_groups.next);
-        find_groups(own_values, blocks, block_size, dim, begin, num_keys, value_groups.next);
+        find_groups(&place, place.begin, key_groups.next, value_groups.next);
         Tile tile;
         for (int r = 0; r < rows; r++) {
             const number *query = qkv + (first_token + r / shared) * stride + (head * shared + r % shared) * dim;
@@ -184,12 +218,14 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
         memset(tile.queries + rows * dim, 0, (padded - rows) * dim * sizeof(operand));
         memset(tile.weights + rows * CHUNK, 0, (padded - rows) * CHUNK * sizeof(operand));
         memset(tile.sums, 0, padded * dim * sizeof(float));
-        for (int first = begin; first < num_keys; first += CHUNK) {
+        for (int first = place.begin; first < num_keys; first += CHUNK) {
             int count = smaller(CHUNK, num_keys - first), width = (count + LANES - 1) / LANES * LANES;
             memcpy(key_groups.at, key_groups.next, sizeof key_groups.at);
             memcpy(value_groups.at, value_groups.next, sizeof value_groups.at);
-            find_groups(own_keys, blocks, block_size, dim, first + CHUNK, num_keys, key_groups.next);
-            find_groups(own_values, blocks, block_size, dim, first + CHUNK, num_keys, value_groups.next);
+            if (first + CHUNK < num_keys)
+                find_groups(&place, first + CHUNK, key_groups.next, value_groups.next);
+            else
+                find_groups(&next_place, next_place.begin, key_groups.next, value_groups.next);
             for (int r = 0; r < rows; r += 4)
                 score_4(tile.queries + r * dim, &key_groups, r == 0, dim, tile.scores + r * CHUNK);
             float before[MAX_ROWS];

@@ -64,7 +64,7 @@ static inline vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (_
 static inline vec larger(vec a, vec b) { return choose((bits)(a > b), a, b); }
 #endif
 
-static inline vec all(float x) { return (vec){0} + x; }
+static inline vec all(float x) { return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 
 #define ROTATED(x, n) \
     __builtin_shuffle(x, (bits){(n) % 16, (1 + n) % 16, (2 + n) % 16, (3 + n) % 16, (4 + n) % 16, (5 + n) % 16, \
