@@ -23,6 +23,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
+from api import quick_poll
 from api.connections import Connections, network_of, refuse
 from api.errors import error_body
 from common.logs import set_up_logging
@@ -42,6 +43,10 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
     """
 
     connections = Connections(0)
+
+    def patch(self) -> None:
+        super().patch()
+        quick_poll.install()
 
     def init_process(self) -> None:
         warnings.simplefilter("ignore", MonkeyPatchWarning)  # what was imported before waits for nothing
