@@ -22,6 +22,7 @@ from bench.pictures import Panel, draw
 from bench.report import DEFAULT_FOLDER, load_average, machine, table, write_json
 from bench.serve import end_on_sigterm, our_service, peer
 
+REST_S = 2.0  # between two turns: the threads of the one before spin on for a while, on the cores of the next
 COLUMNS = (
     "target", "load", "requests", "errors", "tokens_s", "requests_s", "ttft_p50_ms", "ttft_p99_ms", "gap_p50_ms",
     "gap_p99_ms",
@@ -71,6 +72,7 @@ async def run_levels(
         runs: dict[str, list[load.Level]] = {target.name: [] for target in targets}
         for again in range(plan.repeat):
             for target in targets:
+                await asyncio.sleep(REST_S)
                 runs[target.name].append(await load.run_level(target, plan, concurrency, rate, 1000 * number + again))
         kind = OPEN if rate else CLOSED
         results += [Result(shape, kind, load.median_of(found), load_average()) for found in runs.values()]
