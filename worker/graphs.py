@@ -46,6 +46,8 @@ class StaticStep:
 class GraphedDecoderRunner(DecoderRunner):
     """A DecoderRunner whose decode steps are recorded once and replayed."""
 
+    usual_elementwise: Callable[[], Elementwise] = staticmethod(compiled)
+
     def __init__(
         self,
         model: Any,
@@ -54,7 +56,7 @@ class GraphedDecoderRunner(DecoderRunner):
         quantize: str | None = None,
         elementwise: Elementwise | None = None,
     ) -> None:
-        super().__init__(model, kv_cache, attend_with, quantize, elementwise or compiled())
+        super().__init__(model, kv_cache, attend_with, quantize, elementwise or self.usual_elementwise())
         self.steps: dict[tuple[int, int], StaticStep] = {}  # by sequences, and blocks of the longest
         self.spare_block = 0
 
@@ -187,11 +189,4 @@ def no_waiting() -> Iterator[None]:
 class UncompiledDecoderRunner(GraphedDecoderRunner):
     """For GPU machines without a working compiler."""
 
-    def __init__(
-        self,
-        model: Any,
-        kv_cache: KVCache,
-        attend_with: AttentionMaker = VarlenAttention.of_rows,
-        quantize: str | None = None,
-    ) -> None:
-        super().__init__(model, kv_cache, attend_with, quantize, Elementwise())
+    usual_elementwise = staticmethod(Elementwise)
