@@ -129,7 +129,7 @@ class Answer:
             )
 
         try:
-            yield frames(chunks.opening())
+            yield frames(chunks.opening())  # even if it is empty: the headers leave with it
             for item in self._events():
                 if isinstance(item, Row):
                     yield frames(chunks.feed(item.event))

@@ -81,9 +81,10 @@ class Settings(BaseSettings):
             raise ValueError("OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, no OMNI_ENGINE and no OMNI_QUANTIZE.")
         if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.redis_url:
             raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
-        if self.engine and (self.quantize or self.speculate):
+        if self.engine and (self.quantize or self.speculate or self.overlap):
             raise ValueError(
-                "OMNI_QUANTIZE and OMNI_SPECULATE are for our own engine; set them where OMNI_ENGINE runs."
+                "OMNI_QUANTIZE, OMNI_SPECULATE and OMNI_OVERLAP are for our own engine; "
+                "set them where OMNI_ENGINE runs."
             )
         return self
 

@@ -79,7 +79,7 @@ class ModelRunner:
 
 def with_drawn(inputs: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
     """Token ids [T], pending ones taken from `drawn` [S]. A draw that failed there reads as token 0: its row ends."""
-    if drawn is None:
+    if drawn is None or not len(drawn):
         return inputs
     return torch.where(inputs < 0, drawn[(-1 - inputs).clamp(min=0)].clamp(min=0), inputs)
 

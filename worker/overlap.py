@@ -27,12 +27,13 @@ class InFlight:
     """A step whose draws are still to be read. Its rows have no drafts."""
 
     rows: Seq[Row]
-    draws: Draws | None  # of the rows that sample, in order; None: none does
+    draws: Draws  # of the rows that sample, in order
 
     def outcomes(self) -> list[Outcome]:
-        """Waits for the GPU to come as far. Raises RuntimeError when it is lost."""
-        if self.draws is None:
-            return [Outcome(row) for row in self.rows]
+        """Waits for the GPU to come as far. Raises RuntimeError when it is lost.
+
+        Also where nothing was drawn: else a long prompt's chunks would pile up there.
+        """
         sampled = self.draws.read()
         outcomes, at = [], 0
         for row in self.rows:
@@ -46,7 +47,7 @@ class InFlight:
 def launch(runner: Runner, rows: Seq[Row], before: InFlight | None) -> torch.Tensor | None:
     """Logits of the rows that sample; None if their pass could not be started."""
     try:
-        return runner.forward(rows, before.draws.token_ids if before is not None and before.draws is not None else None)
+        return runner.forward(rows, before.draws.token_ids if before is not None else None)
     except Exception as error:  # the rows are run again, and then each has to answer for itself
         logger.warning("a step of %d rows could not be started (%s)", len(rows), error)
         return None
@@ -62,7 +63,7 @@ def draw_ahead(
     try:
         masks = mask_filler.start(sequences)
         positions = [sequence.num_completion_tokens for sequence in sequences]
-        draws = draw_tokens(logits, sequences, positions, masks, may_defer=True) if sequences else None
+        draws = draw_tokens(logits, sequences, positions, masks, may_defer=True)
     except Exception as error:  # as in launch()
         logger.warning("the draws of %d rows failed (%s)", len(sequences), error)
         return None

@@ -135,6 +135,28 @@ def test_the_next_forward_pass_starts_before_the_last_tokens_are_read(
     assert seen.count("forward") == seen.count("read") == 6  # none for a token past the last
 
 
+def test_a_long_prompt_alone_is_at_most_one_step_ahead_of_its_reading(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(model_folder(), OVERLAPPED)
+    forward, read, ahead = bench.engine.runner.forward, Draws.read, [0]
+
+    def launched(rows: Any, drawn: Any = None) -> torch.Tensor:
+        ahead.append(ahead[-1] + 1)
+        return forward(rows, drawn)
+
+    def was_read(draws: Draws) -> Any:
+        ahead.append(ahead[-1] - 1)
+        return read(draws)
+
+    monkeypatch.setattr(bench.engine.runner, "forward", launched)
+    monkeypatch.setattr(Draws, "read", was_read)
+    bench.add("r", prompt_of(200), max_tokens=2, ignore_eos=True)
+    bench.finish()
+    assert max(ahead) == 2 and ahead[-1] == 0
+    assert bench.token_ids("r") == bench.generate(prompt_of(200), 2)
+
+
 def test_an_end_that_only_the_token_tells_costs_one_row_and_no_token(model_folder: ModelFolder) -> None:
     bench = Bench(model_folder(), OVERLAPPED)
     expected = bench.generate(prompt_of(9))
