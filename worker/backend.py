@@ -10,7 +10,8 @@ from worker.decoder import DecoderRunner
 from worker.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
 from worker.kv_cache import KVCache, LayerShape
 from worker.limits import Limits, block_size_for, choose_limits
-from worker.loader import EngineConfig, LoadedModel, count_parameters
+from worker.loader import EngineConfig, LoadedModel, choose_passes, count_parameters
+from worker.micro_batches import MicroBatches
 from worker.model_runner import AttentionMaker, ModelRunner, Runner
 from worker.native_decoder import NativeDecoderRunner
 from worker.probe import (
@@ -35,6 +36,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
         return leading_runner(loaded, config)
     model = loaded.model
     num_parameters = count_parameters(model)
+    num_passes = choose_passes(config, model)
     stock_attention = model.config._attn_implementation
     expected = stock_logits(model)
     try:
@@ -48,6 +50,8 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     else:
         limits = choose_limits(loaded, config, shapes, num_parameters)  # now that the weights are where they stay
         runner.kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
+        if isinstance(runner, NativeDecoderRunner) and num_passes > 1:
+            runner.micro_batches = MicroBatches(num_passes)
         return runner, limits
     model.set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config, expected, num_parameters)

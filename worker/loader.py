@@ -18,6 +18,7 @@ from worker.vision import ImageReader, sees
 
 logger = logging.getLogger(__name__)
 
+FOUND_THREADS = torch.get_num_threads()  # before anybody set another number
 SMALL_MODEL_PARAMETERS = 50_000_000  # below this, float32 on a CPU costs little and makes seeds exact
 
 
@@ -89,10 +90,15 @@ def placement(device: torch.device, num_ranks: int) -> dict[str, Any]:
 
 
 def choose_threads(config: EngineConfig, model: Any) -> int:
-    """The setting, or: what torch found, but one for a small model, whose threads would mostly wait for each other."""
+    """Of a product. The setting, or: what torch found, but one for a small model, whose threads would mostly wait."""
     if config.threads is not None:
         return config.threads
-    return 1 if count_parameters(model) < SMALL_MODEL_PARAMETERS else torch.get_num_threads()
+    return 1 if count_parameters(model) < SMALL_MODEL_PARAMETERS else FOUND_THREADS
+
+
+def choose_passes(config: EngineConfig, model: Any) -> int:
+    """Passes side by side that a large step may become: as many as there are threads that products do not use."""
+    return FOUND_THREADS if config.threads is None and choose_threads(config, model) == 1 else 1
 
 
 def check_quantize(name: str | None, dtype: str, device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """Llama-shaped models on a CPU: matrix products by torch, everything between them by the kernels of worker/kernels."""
 
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from worker.attention import Attention, PagedAttention, token_slots
 from worker.decoder import DecoderRunner, Layer, Norm
 from worker.kv_cache import KVCache
+from worker.micro_batches import MicroBatches
 from worker.native import NoKernels, keep_freed_memory, load_kernels
 from worker.probe import Unsupported
 from worker.progress import OnProgress
@@ -46,6 +48,8 @@ class NativeBatch(PagedAttention):
 class NativeDecoderRunner(DecoderRunner):
     """A DecoderRunner that calls torch four times a layer."""
 
+    micro_batches: MicroBatches | None = None  # for models whose products are too small for several threads
+
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: Any = None, quantize: str | None = None) -> None:
         """Raises Unsupported where the kernels cannot be had, or the model's widths are not theirs."""
         try:
@@ -59,6 +63,11 @@ class NativeDecoderRunner(DecoderRunner):
         fits = dim % (2 * LANES) == width % LANES == mlp_width % LANES == 0
         if not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
             raise Unsupported("its widths are not those of the kernels")
+
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """See Runner."""
+        compute = partial(super().forward, drawn=drawn)
+        return compute(rows) if self.micro_batches is None else self.micro_batches.run(compute, rows)
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """See Runner. Not before the weights that were packed are given back to the system."""
