@@ -28,6 +28,7 @@ from transformers import (
     LlavaProcessor,
     MambaConfig,
     MixtralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -98,6 +99,7 @@ FAMILIES: dict[str, Any] = {
     "deepseek_v3": (DeepseekV3Config, DEEPSEEK),
     "gpt_oss": (GptOssConfig, WINDOWED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gpt_neox": (GPTNeoXConfig, {}),
+    "phi3": (Phi3Config, {}),
 }
 SEQUENTIAL_FAMILIES: dict[str, Any] = {
     "deepseek_v32": (

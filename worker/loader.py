@@ -14,6 +14,7 @@ from worker.card import describe
 from worker.device import choose_device, use_device
 from worker.progress import OnProgress, telling_weights
 from worker.quantized import check_fp8
+from worker.rope import hold_frequencies
 from worker.vision import ImageReader, sees
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     dtype = choose_dtype(config, device, model)
     model = cast(model, dtype).eval().requires_grad_(False)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
+    hold_frequencies(model, card.max_model_len)
     if images is not None:
         card = images.shown_by(card)
     logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
