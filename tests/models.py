@@ -23,14 +23,17 @@ from transformers import (
     Idefics3Config,
     Idefics3ImageProcessor,
     Idefics3Processor,
+    Llama4TextConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaProcessor,
     MambaConfig,
+    MistralConfig,
     MixtralConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
     Qwen3NextConfig,
 )
@@ -88,6 +91,22 @@ LINEAR_ATTENTION: dict[str, Any] = {
     "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
 }
+CHUNKED = {
+    "intermediate_size_mlp": 64,
+    "num_local_experts": 4,
+    "head_dim": 8,
+    "attention_chunk_size": 16,
+    "layer_types": ["chunked_attention", "full_attention"],
+}
+BY_MASK = {  # a window that attention is not told of
+    "sliding_window": 16,
+    "use_sliding_window": True,
+    "max_window_layers": 2,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
 WINDOWED = {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, Any] = {
     "llama": (LlamaConfig, {}),
@@ -100,6 +119,7 @@ FAMILIES: dict[str, Any] = {
     "gpt_oss": (GptOssConfig, WINDOWED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gpt_neox": (GPTNeoXConfig, {}),
     "phi3": (Phi3Config, {}),
+    "mistral": (MistralConfig, {"head_dim": 8, "sliding_window": 16}),
 }
 SEQUENTIAL_FAMILIES: dict[str, Any] = {
     "deepseek_v32": (
@@ -108,6 +128,8 @@ SEQUENTIAL_FAMILIES: dict[str, Any] = {
     ),
     "qwen3_next": (Qwen3NextConfig, LINEAR_ATTENTION),
     "mamba": (MambaConfig, {"state_size": 8}),
+    "llama4_text": (Llama4TextConfig, CHUNKED),
+    "qwen2_moe": (Qwen2MoeConfig, BY_MASK),
 }
 
 

@@ -260,14 +260,21 @@ def attention_forward(
     attention_mask: torch.Tensor | None,
     *,
     paged: Attention,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' hook: query [1, heads, T, dim], key and value [1, kv_heads, T, dim] -> [1, T, heads, dim]."""
+    layer_idx = int(module.layer_idx)  # type: ignore[arg-type]
+    return paged.forward(layer_idx, query, key, value, form_of(query, **kwargs))[None], None
+
+
+def form_of(
+    query: torch.Tensor,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' hook: query [1, heads, T, dim], key and value [1, kv_heads, T, dim] -> [1, T, heads, dim]."""
+) -> Form:
+    """From what transformers' models tell an attention implementation."""
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    layer_idx = int(module.layer_idx)  # type: ignore[arg-type]
-    output = paged.forward(layer_idx, query, key, value, Form(scale, sliding_window, softcap, s_aux))
-    return output[None], None
+    return Form(scale, sliding_window, softcap, s_aux)

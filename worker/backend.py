@@ -2,6 +2,7 @@
 
 import logging
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from worker.attention import PagedAttention
 from worker.decoder import DecoderRunner
 from worker.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
 from worker.kv_cache import KVCache, LayerShape
+from worker.layers import Layers, look_at_layers
 from worker.limits import Limits, block_size_for, choose_limits
 from worker.loader import EngineConfig, LoadedModel, choose_passes, count_parameters
 from worker.micro_batches import MicroBatches
@@ -19,7 +21,6 @@ from worker.probe import (
     PROBE_SEQS,
     Unsupported,
     check_equal,
-    find_shapes,
     stock_logits,
     use_paged_attention,
 )
@@ -42,12 +43,13 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     try:
         if loaded.images is not None:
             raise Unsupported("an image's tokens see each other and have positions of their own")
+        layers = look_at_layers(model, loaded.card.max_model_len)
         use_paged_attention(model)
-        shapes = find_shapes(model)
-        runner = fast_runner(loaded, shapes, expected, config.quantize)
+        runner = fast_runner(loaded, layers, expected, config.quantize)
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
+        shapes = layers.shapes
         limits = choose_limits(loaded, config, shapes, num_parameters)  # now that the weights are where they stay
         runner.kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
         if isinstance(runner, NativeDecoderRunner) and num_passes > 1:
@@ -57,9 +59,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     return sequential_runner(loaded, config, expected, num_parameters)
 
 
-def fast_runner(
-    loaded: LoadedModel, shapes: list[LayerShape], expected: torch.Tensor, quantize: str | None
-) -> ModelRunner:
+def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, quantize: str | None) -> ModelRunner:
     """The fastest way that gives the expected logits, on a KV cache that is just large enough to try it.
 
     Raises Unsupported if there is none.
@@ -67,7 +67,7 @@ def fast_runner(
     model = loaded.model
     block_size = block_size_for(loaded.device)
     num_blocks = PROBE_SEQS * -(-PROBE_LENGTH // block_size)
-    probe_cache = KVCache(shapes, num_blocks, block_size, loaded.dtype, loaded.device)
+    probe_cache = KVCache(layers.shapes, num_blocks, block_size, loaded.dtype, loaded.device)
     makers: list[AttentionMaker] = [PagedAttention]
     if fits_varlen(loaded.device, loaded.dtype):
         makers.insert(0, VarlenAttention.of_rows)
@@ -77,7 +77,7 @@ def fast_runner(
     refusals = []
     for runner_type, maker in product(runner_types, makers):
         try:
-            runner = runner_type(model, probe_cache, maker)
+            runner = new_runner(runner_type, model, probe_cache, maker, layers, None)
             check_equal(runner, model, expected)
         except Unsupported as reason:
             refusals.append(f"not by {runner_type.__name__} with {maker.__qualname__}: {reason}")
@@ -89,10 +89,24 @@ def fast_runner(
             logger.warning("%s weights stay as they are: %s", quantize, refusals[-1])
         elif quantize is not None:
             del runner  # it holds the weights that are dropped as they are quantized
-            runner = runner_type(model, probe_cache, maker, quantize)  # type: ignore[call-arg]  # a DecoderRunner
+            runner = new_runner(runner_type, model, probe_cache, maker, layers, quantize)
         runner.release_weights()
         return runner
     raise Unsupported(refusals[-1])
+
+
+def new_runner(
+    runner_type: type[ModelRunner],
+    model: Any,
+    kv_cache: KVCache,
+    maker: AttentionMaker,
+    layers: Layers,
+    quantize: str | None,
+) -> ModelRunner:
+    """Raises Unsupported."""
+    if issubclass(runner_type, DecoderRunner):
+        return runner_type(model, kv_cache, layers.forms, maker, quantize)
+    return runner_type(model, kv_cache, maker)
 
 
 def sequential_runner(

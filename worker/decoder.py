@@ -4,6 +4,7 @@ Llama, Mistral, Qwen2, Qwen3 and their like differ only in what is looked up her
 not is found out by the probe, which compares logits before anything is served.
 """
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,11 +59,12 @@ class DecoderRunner(ModelRunner):
         self,
         model: Any,
         kv_cache: KVCache,
+        forms: Seq[Form],
         attend_with: AttentionMaker = PagedAttention,
         quantize: str | None = None,
         elementwise: Elementwise | None = None,
     ) -> None:
-        """Raises Unsupported if the model is not built from the parts known here."""
+        """`forms`: how each layer attends. Raises Unsupported if the model is not built from the parts known here."""
         super().__init__(model, kv_cache, attend_with)
         self.elementwise = elementwise or Elementwise()
         check_parts(model, {"model", "lm_head"})
@@ -74,7 +76,9 @@ class DecoderRunner(ModelRunner):
             raise Unsupported("its layers differ in shape")
         self.embedding = body.embed_tokens.weight.detach()
         self.rotary = body.rotary_emb
-        self.layers = [layer_of(module, quantize, self.elementwise) for module in body.layers]
+        self.layers = [
+            layer_of(module, form, quantize, self.elementwise) for module, form in zip(body.layers, forms, strict=True)
+        ]
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
         head_quantize = "int8" if quantize == "int4" else quantize  # int4 costs the most here
@@ -134,7 +138,7 @@ class DecoderRunner(ModelRunner):
         return cos[0, :, None], signed[:, None]
 
 
-def layer_of(module: Any, quantize: str | None, elementwise: Elementwise) -> Layer:
+def layer_of(module: Any, form: Form, quantize: str | None, elementwise: Elementwise) -> Layer:
     """Raises Unsupported if the layer has other parts than those computed here."""
     check_parts(module, LAYER_PARTS)
     attention, mlp = module.self_attn, module.mlp
@@ -153,7 +157,7 @@ def layer_of(module: Any, quantize: str | None, elementwise: Elementwise) -> Lay
         mlp_norm=Norm(module.post_attention_layernorm),
         gate_up=linear([mlp.gate_proj, mlp.up_proj]),
         down=linear([mlp.down_proj]),
-        form=Form(float(attention.scaling), getattr(attention, "sliding_window", None)),
+        form=form,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worker.attention import Form
 from worker.decoder import DecoderRunner
 from worker.device import check_device, upload
 from worker.elementwise import Elementwise, compiled
@@ -52,11 +53,12 @@ class GraphedDecoderRunner(DecoderRunner):
         self,
         model: Any,
         kv_cache: KVCache,
+        forms: Seq[Form],
         attend_with: AttentionMaker = VarlenAttention.of_rows,
         quantize: str | None = None,
         elementwise: Elementwise | None = None,
     ) -> None:
-        super().__init__(model, kv_cache, attend_with, quantize, elementwise or self.usual_elementwise())
+        super().__init__(model, kv_cache, forms, attend_with, quantize, elementwise or self.usual_elementwise())
         self.steps: dict[tuple[int, int], StaticStep] = {}  # by sequences, and blocks of the longest
         self.spare_block = 0
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from worker.attention import Attention, PagedAttention, token_slots
+from worker.attention import Attention, Form, PagedAttention, token_slots
 from worker.decoder import DecoderRunner, Layer, Norm
 from worker.kv_cache import KVCache
 from worker.micro_batches import MicroBatches
+from worker.model_runner import AttentionMaker
 from worker.native import NoKernels, keep_freed_memory, load_kernels
 from worker.probe import Unsupported
 from worker.progress import OnProgress
@@ -50,19 +51,27 @@ class NativeDecoderRunner(DecoderRunner):
 
     micro_batches: MicroBatches | None = None  # for models whose products are too small for several threads
 
-    def __init__(self, model: Any, kv_cache: KVCache, attend_with: Any = None, quantize: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        kv_cache: KVCache,
+        forms: Seq[Form],
+        attend_with: AttentionMaker | None = None,
+        quantize: str | None = None,
+    ) -> None:
         """Raises Unsupported where the kernels cannot be had, or the model's widths are not theirs."""
         try:
             self.kernels = load_kernels(model.dtype)
         except NoKernels as reason:
             raise Unsupported(str(reason)) from reason
-        super().__init__(model, kv_cache, NativeBatch, quantize)
+        super().__init__(model, kv_cache, forms, NativeBatch, quantize)
         dim = self.shape.key_dim
         self.num_shared = self.num_heads // self.shape.num_kv_heads
         width, mlp_width = self.embedding.shape[1], model.config.get_text_config().intermediate_size
         fits = dim % (2 * LANES) == width % LANES == mlp_width % LANES == 0
-        if not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
-            raise Unsupported("its widths are not those of the kernels")
+        has_more = any(form.softcap is not None or form.sinks is not None for form in forms)
+        if has_more or not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
+            raise Unsupported("its widths or scores are not those of the kernels")
 
     def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""

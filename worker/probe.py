@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from common.wire import SamplingParams
-from worker.attention import ATTENTION_NAME, Form, register_attention
+from worker.attention import ATTENTION_NAME, register_attention
 from worker.device import check_device
-from worker.kv_cache import LayerShape
 from worker.model_runner import Runner
 from worker.scheduler import Row
 from worker.sequence import Sequence
@@ -31,53 +30,10 @@ class Unsupported(Exception):
     """The model cannot run on the fast path; the message says why."""
 
 
-class ShapeProbe:
-    """Stands in for PagedAttention and notes what each layer would keep."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[int, LayerShape] = {}
-        self.forms: list[Form] = []
-
-    def forward(
-        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
-    ) -> torch.Tensor:
-        if layer_idx in self.shapes:
-            raise Unsupported("a layer attends twice")
-        self.shapes[layer_idx] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
-        self.forms.append(form)
-        return query.new_zeros(query.shape[2], query.shape[1], value.shape[3])
-
-
 def use_paged_attention(model: Any) -> None:
     """From here on the model attends through the `paged` argument of its forward call, and only so."""
     register_attention()
     model.set_attn_implementation(ATTENTION_NAME)
-
-
-def find_shapes(model: Any) -> list[LayerShape]:
-    """What each layer keeps of a token. The model must be on paged attention. Raises Unsupported."""
-    shapes = look_at_layers(model).shapes
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if sorted(shapes) != list(range(num_layers)):
-        raise Unsupported(f"only layers {sorted(shapes)} of {num_layers} attend")
-    return [shapes[layer_idx] for layer_idx in range(num_layers)]
-
-
-def has_plain_scores(model: Any) -> bool:
-    """Whether no layer squeezes its scores or gives them sinks. The model must be on paged attention."""
-    return all(form.softcap is None and form.sinks is None for form in look_at_layers(model).forms)
-
-
-@torch.inference_mode()
-def look_at_layers(model: Any) -> ShapeProbe:
-    """One forward pass whose attention only looks. Raises Unsupported."""
-    probe = ShapeProbe()
-    device = next(model.parameters()).device
-    try:
-        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False, paged=probe)
-    except Exception as error:  # any model at all may come along here
-        raise Unsupported(f"its forward pass does not take our attention ({type(error).__name__}: {error})") from error
-    return probe
 
 
 @torch.inference_mode()
@@ -101,7 +57,7 @@ def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
             for sequence in sequences:
                 sequence.num_computed += num_tokens
                 sequence.token_ids = tokens[: max(sequence.num_computed + 1, len(tokens) - 1)]
-    except Exception as error:  # see find_shapes
+    except Exception as error:  # any model at all may come along here
         check_device()
         raise Unsupported(f"its forward pass fails on our cache ({type(error).__name__}: {error})") from error
     finally:

@@ -15,14 +15,13 @@ from torch import distributed
 
 from worker.attention import PagedAttention
 from worker.kv_cache import KVCache
+from worker.layers import look_at_layers
 from worker.limits import Limits, choose_limits, kv_memory_bytes
 from worker.loader import EngineConfig, LoadedModel, count_parameters
 from worker.model_runner import AttentionMaker, ModelRunner
 from worker.probe import (
     Unsupported,
     check_equal,
-    find_shapes,
-    has_plain_scores,
     stock_logits,
     use_paged_attention,
 )
@@ -109,19 +108,19 @@ def shared_parts(
     """What every rank makes in the same order. Raises ValueError for a model that cannot be shared."""
     model, channel = loaded.model, Channel()
     expected = stock_logits(model)
-    use_paged_attention(model)
     try:
-        shapes = find_shapes(model)
+        layers = look_at_layers(model, loaded.card.max_model_len)
     except Unsupported as reason:
         raise ValueError(f"{loaded.card.architecture} cannot run over several devices: {reason}.") from reason
+    use_paged_attention(model)
     num_parameters = count_parameters(model)
     memory = channel.least(config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters))
-    limits = choose_limits(loaded, replace(config, kv_memory_bytes=memory), shapes, num_parameters)
-    kv_cache = SharedKVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
+    limits = choose_limits(loaded, replace(config, kv_memory_bytes=memory), layers.shapes, num_parameters)
+    kv_cache = SharedKVCache(layers.shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
     kv_cache.channel = channel
     makers: list[AttentionMaker] = [PagedAttention]
     if fits_varlen(loaded.device, loaded.dtype):  # asked beforehand, and by all: a step that fails ends every rank
-        if channel.least(int(has_plain_scores(model) and runs_varlen(kv_cache))):
+        if channel.least(int(layers.has_plain_scores and runs_varlen(kv_cache))):
             makers.insert(0, VarlenAttention.of_rows)
     return expected, kv_cache, limits, channel, makers
 

@@ -14,9 +14,10 @@ from worker.decoder import DecoderRunner
 from worker.elementwise import Elementwise, rotate, rotated
 from worker.graphs import BUCKETS, GraphedDecoderRunner, cuda_capture, step_shapes
 from worker.kv_cache import KVCache
+from worker.layers import look_at_layers
 from worker.limits import block_size_for
 from worker.loader import load
-from worker.probe import PROBE_SEQS, Unsupported, check_equal, find_shapes, stock_logits, use_paged_attention
+from worker.probe import PROBE_SEQS, Unsupported, check_equal, stock_logits, use_paged_attention
 from worker.quantized import Fp8Linear
 from worker.sampler import draw_tokens, sample
 from worker.varlen import VarlenAttention, call_of, runs_varlen
@@ -125,9 +126,10 @@ def test_the_probe_finds_a_kernel_that_is_wrong_for_the_second_sequence(
 ) -> None:
     model = load(str(model_folder()), ("tiny",), SMALL, lambda what, share: None).model
     expected = stock_logits(model)
+    layers = look_at_layers(model, PAGE)
     use_paged_attention(model)
-    cache = KVCache(find_shapes(model), PROBE_SEQS, PAGE, torch.float32, torch.device("cpu"))
-    runner = GraphedDecoderRunner(model, cache)
+    cache = KVCache(layers.shapes, PROBE_SEQS, PAGE, torch.float32, torch.device("cpu"))
+    runner = GraphedDecoderRunner(model, cache, layers.forms)
     runner.elementwise = Elementwise()
     check_equal(runner, model, expected)
     monkeypatch.setattr("worker.varlen.call_of", lambda *asked: SimpleNamespace(window=(-1, 0), num_splits=None))

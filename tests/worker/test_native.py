@@ -22,6 +22,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "wide heads": ("llama", WIDE | {"head_dim": 96}),
     "biases": ("qwen2", WIDE),
     "normed heads": ("qwen3", WIDE),
+    "a window on all layers": ("mistral", WIDE | {"sliding_window": 24}),
     "a window": ("qwen2", WIDE | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}),
 }
 LENGTHS = (1, 16, 40, 100, 150)  # shorter and longer than a block, a chunk of keys, and a tile of queries
