@@ -30,8 +30,8 @@ def pool_of(
     """Zeros, [heads, blocks, block_size, dim], and never garbage: what a mask hides is still multiplied, NaN and all.
 
     On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used, and from huge ones where
-    there are such: a fault for every 4 KiB costs a crowd's prompts up to a tenth of their time. On a GPU the heads of a
-    token lie together, as its kernels want them.
+    it has them: a fault for each 4 KiB costs up to a tenth of the time in which prompts are read. On a GPU the heads of
+    a token lie together, as its kernels want them.
     """
     if device.type != "cpu":
         return torch.zeros(*places, num_heads, dim, dtype=dtype, device=device).permute(2, 0, 1, 3)

@@ -139,7 +139,8 @@ class NativeDecoderRunner(DecoderRunner):
             qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(),
             query_norm and query_norm.weight.data_ptr(), key_norm and key_norm.weight.data_ptr(),
             query_norm.eps if query_norm else 0.0, batch.slots.data_ptr(), keys.data_ptr(), values.data_ptr(),
-            keys.shape[1] * keys.shape[2], len(batch.slots), self.num_heads, self.shape.num_kv_heads, self.shape.key_dim,
+            keys.shape[1] * keys.shape[2], len(batch.slots), self.num_heads, self.shape.num_kv_heads,
+            self.shape.key_dim,
         )  # fmt: skip
 
     def _attend_items(
