@@ -29,8 +29,8 @@ def pool_of(
 ) -> torch.Tensor:
     """Zeros, [heads, blocks, block_size, dim], and never garbage: what a mask hides is still multiplied, NaN and all.
 
-    On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used, and from huge ones where
-    it has them: a fault for each 4 KiB costs up to a tenth of the time in which prompts are read. On a GPU the heads of
+    On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used; huge pages where
+    it has such: a fault for each 4 KiB costs up to a tenth of the time in which prompts are read. On a GPU the heads of
     a token lie together, as its kernels want them.
     """
     if device.type != "cpu":
