@@ -29,15 +29,12 @@ def pool_of(
 ) -> torch.Tensor:
     """Zeros, [heads, blocks, block_size, dim], and never garbage: what a mask hides is still multiplied, NaN and all.
 
-    On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used; huge pages where
-    it has such: a fault for each 4 KiB costs up to a tenth of the time in which prompts are read. On a GPU the heads of
-    a token lie together, as its kernels want them.
+    On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used. Not from huge ones: to
+    clear them costs a step more than the faults do. On a GPU the heads of a token lie together, as its kernels want them.
     """
     if device.type != "cpu":
         return torch.zeros(*places, num_heads, dim, dtype=dtype, device=device).permute(2, 0, 1, 3)
     pages = mmap.mmap(-1, num_heads * math.prod(places) * dim * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype).view(num_heads, *places, dim)
 
 
