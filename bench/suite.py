@@ -66,12 +66,15 @@ def targets_of(shape: str, args: argparse.Namespace) -> Iterator[list[load.Targe
 async def run_levels(
     targets: Sequence[load.Target], plan: load.Plan, levels: Sequence[tuple[int, float]], shape: str
 ) -> list[Result]:
-    """Each level of all targets in turn, `plan.repeat` times; the median run is kept."""
+    """Each level of all targets in turn, `plan.repeat` times, there and back; the median run is kept.
+
+    There and back, because who comes after a long turn of both cores finds the host slower.
+    """
     results = []
     for number, (concurrency, rate) in enumerate(levels):
         runs: dict[str, list[load.Level]] = {target.name: [] for target in targets}
         for again in range(plan.repeat):
-            for target in targets:
+            for target in targets[:: (-1) ** again]:
                 await asyncio.sleep(REST_S)
                 runs[target.name].append(await load.run_level(target, plan, concurrency, rate, 1000 * number + again))
         kind = OPEN if rate else CLOSED
