@@ -30,7 +30,7 @@ def pool_of(
     """Zeros, [heads, blocks, block_size, dim], and never garbage: what a mask hides is still multiplied, NaN and all.
 
     On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used. Not from huge ones: to
-    clear one costs a step more than its faults do. On a GPU the heads of a token lie together, as its kernels want them.
+    clear one costs a step more than its faults do. On a GPU a token's heads lie together, as its kernels want them.
     """
     if device.type != "cpu":
         return torch.zeros(*places, num_heads, dim, dtype=dtype, device=device).permute(2, 0, 1, 3)

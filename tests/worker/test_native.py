@@ -1,5 +1,8 @@
 """The kernels give what transformers' own model gives, and a machine without a compiler does without."""
 
+import ctypes
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -75,6 +78,32 @@ def test_in_bf16_logits_are_as_near_as_those_of_torch(
         for b in (bench, plain)
     )
     assert ours <= 1.5 * theirs
+
+
+def test_numbers_of_rows_come_again() -> None:
+    """oneDNN compiles a product for each number of rows, and keeps about a thousand of four a layer."""
+    sizes = [native_decoder.padded(num_tokens) for num_tokens in range(1, 4097)]
+    assert sizes[:64] == list(range(1, 65))
+    assert len(set(sizes)) < 240
+    assert all(0 <= size - num_tokens <= max(7, num_tokens / 32) for num_tokens, size in enumerate(sizes, 1))
+
+
+def test_all_threads_share_one_heap() -> None:
+    """What lies beyond the 64 MiB of a thread's own goes back to the system with every tensor that is freed."""
+    script = """
+import ctypes, threading, worker
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+for _ in range(4):
+    thread = threading.Thread(target=libc.malloc, args=(1000,))
+    thread.start()
+    thread.join()
+libc.malloc_stats()
+"""
+    if not hasattr(ctypes.CDLL(None), "malloc_stats"):
+        pytest.skip("no glibc")
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stderr
+    assert told.count("Arena") == 1, told
 
 
 def test_without_a_compiler_torch_computes_it_all(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
