@@ -13,6 +13,7 @@ from tests.models import save_model
 from worker.engine import Engine
 from worker.intake import GrammarCompiler
 from worker.loader import EngineConfig, load
+from worker.native import NoKernels, load_kernels
 
 SMALL = EngineConfig(max_num_seqs=8, max_step_tokens=16, threads=1)
 
@@ -88,6 +89,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 def bench(model_folder: ModelFolder, request: pytest.FixtureRequest) -> Bench:
     """A tiny Llama in an engine of eight sequences and sixteen tokens a step, on a CPU's terms and on a GPU's."""
     return Bench(model_folder(), replace(SMALL, overlap=request.param))
+
+
+@pytest.fixture(scope="session")
+def kernels() -> None:
+    """For tests of what is computed with worker/kernels."""
+    try:
+        load_kernels(torch.float32)
+    except NoKernels as reason:
+        pytest.skip(str(reason))
 
 
 def prompt_of(num_tokens: int, seed: int = 1) -> list[int]:

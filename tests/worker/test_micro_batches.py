@@ -10,9 +10,8 @@ import torch
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from tests.worker.test_native import CONFIG, WIDE
-from worker import loader, micro_batches, native
+from worker import loader, micro_batches
 from worker.micro_batches import MicroBatches, cut
-from worker.native import NoKernels
 from worker.native_decoder import NativeDecoderRunner
 from worker.probe import probe_sequence
 from worker.scheduler import Row
@@ -21,12 +20,7 @@ LENGTHS = (3, 16, 40, 100, 150, 60, 7, 90)
 CROWD = replace(CONFIG, max_step_tokens=512, threads=None)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def kernels() -> None:
-    try:
-        native.load_kernels(torch.float32)
-    except NoKernels as reason:
-        pytest.skip(str(reason))
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @pytest.fixture(autouse=True)

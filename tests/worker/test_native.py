@@ -36,12 +36,7 @@ def refuse(dtype: torch.dtype) -> None:
     raise NoKernels("there is no C compiler")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def kernels() -> None:
-    try:
-        native.load_kernels(torch.float32)
-    except NoKernels as reason:
-        pytest.skip(str(reason))
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @pytest.mark.parametrize("name", MODELS)
