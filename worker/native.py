@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from worker import mallopt
+
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("kernels")
@@ -62,7 +64,6 @@ def share_thread_pool() -> None:
 
 def keep_freed_memory() -> None:
     """Let what one step frees serve the next; else glibc may give it back, and each step begins with page faults."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it; without it all works as well
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
