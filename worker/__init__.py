@@ -7,8 +7,8 @@ import os
 # pause between two steps, so that a step does not begin with waking them. Read once, when torch is loaded after this.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000000")
 
-# One heap for all threads (malloc.h; glibc only, and without it all works as well): a heap of a thread ends at 64 MiB, and
-# what lies beyond goes back to the system with every tensor that is freed.
+# One heap for all threads (malloc.h; glibc only, all works as well without it): a thread's own ends at 64 MiB, and what
+# lies beyond goes back to the system with every tensor that is freed.
 M_ARENA_MAX = -8
 mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
 if mallopt is not None:
