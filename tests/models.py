@@ -11,12 +11,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     BertConfig,
+    BloomConfig,
     CLIPImageProcessor,
     CLIPVisionConfig,
     DeepseekV3Config,
     DeepseekV32Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GenerationConfig,
     GPTNeoXConfig,
     GptOssConfig,
@@ -30,6 +32,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     MixtralConfig,
+    OlmoConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -108,6 +111,7 @@ BY_MASK = {  # a window that attention is not told of
     "shared_expert_intermediate_size": 16,
 }
 WINDOWED = {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+GEMMA4 = WINDOWED | {"global_head_dim": 16, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB_SIZE}
 FAMILIES: dict[str, Any] = {
     "llama": (LlamaConfig, {}),
     "qwen2": (Qwen2Config, {}),
@@ -120,6 +124,8 @@ FAMILIES: dict[str, Any] = {
     "gpt_neox": (GPTNeoXConfig, {}),
     "phi3": (Phi3Config, {}),
     "mistral": (MistralConfig, {"head_dim": 8, "sliding_window": 16}),
+    "olmo": (OlmoConfig, {}),
+    "gemma4": (Gemma4TextConfig, GEMMA4),
 }
 SEQUENTIAL_FAMILIES: dict[str, Any] = {
     "deepseek_v32": (
@@ -127,7 +133,8 @@ SEQUENTIAL_FAMILIES: dict[str, Any] = {
         DEEPSEEK | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 64},
     ),
     "qwen3_next": (Qwen3NextConfig, LINEAR_ATTENTION),
-    "mamba": (MambaConfig, {"state_size": 8}),
+    "mamba": (MambaConfig, {"state_size": 8, "max_position_embeddings": None}),  # as real ones
+    "bloom": (BloomConfig, {"n_layer": 2, "n_head": 4}),
     "llama4_text": (Llama4TextConfig, CHUNKED),
     "qwen2_moe": (Qwen2MoeConfig, BY_MASK),
 }

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from worker.attention import PagedAttention
+from worker.config_numbers import largest
 from worker.decoder import DecoderRunner
 from worker.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
 from worker.kv_cache import KVCache, LayerShape
@@ -77,8 +78,7 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
     refusals = []
     for runner_type, maker in product(runner_types, makers):
         try:
-            runner = new_runner(runner_type, model, probe_cache, maker, layers, None)
-            check_equal(runner, model, expected)
+            runner = proven_runner(runner_type, model, probe_cache, maker, layers, expected)
         except Unsupported as reason:
             refusals.append(f"not by {runner_type.__name__} with {maker.__qualname__}: {reason}")
             continue
@@ -93,6 +93,25 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
         runner.release_weights()
         return runner
     raise Unsupported(refusals[-1])
+
+
+def proven_runner(
+    runner_type: type[ModelRunner],
+    model: Any,
+    kv_cache: KVCache,
+    maker: AttentionMaker,
+    layers: Layers,
+    expected: torch.Tensor,
+) -> ModelRunner:
+    """Raises Unsupported unless it gives the expected logits."""
+    try:
+        runner = new_runner(runner_type, model, kv_cache, maker, layers, None)
+    except Unsupported:
+        raise
+    except Exception as error:  # any model at all may come along here
+        raise Unsupported(f"it cannot be set up for the model ({type(error).__name__}: {error})") from error
+    check_equal(runner, model, expected)
+    return runner
 
 
 def new_runner(
@@ -114,8 +133,9 @@ def sequential_runner(
 ) -> tuple[Runner, Limits]:
     """Blocks are counted as if every layer kept keys and values of full width, the most that any cache here takes."""
     text = loaded.model.config.get_text_config()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    all_heads = largest(text, "num_attention_heads") or 1
+    heads = largest(text, "num_key_value_heads") or all_heads
+    head_dim = largest(text, "head_dim") or text.hidden_size // all_heads
     shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
     limits = choose_limits(loaded, config, shapes, num_parameters)
     counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.wire import ModelCard
+from worker.config_numbers import USUAL_LENGTH, longest_sequence
 
 
 def describe(
@@ -16,15 +17,16 @@ def describe(
     generation_config: Any,
     max_model_len: int | None,
 ) -> ModelCard:
-    """The card of a model served under `names`. `max_model_len` may only shorten what the model can do."""
+    """The card of a model served under `names`. `max_model_len` may only shorten what the model can do, if it says."""
     text_config = model_config.get_text_config()
+    longest = longest_sequence(text_config)
     return ModelCard(
         queue=names[0],
         names=names,
         root=shown_name(model_path),
         revision=revision_of(model_path, model_config),
         architecture=model_config.model_type,
-        max_model_len=min(max_model_len or 2**62, text_config.max_position_embeddings),
+        max_model_len=min(max_model_len or longest or USUAL_LENGTH, longest or 2**62),
         vocab_size=text_config.vocab_size,
         created=int(time.time()),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
@@ -44,7 +46,8 @@ def shown_name(model_path: str) -> str:
 
 def eos_token_ids(model_config: Any, generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every id that the model's authors name as an end, sorted."""
-    named = [generation_config.eos_token_id, model_config.get_text_config().eos_token_id, tokenizer.eos_token_id]
+    text_config = model_config.get_text_config()
+    named = [generation_config.eos_token_id, getattr(text_config, "eos_token_id", None), tokenizer.eos_token_id]
     ids: set[int] = set()
     for value in named:
         ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])

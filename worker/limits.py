@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from worker.config_numbers import largest
 from worker.kv_cache import LayerShape
 from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
 from worker.speculation import MAX_DRAFTED
@@ -103,7 +104,7 @@ def workspace_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: i
     """What the largest step takes beside the weights and the cache: its widest layer, and the logits of all rows."""
     text = loaded.model.config.get_text_config()
     max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
-    widest: int = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    widest = largest(text, "intermediate_size") or 4 * text.hidden_size
     activations: int = max(max_step_tokens, max_num_seqs) * (4 * widest + 8 * text.hidden_size) * loaded.dtype.itemsize
     num_logits: int = (max_num_seqs + (MAX_DRAFTED if config.speculate else 0)) * text.vocab_size
     return GPU_WORKSPACE_BYTES + activations + num_logits * LOGITS_COPIES * torch.float32.itemsize
