@@ -9,11 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     BertConfig,
     BloomConfig,
-    CLIPImageProcessor,
-    CLIPVisionConfig,
     DeepseekV3Config,
     DeepseekV32Config,
     Gemma2Config,
@@ -22,13 +19,8 @@ from transformers import (
     GenerationConfig,
     GPTNeoXConfig,
     GptOssConfig,
-    Idefics3Config,
-    Idefics3ImageProcessor,
-    Idefics3Processor,
     Llama4TextConfig,
     LlamaConfig,
-    LlavaConfig,
-    LlavaProcessor,
     MambaConfig,
     MistralConfig,
     MixtralConfig,
@@ -44,11 +36,6 @@ from transformers import (
 SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-PARTS_TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m.role + '|>' }}{% for part in m.content %}"
-    "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{{ '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 TEXT = ["the quick brown fox jumps over the lazy dog", "a stream of tokens, one at a time", "äöü ß 你好 🙂 12345"]
@@ -197,36 +184,4 @@ def save_pooling(folder: Path, *, is_unit: bool, **config: Any) -> Path:
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def save_vision_model(folder: Path, family: str) -> Path:
-    """Write a random model of images and text, with its processor."""
-    torch.manual_seed(0)
-    backend = small_tokenizer()
-    backend.add_special_tokens(["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>")
-    image_id = backend.token_to_id("<image>")
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
-    text = LlamaConfig(**(BASE | {"vocab_size": 336}))
-    if family == "llava":
-        vision: Any = CLIPVisionConfig(
-            **sizes, num_attention_heads=2, image_size=28, patch_size=14, initializer_factor=20.0
-        )
-        config: Any = LlavaConfig(
-            vision_config=vision, text_config=text, image_token_index=image_id, vision_feature_layer=-1
-        )
-        reader: Any = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-        select = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-        processor: Any = LlavaProcessor(image_processor=reader, tokenizer=tokenizer, **select)
-    else:
-        vision = {**sizes, "num_attention_heads": 2, "image_size": 28, "patch_size": 7, "initializer_range": 0.5}
-        config = Idefics3Config(vision_config=vision, text_config=text, image_token_id=image_id, scale_factor=2)
-        reader = Idefics3ImageProcessor(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
-        processor = Idefics3Processor(image_processor=reader, tokenizer=tokenizer, image_seq_len=4)
-    model = AutoModelForImageTextToText.from_config(config)
-    model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=3, do_sample=False)
-    model.save_pretrained(folder)
-    processor.chat_template = PARTS_TEMPLATE
-    processor.save_pretrained(folder)
     return folder

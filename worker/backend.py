@@ -10,6 +10,8 @@ from worker.attention import PagedAttention
 from worker.config_numbers import largest
 from worker.decoder import DecoderRunner
 from worker.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
+from worker.image_probe import ImageProbe, image_probe
+from worker.image_prompts import ImagePromptRunner, LanguagePart
 from worker.kv_cache import KVCache, LayerShape
 from worker.layers import Layers, look_at_layers
 from worker.limits import Limits, block_size_for, choose_limits
@@ -21,6 +23,7 @@ from worker.probe import (
     PROBE_LENGTH,
     PROBE_SEQS,
     Unsupported,
+    attending_part,
     check_equal,
     stock_logits,
     use_paged_attention,
@@ -39,24 +42,24 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     model = loaded.model
     num_parameters = count_parameters(model)
     num_passes = choose_passes(config, model)
-    stock_attention = model.config._attn_implementation
+    stock_attention = attending_part(model).config._attn_implementation
     expected = stock_logits(model)
     try:
-        if loaded.images is not None:
-            raise Unsupported("an image's tokens see each other and have positions of their own")
+        probe = image_probe(model, loaded.images) if loaded.images is not None else None
         layers = look_at_layers(model, loaded.card.max_model_len)
         use_paged_attention(model)
-        runner = fast_runner(loaded, layers, expected, config.quantize)
+        inner = fast_runner(loaded, layers, expected, config.quantize)
+        if isinstance(inner, NativeDecoderRunner) and num_passes > 1:
+            inner.micro_batches = MicroBatches(num_passes)
+        runner = inner if probe is None else runner_with_images(loaded, inner, layers, probe, stock_attention)
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
         shapes = layers.shapes
         limits = choose_limits(loaded, config, shapes, num_parameters)  # now that the weights are where they stay
         runner.kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
-        if isinstance(runner, NativeDecoderRunner) and num_passes > 1:
-            runner.micro_batches = MicroBatches(num_passes)
         return runner, limits
-    model.set_attn_implementation(stock_attention)
+    attending_part(model).set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config, expected, num_parameters)
 
 
@@ -66,15 +69,18 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
     Raises Unsupported if there is none.
     """
     model = loaded.model
-    block_size = block_size_for(loaded.device)
-    num_blocks = PROBE_SEQS * -(-PROBE_LENGTH // block_size)
-    probe_cache = KVCache(layers.shapes, num_blocks, block_size, loaded.dtype, loaded.device)
+    probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
     makers: list[AttentionMaker] = [PagedAttention]
     if fits_varlen(loaded.device, loaded.dtype):
         makers.insert(0, VarlenAttention.of_rows)
     on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
     on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
     runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
+    if loaded.images is not None:  # the model itself reads them: its weights have to stay as they are
+        runner_types = on_gpu if loaded.device.type == "cuda" else (ModelRunner,)
+        if quantize is not None:
+            logger.warning("%s weights stay as they are: a model of images needs them so", quantize)
+            quantize = None
     refusals = []
     for runner_type, maker in product(runner_types, makers):
         try:
@@ -90,7 +96,8 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
         elif quantize is not None:
             del runner  # it holds the weights that are dropped as they are quantized
             runner = new_runner(runner_type, model, probe_cache, maker, layers, quantize)
-        runner.release_weights()
+        if loaded.images is None:
+            runner.release_weights()
         return runner
     raise Unsupported(refusals[-1])
 
@@ -124,8 +131,27 @@ def new_runner(
 ) -> ModelRunner:
     """Raises Unsupported."""
     if issubclass(runner_type, DecoderRunner):
-        return runner_type(model, kv_cache, layers.forms, maker, quantize)
+        part = model if attending_part(model) is model else LanguagePart(model)
+        return runner_type(part, kv_cache, layers.forms, maker, quantize)
     return runner_type(model, kv_cache, maker)
+
+
+def runner_with_images(
+    loaded: LoadedModel, inner: ModelRunner, layers: Layers, probe: ImageProbe, stock_attention: str
+) -> ImagePromptRunner:
+    """Raises Unsupported unless it gives the expected logits after a picture."""
+    assert loaded.images is not None
+    runner = ImagePromptRunner(loaded.model, inner, loaded.images, stock_attention)
+    runner.kv_cache = cache_to_try(loaded, layers, len(probe.token_ids))
+    probe.check(runner, loaded.model.dtype)
+    return runner
+
+
+def cache_to_try(loaded: LoadedModel, layers: Layers, num_tokens: int) -> KVCache:
+    """Just large enough for sequences of so many tokens to be tried."""
+    block_size = block_size_for(loaded.device)
+    num_blocks = PROBE_SEQS * -(-num_tokens // block_size)
+    return KVCache(layers.shapes, num_blocks, block_size, loaded.dtype, loaded.device)
 
 
 def sequential_runner(

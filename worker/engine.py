@@ -17,7 +17,6 @@ from worker.backend import build_runner
 from worker.intake import GrammarCompiler, Intake
 from worker.loader import EngineConfig, LoadedModel
 from worker.masks import MaskFiller
-from worker.model_runner import ModelRunner
 from worker.overlap import InFlight, draw_ahead, launch
 from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.scheduler import Row, Scheduler
@@ -58,7 +57,7 @@ class Engine:
         self.device = loaded.device
         self.scheduler = Scheduler(self.runner.kv_cache, limits)
         self.intake = Intake(loaded.tokenizer, self.card, compiler, loaded.images)
-        takes_drafts = config.speculate > 0 and isinstance(self.runner, ModelRunner)
+        takes_drafts = config.speculate > 0 and self.runner.takes_drafts
         self.drafter = Drafter(config.speculate) if takes_drafts else None
         self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
         wants_overlap = self.device.type == "cuda" if config.overlap is None else config.overlap

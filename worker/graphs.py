@@ -20,7 +20,7 @@ from worker.decoder import DecoderRunner
 from worker.device import check_device, upload
 from worker.elementwise import Elementwise, compiled
 from worker.kv_cache import KVCache
-from worker.model_runner import AttentionMaker, row_inputs, with_drawn
+from worker.model_runner import AttentionMaker, positions_of, row_inputs, with_drawn
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.scheduler import Row
 from worker.varlen import VarlenAttention
@@ -141,10 +141,9 @@ def step_table(rows: Seq[Row], size: int, spare_block: int, block_size: int) -> 
     table = np.full((size, NUM_FIXED + longest), spare_block, dtype=np.int64)
     table[:, :NUM_FIXED] = (0, 0, spare_block * block_size, 1)
     for at, row in enumerate(rows):
-        position = row.start
-        blocks = row.sequence.block_ids[: position // block_size + 1]
-        slot = blocks[-1] * block_size + position % block_size
-        table[at, :NUM_FIXED] = (row_inputs(row)[0], position, slot, position + 1)
+        blocks = row.sequence.block_ids[: row.start // block_size + 1]
+        slot = blocks[-1] * block_size + row.start % block_size
+        table[at, :NUM_FIXED] = (row_inputs(row)[0], positions_of(row)[0], slot, row.start + 1)
         table[at, NUM_FIXED : NUM_FIXED + len(blocks)] = blocks
     return table
 

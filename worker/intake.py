@@ -1,6 +1,8 @@
 """A request, and what a predecessor logged of it, to sequences that are ready to go on from there."""
 
+import hashlib
 from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from typing import Protocol
 
 from tokenizers import Tokenizer
@@ -24,6 +26,7 @@ class ImageReader(Protocol):
     """Fills the images' places in a prompt (worker/vision.py). Raises InvalidRequest."""
 
     def expanded(self, request: GenerationRequest) -> GenerationRequest: ...
+    def end_of(self, prompt_ids: Seq[int]) -> int: ...
 
 
 class ResumeMismatch(OmniError):
@@ -98,8 +101,9 @@ class Intake:
             num_prompt_tokens=len(request.prompt_ids),
             text=VisibleText(detokenizer, sampling.stop, sampling.min_tokens),
             ends=frozenset(eos) | frozenset(sampling.stop_token_ids),
-            cache_salt=request.cache_salt,
+            cache_salt=salt_of(request),
             images=request.images,
+            images_end=self._images.end_of(request.prompt_ids) if self._images is not None and request.images else 0,
             grammar=grammar.copy() if grammar is not None else None,
         )
 
@@ -108,3 +112,11 @@ class Intake:
         text = "".join(sequence.accept(token_id, self._card.max_model_len) for token_id in choice.token_ids)
         if (text, sequence.finish_reason) != (choice.text, choice.finish_reason):
             raise ResumeMismatch("The logged tokens do not give the logged text with this model.")
+
+
+def salt_of(request: GenerationRequest) -> str:
+    """Who may share what is known of this prompt: images look alike by their tokens, so they are part of it."""
+    if not request.images:
+        return request.cache_salt
+    digest = hashlib.sha256("\0".join(request.images).encode()).hexdigest()
+    return f"{request.cache_salt}\0{digest}"

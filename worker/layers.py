@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from worker.attention import Form, form_of
 from worker.kv_cache import LayerShape
-from worker.probe import Unsupported
+from worker.probe import Unsupported, attending_part
 
 LOOK_NAME = "omni_look"  # as transformers knows it
 QUERIES_AT = (0.3, 0.6, 1.0)  # of the longest sequence
@@ -77,7 +77,7 @@ def look_at_layers(model: Any, max_model_len: int) -> Layers:
     layers = Layers(max_model_len)
     AttentionInterface.register(LOOK_NAME, layers.attend)
     AttentionMaskInterface.register(LOOK_NAME, layers.mask)
-    model.set_attn_implementation(LOOK_NAME)
+    attending_part(model).set_attn_implementation(LOOK_NAME)
     device = next(model.parameters()).device
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)

@@ -21,6 +21,7 @@ class Runner(Protocol):
 
     kv_cache: KVCache
     takes_drawn: bool  # forward() finds pending tokens in `drawn`
+    takes_drafts: bool  # it computes guessed tokens with the next one
 
     def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [S, vocab], float32: for each row that samples, its last position and each drafted one, in order.
@@ -38,7 +39,7 @@ class Runner(Protocol):
 class ModelRunner:
     """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
 
-    takes_drawn = True
+    takes_drawn = takes_drafts = True
 
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
         self.model = model
@@ -52,7 +53,7 @@ class ModelRunner:
         device = self.kv_cache.keys[0].device
         paged = self.attend_with(self.kv_cache, ordered, device)
         tokens = torch.tensor([token for row in ordered for token in row_inputs(row)])
-        places = torch.tensor([at for row in ordered for at in range(row.start, row.start + row.num_inputs)])
+        places = torch.tensor([at for row in ordered for at in positions_of(row)])
         wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
         inputs, positions, selected = (upload(numbers, device) for numbers in (tokens, places, wanted))
         return self._run(with_drawn(inputs, drawn), positions, paged, selected).float()
@@ -91,6 +92,11 @@ def kernel_order(row: Row) -> tuple[bool, int]:
 
 def row_inputs(row: Row) -> list[int]:
     return row.sequence.token_ids[row.start : row.start + row.num_tokens] + row.sequence.draft
+
+
+def positions_of(row: Row) -> range:
+    first = row.start + row.sequence.position_shift
+    return range(first, first + row.num_inputs)
 
 
 def sampled_positions(ordered: Seq[Row], order: Seq[int]) -> list[int]:

@@ -4,6 +4,7 @@ Whatever does not (state-space layers, indexers, position schemes that need a wh
 at a time with transformers' own cache instead.
 """
 
+from collections.abc import Sequence as Seq
 from typing import Any
 
 import torch
@@ -30,10 +31,15 @@ class Unsupported(Exception):
     """The model cannot run on the fast path; the message says why."""
 
 
+def attending_part(model: Any) -> Any:
+    """What is to attend over our cache: all of a model of text, the language model of one of images."""
+    return model.get_decoder() if hasattr(model.config, "vision_config") else model
+
+
 def use_paged_attention(model: Any) -> None:
     """From here on the model attends through the `paged` argument of its forward call, and only so."""
     register_attention()
-    model.set_attn_implementation(ATTENTION_NAME)
+    attending_part(model).set_attn_implementation(ATTENTION_NAME)
 
 
 @torch.inference_mode()
@@ -47,12 +53,21 @@ def stock_logits(model: Any) -> torch.Tensor:
 def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
     """Raises Unsupported unless `runner`, in chunks and over its cache, arrives at the expected logits."""
     tokens = probe_tokens(model).tolist()
-    pool = runner.kv_cache.pool
-    per_sequence = runner.kv_cache.num_blocks_for(PROBE_LENGTH)
-    sequences = [probe_sequence(tokens[:-1], pool.allocate(per_sequence)) for _ in range(PROBE_SEQS)]
+    check_sequences(runner, [probe_sequence(tokens) for _ in range(PROBE_SEQS)], PROBE_CHUNKS, expected, model.dtype)
+
+
+def check_sequences(
+    runner: Runner, sequences: Seq[Sequence], chunks: Seq[int], expected: torch.Tensor, dtype: torch.dtype
+) -> None:
+    """The same for equal sequences, computed in these chunks; their last token comes as if it had been drawn."""
+    tokens = sequences[0].token_ids
+    num_blocks = runner.kv_cache.num_blocks_for(len(tokens))
+    for sequence in sequences:
+        sequence.token_ids = tokens[:-1]
+        sequence.block_ids = runner.kv_cache.pool.allocate(num_blocks)
     try:
         logits = expected
-        for num_tokens in PROBE_CHUNKS:
+        for num_tokens in chunks:
             logits = runner.forward([Row(sequence, num_tokens) for sequence in sequences])
             for sequence in sequences:
                 sequence.num_computed += num_tokens
@@ -65,7 +80,7 @@ def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
             runner.kv_cache.release(sequence)
             runner.forget(sequence)
     deviation = ((logits - expected).square().mean(dim=-1).sqrt().max() / expected.std()).item()
-    if not deviation <= MAX_DEVIATION[model.dtype]:
+    if not deviation <= MAX_DEVIATION[dtype]:
         raise Unsupported(f"its logits differ by {deviation:.2g} of their spread")
 
 
@@ -75,7 +90,7 @@ def probe_tokens(model: Any) -> torch.Tensor:
     return torch.arange(PROBE_LENGTH, device=next(model.parameters()).device) * 7 % (vocab_size - 1) + 1
 
 
-def probe_sequence(token_ids: list[int], block_ids: list[int]) -> Sequence:
+def probe_sequence(token_ids: list[int], images: tuple[str, ...] = (), images_end: int = 0) -> Sequence:
     text = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # never shown
     return Sequence(
         request_id="probe",
@@ -85,5 +100,7 @@ def probe_sequence(token_ids: list[int], block_ids: list[int]) -> Sequence:
         num_prompt_tokens=len(token_ids),
         text=text,
         ends=frozenset(),
-        block_ids=block_ids,
+        cache_salt="probe",
+        images=images,
+        images_end=images_end,
     )

@@ -36,6 +36,8 @@ class Sequence:
     ends: frozenset[int]  # token ids that end the sequence
     cache_salt: str = ""
     images: tuple[str, ...] = ()
+    images_end: int = 0  # tokens up to the end of the last one
+    position_shift: int = 0  # of all tokens after its images, which may take more or fewer positions than tokens
     grammar: GrammarState | None = None
     num_computed: int = 0
     block_ids: list[int] = field(default_factory=list)

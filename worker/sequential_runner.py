@@ -30,7 +30,7 @@ WITH_IMAGES = (Mode.WHOLE_PROMPT, Mode.NO_CACHE)  # the pass that is given an im
 class SequentialRunner:
     """`kv_cache` only counts here, so that no more sequences are admitted than memory can hold; it has no tensors."""
 
-    takes_drawn = False
+    takes_drawn = takes_drafts = False
 
     def __init__(self, model: Any, kv_cache: KVCache, mode: Mode, images: ImageReader | None = None) -> None:
         self.model = model
@@ -73,7 +73,9 @@ class SequentialRunner:
         if has_cache and is_first:
             self._caches[sequence] = DynamicCache(config=self.model.config)
         cache = {self._cache_name: self._caches[sequence]} if has_cache else {}
-        seen = self.images.inputs(sequence, self.model) if self.images is not None and is_first else {}
+        seen = (
+            self.images.inputs(sequence.images, token_ids, self.model) if self.images is not None and is_first else {}
+        )
         self._positions.before(sequence, is_first=is_first)
         output = self.model(input_ids=torch.tensor([token_ids], device=device), use_cache=has_cache, **cache, **seen)
         self._positions.after(sequence)

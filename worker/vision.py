@@ -17,7 +17,8 @@ from common.images import decoded
 from common.wire import GenerationRequest, ModelCard
 from worker.sequence import Sequence
 
-NOT_PIXELS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+TOKEN_KINDS = frozenset({"token_type_ids", "mm_token_type_ids"})  # 1 for an image's tokens, which may see each other
+OF_TOKENS = TOKEN_KINDS | {"input_ids", "attention_mask", "labels"}
 
 
 def sees(model_config: Any) -> bool:
@@ -37,6 +38,7 @@ class ImageReader:
             raise ValueError(f"Its processor needs more than is installed here, often torchvision: {error}") from error
         self.token = str(self._processor.image_token)
         self.token_id = int(self._processor.tokenizer.convert_tokens_to_ids(self.token))
+        self._own_token_ids = frozenset(filter(None, self._processor.image_token_ids)) or {self.token_id}
 
     def shown_by(self, card: ModelCard) -> ModelCard:
         """The card of a model that takes images."""
@@ -61,17 +63,20 @@ class ImageReader:
             prompt_ids += next(filled) if token_id == self.token_id else [token_id]
         return replace(request, prompt_ids=tuple(prompt_ids))
 
-    def inputs(self, sequence: Sequence, model: Any) -> dict[str, Any]:
-        """What the pass that reads the prompt must be given beside `input_ids`."""
-        if not sequence.images:
+    def end_of(self, prompt_ids: Seq[int]) -> int:
+        """Tokens of a filled prompt up to the end of its last image; 0 if it has none."""
+        return next((at for at in range(len(prompt_ids), 0, -1) if prompt_ids[at - 1] in self._own_token_ids), 0)
+
+    def inputs(self, images: Seq[str], token_ids: Seq[int], model: Any) -> dict[str, Any]:
+        """What the pass that reads a filled prompt must be given beside `input_ids`. Raises InvalidRequest."""
+        if not images:
             return {}
-        batch = self._process([decoded(url) for url in sequence.images], return_tensors="pt")
+        batch = self._process([decoded(url) for url in images], return_tensors="pt")
         parameter = next(model.parameters())
-        given = {name: _placed(value, parameter) for name, value in batch.items() if name not in NOT_PIXELS}
-        if "mm_token_type_ids" in batch:
-            kinds = self._processor.create_mm_token_type_ids([sequence.token_ids])
-            given["mm_token_type_ids"] = torch.tensor(kinds, device=parameter.device)
-        return given
+        given = {name: _placed(value, parameter) for name, value in batch.items() if name not in OF_TOKENS}
+        kinds = [int(token_id in self._own_token_ids) for token_id in token_ids]
+        marked = [name for name in TOKEN_KINDS if name in batch and batch[name].any()]
+        return given | {name: torch.tensor([kinds], device=parameter.device) for name in marked}
 
     def _own_ids(self, image: Any) -> list[int]:
         return [int(token_id) for token_id in self._process([image])["input_ids"][0]]
@@ -85,12 +90,17 @@ class ImageReader:
             raise InvalidRequest(f"The model's processor refuses an image: {str(error)[:200]}") from error
 
 
+def shift_keeper(model: Any) -> Any:
+    """The part of a model that notes in `rope_deltas` how far images shifted the positions; None if it has none."""
+    inner = getattr(model, "model", None)
+    return inner if hasattr(inner, "rope_deltas") else None
+
+
 class Positions:
     """How far images shifted the positions: some families keep it on the model itself, here it is each sequence's."""
 
     def __init__(self, model: Any) -> None:
-        inner = getattr(model, "model", None)
-        self._inner = inner if hasattr(inner, "rope_deltas") else None
+        self._inner = shift_keeper(model)
         self._shifts: dict[Sequence, Any] = {}
 
     def before(self, sequence: Sequence, *, is_first: bool) -> None:

@@ -9,9 +9,9 @@ import httpx2
 import openai
 import pytest
 
-from tests.models import save_vision_model
 from tests.pictures import cut, data_url
 from tests.service import RunningService
+from tests.vision_models import save_vision_model
 
 RED, GREEN = data_url("red"), data_url("#00ff88", (30, 90), "JPEG")
 
@@ -65,7 +65,9 @@ def test_the_other_endpoints_take_images_too(client: openai.OpenAI, running: Run
     blocks = [{"type": "text", "text": "What is it?"}, {"type": "image", "source": source}]
     body = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": blocks}]}
     with running.http() as http:
-        assert http.post("/v1/messages", json=body).json()["usage"]["input_tokens"] == chat
+        usage = http.post("/v1/messages", json=body).json()["usage"]
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == chat
+    assert usage["cache_read_input_tokens"] == answer.usage.input_tokens_details.cached_tokens == 16  # the same image
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 
 
 def sequence_with(prompt: tuple[int, ...] = (1,), drawn: tuple[int, ...] = (), **sampling: object) -> Sequence:
-    sequence = probe_sequence([*prompt, *drawn], [])
+    sequence = probe_sequence([*prompt, *drawn])
     sequence.num_prompt_tokens = len(prompt)
     sequence.ends = frozenset({5})
     sequence.sampling = replace(SamplingParams(max_tokens=99, seed=1), **sampling)  # type: ignore[arg-type]

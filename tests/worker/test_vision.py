@@ -1,5 +1,6 @@
 """Vision models: what our engine says of images is what transformers' generate() says, alone and beside others."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,46 +8,57 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from common.errors import InvalidRequest
 from common.images import decoded
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice, SamplingParams
-from tests.models import save_vision_model
 from tests.pictures import cut, data_url
+from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker.engine import Engine
+from worker.image_prompts import ImagePromptRunner
 from worker.loader import EngineConfig, load
+from worker.sequential_runner import SequentialRunner
 from worker.vision import Positions
 
+QUESTION = "what is it, and what is it that is beside it?"
 WIDE, TALL = data_url("red", (84, 40)), data_url("#00ff88", (40, 112))
-NUM_TOKENS = 6
+NUM_TOKENS = 10
+SMALL = EngineConfig(device="cpu", threads=1, max_num_seqs=4, max_step_tokens=16, kv_memory_bytes=2**24)
 
 
 class Bench:
     """One model, in our engine and in transformers' hands."""
 
-    def __init__(self, folder: Path) -> None:
-        config = EngineConfig(device="cpu", threads=1, max_num_seqs=4, kv_memory_bytes=2**24)
+    def __init__(self, folder: Path, config: EngineConfig = SMALL) -> None:
         self.folder = folder
-        self.engine = Engine(load(str(folder), ("tiny",), config, lambda what, share: None), config)
+        loaded = load(str(folder), ("tiny",), config, lambda what, share: None)
+        self.images = loaded.images
+        self.engine = Engine(loaded, config)
         self.processor = AutoProcessor.from_pretrained(folder)
         self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        self.model.generation_config.eos_token_id = None
 
     def conversation(self, *images: str) -> str:
-        parts = [*({"type": "image"} for _ in images), {"type": "text", "text": "what is it?"}]
+        parts = [*({"type": "image"} for _ in images), {"type": "text", "text": QUESTION}]
         messages = [{"role": "user", "content": parts}]
         return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
-    def request(self, job_id: str, *images: str) -> GenerationRequest:
+    def request(self, job_id: str, *images: str, n: int = 1, max_tokens: int = NUM_TOKENS) -> GenerationRequest:
         ids = self.processor.tokenizer(self.conversation(*images), add_special_tokens=False).input_ids
-        sampling = SamplingParams(NUM_TOKENS, 0, temperature=0.0, ignore_eos=True)
+        sampling = SamplingParams(max_tokens, 0, n=n, temperature=0.0, ignore_eos=True)
         return GenerationRequest(job_id, "tiny", tuple(ids), sampling, images=images)
 
-    def expected(self, *images: str) -> list[int]:
+    def batch(self, *images: str) -> dict[str, Any]:
+        """What the model's processor makes of the conversation."""
         read = {"images": [decoded(url) for url in images]} if images else {}
-        batch = self.processor(text=[self.conversation(*images)], return_tensors="pt", add_special_tokens=False, **read)
-        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": NUM_TOKENS, "min_new_tokens": NUM_TOKENS}
+        options = {"return_tensors": "pt", "add_special_tokens": False}
+        return dict(self.processor(text=[self.conversation(*images)], **options, **read))
+
+    def expected(self, *images: str, max_tokens: int = NUM_TOKENS) -> list[int]:
+        batch = self.batch(*images)
         with torch.inference_mode():
-            ids = self.model.generate(**batch, **options)
+            ids = self.model.generate(**batch, do_sample=False, max_new_tokens=max_tokens)
         return [int(token_id) for token_id in ids[0, batch["input_ids"].shape[1] :]]
 
     def run(self) -> list[tuple[str, Event]]:
@@ -56,26 +68,115 @@ class Bench:
         return events
 
 
-@pytest.fixture(scope="module", params=["llava", "idefics3"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(save_vision_model(tmp_path_factory.mktemp(request.param), request.param))
+@pytest.fixture(scope="module", params=VISION_FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_vision_model(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def tokens(events: list[tuple[str, Event]], job_id: str) -> list[int]:
-    return [id for name, event in events if name == job_id and isinstance(event, Delta) for id in event.token_ids]
+@pytest.fixture(scope="module")
+def bench(folder: Path) -> Bench:
+    return Bench(folder)
+
+
+def tokens(events: list[tuple[str, Event]], job_id: str, index: int = 0) -> list[int]:
+    deltas = [event for name, event in events if name == job_id and isinstance(event, Delta) and event.index == index]
+    return [token_id for delta in deltas for token_id in delta.token_ids]
+
+
+def cached_tokens(events: list[tuple[str, Event]], job_id: str) -> int:
+    (finished,) = [event for name, event in events if name == job_id and isinstance(event, Finished)]
+    return finished.cached_tokens
+
+
+def test_a_model_of_images_runs_many_sequences_in_a_step(bench: Bench) -> None:
+    assert isinstance(bench.engine.runner, ImagePromptRunner)
+
+
+def test_the_pass_that_reads_images_is_given_what_the_models_processor_gives(bench: Bench) -> None:
+    assert bench.images is not None
+    request = bench.images.expanded(bench.request("a", TALL, WIDE))
+    batch = bench.batch(TALL, WIDE)
+    assert list(request.prompt_ids) == batch.pop("input_ids")[0].tolist()
+    del batch["attention_mask"]
+    given = bench.images.inputs(request.images, request.prompt_ids, bench.model)
+    assert given.keys() == batch.keys()
+    assert all(torch.equal(torch.as_tensor(given[name]), torch.as_tensor(batch[name])) for name in batch)
 
 
 def test_requests_with_and_without_images_say_beside_each_other_what_generate_says(bench: Bench) -> None:
     cases = {"one": (WIDE,), "two": (TALL, WIDE), "none": ()}
-    bench.engine.add(bench.request("one", *cases["one"]))
-    bench.engine.step()
     events = []
-    for job_id in ("two", "none"):
-        bench.engine.add(bench.request(job_id, *cases[job_id]))
+    for job_id, images in cases.items():  # staggered: some decode while others are read
+        bench.engine.add(bench.request(job_id, *images))
+        events += bench.engine.step()
+    events += bench.run()
+    for job_id, images in cases.items():
+        assert tokens(events, job_id) == bench.expected(*images)
+
+
+def test_what_is_known_of_a_prompt_is_shared_by_those_with_the_same_images_only(folder: Path) -> None:
+    bench = Bench(folder)
+    found = {}
+    for job_id, image in {"first": WIDE, "same": WIDE, "other": data_url("blue", (84, 40))}.items():
+        bench.engine.add(bench.request(job_id, image))
+        events = bench.run()
+        assert tokens(events, job_id) == bench.expected(image)
+        found[job_id] = cached_tokens(events, job_id)
+    assert found["first"] == found["other"] == 0 < found["same"]
+
+
+def test_what_is_known_without_its_shift_is_read_again(folder: Path) -> None:
+    bench = Bench(folder, replace(SMALL, speculate=2))
+    for job_id in ("first", "same"):
+        bench.engine.add(bench.request(job_id, WIDE))
+        assert tokens(bench.run(), job_id) == bench.expected(WIDE)
+        assert isinstance(bench.engine.runner, ImagePromptRunner)
+        bench.engine.runner.shifts.clear()
+
+
+@pytest.mark.parametrize("changes", [{}, {"overlap": True}, {"speculate": 3}], ids=str)
+def test_choices_of_one_request_share_what_was_read(folder: Path, changes: dict[str, Any]) -> None:
+    bench = Bench(folder, replace(SMALL, **changes))
+    bench.engine.add(bench.request("both", WIDE, n=2))
+    bench.engine.add(bench.request("text"))
     events = bench.run()
-    for job_id in ("two", "none"):
-        assert tokens(events, job_id) == bench.expected(*cases[job_id])
-    assert tokens(events, "one") == bench.expected(WIDE)[1:]
+    for index in range(2):
+        assert tokens(events, "both", index) == bench.expected(WIDE)
+    assert tokens(events, "text") == bench.expected()
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["in-turn", "overlapped"])
+def test_sequences_that_lost_their_blocks_are_read_again(folder: Path, overlap: bool) -> None:
+    bench = Bench(folder, replace(SMALL, overlap=overlap))
+    requests = [bench.request(job_id, image, max_tokens=50) for job_id, image in {"wide": WIDE, "tall": TALL}.items()]
+    assert bench.images is not None
+    lengths = [len(bench.images.expanded(request).prompt_ids) for request in requests]
+    cache = bench.engine.runner.kv_cache
+    num_needed = sum(cache.num_blocks_for(length) for length in lengths)
+    taken = cache.pool.allocate(cache.pool.num_free - num_needed - 3)  # both prompts fit, both answers do not
+    for request in requests:
+        bench.engine.add(request)
+    events = bench.run()
+    assert bench.engine.scheduler.num_preemptions > 0
+    for job_id, image in {"wide": WIDE, "tall": TALL}.items():
+        assert tokens(events, job_id) == bench.expected(image, max_tokens=50)
+    cache.pool.release(taken)
+
+
+def test_a_model_that_reads_pictures_differently_here_runs_one_after_the_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ImagePromptRunner, "_attend_and_keep", attend_and_forget)
+    bench = Bench(folder)
+    assert isinstance(bench.engine.runner, SequentialRunner)
+    assert "runs one sequence at a time: its logits differ" in caplog.text
+    bench.engine.add(bench.request("a", TALL))
+    assert tokens(bench.run(), "a") == bench.expected(TALL)
+
+
+def attend_and_forget(self: ImagePromptRunner, *given: Any, **named: Any) -> Any:
+    """A hook that keeps nothing."""
+    return sdpa_attention_forward(*given, **named)
 
 
 def test_the_images_pixels_matter_and_their_tokens_are_counted(bench: Bench) -> None:
