@@ -8,7 +8,7 @@ USUAL_LENGTH = 2048  # tokens: what most models were trained on that name no lon
 
 def largest(config: Any, name: str) -> int | None:
     """Of all layers, where they differ; None where the family has no such number."""
-    layers = config.per_layer_config if config.is_heterogeneous else [config]
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
     values = [value for layer in layers if isinstance(value := getattr(layer, name, None), int)]
     return max(values, default=None)
 
