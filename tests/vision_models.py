@@ -75,6 +75,13 @@ def llava() -> Made:
     return config, LlavaProcessor(image_processor=reader, tokenizer=words, **select), IMAGE
 
 
+def llava_wide() -> Made:
+    """As wide as worker/kernels needs it."""
+    config, processor, place = llava()
+    config.text_config = LlamaConfig(**TEXT | {"hidden_size": 64, "head_dim": 32})
+    return config, processor, place
+
+
 def idefics3() -> Made:
     """An image is cut into parts, with words between them."""
     words = tokenizer()
@@ -128,6 +135,7 @@ def qwen2_5_vl() -> Made:
 
 VISION_FAMILIES: dict[str, Callable[[], Made]] = {
     "llava": llava,
+    "llava_wide": llava_wide,
     "idefics3": idefics3,
     "gemma3": gemma3,
     "qwen2_5_vl": qwen2_5_vl,

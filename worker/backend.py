@@ -76,11 +76,9 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
     on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
     on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
     runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
-    if loaded.images is not None:  # the model itself reads them: its weights have to stay as they are
-        runner_types = on_gpu if loaded.device.type == "cuda" else (ModelRunner,)
-        if quantize is not None:
-            logger.warning("%s weights stay as they are: a model of images needs them so", quantize)
-            quantize = None
+    if loaded.images is not None and quantize is not None:
+        logger.warning("%s weights stay as they are: the model reads images with them", quantize)
+        quantize = None
     refusals = []
     for runner_type, maker in product(runner_types, makers):
         try:
@@ -98,6 +96,8 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
             runner = new_runner(runner_type, model, probe_cache, maker, layers, quantize)
         if loaded.images is None:
             runner.release_weights()
+        else:
+            runner.lend_weights()
         return runner
     raise Unsupported(refusals[-1])
 

@@ -18,12 +18,13 @@ from worker.elementwise import Elementwise
 from worker.kv_cache import KVCache
 from worker.model_runner import AttentionMaker, ModelRunner
 from worker.probe import Unsupported
-from worker.weights import Linear, drop_weights, fused_linear
+from worker.weights import Linear, drop_weights, fused_linear, lent
 
 LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+ATTENTION_PARTS = {*QKV, "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
-MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+MLP_PARTS = {*GATE_UP, "down_proj", "act_fn"}
 
 
 class Norm:
@@ -79,6 +80,7 @@ class DecoderRunner(ModelRunner):
         self.layers = [
             layer_of(module, form, quantize, self.elementwise) for module, form in zip(body.layers, forms, strict=True)
         ]
+        self.num_axes = num_axes_of(self.rotary)
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
         head_quantize = "int8" if quantize == "int4" else quantize  # int4 costs the most here
@@ -88,6 +90,19 @@ class DecoderRunner(ModelRunner):
         """Free the model's own copies of what was packed here. The model itself cannot run any more."""
         linears = [module for module in self.model.model.layers.modules() if isinstance(module, nn.Linear)]
         drop_weights([*linears, self.model.lm_head])
+
+    def lend_weights(self) -> None:
+        """The same for a model that still has to run: its layers compute with what was packed here."""
+        for module, layer in zip(self.model.model.layers, self.layers, strict=True):
+            for linear, owner, names in (
+                (layer.qkv, module.self_attn, QKV),
+                (layer.attention_out, module.self_attn, ("o_proj",)),
+                (layer.gate_up, module.mlp, GATE_UP),
+                (layer.down, module.mlp, ("down_proj",)),
+            ):
+                for name, part in zip(names, lent(linear, [getattr(owner, name) for name in names]), strict=True):
+                    setattr(owner, name, part)
+        self.model.set_output_embeddings(*lent(self.head, [self.model.lm_head]))
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
@@ -130,12 +145,31 @@ class DecoderRunner(ModelRunner):
 
     def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and signed sin, [T, 1, dim]."""
-        cos, sin = self.rotary(hidden, positions[None])
+        cos, sin = self._cos_sin(hidden, positions)
+        half = sin.shape[-1] // 2
+        signed = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
+        return cos[:, None], signed[:, None]
+
+    def _cos_sin(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[T, dim] each, of tokens that have the same position on every axis, as those of a text do."""
+        if self.num_axes == 1:
+            cos, sin = self.rotary(hidden, positions[None])
+        else:
+            cos, sin = (part[0] for part in self.rotary(hidden, positions.expand(self.num_axes, 1, -1)))
         if cos.shape[-1] != self.shape.key_dim:
             raise Unsupported("it rotates only a part of each head")
-        half = sin.shape[-1] // 2
-        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
-        return cos[0, :, None], signed[:, None]
+        return cos[0], sin[0]
+
+
+def num_axes_of(rotary: Any) -> int:
+    """Numbers that say where a token stands: one, or three where images have height, width and time."""
+    device = next(rotary.buffers()).device
+    hidden, positions = torch.zeros(1, device=device), torch.zeros(3, 1, 2, dtype=torch.long, device=device)
+    try:
+        is_one = rotary(hidden, positions[0])[0].dim() == 3
+    except (IndexError, RuntimeError):
+        is_one = False
+    return 1 if is_one else 3
 
 
 def layer_of(module: Any, form: Form, quantize: str | None, elementwise: Elementwise) -> Layer:
@@ -151,11 +185,11 @@ def layer_of(module: Any, form: Form, quantize: str | None, elementwise: Element
     linear = partial(fused_linear, quantize=quantize, elementwise=elementwise)
     return Layer(
         attention_norm=Norm(module.input_layernorm),
-        qkv=linear([attention.q_proj, attention.k_proj, attention.v_proj]),
+        qkv=linear([getattr(attention, name) for name in QKV]),
         head_norms=(Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None,
         attention_out=linear([attention.o_proj]),
         mlp_norm=Norm(module.post_attention_layernorm),
-        gate_up=linear([mlp.gate_proj, mlp.up_proj]),
+        gate_up=linear([getattr(mlp, name) for name in GATE_UP]),
         down=linear([mlp.down_proj]),
         form=form,
     )

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from worker.attention import ATTENTION_NAME, slots_between, write_slots
+from worker.attention import ATTENTION_NAME, slots_between
 from worker.device import upload
 from worker.kv_cache import KVCache
 from worker.model_runner import ModelRunner, row_inputs, with_drawn
@@ -32,13 +32,14 @@ MAX_SHIFTS = 10_000  # of image sets that are remembered
 
 
 class LanguagePart(nn.Module):
-    """The language model and head of a model of images, laid out as a model of text is. Shares their weights."""
+    """The language model and head of a model of images, laid out as a model of text is."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.config = model.config
+        self.config, self.dtype = model.config, model.dtype
         self.model = model.get_decoder()
         self.lm_head = model.get_output_embeddings()
+        self.set_output_embeddings = model.set_output_embeddings
 
 
 class ImagePromptRunner:
@@ -47,7 +48,7 @@ class ImagePromptRunner:
     takes_drafts = True
 
     def __init__(self, model: Any, inner: ModelRunner, images: ImageReader, stock_attention: str) -> None:
-        """`inner` shares the model's weights. Raises Unsupported where the model does not attend by sdpa."""
+        """`inner` runs the language part. Raises Unsupported where the model does not attend by sdpa."""
         if stock_attention != "sdpa":
             raise Unsupported(f"it reads images by {stock_attention} attention")
         self.inner = inner
@@ -152,7 +153,7 @@ class ImagePromptRunner:
     ) -> tuple[torch.Tensor, None]:
         """transformers' hook for attention."""
         kept = (part[0].transpose(0, 1) for part in (key, value))
-        write_slots(self.kv_cache, int(module.layer_idx), self._slots, *kept)
+        self.inner.keep(int(module.layer_idx), self._slots, *kept)
         attended: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
         return attended
 

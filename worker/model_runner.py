@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from worker.attention import Attention, PagedAttention
+from worker.attention import Attention, PagedAttention, write_slots
 from worker.device import upload
 from worker.kv_cache import KVCache
 from worker.progress import OnProgress
@@ -64,8 +64,15 @@ class ModelRunner:
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Nothing is prepared ahead."""
 
+    def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keys and values computed elsewhere, [T, kv_heads, dim], into the rows `slots` [T] of the flat pool."""
+        write_slots(self.kv_cache, layer_idx, slots, key, value)
+
     def release_weights(self) -> None:
         """The model's own weights are the ones in use."""
+
+    def lend_weights(self) -> None:
+        """Nothing is held that the model does not hold itself."""
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor

@@ -93,6 +93,17 @@ class NativeDecoderRunner(DecoderRunner):
         super().warm_up(max_num_seqs, max_model_len, on_progress)
         keep_freed_memory()
 
+    def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See ModelRunner: as rows without queries, turned by nothing."""
+        keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
+        num_tokens, kv_heads, dim = key.shape
+        both = torch.cat([key, value], dim=1).contiguous()
+        cos, sin = key.new_ones(num_tokens, dim), key.new_zeros(num_tokens, dim)
+        self.kernels.rotate_and_write(
+            both.data_ptr(), cos.data_ptr(), sin.data_ptr(), None, None, 0.0, slots.data_ptr(), keys.data_ptr(),
+            values.data_ptr(), keys.shape[1] * keys.shape[2], num_tokens, 0, kv_heads, dim,
+        )  # fmt: skip
+
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
@@ -100,9 +111,7 @@ class NativeDecoderRunner(DecoderRunner):
         num_padding = padded(len(inputs)) - len(inputs)
         inputs, positions = F.pad(inputs, (0, num_padding)), F.pad(positions, (0, num_padding))
         hidden = F.embedding(inputs, self.embedding)
-        cos, sin = (part[0].contiguous() for part in self.rotary(hidden, positions[None]))
-        if cos.shape[-1] != self.shape.key_dim:
-            raise Unsupported("it rotates only a part of each head")
+        cos, sin = (part.contiguous() for part in self._cos_sin(hidden, positions))
         items = paged.items(MAX_ROWS // self.num_shared)
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
         normed = self._add_norm(hidden, None, self.layers[0].attention_norm)

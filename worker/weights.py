@@ -4,6 +4,7 @@ from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from worker.elementwise import Elementwise
@@ -96,3 +97,46 @@ def drop_weights(modules: Seq[Any]) -> None:
     for module in modules:
         module.weight = None
         module.bias = None
+
+
+class Product:
+    """A Linear that several layers of a model share: computed for the first, and kept until the last has come."""
+
+    def __init__(self, linear: Linear, num_parts: int) -> None:
+        self._linear = linear
+        self._num_parts = num_parts
+        self._num_left = 0
+        self._inputs: torch.Tensor | None = None
+        self._outputs: torch.Tensor | None = None
+
+    def part(self, inputs: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Columns `[start, stop)` of the product with `inputs` [..., in]."""
+        if self._outputs is None or self._inputs is not inputs:
+            self._inputs, self._num_left = inputs, self._num_parts
+            self._outputs = self._linear(inputs.flatten(0, -2)).view(*inputs.shape[:-1], -1)
+        part = self._outputs[..., start:stop]
+        self._num_left -= 1
+        if self._num_left == 0:
+            self._inputs = self._outputs = None
+        return part
+
+
+class Lent(nn.Module):
+    """Stands where a linear layer of the model was, and computes with weights that are kept in another form."""
+
+    def __init__(self, product: Product, start: int, stop: int) -> None:
+        super().__init__()
+        self._product = product
+        self._columns = start, stop
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._product.part(inputs, *self._columns)
+
+
+def lent(linear: Linear, modules: Seq[Any]) -> list[Lent]:
+    """What the linear layers `modules`, whose weights `linear` holds one above the other, can be replaced by."""
+    product, stands_in, start = Product(linear, len(modules)), [], 0
+    for module in modules:
+        stands_in.append(Lent(product, start, start + module.out_features))
+        start += module.out_features
+    return stands_in

@@ -18,6 +18,7 @@ from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker.engine import Engine
 from worker.image_prompts import ImagePromptRunner
 from worker.loader import EngineConfig, load
+from worker.native_decoder import NativeDecoderRunner
 from worker.sequential_runner import SequentialRunner
 from worker.vision import Positions
 
@@ -90,6 +91,12 @@ def cached_tokens(events: list[tuple[str, Event]], job_id: str) -> int:
 
 def test_a_model_of_images_runs_many_sequences_in_a_step(bench: Bench) -> None:
     assert isinstance(bench.engine.runner, ImagePromptRunner)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_its_text_is_computed_by_the_kernels_where_they_fit(tmp_path: Path) -> None:
+    runner = Bench(save_vision_model(tmp_path, "llava_wide")).engine.runner
+    assert isinstance(runner, ImagePromptRunner) and isinstance(runner.inner, NativeDecoderRunner)
 
 
 def test_the_pass_that_reads_images_is_given_what_the_models_processor_gives(bench: Bench) -> None:
