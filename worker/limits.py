@@ -15,6 +15,7 @@ GPU_MEMORY_SHARE = 0.9  # of what is free once the weights are loaded
 CPU_MEMORY_SHARE = 0.25  # of what is free, at most
 MIN_CPU_BYTES = 2**30
 GPU_WORKSPACE_BYTES = 2**30  # CUDA graphs, libraries' own buffers, what the allocator cannot use
+MAX_TOKENS_READ = 16384  # with images at once, for which there is surely room
 LOGITS_COPIES = 6  # float32, that sampling holds at once
 BURST_FLOPS = 5e10  # of a step while a crowd waits, on a CPU: about 70 ms of one core that multiplies bf16
 MIN_BURST_TOKENS = 1024
@@ -105,6 +106,9 @@ def workspace_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: i
     text = loaded.model.config.get_text_config()
     max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
     widest = largest(text, "intermediate_size") or 4 * text.hidden_size
-    activations: int = max(max_step_tokens, max_num_seqs) * (4 * widest + 8 * text.hidden_size) * loaded.dtype.itemsize
+    num_tokens = max(max_step_tokens, max_num_seqs)
+    if loaded.images is not None:  # a prompt is read in one piece up to its last image
+        num_tokens = max(num_tokens, min(loaded.card.max_model_len, MAX_TOKENS_READ))
+    activations: int = num_tokens * (4 * widest + 8 * text.hidden_size) * loaded.dtype.itemsize
     num_logits: int = (max_num_seqs + (MAX_DRAFTED if config.speculate else 0)) * text.vocab_size
     return GPU_WORKSPACE_BYTES + activations + num_logits * LOGITS_COPIES * torch.float32.itemsize
