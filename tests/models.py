@@ -13,12 +13,15 @@ from transformers import (
     BloomConfig,
     DeepseekV3Config,
     DeepseekV32Config,
+    FalconH1Config,
     Gemma2Config,
     Gemma3TextConfig,
     Gemma4TextConfig,
     GenerationConfig,
     GPTNeoXConfig,
     GptOssConfig,
+    JambaConfig,
+    Lfm2Config,
     Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
@@ -29,6 +32,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2MoeConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3NextConfig,
 )
@@ -81,6 +85,7 @@ LINEAR_ATTENTION: dict[str, Any] = {
     "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
 }
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
 CHUNKED = {
     "intermediate_size_mlp": 64,
     "num_local_experts": 4,
@@ -114,12 +119,18 @@ FAMILIES: dict[str, Any] = {
     "olmo": (OlmoConfig, {}),
     "gemma4": (Gemma4TextConfig, GEMMA4),
 }
+HYBRID_FAMILIES: dict[str, Any] = {  # some layers, or parts of them, keep a state instead of keys and values
+    "qwen3_next": (Qwen3NextConfig, LINEAR_ATTENTION),
+    "qwen3_5": (Qwen3_5TextConfig, LINEAR_ATTENTION),
+    "lfm2": (Lfm2Config, {"layer_types": ["conv", "full_attention"], "block_ff_dim": 64}),
+    "falcon_h1": (FalconH1Config, MAMBA | {"mamba_d_ssm": 64}),
+    "jamba": (JambaConfig, {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_d_state": 8}),
+}
 SEQUENTIAL_FAMILIES: dict[str, Any] = {
     "deepseek_v32": (
         DeepseekV32Config,
         DEEPSEEK | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 64},
     ),
-    "qwen3_next": (Qwen3NextConfig, LINEAR_ATTENTION),
     "mamba": (MambaConfig, {"state_size": 8, "max_position_embeddings": None}),  # as real ones
     "bloom": (BloomConfig, {"n_layer": 2, "n_head": 4}),
     "llama4_text": (Llama4TextConfig, CHUNKED),
@@ -145,7 +156,7 @@ def small_tokenizer() -> Tokenizer:
 def save_model(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
     """Write a random model of this family, and its tokenizer, into `folder`."""
     torch.manual_seed(seed)
-    config_class, own = (FAMILIES | SEQUENTIAL_FAMILIES)[family]
+    config_class, own = (FAMILIES | HYBRID_FAMILIES | SEQUENTIAL_FAMILIES)[family]
     model = AutoModelForCausalLM.from_config(config_class(**(BASE | own | changes)), dtype=dtype)
     model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=3, do_sample=False)
     model.save_pretrained(folder)

@@ -265,9 +265,13 @@ def attention_forward(
     paged: Attention,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' hook: query [1, heads, T, dim], key and value [1, kv_heads, T, dim] -> [1, T, heads, dim]."""
+    """transformers' hook: query [B, heads, T, dim], key and value [B, kv_heads, T, dim] -> [B, T, heads, dim]."""
     layer_idx = int(module.layer_idx)  # type: ignore[arg-type]
-    return paged.forward(layer_idx, query, key, value, form_of(query, **kwargs))[None], None
+    batch, form = len(query), form_of(query, **kwargs)
+    if batch > 1:
+        query, key, value = (part.transpose(0, 1).flatten(1, 2)[None] for part in (query, key, value))
+    output = paged.forward(layer_idx, query, key, value, form)
+    return output.view(batch, -1, *output.shape[1:]), None
 
 
 def form_of(

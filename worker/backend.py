@@ -10,6 +10,7 @@ from worker.attention import PagedAttention
 from worker.config_numbers import largest
 from worker.decoder import DecoderRunner
 from worker.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
+from worker.hybrid_runner import HybridRunner, keeps_states
 from worker.image_probe import ImageProbe, image_probe
 from worker.image_prompts import ImagePromptRunner, LanguagePart
 from worker.kv_cache import KVCache, LayerShape
@@ -41,26 +42,61 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
         return leading_runner(loaded, config)
     model = loaded.model
     num_parameters = count_parameters(model)
-    num_passes = choose_passes(config, model)
     stock_attention = attending_part(model).config._attn_implementation
     expected = stock_logits(model)
     try:
         probe = image_probe(model, loaded.images) if loaded.images is not None else None
         layers = look_at_layers(model, loaded.card.max_model_len)
         use_paged_attention(model)
-        inner = fast_runner(loaded, layers, expected, config.quantize)
-        if isinstance(inner, NativeDecoderRunner) and num_passes > 1:
-            inner.micro_batches = MicroBatches(num_passes)
+        inner = ragged_runner(loaded, config, layers, expected)
         runner = inner if probe is None else runner_with_images(loaded, inner, layers, probe, stock_attention)
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
         shapes = layers.shapes
-        limits = choose_limits(loaded, config, shapes, num_parameters)  # now that the weights are where they stay
-        runner.kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
+        state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
+        limits = choose_limits(
+            loaded, config, shapes, num_parameters, state_bytes
+        )  # now that the weights stay in place
+        room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device
+        runner.kv_cache = KVCache(shapes, *room, shares_prefixes=state_bytes == 0)
         return runner, limits
     attending_part(model).set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config, expected, num_parameters)
+
+
+def ragged_runner(loaded: LoadedModel, config: EngineConfig, layers: Layers, expected: torch.Tensor) -> ModelRunner:
+    """The fastest way to compute many sequences in a step that gives the expected logits. Raises Unsupported."""
+    num_passes = choose_passes(config, loaded.model)
+    if layers.found and keeps_states(loaded.model):
+        return hybrid_runner(loaded, layers, expected)
+    layers.check_all_attend()
+    runner = fast_runner(loaded, layers, expected, config.quantize)
+    if isinstance(runner, NativeDecoderRunner) and num_passes > 1:
+        runner.micro_batches = MicroBatches(num_passes)
+    return runner
+
+
+def hybrid_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor) -> HybridRunner:
+    """For a model whose layers keep states besides keys and values. Raises Unsupported."""
+    probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
+    refusals = []
+    for reads_whole, maker in product((False, True), attention_makers(loaded)):
+        try:
+            runner = HybridRunner(loaded.model, probe_cache, layers.places, maker, reads_whole=reads_whole)
+            check_equal(runner, loaded.model, expected)
+        except Unsupported as reason:
+            refusals.append(f"its layers keep states, and {reason}")
+            logger.info("not by %s with %s: %s", HybridRunner.__name__, maker.__qualname__, reason)
+        else:
+            return runner
+    raise Unsupported(refusals[-1])
+
+
+def attention_makers(loaded: LoadedModel) -> list[AttentionMaker]:
+    """Ways to attend, fastest first."""
+    fits = fits_varlen(loaded.device, loaded.dtype)
+    return [VarlenAttention.of_rows, PagedAttention] if fits else [PagedAttention]
 
 
 def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, quantize: str | None) -> ModelRunner:
@@ -70,9 +106,7 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
     """
     model = loaded.model
     probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
-    makers: list[AttentionMaker] = [PagedAttention]
-    if fits_varlen(loaded.device, loaded.dtype):
-        makers.insert(0, VarlenAttention.of_rows)
+    makers = attention_makers(loaded)
     on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
     on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
     runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu

@@ -45,14 +45,12 @@ class LanguagePart(nn.Module):
 class ImagePromptRunner:
     """A Runner: `inner` computes all rows but those whose tokens still have an image before them to be read."""
 
-    takes_drafts = True
-
     def __init__(self, model: Any, inner: ModelRunner, images: ImageReader, stock_attention: str) -> None:
         """`inner` runs the language part. Raises Unsupported where the model does not attend by sdpa."""
         if stock_attention != "sdpa":
             raise Unsupported(f"it reads images by {stock_attention} attention")
         self.inner = inner
-        self.takes_drawn = inner.takes_drawn
+        self.takes_drawn, self.takes_drafts = inner.takes_drawn, inner.takes_drafts
         self._model = model
         self._images = images
         self._keeper = shift_keeper(model)
@@ -99,7 +97,8 @@ class ImagePromptRunner:
         sequence = row.sequence
         if not sequence.images:
             return False
-        if row.start < sequence.images_end or sequence.cache_salt not in self.shifts:
+        is_known = sequence.cache_salt in self.shifts and self.inner.can_continue(sequence)
+        if row.start < sequence.images_end or not is_known:
             return True
         self.shifts.move_to_end(sequence.cache_salt)
         sequence.position_shift = self.shifts[sequence.cache_salt]
@@ -116,10 +115,9 @@ class ImagePromptRunner:
         slots = slots_between(sequence.block_ids, 0, stop, self.kv_cache.block_size)
         self._slots = upload(torch.tensor(slots), device)
         seen = self._images.inputs(sequence.images, token_ids, self._model)
+        seen |= self.inner.begin(sequence)
         with self._reading():
-            output = self._model(
-                input_ids=inputs[None], use_cache=False, logits_to_keep=1 + len(sequence.draft), **seen
-            )
+            output = self._model(input_ids=inputs[None], logits_to_keep=1 + len(sequence.draft), **seen)
         self._remember_shift(sequence)
         logits: torch.Tensor = output.logits[0].float()
         return logits[: num_logits(row)]

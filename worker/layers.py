@@ -25,6 +25,17 @@ class Layers:
 
     max_model_len: int
     found: dict[int, tuple[LayerShape, Form]] = field(default_factory=dict)
+    num_layers: int = 0  # that attend or not
+
+    @property
+    def places(self) -> dict[int, int]:
+        """Where a cache of those that attend holds each of them."""
+        return {layer_idx: place for place, layer_idx in enumerate(sorted(self.found))}
+
+    def check_all_attend(self) -> None:
+        """Raises Unsupported."""
+        if len(self.found) != self.num_layers:
+            raise Unsupported(f"only layers {sorted(self.found)} of {self.num_layers} attend")
 
     @property
     def shapes(self) -> list[LayerShape]:
@@ -54,17 +65,17 @@ class Layers:
 
     def mask(self, *, mask_function: Callable[..., torch.Tensor], device: torch.device, **_: Any) -> torch.Tensor:
         """transformers' hook for masks: [1, 1, queries, max_model_len], whether a query sees a key."""
-        queries, keys = self.places(device)
+        queries, keys = self.positions(device)
         first = torch.zeros(1, 1, dtype=torch.long, device=device)  # sequence, and head
         return mask_function(first, first, queries, keys).expand(len(queries), keys.shape[1])[None, None]
 
     def seen_through(self, window: int | None, device: torch.device) -> torch.Tensor:
         """What PagedAttention would let them see."""
-        queries, keys = self.places(device)
+        queries, keys = self.positions(device)
         seen = keys <= queries
         return (seen if window is None else seen & (keys > queries - window))[None, None]
 
-    def places(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def positions(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions of the queries that are looked at, [queries, 1], and of all keys, [1, max_model_len]."""
         queries = [int(part * (self.max_model_len - 1)) for part in QUERIES_AT]
         keys = torch.arange(self.max_model_len, device=device)
@@ -85,7 +96,5 @@ def look_at_layers(model: Any, max_model_len: int) -> Layers:
         raise
     except Exception as error:  # any model at all may come along here
         raise Unsupported(f"its forward pass does not take our attention ({type(error).__name__}: {error})") from error
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if sorted(layers.found) != list(range(num_layers)):
-        raise Unsupported(f"only layers {sorted(layers.found)} of {num_layers} attend")
+    layers.num_layers = model.config.get_text_config().num_hidden_layers
     return layers

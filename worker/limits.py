@@ -12,6 +12,7 @@ from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
 from worker.speculation import MAX_DRAFTED
 
 GPU_MEMORY_SHARE = 0.9  # of what is free once the weights are loaded
+STATES_SHARE = 0.5  # of the KV cache's memory that states may take, where a model has such
 CPU_MEMORY_SHARE = 0.25  # of what is free, at most
 MIN_CPU_BYTES = 2**30
 GPU_WORKSPACE_BYTES = 2**30  # CUDA graphs, libraries' own buffers, what the allocator cannot use
@@ -33,14 +34,22 @@ class Limits:
     block_size: int
 
 
-def choose_limits(loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], num_parameters: int) -> Limits:
-    """Raises ValueError when not even one sequence of the length asked for would fit."""
+def choose_limits(
+    loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], num_parameters: int, state_bytes: int = 0
+) -> Limits:
+    """`state_bytes`: what a sequence takes beside its keys and values.
+
+    Raises ValueError when not even one sequence of the length asked for would fit.
+    """
     max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
     max_burst_tokens = config.max_step_tokens or burst_size(loaded.device, num_parameters, max_step_tokens)
     block_size = block_size_for(loaded.device)
     bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters)
     num_kept = 1 if loaded.device.type == "cuda" else 0  # for rows that pad a recorded step
+    if state_bytes:  # twice: as it is stacked with others, each is there once more
+        max_num_seqs = max(1, min(max_num_seqs, int(memory * STATES_SHARE) // (2 * state_bytes)))
+        memory = max(0, memory - max_num_seqs * 2 * state_bytes)
     max_model_len = loaded.card.max_model_len
     most_useful = max_num_seqs * -(-max_model_len // block_size) + num_kept
     num_blocks = min(memory // max(bytes_per_block, 1), most_useful)

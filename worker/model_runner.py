@@ -64,6 +64,14 @@ class ModelRunner:
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Nothing is prepared ahead."""
 
+    def can_continue(self, sequence: Sequence) -> bool:
+        """Whether all that came before is known of a sequence of which something was computed."""
+        return True
+
+    def begin(self, sequence: Sequence) -> dict[str, Any]:
+        """What the model's own forward pass has to be given to read a sequence that then goes on here."""
+        return {"use_cache": False}
+
     def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """Keys and values computed elsewhere, [T, kv_heads, dim], into the rows `slots` [T] of the flat pool."""
         write_slots(self.kv_cache, layer_idx, slots, key, value)

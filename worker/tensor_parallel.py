@@ -110,6 +110,7 @@ def shared_parts(
     expected = stock_logits(model)
     try:
         layers = look_at_layers(model, loaded.card.max_model_len)
+        layers.check_all_attend()
     except Unsupported as reason:
         raise ValueError(f"{loaded.card.architecture} cannot run over several devices: {reason}.") from reason
     use_paged_attention(model)
