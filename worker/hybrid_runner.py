@@ -153,8 +153,11 @@ class HybridRunner(ModelRunner):
             for numbers in (tokens, [at for row in rows for at in positions_of(row)])
         )
         paged = PlacedAttention(self.attend_with(self.kv_cache, rows, device), self._places)
-        output = self.model(input_ids=inputs, position_ids=places, paged=paged, logits_to_keep=1, **given)
-        logits: torch.Tensor = output.logits[:, -1]
+        last = torch.tensor(
+            [inputs.shape[1] - 1], device=device
+        )  # a number instead would make the head copy its weights
+        output = self.model(input_ids=inputs, position_ids=places, paged=paged, logits_to_keep=last, **given)
+        logits: torch.Tensor = output.logits[:, 0]
         return logits
 
     def _unstack(self) -> None:

@@ -116,11 +116,12 @@ class ImagePromptRunner:
         self._slots = upload(torch.tensor(slots), device)
         seen = self._images.inputs(sequence.images, token_ids, self._model)
         seen |= self.inner.begin(sequence)
+        wanted = torch.arange(stop - 1 - len(sequence.draft), stop, device=device)
         with self._reading():
-            output = self._model(input_ids=inputs[None], logits_to_keep=1 + len(sequence.draft), **seen)
+            output = self._model(input_ids=inputs[None], logits_to_keep=wanted, **seen)
         self._remember_shift(sequence)
-        logits: torch.Tensor = output.logits[0].float()
-        return logits[: num_logits(row)]
+        logits: torch.Tensor = output.logits[0, : num_logits(row)]
+        return logits.float()
 
     def _remember_shift(self, sequence: Sequence) -> None:
         """Those who find what was read in the cache shift their positions alike."""
