@@ -17,6 +17,7 @@ from common.images import decoded
 from common.wire import GenerationRequest, ModelCard
 from worker.sequence import Sequence
 
+TORCHVISION = "pip install torchvision==0.28.0"  # the release for the torch of requirements.txt
 TOKEN_KINDS = frozenset({"token_type_ids", "mm_token_type_ids"})  # 1 for an image's tokens, which may see each other
 OF_TOKENS = TOKEN_KINDS | {"input_ids", "attention_mask", "labels"}
 
@@ -35,7 +36,9 @@ class ImageReader:
         try:
             self._processor = AutoProcessor.from_pretrained(model_path)
         except (ImportError, AttributeError) as error:  # what transformers raises when a part is not installed
-            raise ValueError(f"Its processor needs more than is installed here, often torchvision: {error}") from error
+            raise ValueError(
+                f"Its processor needs more than is installed here, often torchvision ({TORCHVISION}): {error}"
+            ) from error
         self.token = str(self._processor.image_token)
         self.token_id = int(self._processor.tokenizer.convert_tokens_to_ids(self.token))
         self._own_token_ids = frozenset(filter(None, self._processor.image_token_ids)) or {self.token_id}
