@@ -61,6 +61,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
         room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device
         runner.kv_cache = KVCache(shapes, *room, shares_prefixes=state_bytes == 0)
         return runner, limits
+    warn_of_weights(config.quantize, "it runs one sequence at a time")
     attending_part(model).set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config, expected, num_parameters)
 
@@ -69,6 +70,7 @@ def ragged_runner(loaded: LoadedModel, config: EngineConfig, layers: Layers, exp
     """The fastest way to compute many sequences in a step that gives the expected logits. Raises Unsupported."""
     num_passes = choose_passes(config, loaded.model)
     if layers.found and keeps_states(loaded.model):
+        warn_of_weights(config.quantize, "its layers keep states")
         return hybrid_runner(loaded, layers, expected)
     layers.check_all_attend()
     runner = fast_runner(loaded, layers, expected, config.quantize)
@@ -93,6 +95,12 @@ def hybrid_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor) -
     raise Unsupported(refusals[-1])
 
 
+def warn_of_weights(quantize: str | None, why: str) -> None:
+    """That the operator's setting does nothing for this model."""
+    if quantize is not None:
+        logger.warning("%s weights stay as they are: %s", quantize, why)
+
+
 def attention_makers(loaded: LoadedModel) -> list[AttentionMaker]:
     """Ways to attend, fastest first."""
     fits = fits_varlen(loaded.device, loaded.dtype)
@@ -110,8 +118,8 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
     on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
     on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
     runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
-    if loaded.images is not None and quantize is not None:
-        logger.warning("%s weights stay as they are: the model reads images with them", quantize)
+    if loaded.images is not None:
+        warn_of_weights(quantize, "the model reads images with them")
         quantize = None
     refusals = []
     for runner_type, maker in product(runner_types, makers):
@@ -123,8 +131,8 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
         is_slower = loaded.device.type == "cuda" and refusals  # worth an operator's look
         for refusal in refusals:
             logger.log(logging.WARNING if is_slower else logging.INFO, "%s", refusal)
-        if quantize is not None and runner_type is ModelRunner:
-            logger.warning("%s weights stay as they are: %s", quantize, refusals[-1])
+        if runner_type is ModelRunner:
+            warn_of_weights(quantize, refusals[-1] if refusals else "")
         elif quantize is not None:
             del runner  # it holds the weights that are dropped as they are quantized
             runner = new_runner(runner_type, model, probe_cache, maker, layers, quantize)
