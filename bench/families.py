@@ -85,7 +85,8 @@ OWN: dict[str, dict[str, Any]] = {
     ),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 32}),
     **dict.fromkeys(("lfm2", "lfm2_moe"), CONV),
-    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid"), MAMBA | {"attn_layer_indices": [1, 3]}),
+    **dict.fromkeys(("bamba", "falcon_h1"), MAMBA | {"attn_layer_indices": [1, 3]}),
+    "granitemoehybrid": MAMBA | {"layer_types": ["mamba", "attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
 }
 NO_DECODERS = {  # encoders, and halves of models that translate, listen or draw

@@ -176,22 +176,17 @@ def keeps_states(model: Any) -> bool:
         return False
 
 
-def tensors_of(layer: Any) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-    """A layer's states that hold something, each with the sequences first."""
-    found = ({at: state for at, state in states.items() if state is not None} for states in (
-        layer.conv_states, layer.recurrent_states
-    ))  # fmt: skip
-    return next(found), next(found)
+def tensors_of(layer: Any) -> list[dict[int, torch.Tensor]]:
+    """A layer's convolution states and recurrent ones, by number, each with the sequences first; without empty ones."""
+    kinds = (layer.conv_states, layer.recurrent_states)
+    return [{number: state for number, state in states.items() if state is not None} for states in kinds]
 
 
 def stacked(single: list[States], into: States) -> States:
     """The states of several sequences, side by side."""
-    for layers in zip(into.kept, *(states.kept for states in single), strict=True):
-        new, *old = layers
-        convs, recurrents = zip(*(tensors_of(layer) for layer in old), strict=True)
-        fill(
-            new, old[0], *({at: torch.cat([own[at] for own in kind]) for at in kind[0]} for kind in (convs, recurrents))
-        )
+    for new, *old in zip(into.kept, *(states.kept for states in single), strict=True):
+        kinds = zip(*(tensors_of(layer) for layer in old), strict=True)
+        fill(new, old[0], *({at: torch.cat([own[at] for own in kind]) for at in kind[0]} for kind in kinds))
     return into
 
 

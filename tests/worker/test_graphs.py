@@ -2,21 +2,28 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.vision_models import save_vision_model
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.gpu_stand_ins import CountWaits, Recording, flash_kernel, recorded
 from tests.worker.test_sampler import sequence_with
+from tests.worker.test_vision import SMALL as SMALL_VISION
+from tests.worker.test_vision import TALL, WIDE, tokens
+from tests.worker.test_vision import Bench as VisionBench
 from worker.decoder import DecoderRunner
 from worker.elementwise import Elementwise, rotate, rotated
 from worker.graphs import BUCKETS, GraphedDecoderRunner, cuda_capture, step_shapes
+from worker.image_prompts import ImagePromptRunner
 from worker.kv_cache import KVCache
 from worker.layers import look_at_layers
 from worker.limits import block_size_for
 from worker.loader import load
+from worker.model_runner import Runner
 from worker.probe import PROBE_SEQS, Unsupported, check_equal, stock_logits, use_paged_attention
 from worker.quantized import Fp8Linear
 from worker.sampler import draw_tokens, sample
@@ -34,11 +41,14 @@ def _kernel() -> Iterator[None]:
 
 def as_on_a_gpu(bench: Bench) -> GraphedDecoderRunner:
     """Swap the engine's runner for the GPU's."""
-    decoder = bench.engine.runner
+    bench.engine.runner = runner = graphed(bench.engine.runner)
+    return runner
+
+
+def graphed(decoder: Runner) -> GraphedDecoderRunner:
     assert isinstance(decoder, DecoderRunner)
     runner = GraphedDecoderRunner.__new__(GraphedDecoderRunner)
     runner.__dict__.update(decoder.__dict__ | {"attend_with": VarlenAttention.of_rows, "steps": {}})
-    bench.engine.runner = runner
     return runner
 
 
@@ -94,8 +104,26 @@ def test_steps_with_fp8_weights_give_the_same_tokens_recorded(model_folder: Mode
 
 
 @pytest.mark.usefixtures("_kernel")
-def test_windows_are_passed_on_to_the_kernel(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(model_folder("gemma3"))
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_recorded_steps_go_on_after_images(family: str, tmp_path: Path) -> None:
+    bench = VisionBench(save_vision_model(tmp_path, family), replace(SMALL_VISION, overlap=True))
+    assert isinstance(bench.engine.runner, ImagePromptRunner)
+    bench.engine.runner.inner = runner = graphed(bench.engine.runner.inner)
+    runner.record(4, 256, capture=recorded, on_progress=lambda what, share: None)
+    cases = {"one": (WIDE,), "two": (TALL, WIDE), "none": (), "again": (WIDE,)}
+    for job_id, images in cases.items():
+        bench.engine.add(bench.request(job_id, *images))
+    events = bench.run()
+    for job_id, images in cases.items():
+        assert tokens(events, job_id) == bench.expected(*images)
+
+
+@pytest.mark.usefixtures("_kernel")
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_5"])
+def test_windows_and_layers_that_attend_are_passed_on_to_the_kernel(
+    family: str, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(model_folder(family))
     monkeypatch.setattr(bench.engine.runner, "attend_with", VarlenAttention.of_rows)
     bench.add("r", prompt_of(40))
     bench.add("s", prompt_of(23))
