@@ -58,6 +58,8 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
         limits = choose_limits(
             loaded, config, shapes, num_parameters, state_bytes
         )  # now that the weights stay in place
+        if state_bytes:
+            logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
         room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device
         runner.kv_cache = KVCache(shapes, *room, shares_prefixes=state_bytes == 0)
         return runner, limits

@@ -70,7 +70,7 @@ class HybridRunner(ModelRunner):
         self._places = places
         self._reads_whole = reads_whole
         self._states: dict[Sequence, States] = {}
-        self._together: list[Sequence] = []  # whose states are stacked
+        self._together: dict[Sequence, None] = {}  # whose states are stacked, in order
         self._stack: States | None = None
 
     @torch.inference_mode()
@@ -79,10 +79,15 @@ class HybridRunner(ModelRunner):
         for sequence in [*self._together, *self._states]:
             if not sequence.block_ids:  # preempted: it will begin anew
                 self.forget(sequence)
-        decoding = [row for row in rows if row.num_tokens == 1 and row.start > 0 and self.can_continue(row.sequence)]
+        decoding: list[Row] = []
+        reading: list[Row] = []
+        for row in rows:
+            goes_on = row.num_tokens == 1 and row.start > 0 and self.can_continue(row.sequence)
+            (decoding if goes_on else reading).append(row)
         try:
-            read = {row.sequence: self._read(row) for row in rows if row not in decoding}
-            logits = read | (self._decode(decoding) if decoding else {})
+            logits = {row.sequence: self._read(row) for row in reading}
+            if decoding:
+                logits |= self._decode(decoding)
         except Exception:  # some layers may be a token ahead of others: who goes on begins anew
             for row in rows:
                 self.forget(row.sequence)
@@ -137,10 +142,10 @@ class HybridRunner(ModelRunner):
         """Logits [1, vocab] of each."""
         ordered = sorted(rows, key=kernel_order)
         sequences = [row.sequence for row in ordered]
-        if sequences != self._together:
+        if sequences != list(self._together):
             self._unstack()
             self._stack = stacked([self._states.pop(sequence) for sequence in sequences], self._new_states())
-            self._together = sequences
+            self._together = dict.fromkeys(sequences)
         tokens = [token for row in ordered for token in row_inputs(row)]
         logits = self._pass(ordered, tokens, len(ordered), {"past_key_values": self._stack, "use_cache": True})
         return dict(zip(sequences, torch.split(logits, 1), strict=True))
@@ -165,7 +170,7 @@ class HybridRunner(ModelRunner):
         for at, sequence in enumerate(self._together):
             assert self._stack is not None
             self._states[sequence] = one_of(self._stack, at, self._new_states())
-        self._together, self._stack = [], None
+        self._together, self._stack = {}, None
 
 
 def keeps_states(model: Any) -> bool:
