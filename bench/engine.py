@@ -41,7 +41,8 @@ def measure(
     while num_done < num_requests:
         while len(submitted) < min(num_requests, num_done + concurrency):
             request_id = f"{concurrency}-{len(submitted)}"
-            prompt = tuple(rng.randrange(4, vocab_size) for _ in range(num_prompt))
+            words = (rng.randrange(5, vocab_size) for _ in range(num_prompt))
+            prompt = tuple(word - 1 if images is not None and word == images.token_id else word for word in words)
             sampling = SamplingParams(max_tokens=num_output, seed=0, temperature=0.0, ignore_eos=True)
             seen = (noise(rng),) if images is not None else ()
             begin = (images.token_id,) if images is not None else ()
