@@ -55,9 +55,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     else:
         shapes = layers.shapes
         state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
-        limits = choose_limits(
-            loaded, config, shapes, num_parameters, state_bytes
-        )  # now that the weights stay in place
+        limits = choose_limits(loaded, config, shapes, num_parameters, state_bytes)  # now that the weights are in place
         if state_bytes:
             logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
         room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device

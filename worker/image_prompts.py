@@ -58,7 +58,7 @@ class ImagePromptRunner:
         self.shifts: OrderedDict[str, int] = OrderedDict()  # by the salt, which says which images they are
         text_modules = (module for module in model.get_decoder().modules() if hasattr(module, "config"))
         self._text_configs = list({id(module.config): module.config for module in text_modules}.values())
-        AttentionInterface.register(READING_NAME, self._attend_and_keep)
+        AttentionInterface.register(READING_NAME, attend_and_keep)
         AttentionMaskInterface.register(READING_NAME, sdpa_mask)
 
     @property
@@ -135,6 +135,7 @@ class ImagePromptRunner:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """In here the language model attends as it came, and what its layers keep is written to `_slots`."""
+        _under_way.append(self)
         self._attend_by(READING_NAME)
         if self._keeper is not None:
             self._keeper.rope_deltas = None
@@ -142,19 +143,27 @@ class ImagePromptRunner:
             yield
         finally:
             self._attend_by(ATTENTION_NAME)
+            _under_way.remove(self)
 
     def _attend_by(self, name: str) -> None:
         for config in self._text_configs:
             config._attn_implementation = name
 
-    def _attend_and_keep(
-        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, None]:
-        """transformers' hook for attention."""
-        kept = (part[0].transpose(0, 1) for part in (key, value))
-        self.inner.keep(int(module.layer_idx), self._slots, *kept)
-        attended: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-        return attended
+    def keep(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """What a layer keeps of the tokens that are being read, [1, kv_heads, T, dim] each."""
+        self.inner.keep(layer_idx, self._slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+
+
+_under_way: list[ImagePromptRunner] = []  # whose pass it is: transformers knows one hook for the whole process
+
+
+def attend_and_keep(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """transformers' hook for attention."""
+    _under_way[-1].keep(int(module.layer_idx), key, value)
+    attended: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    return attended
 
 
 def num_logits(row: Row) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.distributed import DistributedConfig
 
 from common.wire import ModelCard
@@ -15,7 +15,7 @@ from worker.device import choose_device, use_device
 from worker.progress import OnProgress, telling_weights
 from worker.quantized import check_fp8
 from worker.rope import hold_frequencies
-from worker.vision import ImageReader, sees
+from worker.vision import ImageReader, reader_of, sees
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model_config = AutoConfig.from_pretrained(model_path)
-    images = ImageReader(model_path) if sees(model_config) else None
-    if images is not None and config.num_ranks > 1:
+    if sees(model_config) and config.num_ranks > 1:
         raise ValueError("a model of images runs on one GPU only.")
-    model_class = images.model_class if images is not None else AutoModelForCausalLM
+    images = reader_of(model_path) if sees(model_config) else None
+    model_class = AutoModelForImageTextToText if sees(model_config) else AutoModelForCausalLM
     with telling_weights(on_progress):
         model = model_class.from_pretrained(
             model_path, dtype="auto", use_safetensors=True, **placement(device, config.num_ranks)

@@ -4,12 +4,13 @@ The API writes one token per image; how many it becomes only the model's process
 alone, so that a successor, or the same worker after a preemption, makes them again.
 """
 
+import logging
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from common.errors import InvalidRequest
@@ -17,7 +18,9 @@ from common.images import decoded
 from common.wire import GenerationRequest, ModelCard
 from worker.sequence import Sequence
 
-TORCHVISION = "pip install torchvision==0.28.0"  # the release for the torch of requirements.txt
+logger = logging.getLogger(__name__)
+
+TORCHVISION = "pip install torchvision==0.28.0 may help"  # the release for the torch of requirements.txt
 TOKEN_KINDS = frozenset({"token_type_ids", "mm_token_type_ids"})  # 1 for an image's tokens, which may see each other
 OF_TOKENS = TOKEN_KINDS | {"input_ids", "attention_mask", "labels"}
 
@@ -27,18 +30,28 @@ def sees(model_config: Any) -> bool:
     return hasattr(model_config, "vision_config") and type(model_config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
+class MissingPart(Exception):
+    """The images of this model cannot be read with what is installed; the message says why."""
+
+
+def reader_of(model_path: str) -> "ImageReader | None":
+    """None where a part is missing: the model's text can be served without it."""
+    try:
+        return ImageReader(model_path)
+    except MissingPart as reason:
+        logger.warning("%s is served without images (%s): %s", model_path, TORCHVISION, reason)
+        return None
+
+
 class ImageReader:
     """A model's processor, and where its image token stands."""
 
-    model_class = AutoModelForImageTextToText
-
     def __init__(self, model_path: str) -> None:
+        """Raises MissingPart."""
         try:
             self._processor = AutoProcessor.from_pretrained(model_path)
         except (ImportError, AttributeError) as error:  # what transformers raises when a part is not installed
-            raise ValueError(
-                f"Its processor needs more than is installed here, often torchvision ({TORCHVISION}): {error}"
-            ) from error
+            raise MissingPart(f"its processor needs more than is installed here, often torchvision: {error}") from error
         self.token = str(self._processor.image_token)
         self.token_id = int(self._processor.tokenizer.convert_tokens_to_ids(self.token))
         self._own_token_ids = frozenset(filter(None, self._processor.image_token_ids)) or {self.token_id}

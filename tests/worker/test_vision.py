@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from common.errors import InvalidRequest
 from common.images import decoded
@@ -18,6 +17,7 @@ from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker.engine import Engine
 from worker.image_prompts import ImagePromptRunner
 from worker.loader import EngineConfig, load
+from worker.model_runner import ModelRunner
 from worker.native_decoder import NativeDecoderRunner
 from worker.sequential_runner import SequentialRunner
 from worker.vision import Positions
@@ -173,7 +173,7 @@ def test_sequences_that_lost_their_blocks_are_read_again(folder: Path, overlap: 
 def test_a_model_that_reads_pictures_differently_here_runs_one_after_the_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ImagePromptRunner, "_attend_and_keep", attend_and_forget)
+    monkeypatch.setattr(ImagePromptRunner, "keep", forget)
     bench = Bench(folder)
     assert isinstance(bench.engine.runner, SequentialRunner)
     assert "runs one sequence at a time: its logits differ" in caplog.text
@@ -181,9 +181,32 @@ def test_a_model_that_reads_pictures_differently_here_runs_one_after_the_other(
     assert tokens(bench.run(), "a") == bench.expected(TALL)
 
 
-def attend_and_forget(self: ImagePromptRunner, *given: Any, **named: Any) -> Any:
-    """A hook that keeps nothing."""
-    return sdpa_attention_forward(*given, **named)
+def test_a_model_whose_images_cannot_be_read_here_is_served_without_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Bench(folder)
+    monkeypatch.setattr("worker.vision.AutoProcessor.from_pretrained", missing)
+    loaded = load(str(folder), ("tiny",), SMALL, lambda what, share: None)
+    assert loaded.images is None and "served without images (pip install torchvision" in caplog.text
+    engine = Engine(loaded, SMALL)
+    assert isinstance(engine.runner, ModelRunner) and not engine.card.accepts_images
+    engine.add(whole.request("text"))
+    engine.add(whole.request("image", WIDE))
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert tokens(events, "text") == whole.expected()
+    (refused,) = [event for job_id, event in events if job_id == "image"]
+    assert isinstance(refused, Failed) and refused.message == "This model does not take images."
+
+
+def missing(*_: Any, **__: Any) -> None:
+    """What transformers does where a package is not installed."""
+    raise ImportError("it requires the Torchvision library")
+
+
+def forget(*_: Any) -> None:
+    """Keeps nothing."""
 
 
 def test_the_images_pixels_matter_and_their_tokens_are_counted(bench: Bench) -> None:
