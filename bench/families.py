@@ -73,6 +73,8 @@ OWN: dict[str, dict[str, Any]] = {
         (
             "axk1",
             "axk2",
+            "bailing_hybrid",
+            "glm_moe_dsa",
             "deepseek_v2",
             "deepseek_v3",
             "deepseek_v32",
