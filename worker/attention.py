@@ -201,15 +201,12 @@ def explicit_attention(
 
 def token_slots(rows: Seq[Row], block_size: int) -> list[int]:
     """Where each token of the step is written, as a row of the pool seen flat."""
-    slots: list[int] = []
+    slots = []
     for row in rows:
-        slots += slots_between(row.sequence.block_ids, row.start, row.start + row.num_inputs, block_size)
+        block_ids = row.sequence.block_ids
+        for position in range(row.start, row.start + row.num_inputs):
+            slots.append(block_ids[position // block_size] * block_size + position % block_size)
     return slots
-
-
-def slots_between(block_ids: Seq[int], start: int, stop: int, block_size: int) -> list[int]:
-    """The same for the tokens `[start, stop)` of one sequence."""
-    return [block_ids[at // block_size] * block_size + at % block_size for at in range(start, stop)]
 
 
 def build_groups(rows: Seq[Row], block_size: int, device: torch.device) -> list[Group]:

@@ -16,7 +16,7 @@ from worker.attention import Attention, Form, PagedAttention
 from worker.device import upload
 from worker.kv_cache import KVCache
 from worker.model_runner import AttentionMaker, ModelRunner, kernel_order, positions_of, row_inputs
-from worker.scheduler import Row
+from worker.scheduler import Row, from_the_first
 from worker.sequence import Sequence
 
 
@@ -125,15 +125,13 @@ class HybridRunner(ModelRunner):
         sequence = row.sequence
         if self._reads_whole and not row.samples:
             return torch.empty(0)
-        stop = row.start + row.num_tokens
         if row.start > 0 and not self._reads_whole and self.can_continue(sequence):
             if sequence in self._together:
                 self._unstack()
             given: dict[str, Any] = {"past_key_values": self._states[sequence], "use_cache": True}
         else:
             given = self.begin(sequence)
-            row = Row(sequence, stop)
-            row.start = 0
+            row = from_the_first(row)
         logits = self._pass([row], row_inputs(row), 1, given)
         self.state_bytes = self._states[sequence].num_bytes
         return logits

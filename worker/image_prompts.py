@@ -17,13 +17,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from worker.attention import ATTENTION_NAME, slots_between
+from worker.attention import ATTENTION_NAME, token_slots
 from worker.device import upload
 from worker.kv_cache import KVCache
 from worker.model_runner import ModelRunner, row_inputs, with_drawn
 from worker.probe import Unsupported
 from worker.progress import OnProgress
-from worker.scheduler import Row
+from worker.scheduler import Row, from_the_first
 from worker.sequence import Sequence
 from worker.vision import ImageReader, shift_keeper
 
@@ -110,12 +110,10 @@ class ImagePromptRunner:
         device = self.kv_cache.keys[0].device
         if stop < sequence.images_end:
             return torch.empty(0, self._model.config.get_text_config().vocab_size, device=device)
-        token_ids = [*sequence.token_ids[: row.start], *row_inputs(row)]
-        inputs = with_drawn(upload(torch.tensor(token_ids), device), drawn)
-        slots = slots_between(sequence.block_ids, 0, stop, self.kv_cache.block_size)
-        self._slots = upload(torch.tensor(slots), device)
-        seen = self._images.inputs(sequence.images, token_ids, self._model)
-        seen |= self.inner.begin(sequence)
+        row = from_the_first(row)
+        inputs = with_drawn(upload(torch.tensor(row_inputs(row)), device), drawn)
+        self._slots = upload(torch.tensor(token_slots([row], self.kv_cache.block_size)), device)
+        seen = self._images.inputs(sequence.images, row_inputs(row), self._model) | self.inner.begin(sequence)
         wanted = torch.arange(stop - 1 - len(sequence.draft), stop, device=device)
         with self._reading():
             output = self._model(input_ids=inputs[None], logits_to_keep=wanted, **seen)

@@ -27,6 +27,13 @@ class Row:
         return self.num_tokens + len(self.sequence.draft)
 
 
+def from_the_first(row: Row) -> Row:
+    """A row that computes all that came before this one too."""
+    whole = Row(row.sequence, row.start + row.num_tokens)
+    whole.start, whole.samples = 0, row.samples
+    return whole
+
+
 class Scheduler:
     """Owns `waiting` and `running` (oldest first) and the right to take KV blocks from a sequence."""
 
