@@ -1,6 +1,7 @@
 """Linear layers in the form that the machine reads fastest. All take [T, in] and give [T, out]."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from worker.elementwise import Elementwise
 from worker.quantized import FP8_MULTIPLE, GROUP, Fp8Linear, Int4Linear, Int8Linear
 
+MAX_DEVIATION = 0.02  # of the largest number of a product; bf16 rounds to 0.004
 PACK_BATCH = 64  # rows that the packing is tuned for; its layout serves others as well
 
 
@@ -103,7 +105,7 @@ class Product:
     """A Linear that several layers of a model share: computed for the first, and kept until the last has come."""
 
     def __init__(self, linear: Linear, num_parts: int) -> None:
-        self._linear = linear
+        self.linear = linear
         self._num_parts = num_parts
         self._num_left = 0
         self._inputs: torch.Tensor | None = None
@@ -113,7 +115,8 @@ class Product:
         """Columns `[start, stop)` of the product with `inputs` [..., in]."""
         if self._outputs is None or self._inputs is not inputs:
             self._inputs, self._num_left = inputs, self._num_parts
-            self._outputs = self._linear(inputs.flatten(0, -2)).view(*inputs.shape[:-1], -1)
+            outputs = self.linear(inputs.flatten(0, -2))
+            self._outputs = outputs.view(*inputs.shape[:-1], outputs.shape[-1])
         part = self._outputs[..., start:stop]
         self._num_left -= 1
         if self._num_left == 0:
@@ -140,3 +143,42 @@ def lent(linear: Linear, modules: Seq[Any]) -> list[Lent]:
         stands_in.append(Lent(product, start, start + module.out_features))
         start += module.out_features
     return stands_in
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A linear layer of a model that another stands in for."""
+
+    owner: nn.Module
+    name: str
+    module: nn.Linear
+    product: Product
+
+    def undo(self) -> None:
+        setattr(self.owner, self.name, self.module)
+
+    def pack(self) -> None:
+        """Compute from the form that is read fastest, if that gives the same; free the layer's own weights then."""
+        weight, bias = self.module.weight.detach(), self.module.bias
+        packed = PackedLinear(weight, bias)
+        inputs = torch.linspace(-1, 1, 3 * weight.shape[1], dtype=weight.dtype).view(3, -1)
+        expected = self.product.linear(inputs).float()
+        if (packed(inputs).float() - expected).abs().max() <= MAX_DEVIATION * expected.abs().max():
+            self.product.linear = packed
+            drop_weights([self.module])
+
+
+def swap_linears(part: nn.Module) -> list[Swap]:
+    """Put a stand-in, which has no weights to be looked at, for every plain linear layer in a part of a model."""
+    plain = [
+        (owner, name, module)
+        for owner in part.modules()
+        for name, module in owner.named_children()
+        if type(module) is nn.Linear
+    ]
+    swaps = []
+    for owner, name, module in plain:
+        product = Product(PlainLinear(module.weight.detach(), module.bias), 1)
+        setattr(owner, name, Lent(product, 0, module.out_features))
+        swaps.append(Swap(owner, name, module, product))
+    return swaps

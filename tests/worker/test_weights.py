@@ -1,0 +1,80 @@
+"""Weights in another form than the model's own, with the model still computing."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from tests.worker.conftest import Bench, ModelFolder, prompt_of
+from worker.hybrid_runner import HybridRunner
+from worker.model_runner import ModelRunner
+from worker.weights import Lent, PackedLinear, PlainLinear, can_pack, lent, swap_linears
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this build of torch packs no weights")
+
+
+class Block(nn.Module):
+    """A layer that reads the same input three times, and one that it looks into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 4), nn.Linear(8, 12), nn.Linear(8, 2, bias=False)
+
+
+def lents_of(model: nn.Module) -> Iterator[Lent]:
+    return (module for module in model.modules() if isinstance(module, Lent))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mixtral", "qwen3_next"])
+def test_linear_layers_of_a_model_that_runs_by_itself_are_packed(family: str, model_folder: ModelFolder) -> None:
+    bench = Bench(model_folder(family))
+    runner = bench.engine.runner
+    assert type(runner) in (ModelRunner, HybridRunner)
+    found = list(lents_of(bench.loaded.model))
+    assert found and all(isinstance(one._product.linear, PackedLinear) for one in found)
+    assert not [module for module in bench.loaded.model.modules() if type(module) is nn.Linear]
+    bench.add("r", prompt_of(40))
+    bench.finish()
+    assert bench.token_ids("r") == bench.generate(prompt_of(40))
+
+
+def test_a_model_that_looks_into_its_layers_keeps_them(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lent, "forward", lambda self, inputs: inputs @ self.weight)
+    bench = Bench(model_folder("gemma3"))
+    assert not list(lents_of(bench.loaded.model))
+    bench.add("r", prompt_of(9))
+    bench.finish()
+    assert bench.token_ids("r") == bench.generate(prompt_of(9))
+
+
+def test_a_form_that_computes_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Block()
+    swaps = swap_linears(block)
+    monkeypatch.setattr(PackedLinear, "__call__", lambda self, inputs: torch.ones(len(inputs), 1))
+    for swap in swaps:
+        swap.pack()
+        assert isinstance(swap.product.linear, PlainLinear) and swap.module.weight is not None
+
+
+def test_one_product_serves_all_layers_that_read_the_same_input() -> None:
+    block = Block()
+    layers = [block.first, block.second]
+    joined = PlainLinear(torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
+    calls = []
+
+    def counted(inputs: torch.Tensor) -> torch.Tensor:
+        calls.append(len(inputs))
+        return joined(inputs)
+
+    first, second = lent(counted, layers)
+    for _ in range(2):
+        inputs = torch.randn(2, 3, 8)
+        assert torch.allclose(first(inputs), block.first(inputs), atol=1e-6)
+        assert torch.allclose(second(inputs), block.second(inputs), atol=1e-6)
+    other = torch.randn(2, 3, 8)  # before the second has read the one before
+    first(inputs)
+    assert torch.allclose(second(other), block.second(other), atol=1e-6)
+    assert calls == [6] * 4
