@@ -172,8 +172,9 @@ def check_redis(report: Report, redis: "Redis", queue: str, ids: Iterable[str]) 
         if job_id not in registries[state] or job_id in started or job_id in waiting:
             report.wrong.append(f"{job_id} is {state}, but RQ's registries say otherwise")
     for key in redis.scan_iter("omni:running:*"):
-        if redis.hget("omni:fences", key.rpartition(b":")[2]) in (queue.encode(), None):
-            report.wrong.append(f"{key.decode()} still holds {redis.zcard(key)} jobs")
+        num_held = redis.zcard(key)  # none any more, if the worker ended its last job since the scan
+        if num_held and redis.hget("omni:fences", key.rpartition(b":")[2]) in (queue.encode(), None):
+            report.wrong.append(f"{key.decode()} still holds {num_held} jobs")
 
 
 def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
