@@ -1,7 +1,7 @@
-"""A model of images and a hybrid one, of random weights: `python -m bench.other_models FOLDER`.
+"""Models that are no Llamas, of random weights: `python -m bench.other_models FOLDER`.
 
 llava-150m is llama-150m with six vision layers before it; hybrid-100m is a Qwen3.5 of twelve layers, nine of which keep
-states instead of keys and values.
+states instead of keys and values; gemma-120m is a Gemma3, which runs on transformers' own code.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessor,
     CLIPVisionConfig,
+    Gemma3TextConfig,
     GenerationConfig,
     LlavaConfig,
     LlavaProcessor,
@@ -86,11 +87,30 @@ def hybrid(fast: PreTrainedTokenizerFast) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16), fast
 
 
+def gemma(fast: PreTrainedTokenizerFast) -> tuple[Any, Any]:
+    """The model, and its tokenizer."""
+    config = Gemma3TextConfig(
+        vocab_size=32_000,
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        sliding_window=512,
+        max_position_embeddings=4096,
+        eos_token_id=ENDS,
+        bos_token_id=None,
+        pad_token_id=PAD,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16), fast
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    for name, make in {"llava-150m": llava, "hybrid-100m": hybrid}.items():
+    for name, make in {"llava-150m": llava, "hybrid-100m": hybrid, "gemma-120m": gemma}.items():
         torch.manual_seed(0)
         model, reader = make(words())
         model.generation_config = GenerationConfig(eos_token_id=ENDS, pad_token_id=PAD, do_sample=False)

@@ -151,7 +151,7 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
         for refusal in refusals:
             logger.log(logging.WARNING if is_slower else logging.INFO, "%s", refusal)
         if runner_type is ModelRunner:
-            warn_of_weights(quantize, refusals[-1] if refusals else "")
+            warn_of_weights(quantize, refusals[-1])
         elif quantize is not None:
             del runner  # it holds the weights that are dropped as they are quantized
             runner = new_runner(runner_type, model, probe_cache, maker, layers, quantize)

@@ -1,7 +1,7 @@
 """Finds out, by running it, whether a model computes the same through our paged attention as through its own.
 
-Whatever does not (state-space layers, indexers, position schemes that need a whole prompt at once) is run one sequence
-at a time with transformers' own cache instead.
+Whatever does not (indexers, pure state-space models, position schemes that need a whole prompt at once) is run one
+sequence at a time with transformers' own cache instead.
 """
 
 from collections.abc import Sequence as Seq

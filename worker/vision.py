@@ -51,7 +51,7 @@ class ImageReader:
         try:
             self._processor = AutoProcessor.from_pretrained(model_path)
         except (ImportError, AttributeError) as error:  # what transformers raises when a part is not installed
-            raise MissingPart(f"its processor needs more than is installed here, often torchvision: {error}") from error
+            raise MissingPart(f"its processor needs more than is installed: {' '.join(str(error).split())}") from error
         self.token = str(self._processor.image_token)
         self.token_id = int(self._processor.tokenizer.convert_tokens_to_ids(self.token))
         self._own_token_ids = frozenset(filter(None, self._processor.image_token_ids)) or {self.token_id}
