@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from api.conversation import Conversation, render, thinking_of
 from api.parsers.tool_calls import choose_format
 from api.special_tokens import Guard
-from api.token_bytes import TokenBytes, shown
 from common.errors import ContextLengthExceeded, InvalidRequest
 from common.grammars import MarkedText, Thinking, marked_text
+from common.spelling import Spelling, shown
 from common.tool_grammars import ToolCallFormat
 from common.wire import ModelCard
 
@@ -40,7 +40,7 @@ class PromptEncoder:
         self._special = [token.content for token in added if token.special]
         self._turn_marks = [token.content for token in added if TURN_MARK.search(token.content)]
         self._hidden = [*self._special, *self._turn_marks, *([card.image_token] if card.image_token else [])]
-        self._token_bytes = TokenBytes(self._tokenizer, card.tokenizer)
+        self._spelling = Spelling(self._tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
         self.tool_format: ToolCallFormat | None = choose_format(card.chat_template, card.architecture)
 
@@ -103,15 +103,14 @@ class PromptEncoder:
 
     def token_name(self, token_id: int) -> str | None:
         """A token as the vocabulary spells it; None for an id that it does not have."""
-        found: str | None = self._tokenizer.id_to_token(token_id)
-        return found
+        return self._spelling.name(token_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def token_bytes(self, token_id: int) -> tuple[str, list[int]]:
         """A token as logprobs show it: its text and its bytes."""
-        raw = self._token_bytes(token_id)
+        raw = self._spelling.token_bytes(token_id)
         return shown(raw), list(raw)
 
     def _too_long(self, length: int, param: str, unit: str) -> ContextLengthExceeded:

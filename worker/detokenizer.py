@@ -1,56 +1,61 @@
-"""Token ids to text, one token at a time, never showing half a character."""
+"""Token ids to text, one token at a time: whole characters only, and together what the decoder makes of all tokens.
+
+tokenizers' DecodeStream is not used: it keeps back real U+FFFD, raises on bytes that are no UTF-8, and grows with both.
+"""
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer
+from common.spelling import REPLACEMENT, Spelling
 
-REPLACEMENT = "\ufffd"
-MAX_PROVISIONAL = 3  # an unfinished UTF-8 character is at most three bytes, hence three replacement characters
-MAX_WINDOW = 24  # tokens that never settle (random bytes) must not make every push slower than the last
+MAX_SILENT = 24  # tokens without text that are kept as context for the next ones
 
 
 class Detokenizer:
-    """Decodes a sliding window, so that a push costs the same after ten tokens and after ten thousand.
+    """The bytes of an unfinished character are kept back; the decoder sees whole characters only.
 
-    The window starts with tokens whose text is out already (at first: `context`, the end of the prompt): decoders treat
-    the first token of a text specially, dropping its leading space, and these take that on themselves.
+    It reads a short window that begins with tokens whose text is out (at first: `context`, the end of the prompt),
+    because decoders treat the first token of a text specially, dropping its leading space. Every push costs the same.
+
+    In a row of byte tokens (`<0xE2>`) that turns out to be no UTF-8, characters that are out stay; the decoder would
+    take back the whole row.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: Iterable[int] = (), *, skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
-        self._window = list(context)
-        self._num_settled = len(self._window)  # tokens at its start whose text is out in full
-        self._num_shown = len(self._decode())  # characters of its text that are out
+    def __init__(self, spelling: Spelling, context: Iterable[int] = (), *, skip_special_tokens: bool = True) -> None:
+        self._spelling = spelling
+        self._skipped = spelling.special_names if skip_special_tokens else frozenset()
+        self._held = b""  # of a character that is not whole yet
+        self._window: list[str] = []  # names of tokens
+        self._num_settled = 0  # of them are context
+        self._num_shown = 0  # characters of its text that are out
+        for token_id in context:
+            self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        """The characters that became certain with this token."""
-        self._window.append(token_id)
-        text = self._decode()
-        is_overlong = len(self._window) - self._num_settled > MAX_WINDOW
-        num_certain = len(text) if is_overlong else len(text) - num_provisional(text)
-        shown = text[self._num_shown : num_certain]
-        self._num_shown = max(self._num_shown, num_certain)
-        if is_overlong or (shown and num_certain == len(text)):
-            self._settle()
-        return shown
+        """The text that became certain with this token."""
+        name = self._spelling.name(token_id)
+        if name is None or name in self._skipped:
+            return ""
+        raw = self._spelling.bytes_of(name)
+        if raw is None:
+            broken, self._held = REPLACEMENT * len(self._held), b""
+            return self._decode([*self._spelling.names_of(broken), name])
+        text, self._held = self._spelling.characters(self._held + raw)
+        if not text or self._spelling.has_only_bytes:
+            return text
+        return self._decode(self._spelling.names_of(text))
 
-    def flush(self) -> str:
-        """The characters held back, as they are."""
-        shown = self._decode()[self._num_shown :]
-        self._num_shown += len(shown)
+    def _decode(self, names: list[str]) -> str:
+        """The decoder's text of these tokens where they stand."""
+        self._window += names
+        text = self._spelling.decoded(self._window)
+        shown = text[self._num_shown :]
+        self._num_shown = max(self._num_shown, len(text))
+        self._settle()
         return shown
 
     def _settle(self) -> None:
-        """Keep the tokens since the last settled point as context for the next ones."""
-        self._window = self._window[self._num_settled :]
-        self._num_settled = len(self._window)
-        self._num_shown = len(self._decode())
-
-    def _decode(self) -> str:
-        return self._tokenizer.decode(self._window, skip_special_tokens=self._skip_special_tokens)
-
-
-def num_provisional(text: str) -> int:
-    """Replacement characters at the end that a later token may still complete."""
-    return min(MAX_PROVISIONAL, len(text) - len(text.rstrip(REPLACEMENT)))
+        """Keep the newest tokens as context for the next ones: those since the last that left some text."""
+        newest = self._window[self._num_settled :]
+        num_characters = len(self._spelling.decoded(newest))
+        if num_characters or len(newest) > MAX_SILENT:
+            self._window, self._num_settled, self._num_shown = newest, len(newest), num_characters

@@ -8,6 +8,7 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from common.errors import ContextLengthExceeded, InvalidRequest, OmniError
+from common.spelling import REPLACEMENT, Spelling
 from common.wire import Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
 from worker.detokenizer import Detokenizer
 from worker.sequence import GrammarState, RequestState, Sequence
@@ -41,7 +42,7 @@ class Intake:
     def __init__(
         self, tokenizer: Tokenizer, card: ModelCard, compiler: GrammarCompiler | None, images: ImageReader | None = None
     ) -> None:
-        self._tokenizer = tokenizer
+        self._spelling = Spelling(tokenizer)
         self._card = card
         self._compiler = compiler
         self._images = images
@@ -89,7 +90,7 @@ class Intake:
         sampling = request.sampling
         eos = () if sampling.ignore_eos else self._card.eos_token_ids
         detokenizer = Detokenizer(
-            self._tokenizer,
+            self._spelling,
             request.prompt_ids[-NUM_CONTEXT_TOKENS:],
             skip_special_tokens=sampling.skip_special_tokens,
         )
@@ -110,8 +111,14 @@ class Intake:
     def _replay(self, sequence: Sequence, choice: LoggedChoice) -> None:
         """Bring text, stop strings, half characters and grammar to where the log ends, and check that we agree."""
         text = "".join(sequence.accept(token_id, self._card.max_model_len) for token_id in choice.token_ids)
-        if (text, sequence.finish_reason) != (choice.text, choice.finish_reason):
+        if sequence.finish_reason != choice.finish_reason or not agrees(text, choice.text):
             raise ResumeMismatch("The logged tokens do not give the logged text with this model.")
+
+
+def agrees(text: str, logged: str) -> bool:
+    """Whether the log may say so. Older versions wrote U+FFFD for halves of characters."""
+    certain, replaced, _ = logged.partition(REPLACEMENT)
+    return text == logged or (bool(replaced) and text.startswith(certain))
 
 
 def salt_of(request: GenerationRequest) -> str:

@@ -36,10 +36,10 @@ class StopStrings:
         if not self.stops:
             return text
         self.held += text
-        matches = [at for stop in self.stops if (at := self.held.find(stop)) >= 0]
+        matches = [(at + len(stop), at) for stop in self.stops if (at := self.held.find(stop)) >= 0]
         if matches:
             self.has_matched = True
-            return self._release(min(matches))
+            return self._release(min(matches)[1])  # the one that was complete first, however the text was cut
         return self._release(len(self.held) - self._num_suspicious())
 
     def flush(self) -> str:
@@ -81,5 +81,5 @@ class VisibleText:
         return self._stops.push(text)
 
     def flush(self) -> str:
-        """The rest at the end of the sequence; half a character becomes U+FFFD."""
-        return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
+        """What was held at the end of the sequence although no stop string came; half a character is left out."""
+        return self._stops.flush()
