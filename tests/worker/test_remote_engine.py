@@ -91,7 +91,7 @@ def test_tokens_text_and_ends_are_ours(remote: Remote, server: FakeVllm) -> None
     assert remote.token_ids() == expected(server, 12)
     assert remote.deltas()[-1].finish_reason == "length"
     assert remote.end() == Finished(len(PROMPT), 12)
-    tokenizer = remote.engine._intake._tokenizer
+    tokenizer = remote.engine._intake._spelling._tokenizer
     whole = tokenizer.decode([*PROMPT, *remote.token_ids()])
     assert whole.endswith(remote.text()) and remote.text()
 
