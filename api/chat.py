@@ -4,7 +4,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ import orjson
 
 from api.auth import Caller
 from api.chunks import ChatForm
-from api.constraints import grammar_of, offered_tools
+from api.constraints import grammar_of, must_call, offered_tools
 from api.conversation import THINK, Conversation
 from api.images import images_of
 from api.parsers.tool_calls import opening_of
@@ -71,6 +71,7 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
         is_thinking_opened=prompt.thinking == "opened",
         shows_reasoning=body.include_reasoning is not False,
         ends=ends_of(body, encoder.card),
+        must_call=bool(tools) and must_call(body),
     )
     grammar = grammar_of(body, tools, encoder, prompt.thinking)
     sampling = sampling_params(
@@ -82,6 +83,8 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
         grammar=None if grammar is None else grammars.compiled(grammar),
         skip_special_tokens=skips_special_tokens(body, encoder, reading),
     )
+    if reading.must_call:  # a stop string is one of the text that the model writes, not of a call's arguments
+        sampling = replace(sampling, stop=())
     return Prepared(prompt, sampling, reading, images)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.parsers.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallStart, merged
+from api.parsers.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
 from api.reading import ChoiceReader, Reading, Vocabulary, logprob_entries, usage_of
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
@@ -57,7 +57,7 @@ class ChatChunks:
 
     def _delta(self, event: Delta) -> list[dict[str, Any]]:
         reader = self._readers[event.index]
-        deltas = [delta_of(piece) for piece in reader.read(event)]
+        deltas = [delta_of(piece) for piece in reader.read(event) if not isinstance(piece, ToolCallEnd)]
         tokens = reader.logprobs(event)
         if tokens and not deltas:
             deltas = [{"content": ""}]
@@ -87,7 +87,7 @@ class ChatChunks:
         return chunk
 
 
-def delta_of(piece: Piece) -> dict[str, Any]:
+def delta_of(piece: Content | Reasoning | ToolCallStart | ToolCallArguments) -> dict[str, Any]:
     """A piece as a chunk says it. Reasoning bears both names that clients look for."""
     if isinstance(piece, Content):
         return {"content": piece.text}
@@ -159,11 +159,15 @@ def message_of(pieces: Sequence[Piece]) -> dict[str, Any]:
 
 
 def tool_calls_of(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Finished calls as OpenAI lists them."""
+    """Calls as OpenAI lists them: those that are whole."""
     calls: list[dict[str, Any]] = []
+    begun: dict[int, dict[str, Any]] = {}
     for piece in merged(pieces):
         if isinstance(piece, ToolCallStart):
-            calls.append({"id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": ""}})
+            function = {"name": piece.name, "arguments": ""}
+            begun[piece.index] = {"id": piece.id, "type": "function", "function": function}
         elif isinstance(piece, ToolCallArguments):
-            calls[piece.index]["function"]["arguments"] += piece.text
+            begun[piece.index]["function"]["arguments"] += piece.text
+        elif isinstance(piece, ToolCallEnd):
+            calls.append(begun[piece.index])
     return calls

@@ -47,7 +47,7 @@ def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder,
     """Raises InvalidRequest for a schema or grammar that cannot be enforced."""
     answer = answer_grammar(body)
     calls = _calls(body, tools, encoder, is_shaped=answer is not None) if tools else None
-    if calls is not None and answer is not None and not _must_call(body):
+    if calls is not None and answer is not None and not must_call(body):
         grammar: Grammar | None = either(calls, answer)
     else:
         grammar = calls or answer
@@ -110,11 +110,12 @@ def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, 
         if named is None or tool.function.name == named
     ]
     parallel = body.parallel_tool_calls is not False and named is None
-    must_call = _must_call(body) or is_shaped
-    return tool_grammar(encoder.tool_format, functions, must_call=must_call, parallel=parallel, marked=encoder.marked)
+    is_forced = must_call(body) or is_shaped
+    return tool_grammar(encoder.tool_format, functions, must_call=is_forced, parallel=parallel, marked=encoder.marked)
 
 
-def _must_call(body: ChatRequest) -> bool:
+def must_call(body: ChatRequest) -> bool:
+    """The answer is to be calls, and its grammar makes it so."""
     choice = body.tool_choice
     if isinstance(choice, AllowedToolsChoice):
         return choice.allowed_tools.mode == "required"

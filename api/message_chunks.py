@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.parsers.pieces import Content, Piece, Reasoning, ToolCallStart
+from api.parsers.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.reading import ChoiceReader, Reading, Vocabulary
 from common.wire import Delta, Event, Failed, Finished
 
@@ -33,6 +33,7 @@ class Block:
     id: str = ""
     name: str = ""
     text: str = ""
+    is_whole: bool = True  # a call only once its input is
 
     def shown(self) -> dict[str, Any]:
         if self.type == "tool_use":
@@ -86,11 +87,16 @@ class MessageChunks:
             "type": "message",
             "role": "assistant",
             "model": self.form.model,
-            "content": [block.shown() for block in self._blocks],
+            "content": self._content(),
             "stop_reason": self.stop_reason,
             "stop_sequence": self.stop_sequence,
             "usage": dict(self._usage),
         }
+
+    def _content(self) -> list[dict[str, Any]]:
+        """The blocks so far, without a call that was cut off: its input could be run for another."""
+        whole = [block for block in self._blocks if block.is_whole]
+        return [block.shown() for block in whole or ([Block("text")] if self._blocks else [])]
 
     @property
     def stop_reason(self) -> str | None:
@@ -102,7 +108,7 @@ class MessageChunks:
     @property
     def stop_sequence(self) -> str | None:
         """The stop string that ended the text: it stands where the text that was shown breaks off."""
-        is_end = not self._token_ids or self._token_ids[-1] in self.form.reading.ends
+        is_end = not self._token_ids or self.form.reading.ends_with(self._token_ids)
         if self._reader.finish_reason != "stop" or is_end or not self.form.stop:
             return None
         written = self.vocabulary.decode(self._token_ids)
@@ -113,14 +119,17 @@ class MessageChunks:
 
     def _piece(self, piece: Piece) -> list[dict[str, Any]]:
         if isinstance(piece, ToolCallStart):
-            return self._begin("tool_use", id=piece.id.replace("call_", "toolu_"), name=piece.name)
+            return self._begin("tool_use", id=piece.id.replace("call_", "toolu_"), name=piece.name, is_whole=False)
+        if isinstance(piece, ToolCallEnd):
+            self._blocks[-1].is_whole = True
+            return []
         if isinstance(piece, Content):
             said = self._begin("text")
         else:
             said = self._begin("thinking") if isinstance(piece, Reasoning) else []
         return [*said, self._about("content_block_delta", delta=self._blocks[-1].delta(piece.text))]
 
-    def _begin(self, type: str, **fields: str) -> list[dict[str, Any]]:
+    def _begin(self, type: str, **fields: Any) -> list[dict[str, Any]]:
         """Make sure that a block of this type is open; every call is a block of its own."""
         if self._is_open and self._blocks[-1].type == type and type != "tool_use":
             return []

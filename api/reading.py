@@ -27,6 +27,11 @@ class Reading:
     is_thinking_opened: bool = False  # the prompt ended inside a <think> block
     shows_reasoning: bool = True
     ends: tuple[int, ...] = ()  # tokens that end an answer and are not part of it
+    must_call: bool = False  # the answer is nothing but calls, by its grammar
+
+    def ends_with(self, token_ids: Sequence[int]) -> bool:
+        """Whether the model ended the answer itself: no stop string, limit or grammar did."""
+        return bool(token_ids) and token_ids[-1] in self.ends
 
 
 def reading_of(fields: Mapping[str, Any]) -> Reading:
@@ -40,7 +45,7 @@ class ChoiceReader:
         self._reading = reading
         # A model may think although its template says nothing of it.
         thinking: Thinking = "opened" if reading.is_thinking_opened else "optional"
-        self._parser = AnswerParser(thinking, reading.tool_format, f"{job_id}/{index}")
+        self._parser = AnswerParser(thinking, reading.tool_format, f"{job_id}/{index}", must_call=reading.must_call)
         self.num_reasoning_tokens = 0
         self.finish_reason: str | None = None  # OpenAI's word for it
 
@@ -50,8 +55,9 @@ class ChoiceReader:
         if was_thinking or self._parser.is_thinking or any(isinstance(piece, Reasoning) for piece in pieces):
             self.num_reasoning_tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
-            pieces = merged([*pieces, *self._parser.finish()])
-            has_called = delta.finish_reason == "stop" and self._parser.num_calls > 0
+            is_cut = delta.finish_reason == "length" or not self._reading.ends_with(delta.token_ids)
+            pieces = merged([*pieces, *self._parser.finish(is_cut=is_cut)])
+            has_called = delta.finish_reason == "stop" and self._parser.has_called
             self.finish_reason = "tool_calls" if has_called else delta.finish_reason
         if not self._reading.shows_reasoning:
             pieces = [piece for piece in pieces if not isinstance(piece, Reasoning)]

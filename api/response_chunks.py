@@ -6,7 +6,7 @@ created, queued?, in_progress, (item added, (part added, deltas, done)?, item do
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.parsers.pieces import Content, Piece, Reasoning, ToolCallStart
+from api.parsers.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.reading import ChoiceReader, Reading, Vocabulary, logprob_entries
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
@@ -40,6 +40,7 @@ class Item:
     text: str = ""
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     status: str = "in_progress"
+    is_whole: bool = True  # a call only once its arguments are
 
     def part(self) -> dict[str, Any]:
         if self.type == "reasoning":
@@ -118,7 +119,7 @@ class ResponseChunks:
             "error": error,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "model": self.form.model,
-            "output": [item.shown() for item in self._items],
+            "output": [item.shown() for item in self._items if item.is_whole or item is self._open],
             **self.form.echo,
             "store": self.form.store,
             "usage": self._usage,
@@ -134,6 +135,9 @@ class ResponseChunks:
             return [*self._begin("reasoning"), self._text("reasoning_text", piece.text)]
         if isinstance(piece, ToolCallStart):
             return self._begin("function_call", call_id=piece.id, name=piece.name)
+        if isinstance(piece, ToolCallEnd):
+            self._items[-1].is_whole = True
+            return []
         return [self._text("function_call_arguments", piece.text)]
 
     def _take_logprobs(self) -> list[TokenLogprob]:
@@ -147,6 +151,7 @@ class ResponseChunks:
         said = self._close("completed")
         prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[type]
         self._open = Item(f"{prefix}_{self.form.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name)
+        self._open.is_whole = type != "function_call"
         self._items.append(self._open)
         said.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
         if type != "function_call":
@@ -161,13 +166,14 @@ class ResponseChunks:
         return where(f"{name}.delta", delta=text, **fields)
 
     def _close(self, status: str) -> list[dict[str, Any]]:
+        """A call that was cut off is never said to be done with its arguments."""
         if (item := self._open) is None:
             return []
-        item.status = status
+        item.status = status if item.is_whole else "incomplete"
         said = []
-        if item.type == "function_call":
+        if item.type == "function_call" and item.is_whole:
             said.append(self._in_item("function_call_arguments.done", name=item.name, arguments=item.text))
-        else:
+        elif item.type != "function_call":
             is_message = item.type == "message"
             logprobs = {"logprobs": list(item.logprobs)} if is_message else {}
             name = "output_text.done" if is_message else "reasoning_text.done"

@@ -12,9 +12,11 @@ from common.tool_grammars import ToolCallFormat
 class AnswerParser:
     """Feed it the text of one choice. Either part can be off: `thinking` none, `format` None."""
 
-    def __init__(self, thinking: Thinking, format: ToolCallFormat | None, id_seed: str) -> None:
+    def __init__(
+        self, thinking: Thinking, format: ToolCallFormat | None, id_seed: str, *, must_call: bool = False
+    ) -> None:
         self._reasoning = ReasoningParser(opened=thinking == "opened") if thinking != "none" else None
-        self._tool_calls = ToolCallParser(format, id_seed) if format else None
+        self._tool_calls = ToolCallParser(format, id_seed, must_call=must_call) if format else None
 
     @property
     def is_thinking(self) -> bool:
@@ -22,16 +24,17 @@ class AnswerParser:
         return self._reasoning is not None and self._reasoning.is_thinking
 
     @property
-    def num_calls(self) -> int:
-        return self._tool_calls.num_calls if self._tool_calls else 0
+    def has_called(self) -> bool:
+        """There are calls, and each of them is whole."""
+        return self._tool_calls is not None and self._tool_calls.has_called
 
     def feed(self, text: str) -> list[Piece]:
         return self._with_calls(self._reasoning.feed(text) if self._reasoning else [Content(text)])
 
-    def finish(self) -> list[Piece]:
-        """What was held back, now that nothing follows."""
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        """What was held back, now that nothing follows; `is_cut`: the model would have gone on."""
         pieces = self._with_calls(self._reasoning.finish() if self._reasoning else [])
-        return merged([*pieces, *(self._tool_calls.finish() if self._tool_calls else [])])
+        return merged([*pieces, *(self._tool_calls.finish(is_cut=is_cut) if self._tool_calls else [])])
 
     def _with_calls(self, pieces: Iterable[Piece]) -> list[Piece]:
         if self._tool_calls is None:

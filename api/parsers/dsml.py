@@ -4,6 +4,7 @@ import json
 import re
 from typing import Literal
 
+from api.parsers.json_value import strict_json
 from api.parsers.pieces import CallPieces, Content, Piece, num_held
 
 DSML = "｜DSML｜"
@@ -81,7 +82,7 @@ class DsmlBlock:
             pieces.append(self._calls.arguments(f"{comma}{json.dumps(parameter[1], ensure_ascii=False)}: {quote}"))
         elif self._state == "invoke" and tag == INVOKE_END:
             self._state = "calls"
-            pieces.append(self._calls.arguments("}" if self._num_parameters else "{}"))
+            pieces += [self._calls.arguments("}" if self._num_parameters else "{}"), self._calls.end()]
         else:
             return False
         return True
@@ -105,9 +106,5 @@ class DsmlBlock:
 
 
 def _as_json(value: str) -> str:
-    """The value as it was written; one that is no JSON was meant as a string."""
-    try:
-        json.loads(value)
-    except (ValueError, RecursionError):
-        return json.dumps(value, ensure_ascii=False)
-    return value.strip()
+    """The value as strict JSON; one that is no JSON was meant as a string."""
+    return strict_json(value) or json.dumps(value, ensure_ascii=False)

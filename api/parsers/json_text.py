@@ -1,71 +1,14 @@
-"""Reads JSON that is still being written: where a value ends, and one call as an object with a name and arguments."""
+"""Reads one call that is still being written, as a JSON object with a name and arguments."""
 
 import json
 from typing import Literal
 
+from api.parsers.json_value import SPACE, JsonValue, strict_json
 from api.parsers.pieces import CallPieces, Content, Piece
 
 NAME_KEYS = frozenset({"name"})
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 OTHER_KEYS = frozenset({"id", "type"})
-CLOSERS = {"{": "}", "[": "]"}
-SCALAR = frozenset("+-.0123456789abcdefghijklmnopqrstuvwxyzE")
-SPACE = frozenset(" \t\r\n")
-
-Took = Literal["more", "last", "beyond", "bad"]
-
-
-class JsonValue:
-    """Follows one JSON value by its quotes and brackets."""
-
-    def __init__(self) -> None:
-        self._open: list[str] = []  # the brackets that will close it
-        self._in_string = False
-        self._is_escaped = False
-        self._in_scalar = False
-
-    def take(self, char: str) -> Took:
-        """`more`: it goes on; `last`: this ends it; `beyond`: it had ended before this; `bad`: not JSON."""
-        if self._in_string:
-            return self._take_in_string(char)
-        if char in "]}":
-            return self._take_closer(char)
-        if self._open:
-            if char in CLOSERS:
-                self._open.append(CLOSERS[char])
-            self._in_string = char == '"'
-            return "more"
-        return self._take_outside(char)
-
-    def _take_in_string(self, char: str) -> Took:
-        if self._is_escaped:
-            self._is_escaped = False
-        elif char == "\\":
-            self._is_escaped = True
-        elif char == '"':
-            self._in_string = False
-            return "more" if self._open else "last"
-        return "more"
-
-    def _take_closer(self, char: str) -> Took:
-        if not self._open:
-            return "beyond" if self._in_scalar else "bad"
-        if char != self._open.pop():
-            return "bad"
-        return "more" if self._open else "last"
-
-    def _take_outside(self, char: str) -> Took:
-        if self._in_scalar:
-            return "more" if char in SCALAR else "beyond" if char in SPACE or char == "," else "bad"
-        if char in CLOSERS:
-            self._open.append(CLOSERS[char])
-        elif char == '"':
-            self._in_string = True
-        elif char in SCALAR:
-            self._in_scalar = True
-        else:
-            return "bad"
-        return "more"
 
 
 class CallObject:
@@ -134,14 +77,14 @@ class CallObject:
     def _take_value(self, char: str) -> list[Piece]:
         if not self._text and char in SPACE:
             return []
-        took = self._value.take(char)
-        if took == "bad":
-            return self._fail()
+        took, text = self._value.take(char)
+        self._text.append(text)
         if took == "beyond":
             pieces = self._end_value()
             return pieces if self.is_done else pieces + self._after_scalar(char)
-        self._text.append(char)
-        pieces = self._stream(char)
+        pieces = self._stream(text)
+        if took == "bad":
+            return pieces + self._fail()
         return pieces + self._end_value() if took == "last" else pieces
 
     def _after_scalar(self, char: str) -> list[Piece]:
@@ -151,33 +94,37 @@ class CallObject:
             self._state, self._text = "key", []
         return []
 
-    def _stream(self, char: str) -> list[Piece]:
+    def _stream(self, text: str) -> list[Piece]:
         """Arguments go out as they come, once the name is known; those written as a string have to be decoded first."""
         if self._key not in ARGUMENT_KEYS or self._name is None or self._text[0] != "{":
             return []
-        started = self._start()
-        return [*started, self._calls.arguments(char)]
+        return [*self._start(), self._calls.arguments(text)]
 
     def _end_value(self) -> list[Piece]:
         self._state = "after"
         if self._key in NAME_KEYS and self._name is None:
             return self._end_name()
-        if self._key not in ARGUMENT_KEYS or (self._text[0] == "{" and self._is_started):
+        if self._key not in ARGUMENT_KEYS:
             return []
+        if self._is_started:
+            return [self._calls.end()]
         arguments = _decoded("".join(self._text))
         if arguments is None:
             return self._fail()
         if self._name is None:
             self._arguments = arguments
             return []
-        return [*self._start(), self._calls.arguments(arguments)]
+        return self._whole(arguments)
 
     def _end_name(self) -> list[Piece]:
         name = _loaded("".join(self._text))
         if not isinstance(name, str) or not name:
             return self._fail()
         self._name = name
-        return [] if self._arguments is None else [*self._start(), self._calls.arguments(self._arguments)]
+        return [] if self._arguments is None else self._whole(self._arguments)
+
+    def _whole(self, arguments: str) -> list[Piece]:
+        return [*self._start(), self._calls.arguments(arguments), self._calls.end()]
 
     def _start(self) -> list[Piece]:
         if self._is_started or self._name is None:
@@ -189,7 +136,7 @@ class CallObject:
         if not self._is_started and (self._name is None or self._needs_arguments):
             return self._fail()
         self._state = "done"
-        return [] if self._is_started else [*self._start(), self._calls.arguments("{}")]
+        return [] if self._is_started else self._whole("{}")
 
     def _fail(self) -> list[Piece]:
         self._state = "done"
@@ -198,15 +145,14 @@ class CallObject:
 
 
 def _decoded(text: str) -> str | None:
-    """Arguments as JSON text, also when they came as a string that holds JSON; None if they are neither."""
+    """Arguments as JSON text, also when they came as a string that holds JSON; None if they are no object."""
     value = _loaded(text)
-    if isinstance(value, str):
-        return value if isinstance(_loaded(value), dict) else None
-    return "{}" if value is None and text == "null" else text if isinstance(value, dict) else None
+    written = strict_json(value) if isinstance(value, str) else "{}" if text == "null" else text
+    return written if written and written[0] == "{" else None
 
 
 def _loaded(text: str) -> object:
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None

@@ -2,7 +2,8 @@
 
 import re
 
-from api.parsers.json_text import CallObject, JsonValue
+from api.parsers.json_text import CallObject
+from api.parsers.json_value import JsonValue
 from api.parsers.pieces import CallPieces, Content, Piece
 
 OPENING = "[TOOL_CALLS]"
@@ -81,10 +82,13 @@ class NamedBlock:
         self._before = before
         self._header = ""
         self._value: JsonValue | None = None
+        self._is_spoilt = False
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
         pieces: list[Piece] = []
         for position, char in enumerate(text):
+            if self._is_spoilt:
+                break
             if self._value is None and char != "{":
                 self._header += char
                 if not HEADER_BEGINNING.fullmatch(self._header):
@@ -96,11 +100,11 @@ class NamedBlock:
                     return [Content(self._before + self._header + char)], text[position + 1 :]
                 self._value = JsonValue()
                 pieces.append(self._calls.start(header[1]))
-            took = self._value.take(char)
-            if took != "bad":
-                pieces.append(self._calls.arguments(char))
-            if took != "more":
-                return pieces, text[position + 1 :]
+            took, written = self._value.take(char)
+            pieces.append(self._calls.arguments(written))
+            self._is_spoilt = took == "bad"
+            if took == "last":
+                return [*pieces, self._calls.end()], text[position + 1 :]
         return pieces, None
 
     def finish(self) -> list[Piece]:

@@ -36,7 +36,14 @@ class ToolCallArguments:
     text: str
 
 
-Piece = Content | Reasoning | ToolCallStart | ToolCallArguments
+@dataclass(frozen=True, slots=True)
+class ToolCallEnd:
+    """The call's arguments are whole: one JSON object. What has no such end is no call to be run."""
+
+    index: int
+
+
+Piece = Content | Reasoning | ToolCallStart | ToolCallArguments | ToolCallEnd
 
 
 class CallPieces:
@@ -46,6 +53,7 @@ class CallPieces:
         self._id_seed = id_seed
         self._short_ids = short_ids  # some templates refuse ids of other than nine letters and digits
         self.num_started = 0
+        self.num_ended = 0
 
     def start(self, name: str) -> ToolCallStart:
         digest = hashlib.sha256(f"{self._id_seed}/{self.num_started}".encode()).hexdigest()
@@ -56,13 +64,18 @@ class CallPieces:
         """More arguments of the call that was started last."""
         return ToolCallArguments(self.num_started - 1, text)
 
+    def end(self) -> ToolCallEnd:
+        """The call that was started last is whole."""
+        self.num_ended += 1
+        return ToolCallEnd(self.num_started - 1)
+
 
 def merged(pieces: Iterable[Piece]) -> list[Piece]:
     """The same pieces with neighbours of one kind joined and empty ones left out."""
     result: list[Piece] = []
     for piece in pieces:
         last = result[-1] if result else None
-        if not isinstance(piece, ToolCallStart) and not piece.text:
+        if not isinstance(piece, ToolCallStart | ToolCallEnd) and not piece.text:
             continue
         if isinstance(piece, Content) and isinstance(last, Content):
             result[-1] = Content(last.text + piece.text)

@@ -1,7 +1,7 @@
 """Turns the text of an answer into content and tool calls, in the format that the model writes calls in.
 
 Blank space before a call is left out, and text that may be the beginning of a call's markup is held back. What turns
-out to be no call comes out as the text that it was.
+out to be no call comes out as the text that it was, unless the answer was cut off before that was clear.
 """
 
 from typing import Protocol
@@ -22,19 +22,22 @@ class CallBlock(Protocol):
 
 
 class ToolCallParser:
-    """Feed it an answer's text. `id_seed` names the answer: job and choice."""
+    """Feed it an answer's text. `id_seed` names the answer: job and choice. `must_call`: it holds calls only."""
 
-    def __init__(self, format: ToolCallFormat, id_seed: str) -> None:
+    def __init__(self, format: ToolCallFormat, id_seed: str, *, must_call: bool = False) -> None:
         self._format = format
         self._calls = CallPieces(id_seed, short_ids=format in ("mistral", "mistral_args"))
         self._opening = opening_of(format)
+        self._must_call = must_call
         self._block: CallBlock | None = None
+        self._is_marked = False  # the block began with the opening marker
         self._held = ""  # blank space, and what may begin a call
         self._has_text = False
 
     @property
-    def num_calls(self) -> int:
-        return self._calls.num_started
+    def has_called(self) -> bool:
+        """There are calls, and each of them is whole."""
+        return 0 < self._calls.num_started == self._calls.num_ended
 
     def feed(self, text: str) -> list[Piece]:
         pieces: list[Piece] = []
@@ -43,13 +46,13 @@ class ToolCallParser:
             rest = self._read_block(rest, pieces) if self._block else self._read_text(rest, pieces)
         return merged(pieces)
 
-    def finish(self) -> list[Piece]:
-        """What was held back, now that nothing follows."""
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        """What was held back, now that nothing follows. A call that was cut off (`is_cut`) is no text."""
         block, self._block = self._block, None
-        pieces = block.finish() if block else []
-        if self._held.strip() or not self.num_calls:
-            pieces.append(Content(self._held))
-        self._held = ""
+        held, self._held = self._held, ""
+        pieces = block.finish() if block and not (is_cut and (self._is_marked or self._must_call)) else []
+        if (held.strip() or not self._calls.num_started) and not (is_cut and self._must_call):
+            pieces.append(Content(held))
         return merged(pieces)
 
     def _read_block(self, text: str, pieces: list[Piece]) -> str | None:
@@ -79,6 +82,7 @@ class ToolCallParser:
 
     def _open(self, before: str, rest: str) -> str:
         self._held = ""
+        self._is_marked = self._opening in before
         self._block = new_block(self._format, self._calls, before)
         return rest
 

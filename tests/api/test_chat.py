@@ -38,6 +38,15 @@ def test_a_strict_function_is_held_to_its_schema_when_it_is_called(encoder):
     assert "free" in grammar(encoder, tools=[STRICT])
 
 
+def test_stop_strings_are_of_text_and_not_of_a_call_that_must_come(encoder):
+    options = {"tools": [TOOL], "stop": ["Paris"]}
+    for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        ready = prepared(encoder, **options, tool_choice=choice)
+        assert ready.sampling.stop == () and ready.reading.must_call
+    ready = prepared(encoder, **options)
+    assert ready.sampling.stop == ("Paris",) and not ready.reading.must_call
+
+
 def test_tools_that_may_be_called_leave_the_answer_free(encoder):
     ready = prepared(encoder, tools=[TOOL])
     assert ready.sampling.grammar is None

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -71,6 +72,44 @@ def test_an_answer_that_only_calls_has_null_content(encoder):
 def test_a_call_cut_off_by_the_length_says_so(encoder):
     body = folded(ChatCompletion(form(reading=TOOLS), encoder), log(CALL[:50], finish_reason="length"))
     assert body["choices"][0]["finish_reason"] == "length"
+
+
+def streamed_and_folded(encoder, events, **changes):
+    """The stream's content, pieces of calls and reason; the message and reason of the whole."""
+    chunks = fed(ChatChunks(form(**changes), encoder), events)
+    [choice] = folded(ChatCompletion(form(**changes), encoder), events)["choices"]
+    calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
+    return joined(chunks, "content"), calls, chunks[-1]["choices"][0]["finish_reason"], choice
+
+
+def cut(text, reason):
+    """A log that a stop string or the limit ended."""
+    *begun, last, end = log(text)
+    return [*begun, replace(last, token_ids=(65,), finish_reason=reason), end]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize("before", ["", CALL + "\n"])
+def test_a_call_that_was_cut_off_is_never_said_to_be_one(encoder, reason, before):
+    events = cut(before + CALL[: CALL.index("1}}")], reason)
+    content, calls, streamed_reason, choice = streamed_and_folded(encoder, events, reading=TOOLS)
+    assert content == "" and calls
+    assert streamed_reason == choice["finish_reason"] == reason
+    whole = choice["message"].get("tool_calls", [])
+    assert [call["function"]["arguments"] for call in whole] == (['{"a": 1}'] if before else [])
+
+
+@pytest.mark.parametrize("length", range(1, 30, 4))
+def test_a_call_that_must_come_and_is_cut_off_leaks_no_markup(encoder, length):
+    reading = replace(TOOLS, must_call=True)
+    content, _, reason, choice = streamed_and_folded(encoder, cut(CALL[:length], "length"), reading=reading)
+    assert (content, choice["message"]["content"], reason) == ("", "", "length")
+
+
+def test_a_whole_call_that_a_stop_string_ended_is_one(encoder):
+    _, _, reason, choice = streamed_and_folded(encoder, cut(CALL.removesuffix("</tool_call>"), "stop"), reading=TOOLS)
+    assert reason == choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
 
 
 def test_without_tools_the_markup_of_a_call_is_text(encoder):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from api.chat import prepare
@@ -86,6 +88,19 @@ def test_the_stop_sequence_that_ended_the_text_is_named(encoder):
     assert message["content"][0]["text"] == "a "
 
 
+@pytest.mark.parametrize(("reason", "told"), [("stop", "stop_sequence"), ("length", "max_tokens")])
+def test_a_call_that_was_cut_off_is_no_block_of_the_message(encoder, reason, told):
+    *begun, last, end = log("I add." + CALL[: CALL.index("1}}")])
+    events = [*begun, replace(last, token_ids=(65,), finish_reason=reason), end]
+    stop = [encoder.decode([65])]
+    said = fed(MessageChunks(form(stop=stop), encoder), events)
+    assert said[-2]["delta"]["stop_reason"] == told
+    message = folded(MessageCompletion(form(stop=stop), encoder), events)
+    assert (message["content"], message["stop_reason"]) == ([{"type": "text", "text": "I add."}], told)
+    only_call = folded(MessageCompletion(form(), encoder), log(CALL[:44], finish_reason="length"))
+    assert only_call["content"] == [{"type": "text", "text": ""}]
+
+
 def test_the_length_is_told(encoder):
     message = folded(MessageCompletion(form(stop=["x"]), encoder), log("Hel", finish_reason="length"))
     assert (message["stop_reason"], message["stop_sequence"]) == ("max_tokens", None)
@@ -126,7 +141,7 @@ def test_options_become_a_chat_requests(encoder):
         thinking={"type": "enabled", "budget_tokens": 1024},
     )
     ready = prepare(chat_request(body), encoder, GrammarCheck())
-    assert (ready.sampling.stop, ready.sampling.temperature, ready.sampling.top_k) == (("x",), 0.2, 3)
+    assert (ready.sampling.temperature, ready.sampling.top_k) == (0.2, 3)
     assert ready.sampling.max_tokens == 9 and '"const":"add"' in ready.sampling.grammar
     assert chat_request(body).thinking.type == "enabled"
 

@@ -83,6 +83,18 @@ def test_an_answer_cut_off_is_incomplete(encoder):
     assert response["output"][0]["status"] == "incomplete"
 
 
+def test_a_call_that_was_cut_off_is_incomplete_and_not_in_the_output(encoder):
+    events = log("I add." + CALL[: CALL.index("1}}")], finish_reason="length")
+    said = fed(ResponseChunks(form(reading=Reading(tool_format="hermes")), encoder), events)
+    assert "function_call_arguments.done" not in names(said)
+    assert said[-2]["item"]["type"] == "function_call" and said[-2]["item"]["status"] == "incomplete"
+    assert said[-1]["type"] == "response.incomplete"
+    assert [item["type"] for item in said[-1]["response"]["output"]] == ["message"]
+    failed = [*events[:-2], Failed("cancelled", "why")]
+    said = fed(ResponseChunks(form(reading=Reading(tool_format="hermes")), encoder), failed)
+    assert [item["type"] for item in said[-1]["response"]["output"]] == ["message"]
+
+
 @pytest.mark.parametrize(("code", "status"), [("out_of_memory", "failed"), ("cancelled", "cancelled")])
 def test_a_job_that_failed_ends_the_stream_and_keeps_what_was_said(encoder, code, status):
     events = fed(ResponseChunks(form(), encoder), [*spoken("Hello")[:1], Failed(code, "why")])

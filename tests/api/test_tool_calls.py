@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.parsers.answer import AnswerParser
-from api.parsers.pieces import Content, Reasoning, ToolCallArguments, ToolCallStart, merged
-from api.parsers.tool_calls import ToolCallParser, choose_format
+from api.parsers.json_value import strict_json
+from api.parsers.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
+from api.parsers.tool_calls import ToolCallParser, choose_format, opening_of
 
 DSML = "｜DSML｜"
 HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -72,7 +73,7 @@ def test_arguments_stream_as_they_are_written():
     assert parser.feed('<tool_call>{"name": "f", "argu') == []
     start, first = parser.feed('ments": {"city": "Pa')
     assert (start.name, first.text) == ("f", '{"city": "Pa')
-    assert parser.feed('ris"}') == [ToolCallArguments(0, 'ris"}')]
+    assert parser.feed('ris"}') == [ToolCallArguments(0, 'ris"}'), ToolCallEnd(0)]
 
 
 def test_a_string_parameter_of_dsml_streams_as_json():
@@ -125,6 +126,113 @@ def test_plain_text_is_untouched(format):
 def test_a_call_that_breaks_after_it_began_leaks_no_markup():
     text = '<tool_call>{"name": "f", "arguments": {"a": 1]}}</tool_call>Bye.'
     assert calls(parse("hermes", [text])) == ([("f", '{"a": 1')], "Bye.")
+
+
+MISTRAL = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "now", "arguments": {}}]'
+WRITTEN = {
+    "hermes": HERMES + "\n" + HERMES,
+    "llama3_json": '{"name": "get_weather", "parameters": {"city": "Paris", "days": 3}}',
+    "mistral": MISTRAL,
+    "mistral_args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]now[ARGS]{}',
+    "deepseek_v32": DEEPSEEK,
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_calls_that_are_cut_off_anywhere_are_neither_whole_nor_text(format):
+    text = WRITTEN[format]
+    for cut in range(len(text) + 1):
+        parser = ToolCallParser(format, "job-1/0", must_call=True)
+        pieces = merged([*parser.feed(text[:cut]), *parser.finish(is_cut=True)])
+        whole = {piece.index for piece in pieces if isinstance(piece, ToolCallEnd)}
+        found, content = calls(pieces)
+        assert content == ""
+        assert parser.has_called == (len(found) == len(whole) > 0)
+        for index, (_, arguments) in enumerate(found):
+            if index in whole:
+                assert isinstance(json.loads(arguments), dict)
+            else:
+                with pytest.raises(ValueError):
+                    json.loads(arguments)
+    assert parser.has_called
+
+
+@pytest.mark.parametrize("format", ["hermes", "mistral", "mistral_args", "deepseek_v32"])
+def test_a_call_that_was_free_to_come_leaks_no_markup_either_when_it_is_cut_off(format):
+    opening = opening_of(format)
+    begun = WRITTEN[format].lstrip()[: len(opening) + 10]
+    for text, content in ((begun, ""), ("I look." + begun, "I look."), (opening[:-1], opening[:-1])):
+        parser = ToolCallParser(format, "job-1/0")
+        assert calls([*parser.feed(text), *parser.finish(is_cut=True)]) == ([], content)
+
+
+def test_an_answer_in_json_that_is_cut_off_is_still_text():
+    parser = ToolCallParser("llama3_json", "job-1/0")
+    assert calls([*parser.feed('{"city": "Par'), *parser.finish(is_cut=True)]) == ([], '{"city": "Par')
+    parser = ToolCallParser("llama3_json", "job-1/0")
+    assert calls([*parser.feed('{"name'), *parser.finish(is_cut=True)]) == ([], '{"name')
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ('{"x": True, "y": [None, False], "z": 1.5e3}', '{"x": true, "y": [null, false], "z": 1.5e3}'),
+        ('{"a": "one\ntwo\t\\d \\u00e4"}', '{"a": "one\\ntwo\\t\\\\d \\u00e4"}'),
+    ],
+)
+def test_slips_that_leave_no_doubt_are_mended(written, arguments):
+    for format, text in (
+        ("hermes", f'<tool_call>{{"name": "f", "arguments": {written}}}</tool_call>'),
+        ("llama3_json", f'{{"name": "f", "parameters": {written}}}'),
+        ("mistral_args", f"[TOOL_CALLS]f[ARGS]{written}"),
+    ):
+        assert calls(parse(format, list(text))) == ([("f", arguments)], "")
+        assert ToolCallEnd(0) in parse(format, [text])
+    json.loads(arguments)
+
+
+@pytest.mark.parametrize(
+    "bad", ["{'a': 1}", '{"a": Tru}', '{"a": 1,}', '{"a": NaN}', '{"a" 1}', '{"a": "\\uZ"}', "{1: 2}", "{]"]
+)
+@pytest.mark.parametrize("format", ["hermes", "mistral_args"])
+def test_arguments_that_are_no_json_are_no_whole_call_and_no_text(format, bad):
+    text = {
+        "hermes": f'<tool_call>{{"name": "f", "arguments": {bad}}}</tool_call>',
+        "mistral_args": f"[TOOL_CALLS]f[ARGS]{bad}",
+    }[format]
+    parser = ToolCallParser(format, "job-1/0")
+    pieces = merged([*parser.feed(text), *parser.finish()])
+    assert not parser.has_called
+    assert not any(isinstance(piece, ToolCallEnd) for piece in pieces)
+    [(name, arguments)], content = calls(pieces)
+    assert (name, content) == ("f", "")
+    assert strict_json(arguments) is None
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(VALUES, st.booleans(), st.sampled_from([None, 1]))
+def test_json_comes_out_as_it_was_written(value, ascii_only, indent):
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    assert strict_json(text) == text
+
+
+@given(st.text('{}[]",:\\ \nuTruenal0.1-+e', max_size=24))
+def test_what_is_taken_for_json_is_json(text):
+    if (written := strict_json(text)) is not None:
+        json.loads(written, parse_constant=pytest.fail)
+    else:
+        with pytest.raises(ValueError):
+            json.loads(text, parse_constant=refuse)
+
+
+def refuse(constant):
+    raise ValueError(constant)
 
 
 def test_ids_follow_from_the_seed_and_differ_between_calls():
@@ -186,8 +294,8 @@ def test_an_answer_is_reasoning_then_content_then_calls():
     parser = AnswerParser("optional", "hermes", "job-1/0")
     pieces = parser.feed("<think>Which <tool_call>?</think>\n\nI look.\n" + HERMES) + parser.finish()
     assert pieces[:2] == [Reasoning("Which <tool_call>?"), Content("I look.")]
-    assert [type(piece) for piece in pieces[2:]] == [ToolCallStart, ToolCallArguments]
-    assert parser.num_calls == 1
+    assert [type(piece) for piece in pieces[2:]] == [ToolCallStart, ToolCallArguments, ToolCallEnd]
+    assert parser.has_called
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,22 @@ def test_a_call_that_is_asked_for_comes_streamed_and_whole_alike(ask, choice):
     assert not any("<tool_call>" in (choice.delta.content or "") for choice in chunks)
 
 
+def test_a_stop_string_in_its_arguments_breaks_no_call_that_must_come(ask):
+    answer = ask(tools=[WEATHER], tool_choice="required", stop=["Paris", "Rome"], parallel_tool_calls=False).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    assert json.loads(answer.message.tool_calls[0].function.arguments)["city"] in ("Paris", "Rome")
+
+
+@pytest.mark.parametrize("max_tokens", [1, 8, 20])
+def test_a_call_that_is_cut_off_is_neither_a_call_nor_text(ask, max_tokens):
+    options = {"tools": [WEATHER], "tool_choice": NAMED, "max_tokens": max_tokens}
+    answer = ask(**options).choices[0]
+    chunks = [chunk.choices[0] for chunk in ask(**options, stream=True)]
+    assert answer.finish_reason == chunks[-1].finish_reason == "length"
+    assert not answer.message.tool_calls and not answer.message.content
+    assert not any(choice.delta.content for choice in chunks)
+
+
 def test_a_stream_with_a_call_is_resumed_byte_for_byte(service):
     body = {"model": MODEL, "messages": ASK, "tools": [WEATHER], "tool_choice": "required", "stream": True}
     with service.http() as http:
