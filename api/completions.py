@@ -74,11 +74,11 @@ def submit_all(
     Raises Overloaded with none left in line.
     """
     jobs = [submission(request, form, body, encoder, caller, headers, raw) for request, form in prepared]
-    answer_id = submit(service.store, service.hub, jobs[0])
+    answer_id = submit(service.store, jobs[0])
     ids = job_ids(answer_id, len(jobs))
     try:
         for job_id, job in zip(ids[1:], jobs[1:], strict=True):
-            submit(service.store, service.hub, _renamed(job, answer_id, job_id))
+            submit(service.store, _renamed(job, answer_id, job_id))
     except BaseException:
         if answer_id == jobs[0].request.id:
             for job_id in ids:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Blueprint, jsonify, request
@@ -17,7 +17,7 @@ from api.schema import parse
 from api.schema_text import MAX_INPUT_TOKENS, EmbeddingRequest
 from api.service import Service
 from api.serving import owned_job
-from api.vectors import numbers, shortened
+from api.vectors import numbers, shortened, vector_bytes
 from common.errors import ContextLengthExceeded, InvalidRequest
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, SamplingParams
 
@@ -84,7 +84,8 @@ def embedding_routes(service: Service) -> Blueprint:
         answer = Answer(service, request, form.id, is_background=False)
         try:
             job = submission(wanted, form, body, encoder, caller, request.headers, raw, kept_s=KEPT_S)
-            job_id = submit(service.store, service.hub, job)
+            job = replace(job, vector_bytes=vector_bytes(encoder.card.num_dimensions or 0))
+            job_id = submit(service.store, job)
         except BaseException:
             answer.give_up()
             raise

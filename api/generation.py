@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from api.hub import EventHub, Reader
+from api.hub import Reader
 from api.request_log import note_allowance, note_placed
 from api.tracing import traceparent
 from common import keys
@@ -69,10 +69,8 @@ def rq_job(redis: "Redis", job_id: str, queue: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def submit(store: Store, hub: EventHub, submission: Submission) -> str:
+def submit(store: Store, submission: Submission) -> str:
     """Enqueue; returns the job's id. Raises what Store.submit does, or Unavailable (Redis is away)."""
-    if hub.is_memory_short:
-        raise Unavailable("Redis is nearly out of memory; running jobs go on, new ones are refused until it has room.")
     try:
         submission = replace(submission, traceparent=traceparent())
         placed = store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))

@@ -27,7 +27,6 @@ MAX_LIVE_ROWS = 64
 SWEEP_S = 1.0
 SWEEP_JOBS = 500
 SILENCE_S = 2.0  # after so long a subscription is asked whether it still stands
-MEMORY_RESERVE = 0.1
 
 
 class Reader:
@@ -78,7 +77,6 @@ class EventHub:
         self.queue = queue
         self.seconds_per_place = 1.0  # how long the line takes to move by one
         self.is_redis_up = False
-        self.is_memory_short = False
         self.is_closing = False
         self._readers: dict[str, list[Reader]] = {}
         self.chores: list[Callable[[], None]] = []  # done with every sweep
@@ -134,7 +132,6 @@ class EventHub:
             self.store.expire(queue)
         for chore in self.chores:
             chore()
-        self.is_memory_short = self.store.memory_left() < MEMORY_RESERVE
         self.seconds_per_place = self.store.seconds_per_place(self.queue)
 
     def _tell(self, job_ids: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.service import Service
 from common.metrics import BOUNDS_MS, SERVICE, read
+from common.redis_memory import memory_of
 from common.store import Store
 
 HISTOGRAMS = {
@@ -84,7 +85,9 @@ class Counts:
             for state in WORKER_STATES:
                 states.add_metric([queue, state], sum((w["queue"], w["state"]) == (queue, state) for w in workers))
         yield states
-        yield GaugeMetricFamily("omni:redis_memory_free_ratio", "Of maxmemory.", value=self.store.memory_left())
+        yield GaugeMetricFamily(
+            "omni:redis_memory_free_ratio", "Of maxmemory.", value=memory_of(self.store.redis).free_ratio
+        )
 
     def _num_waiting(self, queue: str) -> int:
         return self.store.num_waiting(queue) + int(self.store.redis.zcard(f"omni:suspects:{queue}"))

@@ -12,6 +12,7 @@ from api.schema import ChatRequest, parse
 from api.service import Service
 from api.serving import ENDED, fetched, form_of, owned_job, put_in_line, starting_after, wants_stream
 from common.errors import OmniError
+from common.redis_memory import memory_of
 from common.store import JobView
 
 
@@ -105,6 +106,8 @@ def health_of(service: Service) -> tuple[dict[str, Any], int]:
         "gpu_memory_used": f"{round(used / 2**30)}GB",
         "uptime_seconds": round(max((time.time() - float(w["started"]) for w in ready if "started" in w), default=0)),
     }
+    if fault := memory_of(service.store.redis).fault:
+        return body | {"status": "unhealthy", "progress": {"what": fault}}, 503
     if is_away:
         body["progress"] = {"what": "waiting for the engine behind the worker; jobs are kept and go on"}
     elif not ready:

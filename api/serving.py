@@ -74,7 +74,7 @@ def put_in_line(
     try:
         generation = prepared.request(form.id, body.model, caller)
         job = submission(generation, form, body, encoder, caller, request.headers, raw)
-        job_id = submit(service.store, service.hub, job)
+        job_id = submit(service.store, job)
     except BaseException:
         answer.give_up()
         raise

@@ -15,6 +15,11 @@ def written(values: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
+def vector_bytes(num_dimensions: int) -> int:
+    """How long a written vector is."""
+    return -(-4 * num_dimensions // 3) * 4
+
+
 def shortened(vector: str, dimensions: int) -> str:
     """The first `dimensions` numbers, brought to length 1 again."""
     values = numbers(vector)[:dimensions]

@@ -133,6 +133,8 @@ def redis_finding(settings: Settings) -> Finding:
     version = info.get("valkey_version") or info["redis_version"]
     if policy != "noeviction":
         return Finding("bad", f"Redis {version} may evict ({policy})", "Set maxmemory-policy to noeviction.")
+    if settings.redis_url and not int(info.get("maxmemory", 0)):
+        return Finding("warn", f"Redis {version} has no maxmemory", "Set it: one key may fill the machine otherwise.")
     if settings.redis_url and not int(info.get("aof_enabled", 0)):
         return Finding(
             "warn", f"Redis {version} keeps no append-only file", "Set appendonly yes: jobs then survive it."

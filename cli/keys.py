@@ -29,6 +29,7 @@ def limit_options(function: Callable[..., None]) -> Callable[..., None]:
         ("--max-in-flight", int, "Requests waiting and running at once; 0 is no limit."),
         ("--max-queued", int, "Requests waiting at once; 0 is no limit."),
         ("--tokens-per-minute", int, "Prompt and answer; 0 is no limit."),
+        ("--max-kept-bytes", int, "Of its requests and answers, until they expire; 0 is no limit of its own."),
         ("--weight", float, "Its share of the line beside other keys; 1 is the ordinary one."),
         ("--priority", int, "How far its requests may go ahead: `priority` may be as low as minus this."),
     ):
@@ -48,7 +49,8 @@ def changed(limits: KeyLimits, given: dict[str, Any]) -> KeyLimits:
 def told(limits: KeyLimits) -> list[Any]:
     """As people read it: a limit of 0 is none."""
     values = asdict(limits)
-    caps = ["-" if values[name] == 0 else values[name] for name in ("max_in_flight", "max_queued", "tokens_per_minute")]
+    names = ("max_in_flight", "max_queued", "tokens_per_minute", "max_kept_bytes")
+    caps = ["-" if values[name] == 0 else values[name] for name in names]
     return [*caps, f"{limits.weight:g}", limits.priority, "yes" if limits.admin else "no"]
 
 
@@ -77,18 +79,21 @@ def list_keys(store: KeyStore) -> None:
     for record in store.all():
         queued, running = store.usage(record.owner)
         made = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%d")
-        rows.append((record.name, made, *told(record.limits), queued, running))
+        kept = f"{store.kept_bytes(record.owner) / 2**20:.1f} MiB"
+        rows.append((record.name, made, *told(record.limits), queued, running, kept))
     names = (
         "name",
         "made",
         "max in flight",
         "max queued",
         "tokens/min",
+        "max kept bytes",
         "weight",
         "priority",
         "admin",
         "waiting",
         "running",
+        "kept",
     )
     click.echo(table(names, rows))
 

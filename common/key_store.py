@@ -30,6 +30,7 @@ class KeyLimits:
     max_in_flight: int = 0  # waiting and running together
     max_queued: int = 0
     tokens_per_minute: int = 0  # prompt and answer
+    max_kept_bytes: int = 0  # requests and answers, until they expire; beside what submit.lua allows every key
     weight: float = 1.0
     priority: int = 0  # how far it may go ahead: requests may ask for `priority` of minus this, or more
     admin: int = 0
@@ -56,7 +57,7 @@ def checked_limits(limits: KeyLimits) -> KeyLimits:
         raise InvalidRequest("'weight' must be between 0.001 and 1000.", param="weight")
     if not 0 <= limits.priority <= 100:
         raise InvalidRequest("'priority' must be between 0 and 100.", param="priority")
-    for name in ("max_in_flight", "max_queued", "tokens_per_minute"):
+    for name in ("max_in_flight", "max_queued", "tokens_per_minute", "max_kept_bytes"):
         if not 0 <= getattr(limits, name) <= 10**12:
             raise InvalidRequest(f"'{name}' must be a whole number from 0 (no limit).", param=name)
     return limits
@@ -109,6 +110,10 @@ class KeyStore:
         """Waiting and running jobs of this owner."""
         return int(self.redis.scard(f"omni:own:queued:{owner}")), int(self.redis.scard(f"omni:own:running:{owner}"))
 
+    def kept_bytes(self, owner: str) -> int:
+        """What this owner's requests and answers take of Redis' memory."""
+        return int(self.redis.hget(f"omni:kept:{owner}", "total") or 0)
+
     def _owner(self, name: str) -> str:
         owner = self.redis.hget(NAMES, name)
         if owner is None:
@@ -122,6 +127,7 @@ def _record(owner: str, stored: dict[bytes, bytes]) -> KeyRecord:
         max_in_flight=int(texts["max_in_flight"]),
         max_queued=int(texts["max_queued"]),
         tokens_per_minute=int(texts["tokens_per_minute"]),
+        max_kept_bytes=int(texts.get("max_kept_bytes", 0)),  # newer than the others
         weight=float(texts["weight"]),
         priority=int(texts["priority"]),
         admin=int(texts["admin"]),

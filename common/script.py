@@ -9,6 +9,9 @@ from redis.exceptions import NoScriptError
 from common.metrics import LUA_BOUNDS
 
 FOLDER = Path(__file__).parent / "scripts"
+# Redis lets a script that has removed something write though memory is full: what was accepted goes on to its end.
+GO_ON = "redis.call('DEL', 'omni:log:')\n"  # there is no job without an id
+STOPPED_BY_FULL_MEMORY = frozenset({"submit"})
 
 
 class Scripts:
@@ -32,5 +35,6 @@ class Scripts:
 
 
 def source(name: str, folder: Path) -> str:
-    """What the server is given: the histograms' bounds, the library, the script."""
-    return LUA_BOUNDS + (folder / "lib.lua").read_text() + (folder / f"{name}.lua").read_text()
+    """What the server is given: the histograms' bounds, the library, the script's right to write, the script."""
+    go_on = "" if name in STOPPED_BY_FULL_MEMORY else GO_ON
+    return LUA_BOUNDS + (folder / "lib.lua").read_text() + go_on + (folder / f"{name}.lua").read_text()

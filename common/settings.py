@@ -1,9 +1,11 @@
 """What an operator may turn: read once at process start from the environment and `.env`, frozen, refused when wrong."""
 
 import os
+import re
 import sys
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
@@ -13,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "model"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
+LEAST_MEMORY = 16 * 2**20  # the largest body and what is made of it
+UNITS = MappingProxyType({"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40})
+BYTES = re.compile(r"(\d{1,15}) ?(b|kb|mb|gb|tb|)")
 
 
 class SettingsError(Exception):
@@ -61,6 +66,7 @@ class Settings(BaseSettings):
     log_format: Literal["plain", "json"] = "plain"
     otlp_endpoint: str = ""
     data_dir: Path = Path(".data")
+    max_memory: int | None = None
     redis_url: str = Field("", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
     dashboard_port: int = Field(9181, ge=1, le=65535)
     dashboard_password: str = ""
@@ -70,6 +76,18 @@ class Settings(BaseSettings):
     @classmethod
     def empty_means_default(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def with_unit(cls, value: Any) -> Any:
+        """'512mb' is 512 * 2**20, as Valkey has it."""
+        if value in ("", None):
+            return None
+        found = BYTES.fullmatch(str(value).strip().lower())
+        number = int(found[1]) * UNITS[found[2]] if found else 0
+        if number < LEAST_MEMORY:
+            raise ValueError("it is a number of bytes, such as 512mb or 2gb, and 16mb at least")
+        return number
 
     @model_validator(mode="after")
     def check(self) -> "Settings":
@@ -81,6 +99,8 @@ class Settings(BaseSettings):
             raise ValueError("OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, no OMNI_ENGINE and no OMNI_QUANTIZE.")
         if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.redis_url:
             raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
+        if self.max_memory is not None and self.redis_url:
+            raise ValueError("OMNI_MAX_MEMORY is for the embedded Valkey; with REDIS_URL set maxmemory in that server.")
         if self.engine and (self.quantize or self.speculate or self.overlap):
             raise ValueError(
                 "OMNI_QUANTIZE, OMNI_SPECULATE and OMNI_OVERLAP are for our own engine; "

@@ -6,23 +6,34 @@ Every change is one Lua script (common/scripts), so a process that dies leaves n
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import orjson
 from redis import Redis
+from redis.exceptions import RedisError
 
 from common import keys
 from common.allowance import Allowance, Placed
-from common.errors import IdempotencyMismatch, InvalidRequest, KeyLimited, Overloaded
+from common.errors import IdempotencyMismatch, InvalidRequest, KeyLimited, Overloaded, Unavailable
 from common.metrics import metrics_key
+from common.redis_memory import NEARLY_FULL, evicts
 from common.script import Scripts
 from common.wire import Event, GenerationRequest, ModelCard, decode_card, decode_event, encode_request
 
 READER_GRACE_S = 30
 CANCELLED = "The job was cancelled."
-REFUSALS = {b"full": "queue_full", b"mismatch": "idempotency_mismatch", b"priority": "priority"}
+REFUSALS = {
+    b"full": "queue_full",
+    b"mismatch": "idempotency_mismatch",
+    b"priority": "priority",
+    b"memory": "memory",
+    b"evicts": "maxmemory_policy",
+}
+ROW_BYTES = 80  # of one token in a log, as Redis keeps it
+LOGPROB_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,18 @@ class Submission:
     traceparent: str = ""
     kept_s: int | None = None  # after its end, when that is less than the settings say
     priority: int = 0  # the lower, the earlier; below 0 only as far as the key's rights go
+    vector_bytes: int = 0  # of each input's row, when they are embedded
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows that its log can have; the last one says how it ended."""
+        sampling = self.request.sampling
+        return sampling.max_tokens * sampling.n + len(self.request.input_lengths) + 1
+
+    @property
+    def row_bytes(self) -> int:
+        logprobs = self.request.sampling.logprobs
+        return ROW_BYTES + self.vector_bytes + (0 if logprobs is None else LOGPROB_BYTES * (1 + logprobs))
 
     @property
     def cost(self) -> int:
@@ -106,8 +129,9 @@ class Store:
     def submit(self, submission: Submission, rq_job: Mapping[str, Any]) -> Placed:
         """Put the job into the line, or find the one that the Idempotency-Key was used for before.
 
-        Raises Overloaded when `max_queue` jobs wait, KeyLimited for a limit of the key, InvalidRequest for a priority
-        that the key has no right to, IdempotencyMismatch when the Idempotency-Key came with another body.
+        Raises Overloaded when `max_queue` jobs wait, KeyLimited for a limit of the key, Unavailable when Redis has no
+        memory for it or may delete it, InvalidRequest for a priority that the key has no right to, IdempotencyMismatch
+        when the Idempotency-Key came with another body.
         """
         request = submission.request
         ours = {
@@ -127,7 +151,8 @@ class Store:
         reply = self._scripts.run(
             "submit", request.id, submission.queue, submission.owner, self.max_queue, submission.weight, idempotency,
             submission.body_digest, int(submission.background), math.ceil(submission.deadline_s * 1000), len(ours),
-            submission.priority, submission.cost, *_flat(ours), *_flat(rq_job),
+            submission.priority, submission.cost, submission.max_rows, submission.row_bytes,
+            *_flat(ours), *_flat(rq_job),
         )  # fmt: skip
         if reply[0] == b"again":
             return Placed(reply[1].decode())
@@ -137,26 +162,38 @@ class Store:
 
     def _refuse(self, submission: Submission, reply: Sequence[Any]) -> NoReturn:
         reason = reply[1].decode() if reply[0] == b"limited" else REFUSALS[reply[0]]
-        self.redis.hincrby(metrics_key(submission.queue), f"admissions_refused|{reason}", 1)
+        with suppress(RedisError):  # memory may be full
+            self.redis.hincrby(metrics_key(submission.queue), f"admissions_refused|{reason}", 1)
         if reply[0] == b"mismatch":
             raise IdempotencyMismatch("This Idempotency-Key was used with another body; send a new key.")
         if reply[0] == b"priority":
             raise InvalidRequest(f"'priority': this key may ask for {reply[1]} or more.", param="priority")
+        if reply[0] == b"memory":
+            raise Unavailable(NEARLY_FULL, retry_after_s=10)
+        if reply[0] == b"evicts":
+            raise Unavailable(evicts(reply[1].decode()), retry_after_s=10)
         seconds = self.seconds_per_place(submission.queue)
         if reply[0] == b"full":
             raise Overloaded(
                 f"{reply[1]} requests are waiting, which is the most this server takes; try again later.",
                 retry_after_s=max(1, round(seconds)),
             )
-        allowance = Allowance(*reply[3:7])
+        self._refuse_by_key(submission, reason, reply, seconds)
+
+    @staticmethod
+    def _refuse_by_key(submission: Submission, reason: str, reply: Sequence[Any], seconds: float) -> NoReturn:
+        limit, allowance = reply[2], Allowance(*reply[3:7])
+        message = f"This key has reached its limit {reason}, which is {limit}."
         if reason == "tokens_per_minute":
-            seconds = (min(submission.cost, reply[2]) - allowance.tokens_left) * 60 / reply[2]
-        raise KeyLimited(
-            f"This key has reached its limit {reason}, which is {reply[2]}.",
-            limit=reason,
-            retry_after_s=max(1, math.ceil(seconds)),
-            allowance=allowance,
-        )
+            seconds = (min(submission.cost, limit) - allowance.tokens_left) * 60 / limit
+        if reason == "max_kept_bytes":
+            seconds = max(seconds, reply[8] / 1000)
+            message = (
+                f"This key's requests and answers take {reply[7] / 2**20:.1f} MiB, and with this one they may take "
+                f"{limit / 2**20:.1f} MiB ({reason}): delete stored responses, wait until earlier ones expire, or ask "
+                "for less."
+            )
+        raise KeyLimited(message, limit=reason, retry_after_s=max(1, math.ceil(seconds)), allowance=allowance)
 
     def cancel(
         self, job_id: str, owner: str = "", code: str = "cancelled", message: str = "The job was cancelled."
@@ -241,12 +278,6 @@ class Store:
         """How long the line takes to move by one, from the workers' measured rate; 1 s when nothing is known."""
         rate = sum(float(worker.get("jobs_per_s", 0)) for worker in self.workers() if worker.get("queue") == queue)
         return min(60.0, 1 / rate) if rate > 0 else 1.0
-
-    def memory_left(self) -> float:
-        """The share of maxmemory that is free, 1.0 when Redis has no limit."""
-        info = self.redis.info("memory")
-        limit = int(info.get("maxmemory", 0))
-        return 1.0 - int(info["used_memory"]) / limit if limit else 1.0
 
 
 def decode_row(entry_id: bytes, fields: dict[bytes, bytes]) -> Row:

@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from common import keys
+from common.redis_memory import memory_of
 from common.wire import Failed
 from worker.ledger import Fenced, Ledger
 
@@ -65,6 +66,7 @@ class Heartbeat(threading.Thread):
         self._last_fields: Mapping[str, Any] = {}
         self._renewed = -math.inf
         self._may_reclaim_at = 0.0
+        self._told_fault = ""
 
     def run(self) -> None:
         while not self._stopping.wait(keys.RENEW_S):
@@ -89,6 +91,14 @@ class Heartbeat(threading.Thread):
         self._ledger.expire()
         if time.monotonic() >= self._may_reclaim_at and self._ledger.reclaim():
             self._inbox.wake.set()
+        self._watch_redis()
+
+    def _watch_redis(self) -> None:
+        """A policy that deletes jobs may be set while all is running: said once."""
+        fault = memory_of(self._ledger.redis).fault
+        if fault and fault != self._told_fault:
+            logger.error("%s", fault)
+        self._told_fault = fault
 
     def _watch_ourselves(self) -> None:
         """If our own lease may have run out, so may everybody's (Redis was away): let the living renew theirs first."""

@@ -49,13 +49,7 @@ class Ledger:
 
     def publish_card(self, card: ModelCard) -> None:
         """Tell the API what it must know to encode prompts for this model."""
-        pipeline = self.redis.pipeline()
-        pipeline.set(keys.card_key(self.queue), encode_card(card))
-        pipeline.hset(keys.REVISIONS, self.queue, card.revision)
-        for name in card.names:
-            pipeline.hset(keys.QUEUES, name, self.queue)
-        pipeline.delete(keys.loading_key(self.queue))
-        pipeline.execute()
+        self._scripts.run("card", self.queue, encode_card(card), card.revision, *card.names)
 
     def report_loading(self, what: str, share: float) -> None:
         """Say how far loading is (0 to 1), for /health and for the 503 of those who come too early."""

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from common.connection import connect, is_passing
 from common.logs import set_up_logging
 from common.open_redis import warn_of_open_redis
+from common.redis_memory import memory_of
 from common.settings import Settings, SettingsError, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard
@@ -46,9 +47,8 @@ def wait_for_redis(redis: "Redis") -> None:
     said = ""
     while True:
         try:
-            policy = redis.info("memory").get("maxmemory_policy", "noeviction")
-            if policy != "noeviction":
-                refuse(f"Redis has maxmemory-policy {policy}, which would delete jobs; set it to noeviction.")
+            if fault := memory_of(redis).fault:
+                refuse(fault)
             return
         except RedisError as error:
             if not is_passing(error) and not isinstance(error, AuthenticationError):

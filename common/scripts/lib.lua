@@ -28,6 +28,24 @@ local function tokens_left(owner, per_minute, now)
   return math.min(per_minute, level)
 end
 
+-- What an owner's jobs take of memory: job -> bytes, and their sum in `total`, all in one hash, so that they go together.
+local function keep(owner, id, bytes)
+  local key = 'omni:kept:' .. owner
+  local before = tonumber(redis.call('HGET', key, id) or 0)
+  if bytes > 0 then redis.call('HSET', key, id, bytes) else redis.call('HDEL', key, id) end
+  if bytes ~= before then redis.call('HINCRBY', key, 'total', string.format('%d', bytes - before)) end
+end
+
+-- Forgets what Redis has forgotten by itself since. An owner without jobs keeps nothing, whatever was counted.
+local function drop_expired(owner, now)
+  local jobs = 'omni:jobs:' .. owner
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', jobs, 0, now, 'LIMIT', 0, 1000)) do
+    redis.call('ZREM', jobs, id)
+    keep(owner, id, 0)
+  end
+  if redis.call('ZCARD', jobs) == 0 then redis.call('DEL', 'omni:kept:' .. owner) end
+end
+
 -- RQ's own record of a running execution of this job.
 local function rq_stop_execution(id, queue, fence, worker)
   redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. fence)
@@ -39,7 +57,7 @@ end
 local function finish(id, state, code, iso)
   local key = 'omni:job:' .. id
   local f = redis.call('HMGET', key, 'queue', 'fence', 'ttl', 'failure_ttl', 'member', 'worker', 'owner', 'created',
-    'first_row', 'cost', 'num_prompt', 'tokens')
+    'first_row', 'cost', 'num_prompt', 'tokens', 'bytes', 'row_bytes', 'idem')
   local queue, fence, now = f[1], f[2], now_ms()
   local ttl = tonumber(state == 'finished' and f[3] or f[4])
   redis.call('HSET', key, 'state', state, 'code', code, 'ended', now)
@@ -53,8 +71,12 @@ local function finish(id, state, code, iso)
   redis.call('ZADD', 'omni:ended:' .. queue, now + ttl * 1000, id)
   redis.call('ZREMRANGEBYSCORE', 'omni:ended:' .. queue, 0, now)
   redis.call('ZADD', 'omni:jobs:' .. f[7], now + ttl * 1000, id)
-  redis.call('ZREMRANGEBYSCORE', 'omni:jobs:' .. f[7], 0, now)
-  redis.call('EXPIRE', 'omni:jobs:' .. f[7], 604800)
+  local num_rows = math.max(redis.call('XLEN', 'omni:log:' .. id), tonumber(f[12] or 0))
+  keep(f[7], id, (f[13] or 0) + num_rows * (f[14] or 0))  -- it was counted with the longest log that it could have
+  drop_expired(f[7], now)
+  redis.call('EXPIRE', 'omni:jobs:' .. f[7], math.max(604800, ttl + 86400))
+  redis.call('EXPIRE', 'omni:kept:' .. f[7], math.max(604800, ttl + 86400))
+  if f[15] then redis.call('EXPIRE', f[15], ttl) end
   redis.call('SREM', 'omni:own:queued:' .. f[7], id)
   redis.call('SREM', 'omni:own:running:' .. f[7], id)
   if tonumber(f[10] or 0) > 0 and redis.call('EXISTS', 'omni:rate:' .. f[7]) == 1 then  -- give back what was not used
@@ -118,7 +140,7 @@ local function cancel(id, code, message, iso)
     take_out_of_line(id, queue, f[3])
     end_with_failure(id, code == 'timeout' and 'failed' or 'cancelled', code, message, iso)
   elseif state == 'running' then
-    redis.call('ZREM', 'omni:deadlines:' .. queue, id)  -- first: after a removal a script may write though memory is full
+    redis.call('ZREM', 'omni:deadlines:' .. queue, id)
     redis.call('ZREM', 'omni:readers:' .. queue, id)
     redis.call('HSETNX', key, 'cancel', cjson.encode({code = code, message = message}))
     redis.call('PUBLISH', 'omni:control:' .. queue, 'cancel:' .. id)

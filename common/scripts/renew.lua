@@ -3,7 +3,6 @@
 local fence = ARGV[1]
 if not is_alive(fence) then return false end
 local key = 'omni:worker:' .. fence
-redis.call('PEXPIRE', key, ARGV[2])  -- first: after it the script may write though memory is full
 redis.call('HSET', key, 'queue', redis.call('HGET', 'omni:fences', fence), unpack(ARGV, 4))
 redis.call('PEXPIRE', key, ARGV[2])
 local out = {}

@@ -39,12 +39,25 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "idempotency_not_scoped": [("submit.lua", "'omni:idem:' .. owner .. ':' .. ARGV[6]", "'omni:idem:' .. ARGV[6]")],
     "no_deadline": [("expire.lua", "cancel(id, 'timeout'", "tostring(id, 'timeout'")],
     "no_reader_grace": [("expire.lua", "cancel(id, 'client_gone'", "tostring(id, 'client_gone'")],
-    "keyed_jobs_die_at_once": [("cancel.lua", "and f[2] == '1' then", "and false then")],
+    "keyed_jobs_die_at_once": [("cancel.lua", "and f[2] then", "and false then")],
     "no_rq_state": [
         ("lib.lua", "redis.call('HSET', rq, 'status', RQ_STATUS[state]", "redis.call('HSET', rq, 'was', ''"),
     ],
     "skip_the_head": [("claim.lua", "ZRANGE', line, 0, 0)[1]\n  if not", "ZRANGE', line, -1, -1)[1]\n  if not")],
     "claims_not_numbered": [("claim.lua", "if number == ARGV[6] then", "if false then")],
+    "no_share_of_memory": [("submit.lua", "if kept + most > max_kept then", "if false then")],
+    "no_memory_reserve": [
+        ("submit.lua", "if most > free then return {'memory', used, max_memory} end", ""),
+        ("submit.lua", "if kept + most > max_kept then", "if false then"),
+    ],
+    "removals_open_a_full_redis": [
+        ("submit.lua", "if most > free then return {'memory', used, max_memory} end", ""),
+        ("submit.lua", "if kept + most > max_kept then", "if false then"),
+        ("submit.lua", "redis.call('SETRANGE', 'omni:ticket', 0, '')", ""),
+    ],
+    "kept_for_ever": [("lib.lua", "jobs, id)\n    keep(owner, id, 0)", "jobs, id)")],
+    "any_eviction_policy": [("submit.lua", "if policy ~= 'noeviction' then return {'evicts', policy} end", "")],
+    "keys_outlive_jobs": [("lib.lua", "if f[15] then redis.call('EXPIRE', f[15], ttl) end", "")],
 }  # fmt: skip
 
 
@@ -318,6 +331,12 @@ def drop_rows_when_redis_is_away() -> None:
     patch(Publisher, "_read", read)
 
 
+def all_stops_at_full_memory() -> None:
+    import common.script
+
+    patch(common.script, "GO_ON", "")
+
+
 def keep_what_has_a_gap() -> None:
     """A worker whose log was rewound drops the job and tells nobody."""
     from worker.ledger import Ledger
@@ -336,6 +355,7 @@ WORKER = {
         no_release,
         drop_rows_when_redis_is_away,
         keep_what_has_a_gap,
+        all_stops_at_full_memory,
     )
 }
 API = {

@@ -5,8 +5,12 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from tests.chaos.memory_scenarios import MEMORY_CONTROLS
 from tests.chaos.mutations import API, SCRIPTS, WORKER, broken
-from tests.chaos.scenarios import CONTROLS, Stage
+from tests.chaos.scenarios import CONTROLS as LIFE_CONTROLS
+from tests.chaos.scenarios import Stage
+
+CONTROLS = LIFE_CONTROLS | MEMORY_CONTROLS
 
 SCENARIOS = {scenario.__name__: scenario for scenario in CONTROLS.values()}
 HARMLESS = {"no_live_rows"}

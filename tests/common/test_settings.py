@@ -41,12 +41,27 @@ def test_redis_url_wins_over_the_embedded_server(monkeypatch: pytest.MonkeyPatch
         ("OMNI_DTYPE", "int3", "OMNI_DTYPE='int3'"),
         ("OMNI_API_KEYS", " , ", "OMNI_API_KEYS must hold"),
         ("OMNI_DATA_DIR", "/" + "x" * 120, "OMNI_DATA_DIR is too long"),
+        ("OMNI_MAX_MEMORY", "lots", "OMNI_MAX_MEMORY='lots'"),
+        ("OMNI_MAX_MEMORY", "1mb", "OMNI_MAX_MEMORY='1mb'"),
         ("OMNI_PROT", "8000", "OMNI_PROT is not a setting"),
     ],
 )
 def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=said.replace("(", r"\(")):
+        load_settings()
+
+
+@pytest.mark.parametrize(("text", "number"), [("512mb", 512 * 2**20), ("2GB", 2**31), ("16777216", 2**24), ("", None)])
+def test_memory_is_said_in_bytes_or_with_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, number: int | None) -> None:
+    monkeypatch.setenv("OMNI_MAX_MEMORY", text)
+    assert load_settings().max_memory == number
+
+
+def test_the_memory_of_ones_own_redis_is_set_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_MAX_MEMORY", "1gb")
+    monkeypatch.setenv("REDIS_URL", "redis://db:6379/1")
+    with pytest.raises(SettingsError, match="OMNI_MAX_MEMORY is for the embedded Valkey"):
         load_settings()
 
 

@@ -1,0 +1,47 @@
+"""Memory is bounded, for each key and in all, on the whole service."""
+
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests.service import RunningService
+
+SENTENCE = "Redis has maxmemory-policy allkeys-lru, which would delete jobs; set it to noeviction."
+HELLO = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service whose Valkey may take 64 MB, with two keys."""
+    settings = {"OMNI_MAX_MEMORY": "64mb", "OMNI_API_KEYS": "sk-local,sk-other"}
+    with RunningService(tmp_path_factory.mktemp("small"), settings) as running:
+        yield running.start()
+
+
+def ask(service: RunningService, key: str = "sk-other", **fields: object) -> httpx2.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx2.post(f"{service.url}/v1/chat/completions", json=HELLO | fields, headers=headers, timeout=30)
+
+
+def test_the_embedded_valkey_has_the_limit_of_the_settings(small: RunningService) -> None:
+    info = small.redis().info("memory")
+    assert (info["maxmemory"], info["maxmemory_policy"]) == (64 * 2**20, "noeviction")
+
+
+def test_an_eviction_policy_that_is_set_while_all_runs_is_noticed(small: RunningService) -> None:
+    redis = small.redis()
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        ready, refused = httpx2.get(f"{small.url}/readyz"), ask(small)
+        deadline = time.monotonic() + 20
+        while small.log().count(SENTENCE) == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+    assert (ready.status_code, ready.json()["progress"]["what"]) == (503, SENTENCE)
+    assert (refused.status_code, refused.json()["error"]["message"]) == (503, SENTENCE)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert SENTENCE in small.log()
+    assert httpx2.get(f"{small.url}/readyz").status_code == ask(small).status_code == 200
