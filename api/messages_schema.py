@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, StopStrings
+from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, Mark, StopStrings
 from api.unsupported import NOT_HERE, Refusal
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
@@ -73,6 +73,10 @@ class OutputConfig(Base):
     format: MessagesFormat | None = None
 
 
+class MessagesMetadata(Base):
+    user_id: Mark | None = None
+
+
 class CountRequest(Base):
     """POST /v1/messages/count_tokens."""
 
@@ -86,6 +90,7 @@ class CountRequest(Base):
     thinking: MessagesThinking | None = None
     output_config: OutputConfig | None = None
     output_format: MessagesFormat | None = None
+    metadata: MessagesMetadata | None = None
 
 
 class MessagesRequest(CountRequest):

@@ -11,7 +11,7 @@ from api.reading import Reading
 from api.response_chunks import ResponseForm
 from api.response_items import chat_request
 from api.responses_schema import ResponsesRequest
-from api.schema import parse
+from api.schema import known_only, parse
 from api.service import Service
 from api.serving import ENDED, Waiting, fetched, form_of, owned_job, put_in_line, starting_after, wants_stream
 from common.errors import Conflict, InvalidRequest, NotFound, OmniError
@@ -164,7 +164,8 @@ def echo_of(body: ResponsesRequest, raw: dict[str, Any]) -> dict[str, Any]:
         "truncation": "disabled",
         "user": None,
     }
-    echo = {name: default if raw.get(name) is None else raw[name] for name, default in defaults.items()}
+    sent = known_only(body, raw)
+    echo = {name: sent.get(name, default) for name, default in defaults.items()}
     reasoning = {
         "effort": body.reasoning.effort if body.reasoning else None,
         "summary": body.reasoning.summary if body.reasoning else None,
@@ -179,7 +180,7 @@ def numbered_items(body: ResponsesRequest, raw: dict[str, Any], form_id: str) ->
             {"type": "message", "role": "user", "content": [{"type": "input_text", "text": body.input}]}
         ]
     else:
-        items = [item for item in raw["input"] if item.get("type") != "item_reference"]
+        items = [item for item in known_only(body.input, raw["input"]) if item.get("type") != "item_reference"]
     stem = form_id.removeprefix("resp_")
     return [
         {"id": f"item_{stem}{number:03d}"} | {"type": "message"} | {k: v for k, v in item.items() if v is not None}

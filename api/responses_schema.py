@@ -9,7 +9,8 @@ from pydantic import Field
 from api.schema import MAX_MESSAGES, MAX_TOOLS, Base, NamedFunction, Part, Sampling
 from api.unsupported import CHAT, NOT_HERE, Refusal
 
-MAX_METADATA = 16
+MAX_ID = 256
+MAX_WORD = 64
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
     {
@@ -25,14 +26,17 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
 )
 
 
+Word = Annotated[str, Field(max_length=MAX_WORD)]
+
+
 class InputItem(Base):
     """One item of a conversation: a message, a call, its output, what was thought, or a reference to one of these."""
 
     type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = "message"
-    id: str | None = None
+    id: str | None = Field(None, max_length=MAX_ID)
     role: Literal["user", "system", "developer", "assistant"] | None = None
     content: str | list[Part] | None = None
-    call_id: str | None = None
+    call_id: str | None = Field(None, max_length=MAX_ID)
     name: str | None = Field(None, min_length=1, max_length=256)
     arguments: str | None = None
     output: str | list[Part] | None = None
@@ -59,7 +63,7 @@ class AllowedChoice(Base):
 
 class Reasoning(Base):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: str | None = None
+    summary: Word | None = None
 
 
 class TextFormat(Base):
@@ -72,7 +76,7 @@ class TextFormat(Base):
 
 class TextOptions(Base):
     format: TextFormat | None = None
-    verbosity: str | None = None
+    verbosity: Word | None = None
 
 
 class ResponsesRequest(Sampling):
@@ -92,6 +96,6 @@ class ResponsesRequest(Sampling):
     include: list[str] | None = Field(None, max_length=16)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     store: bool | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=MAX_METADATA)
-    user: str | None = None
+    max_tool_calls: int | None = None
+    service_tier: Word | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -18,6 +18,11 @@ MAX_STOP_CHARACTERS = 256
 MAX_LOGIT_BIAS = 1024
 MAX_TOOLS = 128
 MAX_MESSAGES = 4096
+MAX_METADATA = 16  # OpenAI's limits, like the next two
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512
+MAX_SAFETY_IDENTIFIER = 128
+MAX_MARK = 512  # of `user` and the like, for which OpenAI names no limit
 MIN_TIMEOUT_S = 0.001
 MAX_TIMEOUT_S = 86_400.0
 UNION_MEMBERS = frozenset({"str", "NamedTool", "AllowedToolsChoice"})  # pydantic puts their names into its paths
@@ -40,6 +45,24 @@ StopStrings = Annotated[
 class Base(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     refused: ClassVar[Mapping[str, Refusal]] = {}  # known fields that would change the answer and that we cannot honour
+
+
+Mark = Annotated[str, Field(max_length=MAX_MARK)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, Field(max_length=MAX_METADATA_KEY)], Annotated[str | None, Field(max_length=MAX_METADATA_VALUE)]
+    ],
+    Field(max_length=MAX_METADATA),
+]
+
+
+class Marked(Base):
+    """What callers note on a request. It changes nothing in the answer, and is bounded because some of it is kept."""
+
+    metadata: Metadata | None = None
+    user: Mark | None = None
+    safety_identifier: str | None = Field(None, max_length=MAX_SAFETY_IDENTIFIER)
+    prompt_cache_key: Mark | None = None
 
 
 class ImageUrl(Base):
@@ -144,7 +167,7 @@ class StreamOptions(Base):
     include_usage: bool | None = None
 
 
-class Sampling(Base):
+class Sampling(Marked):
     """What chat and completions share. None means the default of docs/api/inference.md."""
 
     model: str = Field(min_length=1, max_length=256)
@@ -234,6 +257,20 @@ def refusal(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param)
 
 
+def known_only(value: Any, raw: Any) -> Any:
+    """`raw` as it was sent, less what the schema does not know; `value` is what the schema made of it."""
+    if isinstance(value, BaseModel) and isinstance(raw, dict):
+        names = {name: field.alias or name for name, field in type(value).model_fields.items()}
+        return {
+            sent: known_only(getattr(value, name), raw[sent])
+            for name, sent in names.items()
+            if raw.get(sent) is not None
+        }
+    if isinstance(value, list) and isinstance(raw, list):
+        return [known_only(part, sent) for part, sent in zip(value, raw, strict=True)]
+    return raw
+
+
 def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
     """Raises InvalidRequest for a field of `model.refused`, unless its value asks for nothing."""
     refused: Mapping[str, Refusal] = getattr(model, "refused", {})
@@ -256,5 +293,5 @@ def _path(location: tuple[str | int, ...]) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         elif part.isidentifier() and part not in UNION_MEMBERS:
-            path += f".{part}" if path else part
+            path += f".{part[:MAX_METADATA_KEY]}" if path else part
     return path

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, Message, Structured, Tool
+from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, Marked, Message, Structured, Tool
 from api.unsupported import CHAT, Refusal
 
 MAX_PROMPTS = 64
@@ -96,7 +96,7 @@ Inputs = Annotated[
 ]
 
 
-class EmbeddingRequest(Base):
+class EmbeddingRequest(Marked):
     """POST /v1/embeddings."""
 
     refused: ClassVar[Mapping[str, Refusal]] = MappingProxyType(

@@ -15,9 +15,9 @@ from common.grammar_check import GrammarCheck
 from tests.api.conftest import THINKING
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "api" / "inference.md").read_text()
-ROWS = re.findall(r"^\| `(\w+)` \| [^|]+ \| (honoured|ignored|refused) \|", DOC, re.MULTILINE)
-HONOURED, IGNORED, REFUSED = (
-    {name for name, fate in ROWS if fate == kind} for kind in ("honoured", "ignored", "refused")
+ROWS = re.findall(r"^\| `(\w+)` \| [^|]+ \| (honoured|checked|ignored|refused) \|", DOC, re.MULTILINE)
+HONOURED, CHECKED, IGNORED, REFUSED = (
+    {name for name, fate in ROWS if fate == kind} for kind in ("honoured", "checked", "ignored", "refused")
 )
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "seed": 1}
 SCHEMA = {"type": "object", "properties": {}}
@@ -75,10 +75,10 @@ BY_OTHER_TESTS = {"model", "stream", "modalities"}
 
 
 def test_every_field_of_the_gate_is_in_the_table_and_the_other_way_round():
-    assert set(ChatRequest.model_fields) == HONOURED
+    assert set(ChatRequest.model_fields) == HONOURED | CHECKED
     assert set(CHAT) == REFUSED
-    assert not IGNORED & (HONOURED | REFUSED)
-    assert len(ROWS) == len(HONOURED | IGNORED | REFUSED)
+    assert not IGNORED & (HONOURED | CHECKED | REFUSED)
+    assert len(ROWS) == len(HONOURED | CHECKED | IGNORED | REFUSED)
 
 
 def test_every_honoured_field_has_an_example():
@@ -116,6 +116,11 @@ def test_honoured(generated, name):
 @pytest.mark.parametrize("name", sorted(IGNORED))
 def test_ignored(generated, name):
     assert generated({name: {"anything": 1}}) == generated({})
+
+
+@pytest.mark.parametrize("name", sorted(CHECKED))
+def test_checked(generated, name):
+    assert generated({name: {"a": "b"} if name == "metadata" else "a"}) == generated({})
 
 
 def test_every_error_code_is_in_the_table():

@@ -1,0 +1,99 @@
+"""What callers note on a request is bounded on every endpoint, and nothing is kept that the schema does not know."""
+
+import orjson
+import pytest
+
+from api.messages_schema import MessagesRequest
+from api.reading import Reading
+from api.responses import response_form
+from api.responses_schema import ResponsesRequest
+from api.schema import ChatRequest, parse
+from api.schema_text import CompletionRequest, EmbeddingRequest
+from common.errors import InvalidRequest
+
+TALK = {"messages": [{"role": "user", "content": "Hi"}]}
+BODIES = {
+    ChatRequest: TALK,
+    CompletionRequest: {"prompt": "Hi"},
+    ResponsesRequest: {"input": "Hi"},
+    EmbeddingRequest: {"input": "Hi"},
+}
+MOST = {
+    "metadata": {f"{number:064}": "x" * 512 for number in range(16)},
+    "user": "x" * 512,
+    "safety_identifier": "x" * 128,
+    "prompt_cache_key": "x" * 512,
+}
+TOO_MUCH = [
+    ({str(number): "x" for number in range(17)}, "metadata"),
+    ({"a": "x" * 513}, "metadata.a"),
+    ({"a" * 65: "x"}, f"metadata.{'a' * 64}"),
+    ({"a": {"b": "c"}}, "metadata.a"),
+]
+
+
+@pytest.mark.parametrize("model", BODIES)
+def test_what_openai_allows_is_taken(model):
+    assert parse(model, {"model": "tiny"} | BODIES[model] | MOST)
+
+
+@pytest.mark.parametrize("model", BODIES)
+@pytest.mark.parametrize(("metadata", "param"), TOO_MUCH)
+def test_more_metadata_is_refused_and_named(model, metadata, param):
+    with pytest.raises(InvalidRequest) as refused:
+        parse(model, {"model": "tiny", "metadata": metadata} | BODIES[model])
+    assert refused.value.param == param
+    assert len(refused.value.message) < 300
+
+
+@pytest.mark.parametrize("model", BODIES)
+@pytest.mark.parametrize("name", ["user", "safety_identifier", "prompt_cache_key"])
+def test_longer_names_are_refused_and_named(model, name):
+    with pytest.raises(InvalidRequest, match=f"'{name}': string should have at most") as refused:
+        parse(model, {"model": "tiny", name: MOST[name] + "x"} | BODIES[model])
+    assert refused.value.param == name
+
+
+def test_anthropics_user_id_is_bounded_and_the_rest_of_its_metadata_dropped():
+    body = {"model": "tiny", "max_tokens": 1} | TALK
+    assert parse(MessagesRequest, body | {"metadata": {"user_id": "x" * 512, "other": ["x"]}})
+    with pytest.raises(InvalidRequest) as refused:
+        parse(MessagesRequest, body | {"metadata": {"user_id": "x" * 513}})
+    assert refused.value.param == "metadata.user_id"
+
+
+def test_a_response_keeps_what_its_schema_knows_and_nothing_else():
+    ballast = {"ballast": "x" * 100_000}
+    parts = [{"type": "input_text", "text": "Hi"} | ballast]
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"}
+    function = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
+    raw = {
+        "model": "tiny",
+        "input": [{"role": "user", "content": [*parts, image]} | ballast, {"type": "item_reference", "id": "a"}],
+        "tools": [function | ballast],
+        "text": {"format": {"type": "text"}} | ballast,
+        "reasoning": {"effort": "low"} | ballast,
+        "tool_choice": {"type": "function", "name": "add"} | ballast,
+        "truncation": False,
+        "metadata": {"a": "b"},
+    } | ballast
+    form = response_form(parse(ResponsesRequest, raw), raw, [], Reading())
+    assert b"ballast" not in orjson.dumps(form)
+    [item] = form.input
+    assert item["content"] == [{"type": "input_text", "text": "Hi"}, {k: image[k] for k in ("type", "image_url")}]
+    assert (form.echo["tools"], form.echo["metadata"], form.echo["truncation"]) == ([function], {"a": "b"}, "disabled")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"service_tier": "x" * 65},
+        {"max_tool_calls": "x"},
+        {"reasoning": {"summary": "x" * 65}},
+        {"text": {"verbosity": "x" * 65}},
+        {"input": [{"role": "user", "content": "Hi", "id": "x" * 257}]},
+    ],
+)
+def test_the_words_that_a_response_repeats_are_short(change):
+    with pytest.raises(InvalidRequest):
+        parse(ResponsesRequest, {"model": "tiny", "input": "Hi"} | change)
