@@ -8,7 +8,6 @@ from common.errors import OmniError, Overloaded, Unavailable
 STATUS: dict[str, tuple[int, str, str | int | None]] = {
     "invalid_request": (400, "invalid_request_error", None),
     "context_length_exceeded": (400, "invalid_request_error", "context_length_exceeded"),
-    "stream_rewound": (409, "invalid_request_error", "stream_rewound"),
     "conflict": (409, "invalid_request_error", "conflict"),
     "invalid_api_key": (401, "invalid_request_error", "invalid_api_key"),
     "forbidden": (403, "invalid_request_error", "forbidden"),
@@ -28,6 +27,7 @@ STATUS: dict[str, tuple[int, str, str | int | None]] = {
     "model_changed": (409, "invalid_request_error", "model_changed"),
     "service_unavailable": (503, "service_unavailable", 503),
     "out_of_memory": (500, "internal_error", 500),
+    "stream_rewound": (500, "internal_error", "stream_rewound"),  # we lost what the caller has seen
 }
 INTERNAL = (500, "internal_error", "internal_error")
 # A retry of these would only repeat the failure: the SDKs obey the header.

@@ -62,7 +62,8 @@ local kept = tonumber(redis.call('HGET', 'omni:kept:' .. owner, 'total') or 0)
 if kept + most > max_kept then
   local refusal = limited('max_kept_bytes', math.floor(max_kept))
   local first = redis.call('ZRANGE', 'omni:jobs:' .. owner, 0, 0, 'WITHSCORES')
-  refusal[8], refusal[9] = kept, first[2] and first[2] ~= 'inf' and first[2] - now or 0
+  local expires = tonumber(first[2]) or math.huge
+  refusal[8], refusal[9] = kept, expires < 1e15 and expires - now or 0  -- beyond any time: it has not ended
   return refusal
 end
 
