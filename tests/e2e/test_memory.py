@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from bench import soak
 from tests.service import RunningService
 
 SENTENCE = "Redis has maxmemory-policy allkeys-lru, which would delete jobs; set it to noeviction."
@@ -15,7 +16,7 @@ HELLO = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello!"
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service whose Valkey may take 64 MB, with two keys."""
-    settings = {"OMNI_MAX_MEMORY": "64mb", "OMNI_API_KEYS": "sk-local,sk-other"}
+    settings = {"OMNI_MAX_MEMORY": "64mb", "OMNI_API_KEYS": f"{soak.GREEDY},{soak.OTHER},sk-local"}
     with RunningService(tmp_path_factory.mktemp("small"), settings) as running:
         yield running.start()
 
@@ -45,3 +46,12 @@ def test_an_eviction_policy_that_is_set_while_all_runs_is_noticed(small: Running
     assert int(refused.headers["retry-after"]) >= 1
     assert SENTENCE in small.log()
     assert httpx2.get(f"{small.url}/readyz").status_code == ask(small).status_code == 200
+
+
+def test_one_key_that_fills_its_share_in_every_way_leaves_the_other_served(small: RunningService) -> None:
+    seen = soak.run(small, seconds=12, num_attackers=4, every_s=1)
+    assert seen.verdict(64 * 2**20) == [], soak.told(seen)
+    refused = ask(small, soak.GREEDY, background=True, n=16, max_tokens=900, logprobs=True, top_logprobs=20)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (429, "max_kept_bytes")
+    assert "delete stored responses" in refused.json()["error"]["message"]
+    assert ask(small, soak.OTHER).status_code == 200
