@@ -46,4 +46,4 @@ chaos: .venv/.test
 	@$(BIN)/python -m bench.chaos --seconds $(SECONDS)
 
 clean:
-	rm -rf .venv .venv-conformance tests/conformance/node/node_modules .data
+	rm -rf .venv .venv-conformance tests/conformance/*/node_modules .data

@@ -1,6 +1,6 @@
 """Real clients against the real service. Run it with `make conformance`.
 
-Installs each group of clients at its pinned versions into .venv-conformance (node's into tests/conformance/node),
+Installs each group of clients at its pinned versions into .venv-conformance (npm's into folders beside this file),
 starts Valkey, gunicorn and a worker with the demo model, runs every script, and prints one line per client.
 A group that cannot be installed is skipped, and why is said.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.service import ROOT, RunningService
 
 HERE = Path(__file__).resolve().parent
-NODE = HERE / "node"
+NPM_GROUPS = ("node", "tokenizers")  # in the folder of the same name
 VENVS = ROOT / ".venv-conformance"
 INSTALL_S = 900
 CLIENT_S = 180
@@ -29,12 +29,14 @@ class Client:
     """One client library and the script that uses it."""
 
     name: str
-    group: str  # openai3, openai2 or node
+    group: str  # openai3, openai2, node or tokenizers
     script: str
 
     def command(self) -> list[str]:
         if self.group == "node":
-            return ["node", str(NODE / self.script)]
+            return ["node", str(HERE / "node" / self.script)]
+        if self.group == "tokenizers":  # they are read by our own code
+            return [sys.executable, str(HERE / "clients" / self.script)]
         return [str(VENVS / self.group / "bin" / "python"), str(HERE / "clients" / self.script)]
 
 
@@ -48,6 +50,7 @@ CLIENTS = (
     Client("instructor", "openai2", "instructor_client.py"),
     Client("openai-node", "node", "openai.mjs"),
     Client("AI SDK", "node", "ai_sdk.mjs"),
+    Client("real tokenizers", "tokenizers", "real_tokenizers.py"),
     Client("schemathesis", "openai3", "schemathesis_run.py"),
 )
 
@@ -72,8 +75,9 @@ def main(chosen: list[str]) -> int:
 
 def install(group: str) -> str:
     """Why the group's clients cannot be had; '' when they are there, at the versions that the files here name."""
-    wanted = NODE / "package-lock.json" if group == "node" else HERE / "requirements" / f"{group}.txt"
-    folder = NODE / "node_modules" if group == "node" else VENVS / group
+    is_npm = group in NPM_GROUPS
+    wanted = HERE / group / "package-lock.json" if is_npm else HERE / "requirements" / f"{group}.txt"
+    folder = HERE / group / "node_modules" if is_npm else VENVS / group
     stamp = folder / ".installed"
     digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
@@ -92,8 +96,8 @@ def install(group: str) -> str:
 
 
 def install_commands(group: str, wanted: Path, folder: Path) -> Iterator[tuple[list[str], Path]]:
-    if group == "node":
-        yield ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], NODE
+    if group in NPM_GROUPS:
+        yield ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], HERE / group
         return
     if not (folder / "bin" / "pip").exists():
         yield [sys.executable, "-m", "venv", str(folder)], ROOT
