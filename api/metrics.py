@@ -26,7 +26,8 @@ COUNTERS = {
     "prefix_cache_queries": "Prompt tokens looked up in the KV cache.",
     "prefix_cache_hits": "Prompt tokens found there.",
     "num_preemptions": "Sequences that had to give their KV cache up for others.",
-    "resumed_jobs": "Jobs that went on after their worker had gone.",
+    "resumed_jobs": "Jobs that went on from their log: their worker had gone, or they had made room.",
+    "jobs_that_made_room": "Jobs that gave their place to another key's and went on later.",
 }
 LABELLED = {
     "request_success": ("finished_reason", "Ended answers by reason: stop, length, abort (cancelled), error."),
@@ -69,6 +70,7 @@ class Counts:
         workers = self.store.workers()
         for name, text, field in (
             ("num_requests_running", "Sequences in the workers' batches.", "num_running"),
+            ("num_preempted", "Sequences that gave their KV cache up and wait for room.", "num_preempted"),
             ("generation_tokens_per_second", "What the workers made in the last second.", "tokens_per_s"),
             ("memory_used_bytes", "The workers' memory: of the GPU, or of the process on a CPU.", "memory_used"),
         ):

@@ -68,6 +68,7 @@ def _worker(worker: dict[str, str], now: float) -> dict[str, Any]:
         "batch": int(worker.get("num_running", 0)),
         "kv_used": int(worker.get("kv_blocks_used", 0)),
         "kv_total": int(worker.get("kv_blocks_total", 0)),
+        "preempted": int(worker.get("num_preempted", 0)),
         "memory_used": int(worker.get("memory_used", 0)),
         "uptime_s": round(now - float(worker.get("started", now)), 1),
     }
@@ -78,7 +79,7 @@ def _loading(store: Store, queues: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for queue in queues:
         if progress := store.loading(queue):
-            empty = {"tokens_per_s": 0.0, "batch": 0, "kv_used": 0, "kv_total": 0, "memory_used": 0, "uptime_s": 0.0}
+            empty = {"tokens_per_s": 0.0, "batch": 0, "kv_used": 0, "kv_total": 0, "preempted": 0, "memory_used": 0, "uptime_s": 0.0}
             rows.append(
                 {"fence": 0, "state": "loading", "progress": progress, "queue": queue, "model": queue, "device": ""}
                 | empty

@@ -141,6 +141,7 @@ class Store:
             "revision": submission.revision,
             "num_prompt": len(request.prompt_ids),
             "max_tokens": request.sampling.max_tokens,
+            "places": request.sampling.n,
             "ttl": min(self.ttl_s, submission.kept_s or self.ttl_s),
             "failure_ttl": self.failure_ttl_s,
             "trace": submission.traceparent,

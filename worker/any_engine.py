@@ -1,6 +1,6 @@
 """What the worker asks of whatever generates: our own engine, or one behind HTTP."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from common.wire import Event, GenerationRequest, LoggedChoice, ModelCard
@@ -27,8 +27,8 @@ class AnyEngine(Protocol):
     @property
     def has_work(self) -> bool: ...
 
-    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
-        """Whether a request of this size would start to run at once."""
+    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
+        """Whether a request of this size would start to run at once if these others (request ids) were not there."""
 
     def add(
         self, request: GenerationRequest, logged: Mapping[int, LoggedChoice] = ..., *, is_suspect: bool = ...

@@ -8,7 +8,7 @@ import base64
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -57,8 +57,8 @@ class Embedder:
     def has_work(self) -> bool:
         return bool(self._waiting or self._settled)
 
-    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
-        """Enough waits for two steps: what comes later can wait in the line, where it can be seen."""
+    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
+        """Enough waits for two steps: what comes later can wait in the line, where it can be seen. Nobody gives way."""
         return sum(len(text.token_ids) for text in self._waiting) < 2 * self.step_tokens
 
     def add(

@@ -6,7 +6,7 @@ On a GPU the commit of a step comes after the launch of the next one's forward p
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -39,6 +39,7 @@ class EngineStats:
     generated_tokens: int
     last_step_s: float
     memory_used_bytes: int  # on the GPU; 0 on a CPU
+    num_preempted: int = 0  # of those that wait: put aside when the KV cache was full
 
     def as_dict(self) -> dict[str, int | float]:
         return asdict(self)
@@ -72,9 +73,9 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self.requests or self._settled or self._in_flight)
 
-    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
-        """Whether a request of this size would start to run at once."""
-        return self.scheduler.has_room(num_prompt_tokens, n)
+    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
+        """Whether a request of this size would start to run at once, without these others."""
+        return self.scheduler.has_room(num_prompt_tokens, n, max_tokens, without)
 
     def add(
         self,
@@ -138,6 +139,7 @@ class Engine:
             generated_tokens=self._num_generated_tokens,
             last_step_s=self._last_step_s,
             memory_used_bytes=torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0,
+            num_preempted=self.scheduler.num_preempted,
         )
 
     def warm_up(self, on_progress: OnProgress) -> None:

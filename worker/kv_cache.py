@@ -67,15 +67,20 @@ class KVCache:
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def admit(self, sequence: Sequence, num_spare_blocks: int = 0) -> bool:
+    def num_missing(self, sequence: Sequence) -> int:
+        """How many free blocks its tokens would take, beside those that others use."""
+        shared = self._find_prefix(sequence)
+        return self.num_blocks_for(len(sequence.token_ids)) - len(shared) + self.pool.num_unused(shared)
+
+    def admit(self, sequence: Sequence) -> bool:
         """Give the sequence blocks for all its tokens, sharing what is known; False if there is no room.
 
-        `num_spare_blocks` must stay free, so that those already running can grow. One token is left to compute.
+        One token is left to compute.
         """
+        if self.num_missing(sequence) > self.pool.num_free:
+            return False
         shared = self._find_prefix(sequence)
         num_new = self.num_blocks_for(len(sequence.token_ids)) - len(shared)
-        if num_new + self.pool.num_unused(shared) + num_spare_blocks > self.pool.num_free:
-            return False
         self.pool.take(shared)
         sequence.block_ids = shared + self.pool.allocate(num_new)
         sequence.num_computed = len(shared) * self.block_size

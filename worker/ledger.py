@@ -1,7 +1,7 @@
 """The worker's side of the line: a fence of its own, claims, and the reclaim of what dead workers held."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from common import keys
 from common.script import Scripts
 from common.store import Store, now_iso
 from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard, decode_request, encode_card
+from worker.room import Head, Share
 
 logger = logging.getLogger("omni.worker")
 
@@ -28,6 +29,18 @@ class Claim:
     num_rows: int
     is_suspect: bool
     revision: str
+    owner: str = ""
+    priority: int = 0
+    num_made_room: int = 0  # how often it was given back for another owner
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """The head of the line, the places of its owner and of all others that hold some, and how many owners there are."""
+
+    head: Head
+    shares: dict[str, Share]
+    num_owners: int
 
 
 class Ledger:
@@ -68,14 +81,16 @@ class Ledger:
             raise Fenced(f"fence {self.fence} was taken away")
         return {reply[i].decode(): reply[i + 1].decode() for i in range(0, len(reply), 2)}
 
-    def claim(self, num_suspects: int) -> Claim | None:
+    def claim(self, num_suspects: int, expected: str = "", instead_of: Sequence[str] = ()) -> Claim | None:
         """The head of the line, or None when the line is empty or held. Raises Fenced.
 
+        `expected` is the only job to be taken, and None is the answer when another is the head by now; in the same step
+        the jobs `instead_of`, which are ours, go back into the line.
         Claims are numbered: one whose answer was lost on the way is answered again with the same job.
         """
         while True:
             args = (self.fence, self.queue, self.worker_name, now_iso(), num_suspects, self._claim_number)
-            reply = self._scripts.run("claim", *args)
+            reply = self._scripts.run("claim", *args, expected, *instead_of)
             if reply[0] == b"fenced":
                 raise Fenced(f"fence {self.fence} was taken away")
             if reply[0] == b"job":
@@ -84,6 +99,23 @@ class Ledger:
                 return claim
             if reply[0] != b"again":
                 return None
+
+    def waiter(self) -> Waiter | None:
+        """Who is next while all places are taken; None when nobody waits. Raises Fenced."""
+        reply = [
+            part.decode() if isinstance(part, bytes) else part
+            for part in self._scripts.run("waiter", self.fence, self.queue)
+        ]
+        if reply == ["fenced"]:
+            raise Fenced(f"fence {self.fence} was taken away")
+        if not reply:
+            return None
+        job_id, owner, priority, num_prompt, max_tokens, places, num_owners, *shares = reply
+        return Waiter(
+            Head(job_id, owner, int(priority), int(num_prompt), int(max_tokens), int(places)),
+            {shares[i]: Share(int(shares[i + 1]), float(shares[i + 2])) for i in range(0, len(shares), 3)},
+            int(num_owners),
+        )
 
     def reclaim(self, only: int = 0) -> int:
         """Put the jobs of workers whose lease has run out back into the line (of one, or of all); returns how many."""
@@ -106,9 +138,21 @@ class Ledger:
         """End what is past its deadline or has lost its reader."""
         self._store.expire(self.queue)
 
-    def _claimed(self, job_id: bytes, raw: bytes, suspect: bytes, revision: bytes, log_length: int) -> Claim:
+    def _claimed(
+        self, job_id: bytes, raw: bytes, suspect: bytes, revision: bytes, log_length: int, *rest: bytes
+    ) -> Claim:
+        owner, priority, num_made_room = rest
         logged, num_rows = self._logged(job_id.decode()) if log_length else ({}, 0)
-        return Claim(decode_request(raw), logged, num_rows, suspect == b"1", revision.decode())
+        return Claim(
+            decode_request(raw),
+            logged,
+            num_rows,
+            suspect == b"1",
+            revision.decode(),
+            owner.decode(),
+            int(priority),
+            int(num_made_room),
+        )
 
     def _logged(self, job_id: str) -> tuple[dict[int, LoggedChoice], int]:
         choices: dict[int, LoggedChoice] = {}

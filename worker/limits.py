@@ -1,19 +1,19 @@
 """How much the engine takes on, from the operator's settings, the model's shape and the memory that is free."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from worker.config_numbers import largest
+from worker.free_memory import available_bytes
 from worker.kv_cache import LayerShape
 from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
 from worker.speculation import MAX_DRAFTED
 
 GPU_MEMORY_SHARE = 0.9  # of what is free once the weights are loaded
 STATES_SHARE = 0.5  # of the KV cache's memory that states may take, where a model has such
-CPU_MEMORY_SHARE = 0.25  # of what is free, at most
+CPU_MEMORY_SHARE = 0.25  # of what is available, at most
 MIN_CPU_BYTES = 2**30
 GPU_WORKSPACE_BYTES = 2**30  # CUDA graphs, libraries' own buffers, what the allocator cannot use
 MAX_TOKENS_READ = 16384  # with images at once, for which room is set aside
@@ -105,9 +105,7 @@ def kv_memory_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: i
         torch.cuda.empty_cache()  # what loading and probing left in the allocator is free
         free, _ = torch.cuda.mem_get_info(loaded.device)
         return max(0, int(free * GPU_MEMORY_SHARE) - workspace_bytes(loaded, config, num_parameters))
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS knows only all
-    available = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
-    return min(int(available * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
+    return min(int(available_bytes() * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
 
 
 def workspace_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> int:

@@ -24,11 +24,13 @@ from worker.any_engine import AnyEngine
 from worker.heartbeat import Inbox
 from worker.ledger import Claim, Ledger
 from worker.publisher import Publisher
+from worker.room import Held, make_room
 from worker.telemetry import Telemetry
 
 logger = logging.getLogger("omni.worker")
 
-IDLE_S = 1.0  # how often an idle worker looks into the line without having been woken
+IDLE_S = 1.0  # how often an idle worker looks into the line without having been woken, and a full one who waits
+CONTESTED_S = 0.02  # how often a full one does while several owners wait or run
 RATE_WINDOW_S = 10.0
 RETRY_S = 0.1
 T = TypeVar("T")
@@ -67,6 +69,8 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self._rate_since = time.monotonic()
         self._jobs_per_s = 0.0
         self._line_may_have_moved = True
+        self._held: dict[str, Held] = {}  # the latest claimed last
+        self._look_at = 0.0  # when to see whether somebody waits for a place
         self.on_leave: Callable[[], None] = lambda: None
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
@@ -75,6 +79,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         while not self.is_stopping:
             self.cancel_requested()
             self._patiently(self.admit)
+            self._patiently(self.make_room)
             if self.engine.has_work:
                 self.step()
             else:
@@ -102,11 +107,37 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         if self.inbox.wake.is_set():
             self.inbox.wake.clear()
             self._line_may_have_moved = True
+            self._look_at = 0.0
         while self._line_may_have_moved and self.engine.has_room(1, 1):
             claim = self.ledger.claim(self.publisher.num_suspects)
             if claim is None:
                 self._line_may_have_moved = False
                 return
+            self._begin(claim)
+
+    def make_room(self) -> None:
+        """While all places are taken: an owner that has less than its share gets one of another's.
+
+        The job that gives way waits again, and goes on later from its log.
+        """
+        if time.monotonic() < self._look_at or self.publisher.num_suspects or self.engine.has_room(1, 1):
+            return
+        self._look_at = time.monotonic() + IDLE_S
+        while (waiter := self.ledger.waiter()) is not None:
+            if waiter.num_owners > 1:
+                self._look_at = time.monotonic() + CONTESTED_S
+            head = waiter.head
+            fits = partial(self.engine.has_room, head.num_prompt_tokens, head.places, head.max_tokens)
+            given = make_room(head, waiter.shares, list(self._held.values()), fits)
+            if not given:
+                return
+            self.publish([])  # all that was made of them is in the log
+            claim = self.ledger.claim(0, head.id, given)
+            if claim is None:
+                return
+            if claim.request.id == head.id:  # else it is one whose answer was lost, and nobody gave way for it
+                for job_id in given:
+                    self._drop(job_id)
             self._begin(claim)
 
     def step(self) -> None:
@@ -133,7 +164,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
             self._line_may_have_moved = True
         for job_id, event in events:
             if isinstance(event, (Finished, Failed)):
-                self.publisher.close(job_id)
+                self._close(job_id)
                 self._count(event)
 
     def rest(self) -> None:
@@ -179,6 +210,9 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
 
     def _begin(self, claim: Claim) -> None:
         request = claim.request
+        if self.publisher.has(request.id):  # it was given back, and we did not learn of it
+            self._drop(request.id)
+        self._held[request.id] = Held(request.id, claim.owner, claim.priority, request.sampling.n, claim.num_made_room)
         self.publisher.open(request.id, claim.num_rows, claim.is_suspect)
         try:
             if claim.revision != self.card.revision:
@@ -189,8 +223,12 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
 
     def _drop(self, job_id: str) -> None:
         self.engine.cancel(job_id)
-        self.publisher.close(job_id)
+        self._close(job_id)
         self.telemetry.forget(job_id)
+
+    def _close(self, job_id: str) -> None:
+        self.publisher.close(job_id)
+        self._held.pop(job_id, None)
 
     def _count(self, event: Event) -> None:
         self._num_ended += 1

@@ -7,7 +7,7 @@ dies, its sequences wait until it is back and go on from the tokens that they ha
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 
 from tokenizers import Tokenizer
@@ -72,11 +72,12 @@ class RemoteEngine:
     def has_work(self) -> bool:
         return bool(self.requests or self._settled)
 
-    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
+    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
         """Whether a request of this size would start at once. While the server is away, jobs wait in the line."""
         if self.watch.is_away:
             return False
-        return not self._remotes or len(self._remotes) + n <= self._max_num_seqs
+        num_seqs = sum(remote.sequence.request_id not in without for remote in self._remotes)
+        return not num_seqs or num_seqs + n <= self._max_num_seqs
 
     def add(
         self,

@@ -1,8 +1,10 @@
 """Which tokens of which sequences the next step computes. First come, first served; running ones never stall."""
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from worker.growth import Forecast
 from worker.kv_cache import KVCache
 from worker.limits import Limits
 from worker.sequence import Sequence
@@ -47,6 +49,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.forecast = Forecast(kv_cache, limits.max_model_len)
         self.suspects: set[str] = set()  # request ids; while there are any, nobody else runs
 
     def add(self, sequence: Sequence) -> None:
@@ -80,23 +83,44 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Free the sequence's place and blocks, wherever it stands."""
+        if sequence.finish_reason is not None:
+            self.forecast.answers.ended(sequence.num_completion_tokens, sequence.sampling.max_tokens)
         if sequence in self.running:
             self.running.remove(sequence)
             self.kv_cache.release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
-        """Whether a request of this size would start to run in the next step. An idle engine takes anything."""
-        if not self.running and not self.waiting:
+    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
+        """Whether a request of this size would start to run in the next step, without these others (request ids).
+
+        An idle engine takes anything; one that has put sequences aside takes them on again first.
+        """
+        running, waiting = (
+            [sequence for sequence in sequences if sequence.request_id not in without]
+            for sequences in (self.running, self.waiting)
+        )
+        if not running and not waiting:
             return True
-        num_ahead = sum(sequence.num_uncomputed for sequence in (*self.running, *self.waiting))
-        num_seqs = len(self.running) + len(self.waiting) + n
-        if num_ahead >= self.max_burst_tokens or num_seqs > self.max_num_seqs:
+        num_ahead = sum(sequence.num_uncomputed for sequence in (*running, *waiting))
+        num_seqs = len(running) + len(waiting) + n
+        if num_ahead >= self.max_burst_tokens or num_seqs > self.max_num_seqs or self.num_preempted:
             return False
-        num_waiting = sum(self.kv_cache.num_blocks_for(len(sequence.token_ids)) for sequence in self.waiting)
-        num_blocks = self.kv_cache.num_blocks_for(num_prompt_tokens) + num_waiting + num_seqs
-        return num_blocks <= self.kv_cache.pool.num_free
+        gone = [block_id for sequence in self.running if sequence not in running for block_id in sequence.block_ids]
+        num_free = self.kv_cache.pool.num_free + len(self.kv_cache.pool.exclusive(gone))
+        new = self.forecast.of_new(num_prompt_tokens, max_tokens)
+        queued = [self.forecast.of_waiting(sequence) for sequence in waiting]
+        return self.forecast.suffices(running, [*queued, *[new] * n], num_free)
+
+    @property
+    def num_preempted(self) -> int:
+        """Sequences that were put aside and wait for room."""
+        return sum(sequence.is_preempted for sequence in self.waiting)
+
+    def _can_grow(self, head: Sequence) -> bool:
+        """An empty engine takes what fits now: nobody has more than the cache holds."""
+        num_free = self.kv_cache.pool.num_free
+        return not self.running or self.forecast.suffices(self.running, [self.forecast.of_waiting(head)], num_free)
 
     def _step_tokens(self) -> int:
         """More while prompts wait behind the one under way: so the last of a crowd is answered sooner."""
@@ -121,13 +145,14 @@ class Scheduler:
         head = next((sequence for sequence in self.waiting if self._may_run(sequence)), None)
         if head is None or self._waits_for_sibling(head):
             return None
-        while len(self.running) >= self.max_num_seqs or not self.kv_cache.admit(head, len(self.running)):
+        while len(self.running) >= self.max_num_seqs or not self._can_grow(head) or not self.kv_cache.admit(head):
             paused = next((sequence for sequence in reversed(self.running) if not self._may_run(sequence)), None)
             if paused is None:
                 return None
             self._preempt(paused)  # else those who wait for the suspects would keep them out
         self.waiting.remove(head)
         self.running.append(head)
+        head.is_preempted = False
         return head
 
     def _waits_for_sibling(self, head: Sequence) -> bool:
@@ -145,6 +170,7 @@ class Scheduler:
         while not self.kv_cache.reserve(sequence, num_needed):
             victim = self.running[-1]
             self._preempt(victim)
+            self.forecast.answers.was_too_short()
             rows.pop(id(victim), None)
             if victim is sequence:
                 return False
@@ -156,4 +182,5 @@ class Scheduler:
         self.running.remove(sequence)
         self.kv_cache.release(sequence)
         sequence.draft = []
+        sequence.is_preempted = True
         self.waiting.appendleft(sequence)

@@ -44,6 +44,7 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks of token_ids, as far as needed
     draft: list[int] = field(default_factory=list)  # guessed next tokens, to be verified in this step
     is_wide: bool = False  # top_p once held more tokens than the sampler's candidates
+    is_preempted: bool = False  # its KV was given up for others'
     finish_reason: FinishReason | None = None
 
     @property

@@ -46,6 +46,79 @@ local function drop_expired(owner, now)
   if redis.call('ZCARD', jobs) == 0 then redis.call('DEL', 'omni:kept:' .. owner) end
 end
 
+-- Fair shares, counted in tokens (docs/decisions/0007). `omni:served:Q` holds, for each owner who waits or runs, the tokens
+-- read and made for it, divided by its weight: who was served least is next, and of equals who holds fewer places.
+local PRIORITY_STEP = 1e11  -- more than what two owners were served is apart
+local INTERRUPTED = 0.5  -- of a priority: who was interrupted goes on before others of its class begin
+
+local function line_of(queue, owner) return 'omni:line:' .. queue .. ':' .. owner end
+
+-- An owner that comes, or comes back, is owed nothing for the time in which it did not ask.
+local function enter(queue, owner)
+  local served, fair = 'omni:served:' .. queue, 'omni:fair:' .. queue
+  if redis.call('ZSCORE', served, owner) then return end
+  local least, holders = math.huge, redis.call('HKEYS', 'omni:places:' .. queue)
+  for _, level in ipairs(#holders > 0 and redis.call('ZMSCORE', served, unpack(holders)) or {}) do
+    least = math.min(least, tonumber(level or 0))
+  end
+  local f = redis.call('HMGET', fair, 'now', 'served:' .. owner)
+  redis.call('ZADD', served, math.max(least < math.huge and least or 0, tonumber(f[1] or 0), tonumber(f[2] or 0)), owner)
+  redis.call('HDEL', fair, 'served:' .. owner)
+end
+
+local function leave_if_idle(queue, owner)
+  if redis.call('EXISTS', line_of(queue, owner)) == 1 or redis.call('HEXISTS', 'omni:places:' .. queue, owner) == 1 then return end
+  local level = redis.call('ZSCORE', 'omni:served:' .. queue, owner)
+  redis.call('ZREM', 'omni:served:' .. queue, owner)
+  if level then redis.call('HSET', 'omni:fair:' .. queue, 'served:' .. owner, level) end
+end
+
+local function charge(queue, owner, num_tokens, weight)
+  if num_tokens > 0 then
+    redis.call('ZADD', 'omni:served:' .. queue, 'XX', 'INCR', string.format('%.3f', num_tokens / weight), owner)
+  end
+end
+
+local function hold_places(queue, owner, by)
+  if redis.call('HINCRBY', 'omni:places:' .. queue, owner, by) <= 0 then redis.call('HDEL', 'omni:places:' .. queue, owner) end
+end
+
+-- Where an owner's first job stands in the line now.
+local function due_at(queue, owner, class)
+  local level = tonumber(redis.call('ZSCORE', 'omni:served:' .. queue, owner) or 0)
+  local places = tonumber(redis.call('HGET', 'omni:places:' .. queue, owner) or 0)
+  return tonumber(string.format('%.3f', class * PRIORITY_STEP + level + math.min(0.9, places / 1000)))
+end
+
+-- The owner's first waiting job stands where its turn is; the later ones only say about where they will.
+local function settle(queue, owner)
+  local first = redis.call('ZRANGE', line_of(queue, owner), 0, 0, 'WITHSCORES')
+  if first[1] then
+    redis.call('ZADD', 'omni:waiting:' .. queue, 'XX', 'LT', due_at(queue, owner, first[2]), first[1])
+  end
+end
+
+-- The job whose turn it is, as its member in the line; false when nobody waits. Who was served since its place was worked out
+-- is put farther back first.
+local function head_of(queue)
+  local waiting = 'omni:waiting:' .. queue
+  while true do
+    local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+    if not head[1] then return false end
+    local owner = redis.call('HGET', 'omni:job:' .. id_of(head[1]), 'owner')
+    local first = owner and redis.call('ZRANGE', line_of(queue, owner), 0, 0, 'WITHSCORES') or {}
+    if not first[1] then return head[1] end  -- it was put there before owners had lines of their own
+    if first[1] ~= head[1] and redis.call('EXISTS', 'omni:job:' .. id_of(first[1])) == 0 then
+      redis.call('ZREM', line_of(queue, owner), first[1])
+    else
+      local due = due_at(queue, owner, first[2])
+      if tonumber(head[2]) >= due then return first[1] end
+      redis.call('ZADD', waiting, due, head[1])
+      redis.call('ZADD', waiting, 'XX', due, first[1])
+    end
+  end
+end
+
 -- RQ's own record of a running execution of this job.
 local function rq_stop_execution(id, queue, fence, worker)
   redis.call('ZREM', 'rq:wip:' .. queue, id .. ':' .. fence)
@@ -57,15 +130,15 @@ end
 local function finish(id, state, code, iso)
   local key = 'omni:job:' .. id
   local f = redis.call('HMGET', key, 'queue', 'fence', 'ttl', 'failure_ttl', 'member', 'worker', 'owner', 'created',
-    'first_row', 'cost', 'num_prompt', 'tokens', 'bytes', 'row_bytes', 'idem')
+    'first_row', 'cost', 'num_prompt', 'tokens', 'bytes', 'row_bytes', 'idem', 'state', 'places')
   local queue, fence, now = f[1], f[2], now_ms()
   local ttl = tonumber(state == 'finished' and f[3] or f[4])
   redis.call('HSET', key, 'state', state, 'code', code, 'ended', now)
   redis.call('EXPIRE', key, ttl)
   redis.call('EXPIRE', 'omni:log:' .. id, ttl)
-  redis.call('ZREM', 'omni:waiting:' .. queue, f[5])
-  redis.call('ZREM', 'omni:suspects:' .. queue, f[5])
   redis.call('ZREM', 'omni:running:' .. fence, id)
+  if f[16] == 'running' then hold_places(queue, f[7], -(f[17] or 1)) end
+  leave_if_idle(queue, f[7])
   redis.call('ZREM', 'omni:deadlines:' .. queue, id)
   redis.call('ZREM', 'omni:readers:' .. queue, id)
   redis.call('ZADD', 'omni:ended:' .. queue, now + ttl * 1000, id)
@@ -115,17 +188,23 @@ local function take_out_of_line(id, queue, member)
   redis.call('ZREM', 'omni:waiting:' .. queue, member)
   redis.call('ZREM', 'omni:suspects:' .. queue, member)
   redis.call('LREM', 'rq:queue:' .. queue, 1, id)
+  local owner = redis.call('HGET', 'omni:job:' .. id, 'owner')
+  if owner and redis.call('ZREM', line_of(queue, owner), member) == 1 then settle(queue, owner) end
 end
 
--- A job that no worker holds any more waits again, at its old place. `line`: 'omni:waiting:' or 'omni:suspects:'.
-local function back_into_line(id, queue, line)
+-- A job that no worker holds any more waits again, before what its owner sent later. `line`: 'omni:waiting:' or
+-- 'omni:suspects:'. `ahead`: INTERRUPTED, or 0 for one that made room.
+local function back_into_line(id, queue, line, ahead)
   local key = 'omni:job:' .. id
-  local f = redis.call('HMGET', key, 'member', 'score', 'fence', 'worker', 'owner')
+  local f = redis.call('HMGET', key, 'member', 'priority', 'fence', 'worker', 'owner', 'places')
   redis.call('ZREM', 'omni:running:' .. f[3], id)
   redis.call('SREM', 'omni:own:running:' .. f[5], id)
   redis.call('SADD', 'omni:own:queued:' .. f[5], id)
   redis.call('HSET', key, 'state', 'queued', 'fence', 0)
-  redis.call('ZADD', line .. queue, f[2], f[1])
+  hold_places(queue, f[5], -(f[6] or 1))
+  local class = (f[2] or 0) - ahead
+  if line == 'omni:waiting:' then redis.call('ZADD', line_of(queue, f[5]), class, f[1]) end
+  redis.call('ZADD', line .. queue, due_at(queue, f[5], class), f[1])
   rq_stop_execution(id, queue, f[3], f[4])
   redis.call('HSET', 'rq:job:' .. id, 'status', 'queued')
   redis.call('LPUSH', 'rq:queue:' .. queue, id)

@@ -14,7 +14,7 @@ local function blame(id, num_blamed)
     end_with_failure(id, 'failed', 'worker_crashed', 'This request stopped its worker ' .. crashes .. ' times and will not be tried again.', iso)
     return
   end
-  back_into_line(id, queue, 'omni:suspects:')
+  back_into_line(id, queue, 'omni:suspects:', INTERRUPTED)
 end
 
 local function take_back(fence, is_crash)
@@ -33,7 +33,7 @@ local function take_back(fence, is_crash)
     if is_crash and (is_suspect or #suspects == 0) then
       blame(id, num_blamed)
     else
-      back_into_line(id, queue, is_suspect and 'omni:suspects:' or 'omni:waiting:')
+      back_into_line(id, queue, is_suspect and 'omni:suspects:' or 'omni:waiting:', INTERRUPTED)
     end
     taken = taken + 1
   end

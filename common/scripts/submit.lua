@@ -6,9 +6,8 @@
 --       | {'full', waiting} | {'limited', name, limit, in_flight, max_in_flight, tokens_left, tokens_per_minute}
 --         of 'max_kept_bytes' also the bytes kept and the ms until the first of them expire (0: none will)
 --       | {'priority', the best that this key may ask for} | {'memory', used, limit} | {'evicts', maxmemory-policy}
-local NUM_FIXED, JOB_BYTES = 14, 2200  -- what the indexes, RQ's hash and the names take beside what is sent
+local NUM_FIXED, JOB_BYTES = 14, 2400  -- what the indexes, RQ's hash and the names take beside what is sent
 local RESERVE, SHARE = 0.1, 3
-local PRIORITY_STEP = 1e8  -- more than the tags of one line are apart
 local id, queue, owner = ARGV[1], ARGV[2], ARGV[3]
 local key = 'omni:job:' .. id
 if redis.call('EXISTS', key) == 1 then return {'again', id} end
@@ -67,19 +66,13 @@ if kept + most > max_kept then
   return refusal
 end
 
--- Fair shares (start-time fair queueing): an owner's jobs begin one service apart, the first of them where the line is
--- now, so that it is next. `last` is where the last of all would end: a line that was empty goes on from there.
-local fair = 'omni:fair:' .. queue
-if size == 0 then
-  local last = redis.call('HGET', fair, 'last')
-  redis.call('DEL', fair)
-  if last then redis.call('HSET', fair, 'now', last, 'last', last) end
-end
-local tags = redis.call('HMGET', fair, 'now', 'owner:' .. owner, 'last')
-local tag = math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0))
-local tag_end = tag + 1 / tonumber(rights[1] or ARGV[5])
-redis.call('HSET', fair, 'owner:' .. owner, string.format('%.9f', tag_end))
-if tag_end > tonumber(tags[3] or 0) then redis.call('HSET', fair, 'last', string.format('%.9f', tag_end)) end
+-- Fair shares (lib.lua). Where the owner's later jobs stand is what their turn will be if all take as much as they may.
+local fair, weight = 'omni:fair:' .. queue, tonumber(rights[1] or ARGV[5])
+if redis.call('ZCARD', 'omni:served:' .. queue) == 0 then redis.call('DEL', fair) end
+enter(queue, owner)
+local tag, line = tonumber(redis.call('ZSCORE', 'omni:served:' .. queue, owner)), line_of(queue, owner)
+if redis.call('EXISTS', line) == 1 then tag = math.max(tag, tonumber(redis.call('HGET', fair, 'end:' .. owner) or 0)) end
+redis.call('HSET', fair, 'end:' .. owner, string.format('%.3f', tag + cost / weight), 'weight:' .. owner, weight)
 
 if per_minute > 0 then
   left = left - cost
@@ -87,10 +80,10 @@ if per_minute > 0 then
   redis.call('EXPIRE', 'omni:rate:' .. owner, 86400)
 end
 local ticket = redis.call('INCR', 'omni:ticket')
-local member, score = member_of(ticket, id), string.format('%.9f', tag + priority * PRIORITY_STEP)
+local member, score = member_of(ticket, id), string.format('%.3f', tag + priority * PRIORITY_STEP)
 local last_own = NUM_FIXED + 2 * tonumber(ARGV[10])
 redis.call('HSET', key, 'queue', queue, 'owner', owner, 'ticket', ticket, 'member', member, 'state', 'queued',
-  'score', score, 'tag', string.format('%.9f', tag), 'cost', per_minute > 0 and cost or 0, 'fence', 0, 'created', now,
+  'priority', priority, 'weight', weight, 'cost', per_minute > 0 and cost or 0, 'fence', 0, 'created', now,
   'tokens', 0, 'crashes', 0, 'solo', 0, 'background', ARGV[8],
   'bytes', bytes, 'row_bytes', ARGV[14], unpack(ARGV, NUM_FIXED + 1, last_own))
 keep(owner, id, most)
@@ -107,6 +100,8 @@ redis.call('ZADD', 'omni:jobs:' .. owner, '+inf', id)
 redis.call('PERSIST', 'omni:jobs:' .. owner)
 redis.call('SADD', 'omni:own:queued:' .. owner, id)
 redis.call('ZADD', waiting, score, member)
+redis.call('ZADD', line, priority, member)
+settle(queue, owner)
 redis.call('HSET', 'rq:job:' .. id, unpack(ARGV, last_own + 1))
 redis.call('SADD', 'rq:queues', 'rq:queue:' .. queue)
 redis.call('RPUSH', 'rq:queue:' .. queue, id)

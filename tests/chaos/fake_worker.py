@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -75,8 +75,8 @@ class FakeEngine:
     def has_work(self) -> bool:
         return bool(self.running or self._settled)
 
-    def has_room(self, num_prompt_tokens: int, n: int) -> bool:
-        return len(self.running) < self.max_num_seqs
+    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
+        return len(self.running.keys() - set(without)) < self.max_num_seqs
 
     def add(
         self,

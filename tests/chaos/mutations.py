@@ -43,7 +43,10 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "no_rq_state": [
         ("lib.lua", "redis.call('HSET', rq, 'status', RQ_STATUS[state]", "redis.call('HSET', rq, 'was', ''"),
     ],
-    "skip_the_head": [("claim.lua", "ZRANGE', line, 0, 0)[1]\n  if not", "ZRANGE', line, -1, -1)[1]\n  if not")],
+    "skip_the_head": [("claim.lua", "head_of(queue)", "redis.call('ZRANGE', line, -1, -1)[1]")],
+    "drop_the_log_on_making_room": [
+        ("claim.lua", "count(queue, 'jobs_that_made_room')", "redis.call('DEL', 'omni:log:' .. ARGV[i])"),
+    ],
     "claims_not_numbered": [("claim.lua", "if number == ARGV[6] then", "if false then")],
     "no_share_of_memory": [("submit.lua", "if kept + most > max_kept then", "if false then")],
     "no_memory_reserve": [
@@ -210,7 +213,7 @@ def two_step_submit() -> None:
             text = text.replace("local position = redis.call('ZRANK', waiting, member)", "local position = 0")
         (folder / path.name).write_text(text)
     (folder / "push.lua").write_text(
-        "local f = redis.call('HMGET', 'omni:job:' .. ARGV[1], 'score', 'member')\n"
+        "local f = redis.call('HMGET', 'omni:job:' .. ARGV[1], 'ticket', 'member')\n"
         "redis.call('ZADD', 'omni:waiting:' .. ARGV[2], f[1], f[2])\n"
         "redis.call('RPUSH', 'rq:queue:' .. ARGV[2], ARGV[1])\n"
         "redis.call('PUBLISH', 'omni:control:' .. ARGV[2], 'work')\n"
@@ -295,6 +298,28 @@ def regenerate_from_the_start() -> None:
     patch(FakeEngine, "add", add)
 
 
+def no_room_made() -> None:
+    """A full worker stays as it is, whoever waits."""
+    from worker.omni_worker import OmniWorker
+
+    patch(OmniWorker, "make_room", lambda self: None)
+
+
+def regenerate_after_making_room() -> None:
+    """A job that was given back for another begins again, behind what was shown of it."""
+    from dataclasses import replace
+
+    from worker.ledger import Ledger
+
+    real = Ledger.claim
+
+    def claim(self: Ledger, *args: Any) -> Any:
+        found = real(self, *args)
+        return replace(found, logged={}) if found is not None and found.num_made_room else found
+
+    patch(Ledger, "claim", claim)
+
+
 def ignore_cancels() -> None:
     from worker.heartbeat import Inbox
 
@@ -350,6 +375,8 @@ WORKER = {
         publish_before_append,
         redraw_on_resume,
         regenerate_from_the_start,
+        no_room_made,
+        regenerate_after_making_room,
         ignore_cancels,
         no_hang_watch,
         no_release,

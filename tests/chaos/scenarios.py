@@ -46,14 +46,14 @@ class Stage:
         submission = Submission(request, QUEUE, fields.pop("owner", "me"), REVISION, form, background=True, **fields)
         return self.store.submit(submission, rq_job(self.redis, request.id, QUEUE)).job_id
 
-    def worker(self, watch_fd: int | None = None) -> OmniWorker:
+    def worker(self, watch_fd: int | None = None, max_num_seqs: int = 64) -> OmniWorker:
         """A worker that has registered; it moves when turn() says so."""
         self.num_workers += 1
         ledger = Ledger(self.redis, QUEUE, f"worker-{self.num_workers}")
         loaded: FakeLoaded = fake_load("", (QUEUE,), None, None)
         ledger.publish_card(loaded.card)
         ledger.register()
-        engine = FakeEngine(loaded, type("Config", (), {"max_num_seqs": 64}))
+        engine = FakeEngine(loaded, type("Config", (), {"max_num_seqs": max_num_seqs}))
         engine.step_s = 0.0
         fd = os.open(os.devnull, os.O_WRONLY) if watch_fd is None else watch_fd
         publisher = Publisher(Redis(connection_pool=self.redis.connection_pool), ledger.fence)
@@ -80,6 +80,7 @@ def turn(worker: OmniWorker, times: int = 1) -> None:
         worker.inbox.wake.set()
         worker.cancel_requested()
         worker.admit()
+        worker.make_room()
         if worker.engine.has_work:
             worker.step()
         else:
@@ -252,7 +253,7 @@ def a_claim_whose_answer_was_lost_is_answered_again(stage: Stage) -> None:
     job_id = stage.submit(1)
     stage.submit(2)
     ledger = stage.worker().ledger
-    args = (ledger.fence, QUEUE, ledger.worker_name, now_iso(), 0, ledger._claim_number)
+    args = (ledger.fence, QUEUE, ledger.worker_name, now_iso(), 0, ledger._claim_number, "")
     ledger._scripts.run("claim", *args)
     claim = ledger.claim(0)
     assert claim is not None and claim.request.id == job_id
@@ -374,6 +375,34 @@ def a_deploy_blames_nobody(stage: Stage) -> None:
     assert stage.text(job_id) == expected_text(1, 10)
 
 
+def a_job_that_made_room_goes_on_from_its_log(stage: Stage) -> None:
+    worker = stage.worker(max_num_seqs=2)
+    long = [stage.submit(seed, 40, owner="long") for seed in range(3)]
+    turn(worker, 5)
+    short = stage.submit(9, 2, owner="short")
+    shown = [len(stage.rows(job_id)) for job_id in long]
+    turn(worker, 4)
+    assert stage.field(short, "state") == "finished"
+    assert all(len(stage.rows(job_id)) >= num_rows for job_id, num_rows in zip(long, shown, strict=True))
+    finish(stage, worker, *long)
+    assert sum(int(stage.field(job_id, "made_room") or 0) for job_id in long) == 1
+    for seed, job_id in enumerate(long):
+        assert stage.text(job_id) == expected_text(seed, 40)
+        end = stage.rows(job_id)[-1].event
+        assert isinstance(end, Finished) and end.completion_tokens == 40
+        assert (stage.field(job_id, "crashes"), stage.field(job_id, "suspect")) == ("0", "0")
+
+
+def a_full_worker_makes_room(stage: Stage) -> None:
+    worker = stage.worker(max_num_seqs=4)
+    for seed in range(8):
+        stage.submit(seed, 1000, owner="long")
+    turn(worker, 5)
+    short = stage.submit(20, 3, owner="short")
+    turn(worker, 1)
+    assert stage.field(short, "state") == "running"
+
+
 def rows_wait_for_redis(stage: Stage) -> None:
     job_id = stage.submit(1, 4)
     worker = stage.worker()
@@ -440,5 +469,8 @@ CONTROLS: dict[str, Callable[[Stage], None]] = {
     "ignore_cancels": a_cancel_reaches_the_engine,
     "no_release": a_deploy_blames_nobody,
     "drop_rows_when_redis_is_away": rows_wait_for_redis,
+    "no_room_made": a_full_worker_makes_room,
+    "regenerate_after_making_room": a_job_that_made_room_goes_on_from_its_log,
+    "drop_the_log_on_making_room": a_job_that_made_room_goes_on_from_its_log,
     "no_hang_watch": the_parent_hears_of_every_step,
 }

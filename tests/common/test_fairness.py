@@ -10,8 +10,9 @@ from common.errors import InvalidRequest, KeyLimited
 from common.key_store import KeyLimits, KeyStore
 from common.keys import owner_of
 from common.store import Store, Submission
-from common.wire import GenerationRequest, SamplingParams
+from common.wire import Delta, Finished, GenerationRequest, SamplingParams
 from worker.ledger import Ledger
+from worker.publisher import Publisher
 
 QUEUE = "fair"
 
@@ -24,14 +25,14 @@ class Line:
         self.store = Store(redis, max_queue=100_000)
         self.keys = KeyStore(redis)
         self.ledger = Ledger(redis, QUEUE, "w1")
-        self.ledger.register()
+        self.publisher = Publisher(redis, self.ledger.register())
         self.numbers = count()
 
-    def put(self, owner, num=1, *, max_tokens=10, **changes):
+    def put(self, owner, num=1, *, max_tokens=10, prompt=2, **changes):
         ids = []
         for _ in range(num):
             job_id = f"{owner}-{next(self.numbers)}"
-            request = GenerationRequest(job_id, QUEUE, (1, 2), SamplingParams(max_tokens=max_tokens, seed=1))
+            request = GenerationRequest(job_id, QUEUE, (1,) * prompt, SamplingParams(max_tokens=max_tokens, seed=1))
             submission = Submission(request, QUEUE, owner, "r", {"kind": "chat"}, **changes)
             self.store.submit(submission, rq_job(self.redis, job_id, QUEUE))
             ids.append(job_id)
@@ -40,6 +41,16 @@ class Line:
     def claim(self, num=1):
         claims = [self.ledger.claim(0) for _ in range(num)]
         return [claim.request.id for claim in claims if claim is not None]
+
+    def serve(self, num_tokens):
+        """The next job is claimed, makes so many tokens and ends; returns its id."""
+        claim = self.ledger.claim(0)
+        job_id = claim.request.id
+        self.publisher.open(job_id, claim.num_rows, claim.is_suspect)
+        self.publisher.send([(job_id, Delta(0, (7,) * num_tokens, "x")), (job_id, Finished(2, num_tokens))])
+        assert self.publisher.confirm() == {}
+        self.publisher.close(job_id)
+        return job_id
 
     def add_key(self, **limits):
         return owner_of(self.keys.add(f"key-{next(self.numbers)}", KeyLimits(**limits)))
@@ -85,12 +96,79 @@ def test_a_key_of_weight_three_is_served_three_times_as_often(line):
     assert served.count(heavy) == 15
 
 
+def test_shares_are_counted_in_tokens_so_long_jobs_do_not_bring_more(line):
+    line.put("a", 60, max_tokens=200)
+    line.put("b", 60, max_tokens=20)
+    tokens = {"a": 0, "b": 0}
+    for _ in range(55):
+        waiting = line.store.redis.zrange(f"omni:waiting:{QUEUE}", 0, -1)
+        assert {member.decode().partition(":")[2][0] for member in waiting} == {"a", "b"}
+        head = line.ledger.waiter().head.owner
+        tokens[line.serve(200 if head == "a" else 20)[0]] += 202 if head == "a" else 22
+    assert abs(tokens["a"] - tokens["b"]) <= 202
+
+
+def test_a_large_max_tokens_that_is_not_used_costs_nothing(line):
+    line.put("a", 40, max_tokens=100_000)
+    line.put("b", 40, max_tokens=10)
+    served = owners([line.serve(10) for _ in range(40)])
+    assert served.count("a") == served.count("b") == 20
+
+
+def test_prompts_count_too(line):
+    line.put("a", 40, prompt=198)
+    line.put("b", 40, prompt=2)
+    served = owners([line.serve(2) for _ in range(40)])
+    assert served.count("a") < 3
+
+
+def test_a_key_that_stayed_away_is_owed_nothing_and_one_that_comes_back_owes_what_it_had(line):
+    line.put("a", 50)
+    line.put("b", 1)
+    for _ in range(21):
+        line.serve(100)
+    line.put("b", 20)
+    line.put("c", 20)
+    served = owners([line.serve(100) for _ in range(30)])
+    assert max(map(served.count, "abc")) - min(map(served.count, "abc")) <= 1
+
+
+def test_a_key_whose_jobs_wait_behind_all_others_lowers_nobodys_level(line):
+    """It is served last, so its tokens stay few; who comes new must not begin there."""
+    line.put("late", 5, priority=5)
+    line.put("a", 50)
+    for _ in range(20):
+        line.serve(100)
+    line.put("b", 20)
+    assert owners([line.serve(100) for _ in range(20)]).count("b") == 10
+
+
+def test_newcomers_come_one_after_the_other(line):
+    line.put("a", 50)
+    line.serve(100)
+    ids = [line.put(owner)[0] for owner in "bcdef"]
+    assert line.claim(5) == ids
+
+
+def test_what_is_known_of_shares_goes_when_nobody_waits_or_runs(line, redis):
+    line.put("a", 3)
+    line.put("b", 1)
+    cancelled, *_ = line.put("c", 2)
+    line.store.cancel(cancelled)
+    for _ in range(5):
+        line.serve(10)
+    left = {key.decode() for key in redis.keys("omni:*")}
+    assert not {key for key in left if key.startswith(("omni:places:", "omni:line:", "omni:served:"))}
+    line.put("d")
+    assert redis.hgetall(f"omni:fair:{QUEUE}").keys() == {b"end:d", b"weight:d"}
+
+
 def test_a_line_that_was_empty_owes_nobody_anything(line):
     line.put("a", 100)
     line.claim(100)
     line.put("a", 3)
     line.put("b", 3)
-    assert owners(line.claim(6)) == "ababab"
+    assert owners(line.claim(6)) == "bababa"  # a holds a hundred places
 
 
 def test_jobs_of_a_worker_that_left_are_served_before_newer_ones(line, redis):

@@ -74,13 +74,36 @@ def test_the_prompt_of_several_choices_goes_through_the_model_once(bench: Bench)
 
 def test_when_memory_runs_out_the_youngest_waits_and_all_answers_stay_the_same(model_folder: ModelFolder) -> None:
     bench = tight_bench(model_folder, num_blocks=7)
+    bench.engine.scheduler.forecast.answers.share = 0.0  # it takes all for short answers, and is wrong
     for seed in range(3):
         bench.add(f"r{seed}", prompt_of(20, seed), max_tokens=40)
-    bench.finish()
+    seen = set()
+    while bench.engine.has_work:
+        bench.step()
+        if num_preempted := bench.engine.stats().num_preempted:
+            assert not bench.engine.has_room(1, 1)  # nobody comes in while some were put aside
+        seen.add(num_preempted)
+    assert seen >= {0, 1}
     assert bench.engine.stats().num_preemptions > 0
     for seed in range(3):
         assert bench.token_ids(f"r{seed}") == bench.generate(prompt_of(20, seed), 40)
     assert bench.engine.stats().kv_blocks_used == 0
+
+
+def test_nobody_is_admitted_who_would_have_to_be_put_aside_later(model_folder: ModelFolder) -> None:
+    bench = tight_bench(model_folder, num_blocks=7)
+    for seed in range(6):
+        bench.add(f"r{seed}", prompt_of(20, seed), max_tokens=40)
+    bench.finish()
+    assert bench.engine.stats().num_preemptions == 0
+
+
+def test_room_is_seen_that_a_job_would_make(model_folder: ModelFolder) -> None:
+    bench = tight_bench(model_folder, num_blocks=5)
+    bench.add("a", prompt_of(30), max_tokens=20)
+    bench.step(2)
+    assert not bench.engine.has_room(40, 1, 8)
+    assert bench.engine.has_room(40, 1, 8, without=["a"])
 
 
 def test_the_head_of_the_line_is_not_overtaken_by_a_smaller_request(model_folder: ModelFolder) -> None:
@@ -128,7 +151,8 @@ def test_room_is_denied_when_places_or_memory_are_taken(model_folder: ModelFolde
     bench.add("a", prompt_of(30), max_tokens=2)
     bench.step()
     assert bench.engine.has_room(16, 1)
-    assert not bench.engine.has_room(40, 1)
+    assert not bench.engine.has_room(40, 1, 20)  # its prompt fits, not its answer
+    assert not bench.engine.has_room(49, 1)
     assert not bench.engine.has_room(1, 8)
 
 

@@ -75,6 +75,7 @@ def test_states_of_a_step_that_failed_are_computed_anew(hybrid: Bench, monkeypat
 def test_a_sequence_that_lost_its_blocks_begins_anew(hybrid: Bench) -> None:
     expected = {length: hybrid.generate(prompt_of(length), 40) for length in (20, 30)}
     pool = hybrid.engine.runner.kv_cache.pool
+    hybrid.engine.scheduler.forecast.answers.share = 0.0
     taken = pool.allocate(pool.num_free - 6)  # both prompts fit, both answers do not
     for length in expected:
         hybrid.add(f"r{length}", prompt_of(length), max_tokens=40)

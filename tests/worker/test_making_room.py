@@ -1,0 +1,152 @@
+"""A full worker and an owner who waits: a place within a step, and nothing of the one who gave way is lost."""
+
+import itertools
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.chaos.checker import Report, check_log, check_redis
+from tests.chaos.fake_worker import expected_text
+from tests.chaos.scenarios import QUEUE, Stage, finish, turn
+from worker.omni_worker import OmniWorker
+
+
+@pytest.fixture
+def stage(redis: "Redis") -> Stage:
+    return Stage(redis)
+
+
+def held(worker: OmniWorker) -> int:
+    return len(worker.engine.running)  # type: ignore[attr-defined]
+
+
+def judged(stage: Stage, jobs: dict[str, tuple[int, int]]) -> list[str]:
+    """What is wrong with these jobs (id -> seed, tokens)."""
+    report = Report()
+    check_redis(report, stage.redis, QUEUE, jobs)
+    for job_id, (seed, num_tokens) in jobs.items():
+        check_log(report, stage.redis, job_id, "finished")
+        if stage.text(job_id) != expected_text(seed, num_tokens):
+            report.wrong.append(f"the text of {job_id} differs")
+    return report.verdicts
+
+
+def test_a_light_key_beside_four_hundred_long_jobs_of_another_has_a_place_in_the_next_step(stage: Stage) -> None:
+    worker = stage.worker(max_num_seqs=8)
+    for seed in range(400):
+        stage.submit(seed, 1900, owner="heavy")
+    turn(worker, 3)
+    for seed in range(1000, 1010):
+        light = stage.submit(seed, 2, owner="light")
+        turn(worker, 1)
+        assert stage.field(light, "state") == "running"
+        turn(worker, 1)
+        assert held(worker) == 7
+        turn(worker, 1)
+        assert stage.field(light, "state") == "finished"
+        assert held(worker) == 8
+
+
+def test_who_gave_way_goes_on_exactly_once_and_in_order(stage: Stage) -> None:
+    workers = [stage.worker(max_num_seqs=4) for _ in range(2)]
+    jobs: dict[str, tuple[int, int]] = {}
+    for seed in range(30):
+        jobs[stage.submit(seed, 40, owner="a")] = seed, 40
+    for number in range(120):
+        if number % 4 == 0:
+            seed, owner = 100 + number, "bcd"[number % 3]
+            jobs[stage.submit(seed, 5, owner=owner)] = seed, 5
+        turn(workers[number % 2], 1)
+    for worker in itertools.islice(itertools.cycle(workers), 1000):
+        turn(worker)
+    for worker in workers:
+        worker.publisher.confirm()
+    made_room = [int(stage.field(job_id, "made_room") or 0) for job_id in jobs]
+    assert sum(made_room) > 5 and max(made_room) <= 12
+    assert {stage.field(job_id, "crashes") for job_id in jobs} == {"0"}
+    assert judged(stage, jobs) == []
+
+
+def test_two_owners_come_to_halves_and_then_nothing_moves(stage: Stage) -> None:
+    worker = stage.worker(max_num_seqs=8)
+    for owner in "ab":
+        for seed in range(20):
+            stage.submit(seed, 10_000, owner=owner)
+        turn(worker, 10)
+    places = {name.decode(): int(number) for name, number in stage.redis.hgetall(f"omni:places:{QUEUE}").items()}
+    assert places == {"a": 4, "b": 4}
+    moved = [int(stage.field(key.decode()[9:], "made_room") or 0) for key in stage.redis.scan_iter("omni:job:*")]
+    turn(worker, 50)
+    assert sum(moved) == 4
+    assert stage.redis.hget(f"omni:metrics:{QUEUE}", "jobs_that_made_room") == b"4"
+
+
+def test_one_key_alone_displaces_nobody_and_nobody_is_asked_at_each_step(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = stage.worker(max_num_seqs=2)
+    for seed in range(10):
+        stage.submit(seed, 1000, owner="a")
+    turn(worker, 2)
+    asked: list[int] = []
+    real = worker.ledger.waiter
+    monkeypatch.setattr(worker.ledger, "waiter", lambda: asked.append(1) or real())
+    for _ in range(50):
+        worker.admit()
+        worker.make_room()
+        worker.step()
+    assert len(asked) <= 2
+    assert stage.redis.hget(f"omni:metrics:{QUEUE}", "jobs_that_made_room") is None
+
+
+def test_nobody_joins_suspects_and_none_of_them_gives_way(stage: Stage) -> None:
+    worker = stage.worker(max_num_seqs=2)
+    suspects = [stage.submit(seed, 1000, owner="a") for seed in range(4)]
+    turn(worker, 1)
+    stage.bury(worker)
+    successor = stage.worker(max_num_seqs=1)
+    successor.ledger.reclaim()
+    successor.admit()
+    light = stage.submit(9, 2, owner="b")
+    successor.make_room()
+    assert stage.field(light, "state") == "queued"
+    assert [stage.field(job_id, "state") for job_id in suspects].count("running") == 1
+
+
+def test_a_lost_answer_leaves_nobody_without_a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs were changed in Redis, and the worker did not hear of it."""
+    worker = stage.worker(max_num_seqs=2)
+    jobs = {stage.submit(seed, 60, owner="a"): (seed, 60) for seed in range(4)}
+    turn(worker, 3)
+    jobs[stage.submit(9, 30, owner="b")] = 9, 30
+    real = worker.ledger._scripts.run
+
+    def lose(name: str, *args: object) -> object:
+        answer = real(name, *args)
+        if name == "claim" and args[-1] in jobs:
+            raise RedisConnectionError("lost")
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.ledger._scripts, "run", lose)
+        worker.inbox.wake.set()
+        with pytest.raises(RedisConnectionError):
+            worker.admit()
+            worker.make_room()
+    jobs[stage.submit(10, 5, owner="c")] = 10, 5
+    finish(stage, worker, *jobs)
+    worker.publisher.confirm()
+    assert judged(stage, jobs) == []
+
+
+def test_order_within_an_owner_stays(stage: Stage) -> None:
+    worker = stage.worker(max_num_seqs=3)
+    ids = [stage.submit(seed, 30, owner="a") for seed in range(9)]
+    turn(worker, 3)
+    for seed in range(100, 104):
+        stage.submit(seed, 2, owner="b")
+        turn(worker, 4)
+    finish(stage, worker, *ids)
+    first = [int(stage.field(job_id, "first_claimed")) for job_id in ids]
+    assert first == sorted(first)
