@@ -79,7 +79,15 @@ def _loading(store: Store, queues: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for queue in queues:
         if progress := store.loading(queue):
-            empty = {"tokens_per_s": 0.0, "batch": 0, "kv_used": 0, "kv_total": 0, "preempted": 0, "memory_used": 0, "uptime_s": 0.0}
+            empty = {
+                "tokens_per_s": 0.0,
+                "batch": 0,
+                "kv_used": 0,
+                "kv_total": 0,
+                "preempted": 0,
+                "memory_used": 0,
+                "uptime_s": 0.0,
+            }
             rows.append(
                 {"fence": 0, "state": "loading", "progress": progress, "queue": queue, "model": queue, "device": ""}
                 | empty

@@ -36,7 +36,14 @@ def test_a_snapshot_shows_who_waits_who_runs_and_what_failed(store, redis):
     ledger = Ledger(redis, QUEUE, "w1")
     ledger.register()
     ledger.renew(
-        {"state": "ready", "num_running": 1, "kv_blocks_used": 3, "kv_blocks_total": 9, "started": time.time()}
+        {
+            "state": "ready",
+            "num_running": 1,
+            "kv_blocks_used": 3,
+            "kv_blocks_total": 9,
+            "num_preempted": 2,
+            "started": time.time(),
+        }
     )
     for number in range(4):
         put(store, f"job-{number}")
@@ -52,6 +59,7 @@ def test_a_snapshot_shows_who_waits_who_runs_and_what_failed(store, redis):
     }  # fmt: skip
     [worker] = snapshot["workers"]
     assert (worker["state"], worker["batch"], worker["kv_used"], worker["kv_total"]) == ("ready", 1, 3, 9)
+    assert worker["preempted"] == 2
 
 
 def test_a_worker_that_loads_says_how_far_it_is(store, redis):

@@ -27,7 +27,7 @@ FILES = ROOT / "deploy" / "valkey"
 USERS = ("api", "worker", "dashboard", "admin")
 SCRIPTS = {
     "api": ("submit", "cancel", "look", "expire", "forget"),
-    "worker": ("append", "claim", "expire", "give_back", "reclaim", "register", "renew"),
+    "worker": ("append", "card", "claim", "expire", "give_back", "reclaim", "register", "renew", "waiter"),
 }
 STORY = {"model": "omni-demo", "messages": [{"role": "user", "content": "Tell me a long story about a fox."}]}
 ENDLESS = STORY | {"max_tokens": 3000, "ignore_eos": True}

@@ -49,7 +49,8 @@ export class WorkerCard {
     part("device").textContent = [worker.device, worker.fence ? `worker ${worker.fence}` : ""].filter(Boolean).join(" · ");
     part("rate-number").textContent = rate < 100 ? rate.toFixed(1) : grouped(Math.round(rate));
     part("batch").textContent = grouped(worker.batch);
-    part("batch-note").textContent = " running";
+    const preempted = Number(worker.preempted) || 0;
+    part("batch-note").textContent = preempted ? ` running, ${grouped(preempted)} put aside` : " running";
     part("kv").textContent = total ? percent(used / total) : "–";
     part("kv-note").textContent = total ? ` of ${grouped(total)}` : "";
     part("kv").title = `${grouped(used)} of ${grouped(total)}`;
