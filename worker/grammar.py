@@ -18,6 +18,7 @@ from common.grammar_check import parser_limits
 BYTE_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # [256, 8]
 BYTE_ADDENDS = np.where(BYTE_BITS == 1, np.float32(0), np.float32("-inf"))  # to the logits of eight tokens
 KEPT_GRAMMARS = 64  # compiled and untouched; a state copies one and grows its own lexer tables
+KEPT_CHARACTERS = 2**19  # of their texts; what is compiled takes up to 130 times as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class GrammarCompiler:
     def _keep(self, grammar: str, matcher: Any) -> None:
         with self._lock:
             self._compiled[grammar] = matcher
-            while len(self._compiled) > KEPT_GRAMMARS:
+            while len(self._compiled) > KEPT_GRAMMARS or sum(map(len, self._compiled)) > KEPT_CHARACTERS:
                 self._compiled.popitem(last=False)
 
 

@@ -9,7 +9,7 @@ from api.parsers.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
 from common.grammars import after_thinking, json_schema_grammar, marked_text, regex_grammar
 from common.tool_grammars import Function, tool_grammar
-from worker.grammar import KEPT_GRAMMARS, GrammarCompiler, apply_bitmask, bitmask_words
+from worker.grammar import KEPT_CHARACTERS, KEPT_GRAMMARS, GrammarCompiler, apply_bitmask, bitmask_words
 
 END, TURN_END = 0, 1
 VOCAB_SIZE = 700  # the model has more logits than the tokenizer has tokens
@@ -138,6 +138,9 @@ def test_compiled_grammars_are_kept_up_to_a_limit(compiler):
     for number in range(KEPT_GRAMMARS + 5):
         compiler.compile(regex_grammar(f"n{number}", "guided_regex").text)
     assert len(compiler._compiled) == KEPT_GRAMMARS
+    for number in range(20):
+        compiler.compile(regex_grammar(f"{number}{'x' * 50_000}", "guided_regex").text)
+    assert sum(map(len, compiler._compiled)) <= KEPT_CHARACTERS
 
 
 def test_a_tokenizer_larger_than_the_model_masks_what_the_model_has(tokenizer, weather):
