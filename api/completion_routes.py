@@ -13,7 +13,7 @@ from api.prompt import PromptEncoder
 from api.schema import parse
 from api.schema_text import CompletionRequest
 from api.service import Service
-from api.serving import ENDED, owned_job, starting_after
+from api.serving import ENDED, Wanted, owned_job, starting_after, wanted
 from common.errors import NotFound
 from common.store import JobView
 
@@ -23,22 +23,7 @@ def completion_routes(service: Service) -> Blueprint:
 
     @routes.post("/v1/completions")
     def create() -> Any:
-        caller = service.keys.caller(request)
-        raw = read_body(request)
-        body = parse(CompletionRequest, raw)
-        encoder = service.models.encoder(body.model)
-        prepared = prepare(body, encoder, caller, service.grammars)
-        forms = [form for _, form in prepared]
-        ids = [generation.id for generation, _ in prepared]
-        answer = Answer(service, request, *ids, is_background=bool(body.background))
-        try:
-            answer_id = submit_all(service, prepared, body, encoder, caller, request.headers, raw)
-        except BaseException:
-            answer.give_up()
-            raise
-        if answer_id != forms[0].id:
-            answer.follow(*job_ids(answer_id, len(forms)))
-            _, forms = stored(service, caller, answer_id)
+        answer, forms, encoder, body = asked(service)
         return respond(answer, forms, encoder, is_stream=bool(body.stream))
 
     @routes.get("/v1/completions/<answer_id>")
@@ -56,6 +41,27 @@ def completion_routes(service: Service) -> Blueprint:
         return jsonify(answer.body(TextCompletion(forms, text_of(encoder))))
 
     return routes
+
+
+def asked(service: Service) -> tuple[Answer, list[CompletionForm], PromptEncoder, Wanted]:
+    """Put what was sent into the line."""
+    caller = service.keys.caller(request)
+    raw = read_body(request)
+    body = parse(CompletionRequest, raw)
+    encoder = service.models.encoder(body.model)
+    prepared = prepare(body, encoder, caller, service.grammars)
+    forms = [form for _, form in prepared]
+    ids = [generation.id for generation, _ in prepared]
+    answer = Answer(service, request, *ids, is_background=bool(body.background))
+    try:
+        answer_id = submit_all(service, prepared, body, encoder, caller, request.headers, raw)
+    except BaseException:
+        answer.give_up()
+        raise
+    if answer_id != forms[0].id:
+        answer.follow(*job_ids(answer_id, len(forms)))
+        _, forms = stored(service, caller, answer_id)
+    return answer, forms, encoder, wanted(body)
 
 
 def respond(

@@ -75,28 +75,34 @@ def embedding_routes(service: Service) -> Blueprint:
 
     @routes.post("/v1/embeddings")
     def create() -> Any:
-        caller = service.keys.caller(request)
-        raw = read_body(request)
-        body = parse(EmbeddingRequest, raw)
-        encoder = service.models.encoder(body.model, "embed")
-        form = form_of(body)
-        wanted = request_of(body, inputs_of(body, encoder), form, caller)
-        answer = Answer(service, request, form.id, is_background=False)
-        try:
-            job = submission(wanted, form, body, encoder, caller, request.headers, raw, kept_s=KEPT_S)
-            job = replace(job, vector_bytes=vector_bytes(encoder.card.num_dimensions or 0))
-            job_id = submit(service.store, job)
-        except BaseException:
-            answer.give_up()
-            raise
-        if job_id != form.id:
-            answer.follow(job_id)
-            form = EmbeddingForm(**owned_job(service, caller, job_id).form)
+        answer, form = asked(service)
         response = jsonify(answer.body(Embeddings(form)))
         response.headers["Omni-Job-Id"] = form.id
         return response
 
     return routes
+
+
+def asked(service: Service) -> tuple[Answer, EmbeddingForm]:
+    """Put what was sent into the line."""
+    caller = service.keys.caller(request)
+    raw = read_body(request)
+    body = parse(EmbeddingRequest, raw)
+    encoder = service.models.encoder(body.model, "embed")
+    form = form_of(body)
+    wanted = request_of(body, inputs_of(body, encoder), form, caller)
+    answer = Answer(service, request, form.id, is_background=False)
+    try:
+        job = submission(wanted, form, body, encoder, caller, request.headers, raw, kept_s=KEPT_S)
+        job = replace(job, vector_bytes=vector_bytes(encoder.card.num_dimensions or 0))
+        job_id = submit(service.store, job)
+    except BaseException:
+        answer.give_up()
+        raise
+    if job_id != form.id:
+        answer.follow(job_id)
+        form = EmbeddingForm(**owned_job(service, caller, job_id).form)
+    return answer, form
 
 
 def form_of(body: EmbeddingRequest) -> EmbeddingForm:

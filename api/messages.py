@@ -13,7 +13,7 @@ from api.message_turns import chat_request
 from api.messages_schema import CountRequest, MessagesRequest
 from api.schema import parse
 from api.service import Service
-from api.serving import fetched, owned_job, put_in_line, starting_after, wants_stream
+from api.serving import Waiting, Wanted, fetched, owned_job, put_in_line, starting_after, wanted, wants_stream
 from common.errors import OmniError
 
 
@@ -22,21 +22,7 @@ def message_routes(service: Service) -> Blueprint:
 
     @routes.post("/v1/messages")
     def create() -> Any:
-        caller = service.keys.caller(request)
-        raw = read_body(request)
-        body = parse(MessagesRequest, raw)
-        chat = chat_request(body)
-        encoder = service.models.encoder(body.model)
-        prepared = prepare(chat, encoder, service.grammars)
-        form = MessageForm(
-            id=new_id("msg_"),
-            model=body.model,
-            created=int(time.time()),
-            num_prompt_tokens=len(prepared.prompt.ids),
-            stop=body.stop_sequences or [],
-            reading=prepared.reading,
-        )
-        waiting = put_in_line(service, request, caller, chat, prepared, form, encoder, raw)
+        waiting, body = asked(service)
         return waiting.stream() if body.stream else jsonify(waiting.body())
 
     @routes.get("/v1/messages/<message_id>")
@@ -58,3 +44,22 @@ def message_routes(service: Service) -> Blueprint:
         return messages_error(error), status_of(error.code), error_headers(error)
 
     return routes
+
+
+def asked(service: Service) -> tuple[Waiting, Wanted]:
+    """Put what was sent into the line."""
+    caller = service.keys.caller(request)
+    raw = read_body(request)
+    body = parse(MessagesRequest, raw)
+    chat = chat_request(body)
+    encoder = service.models.encoder(body.model)
+    prepared = prepare(chat, encoder, service.grammars)
+    form = MessageForm(
+        id=new_id("msg_"),
+        model=body.model,
+        created=int(time.time()),
+        num_prompt_tokens=len(prepared.prompt.ids),
+        stop=body.stop_sequences or [],
+        reading=prepared.reading,
+    )
+    return put_in_line(service, request, caller, chat, prepared, form, encoder, raw), wanted(body)

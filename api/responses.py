@@ -13,7 +13,18 @@ from api.response_items import chat_request
 from api.responses_schema import ResponsesRequest
 from api.schema import known_only, parse
 from api.service import Service
-from api.serving import ENDED, Waiting, fetched, form_of, owned_job, put_in_line, starting_after, wants_stream
+from api.serving import (
+    ENDED,
+    Waiting,
+    Wanted,
+    fetched,
+    form_of,
+    owned_job,
+    put_in_line,
+    starting_after,
+    wanted,
+    wants_stream,
+)
 from common.errors import Conflict, InvalidRequest, NotFound, OmniError
 from common.store import JobView
 
@@ -33,16 +44,7 @@ def add_asking(routes: Blueprint, service: Service) -> None:
 
     @routes.post("/v1/responses")
     def create() -> Any:
-        caller = service.keys.caller(request)
-        raw = read_body(request)
-        body = parse(ResponsesRequest, raw)
-        check_together(body)
-        context = context_of(service, body.previous_response_id)
-        chat = chat_request(body, context)
-        encoder = service.models.encoder(body.model)
-        prepared = prepare(chat, encoder, service.grammars)
-        form = response_form(body, raw, context, prepared.reading)
-        waiting = put_in_line(service, request, caller, chat, prepared, form, encoder, raw)
+        waiting, body = asked(service)
         if body.stream:
             return waiting.stream()
         if body.background:
@@ -95,6 +97,20 @@ def add_stored(routes: Blueprint, service: Service) -> None:
                 return {"id": response_id, "object": "response.deleted", "deleted": True}
             time.sleep(FORGET_PAUSE_S)
         raise Conflict("The response is still being cancelled; try again.")
+
+
+def asked(service: Service) -> tuple[Waiting, Wanted]:
+    """Put what was sent into the line."""
+    caller = service.keys.caller(request)
+    raw = read_body(request)
+    body = parse(ResponsesRequest, raw)
+    check_together(body)
+    context = context_of(service, body.previous_response_id)
+    chat = chat_request(body, context)
+    encoder = service.models.encoder(body.model)
+    prepared = prepare(chat, encoder, service.grammars)
+    form = response_form(body, raw, context, prepared.reading)
+    return put_in_line(service, request, caller, chat, prepared, form, encoder, raw), wanted(body)
 
 
 def stored(service: Service, response_id: str) -> JobView:

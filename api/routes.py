@@ -10,7 +10,18 @@ from api.chat import chat_form, prepare
 from api.chunks import ChatForm
 from api.schema import ChatRequest, parse
 from api.service import Service
-from api.serving import ENDED, fetched, form_of, owned_job, put_in_line, starting_after, wants_stream
+from api.serving import (
+    ENDED,
+    Waiting,
+    Wanted,
+    fetched,
+    form_of,
+    owned_job,
+    put_in_line,
+    starting_after,
+    wanted,
+    wants_stream,
+)
 from common.errors import OmniError
 from common.redis_memory import memory_of
 from common.store import JobView
@@ -21,12 +32,7 @@ def chat_routes(service: Service) -> Blueprint:
 
     @routes.post("/v1/chat/completions")
     def create() -> Any:
-        caller = service.keys.caller(request)
-        raw = read_body(request)
-        body = parse(ChatRequest, raw)
-        encoder = service.models.encoder(body.model)
-        prepared = prepare(body, encoder, service.grammars)
-        waiting = put_in_line(service, request, caller, body, prepared, chat_form(body, prepared), encoder, raw)
+        waiting, body = asked(service)
         if body.stream:
             return waiting.stream()
         if body.background:
@@ -47,6 +53,17 @@ def chat_routes(service: Service) -> Blueprint:
         return jsonify(fetched(service, request, job, "chat").body())
 
     return routes
+
+
+def asked(service: Service) -> tuple[Waiting, Wanted]:
+    """Put what was sent into the line."""
+    caller = service.keys.caller(request)
+    raw = read_body(request)
+    body = parse(ChatRequest, raw)
+    encoder = service.models.encoder(body.model)
+    prepared = prepare(body, encoder, service.grammars)
+    form = chat_form(body, prepared)
+    return put_in_line(service, request, caller, body, prepared, form, encoder, raw), wanted(body)
 
 
 def pending(form: ChatForm, job: JobView | None) -> dict[str, Any]:

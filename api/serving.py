@@ -17,7 +17,7 @@ from api.message_chunks import MessageChunks, MessageCompletion, MessageForm
 from api.prompt import PromptEncoder
 from api.reading import reading_of
 from api.response_chunks import ResponseChunks, ResponseCompletion, ResponseForm
-from api.schema import ChatRequest
+from api.schema import ChatRequest, StreamOptions
 from api.service import Service
 from common.errors import InvalidRequest, NotFound
 from common.store import JobView
@@ -63,6 +63,22 @@ class Waiting:
     def body(self) -> dict[str, Any]:
         """Wait for the whole answer. Raises JobFailed."""
         return self.answer.body(self.completion())
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How an answer is to be given: all that is needed of a request once it waits.
+
+    Handlers keep this alone, because the rest may be large and the answer may take long.
+    """
+
+    stream: bool
+    background: bool
+    stream_options: StreamOptions | None = None
+
+
+def wanted(body: Any) -> Wanted:
+    return Wanted(bool(body.stream), bool(getattr(body, "background", False)), getattr(body, "stream_options", None))
 
 
 def put_in_line(

@@ -1,9 +1,13 @@
 """Memory is bounded, for each key and in all, on the whole service."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
+import psutil
 import pytest
 
 from bench import soak
@@ -46,6 +50,31 @@ def test_an_eviction_policy_that_is_set_while_all_runs_is_noticed(small: Running
     assert int(refused.headers["retry-after"]) >= 1
     assert SENTENCE in small.log()
     assert httpx2.get(f"{small.url}/readyz").status_code == ask(small).status_code == 200
+
+
+def resident(service: RunningService) -> int:
+    """Bytes that the API's processes take."""
+    api = psutil.Process(service.processes["api"].pid)
+    return sum(process.memory_info().rss for process in api.children(recursive=True))
+
+
+def test_what_was_sent_is_let_go_while_its_answer_is_waited_for(small: RunningService) -> None:
+    """100 MB of fields that nobody knows are sent, and the worker stands still."""
+    ask(small, ballast=["x" * 100] * 20_000)
+    before = resident(small)
+    os.killpg(small.processes["worker"].pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(32) as callers:
+            answers = [callers.submit(ask, small, ballast=["x" * 100] * 20_000) for _ in range(32)]
+            deadline = time.monotonic() + 20
+            while small.redis().zcard("omni:waiting:deepseek-v3.2") < 32 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            grown = resident(small) - before
+            os.killpg(small.processes["worker"].pid, signal.SIGCONT)
+            assert {answer.result().status_code for answer in answers} == {200}
+    finally:
+        os.killpg(small.processes["worker"].pid, signal.SIGCONT)
+    assert grown < 50 * 2**20
 
 
 def test_one_key_that_fills_its_share_in_every_way_leaves_the_other_served(small: RunningService) -> None:
