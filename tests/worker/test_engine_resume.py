@@ -64,6 +64,26 @@ def test_a_character_cut_in_half_by_the_crash_comes_out_whole(bench: Bench) -> N
     assert isinstance(events[0], Delta) and first not in events[0].token_ids
 
 
+@pytest.mark.parametrize("num_tokens", [1, 2])
+def test_an_answer_that_is_cut_inside_a_character_ends_before_it(num_tokens: int, bench: Bench) -> None:
+    ids = bench.loaded.tokenizer.encode("a🙈").ids[: 1 + num_tokens]
+    logged = {0: LoggedChoice(tuple(ids[:-1]), "a")}
+    last, end = run(
+        bench, bench.request("r", prompt_of(4), max_tokens=len(ids), logit_bias=((ids[-1], 100.0),)), logged
+    )
+    assert isinstance(last, Delta) and isinstance(end, Finished)
+    assert (last.token_ids, last.text, last.finish_reason) == ((ids[-1],), "", "length")
+
+
+def test_a_log_with_the_replacement_characters_of_an_older_version_goes_on(bench: Bench) -> None:
+    ids = tuple(bench.loaded.tokenizer.encode("a🙈b").ids)
+    request = bench.request("r", prompt_of(4), max_tokens=len(ids) + 2)
+    [*_, end] = run(bench, request, {0: LoggedChoice(ids, "a\ufffd\ufffdb")})
+    assert isinstance(end, Finished)
+    [failed] = run(bench, request, {0: LoggedChoice(ids, "b\ufffd")})
+    assert isinstance(failed, Failed) and failed.code == "resume_mismatch"
+
+
 def test_a_log_that_another_model_wrote_is_refused(bench: Bench) -> None:
     failed = run(bench, bench.request("r", prompt_of(4)), {0: LoggedChoice((10, 11), "something else")})
     assert [type(event) for event in failed] == [Failed]
