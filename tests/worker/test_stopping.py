@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.stopping import StopStrings, finish_reason
+from common.spelling import Spelling
+from tests.worker.test_detokenizer import ALPHABET, BYTES, DECODERS, tokenizer_of
+from worker.detokenizer import Detokenizer
+from worker.stopping import StopStrings, VisibleText, finish_reason
 
 ENDS = frozenset({7})
 
@@ -48,3 +51,19 @@ def test_what_is_shown_is_the_text_up_to_the_first_stop_string_however_it_is_cut
     else:
         longest = max(len(stop) for stop in stops if text[:first_end].endswith(stop))
         assert "".join(shown) == text[: first_end - longest]
+
+
+@given(
+    st.text("a é🙈", max_size=12),
+    st.lists(st.text("a é🙈", min_size=1, max_size=3), min_size=1, max_size=2),
+    st.sampled_from(["Llama 2", "byte-level"]),
+)
+def test_a_stop_string_cuts_a_text_that_comes_byte_by_byte_at_the_same_place(
+    text: str, stops: list[str], kind: str
+) -> None:
+    names = BYTES if kind == "Llama 2" else ALPHABET
+    tokenizer = tokenizer_of(list(names), DECODERS[kind])
+    visible = VisibleText(Detokenizer(Spelling(tokenizer), [tokenizer.token_to_id(names[ord("x")])]), tuple(stops), 0)
+    shown = "".join(visible.push(tokenizer.token_to_id(names[byte])) for byte in text.encode()) + visible.flush()
+    by_characters, has_matched = run(tuple(stops), list(text))
+    assert (shown, visible.is_stopped) == ("".join(by_characters), has_matched)
