@@ -7,7 +7,7 @@ submit.lua's rule.
 
 import heapq
 import random
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,29 +36,52 @@ class Shape:
 
 @dataclass(slots=True)
 class Line:
-    """Start-time fair queueing, as in submit.lua and claim.lua."""
+    """Who was served least is next, as in submit.lua and claim.lua. That full workers make room is not played."""
 
     is_fair: bool = True
     now: float = 0.0
-    last: float = 0.0
-    waiting: list[tuple[float, int, str, Any]] = field(default_factory=list)
-    ends: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, deque[tuple[int, Any]]] = field(default_factory=dict)  # owner -> (ticket, what)
+    served: dict[str, float] = field(default_factory=dict)  # of those that wait or run
+    left: dict[str, float] = field(default_factory=dict)  # of the others
+    places: Counter[str] = field(default_factory=Counter)
     num_tickets: int = 0
+    num_waiting: int = 0
 
     def put(self, owner: str, what: Any) -> None:
-        if not self.waiting:
-            self.ends.clear()
-            self.now = self.last
-        tag = max(self.now, self.ends.get(owner, 0.0)) if self.is_fair else 0.0
-        self.ends[owner] = tag + 1
-        self.last = max(self.last, tag + 1)
+        if not self.served:
+            self.now = 0.0
+            self.left.clear()
+        if owner not in self.served:
+            holders = [self.served[other] for other in self.places if other in self.served]
+            self.served[owner] = max(min(holders, default=0.0), self.now, self.left.pop(owner, 0.0))
         self.num_tickets += 1
-        heapq.heappush(self.waiting, (tag, self.num_tickets, owner, what))
+        self.num_waiting += 1
+        self.waiting.setdefault(owner, deque()).append((self.num_tickets, what))
 
-    def take(self) -> tuple[str, Any]:
-        tag, _, owner, what = heapq.heappop(self.waiting)
-        self.now = max(self.now, tag)
+    def take(self, num_tokens: float = 1.0) -> tuple[str, Any]:
+        """`num_tokens`: what the job will have taken."""
+        owner = min(self.waiting, key=self.due)
+        _, what = self.waiting[owner].popleft()
+        if not self.waiting[owner]:
+            del self.waiting[owner]
+        self.num_waiting -= 1
+        self.now = max(self.now, self.served[owner])
+        self.served[owner] += num_tokens
+        self.places[owner] += 1
         return owner, what
+
+    def due(self, owner: str) -> tuple[float, int]:
+        ticket, _ = self.waiting[owner][0]
+        level = round(self.served[owner] + min(0.9, self.places[owner] / 1000), 3)
+        return (level if self.is_fair else 0.0), ticket
+
+    def end(self, owner: str) -> None:
+        """One of its jobs has ended."""
+        self.places[owner] -= 1
+        if not self.places[owner]:
+            del self.places[owner]
+            if owner not in self.waiting:
+                self.left[owner] = self.served.pop(owner)
 
 
 @dataclass(slots=True)
@@ -142,7 +165,7 @@ class Simulation:
 
     def ask(self, time: float, client: int) -> None:
         self.counts["asked"] += 1
-        if len(self.line.waiting) >= self.shape.max_queue:
+        if self.line.num_waiting >= self.shape.max_queue:
             self.counts["refused"] += 1
             self.think(time, client)
             return
@@ -164,9 +187,9 @@ class Simulation:
                 continue
             if num_running >= self.shape.max_num_seqs:
                 return
-            owner, (asked, client) = self.line.take()
-            self.waits["heavy" if owner == "heavy" else "light"].append(time - asked)
             num_tokens = max(1, round(self.random.expovariate(1 / self.shape.mean_tokens)))
+            owner, (asked, client) = self.line.take(num_tokens)
+            self.waits["heavy" if owner == "heavy" else "light"].append(time - asked)
             worker.take(time, num_tokens, self.num_events, client)
             heapq.heapreplace(self.free, (len(worker.ends), number))
             self.forecast(number)
@@ -176,6 +199,7 @@ class Simulation:
         worker.move(time)
         _, _, client = heapq.heappop(worker.ends)
         self.counts["done"] += 1
+        self.line.end(self.owner_of(client))
         worker.version += 1
         heapq.heappush(self.free, (len(worker.ends), number))
         if worker.ends:
