@@ -11,8 +11,9 @@ from gevent.lock import BoundedSemaphore
 from redis.exceptions import RedisError
 
 from api import sse
-from api.answers import RESUME_MS, SSE_HEADERS
+from api.answers import SSE_HEADERS
 from api.client_watch import watching
+from api.frames import RESUME_MS
 from api.service import Service
 from common.snapshot import take_snapshot
 
@@ -60,7 +61,7 @@ def board_routes(service: Service) -> Blueprint:
 def frames(service: Service, board: Board, client: Any) -> Iterator[bytes]:
     """Until the viewer leaves or this process does."""
     gone = Wake()
-    with watching(client, gone.set):
+    with watching(client, gone.set, lambda: None):  # a frame every PERIOD_S is probe enough
         while not gone.is_set():
             try:
                 yield board.frame()

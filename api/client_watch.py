@@ -1,22 +1,34 @@
-"""Notices within milliseconds that a caller has closed its connection, also while nothing is written to it."""
+"""Notices soon that a caller has closed its connection, also while nothing is written to it.
+
+The end of what a caller sends does not say that it left: it may have closed its sending half only, and still read. So
+something is written that a reader passes over. An end that is closed answers it with a reset; one that reads does not.
+"""
 
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
+from select import POLLERR, POLLHUP
 from typing import Any
 
 import gevent
+from gevent.monkey import get_original
 
 READ = 1
 SEND_TIMEOUT_S = 30.0
 SEND_BUFFER_BYTES = 32 * 1024
+PAUSES_S = (0.05, 0.25, 0.7, 2.0)  # a proxy between passes the reset on only when it is written to once more
+PAUSE_S = 15.0
+
+KernelPoll = get_original("select", "poll")
 
 
 @contextmanager
-def watching(client: Any, on_gone: Callable[[], None]) -> Iterator[None]:
+def watching(client: Any, on_gone: Callable[[], None], probe: Callable[[], object]) -> Iterator[None]:
     """Call `on_gone` when `client` (gunicorn's socket, or None outside of it) is closed by its other end.
 
-    Also bounds what a stopped reader can hold: small kernel buffers, and a send that fails after 30 s.
+    `probe` has something written. Also bounds what a stopped reader can hold: small kernel buffers, and a send that
+    fails after 30 s.
     """
     if client is None:
         yield
@@ -24,6 +36,7 @@ def watching(client: Any, on_gone: Callable[[], None]) -> Iterator[None]:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     client.settimeout(SEND_TIMEOUT_S)
     watcher = gevent.get_hub().loop.io(client.fileno(), READ)
+    probing: list[gevent.Greenlet] = []
 
     def look() -> None:
         try:
@@ -31,10 +44,12 @@ def watching(client: Any, on_gone: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        watcher.stop()  # a pipelined request would wake us for ever
-        if not data:
+            watcher.stop()
             on_gone()
+            return
+        watcher.stop()  # a pipelined request, or the end, would wake us for ever
+        if not data:
+            probing.append(gevent.spawn(_probe, client.fileno(), on_gone, probe))
 
     watcher.start(look)
     try:
@@ -42,3 +57,23 @@ def watching(client: Any, on_gone: Callable[[], None]) -> Iterator[None]:
     finally:
         watcher.stop()
         watcher.close()
+        gevent.killall(probing, block=False)
+
+
+def _probe(fd: int, on_gone: Callable[[], None], probe: Callable[[], object]) -> None:
+    for pause_s in chain(PAUSES_S, repeat(PAUSE_S)):
+        if not is_closed(fd):
+            try:
+                probe()
+            except OSError:
+                return on_gone()
+            gevent.sleep(pause_s)
+        if is_closed(fd):
+            return on_gone()
+
+
+def is_closed(fd: int) -> bool:
+    """Whether neither end can send any more; the kernel knows it once a reset has come."""
+    poll = KernelPoll()
+    poll.register(fd, 0)
+    return any(event & (POLLHUP | POLLERR) for _, event in poll.poll(0))

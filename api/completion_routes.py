@@ -13,7 +13,7 @@ from api.prompt import PromptEncoder
 from api.schema import parse
 from api.schema_text import CompletionRequest
 from api.service import Service
-from api.serving import ENDED, Wanted, owned_job, starting_after, wanted
+from api.serving import ENDED, Wanted, asks_for_ids, owned_job, starting_after, wanted
 from common.errors import NotFound
 from common.store import JobView
 
@@ -24,7 +24,10 @@ def completion_routes(service: Service) -> Blueprint:
     @routes.post("/v1/completions")
     def create() -> Any:
         answer, forms, encoder, body = asked(service)
-        return respond(answer, forms, encoder, is_stream=bool(body.stream))
+        if body.stream:
+            with_ids = asks_for_ids(request, body.stream_options)
+            return answer.stream(CompletionChunks(forms, text_of(encoder)), with_ids=with_ids)
+        return respond(answer, forms, encoder)
 
     @routes.get("/v1/completions/<answer_id>")
     def retrieve(answer_id: str) -> Any:
@@ -37,7 +40,7 @@ def completion_routes(service: Service) -> Blueprint:
         answer = Answer(service, request, *(job.id for job in jobs), is_background=True)
         answer.is_new = False
         if is_stream:
-            return answer.stream(CompletionChunks(forms, text_of(encoder)), after)
+            return answer.stream(CompletionChunks(forms, text_of(encoder)), after=after, with_ids=True)
         return jsonify(answer.body(TextCompletion(forms, text_of(encoder))))
 
     return routes
@@ -64,12 +67,8 @@ def asked(service: Service) -> tuple[Answer, list[CompletionForm], PromptEncoder
     return answer, forms, encoder, wanted(body)
 
 
-def respond(
-    answer: Answer, forms: list[CompletionForm], encoder: PromptEncoder, *, is_stream: bool
-) -> Response | tuple[Response, int]:
-    """Stream, or wait for the whole; a background answer that is not streamed comes at once."""
-    if is_stream:
-        return answer.stream(CompletionChunks(forms, text_of(encoder)))
+def respond(answer: Answer, forms: list[CompletionForm], encoder: PromptEncoder) -> Response | tuple[Response, int]:
+    """Wait for the whole; a background answer comes at once."""
     if answer.is_background:
         answer.give_up()
         return jsonify(pending(forms[0], [])), 202

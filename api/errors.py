@@ -19,6 +19,7 @@ STATUS: dict[str, tuple[int, str, str | int | None]] = {
     "request_timeout": (408, "invalid_request_error", "request_timeout"),
     "unsupported_media_type": (415, "invalid_request_error", "unsupported_media_type"),
     "misdirected_request": (421, "invalid_request_error", "misdirected_request"),
+    "not_implemented": (501, "invalid_request_error", "not_implemented"),
     "idempotency_mismatch": (422, "invalid_request_error", "idempotency_mismatch"),
     "rate_limit_exceeded": (429, "rate_limit_error", "rate_limit_exceeded"),
     "cancelled": (409, "invalid_request_error", "cancelled"),
@@ -26,12 +27,15 @@ STATUS: dict[str, tuple[int, str, str | int | None]] = {
     "timeout": (504, "timeout_error", "timeout"),
     "model_changed": (409, "invalid_request_error", "model_changed"),
     "service_unavailable": (503, "service_unavailable", 503),
+    "server_restarting": (503, "service_unavailable", "server_restarting"),
     "out_of_memory": (500, "internal_error", 500),
     "stream_rewound": (500, "internal_error", "stream_rewound"),  # we lost what the caller has seen
 }
 INTERNAL = (500, "internal_error", "internal_error")
 # A retry of these would only repeat the failure: the SDKs obey the header.
-NO_RETRY = frozenset({"out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed"})
+NO_RETRY = frozenset(
+    {"out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed", "stream_rewound"}
+)
 
 
 # Anthropic's names for the same, by status.

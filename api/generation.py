@@ -25,6 +25,7 @@ from common.wire import Failed, Finished
 
 PAGE_ROWS = 64  # read from a log at once
 LAG_S = 0.1  # so long live rows may be behind a look at the log
+REWOUND = "The log of this job is shorter than what was already sent; begin again without 'starting_after'."
 SILENCE_S = 15.0  # after so long without news a reader is given an Idle, which becomes a keep-alive
 
 
@@ -123,6 +124,15 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
             yield notice
 
 
+def logged(store: Store, job_id: str) -> Iterator[Row]:
+    """The rows that the job's log holds now. Raises RedisError."""
+    seq = 0
+    while rows := store.rows(job_id, after=seq, count=PAGE_ROWS):
+        yield from rows
+        seq = rows[-1].seq
+        gevent.sleep(0)  # as in _from_log
+
+
 def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
     """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
     is_behind = reader.look.num_rows > seq  # the missing rows may be on their way, or lost
@@ -139,8 +149,9 @@ def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
         reader.told_position = look.position
         reader.told_at = time.monotonic()
         return False, Queued(look.position)
-    if time.monotonic() - reader.told_at < SILENCE_S:
+    if time.monotonic() - reader.told_at < SILENCE_S and not reader.must_speak:
         return False, None
+    reader.must_speak = False
     reader.told_at = time.monotonic()
     return False, Idle()
 
@@ -156,7 +167,7 @@ def _check(store: Store, job_id: str, seq: int) -> None:
     if look.state == "":
         raise NotFound("This job does not exist any more; results are kept for a limited time.")
     if look.num_rows < seq:
-        raise Conflict("The log of this job is shorter than what was already sent.", code="stream_rewound")
+        raise Conflict(REWOUND, code="stream_rewound")
 
 
 def _from_log(store: Store, job_id: str, seq: int) -> list[Row]:

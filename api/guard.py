@@ -4,9 +4,9 @@ import re
 from typing import Any
 from uuid import uuid4
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 
-from common.errors import OmniError
+from common.errors import InvalidRequest, OmniError
 from common.settings import LOOPBACK, Settings, split
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -25,6 +25,7 @@ def install_guard(app: Flask, settings: Settings) -> None:
     def check() -> Any:
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        check_framing(request)
         if hosts and host_name(request.host) not in hosts:
             raise OmniError(
                 f"This server does not answer for the host {request.host[:100]!r}; add it to OMNI_ALLOWED_HOSTS.",
@@ -44,12 +45,26 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
     """Empty: any. On loopback only loopback's names, or a page elsewhere could reach us by DNS rebinding."""
     named = split(settings.allowed_hosts)
     if named or settings.is_loopback:
-        return frozenset({*named, *LOOPBACK, settings.host})
+        return frozenset(map(str.lower, (*named, *LOOPBACK, settings.host)))
     return frozenset()
 
 
+def check_framing(request: Request) -> None:
+    """Raises OmniError for what RFC 9112 has a server refuse and gunicorn lets through."""
+    environ = request.environ
+    if "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
+        raise InvalidRequest("An HTTP/1.1 request must have a Host header.")
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "chunked")
+    if coding.strip().lower() != "chunked":
+        raise OmniError(
+            f"This server does not decode the transfer coding {coding[:100]!r}; send the body plain.",
+            code="not_implemented",
+        )
+
+
 def host_name(host: str) -> str:
-    """'[::1]:8000' -> '::1', 'localhost:8000' -> 'localhost'."""
+    """'[::1]:8000' -> '::1', 'LOCALHOST:8000' -> 'localhost'."""
+    host = host.lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]

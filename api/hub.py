@@ -40,6 +40,8 @@ class Reader:
         self.told_position = -1  # the place in line that its caller knows of
         self.told_at = time.monotonic()  # when its caller last heard anything
         self.is_client_gone = False
+        self.must_speak = False  # its caller is to be sent something, to learn whether it still reads
+        self.is_for_the_whole = False  # its caller has been sent nothing yet: it is closed last
         self.is_closing = False
         self._rows: deque[Row] = deque()
 
@@ -57,6 +59,10 @@ class Reader:
     def tell(self, look: Look) -> None:
         self.look = look
         self.is_told = True
+        self.wake.set()
+
+    def speak(self) -> None:
+        self.must_speak = True
         self.wake.set()
 
     def client_gone(self) -> None:
@@ -104,11 +110,19 @@ class EventHub:
             self._readers.pop(reader.job_id, None)
         return not others
 
-    def stop(self) -> None:
-        """End every stream in a way that its client can resume: this process is about to leave."""
+    def end_streams(self) -> None:
+        """This process is about to leave: it takes no more jobs, and open streams say so or can be resumed."""
         self.is_closing = True
+        self._close(lambda reader: not reader.is_for_the_whole)
+
+    def stop(self) -> None:
+        """End all waiting, also for whole answers."""
+        self.is_closing = True
+        self._close(lambda _: True)
+
+    def _close(self, is_meant: Callable[[Reader], bool]) -> None:
         for readers in self._readers.values():
-            for reader in readers:
+            for reader in filter(is_meant, readers):
                 reader.close()
 
     @property

@@ -13,7 +13,17 @@ from api.message_turns import chat_request
 from api.messages_schema import CountRequest, MessagesRequest
 from api.schema import parse
 from api.service import Service
-from api.serving import Waiting, Wanted, fetched, owned_job, put_in_line, starting_after, wanted, wants_stream
+from api.serving import (
+    Waiting,
+    Wanted,
+    asks_for_ids,
+    fetched,
+    owned_job,
+    put_in_line,
+    starting_after,
+    wanted,
+    wants_stream,
+)
 from common.errors import OmniError
 
 
@@ -23,14 +33,16 @@ def message_routes(service: Service) -> Blueprint:
     @routes.post("/v1/messages")
     def create() -> Any:
         waiting, body = asked(service)
-        return waiting.stream() if body.stream else jsonify(waiting.body())
+        if body.stream:
+            return waiting.stream(with_ids=asks_for_ids(request, body.stream_options))
+        return jsonify(waiting.body())
 
     @routes.get("/v1/messages/<message_id>")
     def retrieve(message_id: str) -> Any:
         job = owned_job(service, service.keys.caller(request), message_id)
         after = starting_after(request)
         waiting = fetched(service, request, job, "message")
-        return waiting.stream(after) if wants_stream(request) else jsonify(waiting.body())
+        return waiting.stream(after=after, with_ids=True) if wants_stream(request) else jsonify(waiting.body())
 
     @routes.post("/v1/messages/count_tokens")
     def count_tokens() -> Any:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, Mark, StopStrings
+from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, Mark, StopStrings, StreamOptions
 from api.unsupported import NOT_HERE, Refusal
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
@@ -102,4 +102,5 @@ class MessagesRequest(CountRequest):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=1_000_000)
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)

@@ -119,7 +119,7 @@ def parameters(rule: Rule, described: Described) -> list[dict[str, Any]]:
             {
                 "name": "starting_after",
                 "in": "query",
-                "description": "The `id:` of the last chunk that came",
+                "description": "The last chunk's `id:`, or the last event's `sequence_number` of a response",
                 "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
             },
         ]

@@ -17,6 +17,7 @@ from api.serving import (
     ENDED,
     Waiting,
     Wanted,
+    asks_for_ids,
     fetched,
     form_of,
     owned_job,
@@ -46,7 +47,7 @@ def add_asking(routes: Blueprint, service: Service) -> None:
     def create() -> Any:
         waiting, body = asked(service)
         if body.stream:
-            return waiting.stream()
+            return waiting.stream(with_ids=asks_for_ids(request, body.stream_options))
         if body.background:
             waiting.answer.give_up()
             return jsonify(shown(waiting, "queued"))
@@ -69,7 +70,7 @@ def add_stored(routes: Blueprint, service: Service) -> None:
         job = stored(service, response_id)
         if wants_stream(request):
             after = resume_after()
-            return fetched(service, request, job, "response").stream(after)
+            return fetched(service, request, job, "response").stream(after=after, with_ids=asks_for_ids(request))
         return jsonify(folded(fetched(service, request, job, "response"), job))
 
     @routes.get("/v1/responses/<response_id>/input_items")
@@ -249,5 +250,5 @@ def folded(waiting: Waiting, job: JobView) -> dict[str, Any]:
 
 
 def resume_after() -> int:
-    """How many events were seen: `sequence_number` begins at 0."""
+    """How many events were seen: `sequence_number` begins at 0. OpenAI's SDKs resume by it, and need no other ids."""
     return starting_after(request) + ("starting_after" in request.args)

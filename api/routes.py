@@ -14,6 +14,7 @@ from api.serving import (
     ENDED,
     Waiting,
     Wanted,
+    asks_for_ids,
     fetched,
     form_of,
     owned_job,
@@ -34,7 +35,7 @@ def chat_routes(service: Service) -> Blueprint:
     def create() -> Any:
         waiting, body = asked(service)
         if body.stream:
-            return waiting.stream()
+            return waiting.stream(with_ids=asks_for_ids(request, body.stream_options))
         if body.background:
             waiting.answer.give_up()
             return jsonify(pending(waiting.form, None)), 202
@@ -47,7 +48,7 @@ def chat_routes(service: Service) -> Blueprint:
         job = owned_job(service, service.keys.caller(request), job_id)
         if wants_stream(request):
             after = starting_after(request)
-            return fetched(service, request, job, "chat").stream(after)
+            return fetched(service, request, job, "chat").stream(after=after, with_ids=True)
         if job.state not in ENDED:
             return jsonify(pending(form_of(job, "chat"), job)), 202
         return jsonify(fetched(service, request, job, "chat").body())

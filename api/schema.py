@@ -165,6 +165,7 @@ class ThinkingSwitch(Base):
 
 class StreamOptions(Base):
     include_usage: bool | None = None
+    include_event_ids: bool | None = None  # ours: the reader resumes by the numbers of chunks
 
 
 class Sampling(Marked):

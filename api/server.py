@@ -5,6 +5,7 @@
 """
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -35,11 +36,13 @@ logger = logging.getLogger("omni.api")
 
 TOO_LONG = {LimitRequestLine: "414 URI Too Long", LimitRequestHeaders: "431 Request Header Fields Too Large"}
 STOP_ACCEPTING_S = 1.1  # gunicorn looks once a second whether it should stop to accept
+WHOLE_ANSWERS_S = 2.2  # so long answers that are not streamed may still become ready
+GRACE_S = 3  # then gunicorn kills
 
 
 class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
-    """Shares connections out between addresses. Asked to leave, it takes no more, then ends open streams in a way that
-    clients can resume.
+    """Shares connections out between addresses. Asked to leave, it takes no more, then ends what is open so that no
+    client takes a part for the whole.
     """
 
     connections = Connections(0)
@@ -68,6 +71,14 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
         finally:
             self.connections.leave(network)
 
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """A reader that stopped to read is dropped: one line, where gunicorn would log it as a fault of ours."""
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        except TimeoutError as error:
+            self.log.warning("a reader of %s has stopped reading and is dropped", req.path)
+            raise ConnectionResetError(errno.ECONNRESET, "dropped") from error
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """What is no HTTP gets OpenAI's error object too; gunicorn would write a page."""
         if not isinstance(exc, ParseException):
@@ -82,7 +93,9 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         app = getattr(self, "wsgi", None)  # none yet while it loads
         if app is not None and "omni" in app.extensions:
-            gevent.spawn_later(STOP_ACCEPTING_S, app.extensions["omni"].hub.stop)
+            hub = app.extensions["omni"].hub
+            gevent.spawn_later(STOP_ACCEPTING_S, hub.end_streams)
+            gevent.spawn_later(WHOLE_ANSWERS_S, hub.stop)
         super().handle_exit(sig, frame)
 
 
@@ -126,7 +139,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_connections": 10_000,
             "backlog": 4096,
             "keepalive": 30,  # also the time that a request's head may take
-            "graceful_timeout": 3,
+            "graceful_timeout": GRACE_S,
             "timeout": 60,
             "control_socket_disable": True,
             "accesslog": None,

@@ -7,11 +7,12 @@ from typing import Any
 
 from flask import Request
 
-from api.answers import Answer, Chunks, Completion
+from api.answers import Answer, Completion
 from api.auth import Caller
 from api.chat import Prepared, submission
 from api.chunks import ChatChunks, ChatCompletion, ChatForm
 from api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from api.frames import Chunks
 from api.generation import submit
 from api.message_chunks import MessageChunks, MessageCompletion, MessageForm
 from api.prompt import PromptEncoder
@@ -53,9 +54,10 @@ class Waiting:
     form: Any
     encoder: PromptEncoder
 
-    def stream(self, after: int = 0) -> Any:
+    def stream(self, *, after: int = 0, with_ids: bool = False) -> Any:
         kind = KINDS[self.form.kind]
-        return self.answer.stream(kind.chunks(self.form, self.encoder), after, kind.dialect)
+        chunks = kind.chunks(self.form, self.encoder)
+        return self.answer.stream(chunks, kind.dialect, after=after, with_ids=with_ids)
 
     def completion(self) -> Completion:
         return KINDS[self.form.kind].completion(self.form, self.encoder)
@@ -129,6 +131,11 @@ def form_of(job: JobView, kind: str) -> Any:
 
 def wants_stream(request: Request) -> bool:
     return request.args.get("stream") == "true" or "text/event-stream" in request.headers.get("Accept", "")
+
+
+def asks_for_ids(request: Request, options: StreamOptions | None = None) -> bool:
+    """Whether a stream's reader resumes by numbers: only then are they sent, because plain readers trip over them."""
+    return bool(options and options.include_event_ids) or "Last-Event-ID" in request.headers
 
 
 def starting_after(request: Request, default: int = 0) -> int:

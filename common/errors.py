@@ -12,7 +12,8 @@ OmniError
 ├── Overloaded                429
 │   └── KeyLimited            429   a limit of the caller's own key
 ├── Unavailable               503   nothing can be taken now (Redis away, memory or disk full, no worker)
-│   └── ModelNotReady         503   the worker is still loading
+│   ├── ModelNotReady         503   the worker is still loading
+│   └── Restarting            503   this process is leaving; others serve
 ├── JobFailed                 500   the code is the one that the worker gave the job
 └── WireError                 500   bytes in Redis that are not ours
 """
@@ -112,6 +113,15 @@ class Unavailable(OmniError):
 
 class ModelNotReady(Unavailable):
     """The worker has not finished loading its model."""
+
+
+class Restarting(Unavailable):
+    """This process is leaving; another one answers a repeated request, and the job goes on."""
+
+    code = "server_restarting"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=1)
 
 
 class JobFailed(OmniError):

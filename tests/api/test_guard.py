@@ -52,7 +52,9 @@ def test_a_page_elsewhere_cannot_reach_us_by_a_name_of_its_own(app, host):
     assert answer.status_code in (400, 421)
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8000", "LOCALHOST", "LocalHost:8000", "127.0.0.1:1", "[::1]:8000"]
+)
 def test_loopbacks_names_are_ours(app, host):
     assert app.test_client().get("/livez", headers={"Host": host}).status_code == 200
 
@@ -152,3 +154,26 @@ def test_an_open_redis_is_warned_of_at_the_start(caplog):
     with caplog.at_level("WARNING"):
         api(Settings(_env_file=None, redis_url="redis://10.0.0.5"))
     assert "10.0.0.5 without a password" in caplog.text
+
+
+def answer_to(service: RunningService, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", service.port)) as raw:
+        raw.settimeout(5)
+        raw.sendall(request)
+        return raw.recv(4096)
+
+
+def test_http_1_1_without_a_host_is_refused_and_1_0_is_not(service: RunningService):
+    assert answer_to(service, b"GET /livez HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert b" 200 " in answer_to(service, b"GET /livez HTTP/1.0\r\n\r\n")
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "deflate,chunked", "GZIP, Chunked", "identity, chunked"])
+def test_a_transfer_coding_that_is_not_undone_is_refused(service: RunningService, coding: str):
+    body = b'{"model": "omni-demo", "messages": [{"role": "user", "content": "Hi"}]}'
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-local\r\n"
+        f"Content-Type: application/json\r\nTransfer-Encoding: {coding}\r\n\r\n"
+    )
+    answer = answer_to(service, head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    assert answer.startswith(b"HTTP/1.1 501")

@@ -7,9 +7,9 @@ import orjson
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from api.generation import ClientGone, Closing, Idle, Queued, events
+from api.generation import ClientGone, Closing, Idle, Queued, events, submit
 from api.hub import MAX_LIVE_ROWS, EventHub, Reader
-from common.errors import Conflict, NotFound
+from common.errors import Conflict, NotFound, Restarting
 from common.store import Look, Row
 from common.wire import Delta, Finished, encode_event
 
@@ -193,3 +193,27 @@ def test_two_readers_of_one_job_both_get_all_and_the_last_to_leave_is_known() ->
     assert not hub.close(first)
     assert hub.close(second)
     assert orjson.loads(message(store.log))[0][0] == "j"
+
+
+def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:
+    hub = hub_for(FakeStore(1))
+    stream, whole = hub.open("a"), hub.open("b")
+    whole.is_for_the_whole = True
+    hub.end_streams()
+    assert (stream.is_closing, whole.is_closing) == (True, False)
+    hub.stop()
+    assert whole.is_closing
+
+
+def test_a_process_that_leaves_takes_no_more_jobs() -> None:
+    hub = hub_for(FakeStore(1))
+    hub.end_streams()
+    with pytest.raises(Restarting):
+        submit(FakeStore(1), hub, None)  # type: ignore[arg-type]
+
+
+def test_a_caller_who_may_have_left_is_sent_something() -> None:
+    store = FakeStore(1)
+    reader = hub_for(store).open("j")
+    reader.speak()
+    assert next(events(store, reader, 0, is_new=True)) == Idle()  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ The files in golden/ are what was read and found right; the client's types are g
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from api.message_chunks import MessageChunks, MessageForm
 from api.prompt import PromptEncoder
 from api.reading import Reading
 from api.response_chunks import ResponseChunks, ResponseForm
+from common.errors import Conflict
 from common.store import Row
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 from tests.api.events import log
@@ -98,21 +100,26 @@ TRANSCRIPTS = {
 }
 
 
-def streamed(transcript: Transcript, encoder: PromptEncoder, after: int = 0) -> str:
+def streamed(transcript: Transcript, encoder: PromptEncoder, after: int = 0, *, with_ids: bool = True) -> str:
     """What Answer sends for these logs."""
     rows = {
         f"job-{number}": [Row(seq, event, 1) for seq, event in enumerate(events, 1)]
         for number, events in enumerate(transcript.logs)
     }
     store = SimpleNamespace(
-        rows=lambda job_id, after=0, count=None: [row for row in rows[job_id] if row.seq > after],
+        rows=lambda job_id, after=0, count=None: [row for row in rows[job_id] if row.seq > after][:count],
         cancel=lambda *_, **__: "",
     )
     service: Any = SimpleNamespace(store=store, hub=EventHub(store, None, "tiny"))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
         answer = Answer(service, request, *rows, is_background=True)
         answer.is_new = False
-        return answer.stream(transcript.chunks(encoder), after, transcript.dialect).get_data(as_text=True)
+        chunks = transcript.chunks(encoder)
+        return answer.stream(chunks, transcript.dialect, after=after, with_ids=with_ids).get_data(as_text=True)
+
+
+def frames_of(stream: str) -> list[str]:
+    return stream.removesuffix("\n\n").split("\n\n")
 
 
 def published(shape: Any, chunk: dict[str, Any]) -> Any:
@@ -126,6 +133,21 @@ def published(shape: Any, chunk: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", TRANSCRIPTS)
 def test_a_stream_is_what_was_found_right(name: str, encoder: PromptEncoder) -> None:
     assert streamed(TRANSCRIPTS[name], encoder) == (GOLDEN / f"{name}.sse").read_text()
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_a_caller_who_did_not_ask_for_ids_gets_the_same_frames_without_them(name: str, encoder: PromptEncoder) -> None:
+    plain = streamed(TRANSCRIPTS[name], encoder, with_ids=False)
+    assert plain == re.sub(r"^id: \d+\n", "", (GOLDEN / f"{name}.sse").read_text(), flags=re.MULTILINE)
+    assert TRANSCRIPTS[name].dialect is not OPENAI or all(frame.startswith("data: ") for frame in frames_of(plain))
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_a_stream_is_not_resumed_after_a_frame_that_there_never_was(name: str, encoder: PromptEncoder) -> None:
+    num_numbered = streamed(TRANSCRIPTS[name], encoder).count("\nid: ") + (TRANSCRIPTS[name].dialect is OPENAI)
+    with pytest.raises(Conflict) as refused:
+        streamed(TRANSCRIPTS[name], encoder, num_numbered + 1)
+    assert refused.value.code == "stream_rewound"
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)

@@ -138,7 +138,7 @@ def chat(seed: int, num_tokens: int, **fields: Any) -> dict[str, Any]:
         "messages": [{"role": "user", "content": "Hello"}],
         "seed": seed,
         "max_tokens": num_tokens,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True, "include_event_ids": True},
         **fields,
     }
 
@@ -178,8 +178,8 @@ class Client:
     async def stream(self, **fields: Any) -> None:
         """Read to the end; when the connection breaks, resume with GET from the last number."""
         history = self.history
-        response = await self.submit(stream=True, **fields)
-        while True:
+        response: Response | None = await self.submit(stream=True, **fields)
+        while response is not None:
             try:
                 await self.read(response)
             except BROKEN:
@@ -191,7 +191,8 @@ class Client:
             history.num_resumes += 1
             response = await self.resume()
 
-    async def resume(self) -> Response:
+    async def resume(self) -> Response | None:
+        """None when the log is shorter than what was seen, which ends the history."""
         path = f"/v1/chat/completions/{self.history.id}?stream=true&starting_after={self.history.last}"
         while True:
             try:
@@ -200,6 +201,9 @@ class Client:
                     return response
                 body = await response.json()
                 response.close()
+                if response.status == 409:
+                    self.history.error, self.history.is_done = str(body["error"]["code"]), True
+                    return None
                 if response.status not in (429, 503):
                     self.complain(f"GET answered {response.status}: {body}")
             except BROKEN:

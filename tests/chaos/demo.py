@@ -32,7 +32,7 @@ class DemoModel(Model):
 
     def body(self, prompt: str, seed: int) -> dict[str, Any]:
         messages = [{"role": "user", "content": prompt}]
-        options = {"include_usage": True}
+        options = {"include_usage": True, "include_event_ids": True}
         return {
             "model": "fake",
             "messages": messages,

@@ -243,6 +243,13 @@ def cut_on_sigterm() -> None:
     patch(EventHub, "stop", lambda self: None)
 
 
+def end_cleanly() -> None:
+    """A process that leaves ends its streams as if they were over."""
+    from api.frames import Frames
+
+    patch(Frames, "leaving", lambda self, error: b"")
+
+
 def publish_before_append() -> None:
     """Show a row first, make it durable afterwards."""
     import json
@@ -396,5 +403,6 @@ API = {
         two_step_submit,
         ignore_client_gone,
         cut_on_sigterm,
+        end_cleanly,
     )
 }

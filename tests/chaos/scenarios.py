@@ -6,19 +6,23 @@ Each must pass as things are, and fail when its mechanism is broken (test_contro
 import os
 import time
 from collections.abc import Callable
+from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
+from flask import Flask, request
 from redis import Redis
 
-from api import generation
+from api import generation, serving
+from api.answers import Answer
 from api.generation import ClientGone, Closing, rq_job
 from api.hub import EventHub, Reader
 from common import keys
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
 from common.store import Row, Store, Submission, now_iso
-from common.wire import Failed, Finished, GenerationRequest, SamplingParams
+from common.wire import Event, Failed, Finished, GenerationRequest, SamplingParams
 from tests.chaos.checker import Report, check_log
 from tests.chaos.fake_worker import REVISION, FakeEngine, FakeLoaded, expected_text, fake_load
 from worker.heartbeat import Heartbeat, Inbox
@@ -341,6 +345,31 @@ def a_process_that_leaves_says_so(stage: Stage) -> None:
     assert isinstance(read(stage, reader, 1.0)[-1], Closing)
 
 
+def nobody_takes_a_part_for_the_whole(stage: Stage) -> None:
+    """Who did not ask to resume is sent an error, of the job's every endpoint, when the process leaves."""
+    for kind, with_ids in product(serving.KINDS.values(), (False, True)):
+        service: Any = SimpleNamespace(store=stage.store, hub=EventHub(stage.store, stage.redis, QUEUE))
+        with Flask("test").test_request_context():
+            answer = Answer(service, request, stage.submit(1), is_background=True)
+            stream = answer.stream(Silent(), kind.dialect, with_ids=with_ids).iter_encoded()
+        gevent.spawn_later(0.05, service.hub.end_streams)
+        last_line = b"".join(stream).strip().splitlines()[-1:]
+        if with_ids:
+            assert last_line == [b"retry: 1000"]
+        else:
+            assert last_line and b"restarting" in last_line[0] and b'"error":{' in last_line[0]
+
+
+class Silent:
+    """A form of answer that says nothing."""
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def feed(self, event: Event) -> list[dict[str, Any]]:
+        return []
+
+
 def nothing_is_shown_that_is_not_kept(stage: Stage) -> None:
     stage.submit(1)
     worker = stage.worker()
@@ -465,6 +494,7 @@ CONTROLS: dict[str, Callable[[Stage], None]] = {
     "two_step_submit": half_a_submission_is_none,
     "ignore_client_gone": a_caller_who_leaves_is_noticed,
     "cut_on_sigterm": a_process_that_leaves_says_so,
+    "end_cleanly": nobody_takes_a_part_for_the_whole,
     "publish_before_append": nothing_is_shown_that_is_not_kept,
     "ignore_cancels": a_cancel_reaches_the_engine,
     "no_release": a_deploy_blames_nobody,

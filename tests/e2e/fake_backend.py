@@ -75,6 +75,7 @@ class Job:
         self.started = time.monotonic() + (1.5 if self.kind == "queue" else 0.1)
         self.cancelled = False
         self.is_dropped = False
+        self.has_ids = False
 
     def frames(self) -> list[dict[str, Any]]:
         """Those that are there by now."""
@@ -152,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         job = self.server.by_idempotency_key.get(key)
         if job is None:
             job = Job(f"chatcmpl-{next(self.server.numbers)}", body["messages"][-1]["content"])
+            job.has_ids = bool(body["stream_options"].get("include_event_ids"))
             self.server.by_idempotency_key[key] = self.server.jobs[job.id] = job
             if job.kind == "unheard":
                 self.close_connection = True
@@ -179,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.write(f": queued position={1 + int(wait / 0.5)} eta={round(wait)}\n\n")
             frames = job.frames()
             for number, frame in enumerate(frames[sent:], sent + 1):
-                name = "" if "error" in frame else f"id: {number}\n"
+                name = f"id: {number}\n" if job.has_ids and "error" not in frame else ""
                 self.write(f"{name}data: {json.dumps(frame)}\n\n")
             sent = max(sent, len(frames))
             if sent > 20 and job.kind == "drop" and not job.is_dropped:

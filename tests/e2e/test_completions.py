@@ -56,7 +56,7 @@ def test_prompt_ids_draw_what_the_text_draws_and_ids_come_back(service: RunningS
 
 
 def test_a_stream_of_several_prompts_is_resumed_where_it_broke(service: RunningService) -> None:
-    body = ONCE | {"prompt": ["One", "Two"], "stream": True}
+    body = ONCE | {"prompt": ["One", "Two"], "stream": True, "stream_options": {"include_event_ids": True}}
     with service.http() as http:
         whole = http.post("/v1/completions", json=body).text
         frames = [frame for frame in without_comments(whole).split("\n\n") if frame.startswith("id: ")]

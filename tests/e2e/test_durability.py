@@ -343,6 +343,8 @@ def test_a_reader_that_stops_reading_is_dropped(stage: Harness, api: Api) -> Non
         job_id = line.decode().lower().partition("omni-job-id: ")[2].partition("\r")[0]
         writer.transport.pause_reading()
         await until(lambda: stage.state(job_id) == "cancelled", 30)
+        await until(lambda: "has stopped reading and is dropped" in stage.logs(), 30)
+        assert "Socket error" not in stage.logs()  # gunicorn's words, with a traceback
         writer.transport.abort()
 
     worker = stage.start_worker(OMNI_MODEL_NAME="fast", CHAOS_STEP_S="0.0005")

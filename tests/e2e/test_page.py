@@ -78,7 +78,7 @@ def test_the_request_carries_what_the_settings_say(chat, backend):
             "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi there"}],
             "stream": True,
             "background": True,
-            "stream_options": {"include_usage": True},
+            "stream_options": {"include_usage": True, "include_event_ids": True},
             "temperature": 0,
             "top_p": 0.5,
             "max_tokens": 9,

@@ -40,8 +40,18 @@ def test_a_stream_says_what_the_whole_answer_says(service: RunningService) -> No
     )
 
 
-def test_every_frame_is_numbered_and_the_last_is_done(service: RunningService) -> None:
+def test_every_frame_is_plain_data_and_the_last_is_done(service: RunningService) -> None:
     body = {"model": "omni-demo", "messages": HELLO, "stream": True, "temperature": 0}
+    with service.http() as http:
+        frames = without_comments(http.post("/v1/chat/completions", json=body).text).removesuffix("\n\n").split("\n\n")
+    assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
+    assert frames[-1] == "data: [DONE]"
+    assert all(json.loads(frame.removeprefix("data: "))["choices"] for frame in frames[:-1])
+
+
+def test_who_asks_for_ids_gets_every_frame_numbered(service: RunningService) -> None:
+    body = {"model": "omni-demo", "messages": HELLO, "stream": True, "temperature": 0}
+    body["stream_options"] = {"include_event_ids": True}
     with service.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["x-accel-buffering"] == "no"
@@ -53,6 +63,7 @@ def test_every_frame_is_numbered_and_the_last_is_done(service: RunningService) -
 def test_a_stored_completion_can_be_fetched_and_its_stream_resumed_anywhere(service: RunningService) -> None:
     with service.http() as http:
         body = {"model": "omni-demo", "messages": STORY, "stream": True, "temperature": 0, "max_tokens": 40}
+        body["stream_options"] = {"include_event_ids": True}
         whole = http.post("/v1/chat/completions", json=body).text
         frames = [frame for frame in without_comments(whole).split("\n\n") if frame.startswith("id: ")]
         job_id = json.loads(frames[0].split("data: ")[1])["id"]
@@ -60,6 +71,8 @@ def test_a_stored_completion_can_be_fetched_and_its_stream_resumed_anywhere(serv
         resumed = http.get(path, params={"stream": "true", "starting_after": 5}).text
         by_header = http.get(path, params={"stream": "true"}, headers={"Last-Event-ID": "5"}).text
         assert resumed == by_header == "\n\n".join(frames[5:]) + "\n\ndata: [DONE]\n\n"
+        beyond = http.get(path, params={"stream": "true", "starting_after": len(frames) + 1})
+        assert (beyond.status_code, beyond.json()["error"]["code"]) == (409, "stream_rewound")
         stored = http.get(path).json()
         text = "".join(json.loads(f.split("data: ")[1])["choices"][0]["delta"].get("content", "") for f in frames)
         assert stored["choices"][0]["message"]["content"] == text

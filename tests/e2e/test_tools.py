@@ -89,6 +89,7 @@ def test_a_call_that_is_cut_off_is_neither_a_call_nor_text(ask, max_tokens):
 
 def test_a_stream_with_a_call_is_resumed_byte_for_byte(service):
     body = {"model": MODEL, "messages": ASK, "tools": [WEATHER], "tool_choice": "required", "stream": True}
+    body |= {"stream_options": {"include_event_ids": True}}
     with service.http() as http:
         whole = http.post("/v1/chat/completions", json=body).text
         frames = [frame for frame in without_comments(whole).split("\n\n") if frame.startswith("id: ")]

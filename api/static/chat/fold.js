@@ -49,7 +49,7 @@ export function toRequest(messages, options) {
     messages: [...system, ...worth.map(toApi)],
     stream: true,
     background: true, // the job goes on when this page goes away
-    stream_options: { include_usage: true },
+    stream_options: { include_usage: true, include_event_ids: true }, // a broken stream is picked up by its ids
   };
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if (options[name] !== undefined && options[name] !== "") body[name] = Number(options[name]);
