@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -24,16 +26,16 @@ class Client:
             return answer
 
     def events(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[dict[str, Any] | str]:
-        """A dict for each data frame, a str for each comment; ends with [DONE] or the stream."""
+        """A dict for each data frame, a str for each comment; ends with [DONE]."""
         with self._open(method, path, body) as response:
-            for raw in response:
-                line = raw.decode().rstrip("\n")
+            for line in lines_of(response):
                 if line == "data: [DONE]":
                     return
                 if line.startswith("data: "):
                     yield json.loads(line[6:])
                 elif line.startswith(": "):
                     yield line[2:]
+        raise click.ClickException("The connection broke before the end; ask again.")
 
     def _open(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
@@ -47,6 +49,13 @@ class Client:
             raise click.ClickException(
                 f"{self.url} does not answer ({reason}); is the service running? Try: omni serve"
             ) from None
+
+
+def lines_of(response: Any) -> Iterator[str]:
+    """Up to the end of the body, or to where the connection broke."""
+    with suppress(HTTPException, OSError):
+        for raw in response:
+            yield raw.decode().rstrip("\n")
 
 
 def refusal(error: HTTPError) -> str:

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.chaos.harness import Options, running
 from tests.service import ROOT, RunningService
 
 HERE = Path(__file__).resolve().parent
@@ -31,6 +33,7 @@ class Client:
     name: str
     group: str  # openai3, openai2, node or tokenizers
     script: str
+    is_paced: bool = False  # against a model of a steady pace, so that it can be restarted in the middle of an answer
 
     def command(self) -> list[str]:
         if self.group == "node":
@@ -51,6 +54,8 @@ CLIENTS = (
     Client("openai-node", "node", "openai.mjs"),
     Client("AI SDK", "node", "ai_sdk.mjs"),
     Client("real tokenizers", "tokenizers", "real_tokenizers.py"),
+    Client("openai and anthropic, deployed", "openai3", "deploy.py", is_paced=True),
+    Client("openai-node and AI SDK, deployed", "node", "deploy.mjs", is_paced=True),
     Client("schemathesis", "openai3", "schemathesis_run.py"),
 )
 
@@ -62,15 +67,29 @@ def main(chosen: list[str]) -> int:
     if all(refusals.values()):
         print(f"nothing could be installed: {refusals}")
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        service = RunningService(Path(folder))
-        try:
-            service.start()
-            outcomes = [run_client(client, service, refusals[client.group]) for client in clients]
-        finally:
-            service.stop()
+    outcomes = []
+    for serve, is_paced in ((demo, False), (paced, True)):
+        if ours := [client for client in clients if client.is_paced == is_paced]:
+            with serve() as place:
+                outcomes += [run_client(client, place, refusals[client.group]) for client in ours]
     print(f"\n{outcomes.count('ok')} clients ok, {outcomes.count('FAIL')} failed, {outcomes.count('skip')} skipped")
     return 1 if "FAIL" in outcomes else 0
+
+
+@contextmanager
+def demo() -> Iterator[Mapping[str, str]]:
+    """Where clients find the service with the demo model."""
+    with tempfile.TemporaryDirectory() as folder, RunningService(Path(folder)) as service:
+        service.start()
+        yield {"OMNI_URL": service.url, "OMNI_KEY": service.key}
+
+
+@contextmanager
+def paced() -> Iterator[Mapping[str, str]]:
+    """Where they find one whose model says fifty tokens a second, and the process to restart."""
+    with running(Options(step_s=0.02, through_proxy=False)) as harness:
+        pid = str(harness.apis[0].popen.pid)
+        yield {"OMNI_URL": harness.url, "OMNI_KEY": "sk-chaos", "OMNI_CLIENT_MODEL": "fake", "OMNI_API_PID": pid}
 
 
 def install(group: str) -> str:
@@ -105,13 +124,13 @@ def install_commands(group: str, wanted: Path, folder: Path) -> Iterator[tuple[l
     yield [*pip, "-r", str(wanted)], ROOT
 
 
-def run_client(client: Client, service: RunningService, refusal: str) -> str:
+def run_client(client: Client, place: Mapping[str, str], refusal: str) -> str:
     """Prints the client's line, and what failed of it. Returns ok, FAIL or skip."""
     if refusal:
         print(f"skip {client.name}: it could not be installed ({refusal})", flush=True)
         return "skip"
     started = time.monotonic()
-    env = os.environ | {"OMNI_URL": service.url, "OMNI_KEY": service.key}
+    env = {**os.environ, **place}
     done = None
     try:
         done = subprocess.run(client.command(), env=env, capture_output=True, text=True, timeout=CLIENT_S)

@@ -4,16 +4,18 @@ import asyncio
 import inspect
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 URL = os.environ.get("OMNI_URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("OMNI_KEY", "sk-local")
-MODEL = "omni-demo"
+MODEL = os.environ.get("OMNI_CLIENT_MODEL", "omni-demo")
 HELLO = "Hello!"
 LONG: dict[str, Any] = {"max_tokens": 3000, "extra_body": {"ignore_eos": True}}  # an answer that nobody waits for
 WEATHER = {
@@ -52,6 +54,28 @@ def leaving() -> Iterator[None]:
         assert time.monotonic() < deadline, f"still {states}"
         time.sleep(0.05)
     assert "cancelled" in states, states
+
+
+@contextmanager
+def restarted(signal_name: str) -> Iterator[Callable[[], None]]:
+    """Gives a function that has the API restarted; the block's end waits until those that served have left.
+
+    SIGHUP is a deploy by the supervisor, SIGTERM goes to each of its children.
+    """
+    supervisor = int(os.environ["OMNI_API_PID"])
+    old = [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
+
+    def restart() -> None:
+        for pid in [supervisor] if signal_name == "SIGHUP" else old:
+            os.kill(pid, signal.Signals[signal_name])
+
+    yield restart
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in old):
+        assert time.monotonic() < deadline, "the old processes stay"
+        time.sleep(0.05)
+    with urlopen(f"{URL}/livez", timeout=60):  # waits for the next to accept it
+        pass
 
 
 def run(*checks: Callable[[], Any]) -> None:

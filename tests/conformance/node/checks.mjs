@@ -1,8 +1,10 @@
 // The frame of a client's script: its checks run in order, one line each; the exit status says whether all passed.
 
+import { existsSync, readFileSync } from "node:fs";
+
 export const URL = process.env.OMNI_URL ?? "http://127.0.0.1:8000";
 export const KEY = process.env.OMNI_KEY ?? "sk-local";
-export const MODEL = "omni-demo";
+export const MODEL = process.env.OMNI_CLIENT_MODEL ?? "omni-demo";
 export const HELLO = "Hello!";
 
 export function hold(condition, words = "does not hold") {
@@ -25,6 +27,20 @@ export async function leaving(block) {
     states = (await jobs()).filter((job) => !known.has(job.id)).map((job) => job.state);
   } while ((!states.length || states.some((state) => ["queued", "running"].includes(state))) && Date.now() < deadline);
   hold(states.includes("cancelled"), `still ${states}`);
+}
+
+// `block` is given a function that has the API restarted (SIGHUP: by its supervisor, SIGTERM: each of its processes).
+// Waits until those that served have left.
+export async function restarting(signal, block) {
+  const supervisor = Number(process.env.OMNI_API_PID);
+  const old = readFileSync(`/proc/${supervisor}/task/${supervisor}/children`, "utf8").trim().split(" ").map(Number);
+  await block(() => (signal === "SIGHUP" ? [supervisor] : old).forEach((pid) => process.kill(pid, signal)));
+  const deadline = Date.now() + 60_000;
+  while (old.some((pid) => existsSync(`/proc/${pid}`))) {
+    hold(Date.now() < deadline, "the old processes stay");
+    await new Promise((wake) => setTimeout(wake, 50));
+  }
+  await fetch(`${URL}/livez`); // waits for the next to accept it
 }
 
 export async function run(checks) {
