@@ -206,3 +206,16 @@ def test_an_answer_that_is_not_streamed_comes_whole_or_with_a_503(stage: Harness
 
 def num_running(redis: Any) -> int:
     return sum(redis.zcard(key) for key in redis.scan_iter("omni:running:*"))
+
+
+def test_without_that_error_the_same_client_takes_a_part_for_the_whole() -> None:
+    """The control: the tests above can fail."""
+    with running(Options(step_s=STEP_S, through_proxy=False, mutations=("end_cleanly",))) as broken:
+        client = openai.OpenAI(base_url=f"{broken.url}/v1", api_key="sk-chaos", max_retries=0)
+        num_chunks = 0
+        for num_chunks, _ in enumerate(
+            client.chat.completions.create(model="fake", messages=MESSAGES, stream=True, max_tokens=LONG)
+        ):
+            if num_chunks == 8:
+                sigterm(broken)
+    assert 8 < num_chunks < LONG

@@ -1,4 +1,4 @@
-"""openai and anthropic while the API is deployed in the middle of a stream: each raises, and none ends as if all came."""
+"""openai and anthropic while the API is deployed in mid-stream: each raises, and none ends as if all had come."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
