@@ -113,7 +113,8 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
                 return
         if rows:
             reader.told_at = time.monotonic()
-            continue
+            if not reader.is_closing:  # rows may come faster than they are taken
+                continue
         if reader.is_client_gone:
             raise ClientGone
         if reader.is_closing:

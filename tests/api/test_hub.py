@@ -205,6 +205,16 @@ def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:
     assert whole.is_closing
 
 
+def test_a_stream_of_rows_without_a_pause_ends_too_when_its_process_leaves() -> None:
+    store = FakeStore(1000)
+    store.num_written = 1000
+    reader = hub_for(store).open("j")
+    told = events(store, reader, 0, is_new=False)  # type: ignore[arg-type]
+    next(told)
+    reader.close()
+    assert list(told)[-1] == Closing()
+
+
 def test_a_process_that_leaves_takes_no_more_jobs() -> None:
     hub = hub_for(FakeStore(1))
     hub.end_streams()

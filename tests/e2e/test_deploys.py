@@ -11,13 +11,17 @@ import psutil
 import pytest
 
 from tests.chaos.client import Api, chat
+from tests.chaos.fake_worker import fake_load
 from tests.chaos.harness import Harness, Options, running, wait_until
+from worker.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(180)
 
 STEP_S = 0.02
 LONG = 1500  # more tokens than come before a process has left
 SHORT = 20  # few enough to come all the same
+# what a stream of each endpoint says before anything has happened
+NUM_OPENING = {"/v1/chat/completions": 0, "/v1/completions": 0, "/v1/responses": 2, "/v1/messages": 2}
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 
 
@@ -206,6 +210,26 @@ def test_an_answer_that_is_not_streamed_comes_whole_or_with_a_503(stage: Harness
 
 def num_running(redis: Any) -> int:
     return sum(redis.zcard(key) for key in redis.scan_iter("omni:running:*"))
+
+
+@pytest.mark.parametrize("path", NUM_OPENING)
+def test_nobody_resumes_after_what_was_never_said(stage: Harness, path: str) -> None:
+    async def run() -> None:
+        api = Api(stage.port)
+        for model, num_tokens in (("fake", 3), ("idle", 3)):  # one that ends, and one that waits for ever
+            body = {"model": model, "stream": True, "background": True} | bodies(num_tokens)[path]
+            response = await api.open("POST", path, body)
+            if model == "fake":
+                _ = [piece async for piece in response.pieces()]
+            answer_id = response.headers["omni-job-id"]
+            beyond = 1000 if model == "fake" else NUM_OPENING[path] + 1
+            headers = {"Last-Event-ID": str(beyond)}
+            status, answer = await api.ask("GET", f"{path}/{answer_id}?stream=true", headers=headers)
+            assert status == 409 and "shorter" in answer["error"]["message"], (model, answer)
+            response.close()
+
+    Ledger(stage.redis, "idle", "nobody").publish_card(fake_load("", ("idle",), None, None).card)
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_without_that_error_the_same_client_takes_a_part_for_the_whole() -> None:
