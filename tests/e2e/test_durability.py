@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -345,6 +346,9 @@ def test_a_reader_that_stops_reading_is_dropped(stage: Harness, api: Api) -> Non
         await until(lambda: stage.state(job_id) == "cancelled", 30)
         await until(lambda: "has stopped reading and is dropped" in stage.logs(), 30)
         assert "Socket error" not in stage.logs()  # gunicorn's words, with a traceback
+        writer.transport.resume_reading()
+        with suppress(ConnectionResetError):
+            assert not (await reader.read()).endswith(b"\r\n0\r\n\r\n")  # it was cut, and did not end
         writer.transport.abort()
 
     worker = stage.start_worker(OMNI_MODEL_NAME="fast", CHAOS_STEP_S="0.0005")
