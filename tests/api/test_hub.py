@@ -1,13 +1,17 @@
 """The hub and events(): every row once and in order, whatever pub/sub loses, repeats or brings late."""
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import orjson
 import pytest
+from flask import Flask, request
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from api.generation import ClientGone, Closing, Idle, Queued, events, submit
+from api.answers import Answer
+from api.generation import ClientGone, Closing, Idle, Queued, events
 from api.hub import MAX_LIVE_ROWS, EventHub, Reader
 from common.errors import Conflict, NotFound, Restarting
 from common.store import Look, Row
@@ -218,8 +222,9 @@ def test_a_stream_of_rows_without_a_pause_ends_too_when_its_process_leaves() -> 
 def test_a_process_that_leaves_takes_no_more_jobs() -> None:
     hub = hub_for(FakeStore(1))
     hub.end_streams()
-    with pytest.raises(Restarting):
-        submit(FakeStore(1), hub, None)  # type: ignore[arg-type]
+    service: Any = SimpleNamespace(hub=hub)
+    with Flask("test").test_request_context(), pytest.raises(Restarting):
+        Answer(service, request, "j", is_background=True)
 
 
 def test_a_caller_who_may_have_left_is_sent_something() -> None:

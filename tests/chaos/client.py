@@ -201,8 +201,8 @@ class Client:
                     return response
                 body = await response.json()
                 response.close()
-                if response.status == 409:
-                    self.history.error, self.history.is_done = str(body["error"]["code"]), True
+                if body["error"]["code"] == "stream_rewound":
+                    self.history.error, self.history.is_done = "stream_rewound", True
                     return None
                 if response.status not in (429, 503):
                     self.complain(f"GET answered {response.status}: {body}")

@@ -4,13 +4,13 @@ const ROOT = new URL("../../", import.meta.url); // also right behind a proxy th
 
 /** A refusal, in the server's own words. `status` is 0 when no answer came. */
 export class ApiError extends Error {
-  constructor(message, { status = 0, code = null, param = null, retryAfter = null } = {}) {
+  constructor(message, { status = 0, code = null, param = null, retryAfter = null, isFinal = false } = {}) {
     super(message);
-    Object.assign(this, { status, code, param, retryAfter });
+    Object.assign(this, { status, code, param, retryAfter, isFinal });
   }
 
   get isPassing() {
-    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+    return !this.isFinal && (this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500);
   }
 
   toJSON() {
@@ -36,7 +36,8 @@ export async function call(path, { key, method = "GET", body, headers = {}, sign
 
 async function refusal(response) {
   const seconds = Number(response.headers.get("Retry-After"));
-  const facts = { status: response.status, retryAfter: seconds > 0 ? seconds : null };
+  const isFinal = response.headers.get("x-should-retry") === "false"; // the server says that a retry would only repeat it
+  const facts = { status: response.status, retryAfter: seconds > 0 ? seconds : null, isFinal };
   try {
     const { error } = await response.json();
     return new ApiError(error.message, { ...facts, code: error.code, param: error.param });
