@@ -21,7 +21,8 @@ if idem then
 end
 local waiting = 'omni:waiting:' .. queue
 local size = redis.call('ZCARD', waiting)
-if size >= tonumber(ARGV[4]) then return {'full', size} end
+-- A full line still takes one job of a key that has none in it: no key shuts the others out.
+if size >= tonumber(ARGV[4]) and redis.call('EXISTS', line_of(queue, owner)) == 1 then return {'full', size} end
 
 -- A tenth of the memory is left for the answers of those that were accepted. This is looked at here, not once a second,
 -- because a burst fills what is free in less. Who may not ask is told by the first write, which fails when memory is full.

@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from api import generation
-from common.errors import KeyLimited, Unavailable
+from common.errors import KeyLimited, Overloaded, Unavailable
 from common.store import Submission
 from common.wire import GenerationRequest, SamplingParams
 from tests.chaos.fake_worker import REVISION, expected_text
@@ -74,6 +74,20 @@ def one_key_leaves_room_for_others(stage: Stage) -> None:
             assert submit(stage, f"not-{owner}")
         assert taken[0] > taken[1] > taken[2] >= 1
         assert fill(stage, "greedy") == 0
+
+
+def a_full_line_takes_one_job_of_a_key_that_has_none(stage: Stage) -> None:
+    stage.store.max_queue = 3
+    for _ in range(3):
+        submit(stage, "greedy")
+    for owner in ("greedy", "other", "third"):
+        try:
+            submit(stage, owner)
+            assert owner != "greedy"
+        except Overloaded:
+            assert owner == "greedy", "one key shuts the others out"
+    with pytest.raises(Overloaded):
+        submit(stage, "other")
 
 
 def new_jobs_are_refused_before_memory_is_full(stage: Stage) -> None:
@@ -154,6 +168,7 @@ def an_idempotency_key_lives_as_long_as_its_job(stage: Stage) -> None:
 
 MEMORY_CONTROLS = {
     "no_share_of_memory": one_key_leaves_room_for_others,
+    "full_for_all": a_full_line_takes_one_job_of_a_key_that_has_none,
     "no_memory_reserve": new_jobs_are_refused_before_memory_is_full,
     "all_stops_at_full_memory": what_was_accepted_goes_on_though_memory_is_full,
     "removals_open_a_full_redis": a_full_redis_accepts_nothing,
