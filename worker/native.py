@@ -1,11 +1,13 @@
 """Loads the kernels of worker/kernels, compiled once for this machine and kept in the user's cache."""
 
+import atexit
 import ctypes
 import hashlib
 import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -76,9 +78,19 @@ def compiled(dtype_flags: tuple[str, ...]) -> Path:
         raise NoKernels("there is no C compiler")
     command = [compiler, *FLAGS, *dtype_flags]
     path = cache_folder() / f"kernels-{fingerprint(command)}.so"
-    if not path.exists():
+    if not is_only_ours(path):
         make(command, path)
     return path
+
+
+def is_only_ours(path: Path) -> bool:
+    """It is there, belongs to us or root, and nobody else may write to it: what it holds may run in this process."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    is_plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    return is_plain and found.st_uid in (os.geteuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def fingerprint(command: list[str]) -> str:
@@ -106,6 +118,7 @@ def make(command: list[str], path: Path) -> None:
         subprocess.run(
             [*command, "-o", unfinished, *sources], check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S
         )
+        os.chmod(unfinished, 0o600)  # whatever the umask is
         os.replace(unfinished, path)
     except (OSError, subprocess.SubprocessError) as error:
         Path(unfinished).unlink(missing_ok=True)
@@ -114,11 +127,20 @@ def make(command: list[str], path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """A folder of the user's own; what lies there is loaded into the process."""
-    base = Path(os.path.expanduser("~")) / ".cache"
-    folder = base / "protocol-omni"
+    """The user's own, or one for this process alone where others may write to that."""
+    folder = Path(os.path.expanduser("~")) / ".cache" / "protocol-omni"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if is_only_ours(folder):
+            return folder
+        logger.warning("others may write to %s: the kernels are compiled anew. Try: chmod go-w %s", folder, folder)
+        return folder_of_this_process()
     except OSError as error:
         raise NoKernels(f"{folder} cannot be made ({error})") from error
-    return folder
+
+
+def folder_of_this_process() -> Path:
+    """Removed at its end."""
+    folder = tempfile.mkdtemp(prefix="omni-kernels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

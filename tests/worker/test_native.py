@@ -1,8 +1,11 @@
 """The kernels give what transformers' own model gives, and a machine without a compiler does without."""
 
 import ctypes
+import os
+import stat
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,3 +203,42 @@ def test_attention_to_a_number_that_is_none_is_none() -> None:
     out = kernels.write_and_attend(qkv, [kernels.slot(0, position) for position in range(3)], [(0, 3, 0, 0)])
     assert out[0].isfinite().all()
     assert out[1:, :2].isnan().all() and out[1:, 2:].isfinite().all()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder without a compiled library in it; returns where that will lie."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".cache" / "protocol-omni"
+
+
+def test_a_library_that_others_may_write_to_is_not_loaded_but_made_anew(home: Path) -> None:
+    library = native.compiled(())
+    assert library.parent == home
+    made = library.stat()
+    assert native.compiled(()).stat().st_ino == made.st_ino
+    library.chmod(0o777)
+    assert native.compiled(()).stat().st_ino != made.st_ino
+    assert library.stat().st_mode & 0o777 == 0o600
+    library.unlink()
+    library.symlink_to("/etc/passwd")
+    assert not native.compiled(()).is_symlink()
+
+
+def test_in_a_folder_that_others_may_write_to_nothing_is_looked_for(home: Path) -> None:
+    home.mkdir(parents=True)
+    home.chmod(0o777)
+    library = native.compiled(())
+    assert library.parent != home and not library.parent.stat().st_mode & 0o077
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("owner, is_ours", [("us", True), ("root", True), ("another", False)])
+def test_only_our_own_and_root_s_files_are_trusted(
+    home: Path, monkeypatch: pytest.MonkeyPatch, owner: str, is_ours: bool
+) -> None:
+    library = native.compiled(())
+    found = list(os.stat(library))
+    found[stat.ST_UID] = {"us": os.geteuid(), "root": 0, "another": os.geteuid() + 1}[owner]
+    monkeypatch.setattr(Path, "stat", lambda path, follow_symlinks=True: os.stat_result(found))
+    assert native.is_only_ours(library) == is_ours
