@@ -97,8 +97,8 @@ def joined(modules: Seq[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
 def drop_weights(modules: Seq[Any]) -> None:
     """Free what has been packed elsewhere; the modules cannot run any more."""
     for module in modules:
-        module.weight = None
-        module.bias = None
+        del module.weight, module.bias  # compressed-tensors refuses None in the place of a tensor
+        module.weight = module.bias = None
 
 
 class Product:
@@ -174,7 +174,7 @@ def swap_linears(part: nn.Module) -> list[Swap]:
         (owner, name, module)
         for owner in part.modules()
         for name, module in owner.named_children()
-        if type(module) is nn.Linear
+        if type(module) is nn.Linear and type(module.weight.data) is torch.Tensor  # not packed by torchao
     ]
     swaps = []
     for owner, name, module in plain:

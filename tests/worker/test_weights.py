@@ -1,6 +1,7 @@
 """Weights in another form than the model's own, with the model still computing."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from worker.hybrid_runner import HybridRunner
 from worker.model_runner import ModelRunner
-from worker.weights import Lent, PackedLinear, PlainLinear, can_pack, lent, swap_linears
+from worker.weights import Lent, PackedLinear, PlainLinear, can_pack, drop_weights, lent, swap_linears
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this build of torch packs no weights")
 
@@ -78,3 +79,29 @@ def test_one_product_serves_all_layers_that_read_the_same_input() -> None:
     first(inputs)
     assert torch.allclose(second(other), block.second(other), atol=1e-6)
     assert calls == [6] * 4
+
+
+class Packed(torch.Tensor):
+    """As torchao's: a tensor of another type, which only its own code can compute with."""
+
+
+def test_a_layer_with_packed_weights_is_left_alone() -> None:
+    part = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    part[1].weight = nn.Parameter(torch.ones(8, 8).as_subclass(Packed), requires_grad=False)
+    assert [swap.name for swap in swap_linears(part)] == ["0"]
+
+
+class KeptElsewhere(dict[str, Any]):
+    """As compressed-tensors': None cannot take a tensor's place."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if self.get(name) is not None and value is None:
+            raise TypeError("must be Tensor, not NoneType")
+        super().__setitem__(name, value)
+
+
+def test_weights_are_dropped_also_where_none_cannot_take_a_tensor_s_place() -> None:
+    module = nn.Linear(8, 8)
+    module._parameters = KeptElsewhere(module._parameters)
+    drop_weights([module])
+    assert module.weight is None and module.bias is None
