@@ -7,6 +7,7 @@ import sys
 from common.logs import set_up_logging
 from common.settings import Settings, settings_or_exit
 from worker.engine_config import engine_config
+from worker.load_failure import give_up
 from worker.loader import load
 from worker.ranks import Ranks
 from worker.tensor_parallel import follow
@@ -20,7 +21,10 @@ def run(settings: Settings, ranks: Ranks) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # rank 0 gives its jobs back first, and takes us along
     config = engine_config(settings, ranks.size)
-    loaded = load(settings.model, settings.served_names, config, lambda what, share: None)
+    try:
+        loaded = load(settings.model, settings.served_names, config, lambda what, share: None)
+    except Exception as error:  # as in worker.main
+        give_up(f"OMNI_MODEL={settings.model}", error)
     try:
         follow(loaded, config)
     except RuntimeError as error:  # the connection to it broke

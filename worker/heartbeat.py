@@ -21,7 +21,7 @@ from worker.ledger import Fenced, Ledger
 logger = logging.getLogger("omni.worker")
 
 LEASE_S = keys.LEASE_MS / 1000
-EXIT_FENCED = 75  # "try again": the parent starts a successor
+EXIT_TRY_AGAIN = 75  # the parent starts a successor
 
 
 class Wake(threading.Event):
@@ -76,7 +76,7 @@ class Heartbeat(threading.Thread):
                 if self._stopping.is_set():
                     return
                 logger.error("%s: this process was replaced and ends", error)
-                os._exit(EXIT_FENCED)
+                os._exit(EXIT_TRY_AGAIN)
             except RedisError as error:
                 logger.warning("heartbeat: %s", error)
 

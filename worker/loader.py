@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.distributed import DistributedConfig
+from transformers.quantizers import AutoHfQuantizer
 
 from common.wire import ModelCard
 from worker.card import describe
@@ -62,12 +63,14 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     model_config = AutoConfig.from_pretrained(model_path)
     if sees(model_config) and config.num_ranks > 1:
         raise ValueError("a model of images runs on one GPU only.")
+    check_packing(model_config)
     images = reader_of(model_path) if sees(model_config) else None
     model_class = AutoModelForImageTextToText if sees(model_config) else AutoModelForCausalLM
     with telling_weights(on_progress):
         model = model_class.from_pretrained(
             model_path, dtype="auto", use_safetensors=True, **placement(device, config.num_ranks)
         )
+    check_unpacked(config.quantize, model)
     torch.set_num_threads(choose_threads(config, model))
     dtype = choose_dtype(config, device, model)
     model = cast(model, dtype).eval().requires_grad_(False)
@@ -117,6 +120,31 @@ def check_quantize(name: str | None, dtype: str, device: torch.device) -> None:
             logger.warning("OMNI_QUANTIZE=fp8 is slow on a CPU; int8 is not.")
 
 
+def check_packing(model_config: Any) -> None:
+    """Raises ValueError for packed weights that transformers does not know: it would take them for missing ones."""
+    packing = getattr(model_config, "quantization_config", None)
+    if packing is not None and not AutoHfQuantizer.supports_quant_method(packing):
+        raise ValueError(
+            f"its weights are packed by {method_of(packing)!r}, which cannot be read; choose unpacked ones."
+        )
+
+
+def check_unpacked(quantize: str | None, model: Any) -> None:
+    """Raises ValueError where OMNI_QUANTIZE would pack what is packed."""
+    packing = getattr(model.config, "quantization_config", None)
+    if quantize is not None and packing is not None:
+        raise ValueError(
+            f"OMNI_QUANTIZE={quantize} is for weights that are not packed, these are by {method_of(packing)!r}; "
+            "leave it empty."
+        )
+
+
+def method_of(packing: Any) -> str:
+    """As in config.json, or as transformers has read it."""
+    name = packing["quant_method"] if isinstance(packing, dict) else packing.quant_method
+    return str(getattr(name, "value", name))
+
+
 def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torch.dtype:
     """By name, or: as saved on a GPU; float32 on a CPU for small models and where bf16 has no fast instructions."""
     name = config.dtype
@@ -128,6 +156,8 @@ def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torc
     if config.quantize is not None:
         return torch.bfloat16  # what the kernels compute in
     saved: torch.dtype = model.dtype
+    if getattr(model, "is_quantized", False):
+        return saved  # packed weights cannot be cast
     if device.type != "cpu":
         return saved if saved != torch.float32 else torch.bfloat16
     is_fast = saved == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

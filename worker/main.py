@@ -22,7 +22,7 @@ from common.redis_memory import memory_of
 from common.settings import Settings, SettingsError, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard
-from worker import follower
+from worker import follower, load_failure
 from worker.any_engine import AnyEngine
 from worker.download import downloaded
 from worker.embedder import Embedder
@@ -30,7 +30,7 @@ from worker.encoder_model import load_encoder
 from worker.engine import Engine
 from worker.engine_config import engine_config
 from worker.grammar import GrammarCompiler
-from worker.heartbeat import EXIT_FENCED, Heartbeat, Inbox, Listener
+from worker.heartbeat import EXIT_TRY_AGAIN, Heartbeat, Inbox, Listener
 from worker.ledger import Fenced, Ledger
 from worker.loader import EngineConfig, load
 from worker.omni_worker import OmniWorker
@@ -95,10 +95,10 @@ def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> AnyEngine:
     try:
         engine = load_embedder(settings, tell) if embeds else load_engine(settings, tell)
         engine.warm_up(tell)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers, its plugins and a model's own code may raise anything
         setting = f"OMNI_EMBEDDING_MODEL={settings.embedding_model}" if embeds else f"OMNI_MODEL={settings.model}"
         setting += f" with OMNI_ENGINE={settings.engine}" if settings.engine and not embeds else ""
-        refuse(f"{setting} cannot be loaded: {error}")
+        load_failure.give_up(setting, error)
     return engine
 
 
@@ -156,7 +156,7 @@ def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool) ->
         worker.work()
     except Fenced as error:
         logger.error("%s: this process was replaced and ends", error)
-        return EXIT_FENCED
+        return EXIT_TRY_AGAIN
     gc.freeze()  # a last look for garbage among torch's objects would take seconds on a busy machine
     return 0
 

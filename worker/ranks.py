@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import distributed
 
+from common.child import EXIT_CONFIGURATION
 from common.processes import die_with_parent
 from common.settings import Settings, torchrun_place
 
@@ -69,6 +70,8 @@ def start_follower(ranks: Ranks) -> None:
 
     def wait() -> None:
         status = process.wait()
+        if status == EXIT_CONFIGURATION:  # it has said why; starting again would not help
+            os._exit(status)
         logger.error("rank %d ended with status %d; this worker ends, to be started again", ranks.rank, status)
         os._exit(EXIT_FOLLOWER_DIED)
 

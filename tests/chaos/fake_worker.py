@@ -197,11 +197,17 @@ def leave_out_the_model() -> None:
     stand_in("worker.embedder", Embedder=None)
     stand_in("worker.encoder_model", load_encoder=None)
     stand_in("worker.grammar", GrammarCompiler=lambda *args: None)
-    stand_in("worker.loader", EngineConfig=types.SimpleNamespace, LoadedModel=FakeLoaded, load=fake_load)
+    stand_in(
+        "worker.loader",
+        EngineConfig=types.SimpleNamespace,
+        LoadedModel=FakeLoaded,
+        load=fake_load,
+    )
     stand_in("worker.remote_loader", connect_engine=None)
     alone = types.SimpleNamespace(size=1, join=lambda: None)
     stand_in("worker.ranks", Ranks=None, our_ranks=lambda settings: alone)
     stand_in("worker.follower")
+    stand_in("worker.load_failure")
     stand_in("worker.download", downloaded=lambda model, tell: tell)
     stand_in("transformers")
     stand_in("transformers.utils")

@@ -1,0 +1,32 @@
+"""A model that cannot be loaded ends what `make run` started: one sentence, status 2, no traceback, no second try."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.models import save_model
+from tests.service import RunningService
+
+
+@pytest.mark.parametrize("kind", ["a missing library", "weights cut short"])
+def test_one_sentence_and_the_end(tmp_path: Path, kind: str) -> None:
+    folder = save_model(tmp_path / "model", "llama")
+    if kind == "weights cut short":
+        (folder / "model.safetensors").write_bytes(b"x" * 100)
+    else:
+        if find_spec("gptqmodel") is not None:
+            pytest.skip("gptqmodel is installed")
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+        (folder / "config.json").write_text(json.dumps(config))
+    service = RunningService(tmp_path, {"OMNI_MODEL": str(folder)})
+    try:
+        service.start("redis")
+        assert service.spawn("worker").wait(120) == 2
+        said = [line for line in service.log().splitlines() if "cannot be loaded" in line]
+        assert len(said) == 1 and said[0].startswith(f"configuration: OMNI_MODEL={folder} cannot be loaded: ")
+        assert "Traceback" not in service.log()
+    finally:
+        service.stop()

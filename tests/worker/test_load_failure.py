@@ -1,0 +1,155 @@
+"""A model that cannot be loaded: one sentence that says what to change, and the end unless it passes by itself."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from httpx2 import ConnectError, Request, Response
+from huggingface_hub.errors import HfHubHTTPError
+
+from common.settings import Settings
+from tests.models import save_model
+from worker import follower
+from worker.load_failure import give_up, is_passing, reason
+from worker.loader import EngineConfig, LoadedModel, check_unpacked, choose_dtype, load
+from worker.ranks import Ranks
+
+CT_WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
+PACKED: dict[str, dict[str, Any]] = {
+    "compressed_tensors": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": CT_WEIGHTS}},
+        "ignore": ["lm_head"],
+    },
+    "optimum": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True},
+    "gptqmodel": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"},
+    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "torchao": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}}},
+}
+INSTALLED_BY = {"compressed_tensors": "compressed-tensors", "optimum": "gptqmodel optimum"}
+
+
+def set_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def loaded(folder: Path, **config: Any) -> LoadedModel:
+    return load(str(folder), ("tiny",), EngineConfig(device="cpu", **config), lambda what, share: None)
+
+
+def failure(folder: Path, **config: Any) -> str:
+    """What the operator reads."""
+    with pytest.raises(Exception) as raised:
+        loaded(folder, **config)
+    assert not is_passing(raised.value)
+    sentence = reason(raised.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("library", PACKED)
+def test_packed_weights_without_their_library_say_what_to_install(tmp_path: Path, library: str) -> None:
+    if find_spec(library) is not None:
+        pytest.skip(f"{library} is installed")
+    folder = save_model(tmp_path, "llama")
+    set_config(folder, quantization_config=PACKED[library])
+    assert f"-m pip install {INSTALLED_BY.get(library, library)})" in failure(folder)
+
+
+def test_weights_packed_in_a_way_nobody_knows_are_refused_and_not_taken_for_missing_ones(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "llama")
+    set_config(folder, quantization_config={"quant_method": "modelopt", "quant_algo": "NVFP4"})
+    assert "packed by 'modelopt'" in failure(folder)
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (cut, "cannot be read"),
+        (lambda folder: set_config(folder, hidden_size=64), "other shapes than its config.json says"),
+        (lambda folder: set_config(folder, hidden_act="nope"), "KeyError: 'nope'"),
+        (lambda folder: set_config(folder, num_attention_heads=0), "ZeroDivisionError"),
+        (lambda folder: set_config(folder, hidden_size="big"), "Field 'hidden_size' expected int"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "must be a mapping"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "added_tokens"),
+    ],
+)
+def test_files_that_are_damaged_or_do_not_fit_say_which(
+    tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    folder = save_model(tmp_path, "llama")
+    damage(folder)
+    assert said in failure(folder)
+
+
+def test_what_is_packed_is_not_packed_again_nor_cast() -> None:
+    packed = SimpleNamespace(
+        config=SimpleNamespace(quantization_config={"quant_method": "bitsandbytes"}),
+        is_quantized=True,
+        dtype=torch.half,
+    )
+
+    with pytest.raises(ValueError, match="OMNI_QUANTIZE=int8 is for weights that are not packed"):
+        check_unpacked("int8", packed)
+    check_unpacked(None, packed)
+    assert choose_dtype(EngineConfig(device="cpu"), torch.device("cpu"), packed) is torch.half
+
+
+def status_of(code: int) -> HfHubHTTPError:
+    return HfHubHTTPError("no", response=Response(code, request=Request("GET", "https://hub")))
+
+
+def because(cause: Exception) -> OSError:
+    """As transformers says it."""
+    error = OSError("We couldn't connect to the hub")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error, passes",
+    [
+        (because(status_of(503)), True),
+        (because(status_of(429)), True),
+        (because(status_of(404)), False),
+        (because(ConnectError("no route")), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (torch.distributed.DistNetworkError("the other rank is gone"), True),
+        (MemoryError(), False),
+        (NotImplementedError("aten::to"), False),
+        (TypeError("cannot assign"), False),
+    ],
+)
+def test_only_what_passes_by_itself_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, passes: bool
+) -> None:
+    monkeypatch.setattr("worker.load_failure.is_offline_mode", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        give_up("OMNI_MODEL=some/model", error)
+    assert ended.value.code == (75 if passes else 2)
+    if not passes:
+        assert capsys.readouterr().err.startswith("configuration: OMNI_MODEL=some/model cannot be loaded: ")
+
+
+def test_a_rank_that_cannot_load_its_share_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_nothing(*args: object) -> None:
+        raise ImportError("No module named 'torchao'", name="torchao")
+
+    handlers: list[int] = []
+    monkeypatch.setattr(follower.signal, "signal", lambda number, _: handlers.append(number))
+    monkeypatch.setattr(follower, "load", load_nothing)
+    with pytest.raises(SystemExit) as ended:
+        follower.run(Settings(_env_file=None), Ranks())
+    assert ended.value.code == 2
