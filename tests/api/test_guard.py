@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from api.app import create_app
+from api.guard import allowed_hosts, host_name
 from common.settings import Settings
 from tests.service import RunningService
 
@@ -177,3 +178,8 @@ def test_a_transfer_coding_that_is_not_undone_is_refused(service: RunningService
     )
     answer = answer_to(service, head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
     assert answer.startswith(b"HTTP/1.1 501")
+
+
+def test_hosts_are_named_in_any_case():
+    hosts = allowed_hosts(Settings(_env_file=None, allowed_hosts="Example.ORG"))
+    assert host_name("EXAMPLE.org:8000") in hosts
