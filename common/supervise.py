@@ -7,7 +7,8 @@ With --watch the child is given a pipe (--watch-fd N) on which it says `fence N`
 longer than OMNI_STEP_TIMEOUT is ended with SIGKILL, which no stuck driver or held GIL can withstand. The successor is
 told the fence of the process that is dead (--predecessor N), so that it need not wait for a lease to run out.
 
-With --listen this parent holds the port for OMNI_API_PROCESSES children (--listen-fd N). SIGHUP replaces them in turn:
+With --listen this parent holds the port for OMNI_API_PROCESSES children (--listen-fd N), with `--listen dashboard` that
+of the dashboard for its one. SIGHUP replaces them in turn:
 a new one is started, and when it has said `ready` an old one is asked to leave; the port is never closed meanwhile.
 """
 
@@ -21,9 +22,9 @@ import sys
 from collections.abc import Callable
 
 from common.child import EXIT_CONFIGURATION, Child, Command
-from common.listener import AddressTaken, listen
+from common.listener import Address, AddressTaken, listen
 from common.logs import set_up_logging
-from common.processes import die_with_parent
+from common.processes import die_with_parent, follow, parent_of
 from common.small_settings import SmallSettings, read_small_settings
 
 logger = logging.getLogger("omni.supervise")
@@ -131,12 +132,22 @@ class Supervisor:
             self._successor = None
 
 
-def supervisor_of(name: str, words: list[str], settings: SmallSettings, *, watch: bool, holds_port: bool) -> Supervisor:
-    listener = listen(settings.host, settings.port) if holds_port else None
-    fd = None if listener is None else listener.fileno()
-    words = [*words, "--log-format", settings.log_format] if holds_port else words
-    command = Command(name, words, settings.step_timeout, is_worker=watch, listen_fd=fd)
-    return Supervisor(lambda: Child(command), settings.api_processes if holds_port else 1, listener)
+def address_of(settings: SmallSettings, holds: str) -> tuple[Address, int]:
+    """What --listen names, and how many processes share it."""
+    if holds == "dashboard":
+        return Address.of_dashboard(settings.dashboard_port), 1
+    return Address.of_api(settings.host, settings.port), settings.api_processes
+
+
+def supervisor_of(name: str, words: list[str], settings: SmallSettings, *, watch: bool, holds: str) -> Supervisor:
+    if not holds:
+        command = Command(name, words, settings.step_timeout, is_worker=watch)
+        return Supervisor(lambda: Child(command), 1, None)
+    address, copies = address_of(settings, holds)
+    listener = listen(address)
+    words = [*words, "--log-format", settings.log_format]
+    command = Command(name, words, settings.step_timeout, is_worker=watch, listen_fd=listener.fileno())
+    return Supervisor(lambda: Child(command), copies, listener)
 
 
 def wait_for_the_end() -> int:
@@ -151,17 +162,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="common.supervise")
     parser.add_argument("name")
     parser.add_argument("--watch", action="store_true")
-    parser.add_argument("--listen", action="store_true")
+    parser.add_argument("--listen", dest="holds", nargs="?", const="api", default="", choices=["api", "dashboard"])
     parser.add_argument("--if", dest="needed", metavar="SETTING", help="run nothing while this setting is empty")
     ours, words = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     args = parser.parse_args(ours)
+    starter = parent_of(os.getppid())
     settings = read_small_settings(args.needed)
     die_with_parent()
+    if settings.by_honcho:
+        follow(starter)
     set_up_logging(settings.log_format)
     if not settings.is_needed:
         return wait_for_the_end()
     try:
-        supervisor = supervisor_of(args.name, words, settings, watch=args.watch, holds_port=args.listen)
+        supervisor = supervisor_of(args.name, words, settings, watch=args.watch, holds=args.holds)
     except AddressTaken as error:
         print(f"configuration: {error}", file=sys.stderr, flush=True)
         return EXIT_CONFIGURATION

@@ -31,6 +31,7 @@ class RunningService:
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        folder.chmod(0o700)  # our log lies in it, so it would not be taken for a folder of the service
         self.port = free_port()
         self.dashboard_port = free_port()
         self.key = "sk-local"
@@ -96,7 +97,17 @@ class RunningService:
                 "worker.main",
                 "--embeddings",
             ],
-            "dashboard": ["common.supervise", "dashboard", "--", sys.executable, "-m", "api.server", "dashboard"],
+            "dashboard": [
+                "common.supervise",
+                "dashboard",
+                "--listen",
+                "dashboard",
+                "--",
+                sys.executable,
+                "-m",
+                "api.server",
+                "dashboard",
+            ],
         }
         with self.log_path.open("ab") as log:
             command = [sys.executable, "-m", *commands[name]]

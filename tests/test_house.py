@@ -53,7 +53,7 @@ def test_only_settings_read_the_environment() -> None:
             assert not reads, (path, reads)
 
 
-@pytest.mark.parametrize("module", ["api.app", "common.store", "common.supervise", "common.embedded"])
+@pytest.mark.parametrize("module", ["api.app", "common.store", "common.supervise", "common.embedded", "common.start"])
 def test_the_web_process_never_loads_torch(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'transformers', 'numpy', 'worker'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.connection import connect, is_passing
 from common.logs import set_up_logging
+from common.model_source import check_model
 from common.open_redis import warn_of_open_redis
 from common.redis_memory import memory_of
 from common.settings import Settings, SettingsError, refuse, settings_or_exit, torchrun_place
@@ -175,6 +176,10 @@ def main() -> int:
         return follower.run(settings, Ranks(*place))
     watch_fd = args.watch_fd if args.watch_fd is not None else os.open(os.devnull, os.O_WRONLY)
     try:
+        if args.embeddings:
+            check_model("OMNI_EMBEDDING_MODEL", settings.embedding_model)
+        else:
+            check_model("OMNI_MODEL", settings.model)
         return run(settings, watch_fd, args.predecessor, embeds=args.embeddings)
     except SettingsError as error:
         refuse(str(error))

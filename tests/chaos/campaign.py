@@ -59,7 +59,7 @@ def small_disk(stack: ExitStack, megabytes: int) -> Path | None:
     """A file system of its own, or None where none can be mounted."""
     folder = Path(tempfile.mkdtemp(prefix="omni-disk-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
@@ -157,6 +157,7 @@ def run(plan: Plan) -> Report:
         settle(harness, load.histories)
         report = check(load.histories, harness.redis, harness.queue, plan.model.expect)
         blame(report, injector.done, harness.pulse())
+        report.wrong += injector.wrong
         report.faults, report.seconds = injector.counts, time.monotonic() - began
         if not report.is_clean or os.environ.get("CHAOS_KEEP"):
             keep = Path(tempfile.mkdtemp(prefix="omni-red-"))

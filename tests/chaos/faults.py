@@ -29,6 +29,7 @@ class Injector:
         self.is_stopping = False
         self.now = ""  # the last one begun
         self.done: list[tuple[float, float, str]] = []  # from, until, what
+        self.wrong: list[str] = []  # what no client could see
 
     async def run(self, seconds: float, faults: dict[str, Fault], most: int = 10**9) -> None:
         """Faults from a shuffled deck, one after another, so that every kind comes equally often."""
@@ -94,6 +95,12 @@ async def pause_valkey(injector: Injector) -> None:
     injector.harness.valkey.send(signal.SIGSTOP)
     await injector.hold()
     injector.harness.valkey.send(signal.SIGCONT)
+
+
+async def start_again(injector: Injector) -> None:
+    """Somebody starts the service a second time in the same folder."""
+    if wrong := await asyncio.to_thread(injector.harness.start_again):
+        injector.wrong.append(wrong)
 
 
 async def forget_scripts(injector: Injector) -> None:
@@ -179,6 +186,7 @@ FAULTS: dict[str, Fault] = {
         stop_api,
         kill_valkey,
         pause_valkey,
+        start_again,
         forget_scripts,
         kill_subscribers,
         fill_memory,

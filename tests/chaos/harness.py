@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from common import embedded
 from common.append_only import Syncing, append_always
+from common.data_folder import take
 from common.processes import die_with_parent
 from common.settings import Settings
 from tests.chaos.pulse import Pulse
@@ -135,7 +136,8 @@ class Harness:
         self.options = options
         self.folder = Path(tempfile.mkdtemp(prefix="omni-"))
         self.data_dir = options.data_dir or self.folder / "data"
-        self.data_dir.mkdir(exist_ok=True)
+        self.data_dir.mkdir(exist_ok=True, mode=0o700)
+        self.lock_fd = -1
         self.port, self.api_link, self.worker_link = free_ports(3)
         self.settings = Settings(data_dir=self.data_dir, model_name=options.model, redis_url="", _env_file=None)
         self.redis: Redis = Redis.from_url(options.redis_url or self.settings.redis, socket_timeout=5)
@@ -156,6 +158,7 @@ class Harness:
 
     def start(self) -> None:
         if not self.options.redis_url:
+            self.lock_fd = take(self.data_dir)
             self.start_valkey()
             threading.Thread(target=self.keep_appending, name="valkey's file", daemon=True).start()
             Syncing(self.data_dir).start()
@@ -223,6 +226,24 @@ class Harness:
         if not self.valkey.is_alive:
             raise ValkeyEnded(embedded.last_words(self.settings, self.valkey.popen.returncode))
         return bool(self.redis.ping())
+
+    def start_again(self) -> str:
+        """A second `redis` process in our folder; returns what was wrong, if anything was. Ours answers afterwards."""
+        assert self.valkey is not None
+        first = self.socket_number()
+        command = [PYTHON, "-m", "tests.chaos.fake_embedded"]
+        second = Process(command, self.environment(""), self.folder / "second.out")
+        wait_until(lambda: not second.is_alive or self.socket_number() != first, 60, "a second start to be refused")
+        if not second.is_alive and second.popen.returncode == 2 and self.socket_number() == first:
+            return ""
+        second.end()
+        self.kill_valkey()
+        self.start_valkey()
+        return "a second start in the same folder was let in"
+
+    def socket_number(self) -> int:
+        """Another one after whoever took the socket away."""
+        return self.settings.socket_path.stat().st_ino if self.settings.socket_path.exists() else 0
 
     def keep_appending(self) -> None:
         while not self.is_stopped.wait(0.1):
@@ -329,6 +350,8 @@ class Harness:
         self.redis.close()
         if self.valkey is not None:
             self.valkey.end()
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

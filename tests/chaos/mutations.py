@@ -87,7 +87,7 @@ def broken(name: str) -> Iterator[None]:
         if name in SCRIPTS:
             break_scripts({name})
         else:
-            {**WORKER, **API}[name]()
+            {**WORKER, **API, **EMBEDDED}[name]()
         yield
     finally:
         mend()
@@ -135,6 +135,11 @@ def break_worker() -> None:
     arm()
     for name in named() & WORKER.keys():
         WORKER[name]()
+
+
+def break_embedded() -> None:
+    for name in named() & EMBEDDED.keys():
+        EMBEDDED[name]()
 
 
 def break_api() -> None:
@@ -377,6 +382,14 @@ def keep_what_has_a_gap() -> None:
     patch(Ledger, "give_back", lambda self, job_id: None)
 
 
+def no_lock() -> None:
+    """Whoever starts takes the folder."""
+    import common.data_folder
+
+    patch(common.data_folder, "lock_descriptor", lambda fd, blocking: True)
+
+
+EMBEDDED = {function.__name__: function for function in (no_lock,)}
 WORKER = {
     function.__name__: function
     for function in (

@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ from api.answers import Answer
 from api.generation import ClientGone, Closing, rq_job
 from api.hub import EventHub, Reader
 from common import keys
+from common.data_folder import FolderRefused, take
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
 from common.store import Row, Store, Submission, now_iso
 from common.wire import Event, Failed, Finished, GenerationRequest, SamplingParams
@@ -469,6 +472,14 @@ def a_request_that_fails_fails_alone(stage: Stage) -> None:
     assert stage.text(other) == expected_text(2, 10)
 
 
+def a_folder_has_one_owner(stage: Stage) -> None:
+    with TemporaryDirectory() as folder:
+        fd = take(Path(folder))
+        with pytest.raises(FolderRefused):
+            os.close(take(Path(folder)))
+        os.close(fd)
+
+
 CONTROLS: dict[str, Callable[[Stage], None]] = {
     "no_fence": a_zombie_writes_nothing,
     "no_row_numbers": a_row_that_is_sent_twice_is_one_row,
@@ -502,5 +513,6 @@ CONTROLS: dict[str, Callable[[Stage], None]] = {
     "no_room_made": a_full_worker_makes_room,
     "regenerate_after_making_room": a_job_that_made_room_goes_on_from_its_log,
     "drop_the_log_on_making_room": a_job_that_made_room_goes_on_from_its_log,
+    "no_lock": a_folder_has_one_owner,
     "no_hang_watch": the_parent_hears_of_every_step,
 }

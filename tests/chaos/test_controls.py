@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from tests.chaos.harness import Options, running
 from tests.chaos.memory_scenarios import MEMORY_CONTROLS
-from tests.chaos.mutations import API, SCRIPTS, WORKER, broken
+from tests.chaos.mutations import API, EMBEDDED, SCRIPTS, WORKER, broken
 from tests.chaos.scenarios import CONTROLS as LIFE_CONTROLS
 from tests.chaos.scenarios import Stage
 
@@ -31,5 +32,14 @@ def test_broken_is_noticed(mutation: str, scenario: Callable[[Stage], None], red
     pytest.fail(f"{mutation} went unnoticed by {scenario.__name__}")
 
 
+@pytest.mark.parametrize("mutations", [(), ("no_lock",)], ids=["as things are", "no_lock"])
+def test_a_second_start_in_the_same_folder_is_refused_or_noticed(mutations: tuple[str, ...]) -> None:
+    """What the fault of that name does in a run, and that the run turns red."""
+    with running(Options(num_apis=0, num_workers=0, through_proxy=False, mutations=mutations), wait=False) as harness:
+        harness.redis.set("kept", "yes")
+        assert bool(harness.start_again()) == bool(mutations)
+        assert harness.redis.get("kept") == b"yes"
+
+
 def test_every_mutation_has_its_scenario() -> None:
-    assert CONTROLS.keys() == (SCRIPTS.keys() | WORKER.keys() | API.keys()) - HARMLESS
+    assert CONTROLS.keys() == (SCRIPTS.keys() | WORKER.keys() | API.keys() | EMBEDDED.keys()) - HARMLESS

@@ -1,5 +1,6 @@
 """The command line against the running service."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from cli import doctor
 from cli.main import main
 from cli.serve import ROOT
 from cli.table import table
+from common.data_folder import take
 from common.settings import Settings
 from tests.service import RunningService
 
@@ -104,6 +106,13 @@ def test_doctor_sees_a_port_that_others_took(tmp_path):
         finding = doctor.port_finding(Settings(_env_file=None, port=taken.getsockname()[1]))
     assert finding.level == "bad" and "OMNI_PORT" in finding.todo
     assert replace(finding, level="warn").level == "warn"
+
+
+def test_doctor_sees_an_owner_of_the_folder_whose_valkey_is_gone(tmp_path):
+    fd = take(tmp_path)
+    finding = doctor.folder_finding(Settings(_env_file=None, data_dir=tmp_path, redis_url=""))
+    os.close(fd)
+    assert finding.level == "bad" and f"process {os.getpid()}" in finding.todo
 
 
 @pytest.mark.parametrize("command", [["./omni"], [sys.executable, "-m", "omni"]])

@@ -23,9 +23,13 @@ class Run:
         self.service = RunningService(folder)
         self.log_path = folder / "run.log"
         with self.log_path.open("wb") as log:
-            honcho = str(Path(sys.executable).parent / "honcho")
             self.process = subprocess.Popen(
-                [honcho, "start"], cwd=ROOT, env=self.service.env, stdout=log, stderr=log, start_new_session=True
+                [sys.executable, "-m", "common.start"],
+                cwd=ROOT,
+                env=self.service.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             self.service.wait_healthy()

@@ -1,0 +1,130 @@
+"""OMNI_DATA_DIR: a folder that nobody else can read and that one process owns at a time.
+
+The owner, who runs Valkey, holds a lock on a file in it, which the kernel takes from whoever dies. Valkey inherits the
+lock: nobody starts another one on the same file before both are gone.
+"""
+
+import os
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import lock_descriptor
+
+LOCK = "lock"
+OURS = {LOCK, "appendonlydir", "valkey.log"}
+LIVING_S = 1.0  # an owner that was killed needs a moment to notice
+LEAVING_S = 10.0  # one that leaves lets others leave first; a Valkey that lost its parent writes its last bytes
+
+
+class FolderRefused(Exception):
+    """One sentence that names the setting, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """What the lock's file says of who holds it, or held it last."""
+
+    pid: int  # 0: it does not say
+    is_leaving: bool
+
+    @property
+    def name(self) -> str:
+        return f"process {self.pid}" if self.pid else "another process"
+
+
+def take(folder: Path) -> int:
+    """Become the owner; returns the lock's file descriptor. Raises FolderRefused."""
+    make_private(folder)
+    try:
+        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            wait_for_lock(fd, folder)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise FolderRefused(f"OMNI_DATA_DIR={folder} cannot be locked: {error.strerror}; choose another.") from error
+    write(fd, f"{os.getpid()}")
+    return fd
+
+
+def wait_for_lock(fd: int, folder: Path) -> None:
+    """For as long as its owner may still be leaving. Raises FolderRefused."""
+    began = time.monotonic()
+    while not lock_descriptor(fd, blocking=False):
+        owner = read(fd)
+        if time.monotonic() - began > (LEAVING_S if owner.is_leaving else LIVING_S):
+            raise FolderRefused(
+                f"OMNI_DATA_DIR={folder} is in use by {owner.name}, another start of this service; "
+                "stop that one, or choose another folder and other ports."
+            )
+        time.sleep(0.05)
+
+
+def say_leaving(fd: int) -> None:
+    """Whoever starts now is to wait for us instead of giving up."""
+    write(fd, f"{os.getpid()} leaving")
+
+
+def owner_of(folder: Path) -> Owner | None:
+    """Who owns the folder now, for those who only want to know."""
+    try:
+        fd = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        return None if lock_descriptor(fd, blocking=False) else read(fd)
+    finally:
+        os.close(fd)
+
+
+def write(fd: int, text: str) -> None:
+    """In place and of one length, which works on a full disk too; where it does not, nobody learns our number."""
+    with suppress(OSError):
+        os.pwrite(fd, f"{text:<31}\n".encode(), 0)
+
+
+def read(fd: int) -> Owner:
+    words = os.pread(fd, 32, 0).split()
+    pid = int(words[0]) if words and words[0].isdigit() else 0
+    return Owner(pid, is_leaving=len(words) > 1 or (pid > 0 and not is_alive(pid)))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder, or close ours to others. Raises FolderRefused where it is not ours to close, or to write in."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            close_to_others(folder)
+    except FileExistsError:
+        raise FolderRefused(f"OMNI_DATA_DIR={folder} is not a folder; choose another.") from None
+    except OSError as error:
+        raise FolderRefused(f"OMNI_DATA_DIR={folder} cannot be used: {error.strerror}; choose another.") from error
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise FolderRefused(f"OMNI_DATA_DIR={folder} cannot be written by this user; change its owner or its mode.")
+
+
+def close_to_others(folder: Path) -> None:
+    """Only what is empty or holds our files already: whoever names /tmp or a home means a folder in it."""
+    found = folder.stat()
+    names = {path.name for path in folder.iterdir()}
+    is_ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX and (not names or names & OURS)
+    if not is_ours:
+        raise FolderRefused(
+            f"OMNI_DATA_DIR={folder} is open to other users of this machine (mode {found.st_mode & 0o7777:o}) and "
+            "prompts are kept there; choose a new folder in it, or chmod 700 this one."
+        )
+    folder.chmod(0o700)

@@ -1,0 +1,215 @@
+"""Starting, starting twice, and the death of what started everything: by `make run`, `omni serve` and plain honcho."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.chaos.harness import wait_until
+from tests.service import ROOT, RunningService, free_port
+
+START = [sys.executable, "-m", "common.start"]
+HONCHO = [sys.executable, "-m", "honcho", "start", "-e", os.devnull]
+BODY = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+
+
+class Started:
+    """One start of the service in a folder, on ports of its own."""
+
+    def __init__(self, folder: Path, *processes: str, command: list[str] = START) -> None:
+        self.service = RunningService(folder)
+        self.log_path = folder.with_suffix(f".{time.monotonic_ns()}")
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *processes], cwd=ROOT, env=self.service.env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def everybody(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def wait_live(self) -> "Started":
+        """Its API answers and reads from Redis."""
+        wait_until(lambda: self.get("/v1/jobs").status_code == 200, 60, self.log_path.name)
+        return self
+
+    def get(self, path: str) -> httpx2.Response:
+        try:
+            return httpx2.get(f"{self.service.url}{path}", headers={"Authorization": "Bearer sk-local"}, timeout=10)
+        except httpx2.HTTPError as error:
+            raise ConnectionError from error
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(15)
+
+
+def ask(service: RunningService, **fields: object) -> httpx2.Response:
+    return service.http().post("/v1/chat/completions", json=BODY | fields)
+
+
+def refused(environment: Mapping[str, str], *command: str) -> str:
+    """The one sentence with which a start ended before it started anything."""
+    ended = subprocess.run(
+        command or START,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    [sentence] = ended.stderr.splitlines()
+    return sentence
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return RunningService(tmp_path).env | {"OMNI_DATA_DIR": str(tmp_path / "data")}
+
+
+@pytest.mark.parametrize("name", ["/nope", "./nope", "../nope", "~/nope", "models/by/me", "/etc/hostname"])
+@pytest.mark.parametrize("setting", ["OMNI_MODEL", "OMNI_EMBEDDING_MODEL"])
+def test_a_model_that_is_not_there_is_told_at_once(environment: dict[str, str], setting: str, name: str) -> None:
+    assert refused(environment | {setting: name}).startswith(f"configuration: {setting}={name} cannot be loaded: ")
+    assert not Path(environment["OMNI_DATA_DIR"]).exists()
+
+
+def test_a_worker_by_itself_says_the_same(environment: dict[str, str]) -> None:
+    """As under systemd; it does not wait for Redis first."""
+    worker = [sys.executable, "-m", "common.supervise", "worker", "--watch", "--", sys.executable, "-m", "worker.main"]
+    assert "OMNI_MODEL=/nope cannot be loaded" in refused(environment | {"OMNI_MODEL": "/nope"}, *worker)
+
+
+@pytest.mark.parametrize("setting", ["OMNI_PORT", "OMNI_DASHBOARD_PORT"])
+def test_a_port_that_others_have_is_told_before_anything_starts(environment: dict[str, str], setting: str) -> None:
+    with socket.create_server(("127.0.0.1", int(environment[setting]))):
+        assert f"{setting}={environment[setting]} cannot be used: Address already in use" in refused(environment)
+
+
+def test_the_dashboard_by_itself_does_not_try_for_ever(environment: dict[str, str]) -> None:
+    line = next(line for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("dashboard:"))
+    words = line.removeprefix("dashboard: exec ").replace(".venv/bin/python", sys.executable).split()
+    with socket.create_server(("127.0.0.1", int(environment["OMNI_DASHBOARD_PORT"]))):
+        assert "OMNI_DASHBOARD_PORT" in refused(environment, *words)
+
+
+def test_a_data_folder_that_cannot_be_written_is_told_before_anything_starts(environment: dict[str, str]) -> None:
+    assert refused(environment | {"OMNI_DATA_DIR": "/proc/data"}).startswith("configuration: OMNI_DATA_DIR=/proc/data ")
+
+
+@pytest.mark.parametrize("command", [START, [sys.executable, "-m", "common.embedded"]], ids=["start", "redis"])
+def test_a_second_start_in_the_same_folder_changes_nothing(service: RunningService, command: list[str]) -> None:
+    job = ask(service).json()["id"]
+    connected = service.redis().info("server")["run_id"]
+    environment = service.env | {"OMNI_PORT": str(free_port()), "OMNI_DASHBOARD_PORT": str(free_port())}
+    sentence = refused(environment, *command)
+    assert f"OMNI_DATA_DIR={service.folder} is in use by process {service.processes['redis'].pid}," in sentence
+    assert service.redis().info("server")["run_id"] == connected
+    assert ask(service).status_code == 200
+    assert service.http().get(f"/v1/jobs/{job}").status_code == 200
+
+
+def test_answers_outlive_starts_and_ends_in_any_order_and_nobody_is_left_behind(tmp_path: Path) -> None:
+    """Plain honcho and ours, SIGKILL and SIGTERM, with a refused second start beside each."""
+    (tmp_path / "data").mkdir()
+    first = Started(tmp_path / "data", command=HONCHO)
+    first.service.wait_healthy()
+    job = ask(first.service).json()["id"]
+    refused_beside(first)
+    running = ask(first.service, background=True, max_tokens=3000, ignore_eos=True).json()["id"]
+    wait_until(lambda: first.get(f"/v1/jobs/{running}").json()["state"] == "running", what="the job to run")
+    end_all(first, signal.SIGKILL)
+
+    second = Started(tmp_path / "data", "redis", "api").wait_live()
+    assert second.get(f"/v1/jobs/{job}").status_code == 200
+    assert second.get(f"/v1/jobs/{running}").json()["state"] == "queued", "its worker gave it back"
+    assert second.service.redis().get("omni:crashes:deepseek-v3.2") is None, "and was not blamed"
+    refused_beside(second)
+    end_all(second, signal.SIGTERM)
+
+    third = Started(tmp_path / "data", "redis", "api").wait_live()
+    owner = next(child for child in third.everybody() if "common.embedded" in child.cmdline())
+    end_all(third, signal.SIGKILL, owner)
+
+    fourth = Started(tmp_path / "data").wait_live()
+    assert fourth.get(f"/v1/jobs/{job}").status_code == 200
+    wait_until(lambda: fourth.get(f"/v1/jobs/{running}").json()["state"] == "finished", 90, "the job to go on")
+    end_all(fourth, signal.SIGKILL)
+
+
+def refused_beside(first: Started) -> None:
+    second = Started(first.service.folder)
+    assert second.process.wait(60) == 2, second.log()
+    assert "is in use by process" in second.log() and second.log().count("\n") == 1
+    assert first.get("/v1/jobs").status_code == 200
+
+
+def end_all(started: Started, number: int, whom: psutil.Process | None = None) -> None:
+    """Nobody of it runs a few seconds later."""
+    everybody = started.everybody()
+    assert len(everybody) >= 5
+    (whom or started.process).send_signal(number)
+    _, alive = psutil.wait_procs(everybody, timeout=10)
+    assert not [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    started.process.wait(10)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the repository with a .env of its own."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("api", "cli", "common", "worker"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "Procfile", "omni", "omni.py", "requirements.txt"):
+        shutil.copy2(ROOT / name, copy)
+    (copy / "demo").symlink_to(ROOT / "demo")
+    (copy / ".venv").symlink_to(sys.prefix)
+    yield copy
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["make", "--old-file=.venv/.run", "run"], ["./omni", "serve", "redis", "api", "--port", "{port}"]],
+    ids=["make run", "omni serve"],
+)
+def test_the_environment_beats_env(checkout: Path, command: list[str]) -> None:
+    """Whoever writes OMNI_PORT=8147 before a command means it; what only the file says holds too."""
+    service = RunningService(checkout)
+    in_file = free_port()
+    (checkout / ".env").write_text(f"OMNI_PORT={in_file}\nOMNI_API_KEYS=sk-from-file\nOMNI_DATA_DIR=wrong\n")
+    words = [word.format(port=service.port) for word in command]
+    environment = service.env | {"OMNI_DATA_DIR": "right"}
+    if "--port" in words:
+        del environment["OMNI_PORT"]
+    process = subprocess.Popen(words, cwd=checkout, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        service.key = "sk-from-file"
+        wait_until(lambda: is_answered(service), 60)
+        assert (checkout / "right" / "valkey.sock").exists() and not (checkout / "wrong").exists()
+        with socket.socket() as caller:
+            assert caller.connect_ex(("127.0.0.1", in_file)) != 0
+    finally:
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+        process.wait(20)
+
+
+def is_answered(service: RunningService) -> bool:
+    try:
+        return service.http().get("/v1/jobs").status_code == 200
+    except httpx2.HTTPError:
+        return False
