@@ -114,7 +114,7 @@ class Endings:
             again = "tried again ever more rarely" if status > 0 else "started again"
             logger.warning("Valkey ended (%s); it is %s", words, again)
             self._said = words
-        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._num_refusals)
+        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0**self._num_refusals)
         self._num_refusals += status > 0
         self._began = self._clock() + pause_s
         return pause_s

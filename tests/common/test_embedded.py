@@ -144,8 +144,7 @@ def test_a_file_that_valkey_refuses_is_tried_ever_more_rarely_told_once_and_left
     log = one.settings.data_dir / "valkey.log"
     log.unlink()
     other = start()
-    tries = lambda: log.read_text().count("Bad file format")  # noqa: E731
-    wait_until(lambda: tries() >= 4)
+    wait_until(lambda: log.read_text().count("Bad file format") >= 4)
     [sentence] = other.said().splitlines()
     assert "status 1: Bad file format reading the append only file" in sentence
     assert path.read_bytes() == damaged
