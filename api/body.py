@@ -4,12 +4,14 @@ import json
 from typing import Any
 
 import orjson
-from flask import Request
+from flask import Request, current_app
 from gevent import Timeout
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from api.auth import presented_key
 from common.errors import BodyTooLarge, InvalidRequest, OmniError
+from common.keys import owner_of
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_DEADLINE_S = 10.0
@@ -17,9 +19,18 @@ MAX_DEPTH = 64
 
 
 def read_body(request: Request) -> dict[str, Any]:
-    """The request's JSON object. Raises InvalidRequest, BodyTooLarge, or OmniError `request_timeout`."""
+    """The request's JSON object, of a caller who is known.
+
+    Raises InvalidRequest, BodyTooLarge, Overloaded, or OmniError `request_timeout`.
+    """
     if request.mimetype != "application/json":
         raise OmniError("Send the body as JSON, with 'Content-Type: application/json'.", code="unsupported_media_type")
+    announced = MAX_BODY_BYTES if request.content_length is None else min(request.content_length, MAX_BODY_BYTES)
+    with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced):
+        return _body(request)
+
+
+def _body(request: Request) -> dict[str, Any]:
     try:
         with Timeout(BODY_DEADLINE_S):
             raw = request.get_data(cache=False)

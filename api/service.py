@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from api.auth import KeyRing
+from api.body_room import BodyRoom
 from api.hub import EventHub
 from api.models import Models
 from common.connection import connect
@@ -20,6 +21,7 @@ class Service:
     models: Models
     keys: KeyRing
     grammars: GrammarCheck = field(default_factory=GrammarCheck)
+    bodies: BodyRoom = field(default_factory=BodyRoom)
 
 
 def build_service(settings: Settings) -> Service:

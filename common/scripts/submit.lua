@@ -56,7 +56,7 @@ if max_in_flight > 0 and in_flight >= max_in_flight then return limited('max_in_
 if max_queued > 0 and num_queued >= max_queued then return limited('max_queued', max_queued) end
 if per_minute > 0 and left < math.min(cost, per_minute) then return limited('tokens_per_minute', per_minute) end
 -- However many keys take what they can, each of them three times what is free, there is always some for the next.
-local max_kept = math.min(SHARE * free, tonumber(rights[6] or 0) > 0 and tonumber(rights[6]) or math.huge)
+local max_kept = math.min(SHARE * (free - most), tonumber(rights[6] or 0) > 0 and tonumber(rights[6]) or math.huge)
 drop_expired(owner, now)
 local kept = tonumber(redis.call('HGET', 'omni:kept:' .. owner, 'total') or 0)
 if kept + most > max_kept then

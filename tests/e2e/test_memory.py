@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,27 @@ def test_what_was_sent_is_let_go_while_its_answer_is_waited_for(small: RunningSe
     finally:
         os.killpg(small.processes["worker"].pid, signal.SIGCONT)
     assert grown < 50 * 2**20
+
+
+def announced(service: RunningService, key: str) -> socket.socket:
+    """A caller that says it sends 8 MB, and sends little."""
+    caller = socket.create_connection(("127.0.0.1", service.port), 20)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+    caller.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {8 * 2**20}\r\n\r\n{{".encode())
+    return caller
+
+
+def test_bodies_that_never_come_leave_room_for_another_keys(small: RunningService) -> None:
+    """256 MB are announced: the last of them are refused at once, the others when their time is over."""
+    callers = [announced(small, soak.GREEDY) for _ in range(32)]
+    try:
+        assert ask(small, soak.OTHER, ballast="x" * 7 * 2**20).status_code == 200
+        statuses = [caller.recv(12)[-3:] for caller in callers]
+    finally:
+        for caller in callers:
+            caller.close()
+    assert sorted(set(statuses)) == [b"408", b"429"]
+    assert 20 <= statuses.count(b"408") <= 24
 
 
 def test_one_key_that_fills_its_share_in_every_way_leaves_the_other_served(small: RunningService) -> None:

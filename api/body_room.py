@@ -1,0 +1,35 @@
+"""How many bytes of bodies a process receives at the same time, and of whom."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from common.errors import Overloaded
+
+MOST_BYTES = 256 * 2**20
+SHARE = 3  # one key may have so many times what is left, so that there is always some for the next
+
+
+class BodyRoom:
+    """One per process."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._free = most_bytes
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def held(self, owner: str, num_bytes: int) -> Iterator[None]:
+        """Room for one body while it is received. Raises Overloaded when this key has its share already."""
+        if self._held.get(owner, 0) + num_bytes > SHARE * (self._free - num_bytes):
+            raise Overloaded(
+                "This key sends more at the same time than this server takes: send large bodies one after the other."
+            )
+        self._free -= num_bytes
+        self._held[owner] += num_bytes
+        try:
+            yield
+        finally:
+            self._free += num_bytes
+            self._held[owner] -= num_bytes
+            if not self._held[owner]:
+                del self._held[owner]
