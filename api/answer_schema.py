@@ -172,6 +172,9 @@ class Job(Shape):
 class JobList(Shape):
     object: Literal["list"]
     data: list[Job]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class Deleted(Shape):

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
 from api.board import board_routes
-from api.body import MAX_BODY_BYTES
+from api.body import MAX_BODY_BYTES, install_draining
 from api.completion_routes import completion_routes
 from api.cors import install_cors
 from api.embeddings import embedding_routes
@@ -16,6 +16,7 @@ from api.errors import error_body, openai_error
 from api.generation import ClientGone, unavailable
 from api.guard import install_guard
 from api.jobs import job_routes
+from api.json_answers import install_json
 from api.messages import message_routes
 from api.metrics import metric_routes
 from api.openapi import openapi_routes
@@ -37,9 +38,10 @@ def create_app(settings: Settings) -> Flask:
     """The application of one API process; api/server.py starts its hub."""
     app = Flask("api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    install_json(app)
     service = build_service(settings)
     app.extensions["omni"] = service
+    install_draining(app)
     install_guard(app, settings)
     tally = Tally(SERVICE)
     service.hub.chores += [service.keys.refresh, lambda: tally.flush(service.store.redis)]

@@ -1,21 +1,29 @@
-"""Bytes of a request -> a JSON object, or a refusal that says why. Strict; bounded in size, depth and time."""
+"""The bytes of a request's body: bounded in size and time, read in turns with the others' bodies."""
 
-import json
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import orjson
-from flask import Request, current_app
+import gevent
+from flask import Flask, Request, Response, current_app, request
 from gevent import Timeout
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from api.aside import aside
 from api.auth import presented_key
+from api.json_object import parse_object
 from common.errors import BodyTooLarge, InvalidRequest, OmniError
 from common.keys import owner_of
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_DEADLINE_S = 10.0
-MAX_DEPTH = 64
+PIECE_BYTES = 64 * 1024
+CHUNKED_PIECE_BYTES = 1024  # each byte may come as a chunk of its own
+TURN_S = 0.005
+PAUSE_S = 0.0001  # none at all would let gevent go on with what is ready, and look for nothing new
+MAX_DRAINED_BYTES = 8 * MAX_BODY_BYTES
+DRAIN_S = 2.0
 
 
 def read_body(request: Request) -> dict[str, Any]:
@@ -27,13 +35,13 @@ def read_body(request: Request) -> dict[str, Any]:
         raise OmniError("Send the body as JSON, with 'Content-Type: application/json'.", code="unsupported_media_type")
     announced = MAX_BODY_BYTES if request.content_length is None else min(request.content_length, MAX_BODY_BYTES)
     with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced):
-        return _body(request)
+        return aside(parse_object, _body(request))
 
 
-def _body(request: Request) -> dict[str, Any]:
+def _body(request: Request) -> bytes:
     try:
         with Timeout(BODY_DEADLINE_S):
-            raw = request.get_data(cache=False)
+            return _received(request)
     except Timeout:
         raise OmniError(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.", code="request_timeout") from None
     except RequestEntityTooLarge:
@@ -42,47 +50,42 @@ def _body(request: Request) -> dict[str, Any]:
         raise InvalidRequest("The body ended before its announced length.") from None
     except ParseException:
         raise InvalidRequest("The body's chunks are not well formed.") from None
-    return parse_object(raw)
 
 
-def parse_object(raw: bytes) -> dict[str, Any]:
-    """Refuses NaN, infinities, lone surrogates, other encodings than UTF-8, repeated names and deep nesting."""
+def _received(request: Request) -> bytes:
+    is_chunked = request.content_length is None
+    return b"".join(in_turns(request.stream.read, CHUNKED_PIECE_BYTES if is_chunked else PIECE_BYTES))
+
+
+def in_turns(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    """Piece by piece, with the others' turn between them: a fast sender would never let this process wait."""
+    began = time.monotonic()
+    while piece := read(size):
+        yield piece
+        if time.monotonic() - began > TURN_S:
+            gevent.sleep(PAUSE_S)
+            began = time.monotonic()
+
+
+def install_draining(app: Flask) -> None:
+    """What an answer did not need of its request's body is read too, in turns; gunicorn would read it in one go."""
+
+    @app.after_request
+    def drain(response: Response) -> Response:
+        body: Any = request.environ.get("wsgi.input")
+        if hasattr(body, "failed") and not _is_drained(body):
+            body.failed = True  # where the next request would begin is not known: gunicorn ends the connection
+        return response
+
+
+def _is_drained(body: Any) -> bool:
+    num_bytes = 0
     try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    check_depth(value)
-    parsed: dict[str, Any] = json.loads(raw, object_pairs_hook=_without_repeats, parse_int=_bounded_int)
-    return parsed
-
-
-def check_depth(value: Any) -> None:
-    """Raises InvalidRequest when lists and objects are nested deeper than MAX_DEPTH."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, (dict, list))
-        ]
-        if not level:
-            return
-    raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"The name {repeated[:64]!r} stands twice in one object.", param=repeated[:64])
-    return found
-
-
-def _bounded_int(text: str) -> int:
-    if len(text) > 20:
-        raise InvalidRequest("The body holds a whole number of more than 20 digits.")
-    return int(text)
+        with Timeout(DRAIN_S):
+            for piece in in_turns(body.read, CHUNKED_PIECE_BYTES):
+                num_bytes += len(piece)
+                if num_bytes > MAX_DRAINED_BYTES:
+                    return False
+    except (Timeout, OSError, ParseException):
+        return False
+    return True

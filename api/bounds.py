@@ -1,17 +1,25 @@
 """Bounds on code that is not ours, a model's chat template: time and memory, within this process.
 
-A template is compiled to Python and never waits, so nothing else of this process would run while it loops. The alarm
-is heard between two of its bytecodes.
+A template is compiled to Python and never waits. The alarm is heard between two of its bytecodes: in the main thread it
+is a signal, in any other one an exception that a watching thread sets there.
 """
 
+import ctypes
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
+from gevent.monkey import get_original
+
 STATM = Path("/proc/self/statm")
+
+allocate_lock, get_ident, start_new_thread = get_original(
+    "_thread", ["allocate_lock", "get_ident", "start_new_thread"]
+)  # the system's own: a thread that is none of gevent's waits here
 
 
 class TooSlow(Exception):
@@ -24,27 +32,81 @@ def _ring(_: int, __: FrameType | None) -> None:
 
 @contextmanager
 def bounded(seconds: float, num_bytes: int) -> Iterator[None]:
-    """Raises TooSlow or MemoryError in the block. Only the main thread can be bounded, which is where requests run."""
+    """Raises TooSlow or MemoryError in the block."""
+    with _memory().limited(num_bytes):
+        try:
+            before = signal.signal(signal.SIGALRM, _ring)
+        except ValueError:  # only the main thread hears signals
+            with _watched(seconds):
+                yield
+            return
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _watched(seconds: float) -> Iterator[None]:
+    """TooSlow is set in this thread when the time is up, and never after the block."""
+    thread, is_over, has_looked = get_ident(), allocate_lock(), allocate_lock()
+    is_over.acquire()
+    has_looked.acquire()
+
+    def watch() -> None:
+        if not is_over.acquire(timeout=seconds):
+            _set_in(thread, TooSlow)
+        has_looked.release()
+
+    start_new_thread(watch, ())
     try:
-        before = signal.signal(signal.SIGALRM, _ring)
-    except ValueError:
-        yield
-        return
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        _limit_memory(num_bytes, limits)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-        signal.signal(signal.SIGALRM, before)
+        is_over.release()
+        has_looked.acquire()
+        _set_in(thread, None)
 
 
-def _limit_memory(num_bytes: int, limits: tuple[int, int]) -> None:
-    if not STATM.exists():
-        return
-    used = int(STATM.read_text().split()[0]) * resource.getpagesize()
-    most = used + num_bytes
-    if limits[0] == resource.RLIM_INFINITY or most < limits[0]:
-        resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
+def _set_in(thread: int, error: type[BaseException] | None) -> None:
+    raised = ctypes.py_object(error) if error is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+
+
+class MemoryLimit:
+    """The process's limit on memory, lowered as long as anyone is bounded: it is one for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._num_bounded = 0
+        self._own = resource.getrlimit(resource.RLIMIT_AS)
+
+    @contextmanager
+    def limited(self, num_bytes: int) -> Iterator[None]:
+        """To what is used now and `num_bytes` more; the first of several that are bounded at once decides."""
+        with self._lock:
+            self._num_bounded += 1
+            if self._num_bounded == 1:
+                self._own = resource.getrlimit(resource.RLIMIT_AS)
+                self._lower(num_bytes)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_bounded -= 1
+                if not self._num_bounded:
+                    resource.setrlimit(resource.RLIMIT_AS, self._own)
+
+    def _lower(self, num_bytes: int) -> None:
+        if not STATM.exists():
+            return
+        most = int(STATM.read_text().split()[0]) * resource.getpagesize() + num_bytes
+        if self._own[0] == resource.RLIM_INFINITY or most < self._own[0]:
+            resource.setrlimit(resource.RLIMIT_AS, (most, self._own[1]))
+
+
+@cache
+def _memory() -> MemoryLimit:
+    """The process has one."""
+    return MemoryLimit()

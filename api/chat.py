@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import orjson
 
+from api.aside import aside
 from api.auth import Caller
 from api.chunks import ChatForm
 from api.constraints import grammar_of, must_call, offered_tools
@@ -64,8 +65,8 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
     """Raises InvalidRequest or ContextLengthExceeded for what this model cannot honour."""
     check_together(body)
     tools = offered_tools(body)
-    images = images_of(body.messages, encoder.card)
-    prompt = encoder.encode_chat(conversation_of(body, tools))
+    images = aside(lambda messages: images_of(messages, encoder.card), body.messages)
+    prompt = encoder.encode_chat(aside(conversation_of, body, tools))
     reading = Reading(
         tool_format=encoder.tool_format if tools else None,
         is_thinking_opened=prompt.thinking == "opened",
@@ -73,7 +74,7 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
         ends=ends_of(body, encoder.card),
         must_call=bool(tools) and must_call(body),
     )
-    grammar = grammar_of(body, tools, encoder, prompt.thinking)
+    grammar = aside(grammar_of, body, tools, encoder, prompt.thinking)
     sampling = sampling_params(
         body,
         encoder.card,
@@ -211,14 +212,18 @@ def submission(
         queue=encoder.card.queue,
         owner=caller.owner,
         revision=encoder.card.revision,
-        form=asdict(form),
+        form=aside(asdict, form),
         background=is_background,
         deadline_s=deadline_s(body.timeout, "" if is_background else headers.get("x-stainless-read-timeout", "")),
         idempotency_key=key,
-        body_digest=hashlib.sha256(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)).hexdigest() if key else "",
+        body_digest=aside(digest_of, raw) if key else "",
         priority=body.priority or 0,
         kept_s=kept_s,
     )
+
+
+def digest_of(raw: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def deadline_s(timeout: float | None, header: str) -> float:

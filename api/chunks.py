@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.aside import aside
 from api.parsers.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
 from api.reading import ChoiceReader, Reading, Vocabulary, logprob_entries, usage_of
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
@@ -140,7 +141,7 @@ class ChatCompletion:
         return {
             "index": index,
             "message": message_of(choice.pieces),
-            "logprobs": choice_logprobs(choice.logprobs, self.vocabulary) if self.form.logprobs else None,
+            "logprobs": aside(choice_logprobs, choice.logprobs, self.vocabulary) if self.form.logprobs else None,
             "finish_reason": choice.reader.finish_reason,
         }
 

@@ -15,7 +15,7 @@ from api.schema_text import CompletionRequest
 from api.service import Service
 from api.serving import ENDED, Wanted, asks_for_ids, owned_job, starting_after, wanted
 from common.errors import NotFound
-from common.store import JobView
+from common.job_view import JobView
 
 
 def completion_routes(service: Service) -> Blueprint:

@@ -5,11 +5,11 @@ answer bears the first job's id; the others' ids follow from it, so nothing but 
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from api.aside import aside
 from api.auth import Caller
 from api.chat import sampling_params, submission
 from api.completion_chunks import CompletionForm, job_ids
@@ -32,7 +32,7 @@ def prepare(
 ) -> list[tuple[GenerationRequest, CompletionForm]]:
     """One request and form per prompt. Raises InvalidRequest or ContextLengthExceeded."""
     refuse_what_is_not_done(body)
-    wanted = answer_grammar(body)
+    wanted = aside(answer_grammar, body)
     grammar = None if wanted is None else grammars.compiled(wanted)
     answer = CompletionForm(
         id=f"cmpl-{uuid4().hex}",
@@ -92,19 +92,23 @@ def _renamed(job: Submission, answer_id: str, job_id: str) -> Submission:
     return replace(job, request=replace(job.request, id=job_id), form=job.form | {"id": answer_id}, idempotency_key="")
 
 
-def _prompts(body: CompletionRequest, encoder: PromptEncoder) -> Iterator[tuple[int, ...]]:
+def _prompts(body: CompletionRequest, encoder: PromptEncoder) -> list[tuple[int, ...]]:
     """Each prompt's token ids."""
-    for prompt in body.prompt:
-        if isinstance(prompt, list):
-            if max(prompt) >= encoder.card.vocab_size:
-                raise InvalidRequest(f"'prompt': {max(prompt)} is not a token of this model.", param="prompt")
-            yield encoder.fitting(prompt)
-        elif body.suffix is not None:
-            lead = encoder.tokenize("", add_special_tokens=body.add_special_tokens is not False)
-            yield encoder.fitting([*lead, *_fim_ids(prompt, body.suffix, encoder)])
-        else:
-            with_special = body.add_special_tokens is not False
-            yield encoder.fitting(encoder.tokenize(prompt, add_special_tokens=with_special))
+    with_special = body.add_special_tokens is not False
+    texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
+    if not texts:
+        return aside(_checked_ids, body.prompt, encoder)
+    if body.suffix is None:
+        return [encoder.fitting(ids) for ids in encoder.tokenize_all(texts, encoder.most_tokens, with_special)]
+    lead = encoder.tokenize("", add_special_tokens=with_special)
+    return [encoder.fitting([*lead, *_fim_ids(text, body.suffix, encoder)]) for text in texts]
+
+
+def _checked_ids(prompts: list[list[int]], encoder: PromptEncoder) -> list[tuple[int, ...]]:
+    for prompt in prompts:
+        if max(prompt) >= encoder.card.vocab_size:
+            raise InvalidRequest(f"'prompt': {max(prompt)} is not a token of this model.", param="prompt")
+    return [encoder.fitting(prompt) for prompt in prompts]
 
 
 def _fim_ids(prompt: str, suffix: str, encoder: PromptEncoder) -> list[int]:
@@ -142,5 +146,7 @@ def _form(
     body: CompletionRequest, prompt: str | list[int], prompt_ids: tuple[int, ...], encoder: PromptEncoder,
     answer: CompletionForm,
 ) -> CompletionForm:  # fmt: skip
-    text = prompt if isinstance(prompt, str) else encoder.decode(prompt)
-    return replace(answer, echo=text if body.echo else None, prompt_ids=prompt_ids if body.return_token_ids else None)
+    text = None
+    if body.echo:
+        text = prompt if isinstance(prompt, str) else encoder.decode(prompt)
+    return replace(answer, echo=text, prompt_ids=prompt_ids if body.return_token_ids else None)

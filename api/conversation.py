@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from api import deepseek_v32
 from api.bounds import TooSlow, bounded
 from api.images import is_image
+from api.json_object import bounded_marks
 from api.schema import Message, Part, Tool
 from api.special_tokens import Guard
 from api.templates import render_template
@@ -165,9 +166,11 @@ def _with_arguments(call: dict[str, Any], change: Callable[[Any], Any]) -> dict[
 
 
 def parsed_object(text: str) -> Any:
+    """The object that a text is; the text itself if it is none, or holds more than a request may."""
     try:
+        bounded_marks(text.encode())
         value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, InvalidRequest):
         return text
     return value if isinstance(value, dict) else text
 

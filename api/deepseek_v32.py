@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api.json_object import bounded_marks
 from common.errors import InvalidRequest
 
 Message = Mapping[str, Any]  # as OpenAI's: role, content (text), tool_calls, tool_call_id, reasoning_content
@@ -160,8 +161,10 @@ def _calls_text(index: int, calls: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _invoke_text(index: int, function: Mapping[str, Any]) -> str:
+    text = function.get("arguments") or "{}"
+    bounded_marks(text.encode())
     try:
-        arguments = json.loads(function.get("arguments") or "{}")
+        arguments = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _invalid(index, f"the arguments of {function['name']!r} are not JSON") from error
     if not isinstance(arguments, dict):

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
 from flask import Blueprint, jsonify, request
 
 from api.answers import Answer
+from api.aside import aside
 from api.auth import Caller
 from api.body import read_body
 from api.chat import new_id, submission
@@ -57,17 +59,21 @@ class Embeddings:
     def body(self) -> dict[str, Any]:
         return {
             "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, "embedding": self._worded(self._vectors[index])}
-                for index in range(self._form.num_inputs)
-            ],
+            "data": aside(self._listed, [self._vectors[index] for index in range(self._form.num_inputs)]),
             "model": self._form.model,
             "usage": {"prompt_tokens": self._num_tokens, "total_tokens": self._num_tokens},
         }
 
-    def _worded(self, vector: str) -> str | list[float]:
+    def _listed(self, vectors: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {"object": "embedding", "index": index, "embedding": self._worded(vector)}
+            for index, vector in enumerate(vectors)
+        ]
+
+    def _worded(self, vector: str) -> str | orjson.Fragment:
+        """Numbers are written one vector at a time: all together they may be millions."""
         vector = vector if self._form.dimensions is None else shortened(vector, self._form.dimensions)
-        return vector if self._form.encoding_format == "base64" else numbers(vector)
+        return vector if self._form.encoding_format == "base64" else orjson.Fragment(orjson.dumps(numbers(vector)))
 
 
 def embedding_routes(service: Service) -> Blueprint:
@@ -121,7 +127,7 @@ def inputs_of(body: EmbeddingRequest, encoder: PromptEncoder) -> list[list[int]]
     card = encoder.card
     if body.dimensions is not None and body.dimensions > (card.num_dimensions or body.dimensions):
         raise InvalidRequest(f"'dimensions': this model's vectors have {card.num_dimensions}.", param="dimensions")
-    inputs = [item if isinstance(item, list) else encoder.tokenize(item) for item in body.input]
+    inputs = token_ids_of(body.input, encoder)
     for number, ids in enumerate(inputs):
         if len(ids) > card.max_model_len:
             raise ContextLengthExceeded(
@@ -133,6 +139,14 @@ def inputs_of(body: EmbeddingRequest, encoder: PromptEncoder) -> list[list[int]]
     if (total := sum(map(len, inputs))) > MAX_INPUT_TOKENS:
         raise InvalidRequest(f"'input' has {total} tokens; a request may have {MAX_INPUT_TOKENS}.", param="input")
     return inputs
+
+
+def token_ids_of(given: list[str] | list[list[int]], encoder: PromptEncoder) -> list[list[int]]:
+    if all(isinstance(item, list) for item in given):
+        return given  # type: ignore[return-value]  # the gate lets no mixture through
+    for number, text in enumerate(given):
+        encoder.check_length(text, f"input[{number}]")  # type: ignore[arg-type]
+    return encoder.tokenize_all(given, MAX_INPUT_TOKENS, param="input")  # type: ignore[arg-type]
 
 
 def request_of(

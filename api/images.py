@@ -18,14 +18,15 @@ def images_of(messages: Sequence[Message], card: ModelCard) -> tuple[str, ...]:
     """Data URLs in the order in which the conversation shows them. Raises InvalidRequest that names the part."""
     if not card.accepts_images:
         return ()
-    found: list[str] = []
-    for number, message in enumerate(messages):
-        for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            if is_image(part):
-                found.append(checked(part, f"messages[{number}].content[{index}]"))
+    found = [
+        (part, f"messages[{number}].content[{index}]")
+        for number, message in enumerate(messages)
+        for index, part in enumerate(message.content if isinstance(message.content, list) else ())
+        if is_image(part)
+    ]
     if len(found) > MAX_IMAGES:
         raise InvalidRequest(f"A request may have {MAX_IMAGES} images; this one has {len(found)}.", param="messages")
-    return tuple(found)
+    return tuple(checked(part, param) for part, param in found)
 
 
 def checked(part: Part, param: str) -> str:

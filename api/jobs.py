@@ -3,11 +3,15 @@
 import time
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Request, request
 
 from api.service import Service
 from api.serving import owned_job
-from common.store import JobView
+from common.errors import InvalidRequest
+from common.job_view import JobView
+
+DEFAULT_PAGE = 20
+MAX_PAGE = 100
 
 
 def job_routes(service: Service) -> Blueprint:
@@ -16,7 +20,14 @@ def job_routes(service: Service) -> Blueprint:
     @routes.get("/v1/jobs")
     def jobs() -> Any:
         caller = service.keys.caller(request)
-        return {"object": "list", "data": [describe(service, job) for job in service.store.jobs_of(caller.owner)]}
+        found, has_more = service.store.jobs_of(caller.owner, page_size(request), request.args.get("after", ""))
+        return {
+            "object": "list",
+            "data": [describe(service, job) for job in found],
+            "first_id": found[0].id if found else None,
+            "last_id": found[-1].id if found else None,
+            "has_more": has_more,
+        }
 
     @routes.get("/v1/jobs/<job_id>")
     def job(job_id: str) -> Any:
@@ -33,6 +44,14 @@ def job_routes(service: Service) -> Blueprint:
     return routes
 
 
+def page_size(request: Request) -> int:
+    """The query's `limit`. Raises InvalidRequest."""
+    limit = request.args.get("limit", DEFAULT_PAGE, type=int)
+    if not 1 <= limit <= MAX_PAGE or (request.args.get("limit") or str(limit)) != str(limit):
+        raise InvalidRequest(f"'limit' must be a whole number from 1 to {MAX_PAGE}.", param="limit")
+    return limit
+
+
 def describe(service: Service, job: JobView) -> dict[str, Any]:
     """State, place in line, estimate and age; never the text."""
     is_waiting = job.state == "queued"
@@ -40,7 +59,7 @@ def describe(service: Service, job: JobView) -> dict[str, Any]:
         "id": job.id,
         "object": "job",
         "state": job.state,
-        "model": job.form.get("model"),
+        "model": job.model,
         "created": job.created,
         "age_s": round(time.time() - job.created, 3),
         "position": job.position + 1 if is_waiting and job.position >= 0 else None,

@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Blueprint, jsonify, request
 
+from api.aside import aside
 from api.body import read_body
 from api.chat import new_id, prepare
 from api.errors import error_headers, messages_error, status_of
@@ -48,7 +49,7 @@ def message_routes(service: Service) -> Blueprint:
     def count_tokens() -> Any:
         service.keys.caller(request)
         body = parse(CountRequest, read_body(request))
-        prepared = prepare(chat_request(body), service.models.encoder(body.model), service.grammars)
+        prepared = prepare(aside(chat_request, body), service.models.encoder(body.model), service.grammars)
         return {"input_tokens": len(prepared.prompt.ids)}
 
     @routes.errorhandler(OmniError)
@@ -63,7 +64,7 @@ def asked(service: Service) -> tuple[Waiting, Wanted]:
     caller = service.keys.caller(request)
     raw = read_body(request)
     body = parse(MessagesRequest, raw)
-    chat = chat_request(body)
+    chat = aside(chat_request, body)
     encoder = service.models.encoder(body.model)
     prepared = prepare(chat, encoder, service.grammars)
     form = MessageForm(

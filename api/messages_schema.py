@@ -2,11 +2,21 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.schema import MAX_MESSAGES, MAX_TIMEOUT_S, MAX_TOOLS, MIN_TIMEOUT_S, Base, Mark, StopStrings, StreamOptions
+from api.schema import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_TIMEOUT_S,
+    MAX_TOOLS,
+    MIN_TIMEOUT_S,
+    Base,
+    Mark,
+    StopStrings,
+    StreamOptions,
+)
 from api.unsupported import NOT_HERE, Refusal
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
@@ -34,14 +44,17 @@ class Block(Base):
     name: str | None = Field(None, min_length=1, max_length=256)
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: "str | list[Block] | None" = None
+    content: "str | Blocks | None" = None
     is_error: bool | None = None
     source: ImageSource | None = None
 
 
+Blocks = Annotated[list[Block], Field(max_length=MAX_PARTS, fail_fast=True)]
+
+
 class Turn(Base):
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Blocks
 
 
 class MessagesTool(Base):
@@ -83,8 +96,8 @@ class CountRequest(Base):
     refused: ClassVar[Mapping[str, Refusal]] = REFUSED
 
     model: str = Field(min_length=1, max_length=256)
-    messages: list[Turn] = Field(min_length=1, max_length=MAX_MESSAGES)
-    system: str | list[Block] | None = None
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    system: str | Blocks | None = None
     tools: list[MessagesTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: MessagesToolChoice | None = None
     thinking: MessagesThinking | None = None

@@ -4,10 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import gevent
-from tokenizers import Tokenizer
-
+from api.aside import aside, beside
 from api.conversation import Conversation, render, thinking_of
+from api.encoding import LONG_TEXT, Encoded, TextEncoder
 from api.parsers.tool_calls import choose_format
 from api.special_tokens import Guard
 from common.errors import ContextLengthExceeded, InvalidRequest
@@ -17,7 +16,7 @@ from common.tool_grammars import ToolCallFormat
 from common.wire import ModelCard
 
 TURN_MARK = re.compile("[|｜]")  # as in <|user|>; some tokenizers do not call such tokens special
-BIG_TEXT = 20_000  # characters; from here on a thread tokenizes, so that other requests go on
+MAX_TOKENS = 400_000  # of several prompts together, or shown by /tokenize, where the model's context is smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,8 @@ class PromptEncoder:
 
     def __init__(self, card: ModelCard) -> None:
         self.card = card
-        self._tokenizer = Tokenizer.from_str(card.tokenizer)
-        self._plain = Tokenizer.from_str(card.tokenizer)
-        self._plain.encode_special_tokens = True
+        self._texts = TextEncoder(card.tokenizer)
+        self._tokenizer = self._texts.tokenizer
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = [token.content for token in added if token.special]
         self._turn_marks = [token.content for token in added if TURN_MARK.search(token.content)]
@@ -46,52 +44,71 @@ class PromptEncoder:
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ready for the answer. Raises InvalidRequest or ContextLengthExceeded."""
+        most = self.card.max_model_len
+        rendered, parts = aside(self._rendered, conversation)
+        encoded = self._checked(self._texts.encode([text for text, _ in parts if text], most), most, "messages")
+        ids = aside(self._joined, parts, encoded)
+        return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
+
+    def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
+        """The prompt's text, and the same as text of the template's making and tokens of the caller's in turn."""
         guard = Guard(self._hidden)
         rendered = render(conversation, self.card, guard)
-        ids = self._encode_text(rendered, guard)
-        return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
+        return rendered, list(guard.parts(rendered))
+
+    def _joined(self, parts: Sequence[tuple[str, str]], encoded: Sequence[list[int]]) -> list[int]:
+        ids: list[int] = []
+        rest = iter(encoded)
+        spelt = {token: self._as_text(token) for token in {token for _, token in parts if token}}
+        for text, token in parts:
+            ids += next(rest) if text else ()
+            ids += spelt.get(token, ())
+        return ids
 
     def leaves_out(self, mark: str) -> bool:
         """Whether part of this text is a special token, which an answer's text goes without."""
         return any(token in mark for token in self._special)
 
-    def _encode_text(self, text: str, guard: Guard) -> list[int]:
-        if len(text) > self.card.max_model_len * 64:
-            raise self._too_long(len(text), "messages", "characters")
-        if len(text) <= BIG_TEXT:
-            return self._encode(text, guard)
-        ids: list[int] = gevent.get_hub().threadpool.apply(self._encode, (text, guard))
-        return ids
-
-    def _encode(self, text: str, guard: Guard) -> list[int]:
-        ids: list[int] = []
-        for rendered, token in guard.parts(text):
-            ids += self._tokenizer.encode(rendered, add_special_tokens=False).ids
-            ids += self._as_text(token) if token else []
-        return ids
-
     def _as_text(self, token: str) -> list[int]:
         """A token's name spelt out, without the token."""
-        ids: list[int] = self._plain.encode(token, add_special_tokens=False).ids
+        [ids] = self._texts.encode([token], self.card.max_model_len, is_plain=True).ids
         if self._tokenizer.token_to_id(token) not in ids:
             return ids
-        return [
-            part for text in (token[:1], token[1:]) for part in self._plain.encode(text, add_special_tokens=False).ids
-        ]
+        halves = self._texts.encode([token[:1], token[1:]], self.card.max_model_len, is_plain=True).ids
+        return [part for half in halves for part in half]
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True, is_plain: bool = False) -> list[int]:
-        """Ids of a raw text, whose special tokens count as such unless `is_plain`. Any length."""
-        tokenizer = self._plain if is_plain else self._tokenizer
+        """Ids of a raw text that the model can take. Special tokens in it count as such unless `is_plain`."""
+        [ids] = self.tokenize_all([text], self.card.max_model_len, add_special_tokens, is_plain=is_plain)
+        return ids
 
-        def work() -> list[int]:
-            return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+    def tokenize_all(
+        self, texts: Sequence[str], most: int, add_special_tokens: bool = True, *, is_plain: bool = False,
+        param: str = "prompt",
+    ) -> list[list[int]]:  # fmt: skip
+        """Ids of each text; `most` tokens together at most. Raises ContextLengthExceeded."""
+        encoded = self._texts.encode(texts, most, add_special_tokens=add_special_tokens, is_plain=is_plain)
+        return self._checked(encoded, most, param)
 
-        return gevent.get_hub().threadpool.apply(work) if len(text) > BIG_TEXT else work()
+    def check_length(self, text: str, param: str) -> None:
+        """Refuses what cannot have few enough tokens, before it is encoded. Raises ContextLengthExceeded."""
+        if (least := self._texts.least_tokens(len(text))) > self.card.max_model_len:
+            raise self._too_long(least, param, self.card.max_model_len, is_least=True)
+
+    def _checked(self, encoded: Encoded, most: int, param: str) -> list[list[int]]:
+        if encoded.num_tokens > most:
+            raise self._too_long(encoded.num_tokens, param, most, is_least=encoded.is_least)
+        return encoded.ids
+
+    @property
+    def most_tokens(self) -> int:
+        """Of the texts of one request together, which may be more than one prompt."""
+        return max(MAX_TOKENS, self.card.max_model_len)
 
     def fitting(self, ids: Sequence[int], *, param: str = "prompt") -> tuple[int, ...]:
         """The ids, if the model can take them. Raises InvalidRequest or ContextLengthExceeded."""
         if len(ids) >= self.card.max_model_len:
-            raise self._too_long(len(ids), param, "tokens")
+            raise self._too_long(len(ids), param, self.card.max_model_len)
         if not ids:
             raise InvalidRequest("The prompt is empty.", param=param)
         return tuple(ids)
@@ -106,16 +123,20 @@ class PromptEncoder:
         return self._spelling.name(token_id)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        return beside(self._decoded, ids) if len(ids) > LONG_TEXT else self._decoded(ids)
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode_batch([list(ids)], skip_special_tokens=False)[0])  # gives the GIL up
 
     def token_bytes(self, token_id: int) -> tuple[str, list[int]]:
         """A token as logprobs show it: its text and its bytes."""
         raw = self._spelling.token_bytes(token_id)
         return shown(raw), list(raw)
 
-    def _too_long(self, length: int, param: str, unit: str) -> ContextLengthExceeded:
+    def _too_long(self, length: int, param: str, most: int, *, is_least: bool = False) -> ContextLengthExceeded:
+        limit = "maximum context length is" if most == self.card.max_model_len else "limit for this request is"
         return ContextLengthExceeded(
-            f"This model's maximum context length is {self.card.max_model_len} tokens, but the prompt has {length} "
-            f"{unit}. Shorten the {param}.",
+            f"This model's {limit} {most} tokens, but the prompt has {'at least ' if is_least else ''}{length} tokens. "
+            f"Shorten the {param}.",
             param=param,
         )

@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Blueprint, jsonify, request
 
+from api.aside import aside
 from api.body import read_body
 from api.chat import new_id, prepare
 from api.reading import Reading
@@ -27,7 +28,7 @@ from api.serving import (
     wants_stream,
 )
 from common.errors import Conflict, InvalidRequest, NotFound, OmniError
-from common.store import JobView
+from common.job_view import JobView
 
 FORGET_TRIES = 20
 FORGET_PAUSE_S = 0.1
@@ -57,7 +58,7 @@ def add_asking(routes: Blueprint, service: Service) -> None:
     def input_tokens() -> Any:
         service.keys.caller(request)
         body = parse(ResponsesRequest, read_body(request))
-        chat = chat_request(body, context_of(service, body.previous_response_id))
+        chat = aside(chat_request, body, context_of(service, body.previous_response_id))
         prepared = prepare(chat, service.models.encoder(body.model), service.grammars)
         return {"object": "response.input_tokens", "input_tokens": len(prepared.prompt.ids)}
 
@@ -107,7 +108,7 @@ def asked(service: Service) -> tuple[Waiting, Wanted]:
     body = parse(ResponsesRequest, raw)
     check_together(body)
     context = context_of(service, body.previous_response_id)
-    chat = chat_request(body, context)
+    chat = aside(chat_request, body, context)
     encoder = service.models.encoder(body.model)
     prepared = prepare(chat, encoder, service.grammars)
     form = response_form(body, raw, context, prepared.reading)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.schema import MAX_MESSAGES, MAX_TOOLS, Base, NamedFunction, Part, Sampling
+from api.schema import MAX_MESSAGES, MAX_TOOLS, Base, NamedFunction, Parts, Sampling
 from api.unsupported import CHAT, NOT_HERE, Refusal
 
 MAX_ID = 256
@@ -35,12 +35,12 @@ class InputItem(Base):
     type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = "message"
     id: str | None = Field(None, max_length=MAX_ID)
     role: Literal["user", "system", "developer", "assistant"] | None = None
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     call_id: str | None = Field(None, max_length=MAX_ID)
     name: str | None = Field(None, min_length=1, max_length=256)
     arguments: str | None = None
-    output: str | list[Part] | None = None
-    summary: list[Part] | None = None
+    output: str | Parts | None = None
+    summary: Parts | None = None
 
 
 class ResponseTool(Base):
@@ -84,7 +84,7 @@ class ResponsesRequest(Sampling):
 
     refused: ClassVar[Mapping[str, Refusal]] = REFUSED
 
-    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES)]
+    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     instructions: str | None = None
     previous_response_id: str | None = Field(None, max_length=256)
     max_output_tokens: int | None = Field(None, ge=1)

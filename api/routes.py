@@ -24,8 +24,8 @@ from api.serving import (
     wants_stream,
 )
 from common.errors import OmniError
+from common.job_view import JobView
 from common.redis_memory import memory_of
-from common.store import JobView
 
 
 def chat_routes(service: Service) -> Blueprint:

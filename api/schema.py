@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from api.aside import aside
 from api.unsupported import CHAT, LEGACY_MESSAGE, Refusal
 from common.errors import InvalidRequest
 
@@ -18,6 +19,7 @@ MAX_STOP_CHARACTERS = 256
 MAX_LOGIT_BIAS = 1024
 MAX_TOOLS = 128
 MAX_MESSAGES = 4096
+MAX_PARTS = 4096  # of one message
 MAX_METADATA = 16  # OpenAI's limits, like the next two
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
@@ -85,6 +87,9 @@ class Part(Base):
     )
 
 
+Parts = Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)]
+
+
 class FunctionCall(Base):
     name: str = Field(min_length=1, max_length=256)
     arguments: str = ""
@@ -100,9 +105,9 @@ class Message(Base):
     refused: ClassVar[Mapping[str, Refusal]] = LEGACY_MESSAGE
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -225,7 +230,7 @@ class ChatRequest(Structured):
 
     refused: ClassVar[Mapping[str, Refusal]] = CHAT
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -243,6 +248,11 @@ class ChatRequest(Structured):
 
 def parse(model: type[T], body: dict[str, Any]) -> T:
     """The typed request. Raises InvalidRequest that names the field and says what is allowed."""
+    parsed: T = aside(_parsed, model, body)
+    return parsed
+
+
+def _parsed(model: type[T], body: dict[str, Any]) -> T:
     refuse_unsupported(model, body)
     try:
         return model.model_validate(body)

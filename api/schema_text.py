@@ -17,7 +17,7 @@ MAX_INPUT_TOKENS = 300_000
 HONOURED_HERE = ("best_of", "echo", "add_special_tokens", "return_token_ids")
 
 TokenId = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 def _as_list_of_prompts(value: Any) -> Any:
@@ -68,7 +68,7 @@ class TokenizeRequest(Base):
 
     model: str | None = Field(None, max_length=256)
     prompt: str | None = None
-    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
@@ -86,7 +86,7 @@ class DetokenizeRequest(Base):
     """POST /detokenize."""
 
     model: str | None = Field(None, max_length=256)
-    tokens: list[TokenId] = Field(max_length=1_000_000)
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 Inputs = Annotated[

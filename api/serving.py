@@ -21,7 +21,7 @@ from api.response_chunks import ResponseChunks, ResponseCompletion, ResponseForm
 from api.schema import ChatRequest, StreamOptions
 from api.service import Service
 from common.errors import InvalidRequest, NotFound
-from common.store import JobView
+from common.job_view import JobView
 
 ENDED = ("finished", "failed", "cancelled")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 OPEN, CLOSE = "\ue000", "\ue001"  # a token is hidden as its number between these
+STRETCH = 32 * 1024  # characters
 HIDDEN = re.compile(f"{OPEN}(\\d+){CLOSE}")
 
 
@@ -14,11 +15,29 @@ class Guard:
     def __init__(self, special: Sequence[str]) -> None:
         longest_first = sorted(filter(None, special), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._longest = len(longest_first[0]) if longest_first else 0
         self._hidden: list[str] = []
 
     def text(self, text: str) -> str:
         text = text.replace(OPEN, "\ufffd").replace(CLOSE, "\ufffd")
-        return text if self._special is None else self._special.sub(self._hide, text)
+        if self._special is None:
+            return text
+        return self._special.sub(self._hide, text) if len(text) <= STRETCH else "".join(self._stretches(text))
+
+    def _stretches(self, text: str) -> Iterator[str]:
+        """As `sub` does it, but a long text a stretch at a time: a search keeps the GIL."""
+        assert self._special is not None
+        at = 0
+        while at < len(text):
+            end = at + STRETCH
+            match = self._special.search(text, at, end + self._longest)
+            if match is None or match.start() >= end:
+                yield text[at:end]
+                at = end
+                continue
+            yield text[at : match.start()]
+            yield self._hide(match)
+            at = match.end()
 
     def value(self, value: Any) -> Any:
         """The same for every text in a JSON value, names included."""

@@ -1,9 +1,11 @@
 """/tokenize and /detokenize in vLLM's form."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, request
 
+from api.aside import aside
 from api.body import read_body
 from api.conversation import Conversation
 from api.prompt import PromptEncoder
@@ -26,7 +28,7 @@ def token_routes(service: Service) -> Blueprint:
             "count": len(ids),
             "max_model_len": encoder.card.max_model_len,
             "tokens": ids,
-            "token_strs": [encoder.token_name(token_id) for token_id in ids] if body.return_token_strs else None,
+            "token_strs": aside(names_of, ids, encoder) if body.return_token_strs else None,
         }
 
     @routes.post("/detokenize")
@@ -41,10 +43,15 @@ def token_routes(service: Service) -> Blueprint:
     return routes
 
 
+def names_of(ids: Sequence[int], encoder: PromptEncoder) -> list[str | None]:
+    return [encoder.token_name(token_id) for token_id in ids]
+
+
 def ids_of(body: TokenizeRequest, encoder: PromptEncoder) -> list[int]:
     """The prompt as /v1/completions would encode it, or the conversation as /v1/chat/completions would."""
     if body.messages is None:
-        return encoder.tokenize(body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
+        with_special = body.add_special_tokens is not False
+        return encoder.tokenize_all([body.prompt or ""], encoder.most_tokens, with_special)[0]
     conversation = Conversation(
         messages=body.messages,
         tools=body.tools or (),

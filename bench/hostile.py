@@ -2,6 +2,7 @@
 
     python -m bench.hostile --size 1000000                                     # in-process, no service needed
     python -m bench.hostile --size 50000 --url http://127.0.0.1:8000 --key sk-local -c 16
+    python -m bench.hostile --standstill                                       # see bench/standstill.py
 
 Every answer must be ours: a typed refusal or an acceptance, never an unexpected exception, never a 5xx.
 """
@@ -17,6 +18,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+from bench import standstill
+from bench.large_bodies import LARGEST
 
 NUMBERS = (0, -1, 1, 0.5, -0.0, 1e308, -1e308, 2**31, 2**63, 2**64, -(2**63) - 1, 10**30, 1e-320, 16, 17, True, False)
 TEXTS = (
@@ -132,8 +136,8 @@ def in_process(bodies: Iterator[bytes], submit: Callable[[bytes], None]) -> Coun
 
 def gate() -> Callable[[bytes], None]:
     """The way of a body from bytes to a request that would be put into the line, with the demo model."""
-    from api.body import parse_object
     from api.chat import prepare
+    from api.json_object import parse_object
     from api.prompt import PromptEncoder
     from api.schema import ChatRequest, parse
     from common.grammar_check import GrammarCheck
@@ -207,7 +211,13 @@ def main() -> int:
     parser.add_argument("--url", help="over HTTP, at this service")
     parser.add_argument("--key", default="sk-local")
     parser.add_argument("-c", "--clients", type=int, default=8)
+    parser.add_argument("--standstill", action="store_true", help="how long large requests keep others waiting")
+    parser.add_argument("--bytes", type=int, default=LARGEST, help="with --standstill: the size of each body")
+    parser.add_argument("--only", default="", help="with --standstill: words of the kinds' names, with commas")
     args = parser.parse_args()
+    if args.standstill:
+        standstill.report(args.bytes, [word for word in args.only.split(",") if word])
+        return 0
     began = time.monotonic()
     if args.url:
         outcomes = over_http(args.seed, args.size, args.url, args.key, args.clients)

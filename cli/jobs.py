@@ -18,7 +18,7 @@ def jobs(context: click.Context, everyone: bool) -> None:
     if not everyone:
         rows = [
             (job["id"], job["state"], job["position"], f"{job['age_s']:.0f} s", f"{job['tokens']}/{job['max_tokens']}")
-            for job in client.json("GET", "/v1/jobs")["data"]
+            for job in reversed(client.json("GET", "/v1/jobs?limit=100")["data"])
         ]
         click.echo(table(("id", "state", "position", "age", "tokens"), rows))
         return

@@ -5,6 +5,7 @@ large ones) is tried in a child process with a limit on its processor time and m
 """
 
 import hashlib
+import os
 import re
 import resource
 import subprocess
@@ -132,6 +133,7 @@ def _first_line(error: str) -> str:
 
 def main() -> None:
     """The child: a grammar in, what is wrong with it out; killed by the system when it goes beyond its limits."""
+    os.nice(5)  # the API process has more than this to do
     for kind, limit in ((resource.RLIMIT_CPU, CHILD_CPU_S), (resource.RLIMIT_AS, CHILD_MEMORY_BYTES)):
         with suppress(ValueError, OSError):  # not every system can limit memory
             resource.setrlimit(kind, (limit, limit))

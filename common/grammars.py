@@ -126,7 +126,7 @@ def ebnf_grammar(grammar: Any, param: str) -> Grammar:
     """A grammar in Lark's or in llama.cpp's (GBNF) notation."""
     if not isinstance(grammar, str) or not grammar.strip():
         raise InvalidRequest("The grammar must be a string with something in it.", param=param)
-    _refuse_large(len(grammar.encode()), param)
+    refuse_large(len(grammar.encode()), param)
     try:
         lark = any_to_lark(grammar)
     except (GbnfToLarkError, ValueError, IndexError, KeyError, RecursionError) as error:
@@ -195,10 +195,11 @@ def _sized(parts: list[dict[str, Any]], param: str, *, is_costly: bool) -> Gramm
         raise InvalidRequest(
             f"Nested too deeply or not JSON (limit: {MAX_SCHEMA_DEPTH} levels).", param=param
         ) from error
-    _refuse_large(len(text), param)
+    refuse_large(len(text), param)
     return Grammar(text.decode(), param, is_costly or len(text) > LARGE_GRAMMAR_BYTES)
 
 
-def _refuse_large(num_bytes: int, param: str) -> None:
+def refuse_large(num_bytes: int, param: str) -> None:
+    """Raises InvalidRequest when a grammar that has at least so many bytes is beyond the limit."""
     if num_bytes > MAX_GRAMMAR_BYTES:
         raise InvalidRequest(f"The grammar has {num_bytes} bytes; the limit is {MAX_GRAMMAR_BYTES}.", param=param)

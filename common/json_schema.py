@@ -88,11 +88,16 @@ def property_schema(schema: Schema, name: str) -> Schema:
     value = schema["properties"][name]
     if not isinstance(value, dict):
         return {}
-    if not any("$ref" in node for node in _nodes(value)):
+    if not refers(value):
         return value
     pointer = quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
     whole = rebased_schema(schema, "/$defs/whole")
     return {"$ref": f"#/$defs/whole/properties/{pointer}", "$defs": {"whole": whole}}
+
+
+def refers(value: Any) -> bool:
+    """Whether a schema has references in it."""
+    return any("$ref" in node for node in _nodes(value))
 
 
 def is_costly(schema: Schema) -> bool:

@@ -19,6 +19,10 @@ def job_key(job_id: str) -> str:
     return f"omni:job:{job_id}"
 
 
+def own_jobs_key(owner: str) -> str:
+    return f"omni:jobs:{owner}"
+
+
 def log_key(job_id: str) -> str:
     return f"omni:log:{job_id}"
 

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from common import keys
 from common.allowance import Allowance, Placed
 from common.errors import IdempotencyMismatch, InvalidRequest, KeyLimited, Overloaded, Unavailable
+from common.job_view import JobView, views_of
 from common.metrics import metrics_key
 from common.redis_memory import NEARLY_FULL, evicts
 from common.script import Scripts
@@ -71,26 +72,6 @@ class Submission:
         """The most tokens that this can take; what is not used is given back at the end."""
         sampling = self.request.sampling
         return len(self.request.prompt_ids) + sampling.max_tokens * sampling.n
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """What a job's owner may see of it. Times are unix seconds, 0 when not yet."""
-
-    id: str
-    state: str  # queued, running, finished, failed, cancelled
-    queue: str
-    owner: str
-    created: float
-    claimed: float
-    ended: float
-    num_prompt_tokens: int
-    num_tokens: int
-    max_tokens: int
-    position: int  # in line, 0 is next; -1 when not waiting
-    code: str
-    crashes: int
-    form: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,20 +204,24 @@ class Store:
 
     def job(self, job_id: str) -> JobView | None:
         """The job, or None when there is none (any more)."""
-        fields = self.redis.hgetall(keys.job_key(job_id))
-        if not fields:
-            return None
-        position = -1
-        if fields[b"state"] == b"queued":
-            rank = self.redis.zrank(f"omni:waiting:{fields[b'queue'].decode()}", fields[b"member"])
-            position = -1 if rank is None else int(rank)
-        return _view(job_id, fields, position)
+        return views_of(self.redis, [job_id], with_form=True)[0]
 
-    def jobs_of(self, owner: str, limit: int = 100) -> list[JobView]:
-        """The owner's jobs that still exist, the latest to end last."""
-        ids = self.redis.zrevrange(f"omni:jobs:{owner}", 0, limit - 1)
-        views = [self.job(job_id.decode()) for job_id in ids]
-        return sorted((view for view in views if view is not None), key=lambda view: view.created)
+    def jobs_of(self, owner: str, limit: int, after: str = "") -> tuple[list[JobView], bool]:
+        """A page of the owner's jobs that still exist, without their forms, and whether there are more behind it.
+
+        Those that have not ended come first, the newest first; then the others, the latest to end first. `after` is the
+        last job of the page before. Raises InvalidRequest when it is none of the owner's.
+        """
+        key = keys.own_jobs_key(owner)
+        start = 0
+        if after:
+            place = self.redis.zrevrank(key, after)
+            if place is None:
+                raise InvalidRequest("'after' is not the id of a job of this key, or no longer.", param="after")
+            start = int(place) + 1
+        ids = [job_id.decode() for job_id in self.redis.zrevrange(key, start, start + limit)]
+        views = views_of(self.redis, ids[:limit], with_form=False)
+        return [view for view in views if view is not None], len(ids) > limit
 
     def request_of(self, job_id: str) -> bytes | None:
         """The stored request (common.wire.decode_request)."""
@@ -288,28 +273,3 @@ def decode_row(entry_id: bytes, fields: dict[bytes, bytes]) -> Row:
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [part for pair in fields.items() for part in pair]
-
-
-def _view(job_id: str, fields: dict[bytes, bytes], position: int) -> JobView:
-    def number(name: bytes) -> int:
-        return int(fields.get(name, 0))
-
-    def text(name: bytes) -> str:
-        return fields.get(name, b"").decode()
-
-    return JobView(
-        id=job_id,
-        state=text(b"state"),
-        queue=text(b"queue"),
-        owner=text(b"owner"),
-        created=number(b"created") / 1000,
-        claimed=number(b"first_claimed") / 1000,
-        ended=number(b"ended") / 1000,
-        num_prompt_tokens=number(b"num_prompt"),
-        num_tokens=number(b"tokens"),
-        max_tokens=number(b"max_tokens"),
-        position=position,
-        code=text(b"code"),
-        crashes=number(b"crashes"),
-        form=orjson.loads(fields[b"form"]),
-    )

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from common.errors import InvalidRequest
-from common.grammars import TEXT, Grammar, MarkedText, assemble
-from common.json_schema import Schema, checked_schema, property_schema, rebased_schema, relaxed_schema
+from common.grammars import TEXT, Grammar, MarkedText, assemble, refuse_large
+from common.json_schema import Schema, checked_schema, property_schema, rebased_schema, refers, relaxed_schema
 
 ToolCallFormat = Literal["hermes", "llama3_json", "mistral", "mistral_args", "deepseek_v32"]
 
@@ -53,6 +55,7 @@ def tool_grammar(
     if not must_call and parallel and not any(function.strict for function in functions):
         return None
     schemas = [(function.name, _arguments_schema(function, must_call)) for function in functions]
+    refuse_large(sum(_least_bytes(schema, format) for _, schema in schemas), PARAM)
     if format == "deepseek_v32":
         _refuse_joint_rules(functions, dict(schemas))
     if format == "llama3_json":
@@ -60,6 +63,18 @@ def tool_grammar(
     block = _call_block(format, schemas, MAX_PARALLEL_CALLS if parallel else 1, marked)
     start = _required(block, parallel, marked) if must_call else _optional(block, parallel, marked)
     return assemble([*start, *block.lines], block.schemas, PARAM)
+
+
+def _least_bytes(schema: Schema, format: ToolCallFormat) -> int:
+    """How much of a grammar a function's schema takes, known before it is written: once, or with each reference."""
+    try:
+        num_bytes = len(orjson.dumps(schema))
+    except TypeError:  # refused when it is written
+        return 0
+    properties = schema.get("properties")
+    if format == "deepseek_v32" and isinstance(properties, dict):
+        return num_bytes * sum(map(refers, properties.values()))
+    return num_bytes
 
 
 def _required(block: CallBlock, parallel: bool, marked: MarkedText) -> list[str]:

@@ -97,7 +97,7 @@ end
 local deadline = tonumber(ARGV[9])
 if deadline > 0 then redis.call('ZADD', 'omni:deadlines:' .. queue, now + deadline, id) end
 if ARGV[8] == '0' then redis.call('ZADD', 'omni:readers:' .. queue, now, id) end
-redis.call('ZADD', 'omni:jobs:' .. owner, '+inf', id)
+redis.call('ZADD', 'omni:jobs:' .. owner, 1e15 + ticket, id)  -- beyond any time: not ended, in their order
 redis.call('PERSIST', 'omni:jobs:' .. owner)
 redis.call('SADD', 'omni:own:queued:' .. owner, id)
 redis.call('ZADD', waiting, score, member)

@@ -1,13 +1,16 @@
 """Bytes to a typed request: what is refused, by name; and that no bytes at all are ever our fault."""
 
 import json
+import time
 
+import gevent
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.body import MAX_DEPTH, parse_object
+from api.body import in_turns
+from api.json_object import MAX_DEPTH, MAX_FIELDS, MAX_VALUES, parse_object
 from api.messages_schema import MessagesRequest
 from api.responses_schema import ResponsesRequest
 from api.schema import ChatRequest, parse
@@ -43,6 +46,82 @@ def test_a_name_that_stands_twice_is_named():
     with pytest.raises(InvalidRequest) as refused:
         parse_object(b'{"temperature":0,"messages":[{"role":"user","role":"system"}]}')
     assert refused.value.param == "role"
+
+
+@pytest.mark.parametrize("number", [2, 60_000])
+def test_a_name_that_stands_twice_is_found_at_once_among_many(number):
+    names = b",".join(b'"k%d":1' % place for place in range(number))
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match=f"'k{number - 1}' stands twice"):
+        parse_object(b'{%s,"k%d":2}' % (names, number - 1))
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (b'{"a":[%s0]}' % (b"0," * MAX_VALUES), "values"),
+        (b'{"a":[%s0]}' % (b'"",' * MAX_VALUES), "values"),
+        (b'{"a":[%s0]}' % (b'"",' * 2 * MAX_VALUES), "texts"),
+        (b'{"a":[%s0]}' % (b"{}," * MAX_FIELDS), "named fields and objects"),
+        (b'{"a":[%s0]}' % (b"[]," * MAX_VALUES), "values"),
+        (b"{%s}" % b",".join(b'"%d":0' % name for name in range(MAX_FIELDS)), "named fields and objects"),
+    ],
+)
+def test_too_many_values_are_refused_before_they_are_parsed(monkeypatch, raw, what):
+    monkeypatch.setattr("api.json_object.orjson.loads", None)
+    with pytest.raises(InvalidRequest, match=rf"The body has \d+ {what}; a request may have \d+\."):
+        parse_object(raw)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": [50_000] * 131_072},
+        {"prompt": [[50_000] * 4096] * 64},
+        {"content": 'a,b:{["\\\\' * 200_000},
+        {"content": "\\" * 200_000 + '"'},
+        {"url": "data:image/png;base64," + "QUJD" * 2_000_000},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}] * 4096},
+    ],
+    ids=["128K token ids", "64 prompts of ids", "marks in a text", "backslashes", "8 MB image", "4,096 messages"],
+)
+def test_large_requests_that_make_sense_are_taken(value):
+    assert parse_object(json.dumps(value).encode()) == value
+
+
+def test_a_body_is_read_in_turns_with_the_others():
+    """Pieces that take time each: whoever is ready meanwhile is not kept waiting until the end."""
+    pieces, turns = iter([b"a"] * 20 + [b""]), []
+
+    def read(size):
+        time.sleep(0.003)
+        return next(pieces)
+
+    other = gevent.spawn(lambda: [turns.append(gevent.sleep(0.001)) for _ in range(100)])
+    assert b"".join(in_turns(read, 1)) == b"a" * 20
+    other.kill()
+    assert len(turns) > 5
+
+
+def test_whole_numbers_are_kept_to_the_last_digit():
+    assert parse_object(b'{"a":[18446744073709551616,-9999999999999999999,1.0000000000000000000001]}') == {
+        "a": [2**64, -9999999999999999999, 1.0]
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", '"', "\\", "a:"]), JSON), max_size=5))
+def test_a_repeated_name_is_found_wherever_it_stands(pairs):
+    try:
+        raw = b'{"x":[{%s}]}' % b",".join(orjson.dumps(name) + b":" + orjson.dumps(value) for name, value in pairs)
+    except TypeError:
+        return
+    if len({name for name, _ in pairs}) == len(pairs):
+        assert parse_object(raw)
+    else:
+        with pytest.raises(InvalidRequest, match="stands twice"):
+            parse_object(raw)
 
 
 @settings(max_examples=200, deadline=None)

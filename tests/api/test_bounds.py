@@ -1,11 +1,13 @@
 """A model's template may loop or grow for ever: it is ended, and the process goes on."""
 
+import resource
 import time
 from dataclasses import replace
 
 import pytest
 
 from api import conversation
+from api.aside import in_thread
 from api.bounds import TooSlow, bounded
 from api.conversation import Conversation, render
 from api.schema import Message
@@ -46,6 +48,28 @@ def test_what_ends_in_time_is_left_alone():
     with bounded(5, 2**28):
         text = "x" * 1000
     assert text and not time.sleep(0)
+
+
+def test_a_hostile_template_ends_in_a_thread_too(monkeypatch):
+    """Where the conversation is long, so that the main thread goes on."""
+    monkeypatch.setattr(conversation, "TEMPLATE_TIME_S", 0.3)
+    card = replace(CARD, chat_template=HOSTILE["loops for ever"])
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    for _ in range(3):
+        with pytest.raises(InvalidRequest, match="needs too long"):
+            in_thread(render, Conversation([Message(role="user", content="Hi")]), card, Guard([]))
+    assert in_thread(sum, [1, 2]) == 3
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+def test_several_that_are_bounded_at_once_leave_the_limit_as_it_was():
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    with bounded(5, 2**28):
+        in_thread(
+            render, Conversation([Message(role="user", content="Hi")]), replace(CARD, chat_template="x"), Guard([])
+        )
+        assert resource.getrlimit(resource.RLIMIT_AS) != limit
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
 def test_bounds_end_with_their_block():

@@ -1,7 +1,9 @@
+import json
+
 import pytest
 from tokenizers import AddedToken
 
-from api.conversation import Conversation
+from api.conversation import Conversation, parsed_object
 from api.prompt import PromptEncoder
 from api.schema import ChatRequest, Message, parse
 from common.errors import ContextLengthExceeded, InvalidRequest
@@ -149,3 +151,9 @@ def test_deepseek_v32_has_its_own_writing(encoder_of):
     assert deepseek.tool_format == "deepseek_v32"
     with pytest.raises(InvalidRequest, match="tool"):
         deepseek.encode_chat(conversation([*messages, {"role": "tool", "tool_call_id": "x", "content": "1"}]))
+
+
+def test_arguments_with_more_fields_than_a_request_may_have_stay_text():
+    few, many = (json.dumps({f"k{number}": number for number in range(size)}) for size in (10, 70_000))
+    assert parsed_object(few) == json.loads(few)
+    assert parsed_object(many) == many

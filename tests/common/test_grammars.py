@@ -258,3 +258,14 @@ def test_an_integer_has_at_most_64_bits(allows):
     assert allows(grammar, str(LARGEST_INTEGER))
     assert allows(grammar, str(-LARGEST_INTEGER))
     assert not allows(grammar, "1" * 30)
+
+
+def test_schemas_that_would_be_written_again_and_again_are_refused_before_they_are():
+    properties = {f"p{number}": {"$ref": "#/$defs/a"} for number in range(1200)}
+    schema = {"type": "object", "properties": properties, "$defs": {"a": {"type": "string"}}}
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match=f"the limit is {MAX_GRAMMAR_BYTES}"):
+        tool_grammar(
+            "deepseek_v32", [Function("f", schema, strict=True)], must_call=True, parallel=True, marked=MarkedText({})
+        )
+    assert time.monotonic() - began < 3

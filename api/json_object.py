@@ -1,0 +1,103 @@
+"""Bytes -> a JSON object, or a refusal that says why. Strict; bounded in work and depth."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from common.errors import InvalidRequest
+
+MAX_DEPTH = 64
+MAX_FIELDS = 65_536  # named fields and objects: each of them is checked, and costs a microsecond or more
+MAX_VALUES = 400_000  # beside them: token ids, mostly
+MAX_DIGITS = 20
+STRETCH = 256 * 1024
+LONG_NUMBER = re.compile(rb"\d{19}")  # more than 64 bits, perhaps
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Refuses NaN, infinities, lone surrogates, other encodings than UTF-8, repeated names, and what is nested too
+    deeply or holds too many values.
+    """
+    marks = bounded_marks(raw)
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    num_fields = _checked_fields(value)
+    if num_fields == marks.count(b":") and not _has_long_number(marks):
+        return value
+    # orjson keeps the last of repeated names, and makes floats of large numbers: json tells the one and keeps the other
+    parsed: dict[str, Any] = json.loads(raw, object_pairs_hook=_without_repeats, parse_int=_bounded_int)
+    return parsed
+
+
+def bounded_marks(raw: bytes) -> bytes:
+    """What stands outside of texts and names: numbers, and a mark for each value. Raises InvalidRequest for too many.
+
+    Quick, so that it can be asked before anything is parsed.
+    """
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    num_texts = plain.count(b'"') // 2
+    if num_texts > MAX_VALUES + MAX_FIELDS:
+        raise _too_many(num_texts, "texts", MAX_VALUES)
+    marks = b"".join(plain.split(b'"')[::2])
+    if (num_fields := marks.count(b":") + marks.count(b"{")) > MAX_FIELDS:
+        raise _too_many(num_fields, "named fields and objects", MAX_FIELDS)
+    if (num_values := marks.count(b",") + marks.count(b"[") + 1) > MAX_VALUES:
+        raise _too_many(num_values, "values", MAX_VALUES)
+    return marks
+
+
+def _has_long_number(marks: bytes) -> bool:
+    """A stretch at a time: a search keeps the GIL."""
+    starts = range(0, len(marks), STRETCH)
+    return any(LONG_NUMBER.search(marks, at, at + STRETCH + MAX_DIGITS) for at in starts)
+
+
+def _too_many(number: int, what: str, most: int) -> InvalidRequest:
+    return InvalidRequest(f"The body has {number} {what}; a request may have {most}.")
+
+
+def _checked_fields(value: Any) -> int:
+    """The number of named fields. Raises InvalidRequest when lists and objects are nested deeper than MAX_DEPTH."""
+    level = [value]
+    num_fields = 0
+    for _ in range(MAX_DEPTH):
+        num_fields += sum(len(node) for node in level if isinstance(node, dict))
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return num_fields
+    raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        repeated = _first_repeated(name for name, _ in pairs)
+        raise InvalidRequest(f"The name {repeated[:64]!r} stands twice in one object.", param=repeated[:64])
+    return found
+
+
+def _first_repeated(names: Iterable[str]) -> str:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise ValueError("no name is repeated")
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise InvalidRequest(f"The body holds a whole number of more than {MAX_DIGITS} digits.")
+    return int(text)
