@@ -7,12 +7,14 @@ answers by status, and whether the other key was served all the while. Exits wit
 
 import argparse
 import random
+import socket
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -31,6 +33,7 @@ RESPONSE = {"model": "omni-demo", "input": "Hello!", "max_output_tokens": 1, "ba
 MIB = 2**20
 OTHER_WAIT_S = 60.0
 MAX_GROWTH = 400 * MIB  # of an API process: the largest bodies that are read at the same moment
+HELD_BACK = 40  # bodies at once
 PAUSE_S = 0.2  # of the other key
 
 Attack = tuple[str, dict[str, Any], dict[str, str]]
@@ -128,6 +131,22 @@ def attack(service: RunningService, seen: Seen, stop: threading.Event, seed: int
             return
 
 
+def hold_back(service: RunningService, seen: Seen, stop: threading.Event) -> None:
+    """Announce large bodies, send a part of each, and let it wait for the rest."""
+    head = (
+        f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {GREEDY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {8 * MIB}\r\n\r\n"
+    )
+    while not stop.is_set():
+        with ExitStack() as stack:
+            for _ in range(HELD_BACK):
+                caller = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 10))
+                with suppress(OSError):  # refused meanwhile
+                    caller.sendall(head.encode() + b" " * MIB)
+                seen.greedy["hold_back opened"] += 1
+            stop.wait(2)
+
+
 def be_served(service: RunningService, seen: Seen, stop: threading.Event) -> None:
     while not stop.wait(PAUSE_S):
         began = time.monotonic()
@@ -159,6 +178,7 @@ def run(service: RunningService, seconds: float, num_attackers: int, every_s: fl
     began = time.monotonic()
     seen.samples.append(sample(service, redis, began))
     threads = [threading.Thread(target=attack, args=(service, seen, stop, seed)) for seed in range(num_attackers)]
+    threads.append(threading.Thread(target=hold_back, args=(service, seen, stop)))
     threads.append(threading.Thread(target=be_served, args=(service, seen, stop)))
     for thread in threads:
         thread.start()
