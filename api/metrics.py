@@ -26,6 +26,7 @@ COUNTERS = {
     "prefix_cache_queries": "Prompt tokens looked up in the KV cache.",
     "prefix_cache_hits": "Prompt tokens found there.",
     "num_preemptions": "Sequences that had to give their KV cache up for others.",
+    "recomputed_tokens": "Tokens read again because a sequence had lost its KV cache.",
     "resumed_jobs": "Jobs that went on from their log: their worker had gone, or they had made room.",
     "jobs_that_made_room": "Jobs that gave their place to another key's and went on later.",
 }

@@ -4,12 +4,14 @@ python -m bench.chaos --seconds 600 --clients 64
 python -m bench.chaos --seconds 105 --rounds 12 --pause 0.3      1,000 faults over 1,000,000 deltas
 python -m bench.chaos --only kill_worker,pause_worker
 python -m bench.chaos --demo --faults 50 --clients 6
+python -m bench.chaos --keys 2 --seqs 6                 few places and two keys: jobs make room all the time
 python -m bench.chaos --broken no_gap_fill        must turn red
 python -m bench.chaos --streams 2000 --queued 10000     no faults: how much memory that takes
 """
 
 import argparse
 import sys
+from dataclasses import replace
 
 from tests.chaos.bounded import TooLong, bounded
 from tests.chaos.campaign import Plan, run
@@ -23,8 +25,11 @@ SPARE_S = 420.0  # to start the service, to undo the faults, for the last client
 
 def plan_of(args: argparse.Namespace) -> Plan:
     broken = tuple(name for name in args.broken.split(",") if name)
-    options = OPTIONS if args.demo else Options(num_apis=2, num_workers=2, step_s=args.step, mutations=broken)
-    plan = Plan(args.seconds, args.seed, args.clients, most_faults=args.faults, pause_s=args.pause, options=options)
+    plain = Options(num_apis=2, num_workers=2, step_s=args.step, mutations=broken)
+    options = replace(OPTIONS if args.demo else plain, max_num_seqs=args.seqs)
+    plan = Plan(
+        args.seconds, args.seed, args.clients, args.keys, most_faults=args.faults, pause_s=args.pause, options=options
+    )
     if args.demo:
         plan.model = DemoModel()
     if args.only:
@@ -45,6 +50,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="so many times, each with a new service and seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--keys", type=int, default=1, choices=[1, 2])
+    parser.add_argument("--seqs", type=int, default=64, help="places of each of the two workers")
     parser.add_argument("--faults", type=int, default=10**9, help="at most so many a round")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two faults, on average")
     parser.add_argument("--step", type=float, default=0.01, help="seconds a step of the weightless engine takes")

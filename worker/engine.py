@@ -40,6 +40,7 @@ class EngineStats:
     last_step_s: float
     memory_used_bytes: int  # on the GPU; 0 on a CPU
     num_preempted: int = 0  # of those that wait: put aside when the KV cache was full
+    recomputed_tokens: int = 0  # of those that went on after that, after they made room, or after another worker
 
     def as_dict(self) -> dict[str, int | float]:
         return asdict(self)
@@ -140,6 +141,7 @@ class Engine:
             last_step_s=self._last_step_s,
             memory_used_bytes=torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0,
             num_preempted=self.scheduler.num_preempted,
+            recomputed_tokens=self.scheduler.num_recomputed,
         )
 
     def warm_up(self, on_progress: OnProgress) -> None:

@@ -49,6 +49,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.num_recomputed = 0  # tokens of sequences that go on after they had been put aside, or in another worker
         self.forecast = Forecast(kv_cache, limits.max_model_len)
         self.suspects: set[str] = set()  # request ids; while there are any, nobody else runs
 
@@ -152,6 +153,8 @@ class Scheduler:
             self._preempt(paused)  # else those who wait for the suspects would keep them out
         self.waiting.remove(head)
         self.running.append(head)
+        if head.is_preempted or head.num_completion_tokens:
+            self.num_recomputed += head.num_uncomputed - 1
         head.is_preempted = False
         return head
 

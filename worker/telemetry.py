@@ -20,6 +20,7 @@ GROWING = {
     "prompt_tokens": "prefix_cache_queries",
     "cached_tokens": "prefix_cache_hits",
     "num_preemptions": "num_preemptions",
+    "recomputed_tokens": "recomputed_tokens",
 }
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.metrics import read
 from tests.chaos.checker import ENDED, Report, blame, check, told
 from tests.chaos.client import Api, Client, History
 from tests.chaos.faults import FAULTS, Fault, Injector, fill_disk, jump_clocks, undo
-from tests.chaos.harness import Harness, Options, running
+from tests.chaos.harness import KEYS, Harness, Options, running
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 KINDS = ("stream", "stream", "stream", "drop", "poll", "cancel", "leave")
@@ -29,6 +30,7 @@ class Plan:
     seconds: float = 40.0
     seed: int = 1
     num_clients: int = 40
+    num_keys: int = 1  # with 2, a quarter of the clients has the second: where places are few, jobs make room for them
     min_tokens: int = 20
     max_tokens: int = 200
     most_faults: int = 10**9
@@ -82,23 +84,24 @@ class Load:
 
     def __init__(self, plan: Plan, port: int) -> None:
         self.plan = plan
-        self.api = Api(port)
+        self.apis = [Api(port, key) for key in KEYS]
         self.random = random.Random(plan.seed + 1)
         self.histories: list[History] = []
         self.is_stopping = False
 
     async def run(self) -> None:
-        await asyncio.gather(*(self.lane() for _ in range(self.plan.num_clients)))
+        with_second = self.plan.num_clients // 4 if self.plan.num_keys > 1 else 0
+        await asyncio.gather(*(self.lane(self.apis[at < with_second]) for at in range(self.plan.num_clients)))
 
-    async def lane(self) -> None:
+    async def lane(self, api: Api) -> None:
         while not self.is_stopping:
             history, body = self.plan.model.ask(self.plan, self.random)
             self.histories.append(history)
-            await self.live(history, body)
+            await self.live(api, history, body)
 
-    async def live(self, history: History, body: dict[str, Any] | None) -> None:
+    async def live(self, api: Api, history: History, body: dict[str, Any] | None) -> None:
         some = self.random.randint(1, history.num_tokens)
-        client = Client(self.api, history, drop_after=some if history.kind == "drop" else 0, body=body)
+        client = Client(api, history, drop_after=some if history.kind == "drop" else 0, body=body)
         if history.kind == "poll":
             await client.poll()
         elif history.kind == "cancel":
@@ -159,6 +162,7 @@ def run(plan: Plan) -> Report:
         blame(report, injector.done, harness.pulse())
         report.wrong += injector.wrong
         report.faults, report.seconds = injector.counts, time.monotonic() - began
+        report.num_made_room = read(harness.redis, harness.queue).get("jobs_that_made_room", 0)
         if not report.is_clean or os.environ.get("CHAOS_KEEP"):
             keep = Path(tempfile.mkdtemp(prefix="omni-red-"))
             (keep / "logs").write_text(harness.logs())

@@ -32,6 +32,7 @@ class Report:
     num_deltas: int = 0
     num_resumes: int = 0
     num_refused: int = 0
+    num_made_room: int = 0  # times that a job was given back for another key's
     states: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
@@ -58,7 +59,7 @@ class Report:
         """Take in another run's."""
         self.faults += other.faults
         self.states += other.states
-        for name in ("num_jobs", "num_deltas", "num_resumes", "num_refused", "seconds"):
+        for name in ("num_jobs", "num_deltas", "num_resumes", "num_refused", "num_made_room", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("lost", "duplicated", "wrong", "gaps", "causes"):
             getattr(self, name).extend(getattr(other, name))
@@ -71,7 +72,8 @@ class Report:
             f"faults      {self.faults.total()}: " + ", ".join(f"{n} {c}" for n, c in sorted(self.faults.items())),
             f"jobs        {self.num_jobs}: " + ", ".join(f"{c} {n}" for n, c in sorted(self.states.items())),
             f"deltas      {self.num_deltas} in {self.seconds:.0f} s; {self.num_resumes} resumes, "
-            f"{self.num_refused} requests refused and repeated",
+            f"{self.num_refused} requests refused and repeated, "
+            f"{self.num_made_room} times a job made room",
             f"verdicts    {len(self.lost)} lost, {len(self.duplicated)} duplicated, {len(self.wrong)} wrong",
             f"gaps        between two deltas of a stream: p50 {self.percentile(0.5):.3f} s, "
             f"p99 {self.percentile(0.99):.3f} s, max {max(self.gaps, default=0):.2f} s",
