@@ -1,6 +1,7 @@
 """Tokens per second of the engine alone: no HTTP, no queue. python -m bench.engine MODEL [MODEL...]
 
 Closed loop: as many requests at a time as `--concurrency` says, random prompts, greedy, ends ignored.
+With `--fit N` the KV cache holds N such sequences and no more; as many callers as fit, then four times as many.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import io
 import random
 import statistics
 import time
+from dataclasses import replace
 
 from PIL import Image
 
@@ -36,7 +38,7 @@ def measure(
     last_seen: dict[str, float] = {}
     first_ms: list[float] = []
     gaps_ms: list[float] = []
-    num_tokens = num_done = 0
+    num_tokens = num_done = most = 0
     started = time.perf_counter()
     while num_done < num_requests:
         while len(submitted) < min(num_requests, num_done + concurrency):
@@ -49,6 +51,7 @@ def measure(
             submitted[request_id] = time.perf_counter()
             engine.add(GenerationRequest(request_id, "bench", begin + prompt, sampling, images=seen))
         events = engine.step()
+        most = max(most, engine.stats().num_running)
         now = time.perf_counter()
         for request_id, event in events:
             if isinstance(event, Delta):
@@ -67,7 +70,25 @@ def measure(
         "first p50": statistics.median(first_ms),
         "gap p50": statistics.median(gaps_ms),
         "gap p99": sorted(gaps_ms)[int(len(gaps_ms) * 0.99)],
+        "most": most,
     }
+
+
+def measure_tight(path: str, config: EngineConfig, args: argparse.Namespace) -> None:
+    """What a KV cache gives that holds `--fit` sequences: to so many callers, and to four times as many."""
+    cache = Engine(load(path, ("bench",), config, lambda stage, fraction: None), config).runner.kv_cache
+    width = sum(keys[0, 0].nbytes + values[0, 0].nbytes for keys, values in zip(cache.keys, cache.values, strict=True))
+    heads = cache.shapes[0].num_kv_heads
+    num_blocks = args.fit * cache.num_blocks_for(args.prompt + args.output)
+    tight = replace(config, kv_memory_bytes=num_blocks * width * heads, max_num_seqs=8 * args.fit)
+    engine = Engine(load(path, ("bench",), tight, lambda stage, fraction: None), tight)
+    print(f"{engine.runner.kv_cache.pool.num_blocks} blocks")
+    print("| callers | tokens/s | preempted | most that ran |\n|---|---|---|---|")
+    for concurrency in (args.fit, 4 * args.fit, args.fit, 4 * args.fit):
+        before = engine.stats().num_preemptions
+        row = measure(engine, concurrency, 4 * args.fit * args.rounds, args.prompt, args.output)
+        preempted = engine.stats().num_preemptions - before
+        print(f"| {concurrency} | {row['tokens/s']:.1f} | {preempted} | {row['most']:.0f} |", flush=True)
 
 
 def noise(rng: random.Random) -> str:
@@ -89,10 +110,15 @@ def main() -> None:
     parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default=None)
     parser.add_argument("--speculate", type=int, default=0)
     parser.add_argument("--image", action="store_true", help="begin each prompt with one, for a model of images")
+    parser.add_argument("--fit", type=int, default=0, help="sequences that the KV cache holds")
     args = parser.parse_args()
     config = EngineConfig(
         threads=args.threads, dtype=args.dtype, quantize=args.quantize, speculate=args.speculate, max_num_seqs=64
     )
+    if args.fit:
+        for path in args.models:
+            measure_tight(path, config, args)
+        return
     print("| model | streams | tokens/s | first token p50 ms | gap p50 ms | gap p99 ms |\n|---|---|---|---|---|---|")
     for path in args.models:
         loaded = load(path, ("bench",), config, lambda stage, fraction: None)
@@ -103,9 +129,8 @@ def main() -> None:
             num_requests = max(2, concurrency * args.rounds)
             row = measure(engine, concurrency, num_requests, args.prompt, args.output, images)
             name = path.rstrip("/").rsplit("/", 1)[-1]
-            print(
-                f"| {name} | {concurrency} | " + " | ".join(f"{value:.1f}" for value in row.values()) + " |", flush=True
-            )
+            figures = " | ".join(f"{value:.1f}" for value in list(row.values())[:4])
+            print(f"| {name} | {concurrency} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

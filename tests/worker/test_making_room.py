@@ -1,15 +1,29 @@
 """A full worker and an owner who waits: a place within a step, and nothing of the one who gave way is lost."""
 
 import itertools
+import os
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from api.generation import rq_job
+from common.metrics import read
+from common.store import Submission
+from common.wire import Delta, Finished, GenerationRequest, SamplingParams
 from tests.chaos.checker import Report, check_log, check_redis
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
+from tests.worker.conftest import ModelFolder, prompt_of
+from worker.engine import Engine
+from worker.heartbeat import Inbox
+from worker.ledger import Ledger
+from worker.loader import EngineConfig, load
 from worker.omni_worker import OmniWorker
+from worker.publisher import Publisher
 
 
 @pytest.fixture
@@ -150,3 +164,68 @@ def test_order_within_an_owner_stays(stage: Stage) -> None:
     finish(stage, worker, *ids)
     first = [int(stage.field(job_id, "first_claimed")) for job_id in ids]
     assert first == sorted(first)
+
+
+class RealEngine:
+    """A line, and a worker with a real model of float32 that runs `max_num_seqs` at a time."""
+
+    def __init__(self, stage: Stage, folder: Path, max_num_seqs: int) -> None:
+        config = EngineConfig(max_num_seqs=max_num_seqs, max_step_tokens=64, threads=1, dtype="float32")
+        loaded = load(str(folder), (QUEUE,), config, lambda stage, fraction: None)
+        self.stage = stage
+        self.engine = Engine(loaded, config)
+        ledger = Ledger(stage.redis, QUEUE, "real")
+        ledger.publish_card(self.engine.card)
+        publisher = Publisher(stage.redis, ledger.register())
+        ledger.renew({})
+        self.worker = OmniWorker(
+            ledger, self.engine, self.engine.card, publisher, Inbox(), os.open(os.devnull, os.O_WRONLY)
+        )
+
+    def submit(self, number: int, owner: str, **sampling: Any) -> str:
+        request = GenerationRequest(
+            f"{owner}-{number}-{time.monotonic_ns()}",
+            QUEUE,
+            tuple(prompt_of(21, number)),
+            SamplingParams(seed=number, **sampling),
+        )
+        form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0}
+        submission = Submission(request, QUEUE, owner, self.engine.card.revision, form, background=True)
+        return self.stage.store.submit(submission, rq_job(self.stage.redis, request.id, QUEUE)).job_id
+
+    def heard(self, job_id: str) -> tuple[list[tuple[int, ...]], str, Finished]:
+        """Token ids of each choice, all text, and the end."""
+        *deltas, end = [row.event for row in self.stage.rows(job_id)]
+        assert isinstance(end, Finished) and all(isinstance(event, Delta) for event in deltas)
+        by_choice: dict[int, tuple[int, ...]] = {}
+        for delta in sorted(deltas, key=lambda delta: delta.index):
+            by_choice[delta.index] = by_choice.get(delta.index, ()) + delta.token_ids
+        return list(by_choice.values()), "".join(delta.text for delta in deltas if delta.index == 0), end
+
+
+LONG = [
+    {"max_tokens": 60, "temperature": 0.0},
+    {"max_tokens": 60, "temperature": 1.3, "top_p": 0.9},
+    {"max_tokens": 60, "temperature": 0.0, "presence_penalty": 1.0, "repetition_penalty": 1.2},
+    {"max_tokens": 40, "temperature": 1.0, "n": 2},
+]
+
+
+def test_what_a_model_says_is_the_same_whether_it_made_room_or_not(stage: Stage, model_folder: ModelFolder) -> None:
+    real = RealEngine(stage, model_folder(), max_num_seqs=5)
+    undisturbed = [real.submit(number, "a", **sampling) for number, sampling in enumerate(LONG)]
+    finish(stage, real.worker, *undisturbed)
+    long = [real.submit(number, "a", **sampling) for number, sampling in enumerate(LONG)]
+    light = []
+    for number in range(8):
+        turn(real.worker, 5)
+        light.append(real.submit(number, "b", max_tokens=3, temperature=0.0))
+    finish(stage, real.worker, *long, *light)
+    assert sum(int(stage.field(job_id, "made_room") or 0) for job_id in long) >= 5
+    for before, after in zip(undisturbed, long, strict=True):
+        (ids, text, end), (ids_after, text_after, end_after) = real.heard(before), real.heard(after)
+        assert (ids_after, text_after) == (ids, text)
+        assert (end_after.prompt_tokens, end_after.completion_tokens) == (end.prompt_tokens, end.completion_tokens)
+    counted = read(stage.redis, QUEUE)
+    assert counted["generation_tokens"] == 2 * (3 * 60 + 2 * 40) + 8 * 3
+    assert counted["prompt_tokens"] == (2 * len(LONG) + 8) * 21
