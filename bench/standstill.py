@@ -116,9 +116,9 @@ def read_streams(port: int, waits: Any) -> None:
 
 
 @contextmanager
-def wide_service() -> Iterator[Harness]:
+def wide_service(**options: Any) -> Iterator[Harness]:
     """One API process, a worker, and a card of an encoder that nobody runs."""
-    with running(replace(OPTIONS)) as harness:
+    with running(replace(OPTIONS, **options)) as harness:
         from bench.wide_worker import wide_card
 
         card = replace(wide_card(("embedder",)), task="embed", num_dimensions=384, accepts_images=False)
