@@ -14,6 +14,7 @@ class Models:
         self.expected = expected + embedding_names  # promised by our own settings, known before any worker has loaded
         self.embedding_names = embedding_names
         self._encoders: dict[str, PromptEncoder] = {}
+        self._cards: dict[str, ModelCard] = {}
 
     def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
         """Raises ModelNotFound for an id that nobody serves or not for this, ModelNotReady while its worker loads."""
@@ -27,7 +28,7 @@ class Models:
             raise ModelNotFound(f"The model {model[:100]!r} does not exist; this server has {names}.", param="model")
         encoder = self._encoders.get(queue)
         if encoder is None or encoder.card.revision != revision:
-            card = self.store.card(queue)
+            card = self._card(queue, revision)
             if card is None:
                 raise self._not_ready(model)
             encoder = self._encoders[queue] = PromptEncoder(card)
@@ -62,13 +63,22 @@ class Models:
 
     def described(self) -> list[dict[str, object]]:
         """GET /v1/models: each served id, and in `root` the weights that really run."""
-        cards: dict[str, ModelCard | None] = {}
-        out = []
-        for name, queue in self.store.models().items():
-            card = cards[queue] = cards[queue] if queue in cards else self.store.card(queue)
+        found = []
+        for name in self.store.models():
+            queue, revision = self.store.queue_of(name)
+            card = None if queue is None else self._card(queue, revision)
             if card is not None:
-                out.append(describe(name, card))
-        return out
+                found.append(describe(name, card))
+        return found
+
+    def _card(self, queue: str, revision: str) -> ModelCard | None:
+        """Kept as long as its model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
+        card = self._cards.get(queue)
+        if card is None or card.revision != revision:
+            card = self.store.card(queue)
+            if card is not None:
+                self._cards[queue] = card
+        return card
 
 
 def describe(name: str, card: ModelCard) -> dict[str, object]:
