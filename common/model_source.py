@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.settings import SettingsError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def fault_of(model: str) -> str:
