@@ -52,7 +52,7 @@ def test_a_key_is_made_listed_used_limited_and_revoked(omni, service: RunningSer
         listed = omni("keys", "list").stdout
         assert "visitor" in listed and key not in listed
         assert omni("keys", "limits", "visitor", "--weight", "2.5", "--admin").exit_code == 0
-        assert re.search(r"visitor\s+\S+\s+-\s+5\s+-\s+2\.5\s+0\s+yes", omni("keys", "list").stdout)
+        assert re.search(r"visitor\s+\S+\s+-\s+5\s+-\s+-\s+2\.5\s+0\s+yes", omni("keys", "list").stdout)
         assert "visitor" in omni("keys", "add", "visitor").stderr
     finally:
         assert omni("keys", "revoke", "visitor").exit_code == 0
