@@ -55,6 +55,7 @@ SCRIPTS = {
     "markdown": lambda: words(MARKDOWN),
     "reason": lambda: [{"reasoning_content": "Let me think. "}, {"reasoning_content": "2 + 2."}, *words("It is 4.")],
     "tool": tool_call,
+    "cut": lambda: tool_call()[:-1],
     "slow": lambda: words(" ".join(f"w{number}" for number in range(NUM_SLOW))),
     "drop": lambda: words(" ".join(f"w{number}" for number in range(60))),
     "queue": lambda: words("My turn at last."),
@@ -83,7 +84,7 @@ class Job:
         made = [self.frame(delta) for delta in self.deltas[:num_made]]
         if num_made <= len(self.deltas):
             return made
-        last = "tool_calls" if self.kind == "tool" else "stop"
+        last = {"tool": "tool_calls", "cut": "length"}.get(self.kind, "stop")
         usage = {"prompt_tokens": 7, "completion_tokens": len(self.deltas), "total_tokens": 7 + len(self.deltas)}
         return [*made, self.frame({}, last), {"id": self.id, "model": "fake", "choices": [], "usage": usage}]
 

@@ -147,6 +147,17 @@ def test_a_tool_call_is_shown_and_its_result_sent(chat, backend):
     assert result == {"role": "tool", "content": "21 degrees", "tool_call_id": "call_1"}
 
 
+def test_a_tool_call_that_was_cut_off_is_shown_as_such_and_asks_for_no_result(chat, backend):
+    say(chat, "cut")
+    until_done(chat)
+    chat.click(f"{ANSWER} summary:has-text('Call of get_weather, cut off')")
+    assert chat.inner_text(f"{ANSWER} .arguments") == '{"city": "Par'
+    assert not chat.is_visible("[aria-label='Result of get_weather']")
+    say(chat, "more")
+    until_done(chat)
+    assert [message["role"] for message in backend.bodies[-1]["messages"]] == ["user", "user"]
+
+
 def test_markdown_is_drawn_and_nothing_in_it_runs_or_loads(chat):
     requests = []
     chat.on("request", lambda request: requests.append(request.url))
@@ -157,6 +168,94 @@ def test_markdown_is_drawn_and_nothing_in_it_runs_or_loads(chat):
     assert "<script>alert(2)</script>" in answer(chat)
     assert chat.locator(f"{ANSWER} .body :is(img, script, style, iframe, [onerror], [href^=javascript])").count() == 0
     assert not [url for url in requests if "example.com" in url]
+
+
+def drawn(chat, texts):
+    """The texts as Markdown on the page, one under the other."""
+    chat.evaluate(
+        """async (texts) => {
+            const { MarkdownView } = await import("/static/chat/markdown.js");
+            const messages = document.createElement("section");
+            messages.className = "assistant";
+            for (const text of texts) {
+                const body = document.createElement("div");
+                body.className = "body drawn";
+                messages.append(body);
+                new MarkdownView(body).update(text);
+            }
+            document.body.append(messages);
+        }""",
+        texts,
+    )
+    return chat.locator(".drawn").all()
+
+
+def test_lists_go_on_counting_and_keep_their_boxes(chat):
+    interrupted, parted, tight, loose = drawn(
+        chat,
+        [
+            "1. one\n\n```\ncode\n```\n\n2. two\n3. three\n",
+            "7. seven\n8. eight\n\ntext\n\n0. none\n",
+            "- [x] done\n- [ ] open\n- plain\n",
+            "- [x] done\n\n  more\n\n- [ ] open\n",
+        ],
+    )
+    first_numbers = "lists => lists.map(list => list.start)"
+    assert interrupted.locator("ol").evaluate_all(first_numbers) == [1, 2]
+    assert parted.locator("ol").evaluate_all(first_numbers) == [7, 0]
+    boxes = "boxes => boxes.map(box => [box.type, box.checked, box.disabled])"
+    for body in (tight, loose):
+        assert body.locator("input").evaluate_all(boxes) == [["checkbox", True, True], ["checkbox", False, True]]
+        assert all(box.is_visible() for box in body.locator("input").all())
+        marks = body.locator("li").evaluate_all("items => items.map(item => getComputedStyle(item).listStyleType)")
+        assert marks[:2] == ["none", "none"] and marks[2:] in ([], ["disc"])
+
+
+def test_a_tables_columns_are_aligned_as_written(chat):
+    [table] = drawn(chat, ["| a | b | c | d |\n|:--|:-:|--:|---|\n| 1 | 2 | 3 | 4 |\n"])
+    aligned = "cells => cells.map(cell => getComputedStyle(cell).textAlign.replace('-webkit-', ''))"
+    assert table.locator("th").evaluate_all(aligned) == ["left", "center", "right", "left"]
+    assert table.locator("td").evaluate_all(aligned)[:3] == ["left", "center", "right"]
+
+
+def test_what_markdown_writes_is_on_the_page(chat):
+    """Each attribute that the renderer writes gets past the purifier."""
+    text = '[a](https://a.example "why") ![b](https://b.example)\n\n~~c~~ ***d***\n\n```c++\ne\n```\n\n> f\n\n---\n'
+    [body] = drawn(chat, [text])
+    link = body.locator("a").first
+    assert (link.get_attribute("href"), link.get_attribute("title")) == ("https://a.example", "why")
+    assert body.locator("a").last.get_attribute("href") == "https://b.example"
+    for selector in ("del", "em > strong", "pre code.language-c\\+\\+", "blockquote > p", "hr"):
+        assert body.locator(selector).count() == 1, selector
+
+
+DEEP = {
+    "quotes": "> " * 2000 + "end",
+    "lists": "- " * 2000 + "end",
+    "quoted lists": "> - " * 1000 + "end",
+    "numbers": "1. " * 2000 + "end",
+    "emphasis": "*a **b " * 300 + "end" + "** *" * 300,
+    "links": "[" * 2000 + "end" + "](https://a.example)" * 2000,
+    "quotes, line by line": "\n".join("> " * depth + "x" for depth in range(300)) + " end",
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_an_answer_that_is_nested_without_end_is_drawn(chat, kind):
+    [body] = drawn(chat, [DEEP[kind]])
+    assert "end" in body.inner_text()
+    deepest = """root => {
+        let [depth, level] = [0, [root]];
+        for (; level.length; depth += 1) level = level.flatMap(node => [...node.children]);
+        return depth;
+    }"""
+    assert body.evaluate(deepest) < 100
+
+
+def test_a_few_quotes_in_one_another_are_quotes(chat):
+    [body] = drawn(chat, ["> " * 8 + "*end*\n"])
+    assert body.locator("blockquote").count() == 8
+    assert body.locator("em").inner_text() == "end"
 
 
 HOSTILE = [

@@ -28,11 +28,17 @@ function foldCall(toolCalls, { index = 0, id, function: { name, arguments: text 
   call.arguments += text ?? "";
 }
 
+/** The calls of an answer that ended with them; those of one that was cut off may be in halves. */
+export function wholeCalls({ finishReason, toolCalls = [] }) {
+  return finishReason === "tool_calls" ? toolCalls : [];
+}
+
 /** The message as the API takes it. Reasoning stays here: models do not expect it back. */
-export function toApi({ role, content, toolCalls = [], toolCallId }) {
+export function toApi(message) {
+  const { role, content, toolCallId } = message;
   if (role === "tool") return { role, content, tool_call_id: toolCallId };
-  if (toolCalls.length === 0) return { role, content };
-  const calls = toolCalls.map((call) => ({
+  if (wholeCalls(message).length === 0) return { role, content };
+  const calls = wholeCalls(message).map((call) => ({
     id: call.id,
     type: "function",
     function: { name: call.name, arguments: call.arguments },
@@ -43,7 +49,7 @@ export function toApi({ role, content, toolCalls = [], toolCallId }) {
 /** The body of the request that asks for an answer to `messages`. Empty options are the server's to choose. */
 export function toRequest(messages, options) {
   const system = options.system?.trim() ? [{ role: "system", content: options.system }] : [];
-  const worth = messages.filter((message) => message.content || message.toolCalls?.length);
+  const worth = messages.filter((message) => message.content || wholeCalls(message).length);
   const body = {
     model: options.model,
     messages: [...system, ...worth.map(toApi)],

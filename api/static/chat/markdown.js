@@ -1,11 +1,13 @@
 // A model's Markdown as safe elements. While it streams, only the blocks that changed are built again.
 
 import hljs from "../vendor/highlight.js";
-import { Marked } from "../vendor/marked.js";
+import { Lexer, Marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/purify.js";
 import { h, icon } from "./dom.js";
 
 const MAX_HIGHLIGHT = 50_000; // characters; beyond it colour costs more than it gives
+
+const MAX_DEPTH = 32; // quotes, lists and emphasis inside one another; what lies deeper is text
 
 const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
 
@@ -18,12 +20,38 @@ const marked = new Marked({
   },
 });
 
+class BoundedLexer extends Lexer {
+  depth = 0;
+
+  blockTokens(text, tokens = [], ...rest) {
+    return this.deeper(text, tokens, () => super.blockTokens(text, tokens, ...rest));
+  }
+
+  inlineTokens(text, tokens = []) {
+    return this.deeper(text, tokens, () => super.inlineTokens(text, tokens));
+  }
+
+  deeper(text, tokens, read) {
+    if (this.depth >= MAX_DEPTH) {
+      tokens.push({ type: "text", raw: text, text, escaped: false });
+      return tokens;
+    }
+    this.depth += 1;
+    try {
+      return read();
+    } finally {
+      this.depth -= 1;
+    }
+  }
+}
+
 const ALLOWED = {
   ALLOWED_TAGS: (
     "p br hr a strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td input span sup sub"
   ).split(" "),
   ALLOWED_ATTR: ["href", "title", "class", "align", "start", "type", "checked", "disabled"],
-  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, // of every attribute that the next line does not name
+  ADD_URI_SAFE_ATTR: ["align", "start", "type"],
   RETURN_DOM_FRAGMENT: true,
 };
 
@@ -68,7 +96,7 @@ export class MarkdownView {
   }
 
   update(text) {
-    const tokens = marked.lexer(text);
+    const tokens = new BoundedLexer(marked.defaults).lex(text);
     const links = JSON.stringify(tokens.links);
     if (links !== this.links) {
       this.element.replaceChildren();

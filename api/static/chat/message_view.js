@@ -2,6 +2,7 @@
 
 import { isRunning } from "./answer.js";
 import { h, icon } from "./dom.js";
+import { wholeCalls } from "./fold.js";
 import { MarkdownView } from "./markdown.js";
 import { advice, ending, figures, progress } from "./words.js";
 
@@ -59,11 +60,12 @@ export class MessageView {
   }
 
   updateCalls(running) {
+    const isCut = !running && wholeCalls(this.message).length === 0;
     this.message.toolCalls.forEach((call, index) => {
       const view = this.calls.children[index] ?? this.calls.appendChild(this.callView(call));
-      view.querySelector(".name").textContent = `Calls ${call.name}`;
+      view.querySelector(".name").textContent = isCut ? `Call of ${call.name}, cut off` : `Calls ${call.name}`;
       view.querySelector(".arguments").textContent = pretty(call.arguments);
-      view.querySelector("form").hidden = running || call.answered;
+      view.querySelector("form").hidden = running || isCut || call.answered;
     });
   }
 
