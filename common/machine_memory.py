@@ -2,10 +2,17 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+VERSIONS = (
+    ("memory.max", "memory.current", ""),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
 SHARE = 16
 SMALLEST, LARGEST = 128 * 2**20, 4 * 2**30
 
@@ -15,9 +22,26 @@ def total_bytes() -> int:
     return min(total, cgroup_limit()) if sys.platform == "linux" else total
 
 
-def cgroup_limit(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """The smallest limit of the control groups that we are in (version 2, or 1); sys.maxsize without any."""
-    limits = [sys.maxsize]
+def cgroup_limit(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """The smallest limit of the control groups that we are in; sys.maxsize without any."""
+    return min([sys.maxsize, *(group.limit for group in memory_groups(root, membership))])
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGroup:
+    """A control group that limits memory."""
+
+    limit: int
+    used: int
+    reclaimable: int  # of what is used: file caches, which are given up for other needs
+
+    @property
+    def left(self) -> int:
+        return max(0, self.limit - max(0, self.used - self.reclaimable))
+
+
+def memory_groups(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[MemoryGroup]:
+    """Those that we are in (version 2, or 1) from ours up to the root, where they have a limit."""
     with suppress(OSError):
         for line in membership.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -26,12 +50,36 @@ def cgroup_limit(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgrou
             base = root if not controllers else root / "memory"
             group = base / path.lstrip("/")
             for folder in (group, *group.parents):
-                for name in ("memory.max", "memory.limit_in_bytes"):
-                    with suppress(OSError, ValueError):  # "max" is none
-                        limits.append(int((folder / name).read_text()))
+                yield from limits_of(folder)
                 if folder == base:
                     break
-    return min(limits)
+
+
+def limits_of(folder: Path) -> Iterator[MemoryGroup]:
+    for limit, usage, prefix in VERSIONS:
+        with suppress(OSError, ValueError):  # "max" is no limit
+            most = int((folder / limit).read_text())
+            used, stat = 0, {}
+            with suppress(OSError, ValueError):
+                used = int((folder / usage).read_text())
+                lines = (folder / "memory.stat").read_text().splitlines()
+                stat = {name: int(number) for name, number in (line.split(" ", 1) for line in lines)}
+            reclaimable = stat.get(f"{prefix}active_file", 0) + stat.get(f"{prefix}inactive_file", 0)
+            yield MemoryGroup(most, used, reclaimable)
+
+
+def available_bytes(root: Path = CGROUPS, proc: Path = Path("/proc")) -> int:
+    """What can be had without swapping: the machine's, or what our control groups leave, where that is less."""
+    return min([free_bytes(proc), *(group.left for group in memory_groups(root, proc / "self" / "cgroup"))])
+
+
+def free_bytes(proc: Path = Path("/proc")) -> int:
+    """MemAvailable on Linux; elsewhere what is free, or all there is where not even that is told."""
+    with suppress(OSError, KeyError, ValueError):
+        lines = (proc / "meminfo").read_text().splitlines()
+        return int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0]) * 1024
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def queue_bytes() -> int:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from common.machine_memory import available_bytes
 from worker.config_numbers import largest
-from worker.free_memory import available_bytes
 from worker.kv_cache import LayerShape
 from worker.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
 from worker.speculation import MAX_DRAFTED

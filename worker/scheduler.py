@@ -105,7 +105,8 @@ class Scheduler:
             return True
         num_ahead = sum(sequence.num_uncomputed for sequence in (*running, *waiting))
         num_seqs = len(running) + len(waiting) + n
-        if num_ahead >= self.max_burst_tokens or num_seqs > self.max_num_seqs or self.num_preempted:
+        is_short = any(sequence.is_preempted for sequence in waiting)
+        if num_ahead >= self.max_burst_tokens or num_seqs > self.max_num_seqs or is_short:
             return False
         gone = [block_id for sequence in self.running if sequence not in running for block_id in sequence.block_ids]
         num_free = self.kv_cache.pool.num_free + len(self.kv_cache.pool.exclusive(gone))

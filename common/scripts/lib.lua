@@ -107,7 +107,10 @@ local function head_of(queue)
     if not head[1] then return false end
     local owner = redis.call('HGET', 'omni:job:' .. id_of(head[1]), 'owner')
     local first = owner and redis.call('ZRANGE', line_of(queue, owner), 0, 0, 'WITHSCORES') or {}
-    if not first[1] then return head[1] end  -- it was put there before owners had lines of their own
+    if not first[1] then return head[1] end
+    if first[1] ~= head[1] and not redis.call('ZSCORE', line_of(queue, owner), head[1]) then
+      return head[1]  -- it was put there before owners had lines of their own
+    end
     if first[1] ~= head[1] and redis.call('EXISTS', 'omni:job:' .. id_of(first[1])) == 0 then
       redis.call('ZREM', line_of(queue, owner), first[1])
     else
