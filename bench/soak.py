@@ -101,8 +101,8 @@ class Seen:
         faults = []
         if set(self.other) != {"200"}:
             faults.append(f"the other key was answered {dict(self.other)}")
-        if not any(answer.endswith(" 429") for answer in self.greedy):
-            faults.append("the greedy key was never told to stop: it ran for too short a time")
+        if not any(answer.endswith("429 max_kept_bytes") for answer in self.greedy):
+            faults.append("the greedy key did not fill its share: it ran for too short a time")
         if (most := max(sample["redis used"] for sample in self.samples)) > max_memory:
             faults.append(f"Redis used {most / MIB:.0f} MiB")
         for name in self.samples[0]:
@@ -113,11 +113,13 @@ class Seen:
 
 
 def post(url: str, path: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float) -> str:
-    """The status, or the name of what went wrong before there was one."""
+    """The status, with the limit that was reached, or the name of what went wrong before there was one."""
     try:
-        return str(httpx2.post(url + path, json=body, headers=headers, timeout=timeout_s).status_code)
+        answer = httpx2.post(url + path, json=body, headers=headers, timeout=timeout_s)
     except httpx2.HTTPError as error:
         return type(error).__name__
+    limit = answer.json()["error"]["param"] if answer.status_code == 429 else None
+    return f"{answer.status_code} {limit}" if limit else str(answer.status_code)
 
 
 def attack(service: RunningService, seen: Seen, stop: threading.Event, seed: int) -> None:
