@@ -7,10 +7,10 @@ worker logged is kept, and its successor embeds the rest.
 import base64
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 
 import torch
 
@@ -37,7 +37,7 @@ class Text:
 
 
 class Embedder:
-    """Embeds for many requests at once, in the order in which they came. One thread calls it."""
+    """Embeds for many requests at once, a text of each in turn. One thread calls it."""
 
     state = "ready"
 
@@ -58,8 +58,15 @@ class Embedder:
         return bool(self._waiting or self._settled)
 
     def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
-        """Enough waits for two steps: what comes later can wait in the line, where it can be seen. Nobody gives way."""
-        return sum(len(text.token_ids) for text in self._waiting) < 2 * self.step_tokens
+        """Enough waits for two steps: what comes later can wait in the line, where it can be seen.
+
+        One request counts for one step at most: a long list of texts keeps nobody out.
+        """
+        waiting = Counter[str]()
+        for text in self._waiting:
+            if text.request_id not in without:
+                waiting[text.request_id] += len(text.token_ids)
+        return sum(min(num_tokens, self.step_tokens) for num_tokens in waiting.values()) < 2 * self.step_tokens
 
     def add(
         self,
@@ -140,19 +147,29 @@ class Embedder:
         return [Text(request.id, index, request.prompt_ids[at:end]) for index, (at, end) in enumerate(bounds)]
 
     def _next_batch(self) -> list[Text]:
-        """The first texts that wait, as many as a step holds; while there are suspects, only theirs."""
+        """As many of the texts that wait as a step holds; while there are suspects, only theirs."""
         batch: list[Text] = []
         longest = 0
-        for text in self._waiting:
-            if self._suspects and text.request_id not in self._suspects:
-                continue
+        for text in self._in_turns():
             longest = max(longest, len(text.token_ids))
             if batch and longest * (len(batch) + 1) > self.step_tokens:
                 break
             batch.append(text)
         chosen = set(map(id, batch))
-        self._waiting = deque(text for text in self._waiting if id(text) not in chosen)
+        served = {text.request_id for text in batch}
+        left = [text for text in self._waiting if id(text) not in chosen]
+        self._waiting = deque(
+            sorted(left, key=lambda text: text.request_id in served)
+        )  # these come last in the next step
         return batch
+
+    def _in_turns(self) -> list[Text]:
+        """The first text of each request, then the second of each, and so on."""
+        texts: dict[str, list[Text]] = {}
+        for text in self._waiting:
+            if not self._suspects or text.request_id in self._suspects:
+                texts.setdefault(text.request_id, []).append(text)
+        return [text for turn in zip_longest(*texts.values()) for text in turn if text is not None]
 
     def _embedded(self, batch: list[Text]) -> list[tuple[Text, str | Failed]]:
         """Each text's vector; if the batch breaks, each text by itself, so that only the culprit fails."""

@@ -95,7 +95,8 @@ def test_a_text_has_the_same_vector_alone_and_in_a_batch(folder: Path) -> None:
         for job_id, texts in (("a", TEXTS), ("b", TEXTS[::-1])):
             engine.add(request(job_id, texts))
     first, second = run(together), run(alone)
-    assert [name for name, _ in first] == [name for name, _ in second] == ["a"] * 4 + ["b"] * 4
+    assert [name for name, _ in second] == ["a", "b"] * 2 + ["a", "a", "b", "b"]  # in turns
+    assert sorted(name for name, _ in first) == ["a"] * 4 + ["b"] * 4
     for job_id in ("a", "b"):
         for index, vector in vectors(first, job_id).items():
             assert torch.allclose(vector, vectors(second, job_id)[index], atol=1e-5)
@@ -144,3 +145,15 @@ def test_a_request_that_is_none_for_an_encoder_is_refused(folder: Path) -> None:
     engine.add(request("long", [[1] * 65]))
     engine.add(request("odd", [[5000]]))
     assert [event.code for _, event in run(engine) if isinstance(event, Failed)] == ["invalid_request"] * 3
+
+
+def test_a_list_of_a_thousand_texts_keeps_nobody_out(folder: Path) -> None:
+    engine = embedder(folder, step_tokens=100)
+    engine.add(request("long", [TEXTS[1]] * 1000))
+    assert engine.has_room(1, 1)
+    engine.add(request("short", TEXTS[:1]))
+    assert [job_id for job_id, _ in engine.step()].count("short") == 2  # its vector and its end
+    engine.add(request("second", [TEXTS[1]] * 1000))
+    assert not engine.has_room(1, 1)
+    assert engine.has_room(1, 1, without=["second"])
+    assert vectors(run(engine), "long").keys() >= set(range(990, 1000))
