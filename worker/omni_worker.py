@@ -120,9 +120,12 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
 
         The job that gives way waits again, and goes on later from its log.
         """
-        if time.monotonic() < self._look_at or self.publisher.num_suspects or self.engine.has_room(1, 1):
+        now = time.monotonic()
+        if now < self._look_at:
             return
-        self._look_at = time.monotonic() + IDLE_S
+        self._look_at = now + IDLE_S  # or when the line moves
+        if self.publisher.num_suspects or self.engine.has_room(1, 1):
+            return
         while (waiter := self.ledger.waiter()) is not None:
             if waiter.num_owners > 1:
                 self._look_at = time.monotonic() + CONTESTED_S

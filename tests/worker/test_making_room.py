@@ -154,6 +154,30 @@ def test_a_lost_answer_leaves_nobody_without_a_worker(stage: Stage, monkeypatch:
     assert judged(stage, jobs) == []
 
 
+def test_a_worker_that_dies_while_a_job_makes_room_loses_nothing_and_that_job_is_not_blamed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = stage.worker(max_num_seqs=2)
+    jobs = {stage.submit(seed, 60, owner="a"): (seed, 60) for seed in range(2)}
+    turn(worker, 5)
+    jobs[light := stage.submit(9, 30, owner="b")] = 9, 30
+
+    def die(job_id: str) -> None:
+        raise SystemExit(job_id)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as death:
+        patch.setattr(worker, "_drop", die)
+        turn(worker)
+    assert stage.field(light, "state") == "running" and stage.field(str(death.value), "state") == "queued"
+    stage.bury(worker)
+    successor = stage.worker(max_num_seqs=2)
+    successor.ledger.reclaim()
+    finish(stage, successor, *jobs)
+    successor.publisher.confirm()
+    assert judged(stage, jobs) == []
+    assert stage.field(str(death.value), "crashes") == "0"
+
+
 def test_order_within_an_owner_stays(stage: Stage) -> None:
     worker = stage.worker(max_num_seqs=3)
     ids = [stage.submit(seed, 30, owner="a") for seed in range(9)]
