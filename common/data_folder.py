@@ -5,6 +5,7 @@ lock: nobody starts another one on the same file before both are gone.
 """
 
 import os
+import socket
 import stat
 import time
 from contextlib import suppress
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import lock_descriptor
+
+from common.settings import SOCKET
 
 LOCK = "lock"
 OURS = {LOCK, "appendonlydir", "valkey.log"}
@@ -42,6 +45,11 @@ def take(folder: Path) -> int:
         fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             wait_for_lock(fd, folder)
+            if is_answered(folder / SOCKET):
+                raise FolderRefused(
+                    f"OMNI_DATA_DIR={folder} is in use by a Valkey whose owner has no lock, as of an older version of "
+                    "this service; stop that first."
+                )
         except BaseException:
             os.close(fd)
             raise
@@ -62,6 +70,13 @@ def wait_for_lock(fd: int, folder: Path) -> None:
                 "stop that one, or choose another folder and other ports."
             )
         time.sleep(0.05)
+
+
+def is_answered(path: Path) -> bool:
+    """Somebody accepts connections there."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(1.0)
+        return caller.connect_ex(str(path)) == 0
 
 
 def say_leaving(fd: int) -> None:

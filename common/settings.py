@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "model"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
 LEAST_MEMORY = 16 * 2**20  # the largest body and what is made of it
 UNITS = MappingProxyType({"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40})
@@ -147,7 +148,7 @@ class Settings(BaseSettings):
 
     @property
     def socket_path(self) -> Path:
-        return self.data_dir.resolve() / "valkey.sock"
+        return self.data_dir.resolve() / SOCKET
 
     @property
     def redis(self) -> str:

@@ -387,6 +387,7 @@ def no_lock() -> None:
     import common.data_folder
 
     patch(common.data_folder, "lock_descriptor", lambda fd, blocking: True)
+    patch(common.data_folder, "is_answered", lambda path: False)
 
 
 EMBEDDED = {function.__name__: function for function in (no_lock,)}

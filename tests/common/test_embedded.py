@@ -115,6 +115,17 @@ def test_nobody_follows_while_the_valkey_of_a_dead_parent_still_ends(start: Star
     assert second.redis.get("kept") == b"yes"
 
 
+def test_a_valkey_that_has_no_lock_keeps_its_socket(start: Start, tmp_path: Path) -> None:
+    """It is an older version's, or somebody removed the lock's file."""
+    first = start().wait_up()
+    (first.settings.data_dir / "lock").unlink()
+    second = start()
+    assert second.process.wait(20) == 2
+    [sentence] = second.said().splitlines()
+    assert f"OMNI_DATA_DIR={first.settings.data_dir} is in use by a Valkey" in sentence
+    assert first.redis.ping()
+
+
 def test_what_is_written_is_for_the_owner_alone_in_a_folder_that_was_open(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
