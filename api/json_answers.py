@@ -7,7 +7,9 @@ import orjson
 from flask import Flask, Response
 from flask.json.provider import JSONProvider
 
-from api.aside import aside
+from api.aside import aside, is_big
+
+GROUP = 64  # items of a list that are written at once: orjson keeps the GIL meanwhile
 
 
 class FastJson(JSONProvider):
@@ -27,9 +29,24 @@ class FastJson(JSONProvider):
 def dumped(value: Any) -> bytes:
     """A schema that is sent back may hold whole numbers of more than 64 bits, which orjson does not write."""
     try:
-        return orjson.dumps(value)
+        return _in_pieces(value)
     except TypeError:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _in_pieces(value: Any) -> bytes:
+    """What orjson writes, but a large value a piece at a time."""
+    if not is_big(value):
+        return orjson.dumps(value)
+    if isinstance(value, dict):
+        fields = [orjson.dumps(name) + b":" + _in_pieces(item) for name, item in value.items()]
+        return b"{" + b",".join(fields) + b"}"
+    if not isinstance(value, list):
+        return orjson.dumps(value)
+    if len(value) <= GROUP:
+        return b"[" + b",".join(map(_in_pieces, value)) + b"]"
+    groups = (orjson.dumps(value[at : at + GROUP])[1:-1] for at in range(0, len(value), GROUP))
+    return b"[" + b",".join(groups) + b"]"
 
 
 def install_json(app: Flask) -> None:
