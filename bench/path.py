@@ -39,7 +39,7 @@ async def measure(harness: Harness, streams: int, seconds: float) -> tuple[objec
     reading = [asyncio.create_task(keep_reading(api, seed)) for seed in range(streams)]
     await asyncio.sleep(WARM_UP_S)
     assert harness.valkey is not None
-    processes = [harness.workers[0].child(), psutil.Process(harness.valkey.popen.pid), harness.api_processes(2)[0]]
+    processes = [harness.workers[0].worker(), psutil.Process(harness.valkey.popen.pid), harness.api_processes(2)[0]]
     before, tokens, began = [cpu_s(one) for one in processes], num_tokens(harness), time.perf_counter()
     await asyncio.sleep(seconds)
     spent = [cpu_s(one) - was for one, was in zip(processes, before, strict=True)]

@@ -82,7 +82,7 @@ def watched(harness: Harness) -> Iterator[dict[str, Peak]]:
     """Memory of the API process and of the worker, if there is one."""
     peaks = {"api": Peak(harness.api_processes(2)[0])}
     if harness.workers:
-        peaks["worker"] = Peak(harness.workers[0].child())
+        peaks["worker"] = Peak(harness.workers[0].worker())
     for peak in peaks.values():
         peak.start()
     try:

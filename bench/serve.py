@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.service import ROOT, RunningService, free_port
+from tests.service import ROOT, RunningService, free_port, is_template
 
 READY_S = 300
 DEPTHS = {"redis": 1, "api": 2, "worker": 1}
@@ -37,7 +37,7 @@ class Ours:
         """The process that does the work: below its supervisor, and below gunicorn's own."""
         process = psutil.Process(self.service.processes[name].pid)
         for _ in range(DEPTHS[name]):
-            process = process.children()[0]
+            process = [child for child in process.children() if not is_template(child)][0]
         return process
 
     def cpu_s(self, name: str) -> float:

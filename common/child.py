@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.processes import die_with_parent
+from common.template import Forked, Template
 from common.watch import Watch
 
 logger = logging.getLogger("omni.supervise")
@@ -27,6 +28,7 @@ class Command:
     words: Sequence[str]
     step_timeout_s: float
     is_worker: bool = False  # told its predecessor's fence
+    has_template: bool = False  # forked, not executed
     listen_fd: int | None = None
 
     @property
@@ -42,7 +44,8 @@ class Child:
         self.watch = Watch(command.step_timeout_s) if command.has_watch else None
         self.status: int | None = None  # with which it ended for good
         self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
+        self._template = Template(command.words, self._fds, clock) if command.has_template else None
         self._start_at = clock()
         self._began = 0.0
         self._num_short_lives = 0
@@ -55,16 +58,18 @@ class Child:
     def tick(self) -> None:
         if self.watch is not None:
             self.watch.listen()
+        if self._process is not None and (status := self._process.poll()) is not None:
+            self._ended(status)
         if self._process is None:
             if self.status is None and self._clock() >= self._start_at:
                 self._start()
-        elif self._process.poll() is not None:
-            self._ended(self._process.returncode)
         elif self.watch is not None and self.watch.is_stuck:
             logger.error("%s: a step took longer than %s s; killing it", self.command.name, self.watch.step_timeout_s)
             self._process.kill()
         elif self._kill_at is not None and self._clock() >= self._kill_at:
             self._process.kill()
+        if self._template is not None and self._kill_at is None:
+            self._template.tick(self._process if isinstance(self._process, Forked) else None)
 
     def leave(self) -> None:
         """Ask it to end, for good."""
@@ -76,22 +81,31 @@ class Child:
                 self._process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
+        if self._template is not None:
+            self._template.end()
         if self.watch is not None:
             self.watch.close()
 
+    @property
+    def _fds(self) -> list[int]:
+        """What it inherits of us."""
+        watched = [self.watch.write_fd] if self.watch is not None else []
+        return watched + ([self.command.listen_fd] if self.command.listen_fd is not None else [])
+
     def _start(self) -> None:
         extra: list[str] = []
-        fds: list[int] = []
         if self.watch is not None:
             extra += ["--watch-fd", str(self.watch.write_fd)]
-            fds.append(self.watch.write_fd)
             if self.command.is_worker:
                 extra += ["--predecessor", str(self.watch.fence)]
         if self.command.listen_fd is not None:
             extra += ["--listen-fd", str(self.command.listen_fd)]
-            fds.append(self.command.listen_fd)
         self._began = self._clock()
-        self._process = subprocess.Popen([*self.command.words, *extra], pass_fds=fds, preexec_fn=die_with_parent)
+        if self._template is not None:
+            self._process = self._template.fork(extra)
+        else:
+            command = [*self.command.words, *extra]
+            self._process = subprocess.Popen(command, pass_fds=self._fds, preexec_fn=die_with_parent)
 
     def _ended(self, status: int) -> None:
         was_ready = self.watch is not None and self.watch.forget_child()
@@ -100,7 +114,7 @@ class Child:
             self.status = status
             return
         lived_s = self._clock() - self._began
-        has_served = was_ready or lived_s >= SHORT_LIFE_S
+        has_served = was_ready if self.watch is not None else lived_s >= SHORT_LIFE_S
         self._num_short_lives = 0 if has_served else self._num_short_lives + 1
         pause_s = 0.0 if has_served else min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._num_short_lives)
         self._start_at = self._clock() + pause_s

@@ -1,4 +1,4 @@
-"""What parent processes need: children that never outlive them."""
+"""What parent processes need: children that never outlive them, and grandchildren they can wait for."""
 
 import ctypes
 import os
@@ -6,9 +6,10 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Container
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
 def die_with_parent(number: int = signal.SIGTERM) -> None:
@@ -47,3 +48,26 @@ def _end_reader(honcho: int, reader: int) -> None:
         return  # this kernel cannot tell
     if os.getppid() == reader:
         os.kill(reader, signal.SIGKILL)
+
+
+def call_ourselves(name: str) -> None:
+    """What ps and top show of this process; at most 15 bytes. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
+
+
+def adopt_orphans() -> None:
+    """From now on what a child of ours leaves behind becomes our child. Linux only."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap_orphans(own: Container[int]) -> None:
+    """Part with dead children that nobody else waits for; `own` are waited for elsewhere."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in own:
+            return
+        os.waitpid(found.si_pid, 0)

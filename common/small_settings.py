@@ -14,6 +14,7 @@ class SmallSettings:
     api_processes: int
     step_timeout: float
     log_format: str
+    can_fork: bool  # a worker may be forked from a process that has imported everything
     is_needed: bool  # the setting that was asked about is not empty
     by_honcho: bool
 
@@ -38,12 +39,14 @@ def _answer(writer: int, needed: str | None) -> None:
     """In the child, which never returns."""
     status = 1
     try:
-        from common.settings import settings_or_exit, started_by_honcho
+        from common.settings import settings_or_exit, started_by_honcho, torchrun_place
 
         settings = settings_or_exit()
         names = ("host", "port", "dashboard_port", "api_processes", "step_timeout", "log_format")
+        is_alone = settings.tensor_parallel == 1 and torchrun_place() is None
         small = SmallSettings(
             **{name: getattr(settings, name) for name in names},
+            can_fork=sys.platform == "linux" and is_alone,
             is_needed=not needed or bool(getattr(settings, needed)),
             by_honcho=started_by_honcho(),
         )

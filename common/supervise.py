@@ -1,11 +1,15 @@
 """A small parent: starts its child again when it dies, kills it when a step hangs, passes signals on.
 
     python -m common.supervise api --listen -- python -m api.server
-    python -m common.supervise worker --watch -- python -m worker.main
+    python -m common.supervise worker --watch --template -- python -m worker.main
 
 With --watch the child is given a pipe (--watch-fd N) on which it says `fence N`, `begin`, `end`; a step that lasts
 longer than OMNI_STEP_TIMEOUT is ended with SIGKILL, which no stuck driver or held GIL can withstand. The successor is
 told the fence of the process that is dead (--predecessor N), so that it need not wait for a lease to run out.
+
+With --template the command is run once, to import all that it needs, and each child is forked from that process
+(common/template.py): a successor need not import anything. Where that cannot be (SmallSettings.can_fork), it is as
+without.
 
 With --listen this parent holds the port for OMNI_API_PROCESSES children (--listen-fd N), with `--listen dashboard` that
 of the dashboard for its one. SIGHUP replaces them in turn:
@@ -139,9 +143,10 @@ def address_of(settings: SmallSettings, holds: str) -> tuple[Address, int]:
     return Address.of_api(settings.host, settings.port), settings.api_processes
 
 
-def supervisor_of(name: str, words: list[str], settings: SmallSettings, *, watch: bool, holds: str) -> Supervisor:
+def supervisor_of(name: str, words: list[str], settings: SmallSettings, *, watch: bool, forks: bool, holds: str) -> Supervisor:
     if not holds:
-        command = Command(name, words, settings.step_timeout, is_worker=watch)
+        has_template = forks and settings.can_fork
+        command = Command(name, words, settings.step_timeout, is_worker=watch, has_template=has_template)
         return Supervisor(lambda: Child(command), 1, None)
     address, copies = address_of(settings, holds)
     listener = listen(address)
@@ -162,6 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="common.supervise")
     parser.add_argument("name")
     parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--template", action="store_true")
     parser.add_argument("--listen", dest="holds", nargs="?", const="api", default="", choices=["api", "dashboard"])
     parser.add_argument("--if", dest="needed", metavar="SETTING", help="run nothing while this setting is empty")
     ours, words = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
@@ -175,7 +181,9 @@ def main() -> int:
     if not settings.is_needed:
         return wait_for_the_end()
     try:
-        supervisor = supervisor_of(args.name, words, settings, watch=args.watch, holds=args.holds)
+        supervisor = supervisor_of(
+            args.name, words, settings, watch=args.watch, forks=args.template, holds=args.holds
+        )
     except AddressTaken as error:
         print(f"configuration: {error}", file=sys.stderr, flush=True)
         return EXIT_CONFIGURATION

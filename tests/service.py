@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx2
 import openai
+import psutil
 from redis import Redis
 
 from common.connection import connect
@@ -24,6 +25,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_template(process: psutil.Process) -> bool:
+    """It shares its command line with the worker forked from it, which has a name of its own."""
+    return "--template-fd" in process.cmdline() and process.name() != "omni-worker"
+
+
+def worker_of(supervisor: int) -> psutil.Process:
+    """The child that serves, not the template that it was forked from."""
+    return [child for child in psutil.Process(supervisor).children() if not is_template(child)][0]
 
 
 class RunningService:
@@ -56,6 +67,9 @@ class RunningService:
     def redis_url(self) -> str:
         return self.env.get("REDIS_URL") or f"unix://{self.folder.resolve()}/valkey.sock"
 
+    def worker(self) -> psutil.Process:
+        return worker_of(self.processes["worker"].pid)
+
     def redis(self) -> "Redis":
         return connect(self.redis_url)
 
@@ -81,38 +95,9 @@ class RunningService:
         return self
 
     def spawn(self, name: str) -> "subprocess.Popen[bytes]":
-        commands = {
-            "redis": ["common.embedded"],
-            "api": ["common.supervise", "api", "--listen", "--", sys.executable, "-m", "api.server"],
-            "worker": ["common.supervise", "worker", "--watch", "--", sys.executable, "-m", "worker.main"],
-            "embedder": [
-                "common.supervise",
-                "embedder",
-                "--watch",
-                "--if",
-                "embedding_model",
-                "--",
-                sys.executable,
-                "-m",
-                "worker.main",
-                "--embeddings",
-            ],
-            "dashboard": [
-                "common.supervise",
-                "dashboard",
-                "--listen",
-                "dashboard",
-                "--",
-                sys.executable,
-                "-m",
-                "api.server",
-                "dashboard",
-            ],
-        }
         with self.log_path.open("ab") as log:
-            command = [sys.executable, "-m", *commands[name]]
             self.processes[name] = subprocess.Popen(
-                command,
+                [sys.executable, "-m", *self.command(name)],
                 cwd=ROOT,
                 env=self.env | self.env_of.get(name, {}),
                 stdout=log,
@@ -120,6 +105,19 @@ class RunningService:
                 start_new_session=True,
             )
         return self.processes[name]
+
+    def command(self, name: str) -> list[str]:
+        """What Procfile says, by the interpreter that runs us."""
+        run = ["common.supervise", name]
+        worker = ["--", sys.executable, "-m", "worker.main"]
+        server = ["--", sys.executable, "-m", "api.server"]
+        return {
+            "redis": ["common.embedded"],
+            "api": [*run, "--listen", *server],
+            "worker": [*run, "--watch", "--template", *worker],
+            "embedder": [*run, "--watch", "--template", "--if", "embedding_model", *worker, "--embeddings"],
+            "dashboard": [*run, "--listen", "dashboard", *server, "dashboard"],
+        }[name]
 
     def wait_healthy(self) -> None:
         deadline = time.monotonic() + START_S

@@ -82,6 +82,16 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype, images)
 
 
+def import_family(model_path: str) -> None:
+    """Import the code of this model's family, but no weights, for the processes that are forked from here."""
+    try:
+        config = AutoConfig.from_pretrained(model_path, local_files_only=True)
+        with torch.device("meta"):
+            (AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM).from_config(config)
+    except Exception as error:  # whatever it is: the worker meets it again, and has the words for it
+        logger.debug("%s is not prepared: %s", model_path, error)
+
+
 def device_map(device: torch.device) -> str | None:
     """A GPU is loaded into directly, without a copy of the weights in main memory."""
     return None if device.type == "cpu" else str(device)

@@ -33,12 +33,13 @@ from worker.engine_config import engine_config
 from worker.grammar import GrammarCompiler
 from worker.heartbeat import EXIT_TRY_AGAIN, Heartbeat, Inbox, Listener
 from worker.ledger import Fenced, Ledger
-from worker.loader import EngineConfig, load
+from worker.loader import EngineConfig, import_family, load
 from worker.omni_worker import OmniWorker
 from worker.progress import KERNELS, OnProgress
 from worker.publisher import Publisher
 from worker.ranks import Ranks, our_ranks
 from worker.remote_loader import connect_engine
+from worker.template import fork_when_asked
 
 logger = logging.getLogger("omni.worker")
 
@@ -166,8 +167,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="worker.main")
     parser.add_argument("--watch-fd", type=int, default=None)
     parser.add_argument("--predecessor", type=int, default=0)
+    parser.add_argument("--template-fd", type=int, default=None, help="fork workers when asked on this socket")
     parser.add_argument("--embeddings", action="store_true", help="serve OMNI_EMBEDDING_MODEL")
     args = parser.parse_args()
+    if args.template_fd is not None:
+        settings = settings_or_exit()
+        if not args.embeddings and not settings.engine:
+            import_family(settings.model)
+        args = parser.parse_args(fork_when_asked(args.template_fd), args)
     settings = settings_or_exit()
     if args.embeddings and not settings.embedding_model:
         refuse("OMNI_EMBEDDING_MODEL is not set.")

@@ -54,7 +54,7 @@ def num_waiting(harness: Harness) -> int:
 
 def show(harness: Harness, what: str) -> None:
     running, line = num_running(harness), num_waiting(harness)
-    worker = sum(psutil.Process(one.popen.pid).children()[0].memory_info().rss for one in harness.workers)
+    worker = sum(one.worker().memory_info().rss for one in harness.workers)
     valkey = harness.redis.info("memory")["used_memory_rss"]
     streams, load = harness.hub_readers(), os.getloadavg()[0]
     print(f"{what}: {streams} streams open, {running} jobs run, {line} wait; load average {load:.1f}")

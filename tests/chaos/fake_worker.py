@@ -1,6 +1,6 @@
 """worker.main with a weightless engine: the process, its RQ worker, ledger, publisher and heartbeat are the real ones.
 
-    python -m common.supervise worker --watch -- python -m tests.chaos.fake_worker
+    python -m common.supervise worker --watch --template -- python -m tests.chaos.fake_worker
 
 The text of a job is a function of its seed and of the position alone, so a checker can work it out. What a request
 wants beyond that it says in `stop`: "poison:5" aborts the process at token 5, "hang:5" sleeps for ever holding the GIL.
@@ -202,6 +202,7 @@ def leave_out_the_model() -> None:
         EngineConfig=types.SimpleNamespace,
         LoadedModel=FakeLoaded,
         load=fake_load,
+        import_family=lambda model: None,
     )
     stand_in("worker.remote_loader", connect_engine=None)
     alone = types.SimpleNamespace(size=1, join=lambda: None)

@@ -48,7 +48,7 @@ class Injector:
             await asyncio.sleep(self.random.uniform(0.3, 1.7) * self.pause_s)
 
     def worker(self) -> psutil.Process:
-        return self.random.choice(self.harness.workers).child()
+        return self.random.choice(self.harness.workers).worker()
 
     def api(self, depth: int) -> psutil.Process:
         """depth 1: gunicorn's arbiter, 2: its worker."""

@@ -28,6 +28,7 @@ from common.data_folder import take
 from common.processes import die_with_parent
 from common.settings import Settings
 from tests.chaos.pulse import Pulse
+from tests.service import is_template, worker_of
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("sk-chaos", "sk-other")
@@ -68,6 +69,7 @@ class Options:
     load_s: float = 0.0
     step_timeout: float = 5.0
     mutations: Sequence[str] = ()
+    has_template: bool = True  # workers are forked from a process that has imported everything
     worker_module: str = "tests.chaos.fake_worker"
     api_module: str = "tests.chaos.fake_api"
     model: str = "fake"
@@ -110,12 +112,12 @@ class Process:
         except psutil.NoSuchProcess:
             return []
 
-    def child(self, depth: int = 1) -> psutil.Process:
-        """The only child of the only child ... of this process."""
-        process = psutil.Process(self.popen.pid)
-        for _ in range(depth):
-            process = process.children()[0]
-        return process
+    def worker(self) -> psutil.Process:
+        """Of a supervisor: the child that serves."""
+        return worker_of(self.popen.pid)
+
+    def template(self) -> psutil.Process:
+        return [child for child in psutil.Process(self.popen.pid).children() if is_template(child)][0]
 
     def send(self, number: int) -> None:
         with suppress(ProcessLookupError):
@@ -295,6 +297,7 @@ class Harness:
             "common.supervise",
             "worker",
             "--watch",
+            *(["--template"] if self.options.has_template else []),
             "--",
             PYTHON,
             "-m",
@@ -319,7 +322,7 @@ class Harness:
 
     def kill_worker(self, number: int = 0, sig: int = signal.SIGKILL) -> int:
         """The worker itself, not its parent; returns its pid."""
-        child = self.workers[number].child()
+        child = self.workers[number].worker()
         child.send_signal(sig)
         return child.pid
 

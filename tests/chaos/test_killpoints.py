@@ -57,7 +57,7 @@ class Lane:
             while not all(history.frames for history in histories):
                 await asyncio.sleep(0.02)
         if self.place in RELEASES:
-            self.worker.child().terminate()
+            self.worker.worker().terminate()
         elif "cancel" in self.place:
             extra = History(seeds[0] + 1, 100_000, "cancel")
             histories.append(extra)

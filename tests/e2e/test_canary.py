@@ -48,8 +48,7 @@ def test_no_prompt_and_no_key_is_ever_told(quiet: RunningService):
         long = chat | {"background": True, "max_tokens": 2000, "ignore_eos": True}
         jobs = [http.post("/v1/chat/completions", json=long).json()["id"] for _ in range(3)]
         until(lambda: http.get(f"/v1/jobs/{jobs[0]}").json()["tokens"] > 0)
-        [worker] = [child for child in children(quiet) if "worker.main" in " ".join(child.cmdline()[:4])]
-        os.kill(worker.pid, signal.SIGKILL)
+        os.kill(quiet.worker().pid, signal.SIGKILL)
         until(lambda: re.search(r"resumed_jobs_total\S* [1-9]", http.get("/metrics").text), 60)
         told = {
             "metrics": http.get("/metrics").text,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import openai
-import psutil
 import pytest
 
 from tests.fake_vllm import FakeVllm
@@ -57,7 +56,7 @@ def test_a_stream_outlives_the_server_and_the_worker(served: RunningService, bac
     wait_for_health(served, "healthy")
 
     def kill_the_worker() -> None:
-        [worker] = psutil.Process(served.processes["worker"].pid).children()
+        worker = served.worker()
         os.kill(worker.pid, signal.SIGKILL)
 
     assert served.stream(60, 10, kill_the_worker) == whole

@@ -13,7 +13,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.service import ROOT, RunningService
+from tests.service import ROOT, RunningService, is_template
 
 
 class Run:
@@ -41,10 +41,10 @@ class Run:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def find(self, *words: str) -> psutil.Process:
-        """The one process whose command line holds all the words and that is not a supervisor."""
+        """The one process whose command line holds all the words and that is neither a supervisor nor a template."""
         for child in self.children():
             line = " ".join(child.cmdline())
-            if all(word in line for word in words) and "common.supervise" not in line:
+            if all(word in line for word in words) and "common.supervise" not in line and not is_template(child):
                 return child
         raise LookupError(words)
 

@@ -16,6 +16,11 @@ from tests.chaos.harness import free_ports, wait_until
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import os, sys, time, signal
+if "--template-fd" in sys.argv:
+    from worker import template
+    if os.environ.get("USES_CUDA"):
+        template.uses_cuda = lambda: True
+    sys.argv[1:] = template.fork_when_asked(int(sys.argv[2]))
 args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 fd, told = int(args["--watch-fd"]), int(args["--predecessor"])
 log = open({log!r}, "a")
@@ -28,45 +33,79 @@ os.write(fd, b"begin\\n")
 """
 
 
-def supervise(tmp_path: Path, then: str, lives: int = 3, timeout: str = "30") -> "subprocess.Popen[bytes]":
+@pytest.fixture(params=["executed", "forked", "forked and executed"])
+def extra(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How the child comes to be: with --template from a process that waits for it, unless that uses CUDA."""
+    if request.param == "forked and executed":
+        monkeypatch.setenv("USES_CUDA", "1")
+    return [] if request.param == "executed" else ["--template"]
+
+
+def supervise(
+    tmp_path: Path, extra: list[str], then: str, lives: int = 3, timeout: str = "30"
+) -> "subprocess.Popen[bytes]":
     child = tmp_path / "child.py"
     child.write_text(CHILD.format(log=str(tmp_path / "log"), lives=lives, then=then))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNI_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "common.supervise", "worker", "--watch", "--", sys.executable, str(child)],
+        [sys.executable, "-m", "common.supervise", "worker", "--watch", *extra, "--", sys.executable, str(child)],
         cwd=ROOT,
-        env=environment | {"OMNI_STEP_TIMEOUT": timeout},
+        env=environment | {"OMNI_STEP_TIMEOUT": timeout, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
 
 
-def test_a_child_that_dies_is_followed_by_one_that_knows_its_fence(tmp_path: Path) -> None:
+def test_a_child_that_dies_is_followed_by_one_that_knows_its_fence(tmp_path: Path, extra: list[str]) -> None:
     """Also when it died within a step and at once: what had served is started again without a pause."""
     began = time.monotonic()
-    parent = supervise(tmp_path, "os.kill(os.getpid(), 9)", lives=5)
+    parent = supervise(tmp_path, extra, "os.kill(os.getpid(), 9)", lives=5)
     assert parent.wait(30) == 2, "wrong settings are not tried again"
     assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3", "4", "5"]
     assert time.monotonic() - began < 15
 
 
-def test_a_step_that_hangs_is_ended_though_it_holds_the_gil(tmp_path: Path) -> None:
-    parent = supervise(tmp_path, "import ctypes; ctypes.PyDLL(None).sleep(1000)", lives=2, timeout="0.3")
+def test_a_step_that_hangs_is_ended_though_it_holds_the_gil(tmp_path: Path, extra: list[str]) -> None:
+    parent = supervise(tmp_path, extra, "import ctypes; ctypes.PyDLL(None).sleep(1000)", lives=2, timeout="0.3")
     assert parent.wait(30) == 2
     assert (tmp_path / "log").read_text().split() == ["0", "1", "2"]
     assert parent.stdout is not None and b"killing it" in parent.stdout.read()
 
 
 @pytest.mark.parametrize("heeds", [True, False])
-def test_sigterm_reaches_the_child_and_has_an_end(tmp_path: Path, heeds: bool) -> None:
+def test_sigterm_reaches_the_child_and_has_an_end(tmp_path: Path, extra: list[str], heeds: bool) -> None:
     then = "" if heeds else "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    parent = supervise(tmp_path, then + "os.write(fd, b'end\\n')\nprint('up', flush=True)\ntime.sleep(1000)")
+    parent = supervise(tmp_path, extra, then + "os.write(fd, b'end\\n')\nprint('up', flush=True)\ntime.sleep(1000)")
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"up\n"
     asked = time.monotonic()
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(10) == 0
     assert time.monotonic() - asked < (2.0 if heeds else 5.0) + 2.0
+
+
+def test_a_child_that_is_not_forked_yet_is_not_waited_for(tmp_path: Path) -> None:
+    template = tmp_path / "child.py"
+    template.write_text("import time\nprint('imports', flush=True)\ntime.sleep(1000)")
+    command = [sys.executable, "-m", "common.supervise", "worker", "--watch", "--template", "--", sys.executable]
+    parent = subprocess.Popen([*command, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"imports\n"
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(3) == 0
+
+
+def test_a_template_that_ends_without_a_child_is_started_again(tmp_path: Path) -> None:
+    template = tmp_path / "child.py"
+    template.write_text("print('began', flush=True)")
+    command = [sys.executable, "-m", "common.supervise", "worker", "--watch", "--template", "--", sys.executable]
+    parent = subprocess.Popen([*command, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert parent.stdout is not None
+    began = 0
+    while began < 3:
+        began += parent.stdout.readline() == b"began\n"
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(3) == 0
 
 
 def test_the_last_words_of_a_dead_child_are_not_the_next_ones_step() -> None:
