@@ -143,7 +143,9 @@ def address_of(settings: SmallSettings, holds: str) -> tuple[Address, int]:
     return Address.of_api(settings.host, settings.port), settings.api_processes
 
 
-def supervisor_of(name: str, words: list[str], settings: SmallSettings, *, watch: bool, forks: bool, holds: str) -> Supervisor:
+def supervisor_of(
+    name: str, words: list[str], settings: SmallSettings, *, watch: bool, forks: bool, holds: str
+) -> Supervisor:
     if not holds:
         has_template = forks and settings.can_fork
         command = Command(name, words, settings.step_timeout, is_worker=watch, has_template=has_template)
@@ -181,9 +183,7 @@ def main() -> int:
     if not settings.is_needed:
         return wait_for_the_end()
     try:
-        supervisor = supervisor_of(
-            args.name, words, settings, watch=args.watch, forks=args.template, holds=args.holds
-        )
+        supervisor = supervisor_of(args.name, words, settings, watch=args.watch, forks=args.template, holds=args.holds)
     except AddressTaken as error:
         print(f"configuration: {error}", file=sys.stderr, flush=True)
         return EXIT_CONFIGURATION

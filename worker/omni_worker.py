@@ -151,10 +151,17 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
 
     def _watched(self, work: Callable[[], T]) -> T:
         """Do what a request may hang in; the parent counts the seconds."""
-        os.write(self.watch_fd, b"begin\n")
+        self._tell_parent(b"begin\n")
         result = work()
-        os.write(self.watch_fd, b"end\n")
+        self._tell_parent(b"end\n")
         return result
+
+    def _tell_parent(self, word: bytes) -> None:
+        """A parent that is dead would start no successor: end as if it had asked us to."""
+        try:
+            os.write(self.watch_fd, word)
+        except BrokenPipeError:
+            self.stop()
 
     def publish(self, events: list[tuple[str, Event]]) -> None:
         for job_id, reason in self.publisher.confirm().items():
