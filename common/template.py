@@ -17,6 +17,7 @@ from common.processes import adopt_orphans, die_with_parent, reap_orphans
 
 logger = logging.getLogger("omni.supervise")
 
+GPUS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"  # torch finds out whether there is one without starting CUDA
 PAUSE_S = 5.0  # before a template that died is started again for workers to come
 
 
@@ -114,5 +115,6 @@ class Template:
         with its_door:
             command = [*self._words, "--template-fd", str(its_door.fileno())]
             fds = [*self._fds, its_door.fileno()]
-            self._process = subprocess.Popen(command, pass_fds=fds, preexec_fn=die_with_parent)
+            environment = os.environ | {GPUS_BY_NVML: "1"}
+            self._process = subprocess.Popen(command, env=environment, pass_fds=fds, preexec_fn=die_with_parent)
         self._start_at = None

@@ -14,6 +14,7 @@ import sys
 from typing import NoReturn
 
 from common.processes import call_ourselves, die_with_parent
+from common.template import GPUS_BY_NVML
 
 logger = logging.getLogger("omni.worker")
 
@@ -96,6 +97,7 @@ def beget(pid_writer: int) -> bool:
 def is_adopted(go_reader: int, supervisor: int) -> bool:
     """Wait until the supervisor knows us and is our parent; ends this process if that cannot be any more."""
     call_ourselves("omni-worker")
+    os.environ.pop(GPUS_BY_NVML, None)
     is_known = os.read(go_reader, 1)
     os.close(go_reader)
     die_with_parent()

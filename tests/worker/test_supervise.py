@@ -95,6 +95,17 @@ def test_a_child_that_is_not_forked_yet_is_not_waited_for(tmp_path: Path) -> Non
     assert parent.wait(3) == 0
 
 
+def test_only_the_template_looks_for_gpus_without_starting_cuda(tmp_path: Path) -> None:
+    told = "print(os.environ.get('PYTORCH_NVML_BASED_CUDA_CHECK'))\n"
+    child = tmp_path / "child.py"
+    forks = "import os, sys\nfrom worker.template import fork_when_asked\n"
+    child.write_text(f"{forks}{told}sys.stdout.flush()\nfork_when_asked(int(sys.argv[2]))\n{told}sys.exit(2)")
+    command = [sys.executable, "-m", "common.supervise", "worker", "--watch", "--template", "--", sys.executable]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([*command, str(child)], cwd=ROOT, env=environment, capture_output=True, timeout=30)
+    assert (ended.stdout.split(), ended.returncode) == ([b"1", b"None"], 2)
+
+
 def test_a_template_that_ends_without_a_child_is_started_again(tmp_path: Path) -> None:
     template = tmp_path / "child.py"
     template.write_text("print('began', flush=True)")
