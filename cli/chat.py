@@ -39,9 +39,8 @@ def chat(
 def ask(client: Client, body: dict[str, Any], messages: list[dict[str, str]]) -> str:
     """Print the answer as it comes; returns what came of it."""
     began, first, num_tokens, text = time.monotonic(), 0.0, 0, ""
-    request = body | {"messages": messages, "stream": True, "stream_options": {"include_usage": True}}
     try:
-        for event in client.events("POST", "/v1/chat/completions", request):
+        for event in client.chat(body | {"messages": messages}):
             if isinstance(event, str):
                 if event.startswith("queued"):
                     click.secho(f"({event})", dim=True, err=True)

@@ -1,6 +1,7 @@
 """A small HTTP client for a running service: JSON, and server-sent events. Standard library only."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
@@ -11,6 +12,10 @@ from urllib.request import Request, urlopen
 import click
 
 from common.settings import Settings
+
+CHAT = "/v1/chat/completions"
+RESUME_S = 25.0  # a job without a reader ends after 30
+PAUSE_S = 0.5
 
 
 class Client:
@@ -27,17 +32,37 @@ class Client:
 
     def events(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[dict[str, Any] | str]:
         """A dict for each data frame, a str for each comment; ends with [DONE]."""
+        events = Events()
         with self._open(method, path, body) as response:
-            for line in lines_of(response):
-                if line == "data: [DONE]":
-                    return
-                if line.startswith("data: "):
-                    yield json.loads(line[6:])
-                elif line.startswith(": "):
-                    yield line[2:]
-        raise click.ClickException("The connection broke before the end; ask again.")
+            yield from events.read(response)
+        if not events.is_done:
+            raise click.ClickException("The connection broke before the end; ask again.")
 
-    def _open(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    def chat(self, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
+        """The same of a streamed chat. Where the connection breaks, it is picked up after the last event that came."""
+        events = Events()
+        options = {"include_usage": True, "include_event_ids": True}
+        response = self._open("POST", CHAT, body | {"stream": True, "stream_options": options})
+        path = f"{CHAT}/{response.headers['Omni-Job-Id']}?stream=true"
+        while True:
+            with response:
+                yield from events.read(response)
+            if events.is_done:
+                return
+            response = self._open_again(f"{path}&starting_after={events.last}")
+
+    def _open_again(self, path: str) -> Any:
+        """Ask for as long as the job waits for its reader."""
+        deadline = time.monotonic() + RESUME_S
+        while True:
+            try:
+                return self._open("GET", path)
+            except click.ClickException:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(PAUSE_S)
+
+    def _open(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         data = json.dumps(body).encode() if body is not None else None
         try:
@@ -51,11 +76,35 @@ class Client:
             ) from None
 
 
+class Events:
+    """What was read of one stream, by whatever connections: the number of the last event, and whether it ended."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.is_done = False
+
+    def read(self, response: Any) -> Iterator[dict[str, Any] | str]:
+        """Up to the end, or to where the connection broke."""
+        number = self.last
+        for line in lines_of(response):
+            if line == "data: [DONE]":
+                self.is_done = True
+                return
+            if line.startswith("id: "):
+                number = int(line[4:])
+            elif line.startswith("data: "):
+                self.last = number
+                yield json.loads(line[6:])
+            elif line.startswith(": "):
+                yield line[2:]
+
+
 def lines_of(response: Any) -> Iterator[str]:
-    """Up to the end of the body, or to where the connection broke."""
+    """The whole lines of a body, to its end or to where the connection broke."""
     with suppress(HTTPException, OSError):
         for raw in response:
-            yield raw.decode().rstrip("\n")
+            if raw.endswith(b"\n"):
+                yield raw.decode().rstrip("\n")
 
 
 def refusal(error: HTTPError) -> str:

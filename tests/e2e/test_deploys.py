@@ -4,12 +4,16 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
+from urllib.request import Request, urlopen
 
 import openai
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from cli.main import main as cli
 from tests.chaos.client import Api, chat
 from tests.chaos.fake_worker import fake_load
 from tests.chaos.harness import Harness, Options, running, wait_until
@@ -22,6 +26,7 @@ LONG = 1500  # more tokens than come before a process has left
 SHORT = 20  # few enough to come all the same, unless the machine is busy
 # what a stream of each endpoint says before anything has happened
 NUM_OPENING = {"/v1/chat/completions": 0, "/v1/completions": 0, "/v1/responses": 2, "/v1/messages": 2}
+KEY = {"Authorization": "Bearer sk-chaos"}
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 
 
@@ -231,6 +236,37 @@ def test_nobody_resumes_after_what_was_never_said(stage: Harness, path: str) -> 
 
     Ledger(stage.redis, "idle", "nobody").publish_card(fake_load("", ("idle",), None, None).card)
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@both
+def test_the_command_line_goes_on_where_it_was(stage: Harness, restart: Restart) -> None:
+    before = jobs_of(stage)
+    old: list[psutil.Process] = []
+
+    def restart_in_the_middle() -> None:
+        wait_until(lambda: any(stage.redis.xlen(log_key(key)) > 8 for key in jobs_of(stage) - before), 30)
+        old.extend(restart(stage))
+
+    restarting = Thread(target=restart_in_the_middle)
+    restarting.start()
+    given = {"url": stage.url, "key": "sk-chaos", "settings": lambda: stage.settings}
+    done = CliRunner().invoke(cli.commands["chat"], ["Hello", "--max-tokens", "250"], obj=given)
+    restarting.join()
+    until_served_again(stage, old)
+    assert done.exit_code == 0, done.output
+    [job_key] = jobs_of(stage) - before
+    with urlopen(Request(f"{stage.url}/v1/chat/completions/{job_id_of(job_key)}", headers=KEY)) as stored:
+        answer = json.load(stored)
+    assert done.stdout.strip() == answer["choices"][0]["message"]["content"].strip()
+    assert f"{answer['usage']['completion_tokens']} tokens" in done.stderr
+
+
+def job_id_of(job_key: bytes) -> str:
+    return job_key.decode().removeprefix("omni:job:")
+
+
+def log_key(job_key: bytes) -> str:
+    return f"omni:log:{job_id_of(job_key)}"
 
 
 def test_without_that_error_the_same_client_takes_a_part_for_the_whole() -> None:
