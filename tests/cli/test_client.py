@@ -11,31 +11,55 @@ import pytest
 from cli.client import Client
 
 FRAME = b'data: {"choices":[]}\n\n'
-HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nOmni-Job-Id: chatcmpl-1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 
 
 @contextmanager
-def saying(answer: bytes) -> Iterator[str]:
-    """The address of a server that says this to one caller and closes the connection."""
+def saying(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a server that says one of these to each caller, and what it was asked."""
+    asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    asked.append(request_on(connection))
+                    connection.sendall(answer)
 
         thread = Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
         thread.join()
+
+
+def request_on(connection: socket.socket) -> bytes:
+    """Head and, of a POST, the object in its body."""
+    data = b""
+    while not data.endswith(b"}" if data.startswith(b"POST") else b"\r\n\r\n"):
+        data += connection.recv(65536)
+    return data
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 @pytest.mark.parametrize("ending", [b"", b"0\r\n\r\n"], ids=["cut", "ended without [DONE]"])
 def test_a_stream_that_breaks_is_not_taken_for_an_answer(ending: bytes) -> None:
-    answer = HEAD + b"%x\r\n%s\r\n" % (len(FRAME), FRAME) + ending
-    with saying(answer) as url:
+    with saying(HEAD + chunk(FRAME) + ending) as (url, _):
         events = Client(url, "sk-local").events("GET", "/")
         assert next(events) == {"choices": []}
         with pytest.raises(click.ClickException, match="broke"):
             next(events)
+
+
+def test_a_chat_is_picked_up_after_the_last_event_that_came() -> None:
+    first = HEAD + chunk(b"id: 1\n" + FRAME) + chunk(b"id: 2\n" + FRAME) + chunk(b"retry: 1000\n") + b"0\r\n\r\n"
+    away = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    rest = HEAD + chunk(b"id: 3\n" + FRAME) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    with saying(first, away, rest) as (url, asked):
+        assert list(Client(url, "sk-local").chat({})) == [{"choices": []}] * 3
+    assert b"POST /v1/chat/completions " in asked[0] and b"include_event_ids" in asked[0]
+    assert asked[1].startswith(b"GET /v1/chat/completions/chatcmpl-1?stream=true&starting_after=2 ")
+    assert asked[2].splitlines()[0] == asked[1].splitlines()[0]
