@@ -6,6 +6,7 @@
 
 import argparse
 import errno
+import gc
 import logging
 import os
 import sys
@@ -192,6 +193,8 @@ def make_api(settings: "Settings") -> tuple[Any, str]:
 
     app = create_app(settings)
     app.extensions["omni"].hub.start()
+    gc.collect()
+    gc.freeze()  # what is there for good is not looked through for garbage again, which would keep all requests waiting
     url = f"http://{bracketed(settings.host)}:{settings.port}"
     return app, f"chat at {url}/, board at {url}/board"
 
