@@ -20,13 +20,25 @@ PYTHON_THREADS = 4
 NATIVE_THREADS = 16
 TURN_S = 0.001  # how long a thread keeps the GIL when another wants it; Python's own 5 ms would be felt with four
 
+SCALARS = frozenset({int, float, bool, type(None)})
+
 T = TypeVar("T")
 _Done = tuple[T] | Exception
 
 
 def aside(work: Callable[..., T], *args: Any) -> T:
     """work(*args), in a thread if the arguments are big."""
-    return in_thread(work, *args) if is_big(args) else work(*args)
+    result: T = way_for(args)(work, *args)
+    return result
+
+
+def way_for(value: Any) -> Callable[..., Any]:
+    """How work on this value is to be done: in a thread if it is big, otherwise at once."""
+    return in_thread if is_big(value) else at_once
+
+
+def at_once(work: Callable[..., T], *args: Any) -> T:
+    return work(*args)
 
 
 def in_thread(work: Callable[..., T], *args: Any) -> T:
@@ -43,21 +55,22 @@ def is_big(value: Any, limit: int = BIG) -> bool:
     """Whether a value's texts and its number of parts come to more than the limit. Looks no further than that."""
     left = limit
     rest = [value]
-    while rest:
-        node = rest.pop()
-        if isinstance(node, str | bytes):
+    for node in rest:  # it grows meanwhile
+        kind = type(node)
+        if kind is str or kind is bytes:
             left -= len(node)
-        elif isinstance(node, Mapping):
-            left -= len(node)
-            rest += node if left > 0 else ()
-            rest += node.values() if left > 0 else ()
-        elif isinstance(node, list | tuple):
+        elif kind in SCALARS:
+            continue
+        elif kind is list or kind is tuple:
             left -= len(node)
             rest += node if left > 0 else ()
-        elif isinstance(node, BaseModel):
-            rest += node.__dict__.values()
-        elif is_dataclass(node):
-            rest += [getattr(node, field.name) for field in fields(node)]
+        elif issubclass(kind, BaseModel):
+            rest += [item for item in node.__dict__.values() if item is not None]
+        elif is_dataclass(kind):
+            rest += [getattr(node, field.name) for field in fields(kind)]
+        elif issubclass(kind, Mapping):
+            left -= len(node)
+            rest += (*node, *node.values()) if left > 0 else ()
         if left <= 0:
             return True
     return False

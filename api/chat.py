@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import orjson
 
-from api.aside import aside
+from api.aside import aside, way_for
 from api.auth import Caller
 from api.chunks import ChatForm
 from api.constraints import grammar_of, must_call, offered_tools
@@ -65,8 +65,9 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
     """Raises InvalidRequest or ContextLengthExceeded for what this model cannot honour."""
     check_together(body)
     tools = offered_tools(body)
-    images = aside(lambda messages: images_of(messages, encoder.card), body.messages)
-    prompt = encoder.encode_chat(aside(conversation_of, body, tools))
+    do = way_for(body)
+    images = do(images_of, body.messages, encoder.card)
+    prompt = encoder.encode_chat(do(conversation_of, body, tools))
     reading = Reading(
         tool_format=encoder.tool_format if tools else None,
         is_thinking_opened=prompt.thinking == "opened",
@@ -74,7 +75,7 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
         ends=ends_of(body, encoder.card),
         must_call=bool(tools) and must_call(body),
     )
-    grammar = aside(grammar_of, body, tools, encoder, prompt.thinking)
+    grammar = do(grammar_of, body, tools, encoder, prompt.thinking)
     sampling = sampling_params(
         body,
         encoder.card,

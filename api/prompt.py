@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from api.aside import aside, beside
+from api.aside import aside, at_once, beside, in_thread
 from api.conversation import Conversation, render, thinking_of
 from api.encoding import LONG_TEXT, Encoded, TextEncoder
 from api.parsers.tool_calls import choose_format
@@ -16,6 +16,7 @@ from common.tool_grammars import ToolCallFormat
 from common.wire import ModelCard
 
 TURN_MARK = re.compile("[|｜]")  # as in <|user|>; some tokenizers do not call such tokens special
+MANY_PARTS = 1000  # of a prompt's text, parted by special tokens in the caller's words
 MAX_TOKENS = 400_000  # of several prompts together, or shown by /tokenize, where the model's context is smaller
 
 
@@ -47,7 +48,7 @@ class PromptEncoder:
         most = self.card.max_model_len
         rendered, parts = aside(self._rendered, conversation)
         encoded = self._checked(self._texts.encode([text for text, _ in parts if text], most), most, "messages")
-        ids = aside(self._joined, parts, encoded)
+        ids = (in_thread if len(parts) > MANY_PARTS else at_once)(self._joined, parts, encoded)
         return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
 
     def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
