@@ -190,7 +190,8 @@ def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
         report.wrong.append(f"the log of {job_id} ({state}) has {len(ends)} ends in {len(rows)} rows")
     fences = [int(fields[b"a"]) for _, fields in entries if fields[b"a"] != b"0"]
     holders = [fence for fence, _ in groupby(fences)]
-    if len(holders) != len(set(holders)):
+    num_returns = int(redis.hget(f"omni:job:{job_id}", "made_room") or 0)  # it may have gone to another and come back
+    if len(holders) - len(set(holders)) > num_returns:
         report.wrong.append(f"the log of {job_id} has rows under a fence that had been replaced: {holders[:20]}")
 
 

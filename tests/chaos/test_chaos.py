@@ -10,13 +10,14 @@ SECONDS = 30.0
 
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_doubled_or_wrong_under_random_faults() -> None:
-    plan = Plan(
-        SECONDS, seed=7, num_clients=24, max_tokens=150, options=Options(num_apis=2, num_workers=2, step_s=0.02)
-    )
+    """Two keys and fewer places than clients, so that jobs make room while all else breaks."""
+    options = Options(num_apis=2, num_workers=2, max_num_seqs=6, step_s=0.02)
+    plan = Plan(SECONDS, seed=7, num_clients=24, num_keys=2, max_tokens=150, options=options)
     report = run(plan)
     print(report)
     assert report.is_clean, str(report)
     assert report.num_deltas > 1000
+    assert report.num_made_room > 10
     assert report.faults.total() >= 8
     assert report.percentile(0.99) < 5.0
     if COMPILER is None:
