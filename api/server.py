@@ -73,12 +73,15 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
             self.connections.leave(network)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """A reader that stopped to read is dropped: one line, where gunicorn would log it as a fault of ours."""
+        """A reader that stopped reading is dropped: one line, where gunicorn would log it as a fault of ours."""
         try:
-            return super().handle_request(listener_name, req, sock, addr)
+            handled = super().handle_request(listener_name, req, sock, addr)
         except TimeoutError as error:
             self.log.warning("a reader of %s has stopped reading and is dropped", req.path)
             raise ConnectionResetError(errno.ECONNRESET, "dropped") from error
+        if not self.alive:
+            raise StopIteration  # closes the connection: its next request is for a process that stays
+        return handled
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """What is no HTTP gets OpenAI's error object too; gunicorn would write a page."""

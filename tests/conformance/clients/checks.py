@@ -69,13 +69,19 @@ def restarted(signal_name: str) -> Iterator[Callable[[], None]]:
         for pid in [supervisor] if signal_name == "SIGHUP" else old:
             os.kill(pid, signal.Signals[signal_name])
 
-    yield restart
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in old):
-        assert time.monotonic() < deadline, "the old processes stay"
-        time.sleep(0.05)
+    try:
+        yield restart
+    finally:
+        wait_for_the_end_of(old)
     with urlopen(f"{URL}/livez", timeout=60):  # waits for the next to accept it
         pass
+
+
+def wait_for_the_end_of(pids: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "the old processes stay"
+        time.sleep(0.05)
 
 
 def run(*checks: Callable[[], Any]) -> None:

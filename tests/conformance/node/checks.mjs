@@ -34,11 +34,14 @@ export async function leaving(block) {
 export async function restarting(signal, block) {
   const supervisor = Number(process.env.OMNI_API_PID);
   const old = readFileSync(`/proc/${supervisor}/task/${supervisor}/children`, "utf8").trim().split(" ").map(Number);
-  await block(() => (signal === "SIGHUP" ? [supervisor] : old).forEach((pid) => process.kill(pid, signal)));
-  const deadline = Date.now() + 60_000;
-  while (old.some((pid) => existsSync(`/proc/${pid}`))) {
-    hold(Date.now() < deadline, "the old processes stay");
-    await new Promise((wake) => setTimeout(wake, 50));
+  try {
+    await block(() => (signal === "SIGHUP" ? [supervisor] : old).forEach((pid) => process.kill(pid, signal)));
+  } finally {
+    const deadline = Date.now() + 60_000;
+    while (old.some((pid) => existsSync(`/proc/${pid}`))) {
+      hold(Date.now() < deadline, "the old processes stay");
+      await new Promise((wake) => setTimeout(wake, 50));
+    }
   }
   await fetch(`${URL}/livez`); // waits for the next to accept it
 }
