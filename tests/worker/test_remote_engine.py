@@ -151,6 +151,8 @@ def test_a_cancelled_request_says_no_more(remote: Remote, server: FakeVllm) -> N
     remote.add(max_tokens=100, ignore_eos=True)
     while not remote.events:
         remote.step()
+    remote.engine._max_num_seqs = 1
+    assert not remote.engine.has_room(1, 1) and remote.engine.has_room(1, 1, without=["r"])
     remote.engine.cancel("r")
     assert not remote.engine.has_work and remote.engine.has_room(1, 8)
 
