@@ -34,6 +34,7 @@ MIB = 2**20
 OTHER_WAIT_S = 60.0
 MAX_GROWTH = 400 * MIB  # of an API process: the largest bodies that are read at the same moment
 HELD_BACK = 40  # bodies at once
+HOLD_EVERY_S = 6.0
 PAUSE_S = 0.2  # of the other key
 
 Attack = tuple[str, dict[str, Any], dict[str, str]]
@@ -46,7 +47,7 @@ def unknown_fields(rnd: random.Random) -> Attack:
 
 def known_fields(rnd: random.Random) -> Attack:
     """Tools that are offered but may not be called stand in the response, not in the prompt."""
-    tool = {"type": "function", "name": "a", "description": "x" * rnd.randrange(MIB)}
+    tool = {"type": "function", "name": "a", "description": "x" * rnd.randrange(2 * MIB)}
     return "/v1/responses", RESPONSE | {"tools": [tool], "tool_choice": "none"}, {}
 
 
@@ -101,8 +102,6 @@ class Seen:
         faults = []
         if set(self.other) != {"200"}:
             faults.append(f"the other key was answered {dict(self.other)}")
-        if not any(answer.endswith("429 max_kept_bytes") for answer in self.greedy):
-            faults.append("the greedy key did not fill its share: it ran for too short a time")
         if (most := max(sample["redis used"] for sample in self.samples)) > max_memory:
             faults.append(f"Redis used {most / MIB:.0f} MiB")
         for name in self.samples[0]:
@@ -139,7 +138,7 @@ def hold_back(service: RunningService, seen: Seen, stop: threading.Event) -> Non
         f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {GREEDY}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {8 * MIB}\r\n\r\n"
     )
-    while not stop.is_set():
+    while not stop.wait(HOLD_EVERY_S):  # what is held back shuts the other attacks out
         with ExitStack() as stack:
             for _ in range(HELD_BACK):
                 caller = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 10))
@@ -224,6 +223,8 @@ def main() -> int:
         seen = run(service, args.seconds, args.attackers, max(1.0, args.seconds / 20))
     print(told(seen))
     faults = seen.verdict(limit)
+    if not any(answer.endswith("429 max_kept_bytes") for answer in seen.greedy):
+        faults.append("the greedy key did not fill its share: it ran for too short a time")
     print(
         "\n" + ("; ".join(faults) if faults else "The other key was served all the while, within the memory allowed.")
     )
