@@ -43,7 +43,8 @@ def judged(stage: Stage, jobs: dict[str, tuple[int, int]]) -> list[str]:
         check_log(report, stage.redis, job_id, "finished")
         if stage.text(job_id) != expected_text(seed, num_tokens):
             report.wrong.append(f"the text of {job_id} differs")
-    return report.verdicts
+    left = [name for name in ("places", "served") if stage.redis.exists(f"omni:{name}:{QUEUE}")]
+    return [*report.verdicts, *(f"omni:{name} was left" for name in left)]
 
 
 def test_a_light_key_beside_four_hundred_long_jobs_of_another_has_a_place_in_the_next_step(stage: Stage) -> None:
