@@ -20,8 +20,8 @@ HELLO = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello!"
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service whose Valkey may take 24 MB, with two keys."""
-    settings = {"OMNI_MAX_MEMORY": "24mb", "OMNI_API_KEYS": f"{soak.GREEDY},{soak.OTHER},sk-local"}
+    """A service whose Valkey may take 64 MB, with two keys."""
+    settings = {"OMNI_MAX_MEMORY": "64mb", "OMNI_API_KEYS": f"{soak.GREEDY},{soak.OTHER},sk-local"}
     with RunningService(tmp_path_factory.mktemp("small"), settings) as running:
         yield running.start()
 
@@ -33,7 +33,7 @@ def ask(service: RunningService, key: str = "sk-other", **fields: object) -> htt
 
 def test_the_embedded_valkey_has_the_limit_of_the_settings(small: RunningService) -> None:
     info = small.redis().info("memory")
-    assert (info["maxmemory"], info["maxmemory_policy"]) == (24 * 2**20, "noeviction")
+    assert (info["maxmemory"], info["maxmemory_policy"]) == (64 * 2**20, "noeviction")
 
 
 def test_an_eviction_policy_that_is_set_while_all_runs_is_noticed(small: RunningService) -> None:
@@ -101,8 +101,8 @@ def test_bodies_that_never_come_leave_room_for_another_keys(small: RunningServic
 
 def test_one_key_that_fills_its_share_in_every_way_leaves_the_other_served(small: RunningService) -> None:
     seen = soak.run(small, seconds=10, num_attackers=4, every_s=1)
-    assert seen.verdict(24 * 2**20) == [], soak.told(seen)
-    tool = {"type": "function", "name": "a", "description": "x" * 2**20}
+    assert seen.verdict(64 * 2**20) == [], soak.told(seen)
+    tool = {"type": "function", "name": "a", "description": "x" * 3 * 2**20}
     kept = soak.RESPONSE | {"tools": [tool], "tool_choice": "none"}
     headers = {"Authorization": f"Bearer {soak.GREEDY}"}
     for _ in range(24):
