@@ -1,7 +1,5 @@
 """A tiny random vision model, end to end: images in every endpoint's form, kept with the job, never fetched."""
 
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,14 +98,8 @@ def test_an_answer_goes_on_when_its_worker_dies(client: openai.OpenAI, running: 
     for chunk in client.chat.completions.create(**options, stream=True):
         pieces.append(chunk.choices[0].delta.content or "")
         if len(pieces) == 5:
-            os.kill(worker_pid(running), signal.SIGKILL)
+            running.worker().kill()
     assert "".join(pieces) == whole
-
-
-def worker_pid(running: RunningService) -> int:
-    parent = running.processes["worker"].pid
-    with open(f"/proc/{parent}/task/{parent}/children") as children:
-        return int(children.read().split()[0])
 
 
 def test_a_text_model_refuses_images(service: RunningService) -> None:

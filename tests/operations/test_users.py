@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,7 +105,7 @@ def test_the_whole_service_is_refused_nothing(valkey: GuardedValkey, service: Ru
         again = http.post(stream, json=ENDLESS | {"background": True}, headers={"Idempotency-Key": "a"})
         assert again.json()["id"] == runs["id"]
         wait_until(lambda: http.get(f"{jobs}/{runs['id']}").json()["tokens"])
-        os.kill(worker_of(service), signal.SIGKILL)  # its job is taken back, and goes on
+        service.worker().kill()  # its job is taken back, and goes on
         wait_until(lambda: http.get(f"{jobs}/{late['id']}").json()["state"] == "failed")
         went_on = [b"1", b"0"]
         wait_until(lambda: valkey.root.hmget(f"omni:job:{runs['id']}", "crashes", "suspect") == went_on, 60)
@@ -126,12 +125,6 @@ def test_the_whole_service_is_refused_nothing(valkey: GuardedValkey, service: Ru
     service.processes["worker"].terminate()
     assert service.processes["worker"].wait(10) == 0
     assert valkey.refused() == []
-
-
-def worker_of(service: RunningService) -> int:
-    """The process that generates, below the parent that looks after it."""
-    parent = service.processes["worker"].pid
-    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
 
 
 def look_at_the_dashboard(service: RunningService, job_id: str) -> None:

@@ -57,22 +57,34 @@ def test_a_forgotten_script_is_loaded_again(stage: Stage, valkey_url: str) -> No
     assert len(stage.rows(job_id)) == 3
 
 
-def test_full_memory_is_waited_out(stage: Stage, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_memory_stops_no_answer(stage: Stage, valkey_url: str) -> None:
     job_id, publisher = opened(stage, valkey_url)
     stage.redis.config_set("maxmemory", 1)
-    pauses: list[float] = []
+    try:
+        publisher.send([(job_id, DELTA)])
+        assert publisher.confirm() == {}
+        assert len(stage.rows(job_id)) == 1
+    finally:
+        stage.redis.config_set("maxmemory", 0)
+
+
+def test_a_full_disk_is_waited_out(stage: Stage, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As common/disk_guard.py has Valkey refuse writes."""
+    job_id, publisher = opened(stage, valkey_url)
+    stage.redis.config_set("min-replicas-to-write", 1)
+    num_rows: list[int] = []
 
     def make_room(seconds: float) -> None:
-        pauses.append(seconds)
-        stage.redis.config_set("maxmemory", 0)
+        num_rows.append(len(stage.rows(job_id)))
+        stage.redis.config_set("min-replicas-to-write", 0)
 
     monkeypatch.setattr("worker.publisher.time.sleep", make_room)
     try:
         publisher.send([(job_id, DELTA)])
         assert publisher.confirm() == {}
     finally:
-        stage.redis.config_set("maxmemory", 0)
-    assert pauses and len(stage.rows(job_id)) == 1
+        stage.redis.config_set("min-replicas-to-write", 0)
+    assert num_rows == [0] and len(stage.rows(job_id)) == 1
 
 
 def test_refusals_name_the_job_and_the_reason(stage: Stage, valkey_url: str) -> None:
