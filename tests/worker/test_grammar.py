@@ -5,6 +5,7 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from api.parsers.pieces import ToolCallEnd
 from api.parsers.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
 from common.grammars import after_thinking, json_schema_grammar, marked_text, regex_grammar
@@ -176,7 +177,8 @@ def test_a_model_that_must_call_cannot_but_call_correctly(compiler, tokenizer, f
         state = compiler.compile(grammar.text)
         parser = ToolCallParser(format, "seed")
         pieces = parser.feed(tokenizer.decode(babble(state, Random(seed)), skip_special_tokens=False))
-        start, arguments = pieces + parser.finish()
+        start, arguments, end = pieces + parser.finish()
+        assert isinstance(end, ToolCallEnd)
         assert start.name == "get_weather"
         assert json.loads(arguments.text).keys() == {"city", "days"}
 
