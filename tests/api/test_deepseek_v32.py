@@ -4,7 +4,7 @@ import pytest
 
 from api.deepseek_v32 import encode_chat, thinking_wanted
 from api.parsers.answer import AnswerParser
-from api.parsers.pieces import Content, Reasoning, ToolCallArguments, ToolCallStart
+from api.parsers.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart
 from common.errors import InvalidRequest
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
@@ -146,8 +146,8 @@ def test_what_the_encoder_writes_the_parser_reads_back():
     prompt = encode_chat([WEATHER, calling(content="I look.", reasoning_content="Hm."), result()], thinking=True)
     answer = prompt.partition("<think>")[2].partition(EOS)[0]
     parser = AnswerParser("opened", "deepseek_v32", "s")
-    reasoning, content, start, arguments = parser.feed(answer) + parser.finish()
+    reasoning, content, start, arguments, end = parser.feed(answer) + parser.finish()
     assert (reasoning, content) == (Reasoning("Hm."), Content("I look."))
     assert isinstance(start, ToolCallStart)
     assert start.name == "get_weather"
-    assert arguments == ToolCallArguments(0, '{"city": "Paris", "days": 3}')
+    assert (arguments, end) == (ToolCallArguments(0, '{"city": "Paris", "days": 3}'), ToolCallEnd(0))
