@@ -53,6 +53,7 @@ class Answer:
         self.service = service
         self.client: Any = request.environ.get("gunicorn.socket")
         self.takes_interim = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+        self.is_head = request.method == "HEAD"
         self.is_background = is_background
         self.readers: list[Reader] = [service.hub.open(job_id) for job_id in job_ids]
         self.is_new = True
@@ -83,6 +84,9 @@ class Answer:
             self.give_up()
             raise
         headers = SSE_HEADERS | {"Omni-Job-Id": self.job_id}
+        if self.is_head:  # of an answer without a body nothing is read, so that its end would not be noticed
+            self.give_up()
+            return Response(headers=headers)
         return Response(self._stream(frames, first), headers=headers)
 
     def body(self, completion: Completion) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 from uuid import uuid4
 
-import orjson
-
 from api.aside import aside, way_for
 from api.auth import Caller
 from api.chunks import ChatForm
@@ -22,6 +20,7 @@ from api.reading import Reading
 from api.schema import MAX_TIMEOUT_S, ChatRequest, Sampling, Tool
 from common.errors import InvalidRequest
 from common.grammar_check import GrammarCheck
+from common.json_bytes import json_bytes
 from common.store import Submission
 from common.wire import GenerationRequest, ModelCard, SamplingParams
 
@@ -217,14 +216,15 @@ def submission(
         background=is_background,
         deadline_s=deadline_s(body.timeout, "" if is_background else headers.get("x-stainless-read-timeout", "")),
         idempotency_key=key,
-        body_digest=aside(digest_of, raw) if key else "",
+        body_digest=aside(digest_of, raw, form.kind) if key else "",
         priority=body.priority or 0,
         kept_s=kept_s,
     )
 
 
-def digest_of(raw: Mapping[str, Any]) -> str:
-    return hashlib.sha256(orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)).hexdigest()
+def digest_of(raw: Mapping[str, Any], kind: str) -> str:
+    """The same for the same body to the same endpoint."""
+    return hashlib.sha256(kind.encode() + json_bytes(raw, sort_keys=True)).hexdigest()
 
 
 def deadline_s(timeout: float | None, header: str) -> float:

@@ -58,12 +58,12 @@ def asked(service: Service) -> tuple[Answer, list[CompletionForm], PromptEncoder
     answer = Answer(service, request, *ids, is_background=bool(body.background))
     try:
         answer_id = submit_all(service, prepared, body, encoder, caller, request.headers, raw)
+        if answer_id != forms[0].id:
+            answer.follow(*job_ids(answer_id, len(forms)))
+            _, forms = stored(service, caller, answer_id)
     except BaseException:
         answer.give_up()
         raise
-    if answer_id != forms[0].id:
-        answer.follow(*job_ids(answer_id, len(forms)))
-        _, forms = stored(service, caller, answer_id)
     return answer, forms, encoder, wanted(body)
 
 

@@ -102,12 +102,12 @@ def asked(service: Service) -> tuple[Answer, EmbeddingForm]:
         job = submission(wanted, form, body, encoder, caller, request.headers, raw, kept_s=KEPT_S)
         job = replace(job, vector_bytes=vector_bytes(encoder.card.num_dimensions or 0))
         job_id = submit(service.store, job)
+        if job_id != form.id:
+            answer.follow(job_id)
+            form = EmbeddingForm(**owned_job(service, caller, job_id).form)
     except BaseException:
         answer.give_up()
         raise
-    if job_id != form.id:
-        answer.follow(job_id)
-        form = EmbeddingForm(**owned_job(service, caller, job_id).form)
     return answer, form
 
 

@@ -93,12 +93,12 @@ def put_in_line(
         generation = prepared.request(form.id, body.model, caller)
         job = submission(generation, form, body, encoder, caller, request.headers, raw)
         job_id = submit(service.store, job)
+        if job_id != form.id:
+            answer.follow(job_id)
+            form = form_of(owned_job(service, caller, job_id), form.kind)
     except BaseException:
         answer.give_up()
         raise
-    if job_id != form.id:
-        answer.follow(job_id)
-        form = form_of(owned_job(service, caller, job_id), form.kind)
     return Waiting(answer, form, encoder)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import orjson
+from common.json_bytes import json_bytes
 
 DONE = b"data: [DONE]\n\n"
 
@@ -12,7 +12,7 @@ def frame(data: dict[str, Any], number: int | None = None, event: str | None = N
     head = b"" if event is None else b"event: " + event.encode() + b"\n"
     if number is not None:
         head += b"id: %d\n" % number
-    return head + b"data: " + orjson.dumps(data) + b"\n\n"
+    return head + b"data: " + json_bytes(data) + b"\n\n"
 
 
 def comment(text: str) -> bytes:

@@ -19,6 +19,7 @@ from common import keys
 from common.allowance import Allowance, Placed
 from common.errors import IdempotencyMismatch, InvalidRequest, KeyLimited, Overloaded, Unavailable
 from common.job_view import JobView, views_of
+from common.json_bytes import json_bytes
 from common.metrics import metrics_key
 from common.redis_memory import NEARLY_FULL, evicts
 from common.script import Scripts
@@ -117,7 +118,7 @@ class Store:
         request = submission.request
         ours = {
             "request": encode_request(request),
-            "form": orjson.dumps(submission.form),
+            "form": json_bytes(submission.form),
             "model": request.model,
             "revision": submission.revision,
             "num_prompt": len(request.prompt_ids),
@@ -147,7 +148,7 @@ class Store:
         with suppress(RedisError):  # memory may be full
             self.redis.hincrby(metrics_key(submission.queue), f"admissions_refused|{reason}", 1)
         if reply[0] == b"mismatch":
-            raise IdempotencyMismatch("This Idempotency-Key was used with another body; send a new key.")
+            raise IdempotencyMismatch("This Idempotency-Key was used for another request; send a new key.")
         if reply[0] == b"priority":
             raise InvalidRequest(f"'priority': this key may ask for {reply[1]} or more.", param="priority")
         if reply[0] == b"memory":

@@ -30,3 +30,8 @@ def test_a_large_value_is_written_as_a_small_one(value):
 def test_a_whole_number_of_more_than_64_bits_is_written_too():
     value = {"schema": {"maximum": 2**64, "title": "é"}}
     assert json.loads(dumped(value)) == value
+
+
+def test_half_a_surrogate_pair_that_a_model_wrote_is_written_too():
+    value = {"input": json.loads(r'{"text": "\ud83d"}')}
+    assert json.loads(dumped(value)) == value

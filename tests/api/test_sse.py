@@ -10,6 +10,10 @@ def test_a_frame_has_its_number_and_one_line_of_json() -> None:
     assert sse.frame({}, event="ping") == b"event: ping\ndata: {}\n\n"
 
 
+def test_half_a_surrogate_pair_that_a_model_wrote_does_not_end_a_stream() -> None:
+    assert sse.frame({"name": "\ud83d"}) == b'data: {"name":"\\ud83d"}\n\n'
+
+
 def test_a_comment_never_breaks_out_of_its_line() -> None:
     assert sse.comment("queued\ndata: x") == b": queued data: x\n"
 

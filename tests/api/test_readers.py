@@ -1,0 +1,73 @@
+"""Whatever becomes of a request: nothing goes on reading for it, and what was sent is taken as it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+
+from api.app import create_app
+from api.hub import EventHub
+from api.prompt import PromptEncoder
+from common import keys
+from common.settings import Settings
+from common.wire import encode_card
+
+KEY = {"Authorization": "Bearer sk-local"}
+TALK = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+WIDE = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 2**64}}}
+
+
+@pytest.fixture
+def client(redis: "Redis", valkey_url: str, encoder: PromptEncoder) -> FlaskClient:
+    redis.hset(keys.QUEUES, "tiny", "tiny")
+    redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
+    redis.set(keys.card_key("tiny"), encode_card(encoder.card))
+    return create_app(Settings(_env_file=None, redis_url=valkey_url, model_name="tiny")).test_client()
+
+
+@pytest.fixture
+def hub(client: FlaskClient) -> EventHub:
+    hub: EventHub = client.application.extensions["omni"].hub
+    return hub
+
+
+@pytest.fixture
+def post(client: FlaskClient) -> Callable[..., Any]:
+    def send(path: str, body: dict[str, Any], **headers: str) -> Any:
+        return client.post(path, json=body | {"background": True}, headers=KEY | headers)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", TALK),
+        ("/v1/completions", {"model": "tiny", "prompt": ["a", "b"]}),
+        ("/v1/responses", {"model": "tiny", "input": "Hi"}),
+    ],
+)
+def test_who_asks_for_the_head_of_a_stream_waits_for_nothing(path, body, post, client, hub) -> None:
+    answer_id = post(path, body).get_json()["id"]
+    head = client.head(f"{path}/{answer_id}?stream=true", headers=KEY)
+    assert (head.status_code, head.headers["Omni-Job-Id"]) == (200, answer_id)
+    assert head.mimetype == "text/event-stream"
+    assert hub.num_readers == 0
+
+
+def test_a_key_of_another_endpoints_answer_is_a_mismatch(post, hub) -> None:
+    first = post("/v1/chat/completions", TALK, **{"Idempotency-Key": "k"})
+    again = post("/v1/chat/completions", TALK, **{"Idempotency-Key": "k"})
+    assert first.get_json()["id"] == again.get_json()["id"]
+    assert post("/v1/messages", TALK, **{"Idempotency-Key": "k"}).status_code == 422
+    assert hub.num_readers == 0
+
+
+def test_whole_numbers_of_more_than_64_bits_are_taken_wherever_they_are_kept(post) -> None:
+    body = {"model": "tiny", "input": "Hi", "tools": [{"type": "function", "name": "f", "parameters": WIDE}]}
+    answers = [post("/v1/responses", body, **{"Idempotency-Key": "k"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].get_json()["tools"][0]["parameters"] == WIDE
+    assert answers[0].get_json()["id"] == answers[1].get_json()["id"]
