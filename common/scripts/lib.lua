@@ -111,8 +111,8 @@ local function head_of(queue)
     if first[1] ~= head[1] and not redis.call('ZSCORE', line_of(queue, owner), head[1]) then
       return head[1]  -- it was put there before owners had lines of their own
     end
-    if first[1] ~= head[1] and redis.call('EXISTS', 'omni:job:' .. id_of(first[1])) == 0 then
-      redis.call('ZREM', line_of(queue, owner), first[1])
+    if first[1] ~= head[1] and not redis.call('ZSCORE', waiting, first[1]) then
+      redis.call('ZREM', line_of(queue, owner), first[1])  -- it is gone, or was taken by a version without such lines
     else
       local due = due_at(queue, owner, first[2])
       if tonumber(head[2]) >= due then return first[1] end

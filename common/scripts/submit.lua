@@ -84,6 +84,7 @@ local ticket = redis.call('INCR', 'omni:ticket')
 local member, score = member_of(ticket, id), string.format('%.3f', tag + priority * PRIORITY_STEP)
 local last_own = NUM_FIXED + 2 * tonumber(ARGV[10])
 redis.call('HSET', key, 'queue', queue, 'owner', owner, 'ticket', ticket, 'member', member, 'state', 'queued',
+  'score', score,  -- where a worker of the version before puts it back, if it is replaced after the API
   'priority', priority, 'weight', weight, 'cost', per_minute > 0 and cost or 0, 'fence', 0, 'created', now,
   'tokens', 0, 'crashes', 0, 'solo', 0, 'background', ARGV[8],
   'bytes', bytes, 'row_bytes', ARGV[14], unpack(ARGV, NUM_FIXED + 1, last_own))

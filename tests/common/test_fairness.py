@@ -163,6 +163,24 @@ def test_what_is_known_of_shares_goes_when_nobody_waits_or_runs(line, redis):
     assert redis.hgetall(f"omni:fair:{QUEUE}").keys() == {b"end:d", b"weight:d"}
 
 
+def test_a_job_that_an_older_worker_has_served_is_left_alone(line, redis):
+    """One that is replaced after the API takes jobs out of the line, but not out of the key's part of it."""
+    line.put("a")
+    served = line.serve(3)
+    redis.zadd(f"omni:line:{QUEUE}:a", {redis.hget(f"omni:job:{served}", "member"): 0})
+    [new] = line.put("a")
+    assert line.claim() == [new]
+    assert redis.hget(f"omni:job:{served}", "state") == b"finished"
+    assert redis.zrange(f"omni:line:{QUEUE}:a", 0, -1) == []
+
+
+def test_an_older_worker_can_give_a_job_back(line, redis):
+    """It puts the job where `score` says."""
+    [job_id] = line.put("a")
+    member, score = redis.hmget(f"omni:job:{job_id}", "member", "score")
+    assert float(score) == redis.zscore(f"omni:waiting:{QUEUE}", member)
+
+
 def test_a_line_that_was_empty_owes_nobody_anything(line):
     line.put("a", 100)
     line.claim(100)
