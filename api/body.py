@@ -33,15 +33,15 @@ def read_body(request: Request) -> dict[str, Any]:
     """
     if request.mimetype != "application/json":
         raise OmniError("Send the body as JSON, with 'Content-Type: application/json'.", code="unsupported_media_type")
-    announced = MAX_BODY_BYTES if request.content_length is None else min(request.content_length, MAX_BODY_BYTES)
-    with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced):
-        return aside(parse_object, _body(request))
+    announced = min(request.content_length or 0, MAX_BODY_BYTES)
+    with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced) as take:
+        return aside(parse_object, _body(request, take))
 
 
-def _body(request: Request) -> bytes:
+def _body(request: Request, take: Callable[[int], None]) -> bytes:
     try:
         with Timeout(BODY_DEADLINE_S):
-            return _received(request)
+            return b"".join(_pieces(request, take))
     except Timeout:
         raise OmniError(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.", code="request_timeout") from None
     except RequestEntityTooLarge:
@@ -52,9 +52,14 @@ def _body(request: Request) -> bytes:
         raise InvalidRequest("The body's chunks are not well formed.") from None
 
 
-def _received(request: Request) -> bytes:
-    is_chunked = request.content_length is None
-    return b"".join(in_turns(request.stream.read, CHUNKED_PIECE_BYTES if is_chunked else PIECE_BYTES))
+def _pieces(request: Request, take: Callable[[int], None]) -> Iterator[bytes]:
+    """One whose size is not announced takes room as it comes: most of them are small."""
+    if request.content_length is not None:
+        yield from in_turns(request.stream.read, PIECE_BYTES)
+        return
+    for piece in in_turns(request.stream.read, CHUNKED_PIECE_BYTES):
+        take(len(piece))
+        yield piece
 
 
 def in_turns(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """How many bytes of bodies a process receives at the same time, and of whom."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from common.errors import Overloaded
@@ -18,18 +18,30 @@ class BodyRoom:
         self._held: Counter[str] = Counter()
 
     @contextmanager
-    def held(self, owner: str, num_bytes: int) -> Iterator[None]:
-        """Room for one body while it is received. Raises Overloaded when this key has its share already."""
+    def held(self, owner: str, num_bytes: int = 0) -> Iterator[Callable[[int], None]]:
+        """Room for one body while it is received; what it yields takes more. Both raise Overloaded when this key has
+        its share already.
+        """
+        taken = 0
+
+        def take(more: int) -> None:
+            nonlocal taken
+            self._take(owner, more)
+            taken += more
+
+        try:
+            take(num_bytes)
+            yield take
+        finally:
+            self._free += taken
+            self._held[owner] -= taken
+            if not self._held[owner]:
+                del self._held[owner]
+
+    def _take(self, owner: str, num_bytes: int) -> None:
         if self._held.get(owner, 0) + num_bytes > SHARE * (self._free - num_bytes):
             raise Overloaded(
                 "This key sends more at the same time than this server takes: send large bodies one after the other."
             )
         self._free -= num_bytes
         self._held[owner] += num_bytes
-        try:
-            yield
-        finally:
-            self._free += num_bytes
-            self._held[owner] -= num_bytes
-            if not self._held[owner]:
-                del self._held[owner]

@@ -84,12 +84,12 @@ class MemoryLimit:
 
     @contextmanager
     def limited(self, num_bytes: int) -> Iterator[None]:
-        """To what is used now and `num_bytes` more; the first of several that are bounded at once decides."""
+        """To what is used now and `num_bytes` more; the last of several that are bounded at once decides."""
         with self._lock:
             self._num_bounded += 1
             if self._num_bounded == 1:
                 self._own = resource.getrlimit(resource.RLIMIT_AS)
-                self._lower(num_bytes)
+            self._lower(num_bytes)
         try:
             yield
         finally:

@@ -9,8 +9,8 @@ from api.auth import Caller
 from api.body import read_body
 from api.completion_chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
 from api.completions import prepare, submit_all
+from api.gate import parse
 from api.prompt import PromptEncoder
-from api.schema import parse
 from api.schema_text import CompletionRequest
 from api.service import Service
 from api.serving import ENDED, Wanted, asks_for_ids, owned_job, starting_after, wanted

@@ -13,9 +13,9 @@ from api.aside import aside
 from api.auth import Caller
 from api.body import read_body
 from api.chat import new_id, submission
+from api.gate import parse
 from api.generation import submit
 from api.prompt import PromptEncoder
-from api.schema import parse
 from api.schema_text import MAX_INPUT_TOKENS, EmbeddingRequest
 from api.service import Service
 from api.serving import owned_job

@@ -9,10 +9,10 @@ from api.aside import aside
 from api.body import read_body
 from api.chat import new_id, prepare
 from api.errors import error_headers, messages_error, status_of
+from api.gate import parse
 from api.message_chunks import MessageForm
 from api.message_turns import chat_request
 from api.messages_schema import CountRequest, MessagesRequest
-from api.schema import parse
 from api.service import Service
 from api.serving import (
     Waiting,

@@ -8,11 +8,11 @@ from flask import Blueprint, jsonify, request
 from api.aside import aside
 from api.body import read_body
 from api.chat import new_id, prepare
+from api.gate import known_only, parse
 from api.reading import Reading
 from api.response_chunks import ResponseForm
 from api.response_items import chat_request
 from api.responses_schema import ResponsesRequest
-from api.schema import known_only, parse
 from api.service import Service
 from api.serving import (
     ENDED,

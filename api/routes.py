@@ -8,7 +8,8 @@ from flask import Blueprint, jsonify, request
 from api.body import read_body
 from api.chat import chat_form, prepare
 from api.chunks import ChatForm
-from api.schema import ChatRequest, parse
+from api.gate import parse
+from api.schema import ChatRequest
 from api.service import Service
 from api.serving import (
     ENDED,

@@ -1,17 +1,14 @@
-"""The gate: pydantic models of what clients send. Past it nobody checks shape or range again.
+"""Pydantic models of what clients send: the types and ranges that api/gate.py holds a body to.
 
 Unknown fields are accepted and ignored, because IDEs send many; docs/api/inference.md lists each known one.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from api.aside import aside
 from api.unsupported import CHAT, LEGACY_MESSAGE, Refusal
-from common.errors import InvalidRequest
 
 MAX_N = 16
 MAX_STOP = 16
@@ -27,10 +24,6 @@ MAX_SAFETY_IDENTIFIER = 128
 MAX_MARK = 512  # of `user` and the like, for which OpenAI names no limit
 MIN_TIMEOUT_S = 0.001
 MAX_TIMEOUT_S = 86_400.0
-UNION_MEMBERS = frozenset({"str", "NamedTool", "AllowedToolsChoice"})  # pydantic puts their names into its paths
-
-
-T = TypeVar("T", bound=BaseModel)
 
 
 def _as_list(value: Any) -> Any:
@@ -244,65 +237,3 @@ class ChatRequest(Structured):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     modalities: list[str] | None = None
-
-
-def parse(model: type[T], body: dict[str, Any]) -> T:
-    """The typed request. Raises InvalidRequest that names the field and says what is allowed."""
-    parsed: T = aside(_parsed, model, body)
-    return parsed
-
-
-def _parsed(model: type[T], body: dict[str, Any]) -> T:
-    refuse_unsupported(model, body)
-    try:
-        return model.model_validate(body)
-    except ValidationError as error:
-        raise refusal(error) from None
-
-
-def refusal(error: ValidationError) -> InvalidRequest:
-    """What is wrong, in one sentence that names the field."""
-    found = _deepest(error)
-    param = _path(found["loc"])
-    message = str(found["msg"]).removeprefix("Value error, ")
-    return InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param)
-
-
-def known_only(value: Any, raw: Any) -> Any:
-    """`raw` as it was sent, less what the schema does not know; `value` is what the schema made of it."""
-    if isinstance(value, BaseModel) and isinstance(raw, dict):
-        names = {name: field.alias or name for name, field in type(value).model_fields.items()}
-        return {
-            sent: known_only(getattr(value, name), raw[sent])
-            for name, sent in names.items()
-            if raw.get(sent) is not None
-        }
-    if isinstance(value, list) and isinstance(raw, list):
-        return [known_only(part, sent) for part, sent in zip(value, raw, strict=True)]
-    return raw
-
-
-def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest for a field of `model.refused`, unless its value asks for nothing."""
-    refused: Mapping[str, Refusal] = getattr(model, "refused", {})
-    for name in body.keys() & refused.keys():
-        if body[name] and body[name] not in refused[name].harmless:
-            raise InvalidRequest(f"'{name}' {refused[name].why}.", param=name)
-
-
-def _deepest(error: ValidationError) -> ErrorDetails:
-    """The first fault; where one of several forms was expected, that of the form which was meant."""
-    faults = error.errors(include_url=False)
-    place = faults[0]["loc"][:-1]
-    return max((fault for fault in faults if fault["loc"][: len(place)] == place), key=lambda fault: len(fault["loc"]))
-
-
-def _path(location: tuple[str | int, ...]) -> str:
-    """('messages', 0, 'role') -> 'messages[0].role'; pydantic's names of union members are left out."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part.isidentifier() and part not in UNION_MEMBERS:
-            path += f".{part[:MAX_METADATA_KEY]}" if path else part
-    return path

@@ -8,8 +8,8 @@ from flask import Blueprint, request
 from api.aside import aside
 from api.body import read_body
 from api.conversation import Conversation
+from api.gate import parse
 from api.prompt import PromptEncoder
-from api.schema import parse
 from api.schema_text import DetokenizeRequest, TokenizeRequest
 from api.service import Service
 from common.errors import InvalidRequest

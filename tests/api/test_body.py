@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.body import in_turns
+from api.gate import parse
 from api.json_object import MAX_DEPTH, MAX_FIELDS, MAX_VALUES, parse_object
 from api.messages_schema import MessagesRequest
 from api.responses_schema import ResponsesRequest
-from api.schema import ChatRequest, parse
+from api.schema import ChatRequest
 from bench.hostile import FIELDS, RAW, Hostile, gate, in_process
 from common.errors import InvalidRequest, OmniError
 

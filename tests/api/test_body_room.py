@@ -33,6 +33,17 @@ def test_room_comes_back_also_after_an_error() -> None:
         pass
 
 
+def test_what_is_not_announced_takes_room_as_it_comes() -> None:
+    room = BodyRoom(16)
+    with room.held("me") as take, room.held("me"):
+        take(8)
+        with pytest.raises(Overloaded):
+            take(8)
+        with room.held("you", 4):
+            pass
+    assert len(fill(room, "me", 4)) == 3
+
+
 def test_a_small_body_is_taken_beside_large_ones() -> None:
     room = BodyRoom(1000)
     taken = fill(room, "me", 100)

@@ -3,6 +3,7 @@
 import resource
 import time
 from dataclasses import replace
+from mmap import mmap
 
 import pytest
 
@@ -70,6 +71,14 @@ def test_several_that_are_bounded_at_once_leave_the_limit_as_it_was():
         )
         assert resource.getrlimit(resource.RLIMIT_AS) != limit
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
+
+
+def test_who_is_bounded_while_others_are_has_all_of_its_own_memory():
+    with bounded(5, 2**26):
+        taken = mmap(-1, 2**25)
+        with bounded(5, 2**26):
+            more = mmap(-1, 2**26 - 2**20)
+    assert len(taken) + len(more) > 2**26
 
 
 def test_bounds_end_with_their_block():

@@ -4,7 +4,8 @@ import pytest
 
 from api.auth import Caller
 from api.chat import chat_form, deadline_s, prepare, submission
-from api.schema import ChatRequest, parse
+from api.gate import parse
+from api.schema import ChatRequest
 from common.errors import InvalidRequest
 from common.grammar_check import GrammarCheck
 from tests.api.conftest import THINKING

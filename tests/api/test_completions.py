@@ -13,9 +13,9 @@ from api.answer_schema import TextAnswer
 from api.auth import Caller
 from api.completion_chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
 from api.completions import prepare, submit_all
+from api.gate import parse
 from api.hub import EventHub
 from api.prompt import PromptEncoder
-from api.schema import parse
 from api.schema_text import CompletionRequest
 from common import keys
 from common.errors import ContextLengthExceeded, InvalidRequest, Overloaded

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from api.gate import parse
 from api.messages_schema import CountRequest, MessagesRequest
 from api.responses_schema import ResponsesRequest
-from api.schema import ChatRequest, parse
+from api.schema import ChatRequest
 from api.schema_text import CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest
 from common.errors import InvalidRequest
 

@@ -183,3 +183,20 @@ def test_a_transfer_coding_that_is_not_undone_is_refused(service: RunningService
 def test_hosts_are_named_in_any_case():
     hosts = allowed_hosts(Settings(_env_file=None, allowed_hosts="Example.ORG"))
     assert host_name("EXAMPLE.org:8000") in hosts
+
+
+def test_small_bodies_of_an_unknown_size_that_are_slow_keep_no_other_out(service: RunningService):
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-local\r\n"
+    head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    slow = [socket.create_connection(("127.0.0.1", service.port), 5) for _ in range(40)]
+    try:
+        for caller in slow:
+            caller.sendall(head.encode())
+        with service.http() as http:
+            assert http.post("/v1/chat/completions", json={"model": "none", "messages": []}).status_code == 400
+        for caller in slow:
+            caller.sendall(b"1\r\n}\r\n0\r\n\r\n")
+        assert {caller.recv(12)[-3:] for caller in slow} == {b"400"}
+    finally:
+        for caller in slow:
+            caller.close()

@@ -9,7 +9,8 @@ import pytest
 from api.auth import Caller
 from api.chat import chat_form, prepare, submission
 from api.errors import STATUS
-from api.schema import ChatRequest, parse
+from api.gate import parse
+from api.schema import ChatRequest
 from api.unsupported import CHAT
 from common.grammar_check import GrammarCheck
 from tests.api.conftest import THINKING

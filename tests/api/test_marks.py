@@ -3,11 +3,12 @@
 import orjson
 import pytest
 
+from api.gate import parse
 from api.messages_schema import MessagesRequest
 from api.reading import Reading
 from api.responses import response_form
 from api.responses_schema import ResponsesRequest
-from api.schema import ChatRequest, parse
+from api.schema import ChatRequest
 from api.schema_text import CompletionRequest, EmbeddingRequest
 from common.errors import InvalidRequest
 

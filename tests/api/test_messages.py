@@ -4,11 +4,11 @@ import pytest
 
 from api.chat import prepare
 from api.errors import messages_error
+from api.gate import parse
 from api.message_chunks import MessageChunks, MessageCompletion, MessageForm
 from api.message_turns import chat_request
 from api.messages_schema import MessagesRequest
 from api.reading import Reading
-from api.schema import parse
 from common.errors import InvalidRequest, ModelNotFound, OmniError, Overloaded
 from common.grammar_check import GrammarCheck
 from common.wire import Delta, Failed, Finished

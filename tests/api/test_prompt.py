@@ -4,8 +4,9 @@ import pytest
 from tokenizers import AddedToken
 
 from api.conversation import Conversation, parsed_object
+from api.gate import parse
 from api.prompt import PromptEncoder
-from api.schema import ChatRequest, Message, parse
+from api.schema import ChatRequest, Message
 from common.errors import ContextLengthExceeded, InvalidRequest
 from tests.api.cards import bytes_tokenizer
 from tests.api.conftest import THINKING, card

@@ -3,13 +3,13 @@ import json
 import pytest
 
 from api.chat import prepare
+from api.gate import parse
 from api.parsers.pieces import CallPieces
 from api.reading import Reading
 from api.response_chunks import ResponseChunks, ResponseCompletion, ResponseForm
 from api.response_items import chat_request
 from api.responses import echo_of, numbered_items
 from api.responses_schema import ResponsesRequest
-from api.schema import parse
 from common.errors import InvalidRequest
 from common.grammar_check import GrammarCheck
 from common.wire import Delta, Failed, TokenLogprob

@@ -1,7 +1,8 @@
 import pytest
 
 from api.chat import temperature_of
-from api.schema import ChatRequest, parse
+from api.gate import parse
+from api.schema import ChatRequest
 from api.unsupported import CHAT
 from common.errors import InvalidRequest
 
