@@ -16,6 +16,11 @@ from common.settings import Settings
 CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # a job without a reader ends after 30
 PAUSE_S = 0.5
+TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
+
+
+class Refused(click.ClickException):
+    """The server would say the same again."""
 
 
 class Client:
@@ -45,10 +50,13 @@ class Client:
         response = self._open("POST", CHAT, body | {"stream": True, "stream_options": options})
         path = f"{CHAT}/{response.headers['Omni-Job-Id']}?stream=true"
         while True:
+            last = events.last
             with response:
                 yield from events.read(response)
             if events.is_done:
                 return
+            if events.last == last:
+                time.sleep(PAUSE_S)
             response = self._open_again(f"{path}&starting_after={events.last}")
 
     def _open_again(self, path: str) -> Any:
@@ -57,6 +65,8 @@ class Client:
         while True:
             try:
                 return self._open("GET", path)
+            except Refused:
+                raise
             except click.ClickException:
                 if time.monotonic() > deadline:
                     raise
@@ -68,7 +78,8 @@ class Client:
         try:
             return urlopen(Request(f"{self.url}{path}", data, headers, method=method), timeout=600)
         except HTTPError as error:
-            raise click.ClickException(refusal(error)) from None
+            is_final = error.code < SERVER_ERROR and error.code != TOO_MANY_REQUESTS
+            raise (Refused if is_final else click.ClickException)(refusal(error)) from None
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
             raise click.ClickException(

@@ -127,7 +127,7 @@ class Ledger:
         return self.reclaim(fence)
 
     def release(self) -> int:
-        """Give all our own jobs back, at their old places and without blame; the fence ends."""
+        """Give all our own jobs back, to go on before others of their class begin, without blame; the fence ends."""
         return int(self._scripts.run("reclaim", self.queue, now_iso(), self.fence, ""))
 
     def give_back(self, job_id: str) -> None:

@@ -1,4 +1,4 @@
--- Takes the jobs of dead workers back into the line, at their old places.
+-- Takes the jobs of dead workers back into the line, before all others of their class.
 -- ARGV: queue iso, then a fence that gives its jobs up itself (a clean exit, nobody is blamed), or '';
 --       then the one dead fence to look at (the process that is replaced), or '' for all
 -- Returns the number of jobs taken back.

@@ -63,3 +63,20 @@ def test_a_chat_is_picked_up_after_the_last_event_that_came() -> None:
     assert b"POST /v1/chat/completions " in asked[0] and b"include_event_ids" in asked[0]
     assert asked[1].startswith(b"GET /v1/chat/completions/chatcmpl-1?stream=true&starting_after=2 ")
     assert asked[2].splitlines()[0] == asked[1].splitlines()[0]
+
+
+def test_a_job_that_is_gone_is_not_asked_for_again() -> None:
+    first = HEAD + chunk(b"id: 1\n" + FRAME) + b"0\r\n\r\n"
+    said = b'{"error": {"message": "There is no such job."}}'
+    gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(said), said)
+    with saying(first, gone) as (url, _), pytest.raises(click.ClickException, match="no such job"):
+        list(Client(url, "sk-local").chat({}))
+
+
+def test_connections_that_break_at_once_are_opened_with_a_pause_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("cli.client.time.sleep", pauses.append)
+    empty = HEAD + b"0\r\n\r\n"
+    with saying(empty, empty, empty, HEAD + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n") as (url, _):
+        assert list(Client(url, "sk-local").chat({})) == []
+    assert len(pauses) == 3
