@@ -42,6 +42,7 @@ class DiskGuard(threading.Thread):
             refuses = self._is_nearly_full()
             if refuses or self._refuses:
                 self._redis.config_set("min-replicas-to-write", int(refuses))
+                self._redis.close()  # Valkey leaves when nobody is connected
         except (OSError, RedisError) as error:
             logger.debug("the disk guard waits for Valkey: %s", error)
             return

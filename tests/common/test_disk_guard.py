@@ -19,6 +19,7 @@ from common.connection import connect, is_passing
 from common.disk_guard import DiskGuard
 from common.script import Scripts
 from tests.chaos.campaign import small_disk
+from tests.chaos.harness import wait_until
 
 PIECE = "x" * 8192
 
@@ -105,3 +106,16 @@ def test_it_refuses_while_there_is_little_room_and_takes_writes_when_there_is_mo
         monkeypatch.setattr(disk_guard, "RESERVE", 0)
         guard.look()
     assert Scripts(redis).run("register", "q", 1000, "")
+
+
+def test_it_stays_connected_to_no_valkey_that_waits_for_others_to_leave(
+    redis: "Redis", valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = redis.info("clients")["connected_clients"]
+    guard = DiskGuard(tmp_path, connect(valkey_url, retries=0))
+    for reserve in (2**60, 0):
+        monkeypatch.setattr(disk_guard, "RESERVE", reserve)
+        monkeypatch.setattr(disk_guard, "SMALLEST_SHARE", 1)
+        guard.look()
+        assert redis.config_get("min-replicas-to-write") == {"min-replicas-to-write": str(int(reserve > 0))}
+        wait_until(lambda: redis.info("clients")["connected_clients"] == before, 5)
