@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 
 from api.answers import Answer
 from api.auth import Caller
@@ -10,6 +10,7 @@ from api.body import read_body
 from api.completion_chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
 from api.completions import prepare, submit_all
 from api.gate import parse
+from api.json_answers import about_job
 from api.prompt import PromptEncoder
 from api.schema_text import CompletionRequest
 from api.service import Service
@@ -35,13 +36,13 @@ def completion_routes(service: Service) -> Blueprint:
         encoder = service.models.encoder(forms[0].model)
         is_stream = request.args.get("stream") == "true" or "text/event-stream" in request.headers.get("Accept", "")
         if not is_stream and any(job.state not in ENDED for job in jobs):
-            return jsonify(pending(forms[0], jobs)), 202
+            return about_job(answer_id, pending(forms[0], jobs), 202)
         after = starting_after(request)
         answer = Answer(service, request, *(job.id for job in jobs), is_background=True)
         answer.is_new = False
         if is_stream:
             return answer.stream(CompletionChunks(forms, text_of(encoder)), after=after, with_ids=True)
-        return jsonify(answer.body(TextCompletion(forms, text_of(encoder))))
+        return about_job(answer_id, answer.body(TextCompletion(forms, text_of(encoder))))
 
     return routes
 
@@ -67,14 +68,12 @@ def asked(service: Service) -> tuple[Answer, list[CompletionForm], PromptEncoder
     return answer, forms, encoder, wanted(body)
 
 
-def respond(answer: Answer, forms: list[CompletionForm], encoder: PromptEncoder) -> Response | tuple[Response, int]:
+def respond(answer: Answer, forms: list[CompletionForm], encoder: PromptEncoder) -> Response:
     """Wait for the whole; a background answer comes at once."""
     if answer.is_background:
         answer.give_up()
-        return jsonify(pending(forms[0], [])), 202
-    response = jsonify(answer.body(TextCompletion(forms, text_of(encoder))))
-    response.headers["Omni-Job-Id"] = forms[0].id
-    return response
+        return about_job(forms[0].id, pending(forms[0], []), 202)
+    return about_job(forms[0].id, answer.body(TextCompletion(forms, text_of(encoder))))
 
 
 def text_of(encoder: PromptEncoder) -> Any:

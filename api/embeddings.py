@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-from flask import Blueprint, jsonify, request
+from flask import Blueprint, request
 
 from api.answers import Answer
 from api.aside import aside
@@ -15,6 +15,7 @@ from api.body import read_body
 from api.chat import new_id, submission
 from api.gate import parse
 from api.generation import submit
+from api.json_answers import about_job
 from api.prompt import PromptEncoder
 from api.schema_text import MAX_INPUT_TOKENS, EmbeddingRequest
 from api.service import Service
@@ -82,9 +83,7 @@ def embedding_routes(service: Service) -> Blueprint:
     @routes.post("/v1/embeddings")
     def create() -> Any:
         answer, form = asked(service)
-        response = jsonify(answer.body(Embeddings(form)))
-        response.headers["Omni-Job-Id"] = form.id
-        return response
+        return about_job(form.id, answer.body(Embeddings(form)))
 
     return routes
 

@@ -3,13 +3,14 @@
 import time
 from typing import Any
 
-from flask import Blueprint, jsonify, request
+from flask import Blueprint, request
 
 from api.aside import aside
 from api.body import read_body
 from api.chat import new_id, prepare
 from api.errors import error_headers, messages_error, status_of
 from api.gate import parse
+from api.json_answers import about_job
 from api.message_chunks import MessageForm
 from api.message_turns import chat_request
 from api.messages_schema import CountRequest, MessagesRequest
@@ -36,14 +37,16 @@ def message_routes(service: Service) -> Blueprint:
         waiting, body = asked(service)
         if body.stream:
             return waiting.stream(with_ids=asks_for_ids(request, body.stream_options))
-        return jsonify(waiting.body())
+        return about_job(waiting.form.id, waiting.body())
 
     @routes.get("/v1/messages/<message_id>")
     def retrieve(message_id: str) -> Any:
         job = owned_job(service, service.keys.caller(request), message_id)
         after = starting_after(request)
         waiting = fetched(service, request, job, "message")
-        return waiting.stream(after=after, with_ids=True) if wants_stream(request) else jsonify(waiting.body())
+        if wants_stream(request):
+            return waiting.stream(after=after, with_ids=True)
+        return about_job(job.id, waiting.body())
 
     @routes.post("/v1/messages/count_tokens")
     def count_tokens() -> Any:

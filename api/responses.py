@@ -3,12 +3,13 @@
 import time
 from typing import Any
 
-from flask import Blueprint, jsonify, request
+from flask import Blueprint, request
 
 from api.aside import aside
 from api.body import read_body
 from api.chat import new_id, prepare
 from api.gate import known_only, parse
+from api.json_answers import about_job
 from api.reading import Reading
 from api.response_chunks import ResponseForm
 from api.response_items import chat_request
@@ -51,8 +52,8 @@ def add_asking(routes: Blueprint, service: Service) -> None:
             return waiting.stream(with_ids=asks_for_ids(request, body.stream_options))
         if body.background:
             waiting.answer.give_up()
-            return jsonify(shown(waiting, "queued"))
-        return jsonify(waiting.body())
+            return about_job(waiting.form.id, shown(waiting, "queued"))
+        return about_job(waiting.form.id, waiting.body())
 
     @routes.post("/v1/responses/input_tokens")
     def input_tokens() -> Any:
@@ -72,7 +73,7 @@ def add_stored(routes: Blueprint, service: Service) -> None:
         if wants_stream(request):
             after = resume_after()
             return fetched(service, request, job, "response").stream(after=after, with_ids=asks_for_ids(request))
-        return jsonify(folded(fetched(service, request, job, "response"), job))
+        return about_job(job.id, folded(fetched(service, request, job, "response"), job))
 
     @routes.get("/v1/responses/<response_id>/input_items")
     def input_items(response_id: str) -> Any:
@@ -86,9 +87,9 @@ def add_stored(routes: Blueprint, service: Service) -> None:
         job = stored(service, response_id)
         waiting = fetched(service, request, job, "response")
         if had_ended:
-            return jsonify(folded(waiting, job))
+            return about_job(job.id, folded(waiting, job))
         waiting.answer.give_up()
-        return jsonify(shown(waiting, "cancelled"))
+        return about_job(job.id, shown(waiting, "cancelled"))
 
     @routes.delete("/v1/responses/<response_id>")
     def forget(response_id: str) -> Any:

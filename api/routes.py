@@ -3,12 +3,13 @@
 import time
 from typing import Any
 
-from flask import Blueprint, jsonify, request
+from flask import Blueprint, request
 
 from api.body import read_body
 from api.chat import chat_form, prepare
 from api.chunks import ChatForm
 from api.gate import parse
+from api.json_answers import about_job
 from api.schema import ChatRequest
 from api.service import Service
 from api.serving import (
@@ -39,10 +40,8 @@ def chat_routes(service: Service) -> Blueprint:
             return waiting.stream(with_ids=asks_for_ids(request, body.stream_options))
         if body.background:
             waiting.answer.give_up()
-            return jsonify(pending(waiting.form, None)), 202
-        response = jsonify(waiting.body())
-        response.headers["Omni-Job-Id"] = waiting.form.id
-        return response
+            return about_job(waiting.form.id, pending(waiting.form, None), 202)
+        return about_job(waiting.form.id, waiting.body())
 
     @routes.get("/v1/chat/completions/<job_id>")
     def retrieve(job_id: str) -> Any:
@@ -51,8 +50,8 @@ def chat_routes(service: Service) -> Blueprint:
             after = starting_after(request)
             return fetched(service, request, job, "chat").stream(after=after, with_ids=True)
         if job.state not in ENDED:
-            return jsonify(pending(form_of(job, "chat"), job)), 202
-        return jsonify(fetched(service, request, job, "chat").body())
+            return about_job(job.id, pending(form_of(job, "chat"), job), 202)
+        return about_job(job.id, fetched(service, request, job, "chat").body())
 
     return routes
 

@@ -16,6 +16,11 @@ from common.wire import encode_card
 
 KEY = {"Authorization": "Bearer sk-local"}
 TALK = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+ASKED = [
+    ("/v1/chat/completions", TALK),
+    ("/v1/completions", {"model": "tiny", "prompt": ["a", "b"]}),
+    ("/v1/responses", {"model": "tiny", "input": "Hi"}),
+]
 WIDE = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 2**64}}}
 
 
@@ -41,20 +46,22 @@ def post(client: FlaskClient) -> Callable[..., Any]:
     return send
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/chat/completions", TALK),
-        ("/v1/completions", {"model": "tiny", "prompt": ["a", "b"]}),
-        ("/v1/responses", {"model": "tiny", "input": "Hi"}),
-    ],
-)
+@pytest.mark.parametrize(("path", "body"), ASKED)
 def test_who_asks_for_the_head_of_a_stream_waits_for_nothing(path, body, post, client, hub) -> None:
     answer_id = post(path, body).get_json()["id"]
     head = client.head(f"{path}/{answer_id}?stream=true", headers=KEY)
     assert (head.status_code, head.headers["Omni-Job-Id"]) == (200, answer_id)
     assert head.mimetype == "text/event-stream"
     assert hub.num_readers == 0
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+def test_every_answer_bears_its_jobs_id(path, body, post, client) -> None:
+    answer = post(path, body)
+    answer_id = answer.get_json()["id"]
+    again = client.get(f"{path}/{answer_id}", headers=KEY)
+    assert answer.headers["Omni-Job-Id"] == again.headers["Omni-Job-Id"] == answer_id
+    assert again.status_code == answer.status_code
 
 
 def test_a_key_of_another_endpoints_answer_is_a_mismatch(post, hub) -> None:
