@@ -4,11 +4,11 @@ The end of what a caller sends does not say that it left: it may have closed its
 something is written that a reader passes over. An end that is closed answers it with a reset; one that reads does not.
 """
 
+import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
-from select import POLLERR, POLLHUP
 from typing import Any
 
 import gevent
@@ -19,6 +19,8 @@ SEND_TIMEOUT_S = 30.0
 SEND_BUFFER_BYTES = 32 * 1024
 PAUSES_S = (0.05, 0.25, 0.7, 2.0)  # a proxy between passes the reset on only when it is written to once more
 PAUSE_S = 15.0
+LOOK_S = 0.5
+POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux only
 
 KernelPoll = get_original("select", "poll")
 
@@ -48,8 +50,7 @@ def watching(client: Any, on_gone: Callable[[], None], probe: Callable[[], objec
             on_gone()
             return
         watcher.stop()  # a pipelined request, or the end, would wake us for ever
-        if not data:
-            probing.append(gevent.spawn(_probe, client.fileno(), on_gone, probe))
+        probing.append(gevent.spawn(_probe_at_end if data else _probe, client.fileno(), on_gone, probe))
 
     watcher.start(look)
     try:
@@ -58,6 +59,13 @@ def watching(client: Any, on_gone: Callable[[], None], probe: Callable[[], objec
         watcher.stop()
         watcher.close()
         gevent.killall(probing, block=False)
+
+
+def _probe_at_end(fd: int, on_gone: Callable[[], None], probe: Callable[[], object]) -> None:
+    """The end of what a caller sends lies behind the bytes of its next request: it cannot be read yet."""
+    while not _has(fd, POLLRDHUP | select.POLLERR):
+        gevent.sleep(LOOK_S)
+    _probe(fd, on_gone, probe)
 
 
 def _probe(fd: int, on_gone: Callable[[], None], probe: Callable[[], object]) -> None:
@@ -74,6 +82,10 @@ def _probe(fd: int, on_gone: Callable[[], None], probe: Callable[[], object]) ->
 
 def is_closed(fd: int) -> bool:
     """Whether neither end can send any more; the kernel knows it once a reset has come."""
+    return _has(fd, select.POLLHUP | select.POLLERR)
+
+
+def _has(fd: int, events: int) -> bool:
     poll = KernelPoll()
-    poll.register(fd, 0)
-    return any(event & (POLLHUP | POLLERR) for _, event in poll.poll(0))
+    poll.register(fd, events)
+    return any(event & events for _, event in poll.poll(0))

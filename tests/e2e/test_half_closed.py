@@ -25,15 +25,16 @@ def stage() -> Iterator[Harness]:
         yield harness
 
 
-def ask(stage: Harness, body: dict[str, Any], version: str = "1.1") -> socket.socket:
-    """A request whose sender says that nothing follows."""
+def ask(stage: Harness, body: dict[str, Any], version: str = "1.1", *, is_last: bool = True) -> socket.socket:
+    """A request whose sender says that nothing follows, if it is the last one."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", stage.port))
     connection.settimeout(30)
     head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: 127.0.0.1\r\nAuthorization: Bearer sk-chaos\r\n"
     head += f"Content-Type: application/json\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
     connection.sendall(head.encode() + data)
-    connection.shutdown(socket.SHUT_WR)
+    if is_last:
+        connection.shutdown(socket.SHUT_WR)
     return connection
 
 
@@ -80,6 +81,16 @@ def test_a_half_closed_caller_that_leaves_after_all_is_noticed(stage: Harness, s
         job_id = job_of(stage, seed)
     wait_until(lambda: stage.state(job_id) == "cancelled", NOTICED_S + 4)
     assert stage.job(job_id)["code"] == "client_gone"
+
+
+def test_who_leaves_behind_the_bytes_of_a_next_request_is_noticed(stage: Harness) -> None:
+    with ask(stage, chat(40, 5000), is_last=False) as connection:
+        job_id = job_of(stage, 40)
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
+        with pytest.raises(TimeoutError):
+            connection.settimeout(0.5)
+            connection.recv(1)  # nothing is said to who may still read
+    wait_until(lambda: stage.state(job_id) == "cancelled", NOTICED_S + 4)
 
 
 def test_http_1_0_knows_no_interim_answers_so_its_half_close_is_leaving(stage: Harness) -> None:
