@@ -76,7 +76,7 @@ class Answer:
             self.service.hub.close(reader)
 
     def stream(self, chunks: Chunks, dialect: Dialect = OPENAI, *, after: int = 0, with_ids: bool = False) -> Response:
-        """SSE of all chunks with a number above `after`. Raises Conflict when the logs do not hold so many."""
+        """SSE of all chunks with a number above `after`. Raises Conflict when the jobs ended before."""
         frames = Frames(chunks, dialect, after, with_ids=with_ids)
         try:
             first = frames.opening() + self._catch_up(frames)
@@ -114,18 +114,21 @@ class Answer:
             self.give_up()
 
     def _catch_up(self, frames: Frames) -> bytes:
-        """Make what the caller has seen again, so that the rest can follow; returns what the last event adds to it."""
+        """Make what the caller has seen again, so that the rest can follow; returns what the last event adds to it.
+
+        A job that goes on may not have come so far yet: the rest is made up for while it is followed.
+        """
         said = b""
-        rows = self._logged() if frames.is_behind else iter(())
-        while frames.is_behind:
-            if (found := next(rows, None)) is None:
-                raise Conflict(REWOUND, code="stream_rewound")
-            number, row = found
+        for number, row in self._logged() if frames.is_behind else ():
             said = frames.feed(row.event)
             is_over = isinstance(row.event, Finished)
             self._at = (number + 1, 0) if is_over else (number, row.seq)
             if isinstance(row.event, Failed):
                 self._at = (len(self.readers), 0)
+            if not frames.is_behind:
+                return said
+        if frames.is_behind and self._at[0] == len(self.readers):
+            raise Conflict(REWOUND, code="stream_rewound")
         return said
 
     def _logged(self) -> Iterator[tuple[int, Row]]:
@@ -159,6 +162,8 @@ class Answer:
                     yield frames.leaving(self._restarting())
                     return
                 yield frames.feed(item.event) if isinstance(item, Row) else self._notice(item)
+            if frames.is_behind:
+                raise Conflict(REWOUND, code="stream_rewound")
         except ClientGone:
             raise
         except OmniError as error:

@@ -39,9 +39,12 @@ class Frames:
         return self._numbered(self._chunks.opening())
 
     def feed(self, event: Event) -> bytes:
-        """All frames of one event together: each write wakes the caller."""
+        """All frames of one event together: each write wakes the caller.
+
+        One that has seen more than there is up to a failure is told that instead.
+        """
         said = self._numbered(self._chunks.feed(event))
-        if isinstance(event, Failed) and self._dialect.tells_failed_jobs:
+        if isinstance(event, Failed) and self._dialect.tells_failed_jobs and not self.is_behind:
             said += self.failure(JobFailed(event.message, code=event.code))
         return said
 

@@ -25,7 +25,9 @@ from common.wire import Failed, Finished
 
 PAGE_ROWS = 64  # read from a log at once
 LAG_S = 0.1  # so long live rows may be behind a look at the log
-REWOUND = "The log of this job is shorter than what was already sent; begin again without 'starting_after'."
+REWOUND = (
+    "The answer of this job has fewer events than 'starting_after' says were already sent; begin again without it."
+)
 SILENCE_S = 15.0  # after so long without news a reader is given an Idle, which becomes a keep-alive
 
 

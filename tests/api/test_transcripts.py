@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from flask import Flask, request
+from flask import Flask, Response, request
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -100,22 +100,36 @@ TRANSCRIPTS = {
 }
 
 
-def streamed(transcript: Transcript, encoder: PromptEncoder, after: int = 0, *, with_ids: bool = True) -> str:
+class Logs:
+    """The jobs' logs, of which no more than `num_shown` rows each have been written."""
+
+    def __init__(self, transcript: Transcript, num_shown: int = 10**6) -> None:
+        self.num_shown = num_shown
+        self.of = {
+            f"job-{number}": [Row(seq, event, 1) for seq, event in enumerate(events, 1)]
+            for number, events in enumerate(transcript.logs)
+        }
+
+    def rows(self, job_id: str, after: int = 0, count: int | None = None) -> list[Row]:
+        return [row for row in self.of[job_id][: self.num_shown] if row.seq > after][:count]
+
+    def cancel(self, *_: Any, **__: Any) -> str:
+        return ""
+
+
+def opened(
+    transcript: Transcript, encoder: PromptEncoder, logs: Logs, after: int = 0, *, with_ids: bool = True
+) -> Response:
     """What Answer sends for these logs."""
-    rows = {
-        f"job-{number}": [Row(seq, event, 1) for seq, event in enumerate(events, 1)]
-        for number, events in enumerate(transcript.logs)
-    }
-    store = SimpleNamespace(
-        rows=lambda job_id, after=0, count=None: [row for row in rows[job_id] if row.seq > after][:count],
-        cancel=lambda *_, **__: "",
-    )
-    service: Any = SimpleNamespace(store=store, hub=EventHub(store, None, "tiny"))  # type: ignore[arg-type]
+    service: Any = SimpleNamespace(store=logs, hub=EventHub(logs, None, "tiny"))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
-        answer = Answer(service, request, *rows, is_background=True)
+        answer = Answer(service, request, *logs.of, is_background=True)
         answer.is_new = False
-        chunks = transcript.chunks(encoder)
-        return answer.stream(chunks, transcript.dialect, after=after, with_ids=with_ids).get_data(as_text=True)
+        return answer.stream(transcript.chunks(encoder), transcript.dialect, after=after, with_ids=with_ids)
+
+
+def streamed(transcript: Transcript, encoder: PromptEncoder, after: int = 0, *, with_ids: bool = True) -> str:
+    return opened(transcript, encoder, Logs(transcript), after, with_ids=with_ids).get_data(as_text=True)
 
 
 def frames_of(stream: str) -> list[str]:
@@ -148,6 +162,31 @@ def test_a_stream_is_not_resumed_after_a_frame_that_there_never_was(name: str, e
     with pytest.raises(Conflict) as refused:
         streamed(TRANSCRIPTS[name], encoder, num_numbered + 1)
     assert refused.value.code == "stream_rewound"
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_a_stream_resumed_beyond_what_its_job_has_said_waits_for_it(name: str, encoder: PromptEncoder) -> None:
+    frames = streamed(TRANSCRIPTS[name], encoder).split("\n\n")
+    for after in range(1, sum("id: " in frame for frame in frames) + 1):
+        logs = Logs(TRANSCRIPTS[name], num_shown=0)
+        pieces = opened(TRANSCRIPTS[name], encoder, logs, after).iter_encoded()
+        seen = next(pieces)
+        logs.num_shown = 10**6
+        assert (seen + b"".join(pieces)).decode().split("\n\n") == frames[after:]
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_a_job_that_ends_before_where_its_stream_is_resumed_says_so_in_the_stream(
+    name: str, encoder: PromptEncoder
+) -> None:
+    whole = streamed(TRANSCRIPTS[name], encoder)
+    logs = Logs(TRANSCRIPTS[name], num_shown=0)
+    pieces = opened(TRANSCRIPTS[name], encoder, logs, whole.count("id: ") + 1).iter_encoded()
+    assert next(pieces) == b""
+    logs.num_shown = 10**6
+    error, *ending = [frame for frame in b"".join(pieces).decode().split("\n\n") if frame]
+    assert "fewer events than 'starting_after'" in error and "error" in error and "id: " not in error
+    assert ending == [frame for frame in [TRANSCRIPTS[name].dialect.ending.decode().strip()] if frame]
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
