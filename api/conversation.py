@@ -10,12 +10,12 @@ from jinja2 import TemplateError
 from api import deepseek_v32
 from api.bounds import TooSlow, bounded
 from api.images import is_image
-from api.json_object import bounded_marks
 from api.schema import Message, Part, Tool
 from api.special_tokens import Guard
 from api.templates import render_template
 from common.errors import InvalidRequest
 from common.grammars import THINK_END, Thinking
+from common.json_bounds import bounded_marks
 from common.wire import ModelCard
 
 THINK = "<think>"
@@ -39,6 +39,7 @@ class Conversation:
 
 def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     """The prompt's text, the caller's own special tokens hidden by `guard`. Raises InvalidRequest."""
+    refuse_large_arguments(conversation.messages)
     messages = [
         guard.value(_with_parsed_arguments(as_dict(message, number, accepts_images=card.accepts_images)))
         for number, message in enumerate(conversation.messages)
@@ -165,12 +166,17 @@ def _with_arguments(call: dict[str, Any], change: Callable[[Any], Any]) -> dict[
     return call | {"function": function | {"arguments": change(function["arguments"])}}
 
 
+def refuse_large_arguments(messages: Sequence[Message]) -> None:
+    """Raises InvalidRequest when the arguments of all calls together hold more than a request's own JSON may."""
+    texts = [call.function.arguments for message in messages for call in message.tool_calls or ()]
+    bounded_marks(b",".join(bounded_marks(text.encode()) for text in texts))
+
+
 def parsed_object(text: str) -> Any:
-    """The object that a text is; the text itself if it is none, or holds more than a request may."""
+    """The object that a text is; the text itself if it is none."""
     try:
-        bounded_marks(text.encode())
         value = json.loads(text or "{}")
-    except (ValueError, RecursionError, InvalidRequest):
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict) else text
 

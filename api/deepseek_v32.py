@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.json_object import bounded_marks
 from common.errors import InvalidRequest
 
 Message = Mapping[str, Any]  # as OpenAI's: role, content (text), tool_calls, tool_call_id, reasoning_content
@@ -162,7 +161,6 @@ def _calls_text(index: int, calls: Sequence[Mapping[str, Any]]) -> str:
 
 def _invoke_text(index: int, function: Mapping[str, Any]) -> str:
     text = function.get("arguments") or "{}"
-    bounded_marks(text.encode())
     try:
         arguments = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -8,10 +8,9 @@ from typing import Any
 import orjson
 
 from common.errors import InvalidRequest
+from common.json_bounds import bounded_marks
 
 MAX_DEPTH = 64
-MAX_FIELDS = 65_536  # named fields and objects: each of them is checked, and costs a microsecond or more
-MAX_VALUES = 400_000  # beside them: token ids, mostly
 MAX_DIGITS = 20
 STRETCH = 256 * 1024
 LONG_NUMBER = re.compile(rb"\d{19}")  # more than 64 bits, perhaps
@@ -36,31 +35,10 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     return parsed
 
 
-def bounded_marks(raw: bytes) -> bytes:
-    """What stands outside of texts and names: numbers, and a mark for each value. Raises InvalidRequest for too many.
-
-    Quick, so that it can be asked before anything is parsed.
-    """
-    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    num_texts = plain.count(b'"') // 2
-    if num_texts > MAX_VALUES + MAX_FIELDS:
-        raise _too_many(num_texts, "texts", MAX_VALUES)
-    marks = b"".join(plain.split(b'"')[::2])
-    if (num_fields := marks.count(b":") + marks.count(b"{")) > MAX_FIELDS:
-        raise _too_many(num_fields, "named fields and objects", MAX_FIELDS)
-    if (num_values := marks.count(b",") + marks.count(b"[") + 1) > MAX_VALUES:
-        raise _too_many(num_values, "values", MAX_VALUES)
-    return marks
-
-
 def _has_long_number(marks: bytes) -> bool:
     """A stretch at a time: a search keeps the GIL."""
     starts = range(0, len(marks), STRETCH)
     return any(LONG_NUMBER.search(marks, at, at + STRETCH + MAX_DIGITS) for at in starts)
-
-
-def _too_many(number: int, what: str, most: int) -> InvalidRequest:
-    return InvalidRequest(f"The body has {number} {what}; a request may have {most}.")
 
 
 def _checked_fields(value: Any) -> int:

@@ -13,6 +13,7 @@ import orjson
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from common.errors import InvalidRequest
+from common.json_bounds import bounded_marks
 from common.json_schema import MAX_REPEATS, MAX_SCHEMA_DEPTH, Schema, checked_schema, is_costly, repeats
 
 MAX_GRAMMAR_BYTES = 64 * 1024
@@ -155,9 +156,10 @@ def structured_grammar(options: Any, param: str = "structured_outputs") -> Gramm
 
 
 def json_value(value: Any, param: str) -> Any:
-    """A schema may also come as a string."""
+    """A schema may also come as a string, which holds no more than a request may."""
     if not isinstance(value, str):
         return value
+    bounded_marks(value.encode())
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from api.body import in_turns
 from api.gate import parse
-from api.json_object import MAX_DEPTH, MAX_FIELDS, MAX_VALUES, parse_object
+from api.json_object import MAX_DEPTH, parse_object
 from api.messages_schema import MessagesRequest
 from api.responses_schema import ResponsesRequest
 from api.schema import ChatRequest
 from bench.hostile import FIELDS, RAW, Hostile, gate, in_process
 from common.errors import InvalidRequest, OmniError
+from common.grammars import json_value
+from common.json_bounds import MAX_FIELDS, MAX_VALUES
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -64,15 +66,23 @@ def test_a_name_that_stands_twice_is_found_at_once_among_many(number):
         (b'{"a":[%s0]}' % (b"0," * MAX_VALUES), "values"),
         (b'{"a":[%s0]}' % (b'"",' * MAX_VALUES), "values"),
         (b'{"a":[%s0]}' % (b'"",' * 2 * MAX_VALUES), "texts"),
-        (b'{"a":[%s0]}' % (b"{}," * MAX_FIELDS), "named fields and objects"),
-        (b'{"a":[%s0]}' % (b"[]," * MAX_VALUES), "values"),
-        (b"{%s}" % b",".join(b'"%d":0' % name for name in range(MAX_FIELDS)), "named fields and objects"),
+        (b'{"a":[%s0]}' % (b"{}," * MAX_FIELDS), "named fields, objects and lists"),
+        (b'{"a":[%s0]}' % (b"[]," * MAX_FIELDS), "named fields, objects and lists"),
+        (b'{"a":[%s0]}' % (b"[1]," * 195_000), "named fields, objects and lists"),
+        (b'{"a":[%s0]}' % ((b"[" * 60 + b"]" * 60 + b",") * 1100), "named fields, objects and lists"),
+        (b"{%s}" % b",".join(b'"%d":0' % name for name in range(MAX_FIELDS)), "named fields, objects and lists"),
     ],
 )
 def test_too_many_values_are_refused_before_they_are_parsed(monkeypatch, raw, what):
     monkeypatch.setattr("api.json_object.orjson.loads", None)
     with pytest.raises(InvalidRequest, match=rf"The body has \d+ {what}; a request may have \d+\."):
         parse_object(raw)
+
+
+def test_a_schema_that_comes_as_text_is_bounded_like_a_body(monkeypatch):
+    monkeypatch.setattr("common.grammars.orjson.loads", None)
+    with pytest.raises(InvalidRequest, match="named fields, objects and lists"):
+        json_value("[%s1]" % ("[]," * MAX_FIELDS), "guided_json")
 
 
 @pytest.mark.parametrize(
@@ -84,8 +94,19 @@ def test_too_many_values_are_refused_before_they_are_parsed(monkeypatch, raw, wh
         {"content": "\\" * 200_000 + '"'},
         {"url": "data:image/png;base64," + "QUJD" * 2_000_000},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}] * 4096},
+        {"input": [[7] * 190] * 2048},
+        {"logit_bias": {str(token): 1 for token in range(1024)}, "stop": ["a"] * 64},
     ],
-    ids=["128K token ids", "64 prompts of ids", "marks in a text", "backslashes", "8 MB image", "4,096 messages"],
+    ids=[
+        "128K token ids",
+        "64 prompts of ids",
+        "marks in a text",
+        "backslashes",
+        "8 MB image",
+        "4,096 messages",
+        "2,048 inputs of ids",
+        "1,024 biases",
+    ],
 )
 def test_large_requests_that_make_sense_are_taken(value):
     assert parse_object(json.dumps(value).encode()) == value

@@ -154,7 +154,24 @@ def test_deepseek_v32_has_its_own_writing(encoder_of):
         deepseek.encode_chat(conversation([*messages, {"role": "tool", "tool_call_id": "x", "content": "1"}]))
 
 
-def test_arguments_with_more_fields_than_a_request_may_have_stay_text():
-    few, many = (json.dumps({f"k{number}": number for number in range(size)}) for size in (10, 70_000))
-    assert parsed_object(few) == json.loads(few)
-    assert parsed_object(many) == many
+@pytest.mark.parametrize("deepseek", [False, True])
+@pytest.mark.parametrize(
+    ("num_calls", "arguments"),
+    [(1, json.dumps({f"k{n}": n for n in range(70_000)})), (70, '{"a": [%s1]}' % ("[]," * 1000)), (2, "[" * 40_000)],
+    ids=["many fields", "many lists in many calls", "no JSON"],
+)
+def test_arguments_hold_no_more_than_a_request_may_all_calls_together(
+    encoder_of, monkeypatch, deepseek, num_calls, arguments
+):
+    monkeypatch.setattr("api.conversation.json.loads", None)
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call] * num_calls}]
+    changes = {"architecture": "deepseek_v32", "chat_template": None} if deepseek else {}
+    with pytest.raises(InvalidRequest, match=r"named fields, objects and lists; a request may have 65536\."):
+        encoder_of(**changes).encode_chat(conversation(messages))
+
+
+def test_arguments_that_are_no_json_object_stay_text():
+    assert parsed_object('{"a": [1]}') == {"a": [1]}
+    assert parsed_object("[1]") == "[1]"
+    assert parsed_object('{"a"') == '{"a"'
