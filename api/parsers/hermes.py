@@ -36,7 +36,7 @@ class HermesBlock:
             _, closing, rest = self._tail.partition(CLOSING)
             self._tail = self._tail[len(self._tail) - num_held(self._tail, [CLOSING]) :]
             return rest if closing else None
-        tail = self._tail.lstrip(STRAY)
-        if tail.startswith(CLOSING):
-            return tail[len(CLOSING) :]
-        return None if CLOSING.startswith(tail) else tail
+        self._tail = self._tail.lstrip(STRAY)
+        if self._tail.startswith(CLOSING):
+            return self._tail[len(CLOSING) :]
+        return None if CLOSING.startswith(self._tail) else self._tail

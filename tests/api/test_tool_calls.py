@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -313,3 +314,15 @@ def test_an_answer_is_reasoning_then_content_then_calls():
 )
 def test_the_format_is_read_off_the_template(template, architecture, format):
     assert choose_format(template, architecture) == format
+
+
+def test_blanks_behind_a_call_cost_no_more_the_more_there_are():
+    def seconds(num_blanks):
+        parser = ToolCallParser("hermes", "s")
+        parser.feed('<tool_call>{"name": "f", "arguments": {}}')
+        began = time.process_time()
+        for _ in range(num_blanks):
+            parser.feed("    ")
+        return time.process_time() - began
+
+    assert seconds(18_000) < 6 * seconds(6_000)
