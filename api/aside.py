@@ -78,9 +78,12 @@ def is_big(value: Any, limit: int = BIG) -> bool:
 
 def _finished(threads: ThreadPool, work: Callable[..., T], args: tuple[Any, ...]) -> T:
     done: _Done[T] = threads.apply(_tried, (work, args))
-    if isinstance(done, Exception):
+    if not isinstance(done, Exception):
+        return done[0]
+    try:
         raise done
-    return done[0]
+    finally:
+        del done  # its traceback has this frame, which would keep the arguments until garbage is looked for
 
 
 def _tried(work: Callable[..., T], args: tuple[Any, ...]) -> "_Done[T]":

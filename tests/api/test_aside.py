@@ -1,6 +1,8 @@
 """Large work goes to a thread, where it changes nothing but who waits for it."""
 
+import gc
 import threading
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +33,21 @@ def test_an_error_comes_back_from_the_thread_and_is_not_printed(capfd):
     with pytest.raises(KeyError, match="gone"):
         in_thread(fail)
     assert capfd.readouterr().err == ""
+
+
+def test_an_error_leaves_no_garbage_that_would_keep_what_was_sent():
+    def fail(_):
+        raise KeyError("gone")
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            with suppress(KeyError):
+                in_thread(fail, "x" * BIG)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
