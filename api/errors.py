@@ -29,7 +29,7 @@ STATUS: dict[str, tuple[int, str, str | int | None]] = {
     "service_unavailable": (503, "service_unavailable", 503),
     "server_restarting": (503, "service_unavailable", "server_restarting"),
     "out_of_memory": (500, "internal_error", 500),
-    "stream_rewound": (500, "internal_error", "stream_rewound"),  # we lost what the caller has seen
+    "stream_rewound": (409, "internal_error", "stream_rewound"),  # what the caller has seen was lost, or never was
 }
 INTERNAL = (500, "internal_error", "internal_error")
 # A retry of these would only repeat the failure: the SDKs obey the header.

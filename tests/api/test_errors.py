@@ -29,7 +29,7 @@ def test_an_exhausted_gpu_answers_as_the_reference_says_and_is_not_retried() -> 
         (Overloaded("x", retry_after_s=3), 429, "rate_limit_error", "rate_limit_exceeded"),
         (JobFailed("x", code="worker_crashed"), 500, "internal_error", "worker_crashed"),
         (OmniError("x", code="something_new"), 500, "internal_error", "something_new"),
-        (Conflict("x", code="stream_rewound"), 500, "internal_error", "stream_rewound"),
+        (Conflict("x", code="stream_rewound"), 409, "internal_error", "stream_rewound"),
         (JobFailed("x", code="timeout"), 504, "timeout_error", "timeout"),
     ],
 )

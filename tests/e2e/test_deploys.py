@@ -231,7 +231,7 @@ def test_nobody_resumes_after_what_was_never_said(stage: Harness, path: str) -> 
             beyond = 1000 if model == "fake" else NUM_OPENING[path] + 1
             headers = {"Last-Event-ID": str(beyond)}
             status, answer = await api.ask("GET", f"{path}/{answer_id}?stream=true", headers=headers)
-            assert status == 500 and "shorter" in answer["error"]["message"], (model, answer)
+            assert status == 409 and "shorter" in answer["error"]["message"], (model, answer)
             response.close()
 
     Ledger(stage.redis, "idle", "nobody").publish_card(fake_load("", ("idle",), None, None).card)

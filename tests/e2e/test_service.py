@@ -72,7 +72,7 @@ def test_a_stored_completion_can_be_fetched_and_its_stream_resumed_anywhere(serv
         by_header = http.get(path, params={"stream": "true"}, headers={"Last-Event-ID": "5"}).text
         assert resumed == by_header == "\n\n".join(frames[5:]) + "\n\ndata: [DONE]\n\n"
         beyond = http.get(path, params={"stream": "true", "starting_after": len(frames) + 1})
-        assert (beyond.status_code, beyond.json()["error"]["code"]) == (500, "stream_rewound")
+        assert (beyond.status_code, beyond.json()["error"]["code"]) == (409, "stream_rewound")
         stored = http.get(path).json()
         text = "".join(json.loads(f.split("data: ")[1])["choices"][0]["delta"].get("content", "") for f in frames)
         assert stored["choices"][0]["message"]["content"] == text
