@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from common.errors import Overloaded
 
 MOST_BYTES = 256 * 2**20
+LIMIT = "max_body_bytes_at_once"  # what a refusal calls it
 SHARE = 3  # one key may have so many times what is left, so that there is always some for the next
 
 
@@ -39,9 +40,12 @@ class BodyRoom:
                 del self._held[owner]
 
     def _take(self, owner: str, num_bytes: int) -> None:
-        if self._held.get(owner, 0) + num_bytes > SHARE * (self._free - num_bytes):
+        held, may = self._held.get(owner, 0), max(0, SHARE * (self._free - num_bytes))
+        if held + num_bytes > may:
             raise Overloaded(
-                "This key sends more at the same time than this server takes: send large bodies one after the other."
+                f"This key sends more at the same time than this server takes: with this body {held + num_bytes} bytes "
+                f"would be on their way, of {may} that may be now ({LIMIT}). Send large bodies one after the other.",
+                param=LIMIT,
             )
         self._free -= num_bytes
         self._held[owner] += num_bytes

@@ -87,8 +87,8 @@ class Overloaded(OmniError):
 
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after_s: int = 1, param: str | None = None) -> None:
+        super().__init__(message, param=param)
         self.retry_after_s = retry_after_s
 
 
@@ -96,8 +96,7 @@ class KeyLimited(Overloaded):
     """A limit of the caller's own key is reached; `param` names it."""
 
     def __init__(self, message: str, *, limit: str, retry_after_s: int, allowance: Allowance) -> None:
-        super().__init__(message, retry_after_s=retry_after_s)
-        self.param = limit
+        super().__init__(message, retry_after_s=retry_after_s, param=limit)
         self.allowance = allowance
 
 

@@ -28,6 +28,8 @@ CHILD_MEMORY_BYTES = 2 << 30
 CHILD_PROCESSES = 2
 TRIED_BYTES = 64
 KEPT_VERDICTS = 1024
+DEAD_END = "NoExtension"  # llguidance's word for it, and for finding out late
+NOTHING_FITS = "no text can fulfil it. Look for rules that contradict each other, or that never come to an end."
 EOS_ID = 256
 
 
@@ -118,15 +120,17 @@ def fault_of(text: str, tokenizer: Any, num_tried: int = 1) -> str | None:
         if not allowed:
             break
         matcher.consume_token(allowed[step * 37 % len(allowed)])  # any fixed walk; not always the same corner
-    return _first_line(matcher.get_error()) if matcher.is_error() else None
+    return _sentence(matcher.get_error()) if matcher.is_error() else None
 
 
 def _allowed_bytes(bitmask: bytes) -> Sequence[int]:
     return [value for value in range(EOS_ID) if bitmask[value // 8] >> (value % 8) & 1]
 
 
-def _first_line(error: str) -> str:
-    """The sentence of an error, short and on one line."""
+def _sentence(error: str) -> str:
+    """What an error says, short and on one line."""
+    if error.strip().startswith(DEAD_END):
+        return NOTHING_FITS
     lines = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith("<")]
     return re.sub(r"\s+", " ", " ".join(lines))[:300]
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import orjson
@@ -18,10 +19,13 @@ from common.json_schema import MAX_REPEATS, MAX_SCHEMA_DEPTH, Schema, checked_sc
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 MAX_CHOICES = 2_000
+MAX_NESTING = 100  # of groups in a caller's grammar or regex
 LARGE_GRAMMAR_BYTES = 8 * 1024  # from here on, compiling is felt
 BOUNDED_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"  # or a small model may indent until its tokens are spent
 FREE_JSON = {"whitespace_pattern": BOUNDED_WHITESPACE}
 TEXT = "/(.|\\n)*/"
+CLASS_OR_ESCAPE = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.")
+STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 TOKEN_ID = re.compile(r"<\[\d+\]>")
 THINK_END = "</think>"
 
@@ -109,6 +113,7 @@ def regex_grammar(pattern: Any, param: str) -> Grammar:
         raise InvalidRequest("The regex must be a string with something in it.", param=param)
     if repeats(pattern) > MAX_REPEATS:
         raise InvalidRequest(f"The regex repeats more than {MAX_REPEATS} times.", param=param)
+    refuse_deep(pattern, param)
     escaped = re.sub(r"(?s)\\.|/|\n", lambda match: {"/": "\\/", "\n": "\\n"}.get(match[0], match[0]), pattern)
     return _sized([{"lark_grammar": f"start: /{escaped}/"}], param, is_costly=True)
 
@@ -128,11 +133,23 @@ def ebnf_grammar(grammar: Any, param: str) -> Grammar:
     if not isinstance(grammar, str) or not grammar.strip():
         raise InvalidRequest("The grammar must be a string with something in it.", param=param)
     refuse_large(len(grammar.encode()), param)
+    refuse_deep(STRING.sub("", grammar), param)
     try:
         lark = any_to_lark(grammar)
     except (GbnfToLarkError, ValueError, IndexError, KeyError, RecursionError) as error:
         raise InvalidRequest(f"The grammar cannot be read: {str(error)[:200]}", param=param) from error
     return _sized([{"lark_grammar": lark}], param, is_costly=True)
+
+
+def refuse_deep(text: str, param: str) -> None:
+    """Raises InvalidRequest when more groups stand inside one another than what reads them can follow."""
+    marks = re.findall(r"[()]", CLASS_OR_ESCAPE.sub("", text))
+    if max(accumulate(1 if mark == "(" else -1 for mark in marks), default=0) > MAX_NESTING:
+        raise InvalidRequest(
+            f"'{param}' has more than {MAX_NESTING} groups inside one another: leave out parentheses, or give inner "
+            "groups rules of their own.",
+            param=param,
+        )
 
 
 def structured_grammar(options: Any, param: str = "structured_outputs") -> Grammar:

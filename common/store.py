@@ -171,11 +171,7 @@ class Store:
             seconds = (min(submission.cost, limit) - allowance.tokens_left) * 60 / limit
         if reason == "max_kept_bytes":
             seconds = max(seconds, reply[8] / 1000)
-            message = (
-                f"This key's requests and answers take {reply[7] / 2**20:.1f} MiB, and with this one they may take "
-                f"{limit / 2**20:.1f} MiB ({reason}): delete stored responses, wait until earlier ones expire, or ask "
-                "for less."
-            )
+            message = kept_message(reply[7], limit)
         raise KeyLimited(message, limit=reason, retry_after_s=max(1, math.ceil(seconds)), allowance=allowance)
 
     def cancel(
@@ -270,6 +266,16 @@ class Store:
 def decode_row(entry_id: bytes, fields: dict[bytes, bytes]) -> Row:
     """Raises WireError if the entry is not ours."""
     return Row(int(entry_id.split(b"-")[0]), decode_event(orjson.loads(fields[b"e"])), int(fields.get(b"a", 0)))
+
+
+def kept_message(kept: int, most: int) -> str:
+    """What a key keeps, what it may keep, and how to make room."""
+    takes, may = f"take {kept / 2**20:.1f} MiB", f"{most / 2**20:.1f} MiB (max_kept_bytes)"
+    make_room = "delete stored responses (DELETE /v1/responses/{id}), or wait until earlier ones expire"
+    if kept >= most:
+        return f"This key's requests and answers {takes}, and it may keep {may}: {make_room}."
+    makes = f"{takes}, and with this one they may take {may}"
+    return f"This key's requests and answers {makes}: {make_room}, or ask for less."
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:

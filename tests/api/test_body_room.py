@@ -33,6 +33,16 @@ def test_room_comes_back_also_after_an_error() -> None:
         pass
 
 
+def test_a_refusal_names_its_limit_and_says_what_is_on_its_way() -> None:
+    room = BodyRoom(16)
+    with (
+        room.held("me", 8),
+        pytest.raises(Overloaded, match="16 bytes would be on their way, of 0 that may be") as refused,
+    ):
+        room.held("me", 8).__enter__()
+    assert refused.value.param == "max_body_bytes_at_once"
+
+
 def test_what_is_not_announced_takes_room_as_it_comes() -> None:
     room = BodyRoom(16)
     with room.held("me") as take, room.held("me"):

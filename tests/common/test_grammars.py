@@ -9,6 +9,7 @@ from common.errors import InvalidRequest
 from common.grammar_check import GrammarCheck, bytes_tokenizer, parser_limits
 from common.grammars import (
     MAX_GRAMMAR_BYTES,
+    MAX_NESTING,
     MarkedText,
     after_thinking,
     choice_grammar,
@@ -269,3 +270,33 @@ def test_schemas_that_would_be_written_again_and_again_are_refused_before_they_a
             "deepseek_v32", [Function("f", schema, strict=True)], must_call=True, parallel=True, marked=MarkedText({})
         )
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: regex_grammar("a[^\\x00-\\u{10ffff}]", "x"), lambda: ebnf_grammar('start: a\na: a "b"', "x")],
+    ids=["an empty class", "a rule without an end"],
+)
+def test_what_no_text_can_fulfil_is_refused_in_plain_words(build):
+    with pytest.raises(InvalidRequest, match="no text can fulfil it"):
+        GrammarCheck().compiled(build())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda depth: regex_grammar("(" * depth + "a" + ")" * depth, "guided_regex"),
+        lambda depth: ebnf_grammar("root ::= " + "(" * depth + '"a"' + ")" * depth, "guided_grammar"),
+    ],
+    ids=["regex", "GBNF"],
+)
+def test_groups_inside_one_another_are_counted(build):
+    assert GrammarCheck().compiled(build(MAX_NESTING))
+    for depth in (MAX_NESTING + 1, 20_000):
+        with pytest.raises(InvalidRequest, match="more than 100 groups inside one another"):
+            build(depth)
+
+
+def test_parentheses_that_are_text_are_no_groups():
+    assert regex_grammar("[](]\\([^(]" * 500, "x")
+    assert ebnf_grammar('root ::= "(((" [(]' + ' "(" [^(]' * 500, "x")
