@@ -17,6 +17,7 @@ from api.generation import ClientGone, unavailable
 from api.guard import install_guard
 from api.jobs import job_routes
 from api.json_answers import install_json
+from api.memory import SpareMemory
 from api.messages import message_routes
 from api.metrics import metric_routes
 from api.openapi import openapi_routes
@@ -44,7 +45,9 @@ def create_app(settings: Settings) -> Flask:
     install_draining(app)
     install_guard(app, settings)
     tally = Tally(SERVICE)
-    service.hub.chores += [service.keys.refresh, lambda: tally.flush(service.store.redis)]
+    spare = SpareMemory()
+    spare.install(app)
+    service.hub.chores += [service.keys.refresh, lambda: tally.flush(service.store.redis), spare.give_back]
     install_request_log(app, service, tally)
     install_traces(app, settings)
     install_cors(app, settings)

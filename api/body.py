@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
-from flask import Flask, Request, Response, current_app, request
+from flask import Flask, Request, Response, current_app, g, request
 from gevent import Timeout
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
@@ -35,7 +35,9 @@ def read_body(request: Request) -> dict[str, Any]:
         raise OmniError("Send the body as JSON, with 'Content-Type: application/json'.", code="unsupported_media_type")
     announced = min(request.content_length or 0, MAX_BODY_BYTES)
     with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced) as take:
-        return aside(parse_object, _body(request, take))
+        raw = _body(request, take)
+        g.num_body_bytes = len(raw)
+        return aside(parse_object, raw)
 
 
 def _body(request: Request, take: Callable[[int], None]) -> bytes:

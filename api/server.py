@@ -6,7 +6,6 @@
 
 import argparse
 import errno
-import gc
 import logging
 import os
 import sys
@@ -193,11 +192,11 @@ def shared(what: list[str], listen_fd: int, watch_fd: int | None) -> Server:
 
 def make_api(settings: "Settings") -> tuple[Any, str]:
     from api.app import create_app  # after gevent has patched the standard library
+    from api.memory import search_seldom
 
     app = create_app(settings)
     app.extensions["omni"].hub.start()
-    gc.collect()
-    gc.freeze()  # what is there for good is not looked through for garbage again, which would keep all requests waiting
+    search_seldom()
     url = f"http://{bracketed(settings.host)}:{settings.port}"
     return app, f"chat at {url}/, board at {url}/board"
 
