@@ -127,8 +127,6 @@ def redis_finding(settings: Settings) -> Finding:
         redis = connect(settings.redis, retries=0)
         info = redis.info()
         policy = info.get("maxmemory_policy", "noeviction")
-    except SettingsError as error:
-        return Finding("bad", str(error), "Correct REDIS_URL.")
     except RedisError as error:
         if not settings.redis_url:
             return Finding("good", "Redis: the embedded Valkey, which starts with the service")

@@ -17,6 +17,10 @@ SOCKET_TIMEOUT_S = 2.5  # a half-open connection holds a stream up for so long
 POOL_WAIT_S = 20.0  # it is this process that is busy then, not Redis
 # What passes by itself: Redis away, loading, out of memory or disk, failing over. Everything else is a bug.
 PASSING = ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+NO_ADDRESS = (
+    "REDIS_URL is not a Redis address; write redis://user:password@host:6379/0, rediss://..., unix:///path or "
+    "redis+sentinel://:password@host:26379/service, with %2F for a / in a password."
+)
 
 
 def connect(url: str, *, retries: int = 1, max_connections: int = 64) -> "Redis":
@@ -30,25 +34,26 @@ def connect(url: str, *, retries: int = 1, max_connections: int = 64) -> "Redis"
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
         "retry_on_error": [RedisConnectionError, RedisTimeoutError],
     }
-    if url.startswith("redis+sentinel://"):
-        return _through_sentinel(url, options)
-    options |= {"max_connections": max_connections, "timeout": POOL_WAIT_S}
     try:
+        if url.startswith("redis+sentinel://"):
+            return _through_sentinel(url, options)
+        options |= {"max_connections": max_connections, "timeout": POOL_WAIT_S}
         return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
-    except ValueError as error:
-        raise SettingsError(f"REDIS_URL is not a Redis address: {error}") from None
+    except ValueError:  # its text may hold a part of a password
+        raise SettingsError(NO_ADDRESS) from None
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> "Redis":
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     path = [piece for piece in parts.path.split("/") if piece]
-    if not path:
-        raise SettingsError("REDIS_URL names no Sentinel service; write redis+sentinel://host:26379/mymaster.")
     if credentials:
         user, _, password = credentials.partition(":")
         options |= {"username": unquote(user) or None, "password": unquote(password)}
-    sentinels = [(host, int(port or 26379)) for host, _, port in (item.rpartition(":") for item in hosts.split(","))]
+    addresses = [urlsplit(f"//{item}") for item in hosts.split(",")]
+    sentinels = [(address.hostname, address.port or 26379) for address in addresses]
+    if not path or not all(host for host, _ in sentinels):
+        raise ValueError("no service, or no host")
     sentinel = Sentinel(sentinels, sentinel_kwargs={"socket_timeout": 1.0}, **options)
     client: Redis = sentinel.master_for(path[0], db=int(path[1]) if len(path) > 1 else 0)
     return client

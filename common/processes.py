@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
@@ -28,26 +29,31 @@ def parent_of(pid: int) -> int:
 
 
 def follow(honcho: int) -> None:
-    """End when honcho's main process does, also by SIGKILL, for one that dies with its parent.
+    """With plain `honcho start`: end when its main process does, also by SIGKILL, for one that dies with its parent.
 
     Our parent is not honcho itself but a child that it forked to read our output. That one ignores SIGTERM and would
-    stay for ever: it is ended, and the kernel tells us.
+    stay for ever: it is ended, and the kernel tells us. Honcho in turn would never notice that child's death: it is
+    ended, and with it all others.
     """
     if honcho and sys.platform == "linux":
-        threading.Thread(target=_end_reader, args=(honcho, os.getppid()), name="honcho", daemon=True).start()
+        threading.Thread(target=_end_together, args=(honcho, os.getppid()), name="honcho", daemon=True).start()
 
 
-def _end_reader(honcho: int, reader: int) -> None:
+def _end_together(honcho: int, reader: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+    honcho_fd = None
     try:
-        fd = os.pidfd_open(honcho)
-        select.select([fd], [], [])
+        honcho_fd = os.pidfd_open(honcho)
+        select.select([honcho_fd, os.pidfd_open(reader)], [], [])
     except ProcessLookupError:
-        pass  # it has ended already
+        pass  # one of them has ended already
     except OSError:
         return  # this kernel cannot tell
-    if os.getppid() == reader:
-        os.kill(reader, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        if os.getppid() == reader:  # it lives, so it is honcho that has ended
+            os.kill(reader, signal.SIGKILL)
+        elif honcho_fd is not None:
+            signal.pidfd_send_signal(honcho_fd, signal.SIGKILL)
 
 
 def call_ourselves(name: str) -> None:

@@ -102,6 +102,10 @@ class Settings(BaseSettings):
             raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
         if self.max_memory is not None and self.redis_url:
             raise ValueError("OMNI_MAX_MEMORY is for the embedded Valkey; with REDIS_URL set maxmemory in that server.")
+        if self.redis_url:
+            from common.connection import connect  # it imports us, and most starts need none of it
+
+            connect(self.redis_url)  # which connects with the first command only
         if self.engine and (self.quantize or self.speculate or self.overlap):
             raise ValueError(
                 "OMNI_QUANTIZE, OMNI_SPECULATE and OMNI_OVERLAP are for our own engine; "

@@ -1,24 +1,24 @@
-"""What `make run` and `omni serve` start: it looks at the model, the data folder and the ports, then becomes honcho.
+"""What `make run` and `omni serve` start: it looks at the settings, the model, the data folder and the ports, then
+becomes the parent of the processes (common/procfile.py).
 
     python -m common.start [PROCESS ...]
-
-Honcho gets no .env: it would put the file over the environment. Each process reads it, below the environment.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container
 from contextlib import ExitStack
 
 from common.data_folder import FolderRefused, take
 from common.listener import Address, AddressTaken, listen
 from common.model_source import check_model
+from common.procfile import UnknownProcess, commands_of
 from common.settings import ROOT, Settings, SettingsError, refuse, settings_or_exit
 
-PROCFILE = ROOT / "Procfile"
+EVERYWHERE = ("0.0.0.0", "::")
 
 
-def check(settings: Settings, processes: Sequence[str]) -> None:
+def check(settings: Settings, processes: Container[str]) -> None:
     """Raises what would end one of these processes, in one sentence; nothing that it took is held afterwards."""
     if "worker" in processes:
         check_model("OMNI_MODEL", settings.model)
@@ -28,19 +28,29 @@ def check(settings: Settings, processes: Sequence[str]) -> None:
         if "redis" in processes and not settings.redis_url:
             held.callback(os.close, take(settings.data_dir.resolve()))
         if "api" in processes:
-            held.enter_context(listen(Address.of_api(settings.host, settings.port)))
+            api = held.enter_context(listen(Address.of_api(settings.host, settings.port)))
+            if "dashboard" in processes:
+                check_dashboard_port(settings, str(api.getsockname()[0]))
         if "dashboard" in processes:
             held.enter_context(listen(Address.of_dashboard(settings.dashboard_port)))
+
+
+def check_dashboard_port(settings: Settings, api_host: str) -> None:
+    """Raises AddressTaken where the API has taken the dashboard's port."""
+    dashboard = Address.of_dashboard(settings.dashboard_port)
+    if settings.port == dashboard.port and api_host in (dashboard.host, *EVERYWHERE):
+        raise AddressTaken(f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {dashboard.port}; change one of them.")
 
 
 def main() -> None:
     os.chdir(ROOT)  # before .env and relative folders are looked for
     settings = settings_or_exit()
     try:
-        check(settings, sys.argv[1:] or [line.partition(":")[0] for line in PROCFILE.read_text().splitlines()])
-    except (SettingsError, FolderRefused, AddressTaken) as error:
+        check(settings, commands_of(sys.argv[1:]))
+    except (SettingsError, FolderRefused, AddressTaken, UnknownProcess) as error:
         refuse(str(error))
-    os.execv(sys.executable, [sys.executable, "-m", "honcho", "start", "-e", os.devnull, *sys.argv[1:]])
+    # anew, without the 20 MB that the checks have loaded
+    os.execv(sys.executable, [sys.executable, "-m", "common.procfile", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

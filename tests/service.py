@@ -106,7 +106,8 @@ class RunningService:
             )
         return self.processes[name]
 
-    def command(self, name: str) -> list[str]:
+    @staticmethod
+    def command(name: str) -> list[str]:
         """What Procfile says, by the interpreter that runs us."""
         run = ["common.supervise", name]
         worker = ["--", sys.executable, "-m", "worker.main"]

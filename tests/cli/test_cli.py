@@ -88,7 +88,6 @@ def test_doctor_finds_nothing_bad_here(omni, monkeypatch):
         (doctor.model_finding, {"model": "./nowhere"}, "OMNI_MODEL"),
         (doctor.key_finding, {"host": "0.0.0.0"}, "OMNI_API_KEYS"),
         (doctor.redis_finding, {"redis_url": "unix:///nowhere/at/all.sock"}, "REDIS_URL"),
-        (doctor.redis_finding, {"redis_url": "http://nowhere"}, "REDIS_URL"),
         (doctor.redis_door_finding, {"redis_url": "redis://10.0.0.5:6379"}, "REDIS_URL"),
     ],
 )

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from common.connection import connect
 from common.settings import ROOT, SettingsError, load_settings
 
 
@@ -50,6 +51,28 @@ def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=said.replace("(", r"\(")):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:secret@x", "localhost:6379", "redis", "redis://:secret/@x", "redis://x:70000", "redis://x?db=secret",
+        "redis+sentinel://x:26379", "redis+sentinel://x:secret/main", "redis+sentinel:///main",
+        "redis+sentinel://x/main/secret",
+    ],
+)  # fmt: skip
+def test_what_is_no_redis_address_is_refused_without_the_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(SettingsError, match=r"^REDIS_URL is not a Redis address; write redis://") as refused:
+        load_settings()
+    assert "secret" not in str(refused.value)
+
+
+def test_a_sentinel_without_a_port_has_sentinels_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis+sentinel://:password@one,[::1]:1/main/2")
+    pool = connect(load_settings().redis).connection_pool
+    addresses = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    assert [(address["host"], address["port"]) for address in addresses] == [("one", 26379), ("::1", 1)]
 
 
 @pytest.mark.parametrize(("text", "number"), [("512mb", 512 * 2**20), ("2GB", 2**31), ("16777216", 2**24), ("", None)])

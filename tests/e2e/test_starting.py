@@ -6,54 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx2
-import psutil
 import pytest
 
+from common.settings import Settings
+from common.start import check
 from tests.chaos.harness import wait_until
 from tests.service import ROOT, RunningService, free_port
+from tests.started import HONCHO, START, Started, end_all
 
-START = [sys.executable, "-m", "common.start"]
-HONCHO = [sys.executable, "-m", "honcho", "start", "-e", os.devnull]
 BODY = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
-
-
-class Started:
-    """One start of the service in a folder, on ports of its own."""
-
-    def __init__(self, folder: Path, *processes: str, command: list[str] = START) -> None:
-        self.service = RunningService(folder)
-        self.log_path = folder.with_suffix(f".{time.monotonic_ns()}")
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *processes], cwd=ROOT, env=self.service.env, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def everybody(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def wait_live(self) -> "Started":
-        """Its API answers and reads from Redis."""
-        wait_until(lambda: self.get("/v1/jobs").status_code == 200, 60, self.log_path.name)
-        return self
-
-    def get(self, path: str) -> httpx2.Response:
-        try:
-            return httpx2.get(f"{self.service.url}{path}", headers={"Authorization": "Bearer sk-local"}, timeout=10)
-        except httpx2.HTTPError as error:
-            raise ConnectionError from error
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(15)
 
 
 def ask(service: RunningService, **fields: object) -> httpx2.Response:
@@ -107,6 +72,29 @@ def test_the_dashboard_by_itself_does_not_try_for_ever(environment: dict[str, st
         assert "OMNI_DASHBOARD_PORT" in refused(environment, *words)
 
 
+def test_one_port_for_both_is_told_at_once(environment: dict[str, str]) -> None:
+    port = environment["OMNI_PORT"]
+    sentence = refused(environment | {"OMNI_DASHBOARD_PORT": port})
+    assert sentence == f"configuration: OMNI_PORT and OMNI_DASHBOARD_PORT are both {port}; change one of them."
+
+
+def test_one_port_at_two_addresses_is_allowed(environment: dict[str, str]) -> None:
+    port = int(environment["OMNI_PORT"])
+    check(Settings(_env_file=None, host="127.0.0.2", port=port, dashboard_port=port), ["api", "dashboard"])
+
+
+def test_a_process_that_the_procfile_does_not_have_is_told(environment: dict[str, str]) -> None:
+    assert refused(environment, *START, "apj").startswith("configuration: apj is not a process of the Procfile, which ")
+
+
+@pytest.mark.parametrize("name", ["start", "redis", "api", "worker", "embedder", "dashboard"])
+def test_a_redis_url_that_cannot_be_one_is_told_at_once(environment: dict[str, str], name: str) -> None:
+    """By the start, and by each process as under systemd; without a warning beside it."""
+    command = START if name == "start" else [sys.executable, "-m", *RunningService.command(name)]
+    sentence = refused(environment | {"REDIS_URL": "http://x"}, *command)
+    assert sentence.startswith("configuration: REDIS_URL is not a Redis address; write redis://")
+
+
 def test_a_data_folder_that_cannot_be_written_is_told_before_anything_starts(environment: dict[str, str]) -> None:
     assert refused(environment | {"OMNI_DATA_DIR": "/proc/data"}).startswith("configuration: OMNI_DATA_DIR=/proc/data ")
 
@@ -156,16 +144,6 @@ def refused_beside(first: Started) -> None:
     assert second.process.wait(60) == 2, second.log()
     assert "is in use by process" in second.log() and second.log().count("\n") == 1
     assert first.get("/v1/jobs").status_code == 200
-
-
-def end_all(started: Started, number: int, whom: psutil.Process | None = None) -> None:
-    """Nobody of it runs a few seconds later."""
-    everybody = started.everybody()
-    assert len(everybody) >= 5
-    (whom or started.process).send_signal(number)
-    _, alive = psutil.wait_procs(everybody, timeout=10)
-    assert not [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    started.process.wait(10)
 
 
 @pytest.fixture
