@@ -14,7 +14,7 @@ from common.watch import Watch
 logger = logging.getLogger("omni.supervise")
 
 EXIT_CONFIGURATION = 2  # starting again would not help
-STOP_S = 4.0  # honcho kills after 5
+STOP_S = 4.0  # whoever started us kills after 5
 SHORT_LIFE_S = 2.0
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 5.0

@@ -30,7 +30,7 @@ from common.settings import Settings, refuse, settings_or_exit, started_by_honch
 
 logger = logging.getLogger("omni.redis")
 
-LINGER_S = 3.5  # honcho kills after 5
+LINGER_S = 3.5  # whoever started us kills after 5
 LONG_LIFE_S = 60.0  # reading a file that it then refuses takes less
 FIRST_PAUSE_S = 0.2
 MAX_PAUSE_S = 30.0

@@ -158,7 +158,7 @@ def supervisor_of(
 
 
 def wait_for_the_end() -> int:
-    """Stay without a child until we are told to go: honcho ends every process when one leaves."""
+    """Stay without a child until we are told to go: all processes of a Procfile end when one does."""
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     signal.sigwait(ends)

@@ -17,7 +17,7 @@ from tests.service import ROOT, RunningService, is_template
 
 
 class Run:
-    """honcho with the Procfile, in a process group of its own, as a terminal would have it."""
+    """All of the Procfile, in a process group of its own, as a terminal would have it."""
 
     def __init__(self, folder: Path) -> None:
         self.service = RunningService(folder)
