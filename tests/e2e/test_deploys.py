@@ -22,7 +22,6 @@ pytestmark = pytest.mark.timeout(180)
 STEP_S = 0.02
 LONG = 1500  # more tokens than come before a process has left
 SHORT = 20  # few enough to come all the same, unless the machine is busy
-# what a stream of each endpoint says before anything has happened
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 KEY = {"Authorization": "Bearer sk-chaos"}
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
