@@ -10,11 +10,11 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, ext, nodes
+from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from common.template_syntax import template_environment
 
 MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # where the final message ends; its space tells whether the template strips
 
@@ -44,9 +44,7 @@ def render_template(
 
 @lru_cache(maxsize=16)
 def compiled(source: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, ext.loopcontrols]
-    )
+    environment = template_environment()
     environment.filters["tojson"] = to_json
     environment.globals |= {
         "raise_exception": raise_exception,
@@ -55,16 +53,6 @@ def compiled(source: str) -> Template:
         "namespace": PlainNamespace,
     }
     return environment.from_string(source)
-
-
-class GenerationTag(ext.Extension):
-    """`{% generation %}` marks what an assistant said, for training; here it is what stands in it."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class PlainDict:

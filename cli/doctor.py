@@ -197,16 +197,11 @@ def is_ours(url: str) -> bool:
 
 
 def model_finding(settings: Settings) -> Finding:
-    if fault := fault_of(settings.model):
+    if fault := fault_of(settings.model, needs_weights=not settings.engine):
         return Finding("bad", f"model: OMNI_MODEL={settings.model}: {fault}", "Correct OMNI_MODEL.")
     folder = Path(settings.model)
     if not folder.exists():
         return Finding("good", f"model: {settings.model} comes from the Hugging Face hub or its cache")
-    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).exists()]
-    if not list(folder.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    if missing:
-        return Finding("bad", f"model: {folder} has no {', '.join(missing)}", "Point OMNI_MODEL at a complete folder.")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Finding("good", f"model: {Path(*folder.parts[-2:])}, {size / 2**20:,.0f} MiB of weights")
 

@@ -21,7 +21,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 def check(settings: Settings, processes: Container[str]) -> None:
     """Raises what would end one of these processes, in one sentence; nothing that it took is held afterwards."""
     if "worker" in processes:
-        check_model("OMNI_MODEL", settings.model)
+        check_model("OMNI_MODEL", settings.model, needs_weights=not settings.engine)
     if "embedder" in processes and settings.embedding_model:
         check_model("OMNI_EMBEDDING_MODEL", settings.embedding_model)
     with ExitStack() as held:

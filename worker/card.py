@@ -2,9 +2,13 @@
 
 import hashlib
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import cached_file
+
+from common.template_syntax import syntax_fault
 from common.wire import ModelCard
 from worker.config_numbers import USUAL_LENGTH, longest_sequence
 
@@ -36,6 +40,27 @@ def describe(
         },
         eos_token_ids=eos_token_ids(model_config, generation_config, tokenizer),
     )
+
+
+def check_template(model_path: str, card: ModelCard) -> None:
+    """Raises ValueError where every chat would fail, whatever its messages."""
+    if card.chat_template and (fault := syntax_fault(card.chat_template)):
+        raise ValueError(f"its {template_file(model_path)} has a syntax error ({fault}). Correct it, or copy it again.")
+
+
+def template_file(model_path: str) -> str:
+    """Where a model keeps its chat template: of these the first that it has."""
+    has_file = partial(
+        cached_file,
+        model_path,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    for name in ("chat_template.jinja", "chat_template.json"):
+        if has_file(name):
+            return name
+    return "tokenizer_config.json"
 
 
 def shown_name(model_path: str) -> str:

@@ -11,8 +11,10 @@ from common.wire import ModelCard
 from worker.card import revision_of, shown_name
 from worker.device import choose_device, use_device
 from worker.loader import EngineConfig, choose_threads, device_map
+from worker.missing_weights import check_complete, missing_weights, needed_for_states
 from worker.pooling import Pooling, read_json, read_pooling
 from worker.progress import OnProgress, telling_weights
+from worker.transformers_log import said_at_debug
 
 # Their positions are counted from behind the padding's, so their tables have that much more than a text may have.
 COUNTED_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
@@ -28,6 +30,7 @@ class LoadedEncoder:
     device: torch.device
 
 
+@said_at_debug()
 def load_encoder(
     model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress
 ) -> LoadedEncoder:
@@ -41,12 +44,14 @@ def load_encoder(
         raise ValueError(f"{model_config.model_type} is an encoder with a decoder; embeddings need one without.")
     pooling = read_pooling(model_path)
     with telling_weights(on_progress):
-        model = AutoModel.from_pretrained(
+        model, loading_info = AutoModel.from_pretrained(
             model_path,
             dtype="auto" if device.type != "cpu" else torch.float32,
             device_map=device_map(device),
             use_safetensors=True,
+            output_loading_info=True,
         )
+    check_complete(model, needed_for_states(missing_weights(model, loading_info)))
     torch.set_num_threads(choose_threads(config, model))
     backend = tokenizer.backend_tokenizer
     backend.no_padding()

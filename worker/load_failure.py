@@ -1,6 +1,7 @@
 """Why a model cannot be loaded, in one sentence for the operator, and whether that passes by itself."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -11,6 +12,7 @@ from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch.distributed import DistError
+from transformers import __version__
 
 from common.settings import refuse
 from worker.heartbeat import EXIT_TRY_AGAIN
@@ -27,6 +29,7 @@ LIBRARIES = {  # a word of the error's text -> what reads such weights; the firs
     "quanto": "optimum-quanto",
     "aqlm": "aqlm[gpu,cpu]",
 }
+UNKNOWN_TYPE = re.compile("model type `(.+?)` but Transformers does not recognize")
 MAX_LENGTH = 300  # of what others say
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
@@ -68,6 +71,8 @@ def reason(error: BaseException) -> str:
         return f"it needs a Python package that is not installed ({said}). {how_to_install(error)}"
     if isinstance(error, SafetensorError):
         return f"its weights cannot be read ({said}). Copy or download the .safetensors files again."
+    if unknown := UNKNOWN_TYPE.search(said):
+        return f"its config.json names the model_type {unknown[1]!r}, which transformers {__version__} does not know."
     if "ignore_mismatched_sizes" in said:
         return "its weights have other shapes than its config.json says. Use both from the same checkpoint."
     if isinstance(error, torch.OutOfMemoryError):

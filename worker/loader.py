@@ -11,11 +11,13 @@ from transformers.distributed import DistributedConfig
 from transformers.quantizers import AutoHfQuantizer
 
 from common.wire import ModelCard
-from worker.card import describe
+from worker.card import check_template, describe
 from worker.device import choose_device, use_device
+from worker.missing_weights import check_complete, missing_weights, needed_for_text
 from worker.progress import OnProgress, telling_weights
 from worker.quantized import check_fp8
 from worker.rope import hold_frequencies
+from worker.transformers_log import said_at_debug
 from worker.vision import ImageReader, reader_of, sees
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class LoadedModel:
     images: ImageReader | None = None  # of a vision model
 
 
+@said_at_debug()
 def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress) -> LoadedModel:
     """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError when the folder is no model."""
     device = choose_device(config.device)
@@ -67,9 +70,18 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     images = reader_of(model_path) if sees(model_config) else None
     model_class = AutoModelForImageTextToText if sees(model_config) else AutoModelForCausalLM
     with telling_weights(on_progress):
-        model = model_class.from_pretrained(
-            model_path, dtype="auto", use_safetensors=True, **placement(device, config.num_ranks)
+        model, loading_info = model_class.from_pretrained(
+            model_path,
+            dtype="auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            **placement(device, config.num_ranks),
         )
+    missing = missing_weights(model, loading_info)
+    check_complete(model, needed_for_text(model, missing) if sees(model_config) else missing)
+    if missing and images is not None:
+        logger.warning("%s is served without images: %s is in no file", model_path, missing[0])
+        images = None
     check_unpacked(config.quantize, model)
     torch.set_num_threads(choose_threads(config, model))
     dtype = choose_dtype(config, device, model)
@@ -78,10 +90,12 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     hold_frequencies(model, card.max_model_len)
     if images is not None:
         card = images.shown_by(card)
+    check_template(model_path, card)
     logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
     return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype, images)
 
 
+@said_at_debug()
 def import_family(model_path: str) -> None:
     """Import the code of this model's family, but no weights, for the processes that are forked from here."""
     try:

@@ -186,7 +186,7 @@ def main() -> int:
         if args.embeddings:
             check_model("OMNI_EMBEDDING_MODEL", settings.embedding_model)
         else:
-            check_model("OMNI_MODEL", settings.model)
+            check_model("OMNI_MODEL", settings.model, needs_weights=not settings.engine)
         return run(settings, watch_fd, args.predecessor, embeds=args.embeddings)
     except SettingsError as error:
         refuse(str(error))

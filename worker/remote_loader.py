@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from common.settings import Settings
-from worker.card import describe
+from worker.card import check_template, describe
 from worker.grammar import GrammarCompiler
 from worker.progress import OnProgress
 from worker.remote_engine import RemoteEngine
@@ -29,6 +29,7 @@ def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
     card = describe(
         settings.model, settings.served_names, tokenizer, model_config, generation_config, settings.max_model_len
     )
+    check_template(settings.model, card)
     client = VllmClient(settings.engine_url, settings.engine_key)
     served = wait_for(client, tell)
     card = replace(card, max_model_len=min(card.max_model_len, served.max_model_len or card.max_model_len))

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from common.settings import Settings
+from common.settings import DEMO_MODEL, Settings
 from common.start import check
 from tests.chaos.harness import wait_until
 from tests.service import ROOT, RunningService, free_port
@@ -50,6 +50,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("setting", ["OMNI_MODEL", "OMNI_EMBEDDING_MODEL"])
 def test_a_model_that_is_not_there_is_told_at_once(environment: dict[str, str], setting: str, name: str) -> None:
     assert refused(environment | {setting: name}).startswith(f"configuration: {setting}={name} cannot be loaded: ")
+    assert not Path(environment["OMNI_DATA_DIR"]).exists()
+
+
+@pytest.mark.parametrize("setting", ["OMNI_MODEL", "OMNI_EMBEDDING_MODEL"])
+def test_a_folder_without_weights_is_told_at_once(tmp_path: Path, environment: dict[str, str], setting: str) -> None:
+    folder = shutil.copytree(DEMO_MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    sentence = refused(environment | {setting: str(folder)})
+    assert sentence.startswith(f"configuration: {setting}={folder} cannot be loaded: there are no weights")
     assert not Path(environment["OMNI_DATA_DIR"]).exists()
 
 

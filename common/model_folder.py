@@ -1,0 +1,111 @@
+"""What can be seen of a model's folder without torch: whether its files are there and whole."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+OTHER_OBJECTS = ("generation_config.json", "tokenizer_config.json")
+TOKENIZERS = ("tokenizer.json", "tekken.json", "*.model", "*.tiktoken", "vocab.*")  # what a tokenizer can be made of
+LENGTH_BYTES = 8  # in front of a safetensors file's header
+LFS_POINTER = b"version https://git-lfs"
+
+
+class FolderFault(Exception):
+    """The message is what is wrong, as it goes on after "cannot be loaded: "."""
+
+
+def fault_in(folder: Path, *, needs_weights: bool) -> str:
+    """The first fault, with the file's name in it; empty: none."""
+    try:
+        config = read_object(folder / CONFIG)
+        for name in OTHER_OBJECTS:
+            if (folder / name).exists():
+                read_object(folder / name)
+        check_tokenizer(folder)
+        for path in weight_files(folder, config) if needs_weights else ():
+            check_safetensors(path)
+    except FolderFault as fault:
+        return str(fault)
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
+    return ""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Raises FolderFault for anything but a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FolderFault(f"there is no {path.name} in that folder; name the one that holds it") from None
+    except (ValueError, RecursionError):  # a text that is not UTF-8 is a ValueError too
+        content = None
+    if not isinstance(content, dict):
+        raise FolderFault(f"its {path.name} is no JSON object; copy or download it again")
+    return content
+
+
+def check_tokenizer(folder: Path) -> None:
+    found = [path for pattern in TOKENIZERS for path in folder.glob(pattern) if path.is_file()]
+    if not found:
+        raise FolderFault("there is no tokenizer.json in that folder; copy the tokenizer's files there too")
+    if not any(path.stat().st_size for path in found):
+        raise FolderFault(f"its {found[0].name} is empty; copy or download it again")
+
+
+def weight_files(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Those that from_pretrained reads: one file, or all that an index names."""
+    named = config.get("transformers_weights")
+    names = (named,) if isinstance(named, str) else (WEIGHTS, INDEX)
+    name = next((name for name in names if (folder / name).is_file()), None)
+    if name is None:
+        raise FolderFault(without_weights(folder, names))
+    if not name.endswith(".index.json"):
+        yield folder / name
+        return
+    weight_map = read_object(folder / name).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FolderFault(f"its {name} names no files; copy or download it again")
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    if absent := [shard for shard in shards if not (folder / shard).is_file()]:
+        raise FolderFault(
+            f"its {name} names {len(shards)} files, of which {len(absent)} are not there, the first {absent[0]}; "
+            "copy or download them"
+        )
+    yield from (folder / shard for shard in shards)
+
+
+def without_weights(folder: Path, names: tuple[str, ...]) -> str:
+    if pickled := sorted(folder.glob("*.bin")):
+        return f"its weights are pickled ({pickled[0].name}), which can run code; convert them to safetensors"
+    return f"there are no weights in that folder ({' or '.join(names)}); copy or download them"
+
+
+def check_safetensors(path: Path) -> None:
+    """Raises FolderFault where the file is not as long as its own header says."""
+    size = path.stat().st_size
+    try:
+        end = end_of_tensors(path, size)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise FolderFault(f"its {path.name} is no whole safetensors file; copy or download it again") from None
+    if size != end:
+        raise FolderFault(
+            f"its {path.name} has {size:,} bytes and its header speaks of {end:,}; copy or download it again"
+        )
+
+
+def end_of_tensors(path: Path, size: int) -> int:
+    """Bytes of the whole file by its header: its length, the JSON of that length, the tensors."""
+    with path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise FolderFault(f"its {path.name} is a pointer of Git LFS and not the file itself; run git lfs pull")
+        begin = LENGTH_BYTES + int.from_bytes(start[:LENGTH_BYTES], "little")
+        if not LENGTH_BYTES < begin <= size:
+            raise ValueError(begin)
+        file.seek(LENGTH_BYTES)
+        header = json.loads(file.read(begin - LENGTH_BYTES))
+    return begin + max(
+        (int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"), default=0
+    )
