@@ -13,6 +13,7 @@ LARGE_BYTES = 2**20
 # How many objects there are more of before the youngest, those that outlived 20 such searches, and all are searched.
 # Python's own 700, 10 and 10 let one request of 65,536 lists begin a search of all, which keeps every stream waiting.
 THRESHOLDS = (20_000, 20, 100)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h; glibc only, all works as well without it
 
 
 def search_seldom() -> None:
@@ -22,11 +23,18 @@ def search_seldom() -> None:
     gc.set_threshold(*THRESHOLDS)
 
 
-class SpareMemory:
-    """Memory that large bodies took goes back to the system soon after they are done; glibc would keep it.
-
-    Its threads each have a heap of their own, of which it gives back only what lies at the end.
+def give_large_blocks_back() -> None:
+    """What is freed at once: large blocks, and the ends of heaps. glibc alone raises both bounds with every large block
+    that is freed, up to 32 and 64 MiB, and each thread has a heap of its own.
     """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
+
+
+class SpareMemory:
+    """What lies free in the middle of heaps goes back to the system soon after large bodies are done."""
 
     def __init__(self) -> None:
         self._is_due = False

@@ -192,11 +192,12 @@ def shared(what: list[str], listen_fd: int, watch_fd: int | None) -> Server:
 
 def make_api(settings: "Settings") -> tuple[Any, str]:
     from api.app import create_app  # after gevent has patched the standard library
-    from api.memory import search_seldom
+    from api.memory import give_large_blocks_back, search_seldom
 
     app = create_app(settings)
     app.extensions["omni"].hub.start()
     search_seldom()
+    give_large_blocks_back()
     url = f"http://{bracketed(settings.host)}:{settings.port}"
     return app, f"chat at {url}/, board at {url}/board"
 

@@ -1,7 +1,10 @@
 """Large requests neither make this process search all its objects for garbage nor keep its memory."""
 
+import ctypes
 import gc
 import json
+import subprocess
+import sys
 
 import gevent
 import pytest
@@ -65,3 +68,35 @@ def test_memory_is_given_back_once_after_large_bodies(num_bytes, num_trims):
             gevent.sleep(0.001)
     beside(int)  # whatever was begun before it has ended
     assert len(trims) == num_trims
+
+
+WORK = """
+import sys, threading, psutil
+from api.memory import give_large_blocks_back
+if sys.argv[1] == "ours":
+    give_large_blocks_back()
+kept = []
+
+def work():
+    for _ in range(3):
+        blocks = [b"x" * (3 << 20) for _ in range(12)]
+        kept.append(b"x" * 100_000)  # lies behind them in the heap
+        del blocks
+
+before = psutil.Process().memory_info().rss
+for _ in range(4):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+print(psutil.Process().memory_info().rss - before >> 20)
+"""
+
+
+def mib_left_by_large_blocks(whose):
+    done = subprocess.run([sys.executable, "-c", WORK, whose], capture_output=True, text=True, check=True, timeout=60)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator")
+def test_what_large_blocks_took_is_given_back_when_they_are_freed():
+    assert mib_left_by_large_blocks("ours") < 4 < mib_left_by_large_blocks("glibc's own")
