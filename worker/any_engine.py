@@ -30,6 +30,9 @@ class AnyEngine(Protocol):
     def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
         """Whether a request of this size would start to run at once if these others (request ids) were not there."""
 
+    def has_ample_room(self) -> bool:
+        """Whether a request of any length would start to run at once."""
+
     def add(
         self, request: GenerationRequest, logged: Mapping[int, LoggedChoice] = ..., *, is_suspect: bool = ...
     ) -> None:

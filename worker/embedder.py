@@ -68,6 +68,10 @@ class Embedder:
                 waiting[text.request_id] += len(text.token_ids)
         return sum(min(num_tokens, self.step_tokens) for num_tokens in waiting.values()) < 2 * self.step_tokens
 
+    def has_ample_room(self) -> bool:
+        """Whether a request of any length would start at once."""
+        return self.has_room(1, 1)
+
     def add(
         self,
         request: GenerationRequest,

@@ -78,6 +78,10 @@ class Engine:
         """Whether a request of this size would start to run at once, without these others."""
         return self.scheduler.has_room(num_prompt_tokens, n, max_tokens, without)
 
+    def has_ample_room(self) -> bool:
+        """Whether a request of any length would start to run at once."""
+        return self.scheduler.has_ample_room()
+
     def add(
         self,
         request: GenerationRequest,

@@ -71,6 +71,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self._line_may_have_moved = True
         self._held: dict[str, Held] = {}  # the latest claimed last
         self._look_at = 0.0  # when to see whether somebody waits for a place
+        self._ask_at = 0.0  # when to ask again whether the head fits, after it did not
         self.on_leave: Callable[[], None] = lambda: None
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
@@ -107,13 +108,29 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         if self.inbox.wake.is_set():
             self.inbox.wake.clear()
             self._line_may_have_moved = True
-            self._look_at = 0.0
-        while self._line_may_have_moved and self.engine.has_room(1, 1):
+            self._look_at = self._ask_at = 0.0
+        while self._line_may_have_moved and self.engine.has_room(1, 1) and self._head_fits():
             claim = self.ledger.claim(self.publisher.num_suspects)
             if claim is None:
                 self._line_may_have_moved = False
                 return
             self._begin(claim)
+
+    def _head_fits(self) -> bool:
+        """Whether the head of the line would start at once. One that is claimed and waits in the engine is out of
+        make_room's reach: it would wait for the end of another's long answer.
+        """
+        if self.publisher.num_suspects or self.engine.has_ample_room():
+            return True
+        if time.monotonic() < self._ask_at:
+            return False
+        waiter = self.ledger.waiter()
+        if waiter is None:
+            return True
+        head = waiter.head
+        fits = self.engine.has_room(head.num_prompt_tokens, head.places, head.max_tokens)
+        self._ask_at = 0.0 if fits else time.monotonic() + CONTESTED_S
+        return fits
 
     def make_room(self) -> None:
         """While all places are taken: an owner that has less than its share gets one of another's.
@@ -124,7 +141,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         if now < self._look_at:
             return
         self._look_at = now + IDLE_S  # or when the line moves
-        if self.publisher.num_suspects or self.engine.has_room(1, 1):
+        if self.publisher.num_suspects or self.engine.has_ample_room():
             return
         while (waiter := self.ledger.waiter()) is not None:
             if waiter.num_owners > 1:
@@ -239,6 +256,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def _close(self, job_id: str) -> None:
         self.publisher.close(job_id)
         self._held.pop(job_id, None)
+        self._ask_at = 0.0
 
     def _count(self, event: Event) -> None:
         self._num_ended += 1

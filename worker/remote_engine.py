@@ -79,6 +79,10 @@ class RemoteEngine:
         num_seqs = sum(remote.sequence.request_id not in without for remote in self._remotes)
         return not num_seqs or num_seqs + n <= self._max_num_seqs
 
+    def has_ample_room(self) -> bool:
+        """Whether a request of any length would start at once."""
+        return self.has_room(1, 1)
+
     def add(
         self,
         request: GenerationRequest,

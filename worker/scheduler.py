@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from worker.growth import Forecast
+from worker.growth import Demand, Forecast
 from worker.kv_cache import KVCache
 from worker.limits import Limits
 from worker.sequence import Sequence
@@ -97,6 +97,14 @@ class Scheduler:
 
         An idle engine takes anything; one that has put sequences aside takes them on again first.
         """
+        return self._takes(self.forecast.of_new(num_prompt_tokens, max_tokens), n, without)
+
+    def has_ample_room(self) -> bool:
+        """Whether a request of any length, with one choice, would start to run in the next step."""
+        num_blocks = self.kv_cache.num_blocks_for(self.max_model_len)
+        return self._takes(Demand(num_blocks, num_blocks), 1)
+
+    def _takes(self, new: Demand, n: int, without: Collection[str] = ()) -> bool:
         running, waiting = (
             [sequence for sequence in sequences if sequence.request_id not in without]
             for sequences in (self.running, self.waiting)
@@ -110,7 +118,6 @@ class Scheduler:
             return False
         gone = [block_id for sequence in self.running if sequence not in running for block_id in sequence.block_ids]
         num_free = self.kv_cache.pool.num_free + len(self.kv_cache.pool.exclusive(gone))
-        new = self.forecast.of_new(num_prompt_tokens, max_tokens)
         queued = [self.forecast.of_waiting(sequence) for sequence in waiting]
         return self.forecast.suffices(running, [*queued, *[new] * n], num_free)
 

@@ -78,6 +78,10 @@ class FakeEngine:
     def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
         return len(self.running.keys() - set(without)) < self.max_num_seqs
 
+    def has_ample_room(self) -> bool:
+        """Whether a request of any length would start at once."""
+        return self.has_room(1, 1)
+
     def add(
         self,
         request: GenerationRequest,

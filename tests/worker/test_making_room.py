@@ -18,6 +18,7 @@ from tests.chaos.checker import Report, check_log, check_redis
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
 from tests.worker.conftest import ModelFolder, prompt_of
+from tests.worker.test_engine_sharing import BYTES_PER_BLOCK
 from worker.engine import Engine
 from worker.heartbeat import Inbox
 from worker.ledger import Ledger
@@ -194,8 +195,8 @@ def test_order_within_an_owner_stays(stage: Stage) -> None:
 class RealEngine:
     """A line, and a worker with a real model of float32 that runs `max_num_seqs` at a time."""
 
-    def __init__(self, stage: Stage, folder: Path, max_num_seqs: int) -> None:
-        config = EngineConfig(max_num_seqs=max_num_seqs, max_step_tokens=64, threads=1, dtype="float32")
+    def __init__(self, stage: Stage, folder: Path, max_num_seqs: int, **limits: int) -> None:
+        config = EngineConfig(max_num_seqs=max_num_seqs, max_step_tokens=64, threads=1, dtype="float32", **limits)  # type: ignore[arg-type]
         loaded = load(str(folder), (QUEUE,), config, lambda stage, fraction: None)
         self.stage = stage
         self.engine = Engine(loaded, config)
@@ -254,3 +255,17 @@ def test_what_a_model_says_is_the_same_whether_it_made_room_or_not(stage: Stage,
     counted = read(stage.redis, QUEUE)
     assert counted["generation_tokens"] == 2 * (3 * 60 + 2 * 40) + 8 * 3
     assert counted["prompt_tokens"] == (2 * len(LONG) + 8) * 21
+
+
+def test_a_job_too_long_for_what_is_left_is_not_claimed_to_wait_in_the_engine(
+    stage: Stage, model_folder: ModelFolder
+) -> None:
+    real = RealEngine(stage, model_folder(), 8, max_model_len=128, kv_memory_bytes=20 * BYTES_PER_BLOCK)
+    answer = {"max_tokens": 60, "temperature": 0.0, "ignore_eos": True}
+    long = [real.submit(number, "a", **answer) for number in range(3)]
+    turn(real.worker, 3)
+    assert real.engine.has_room(1, 1) and not real.engine.has_room(21, 1, 60)
+    light = real.submit(9, "b", **answer)
+    turn(real.worker, 3)
+    assert stage.field(light, "first_row")
+    finish(stage, real.worker, light, *long)
