@@ -61,9 +61,10 @@ def end_all(started: Started, number: int, whom: psutil.Process | None = None) -
     everybody = started.everybody()
     assert len(everybody) >= 4
     (whom or started.process).send_signal(number)
-    _, alive = psutil.wait_procs(everybody, timeout=12)
+    _, alive = psutil.wait_procs(everybody, timeout=30)  # on a busy machine
     try:
-        assert not [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        left = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert not left, [(process.pid, process.status(), process.cmdline()) for process in left]
         started.process.wait(5)
     finally:
         for process in alive:
