@@ -16,7 +16,7 @@ BIN := .venv/bin
 	@touch $@
 
 run: .venv/.run
-	@exec $(BIN)/python -m common.start
+	@exec $(BIN)/python -m common.process.start
 
 # Two at a time, a file in one process: much of a test's time is waiting.
 test: .venv/.test

@@ -7,29 +7,29 @@ from flask import Flask, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
-from api.board import board_routes
-from api.body import MAX_BODY_BYTES, install_draining
-from api.completion_routes import completion_routes
-from api.cors import install_cors
-from api.embeddings import embedding_routes
-from api.errors import error_body, openai_error
-from api.generation import ClientGone, unavailable
-from api.guard import install_guard
-from api.jobs import job_routes
-from api.json_answers import install_json
-from api.memory import SpareMemory
-from api.messages import message_routes
-from api.metrics import metric_routes
-from api.openapi import openapi_routes
-from api.pages import page_routes
-from api.request_log import install_request_log
-from api.responses import response_routes
-from api.routes import chat_routes, service_routes
-from api.service import build_service
+from api.chat.routes import chat_routes, service_routes
+from api.completions.routes import completion_routes
+from api.embeddings.routes import embedding_routes
+from api.gate.body import MAX_BODY_BYTES, install_draining
+from api.gate.cors import install_cors
+from api.gate.errors import error_body, openai_error
+from api.gate.guard import install_guard
+from api.gate.tracing import install_traces
+from api.jobs.generation import ClientGone, unavailable
+from api.jobs.json_answers import install_json
+from api.jobs.routes import job_routes
+from api.jobs.service import build_service
+from api.messages.routes import message_routes
+from api.operator.board import board_routes
+from api.operator.metrics import metric_routes
+from api.operator.openapi import openapi_routes
+from api.operator.pages import page_routes
+from api.operator.request_log import install_request_log
+from api.process.memory import SpareMemory
+from api.responses.routes import response_routes
 from api.tokens import token_routes
-from api.tracing import install_traces
 from common.errors import OmniError
-from common.metrics import SERVICE, Tally
+from common.redis.metrics import SERVICE, Tally
 from common.settings import Settings
 
 logger = logging.getLogger("omni.api")

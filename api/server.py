@@ -1,7 +1,8 @@
 """gunicorn with gevent workers, configured from our settings alone.
 
 `python -m api.server` is the API, `python -m api.server dashboard` is rq-dashboard on loopback. Under
-`common.supervise --listen` the port is the supervisor's (--listen-fd), and this is one of the processes that share it.
+`common.process.supervise --listen` the port is the supervisor's (--listen-fd), and this is one of the processes that
+share it.
 """
 
 import argparse
@@ -24,9 +25,9 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
-from api import quick_poll
-from api.connections import Connections, network_of, refuse
-from api.errors import error_body
+from api.gate import quick_poll
+from api.gate.connections import Connections, network_of, refuse
+from api.gate.errors import error_body
 from common.logs import set_up_logging
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def shared(what: list[str], listen_fd: int, watch_fd: int | None) -> Server:
 
 def make_api(settings: "Settings") -> tuple[Any, str]:
     from api.app import create_app  # after gevent has patched the standard library
-    from api.memory import give_large_blocks_back, search_seldom
+    from api.process.memory import give_large_blocks_back, search_seldom
 
     app = create_app(settings)
     app.extensions["omni"].hub.start()
@@ -207,7 +208,7 @@ def bracketed(host: str) -> str:
 
 
 def warn_of_open_doors(settings: "Settings") -> None:
-    from common.open_redis import warn_of_open_redis
+    from common.redis.open_redis import warn_of_open_redis
 
     warn_of_open_redis(settings.redis_url, logger)
     if not settings.is_loopback and "sk-local" in settings.keys:
@@ -220,8 +221,8 @@ def dashboard(settings: "Settings") -> Server:
 
 
 def make_dashboard(settings: "Settings") -> tuple[Any, str]:
-    from api.dashboard import create_dashboard  # after gevent has patched the standard library
-    from common.open_redis import warn_of_open_redis
+    from api.operator.dashboard import create_dashboard  # after gevent has patched the standard library
+    from common.redis.open_redis import warn_of_open_redis
 
     warn_of_open_redis(settings.redis_url, logger)
     return create_dashboard(settings), f"rq-dashboard at http://127.0.0.1:{settings.dashboard_port}/"

@@ -5,13 +5,13 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from api.aside import aside
-from api.body import read_body
-from api.conversation import Conversation
-from api.gate import parse
-from api.prompt import PromptEncoder
-from api.schema_text import DetokenizeRequest, TokenizeRequest
-from api.service import Service
+from api.gate.body import read_body
+from api.jobs.service import Service
+from api.process.offload import aside
+from api.prompt.conversation import Conversation
+from api.prompt.encoder import PromptEncoder
+from api.schema.completions import DetokenizeRequest, TokenizeRequest
+from api.schema.parse import parse
 from common.errors import InvalidRequest
 
 

@@ -15,9 +15,9 @@ from dataclasses import replace
 from PIL import Image
 
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
-from worker.engine import Engine
-from worker.loader import EngineConfig, load
-from worker.vision import ImageReader
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, load
+from worker.models.vision import ImageReader
 
 SIDE = 336  # pixels of a picture
 

@@ -19,9 +19,9 @@ import aiohttp
 
 from bench.load import Shot, Target, percentile, prompt, shoot
 from bench.serve import our_service
-from common.connection import connect
-from common.key_store import KeyLimits, KeyStore
-from common.metrics import read
+from common.redis.connection import connect
+from common.redis.key_store import KeyLimits, KeyStore
+from common.redis.metrics import read
 from common.settings import DEMO_MODEL
 
 TOKENS = 32

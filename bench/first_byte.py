@@ -14,14 +14,14 @@ import time
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from api.conversation import Conversation
-from api.prompt import PromptEncoder
-from api.schema import Message
+from api.prompt.conversation import Conversation
+from api.prompt.encoder import PromptEncoder
+from api.schema.chat import Message
 from common.settings import load_settings
 from common.wire import Delta, GenerationRequest, SamplingParams
-from worker.engine import Engine
-from worker.engine_config import engine_config
-from worker.loader import LoadedModel, load
+from worker.engine.engine import Engine
+from worker.models.engine_config import engine_config
+from worker.models.loader import LoadedModel, load
 
 QUESTION = "What is {} plus {}?"
 

@@ -9,16 +9,16 @@ import torch
 from bench.gpu_model import SHAPES, as_loaded, random_model
 from bench.report import table
 from common.wire import Delta, GenerationRequest, SamplingParams
-from worker.attention import Form, PagedAttention
-from worker.elementwise import Elementwise, compiled, to_fp8
-from worker.engine import Engine
-from worker.kv_cache import KVCache, LayerShape
-from worker.limits import block_size_for
-from worker.loader import EngineConfig, check_quantize
-from worker.probe import probe_sequence
-from worker.quantized import Fp8Linear
-from worker.scheduler import Row
-from worker.varlen import VarlenAttention
+from worker.attention.paged import Form, PagedAttention
+from worker.attention.varlen import VarlenAttention
+from worker.engine.engine import Engine
+from worker.engine.scheduler import Row
+from worker.kernels.elementwise import Elementwise, compiled, to_fp8
+from worker.kernels.quantized import Fp8Linear
+from worker.models.loader import EngineConfig, check_quantize
+from worker.runners.limits import block_size_for
+from worker.runners.probe import probe_sequence
+from worker.state.kv_cache import KVCache, LayerShape
 
 NUM_TOKENS = 24
 LENGTHS = (5, 700, 64, 300)

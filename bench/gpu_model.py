@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from common.wire import ModelCard
-from worker.loader import LoadedModel
+from worker.models.loader import LoadedModel
 
 LONGEST = 32_768  # tokens of prompt
 CONTEXT = LONGEST + 4096

@@ -15,8 +15,8 @@ from bench.engine import measure
 from bench.gpu_model import CONTEXT, LONGEST, as_loaded, random_model
 from bench.report import table
 from bench.roofline import decoding, print_table, read_bandwidth, step_seconds, synchronize, weight_bytes
-from worker.engine import Engine
-from worker.loader import EngineConfig, check_quantize
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, check_quantize
 
 GIB = 2**30
 BATCHES = (1, 8, 32)

@@ -17,8 +17,8 @@ from bench import models
 from bench.pictures import Line, Panel, draw
 from bench.report import DEFAULT_FOLDER, load_average, machine, percentile, table, write_json
 from common.wire import Delta, GenerationRequest, SamplingParams
-from worker.engine import Engine
-from worker.loader import EngineConfig, load
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, load
 
 KV_BYTES = 2 * 2**30
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -136,12 +136,12 @@ def in_process(bodies: Iterator[bytes], submit: Callable[[bytes], None]) -> Coun
 
 def gate() -> Callable[[bytes], None]:
     """The way of a body from bytes to a request that would be put into the line, with the demo model."""
-    from api.chat import prepare
-    from api.gate import parse
-    from api.json_object import parse_object
-    from api.prompt import PromptEncoder
-    from api.schema import ChatRequest
-    from common.grammar_check import GrammarCheck
+    from api.chat.prepare import prepare
+    from api.gate.json_object import parse_object
+    from api.prompt.encoder import PromptEncoder
+    from api.schema.chat import ChatRequest
+    from api.schema.parse import parse
+    from common.grammar.check import GrammarCheck
     from common.settings import DEMO_MODEL
     from common.wire import ModelCard
 

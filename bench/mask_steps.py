@@ -7,12 +7,12 @@ import argparse
 import time
 from statistics import median
 
-from common.grammars import json_schema_grammar
+from common.grammar.answer import json_schema_grammar
 from common.settings import DEMO_MODEL
 from common.wire import GenerationRequest, SamplingParams
-from worker.engine import Engine
-from worker.grammar import GrammarCompiler
-from worker.loader import EngineConfig, load
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, load
+from worker.sampling.grammar import GrammarCompiler
 
 WARM_STEPS = 8  # prefill, and the first visits to places in the grammar
 COUNT = {"type": "integer"}

@@ -13,9 +13,9 @@ from statistics import median
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from common.grammars import Grammar, MarkedText, json_object_grammar, json_schema_grammar
-from common.tool_grammars import Function, tool_grammar
-from worker.grammar import GrammarCompiler, GrammarState, apply_bitmask, bitmask_words
+from common.grammar.answer import Grammar, MarkedText, json_object_grammar, json_schema_grammar
+from common.grammar.tools import Function, tool_grammar
+from worker.sampling.grammar import GrammarCompiler, GrammarState, apply_bitmask, bitmask_words
 
 END = 0
 NUM_STEPS = 64

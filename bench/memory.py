@@ -19,8 +19,8 @@ from bench import models
 from bench.report import DEFAULT_FOLDER, load_average, machine, table, write_json
 from bench.serve import Ours, end_on_sigterm, our_service
 from common.wire import GenerationRequest, SamplingParams
-from worker.engine import Engine
-from worker.loader import EngineConfig, load
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, load
 
 PROMPT = 1024
 KV_COLUMNS = (

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 
 from demo.batches import DialogueEncoder
 from demo.corpus import dialogues, render
-from worker.engine import Engine
-from worker.loader import EngineConfig, load
-from worker.probe import probe_sequence
-from worker.scheduler import Row
+from worker.engine.engine import Engine
+from worker.engine.scheduler import Row
+from worker.models.loader import EngineConfig, load
+from worker.runners.probe import probe_sequence
 
 FORMS: dict[str, EngineConfig] = {
     "float32": EngineConfig(dtype="float32"),

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from common.wire import GenerationRequest, SamplingParams
-from worker.engine import Engine
-from worker.loader import EngineConfig, load
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, load
 
 READ_BYTES = 2**30
 BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.5 + 4 / 32, "fp8": 1.0}  # int4 with a bf16 scale and zero for every 32

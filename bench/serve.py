@@ -55,7 +55,7 @@ class TracedService(RunningService):
         command = [
             sys.executable,
             "-m",
-            "common.supervise",
+            "common.process.supervise",
             name,
             *extra,
             "--",

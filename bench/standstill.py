@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.large_bodies import Body, bodies
 from bench.report import load_average, machine, table
-from common import keys
+from common.redis import keys
 from common.wire import encode_card
 from tests.chaos.harness import KEYS, Harness, Options, running
 

@@ -18,24 +18,24 @@ FLUSH_S = 0.5
 Place = tuple[str, str, str]  # name of the span, module, attribute in it
 API: tuple[Place, ...] = (
     ("request", "flask", "Flask.wsgi_app"),
-    ("parse", "api.routes", "read_body"),
-    ("parse", "api.routes", "parse"),
-    ("prompt", "api.prompt", "PromptEncoder.encode_chat"),
-    ("submit", "common.store", "Store.submit"),
-    ("hub", "api.hub", "EventHub.hear"),
-    ("chunks", "api.chunks", "ChatChunks.feed"),
-    ("frame", "api.sse", "frame"),
+    ("parse", "api.chat.routes", "read_body"),
+    ("parse", "api.chat.routes", "parse"),
+    ("prompt", "api.prompt.encoder", "PromptEncoder.encode_chat"),
+    ("submit", "common.redis.store", "Store.submit"),
+    ("hub", "api.jobs.hub", "EventHub.hear"),
+    ("chunks", "api.chat.chunks", "ChatChunks.feed"),
+    ("frame", "api.jobs.sse", "frame"),
 )
 WORKER: tuple[Place, ...] = (
-    ("claim", "worker.ledger", "Ledger.claim"),
-    ("add", "worker.engine", "Engine.add"),
-    ("step", "worker.engine", "Engine.step"),
-    ("forward", "worker.model_runner", "ModelRunner.forward"),
-    ("sample", "worker.step", "sample"),
-    ("detokenize", "worker.detokenizer", "Detokenizer.push"),
-    ("append", "worker.publisher", "Publisher.send"),
-    ("confirm", "worker.publisher", "Publisher.confirm"),
-    ("telemetry", "worker.telemetry", "Telemetry.heard"),
+    ("claim", "worker.jobs.ledger", "Ledger.claim"),
+    ("add", "worker.engine.engine", "Engine.add"),
+    ("step", "worker.engine.engine", "Engine.step"),
+    ("forward", "worker.runners.base", "ModelRunner.forward"),
+    ("sample", "worker.engine.step", "sample"),
+    ("detokenize", "worker.state.detokenizer", "Detokenizer.push"),
+    ("append", "worker.jobs.publisher", "Publisher.send"),
+    ("confirm", "worker.jobs.publisher", "Publisher.confirm"),
+    ("telemetry", "worker.jobs.telemetry", "Telemetry.heard"),
 )
 
 

@@ -14,10 +14,10 @@ import click
 from redis.exceptions import RedisError
 
 from cli.serve import ROOT
-from common.connection import connect
-from common.data_folder import owner_of
-from common.model_source import fault_of
-from common.open_redis import open_hosts
+from common.model.source import fault_of
+from common.process.data_folder import owner_of
+from common.redis.connection import connect
+from common.redis.open_redis import open_hosts
 from common.settings import Settings, SettingsError
 
 MIN_PYTHON = (3, 11)

@@ -9,9 +9,9 @@ import click
 from redis.exceptions import RedisError
 
 from cli.table import table
-from common.connection import connect
 from common.errors import OmniError
-from common.key_store import KeyLimits, KeyStore
+from common.redis.connection import connect
+from common.redis.key_store import KeyLimits, KeyStore
 
 
 class Group(click.Group):

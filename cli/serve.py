@@ -19,4 +19,4 @@ def serve(host: str | None, port: int | None, model: str | None, processes: tupl
     given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": model}
     environment = os.environ | {name: str(value) for name, value in given.items() if value is not None}
     os.chdir(ROOT)  # where the packages are
-    os.execve(sys.executable, [sys.executable, "-m", "common.start", *processes], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "common.process.start", *processes], environment)

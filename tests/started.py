@@ -12,7 +12,7 @@ import psutil
 from tests.chaos.harness import wait_until
 from tests.service import ROOT, RunningService
 
-START = [sys.executable, "-m", "common.start"]
+START = [sys.executable, "-m", "common.process.start"]
 HONCHO = [sys.executable, "-m", "honcho", "start", "-e", os.devnull]
 
 

@@ -43,7 +43,7 @@ def test_the_arrows_between_packages_hold(package: str, forbidden: set[str]) -> 
 
 def test_rq_is_known_in_two_places_and_the_dashboard() -> None:
     knowers = {str(path.relative_to(ROOT)) for path in files_of(*PACKAGES) if "rq" in imports_of(path)}
-    assert knowers <= {"api/generation.py", "api/dashboard.py", "worker/omni_worker.py"}
+    assert knowers <= {"api/jobs/generation.py", "api/operator/dashboard.py", "worker/jobs/omni_worker.py"}
 
 
 def test_only_settings_read_the_environment() -> None:
@@ -53,7 +53,10 @@ def test_only_settings_read_the_environment() -> None:
             assert not reads, (path, reads)
 
 
-@pytest.mark.parametrize("module", ["api.app", "common.store", "common.supervise", "common.embedded", "common.start"])
+@pytest.mark.parametrize(
+    "module",
+    ["api.app", "common.redis.store", "common.process.supervise", "common.process.embedded", "common.process.start"],
+)
 def test_the_web_process_never_loads_torch(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'transformers', 'numpy', 'worker'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -6,11 +6,11 @@ import sys
 
 from common.logs import set_up_logging
 from common.settings import Settings, settings_or_exit
-from worker.engine_config import engine_config
 from worker.load_failure import give_up
-from worker.loader import load
+from worker.models.engine_config import engine_config
+from worker.models.loader import load
 from worker.ranks import Ranks
-from worker.tensor_parallel import follow
+from worker.runners.tensor_parallel import follow
 
 logger = logging.getLogger("omni.worker")
 

@@ -15,7 +15,7 @@ from torch.distributed import DistError
 from transformers import __version__
 
 from common.settings import refuse
-from worker.heartbeat import EXIT_TRY_AGAIN
+from worker.jobs.heartbeat import EXIT_TRY_AGAIN
 
 logger = logging.getLogger("omni.worker")
 

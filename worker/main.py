@@ -1,4 +1,4 @@
-"""The worker process: settings, model, registration, OmniWorker.work(). Started by common.supervise."""
+"""The worker process: settings, model, registration, OmniWorker.work(). Started by common.process.supervise."""
 
 import argparse
 import gc
@@ -15,30 +15,30 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 from transformers.utils.logging import disable_progress_bar
 
-from common.connection import connect, is_passing
 from common.logs import set_up_logging
-from common.model_source import check_model
-from common.open_redis import warn_of_open_redis
-from common.redis_memory import memory_of
+from common.model.source import check_model
+from common.redis.connection import connect, is_passing
+from common.redis.memory import memory_of
+from common.redis.open_redis import warn_of_open_redis
 from common.settings import Settings, SettingsError, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard
 from worker import follower, load_failure
-from worker.any_engine import AnyEngine
-from worker.download import downloaded
-from worker.embedder import Embedder
-from worker.encoder_model import load_encoder
-from worker.engine import Engine
-from worker.engine_config import engine_config
-from worker.grammar import GrammarCompiler
-from worker.heartbeat import EXIT_TRY_AGAIN, Heartbeat, Inbox, Listener
-from worker.ledger import Fenced, Ledger
-from worker.loader import EngineConfig, import_family, load
-from worker.omni_worker import OmniWorker
+from worker.embedding.embedder import Embedder
+from worker.embedding.encoder_model import load_encoder
+from worker.engine.engine import Engine
+from worker.engine.interface import AnyEngine
+from worker.jobs.heartbeat import EXIT_TRY_AGAIN, Heartbeat, Inbox, Listener
+from worker.jobs.ledger import Fenced, Ledger
+from worker.jobs.omni_worker import OmniWorker
+from worker.jobs.publisher import Publisher
+from worker.models.download import downloaded
+from worker.models.engine_config import engine_config
+from worker.models.loader import EngineConfig, import_family, load
 from worker.progress import KERNELS, OnProgress
-from worker.publisher import Publisher
 from worker.ranks import Ranks, our_ranks
-from worker.remote_loader import connect_engine
+from worker.remote.loader import connect_engine
+from worker.sampling.grammar import GrammarCompiler
 from worker.template import fork_when_asked
 
 logger = logging.getLogger("omni.worker")

@@ -18,8 +18,8 @@ from functools import partial
 import torch
 from torch import distributed
 
-from common.child import EXIT_CONFIGURATION
-from common.processes import die_with_parent
+from common.process.child import EXIT_CONFIGURATION
+from common.process.processes import die_with_parent
 from common.settings import Settings, torchrun_place
 
 logger = logging.getLogger("omni.worker")

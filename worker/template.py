@@ -1,4 +1,4 @@
-"""The template's side of common/template.py: a process that has imported everything, starts no thread, and forks.
+"""The template's side of common/process/template.py: a process with everything imported and no thread, which forks.
 
 What is forked shares its memory as long as neither writes there: a worker that follows on a dead one is there in
 milliseconds, and a template costs little beside it.
@@ -13,8 +13,8 @@ import socket
 import sys
 from typing import NoReturn
 
-from common.processes import call_ourselves, die_with_parent
-from common.template import GPUS_BY_NVML
+from common.process.processes import call_ourselves, die_with_parent
+from common.process.template import GPUS_BY_NVML
 
 logger = logging.getLogger("omni.worker")
 

@@ -2,7 +2,7 @@
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from api.prompt import PromptEncoder
+from api.prompt.encoder import PromptEncoder
 from common.wire import ModelCard
 
 TEMPLATE = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from api.prompt import PromptEncoder
+from api.prompt.encoder import PromptEncoder
 from common.wire import ModelCard
 from tests.api.cards import SPECIAL, bytes_tokenizer
 

@@ -3,13 +3,13 @@
 import orjson
 import pytest
 
-from api.gate import parse
-from api.messages_schema import MessagesRequest
-from api.reading import Reading
-from api.responses import response_form
-from api.responses_schema import ResponsesRequest
-from api.schema import ChatRequest
-from api.schema_text import CompletionRequest, EmbeddingRequest
+from api.reading.choice import Reading
+from api.responses.routes import response_form
+from api.schema.chat import ChatRequest
+from api.schema.completions import CompletionRequest, EmbeddingRequest
+from api.schema.messages import MessagesRequest
+from api.schema.parse import parse
+from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest
 
 TALK = {"messages": [{"role": "user", "content": "Hi"}]}

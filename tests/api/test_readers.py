@@ -8,9 +8,9 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from api.app import create_app
-from api.hub import EventHub
-from api.prompt import PromptEncoder
-from common import keys
+from api.jobs.hub import EventHub
+from api.prompt.encoder import PromptEncoder
+from common.redis import keys
 from common.settings import Settings
 from common.wire import encode_card
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from api.app import create_app
-from common import keys
+from common.redis import keys
 from common.settings import Settings
 from common.wire import encode_card
 from tests.api.cards import encoder

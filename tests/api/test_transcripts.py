@@ -17,18 +17,18 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from api.answer_schema import TextAnswer
-from api.answers import Answer
-from api.chunks import ChatChunks, ChatForm
-from api.completion_chunks import CompletionChunks, CompletionForm
-from api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
-from api.hub import EventHub
-from api.message_chunks import MessageChunks, MessageForm
-from api.prompt import PromptEncoder
-from api.reading import Reading
-from api.response_chunks import ResponseChunks, ResponseForm
+from api.chat.chunks import ChatChunks, ChatForm
+from api.completions.chunks import CompletionChunks, CompletionForm
+from api.jobs.answers import Answer
+from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from api.jobs.hub import EventHub
+from api.messages.chunks import MessageChunks, MessageForm
+from api.prompt.encoder import PromptEncoder
+from api.reading.choice import Reading
+from api.responses.chunks import ResponseChunks, ResponseForm
+from api.schema.answers import TextAnswer
 from common.errors import Conflict
-from common.store import Row
+from common.redis.store import Row
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 from tests.api.events import log
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.metrics import read
+from common.redis.metrics import read
 from tests.chaos.checker import ENDED, Report, blame, check, told
 from tests.chaos.client import Api, Client, History
 from tests.chaos.faults import FAULTS, Fault, Injector, fill_disk, jump_clocks, undo

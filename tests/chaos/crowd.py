@@ -25,7 +25,7 @@ GRACE_S = 900
 
 def kind_of(process: psutil.Process) -> str:
     words = " ".join(process.cmdline())
-    if "common.supervise" in words:
+    if "common.process.supervise" in words:
         return "supervisor"
     return "arbiter" if process.children() else "server"
 

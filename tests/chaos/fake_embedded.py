@@ -1,9 +1,9 @@
-"""common.embedded with the mechanisms broken that CHAOS_MUTATIONS names; with none named, the real thing.
+"""common.process.embedded with the mechanisms broken that CHAOS_MUTATIONS names; with none named, the real thing.
 
 python -m tests.chaos.fake_embedded
 """
 
-from common.embedded import main
+from common.process.embedded import main
 from tests.chaos.mutations import break_embedded
 
 if __name__ == "__main__":

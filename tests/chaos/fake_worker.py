@@ -1,6 +1,6 @@
 """worker.main with a weightless engine: the process, its RQ worker, ledger, publisher and heartbeat are the real ones.
 
-    python -m common.supervise worker --watch --template -- python -m tests.chaos.fake_worker
+    python -m common.process.supervise worker --watch --template -- python -m tests.chaos.fake_worker
 
 The text of a job is a function of its seed and of the position alone, so a checker can work it out. What a request
 wants beyond that it says in `stop`: "poison:5" aborts the process at token 5, "hang:5" sleeps for ever holding the GIL.
@@ -58,7 +58,7 @@ class Running:
 
 
 class FakeEngine:
-    """The interface of worker/engine.py; one token a step for everything that runs."""
+    """The interface of worker/engine/engine.py; one token a step for everything that runs."""
 
     state, device = "ready", "fake"
 
@@ -197,23 +197,23 @@ def stand_in(name: str, **members: Any) -> None:
 
 def leave_out_the_model() -> None:
     """Put the fake where worker.main imports the engine from, so that neither torch nor transformers is loaded."""
-    stand_in("worker.engine", Engine=FakeEngine)
-    stand_in("worker.embedder", Embedder=None)
-    stand_in("worker.encoder_model", load_encoder=None)
-    stand_in("worker.grammar", GrammarCompiler=lambda *args: None)
+    stand_in("worker.engine.engine", Engine=FakeEngine)
+    stand_in("worker.embedding.embedder", Embedder=None)
+    stand_in("worker.embedding.encoder_model", load_encoder=None)
+    stand_in("worker.sampling.grammar", GrammarCompiler=lambda *args: None)
     stand_in(
-        "worker.loader",
+        "worker.models.loader",
         EngineConfig=types.SimpleNamespace,
         LoadedModel=FakeLoaded,
         load=fake_load,
         import_family=lambda model: None,
     )
-    stand_in("worker.remote_loader", connect_engine=None)
+    stand_in("worker.remote.loader", connect_engine=None)
     alone = types.SimpleNamespace(size=1, join=lambda: None)
     stand_in("worker.ranks", Ranks=None, our_ranks=lambda settings: alone)
     stand_in("worker.follower")
     stand_in("worker.load_failure")
-    stand_in("worker.download", downloaded=lambda model, tell: tell)
+    stand_in("worker.models.download", downloaded=lambda model, tell: tell)
     stand_in("transformers")
     stand_in("transformers.utils")
     stand_in("transformers.utils.logging", disable_progress_bar=lambda: None, set_tqdm_hook=None)

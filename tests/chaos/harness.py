@@ -1,7 +1,7 @@
 """The whole service as processes of its own, each of which a test can kill, stop, pause, break or replace.
 
 Valkey on a unix socket (the checker's way in), a proxy in front of it for the others, API processes that share one
-port which their supervisor holds, workers under common.supervise.
+port which their supervisor holds, workers under common.process.supervise.
 """
 
 import os
@@ -22,10 +22,10 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from common import embedded
-from common.append_only import Syncing, append_always
-from common.data_folder import take
-from common.processes import die_with_parent
+from common.process import embedded
+from common.process.append_only import Syncing, append_always
+from common.process.data_folder import take
+from common.process.processes import die_with_parent
 from common.settings import Settings
 from tests.chaos.pulse import Pulse
 from tests.service import is_template, worker_of
@@ -213,7 +213,7 @@ class Harness:
         return self.options.redis_url or self.settings.redis
 
     def begin_valkey(self, *options: str) -> None:
-        """As common.embedded does; returns at once."""
+        """As common.process.embedded does; returns at once."""
         embedded.prepare(self.settings)
         command = [*embedded.command(self.settings), *options]
         self.valkey = Process(command, dict(os.environ), self.folder / "valkey.out")
@@ -278,7 +278,17 @@ class Harness:
         return Pulse()
 
     def start_api(self, **environment: str) -> Process:
-        command = [PYTHON, "-m", "common.supervise", "api", "--listen", "--", PYTHON, "-m", self.options.api_module]
+        command = [
+            PYTHON,
+            "-m",
+            "common.process.supervise",
+            "api",
+            "--listen",
+            "--",
+            PYTHON,
+            "-m",
+            self.options.api_module,
+        ]
         process = Process(command, self.environment(self.url_of(self.api_link)) | environment, self.folder / "api.out")
         self.apis.append(process)
         return process
@@ -294,7 +304,7 @@ class Harness:
         command = [
             PYTHON,
             "-m",
-            "common.supervise",
+            "common.process.supervise",
             "worker",
             "--watch",
             *(["--template"] if self.options.has_template else []),

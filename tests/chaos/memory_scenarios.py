@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api import generation
+from api.jobs import generation
 from common.errors import KeyLimited, Overloaded, Unavailable
-from common.store import Submission
+from common.redis.store import Submission
 from common.wire import GenerationRequest, SamplingParams
 from tests.chaos.fake_worker import REVISION, expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn

@@ -99,13 +99,13 @@ def named() -> set[str]:
 
 def break_scripts(names: set[str]) -> None:
     """Give the process a copy of the scripts with the named lines changed."""
-    import common.script
+    import common.redis.script
 
     changes = [change for name in names for change in SCRIPTS.get(name, [])]
     if not changes:
         return
     folder = Path(tempfile.mkdtemp(prefix="omni-scripts-"))
-    for path in common.script.FOLDER.glob("*.lua"):
+    for path in common.redis.script.FOLDER.glob("*.lua"):
         text = path.read_text()
         for file, old, new in changes:
             if file == path.name:
@@ -117,20 +117,20 @@ def break_scripts(names: set[str]) -> None:
 
 
 def use_scripts(folder: Path) -> None:
-    import common.script
+    import common.redis.script
 
     undo.append(lambda: shutil.rmtree(folder))
-    patch(common.script, "FOLDER", folder)
-    patch(common.script.Scripts.__init__, "__defaults__", (folder,))
-    if "worker.publisher" in sys.modules:
-        patch(sys.modules["worker.publisher"], "FOLDER", folder)
+    patch(common.redis.script, "FOLDER", folder)
+    patch(common.redis.script.Scripts.__init__, "__defaults__", (folder,))
+    if "worker.jobs.publisher" in sys.modules:
+        patch(sys.modules["worker.jobs.publisher"], "FOLDER", folder)
 
 
 def break_worker() -> None:
-    import common.store
+    import common.redis.store
     from tests.chaos.killpoints import arm
 
-    common.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
+    common.redis.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
     break_scripts(named())
     arm()
     for name in named() & WORKER.keys():
@@ -143,12 +143,12 @@ def break_embedded() -> None:
 
 
 def break_api() -> None:
-    import api.client_watch
-    import common.store
+    import api.gate.client_watch
+    import common.redis.store
     from tests.chaos.killpoints import arm
 
-    common.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
-    api.client_watch.SEND_TIMEOUT_S = float(os.environ.get("CHAOS_SEND_TIMEOUT_S", "30"))
+    common.redis.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
+    api.gate.client_watch.SEND_TIMEOUT_S = float(os.environ.get("CHAOS_SEND_TIMEOUT_S", "30"))
     break_scripts(named())
     arm()
     for name in named() & API.keys():
@@ -157,8 +157,8 @@ def break_api() -> None:
 
 def no_gap_fill() -> None:
     """A reader takes whatever row comes next and never looks into the log."""
-    import api.answers
-    from api import generation
+    import api.jobs.answers
+    from api.jobs import generation
     from common.wire import Failed, Finished
 
     def events(store: Any, reader: Any, after: int, *, is_new: bool) -> Any:
@@ -176,42 +176,42 @@ def no_gap_fill() -> None:
             reader.wake.clear()
 
     patch(generation, "events", events)
-    patch(api.answers, "events", events)
+    patch(api.jobs.answers, "events", events)
 
 
 def no_sweep() -> None:
     """Only live rows: nobody looks whether the last one was lost."""
-    from api.hub import EventHub
+    from api.jobs.hub import EventHub
 
     patch(EventHub, "_tell", lambda self, job_ids: None)
 
 
 def no_live_rows() -> None:
     """Only the sweep. Late, but nothing is lost: with this one the checker must stay green."""
-    from api.hub import EventHub
+    from api.jobs.hub import EventHub
 
     patch(EventHub, "hear", lambda self, message: None)
 
 
 def unbounded_readers() -> None:
-    import api.hub
+    import api.jobs.hub
 
-    patch(api.hub, "MAX_LIVE_ROWS", 10**9)
+    patch(api.jobs.hub, "MAX_LIVE_ROWS", 10**9)
 
 
 def rewind_unnoticed() -> None:
-    from api import generation
+    from api.jobs import generation
 
     patch(generation, "_check", lambda store, job_id, seq: None)
 
 
 def two_step_submit() -> None:
     """The job first, the line afterwards: whoever dies in between leaves half a job."""
-    import common.script
-    from common.store import Store
+    import common.redis.script
+    from common.redis.store import Store
 
     folder = Path(tempfile.mkdtemp(prefix="omni-scripts-"))
-    for path in common.script.FOLDER.glob("*.lua"):
+    for path in common.redis.script.FOLDER.glob("*.lua"):
         text = path.read_text()
         if path.name == "submit.lua":
             text = text.replace("redis.call('ZADD', waiting, score, member)", "")
@@ -238,20 +238,20 @@ def two_step_submit() -> None:
 
 
 def ignore_client_gone() -> None:
-    from api.hub import Reader
+    from api.jobs.hub import Reader
 
     patch(Reader, "client_gone", lambda self: None)
 
 
 def cut_on_sigterm() -> None:
-    from api.hub import EventHub
+    from api.jobs.hub import EventHub
 
     patch(EventHub, "stop", lambda self: None)
 
 
 def end_cleanly() -> None:
     """A process that leaves ends its streams as if they were over."""
-    from api.frames import Frames
+    from api.jobs.frames import Frames
 
     patch(Frames, "leaving", lambda self, error: b"")
 
@@ -260,9 +260,9 @@ def publish_before_append() -> None:
     """Show a row first, make it durable afterwards."""
     import json
 
-    from common import keys
+    from common.redis import keys
     from common.wire import encode_event
-    from worker.publisher import Publisher
+    from worker.jobs.publisher import Publisher
 
     real = Publisher.send
 
@@ -313,7 +313,7 @@ def regenerate_from_the_start() -> None:
 
 def no_room_made() -> None:
     """A full worker stays as it is, whoever waits."""
-    from worker.omni_worker import OmniWorker
+    from worker.jobs.omni_worker import OmniWorker
 
     patch(OmniWorker, "make_room", lambda self: None)
 
@@ -322,7 +322,7 @@ def regenerate_after_making_room() -> None:
     """A job that was given back for another begins again, behind what was shown of it."""
     from dataclasses import replace
 
-    from worker.ledger import Ledger
+    from worker.jobs.ledger import Ledger
 
     real = Ledger.claim
 
@@ -334,28 +334,28 @@ def regenerate_after_making_room() -> None:
 
 
 def ignore_cancels() -> None:
-    from worker.heartbeat import Inbox
+    from worker.jobs.heartbeat import Inbox
 
     patch(Inbox, "take_cancels", lambda self: [])
 
 
 def no_hang_watch() -> None:
     """The parent is never told that a step began."""
-    from worker.omni_worker import OmniWorker
+    from worker.jobs.omni_worker import OmniWorker
 
     patch(OmniWorker, "_watched", lambda self, work: work())
 
 
 def no_release() -> None:
     """A deploy looks like a crash."""
-    from worker.ledger import Ledger
+    from worker.jobs.ledger import Ledger
 
     patch(Ledger, "release", lambda self: 0)
 
 
 def drop_rows_when_redis_is_away() -> None:
     """A publisher that does not try again."""
-    from worker.publisher import Publisher
+    from worker.jobs.publisher import Publisher
 
     real = Publisher._read
 
@@ -370,24 +370,24 @@ def drop_rows_when_redis_is_away() -> None:
 
 
 def all_stops_at_full_memory() -> None:
-    import common.script
+    import common.redis.script
 
-    patch(common.script, "GO_ON", "")
+    patch(common.redis.script, "GO_ON", "")
 
 
 def keep_what_has_a_gap() -> None:
     """A worker whose log was rewound drops the job and tells nobody."""
-    from worker.ledger import Ledger
+    from worker.jobs.ledger import Ledger
 
     patch(Ledger, "give_back", lambda self, job_id: None)
 
 
 def no_lock() -> None:
     """Whoever starts takes the folder."""
-    import common.data_folder
+    import common.process.data_folder
 
-    patch(common.data_folder, "lock_descriptor", lambda fd, blocking: True)
-    patch(common.data_folder, "is_answered", lambda path: False)
+    patch(common.process.data_folder, "lock_descriptor", lambda fd, blocking: True)
+    patch(common.process.data_folder, "is_answered", lambda path: False)
 
 
 EMBEDDED = {function.__name__: function for function in (no_lock,)}

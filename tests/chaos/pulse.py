@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
-from common import keys
+from common.redis import keys
 
 EVERY_S = 0.1
 LATE_S = 0.4  # so late only a process that got no CPU is

@@ -17,21 +17,21 @@ import pytest
 from flask import Flask, request
 from redis import Redis
 
-from api import generation, serving
-from api.answers import Answer
-from api.generation import ClientGone, Closing, rq_job
-from api.hub import EventHub, Reader
-from common import keys
-from common.data_folder import FolderRefused, take
+from api.jobs import generation, serving
+from api.jobs.answers import Answer
+from api.jobs.generation import ClientGone, Closing, rq_job
+from api.jobs.hub import EventHub, Reader
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
-from common.store import Row, Store, Submission, now_iso
+from common.process.data_folder import FolderRefused, take
+from common.redis import keys
+from common.redis.store import Row, Store, Submission, now_iso
 from common.wire import Event, Failed, Finished, GenerationRequest, SamplingParams
 from tests.chaos.checker import Report, check_log
 from tests.chaos.fake_worker import REVISION, FakeEngine, FakeLoaded, expected_text, fake_load
-from worker.heartbeat import Heartbeat, Inbox
-from worker.ledger import Fenced, Ledger
-from worker.omni_worker import OmniWorker
-from worker.publisher import Publisher
+from worker.jobs.heartbeat import Heartbeat, Inbox
+from worker.jobs.ledger import Fenced, Ledger
+from worker.jobs.omni_worker import OmniWorker
+from worker.jobs.publisher import Publisher
 
 QUEUE = "fake"
 

@@ -13,7 +13,7 @@ from tests.chaos.harness import Harness, Options, free_ports, running, wait_unti
 from tests.chaos.killpoints import PLACES
 
 WORKER_PLACES = [place for place, (module, *_) in PLACES.items() if module.startswith("worker.")]
-API_PLACES = [place for place, (module, *_) in PLACES.items() if module.startswith("common.store")]
+API_PLACES = [place for place, (module, *_) in PLACES.items() if module.startswith("common.redis.store")]
 RELEASES = ("before the release", "after the release")
 NUM_TOKENS = 30
 

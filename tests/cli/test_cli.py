@@ -14,7 +14,7 @@ from cli import doctor
 from cli.main import main
 from cli.serve import ROOT
 from cli.table import table
-from common.data_folder import take
+from common.process.data_folder import take
 from common.settings import Settings
 from tests.service import RunningService
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from common.connection import connect
+from common.redis.connection import connect
 from common.settings import ROOT, SettingsError, load_settings
 
 
@@ -88,7 +88,7 @@ def test_the_memory_of_ones_own_redis_is_set_there(monkeypatch: pytest.MonkeyPat
         load_settings()
 
 
-@pytest.mark.parametrize("module", ["api.server", "common.embedded", "common.supervise"])
+@pytest.mark.parametrize("module", ["api.server", "common.process.embedded", "common.process.supervise"])
 def test_a_process_with_a_bad_setting_ends_with_one_sentence(module: str) -> None:
     command = [sys.executable, "-m", module, "x", "--", "true"]
     ended = subprocess.run(command, cwd=ROOT, env={"OMNI_PORT": "x", "PATH": ""}, capture_output=True, text=True)

@@ -17,9 +17,9 @@ def at_once(threads: object, work: Callable[..., Any], args: tuple[Any, ...]) ->
 
 
 def load(self: server.Server) -> Any:
-    from api import aside  # after gevent has patched the standard library
+    from api.process import offload
 
-    aside._finished = at_once
+    offload._finished = at_once
     return real_load(self)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.answer_schema import TextAnswer
+from api.schema.answers import TextAnswer
 from tests.service import RunningService, without_comments
 
 ONCE = {"model": "omni-demo", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}

@@ -22,7 +22,7 @@ from tests.chaos.checker import check
 from tests.chaos.client import Api, Client, History, chat
 from tests.chaos.fake_worker import expected_text, fake_load
 from tests.chaos.harness import PYTHON, ROOT, Harness, Options, Process, free_ports, running, wait_until
-from worker.ledger import Ledger
+from worker.jobs.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(180)
 

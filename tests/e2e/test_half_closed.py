@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.client import chat
 from tests.chaos.fake_worker import expected_text, fake_load
 from tests.chaos.harness import Harness, Options, running, wait_until
-from worker.ledger import Ledger
+from worker.jobs.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(120)
 both = pytest.mark.parametrize("stream", [True, False])

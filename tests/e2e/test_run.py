@@ -24,7 +24,7 @@ class Run:
         self.log_path = folder / "run.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "common.start"],
+                [sys.executable, "-m", "common.process.start"],
                 cwd=ROOT,
                 env=self.service.env,
                 stdout=log,
@@ -44,7 +44,11 @@ class Run:
         """The one process whose command line holds all the words and that is neither a supervisor nor a template."""
         for child in self.children():
             line = " ".join(child.cmdline())
-            if all(word in line for word in words) and "common.supervise" not in line and not is_template(child):
+            if (
+                all(word in line for word in words)
+                and "common.process.supervise" not in line
+                and not is_template(child)
+            ):
                 return child
         raise LookupError(words)
 

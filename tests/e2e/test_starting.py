@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from common.process.start import check
 from common.settings import DEMO_MODEL, Settings
-from common.start import check
 from tests.chaos.harness import wait_until
 from tests.service import ROOT, RunningService, free_port
 from tests.started import HONCHO, START, Started, end_all
@@ -63,7 +63,17 @@ def test_a_folder_without_weights_is_told_at_once(tmp_path: Path, environment: d
 
 def test_a_worker_by_itself_says_the_same(environment: dict[str, str]) -> None:
     """As under systemd; it does not wait for Redis first."""
-    worker = [sys.executable, "-m", "common.supervise", "worker", "--watch", "--", sys.executable, "-m", "worker.main"]
+    worker = [
+        sys.executable,
+        "-m",
+        "common.process.supervise",
+        "worker",
+        "--watch",
+        "--",
+        sys.executable,
+        "-m",
+        "worker.main",
+    ]
     assert "OMNI_MODEL=/nope cannot be loaded" in refused(environment | {"OMNI_MODEL": "/nope"}, *worker)
 
 
@@ -107,7 +117,7 @@ def test_a_data_folder_that_cannot_be_written_is_told_before_anything_starts(env
     assert refused(environment | {"OMNI_DATA_DIR": "/proc/data"}).startswith("configuration: OMNI_DATA_DIR=/proc/data ")
 
 
-@pytest.mark.parametrize("command", [START, [sys.executable, "-m", "common.embedded"]], ids=["start", "redis"])
+@pytest.mark.parametrize("command", [START, [sys.executable, "-m", "common.process.embedded"]], ids=["start", "redis"])
 def test_a_second_start_in_the_same_folder_changes_nothing(service: RunningService, command: list[str]) -> None:
     job = ask(service).json()["id"]
     connected = service.redis().info("server")["run_id"]
@@ -138,7 +148,7 @@ def test_answers_outlive_starts_and_ends_in_any_order_and_nobody_is_left_behind(
     end_all(second, signal.SIGTERM)
 
     third = Started(tmp_path / "data", "redis", "api").wait_live()
-    owner = next(child for child in third.everybody() if "common.embedded" in child.cmdline())
+    owner = next(child for child in third.everybody() if "common.process.embedded" in child.cmdline())
     end_all(third, signal.SIGKILL, owner)
 
     fourth = Started(tmp_path / "data").wait_live()

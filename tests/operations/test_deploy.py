@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import yaml
 
-from api.body import MAX_BODY_BYTES
+from api.gate.body import MAX_BODY_BYTES
 from cli.serve import ROOT
 from common.settings import Settings
 from tests.service import RunningService, free_port

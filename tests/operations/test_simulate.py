@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from api.generation import rq_job
+from api.jobs.generation import rq_job
 from bench.simulate import Line, Shape, Simulation, quantile, row_of
-from common.store import Store, Submission
+from common.redis.store import Store, Submission
 from common.wire import GenerationRequest, SamplingParams
-from worker.ledger import Ledger
+from worker.jobs.ledger import Ledger
 
 
 def test_the_simulated_line_is_the_real_one(redis):

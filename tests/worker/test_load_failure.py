@@ -18,10 +18,10 @@ from common.settings import Settings
 from tests.models import FAMILIES, HYBRID_FAMILIES, SEQUENTIAL_FAMILIES, save_encoder, save_model
 from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker import follower
-from worker.encoder_model import load_encoder
+from worker.embedding.encoder_model import load_encoder
 from worker.load_failure import give_up, is_passing, reason
-from worker.loader import EngineConfig, LoadedModel, check_unpacked, choose_dtype, load
-from worker.missing_weights import missing_weights
+from worker.models.loader import EngineConfig, LoadedModel, check_unpacked, choose_dtype, load
+from worker.models.missing_weights import missing_weights
 from worker.ranks import Ranks
 
 CT_WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
@@ -200,10 +200,10 @@ def test_reports_of_transformers_are_kept_at_debug(
     folder = save_model(tmp_path, "llama")
     set_config(folder, num_hidden_layers=12)
     capfd.readouterr()
-    with caplog.at_level("DEBUG", "worker.transformers_log"):
+    with caplog.at_level("DEBUG", "worker.models.transformers_log"):
         failure(folder)
     assert "LOAD REPORT" not in "".join(capfd.readouterr())
-    ours = [record for record in caplog.records if record.name == "worker.transformers_log"]
+    ours = [record for record in caplog.records if record.name == "worker.models.transformers_log"]
     assert [record.levelname for record in ours if "LOAD REPORT" in record.message] == ["DEBUG"]
 
 

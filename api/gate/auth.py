@@ -1,0 +1,98 @@
+"""Who is calling: the API key of a request -> its owner. Keys are compared as hashes, in constant time."""
+
+import hmac
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flask import Request
+from redis.exceptions import RedisError
+
+from common.errors import OmniError, Unauthenticated
+from common.redis.key_store import KeyStore, digest_of
+from common.redis.keys import owner_of
+from common.settings import Settings
+
+logger = logging.getLogger("omni.api")
+
+REFRESH_S = 0.9
+NEW_KEY_S = 0.02  # how often unknown keys may have the managed ones read before that
+INDEX = 32  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The owner of the jobs that this request makes or may see."""
+
+    owner: str
+    is_admin: bool
+
+
+class KeyRing:
+    """The keys that this service knows: those of the settings, and those that `omni keys` manages in Redis.
+
+    The managed ones are read again within a second of a change, and at once when a key is unknown: it may be new. While
+    Redis is away the last ones known hold.
+    """
+
+    def __init__(self, settings: Settings, store: KeyStore) -> None:
+        self._store = store
+        self._fixed = indexed((digest_of(key), Caller(owner_of(key), is_admin=False)) for key in settings.keys)
+        self._fixed |= indexed((digest_of(key), Caller(owner_of(key), is_admin=True)) for key in settings.admins)
+        self._callers = self._fixed
+        self._fixed_names = {owner_of(key): f"admin {number}" for number, key in enumerate(settings.admins, 1)}
+        self._fixed_names |= {owner_of(key): f"key {number}" for number, key in enumerate(settings.keys, 1)}
+        self._names = self._fixed_names
+        self._version = -1
+        self._looked = float("-inf")
+
+    def caller(self, request: Request) -> Caller:
+        """Raises Unauthenticated, with the same words for every cause."""
+        self.refresh()
+        digest = digest_of(presented_key(request))
+        found = self._callers.get(digest[:INDEX])
+        if found is None:
+            self.refresh(NEW_KEY_S)
+            found = self._callers.get(digest[:INDEX])
+        if found is None or not hmac.compare_digest(found[0], digest):
+            raise Unauthenticated("Incorrect API key provided. Send a key of this server: 'Authorization: Bearer KEY'.")
+        return found[1]
+
+    def admin(self, request: Request) -> Caller:
+        """Raises Unauthenticated, or OmniError `forbidden` for a key without that right."""
+        caller = self.caller(request)
+        if not caller.is_admin:
+            raise OmniError("This needs an admin key (OMNI_ADMIN_KEYS).", code="forbidden")
+        return caller
+
+    def name_of(self, owner: str) -> str:
+        """A managed key's name, or which of the settings' keys it is, else the hash: for the operator's eyes."""
+        return self._names.get(owner, owner)
+
+    def refresh(self, max_age_s: float = REFRESH_S) -> None:
+        """Called every second; by callers too, before that begins."""
+        if time.monotonic() - self._looked < max_age_s:
+            return
+        try:
+            version = self._store.version()
+            if version != self._version:
+                records = self._store.all()
+                managed = ((record.digest, Caller(record.owner, bool(record.limits.admin))) for record in records)
+                self._callers = indexed(managed) | self._fixed
+                self._names = self._fixed_names | {record.owner: record.name for record in records}
+                self._version = version
+        except RedisError as error:
+            logger.warning("the managed keys cannot be read now (%s)", type(error).__name__)
+        self._looked = time.monotonic()
+
+
+def indexed(callers: Iterable[tuple[str, Caller]]) -> dict[str, tuple[str, Caller]]:
+    """Found by the first half of the digest; the whole is then compared in constant time."""
+    return {digest[:INDEX]: (digest, caller) for digest, caller in callers}
+
+
+def presented_key(request: Request) -> str:
+    """The key as OpenAI's clients send it, or as Anthropic's do."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")

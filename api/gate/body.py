@@ -1,0 +1,98 @@
+"""The bytes of a request's body: bounded in size and time, read in turns with the others' bodies."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+from flask import Flask, Request, Response, current_app, g, request
+from gevent import Timeout
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from api.gate.auth import presented_key
+from api.gate.json_object import parse_object
+from api.process.offload import aside
+from common.errors import BodyTooLarge, InvalidRequest, OmniError
+from common.redis.keys import owner_of
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+BODY_DEADLINE_S = 10.0
+PIECE_BYTES = 64 * 1024
+CHUNKED_PIECE_BYTES = 1024  # each byte may come as a chunk of its own
+TURN_S = 0.005
+PAUSE_S = 0.0001  # none at all would let gevent go on with what is ready, and look for nothing new
+MAX_DRAINED_BYTES = 8 * MAX_BODY_BYTES
+DRAIN_S = 2.0
+
+
+def read_body(request: Request) -> dict[str, Any]:
+    """The request's JSON object, of a caller who is known.
+
+    Raises InvalidRequest, BodyTooLarge, Overloaded, or OmniError `request_timeout`.
+    """
+    if request.mimetype != "application/json":
+        raise OmniError("Send the body as JSON, with 'Content-Type: application/json'.", code="unsupported_media_type")
+    announced = min(request.content_length or 0, MAX_BODY_BYTES)
+    with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced) as take:
+        raw = _body(request, take)
+        g.num_body_bytes = len(raw)
+        return aside(parse_object, raw)
+
+
+def _body(request: Request, take: Callable[[int], None]) -> bytes:
+    try:
+        with Timeout(BODY_DEADLINE_S):
+            return b"".join(_pieces(request, take))
+    except Timeout:
+        raise OmniError(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.", code="request_timeout") from None
+    except RequestEntityTooLarge:
+        raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.") from None
+    except (ClientDisconnected, OSError):
+        raise InvalidRequest("The body ended before its announced length.") from None
+    except ParseException:
+        raise InvalidRequest("The body's chunks are not well formed.") from None
+
+
+def _pieces(request: Request, take: Callable[[int], None]) -> Iterator[bytes]:
+    """One whose size is not announced takes room as it comes: most of them are small."""
+    if request.content_length is not None:
+        yield from in_turns(request.stream.read, PIECE_BYTES)
+        return
+    for piece in in_turns(request.stream.read, CHUNKED_PIECE_BYTES):
+        take(len(piece))
+        yield piece
+
+
+def in_turns(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    """Piece by piece, with the others' turn between them: a fast sender would never let this process wait."""
+    began = time.monotonic()
+    while piece := read(size):
+        yield piece
+        if time.monotonic() - began > TURN_S:
+            gevent.sleep(PAUSE_S)
+            began = time.monotonic()
+
+
+def install_draining(app: Flask) -> None:
+    """What an answer did not need of its request's body is read too, in turns; gunicorn would read it in one go."""
+
+    @app.after_request
+    def drain(response: Response) -> Response:
+        body: Any = request.environ.get("wsgi.input")
+        if hasattr(body, "failed") and not _is_drained(body):
+            body.failed = True  # where the next request would begin is not known: gunicorn ends the connection
+        return response
+
+
+def _is_drained(body: Any) -> bool:
+    num_bytes = 0
+    try:
+        with Timeout(DRAIN_S):
+            for piece in in_turns(body.read, CHUNKED_PIECE_BYTES):
+                num_bytes += len(piece)
+                if num_bytes > MAX_DRAINED_BYTES:
+                    return False
+    except (Timeout, OSError, ParseException):
+        return False
+    return True

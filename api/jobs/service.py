@@ -1,0 +1,36 @@
+"""What every route needs, built once per process and passed down."""
+
+from dataclasses import dataclass, field
+
+from api.gate.auth import KeyRing
+from api.gate.body_room import BodyRoom
+from api.jobs.hub import EventHub
+from api.prompt.models import Models
+from common.grammar.check import GrammarCheck
+from common.redis.connection import connect
+from common.redis.key_store import KeyStore
+from common.redis.store import Store
+from common.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    settings: Settings
+    store: Store
+    hub: EventHub
+    models: Models
+    keys: KeyRing
+    grammars: GrammarCheck = field(default_factory=GrammarCheck)
+    bodies: BodyRoom = field(default_factory=BodyRoom)
+
+
+def build_service(settings: Settings) -> Service:
+    redis = connect(settings.redis)
+    store = Store(redis, max_queue=settings.max_queue, ttl_s=settings.result_ttl, failure_ttl_s=settings.failure_ttl)
+    return Service(
+        settings,
+        store,
+        EventHub(store, redis, settings.queue),
+        Models(store, settings.served_names, settings.embedding_names),
+        KeyRing(settings, KeyStore(redis)),
+    )

@@ -1,0 +1,185 @@
+"""Events -> Anthropic's stream events and message. Pure, like api/chat/chunks.py: numbered, repeatable.
+
+message_start, ping, (content_block_start, content_block_delta*, content_block_stop)*, message_delta, message_stop
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from api.reading.choice import ChoiceReader, Reading, Vocabulary
+from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
+from common.wire import Delta, Event, Failed, Finished
+
+
+@dataclass(frozen=True, slots=True)
+class MessageForm:
+    """How one message is worded; stored with the job."""
+
+    id: str
+    model: str
+    created: int
+    num_prompt_tokens: int
+    stop: list[str]
+    reading: Reading = field(default_factory=Reading)
+    kind: str = "message"
+
+
+@dataclass(slots=True)
+class Block:
+    """One content block while it grows."""
+
+    type: str  # text, thinking, tool_use
+    id: str = ""
+    name: str = ""
+    text: str = ""
+    is_whole: bool = True  # a call only once its input is
+
+    def shown(self) -> dict[str, Any]:
+        if self.type == "tool_use":
+            return {"type": "tool_use", "id": self.id, "name": self.name, "input": _object(self.text)}
+        signature = {"signature": ""} if self.type == "thinking" else {}
+        return {"type": self.type, self.type: self.text, **signature}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        self.text += text
+        if self.type == "tool_use":
+            return {"type": "input_json_delta", "partial_json": text}
+        return {"type": f"{self.type}_delta", self.type: text}
+
+
+class MessageChunks:
+    """Turns a job's events into stream events, in log order from the first."""
+
+    def __init__(self, form: MessageForm, vocabulary: Vocabulary) -> None:
+        self.form = form
+        self.vocabulary = vocabulary
+        self.failed: Failed | None = None
+        self._reader = ChoiceReader(form.reading, form.id, 0)
+        self._blocks: list[Block] = []
+        self._is_open = False
+        self._token_ids: list[int] = []
+        self._text: list[str] = []
+        self._usage: dict[str, Any] = {"input_tokens": form.num_prompt_tokens, "output_tokens": 0}
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [{"type": "message_start", "message": self.message()}, {"type": "ping"}]
+
+    def feed(self, event: Event) -> list[dict[str, Any]]:
+        """The stream events of one event; none for a Failed, whose error the stream carries as its own frame."""
+        if isinstance(event, Failed):
+            self.failed = event
+            return []
+        if isinstance(event, Delta):
+            self._token_ids += event.token_ids
+            self._text.append(event.text)
+            return [said for piece in self._reader.read(event) for said in self._piece(piece)]
+        self._usage = usage_of(event, self._reader.num_reasoning_tokens)
+        said = [] if self._blocks else self._begin("text")
+        end = {"stop_reason": self.stop_reason, "stop_sequence": self.stop_sequence}
+        said += [*self._close(), {"type": "message_delta", "delta": end, "usage": self._usage}]
+        return [*said, {"type": "message_stop"}]
+
+    def message(self) -> dict[str, Any]:
+        """Anthropic's message as it stands."""
+        return {
+            "id": self.form.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.form.model,
+            "content": self._content(),
+            "stop_reason": self.stop_reason,
+            "stop_sequence": self.stop_sequence,
+            "usage": dict(self._usage),
+        }
+
+    def _content(self) -> list[dict[str, Any]]:
+        """The blocks so far, without a call that was cut off: its input could be run for another."""
+        whole = [block for block in self._blocks if block.is_whole]
+        return [block.shown() for block in whole or ([Block("text")] if self._blocks else [])]
+
+    @property
+    def stop_reason(self) -> str | None:
+        reason = self._reader.finish_reason
+        if reason == "stop" and self.stop_sequence is not None:
+            return "stop_sequence"
+        return {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}.get(reason or "")
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """The stop string that ended the text: it stands where the text that was shown breaks off."""
+        is_end = not self._token_ids or self.form.reading.ends_with(self._token_ids)
+        if self._reader.finish_reason != "stop" or is_end or not self.form.stop:
+            return None
+        written = self.vocabulary.decode(self._token_ids)
+        at = len("".join(self._text))
+        found = [stop for stop in self.form.stop if written.startswith(stop, at)]
+        found += [stop for stop in self.form.stop if stop in written]
+        return found[0] if found else None
+
+    def _piece(self, piece: Piece) -> list[dict[str, Any]]:
+        if isinstance(piece, ToolCallStart):
+            return self._begin("tool_use", id=piece.id.replace("call_", "toolu_"), name=piece.name, is_whole=False)
+        if isinstance(piece, ToolCallEnd):
+            self._blocks[-1].is_whole = True
+            return []
+        if isinstance(piece, Content):
+            said = self._begin("text")
+        else:
+            said = self._begin("thinking") if isinstance(piece, Reasoning) else []
+        return [*said, self._about("content_block_delta", delta=self._blocks[-1].delta(piece.text))]
+
+    def _begin(self, type: str, **fields: Any) -> list[dict[str, Any]]:
+        """Make sure that a block of this type is open; every call is a block of its own."""
+        if self._is_open and self._blocks[-1].type == type and type != "tool_use":
+            return []
+        said = self._close()
+        self._blocks.append(Block(type, **fields))
+        self._is_open = True
+        return [*said, self._about("content_block_start", content_block=self._blocks[-1].shown())]
+
+    def _close(self) -> list[dict[str, Any]]:
+        if not self._is_open:
+            return []
+        self._is_open = False
+        return [self._about("content_block_stop")]
+
+    def _about(self, type: str, **fields: Any) -> dict[str, Any]:
+        return {"type": type, "index": len(self._blocks) - 1, **fields}
+
+
+class MessageCompletion:
+    """The same events folded into one message."""
+
+    def __init__(self, form: MessageForm, vocabulary: Vocabulary) -> None:
+        self._chunks = MessageChunks(form, vocabulary)
+
+    @property
+    def failed(self) -> Failed | None:
+        return self._chunks.failed
+
+    def feed(self, event: Event) -> None:
+        self._chunks.feed(event)
+
+    def body(self) -> dict[str, Any]:
+        return self._chunks.message()
+
+
+def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
+    """Anthropic counts what was found in the cache apart."""
+    return {
+        "input_tokens": event.prompt_tokens - event.cached_tokens,
+        "cache_read_input_tokens": event.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": event.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": num_reasoning_tokens},
+    }
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Arguments as an object; empty while they are not whole, or were cut off."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,73 @@
+"""The operator's live view: one snapshot a second for all viewers of this process, as SSE."""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response, request
+from gevent.event import Event as Wake
+from gevent.lock import BoundedSemaphore
+from redis.exceptions import RedisError
+
+from api.gate.client_watch import watching
+from api.jobs import sse
+from api.jobs.answers import SSE_HEADERS
+from api.jobs.frames import RESUME_MS
+from api.jobs.service import Service
+from common.redis.snapshot import take_snapshot
+
+logger = logging.getLogger("omni.api")
+
+PERIOD_S = 1.0
+
+
+class Board:
+    """The newest snapshot; taken when a viewer asks and the last one is a second old. Nobody looks: nothing is read."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._frame = b""
+        self._taken = 0.0
+        self._is_free = BoundedSemaphore(1)
+
+    def frame(self) -> bytes:
+        """Raises RedisError."""
+        with self._is_free:
+            if time.monotonic() - self._taken >= PERIOD_S:
+                snapshot = take_snapshot(self._service.store, self._service.settings.queue)
+                self._frame, self._taken = sse.frame(self._with_names(snapshot)), time.monotonic()
+            return self._frame
+
+    def _with_names(self, snapshot: dict[str, Any]) -> dict[str, Any]:
+        """Owners are hashes of keys: show the key's name where it has one."""
+        for job in (*snapshot["waiting"], *snapshot["running"]):
+            job["owner"] = self._service.keys.name_of(job["owner"])
+        return snapshot
+
+
+def board_routes(service: Service) -> Blueprint:
+    routes = Blueprint("board", __name__)
+    board = Board(service)
+
+    @routes.get("/admin/board")
+    def show() -> Any:
+        service.keys.admin(request)
+        return Response(frames(service, board, request.environ.get("gunicorn.socket")), headers=SSE_HEADERS)
+
+    return routes
+
+
+def frames(service: Service, board: Board, client: Any) -> Iterator[bytes]:
+    """Until the viewer leaves or this process does."""
+    gone = Wake()
+    with watching(client, gone.set, lambda: None):  # a frame every PERIOD_S is probe enough
+        while not gone.is_set():
+            try:
+                yield board.frame()
+            except RedisError as error:
+                yield sse.comment(f"Redis does not answer: {type(error).__name__}")
+            gone.wait(PERIOD_S)
+            if service.hub.is_closing:
+                yield sse.retry(RESUME_MS)
+                return

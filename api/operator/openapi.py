@@ -1,0 +1,130 @@
+"""/openapi.json (OpenAPI 3.1): every route of the application, the requests' schemas as the gate checks them.
+
+A route that is not described below still appears, with what Flask knows of it, so none can be forgotten.
+"""
+
+import re
+from typing import Any
+
+from flask import Blueprint, Flask, current_app
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from werkzeug.routing import Rule
+
+from api.operator.operations import DESCRIBED, Described
+from api.schema import answers
+
+REF = "#/components/schemas/{model}"
+CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
+METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
+
+
+PAGES = ("/", "/board", "/static/{name}")  # for people
+
+
+def openapi_routes() -> Blueprint:
+    routes = Blueprint("openapi", __name__)
+
+    @routes.get("/openapi.json")
+    def document() -> Any:
+        return openapi(current_app)
+
+    return routes
+
+
+def openapi(app: Flask) -> dict[str, Any]:
+    paths: dict[str, dict[str, Any]] = {}
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        path = path_of(rule)
+        if path in PAGES:
+            continue
+        for method in sorted((rule.methods or set()) & set(METHODS)):
+            paths.setdefault(path, {})[method.lower()] = operation(f"{method} {path}", rule)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Protocol OMNI", "version": "1", "description": "An OpenAI-compatible API before one GPU."},
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def path_of(rule: Rule) -> str:
+    """Flask's '/v1/jobs/<job_id>' as OpenAPI writes it."""
+    return CONVERTER.sub(r"{\2}", rule.rule)
+
+
+def schemas() -> dict[str, Any]:
+    """Of all models named above and of what they hold."""
+    used: list[tuple[type[BaseModel], Any]] = [
+        (answers.ErrorBody, "serialization"),
+        (answers.MessagesError, "serialization"),
+        (answers.Pending, "serialization"),
+        (answers.ChatChunk, "serialization"),
+    ]
+    for described in DESCRIBED.values():
+        if described.body is not None:
+            used.append((described.body, "validation"))
+        if described.answer is not None:
+            used.append((described.answer, "serialization"))
+    _, definitions = models_json_schema(list(dict.fromkeys(used)), ref_template=REF)
+    found: dict[str, Any] = definitions["$defs"]
+    return found
+
+
+def operation(name: str, rule: Rule) -> dict[str, Any]:
+    described = DESCRIBED.get(name, Described(rule.endpoint.replace(".", ": ").replace("_", " ")))
+    content: dict[str, Any] = {}
+    if described.answer is not None:
+        content["application/json"] = {"schema": reference(described.answer)}
+    if described.is_streamed or described.is_resumable:
+        content["text/event-stream"] = {}
+    responses: dict[str, Any] = {"200": {"description": "Done", **({"content": content} if content else {})}}
+    if described.may_be_pending:
+        responses["202"] = {
+            "description": "In line or in progress",
+            "content": {"application/json": {"schema": reference(answers.Pending)}},
+        }
+    if name in ("GET /health", "GET /readyz"):
+        responses["503"] = responses["200"] | {"description": "Still loading"}
+    responses["default"] = {
+        "description": "An error object, OpenAI's or Anthropic's",
+        "content": {"application/json": {"schema": reference(described.error)}},
+    }
+    said: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "_", name).strip("_").lower(),
+        "summary": described.summary,
+        "parameters": parameters(rule, described),
+        "responses": responses,
+        "security": [] if described.is_open else [{"key": []}],
+    }
+    if described.body is not None:
+        said["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": reference(described.body)}},
+        }
+    return said
+
+
+def parameters(rule: Rule, described: Described) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for _, name in CONVERTER.findall(rule.rule)
+    ]
+    if described.is_resumable:
+        found += [
+            {"name": "stream", "in": "query", "schema": {"type": "boolean"}},
+            {
+                "name": "starting_after",
+                "in": "query",
+                "description": "The last chunk's `id:`, or the last event's `sequence_number` of a response",
+                "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+            },
+        ]
+    return found
+
+
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REF.format(model=model.__name__)}

@@ -1,0 +1,26 @@
+"""The web page and the board: static files without a key. What they show is asked for with one."""
+
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, send_from_directory
+
+STATIC = Path(__file__).parents[1] / "static"
+
+
+def page_routes() -> Blueprint:
+    routes = Blueprint("pages", __name__)
+
+    @routes.get("/")
+    def index() -> Any:
+        return send_from_directory(STATIC, "index.html")
+
+    @routes.get("/board")
+    def board() -> Any:
+        return send_from_directory(STATIC, "board.html")
+
+    @routes.get("/static/<path:name>")
+    def static(name: str) -> Any:
+        return send_from_directory(STATIC, name)
+
+    return routes

@@ -1,0 +1,70 @@
+"""What is known of a request beside its answer: one log line, one count, the limits' headers. Never its text or key."""
+
+import logging
+import time
+
+from flask import Flask, Response, g, has_request_context, request
+
+from api.gate.rate_headers import rate_headers
+from api.jobs.service import Service
+from common.allowance import Allowance, Placed
+from common.redis.metrics import Tally
+
+logger = logging.getLogger("omni.api")
+
+SILENT = frozenset({"GET", "HEAD", "OPTIONS"})  # no line for these when all is well: pollers would fill the log
+PROBES = frozenset({"/health", "/readyz"})
+
+
+class RequestFields(logging.Filter):
+    """Adds the ids of the request that is being answered to every line that is logged meanwhile."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if has_request_context():
+            ids = {name: g.get(name) for name in ("request_id", "job_id") if g.get(name)}
+            record.fields = ids | getattr(record, "fields", {})
+        return True
+
+
+def note_placed(placed: Placed) -> None:
+    """The job that this request stands for."""
+    if has_request_context():
+        g.job_id = placed.job_id
+        g.num_waiting = placed.num_waiting
+        note_allowance(placed.allowance)
+
+
+def note_allowance(allowance: Allowance | None) -> None:
+    if has_request_context():
+        g.allowance = allowance
+
+
+def install_request_log(app: Flask, service: Service, tally: Tally) -> None:
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(item, RequestFields) for item in handler.filters):
+            handler.addFilter(RequestFields())
+
+    @app.before_request
+    def begin() -> None:
+        g.began = time.monotonic()
+
+    @app.after_request
+    def note(response: Response) -> Response:
+        if allowance := g.get("allowance"):
+            place_s = service.hub.seconds_per_place
+            waiting = g.get("num_waiting", 0)
+            response.headers.update(rate_headers(allowance, waiting, service.settings.max_queue, place_s))
+        route = request.url_rule.rule if request.url_rule is not None else "none"
+        tally.add(f"http_requests|{request.method if request.url_rule else 'other'} {route} {response.status_code}")
+        if request.method not in SILENT or (response.status_code >= 500 and route not in PROBES):
+            write_line(route, response.status_code)
+        return response
+
+
+def write_line(route: str, status: int) -> None:
+    """Once per request, when its headers are ready; a stream goes on after it."""
+    level = logging.WARNING if status >= 500 else logging.INFO
+    milliseconds = round((time.monotonic() - g.get("began", time.monotonic())) * 1000, 1)
+    fields = {"route": route, "status": status, "ms": milliseconds}
+    job = f" {g.job_id}" if g.get("job_id") else ""
+    logger.log(level, "%s %s %d%s", request.method, route, status, job, extra={"fields": fields})

@@ -1,0 +1,185 @@
+"""Typed messages -> the conversation as a chat template takes it, and its rendered text."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import TemplateError
+
+from api.prompt import deepseek_v32
+from api.prompt.bounds import TooSlow, bounded
+from api.prompt.images import is_image
+from api.prompt.special_tokens import Guard
+from api.prompt.templates import render_template
+from api.schema.chat import Message, Part, Tool
+from common.errors import InvalidRequest
+from common.grammar.answer import THINK_END, Thinking
+from common.json_bounds import bounded_marks
+from common.wire import ModelCard
+
+THINK = "<think>"
+TEMPLATE_TIME_S = 2.0
+TEMPLATE_BYTES = 2**30
+REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+TEMPLATE_KWARGS: dict[str, type] = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a prompt is made of."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    response_format: Mapping[str, Any] | None = None  # for models that are told in the prompt
+    continue_final: bool = False  # the last message is the beginning of the answer
+    add_generation_prompt: bool = True
+
+
+def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
+    """The prompt's text, the caller's own special tokens hidden by `guard`. Raises InvalidRequest."""
+    refuse_large_arguments(conversation.messages)
+    messages = [
+        guard.value(_with_parsed_arguments(as_dict(message, number, accepts_images=card.accepts_images)))
+        for number, message in enumerate(conversation.messages)
+    ]
+    tools = [guard.value(tool.model_dump(exclude_none=True)) for tool in conversation.tools]
+    kwargs = checked_kwargs(conversation.template_kwargs)
+    if card.architecture == "deepseek_v32" and card.chat_template is None:
+        return _render_deepseek_v32(conversation, messages, tools, kwargs, guard)
+    if card.chat_template is None:
+        raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
+    try:
+        with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
+            return render_template(
+                card.chat_template,
+                messages,
+                tools,
+                add_generation_prompt=conversation.add_generation_prompt,
+                continue_final=conversation.continue_final,
+                variables={**card.special_tokens, **kwargs},
+            )
+    except (TooSlow, MemoryError):
+        raise InvalidRequest("The model's chat template needs too long for these messages.", param="messages") from None
+    except REFUSALS as error:
+        raise InvalidRequest(f"The model's chat template refuses these messages: {error}", param="messages") from None
+
+
+def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> Thinking:
+    """Whether the answer goes on in a `<think>` block that the prompt opened, or may begin one."""
+    if conversation.continue_final:
+        before, _, opened = rendered.rpartition(THINK)
+        return "opened" if before and THINK_END not in opened else "none"
+    end = rendered.rstrip()
+    if end.endswith(THINK):
+        return "opened"
+    knows_thinking = card.architecture == "deepseek_v32" or THINK in (card.chat_template or "")
+    return "optional" if knows_thinking and not end.endswith(THINK_END) else "none"
+
+
+def as_dict(message: Message, number: int, *, accepts_images: bool) -> dict[str, Any]:
+    """A message as templates read it: content is text, the developer's role is the system's.
+
+    The templates of vision models go through a list of parts, in which the images only have their places.
+    """
+    fields = message.model_dump(exclude_none=True)
+    fields["role"] = "system" if message.role == "developer" else message.role
+    fields["content"] = parts_of(message, number) if accepts_images else text_of(message, number)
+    if message.reasoning is not None:
+        fields.setdefault("reasoning_content", message.reasoning)
+    if not message.tool_calls:
+        fields.pop("tool_calls", None)
+    return fields
+
+
+def parts_of(message: Message, number: int) -> list[dict[str, str]]:
+    """The content as a vision model's template takes it. Raises InvalidRequest for a part that is no text or image."""
+    if message.content is None or isinstance(message.content, str):
+        return [{"type": "text", "text": message.content or ""}]
+    return [
+        {"type": "image"}
+        if is_image(part)
+        else {"type": "text", "text": _part_text(part, f"messages[{number}].content[{index}]", "text and images")}
+        for index, part in enumerate(message.content)
+    ]
+
+
+def text_of(message: Message, number: int) -> str:
+    """The content as one text. Raises InvalidRequest for a part that this model cannot take."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    return "".join(
+        _part_text(part, f"messages[{number}].content[{index}]", "text") for index, part in enumerate(message.content)
+    )
+
+
+def _part_text(part: Part, param: str, taken: str) -> str:
+    if part.type in ("text", "input_text", "output_text") and part.text is not None:
+        return part.text
+    if part.type == "refusal":
+        return part.refusal or ""
+    raise InvalidRequest(f"'{param}': this model takes {taken} only, not parts of type {part.type!r}.", param=param)
+
+
+def checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Only what a template may be told. Raises InvalidRequest for any other name or type."""
+    for name, value in kwargs.items():
+        if name not in TEMPLATE_KWARGS or not isinstance(value, TEMPLATE_KWARGS[name]):
+            allowed = ", ".join(f"{known} ({kind.__name__})" for known, kind in TEMPLATE_KWARGS.items())
+            raise InvalidRequest(f"'chat_template_kwargs' allows {allowed}.", param="chat_template_kwargs")
+    return dict(kwargs)
+
+
+def _render_deepseek_v32(
+    conversation: Conversation,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]],
+    kwargs: Mapping[str, Any],
+    guard: Guard,
+) -> str:
+    return deepseek_v32.encode_chat(
+        [_with_written_arguments(message) for message in messages],
+        tools=tools,
+        thinking=deepseek_v32.thinking_wanted(kwargs.get("reasoning_effort"), kwargs),
+        response_format=guard.value(conversation.response_format),
+        continue_final=conversation.continue_final,
+    )
+
+
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates write arguments as JSON themselves; what is no JSON object stays the text that it is.
+
+    Parsed before special tokens are hidden, or an escape (`\\u003c`) would bring one in behind the guard's back.
+    """
+    calls = [_with_arguments(call, parsed_object) for call in message.get("tool_calls", ())]
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _with_written_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    calls = [_with_arguments(call, written_object) for call in message.get("tool_calls", ())]
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _with_arguments(call: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    function = call["function"]
+    return call | {"function": function | {"arguments": change(function["arguments"])}}
+
+
+def refuse_large_arguments(messages: Sequence[Message]) -> None:
+    """Raises InvalidRequest when the arguments of all calls together hold more than a request's own JSON may."""
+    texts = [call.function.arguments for message in messages for call in message.tool_calls or ()]
+    bounded_marks(b",".join(bounded_marks(text.encode()) for text in texts))
+
+
+def parsed_object(text: str) -> Any:
+    """The object that a text is; the text itself if it is none."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def written_object(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value

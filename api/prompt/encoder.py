@@ -1,0 +1,143 @@
+"""PromptEncoder: messages -> token ids, by the served model's own template and tokenizer. No torch."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from api.process.offload import aside, at_once, beside, in_thread
+from api.prompt.conversation import Conversation, render, thinking_of
+from api.prompt.encoding import LONG_TEXT, Encoded, TextEncoder
+from api.prompt.special_tokens import Guard
+from api.reading.tool_calls import choose_format
+from common.errors import ContextLengthExceeded, InvalidRequest
+from common.grammar.answer import MarkedText, Thinking, marked_text
+from common.grammar.tools import ToolCallFormat
+from common.model.spelling import Spelling, shown
+from common.wire import ModelCard
+
+TURN_MARK = re.compile("[|｜]")  # as in <|user|>; some tokenizers do not call such tokens special
+MANY_PARTS = 1000  # of a prompt's text, parted by special tokens in the caller's words
+MAX_TOKENS = 400_000  # of several prompts together, or shown by /tokenize, where the model's context is smaller
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation in token ids, and whether its answer begins with thinking."""
+
+    ids: tuple[int, ...]
+    thinking: Thinking
+
+
+class PromptEncoder:
+    """Encodes for one model card. Stateless apart from the tokenizer that it holds."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self.card = card
+        self._texts = TextEncoder(card.tokenizer)
+        self._tokenizer = self._texts.tokenizer
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._special = [token.content for token in added if token.special]
+        self._turn_marks = [token.content for token in added if TURN_MARK.search(token.content)]
+        self._hidden = [*self._special, *self._turn_marks, *([card.image_token] if card.image_token else [])]
+        self._spelling = Spelling(self._tokenizer)
+        self.marked: MarkedText = marked_text(card.tokenizer)
+        self.tool_format: ToolCallFormat | None = choose_format(card.chat_template, card.architecture)
+
+    def encode_chat(self, conversation: Conversation) -> ChatPrompt:
+        """Ready for the answer. Raises InvalidRequest or ContextLengthExceeded."""
+        most = self.card.max_model_len
+        rendered, parts = aside(self._rendered, conversation)
+        encoded = self._checked(self._texts.encode([text for text, _ in parts if text], most), most, "messages")
+        ids = (in_thread if len(parts) > MANY_PARTS else at_once)(self._joined, parts, encoded)
+        return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
+
+    def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
+        """The prompt's text, and the same as text of the template's making and tokens of the caller's in turn."""
+        guard = Guard(self._hidden)
+        rendered = render(conversation, self.card, guard)
+        return rendered, list(guard.parts(rendered))
+
+    def _joined(self, parts: Sequence[tuple[str, str]], encoded: Sequence[list[int]]) -> list[int]:
+        ids: list[int] = []
+        rest = iter(encoded)
+        spelt = {token: self._as_text(token) for token in {token for _, token in parts if token}}
+        for text, token in parts:
+            ids += next(rest) if text else ()
+            ids += spelt.get(token, ())
+        return ids
+
+    def leaves_out(self, mark: str) -> bool:
+        """Whether part of this text is a special token, which an answer's text goes without."""
+        return any(token in mark for token in self._special)
+
+    def _as_text(self, token: str) -> list[int]:
+        """A token's name spelt out, without the token."""
+        [ids] = self._texts.encode([token], self.card.max_model_len, is_plain=True).ids
+        if self._tokenizer.token_to_id(token) not in ids:
+            return ids
+        halves = self._texts.encode([token[:1], token[1:]], self.card.max_model_len, is_plain=True).ids
+        return [part for half in halves for part in half]
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True, is_plain: bool = False) -> list[int]:
+        """Ids of a raw text that the model can take. Special tokens in it count as such unless `is_plain`."""
+        [ids] = self.tokenize_all([text], self.card.max_model_len, add_special_tokens, is_plain=is_plain)
+        return ids
+
+    def tokenize_all(
+        self, texts: Sequence[str], most: int, add_special_tokens: bool = True, *, is_plain: bool = False,
+        param: str = "prompt",
+    ) -> list[list[int]]:  # fmt: skip
+        """Ids of each text; `most` tokens together at most. Raises ContextLengthExceeded."""
+        encoded = self._texts.encode(texts, most, add_special_tokens=add_special_tokens, is_plain=is_plain)
+        return self._checked(encoded, most, param)
+
+    def check_length(self, text: str, param: str) -> None:
+        """Refuses what cannot have few enough tokens, before it is encoded. Raises ContextLengthExceeded."""
+        if (least := self._texts.least_tokens(len(text))) > self.card.max_model_len:
+            raise self._too_long(least, param, self.card.max_model_len, is_least=True)
+
+    def _checked(self, encoded: Encoded, most: int, param: str) -> list[list[int]]:
+        if encoded.num_tokens > most:
+            raise self._too_long(encoded.num_tokens, param, most, is_least=encoded.is_least)
+        return encoded.ids
+
+    @property
+    def most_tokens(self) -> int:
+        """Of the texts of one request together, which may be more than one prompt."""
+        return max(MAX_TOKENS, self.card.max_model_len)
+
+    def fitting(self, ids: Sequence[int], *, param: str = "prompt") -> tuple[int, ...]:
+        """The ids, if the model can take them. Raises InvalidRequest or ContextLengthExceeded."""
+        if len(ids) >= self.card.max_model_len:
+            raise self._too_long(len(ids), param, self.card.max_model_len)
+        if not ids:
+            raise InvalidRequest("The prompt is empty.", param=param)
+        return tuple(ids)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its own name."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def token_name(self, token_id: int) -> str | None:
+        """A token as the vocabulary spells it; None for an id that it does not have."""
+        return self._spelling.name(token_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return beside(self._decoded, ids) if len(ids) > LONG_TEXT else self._decoded(ids)
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode_batch([list(ids)], skip_special_tokens=False)[0])  # gives the GIL up
+
+    def token_bytes(self, token_id: int) -> tuple[str, list[int]]:
+        """A token as logprobs show it: its text and its bytes."""
+        raw = self._spelling.token_bytes(token_id)
+        return shown(raw), list(raw)
+
+    def _too_long(self, length: int, param: str, most: int, *, is_least: bool = False) -> ContextLengthExceeded:
+        limit = "maximum context length is" if most == self.card.max_model_len else "limit for this request is"
+        return ContextLengthExceeded(
+            f"This model's {limit} {most} tokens, but the prompt has {'at least ' if is_least else ''}{length} tokens. "
+            f"Shorten the {param}.",
+            param=param,
+        )

@@ -1,0 +1,92 @@
+"""Texts -> token ids, by one tokenizer.json. Long texts are encoded beside the other requests of this process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Encoding, Tokenizer
+
+from api.process.offload import beside
+
+LONG_TEXT = 4096  # characters; shorter ones are encoded sooner than a thread has woken up
+LONG_TOKEN = 64  # characters that a token may stand for, whatever the vocabulary says: some normalizers shorten texts
+PIECE = 64 * 1024  # characters
+BATCH = 256  # texts; what Python makes of one batch keeps the GIL
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The ids of each text, and how many they are together. The ids are left out where that is too many."""
+
+    ids: list[list[int]]
+    num_tokens: int
+    is_least: bool = False  # there may be more of them: the length alone was too much
+
+
+class TextEncoder:
+    """`is_plain` everywhere: the names of special tokens are text like any other."""
+
+    def __init__(self, source: str) -> None:
+        self.tokenizer = _untouched(source)
+        self._plain = _untouched(source)
+        self._plain.encode_special_tokens = True
+        self._longest = max(LONG_TOKEN, *map(len, self.tokenizer.get_vocab()))
+
+    def least_tokens(self, num_characters: int) -> int:
+        """As many tokens as a text of this length has at least."""
+        return -(-num_characters // self._longest)
+
+    def encode(
+        self, texts: Sequence[str], most: int, *, add_special_tokens: bool = False, is_plain: bool = False
+    ) -> Encoded:
+        """Without ids if the texts have more than `most` tokens together."""
+        num_characters = sum(map(len, texts))
+        tokenizer = self._plain if is_plain else self.tokenizer
+        if num_characters <= LONG_TEXT:
+            return _collected([tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts], most)
+        if (least := self.least_tokens(num_characters)) > most:
+            return Encoded([], least, is_least=True)
+        if (least := beside(_counted_to, tokenizer, texts, 2 * most + 1) // 2) > most:
+            return Encoded([], least, is_least=True)
+        return beside(_encode_in_batches, tokenizer, texts, most, add_special_tokens)
+
+
+def _counted_to(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> int:
+    """How many tokens the texts have when they are cut into pieces, as soon as it is clear that they are too many.
+
+    A cut adds a token or two to the thousands of a piece, so what has twice as many as allowed is not refused wrongly;
+    and a text of megabytes costs no more than one that just does not fit.
+    """
+    num_tokens = 0
+    for text in texts:
+        for at in range(0, len(text) if len(text) > PIECE else 0, PIECE):
+            num_tokens += len(tokenizer.encode_batch_fast([text[at : at + PIECE]], add_special_tokens=False)[0])
+            if num_tokens > most:
+                return num_tokens
+    return num_tokens
+
+
+def _encode_in_batches(tokenizer: Tokenizer, texts: Sequence[str], most: int, add_special_tokens: bool) -> Encoded:
+    """`encode_batch_fast` gives the GIL up while it works, which `encode` does not."""
+    ids: list[list[int]] = []
+    num_tokens = 0
+    for at in range(0, len(texts), BATCH):
+        batch = tokenizer.encode_batch_fast(list(texts[at : at + BATCH]), add_special_tokens=add_special_tokens)
+        encoded = _collected(batch, most - num_tokens)
+        ids += encoded.ids
+        num_tokens += encoded.num_tokens
+        if num_tokens > most:
+            return Encoded([], num_tokens, is_least=at + BATCH < len(texts))
+    return Encoded(ids, num_tokens)
+
+
+def _collected(encodings: Sequence[Encoding], most: int) -> Encoded:
+    num_tokens = sum(map(len, encodings))
+    return Encoded([encoding.ids for encoding in encodings] if num_tokens <= most else [], num_tokens)
+
+
+def _untouched(source: str) -> Tokenizer:
+    """Texts are neither filled up nor cut, whatever the file says."""
+    tokenizer = Tokenizer.from_str(source)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

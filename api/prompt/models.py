@@ -1,0 +1,93 @@
+"""The models that can be asked for: id -> card and encoder, as the workers wrote them to Redis."""
+
+from api.prompt.encoder import PromptEncoder
+from common.errors import ModelNotFound, ModelNotReady
+from common.redis.store import Store
+from common.wire import ModelCard, Task
+
+
+class Models:
+    """Holds one encoder per queue, made anew when the worker's model has changed."""
+
+    def __init__(self, store: Store, expected: tuple[str, ...], embedding_names: tuple[str, ...] = ()) -> None:
+        self.store = store
+        self.expected = expected + embedding_names  # promised by our own settings, known before any worker has loaded
+        self.embedding_names = embedding_names
+        self._encoders: dict[str, PromptEncoder] = {}
+        self._cards: dict[str, ModelCard] = {}
+
+    def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
+        """Raises ModelNotFound for an id that nobody serves or not for this, ModelNotReady while its worker loads."""
+        queue, revision = self.store.queue_of(model)
+        if queue is None:
+            if model in self.expected:
+                raise self._not_ready(model)
+            if task == "embed":
+                raise self._wrong_task(model, task)
+            names = ", ".join(self.names())
+            raise ModelNotFound(f"The model {model[:100]!r} does not exist; this server has {names}.", param="model")
+        encoder = self._encoders.get(queue)
+        if encoder is None or encoder.card.revision != revision:
+            card = self._card(queue, revision)
+            if card is None:
+                raise self._not_ready(model)
+            encoder = self._encoders[queue] = PromptEncoder(card)
+        if task is not None and encoder.card.task != task:
+            raise self._wrong_task(model, task)
+        return encoder
+
+    def _not_ready(self, model: str) -> ModelNotReady:
+        """The reference's words, and how far loading is where that is known."""
+        embeds = model in self.embedding_names
+        progress = self.store.loading((self.embedding_names if embeds else self.expected)[0])
+        far = f": {progress['what']} ({float(progress['share']):.0%})" if "share" in progress else ""
+        return ModelNotReady(f"Model not ready{far}", retry_after_s=2)
+
+    def _wrong_task(self, model: str, task: Task) -> ModelNotFound:
+        if task == "generate":
+            fault = "makes embeddings only; for text this server has " + ", ".join(self.generating())
+        elif self.embedding_names:
+            fault = "makes no embeddings; this server has " + ", ".join(self.embedding_names)
+        else:
+            fault = (
+                "makes no embeddings: this server runs a text generation model only. Set OMNI_EMBEDDING_MODEL to an "
+                "encoder, or point the client's embeddings base URL at an embedding server"
+            )
+        return ModelNotFound(f"The model {model[:100]!r} {fault}.", param="model")
+
+    def generating(self) -> list[str]:
+        return [name for name in self.names() if name not in self.embedding_names]
+
+    def names(self) -> list[str]:
+        return list(dict.fromkeys([*self.store.models(), *self.expected]))
+
+    def described(self) -> list[dict[str, object]]:
+        """GET /v1/models: each served id, and in `root` the weights that really run."""
+        found = []
+        for name in self.store.models():
+            queue, revision = self.store.queue_of(name)
+            card = None if queue is None else self._card(queue, revision)
+            if card is not None:
+                found.append(describe(name, card))
+        return found
+
+    def _card(self, queue: str, revision: str) -> ModelCard | None:
+        """Kept as long as its model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
+        card = self._cards.get(queue)
+        if card is None or card.revision != revision:
+            card = self.store.card(queue)
+            if card is not None:
+                self._cards[queue] = card
+        return card
+
+
+def describe(name: str, card: ModelCard) -> dict[str, object]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "protocol-omni",
+        "root": card.root,
+        "parent": None,
+        "max_model_len": card.max_model_len,
+    }

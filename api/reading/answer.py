@@ -1,0 +1,45 @@
+"""The whole answer: reasoning first, then content and tool calls."""
+
+from collections.abc import Iterable
+
+from api.reading.pieces import Content, Piece, merged
+from api.reading.reasoning import ReasoningParser
+from api.reading.tool_calls import ToolCallParser
+from common.grammar.answer import Thinking
+from common.grammar.tools import ToolCallFormat
+
+
+class AnswerParser:
+    """Feed it the text of one choice. Either part can be off: `thinking` none, `format` None."""
+
+    def __init__(
+        self, thinking: Thinking, format: ToolCallFormat | None, id_seed: str, *, must_call: bool = False
+    ) -> None:
+        self._reasoning = ReasoningParser(opened=thinking == "opened") if thinking != "none" else None
+        self._tool_calls = ToolCallParser(format, id_seed, must_call=must_call) if format else None
+
+    @property
+    def is_thinking(self) -> bool:
+        """The text fed so far ends inside the reasoning."""
+        return self._reasoning is not None and self._reasoning.is_thinking
+
+    @property
+    def has_called(self) -> bool:
+        """There are calls, and each of them is whole."""
+        return self._tool_calls is not None and self._tool_calls.has_called
+
+    def feed(self, text: str) -> list[Piece]:
+        return self._with_calls(self._reasoning.feed(text) if self._reasoning else [Content(text)])
+
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        """What was held back, now that nothing follows; `is_cut`: the model would have gone on."""
+        pieces = self._with_calls(self._reasoning.finish() if self._reasoning else [])
+        return merged([*pieces, *(self._tool_calls.finish(is_cut=is_cut) if self._tool_calls else [])])
+
+    def _with_calls(self, pieces: Iterable[Piece]) -> list[Piece]:
+        if self._tool_calls is None:
+            return merged(pieces)
+        result: list[Piece] = []
+        for piece in pieces:
+            result += self._tool_calls.feed(piece.text) if isinstance(piece, Content) else [piece]
+        return merged(result)

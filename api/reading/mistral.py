@@ -1,0 +1,111 @@
+"""Mistral: `[TOOL_CALLS]` + `[{"name": …, "arguments": {…}}, …]`, or since v11 `[TOOL_CALLS]name[ARGS]{…}` per call."""
+
+import re
+
+from api.reading.json_text import CallObject
+from api.reading.json_value import JsonValue
+from api.reading.pieces import CallPieces, Content, Piece
+
+OPENING = "[TOOL_CALLS]"
+HEADER = re.compile(r"([\w.-]+)(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?")
+HEADER_BEGINNING = re.compile(r"[\w.\[\]-]{1,200}")
+BETWEEN = " \t\r\n,"
+
+
+class MistralBlock:
+    """From after `[TOOL_CALLS]` to the end of the list, or of the one call."""
+
+    def __init__(self, calls: CallPieces, before: str) -> None:
+        self._calls = calls
+        self._before = before
+        self._inner: ListBlock | NamedBlock | None = None
+
+    def read(self, text: str) -> tuple[list[Piece], str | None]:
+        """Pieces, and the text that follows the block once it has ended."""
+        if self._inner is None:
+            begun = text.lstrip()
+            self._before += text[: len(text) - len(begun)]
+            if not begun:
+                return [], None
+            self._inner = (ListBlock if begun[0] in "[{" else NamedBlock)(self._calls, self._before)
+            text = begun
+        return self._inner.read(text)
+
+    def finish(self) -> list[Piece]:
+        return self._inner.finish() if self._inner else [Content(self._before)]
+
+
+class ListBlock:
+    """Calls as a JSON list, or a single one as an object."""
+
+    def __init__(self, calls: CallPieces, before: str) -> None:
+        self._calls = calls
+        self._before = before
+        self._call: CallObject | None = None
+        self._is_list = False
+
+    def read(self, text: str) -> tuple[list[Piece], str | None]:
+        pieces: list[Piece] = []
+        for position, char in enumerate(text):
+            if self._call and not self._call.is_done:
+                pieces += self._call.take(char)
+                if self._ends_block(self._call):
+                    return pieces, text[position + 1 :]
+            elif self._call and self._call.is_spoilt:
+                continue
+            elif char == "{":
+                self._call = CallObject(self._calls, "" if self._call else self._before)
+                self._call.take(char)
+            elif self._has_ended_at(char):
+                return pieces if self._call else [Content(self._before + char)], text[position + 1 :]
+        return pieces, None
+
+    def finish(self) -> list[Piece]:
+        return self._call.finish() if self._call else [Content(self._before)]
+
+    def _ends_block(self, call: CallObject) -> bool:
+        return call.is_broken or (call.is_done and not self._is_list and not call.is_spoilt)
+
+    def _has_ended_at(self, char: str) -> bool:
+        if char in BETWEEN or (char == "[" and not self._is_list):
+            self._is_list = self._is_list or char == "["
+            self._before += "" if self._call else char
+            return False
+        return True
+
+
+class NamedBlock:
+    """One call as a name, a marker and the arguments."""
+
+    def __init__(self, calls: CallPieces, before: str) -> None:
+        self._calls = calls
+        self._before = before
+        self._header = ""
+        self._value: JsonValue | None = None
+        self._is_spoilt = False
+
+    def read(self, text: str) -> tuple[list[Piece], str | None]:
+        pieces: list[Piece] = []
+        for position, char in enumerate(text):
+            if self._is_spoilt:
+                break
+            if self._value is None and char != "{":
+                self._header += char
+                if not HEADER_BEGINNING.fullmatch(self._header):
+                    return [Content(self._before + self._header)], text[position + 1 :]
+                continue
+            if self._value is None:
+                header = HEADER.fullmatch(self._header)
+                if header is None:
+                    return [Content(self._before + self._header + char)], text[position + 1 :]
+                self._value = JsonValue()
+                pieces.append(self._calls.start(header[1]))
+            took, written = self._value.take(char)
+            pieces.append(self._calls.arguments(written))
+            self._is_spoilt = took == "bad"
+            if took == "last":
+                return [*pieces, self._calls.end()], text[position + 1 :]
+        return pieces, None
+
+    def finish(self) -> list[Piece]:
+        return [] if self._value else [Content(self._before + self._header)]

@@ -1,0 +1,128 @@
+"""What a request asks the answer to look like -> the one grammar that holds for it, or none."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from api.prompt.encoder import PromptEncoder
+from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Structured, Tool
+from common.errors import InvalidRequest
+from common.grammar.answer import (
+    Grammar,
+    Thinking,
+    after_thinking,
+    choice_grammar,
+    ebnf_grammar,
+    either,
+    json_object_grammar,
+    json_schema_grammar,
+    json_value,
+    regex_grammar,
+    structured_grammar,
+)
+from common.grammar.tools import Function, tool_grammar
+
+
+def offered_tools(body: ChatRequest) -> list[Tool]:
+    """The tools that the model is told of. Raises InvalidRequest when tools and tool_choice do not fit together."""
+    tools = body.tools or []
+    names = [tool.function.name for tool in tools]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidRequest(f"'tools' has two functions named {repeated!r}.", param="tools")
+    choice = body.tool_choice
+    if choice == "none":
+        return []
+    if not tools:
+        if choice not in (None, "auto"):
+            raise InvalidRequest("'tool_choice' needs 'tools'.", param="tool_choice")
+        return []
+    wanted = _wanted_names(choice)
+    if unknown := next((name for name in wanted if name not in names), None):
+        raise InvalidRequest(f"'tool_choice' names {unknown!r}, which is not among the tools.", param="tool_choice")
+    if isinstance(choice, AllowedToolsChoice):
+        return [tool for tool in tools if tool.function.name in wanted]
+    return tools
+
+
+def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, thinking: Thinking) -> Grammar | None:
+    """Raises InvalidRequest for a schema or grammar that cannot be enforced."""
+    answer = answer_grammar(body)
+    calls = _calls(body, tools, encoder, is_shaped=answer is not None) if tools else None
+    if calls is not None and answer is not None and not must_call(body):
+        grammar: Grammar | None = either(calls, answer)
+    else:
+        grammar = calls or answer
+    return None if grammar is None else after_thinking(grammar, thinking, encoder.marked)
+
+
+def answer_grammar(body: Structured) -> Grammar | None:
+    """From response_format, or from one of the names that other servers have for the same."""
+    builders: dict[str, Callable[[Any, str], Grammar]] = {
+        "structured_outputs": structured_grammar,
+        "guided_json": _schema_grammar,
+        "guided_regex": regex_grammar,
+        "guided_choice": choice_grammar,
+        "guided_grammar": ebnf_grammar,
+        "regex": regex_grammar,
+        "ebnf": ebnf_grammar,
+        "grammar": ebnf_grammar,
+        "json_schema": _schema_grammar,
+    }
+    given = {name: value for name in builders if (value := getattr(body, name)) is not None}
+    grammars = [builders[name](value, name) for name, value in given.items()]
+    if (format_grammar := response_format_grammar(body)) is not None:
+        grammars.append(format_grammar)
+    if len(grammars) > 1:
+        names = " and ".join(f"'{grammar.param}'" for grammar in grammars[:2])
+        raise InvalidRequest(f"{names} exclude each other.", param=grammars[0].param)
+    return grammars[0] if grammars else None
+
+
+def response_format_grammar(body: Structured) -> Grammar | None:
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return json_schema_grammar(wanted.schema_, "response_format") if wanted.schema_ else json_object_grammar()
+    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+        raise InvalidRequest(
+            "'response_format.json_schema.schema' is required with type json_schema.",
+            param="response_format.json_schema.schema",
+        )
+    return json_schema_grammar(
+        wanted.json_schema.schema_, "response_format.json_schema.schema", strict=bool(wanted.json_schema.strict)
+    )
+
+
+def _schema_grammar(schema: Any, param: str) -> Grammar:
+    return json_schema_grammar(json_value(schema, param), param)
+
+
+def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, is_shaped: bool) -> Grammar | None:
+    """`is_shaped`: beside calls there is no free text, but an answer with a grammar of its own."""
+    if encoder.tool_format is None:
+        raise InvalidRequest(
+            "This model's chat template does not show a form of tool calls that this server can read.", param="tools"
+        )
+    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
+    functions = [
+        Function(tool.function.name, tool.function.parameters, strict=bool(tool.function.strict))
+        for tool in tools
+        if named is None or tool.function.name == named
+    ]
+    parallel = body.parallel_tool_calls is not False and named is None
+    is_forced = must_call(body) or is_shaped
+    return tool_grammar(encoder.tool_format, functions, must_call=is_forced, parallel=parallel, marked=encoder.marked)
+
+
+def must_call(body: ChatRequest) -> bool:
+    """The answer is to be calls, and its grammar makes it so."""
+    choice = body.tool_choice
+    if isinstance(choice, AllowedToolsChoice):
+        return choice.allowed_tools.mode == "required"
+    return choice == "required" or isinstance(choice, NamedTool)
+
+
+def _wanted_names(choice: Any) -> list[str]:
+    if isinstance(choice, NamedTool):
+        return [choice.function.name]
+    return [tool.function.name for tool in choice.allowed_tools.tools] if isinstance(choice, AllowedToolsChoice) else []

@@ -1,0 +1,228 @@
+"""Events -> the events of /v1/responses and its final object. Pure, like api/chat/chunks.py: numbered, repeatable.
+
+created, queued?, in_progress, (item added, (part added, deltas, done)?, item done)*, completed | incomplete | failed
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from api.reading.choice import ChoiceReader, Reading, Vocabulary, logprob_entries
+from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
+from common.wire import Delta, Event, Failed, Finished, TokenLogprob
+
+CANCELLED = ("cancelled", "client_gone")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseForm:
+    """How one response is worded, and the conversation that it belongs to; stored with the job."""
+
+    id: str
+    model: str
+    created: int
+    store: bool
+    background: bool
+    echo: dict[str, Any]  # the request's own fields, as every response object repeats them
+    input: list[dict[str, Any]]  # this request's items
+    context: list[dict[str, Any]]  # the items of the responses before it
+    reading: Reading = field(default_factory=Reading)
+    kind: str = "response"
+
+
+@dataclass(slots=True)
+class Item:
+    """One output item while it grows."""
+
+    id: str
+    type: str  # reasoning, message, function_call
+    call_id: str = ""
+    name: str = ""
+    text: str = ""
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    status: str = "in_progress"
+    is_whole: bool = True  # a call only once its arguments are
+
+    def part(self) -> dict[str, Any]:
+        if self.type == "reasoning":
+            return {"type": "reasoning_text", "text": self.text}
+        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": list(self.logprobs)}
+
+    def shown(self, *, with_content: bool = True) -> dict[str, Any]:
+        """OpenAI's item."""
+        content = [self.part()] if with_content else []
+        head = {"id": self.id, "type": self.type, "status": self.status}
+        if self.type == "reasoning":
+            return head | {"summary": [], "content": content}
+        if self.type == "message":
+            return head | {"role": "assistant", "content": content}
+        return head | {"call_id": self.call_id, "name": self.name, "arguments": self.text}
+
+
+class ResponseChunks:
+    """Turns a job's events into numbered stream events, in log order from the first."""
+
+    def __init__(self, form: ResponseForm, vocabulary: Vocabulary) -> None:
+        self.form = form
+        self.vocabulary = vocabulary
+        self.failed: Failed | None = None
+        self._reader = ChoiceReader(form.reading, form.id, 0)
+        self._items: list[Item] = []
+        self._open: Item | None = None
+        self._logprobs: list[TokenLogprob] = []  # of text that the reader still holds
+        self._num_said = 0
+        self._has_begun = False
+        self._usage: dict[str, Any] | None = None
+
+    def opening(self) -> list[dict[str, Any]]:
+        status = "queued" if self.form.background else "in_progress"
+        created = self._lifecycle("created", status)
+        return [created, self._lifecycle("queued", status)] if self.form.background else [created]
+
+    def feed(self, event: Event) -> list[dict[str, Any]]:
+        said: list[dict[str, Any]] = []
+        if not self._has_begun and not isinstance(event, Failed):
+            self._has_begun = True
+            said.append(self._lifecycle("in_progress", "in_progress"))
+        if isinstance(event, Delta):
+            self._logprobs += self._reader.logprobs(event)
+            for piece in self._reader.read(event):
+                said += self._piece(piece)
+            return said
+        if isinstance(event, Failed):
+            self.failed = event
+            return [*said, *self._close("incomplete"), self._lifecycle("failed", self.status)]
+        is_cut = self._reader.finish_reason == "length"
+        self._usage = usage_of(event, self._reader.num_reasoning_tokens)
+        said += [] if self._items else self._begin("message")
+        said += self._close("incomplete" if is_cut else "completed")
+        return [*said, self._lifecycle("incomplete" if is_cut else "completed", self.status)]
+
+    @property
+    def status(self) -> str:
+        if self.failed is not None:
+            return "cancelled" if self.failed.code in CANCELLED else "failed"
+        if self._usage is None:
+            return "in_progress"
+        return "incomplete" if self._reader.finish_reason == "length" else "completed"
+
+    def response(self, status: str) -> dict[str, Any]:
+        """The response object as it stands."""
+        error = None
+        if self.failed is not None and status == "failed":
+            error = {"code": "server_error", "message": self.failed.message}  # the one published code that fits
+        return {
+            "id": self.form.id,
+            "object": "response",
+            "created_at": self.form.created,
+            "status": status,
+            "background": self.form.background,
+            "error": error,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "model": self.form.model,
+            "output": [item.shown() for item in self._items if item.is_whole or item is self._open],
+            **self.form.echo,
+            "store": self.form.store,
+            "usage": self._usage,
+        }
+
+    def _piece(self, piece: Piece) -> list[dict[str, Any]]:
+        if isinstance(piece, Content):
+            said = self._begin("message")
+            logprobs = logprob_entries(self._take_logprobs(), self.vocabulary)
+            return [*said, self._text("output_text", piece.text, logprobs=logprobs)]
+        self._take_logprobs()
+        if isinstance(piece, Reasoning):
+            return [*self._begin("reasoning"), self._text("reasoning_text", piece.text)]
+        if isinstance(piece, ToolCallStart):
+            return self._begin("function_call", call_id=piece.id, name=piece.name)
+        if isinstance(piece, ToolCallEnd):
+            self._items[-1].is_whole = True
+            return []
+        return [self._text("function_call_arguments", piece.text)]
+
+    def _take_logprobs(self) -> list[TokenLogprob]:
+        taken, self._logprobs = self._logprobs, []
+        return taken
+
+    def _begin(self, type: str, call_id: str = "", name: str = "") -> list[dict[str, Any]]:
+        """Make sure that an item of this type is open; every call is an item of its own."""
+        if self._open is not None and self._open.type == type and type != "function_call":
+            return []
+        said = self._close("completed")
+        prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[type]
+        self._open = Item(f"{prefix}_{self.form.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name)
+        self._open.is_whole = type != "function_call"
+        self._items.append(self._open)
+        said.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
+        if type != "function_call":
+            said.append(self._in_part("content_part.added", part=self._open.part()))
+        return said
+
+    def _text(self, name: str, text: str, **fields: Any) -> dict[str, Any]:
+        assert self._open is not None
+        self._open.text += text
+        self._open.logprobs += fields.get("logprobs", ())
+        where = self._in_item if name == "function_call_arguments" else self._in_part
+        return where(f"{name}.delta", delta=text, **fields)
+
+    def _close(self, status: str) -> list[dict[str, Any]]:
+        """A call that was cut off is never said to be done with its arguments."""
+        if (item := self._open) is None:
+            return []
+        item.status = status if item.is_whole else "incomplete"
+        said = []
+        if item.type == "function_call" and item.is_whole:
+            said.append(self._in_item("function_call_arguments.done", name=item.name, arguments=item.text))
+        elif item.type != "function_call":
+            is_message = item.type == "message"
+            logprobs = {"logprobs": list(item.logprobs)} if is_message else {}
+            name = "output_text.done" if is_message else "reasoning_text.done"
+            said.append(self._in_part(name, text=item.text, **logprobs))
+            said.append(self._in_part("content_part.done", part=item.part()))
+        said.append(self._about("output_item.done", item=item.shown()))
+        self._open = None
+        return said
+
+    def _lifecycle(self, name: str, status: str) -> dict[str, Any]:
+        return self._event(name, response=self.response(status))
+
+    def _in_part(self, event: str, **fields: Any) -> dict[str, Any]:
+        return self._in_item(event, content_index=0, **fields)
+
+    def _in_item(self, event: str, **fields: Any) -> dict[str, Any]:
+        assert self._open is not None
+        return self._about(event, item_id=self._open.id, **fields)
+
+    def _about(self, event: str, **fields: Any) -> dict[str, Any]:
+        return self._event(event, output_index=len(self._items) - 1, **fields)
+
+    def _event(self, event: str, **fields: Any) -> dict[str, Any]:
+        self._num_said += 1
+        return {"type": f"response.{event}", "sequence_number": self._num_said - 1, **fields}
+
+
+class ResponseCompletion:
+    """The same events folded into the response object."""
+
+    def __init__(self, form: ResponseForm, vocabulary: Vocabulary) -> None:
+        self._chunks = ResponseChunks(form, vocabulary)
+
+    @property
+    def failed(self) -> Failed | None:
+        return self._chunks.failed
+
+    def feed(self, event: Event) -> None:
+        self._chunks.feed(event)
+
+    def body(self) -> dict[str, Any]:
+        return self._chunks.response(self._chunks.status)
+
+
+def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
+    return {
+        "input_tokens": event.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": event.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": event.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
+        "total_tokens": event.prompt_tokens + event.completion_tokens,
+    }

@@ -1,0 +1,119 @@
+"""The gate of /v1/messages (Anthropic's form). The rules are those of api/schema/chat.py."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from api.schema.chat import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_TIMEOUT_S,
+    MAX_TOOLS,
+    MIN_TIMEOUT_S,
+    Base,
+    Mark,
+    StopStrings,
+    StreamOptions,
+)
+from api.schema.unsupported import NOT_HERE, Refusal
+
+REFUSED: Mapping[str, Refusal] = MappingProxyType(
+    {
+        "mcp_servers": Refusal("is not supported: this server fetches nothing from the network"),
+        "container": NOT_HERE,
+    }
+)
+
+
+class ImageSource(Base):
+    type: str
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+
+
+class Block(Base):
+    """A piece of content. What a kind needs is checked when it becomes a message."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = Field(None, min_length=1, max_length=256)
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: "str | Blocks | None" = None
+    is_error: bool | None = None
+    source: ImageSource | None = None
+
+
+Blocks = Annotated[list[Block], Field(max_length=MAX_PARTS, fail_fast=True)]
+
+
+class Turn(Base):
+    role: Literal["user", "assistant", "system"]
+    content: str | Blocks
+
+
+class MessagesTool(Base):
+    type: Literal["custom"] = "custom"
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    description: str | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+
+
+class MessagesToolChoice(Base):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class MessagesThinking(Base):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = Field(None, ge=1)
+
+
+class MessagesFormat(Base):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Base):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: MessagesFormat | None = None
+
+
+class MessagesMetadata(Base):
+    user_id: Mark | None = None
+
+
+class CountRequest(Base):
+    """POST /v1/messages/count_tokens."""
+
+    refused: ClassVar[Mapping[str, Refusal]] = REFUSED
+
+    model: str = Field(min_length=1, max_length=256)
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    system: str | Blocks | None = None
+    tools: list[MessagesTool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: MessagesToolChoice | None = None
+    thinking: MessagesThinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: MessagesFormat | None = None
+    metadata: MessagesMetadata | None = None
+
+
+class MessagesRequest(CountRequest):
+    """POST /v1/messages."""
+
+    max_tokens: int = Field(ge=1)
+    stop_sequences: StopStrings | None = None
+    temperature: float | None = Field(None, ge=0, le=1)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1_000_000)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)

@@ -1,0 +1,78 @@
+"""The gate: a JSON object to a typed request, or a refusal that names the field. Past it nobody checks shape again."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from api.process.offload import aside
+from api.schema.unsupported import Refusal
+from common.errors import InvalidRequest
+
+MAX_NAME = 64  # characters of a caller's own name in a refusal
+UNION_MEMBERS = frozenset({"str", "NamedTool", "AllowedToolsChoice"})  # pydantic puts their names into its paths
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def parse(model: type[T], body: dict[str, Any]) -> T:
+    """The typed request. Raises InvalidRequest that names the field and says what is allowed."""
+    parsed: T = aside(_parsed, model, body)
+    return parsed
+
+
+def _parsed(model: type[T], body: dict[str, Any]) -> T:
+    refuse_unsupported(model, body)
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> InvalidRequest:
+    """What is wrong, in one sentence that names the field."""
+    found = _deepest(error)
+    param = _path(found["loc"])
+    message = str(found["msg"]).removeprefix("Value error, ")
+    return InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param)
+
+
+def known_only(value: Any, raw: Any) -> Any:
+    """`raw` as it was sent, less what the schema does not know; `value` is what the schema made of it."""
+    if isinstance(value, BaseModel) and isinstance(raw, dict):
+        names = {name: field.alias or name for name, field in type(value).model_fields.items()}
+        return {
+            sent: known_only(getattr(value, name), raw[sent])
+            for name, sent in names.items()
+            if raw.get(sent) is not None
+        }
+    if isinstance(value, list) and isinstance(raw, list):
+        return [known_only(part, sent) for part, sent in zip(value, raw, strict=True)]
+    return raw
+
+
+def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a field of `model.refused`, unless its value asks for nothing."""
+    refused: Mapping[str, Refusal] = getattr(model, "refused", {})
+    for name in body.keys() & refused.keys():
+        if body[name] and body[name] not in refused[name].harmless:
+            raise InvalidRequest(f"'{name}' {refused[name].why}.", param=name)
+
+
+def _deepest(error: ValidationError) -> ErrorDetails:
+    """The first fault; where one of several forms was expected, that of the form which was meant."""
+    faults = error.errors(include_url=False)
+    place = faults[0]["loc"][:-1]
+    return max((fault for fault in faults if fault["loc"][: len(place)] == place), key=lambda fault: len(fault["loc"]))
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    """('messages', 0, 'role') -> 'messages[0].role'; pydantic's names of union members are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in UNION_MEMBERS:
+            path += f".{part[:MAX_NAME]}" if path else part
+    return path

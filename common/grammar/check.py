@@ -1,0 +1,149 @@
+"""Whether a grammar compiles and stays affordable: asked at the door, so that the worker meets no bomb.
+
+Most grammars are settled in milliseconds, here. One that may take any time (combined patterns, a caller's own rules,
+large ones) is tried in a child process with a limit on its processor time and memory, and remembered when it is good.
+"""
+
+import hashlib
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from common.errors import InvalidRequest, Overloaded
+from common.grammar.answer import TOKEN_ID, Grammar
+
+CHILD_CPU_S = 2
+CHILD_WALL_S = 20.0  # a busy machine may give the child its two seconds slowly
+CHILD_MEMORY_BYTES = 2 << 30
+CHILD_PROCESSES = 2
+TRIED_BYTES = 64
+KEPT_VERDICTS = 1024
+DEAD_END = "NoExtension"  # llguidance's word for it, and for finding out late
+NOTHING_FITS = "no text can fulfil it. Look for rules that contradict each other, or that never come to an end."
+EOS_ID = 256
+
+
+class BytesTokenizer:
+    """One token per byte, and an end token: enough to compile a grammar without a model."""
+
+    eos_token_id = EOS_ID
+    bos_token_id = None
+    special_token_ids = (EOS_ID,)
+
+    def __init__(self) -> None:
+        self.tokens = [bytes([value]) for value in range(EOS_ID)] + [b"<eos>"]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text if isinstance(text, bytes) else text.encode())
+
+
+class GrammarCheck:
+    """Says whether grammars are good. One per process; may be asked from many threads."""
+
+    def __init__(self) -> None:
+        self._tokenizer = bytes_tokenizer()
+        self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._children = threading.BoundedSemaphore(CHILD_PROCESSES)
+
+    def compiled(self, grammar: Grammar) -> str:
+        """The grammar's text for SamplingParams, or InvalidRequest naming the field that it came from."""
+        key = hashlib.sha256(grammar.text.encode()).digest()
+        if key not in self._good:
+            if (
+                fault := self._fault_in_child(grammar.text)
+                if grammar.is_costly
+                else fault_of(grammar.text, self._tokenizer)
+            ):
+                raise InvalidRequest(f"The grammar cannot be used: {fault}", param=grammar.param)
+            self._good[key] = None
+            while len(self._good) > KEPT_VERDICTS:
+                self._good.popitem(last=False)
+        return grammar.text
+
+    def _fault_in_child(self, text: str) -> str | None:
+        if not self._children.acquire(timeout=CHILD_WALL_S):
+            raise Overloaded("Too many grammars are being checked; try again.")
+        try:
+            tried = subprocess.run(
+                [sys.executable, "-m", __name__],
+                input=text.encode(),
+                capture_output=True,
+                timeout=CHILD_WALL_S,
+                cwd=Path(__file__).parents[2],
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "it takes too long to compile."
+        finally:
+            self._children.release()
+        if tried.returncode < 0:  # the system ended it
+            return "it takes too much time or memory to compile."
+        if tried.returncode > 0:
+            raise RuntimeError(f"The grammar check failed: {tried.stderr.decode(errors='replace')[-500:]}")
+        return tried.stdout.decode() or None
+
+
+def bytes_tokenizer() -> Any:
+    return LLTokenizer(TokenizerWrapper(BytesTokenizer()))
+
+
+def parser_limits() -> Any:
+    """What a grammar may cost, the same at the door and in the worker. Fuel is counted work, not time."""
+    return LLParserLimits(
+        initial_lexer_fuel=500_000,  # about 10 ms
+        step_lexer_fuel=100_000,  # about 7 ms
+        step_max_items=50_000,
+        max_lexer_states=50_000,  # 1-2 KB each
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+
+
+def fault_of(text: str, tokenizer: Any, num_tried: int = 1) -> str | None:
+    """What is wrong with the grammar, found by compiling it and taking `num_tried` steps; None if nothing is."""
+    any_special = TOKEN_ID.sub(f"<[{EOS_ID}]>", text)  # ids of the model's special tokens mean nothing here
+    matcher = LLMatcher(tokenizer, any_special, log_level=0, limits=parser_limits())
+    for step in range(num_tried):
+        if matcher.is_error():
+            break
+        allowed = _allowed_bytes(matcher.compute_bitmask())
+        if not allowed:
+            break
+        matcher.consume_token(allowed[step * 37 % len(allowed)])  # any fixed walk; not always the same corner
+    return _sentence(matcher.get_error()) if matcher.is_error() else None
+
+
+def _allowed_bytes(bitmask: bytes) -> Sequence[int]:
+    return [value for value in range(EOS_ID) if bitmask[value // 8] >> (value % 8) & 1]
+
+
+def _sentence(error: str) -> str:
+    """What an error says, short and on one line."""
+    if error.strip().startswith(DEAD_END):
+        return NOTHING_FITS
+    lines = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith("<")]
+    return re.sub(r"\s+", " ", " ".join(lines))[:300]
+
+
+def main() -> None:
+    """The child: a grammar in, what is wrong with it out; killed by the system when it goes beyond its limits."""
+    os.nice(5)  # the API process has more than this to do
+    for kind, limit in ((resource.RLIMIT_CPU, CHILD_CPU_S), (resource.RLIMIT_AS, CHILD_MEMORY_BYTES)):
+        with suppress(ValueError, OSError):  # not every system can limit memory
+            resource.setrlimit(kind, (limit, limit))
+    fault = fault_of(sys.stdin.buffer.read().decode(), bytes_tokenizer(), TRIED_BYTES)
+    sys.stdout.write(fault or "")
+
+
+if __name__ == "__main__":
+    main()

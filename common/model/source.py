@@ -1,0 +1,27 @@
+"""What OMNI_MODEL may name: a folder, or a repository of the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+from common.model.folder import fault_in
+from common.settings import SettingsError
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def fault_of(model: str, *, needs_weights: bool = True) -> str:
+    """What is wrong with the name or its folder before anything is loaded or fetched; empty: nothing."""
+    if not model:
+        return "name a folder or a Hugging Face id"
+    path = Path(model)
+    if path.is_dir():
+        return fault_in(path, needs_weights=needs_weights)
+    if path.exists():
+        return "that is a file; name the folder that holds config.json and the weights"
+    return "" if HUB_ID.fullmatch(model) else "there is no such folder, and a Hugging Face id looks like owner/name"
+
+
+def check_model(setting: str, model: str, *, needs_weights: bool = True) -> None:
+    """Raises SettingsError."""
+    if fault := fault_of(model, needs_weights=needs_weights):
+        raise SettingsError(f"{setting}={model} cannot be loaded: {fault}.")

@@ -1,0 +1,168 @@
+"""The processes of the Procfile in this terminal, each line of theirs with its name before it, until one of them ends.
+
+    python -m common.process.procfile [PROCESS ...]
+
+It does what `honcho start` does, with honcho's parser and printer. But it is itself the parent of the processes, so no
+process between them can die unnoticed; and nothing here waits for whoever reads our output, who may stop or go: a
+service that is told to end must end.
+"""
+
+import datetime
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from honcho.colour import get_colours
+from honcho.environ import parse_procfile
+from honcho.printer import Message, Printer
+
+from common.process.processes import die_with_parent
+
+PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
+LEAVE_S = 5.0  # a process that was asked to leave has so long
+LAST_WORDS_S = 1.0  # and its last lines so long to be read and shown
+MAX_UNREAD = 10_000  # lines
+
+
+class UnknownProcess(Exception):
+    """One sentence that names it and what there is."""
+
+
+class Output:
+    """Lines for whoever reads our output. Nobody waits for that reader; what it does not take is left out."""
+
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
+        self._lines: queue.Queue[Message | None] = queue.Queue(MAX_UNREAD)
+        self._thread = threading.Thread(target=self._print, name="output", daemon=True)
+        self._thread.start()
+
+    def write(self, name: str, line: str | bytes, colour: str | None = None) -> None:
+        self._put(Message("line", line, datetime.datetime.now(), name, colour))
+
+    def close(self) -> None:
+        """What was written is shown, if its reader takes it soon."""
+        self._put(None)
+        self._thread.join(LAST_WORDS_S)
+
+    def _put(self, message: Message | None) -> None:
+        with suppress(queue.Full):
+            self._lines.put_nowait(message)
+
+    def _print(self) -> None:
+        with suppress(OSError):  # the reader is gone
+            while (message := self._lines.get()) is not None:
+                self._printer.write(message)
+
+
+class Group:
+    """Processes that end together."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._readers: list[threading.Thread] = []
+        self._status: int | None = None  # why all end: the first ending's, or the signal's
+        self._kill_at: float | None = None
+        self._wake_fd, self._told_fd = os.pipe()
+
+    def run(self, commands: Mapping[str, str]) -> int:
+        """Until the last has ended; returns the exit status of whatever ended them."""
+        self._heed_signals()
+        for name, command in commands.items():
+            self._start(name, command)
+        for (name, process), colour in zip(self._running.items(), get_colours(), strict=False):
+            reader = threading.Thread(target=self._read, args=(name, process, colour), name=name, daemon=True)
+            reader.start()
+            self._readers.append(reader)
+        while self._running:
+            self._tick()
+        deadline = time.monotonic() + LAST_WORDS_S
+        for reader in self._readers:  # a process that outlives its parent may hold the pipe open
+            reader.join(max(0.0, deadline - time.monotonic()))
+        return self._status or 0
+
+    def _heed_signals(self) -> None:
+        os.set_blocking(self._told_fd, False)
+        signal.set_wakeup_fd(self._told_fd, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # only so that it wakes us
+
+    def _start(self, name: str, command: str) -> None:
+        # whoever started us, honcho did not start them
+        environment = {name: value for name, value in os.environ.items() if name != "HONCHO_PROCESS_NAME"}
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is ours
+            preexec_fn=die_with_parent,
+        )
+        self._running[name] = process
+        self._say(f"{name} started (pid={process.pid})")
+
+    def _read(self, name: str, process: "subprocess.Popen[bytes]", colour: str) -> None:
+        for line in process.stdout or ():
+            self._output.write(name, line, colour)
+
+    def _tick(self) -> None:
+        wait_s = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
+        if select.select([self._wake_fd], [], [], wait_s)[0]:
+            for number in os.read(self._wake_fd, 4096):
+                if number != signal.SIGCHLD:
+                    self._say(f"{signal.Signals(number).name} received")
+                    self._end_all(128 + number)
+        for name, process in list(self._running.items()):
+            if (status := process.poll()) is not None:
+                del self._running[name]
+                self._say(f"{name} stopped (rc={status})")
+                self._end_all(status)
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._send(signal.SIGKILL)
+            self._kill_at = time.monotonic() + LEAVE_S
+
+    def _end_all(self, status: int) -> None:
+        if self._kill_at is None:
+            self._status = status
+            self._kill_at = time.monotonic() + LEAVE_S
+            self._send(signal.SIGTERM)
+
+    def _send(self, number: signal.Signals) -> None:
+        for name, process in self._running.items():
+            self._say(f"sending {number.name} to {name} (pid {process.pid})")
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+
+    def _say(self, sentence: str) -> None:
+        self._output.write("system", sentence)
+
+
+def commands_of(names: Sequence[str]) -> dict[str, str]:
+    """The Procfile's line for each of these processes, or for all. Raises UnknownProcess."""
+    commands: dict[str, str] = parse_procfile(PROCFILE.read_text()).processes
+    if unknown := [name for name in names if name not in commands]:
+        raise UnknownProcess(f"{unknown[0]} is not a process of the Procfile, which has {', '.join(commands)}.")
+    return {name: commands[name] for name in names or commands}
+
+
+def main() -> None:
+    commands = {f"{name}.1": command for name, command in commands_of(sys.argv[1:]).items()}
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    output = Output(Printer(sys.stdout, width=max(map(len, commands))))
+    status = Group(output).run(commands)
+    output.close()
+    os._exit(status % 256)  # the interpreter's own end would wait for an output that nobody reads
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What `make run` and `omni serve` start: it looks at the settings, the model, the data folder and the ports, then
+becomes the parent of the processes (common/process/procfile.py).
+
+    python -m common.process.start [PROCESS ...]
+"""
+
+import os
+import sys
+from collections.abc import Container
+from contextlib import ExitStack
+
+from common.model.source import check_model
+from common.process.data_folder import FolderRefused, take
+from common.process.listener import Address, AddressTaken, listen
+from common.process.procfile import UnknownProcess, commands_of
+from common.settings import ROOT, Settings, SettingsError, refuse, settings_or_exit
+
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+def check(settings: Settings, processes: Container[str]) -> None:
+    """Raises what would end one of these processes, in one sentence; nothing that it took is held afterwards."""
+    if "worker" in processes:
+        check_model("OMNI_MODEL", settings.model, needs_weights=not settings.engine)
+    if "embedder" in processes and settings.embedding_model:
+        check_model("OMNI_EMBEDDING_MODEL", settings.embedding_model)
+    with ExitStack() as held:
+        if "redis" in processes and not settings.redis_url:
+            held.callback(os.close, take(settings.data_dir.resolve()))
+        if "api" in processes:
+            api = held.enter_context(listen(Address.of_api(settings.host, settings.port)))
+            if "dashboard" in processes:
+                check_dashboard_port(settings, str(api.getsockname()[0]))
+        if "dashboard" in processes:
+            held.enter_context(listen(Address.of_dashboard(settings.dashboard_port)))
+
+
+def check_dashboard_port(settings: Settings, api_host: str) -> None:
+    """Raises AddressTaken where the API has taken the dashboard's port."""
+    dashboard = Address.of_dashboard(settings.dashboard_port)
+    if settings.port == dashboard.port and api_host in (dashboard.host, *EVERYWHERE):
+        raise AddressTaken(f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {dashboard.port}; change one of them.")
+
+
+def main() -> None:
+    os.chdir(ROOT)  # before .env and relative folders are looked for
+    settings = settings_or_exit()
+    try:
+        check(settings, commands_of(sys.argv[1:]))
+    except (SettingsError, FolderRefused, AddressTaken, UnknownProcess) as error:
+        refuse(str(error))
+    # anew, without the 20 MB that the checks have loaded
+    os.execv(sys.executable, [sys.executable, "-m", "common.process.procfile", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

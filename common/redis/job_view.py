@@ -1,0 +1,89 @@
+"""What a job's owner may see of it, read from its hash: only what is shown, for its request may be megabytes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from redis import Redis
+
+from common.redis import keys
+
+SHOWN = (
+    *("state", "queue", "owner", "model", "member", "created", "first_claimed", "ended", "num_prompt", "tokens"),
+    *("max_tokens", "code", "crashes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """Times are unix seconds, 0 when not yet."""
+
+    id: str
+    state: str  # queued, running, finished, failed, cancelled
+    queue: str
+    owner: str
+    model: str  # the served id that was asked for
+    created: float
+    claimed: float
+    ended: float
+    num_prompt_tokens: int
+    num_tokens: int
+    max_tokens: int
+    position: int  # in line, 0 is next; -1 when not waiting
+    code: str
+    crashes: int
+    form: dict[str, Any] = field(default_factory=dict)  # empty in a list of jobs
+
+
+def views_of(redis: "Redis", job_ids: Sequence[str], *, with_form: bool) -> list[JobView | None]:
+    """One for each id, None for a job that does not exist (any more)."""
+    names = (*SHOWN, "form") if with_form else SHOWN
+    found = redis.pipeline(transaction=False)
+    for job_id in job_ids:
+        found.hmget(keys.job_key(job_id), *names)
+    jobs = [dict(zip(names, values, strict=True)) for values in found.execute()]
+    positions = _positions(redis, jobs)
+    return [
+        None if job["state"] is None else _view(job_id, job, positions.get(number, -1))
+        for number, (job_id, job) in enumerate(zip(job_ids, jobs, strict=True))
+    ]
+
+
+def _positions(redis: "Redis", jobs: Sequence[Mapping[str, bytes | None]]) -> dict[int, int]:
+    """The places in line of those that wait, by their number in the list."""
+    waiting = [number for number, job in enumerate(jobs) if job["state"] == b"queued"]
+    if not waiting:
+        return {}
+    places = redis.pipeline(transaction=False)
+    for number in waiting:
+        queue, member = jobs[number]["queue"] or b"", jobs[number]["member"] or b""
+        places.zrank(f"omni:waiting:{queue.decode()}", member)
+    ranks = zip(waiting, places.execute(), strict=True)
+    return {number: int(rank) for number, rank in ranks if rank is not None}
+
+
+def _view(job_id: str, fields: Mapping[str, bytes | None], position: int) -> JobView:
+    def number(name: str) -> int:
+        return int(fields[name] or 0)
+
+    def text(name: str) -> str:
+        return (fields[name] or b"").decode()
+
+    return JobView(
+        id=job_id,
+        state=text("state"),
+        queue=text("queue"),
+        owner=text("owner"),
+        model=text("model"),
+        created=number("created") / 1000,
+        claimed=number("first_claimed") / 1000,
+        ended=number("ended") / 1000,
+        num_prompt_tokens=number("num_prompt"),
+        num_tokens=number("tokens"),
+        max_tokens=number("max_tokens"),
+        position=position,
+        code=text("code"),
+        crashes=number("crashes"),
+        form=orjson.loads(fields.get("form") or b"{}"),
+    )

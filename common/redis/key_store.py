@@ -1,0 +1,135 @@
+"""API keys that are managed while the service runs: names, rights and limits, in Redis. The keys themselves are not.
+
+    omni:keys                 hash: name -> owner
+    omni:keys:version         counts changes, so that API processes know when to read again
+    omni:key:{owner}          hash: name, digest (SHA-256 of the key), created, and the fields of KeyLimits
+
+submit.lua reads omni:key:{owner} itself: a limit that is changed holds for the next request.
+"""
+
+import hashlib
+import secrets
+import time
+from dataclasses import asdict, dataclass
+
+from redis import Redis
+
+from common.errors import Conflict, InvalidRequest, NotFound
+from common.redis.keys import owner_of
+
+NAMES = "omni:keys"
+VERSION = "omni:keys:version"
+PREFIX = "sk-omni-"
+MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What a key may do. 0: no limit. A key of weight 2 is served twice as often as one of weight 1."""
+
+    max_in_flight: int = 0  # waiting and running together
+    max_queued: int = 0
+    tokens_per_minute: int = 0  # prompt and answer
+    max_kept_bytes: int = 0  # requests and answers, until they expire; beside what submit.lua allows every key
+    weight: float = 1.0
+    priority: int = 0  # how far it may go ahead: requests may ask for `priority` of minus this, or more
+    admin: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A managed key; what is stored of the key itself is its SHA-256."""
+
+    name: str
+    owner: str
+    digest: str
+    created: float
+    limits: KeyLimits
+
+
+def digest_of(api_key: str) -> str:
+    return hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def checked_limits(limits: KeyLimits) -> KeyLimits:
+    """Raises InvalidRequest that names the limit."""
+    if not 0.001 <= limits.weight <= 1000:
+        raise InvalidRequest("'weight' must be between 0.001 and 1000.", param="weight")
+    if not 0 <= limits.priority <= 100:
+        raise InvalidRequest("'priority' must be between 0 and 100.", param="priority")
+    for name in ("max_in_flight", "max_queued", "tokens_per_minute", "max_kept_bytes"):
+        if not 0 <= getattr(limits, name) <= 10**12:
+            raise InvalidRequest(f"'{name}' must be a whole number from 0 (no limit).", param=name)
+    return limits
+
+
+class KeyStore:
+    """Reads and changes the managed keys. Every method may raise redis.exceptions.RedisError."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self.redis = redis
+
+    def add(self, name: str, limits: KeyLimits) -> str:
+        """A new random key of 256 bits: shown now and never again. Raises Conflict for a name that is taken."""
+        if not (name.isprintable() and 1 <= len(name) <= MAX_NAME):
+            raise InvalidRequest(f"A key's name has 1 to {MAX_NAME} printable characters.", param="name")
+        key = PREFIX + secrets.token_urlsafe(32)
+        owner = owner_of(key)
+        if not self.redis.hsetnx(NAMES, name, owner):
+            raise Conflict(f"There is a key named {name!r} already; revoke it first or choose another name.")
+        record = {"name": name, "digest": digest_of(key), "created": time.time(), **asdict(checked_limits(limits))}
+        with self.redis.pipeline(transaction=True) as pipeline:
+            pipeline.hset(f"omni:key:{owner}", mapping=record).incr(VERSION).execute()
+        return key
+
+    def revoke(self, name: str) -> None:
+        """No request with this key is taken from now on; its jobs go on. Raises NotFound."""
+        owner = self._owner(name)
+        with self.redis.pipeline(transaction=True) as pipeline:
+            pipeline.hdel(NAMES, name).delete(f"omni:key:{owner}", f"omni:rate:{owner}").incr(VERSION).execute()
+
+    def set_limits(self, name: str, limits: KeyLimits) -> None:
+        """Raises NotFound or InvalidRequest."""
+        owner = self._owner(name)
+        with self.redis.pipeline(transaction=True) as pipeline:
+            pipeline.hset(f"omni:key:{owner}", mapping=asdict(checked_limits(limits))).incr(VERSION).execute()
+
+    def version(self) -> int:
+        return int(self.redis.get(VERSION) or 0)
+
+    def all(self) -> list[KeyRecord]:
+        """By name."""
+        owners = sorted(self.redis.hgetall(NAMES).items())
+        pipeline = self.redis.pipeline(transaction=False)
+        for _, owner in owners:
+            pipeline.hgetall(f"omni:key:{owner.decode()}")
+        found = zip(owners, pipeline.execute(), strict=True)
+        return [_record(owner.decode(), stored) for (_, owner), stored in found if stored]
+
+    def usage(self, owner: str) -> tuple[int, int]:
+        """Waiting and running jobs of this owner."""
+        return int(self.redis.scard(f"omni:own:queued:{owner}")), int(self.redis.scard(f"omni:own:running:{owner}"))
+
+    def kept_bytes(self, owner: str) -> int:
+        """What this owner's requests and answers take of Redis' memory."""
+        return int(self.redis.hget(f"omni:kept:{owner}", "total") or 0)
+
+    def _owner(self, name: str) -> str:
+        owner = self.redis.hget(NAMES, name)
+        if owner is None:
+            raise NotFound(f"There is no key named {name!r}.")
+        return str(owner.decode())
+
+
+def _record(owner: str, stored: dict[bytes, bytes]) -> KeyRecord:
+    texts = {name.decode(): value.decode() for name, value in stored.items()}
+    limits = KeyLimits(
+        max_in_flight=int(texts["max_in_flight"]),
+        max_queued=int(texts["max_queued"]),
+        tokens_per_minute=int(texts["tokens_per_minute"]),
+        max_kept_bytes=int(texts.get("max_kept_bytes", 0)),  # newer than the others
+        weight=float(texts["weight"]),
+        priority=int(texts["priority"]),
+        admin=int(texts["admin"]),
+    )
+    return KeyRecord(texts["name"], owner, texts["digest"], float(texts["created"]), limits)

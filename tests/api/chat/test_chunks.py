@@ -1,0 +1,181 @@
+import json
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from api.chat.chunks import ChatChunks, ChatCompletion, ChatForm
+from api.reading.choice import Reading
+from common.wire import Delta, Failed, Finished, TokenLogprob
+from tests.api.events import fed, folded, log, spoken
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+TOOLS = Reading(tool_format="hermes", ends=(258,))
+
+
+def form(**changes):
+    return ChatForm(**{"id": "chatcmpl-1", "model": "tiny", "created": 5} | changes)
+
+
+def deltas(chunks):
+    return [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+
+
+def joined(chunks, name):
+    return "".join(delta.get(name) or "" for delta in deltas(chunks))
+
+
+def test_a_stream_begins_with_the_role_and_ends_with_the_reason(encoder):
+    chunks = fed(ChatChunks(form(), encoder), log("Hello", step=5))
+    choice = {"index": 0, "logprobs": None, "finish_reason": None}
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": "tiny"}
+    assert chunks == [
+        head | {"choices": [choice | {"delta": {"role": "assistant", "content": ""}}]},
+        head | {"choices": [choice | {"delta": {"content": "Hello"}}]},
+        head | {"choices": [choice | {"delta": {}, "finish_reason": "stop"}]},
+    ]
+
+
+def test_usage_comes_last_without_choices_and_is_null_before_when_asked_for(encoder):
+    chunks = fed(ChatChunks(form(include_usage=True), encoder), log("Hi"))
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 1,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_a_call_is_streamed_as_its_name_then_its_arguments(encoder, step):
+    chunks = fed(ChatChunks(form(reading=TOOLS), encoder), log(CALL, step=step))
+    calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
+    assert calls[0]["function"] == {"name": "add", "arguments": ""}
+    assert calls[0]["id"].startswith("call_") and calls[0]["type"] == "function"
+    assert json.loads("".join(call["function"]["arguments"] for call in calls[1:])) == {"a": 1}
+    assert joined(chunks, "content") == ""
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_an_answer_that_only_calls_has_null_content(encoder):
+    body = folded(ChatCompletion(form(reading=TOOLS), encoder), log(CALL + "\n" + CALL))
+    message = body["choices"][0]["message"]
+    assert message["content"] is None
+    assert [call["function"] for call in message["tool_calls"]] == [{"name": "add", "arguments": '{"a": 1}'}] * 2
+    assert len({call["id"] for call in message["tool_calls"]}) == 2
+    assert body["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_call_cut_off_by_the_length_says_so(encoder):
+    body = folded(ChatCompletion(form(reading=TOOLS), encoder), log(CALL[:50], finish_reason="length"))
+    assert body["choices"][0]["finish_reason"] == "length"
+
+
+def streamed_and_folded(encoder, events, **changes):
+    """The stream's content, pieces of calls and reason; the message and reason of the whole."""
+    chunks = fed(ChatChunks(form(**changes), encoder), events)
+    [choice] = folded(ChatCompletion(form(**changes), encoder), events)["choices"]
+    calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
+    return joined(chunks, "content"), calls, chunks[-1]["choices"][0]["finish_reason"], choice
+
+
+def cut(text, reason):
+    """A log that a stop string or the limit ended."""
+    *begun, last, end = log(text)
+    return [*begun, replace(last, token_ids=(65,), finish_reason=reason), end]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize("before", ["", CALL + "\n"])
+def test_a_call_that_was_cut_off_is_never_said_to_be_one(encoder, reason, before):
+    events = cut(before + CALL[: CALL.index("1}}")], reason)
+    content, calls, streamed_reason, choice = streamed_and_folded(encoder, events, reading=TOOLS)
+    assert content == "" and calls
+    assert streamed_reason == choice["finish_reason"] == reason
+    whole = choice["message"].get("tool_calls", [])
+    assert [call["function"]["arguments"] for call in whole] == (['{"a": 1}'] if before else [])
+
+
+@pytest.mark.parametrize("length", range(1, 30, 4))
+def test_a_call_that_must_come_and_is_cut_off_leaks_no_markup(encoder, length):
+    reading = replace(TOOLS, must_call=True)
+    content, _, reason, choice = streamed_and_folded(encoder, cut(CALL[:length], "length"), reading=reading)
+    assert (content, choice["message"]["content"], reason) == ("", "", "length")
+
+
+def test_a_whole_call_that_a_stop_string_ended_is_one(encoder):
+    _, _, reason, choice = streamed_and_folded(encoder, cut(CALL.removesuffix("</tool_call>"), "stop"), reading=TOOLS)
+    assert reason == choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+
+
+def test_without_tools_the_markup_of_a_call_is_text(encoder):
+    body = folded(ChatCompletion(form(), encoder), log(CALL))
+    assert body["choices"][0]["message"]["content"] == CALL
+    assert body["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("step", [1, 4, 1000])
+def test_thinking_is_told_apart_under_both_names_and_counted(encoder, step):
+    events = log("<think>\nhm, two\n</think>\n\nTwo.", step=step)
+    chunks = fed(ChatChunks(form(include_usage=True), encoder), events)
+    assert joined(chunks, "reasoning_content") == joined(chunks, "reasoning") == "hm, two"
+    assert joined(chunks, "content") == "Two."
+    body = folded(ChatCompletion(form(), encoder), events)
+    assert body["choices"][0]["message"]["reasoning_content"] == "hm, two"
+    num_reasoning = body["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert 0 < num_reasoning <= body["usage"]["completion_tokens"]
+    assert chunks[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"] == num_reasoning
+
+
+def test_an_answer_whose_prompt_opened_the_thinking_begins_inside_it(encoder):
+    reading = Reading(is_thinking_opened=True)
+    body = folded(ChatCompletion(form(reading=reading), encoder), log("so</think>Yes."))
+    assert body["choices"][0]["message"]["reasoning"] == "so"
+    assert body["choices"][0]["message"]["content"] == "Yes."
+
+
+def test_reasoning_that_is_not_wanted_is_left_out_but_counted(encoder):
+    reading = Reading(shows_reasoning=False)
+    body = folded(ChatCompletion(form(reading=reading), encoder), log("<think>so</think>Yes."))
+    assert "reasoning" not in body["choices"][0]["message"]
+    assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
+def test_the_bytes_of_logprobs_are_the_text_also_when_tokens_are_parts_of_characters(encoder):
+    raw = "é🙂".encode()
+    ids = [encoder.tokenize(text)[part] for text, part in (("é", 0), ("é", 1), *(("🙂", part) for part in range(4)))]
+    texts = ["", "é", "", "", "", "🙂"]
+    events = [
+        Delta(0, (token,), text, (TokenLogprob(token, -0.5, ((token, -0.5),)),))
+        for token, text in zip(ids, texts, strict=True)
+    ]
+    events += [Delta(0, (258,), "", (TokenLogprob(258, -0.1),), "stop"), Finished(1, 7)]
+    body = folded(ChatCompletion(form(logprobs=True, reading=TOOLS), encoder), events)
+    entries = body["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for entry in entries for byte in entry["bytes"]) == raw
+    assert entries[0]["token"] == "\\xc3"  # half a character, as OpenAI writes it
+    chunks = fed(ChatChunks(form(logprobs=True, reading=TOOLS), encoder), events)
+    streamed = [entry for c in chunks for entry in (c["choices"][0]["logprobs"] or {"content": []})["content"]]
+    assert streamed == entries
+
+
+def test_choices_are_read_apart(encoder):
+    first, second = spoken(CALL, index=0), spoken("No.", index=1)
+    events = [event for pair in zip(first, second, strict=False) for event in pair] + first[len(second) :]
+    body = folded(ChatCompletion(form(n=2, reading=TOOLS), encoder), [*events, Finished(1, 9)])
+    assert [choice["finish_reason"] for choice in body["choices"]] == ["tool_calls", "stop"]
+    assert body["choices"][1]["message"]["content"] == "No."
+
+
+def test_the_same_log_gives_the_same_bytes(encoder):
+    events = log("<think>a</think>" + CALL, step=2)
+    again = [orjson.dumps(fed(ChatChunks(form(reading=TOOLS), encoder), events)) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_a_failure_is_no_chunk(encoder):
+    assert fed(ChatChunks(form(), encoder), [Failed("out_of_memory", "CUDA out of memory")]) == []

@@ -1,0 +1,309 @@
+"""/v1/completions without a server: what is refused, what is put into the line, and how the logs are worded."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flask import Flask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from api.completions.chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
+from api.completions.prepare import prepare, submit_all
+from api.gate.auth import Caller
+from api.jobs.hub import EventHub
+from api.prompt.encoder import PromptEncoder
+from api.schema.answers import TextAnswer
+from api.schema.completions import CompletionRequest
+from api.schema.parse import parse
+from common.errors import ContextLengthExceeded, InvalidRequest, Overloaded
+from common.grammar.check import GrammarCheck
+from common.redis import keys
+from common.redis.store import Store
+from common.wire import Delta, Event, Failed, Finished, GenerationRequest, TokenLogprob
+from tests.api.cards import encoder
+
+CALLER = Caller("owner", False)
+TINY = encoder()
+GRAMMARS = GrammarCheck()
+
+
+def prepared(body: dict[str, Any], model: PromptEncoder = TINY) -> list[tuple[GenerationRequest, CompletionForm]]:
+    return prepare(parse(CompletionRequest, {"model": "tiny"} | body), model, CALLER, GRAMMARS)
+
+
+def ids_of(body: dict[str, Any], model: PromptEncoder = TINY) -> list[tuple[int, ...]]:
+    return [request.prompt_ids for request, _ in prepared(body, model)]
+
+
+# what is put into the line
+
+
+def test_a_prompt_may_be_text_texts_ids_or_lists_of_ids() -> None:
+    a, b = TINY.token_id("a"), TINY.token_id("b")
+    assert ids_of({"prompt": "ab"}) == ids_of({"prompt": [a, b]}) == [(a, b)]
+    assert ids_of({"prompt": ["a", "b"]}) == ids_of({"prompt": [[a], [b]]}) == [(a,), (b,)]
+
+
+def test_every_prompt_is_a_job_whose_id_follows_from_the_answers() -> None:
+    jobs = prepared({"prompt": ["a", "b", "c"]})
+    answer_id = jobs[0][1].id
+    assert (
+        [request.id for request, _ in jobs] == job_ids(answer_id, 3) == [answer_id, f"{answer_id}-1", f"{answer_id}-2"]
+    )
+    assert {form.id for _, form in jobs} == {answer_id}
+
+
+def test_openais_default_of_sixteen_tokens_holds_and_the_context_bounds_the_rest() -> None:
+    assert prepared({"prompt": "a"})[0][0].sampling.max_tokens == 16
+    assert prepared({"prompt": "a" * 90, "max_tokens": 50})[0][0].sampling.max_tokens == 10
+
+
+def test_a_special_token_in_a_raw_prompt_is_that_token() -> None:
+    assert ids_of({"prompt": "<|im_end|>"}) == [(TINY.token_id("<|im_end|>"),)]
+
+
+def test_the_tokenizers_own_beginning_is_added_unless_refused() -> None:
+    model = encoder(adds_bos=True)
+    bos, a = model.token_id("<|bos|>"), model.token_id("a")
+    assert ids_of({"prompt": "a"}, model) == [(bos, a)]
+    assert ids_of({"prompt": "a", "add_special_tokens": False}, model) == [(a,)]
+    assert ids_of({"prompt": [a]}, model) == [(a,)]
+
+
+def test_a_suffix_is_filled_in_with_the_tokenizers_own_tokens_and_code_stays_text() -> None:
+    model = encoder(fim=True)
+    a, b = model.token_id("a"), model.token_id("b")
+    before, gap, here = map(model.token_id, ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"))
+    assert ids_of({"prompt": "a", "suffix": "b"}, model) == [(before, a, gap, b, here)]
+    tricky = ids_of({"prompt": "<|fim_middle|>", "suffix": "b"}, model)[0]
+    assert tricky.count(here) == 1 and tricky[-1] == here
+    assert ids_of({"prompt": "a", "suffix": ""}, model) == [(a,)]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "a", "best_of": 2}, "best_of"),
+        ({"prompt": ["a"] * 64, "n": 16}, "n"),
+        ({"prompt": "a", "n": 17}, "n"),
+        ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
+        ({"prompt": "a", "logprobs": 21}, "logprobs"),
+        ({"prompt": "a", "logprobs": True}, "logprobs"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": [1, 2], "suffix": "b"}, "suffix"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": [100_000]}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"prompt": "a", "tools": [{}]}, "tools"),
+        ({"prompt": "a", "use_beam_search": True}, "use_beam_search"),
+        ({"prompt": "a", "guided_regex": "("}, "guided_regex"),
+        ({}, "prompt"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        prepared(body)
+    assert refused.value.param == param
+
+
+def test_the_answer_can_be_held_to_a_grammar() -> None:
+    assert prepared({"prompt": "a", "guided_regex": "[0-9]+"})[0][0].sampling.grammar
+
+
+def test_best_of_equal_to_n_is_what_happens_anyway() -> None:
+    assert prepared({"prompt": "a", "n": 2, "best_of": 2})[0][0].sampling.n == 2
+
+
+def test_a_prompt_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ContextLengthExceeded):
+        prepared({"prompt": "a" * 100})
+
+
+def in_line(redis: "Redis", max_queue: int, prompts: list[str], key: str = "") -> tuple[Store, str]:
+    """Put one request into a line of that length; returns the store and the answer's id."""
+    store = Store(redis, max_queue=max_queue)
+    service: Any = SimpleNamespace(store=store, hub=EventHub(store, redis, "tiny"))
+    raw = {"model": "tiny", "prompt": prompts}
+    body = parse(CompletionRequest, raw)
+    jobs = prepare(body, TINY, CALLER, GRAMMARS)
+    with Flask("test").test_request_context():
+        return store, submit_all(service, jobs, body, TINY, CALLER, {"Idempotency-Key": key}, raw)
+
+
+def test_all_prompts_are_in_line_or_none(redis: "Redis") -> None:
+    store, answer_id = in_line(redis, 3, ["a", "b", "c"])
+    assert store.num_waiting("tiny") == 3
+    assert [store.job(job_id).form["id"] for job_id in job_ids(answer_id, 3)] == [answer_id] * 3  # type: ignore[union-attr]
+    redis.flushall()
+    with pytest.raises(Overloaded):
+        in_line(redis, 2, ["a", "b", "c"])
+    assert store.num_waiting("tiny") == 0
+
+
+def test_an_idempotency_key_adds_the_jobs_that_a_dying_process_left_out(redis: "Redis") -> None:
+    store, first = in_line(redis, 9, ["a", "b"], key="once")
+    store.cancel(f"{first}-1")
+    redis.delete(keys.job_key(f"{first}-1"))
+    _, again = in_line(redis, 9, ["a", "b"], key="once")
+    assert again == first and store.num_waiting("tiny") == 2
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(sorted(CompletionRequest.model_fields))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(fields, json_values, max_size=5), st.text(max_size=20))
+def test_no_body_does_more_than_be_refused(body: dict[str, Any], prompt: str) -> None:
+    try:
+        jobs = prepared({"prompt": prompt} | body)
+    except InvalidRequest as refused:
+        assert refused.param
+    else:
+        assert all(request.sampling.max_tokens >= 1 and request.prompt_ids for request, _ in jobs)
+
+
+# how the logs are worded
+
+
+def form(**changes: Any) -> CompletionForm:
+    return CompletionForm(**{"id": "cmpl-1", "model": "tiny", "created": 1} | changes)
+
+
+def text_of(token_id: int) -> str:
+    return chr(token_id)
+
+
+def chunks_of(forms: list[CompletionForm], log: list[Event]) -> list[dict[str, Any]]:
+    formatter = CompletionChunks(forms, text_of)
+    return [chunk for event in log for chunk in formatter.feed(event)]
+
+
+def folded(forms: list[CompletionForm], log: list[Event]) -> dict[str, Any]:
+    formatter = TextCompletion(forms, text_of)
+    for event in log:
+        formatter.feed(event)
+    return formatter.body()
+
+
+HI: list[Event] = [
+    Delta(0, (72,), "H", (TokenLogprob(72, -0.5, ((72, -0.5), (74, -1.5))),)),
+    Delta(0, (105,), "i", (TokenLogprob(105, -0.25, ((106, -0.1),)),), "stop"),
+    Finished(3, 2, 1),
+]
+
+
+def test_a_stream_is_openais_transcript() -> None:
+    assert chunks_of([form(include_usage=True)], HI) == [
+        {
+            "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny",
+            "choices": [{"index": 0, "text": "H", "logprobs": None, "finish_reason": None}], "usage": None,
+        },
+        {
+            "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny",
+            "choices": [{"index": 0, "text": "i", "logprobs": None, "finish_reason": "stop"}], "usage": None,
+        },
+        {
+            "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [],
+            "usage": {
+                "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 1},
+            },
+        },
+    ]  # fmt: skip
+
+
+def test_usage_is_streamed_only_to_who_asked() -> None:
+    assert all("usage" not in chunk and chunk["choices"] for chunk in chunks_of([form()], HI))
+
+
+def test_logprobs_have_the_older_form() -> None:
+    answer = folded([form(logprobs=True)], HI)
+    assert answer["choices"][0]["logprobs"] == {
+        "tokens": ["H", "i"],
+        "token_logprobs": [-0.5, -0.25],
+        "top_logprobs": [{"H": -0.5, "J": -1.5}, {"j": -0.1, "i": -0.25}],
+        "text_offset": [0, 1],
+    }
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks_of([form(logprobs=True)], HI)] == [
+        [0],
+        [1],
+    ]
+
+
+def test_an_echo_comes_first_and_once() -> None:
+    forms = [form(echo="Say: ")]
+    assert folded(forms, HI)["choices"][0]["text"] == "Say: Hi"
+    assert [chunk["choices"][0]["text"] for chunk in chunks_of(forms, HI)] == ["Say: H", "i"]
+
+
+def test_token_ids_are_shown_to_who_asked() -> None:
+    forms = [form(prompt_ids=(9, 8))]
+    choice = folded(forms, HI)["choices"][0]
+    assert (choice["prompt_token_ids"], choice["token_ids"]) == ([9, 8], [72, 105])
+    streamed = [chunk["choices"][0] for chunk in chunks_of(forms, HI)]
+    assert [(part["prompt_token_ids"], part["token_ids"]) for part in streamed] == [([9, 8], [72]), (None, [105])]
+
+
+def test_prompts_follow_one_another_and_choices_are_numbered_through() -> None:
+    forms = [form(n=2, num_prompts=2, include_usage=True)] * 2
+    log: list[Event] = [
+        Delta(0, (65,), "A", (), "length"), Delta(1, (66,), "B", (), "stop"), Finished(1, 2),
+        Delta(1, (68,), "D", (), "stop"), Delta(0, (67,), "C", (), "stop"), Finished(4, 2),
+    ]  # fmt: skip
+    answer = folded(forms, log)
+    assert [(choice["index"], choice["text"], choice["finish_reason"]) for choice in answer["choices"]] == [
+        (0, "A", "length"), (1, "B", "stop"), (2, "C", "stop"), (3, "D", "stop"),
+    ]  # fmt: skip
+    assert answer["usage"]["total_tokens"] == 9
+    assert [chunk["choices"][0]["index"] for chunk in chunks_of(forms, log) if chunk["choices"]] == [0, 1, 3, 2]
+    assert len([chunk for chunk in chunks_of(forms, log) if not chunk["choices"]]) == 1
+
+
+def test_a_failure_is_kept_for_the_error() -> None:
+    formatter = TextCompletion([form()], text_of)
+    formatter.feed(Failed("out_of_memory", "CUDA out of memory"))
+    assert formatter.failed == Failed("out_of_memory", "CUDA out of memory")
+
+
+deltas = st.builds(
+    lambda index, text: Delta(index, tuple(map(ord, text)), text, tuple(TokenLogprob(ord(c), -1.0) for c in text)),
+    st.integers(0, 1),
+    st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=("Cs",)), max_size=4),
+)
+logs = st.lists(st.lists(deltas, max_size=5), min_size=1, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs, st.booleans(), st.booleans(), st.none() | st.text(max_size=4))
+def test_a_stream_put_together_is_the_whole_answer(
+    prompts: list[list[Delta]], logprobs: bool, with_ids: bool, echo: str | None
+) -> None:
+    forms = [
+        form(n=2, num_prompts=len(prompts), logprobs=logprobs, echo=echo, prompt_ids=(1,) if with_ids else None)
+    ] * len(prompts)
+    log: list[Event] = []
+    for prompt in prompts:
+        log += [*prompt, Delta(0, (), "", (), "stop"), Delta(1, (), "", (), "stop"), Finished(1, 1)]
+    whole = folded(forms, log)
+    TextAnswer.model_validate(whole)
+    again: dict[int, dict[str, Any]] = {}
+    for chunk in chunks_of(forms, log):
+        TextAnswer.model_validate(chunk)
+        for part in chunk["choices"]:
+            kept = again.setdefault(part["index"], {"text": "", "token_ids": [], "offsets": []})
+            kept["text"] += part["text"]
+            kept["token_ids"] += part.get("token_ids", [])
+            kept["offsets"] += (part["logprobs"] or {}).get("text_offset", [])
+    for choice in whole["choices"]:
+        kept = again[choice["index"]]
+        assert kept["text"] == choice["text"]
+        assert kept["token_ids"] == choice.get("token_ids", [])
+        assert kept["offsets"] == (choice["logprobs"] or {}).get("text_offset", [])

@@ -1,0 +1,115 @@
+"""Keys that are managed while the service runs: stored hashed, limited, named, revoked without a restart."""
+
+import time
+
+import httpx2
+import openai
+import pytest
+
+from api.gate.rate_headers import rate_headers, spelled
+from common.allowance import Allowance
+from common.errors import Conflict, InvalidRequest, NotFound
+from common.redis.key_store import PREFIX, KeyLimits, KeyStore, digest_of
+from tests.service import RunningService
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+STORY = {"model": "omni-demo", "messages": [{"role": "user", "content": "Tell me a story."}], "background": True}
+
+
+@pytest.fixture
+def keys(redis):
+    return KeyStore(redis)
+
+
+def eventually(probe, timeout_s=4.0):
+    deadline = time.monotonic() + timeout_s
+    while not probe():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_key_is_random_shown_once_and_stored_as_a_hash_alone(keys, redis):
+    key = keys.add("alice", KeyLimits())
+    assert key.startswith(PREFIX) and len(key) == len(PREFIX) + 43 and key != keys.add("bob", KeyLimits())
+    [alice, _] = keys.all()
+    assert (alice.name, alice.digest) == ("alice", digest_of(key))
+    for name in redis.scan_iter("*"):
+        kind = redis.type(name)
+        stored = redis.hgetall(name) if kind == b"hash" else redis.get(name)
+        assert key.encode() not in name and key.encode() not in repr(stored).encode()
+
+
+def test_names_are_unique_limits_are_checked_and_the_unknown_is_said_to_be(keys):
+    keys.add("alice", KeyLimits())
+    with pytest.raises(Conflict):
+        keys.add("alice", KeyLimits())
+    for bad in ({"weight": 0.0}, {"max_queued": -1}, {"priority": 101}):
+        with pytest.raises(InvalidRequest) as refused:
+            keys.set_limits("alice", KeyLimits(**bad))
+        assert refused.value.param in bad
+    with pytest.raises(InvalidRequest):
+        keys.add("bad\nname", KeyLimits())
+    with pytest.raises(NotFound):
+        keys.revoke("nobody")
+
+
+def test_a_key_works_at_once_and_stops_within_a_second(service: RunningService):
+    keys = KeyStore(service.redis())
+    key = keys.add("passing", KeyLimits())
+
+    def status():
+        return httpx2.get(f"{service.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
+
+    assert status() == 200
+    assert httpx2.get(f"{service.url}/metrics", headers={"Authorization": f"Bearer {key}"}).status_code == 403
+    keys.revoke("passing")
+    eventually(lambda: status() == 401)
+
+
+def test_a_limit_answers_429_with_its_name_and_the_headers_that_openai_sends(service: RunningService):
+    keys = KeyStore(service.redis())
+    key = keys.add("limited", KeyLimits(max_in_flight=1, tokens_per_minute=50_000))
+    client = openai.OpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0)
+    headers = {"Authorization": f"Bearer {key}"}
+    eventually(lambda: httpx2.get(f"{service.url}/v1/models", headers=headers).status_code == 200)
+    try:
+        with httpx2.Client(base_url=service.url, headers=headers) as http:
+            first = http.post("/v1/chat/completions", json=STORY | {"max_tokens": 2000, "ignore_eos": True})
+            assert first.status_code == 202 and first.headers["x-ratelimit-limit-requests"] == "1"
+            assert first.headers["x-ratelimit-remaining-requests"] == "0"
+            assert first.headers["x-ratelimit-limit-tokens"] == "50000"
+            assert int(first.headers["x-ratelimit-remaining-tokens"]) < 49_000
+            assert first.headers["x-ratelimit-reset-tokens"].endswith("s")
+            with pytest.raises(openai.RateLimitError, match="max_in_flight") as refused:
+                client.chat.completions.create(model="omni-demo", messages=HELLO, max_tokens=2)
+            assert refused.value.code == "rate_limit_exceeded" and refused.value.param == "max_in_flight"
+            assert int(refused.value.response.headers["Retry-After"]) >= 1
+            assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+            assert http.delete(f"/v1/jobs/{first.json()['id']}").status_code == 200
+            eventually(lambda: keys.usage(keys.all()[0].owner) == (0, 0))
+            answer = client.chat.completions.with_raw_response.create(model="omni-demo", messages=HELLO, max_tokens=2)
+            assert int(answer.headers["x-ratelimit-remaining-tokens"]) > 49_000  # what was not used came back
+    finally:
+        keys.revoke("limited")
+
+
+def test_a_priority_needs_the_right_to_it(service: RunningService):
+    client = service.openai()
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="omni-demo", messages=HELLO, extra_body={"priority": -1})
+    assert refused.value.param == "priority"
+    answer = client.chat.completions.create(model="omni-demo", messages=HELLO, max_tokens=2, extra_body={"priority": 3})
+    assert answer.choices
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (0.12, "120ms"), (1, "1s"), (59.6, "1m0s"), (360, "6m0s"), (0.0001, "1ms")]
+)
+def test_times_are_spelled_as_openai_does(seconds, text):
+    assert spelled(seconds) == text
+
+
+def test_without_a_limit_of_its_own_a_key_is_told_of_the_whole_line():
+    headers = rate_headers(Allowance(3, 0, 0, 0), num_waiting=10, max_queue=1000, seconds_per_place=0.5)
+    assert headers["x-ratelimit-limit-requests"] == "1000" and headers["x-ratelimit-remaining-requests"] == "990"
+    assert not any("tokens" in name for name in headers)

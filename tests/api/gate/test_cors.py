@@ -1,0 +1,80 @@
+"""Pages of which origins may read our answers."""
+
+import pytest
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from api.gate.cors import is_allowed
+from common.settings import Settings
+
+
+def client(**changes: str) -> FlaskClient:
+    return create_app(Settings(_env_file=None, redis_url="unix:///nowhere.sock", **changes)).test_client()
+
+
+def preflight(origin: str) -> dict[str, str]:
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+
+
+@pytest.mark.parametrize("origin", ["http://localhost", "http://localhost:5173", "http://127.0.0.1:3000"])
+def test_a_preflight_from_here_is_granted_without_a_key(origin: str) -> None:
+    answer = client().options("/v1/chat/completions", headers=preflight(origin))
+    assert answer.status_code == 204
+    assert answer.headers["Access-Control-Allow-Origin"] == origin
+    assert answer.headers["Access-Control-Allow-Headers"] == "authorization"
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    assert "Origin" in answer.headers["Vary"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost.evil.example", "https://localhost"]
+)
+def test_other_origins_are_granted_nothing(origin: str) -> None:
+    answer = client().options("/v1/chat/completions", headers=preflight(origin))
+    assert not [name for name in answer.headers.keys() if name.startswith("Access-Control-")]
+
+
+def test_an_answer_also_an_error_can_be_read_with_the_headers_that_clients_need() -> None:
+    answer = client().get("/v1/models", headers={"Origin": "http://localhost:5173"})
+    assert answer.status_code == 401
+    assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:5173"
+    assert "Omni-Job-Id" in answer.headers["Access-Control-Expose-Headers"]
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+def test_the_operator_names_the_origins() -> None:
+    named = client(cors_origins="https://chat.example, http://10.0.0.5:8080/")
+    for origin, granted in [
+        ("https://chat.example", True),
+        ("https://chat.example:8443", True),
+        ("http://10.0.0.5:8080", True),
+        ("http://10.0.0.5:9090", False),
+        ("http://localhost:3000", False),
+    ]:
+        answer = named.options("/v1/models", headers=preflight(origin))
+        assert ("Access-Control-Allow-Origin" in answer.headers) is granted, origin
+
+
+def test_none_and_every_origin_can_be_asked_for() -> None:
+    assert (
+        "Access-Control-Allow-Origin"
+        not in client(cors_origins="").get("/livez", headers=preflight("http://localhost")).headers
+    )
+    assert is_allowed("https://any.example", frozenset({"*"})) and not is_allowed("null", frozenset({"*"}))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost@evil.example", "http://localhost:99999999", "http://[::1", "file://x", "http://localhost/x", ""],
+)
+def test_what_is_no_origin_is_nobody(origin: str) -> None:
+    assert not is_allowed(origin, frozenset({"*", "http://localhost"}))
+
+
+def test_the_host_is_checked_before_a_preflight_is_answered() -> None:
+    answer = client().options("/v1/models", headers=preflight("http://localhost") | {"Host": "evil.example"})
+    assert answer.status_code == 421

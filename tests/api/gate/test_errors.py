@@ -1,0 +1,48 @@
+"""Each failure's status, body and headers; the two bodies that the reference spells out, to the letter."""
+
+import pytest
+
+from api.gate.errors import openai_error
+from api.prompt.models import Models
+from common.errors import Conflict, JobFailed, ModelNotReady, OmniError, Overloaded, Unauthenticated
+from common.redis.store import Store
+from worker.jobs.ledger import Ledger
+
+
+def test_a_loading_model_answers_as_the_reference_says() -> None:
+    body, status, headers = openai_error(ModelNotReady("Model not ready"))
+    assert status == 503 and headers["Retry-After"]
+    expected = {"message": "Model not ready", "type": "service_unavailable", "code": 503}
+    assert body["error"] == expected | {"param": None}
+
+
+def test_an_exhausted_gpu_answers_as_the_reference_says_and_is_not_retried() -> None:
+    body, status, headers = openai_error(JobFailed("CUDA out of memory", code="out_of_memory"))
+    assert status == 500 and headers["x-should-retry"] == "false"
+    assert body["error"] == {"message": "CUDA out of memory", "type": "internal_error", "code": 500, "param": None}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (Unauthenticated("x"), 401, "invalid_request_error", "invalid_api_key"),
+        (Overloaded("x", retry_after_s=3), 429, "rate_limit_error", "rate_limit_exceeded"),
+        (JobFailed("x", code="worker_crashed"), 500, "internal_error", "worker_crashed"),
+        (OmniError("x", code="something_new"), 500, "internal_error", "something_new"),
+        (Conflict("x", code="stream_rewound"), 409, "internal_error", "stream_rewound"),
+        (JobFailed("x", code="timeout"), 504, "timeout_error", "timeout"),
+    ],
+)
+def test_each_failure_has_its_status(error: OmniError, status: int, kind: str, code: str) -> None:
+    body, got, _ = openai_error(error)
+    assert (got, body["error"]["type"], body["error"]["code"]) == (status, kind, code)
+
+
+def test_a_loading_model_says_how_far_it_is(redis) -> None:
+    store = Store(redis, max_queue=1, ttl_s=1, failure_ttl_s=1)
+    models = Models(store, ("m",))
+    with pytest.raises(ModelNotReady, match="^Model not ready$"):
+        models.encoder("m")
+    Ledger(redis, "m", worker_name="w").report_loading("weights, 120 of 291", 0.4)
+    with pytest.raises(ModelNotReady, match=r"^Model not ready: weights, 120 of 291 \(40%\)$"):
+        models.encoder("m")

@@ -1,0 +1,72 @@
+"""How a stream ends when it cannot go on: with an error in the words of its endpoint, whatever the reason."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flask import Flask, request
+from openai.types.responses import ResponseErrorEvent
+from redis.exceptions import DataError, RedisError
+
+from api.jobs.answers import Answer
+from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from api.jobs.frames import Frames
+from api.jobs.hub import EventHub
+from common.errors import OmniError, Restarting, WireError
+from common.redis.store import Row
+from common.wire import Delta, Event
+
+LEAVING = Restarting("This server is restarting.")
+
+
+class Counting:
+    """Two chunks for each event."""
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def feed(self, event: Event) -> list[dict[str, Any]]:
+        return [{"type": "one"}, {"type": "two"}]
+
+
+class Broken(Counting):
+    def feed(self, event: Event) -> list[dict[str, Any]]:
+        raise ZeroDivisionError
+
+
+def told(chunks: Any, rows: Any, dialect: Dialect = OPENAI) -> bytes:
+    """All that a stream sends of a log."""
+    service: Any = SimpleNamespace(store=SimpleNamespace(rows=rows), hub=EventHub(None, None, "tiny"))  # type: ignore[arg-type]
+    with Flask("test").test_request_context():
+        answer = Answer(service, request, "job-1", is_background=True)
+        answer.is_new = False
+        return answer.stream(chunks, dialect).get_data()
+
+
+@pytest.mark.parametrize("dialect", [OPENAI, RESPONSES, ANTHROPIC])
+def test_a_fault_of_ours_is_an_error_and_no_cut(dialect: Dialect) -> None:
+    sent = told(Broken(), lambda *_, **__: [Row(1, Delta(0, (65,), "A"), 1)], dialect)
+    assert b'"error":{"' in sent and b"unexpected way" in sent
+
+
+@pytest.mark.parametrize("fault", [DataError("WRONGTYPE"), WireError("not ours")])
+def test_what_redis_cannot_give_is_an_error(fault: RedisError | OmniError) -> None:
+    def rows(*_: Any, **__: Any) -> list[Row]:
+        raise fault
+
+    assert b'data: {"error":{' in told(Counting(), rows)
+
+
+def test_only_who_asked_for_ids_is_told_when_to_come_back() -> None:
+    assert Frames(Counting(), OPENAI, with_ids=True).leaving(LEAVING) == b"retry: 1000\n"
+    plain = Frames(Counting(), OPENAI).leaving(LEAVING)
+    assert plain.startswith(b'data: {"error":{') and b'"code":"server_restarting"' in plain
+
+
+def test_a_response_can_be_resumed_after_the_number_of_its_error() -> None:
+    frames = Frames(Counting(), RESPONSES)
+    frames.feed(Delta(0, (65,), "A"))
+    said = frames.leaving(LEAVING)
+    assert said.startswith(b"event: error\ndata: ")
+    event = ResponseErrorEvent.model_validate_json(said.partition(b"data: ")[2])
+    assert (event.sequence_number, event.code) == (1, "server_restarting")  # 0 and 1 were said

@@ -1,0 +1,234 @@
+"""The hub and events(): every row once and in order, whatever pub/sub loses, repeats or brings late."""
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import orjson
+import pytest
+from flask import Flask, request
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from api.jobs.answers import Answer
+from api.jobs.generation import ClientGone, Closing, Idle, Queued, events
+from api.jobs.hub import MAX_LIVE_ROWS, EventHub, Reader
+from common.errors import Conflict, NotFound, Restarting
+from common.redis.store import Look, Row
+from common.wire import Delta, Finished, encode_event
+
+
+class FakeStore:
+    """A log in memory; `rows` is what the real store's XRANGE gives."""
+
+    def __init__(self, num_deltas: int) -> None:
+        deltas = [Delta(0, (n,), f"t{n} ") for n in range(1, num_deltas + 1)]
+        self.log = [Row(n, event, 1) for n, event in enumerate([*deltas, Finished(1, num_deltas)], 1)]
+        self.num_written = 0
+        self.num_reads = 0
+        self.said = Look("running", 0, -1)  # what a look at the job says now
+
+    def look(self, job_ids: list[str]) -> list[Look]:
+        return [self.said]
+
+    def rows(self, job_id: str, after: int = 0, count: int = 16) -> list[Row]:
+        self.num_reads += 1
+        return self.log[after : min(self.num_written, after + count)]
+
+
+def message(rows: list[Row]) -> bytes:
+    return b"[" + b",".join(b'["j",%d,%s]' % (row.seq, encode_event(row.event)) for row in rows) + b"]"
+
+
+def hub_for(store: FakeStore) -> EventHub:
+    return EventHub(store, None, "q")  # type: ignore[arg-type]
+
+
+def read_all(store: FakeStore, reader: Reader, after: int = 0, *, is_new: bool = True) -> list[int]:
+    return [row.seq for row in events(store, reader, after, is_new=is_new) if isinstance(row, Row)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_row_comes_once_and_in_order_though_messages_are_lost_repeated_and_swapped(seed: int) -> None:
+    rnd = random.Random(seed)
+    store = FakeStore(200)
+    hub = hub_for(store)
+    reader = hub.open("j")
+    reading = gevent.spawn(read_all, store, reader)
+    at = 0
+    while at < len(store.log):
+        step = store.log[at : at + rnd.randint(1, 3)]
+        at += len(step)
+        store.num_written = at
+        for _ in range(rnd.choice([0, 1, 1, 1, 2])):
+            hub.hear(message(step if rnd.random() < 0.9 else store.log[max(0, at - 5) : at]))
+        if rnd.random() < 0.3:
+            gevent.sleep(0)
+    reader.tell(Look("finished", len(store.log), -1))  # what the sweep says when the last message was lost
+    assert reading.get(timeout=10) == list(range(1, len(store.log) + 1))
+
+
+def test_a_lost_last_message_is_found_by_the_sweep() -> None:
+    store = FakeStore(3)
+    reader = hub_for(store).open("j")
+    reading = gevent.spawn(read_all, store, reader)
+    gevent.sleep(0)
+    store.num_written = 4
+    assert not reading.ready()
+    reader.tell(Look("finished", 4, -1))
+    assert reading.get(timeout=5) == [1, 2, 3, 4]
+
+
+def test_a_slow_reader_holds_a_bounded_number_of_rows_and_reads_the_rest_from_the_log() -> None:
+    store = FakeStore(1000)
+    hub = hub_for(store)
+    reader = hub.open("j")
+    store.num_written = len(store.log)
+    for row in store.log:
+        hub.hear(message([row]))
+        assert len(reader._rows) <= MAX_LIVE_ROWS
+    assert read_all(store, reader) == list(range(1, 1002))
+
+
+def test_a_new_job_whose_messages_all_arrive_never_reads_the_log() -> None:
+    store = FakeStore(20)
+    hub = hub_for(store)
+    reader = hub.open("j")
+    hub.hear(message(store.log))
+    assert read_all(store, reader) == list(range(1, 22))
+    assert store.num_reads == 0
+
+
+def test_a_resumed_reader_starts_after_what_it_has_seen() -> None:
+    store = FakeStore(40)
+    store.num_written = 41
+    assert read_all(store, hub_for(store).open("j"), after=17, is_new=False) == list(range(18, 42))
+
+
+def test_a_waiting_reader_is_told_its_place_only_when_it_changes() -> None:
+    store = FakeStore(1)
+    reader = hub_for(store).open("j")
+    stream = events(store, reader, 0, is_new=True)  # type: ignore[arg-type]
+    reader.tell(Look("queued", 0, 4))
+    assert next(stream) == Queued(4)
+    gevent.spawn_later(0, reader.tell, Look("queued", 0, 4))
+    gevent.spawn_later(0.01, reader.tell, Look("queued", 0, 3))
+    assert next(stream) == Queued(3)
+
+
+def test_silence_becomes_an_idle_though_the_sweep_says_each_time_that_nothing_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.jobs.generation.SILENCE_S", 0.01)
+    reader = hub_for(FakeStore(1)).open("j")
+    reading = gevent.spawn(next, events(FakeStore(1), reader, 0, is_new=True))  # type: ignore[arg-type]
+    with gevent.Timeout(5):
+        while not reading.ready():
+            reader.tell(Look("running", 0, -1))
+            gevent.sleep(0.001)
+    assert reading.get() == Idle()
+
+
+def test_silence_becomes_an_idle_also_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away(FakeStore):
+        def look(self, job_ids: list[str]) -> list[Look]:
+            raise RedisConnectionError("away")
+
+    monkeypatch.setattr("api.jobs.generation.SILENCE_S", 0.01)
+    monkeypatch.setattr("api.jobs.hub.SWEEP_S", 0.001)
+    hub = hub_for(Away(1))
+    reader = hub.open("j")
+    sweeping = gevent.spawn(hub._sweep_for_ever)
+    reading = gevent.spawn(next, events(hub.store, reader, 0, is_new=True))
+    assert reading.get(timeout=5) == Idle()
+    sweeping.kill()
+
+
+def test_a_reader_whose_client_left_raises() -> None:
+    reader = hub_for(FakeStore(1)).open("j")
+    reader.client_gone()
+    with pytest.raises(ClientGone):
+        next(events(FakeStore(1), reader, 0, is_new=True))  # type: ignore[arg-type]
+
+
+def test_a_leaving_process_ends_its_streams_so_that_they_can_be_resumed() -> None:
+    hub = hub_for(FakeStore(1))
+    reader = hub.open("j")
+    hub.stop()
+    assert list(events(FakeStore(1), reader, 0, is_new=True)) == [Closing()]  # type: ignore[arg-type]
+    assert hub.open("later").is_closing
+
+
+def test_a_log_that_was_rewound_is_an_error_and_not_silently_other_text() -> None:
+    store = FakeStore(10)
+    reader = hub_for(store).open("j")
+    stream = events(store, reader, 8, is_new=True)  # type: ignore[arg-type]
+    store.said = Look("failed", 5, -1)
+    reader.tell(store.said)
+    with pytest.raises(Conflict) as refused:
+        next(stream)
+    assert refused.value.code == "stream_rewound"
+
+
+def test_a_job_that_is_gone_is_said_to_be_gone() -> None:
+    store = FakeStore(1)
+    reader = hub_for(store).open("j")
+    store.said = Look("", 0, -1)
+    reader.tell(store.said)
+    with pytest.raises(NotFound):
+        next(events(store, reader, 0, is_new=True))  # type: ignore[arg-type]
+
+
+def test_a_look_that_was_older_than_the_job_is_not_believed() -> None:
+    store = FakeStore(2)
+    hub = hub_for(store)
+    reader = hub.open("j")
+    reader.tell(Look("", 0, -1))
+    hub.hear(message(store.log))
+    assert read_all(store, reader) == [1, 2, 3]
+
+
+def test_two_readers_of_one_job_both_get_all_and_the_last_to_leave_is_known() -> None:
+    store = FakeStore(5)
+    hub = hub_for(store)
+    first, second = hub.open("j"), hub.open("j")
+    hub.hear(message(store.log))
+    assert read_all(store, first) == read_all(store, second) == [1, 2, 3, 4, 5, 6]
+    assert not hub.close(first)
+    assert hub.close(second)
+    assert orjson.loads(message(store.log))[0][0] == "j"
+
+
+def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:
+    hub = hub_for(FakeStore(1))
+    stream, whole = hub.open("a"), hub.open("b")
+    whole.is_for_the_whole = True
+    hub.end_streams()
+    assert (stream.is_closing, whole.is_closing) == (True, False)
+    hub.stop()
+    assert whole.is_closing
+
+
+def test_a_stream_of_rows_without_a_pause_ends_too_when_its_process_leaves() -> None:
+    store = FakeStore(1000)
+    store.num_written = 1000
+    reader = hub_for(store).open("j")
+    told = events(store, reader, 0, is_new=False)  # type: ignore[arg-type]
+    next(told)
+    reader.close()
+    assert list(told)[-1] == Closing()
+
+
+def test_a_process_that_leaves_takes_no_more_jobs() -> None:
+    hub = hub_for(FakeStore(1))
+    hub.end_streams()
+    service: Any = SimpleNamespace(hub=hub)
+    with Flask("test").test_request_context(), pytest.raises(Restarting):
+        Answer(service, request, "j", is_background=True)
+
+
+def test_a_caller_who_may_have_left_is_sent_something() -> None:
+    store = FakeStore(1)
+    reader = hub_for(store).open("j")
+    reader.speak()
+    assert next(events(store, reader, 0, is_new=True)) == Idle()  # type: ignore[arg-type]

@@ -1,0 +1,154 @@
+"""/metrics against the load's own numbers, with two API processes: they must agree whichever process answers."""
+
+import asyncio
+import subprocess
+import time
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench import load
+from common.redis.metrics import BOUNDS_MS, SERVICE, Tally, bucket_of, read
+from tests.service import RunningService
+from worker.jobs.telemetry import Telemetry
+
+BOUNDS = [str(bound / 1000) for bound in BOUNDS_MS]
+
+
+def scrape(service: RunningService) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = httpx2.get(f"{service.url}/metrics", headers={"Authorization": f"Bearer {service.key}"}).text
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples, name, **labels):
+    wanted = set(({"model_name": "deepseek-v3.2"} | labels).items())
+    return sum(number for (found, have), number in samples.items() if found == f"omni:{name}" and wanted <= set(have))
+
+
+def test_the_counters_are_what_the_callers_saw(service: RunningService):
+    time.sleep(2.2)  # what tests before this one did is counted by then
+    before = scrape(service)
+    with service.http() as http:
+        body = {"model": "omni-demo", "temperature": 0, "messages": [{"role": "user", "content": "Hello there!"}]}
+        answers = [http.post("/v1/chat/completions", json=body | {"max_tokens": 5 + n}).json() for n in range(6)]
+        again = [http.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "m"}).json() for _ in "ab"]
+        assert again[0]["id"] == again[1]["id"]
+    answers.append(again[0])
+    time.sleep(2.2)  # the worker and the API send what they count once a second
+    after = scrape(service)
+
+    def grown(name, **labels):
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    num_tokens = sum(answer["usage"]["completion_tokens"] for answer in answers)
+    assert grown("generation_tokens_total") == num_tokens
+    assert grown("prompt_tokens_total") == sum(answer["usage"]["prompt_tokens"] for answer in answers)
+    reasons = [answer["choices"][0]["finish_reason"] for answer in answers]
+    for reason in ("stop", "length"):
+        assert grown("request_success_total", finished_reason=reason) == reasons.count(reason)
+    for name in ("time_to_first_token", "request_queue_time", "request_prefill_time", "e2e_request_latency"):
+        assert grown(f"{name}_seconds_count") == len(answers), name
+    assert grown("inter_token_latency_seconds_count") == num_tokens - len(answers)
+    assert 0 < grown("time_to_first_token_seconds_sum") <= grown("e2e_request_latency_seconds_sum") < 30
+    route = {"method": "POST", "route": "/v1/chat/completions", "status": "200"}
+    http_requests = {key: number for key, number in after.items() if key[0] == "omni:http_requests_total"}
+    [name] = [key for key in http_requests if set(route.items()) <= set(key[1])]
+    assert http_requests[name] - before.get(name, 0) == len(answers) + 1
+    assert value(after, "workers", state="ready") == 1
+    assert value(after, "kv_cache_usage_perc") <= 1
+
+
+def test_the_service_counts_what_the_load_generator_measures(service: RunningService):
+    time.sleep(2.2)
+    before, plan = scrape(service), load.Plan(words=10, tokens=16, requests=24)
+    target = load.Target("here", f"{service.url}/v1", "omni-demo", service.key)
+    [measured] = asyncio.run(load.measure([target], plan, [(4, 0.0)]))
+    time.sleep(2.2)
+    after = scrape(service)
+
+    def grown(name, **labels):
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    assert measured.errors == 0
+    assert grown("generation_tokens_total") == 24 * 16
+    assert grown("request_success_total", finished_reason="length") == 24
+    for name in ("time_to_first_token", "request_queue_time", "e2e_request_latency"):
+        assert grown(f"{name}_seconds_count") == 24, name
+    later = sum(grown("time_to_first_token_seconds_bucket", le=le) <= 12 for le in BOUNDS)
+    median_is_above = float(BOUNDS[later - 1]) if later else 0.0
+    assert median_is_above <= measured.ttft_p50_ms / 1000, "the caller cannot have had it before the service"
+
+
+def test_a_histogram_has_every_bucket_and_they_only_grow(service: RunningService):
+    samples = scrape(service)
+    found = [
+        (float(dict(have)["le"]), number)
+        for (name, have), number in samples.items()
+        if name == "omni:e2e_request_latency_seconds_bucket"
+    ]
+    assert len(found) == len(BOUNDS_MS) + 1
+    counts = [number for _, number in sorted(found)]
+    assert counts == sorted(counts) and counts[-1] == value(samples, "e2e_request_latency_seconds_count")
+
+
+def test_refusals_are_counted_by_reason(service: RunningService):
+    with service.http() as http:
+        body = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        headers = {"Idempotency-Key": "metrics-mismatch"}
+        assert http.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+        refused = http.post("/v1/chat/completions", json=body | {"seed": 1}, headers=headers)
+        assert refused.status_code == 422
+    assert value(scrape(service), "admissions_refused_total", reason="idempotency_mismatch") >= 1
+
+
+def test_metrics_need_an_admin_key(service: RunningService):
+    assert httpx2.get(f"{service.url}/metrics").status_code == 401
+
+
+def test_every_process_gives_the_same_counters(service: RunningService, tmp_path):
+    """A second API process on the same Redis knows what it never saw."""
+    with RunningService(tmp_path, {"REDIS_URL": service.redis_url}) as second:
+        second.spawn("api")
+        second.wait_healthy()
+        counters = ("generation_tokens_total", "request_success_total", "e2e_request_latency_seconds_count")
+        one, other = scrape(service), scrape(second)
+        assert [value(one, name) for name in counters] == [value(other, name) for name in counters]
+
+
+def test_a_tally_sends_each_count_once(redis):
+    tally = Tally(SERVICE)
+    for _ in range(3):
+        tally.add("a")
+        tally.observe("t", 3.0)
+    tally.flush(redis)
+    tally.flush(redis)
+    assert read(redis, SERVICE) == {"a": 3, "t:3": 3, "t:sum": 9000}
+
+
+@pytest.mark.parametrize(("ms", "bucket"), [(0, 1), (1, 1), (1.5, 2), (600_000, 18), (600_001, 19)])
+def test_a_value_falls_into_the_first_bucket_that_holds_it(ms, bucket):
+    assert bucket_of(ms) == bucket
+
+
+def test_a_worker_tells_growth_and_not_totals(redis):
+    telemetry = Telemetry(redis, "q", "cpu")
+    telemetry.report({"prompt_tokens": 10, "cached_tokens": 4})
+    telemetry.report({"prompt_tokens": 15, "cached_tokens": 4})
+    counts = read(redis, "q")
+    assert (counts["prefix_cache_queries"], counts["prefix_cache_hits"]) == (15, 4)
+
+
+def test_promtool_takes_the_metrics(service: RunningService):
+    from shutil import which
+
+    if which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    text = httpx2.get(f"{service.url}/metrics", headers={"Authorization": f"Bearer {service.key}"}).content
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    lint = [line for line in checked.stderr.decode().splitlines() if line and "should not contain ':'" not in line]
+    assert checked.returncode in (0, 3) and not lint, lint

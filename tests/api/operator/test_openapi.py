@@ -1,0 +1,73 @@
+"""/openapi.json says what the application does, all of it."""
+
+from typing import Any
+
+import pytest
+
+from api.app import create_app
+from api.operator.openapi import METHODS, PAGES, path_of
+from api.operator.operations import DESCRIBED
+from common.settings import Settings
+
+APP = create_app(Settings(_env_file=None, redis_url="unix:///nowhere.sock"))
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    answer = APP.test_client().get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.get_json()
+    return found
+
+
+def operations() -> set[str]:
+    return {
+        f"{method} {path_of(rule)}"
+        for rule in APP.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method in METHODS
+    }
+
+
+def test_every_route_is_there(document: dict[str, Any]) -> None:
+    written = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert written == {name for name in operations() if name.split()[1] not in PAGES}
+
+
+def test_nothing_is_described_that_is_not_there() -> None:
+    assert DESCRIBED.keys() <= operations()
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [found for child in node.values() for found in references(child)]
+        return [found for child in node for found in references(child)] if isinstance(node, list) else []
+
+    schemas = document["components"]["schemas"]
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas
+
+
+def test_every_operation_has_its_own_id_and_says_how_errors_look(document: dict[str, Any]) -> None:
+    found = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert len({operation["operationId"] for operation in found}) == len(found)
+    for operation in found:
+        schema = operation["responses"]["default"]["content"]["application/json"]["schema"]
+        assert schema["$ref"].removeprefix("#/components/schemas/") in ("ErrorBody", "MessagesError")
+
+
+def test_the_gates_limits_are_written_down(document: dict[str, Any]) -> None:
+    chat = document["components"]["schemas"]["ChatRequest"]
+    assert {"model", "messages"} <= set(chat["required"])
+    temperature = chat["properties"]["temperature"]["anyOf"][0]
+    assert (temperature["minimum"], temperature["maximum"]) == (0, 2)
+    prompt = document["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"]
+    assert {"type": "string"} in prompt["anyOf"]
+
+
+def test_only_what_needs_no_key_is_open(document: dict[str, Any]) -> None:
+    opened = {path for path, methods in document["paths"].items() for said in methods.values() if not said["security"]}
+    assert {"/health", "/livez", "/readyz", "/openapi.json"} <= opened
+    assert not any(path.startswith("/v1/") for path in opened)

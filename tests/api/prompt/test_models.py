@@ -1,0 +1,37 @@
+"""GET /v1/models: what is served, without the tokenizers that cards hold."""
+
+from dataclasses import replace
+
+from api.prompt.models import Models
+from common.redis import keys
+from common.redis.store import Store
+from common.wire import encode_card
+from tests.api.conftest import card, chat_tokenizer
+
+CARD = card(chat_tokenizer(), names=("tiny", "small"))
+
+
+def serve(redis, served):
+    redis.set(keys.card_key(served.queue), encode_card(served))
+    redis.hset(keys.QUEUES, mapping=dict.fromkeys(served.names, served.queue))
+    redis.hset(keys.REVISIONS, served.queue, served.revision)
+
+
+def test_a_card_is_read_once_for_all_its_names_and_all_who_ask(redis):
+    serve(redis, replace(CARD, tokenizer=CARD.tokenizer + " " * 1_000_000))
+    models = Models(Store(redis), ())
+    assert [model["id"] for model in models.described()] == ["tiny", "small"]
+    before = redis.info("stats")["total_net_output_bytes"]
+    for _ in range(5):
+        assert models.described()[0]["max_model_len"] == 4096
+    models.encoder("small")
+    assert redis.info("stats")["total_net_output_bytes"] - before < 50_000
+
+
+def test_a_model_that_has_changed_is_described_anew(redis):
+    serve(redis, CARD)
+    models = Models(Store(redis), ())
+    models.described()
+    serve(redis, replace(CARD, revision="2", max_model_len=99))
+    assert {model["max_model_len"] for model in models.described()} == {99}
+    assert models.encoder("tiny").card.max_model_len == 99

@@ -1,0 +1,328 @@
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.reading.answer import AnswerParser
+from api.reading.json_value import strict_json
+from api.reading.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
+from api.reading.tool_calls import ToolCallParser, choose_format, opening_of
+
+DSML = "｜DSML｜"
+HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+DEEPSEEK = (
+    f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n'
+    f'<{DSML}parameter name="city" string="true">Paris "X" <b></{DSML}parameter>\n'
+    f'<{DSML}parameter name="days" string="false">3</{DSML}parameter>\n'
+    f'</{DSML}invoke>\n<{DSML}invoke name="now">\n\n</{DSML}invoke>\n</{DSML}function_calls>'
+)
+FORMATS = ["hermes", "llama3_json", "mistral", "mistral_args", "deepseek_v32"]
+
+
+def parse(format, deltas):
+    parser = ToolCallParser(format, "job-1/0")
+    pieces = [piece for delta in deltas for piece in parser.feed(delta)]
+    return merged([*pieces, *parser.finish()])
+
+
+def calls(pieces):
+    """(name, arguments) of every call, and the content around them."""
+    names = {piece.index: piece.name for piece in pieces if isinstance(piece, ToolCallStart)}
+    texts = dict.fromkeys(names, "")
+    for piece in pieces:
+        if isinstance(piece, ToolCallArguments):
+            texts[piece.index] += piece.text
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
+    return [(names[index], texts[index]) for index in sorted(names)], content
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "expected"),
+    [
+        ("hermes", HERMES, [("get_weather", '{"city": "Paris"}')]),
+        ("hermes", '<tool_call>{"name": "f"}</tool_call>\n<tool_call>{"name": "g"}', [("f", "{}"), ("g", "{}")]),
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', [("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [("f", '{"a": 1}')]),
+        ("hermes", '<tool_call>{"name": "f"}</tool_call>', [("f", "{}")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "}"}}}\n</tool_call>', [("f", '{"a": "}"}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}}', [("f", "{}")]),
+        ("llama3_json", '{"name": "f", "parameters": {"a": [1, 2]}}', [("f", '{"a": [1, 2]}')]),
+        ("llama3_json", '<|python_tag|>{"type": "function", "name": "f", "parameters": {}}', [("f", "{}")]),
+        ("llama3_json", '{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}', [("f", "{}"), ("g", "{}")]),
+        ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "]"}}]', [("f", '{"a": "]"}')]),
+        ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": {}},\n{"name": "g"}]', [("f", "{}"), ("g", "{}")]),
+        ("mistral", '[TOOL_CALLS]{"name": "f", "arguments": {}}', [("f", "{}")]),
+        ("mistral_args", '[TOOL_CALLS]f[ARGS]{"a": {"b": 2}}', [("f", '{"a": {"b": 2}}')]),
+        ("mistral_args", '[TOOL_CALLS]f[CALL_ID]abc12[ARGS]{}[TOOL_CALLS]g{"x": 1}', [("f", "{}"), ("g", '{"x": 1}')]),
+        ("deepseek_v32", DEEPSEEK, [("get_weather", '{"city": "Paris \\"X\\" <b>", "days": 3}'), ("now", "{}")]),
+    ],
+)  # fmt: skip
+def test_each_format_is_read_as_calls_with_nothing_left_as_text(format, text, expected):
+    assert calls(parse(format, [text])) == (expected, "")
+    assert all(isinstance(json.loads(arguments), dict) for _, arguments in expected)
+
+
+def test_text_before_and_after_a_call_is_content_without_the_blank_space_between():
+    assert calls(parse("hermes", ["I look.\n\n" + HERMES + "\nDone."]))[1] == "I look.\nDone."
+    assert calls(parse("hermes", ["I look.\n\n" + HERMES + "\n"]))[1] == "I look."
+
+
+def test_arguments_stream_as_they_are_written():
+    parser = ToolCallParser("hermes", "seed")
+    assert parser.feed('<tool_call>{"name": "f", "argu') == []
+    start, first = parser.feed('ments": {"city": "Pa')
+    assert (start.name, first.text) == ("f", '{"city": "Pa')
+    assert parser.feed('ris"}') == [ToolCallArguments(0, 'ris"}'), ToolCallEnd(0)]
+
+
+def test_a_string_parameter_of_dsml_streams_as_json():
+    parser = ToolCallParser("deepseek_v32", "seed")
+    parser.feed(f'<{DSML}function_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="a" string="true">')
+    assert parser.feed('two\n"words"') == [ToolCallArguments(0, 'two\\n\\"words\\"')]
+
+
+def test_a_dsml_value_that_is_not_json_is_mended_to_a_string():
+    text = DEEPSEEK.replace(">3<", ">three<")
+    [(_, arguments), _] = calls(parse("deepseek_v32", [text]))[0]
+    assert json.loads(arguments)["days"] == "three"
+
+
+BROKEN = [
+    ("hermes", "<tool_call>not json</tool_call>"),
+    ("hermes", '<tool_call>{"name": 3, "arguments": {}}</tool_call>'),
+    ("hermes", '<tool_call>\n{"na'),
+    ("hermes", "a < b, <tool"),
+    ("hermes", "</tool_call>"),
+    ("llama3_json", '{"city": "Paris", "days": 3}'),
+    ("llama3_json", '{"name": "Ada", "age": 36}'),
+    ("llama3_json", '{"name": "Ada"}'),
+    ("llama3_json", "{1, 2}"),
+    ("llama3_json", "<|python_tag|>print(1)"),
+    ("mistral", "[TOOL_CALLS] [1, 2]"),
+    ("mistral", "[TOOL_CALLS] []"),
+    ("mistral", "[TOOL_CALLS] ["),
+    ("mistral_args", "[TOOL_CALLS]what is this?"),
+    ("mistral_args", "[TOOL_CALLS]f[ARGS]"),
+    ("deepseek_v32", f"<{DSML}function_calls>\n<{DSML}invoke>"),
+    ("deepseek_v32", f"<{DSML}function_calls>\nhello"),
+    ("deepseek_v32", f"<{DSML}function_calls></{DSML}function_calls>"),
+    ("deepseek_v32", f"I write <{DSML}func"),
+]
+
+
+@pytest.mark.parametrize(("format", "text"), BROKEN)
+def test_what_is_no_call_comes_out_as_the_text_that_it_was(format, text):
+    assert calls(parse(format, [text])) == ([], text)
+    assert calls(parse(format, list(text))) == ([], text)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_plain_text_is_untouched(format):
+    text = "  Hello, <b>world</b>!\n\n- a [link]\n"
+    assert parse(format, list(text)) == [Content(text)]
+
+
+def test_a_call_that_breaks_after_it_began_leaks_no_markup():
+    text = '<tool_call>{"name": "f", "arguments": {"a": 1]}}</tool_call>Bye.'
+    assert calls(parse("hermes", [text])) == ([("f", '{"a": 1')], "Bye.")
+
+
+MISTRAL = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "now", "arguments": {}}]'
+WRITTEN = {
+    "hermes": HERMES + "\n" + HERMES,
+    "llama3_json": '{"name": "get_weather", "parameters": {"city": "Paris", "days": 3}}',
+    "mistral": MISTRAL,
+    "mistral_args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]now[ARGS]{}',
+    "deepseek_v32": DEEPSEEK,
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_calls_that_are_cut_off_anywhere_are_neither_whole_nor_text(format):
+    text = WRITTEN[format]
+    for cut in range(len(text) + 1):
+        parser = ToolCallParser(format, "job-1/0", must_call=True)
+        pieces = merged([*parser.feed(text[:cut]), *parser.finish(is_cut=True)])
+        whole = {piece.index for piece in pieces if isinstance(piece, ToolCallEnd)}
+        found, content = calls(pieces)
+        assert content == ""
+        assert parser.has_called == (len(found) == len(whole) > 0)
+        for index, (_, arguments) in enumerate(found):
+            if index in whole:
+                assert isinstance(json.loads(arguments), dict)
+            else:
+                with pytest.raises(ValueError):
+                    json.loads(arguments)
+    assert parser.has_called
+
+
+@pytest.mark.parametrize("format", ["hermes", "mistral", "mistral_args", "deepseek_v32"])
+def test_a_call_that_was_free_to_come_leaks_no_markup_either_when_it_is_cut_off(format):
+    opening = opening_of(format)
+    begun = WRITTEN[format].lstrip()[: len(opening) + 10]
+    for text, content in ((begun, ""), ("I look." + begun, "I look."), (opening[:-1], opening[:-1])):
+        parser = ToolCallParser(format, "job-1/0")
+        assert calls([*parser.feed(text), *parser.finish(is_cut=True)]) == ([], content)
+
+
+def test_an_answer_in_json_that_is_cut_off_is_still_text():
+    parser = ToolCallParser("llama3_json", "job-1/0")
+    assert calls([*parser.feed('{"city": "Par'), *parser.finish(is_cut=True)]) == ([], '{"city": "Par')
+    parser = ToolCallParser("llama3_json", "job-1/0")
+    assert calls([*parser.feed('{"name'), *parser.finish(is_cut=True)]) == ([], '{"name')
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ('{"x": True, "y": [None, False], "z": 1.5e3}', '{"x": true, "y": [null, false], "z": 1.5e3}'),
+        ('{"a": "one\ntwo\t\\d \\u00e4"}', '{"a": "one\\ntwo\\t\\\\d \\u00e4"}'),
+    ],
+)
+def test_slips_that_leave_no_doubt_are_mended(written, arguments):
+    for format, text in (
+        ("hermes", f'<tool_call>{{"name": "f", "arguments": {written}}}</tool_call>'),
+        ("llama3_json", f'{{"name": "f", "parameters": {written}}}'),
+        ("mistral_args", f"[TOOL_CALLS]f[ARGS]{written}"),
+    ):
+        assert calls(parse(format, list(text))) == ([("f", arguments)], "")
+        assert ToolCallEnd(0) in parse(format, [text])
+    json.loads(arguments)
+
+
+@pytest.mark.parametrize(
+    "bad", ["{'a': 1}", '{"a": Tru}', '{"a": 1,}', '{"a": NaN}', '{"a" 1}', '{"a": "\\uZ"}', "{1: 2}", "{]"]
+)
+@pytest.mark.parametrize("format", ["hermes", "mistral_args"])
+def test_arguments_that_are_no_json_are_no_whole_call_and_no_text(format, bad):
+    text = {
+        "hermes": f'<tool_call>{{"name": "f", "arguments": {bad}}}</tool_call>',
+        "mistral_args": f"[TOOL_CALLS]f[ARGS]{bad}",
+    }[format]
+    parser = ToolCallParser(format, "job-1/0")
+    pieces = merged([*parser.feed(text), *parser.finish()])
+    assert not parser.has_called
+    assert not any(isinstance(piece, ToolCallEnd) for piece in pieces)
+    [(name, arguments)], content = calls(pieces)
+    assert (name, content) == ("f", "")
+    assert strict_json(arguments) is None
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(VALUES, st.booleans(), st.sampled_from([None, 1]))
+def test_json_comes_out_as_it_was_written(value, ascii_only, indent):
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    assert strict_json(text) == text
+
+
+@given(st.text('{}[]",:\\ \nuTruenal0.1-+e', max_size=24))
+def test_what_is_taken_for_json_is_json(text):
+    if (written := strict_json(text)) is not None:
+        json.loads(written, parse_constant=pytest.fail)
+    else:
+        with pytest.raises(ValueError):
+            json.loads(text, parse_constant=refuse)
+
+
+def refuse(constant):
+    raise ValueError(constant)
+
+
+def test_ids_follow_from_the_seed_and_differ_between_calls():
+    first = [piece.id for piece in parse("hermes", [HERMES + HERMES]) if isinstance(piece, ToolCallStart)]
+    again = [piece.id for piece in parse("hermes", list(HERMES + HERMES)) if isinstance(piece, ToolCallStart)]
+    assert first == again
+    assert len(set(first)) == 2
+    assert first[0].startswith("call_")
+
+
+def test_mistrals_ids_have_the_nine_letters_that_its_templates_ask_for():
+    start = parse("mistral", ['[TOOL_CALLS][{"name": "f", "arguments": {}}]'])[0]
+    assert len(start.id) == 9
+    assert start.id.isalnum()
+
+
+PARTS = {
+    "hermes": [
+        "<tool_call>",
+        "</tool_call>",
+        HERMES,
+        '{"name": "f", "arguments": {"a": "x"}}',
+        "}",
+        "<tool",
+        "\n",
+        "hi",
+        '"',
+    ],
+    "llama3_json": [
+        "<|python_tag|>",
+        '{"name": "f", "parameters": {"a": 1}}',
+        '{"name": "f", ',
+        ";",
+        "{",
+        "}",
+        " ",
+        "<|py",
+    ],
+    "mistral": ["[TOOL_CALLS]", "[", '{"name": "f", "arguments": {}}', "]", ",", "f[ARGS]", "{}", '{"a": 1', " ", "hi"],
+    "mistral_args": ["[TOOL_CALLS]", "f[ARGS]", "{}", '{"a": [1', "]}", " ", "hi", "[TOOL", "[CALL_ID]x"],
+    "deepseek_v32": [
+        *[DEEPSEEK, f"<{DSML}function_calls>", f'<{DSML}invoke name="f">', "<", ">", "\n", "1", "hi"],
+        *[f'<{DSML}parameter name="a" string="true">', f'<{DSML}parameter name="b" string="false">'],
+        *[f"</{DSML}parameter>", f"</{DSML}invoke>", f"</{DSML}function_calls>"],
+    ],
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(choice=st.data())
+def test_where_a_text_is_cut_does_not_matter(format, choice):
+    text = "".join(choice.draw(st.lists(st.sampled_from(PARTS[format]), max_size=9)))
+    edges = sorted({0, len(text), *choice.draw(st.lists(st.integers(0, len(text)), max_size=9))})
+    deltas = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    assert parse(format, deltas) == parse(format, [text]) == parse(format, list(text))
+
+
+def test_an_answer_is_reasoning_then_content_then_calls():
+    parser = AnswerParser("optional", "hermes", "job-1/0")
+    pieces = parser.feed("<think>Which <tool_call>?</think>\n\nI look.\n" + HERMES) + parser.finish()
+    assert pieces[:2] == [Reasoning("Which <tool_call>?"), Content("I look.")]
+    assert [type(piece) for piece in pieces[2:]] == [ToolCallStart, ToolCallArguments, ToolCallEnd]
+    assert parser.has_called
+
+
+@pytest.mark.parametrize(
+    ("template", "architecture", "format"),
+    [
+        ("{{ '<tool_call>\\n' }}", "qwen3", "hermes"),
+        ("<tool_call><function=", "qwen3_moe", None),
+        ("{{ '[TOOL_CALLS] [' }}", "mistral", "mistral"),
+        ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral", "mistral_args"),
+        ("{{ '\"parameters\": ' }} <|python_tag|>", "llama", "llama3_json"),
+        (None, "deepseek_v32", "deepseek_v32"),
+        (None, "llama", None),
+        ("{{ messages }}", "llama", None),
+    ],
+)
+def test_the_format_is_read_off_the_template(template, architecture, format):
+    assert choose_format(template, architecture) == format
+
+
+def test_blanks_behind_a_call_cost_no_more_the_more_there_are():
+    def seconds(num_blanks):
+        parser = ToolCallParser("hermes", "s")
+        parser.feed('<tool_call>{"name": "f", "arguments": {}}')
+        began = time.process_time()
+        for _ in range(num_blanks):
+            parser.feed("    ")
+        return time.process_time() - began
+
+    assert seconds(18_000) < 6 * seconds(6_000)

@@ -1,0 +1,97 @@
+import pytest
+
+from api.chat.prepare import temperature_of
+from api.schema.chat import ChatRequest
+from api.schema.parse import parse
+from api.schema.unsupported import CHAT
+from common.errors import InvalidRequest
+
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+TOOL = {"type": "function", "function": {"name": "add"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "messages[0].role"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": "5"}, "max_completion_tokens"),
+        ({"stop": [""]}, "stop[0]"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type"),
+        ({"tools": [TOOL] * 129}, "tools"),
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"stream": "yes"}, "stream"),
+    ],
+)
+def test_a_wrong_value_is_refused_and_its_field_named(change, param):
+    with pytest.raises(InvalidRequest) as refused:
+        parse(ChatRequest, BODY | change)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("name", sorted(CHAT))
+def test_what_cannot_be_honoured_is_refused_by_name(name):
+    with pytest.raises(InvalidRequest, match=f"'{name}' is") as refused:
+        parse(ChatRequest, BODY | {name: "something"})
+    assert refused.value.param == name
+    parse(ChatRequest, BODY | {name: None})
+
+
+@pytest.mark.parametrize("change", [{"best_of": 1}, {"function_call": "none"}, {"echo": False}, {"functions": []}])
+def test_a_value_that_asks_for_nothing_is_no_reason_to_refuse(change):
+    assert parse(ChatRequest, BODY | change)
+
+
+def test_fields_without_effect_on_the_answer_are_accepted():
+    harmless = {
+        "store": True,
+        "metadata": {"a": "b"},
+        "user": "me",
+        "safety_identifier": "me",
+        "service_tier": "auto",
+        "prompt_cache_key": "k",
+        "verbosity": "low",
+        "prediction": {"type": "content", "content": "x"},
+        "stream_options": {"include_usage": True, "include_obfuscation": False},
+        "an_unknown_field": 1,
+    }
+    assert parse(ChatRequest, BODY | harmless).stream_options.include_usage
+
+
+def test_what_an_assistant_said_is_accepted_back():
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    said = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "reasoning": "hm",
+        "tool_calls": [call],
+        "audio": None,
+    }
+    request = parse(ChatRequest, BODY | {"messages": [said, {"role": "tool", "tool_call_id": "1", "content": "2"}]})
+    assert request.messages[0].tool_calls[0].function.name == "add"
+
+
+@pytest.mark.parametrize(("asked", "meant"), [(None, 0.7), (0, 0.0), (1e-320, 0.0), (9e-6, 0.0), (1e-4, 1e-4), (2, 2)])
+def test_a_temperature_too_small_to_divide_by_is_greedy(asked, meant):
+    assert temperature_of(asked) == meant
+
+
+@pytest.mark.parametrize("field", ["repetition_penalty", "timeout"])
+def test_what_would_be_zero_in_the_engine_is_refused_at_the_door(field):
+    with pytest.raises(InvalidRequest) as refused:
+        parse(ChatRequest, BODY | {field: 1e-320})
+    assert refused.value.param == field

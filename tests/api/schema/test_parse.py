@@ -1,0 +1,90 @@
+"""Every request model, given bodies that nobody wrote: each is understood, or refused with its field named."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from api.schema.chat import ChatRequest
+from api.schema.completions import CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from api.schema.messages import CountRequest, MessagesRequest
+from api.schema.parse import parse
+from api.schema.responses import ResponsesRequest
+from common.errors import InvalidRequest
+
+MODELS = (
+    ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, CountRequest, TokenizeRequest, DetokenizeRequest,
+    EmbeddingRequest,
+)  # fmt: skip
+SEEDS: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "Hi"}],
+    "prompt": "Hi",
+    "input": "Hi",
+    "max_tokens": 5,
+    "tokens": [1],
+}
+WORDS = (
+    "role",
+    "content",
+    "type",
+    "text",
+    "function",
+    "name",
+    "arguments",
+    "user",
+    "tool",
+    "auto",
+    "json_schema",
+    "schema",
+)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=6)
+    | st.sampled_from(WORDS)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def names_of(model: type[BaseModel]) -> list[str]:
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def good_body(model: type[BaseModel]) -> dict[str, Any]:
+    unwanted = {*getattr(model, "refused", {}), *(["messages"] if model is TokenizeRequest else [])}
+    return {name: value for name, value in SEEDS.items() if name in names_of(model) and name not in unwanted}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_body_does_more_than_be_refused(model: type[BaseModel]) -> None:
+    names = names_of(model)
+
+    @settings(max_examples=40, deadline=None, database=None)
+    @given(st.dictionaries(st.sampled_from(names) | st.text(max_size=6), values, max_size=4))
+    def check(changes: dict[str, Any]) -> None:
+        body = good_body(model) | changes
+        try:
+            parsed = parse(model, body)
+        except InvalidRequest as refused:
+            assert refused.param is not None and len(refused.message) < 4000
+        else:
+            assert parsed == model.model_validate(body)
+
+    check()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_was_understood_is_understood_again(model: type[BaseModel]) -> None:
+    parsed = parse(model, good_body(model))
+    assert parse(model, parsed.model_dump(by_alias=True, exclude_none=True)) == parsed

@@ -1,0 +1,302 @@
+import subprocess
+import sys
+import time
+
+import pytest
+from llguidance import LLMatcher
+
+from common.errors import InvalidRequest
+from common.grammar.answer import (
+    MAX_GRAMMAR_BYTES,
+    MAX_NESTING,
+    MarkedText,
+    after_thinking,
+    choice_grammar,
+    ebnf_grammar,
+    json_object_grammar,
+    json_schema_grammar,
+    marked_text,
+    regex_grammar,
+    structured_grammar,
+)
+from common.grammar.check import GrammarCheck, bytes_tokenizer, parser_limits
+from common.grammar.json_schema import LARGEST_INTEGER, checked_schema, relaxed_schema, repeats
+from common.grammar.tools import Function, tool_grammar
+
+DSML = "｜DSML｜"
+PLAIN = MarkedText({})
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+NODE = {
+    "type": "object",
+    "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+    "required": ["next"],
+}
+TREE = {
+    "type": "object",
+    "properties": {"root": {"$ref": "#/$defs/node"}},
+    "required": ["root"],
+    "$defs": {"node": NODE},
+}
+FUNCTIONS = [Function("get_weather", CITY, True), Function("walk", TREE, True), Function("now", None)]
+CALLS = {
+    "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
+    "llama3_json": '{"name": "walk", "parameters": {"root": {"next": {"next": null}}}}',
+    "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Rome"}}]',
+    "mistral_args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Rome"}',
+    "deepseek_v32": (
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n<{DSML}parameter name="city" string="true">'
+        f"Ro</me\"</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def check():
+    return GrammarCheck()
+
+
+@pytest.fixture(scope="module")
+def allows():
+    """Whether a grammar allows a whole text."""
+    tokenizer = bytes_tokenizer()
+
+    def allows(grammar, text):
+        matcher = LLMatcher(tokenizer, grammar.text, log_level=0, limits=parser_limits())
+        assert not matcher.is_error(), matcher.get_error()
+        data = list(text.encode())
+        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+    return allows
+
+
+def nested(depth):
+    schema = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def required_call(function):
+    return tool_grammar("hermes", [function], must_call=True, parallel=True, marked=PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "good", "bad"),
+    [
+        (json_object_grammar(), '{"a": [1, {"b": null}]}', "[1]"),
+        (json_schema_grammar(CITY, "x"), '{\n  "city": "Rome"\n}', '{"city": 1}'),
+        (json_schema_grammar(CITY, "x"), '{"city":"Rome"}', '{"city": "Rome", "days": 1}'),
+        (json_schema_grammar(CITY, "x"), '{"city":"Rome"}', '{"city":' + " " * 60 + '"Rome"}'),
+        (json_schema_grammar(TREE, "x"), '{"root": {"next": null}}', '{"root": null}'),
+        (regex_grammar(r"\d{2}/\d{2}", "x"), "12/34", "1/234"),
+        (choice_grammar(["yes", 'no "way"'], "x"), 'no "way"', "maybe"),
+        (ebnf_grammar('start: "a" b\nb: "c"+', "x"), "acc", "a"),
+        (ebnf_grammar('root ::= "a" [0-9]+', "x"), "a12", "ab"),
+        (structured_grammar({"regex": "[ab]+", "json": None}), "abba", "c"),
+        (structured_grammar({"json": '{"type": "integer"}'}), "12", "x"),
+    ],
+)
+def test_each_form_allows_its_texts_and_no_others(allows, check, grammar, good, bad):
+    assert check.compiled(grammar) == grammar.text
+    assert allows(grammar, good)
+    assert not allows(grammar, bad)
+
+
+@pytest.mark.parametrize("format", CALLS)
+def test_a_required_call_is_the_whole_answer(allows, check, format):
+    grammar = tool_grammar(format, FUNCTIONS, must_call=True, parallel=False, marked=PLAIN)
+    check.compiled(grammar)
+    assert allows(grammar, CALLS[format])
+    assert not allows(grammar, "It rains.")
+    assert not allows(grammar, CALLS[format].replace("weather", "wether").replace("root", "toor"))
+
+
+@pytest.mark.parametrize("format", CALLS)
+def test_with_a_strict_function_text_is_free_and_a_call_is_not(allows, format):
+    grammar = tool_grammar(format, FUNCTIONS, must_call=False, parallel=True, marked=PLAIN)
+    assert allows(grammar, "It rains, <b>I think</b>.")
+    assert allows(grammar, CALLS[format])
+    assert not allows(grammar, CALLS[format].replace("weather", "wether").replace("root", "toor"))
+
+
+@pytest.mark.parametrize(("format", "joint"), [("hermes", "\n"), ("mistral_args", "")])
+def test_calls_are_parallel_only_when_that_is_allowed(allows, format, joint):
+    two = joint.join([CALLS[format]] * 2)
+    assert allows(tool_grammar(format, FUNCTIONS, must_call=True, parallel=True, marked=PLAIN), two)
+    assert not allows(tool_grammar(format, FUNCTIONS, must_call=True, parallel=False, marked=PLAIN), two)
+    assert not allows(tool_grammar(format, FUNCTIONS, must_call=False, parallel=False, marked=PLAIN), two)
+
+
+def test_a_parameter_of_dsml_may_refer_to_the_whole_schema(allows):
+    schema = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}, "required": ["kids"]}
+    grammar = tool_grammar("deepseek_v32", [Function("f", schema, True)], must_call=True, parallel=False, marked=PLAIN)
+    call = (
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="kids" string="false">'
+        f'[{{"kids": []}}]</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>'
+    )
+    assert allows(grammar, call)
+    assert not allows(grammar, call.replace("[]", "[1]"))
+
+
+def test_rules_across_parameters_are_refused_where_parameters_are_written_one_by_one():
+    schema = {**CITY, "anyOf": [{"required": ["city"]}]}
+    with pytest.raises(InvalidRequest):
+        tool_grammar("deepseek_v32", [Function("f", schema, True)], must_call=True, parallel=True, marked=PLAIN)
+
+
+def test_nothing_is_enforced_where_nothing_has_to_be():
+    functions = [Function("get_weather", CITY)]
+    assert tool_grammar("hermes", functions, must_call=False, parallel=True, marked=PLAIN) is None
+
+
+def test_marks_that_are_tokens_of_their_own_go_by_their_ids():
+    marked = marked_text('{"added_tokens": [{"id": 7, "content": "<tool_call>", "special": false}]}')
+    grammar = tool_grammar("hermes", FUNCTIONS, must_call=True, parallel=False, marked=marked)
+    assert "start: <[7]> rest" in grammar.text
+    assert '\\"</tool_call>\\"' in grammar.text.replace("\\\\n", "")
+
+
+def test_an_answer_may_think_first(allows):
+    opened = after_thinking(choice_grammar(["yes"], "x"), "opened", PLAIN)
+    assert allows(opened, "Hm.\n</think>\n\nyes")
+    assert not allows(opened, "yes")
+
+
+@pytest.mark.parametrize(
+    ("build", "param"),
+    [
+        (lambda: json_schema_grammar(nested(40), "response_format"), "response_format"),
+        (lambda: json_schema_grammar({"$ref": "https://example.com/x"}, "response_format"), "response_format"),
+        (lambda: json_schema_grammar({"type": "array", "minItems": 10**7}, "response_format"), "response_format"),
+        (lambda: json_schema_grammar({"pattern": "((a{1,999}){1,999}){9}"}, "response_format"), "response_format"),
+        (lambda: json_schema_grammar({"enum": ["x" * MAX_GRAMMAR_BYTES]}, "response_format"), "response_format"),
+        (lambda: json_schema_grammar([], "response_format"), "response_format"),
+        (lambda: json_schema_grammar({"type": "object", "not": {}}, "response_format"), "response_format"),
+        (lambda: json_schema_grammar({"type": "integer", "multipleOf": 999999937}, "x"), "x"),
+        (lambda: json_schema_grammar({"$ref": "#"}, "x"), "x"),
+        (lambda: regex_grammar("(a", "guided_regex"), "guided_regex"),
+        (lambda: regex_grammar("(?=a)b", "guided_regex"), "guided_regex"),
+        (lambda: regex_grammar("(.{999}){999}", "guided_regex"), "guided_regex"),
+        (lambda: choice_grammar([], "guided_choice"), "guided_choice"),
+        (lambda: choice_grammar([""], "guided_choice"), "guided_choice"),
+        (lambda: ebnf_grammar("root ::= " + "(" * 9000, "guided_grammar"), "guided_grammar"),
+        (lambda: ebnf_grammar("start: a\na: a", "guided_grammar"), "guided_grammar"),
+        (lambda: structured_grammar({"regex": "a", "choice": ["a"]}), "structured_outputs"),
+        (lambda: structured_grammar({"structural_tag": "x"}), "structured_outputs.structural_tag"),
+        (lambda: structured_grammar({"json": "{"}), "structured_outputs.json"),
+        (lambda: required_call(Function("f", nested(40), True)), "tools"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_enforced_is_refused_and_the_field_is_named(check, build, param):
+    with pytest.raises(InvalidRequest) as refused:
+        check.compiled(build())
+    assert refused.value.param == param
+    assert len(refused.value.message) < 500
+
+
+def test_a_bomb_is_defused_in_bounded_time(check):
+    patterns = [{"type": "string", "pattern": ".*" + "abcdefghij"[i % 10] * (i + 1) + ".*"} for i in range(20)]
+    started = time.monotonic()
+    with pytest.raises(InvalidRequest):
+        check.compiled(json_schema_grammar({"allOf": patterns}, "response_format"))
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("rule", [{"pattern": "a"}, {"format": "uri"}, {"multipleOf": 7}, {"allOf": [{}]}])
+def test_what_may_take_any_time_to_compile_is_tried_elsewhere(rule):
+    assert json_schema_grammar({"type": "object", "properties": {"a": rule}}, "x").is_costly
+    assert not json_schema_grammar({"type": "object", "properties": {key: {} for key in rule}}, "x").is_costly
+
+
+def test_a_good_costly_grammar_is_tried_once(check, monkeypatch):
+    grammar = regex_grammar("[a-f]{4}", "guided_regex")
+    check.compiled(grammar)
+    monkeypatch.setattr(subprocess, "run", None)
+    assert check.compiled(grammar) == grammar.text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("abc", 1), ("a{3}", 3), ("(a{2}b{5}){10}", 50), (r"\({9}", 9), ("(a)(b{4})", 4), ("((a{2}){3}){4,}", 24)],
+)
+def test_repeats_multiply_where_groups_are_nested(pattern, count):
+    assert repeats(pattern) == count
+
+
+def test_annotations_are_left_out_but_not_properties_of_the_same_name():
+    schema = {"title": "T", "type": "object", "properties": {"title": {"type": "string", "description": "d"}}}
+    assert checked_schema(schema, "x") == {"type": "object", "properties": {"title": {"type": "string"}}}
+
+
+def test_a_function_that_is_not_strict_keeps_its_shape_only():
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=x)", "format": "odd"}}}
+    relaxed = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}
+    assert relaxed_schema(schema, "tools") == relaxed
+    assert relaxed_schema({"$ref": "https://example.com"}, "tools") == {"type": "object"}
+
+
+@pytest.mark.parametrize("bounds", [{"maxLength": -1}, {"minLength": 3, "maxLength": 2}, {"maximum": "5"}])
+def test_its_bounds_are_kept_and_odd_ones_passed_over(bounds):
+    good = {"type": "string", "minLength": 1, "maxLength": 20}
+    assert relaxed_schema(good, "tools") == good
+    assert relaxed_schema({"type": "string", **bounds}, "tools") == {"type": "string"}
+
+
+def test_checking_grammars_loads_no_torch():
+    code = (
+        "import sys, common.grammar.check, common.grammar.tools; assert not {'torch', 'transformers'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_integer_has_at_most_64_bits(allows):
+    grammar = json_schema_grammar({"type": "integer"}, "x")
+    assert allows(grammar, str(LARGEST_INTEGER))
+    assert allows(grammar, str(-LARGEST_INTEGER))
+    assert not allows(grammar, "1" * 30)
+
+
+def test_schemas_that_would_be_written_again_and_again_are_refused_before_they_are():
+    properties = {f"p{number}": {"$ref": "#/$defs/a"} for number in range(1200)}
+    schema = {"type": "object", "properties": properties, "$defs": {"a": {"type": "string"}}}
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match=f"the limit is {MAX_GRAMMAR_BYTES}"):
+        tool_grammar(
+            "deepseek_v32", [Function("f", schema, strict=True)], must_call=True, parallel=True, marked=MarkedText({})
+        )
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: regex_grammar("a[^\\x00-\\u{10ffff}]", "x"), lambda: ebnf_grammar('start: a\na: a "b"', "x")],
+    ids=["an empty class", "a rule without an end"],
+)
+def test_what_no_text_can_fulfil_is_refused_in_plain_words(build):
+    with pytest.raises(InvalidRequest, match="no text can fulfil it"):
+        GrammarCheck().compiled(build())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda depth: regex_grammar("(" * depth + "a" + ")" * depth, "guided_regex"),
+        lambda depth: ebnf_grammar("root ::= " + "(" * depth + '"a"' + ")" * depth, "guided_grammar"),
+    ],
+    ids=["regex", "GBNF"],
+)
+def test_groups_inside_one_another_are_counted(build):
+    assert GrammarCheck().compiled(build(MAX_NESTING))
+    for depth in (MAX_NESTING + 1, 20_000):
+        with pytest.raises(InvalidRequest, match="more than 100 groups inside one another"):
+            build(depth)
+
+
+def test_parentheses_that_are_text_are_no_groups():
+    assert regex_grammar("[](]\\([^(]" * 500, "x")
+    assert ebnf_grammar('root ::= "(((" [(]' + ' "(" [^(]' * 500, "x")

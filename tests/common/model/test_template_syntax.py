@@ -1,0 +1,32 @@
+"""The syntax of chat templates, told from what they compute."""
+
+import pytest
+
+from common.model.template_syntax import syntax_fault
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("{% for x in %}", "line 1: "),
+        ("{% for m in messages %}\n{{ m.content }}", "line 2: Unexpected end of template"),
+        ("{{ 'a }}", "line 1: "),
+        ("{% nope %}", "line 1: Encountered unknown tag 'nope'"),
+        ("{{ " + "(" * 20_000, "it is nested too deeply"),
+    ],
+)
+def test_a_fault_says_where_it_is(source: str, said: str) -> None:
+    assert syntax_fault(source).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "{{ raise_exception('no') }}{{ 1 / 0 }}{{ unknown() }}",
+        "{% generation %}{% for m in messages %}{% break %}{% endfor %}{% endgeneration %}",
+        "{{ 'a' * 10000000000 }}",
+    ],
+)
+def test_what_only_fails_when_it_is_computed_is_no_fault(source: str) -> None:
+    assert syntax_fault(source) == ""

@@ -1,0 +1,121 @@
+"""A disk that fills up loses nothing that was acknowledged, though Valkey is killed before there is room again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from common.process import disk_guard
+from common.process.disk_guard import DiskGuard
+from common.redis.connection import connect, is_passing
+from common.redis.script import Scripts
+from tests.chaos.campaign import small_disk
+from tests.chaos.harness import wait_until
+
+PIECE = "x" * 8192
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    with ExitStack() as stack:
+        folder = small_disk(stack, 32)
+        if folder is None:
+            pytest.skip("no file system can be mounted here")
+        yield folder
+
+
+def embedded(folder: Path, main: str) -> "subprocess.Popen[bytes]":
+    """The redis process on this disk, with what its main() is changed by."""
+    code = f"from common.process import disk_guard, embedded; {main}; embedded.main()"
+    environment = os.environ | {"OMNI_DATA_DIR": str(folder), "REDIS_URL": ""}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment)
+
+
+def answering(folder: Path) -> "Redis":
+    redis = connect(f"unix://{folder}/valkey.sock", retries=0)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            redis.ping()
+            return redis
+        except RedisError:
+            time.sleep(0.05)
+    raise TimeoutError("Valkey does not answer")
+
+
+def fill(redis: "Redis", folder: Path) -> int:
+    """Write until it is refused; how many writes were acknowledged. Others fill the disk meanwhile."""
+    with (folder / "ballast").open("wb", buffering=0) as ballast:
+        for number in count():
+            with suppress(OSError):
+                ballast.write(PIECE.encode())
+            try:
+                redis.set(f"key {number}", PIECE)
+            except ResponseError as error:
+                assert is_passing(error)
+                return number
+            time.sleep(0.002)  # the disk is full after some looks at it
+    raise AssertionError("it was never refused")
+
+
+def lost(folder: Path, main: str) -> int:
+    """How many acknowledged writes are gone after Valkey was killed on its full disk and there was room again."""
+    process = embedded(folder, main)
+    try:
+        redis = answering(folder)
+        acknowledged = fill(redis, folder)
+        os.kill(int(redis.info("server")["process_id"]), signal.SIGKILL)
+        redis.close()
+        (folder / "ballast").unlink()
+        return acknowledged - int(answering(folder).dbsize())
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_nothing_acknowledged_is_lost_when_valkey_is_killed_on_a_disk_that_filled_up(disk: Path) -> None:
+    assert lost(disk, "pass") == 0
+
+
+def test_without_the_guard_it_is(disk: Path) -> None:
+    """The control. Turns red when Valkey acknowledges nothing that it could not write: the guard can go then."""
+    assert lost(disk, "disk_guard.DiskGuard.look = lambda self: None") > 0
+
+
+def test_it_refuses_while_there_is_little_room_and_takes_writes_when_there_is_more(
+    redis: "Redis", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = DiskGuard(tmp_path, redis)
+    monkeypatch.setattr(disk_guard, "RESERVE", 2**60)
+    monkeypatch.setattr(disk_guard, "SMALLEST_SHARE", 1)
+    guard.look()
+    try:
+        with pytest.raises(ResponseError) as refused:
+            Scripts(redis).run("register", "q", 1000, "")
+        assert is_passing(refused.value)
+    finally:
+        monkeypatch.setattr(disk_guard, "RESERVE", 0)
+        guard.look()
+    assert Scripts(redis).run("register", "q", 1000, "")
+
+
+def test_it_stays_connected_to_no_valkey_that_waits_for_others_to_leave(
+    redis: "Redis", valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = redis.info("clients")["connected_clients"]
+    guard = DiskGuard(tmp_path, connect(valkey_url, retries=0))
+    for reserve in (2**60, 0):
+        monkeypatch.setattr(disk_guard, "RESERVE", reserve)
+        monkeypatch.setattr(disk_guard, "SMALLEST_SHARE", 1)
+        guard.look()
+        assert redis.config_get("min-replicas-to-write") == {"min-replicas-to-write": str(int(reserve > 0))}
+        wait_until(lambda: redis.info("clients")["connected_clients"] == before, 5)

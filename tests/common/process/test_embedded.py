@@ -1,0 +1,174 @@
+"""The `redis` process: one Valkey for a folder, whoever starts and whoever dies, and patience with one that refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+
+from common.process.embedded import MAX_PAUSE_S, Endings
+from common.settings import ROOT, Settings
+from tests.chaos.harness import wait_until
+
+Start = Callable[..., "Embedded"]
+
+
+class Embedded:
+    """`python -m common.process.embedded` in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(data_dir=folder, redis_url="", _env_file=None)
+        self.redis: Redis = Redis.from_url(self.settings.redis)
+        self.output = folder.with_suffix(f".{time.monotonic_ns()}")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNI_")}
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "common.process.embedded"],
+                cwd=ROOT,
+                env=environment | {"OMNI_DATA_DIR": str(folder), "REDIS_URL": ""},
+                stdout=output,
+                stderr=output,
+            )
+
+    def servers(self) -> list[psutil.Process]:
+        """Its Valkey, if it has one."""
+        return psutil.Process(self.process.pid).children()
+
+    def wait_up(self) -> "Embedded":
+        """Until its own Valkey answers, not that of one before it."""
+        wait_until(lambda: self.servers() and self.redis.ping())
+        return self
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts one more in the same folder; all end with the test."""
+    started: list[Embedded] = []
+
+    def more() -> Embedded:
+        started.append(Embedded(tmp_path / "data"))
+        return started[-1]
+
+    yield more
+    for one in started:
+        one.redis.close()
+        if one.process.poll() is None:
+            one.process.terminate()
+            one.process.wait(15)
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """What lies in the folder: which file, how long. The lock's time and the log's lines may change."""
+    found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*")}
+    return {name: (stat.st_ino, stat.st_size) for name, stat in found.items()}
+
+
+def test_a_second_one_ends_with_one_sentence_and_changes_nothing(start: Start) -> None:
+    first = start().wait_up()
+    first.redis.set("kept", "yes")
+    before = files(first.settings.data_dir)
+    second = start()
+    assert second.process.wait(20) == 2
+    [sentence] = second.said().splitlines()
+    assert f"OMNI_DATA_DIR={first.settings.data_dir} is in use by process {first.process.pid}" in sentence
+    assert files(first.settings.data_dir) == before
+    assert first.redis.get("kept") == b"yes"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to leave"])
+def test_the_next_one_starts_as_soon_as_the_first_was_told_to_end(start: Start, number: int) -> None:
+    first = start().wait_up()
+    first.redis.set("kept", "yes")
+    first.process.send_signal(number)
+    second = start()
+    second.wait_up()
+    assert second.redis.get("kept") == b"yes"
+    assert second.said() == ""
+
+
+def test_nobody_follows_while_the_valkey_of_a_dead_parent_still_ends(start: Start) -> None:
+    first = start().wait_up()
+    first.redis.set("kept", "yes")
+    [stale] = first.servers()
+    socket = first.settings.socket_path.stat().st_ino
+    stale.suspend()  # it takes its time to end
+    first.process.kill()
+    first.process.wait()
+    second = start()
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.process.wait(3)
+        assert not second.servers()
+        assert first.settings.socket_path.stat().st_ino == socket
+    finally:
+        stale.resume()
+    second.wait_up()
+    assert second.redis.get("kept") == b"yes"
+
+
+def test_a_valkey_that_has_no_lock_keeps_its_socket(start: Start, tmp_path: Path) -> None:
+    """It is an older version's, or somebody removed the lock's file."""
+    first = start().wait_up()
+    (first.settings.data_dir / "lock").unlink()
+    second = start()
+    assert second.process.wait(20) == 2
+    [sentence] = second.said().splitlines()
+    assert f"OMNI_DATA_DIR={first.settings.data_dir} is in use by a Valkey" in sentence
+    assert first.redis.ping()
+
+
+def test_what_is_written_is_for_the_owner_alone_in_a_folder_that_was_open(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        one = start().wait_up()
+    finally:
+        os.umask(before)
+    one.redis.set("prompt", "a secret")
+    one.redis.bgrewriteaof()
+    wait_until(lambda: one.redis.info("persistence")["aof_rewrite_in_progress"] == 0)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    open_to_others = [path for path in folder.rglob("*") if path.lstat().st_mode & 0o077]
+    assert not open_to_others
+
+
+def test_a_file_that_valkey_refuses_is_tried_ever_more_rarely_told_once_and_left_as_it_is(start: Start) -> None:
+    one = start().wait_up()
+    one.redis.set("kept", "yes")
+    one.process.terminate()
+    one.process.wait(15)
+    [path] = one.settings.data_dir.glob("appendonlydir/*.incr.aof")
+    sound = path.read_bytes()
+    damaged = sound + b"this is no command\r\n" + sound
+    path.write_bytes(damaged)
+    log = one.settings.data_dir / "valkey.log"
+    log.unlink()
+    other = start()
+    wait_until(lambda: log.read_text().count("Bad file format") >= 4)
+    [sentence] = other.said().splitlines()
+    assert "status 1: Bad file format reading the append only file" in sentence
+    assert path.read_bytes() == damaged
+    assert other.process.poll() is None
+    path.write_bytes(sound)
+    other.wait_up()
+    assert other.redis.get("kept") == b"yes"
+
+
+def test_the_pauses_between_refusals_grow_and_a_kill_is_answered_at_once(tmp_path: Path) -> None:
+    now = 0.0
+    endings = Endings(Settings(data_dir=tmp_path, redis_url="", _env_file=None), clock=lambda: now)
+    pauses = [endings.pause_after(1) for _ in range(20)]
+    assert pauses == sorted(pauses) and pauses[-1] == MAX_PAUSE_S
+    assert endings.pause_after(-9) < 1
+    assert endings.pause_after(1) < 1

@@ -1,0 +1,242 @@
+"""The parent of the worker: restarts, hears fences, kills what hangs, passes SIGTERM on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.process.watch import Watch
+from tests.chaos.harness import free_ports, wait_until
+
+ROOT = Path(__file__).parents[3]
+CHILD = """
+import os, sys, time, signal
+if "--template-fd" in sys.argv:
+    from worker import template
+    if os.environ.get("USES_CUDA"):
+        template.uses_cuda = lambda: True
+    sys.argv[1:] = template.fork_when_asked(int(sys.argv[2]))
+args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+fd, told = int(args["--watch-fd"]), int(args["--predecessor"])
+log = open({log!r}, "a")
+print(told, file=log, flush=True)
+if told >= {lives}:
+    sys.exit(2)
+os.write(fd, b"fence %d\\n" % (told + 1))
+os.write(fd, b"begin\\n")
+{then}
+"""
+
+
+@pytest.fixture(params=["executed", "forked", "forked and executed"])
+def extra(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How the child comes to be: with --template from a process that waits for it, unless that uses CUDA."""
+    if request.param == "forked and executed":
+        monkeypatch.setenv("USES_CUDA", "1")
+    return [] if request.param == "executed" else ["--template"]
+
+
+def supervise(
+    tmp_path: Path, extra: list[str], then: str, lives: int = 3, timeout: str = "30"
+) -> "subprocess.Popen[bytes]":
+    child = tmp_path / "child.py"
+    child.write_text(CHILD.format(log=str(tmp_path / "log"), lives=lives, then=then))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNI_")}
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "common.process.supervise",
+            "worker",
+            "--watch",
+            *extra,
+            "--",
+            sys.executable,
+            str(child),
+        ],
+        cwd=ROOT,
+        env=environment | {"OMNI_STEP_TIMEOUT": timeout, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_a_child_that_dies_is_followed_by_one_that_knows_its_fence(tmp_path: Path, extra: list[str]) -> None:
+    """Also when it died within a step and at once: what had served is started again without a pause."""
+    began = time.monotonic()
+    parent = supervise(tmp_path, extra, "os.kill(os.getpid(), 9)", lives=5)
+    assert parent.wait(30) == 2, "wrong settings are not tried again"
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3", "4", "5"]
+    assert time.monotonic() - began < 15
+
+
+def test_a_step_that_hangs_is_ended_though_it_holds_the_gil(tmp_path: Path, extra: list[str]) -> None:
+    parent = supervise(tmp_path, extra, "import ctypes; ctypes.PyDLL(None).sleep(1000)", lives=2, timeout="0.3")
+    assert parent.wait(30) == 2
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2"]
+    assert parent.stdout is not None and b"killing it" in parent.stdout.read()
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_sigterm_reaches_the_child_and_has_an_end(tmp_path: Path, extra: list[str], heeds: bool) -> None:
+    then = "" if heeds else "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    parent = supervise(tmp_path, extra, then + "os.write(fd, b'end\\n')\nprint('up', flush=True)\ntime.sleep(1000)")
+    assert parent.stdout is not None
+    assert b"up\n" in iter(parent.stdout.readline, b"")
+    asked = time.monotonic()
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(10) == 0
+    assert time.monotonic() - asked < (2.0 if heeds else 5.0) + 2.0
+
+
+def test_a_child_that_is_not_forked_yet_is_not_waited_for(tmp_path: Path) -> None:
+    template = tmp_path / "child.py"
+    template.write_text("import time\nprint('imports', flush=True)\ntime.sleep(1000)")
+    command = [
+        sys.executable,
+        "-m",
+        "common.process.supervise",
+        "worker",
+        "--watch",
+        "--template",
+        "--",
+        sys.executable,
+    ]
+    parent = subprocess.Popen([*command, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"imports\n"
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(3) == 0
+
+
+def test_only_the_template_looks_for_gpus_without_starting_cuda(tmp_path: Path) -> None:
+    told = "print(os.environ.get('PYTORCH_NVML_BASED_CUDA_CHECK'))\n"
+    child = tmp_path / "child.py"
+    forks = "import os, sys\nfrom worker.template import fork_when_asked\n"
+    child.write_text(f"{forks}{told}sys.stdout.flush()\nfork_when_asked(int(sys.argv[2]))\n{told}sys.exit(2)")
+    command = [
+        sys.executable,
+        "-m",
+        "common.process.supervise",
+        "worker",
+        "--watch",
+        "--template",
+        "--",
+        sys.executable,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([*command, str(child)], cwd=ROOT, env=environment, capture_output=True, timeout=30)
+    assert (ended.stdout.split(), ended.returncode) == ([b"1", b"None"], 2)
+
+
+def test_a_template_that_ends_without_a_child_is_started_again(tmp_path: Path) -> None:
+    template = tmp_path / "child.py"
+    template.write_text("print('began', flush=True)")
+    command = [
+        sys.executable,
+        "-m",
+        "common.process.supervise",
+        "worker",
+        "--watch",
+        "--template",
+        "--",
+        sys.executable,
+    ]
+    parent = subprocess.Popen([*command, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert parent.stdout is not None
+    began = 0
+    while began < 3:
+        began += parent.stdout.readline() == b"began\n"
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(3) == 0
+
+
+def test_the_last_words_of_a_dead_child_are_not_the_next_ones_step() -> None:
+    watch = Watch(step_timeout_s=0.0)
+    os.write(watch.write_fd, b"fence 7\nbegin\n")
+    watch.forget_child()
+    assert (watch.fence, watch.is_stuck) == (7, False)
+
+
+def test_words_may_come_in_pieces() -> None:
+    watch = Watch(step_timeout_s=0.0)
+    os.write(watch.write_fd, b"fence 1")
+    watch.listen(1.0)
+    assert watch.fence == 0
+    os.write(watch.write_fd, b"2\nbeg")
+    watch.listen(1.0)
+    assert (watch.fence, watch.is_stuck) == (12, False)
+    os.write(watch.write_fd, b"in\n")
+    watch.listen(1.0)
+    assert watch.is_stuck
+
+
+SERVER = """
+import argparse, os, pathlib, signal, socket, sys, time
+parser = argparse.ArgumentParser()
+for name in ("--listen-fd", "--watch-fd"):
+    parser.add_argument(name, type=int)
+parser.add_argument("--log-format")
+args = parser.parse_args()
+generation = pathlib.Path({generation!r}).read_text()
+with open({log!r}, "a") as log:
+    print(generation, file=log)
+if generation == "broken":
+    sys.exit(2)
+leaving = []
+signal.signal(signal.SIGTERM, lambda *_: leaving.append(1))
+port = socket.socket(fileno=args.listen_fd)
+port.settimeout(0.05)
+os.write(args.watch_fd, b"ready\\n")
+while not leaving:
+    try:
+        caller, _ = port.accept()
+    except TimeoutError:
+        continue
+    with caller:
+        caller.sendall(generation.encode())
+"""
+
+
+def ask(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as caller:
+        return caller.recv(100).decode()
+
+
+def test_sighup_replaces_processes_in_turn_and_a_new_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
+    generation = tmp_path / "generation"
+    generation.write_text("first")
+    server = tmp_path / "server.py"
+    server.write_text(SERVER.format(generation=str(generation), log=str(tmp_path / "log")))
+    [port] = free_ports(1)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNI_")}
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "common.process.supervise", "api", "--listen", "--", sys.executable, str(server)],
+        cwd=ROOT,
+        env=environment | {"OMNI_PORT": str(port), "OMNI_API_PROCESSES": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        assert parent.stdout is not None
+        wait_until(lambda: (tmp_path / "log").read_text().split() == ["first"] * 2, 20)
+        assert ask(port) == "first"
+        generation.write_text("broken")
+        parent.send_signal(signal.SIGHUP)
+        assert b"the old ones stay" in parent.stdout.readline()
+        assert {ask(port) for _ in range(20)} == {"first"}
+        generation.write_text("second")
+        parent.send_signal(signal.SIGHUP)
+        seen = []
+        while seen[-20:] != ["second"] * 20:
+            seen.append(ask(port))
+        assert set(seen) <= {"first", "second"}
+    finally:
+        parent.terminate()
+        parent.communicate(timeout=10)
+    assert parent.returncode == 0

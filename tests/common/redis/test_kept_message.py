@@ -1,0 +1,18 @@
+"""The refusal of a key that keeps too much says what would help."""
+
+import pytest
+
+from common.redis.store import kept_message
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        (3 * 2**20, "take 5.0 MiB, and it may keep 3.0 MiB (max_kept_bytes): delete stored responses"),
+        (6 * 2**20, "take 5.0 MiB, and with this one they may take 6.0 MiB (max_kept_bytes): delete stored responses"),
+    ],
+)
+def test_a_key_is_told_what_it_keeps_and_what_it_may_keep(most: int, said: str) -> None:
+    message = kept_message(5 * 2**20, most)
+    assert said in message and "DELETE /v1/responses/{id}" in message and "expire" in message
+    assert ("ask for less" in message) == (most > 5 * 2**20)

@@ -1,0 +1,79 @@
+"""OmniWorker: admits in order, survives a Redis that is away, gives back what it cannot go on with."""
+
+import pytest
+from redis import Redis
+from redis.exceptions import BusyLoadingError, ResponseError
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from common.wire import Failed
+from tests.chaos.fake_worker import expected_text
+from tests.chaos.scenarios import QUEUE, Stage, finish, turn
+
+
+@pytest.fixture
+def stage(redis: "Redis") -> Stage:
+    return Stage(redis)
+
+
+def test_a_running_job_is_started_in_rqs_eyes_too(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    worker = stage.worker()
+    turn(worker, 2)
+    assert Job.fetch(job_id, stage.redis, serializer=JSONSerializer).get_status() == "started"
+    registry = StartedJobRegistry(QUEUE, stage.redis, serializer=JSONSerializer)
+    assert registry.get_job_ids(cleanup=False) == [job_id]
+
+
+def test_a_job_for_other_weights_fails_with_a_clear_code(stage: Stage) -> None:
+    job_id = stage.submit(1)
+    stage.redis.hset(f"omni:job:{job_id}", "revision", "older")
+    finish(stage, stage.worker(), job_id)
+    assert stage.field(job_id, "code") == "model_changed"
+
+
+def test_a_redis_that_loads_ends_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = stage.submit(1)
+    worker = stage.worker()
+    monkeypatch.setattr("worker.jobs.omni_worker.RETRY_S", 0.0)
+
+    def loading(_: int) -> None:
+        raise BusyLoadingError("Redis is loading the dataset in memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.ledger, "claim", loading)
+        worker._patiently(worker.admit)
+    finish(stage, worker, job_id)
+
+    def wrong() -> None:
+        raise ResponseError("WRONGTYPE")
+
+    with pytest.raises(ResponseError):
+        worker._patiently(wrong)
+
+
+def test_two_reasons_to_cancel_are_one_end(stage: Stage) -> None:
+    job_id = stage.submit(1, 1000)
+    worker = stage.worker()
+    turn(worker, 2)
+    for code in ("cancelled", "client_gone"):
+        worker.inbox.cancel(job_id, Failed(code, "gone"))
+    turn(worker, 2)
+    assert worker.publisher.confirm() == {}
+    rows = stage.rows(job_id)
+    assert [isinstance(row.event, Failed) for row in rows].count(True) == 1
+
+
+def test_many_jobs_run_in_one_worker_and_end_right(stage: Stage) -> None:
+    ids = [stage.submit(seed, 5 + seed) for seed in range(20)]
+    finish(stage, stage.worker(), *ids)
+    assert [stage.text(job_id) for job_id in ids] == [expected_text(seed, 5 + seed) for seed in range(20)]
+
+
+def test_a_worker_that_leaves_is_not_taken_for_replaced(stage: Stage) -> None:
+    worker = stage.worker()
+    left: list[bool] = []
+    worker.on_leave = lambda: left.append(True)
+    worker.leave()
+    assert left == [True]

@@ -1,0 +1,129 @@
+"""Quantized weights stand for almost the same numbers, whichever way the product is computed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+from tests.worker.gpu_stand_ins import recorded
+from worker.kernels.elementwise import FP8, Elementwise, to_fp8
+from worker.kernels.linear import fused_linear
+from worker.kernels.quantized import Fp8Linear, Int4Linear, Int8Linear
+from worker.models.loader import EngineConfig, check_quantize, load
+from worker.runners.decoder import DecoderRunner
+
+fp8_linear = partial(Fp8Linear, elementwise=Elementwise())
+Kind = Callable[[torch.Tensor, torch.Tensor | None], Callable[[torch.Tensor], torch.Tensor]]
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(Int8Linear, 0.02), (Int4Linear, 0.15), (fp8_linear, 0.05)])
+@pytest.mark.parametrize("num_rows", [1, 7, 64])
+def test_the_product_is_near_the_exact_one(kind: Kind, tolerance: float, num_rows: int) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(96, 64).bfloat16(), torch.randn(96).bfloat16()
+    inputs = torch.randn(num_rows, 64).bfloat16()
+    exact = F.linear(inputs.float(), weight.float(), bias.float())
+    deviation = (kind(weight, bias)(inputs).float() - exact).square().mean().sqrt() / exact.std()
+    assert deviation < tolerance
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear, fp8_linear])
+def test_few_rows_and_many_rows_agree(kind: Kind) -> None:
+    torch.manual_seed(0)
+    linear = kind(torch.randn(96, 64).bfloat16(), None)
+    inputs = torch.randn(64, 64).bfloat16()
+    torch.testing.assert_close(linear(inputs)[:4], linear(inputs[:4]), atol=0.25, rtol=0.02)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4", "fp8"])
+def test_a_quantized_model_answers(quantize: str, model_folder: ModelFolder) -> None:
+    bench = Bench(model_folder(), replace(SMALL, quantize=quantize))
+    assert isinstance(bench.engine.runner, DecoderRunner)
+    bench.add("r", prompt_of(40), ignore_eos=True)
+    bench.finish()
+    assert len(bench.token_ids("r")) == 20
+
+
+def test_an_unknown_quantization_is_refused(model_folder: ModelFolder) -> None:
+    with pytest.raises(ValueError, match="int3"):
+        load(str(model_folder()), ("tiny",), EngineConfig(quantize="int3"), lambda stage, fraction: None)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 64])
+def test_fp8_multiplies_what_it_rounded_and_nothing_else(num_rows: int) -> None:
+    torch.manual_seed(0)
+    weight, inputs = torch.randn(96, 64).bfloat16(), torch.randn(num_rows, 64).bfloat16() * 1000
+    (rows, row_scale), (columns, column_scale) = to_fp8(inputs), to_fp8(weight)
+    expected = (rows.float() * row_scale) @ (columns.float() * column_scale).T
+    torch.testing.assert_close(fp8_linear(weight, None)(inputs), expected.bfloat16(), atol=0, rtol=2**-7)
+
+
+def test_rows_are_rounded_by_their_own_largest_number_and_zeros_stay_zeros() -> None:
+    inputs = torch.stack([torch.linspace(-1, 1, 33), torch.linspace(-1e4, 1e4, 33), torch.zeros(33)]).bfloat16()
+    rows, scale = to_fp8(inputs)
+    assert rows.dtype == FP8 and scale.dtype == torch.float32 and tuple(scale.shape) == (3, 1)
+    assert rows.float().abs().amax(dim=1).tolist() == [448, 448, 0]
+    torch.testing.assert_close(rows.float() * scale, inputs.float(), atol=0, rtol=2**-4)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 64])
+def test_a_gpu_takes_the_fp8_product_as_it_is_called(num_rows: int) -> None:
+    """torch's own checks of layouts, types and scales, on CUDA tensors without numbers."""
+    on_gpu = partial(torch.empty, dtype=torch.bfloat16, device="cuda")
+    with FakeTensorMode(), torch.inference_mode():
+        inputs = on_gpu(num_rows, 64)
+        output = fp8_linear(on_gpu(96, 64), on_gpu(96))(inputs)
+        assert (tuple(output.shape), output.dtype, output.device.type) == ((num_rows, 96), torch.bfloat16, "cuda")
+        with pytest.raises(RuntimeError, match="divisible by 16"):
+            fp8_linear(on_gpu(90, 64), None)(inputs)
+
+
+def test_an_fp8_product_can_be_recorded_and_replayed() -> None:
+    torch.manual_seed(0)
+    linear = fp8_linear(torch.randn(96, 64).bfloat16(), torch.randn(96).bfloat16())
+    first, second = torch.randn(2, 8, 64).bfloat16()
+    inputs = first.clone()
+    replay = recorded(lambda: linear(inputs))
+    inputs.copy_(second * 100)
+    assert torch.equal(replay(), linear(second * 100))
+
+
+def test_fp8_lets_go_of_what_it_rounded_and_leaves_odd_widths_alone() -> None:
+    fitting, odd = (nn.Linear(64, width, dtype=torch.bfloat16).requires_grad_(False) for width in (48, 50))
+    assert isinstance(fused_linear([fitting, fitting], "fp8"), Fp8Linear) and fitting.weight is None
+    assert not isinstance(fused_linear([odd], "fp8"), Fp8Linear | Int8Linear) and odd.weight is not None
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (7, 5)])
+def test_a_gpu_without_fp8_is_refused_in_a_sentence(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pytest.raises(ValueError, match=rf"needs a GPU of compute capability 8\.9 .* has {capability[0]}\."):
+        check_quantize("fp8", "auto", torch.device("cuda"))
+
+
+def test_a_torch_without_the_product_is_told_from_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_quantize("fp8", "auto", torch.device("cpu"))
+
+    def scaled_mm(*_: object, **__: object) -> None:
+        raise NotImplementedError("Rowwise scaling is not currently supported")
+
+    monkeypatch.setattr("worker.kernels.quantized.scaled_mm", scaled_mm)
+    with pytest.raises(ValueError, match="OMNI_QUANTIZE=fp8 does not run on cpu .*Rowwise"):
+        check_quantize("fp8", "auto", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("quantize", "dtype", "device", "message"),
+    [("int8", "auto", "cuda", "for a CPU only"), ("fp8", "float16", "cpu", "OMNI_DTYPE to auto or bfloat16")],
+)
+def test_what_does_not_go_together_is_refused(quantize: str, dtype: str, device: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_quantize(quantize, dtype, torch.device(device))

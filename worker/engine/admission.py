@@ -1,0 +1,129 @@
+"""A request, and what a predecessor logged of it, to sequences that are ready to go on from there."""
+
+import hashlib
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+from tokenizers import Tokenizer
+
+from common.errors import ContextLengthExceeded, InvalidRequest, OmniError
+from common.model.spelling import REPLACEMENT, Spelling
+from common.wire import Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
+from worker.state.detokenizer import Detokenizer
+from worker.state.sequence import GrammarState, RequestState, Sequence
+from worker.state.stopping import VisibleText
+
+NUM_CONTEXT_TOKENS = 6  # of the prompt, so that the first word of a completion keeps its leading space
+
+
+class GrammarCompiler(Protocol):
+    """Grammar text to a state to start from (worker/sampling/grammar.py). Raises InvalidRequest."""
+
+    def compile(self, grammar: str) -> GrammarState: ...
+
+
+class ImageReader(Protocol):
+    """Fills the images' places in a prompt (worker/models/vision.py). Raises InvalidRequest."""
+
+    def expanded(self, request: GenerationRequest) -> GenerationRequest: ...
+    def end_of(self, prompt_ids: Seq[int]) -> int: ...
+
+
+class ResumeMismatch(OmniError):
+    """The log cannot have been written by this model: its tokens give another text here."""
+
+    code = "resume_mismatch"
+
+
+class Intake:
+    """Builds RequestStates. Everything that can be wrong with a request in itself is found here."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, card: ModelCard, compiler: GrammarCompiler | None, images: ImageReader | None = None
+    ) -> None:
+        self._spelling = Spelling(tokenizer)
+        self._card = card
+        self._compiler = compiler
+        self._images = images
+
+    def open(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState | Finished | Failed:
+        """What is to be run, or the end of a request that is wrong in itself or complete in the log."""
+        try:
+            state = self._opened(request, logged)
+        except OmniError as error:
+            return Failed(error.code, error.message)
+        return state.finished() if state.is_finished else state
+
+    def _opened(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState:
+        """Raises InvalidRequest, ContextLengthExceeded or ResumeMismatch."""
+        if self._images is not None:
+            request = self._images.expanded(request)
+        self._check(request)
+        grammar = self._compile(request.sampling.grammar)
+        sequences = [self._sequence(request, index, grammar) for index in range(request.sampling.n)]
+        for sequence in sequences:
+            if (choice := logged.get(sequence.index)) is not None:
+                self._replay(sequence, choice)
+        return RequestState(request, sequences)
+
+    def _check(self, request: GenerationRequest) -> None:
+        if not request.prompt_ids:
+            raise InvalidRequest("The prompt is empty.")
+        if not all(0 <= token_id < self._card.vocab_size for token_id in request.prompt_ids):
+            raise InvalidRequest("The prompt holds a token id outside the vocabulary.")
+        if len(request.prompt_ids) >= self._card.max_model_len:
+            raise ContextLengthExceeded(
+                f"The prompt has {len(request.prompt_ids)} tokens; the context holds {self._card.max_model_len}."
+            )
+        if request.images and not self._card.accepts_images:
+            raise InvalidRequest("This model does not take images.")
+
+    def _compile(self, grammar: str | None) -> GrammarState | None:
+        if grammar is None:
+            return None
+        if self._compiler is None:
+            raise InvalidRequest("Grammars are not available here.")
+        return self._compiler.compile(grammar)
+
+    def _sequence(self, request: GenerationRequest, index: int, grammar: GrammarState | None) -> Sequence:
+        sampling = request.sampling
+        eos = () if sampling.ignore_eos else self._card.eos_token_ids
+        detokenizer = Detokenizer(
+            self._spelling,
+            request.prompt_ids[-NUM_CONTEXT_TOKENS:],
+            skip_special_tokens=sampling.skip_special_tokens,
+        )
+        return Sequence(
+            request_id=request.id,
+            index=index,
+            sampling=sampling,
+            token_ids=list(request.prompt_ids),
+            num_prompt_tokens=len(request.prompt_ids),
+            text=VisibleText(detokenizer, sampling.stop, sampling.min_tokens),
+            ends=frozenset(eos) | frozenset(sampling.stop_token_ids),
+            cache_salt=salt_of(request),
+            images=request.images,
+            images_end=self._images.end_of(request.prompt_ids) if self._images is not None and request.images else 0,
+            grammar=grammar.copy() if grammar is not None else None,
+        )
+
+    def _replay(self, sequence: Sequence, choice: LoggedChoice) -> None:
+        """Bring text, stop strings, half characters and grammar to where the log ends, and check that we agree."""
+        text = "".join(sequence.accept(token_id, self._card.max_model_len) for token_id in choice.token_ids)
+        if sequence.finish_reason != choice.finish_reason or not agrees(text, choice.text):
+            raise ResumeMismatch("The logged tokens do not give the logged text with this model.")
+
+
+def agrees(text: str, logged: str) -> bool:
+    """Whether the log may say so. Older versions wrote U+FFFD for halves of characters."""
+    certain, replaced, _ = logged.partition(REPLACEMENT)
+    return text == logged or (bool(replaced) and text.startswith(certain))
+
+
+def salt_of(request: GenerationRequest) -> str:
+    """Who may share what is known of this prompt: images look alike by their tokens, so they are part of it."""
+    if not request.images:
+        return request.cache_salt
+    digest = hashlib.sha256("\0".join(request.images).encode()).hexdigest()
+    return f"{request.cache_salt}\0{digest}"

@@ -1,0 +1,141 @@
+"""Two threads beside the engine: one keeps the lease and hears what is to be cancelled, one listens for wake-ups."""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+
+from common.redis import keys
+from common.redis.memory import memory_of
+from common.wire import Failed
+from worker.jobs.ledger import Fenced, Ledger
+
+logger = logging.getLogger("omni.worker")
+
+LEASE_S = keys.LEASE_MS / 1000
+EXIT_TRY_AGAIN = 75  # the parent starts a successor
+
+
+class Wake(threading.Event):
+    """Set when the loop has something to do; `also` tells an engine that it waits in a step."""
+
+    def __init__(self, also: Callable[[], None]) -> None:
+        super().__init__()
+        self._also = also
+
+    def set(self) -> None:
+        super().set()
+        self._also()
+
+
+class Inbox:
+    """What the threads have to say to the engine's loop."""
+
+    def __init__(self, interrupt: Callable[[], None] = lambda: None) -> None:
+        self.wake = Wake(interrupt)
+        self._cancels: deque[tuple[str, Failed]] = deque()
+
+    def cancel(self, job_id: str, reason: Failed) -> None:
+        self._cancels.append((job_id, reason))
+        self.wake.set()
+
+    def take_cancels(self) -> list[tuple[str, Failed]]:
+        taken = []
+        while self._cancels:
+            taken.append(self._cancels.popleft())
+        return taken
+
+
+class Heartbeat(threading.Thread):
+    """Renews the lease every second, reclaims from the dead, ends what is overdue. Exits the process when fenced."""
+
+    def __init__(self, ledger: Ledger, inbox: Inbox, fields: Callable[[], Mapping[str, Any]]) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._ledger = ledger
+        self._inbox = inbox
+        self._fields = fields
+        self._stopping = threading.Event()
+        self._last_fields: Mapping[str, Any] = {}
+        self._renewed = -math.inf
+        self._may_reclaim_at = 0.0
+        self._told_fault = ""
+
+    def run(self) -> None:
+        while not self._stopping.wait(keys.RENEW_S):
+            try:
+                self.beat()
+            except Fenced as error:
+                if self._stopping.is_set():
+                    return
+                logger.error("%s: this process was replaced and ends", error)
+                os._exit(EXIT_TRY_AGAIN)
+            except RedisError as error:
+                logger.warning("heartbeat: %s", error)
+
+    def beat(self) -> None:
+        try:
+            self._last_fields = self._fields()
+        except RedisError as error:  # the lease matters more than what is told beside it
+            logger.warning("heartbeat: %s", error)
+        for job_id, reason in self._ledger.renew(self._last_fields).items():
+            self._inbox.cancel(job_id, Failed(**orjson.loads(reason)))
+        self._watch_ourselves()
+        self._ledger.expire()
+        if time.monotonic() >= self._may_reclaim_at and self._ledger.reclaim():
+            self._inbox.wake.set()
+        self._watch_redis()
+
+    def _watch_redis(self) -> None:
+        """A policy that deletes jobs may be set while all is running: said once."""
+        fault = memory_of(self._ledger.redis).fault
+        if fault and fault != self._told_fault:
+            logger.error("%s", fault)
+        self._told_fault = fault
+
+    def _watch_ourselves(self) -> None:
+        """If our own lease may have run out, so may everybody's (Redis was away): let the living renew theirs first."""
+        now = time.monotonic()
+        if now - self._renewed > LEASE_S:
+            self._may_reclaim_at = now + 2 * keys.RENEW_S
+        self._renewed = now
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+
+class Listener(threading.Thread):
+    """Hears the queue's control channel. A lost message costs a second: the loop looks by itself that often."""
+
+    def __init__(self, redis: "Redis", ledger: Ledger, inbox: Inbox) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._redis = redis
+        self._ledger = ledger
+        self._inbox = inbox
+
+    def run(self) -> None:
+        while True:
+            try:
+                with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    pubsub.subscribe(keys.control_channel(self._ledger.queue))
+                    while True:
+                        message = pubsub.get_message(timeout=1.0)
+                        if message is not None:
+                            self.hear(message["data"])
+            except (RedisError, OSError):
+                threading.Event().wait(0.2)
+
+    def hear(self, message: bytes) -> None:
+        if message.startswith(b"cancel:"):
+            job_id = message[7:].decode()
+            raw = self._redis.hget(keys.job_key(job_id), "cancel")
+            if raw:
+                self._inbox.cancel(job_id, Failed(**orjson.loads(raw)))
+        self._inbox.wake.set()

@@ -1,0 +1,149 @@
+"""Makes a step's events durable and visible: one script call a step, sent before the next step and read after it.
+
+So Redis works while the model does, and nothing is visible that is not in the log.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import NoScriptError, RedisError
+
+from common.redis.connection import is_passing
+from common.redis.script import FOLDER, source
+from common.redis.store import now_iso
+from common.wire import Delta, Event, Failed, encode_event
+from worker.jobs.ledger import Fenced
+
+logger = logging.getLogger("omni.worker")
+
+RETRY_S = 0.1
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the log of one job of ours goes."""
+
+    num_rows: int
+    is_suspect: bool
+
+
+class Publisher:
+    """Owns the row numbers of every job in flight and one connection for appends."""
+
+    def __init__(self, redis: "Redis", fence: int) -> None:
+        self.fence = fence
+        self._redis = redis
+        self._source = source("append", FOLDER)
+        self._sha = ""
+        self._connection: Any = None
+        self._pending: list[Any] = []  # arguments of the call whose answer is still to be read
+        self._progress: dict[str, Progress] = {}
+
+    def open(self, job_id: str, num_rows: int, is_suspect: bool) -> None:
+        """Start counting a job whose log holds `num_rows` rows."""
+        self._progress[job_id] = Progress(num_rows, is_suspect)
+
+    def close(self, job_id: str) -> None:
+        """Forget a job; its log is somebody else's now, or ended."""
+        self._progress.pop(job_id, None)
+
+    def has(self, job_id: str) -> bool:
+        return job_id in self._progress
+
+    @property
+    def num_suspects(self) -> int:
+        return sum(progress.is_suspect for progress in self._progress.values())
+
+    def send(self, events: Sequence[tuple[str, Event]]) -> list[str]:
+        """Send one step's events; returns the suspects that this step cleared. The answer is read by confirm()."""
+        arguments: list[Any] = [self.fence, now_iso(), 1]
+        cleared = []
+        for job_id, event in events:
+            progress = self._progress.get(job_id)
+            if progress is None:
+                continue
+            progress.num_rows += 1
+            if progress.is_suspect:
+                cleared.append(job_id)
+            state, code = end_of(event)
+            num_tokens = len(event.token_ids) if isinstance(event, Delta) else 0
+            row = encode_event(event)
+            arguments += [job_id, progress.num_rows, row, num_tokens, state, code, int(progress.is_suspect)]
+            progress.is_suspect = False
+        if len(arguments) > 3:
+            self._pending = arguments
+            self._write()
+        return cleared
+
+    def confirm(self) -> dict[str, str]:
+        """Wait until the last send is durable; returns jobs whose rows were refused, and why: they must be dropped.
+
+        Raises Fenced. While Redis is away this waits: the rows are numbered, so sending them twice does no harm.
+        """
+        waited = False
+        while self._pending:
+            try:
+                reply = self._read()
+            except NoScriptError:
+                self._sha = ""
+                self._write()
+                continue
+            except RedisError as error:
+                if not is_passing(error):
+                    raise
+                if not waited:
+                    logger.warning("Redis does not take the log now (%s); waiting", error)
+                waited = True
+                time.sleep(RETRY_S)
+                self._write()
+                continue
+            self._pending = []
+            if reply and reply[0] == b"fenced":
+                raise Fenced(f"fence {self.fence} was taken away")
+            return dict(refusal.decode().rpartition(":")[::2] for refusal in reply)
+        return {}
+
+    def _write(self) -> None:
+        """Errors show when the answer is read."""
+        try:
+            if self._connection is None:
+                self._connection = self._redis.connection_pool.get_connection()
+            if not self._sha:
+                self._connection.send_command("SCRIPT", "LOAD", self._source)
+                self._sha = self._connection.read_response().decode()
+            self._connection.send_command("EVALSHA", self._sha, 0, *self._pending)
+        except (RedisError, OSError):
+            self._drop_connection()
+
+    def _read(self) -> Any:
+        if self._connection is None:
+            self._write()
+            if self._connection is None:
+                raise ConnectionLost("no connection")
+        try:
+            return self._connection.read_response()
+        except (RedisError, OSError) as error:
+            if not isinstance(error, RedisError) or is_passing(error):
+                self._drop_connection()
+            raise error if isinstance(error, RedisError) else ConnectionLost(str(error)) from error
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._redis.connection_pool.release(self._connection)
+            self._connection = None
+            self._sha = ""
+
+
+def end_of(event: Event) -> tuple[str, str]:
+    """The job's terminal state and code that this event brings; empty while it goes on."""
+    if isinstance(event, Delta):
+        return "", ""
+    if isinstance(event, Failed):
+        return ("cancelled" if event.code in ("cancelled", "client_gone") else "failed"), event.code
+    return "finished", ""

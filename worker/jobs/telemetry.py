@@ -1,0 +1,91 @@
+"""What only the worker sees of its work: time between tokens, cache hits, rates. Told to Redis once a second."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from common.redis.metrics import Tally
+from common.tracing import Traces
+from common.wire import Delta, Event, Failed, Finished
+from worker.jobs.job_spans import JobSpans
+
+logger = logging.getLogger("omni.worker")
+
+# a number of EngineStats that only grows -> the counter that it becomes
+GROWING = {
+    "prompt_tokens": "prefix_cache_queries",
+    "cached_tokens": "prefix_cache_hits",
+    "num_preemptions": "num_preemptions",
+    "recomputed_tokens": "recomputed_tokens",
+}
+
+
+class Telemetry:
+    """heard() belongs to the engine's thread, report() to the heartbeat's."""
+
+    def __init__(self, redis: "Redis", queue: str, device: str, traces: Traces | None = None) -> None:
+        self.device = device
+        self._redis = redis
+        self._tally = Tally(queue)
+        self._spans = JobSpans(redis, traces)
+        self._last_token: dict[str, dict[int, float]] = {}  # job -> choice -> when
+        self._last_stats: dict[str, int] = {}
+        self._looked = time.monotonic()
+
+    def heard(self, events: Sequence[tuple[str, Event]]) -> None:
+        """One step's events, as they came from the engine."""
+        now = time.monotonic()
+        for job_id, event in events:
+            if not isinstance(event, Delta):
+                self._say_ended(job_id, event)
+                self._spans.ended(job_id)
+                self.forget(job_id)
+            elif event.token_ids:
+                times = self._last_token.setdefault(job_id, {})
+                if event.index in times:
+                    gap_ms = (now - times[event.index]) * 1000 / len(event.token_ids)
+                    self._tally.observe("inter_token_latency", gap_ms, len(event.token_ids))
+                times[event.index] = now
+
+    def forget(self, job_id: str) -> None:
+        self._last_token.pop(job_id, None)
+
+    def _say_ended(self, job_id: str, event: Event) -> None:
+        if isinstance(event, Finished):
+            text, level = f"{event.prompt_tokens} tokens read, {event.completion_tokens} written", logging.INFO
+        else:
+            text, level = event.code if isinstance(event, Failed) else "", logging.WARNING
+        state = "finished" if isinstance(event, Finished) else "failed"
+        logger.log(level, "%s %s: %s", job_id, state, text, extra={"fields": {"job_id": job_id}})
+
+    def report(self, stats: Mapping[str, Any]) -> dict[str, Any]:
+        """Send the counts, and return what the worker's own record should say beside the stats. Raises RedisError."""
+        now = time.monotonic()
+        elapsed_s, self._looked = now - self._looked, now
+        num_generated = self._growth("generated_tokens", stats)
+        for name, counter in GROWING.items():
+            self._tally.add(counter, self._growth(name, stats))
+        self._tally.flush(self._redis)
+        self._spans.send()
+        return {
+            "device": self.device,
+            "tokens_per_s": round(num_generated / elapsed_s, 1) if elapsed_s > 0 else 0.0,
+            "memory_used": stats.get("memory_used_bytes") or resident_bytes(),
+        }
+
+    def _growth(self, name: str, stats: Mapping[str, Any]) -> int:
+        total = int(stats.get(name, 0))
+        before, self._last_stats[name] = self._last_stats.get(name, 0), total
+        return max(0, total - before)
+
+
+def resident_bytes() -> int:
+    """This process's memory, for workers without a GPU; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except OSError:
+        return 0

@@ -1,0 +1,137 @@
+"""What a vision model needs beyond token ids: each image's own tokens in the prompt, and its pixels in the first pass.
+
+The API writes one token per image; how many it becomes only the model's processor knows. Both follow from the request
+alone, so that a successor, or the same worker after a preemption, makes them again.
+"""
+
+import logging
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from common.errors import InvalidRequest
+from common.images import decoded
+from common.wire import GenerationRequest, ModelCard
+from worker.state.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+TORCHVISION = "pip install torchvision==0.28.0 may help"  # the release for the torch of requirements.txt
+TOKEN_KINDS = frozenset({"token_type_ids", "mm_token_type_ids"})  # 1 for an image's tokens, which may see each other
+OF_TOKENS = TOKEN_KINDS | {"input_ids", "attention_mask", "labels"}
+
+
+def sees(model_config: Any) -> bool:
+    """Whether transformers loads this as a model of images and text."""
+    return hasattr(model_config, "vision_config") and type(model_config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+class MissingPart(Exception):
+    """The images of this model cannot be read with what is installed; the message says why."""
+
+
+def reader_of(model_path: str) -> "ImageReader | None":
+    """None where a part is missing: the model's text can be served without it."""
+    try:
+        return ImageReader(model_path)
+    except MissingPart as reason:
+        logger.warning("%s is served without images (%s): %s", model_path, TORCHVISION, reason)
+        return None
+
+
+class ImageReader:
+    """A model's processor, and where its image token stands."""
+
+    def __init__(self, model_path: str) -> None:
+        """Raises MissingPart."""
+        try:
+            self._processor = AutoProcessor.from_pretrained(model_path)
+        except (ImportError, AttributeError) as error:  # what transformers raises when a part is not installed
+            raise MissingPart(f"its processor needs more than is installed: {' '.join(str(error).split())}") from error
+        self.token = str(self._processor.image_token)
+        self.token_id = int(self._processor.tokenizer.convert_tokens_to_ids(self.token))
+        self._own_token_ids = frozenset(filter(None, self._processor.image_token_ids)) or {self.token_id}
+
+    def shown_by(self, card: ModelCard) -> ModelCard:
+        """The card of a model that takes images."""
+        template = getattr(self._processor, "chat_template", None)
+        return replace(
+            card,
+            accepts_images=True,
+            image_token=self.token,
+            chat_template=template if isinstance(template, str) else card.chat_template,
+        )
+
+    def expanded(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with each image's place filled. Raises InvalidRequest."""
+        if not request.images:
+            return request
+        num_places = request.prompt_ids.count(self.token_id)
+        if num_places != len(request.images):
+            raise InvalidRequest(f"The model's template has {num_places} places for {len(request.images)} images.")
+        filled = iter([self._own_ids(decoded(url)) for url in request.images])
+        prompt_ids: list[int] = []
+        for token_id in request.prompt_ids:
+            prompt_ids += next(filled) if token_id == self.token_id else [token_id]
+        return replace(request, prompt_ids=tuple(prompt_ids))
+
+    def end_of(self, prompt_ids: Seq[int]) -> int:
+        """Tokens of a filled prompt up to the end of its last image; 0 if it has none."""
+        return next((at for at in range(len(prompt_ids), 0, -1) if prompt_ids[at - 1] in self._own_token_ids), 0)
+
+    def inputs(self, images: Seq[str], token_ids: Seq[int], model: Any) -> dict[str, Any]:
+        """What the pass that reads a filled prompt must be given beside `input_ids`. Raises InvalidRequest."""
+        if not images:
+            return {}
+        batch = self._process([decoded(url) for url in images], return_tensors="pt")
+        parameter = next(model.parameters())
+        given = {name: _placed(value, parameter) for name, value in batch.items() if name not in OF_TOKENS}
+        kinds = [int(token_id in self._own_token_ids) for token_id in token_ids]
+        marked = [name for name in TOKEN_KINDS if name in batch and batch[name].any()]
+        return given | {name: torch.tensor([kinds], device=parameter.device) for name in marked}
+
+    def _own_ids(self, image: Any) -> list[int]:
+        return [int(token_id) for token_id in self._process([image])["input_ids"][0]]
+
+    def _process(self, images: Seq[Any], **options: Any) -> Any:
+        try:
+            return self._processor(
+                text=[self.token * len(images)], images=list(images), add_special_tokens=False, **options
+            )
+        except (ValueError, TypeError, ArithmeticError) as error:  # an image may be too narrow for its patches
+            raise InvalidRequest(f"The model's processor refuses an image: {str(error)[:200]}") from error
+
+
+def shift_keeper(model: Any) -> Any:
+    """The part of a model that notes in `rope_deltas` how far images shifted the positions; None if it has none."""
+    inner = getattr(model, "model", None)
+    return inner if hasattr(inner, "rope_deltas") else None
+
+
+class Positions:
+    """How far images shifted the positions: some families keep it on the model itself, here it is each sequence's."""
+
+    def __init__(self, model: Any) -> None:
+        self._inner = shift_keeper(model)
+        self._shifts: dict[Sequence, Any] = {}
+
+    def before(self, sequence: Sequence, *, is_first: bool) -> None:
+        if self._inner is not None:
+            self._inner.rope_deltas = None if is_first else self._shifts.get(sequence)
+
+    def after(self, sequence: Sequence) -> None:
+        if self._inner is not None:
+            self._shifts[sequence] = self._inner.rope_deltas
+
+    def forget(self, sequence: Sequence) -> None:
+        self._shifts.pop(sequence, None)
+
+
+def _placed(value: Any, parameter: torch.Tensor) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)

@@ -1,0 +1,50 @@
+"""The engine that OMNI_ENGINE names: the model's card from its folder, the rest from the server, once it answers."""
+
+import time
+from dataclasses import replace
+
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from common.settings import Settings
+from worker.models.card import check_template, describe
+from worker.progress import OnProgress
+from worker.remote.client import Away, Served, VllmClient
+from worker.remote.engine import RemoteEngine
+from worker.sampling.grammar import GrammarCompiler
+
+RETRY_S = 0.5
+SAY_S = 10.0
+
+
+def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
+    """Raises OSError or ValueError when OMNI_MODEL has no tokenizer or configuration. Waits for the server."""
+    tell("tokenizer", 0.0)
+    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    model_config = AutoConfig.from_pretrained(settings.model)
+    try:
+        generation_config = GenerationConfig.from_pretrained(settings.model)
+    except OSError:  # many folders have none
+        generation_config = GenerationConfig.from_model_config(model_config)
+    card = describe(
+        settings.model, settings.served_names, tokenizer, model_config, generation_config, settings.max_model_len
+    )
+    check_template(settings.model, card)
+    client = VllmClient(settings.engine_url, settings.engine_key)
+    served = wait_for(client, tell)
+    card = replace(card, max_model_len=min(card.max_model_len, served.max_model_len or card.max_model_len))
+    compiler = GrammarCompiler(Tokenizer.from_str(card.tokenizer), card.eos_token_ids, card.vocab_size)
+    return RemoteEngine(client, served, card, Tokenizer.from_str(card.tokenizer), compiler, settings.max_num_seqs)
+
+
+def wait_for(client: VllmClient, tell: OnProgress) -> Served:
+    """Returns when the server answers; says every few seconds why it has to wait."""
+    said = -SAY_S
+    while True:
+        try:
+            return client.served()
+        except Away as error:
+            if time.monotonic() - said >= SAY_S:
+                tell(f"waiting for the engine at {client.url} ({error})", 0.5)
+                said = time.monotonic()
+            time.sleep(RETRY_S)

@@ -1,0 +1,62 @@
+"""Whether the server behind a remote engine can be used now, found out by asking it."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from worker.remote.client import Away, Served, VllmClient
+
+logger = logging.getLogger("omni.worker")
+
+LOOK_S = 2.0  # while all is well
+RETRY_S = 0.25  # while it is away
+
+
+class BackendWatch(threading.Thread):
+    """Asks the server every other second, and often while it is away. `on_back` is called when it has come back."""
+
+    def __init__(self, client: VllmClient, served: Served, on_back: Callable[[], None]) -> None:
+        super().__init__(name="backend-watch", daemon=True)
+        self.served = served
+        self.is_away = False
+        self._client = client
+        self._on_back = on_back
+        self._doubted = threading.Event()
+        self._is_stopped = False
+
+    def run(self) -> None:
+        while not self._is_stopped:
+            self._doubted.wait(RETRY_S if self.is_away else LOOK_S)
+            if self._doubted.is_set():
+                self._doubted.clear()
+                threading.Event().wait(RETRY_S)  # a server that dies answers for a moment longer
+            self.look()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self._doubted.set()
+
+    def doubt(self, reason: str) -> None:
+        """An answer broke off: nothing is asked of the server before it has shown itself again."""
+        self._note_away(reason)
+        self._doubted.set()
+
+    def look(self) -> None:
+        try:
+            found = self._client.served()
+        except Away as error:
+            self._note_away(str(error))
+            return
+        if found.model != self.served.model:
+            self._note_away(f"it serves {found.model!r} now, not {self.served.model!r}")
+        elif (found.max_model_len or 2**62) < (self.served.max_model_len or 0):
+            self._note_away(f"its sequences end at {found.max_model_len} tokens now, not {self.served.max_model_len}")
+        elif self.is_away:
+            self.is_away = False
+            logger.info("the engine at %s is back", self._client.url)
+            self._on_back()
+
+    def _note_away(self, reason: str) -> None:
+        if not self.is_away:
+            logger.warning("the engine at %s is away (%s); its sequences wait", self._client.url, reason)
+        self.is_away = True

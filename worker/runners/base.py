@@ -1,0 +1,125 @@
+"""From scheduled rows to logits: the flat inputs of a ragged step, and one forward pass over them."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import Any, Protocol
+
+import torch
+
+from worker.attention.paged import Attention, PagedAttention, write_slots
+from worker.device import upload
+from worker.engine.scheduler import Row
+from worker.progress import OnProgress
+from worker.state.kv_cache import KVCache
+from worker.state.sequence import Sequence
+
+AttentionMaker = Callable[[KVCache, Seq[Row], torch.device], Attention]
+
+
+class Runner(Protocol):
+    """What the engine needs of a model: logits for rows, and a kv_cache that the scheduler hands out."""
+
+    kv_cache: KVCache
+    takes_drawn: bool  # forward() finds pending tokens in `drawn`
+    takes_drafts: bool  # it computes guessed tokens with the next one
+
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [S, vocab], float32: for each row that samples, its last position and each drafted one, in order.
+
+        `drawn`: the token ids of the step in flight, on the device.
+        """
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence lost its KV blocks."""
+
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
+        """Prepare what steps of this size will need. `kv_cache` is the final one."""
+
+
+class ModelRunner:
+    """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
+
+    takes_drawn = takes_drafts = True
+
+    def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
+        self.model = model
+        self.kv_cache = kv_cache
+        self.attend_with = attend_with
+
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
+        order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
+        ordered = [rows[at] for at in order]
+        device = self.kv_cache.keys[0].device
+        paged = self.attend_with(self.kv_cache, ordered, device)
+        tokens = torch.tensor([token for row in ordered for token in row_inputs(row)])
+        places = torch.tensor([at for row in ordered for at in positions_of(row)])
+        wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
+        inputs, positions, selected = (upload(numbers, device) for numbers in (tokens, places, wanted))
+        return self._run(with_drawn(inputs, drawn), positions, paged, selected).float()
+
+    def forget(self, sequence: Sequence) -> None:
+        """Nothing is kept outside the blocks."""
+
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
+        """Nothing is prepared ahead."""
+
+    def can_continue(self, sequence: Sequence) -> bool:
+        """Whether all that came before is known of a sequence of which something was computed."""
+        return True
+
+    def begin(self, sequence: Sequence) -> dict[str, Any]:
+        """What the model's own forward pass has to be given to read a sequence that then goes on here."""
+        return {"use_cache": False}
+
+    def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keys and values computed elsewhere, [T, kv_heads, dim], into the rows `slots` [T] of the flat pool."""
+        write_slots(self.kv_cache, layer_idx, slots, key, value)
+
+    def release_weights(self) -> None:
+        """The model's own weights are the ones in use."""
+
+    def lend_weights(self) -> None:
+        """Nothing is held that the model does not hold itself."""
+
+    def _run(
+        self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
+    ) -> torch.Tensor:
+        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]."""
+        output = self.model(
+            input_ids=inputs[None], position_ids=positions[None], use_cache=False, paged=paged, logits_to_keep=selected
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+
+def with_drawn(inputs: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
+    """Token ids [T], pending ones taken from `drawn` [S]. A draw that failed there reads as token 0: its row ends."""
+    if drawn is None or not len(drawn):
+        return inputs
+    return torch.where(inputs < 0, drawn[(-1 - inputs).clamp(min=0)].clamp(min=0), inputs)
+
+
+def kernel_order(row: Row) -> tuple[bool, int]:
+    """Single tokens first, longest context first, so that neighbours can share a kernel call."""
+    return (row.num_inputs > 1, -row.start)
+
+
+def row_inputs(row: Row) -> list[int]:
+    return row.sequence.token_ids[row.start : row.start + row.num_tokens] + row.sequence.draft
+
+
+def positions_of(row: Row) -> range:
+    first = row.start + row.sequence.position_shift
+    return range(first, first + row.num_inputs)
+
+
+def sampled_positions(ordered: Seq[Row], order: Seq[int]) -> list[int]:
+    """Flat positions whose logits are wanted, sorted back into the order in which the rows were asked for."""
+    wanted: dict[int, list[int]] = {}
+    start = 0
+    for row, asked_at in zip(ordered, order, strict=True):
+        stop = start + row.num_inputs
+        wanted[asked_at] = list(range(start + row.num_tokens - 1, stop)) if row.samples else []
+        start = stop
+    return [position for asked_at in sorted(wanted) for position in wanted[asked_at]]

@@ -1,0 +1,240 @@
+"""Chooses how a loaded model is run, and how much of it at once."""
+
+import logging
+from itertools import product
+from typing import Any
+
+import torch
+
+from worker.attention.paged import PagedAttention
+from worker.attention.varlen import VarlenAttention, fits_varlen
+from worker.kernels.linear import can_pack, swap_linears
+from worker.models.config_numbers import largest
+from worker.models.loader import EngineConfig, LoadedModel, choose_passes, count_parameters
+from worker.runners.base import AttentionMaker, ModelRunner, Runner
+from worker.runners.decoder import DecoderRunner
+from worker.runners.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
+from worker.runners.hybrid import HybridRunner, keeps_states
+from worker.runners.image_probe import ImageProbe, image_probe
+from worker.runners.image_prompts import ImagePromptRunner, LanguagePart
+from worker.runners.layer_survey import Layers, look_at_layers
+from worker.runners.limits import Limits, block_size_for, choose_limits
+from worker.runners.micro_batches import MicroBatches
+from worker.runners.native_decoder import NativeDecoderRunner
+from worker.runners.probe import (
+    PROBE_LENGTH,
+    PROBE_SEQS,
+    Unsupported,
+    attending_part,
+    check_equal,
+    stock_logits,
+    use_paged_attention,
+)
+from worker.runners.sequential import WITH_IMAGES, Mode, SequentialRunner
+from worker.runners.tensor_parallel import leading_runner
+from worker.state.kv_cache import KVCache, LayerShape
+
+logger = logging.getLogger(__name__)
+
+
+def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
+    """The fast path if the model proves to be the same on it, otherwise one sequence at a time."""
+    if config.num_ranks > 1:
+        return leading_runner(loaded, config)
+    model = loaded.model
+    num_parameters = count_parameters(model)
+    stock_attention = attending_part(model).config._attn_implementation
+    expected = stock_logits(model)
+    try:
+        probe = image_probe(model, loaded.images) if loaded.images is not None else None
+        layers = look_at_layers(model, loaded.card.max_model_len)
+        use_paged_attention(model)
+        inner = ragged_runner(loaded, config, layers, expected)
+        runner = inner if probe is None else runner_with_images(loaded, inner, layers, probe, stock_attention)
+    except Unsupported as reason:
+        logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
+    else:
+        shapes = layers.shapes
+        state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
+        limits = choose_limits(loaded, config, shapes, num_parameters, state_bytes)  # now that the weights are in place
+        if state_bytes:
+            logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
+        room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device
+        runner.kv_cache = KVCache(shapes, *room, shares_prefixes=state_bytes == 0)
+        return runner, limits
+    warn_of_weights(config.quantize, "it runs one sequence at a time")
+    attending_part(model).set_attn_implementation(stock_attention)
+    return sequential_runner(loaded, config, expected, num_parameters)
+
+
+def ragged_runner(loaded: LoadedModel, config: EngineConfig, layers: Layers, expected: torch.Tensor) -> ModelRunner:
+    """The fastest way to compute many sequences in a step that gives the expected logits. Raises Unsupported."""
+    num_passes = choose_passes(config, loaded.model)
+    if layers.found and keeps_states(loaded.model):
+        warn_of_weights(config.quantize, "its layers keep states")
+        return hybrid_runner(loaded, layers, expected)
+    layers.check_all_attend()
+    runner = fast_runner(loaded, layers, expected, config.quantize)
+    if isinstance(runner, NativeDecoderRunner) and num_passes > 1:
+        runner.micro_batches = MicroBatches(num_passes)
+    return runner
+
+
+def hybrid_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor) -> HybridRunner:
+    """For a model whose layers keep states besides keys and values. Raises Unsupported."""
+    probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
+    refusals = []
+    for reads_whole, maker in product((False, True), attention_makers(loaded)):
+        try:
+            runner = HybridRunner(loaded.model, probe_cache, layers.places, maker, reads_whole=reads_whole)
+            check_equal(runner, loaded.model, expected)
+        except Unsupported as reason:
+            refusals.append(f"its layers keep states, and {reason}")
+            logger.info("not by %s with %s: %s", HybridRunner.__name__, maker.__qualname__, reason)
+        else:
+            pack_weights(runner, loaded.model, expected)
+            return runner
+    raise Unsupported(refusals[-1])
+
+
+def pack_weights(runner: ModelRunner, model: Any, expected: torch.Tensor) -> None:
+    """On a CPU, the linear layers in the form that is read fastest, where the model does not look into them itself."""
+    part = attending_part(model)
+    if model.device.type != "cpu" or not can_pack(model.dtype):
+        return
+    swaps = swap_linears(part)
+    try:
+        check_equal(runner, model, expected)
+    except Unsupported as reason:
+        logger.info("its weights stay as they are: %s", reason)
+        for swap in swaps:
+            swap.undo()
+    else:
+        for swap in swaps:
+            swap.pack()
+
+
+def warn_of_weights(quantize: str | None, why: str) -> None:
+    """That the operator's setting does nothing for this model."""
+    if quantize is not None:
+        logger.warning("%s weights stay as they are: %s", quantize, why)
+
+
+def attention_makers(loaded: LoadedModel) -> list[AttentionMaker]:
+    """Ways to attend, fastest first."""
+    fits = fits_varlen(loaded.device, loaded.dtype)
+    return [VarlenAttention.of_rows, PagedAttention] if fits else [PagedAttention]
+
+
+def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, quantize: str | None) -> ModelRunner:
+    """The fastest way that gives the expected logits, on a KV cache that is just large enough to try it.
+
+    Raises Unsupported if there is none.
+    """
+    model = loaded.model
+    probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
+    makers = attention_makers(loaded)
+    on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
+    on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
+    runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
+    if loaded.images is not None:
+        warn_of_weights(quantize, "the model reads images with them")
+        quantize = None
+    refusals = []
+    for runner_type, maker in product(runner_types, makers):
+        try:
+            runner = proven_runner(runner_type, model, probe_cache, maker, layers, expected)
+        except Unsupported as reason:
+            refusals.append(f"not by {runner_type.__name__} with {maker.__qualname__}: {reason}")
+            continue
+        is_slower = loaded.device.type == "cuda" and refusals  # worth an operator's look
+        for refusal in refusals:
+            logger.log(logging.WARNING if is_slower else logging.INFO, "%s", refusal)
+        if runner_type is ModelRunner:
+            warn_of_weights(quantize, refusals[-1])
+        elif quantize is not None:
+            del runner  # it holds the weights that are dropped as they are quantized
+            runner = new_runner(runner_type, model, probe_cache, maker, layers, quantize)
+        if loaded.images is None:
+            runner.release_weights()
+        else:
+            runner.lend_weights()
+        if runner_type is ModelRunner:
+            pack_weights(runner, model, expected)
+        return runner
+    raise Unsupported(refusals[-1])
+
+
+def proven_runner(
+    runner_type: type[ModelRunner],
+    model: Any,
+    kv_cache: KVCache,
+    maker: AttentionMaker,
+    layers: Layers,
+    expected: torch.Tensor,
+) -> ModelRunner:
+    """Raises Unsupported unless it gives the expected logits."""
+    try:
+        runner = new_runner(runner_type, model, kv_cache, maker, layers, None)
+    except Unsupported:
+        raise
+    except Exception as error:  # any model at all may come along here
+        raise Unsupported(f"it cannot be set up for the model ({type(error).__name__}: {error})") from error
+    check_equal(runner, model, expected)
+    return runner
+
+
+def new_runner(
+    runner_type: type[ModelRunner],
+    model: Any,
+    kv_cache: KVCache,
+    maker: AttentionMaker,
+    layers: Layers,
+    quantize: str | None,
+) -> ModelRunner:
+    """Raises Unsupported."""
+    if issubclass(runner_type, DecoderRunner):
+        part = model if attending_part(model) is model else LanguagePart(model)
+        return runner_type(part, kv_cache, layers.forms, maker, quantize)
+    return runner_type(model, kv_cache, maker)
+
+
+def runner_with_images(
+    loaded: LoadedModel, inner: ModelRunner, layers: Layers, probe: ImageProbe, stock_attention: str
+) -> ImagePromptRunner:
+    """Raises Unsupported unless it gives the expected logits after a picture."""
+    assert loaded.images is not None
+    runner = ImagePromptRunner(loaded.model, inner, loaded.images, stock_attention)
+    runner.kv_cache = cache_to_try(loaded, layers, len(probe.token_ids))
+    probe.check(runner, loaded.model.dtype)
+    return runner
+
+
+def cache_to_try(loaded: LoadedModel, layers: Layers, num_tokens: int) -> KVCache:
+    """Just large enough for sequences of so many tokens to be tried."""
+    block_size = block_size_for(loaded.device)
+    num_blocks = PROBE_SEQS * -(-num_tokens // block_size)
+    return KVCache(layers.shapes, num_blocks, block_size, loaded.dtype, loaded.device)
+
+
+def sequential_runner(
+    loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor, num_parameters: int
+) -> tuple[Runner, Limits]:
+    """Blocks are counted as if every layer kept keys and values of full width, the most that any cache here takes."""
+    text = loaded.model.config.get_text_config()
+    all_heads = largest(text, "num_attention_heads") or 1
+    heads = largest(text, "num_key_value_heads") or all_heads
+    head_dim = largest(text, "head_dim") or text.hidden_size // all_heads
+    shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
+    limits = choose_limits(loaded, config, shapes, num_parameters)
+    counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)
+    for mode in Mode if loaded.images is None else WITH_IMAGES:
+        runner = SequentialRunner(loaded.model, counter, mode, loaded.images)
+        try:
+            check_equal(runner, loaded.model, expected)
+        except Unsupported as reason:
+            logger.info("not with %s: %s", mode.value, reason)
+        else:
+            logger.warning("one sequence at a time, %s", mode.value)
+            return runner, limits
+    raise ValueError(f"{loaded.card.architecture} gives other logits each time it is run.")

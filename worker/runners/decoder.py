@@ -1,0 +1,217 @@
+"""Llama-shaped models without the framework around them: the same weights, a fraction of the operators.
+
+Llama, Mistral, Qwen2, Qwen3 and their like differ only in what is looked up here. A model that looks the same but is
+not is found out by the probe, which compares logits before anything is served.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from worker.attention.paged import Attention, Form, PagedAttention
+from worker.kernels.elementwise import Elementwise
+from worker.kernels.linear import Linear, drop_weights, fused_linear, lent
+from worker.runners.base import AttentionMaker, ModelRunner
+from worker.runners.probe import Unsupported
+from worker.state.kv_cache import KVCache
+
+LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+ATTENTION_PARTS = {*QKV, "o_proj"}
+HEAD_NORMS = {"q_norm", "k_norm"}
+MLP_PARTS = {*GATE_UP, "down_proj", "act_fn"}
+
+
+class Norm:
+    """Root mean square norm over the last dimension."""
+
+    def __init__(self, module: Any) -> None:
+        self.weight = module.weight.detach()
+        self.eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
+        self.shape = tuple(self.weight.shape)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(inputs, self.shape, self.weight, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer: three products fused where they read the same input, the norms, and how it attends."""
+
+    attention_norm: Norm
+    qkv: Linear
+    head_norms: tuple[Norm, Norm] | None  # of queries and keys, before the rotation
+    attention_out: Linear
+    mlp_norm: Norm
+    gate_up: Linear
+    down: Linear
+    form: Form
+
+
+class DecoderRunner(ModelRunner):
+    """Runs the layers directly over flat tokens, [T, hidden]."""
+
+    def __init__(
+        self,
+        model: Any,
+        kv_cache: KVCache,
+        forms: Seq[Form],
+        attend_with: AttentionMaker = PagedAttention,
+        quantize: str | None = None,
+        elementwise: Elementwise | None = None,
+    ) -> None:
+        """`forms`: how each layer attends. Raises Unsupported if the model is not built from the parts known here."""
+        super().__init__(model, kv_cache, attend_with)
+        self.elementwise = elementwise or Elementwise()
+        check_parts(model, {"model", "lm_head"})
+        body = model.model
+        check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
+        check_are_plain(model, {"lm_head"})
+        self.shape = kv_cache.shapes[0]
+        if any(shape != self.shape or shape.key_dim != shape.value_dim for shape in kv_cache.shapes):
+            raise Unsupported("its layers differ in shape")
+        self.embedding = body.embed_tokens.weight.detach()
+        self.rotary = body.rotary_emb
+        self.layers = [
+            layer_of(module, form, quantize, self.elementwise) for module, form in zip(body.layers, forms, strict=True)
+        ]
+        self.num_axes = num_axes_of(self.rotary)
+        self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
+        self.norm = Norm(body.norm)
+        head_quantize = "int8" if quantize == "int4" else quantize  # int4 costs the most here
+        self.head = fused_linear([model.lm_head], head_quantize, self.elementwise)
+
+    def release_weights(self) -> None:
+        """Free the model's own copies of what was packed here. The model itself cannot run any more."""
+        linears = [module for module in self.model.model.layers.modules() if isinstance(module, nn.Linear)]
+        drop_weights([*linears, self.model.lm_head])
+
+    def lend_weights(self) -> None:
+        """The same for a model that still has to run: its layers compute with what was packed here."""
+        for module, layer in zip(self.model.model.layers, self.layers, strict=True):
+            for linear, owner, names in (
+                (layer.qkv, module.self_attn, QKV),
+                (layer.attention_out, module.self_attn, ("o_proj",)),
+                (layer.gate_up, module.mlp, GATE_UP),
+                (layer.down, module.mlp, ("down_proj",)),
+            ):
+                for name, part in zip(names, lent(linear, [getattr(owner, name) for name in names]), strict=True):
+                    setattr(owner, name, part)
+        self.model.set_output_embeddings(*lent(self.head, [self.model.lm_head]))
+
+    def _run(
+        self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
+    ) -> torch.Tensor:
+        hidden = F.embedding(inputs, self.embedding)
+        cos, sin = self._rotation(hidden, positions)
+        add_norm, swiglu = self.elementwise.add_norm, self.elementwise.swiglu
+        next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
+        normed = self.layers[0].attention_norm(hidden)
+        for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            attended = self._attend(layer_idx, layer, normed, cos, sin, paged)
+            if next_norm is self.norm:  # the last layer: from here on only rows that are sampled matter
+                hidden, attended = hidden[selected], attended[selected]
+            hidden, normed = add_norm(hidden, layer.attention_out(attended), layer.mlp_norm.weight, layer.mlp_norm.eps)
+            mlp_out = layer.down(swiglu(layer.gate_up(normed)))
+            hidden, normed = add_norm(hidden, mlp_out, next_norm.weight, next_norm.eps)
+        return self.head(normed)
+
+    def _attend(
+        self,
+        layer_idx: int,
+        layer: Layer,
+        normed: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        paged: Attention,
+    ) -> torch.Tensor:
+        """Queries, keys and values of one layer; keys and values into the cache; [T, heads * dim] out."""
+        num_tokens, dim, heads, kv_heads = len(normed), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads
+        qkv = layer.qkv(normed)
+        rotated = qkv[:, : (heads + kv_heads) * dim].view(num_tokens, heads + kv_heads, dim)
+        if layer.head_norms is not None:
+            query_norm, key_norm = layer.head_norms
+            rotated[:, :heads] = query_norm(rotated[:, :heads])
+            rotated[:, heads:] = key_norm(rotated[:, heads:])
+        rotated = self.elementwise.rotate(rotated, cos, sin)
+        value = qkv[:, (heads + kv_heads) * dim :].view(num_tokens, kv_heads, dim)
+        paged.write(layer_idx, rotated[:, heads:], value)
+        return paged.attend(layer_idx, rotated[:, :heads], layer.form).flatten(1)
+
+    def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and signed sin, [T, 1, dim]."""
+        cos, sin = self._cos_sin(hidden, positions)
+        half = sin.shape[-1] // 2
+        signed = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
+        return cos[:, None], signed[:, None]
+
+    def _cos_sin(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[T, dim] each, of tokens that have the same position on every axis, as those of a text do."""
+        if self.num_axes == 1:
+            cos, sin = self.rotary(hidden, positions[None])
+        else:
+            cos, sin = (part[0] for part in self.rotary(hidden, positions.expand(self.num_axes, 1, -1)))
+        if cos.shape[-1] != self.shape.key_dim:
+            raise Unsupported("it rotates only a part of each head")
+        return cos[0], sin[0]
+
+
+def num_axes_of(rotary: Any) -> int:
+    """Numbers that say where a token stands: one, or three where images have height, width and time."""
+    device = next(rotary.buffers()).device
+    hidden, positions = torch.zeros(1, device=device), torch.zeros(3, 1, 2, dtype=torch.long, device=device)
+    try:
+        is_one = rotary(hidden, positions[0])[0].dim() == 3
+    except (IndexError, RuntimeError):
+        is_one = False
+    return 1 if is_one else 3
+
+
+def layer_of(module: Any, form: Form, quantize: str | None, elementwise: Elementwise) -> Layer:
+    """Raises Unsupported if the layer has other parts than those computed here."""
+    check_parts(module, LAYER_PARTS)
+    attention, mlp = module.self_attn, module.mlp
+    has_head_norms = hasattr(attention, "q_norm")
+    check_parts(attention, ATTENTION_PARTS | HEAD_NORMS if has_head_norms else ATTENTION_PARTS)
+    check_parts(mlp, MLP_PARTS)
+    check_are_plain(attention, ATTENTION_PARTS)
+    check_are_plain(mlp, MLP_PARTS - {"act_fn"})
+    check_is_silu(mlp.act_fn)
+    linear = partial(fused_linear, quantize=quantize, elementwise=elementwise)
+    return Layer(
+        attention_norm=Norm(module.input_layernorm),
+        qkv=linear([getattr(attention, name) for name in QKV]),
+        head_norms=(Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None,
+        attention_out=linear([attention.o_proj]),
+        mlp_norm=Norm(module.post_attention_layernorm),
+        gate_up=linear([getattr(mlp, name) for name in GATE_UP]),
+        down=linear([mlp.down_proj]),
+        form=form,
+    )
+
+
+def check_parts(module: Any, expected: set[str]) -> None:
+    """Raises Unsupported unless the module is made of exactly these parts."""
+    found = {name for name, _ in module.named_children()}
+    if found != expected:
+        raise Unsupported(f"{type(module).__name__} has the parts {sorted(found)}")
+
+
+def check_are_plain(module: Any, names: set[str]) -> None:
+    """Raises Unsupported unless these parts are linear layers of plain numbers: a quantized one has scales besides."""
+    for name in sorted(names):
+        kind = type(getattr(module, name))
+        if kind is not nn.Linear:
+            raise Unsupported(f"{name} is a {kind.__name__}")
+
+
+def check_is_silu(activation: Any) -> None:
+    """Raises Unsupported unless the activation gives what SiLU gives."""
+    inputs = torch.linspace(-8, 8, 33)
+    if not torch.equal(activation(inputs), F.silu(inputs)):
+        raise Unsupported(f"its activation {type(activation).__name__} is not SiLU")

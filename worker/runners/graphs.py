@@ -1,0 +1,193 @@
+"""Decode steps on a GPU as CUDA graphs: the launch of a few hundred small kernels becomes one call.
+
+A graph is recorded per batch size of BUCKETS over buffers that stay where they are; a step fills the buffers, pads the
+batch up to the bucket with rows that write to a block of their own, and replays. Steps with prompts in them, or of more
+sequences than the largest bucket, run as they are.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from worker.attention.paged import Form
+from worker.attention.varlen import VarlenAttention
+from worker.device import check_device, upload
+from worker.engine.scheduler import Row
+from worker.kernels.elementwise import Elementwise, compiled
+from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
+from worker.runners.base import AttentionMaker, positions_of, row_inputs, with_drawn
+from worker.runners.decoder import DecoderRunner
+from worker.state.kv_cache import KVCache
+
+logger = logging.getLogger(__name__)
+
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
+FEW_SEQS = 16  # a kernel cuts their keys in parts, by the longest that it is told: they get graphs for shorter ones too
+SHORTER = (2048, 16384)  # tokens
+NUM_FIXED = 4  # columns of a step's table before the blocks: token, position, slot, number of keys
+Record = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class StaticStep:
+    """The buffers of one recorded batch size B, and the call that computes logits [B, vocab] from them."""
+
+    inputs: torch.Tensor  # [B]
+    positions: torch.Tensor  # [B]
+    attention: VarlenAttention
+    replay: Callable[[], torch.Tensor]
+
+
+class GraphedDecoderRunner(DecoderRunner):
+    """A DecoderRunner whose decode steps are recorded once and replayed."""
+
+    usual_elementwise: Callable[[], Elementwise] = staticmethod(compiled)
+
+    def __init__(
+        self,
+        model: Any,
+        kv_cache: KVCache,
+        forms: Seq[Form],
+        attend_with: AttentionMaker = VarlenAttention.of_rows,
+        quantize: str | None = None,
+        elementwise: Elementwise | None = None,
+    ) -> None:
+        super().__init__(model, kv_cache, forms, attend_with, quantize, elementwise or self.usual_elementwise())
+        self.steps: dict[tuple[int, int], StaticStep] = {}  # by sequences, and blocks of the longest
+        self.spare_block = 0
+
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
+        """Record decode steps, unless attention gathers its keys: then shapes change from step to step."""
+        if self.attend_with != VarlenAttention.of_rows:
+            return
+        try:
+            self.record(max_num_seqs, max_model_len, cuda_capture(), on_progress)
+        except RuntimeError as error:  # a model that waits for the GPU in its forward pass, or too little memory
+            logger.warning("recorded %d of the decode steps only: %s", len(self.steps), error)
+        check_device()
+
+    def record(self, max_num_seqs: int, max_model_len: int, capture: Record, on_progress: OnProgress) -> None:
+        """Every batch size, largest first, so that the smaller ones find memory to share."""
+        (self.spare_block,) = self.kv_cache.pool.allocate(1)  # padding rows write here
+        shapes = step_shapes(max_num_seqs, max_model_len, self.kv_cache.block_size)
+        on_progress("recording graphs", RECORDING)
+        span = (RECORDING, FIRST_STEP)
+        for shape in counted("recording graphs", reversed(shapes), len(shapes), span, on_progress):
+            self.steps[shape] = self._record(shape, capture)
+        logger.info("recorded decode steps of (sequences, blocks of the longest): %s", shapes)
+
+    @torch.inference_mode()
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """See Runner."""
+        is_decode = all(row.num_inputs == 1 and row.samples for row in rows)
+        step = self._step_for(rows) if is_decode else None
+        if step is None:
+            return super().forward(rows, drawn)
+        self._fill(step, rows, drawn)
+        return step.replay()[: len(rows)].float()
+
+    def _step_for(self, rows: Seq[Row]) -> StaticStep | None:
+        """The smallest recorded step that holds the rows."""
+        num_blocks = self.kv_cache.num_blocks_for(max(row.start for row in rows) + 1)
+        fitting = (shape for shape in self.steps if shape[0] >= len(rows) and shape[1] >= num_blocks)
+        shape = min(fitting, default=None)
+        return None if shape is None else self.steps[shape]
+
+    def _record(self, shape: tuple[int, int], capture: Record) -> StaticStep:
+        size, num_blocks = shape
+        device = self.kv_cache.keys[0].device
+        inputs, positions = (torch.zeros(size, dtype=torch.long, device=device) for _ in range(2))
+        attention = VarlenAttention(
+            self.kv_cache,
+            slots=torch.full((size,), self.spare_block * self.kv_cache.block_size, device=device),
+            query_starts=torch.arange(size + 1, dtype=torch.int32, device=device),
+            num_keys=torch.ones(size, dtype=torch.int32, device=device),
+            block_table=torch.full((size, num_blocks), self.spare_block, dtype=torch.int32, device=device),
+            max_queries=1,
+        )
+        selected = torch.arange(size, device=device)
+        replay = capture(lambda: self._run(inputs, positions, attention, selected))
+        return StaticStep(inputs, positions, attention, replay)
+
+    def _fill(self, step: StaticStep, rows: Seq[Row], drawn: torch.Tensor | None) -> None:
+        """Copy the rows into the buffers. One tensor, one transfer; a kernel reads no further than a row's keys."""
+        table = step_table(rows, len(step.inputs), self.spare_block, self.kv_cache.block_size)
+        filled = upload(torch.from_numpy(table), step.inputs.device)
+        step.inputs.copy_(with_drawn(filled[:, 0], drawn))
+        step.positions.copy_(filled[:, 1])
+        step.attention.slots.copy_(filled[:, 2])
+        step.attention.num_keys.copy_(filled[:, 3])
+        step.attention.block_table[:, : table.shape[1] - NUM_FIXED].copy_(filled[:, NUM_FIXED:])
+
+
+def step_shapes(max_num_seqs: int, max_model_len: int, block_size: int) -> list[tuple[int, int]]:
+    """(sequences, blocks of the longest) of the steps to record, smallest first."""
+    largest = min(max_num_seqs, BUCKETS[-1])
+    sizes = [size for size in BUCKETS if size < largest] + [largest]
+    most = -(-max_model_len // block_size)
+    fewer = [length // block_size for length in SHORTER if 0 < length // block_size < most]
+    return [(size, blocks) for size in sizes for blocks in [*(fewer if size <= FEW_SEQS else []), most]]
+
+
+def step_table(rows: Seq[Row], size: int, spare_block: int, block_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """[size, 4 + blocks of the longest row]: token, position, slot, number of keys, blocks. Rows at the end pad."""
+    longest = max(row.start for row in rows) // block_size + 1
+    table = np.full((size, NUM_FIXED + longest), spare_block, dtype=np.int64)
+    table[:, :NUM_FIXED] = (0, 0, spare_block * block_size, 1)
+    for at, row in enumerate(rows):
+        blocks = row.sequence.block_ids[: row.start // block_size + 1]
+        slot = blocks[-1] * block_size + row.start % block_size
+        table[at, :NUM_FIXED] = (row_inputs(row)[0], positions_of(row)[0], slot, row.start + 1)
+        table[at, NUM_FIXED : NUM_FIXED + len(blocks)] = blocks
+    return table
+
+
+def cuda_capture() -> Record:
+    """Records what a function launches, all in one memory pool; returns what replays it.
+
+    Raises RuntimeError for a function that waits for the GPU, which no recording can hold.
+    """
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(function: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        with torch.inference_mode():
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                function()  # the first run may allocate, compile and tune, which a recording must not
+                with no_waiting():
+                    function()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                output = function()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return output
+
+        return replay
+
+    return capture
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """What would make the CPU wait for the GPU raises in here, while nothing is broken yet."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class UncompiledDecoderRunner(GraphedDecoderRunner):
+    """For GPU machines without a working compiler."""
+
+    usual_elementwise = staticmethod(Elementwise)

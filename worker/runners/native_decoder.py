@@ -1,0 +1,168 @@
+"""Llama-shaped models on a CPU: matrix products by torch, everything between them by the kernels of worker/kernels."""
+
+from collections.abc import Sequence as Seq
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from worker.attention.paged import Attention, Form, PagedAttention, token_slots
+from worker.engine.scheduler import Row
+from worker.kernels.native import NoKernels, keep_freed_memory, load_kernels
+from worker.progress import OnProgress
+from worker.runners.base import AttentionMaker
+from worker.runners.decoder import DecoderRunner, Layer, Norm
+from worker.runners.micro_batches import MicroBatches
+from worker.runners.probe import Unsupported
+from worker.state.kv_cache import KVCache
+
+LANES = 16
+MAX_DIM = 256
+MAX_EXACT = 64  # tokens of a step that is not padded: these numbers come again with every decode step
+MAX_ROWS = 64  # query rows that one tile of the attention kernel takes
+
+
+def padded(num_tokens: int) -> int:
+    """Rows that products are given, up to a thirty-second more: oneDNN compiles one for each number of rows that it
+    meets, in a third of a millisecond, and keeps about a thousand."""
+    if num_tokens <= MAX_EXACT:
+        return num_tokens
+    unit = max(8, 1 << (num_tokens.bit_length() - 6))
+    return -(-num_tokens // unit) * unit
+
+
+class NativeBatch(PagedAttention):
+    """Where the rows of a step lie, as the kernels want to be told."""
+
+    def __init__(self, kv_cache: KVCache, rows: Seq[Row], device: torch.device) -> None:
+        self.kv_cache = kv_cache
+        self.slots = torch.tensor(token_slots(rows, kv_cache.block_size))  # [T]
+        self.rows = rows
+        self.tables = np.fromiter((block_id for row in rows for block_id in row.sequence.block_ids), np.int32)
+
+    def items(self, num_queries: int) -> np.ndarray:
+        """Tiles of up to `num_queries` tokens, costly first: first token, tokens, position, start of blocks."""
+        items = []
+        token = table = 0
+        for row in self.rows:
+            for at in range(0, row.num_inputs, num_queries):
+                count = min(num_queries, row.num_inputs - at)
+                items.append((token + at, count, row.start + at, table))
+            token += row.num_inputs
+            table += len(row.sequence.block_ids)
+        items.sort(key=lambda item: -item[1] * item[2])
+        return np.array(items, dtype=np.int32)
+
+
+class NativeDecoderRunner(DecoderRunner):
+    """A DecoderRunner that calls torch four times a layer."""
+
+    micro_batches: MicroBatches | None = None  # for models whose products are too small for several threads
+
+    def __init__(
+        self,
+        model: Any,
+        kv_cache: KVCache,
+        forms: Seq[Form],
+        attend_with: AttentionMaker | None = None,
+        quantize: str | None = None,
+    ) -> None:
+        """Raises Unsupported where the kernels cannot be had, or the model's widths are not theirs."""
+        try:
+            self.kernels = load_kernels(model.dtype)
+        except NoKernels as reason:
+            raise Unsupported(str(reason)) from reason
+        super().__init__(model, kv_cache, forms, NativeBatch, quantize)
+        dim = self.shape.key_dim
+        self.num_shared = self.num_heads // self.shape.num_kv_heads
+        width, mlp_width = self.embedding.shape[1], model.config.get_text_config().intermediate_size
+        fits = dim % (2 * LANES) == width % LANES == mlp_width % LANES == 0
+        has_more = any(form.softcap is not None or form.sinks is not None for form in forms)
+        if has_more or not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
+            raise Unsupported("its widths or scores are not those of the kernels")
+
+    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        """See Runner."""
+        compute = partial(super().forward, drawn=drawn)
+        return compute(rows) if self.micro_batches is None else self.micro_batches.run(compute, rows)
+
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
+        """See Runner. Not before the weights that were packed are given back to the system."""
+        super().warm_up(max_num_seqs, max_model_len, on_progress)
+        keep_freed_memory()
+
+    def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See ModelRunner: as rows without queries, turned by nothing."""
+        keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
+        num_tokens, kv_heads, dim = key.shape
+        both = torch.cat([key, value], dim=1).contiguous()
+        cos, sin = key.new_ones(num_tokens, dim), key.new_zeros(num_tokens, dim)
+        self.kernels.rotate_and_write(
+            both.data_ptr(), cos.data_ptr(), sin.data_ptr(), None, None, 0.0, slots.data_ptr(), keys.data_ptr(),
+            values.data_ptr(), keys.shape[1] * keys.shape[2], num_tokens, 0, kv_heads, dim,
+        )  # fmt: skip
+
+    def _run(
+        self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
+    ) -> torch.Tensor:
+        assert isinstance(paged, NativeBatch)
+        num_padding = padded(len(inputs)) - len(inputs)
+        inputs, positions = F.pad(inputs, (0, num_padding)), F.pad(positions, (0, num_padding))
+        hidden = F.embedding(inputs, self.embedding)
+        cos, sin = (part.contiguous() for part in self._cos_sin(hidden, positions))
+        items = paged.items(MAX_ROWS // self.num_shared)
+        next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
+        normed = self._add_norm(hidden, None, self.layers[0].attention_norm)
+        for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            qkv = layer.qkv(normed)
+            self._rotate_and_write(layer_idx, layer, qkv, cos, sin, paged)
+            attended = self._attend_items(layer_idx, layer, qkv, items, paged)
+            if next_norm is self.norm:  # the last layer: from here on only rows that are sampled matter
+                hidden, attended = hidden[selected], attended[selected]
+            normed = self._add_norm(hidden, layer.attention_out(attended), layer.mlp_norm)
+            mlp_out = layer.down(self._swiglu(layer.gate_up(normed)))
+            normed = self._add_norm(hidden, mlp_out, next_norm)
+        return self.head(normed)
+
+    def _add_norm(self, hidden: torch.Tensor, change: torch.Tensor | None, norm: Norm) -> torch.Tensor:
+        """Adds to `hidden` in place; returns its norm."""
+        out = torch.empty_like(hidden)
+        added = change.data_ptr() if change is not None else None
+        self.kernels.add_norm(hidden.data_ptr(), added, norm.weight.data_ptr(), out.data_ptr(), *hidden.shape, norm.eps)
+        return out
+
+    def _swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
+        num_tokens, width = len(gate_up), gate_up.shape[1] // 2
+        out = gate_up.new_empty(num_tokens, width)
+        self.kernels.swiglu(gate_up.data_ptr(), out.data_ptr(), num_tokens, width)
+        return out
+
+    def _rotate_and_write(
+        self, layer_idx: int, layer: Layer, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, batch: NativeBatch
+    ) -> None:
+        keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
+        query_norm, key_norm = layer.head_norms or (None, None)
+        self.kernels.rotate_and_write(
+            qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(),
+            query_norm and query_norm.weight.data_ptr(), key_norm and key_norm.weight.data_ptr(),
+            query_norm.eps if query_norm else 0.0, batch.slots.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            keys.shape[1] * keys.shape[2], len(batch.slots), self.num_heads, self.shape.num_kv_heads,
+            self.shape.key_dim,
+        )  # fmt: skip
+
+    def _attend_items(
+        self, layer_idx: int, layer: Layer, qkv: torch.Tensor, items: np.ndarray, batch: NativeBatch
+    ) -> torch.Tensor:
+        """[T, heads * dim]"""
+        keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
+        dim = self.shape.key_dim
+        out = qkv.new_empty(len(qkv), self.num_heads * dim)
+        out[len(batch.slots) :] = 0
+        self.kernels.attend(
+            qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), keys.shape[1] * keys.shape[2], keys.shape[2],
+            batch.tables.ctypes.data, items.ctypes.data, len(items), self.num_heads, self.shape.num_kv_heads, dim,
+            layer.form.scale, layer.form.window or 0, out.data_ptr(),
+        )  # fmt: skip
+        return out

@@ -1,0 +1,178 @@
+"""Which tokens a grammar allows next. A state is rebuilt from token ids alone, so a resumed job goes on exactly."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import Tokenizer
+
+from common.errors import InvalidRequest, JobFailed
+from common.grammar.check import parser_limits
+
+BYTE_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # [256, 8]
+BYTE_ADDENDS = np.where(BYTE_BITS == 1, np.float32(0), np.float32("-inf"))  # to the logits of eight tokens
+KEPT_GRAMMARS = 64  # compiled and untouched; a state copies one and grows its own lexer tables
+KEPT_CHARACTERS = 2**19  # of their texts; what is compiled takes up to 130 times as much
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a state has to know of the tokens."""
+
+    num_words: int  # of a mask, 32 tokens each
+    eos_token_ids: frozenset[int]
+    textual_eos_ids: frozenset[int]  # end tokens that the tokenizer takes for text: a grammar would allow them as such
+
+
+class GrammarState:
+    """Where one sequence stands in its grammar."""
+
+    def __init__(self, matcher: Any, vocabulary: Vocabulary, *, has_ended: bool = False) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._has_ended = has_ended  # an end token was accepted
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing but the end may follow."""
+        return self._has_ended or bool(self._matcher.is_stopped())
+
+    def accept(self, token_ids: Sequence[int]) -> None:
+        """Go on by these tokens, or JobFailed: they were not allowed here."""
+        if len(token_ids) == 1 and token_ids[0] not in self._vocabulary.eos_token_ids and not self._has_ended:
+            if not self._matcher.consume_token(token_ids[0]):
+                raise self._not_allowed()
+            return
+        body = list(takewhile(lambda token_id: token_id not in self._vocabulary.eos_token_ids, token_ids))
+        if body and (self._has_ended or not self._matcher.consume_tokens(body)):
+            raise self._not_allowed()
+        if len(body) < len(token_ids):
+            self._end(token_ids[len(body) :])
+
+    def fill_mask(self, bitmask_row: torch.Tensor) -> None:
+        """Set the bits of what may come next (int32 [ceil(vocab_size / 32)], CPU); end tokens only at an end."""
+        if not self._has_ended and bitmask_row.is_contiguous() and bitmask_row.numel() == self._vocabulary.num_words:
+            self._matcher.unsafe_compute_mask_ptr(bitmask_row.data_ptr(), bitmask_row.numel() * 4)
+        elif not self._has_ended:  # the tokenizer knows tokens that the model has no logits for
+            mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+            bitmask_row.copy_(mask[: bitmask_row.numel()])
+        self._correct(bitmask_row)
+
+    @classmethod
+    def fill_masks(cls, states: Sequence["GrammarState"], bitmask: torch.Tensor, executor: Any = None) -> None:
+        """The same for all rows of a contiguous bitmask. An executor does it in one call, while others run Python."""
+        row_bytes, address = bitmask.shape[1] * 4, bitmask.data_ptr()
+        if bitmask.shape[1] != states[0]._vocabulary.num_words:
+            for state, row in zip(states, bitmask, strict=True):
+                state.fill_mask(row)
+            return
+        going = [(state._matcher, at) for at, state in enumerate(states) if not state._has_ended]
+        if executor is not None and going:
+            executor.unsafe_compute_mask_ptr(going, address, row_bytes, len(states))
+        else:
+            for matcher, at in going:
+                matcher.unsafe_compute_mask_ptr(address + at * row_bytes, row_bytes)
+        for at, state in enumerate(states):
+            if state._has_ended or state._vocabulary.textual_eos_ids or state._matcher.is_error():
+                state._correct(bitmask[at])
+
+    def _correct(self, bitmask_row: torch.Tensor) -> None:
+        """What llguidance knows nothing of: the end is behind us, or an end token looks like text."""
+        if self._has_ended:
+            bitmask_row.zero_()
+            self._set_ends(bitmask_row, self._vocabulary.eos_token_ids, allowed=True)
+            return
+        if self._vocabulary.textual_eos_ids and not self._matcher.is_accepting():
+            self._set_ends(bitmask_row, self._vocabulary.textual_eos_ids, allowed=False)
+        if self._matcher.is_error():
+            raise JobFailed(f"The grammar became too complex. {_reason(self._matcher)}", code="grammar_failed")
+
+    def copy(self) -> "GrammarState":
+        """An independent state at the same place."""
+        return GrammarState(self._matcher.deep_copy(), self._vocabulary, has_ended=self._has_ended)
+
+    def _not_allowed(self) -> JobFailed:
+        return JobFailed(f"The grammar did not allow a token. {_reason(self._matcher)}", code="grammar_failed")
+
+    def _end(self, token_ids: Sequence[int]) -> None:
+        may_end = self.is_finished or self._matcher.is_accepting()
+        if not may_end or not self._vocabulary.eos_token_ids.issuperset(token_ids):
+            raise JobFailed("The grammar did not allow the end here.", code="grammar_failed")
+        self._has_ended = True
+
+    def _set_ends(self, bitmask_row: torch.Tensor, token_ids: frozenset[int], *, allowed: bool) -> None:
+        for token_id in token_ids:
+            word = int(bitmask_row[token_id // 32])
+            bitmask_row[token_id // 32] = word | _bit(token_id) if allowed else word & ~_bit(token_id)
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer and keeps the last of them. `compile` may be called from any thread."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int], vocab_size: int) -> None:
+        num_tokens = max(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
+        self._tokenizer = LLTokenizer(_untrimmed(tokenizer), n_vocab=num_tokens, eos_token=list(eos_token_ids))
+        textual = frozenset(token_id for token_id in eos_token_ids if not self._tokenizer.is_special_token(token_id))
+        self._vocabulary = Vocabulary(bitmask_words(num_tokens), frozenset(eos_token_ids), textual)
+        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, grammar: str) -> GrammarState:
+        """A state at the grammar's start, or InvalidRequest. Takes milliseconds and lets other threads run."""
+        with self._lock:
+            matcher = self._compiled.get(grammar)
+            if matcher is not None:
+                self._compiled.move_to_end(grammar)
+        if matcher is None:
+            matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=parser_limits())
+            if matcher.is_error():
+                raise InvalidRequest(f"The grammar cannot be used: {_reason(matcher)}", param="grammar")
+            self._keep(grammar, matcher)
+        return GrammarState(matcher.deep_copy(), self._vocabulary)
+
+    def _keep(self, grammar: str, matcher: Any) -> None:
+        with self._lock:
+            self._compiled[grammar] = matcher
+            while len(self._compiled) > KEPT_GRAMMARS or sum(map(len, self._compiled)) > KEPT_CHARACTERS:
+                self._compiled.popitem(last=False)
+
+
+def bitmask_words(vocab_size: int) -> int:
+    """How many int32 words hold one bit per token."""
+    return (vocab_size + 31) // 32
+
+
+def apply_bitmask(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
+    """Set logits [B, V] to -inf, in place, where the bit in bitmask [B, ceil(V / 32)] (same device) is 0."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:  # a fifth of the time that torch takes
+        added = BYTE_ADDENDS.take(bitmask.numpy().view(np.uint8), axis=0).reshape(len(bitmask), -1)
+        values = logits.numpy()
+        np.add(values, added[:, : values.shape[1]], out=values)
+        return
+    places = torch.arange(8, dtype=torch.uint8, device=logits.device)  # bytes are a third faster than words
+    is_forbidden = ((bitmask.view(torch.uint8).unsqueeze(-1) >> places) & 1).flatten(1)[:, : logits.shape[1]] == 0
+    logits.masked_fill_(is_forbidden, float("-inf"))
+
+
+def _bit(token_id: int) -> int:
+    """The token's bit in its word, as a signed 32-bit number."""
+    bit = token_id % 32
+    return 1 << bit if bit < 31 else -(1 << 31)
+
+
+def _untrimmed(tokenizer: Tokenizer) -> str:
+    """The tokenizer's JSON without padding and truncation, which have no place in a grammar."""
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    return plain.to_str()
+
+
+def _reason(matcher: Any) -> str:
+    return " ".join(str(matcher.get_error()).split("<non-verbose/>")[0].split())[:300]
