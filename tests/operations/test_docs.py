@@ -1,0 +1,106 @@
+"""The documents name only what exists: files, links, modules and their options, commands, make targets, settings."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from cli.main import main as omni
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("[A-Z]*.md"), ROOT / "demo" / "README.md"])
+WITHOUT_CHANGES = [path for path in DOCS if path.name != "CHANGELOG.md"]  # a past version may have had other files
+SUFFIXES = "py|lua|c|h|md|json|yml|yaml|conf|toml|txt|lock|service|target|sh|jinja|png"
+
+every_document = pytest.mark.parametrize("path", WITHOUT_CHANGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def code_of(path: Path) -> list[str]:
+    """Inline code, and the lines of code blocks."""
+    text = path.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
+    return [*re.findall(r"`([^`\n]+)`", text), *indented, *"".join(blocks).replace("\\\n", " ").splitlines()]
+
+
+@cache
+def names_of_files() -> set[str]:
+    folders = ("api", "worker", "common", "cli", "bench", "demo", "deploy", "docs", "tests")
+    return {path.name for folder in folders for path in (ROOT / folder).rglob("*")} | {p.name for p in ROOT.iterdir()}
+
+
+def anchors_of(path: Path) -> set[str]:
+    """Headings as GitHub turns them into anchors."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def modules_in(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, the rest of its command line) of each `python -m`."""
+    for code in code_of(path):
+        for module, rest in re.findall(r"python -m ([\w.]+)([^#|]*)", code):
+            yield module.rstrip("."), rest
+
+
+def file_of(module: str) -> Path | None:
+    stem = ROOT / module.replace(".", "/")
+    return next((found for found in (stem.with_suffix(".py"), stem / "__main__.py") if found.exists()), None)
+
+
+@every_document
+def test_files_exist(path: Path) -> None:
+    named = {name for code in code_of(path) for name in re.findall(rf"[\w./*-]*\w\.(?:{SUFFIXES})\b", code)}
+    ours = {name.removeprefix("./") for name in named if not name.startswith(("/", "~", "."))}
+    in_folders = {name for name in ours if "/" in name and (ROOT / name.split("/")[0]).is_dir()}
+    assert [name for name in sorted(in_folders) if not any(ROOT.glob(name))] == []
+    python = {name for name in ours if "/" not in name and name.endswith((".py", ".lua"))}
+    assert python - names_of_files() == set()
+
+
+@every_document
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (path.parent / name).resolve() if name else path
+        assert found.exists(), target
+        assert not anchor or anchor in anchors_of(found), target
+
+
+@every_document
+def test_modules_and_their_options_exist(path: Path) -> None:
+    for module, rest in modules_in(path):
+        found = file_of(module)
+        assert found is not None, module
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", rest.split(" -- ")[0]):
+            assert f'"{option}"' in sources_beside(found), (module, option)
+
+
+@cache
+def sources_beside(file: Path) -> str:
+    """An option may be declared by another file of the same package."""
+    return "\n".join(path.read_text() for path in file.parent.glob("*.py"))
+
+
+@every_document
+def test_make_targets_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for code in code_of(path) for name in re.findall(r"^(?:[A-Z_]+=.* )?make ([a-z][\w-]*)", code)}
+    assert named - targets == set()
+
+
+@every_document
+def test_commands_of_omni_exist(path: Path) -> None:
+    named = {name for code in code_of(path) for name in re.findall(r"^(?:\./)?omni ([a-z]+)\b", code)}
+    assert named - set(omni.commands) == set()
+
+
+@every_document
+def test_settings_exist(path: Path) -> None:
+    known = set(re.findall(r"^#? ?(OMNI_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    known |= set(re.findall(r"\$\{(OMNI_\w+)", (ROOT / "deploy" / "compose.yaml").read_text()))
+    assert set(re.findall(r"\bOMNI_\w*[A-Z]\b", path.read_text())) - known == set()
