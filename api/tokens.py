@@ -7,11 +7,11 @@ from flask import Blueprint, request
 
 from api.gate.body import read_body
 from api.jobs.service import Service
-from api.process.offload import aside
+from api.process.offload import offload
 from api.prompt.conversation import Conversation
 from api.prompt.encoder import PromptEncoder
-from api.schema.completions import DetokenizeRequest, TokenizeRequest
 from api.schema.parse import parse
+from api.schema.tokens import DetokenizeRequest, TokenizeRequest
 from common.errors import InvalidRequest
 
 
@@ -28,7 +28,7 @@ def token_routes(service: Service) -> Blueprint:
             "count": len(ids),
             "max_model_len": encoder.card.max_model_len,
             "tokens": ids,
-            "token_strs": aside(names_of, ids, encoder) if body.return_token_strs else None,
+            "token_strs": offload(names_of, ids, encoder) if body.return_token_strs else None,
         }
 
     @routes.post("/detokenize")

@@ -18,7 +18,7 @@ Task = Literal["generate", "embed"]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn and when a sequence ends. Ranges were checked at the door (api/schema/chat.py)."""
+    """How tokens are drawn and when a sequence ends. Ranges were checked at the door (api/schema/base.py)."""
 
     max_tokens: int
     seed: int

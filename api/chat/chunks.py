@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.process.offload import aside
-from api.reading.choice import ChoiceReader, Reading, Vocabulary, logprob_entries, usage_of
+from api.process.offload import offload
+from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries, usage_of
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
@@ -23,22 +23,22 @@ class ChatForm:
     n: int = 1
     include_usage: bool = False
     logprobs: bool = False
-    reading: Reading = field(default_factory=Reading)
+    reading: ParseOptions = field(default_factory=ParseOptions)
     kind: str = "chat"
 
 
-def choice_logprobs(tokens: Sequence[TokenLogprob], vocabulary: Vocabulary) -> dict[str, Any]:
+def choice_logprobs(tokens: Sequence[TokenLogprob], vocabulary: TokenDecoder) -> dict[str, Any]:
     return {"content": logprob_entries(tokens, vocabulary), "refusal": None}
 
 
-def readers_of(form: ChatForm) -> list[ChoiceReader]:
-    return [ChoiceReader(form.reading, form.id, index) for index in range(form.n)]
+def readers_of(form: ChatForm) -> list[ChoiceParser]:
+    return [ChoiceParser(form.reading, form.id, index) for index in range(form.n)]
 
 
 class ChatChunks:
     """Turns a job's events into chunks, one call an event, in log order from the first."""
 
-    def __init__(self, form: ChatForm, vocabulary: Vocabulary) -> None:
+    def __init__(self, form: ChatForm, vocabulary: TokenDecoder) -> None:
         self.form = form
         self.vocabulary = vocabulary
         self._readers = readers_of(form)
@@ -102,7 +102,7 @@ def delta_of(piece: Content | Reasoning | ToolCallStart | ToolCallArguments) -> 
 
 @dataclass(slots=True)
 class _Choice:
-    reader: ChoiceReader
+    reader: ChoiceParser
     pieces: list[Piece] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ class _Choice:
 class ChatCompletion:
     """The same events folded into one chat.completion."""
 
-    def __init__(self, form: ChatForm, vocabulary: Vocabulary) -> None:
+    def __init__(self, form: ChatForm, vocabulary: TokenDecoder) -> None:
         self.form = form
         self.vocabulary = vocabulary
         self.failed: Failed | None = None
@@ -141,7 +141,7 @@ class ChatCompletion:
         return {
             "index": index,
             "message": message_of(choice.pieces),
-            "logprobs": aside(choice_logprobs, choice.logprobs, self.vocabulary) if self.form.logprobs else None,
+            "logprobs": offload(choice_logprobs, choice.logprobs, self.vocabulary) if self.form.logprobs else None,
             "finish_reason": choice.reader.finish_reason,
         }
 

@@ -10,14 +10,15 @@ from uuid import uuid4
 
 from api.chat.chunks import ChatForm
 from api.gate.auth import Caller
-from api.process.offload import aside, way_for
+from api.process.offload import executor_for, offload
 from api.prompt.conversation import THINK, Conversation
 from api.prompt.encoder import ChatPrompt, PromptEncoder
 from api.prompt.images import images_of
-from api.reading.choice import Reading
+from api.reading.choice import ParseOptions
 from api.reading.tool_calls import opening_of
 from api.request.constraints import grammar_of, must_call, offered_tools
-from api.schema.chat import MAX_TIMEOUT_S, ChatRequest, Sampling, Tool
+from api.schema.base import MAX_TIMEOUT_S, Sampling
+from api.schema.chat import ChatRequest, Tool
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
 from common.json_bytes import json_bytes
@@ -47,7 +48,7 @@ class Prepared:
 
     prompt: ChatPrompt
     sampling: SamplingParams
-    reading: Reading
+    reading: ParseOptions
     images: tuple[str, ...] = ()
 
     def request(self, job_id: str, model: str, caller: Caller) -> GenerationRequest:
@@ -64,14 +65,14 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
     """Raises InvalidRequest or ContextLengthExceeded for what this model cannot honour."""
     check_together(body)
     tools = offered_tools(body)
-    do = way_for(body)
+    do = executor_for(body)
     images = do(images_of, body.messages, encoder.card)
     prompt = encoder.encode_chat(do(conversation_of, body, tools))
-    reading = Reading(
+    reading = ParseOptions(
         tool_format=encoder.tool_format if tools else None,
         is_thinking_opened=prompt.thinking == "opened",
         shows_reasoning=body.include_reasoning is not False,
-        ends=ends_of(body, encoder.card),
+        stop_token_ids=ends_of(body, encoder.card),
         must_call=bool(tools) and must_call(body),
     )
     grammar = do(grammar_of, body, tools, encoder, prompt.thinking)
@@ -135,7 +136,7 @@ def ends_of(body: Sampling, card: ModelCard) -> tuple[int, ...]:
     return (*(() if body.ignore_eos else card.eos_token_ids), *(body.stop_token_ids or ()))
 
 
-def skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, reading: Reading) -> bool:
+def skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, reading: ParseOptions) -> bool:
     """False if asked for, or if the marks that the answer is read by are special tokens of this model."""
     if body.skip_special_tokens is not None:
         return body.skip_special_tokens
@@ -212,11 +213,11 @@ def submission(
         queue=encoder.card.queue,
         owner=caller.owner,
         revision=encoder.card.revision,
-        form=aside(asdict, form),
+        form=offload(asdict, form),
         background=is_background,
         deadline_s=deadline_s(body.timeout, "" if is_background else headers.get("x-stainless-read-timeout", "")),
         idempotency_key=key,
-        body_digest=aside(digest_of, raw, form.kind) if key else "",
+        body_digest=offload(digest_of, raw, form.kind) if key else "",
         priority=body.priority or 0,
         kept_s=kept_s,
     )

@@ -14,7 +14,7 @@ from api.completions.chunks import CompletionForm, job_ids
 from api.gate.auth import Caller
 from api.jobs.generation import submit
 from api.jobs.service import Service
-from api.process.offload import aside
+from api.process.offload import offload
 from api.prompt.encoder import PromptEncoder
 from api.prompt.fim import fim_ids
 from api.request.constraints import answer_grammar
@@ -32,7 +32,7 @@ def prepare(
 ) -> list[tuple[GenerationRequest, CompletionForm]]:
     """One request and form per prompt. Raises InvalidRequest or ContextLengthExceeded."""
     refuse_what_is_not_done(body)
-    wanted = aside(answer_grammar, body)
+    wanted = offload(answer_grammar, body)
     grammar = None if wanted is None else grammars.compiled(wanted)
     answer = CompletionForm(
         id=f"cmpl-{uuid4().hex}",
@@ -97,7 +97,7 @@ def _prompts(body: CompletionRequest, encoder: PromptEncoder) -> list[tuple[int,
     with_special = body.add_special_tokens is not False
     texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
     if not texts:
-        return aside(_checked_ids, body.prompt, encoder)
+        return offload(_checked_ids, body.prompt, encoder)
     if body.suffix is None:
         return [encoder.fitting(ids) for ids in encoder.tokenize_all(texts, encoder.most_tokens, with_special)]
     lead = encoder.tokenize("", add_special_tokens=with_special)

@@ -17,9 +17,9 @@ from api.jobs.generation import submit
 from api.jobs.json_answers import about_job
 from api.jobs.service import Service
 from api.jobs.serving import owned_job
-from api.process.offload import aside
+from api.process.offload import offload
 from api.prompt.encoder import PromptEncoder
-from api.schema.completions import MAX_INPUT_TOKENS, EmbeddingRequest
+from api.schema.embeddings import MAX_INPUT_TOKENS, EmbeddingRequest
 from api.schema.parse import parse
 from common.errors import ContextLengthExceeded, InvalidRequest
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, SamplingParams
@@ -60,7 +60,7 @@ class Embeddings:
     def body(self) -> dict[str, Any]:
         return {
             "object": "list",
-            "data": aside(self._listed, [self._vectors[index] for index in range(self._form.num_inputs)]),
+            "data": offload(self._listed, [self._vectors[index] for index in range(self._form.num_inputs)]),
             "model": self._form.model,
             "usage": {"prompt_tokens": self._num_tokens, "total_tokens": self._num_tokens},
         }

@@ -12,7 +12,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from api.gate.auth import presented_key
 from api.gate.json_object import parse_object
-from api.process.offload import aside
+from api.process.offload import offload
 from common.errors import BodyTooLarge, InvalidRequest, OmniError
 from common.redis.keys import owner_of
 
@@ -37,7 +37,7 @@ def read_body(request: Request) -> dict[str, Any]:
     with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced) as take:
         raw = _body(request, take)
         g.num_body_bytes = len(raw)
-        return aside(parse_object, raw)
+        return offload(parse_object, raw)
 
 
 def _body(request: Request, take: Callable[[int], None]) -> bytes:

@@ -6,7 +6,7 @@ import orjson
 from flask import Flask, Response, jsonify
 from flask.json.provider import JSONProvider
 
-from api.process.offload import aside, is_big
+from api.process.offload import is_large, offload
 from common.json_bytes import json_bytes
 
 GROUP = 64  # items of a list that are written at once: orjson keeps the GIL meanwhile
@@ -22,7 +22,7 @@ class FastJson(JSONProvider):
         return orjson.loads(s)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
-        body = aside(dumped, self._prepare_response_obj(args, kwargs))
+        body = offload(dumped, self._prepare_response_obj(args, kwargs))
         return Response(body + b"\n", mimetype="application/json")
 
 
@@ -44,7 +44,7 @@ def dumped(value: Any) -> bytes:
 
 def _in_pieces(value: Any) -> bytes:
     """What orjson writes, but a large value a piece at a time."""
-    if not is_big(value):
+    if not is_large(value):
         return orjson.dumps(value)
     if isinstance(value, dict):
         fields = [orjson.dumps(name) + b":" + _in_pieces(item) for name, item in value.items()]

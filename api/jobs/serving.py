@@ -17,9 +17,10 @@ from api.jobs.generation import submit
 from api.jobs.service import Service
 from api.messages.chunks import MessageChunks, MessageCompletion, MessageForm
 from api.prompt.encoder import PromptEncoder
-from api.reading.choice import reading_of
+from api.reading.choice import parse_options
 from api.responses.chunks import ResponseChunks, ResponseCompletion, ResponseForm
-from api.schema.chat import ChatRequest, StreamOptions
+from api.schema.base import StreamOptions
+from api.schema.chat import ChatRequest
 from common.errors import InvalidRequest, NotFound
 from common.redis.job_view import JobView
 
@@ -126,7 +127,7 @@ def form_of(job: JobView, kind: str) -> Any:
     """Raises NotFound for a job whose answer is worded in another way."""
     if job.form.get("kind") != kind:
         raise NotFound(f"This id is not {KINDS[kind].name}.")
-    return KINDS[kind].form(**job.form | {"reading": reading_of(job.form["reading"])})
+    return KINDS[kind].form(**job.form | {"reading": parse_options(job.form["reading"])})
 
 
 def wants_stream(request: Request) -> bool:

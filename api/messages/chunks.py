@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.reading.choice import ChoiceReader, Reading, Vocabulary
+from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from common.wire import Delta, Event, Failed, Finished
 
@@ -21,7 +21,7 @@ class MessageForm:
     created: int
     num_prompt_tokens: int
     stop: list[str]
-    reading: Reading = field(default_factory=Reading)
+    reading: ParseOptions = field(default_factory=ParseOptions)
     kind: str = "message"
 
 
@@ -51,11 +51,11 @@ class Block:
 class MessageChunks:
     """Turns a job's events into stream events, in log order from the first."""
 
-    def __init__(self, form: MessageForm, vocabulary: Vocabulary) -> None:
+    def __init__(self, form: MessageForm, vocabulary: TokenDecoder) -> None:
         self.form = form
         self.vocabulary = vocabulary
         self.failed: Failed | None = None
-        self._reader = ChoiceReader(form.reading, form.id, 0)
+        self._reader = ChoiceParser(form.reading, form.id, 0)
         self._blocks: list[Block] = []
         self._is_open = False
         self._token_ids: list[int] = []
@@ -151,7 +151,7 @@ class MessageChunks:
 class MessageCompletion:
     """The same events folded into one message."""
 
-    def __init__(self, form: MessageForm, vocabulary: Vocabulary) -> None:
+    def __init__(self, form: MessageForm, vocabulary: TokenDecoder) -> None:
         self._chunks = MessageChunks(form, vocabulary)
 
     @property

@@ -4,23 +4,22 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from api.schema.base import JsonSchema, ResponseFormat
 from api.schema.chat import (
     ChatRequest,
-    Function,
     FunctionCall,
+    FunctionDefinition,
     ImageUrl,
-    JsonSchema,
     Message,
     NamedFunction,
     NamedTool,
     Part,
-    ResponseFormat,
     ThinkingSwitch,
     Tool,
     ToolCall,
     ToolChoice,
 )
-from api.schema.messages import Block, CountRequest, MessagesFormat, MessagesRequest, MessagesToolChoice, Turn
+from api.schema.messages import ContentBlock, CountRequest, MessagesFormat, MessagesRequest, MessagesToolChoice, Turn
 from common.errors import InvalidRequest
 
 
@@ -34,7 +33,7 @@ def chat_request(body: CountRequest) -> ChatRequest:
         "tools": [
             Tool(
                 type="function",
-                function=Function(
+                function=FunctionDefinition(
                     name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
                 ),
             )
@@ -82,7 +81,7 @@ def user_messages(turn: Turn, param: str) -> list[Message]:
     if isinstance(turn.content, str):
         return [Message(role="user", content=turn.content)]
     messages: list[Message] = []
-    texts: list[Block] = []
+    texts: list[ContentBlock] = []
     for number, block in enumerate(turn.content):
         if block.type != "tool_result":
             texts.append(block)
@@ -100,7 +99,7 @@ def user_messages(turn: Turn, param: str) -> list[Message]:
     return messages
 
 
-def part_of(block: Block, param: str) -> Part:
+def part_of(block: ContentBlock, param: str) -> Part:
     if block.type != "image" or block.source is None:
         return Part(type="text", text=text_of([block], param))
     source = block.source
@@ -130,7 +129,7 @@ def assistant_message(turn: Turn, param: str) -> Message:
     )
 
 
-def text_of(content: str | Sequence[Block], param: str) -> str:
+def text_of(content: str | Sequence[ContentBlock], param: str) -> str:
     """Raises InvalidRequest for a block that is no text."""
     if isinstance(content, str):
         return content

@@ -23,7 +23,7 @@ from api.jobs.serving import (
 )
 from api.messages.chunks import MessageForm
 from api.messages.prepare import chat_request
-from api.process.offload import aside
+from api.process.offload import offload
 from api.schema.messages import CountRequest, MessagesRequest
 from api.schema.parse import parse
 from common.errors import OmniError
@@ -52,7 +52,7 @@ def message_routes(service: Service) -> Blueprint:
     def count_tokens() -> Any:
         service.keys.caller(request)
         body = parse(CountRequest, read_body(request))
-        prepared = prepare(aside(chat_request, body), service.models.encoder(body.model), service.grammars)
+        prepared = prepare(offload(chat_request, body), service.models.encoder(body.model), service.grammars)
         return {"input_tokens": len(prepared.prompt.ids)}
 
     @routes.errorhandler(OmniError)
@@ -67,7 +67,7 @@ def asked(service: Service) -> tuple[Waiting, Wanted]:
     caller = service.keys.caller(request)
     raw = read_body(request)
     body = parse(MessagesRequest, raw)
-    chat = aside(chat_request, body)
+    chat = offload(chat_request, body)
     encoder = service.models.encoder(body.model)
     prepared = prepare(chat, encoder, service.grammars)
     form = MessageForm(

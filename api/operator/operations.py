@@ -8,9 +8,11 @@ from pydantic import BaseModel
 
 from api.schema import answers
 from api.schema.chat import ChatRequest
-from api.schema.completions import CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from api.schema.completions import CompletionRequest
+from api.schema.embeddings import EmbeddingRequest
 from api.schema.messages import CountRequest, MessagesRequest
 from api.schema.responses import ResponsesRequest
+from api.schema.tokens import DetokenizeRequest, TokenizeRequest
 
 
 @dataclass(frozen=True, slots=True)

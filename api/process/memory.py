@@ -7,7 +7,7 @@ from typing import Any
 import gevent
 from flask import Flask, g
 
-from api.process.offload import beside
+from api.process.offload import in_native_thread
 
 LARGE_BYTES = 2**20
 # How many objects there are more of before the youngest, those that outlived 20 such searches, and all are searched.
@@ -49,4 +49,4 @@ class SpareMemory:
         """Call it every second or so: once for all that have ended since."""
         if self._is_due and self._trim is not None:
             self._is_due = False
-            gevent.spawn(beside, self._trim, 0)  # whoever calls does not wait for a free thread
+            gevent.spawn(in_native_thread, self._trim, 0)  # whoever calls does not wait for a free thread

@@ -1,8 +1,8 @@
-"""Work that grows with what a caller sent is done in a thread: meanwhile the other requests of this process go on.
+"""Runs work that grows with the size of a request in a thread, so that the process's other requests go on.
 
-gevent runs all requests in one thread, so a request that computes for a second stops every stream for that second. Two
-kinds of work, two sets of threads: Python code takes turns with the requests, so it gets few threads and short turns;
-code that gives the GIL up (tokenizers in batches) runs beside them, and long texts do not queue up behind each other.
+gevent runs all requests in one thread: a request that computes for a second stops every stream for that second. There
+are two pools. Python code holds the GIL, so its pool has few threads and a short switch interval; native code that
+releases the GIL (tokenizers in batches) has a pool of its own, so that long texts do not wait for each other.
 """
 
 import sys
@@ -15,10 +15,10 @@ import gevent
 from gevent.threadpool import ThreadPool
 from pydantic import BaseModel
 
-BIG = 16 * 1024  # characters and values together; what is smaller is done sooner than a thread has woken up
+LARGE = 16 * 1024  # characters plus values; smaller work is done before a thread would have started
 PYTHON_THREADS = 4
 NATIVE_THREADS = 16
-TURN_S = 0.001  # how long a thread keeps the GIL when another wants it; Python's own 5 ms would be felt with four
+SWITCH_INTERVAL_S = 0.001  # with four threads Python's default of 5 ms would delay every stream by 20 ms
 
 SCALARS = frozenset({int, float, bool, type(None)})
 
@@ -26,36 +26,36 @@ T = TypeVar("T")
 _Done = tuple[T] | Exception
 
 
-def aside(work: Callable[..., T], *args: Any) -> T:
-    """work(*args), in a thread if the arguments are big."""
-    result: T = way_for(args)(work, *args)
+def offload(work: Callable[..., T], *args: Any) -> T:
+    """work(*args): in a thread if the arguments are large, otherwise inline."""
+    result: T = executor_for(args)(work, *args)
     return result
 
 
-def way_for(value: Any) -> Callable[..., Any]:
-    """How work on this value is to be done: in a thread if it is big, otherwise at once."""
-    return in_thread if is_big(value) else at_once
+def executor_for(value: Any) -> Callable[..., Any]:
+    """The function that runs work on this value: `in_python_thread` if the value is large, otherwise `inline`."""
+    return in_python_thread if is_large(value) else inline
 
 
-def at_once(work: Callable[..., T], *args: Any) -> T:
+def inline(work: Callable[..., T], *args: Any) -> T:
     return work(*args)
 
 
-def in_thread(work: Callable[..., T], *args: Any) -> T:
-    """work(*args) in one of the threads for Python code. Raises what it raises."""
+def in_python_thread(work: Callable[..., T], *args: Any) -> T:
+    """work(*args) in the pool for Python code. Raises what the work raises."""
     return _finished(_python_threads(gevent.get_hub()), work, args)
 
 
-def beside(work: Callable[..., T], *args: Any) -> T:
-    """The same for code that gives the GIL up."""
+def in_native_thread(work: Callable[..., T], *args: Any) -> T:
+    """work(*args) in the pool for code that releases the GIL. Raises what the work raises."""
     return _finished(_native_threads(gevent.get_hub()), work, args)
 
 
-def is_big(value: Any, limit: int = BIG) -> bool:
-    """Whether a value's texts and its number of parts come to more than the limit. Looks no further than that."""
+def is_large(value: Any, limit: int = LARGE) -> bool:
+    """Whether the characters and values in `value` add up to more than `limit`. Stops looking as soon as they do."""
     left = limit
     rest = [value]
-    for node in rest:  # it grows meanwhile
+    for node in rest:  # grows while it is iterated
         kind = type(node)
         if kind is str or kind is bytes:
             left -= len(node)
@@ -83,11 +83,11 @@ def _finished(threads: ThreadPool, work: Callable[..., T], args: tuple[Any, ...]
     try:
         raise done
     finally:
-        del done  # its traceback has this frame, which would keep the arguments until garbage is looked for
+        del done  # its traceback refers to this frame, which would keep the arguments until the next garbage collection
 
 
 def _tried(work: Callable[..., T], args: tuple[Any, ...]) -> "_Done[T]":
-    """An error is handed over as a value: gevent would print those that a thread raises."""
+    """An error is returned as a value, because gevent prints errors that a thread raises."""
     try:
         return (work(*args),)
     except Exception as error:
@@ -96,7 +96,7 @@ def _tried(work: Callable[..., T], args: tuple[Any, ...]) -> "_Done[T]":
 
 @cache
 def _python_threads(hub: Any) -> ThreadPool:
-    sys.setswitchinterval(TURN_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return ThreadPool(PYTHON_THREADS, hub=hub)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from api.process.offload import aside, at_once, beside, in_thread
+from api.process.offload import in_native_thread, in_python_thread, inline, offload
 from api.prompt.conversation import Conversation, render, thinking_of
 from api.prompt.encoding import LONG_TEXT, Encoded, TextEncoder
 from api.prompt.special_tokens import Guard
@@ -46,9 +46,9 @@ class PromptEncoder:
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ready for the answer. Raises InvalidRequest or ContextLengthExceeded."""
         most = self.card.max_model_len
-        rendered, parts = aside(self._rendered, conversation)
+        rendered, parts = offload(self._rendered, conversation)
         encoded = self._checked(self._texts.encode([text for text, _ in parts if text], most), most, "messages")
-        ids = (in_thread if len(parts) > MANY_PARTS else at_once)(self._joined, parts, encoded)
+        ids = (in_python_thread if len(parts) > MANY_PARTS else inline)(self._joined, parts, encoded)
         return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
 
     def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
@@ -124,7 +124,7 @@ class PromptEncoder:
         return self._spelling.name(token_id)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return beside(self._decoded, ids) if len(ids) > LONG_TEXT else self._decoded(ids)
+        return in_native_thread(self._decoded, ids) if len(ids) > LONG_TEXT else self._decoded(ids)
 
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode_batch([list(ids)], skip_special_tokens=False)[0])  # gives the GIL up

@@ -1,11 +1,11 @@
-"""Texts -> token ids, by one tokenizer.json. Long texts are encoded beside the other requests of this process."""
+"""Texts -> token ids, by one tokenizer.json. Long texts are encoded in a thread of their own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenizers import Encoding, Tokenizer
 
-from api.process.offload import beside
+from api.process.offload import in_native_thread
 
 LONG_TEXT = 4096  # characters; shorter ones are encoded sooner than a thread has woken up
 LONG_TOKEN = 64  # characters that a token may stand for, whatever the vocabulary says: some normalizers shorten texts
@@ -45,9 +45,9 @@ class TextEncoder:
             return _collected([tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts], most)
         if (least := self.least_tokens(num_characters)) > most:
             return Encoded([], least, is_least=True)
-        if (least := beside(_counted_to, tokenizer, texts, 2 * most + 1) // 2) > most:
+        if (least := in_native_thread(_counted_to, tokenizer, texts, 2 * most + 1) // 2) > most:
             return Encoded([], least, is_least=True)
-        return beside(_encode_in_batches, tokenizer, texts, most, add_special_tokens)
+        return in_native_thread(_encode_in_batches, tokenizer, texts, most, add_special_tokens)
 
 
 def _counted_to(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> int:

@@ -1,4 +1,4 @@
-"""How a choice's text is to be read, and one choice being read: deltas in, pieces out. Pure."""
+"""One choice of an answer: deltas in, pieces out, with the options that say how its text is parsed. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from common.grammar.tools import ToolCallFormat
 from common.wire import Delta, Finished, TokenLogprob
 
 
-class Vocabulary(Protocol):
-    """What a formatter asks of the tokenizer."""
+class TokenDecoder(Protocol):
+    """Token ids to text, as logprobs show them."""
 
     def token_bytes(self, token_id: int) -> tuple[str, list[int]]: ...
 
@@ -20,34 +20,35 @@ class Vocabulary(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """Stored with the job, so that any process reads its answer alike."""
+class ParseOptions:
+    """How an answer's text is parsed. Stored with the job, so that every process parses it the same way."""
 
     tool_format: ToolCallFormat | None = None  # None: no tools were offered, and markup of calls is text
     is_thinking_opened: bool = False  # the prompt ended inside a <think> block
     shows_reasoning: bool = True
-    ends: tuple[int, ...] = ()  # tokens that end an answer and are not part of it
-    must_call: bool = False  # the answer is nothing but calls, by its grammar
+    stop_token_ids: tuple[int, ...] = ()  # they end an answer and are not part of it
+    must_call: bool = False  # the grammar allows tool calls only
 
     def ends_with(self, token_ids: Sequence[int]) -> bool:
-        """Whether the model ended the answer itself: no stop string, limit or grammar did."""
-        return bool(token_ids) and token_ids[-1] in self.ends
+        """Whether the model ended the answer itself, and not a stop string, a limit or the grammar."""
+        return bool(token_ids) and token_ids[-1] in self.stop_token_ids
 
 
-def reading_of(fields: Mapping[str, Any]) -> Reading:
-    return Reading(**{**fields, "ends": tuple(fields["ends"])})
+def parse_options(fields: Mapping[str, Any]) -> ParseOptions:
+    """ParseOptions from the JSON object stored with the job."""
+    return ParseOptions(**{**fields, "stop_token_ids": tuple(fields["stop_token_ids"])})
 
 
-class ChoiceReader:
-    """Reads one choice from its first delta to its last."""
+class ChoiceParser:
+    """Parses one choice from its first delta to its last."""
 
-    def __init__(self, reading: Reading, job_id: str, index: int) -> None:
-        self._reading = reading
-        # A model may think although its template says nothing of it.
-        thinking: Thinking = "opened" if reading.is_thinking_opened else "optional"
-        self._parser = AnswerParser(thinking, reading.tool_format, f"{job_id}/{index}", must_call=reading.must_call)
+    def __init__(self, options: ParseOptions, job_id: str, index: int) -> None:
+        self._options = options
+        # Optional, never none: models think although their templates do not mention it.
+        thinking: Thinking = "opened" if options.is_thinking_opened else "optional"
+        self._parser = AnswerParser(thinking, options.tool_format, f"{job_id}/{index}", must_call=options.must_call)
         self.num_reasoning_tokens = 0
-        self.finish_reason: str | None = None  # OpenAI's word for it
+        self.finish_reason: str | None = None  # as OpenAI spells it
 
     def read(self, delta: Delta) -> list[Piece]:
         was_thinking = self._parser.is_thinking
@@ -55,17 +56,17 @@ class ChoiceReader:
         if was_thinking or self._parser.is_thinking or any(isinstance(piece, Reasoning) for piece in pieces):
             self.num_reasoning_tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
-            is_cut = delta.finish_reason == "length" or not self._reading.ends_with(delta.token_ids)
+            is_cut = delta.finish_reason == "length" or not self._options.ends_with(delta.token_ids)
             pieces = merged([*pieces, *self._parser.finish(is_cut=is_cut)])
             has_called = delta.finish_reason == "stop" and self._parser.has_called
             self.finish_reason = "tool_calls" if has_called else delta.finish_reason
-        if not self._reading.shows_reasoning:
+        if not self._options.shows_reasoning:
             pieces = [piece for piece in pieces if not isinstance(piece, Reasoning)]
         return pieces
 
     def logprobs(self, delta: Delta) -> list[TokenLogprob]:
-        """Those of the answer's own tokens."""
-        return [item for item in delta.logprobs if item.token_id not in self._reading.ends]
+        """The delta's logprobs without those of stop tokens."""
+        return [item for item in delta.logprobs if item.token_id not in self._options.stop_token_ids]
 
 
 def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
     }
 
 
-def logprob_entries(tokens: Sequence[TokenLogprob], vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """OpenAI's list of tokens with their alternatives."""
+def logprob_entries(tokens: Sequence[TokenLogprob], vocabulary: TokenDecoder) -> list[dict[str, Any]]:
+    """OpenAI's logprobs list: each token with its alternatives."""
 
     def entry(token_id: int, logprob: float) -> dict[str, Any]:
         text, raw = vocabulary.token_bytes(token_id)

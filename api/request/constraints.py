@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from api.prompt.encoder import PromptEncoder
-from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Structured, Tool
+from api.schema.base import Structured
+from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Tool
 from common.errors import InvalidRequest
 from common.grammar.answer import (
     Grammar,

@@ -6,7 +6,7 @@ created, queued?, in_progress, (item added, (part added, deltas, done)?, item do
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.reading.choice import ChoiceReader, Reading, Vocabulary, logprob_entries
+from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
@@ -25,7 +25,7 @@ class ResponseForm:
     echo: dict[str, Any]  # the request's own fields, as every response object repeats them
     input: list[dict[str, Any]]  # this request's items
     context: list[dict[str, Any]]  # the items of the responses before it
-    reading: Reading = field(default_factory=Reading)
+    reading: ParseOptions = field(default_factory=ParseOptions)
     kind: str = "response"
 
 
@@ -61,11 +61,11 @@ class Item:
 class ResponseChunks:
     """Turns a job's events into numbered stream events, in log order from the first."""
 
-    def __init__(self, form: ResponseForm, vocabulary: Vocabulary) -> None:
+    def __init__(self, form: ResponseForm, vocabulary: TokenDecoder) -> None:
         self.form = form
         self.vocabulary = vocabulary
         self.failed: Failed | None = None
-        self._reader = ChoiceReader(form.reading, form.id, 0)
+        self._reader = ChoiceParser(form.reading, form.id, 0)
         self._items: list[Item] = []
         self._open: Item | None = None
         self._logprobs: list[TokenLogprob] = []  # of text that the reader still holds
@@ -204,7 +204,7 @@ class ResponseChunks:
 class ResponseCompletion:
     """The same events folded into the response object."""
 
-    def __init__(self, form: ResponseForm, vocabulary: Vocabulary) -> None:
+    def __init__(self, form: ResponseForm, vocabulary: TokenDecoder) -> None:
         self._chunks = ResponseChunks(form, vocabulary)
 
     @property

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.schema.base import JsonSchema, ResponseFormat
 from api.schema.chat import (
     AllowedTools,
     AllowedToolsChoice,
     ChatRequest,
-    Function,
     FunctionCall,
-    JsonSchema,
+    FunctionDefinition,
     Message,
     NamedFunction,
     NamedTool,
     Part,
-    ResponseFormat,
     Tool,
     ToolCall,
     ToolChoice,
@@ -35,7 +34,8 @@ def chat_request(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> C
         messages=messages_of(body, context),
         max_completion_tokens=body.max_output_tokens,
         tools=[
-            Tool(type="function", function=Function(**tool.model_dump(exclude={"type"}))) for tool in body.tools or ()
+            Tool(type="function", function=FunctionDefinition(**tool.model_dump(exclude={"type"})))
+            for tool in body.tools or ()
         ],
         tool_choice=_tool_choice(body.tool_choice),
         response_format=_response_format(body),

@@ -22,8 +22,8 @@ from api.jobs.serving import (
     wanted,
     wants_stream,
 )
-from api.process.offload import aside
-from api.reading.choice import Reading
+from api.process.offload import offload
+from api.reading.choice import ParseOptions
 from api.responses.chunks import ResponseForm
 from api.responses.prepare import chat_request
 from api.schema.parse import known_only, parse
@@ -59,7 +59,7 @@ def add_asking(routes: Blueprint, service: Service) -> None:
     def input_tokens() -> Any:
         service.keys.caller(request)
         body = parse(ResponsesRequest, read_body(request))
-        chat = aside(chat_request, body, context_of(service, body.previous_response_id))
+        chat = offload(chat_request, body, context_of(service, body.previous_response_id))
         prepared = prepare(chat, service.models.encoder(body.model), service.grammars)
         return {"object": "response.input_tokens", "input_tokens": len(prepared.prompt.ids)}
 
@@ -109,7 +109,7 @@ def asked(service: Service) -> tuple[Waiting, Wanted]:
     body = parse(ResponsesRequest, raw)
     check_together(body)
     context = context_of(service, body.previous_response_id)
-    chat = aside(chat_request, body, context)
+    chat = offload(chat_request, body, context)
     encoder = service.models.encoder(body.model)
     prepared = prepare(chat, encoder, service.grammars)
     form = response_form(body, raw, context, prepared.reading)
@@ -148,7 +148,7 @@ def check_together(body: ResponsesRequest) -> None:
 
 
 def response_form(
-    body: ResponsesRequest, raw: dict[str, Any], context: list[dict[str, Any]], reading: Reading
+    body: ResponsesRequest, raw: dict[str, Any], context: list[dict[str, Any]], reading: ParseOptions
 ) -> ResponseForm:
     form_id = new_id("resp_")
     return ResponseForm(

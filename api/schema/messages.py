@@ -1,4 +1,4 @@
-"""The gate of /v1/messages (Anthropic's form). The rules are those of api/schema/chat.py."""
+"""Messages (Anthropic's API): the requests of POST /v1/messages and /v1/messages/count_tokens."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.schema.chat import (
+from api.schema.base import (
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_TIMEOUT_S,
@@ -34,8 +34,8 @@ class ImageSource(Base):
     url: str = ""
 
 
-class Block(Base):
-    """A piece of content. What a kind needs is checked when it becomes a message."""
+class ContentBlock(Base):
+    """One content block. What its type requires is checked when it becomes a chat message."""
 
     type: str
     text: str | None = None
@@ -44,17 +44,17 @@ class Block(Base):
     name: str | None = Field(None, min_length=1, max_length=256)
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: "str | Blocks | None" = None
+    content: "str | ContentBlocks | None" = None
     is_error: bool | None = None
     source: ImageSource | None = None
 
 
-Blocks = Annotated[list[Block], Field(max_length=MAX_PARTS, fail_fast=True)]
+ContentBlocks = Annotated[list[ContentBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
 class Turn(Base):
     role: Literal["user", "assistant", "system"]
-    content: str | Blocks
+    content: str | ContentBlocks
 
 
 class MessagesTool(Base):
@@ -97,7 +97,7 @@ class CountRequest(Base):
 
     model: str = Field(min_length=1, max_length=256)
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    system: str | Blocks | None = None
+    system: str | ContentBlocks | None = None
     tools: list[MessagesTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: MessagesToolChoice | None = None
     thinking: MessagesThinking | None = None

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from api.process.offload import aside
+from api.process.offload import offload
 from api.schema.unsupported import Refusal
 from common.errors import InvalidRequest
 
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=BaseModel)
 
 def parse(model: type[T], body: dict[str, Any]) -> T:
     """The typed request. Raises InvalidRequest that names the field and says what is allowed."""
-    parsed: T = aside(_parsed, model, body)
+    parsed: T = offload(_parsed, model, body)
     return parsed
 
 

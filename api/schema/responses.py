@@ -1,4 +1,4 @@
-"""The gate of /v1/responses. The rules are those of api/schema/chat.py."""
+"""Responses: the request of POST /v1/responses."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.schema.chat import MAX_MESSAGES, MAX_TOOLS, Base, NamedFunction, Parts, Sampling
+from api.schema.base import MAX_MESSAGES, MAX_TOOLS, Base, Sampling
+from api.schema.chat import NamedFunction, Parts
 from api.schema.unsupported import CHAT, NOT_HERE, Refusal
 
 MAX_ID = 256
@@ -30,7 +31,7 @@ Word = Annotated[str, Field(max_length=MAX_WORD)]
 
 
 class InputItem(Base):
-    """One item of a conversation: a message, a call, its output, what was thought, or a reference to one of these."""
+    """An input item: a message, a function call, its output, reasoning, or a reference to an earlier item."""
 
     type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = "message"
     id: str | None = Field(None, max_length=MAX_ID)
@@ -61,7 +62,7 @@ class AllowedChoice(Base):
     tools: list[FunctionChoice] = Field(min_length=1, max_length=MAX_TOOLS)
 
 
-class Reasoning(Base):
+class ReasoningOptions(Base):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Word | None = None
 
@@ -91,7 +92,7 @@ class ResponsesRequest(Sampling):
     tools: list[ResponseTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning: Reasoning | None = None
+    reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
     include: list[str] | None = Field(None, max_length=16)
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -24,7 +24,7 @@ from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from api.jobs.hub import EventHub
 from api.messages.chunks import MessageChunks, MessageForm
 from api.prompt.encoder import PromptEncoder
-from api.reading.choice import Reading
+from api.reading.choice import ParseOptions
 from api.responses.chunks import ResponseChunks, ResponseForm
 from api.schema.answers import TextAnswer
 from common.errors import Conflict
@@ -35,7 +35,7 @@ from tests.api.events import log
 GOLDEN = Path(__file__).parent / "golden"
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 THOUGHT = "<think>Hm.</think>Four."
-TOOLS = Reading(tool_format="hermes", ends=(258,))
+TOOLS = ParseOptions(tool_format="hermes", stop_token_ids=(258,))
 FAILED: list[Event] = [Delta(0, (65,), "Ha"), Failed("out_of_memory", "CUDA out of memory")]
 LIKELY: list[Event] = [
     Delta(0, (39,), "H", (TokenLogprob(39, -0.5, ((39, -0.5), (40, -1.5))),)),

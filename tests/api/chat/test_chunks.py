@@ -5,12 +5,12 @@ import orjson
 import pytest
 
 from api.chat.chunks import ChatChunks, ChatCompletion, ChatForm
-from api.reading.choice import Reading
+from api.reading.choice import ParseOptions
 from common.wire import Delta, Failed, Finished, TokenLogprob
 from tests.api.events import fed, folded, log, spoken
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-TOOLS = Reading(tool_format="hermes", ends=(258,))
+TOOLS = ParseOptions(tool_format="hermes", stop_token_ids=(258,))
 
 
 def form(**changes):
@@ -132,14 +132,14 @@ def test_thinking_is_told_apart_under_both_names_and_counted(encoder, step):
 
 
 def test_an_answer_whose_prompt_opened_the_thinking_begins_inside_it(encoder):
-    reading = Reading(is_thinking_opened=True)
+    reading = ParseOptions(is_thinking_opened=True)
     body = folded(ChatCompletion(form(reading=reading), encoder), log("so</think>Yes."))
     assert body["choices"][0]["message"]["reasoning"] == "so"
     assert body["choices"][0]["message"]["content"] == "Yes."
 
 
 def test_reasoning_that_is_not_wanted_is_left_out_but_counted(encoder):
-    reading = Reading(shows_reasoning=False)
+    reading = ParseOptions(shows_reasoning=False)
     body = folded(ChatCompletion(form(reading=reading), encoder), log("<think>so</think>Yes."))
     assert "reasoning" not in body["choices"][0]["message"]
     assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0

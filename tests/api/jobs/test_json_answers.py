@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from api.jobs import json_answers
 from api.jobs.json_answers import dumped
-from api.process.offload import is_big
+from api.process.offload import is_large
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -23,7 +23,7 @@ VALUES = st.recursive(
 def test_a_large_value_is_written_as_a_small_one(value):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_answers, "GROUP", 2)
-        patch.setattr(json_answers, "is_big", lambda value: is_big(value, 3))
+        patch.setattr(json_answers, "is_large", lambda value: is_large(value, 3))
         assert dumped(value) == orjson.dumps(value)
 
 

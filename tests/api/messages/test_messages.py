@@ -6,7 +6,7 @@ from api.chat.prepare import prepare
 from api.gate.errors import messages_error
 from api.messages.chunks import MessageChunks, MessageCompletion, MessageForm
 from api.messages.prepare import chat_request
-from api.reading.choice import Reading
+from api.reading.choice import ParseOptions
 from api.schema.messages import MessagesRequest
 from api.schema.parse import parse
 from common.errors import InvalidRequest, ModelNotFound, OmniError, Overloaded
@@ -15,7 +15,7 @@ from common.wire import Delta, Failed, Finished
 from tests.api.events import fed, folded, log
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-TOOLS = Reading(tool_format="hermes", ends=(258,))
+TOOLS = ParseOptions(tool_format="hermes", stop_token_ids=(258,))
 TOOL = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 
 

@@ -12,7 +12,7 @@ from flask import Flask, g
 
 from api.gate.json_object import parse_object
 from api.process.memory import LARGE_BYTES, THRESHOLDS, SpareMemory
-from api.process.offload import beside
+from api.process.offload import in_native_thread
 from api.schema.chat import ChatRequest
 from api.schema.parse import parse
 
@@ -66,7 +66,7 @@ def test_memory_is_given_back_once_after_large_bodies(num_bytes, num_trims):
     with gevent.Timeout(10):
         while len(trims) < num_trims:
             gevent.sleep(0.001)
-    beside(int)  # whatever was begun before it has ended
+    in_native_thread(int)  # whatever was begun before it has ended
     assert len(trims) == num_trims
 
 

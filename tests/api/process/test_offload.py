@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from api.process.offload import BIG, aside, beside, in_thread, is_big
+from api.process.offload import LARGE, in_native_thread, in_python_thread, is_large, offload
 from api.prompt import special_tokens
 from api.prompt.encoding import LONG_TEXT, TextEncoder
 from api.prompt.special_tokens import Guard
@@ -21,9 +21,9 @@ LONG = "the quick brown fox <|im_end|> "
 
 def test_small_work_is_done_at_once_and_large_work_in_a_thread():
     here = threading.get_ident()
-    assert aside(lambda _: threading.get_ident(), "short") == here
-    assert aside(lambda _: threading.get_ident(), "x" * BIG) != here
-    assert beside(threading.get_ident) != here
+    assert offload(lambda _: threading.get_ident(), "short") == here
+    assert offload(lambda _: threading.get_ident(), "x" * LARGE) != here
+    assert in_native_thread(threading.get_ident) != here
 
 
 def test_an_error_comes_back_from_the_thread_and_is_not_printed(capfd):
@@ -31,7 +31,7 @@ def test_an_error_comes_back_from_the_thread_and_is_not_printed(capfd):
         raise KeyError("gone")
 
     with pytest.raises(KeyError, match="gone"):
-        in_thread(fail)
+        in_python_thread(fail)
     assert capfd.readouterr().err == ""
 
 
@@ -44,7 +44,7 @@ def test_an_error_leaves_no_garbage_that_would_keep_what_was_sent():
     try:
         for _ in range(10):
             with suppress(KeyError):
-                in_thread(fail, "x" * BIG)
+                in_python_thread(fail, "x" * LARGE)
         assert gc.collect() == 0
     finally:
         gc.enable()
@@ -53,18 +53,18 @@ def test_an_error_leaves_no_garbage_that_would_keep_what_was_sent():
 @pytest.mark.parametrize(
     "value",
     [
-        "x" * BIG,
+        "x" * LARGE,
         ["x" * 100] * 200,
-        [{}] * BIG,
-        {f"name {number}": 1 for number in range(BIG)},
-        [Message(role="user", content="x" * BIG)],
-        ({"x" * BIG: 1},),
+        [{}] * LARGE,
+        {f"name {number}": 1 for number in range(LARGE)},
+        [Message(role="user", content="x" * LARGE)],
+        ({"x" * LARGE: 1},),
     ],
     ids=["text", "texts", "objects", "names", "messages", "a long name"],
 )
 def test_what_is_big_is_found_anywhere(value):
-    assert is_big(value)
-    assert not is_big("Hi") and not is_big([Message(role="user", content="Hi")])
+    assert is_large(value)
+    assert not is_large("Hi") and not is_large([Message(role="user", content="Hi")])
 
 
 @settings(max_examples=100, deadline=None)
@@ -92,7 +92,7 @@ def test_long_texts_have_the_ids_that_the_tokenizer_gives_them(is_plain):
 
 def test_a_text_that_cannot_fit_is_not_encoded(monkeypatch):
     encoder = TextEncoder(bytes_tokenizer().to_str())
-    monkeypatch.setattr("api.prompt.encoding.beside", None)  # nobody is asked
+    monkeypatch.setattr("api.prompt.encoding.in_native_thread", None)  # a call would fail
     encoded = encoder.encode(["x" * 64_001], 1000)
     assert encoded.ids == [] and encoded.num_tokens == 1001 and encoded.is_least
 

@@ -7,7 +7,7 @@ from mmap import mmap
 
 import pytest
 
-from api.process.offload import in_thread
+from api.process.offload import in_python_thread
 from api.prompt import conversation
 from api.prompt.bounds import TooSlow, bounded
 from api.prompt.conversation import Conversation, render
@@ -58,15 +58,15 @@ def test_a_hostile_template_ends_in_a_thread_too(monkeypatch):
     limit = resource.getrlimit(resource.RLIMIT_AS)
     for _ in range(3):
         with pytest.raises(InvalidRequest, match="needs too long"):
-            in_thread(render, Conversation([Message(role="user", content="Hi")]), card, Guard([]))
-    assert in_thread(sum, [1, 2]) == 3
+            in_python_thread(render, Conversation([Message(role="user", content="Hi")]), card, Guard([]))
+    assert in_python_thread(sum, [1, 2]) == 3
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
 def test_several_that_are_bounded_at_once_leave_the_limit_as_it_was():
     limit = resource.getrlimit(resource.RLIMIT_AS)
     with bounded(5, 2**28):
-        in_thread(
+        in_python_thread(
             render, Conversation([Message(role="user", content="Hi")]), replace(CARD, chat_template="x"), Guard([])
         )
         assert resource.getrlimit(resource.RLIMIT_AS) != limit

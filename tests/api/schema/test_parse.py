@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from api.schema.chat import ChatRequest
-from api.schema.completions import CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from api.schema.completions import CompletionRequest
+from api.schema.embeddings import EmbeddingRequest
 from api.schema.messages import CountRequest, MessagesRequest
 from api.schema.parse import parse
 from api.schema.responses import ResponsesRequest
+from api.schema.tokens import DetokenizeRequest, TokenizeRequest
 from common.errors import InvalidRequest
 
 MODELS = (

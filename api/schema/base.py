@@ -1,0 +1,144 @@
+"""What request models share: the strict base class, limits, the notes a caller adds, sampling, the answer's format.
+
+Unknown fields are accepted and ignored, because IDEs send many; docs/api/inference.md lists each known one.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from api.schema.unsupported import Refusal
+
+MAX_N = 16
+MAX_STOP = 16
+MAX_STOP_CHARACTERS = 256
+MAX_LOGIT_BIAS = 1024
+MAX_TOOLS = 128
+MAX_MESSAGES = 4096
+MAX_PARTS = 4096  # content parts of one message
+MAX_METADATA = 16  # this and the next three are OpenAI's limits
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512
+MAX_SAFETY_IDENTIFIER = 128
+MAX_MARK = 512  # `user` and the like; OpenAI publishes no limit
+MIN_TIMEOUT_S = 0.001
+MAX_TIMEOUT_S = 86_400.0
+MAX_TOKEN_ID = 2**31
+
+NO_REFUSALS: Mapping[str, Refusal] = MappingProxyType({})
+
+
+class Base(BaseModel):
+    """Strict and frozen. `refused`: known fields that would change the answer and that this server cannot honour."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    refused: ClassVar[Mapping[str, Refusal]] = NO_REFUSALS
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StopStrings = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
+    Field(max_length=MAX_STOP),
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+]
+Mark = Annotated[str, Field(max_length=MAX_MARK)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, Field(max_length=MAX_METADATA_KEY)], Annotated[str | None, Field(max_length=MAX_METADATA_VALUE)]
+    ],
+    Field(max_length=MAX_METADATA),
+]
+TokenId = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+
+
+def as_list_of_prompts(value: Any) -> Any:
+    """'text' and [1, 2] are one prompt each; ['text'] and [[1, 2]] are lists of prompts."""
+    is_one = isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and all(isinstance(item, int) for item in value)
+    )
+    return [value] if is_one else value
+
+
+class Marked(Base):
+    """Notes that callers put on a request. They never change the answer; bounded, because some of them are kept."""
+
+    metadata: Metadata | None = None
+    user: Mark | None = None
+    safety_identifier: str | None = Field(None, max_length=MAX_SAFETY_IDENTIFIER)
+    prompt_cache_key: Mark | None = None
+
+
+class StreamOptions(Base):
+    include_usage: bool | None = None
+    include_event_ids: bool | None = None  # our extension: chunks carry numbers to resume after
+
+
+class Sampling(Marked):
+    """Sampling fields that chat, completions and responses share. None: the default in docs/api/inference.md."""
+
+    model: str = Field(min_length=1, max_length=256)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=1_000_000)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
+    logit_bias: dict[str, float] | None = Field(None, max_length=MAX_LOGIT_BIAS)
+    max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    stop: StopStrings | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=64)
+    ignore_eos: bool | None = None
+    n: int | None = Field(None, ge=1, le=MAX_N)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    background: bool | None = None
+    priority: int | None = Field(None, ge=-100, le=100)  # the lower, the earlier; below 0 needs a key with that right
+    timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)
+
+    @field_validator("logit_bias")
+    @classmethod
+    def bias_is_bounded(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for token, bias in (value or {}).items():
+            if not (token.isascii() and token.isdigit() and len(token) <= 9):
+                raise ValueError("keys must be token ids")
+            if not -100 <= bias <= 100:
+                raise ValueError("values must be between -100 and 100")
+        return value
+
+
+class JsonSchema(Base):
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Base):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")  # llama.cpp's place for it
+
+
+class Structured(Sampling):
+    """The format that the answer's text must have, under OpenAI's field name or another server's."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | str | None = None
+    skip_special_tokens: bool | None = None

@@ -1,0 +1,34 @@
+"""Tokens: the requests of POST /tokenize and POST /detokenize."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from api.schema.base import MAX_MESSAGES, MAX_TOOLS, Base, TokenId
+from api.schema.chat import Message, Tool
+
+
+class TokenizeRequest(Base):
+    """POST /tokenize: a text, or a conversation that the model's template renders."""
+
+    model: str | None = Field(None, max_length=256)
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def one_of_two(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either 'prompt' or 'messages'")
+        return self
+
+
+class DetokenizeRequest(Base):
+    """POST /detokenize."""
+
+    model: str | None = Field(None, max_length=256)
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
