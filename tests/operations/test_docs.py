@@ -104,3 +104,23 @@ def test_settings_exist(path: Path) -> None:
     known = set(re.findall(r"^#? ?(OMNI_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     known |= set(re.findall(r"\$\{(OMNI_\w+)", (ROOT / "deploy" / "compose.yaml").read_text()))
     assert set(re.findall(r"\bOMNI_\w*[A-Z]\b", path.read_text())) - known == set()
+
+
+def test_every_decision_has_its_head_and_stands_in_the_index() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    for number, path in enumerate(sorted((ROOT / "docs" / "decisions").glob("0*.md")), 1):
+        text = path.read_text()
+        assert text.startswith(f"# {number}. ") and path.name.startswith(f"{number:04}-")
+        assert re.search(r"^- Date: \d{4}-\d\d-\d\d", text, re.MULTILINE), path
+        assert re.search(r"^- Status: (Accepted|Amended|Superseded by)", text, re.MULTILINE), path
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Not chosen", "Consequences"], (
+            path
+        )
+        assert f"]({path.name})" in index
+
+
+def test_every_control_of_the_chaos_tests_is_described() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "tests" / "chaos").glob("*scenarios.py"))
+    controls = set(re.findall(r'^    "(\w+)": \w+,$', sources, re.MULTILINE))
+    described = (ROOT / "docs" / "architecture" / "durability.md").read_text()
+    assert controls and {name for name in controls if f"`{name}`" not in described} == set()
