@@ -13,8 +13,9 @@ from statistics import median
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from api.reading.dialects.call_grammar import OfferedFunction
+from api.reading.dialects.hermes import HERMES
 from common.grammar.answer import Grammar, MarkedText, json_object_grammar, json_schema_grammar
-from common.grammar.tools import Function, tool_grammar
 from worker.sampling.grammar import GrammarCompiler, GrammarState, apply_bitmask, bitmask_words
 
 END = 0
@@ -55,9 +56,9 @@ def synthetic_tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def grammars() -> dict[str, Grammar]:
-    functions = [Function(f"function_{number}", ORDER, True) for number in range(8)]
-    required = tool_grammar("hermes", functions, must_call=True, parallel=True, marked=MarkedText({}))
-    auto = tool_grammar("hermes", functions, must_call=False, parallel=True, marked=MarkedText({}))
+    functions = [OfferedFunction(f"function_{number}", ORDER, True) for number in range(8)]
+    required = HERMES.grammar(functions, must_call=True, parallel=True, marked=MarkedText({}))
+    auto = HERMES.grammar(functions, must_call=False, parallel=True, marked=MarkedText({}))
     assert required is not None and auto is not None
     return {
         "json_object": json_object_grammar(),

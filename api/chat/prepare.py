@@ -11,15 +11,15 @@ from uuid import uuid4
 from api.chat.chunks import ChatForm
 from api.gate.auth import Caller
 from api.process.offload import executor_for, offload
-from api.prompt.conversation import THINK, Conversation
+from api.prompt.conversation import Conversation
 from api.prompt.encoder import ChatPrompt, PromptEncoder
 from api.prompt.images import images_of
 from api.reading.choice import ParseOptions
-from api.reading.tool_calls import opening_of
 from api.request.constraints import grammar_of, must_call, offered_tools
 from api.schema.base import MAX_TIMEOUT_S, Sampling
 from api.schema.chat import ChatRequest, Tool
 from common.errors import InvalidRequest
+from common.grammar.answer import THINK
 from common.grammar.check import GrammarCheck
 from common.json_bytes import json_bytes
 from common.redis.store import Submission
@@ -69,7 +69,7 @@ def prepare(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -
     images = do(images_of, body.messages, encoder.card)
     prompt = encoder.encode_chat(do(conversation_of, body, tools))
     reading = ParseOptions(
-        tool_format=encoder.tool_format if tools else None,
+        tool_dialect=encoder.tool_dialect.name if tools and encoder.tool_dialect else None,
         is_thinking_opened=prompt.thinking == "opened",
         shows_reasoning=body.include_reasoning is not False,
         stop_token_ids=ends_of(body, encoder.card),
@@ -140,7 +140,7 @@ def skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, reading: Par
     """False if asked for, or if the marks that the answer is read by are special tokens of this model."""
     if body.skip_special_tokens is not None:
         return body.skip_special_tokens
-    marks = [THINK] if reading.tool_format is None else [THINK, opening_of(reading.tool_format)]
+    marks = [THINK, encoder.tool_dialect.opening] if reading.tool_dialect and encoder.tool_dialect else [THINK]
     return not any(encoder.leaves_out(mark) for mark in marks)
 
 

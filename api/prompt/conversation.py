@@ -14,11 +14,10 @@ from api.prompt.special_tokens import Guard
 from api.prompt.templates import render_template
 from api.schema.chat import Message, Part, Tool
 from common.errors import InvalidRequest
-from common.grammar.answer import THINK_END, Thinking
+from common.grammar.answer import THINK, THINK_END, Thinking
 from common.json_bounds import bounded_marks
 from common.wire import ModelCard
 
-THINK = "<think>"
 TEMPLATE_TIME_S = 2.0
 TEMPLATE_BYTES = 2**30
 REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)

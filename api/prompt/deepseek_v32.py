@@ -12,7 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api.reading.dialects.deepseek_v32 import DSML
 from common.errors import InvalidRequest
+from common.grammar.answer import THINK, THINK_END
 
 Message = Mapping[str, Any]  # as OpenAI's: role, content (text), tool_calls, tool_call_id, reasoning_content
 
@@ -20,9 +22,6 @@ BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
 USER = "<｜User｜>"
 ASSISTANT = "<｜Assistant｜>"
-THINK = "<think>"
-END_THINK = "</think>"
-DSML = "｜DSML｜"
 SYSTEM_ROLES = ("system", "developer")  # the format's own `developer` is a user's message, not what OpenAI means by it
 
 TOOLS_TEXT = """## Tools
@@ -130,7 +129,7 @@ def _system_text(
     text = "\n\n".join(_text(message) for message in messages if message["role"] in SYSTEM_ROLES)
     if tools:
         functions = "\n".join(_json(tool["function"]) for tool in tools)
-        text += "\n\n" + TOOLS_TEXT.format(dsml=DSML, think=THINK, end_think=END_THINK, functions=functions)
+        text += "\n\n" + TOOLS_TEXT.format(dsml=DSML, think=THINK, end_think=THINK_END, functions=functions)
     schema = _response_schema(response_format)
     if schema is not None:
         text += "\n\n" + RESPONSE_FORMAT_TEXT.format(schema=_json(schema))
@@ -150,7 +149,7 @@ def _assistant_text(index: int, message: Message, *, thinks: bool) -> str:
     calls = message.get("tool_calls") or ()
     if thinks and not (reasoning or calls):
         raise _invalid(index, "in thinking mode it needs reasoning_content or tool_calls, as no user message follows")
-    thought = f"{reasoning}{END_THINK}" if thinks else ""
+    thought = f"{reasoning}{THINK_END}" if thinks else ""
     return thought + _text(message) + (_calls_text(index, calls) if calls else "") + EOS
 
 
@@ -191,7 +190,7 @@ def _results_text(calls: Sequence[Mapping[str, Any]], results: Sequence[tuple[in
 
 
 def _think_mark(thinks: bool) -> str:
-    return THINK if thinks else END_THINK
+    return THINK if thinks else THINK_END
 
 
 def _text(message: Message) -> str:

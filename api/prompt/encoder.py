@@ -8,10 +8,10 @@ from api.process.offload import in_native_thread, in_python_thread, inline, offl
 from api.prompt.conversation import Conversation, render, thinking_of
 from api.prompt.encoding import LONG_TEXT, Encoded, TextEncoder
 from api.prompt.special_tokens import Guard
-from api.reading.tool_calls import choose_format
+from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.known import dialect_for
 from common.errors import ContextLengthExceeded, InvalidRequest
 from common.grammar.answer import MarkedText, Thinking, marked_text
-from common.grammar.tools import ToolCallFormat
 from common.model.spelling import Spelling, shown
 from common.wire import ModelCard
 
@@ -41,7 +41,7 @@ class PromptEncoder:
         self._hidden = [*self._special, *self._turn_marks, *([card.image_token] if card.image_token else [])]
         self._spelling = Spelling(self._tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
-        self.tool_format: ToolCallFormat | None = choose_format(card.chat_template, card.architecture)
+        self.tool_dialect: ToolDialect | None = dialect_for(card.chat_template, card.architecture)
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ready for the answer. Raises InvalidRequest or ContextLengthExceeded."""

@@ -1,22 +1,22 @@
-"""The whole answer: reasoning first, then content and tool calls."""
+"""Parses a whole answer: reasoning first, then content and tool calls."""
 
 from collections.abc import Iterable
 
+from api.reading.dialects.dialect import ToolDialect
 from api.reading.pieces import Content, Piece, merged
 from api.reading.reasoning import ReasoningParser
 from api.reading.tool_calls import ToolCallParser
 from common.grammar.answer import Thinking
-from common.grammar.tools import ToolCallFormat
 
 
 class AnswerParser:
-    """Feed it the text of one choice. Either part can be off: `thinking` none, `format` None."""
+    """Feed it the text of one choice. `thinking` "none" or `dialect` None turn a part off."""
 
     def __init__(
-        self, thinking: Thinking, format: ToolCallFormat | None, id_seed: str, *, must_call: bool = False
+        self, thinking: Thinking, dialect: ToolDialect | None, id_seed: str, *, must_call: bool = False
     ) -> None:
         self._reasoning = ReasoningParser(opened=thinking == "opened") if thinking != "none" else None
-        self._tool_calls = ToolCallParser(format, id_seed, must_call=must_call) if format else None
+        self._tool_calls = ToolCallParser(dialect, id_seed, must_call=must_call) if dialect else None
 
     @property
     def is_thinking(self) -> bool:
@@ -25,14 +25,14 @@ class AnswerParser:
 
     @property
     def has_called(self) -> bool:
-        """There are calls, and each of them is whole."""
+        """There are calls, and all of them are complete."""
         return self._tool_calls is not None and self._tool_calls.has_called
 
     def feed(self, text: str) -> list[Piece]:
         return self._with_calls(self._reasoning.feed(text) if self._reasoning else [Content(text)])
 
     def finish(self, *, is_cut: bool = False) -> list[Piece]:
-        """What was held back, now that nothing follows; `is_cut`: the model would have gone on."""
+        """The pieces held back, when no text follows. `is_cut`: the model did not end the answer itself."""
         pieces = self._with_calls(self._reasoning.finish() if self._reasoning else [])
         return merged([*pieces, *(self._tool_calls.finish(is_cut=is_cut) if self._tool_calls else [])])
 

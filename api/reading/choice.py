@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from api.reading.answer import AnswerParser
+from api.reading.dialects.known import dialect_named
 from api.reading.pieces import Piece, Reasoning, merged
 from common.grammar.answer import Thinking
-from common.grammar.tools import ToolCallFormat
 from common.wire import Delta, Finished, TokenLogprob
 
 
@@ -23,7 +23,7 @@ class TokenDecoder(Protocol):
 class ParseOptions:
     """How an answer's text is parsed. Stored with the job, so that every process parses it the same way."""
 
-    tool_format: ToolCallFormat | None = None  # None: no tools were offered, and markup of calls is text
+    tool_dialect: str | None = None  # a ToolDialect's name. None: no tools were offered, so calls are plain text
     is_thinking_opened: bool = False  # the prompt ended inside a <think> block
     shows_reasoning: bool = True
     stop_token_ids: tuple[int, ...] = ()  # they end an answer and are not part of it
@@ -46,7 +46,8 @@ class ChoiceParser:
         self._options = options
         # Optional, never none: models think although their templates do not mention it.
         thinking: Thinking = "opened" if options.is_thinking_opened else "optional"
-        self._parser = AnswerParser(thinking, options.tool_format, f"{job_id}/{index}", must_call=options.must_call)
+        dialect = dialect_named(options.tool_dialect) if options.tool_dialect else None
+        self._parser = AnswerParser(thinking, dialect, f"{job_id}/{index}", must_call=options.must_call)
         self.num_reasoning_tokens = 0
         self.finish_reason: str | None = None  # as OpenAI spells it
 

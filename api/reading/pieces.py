@@ -1,4 +1,4 @@
-"""What an answer is made of, piece by piece. Text that was given out is never taken back."""
+"""The pieces that an answer is parsed into. A piece that was emitted is never taken back."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Text that the model thought before its answer."""
+    """Text of the model's reasoning, before the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """A call begins; its arguments follow in pieces with the same index."""
+    """The beginning of a call. Its arguments follow in pieces with the same index."""
 
     index: int
     id: str
@@ -38,7 +38,7 @@ class ToolCallArguments:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallEnd:
-    """The call's arguments are whole: one JSON object. What has no such end is no call to be run."""
+    """The call's arguments are complete: one JSON object. A call without this piece must not be run."""
 
     index: int
 
@@ -47,11 +47,11 @@ Piece = Content | Reasoning | ToolCallStart | ToolCallArguments | ToolCallEnd
 
 
 class CallPieces:
-    """Numbers the calls of one answer. Ids follow from the seed alone: a replayed answer has the same ones."""
+    """Numbers the calls of one answer. Ids depend on the seed alone, so a replayed answer has the same ids."""
 
     def __init__(self, id_seed: str, *, short_ids: bool = False) -> None:
         self._id_seed = id_seed
-        self._short_ids = short_ids  # some templates refuse ids of other than nine letters and digits
+        self._short_ids = short_ids  # nine letters and digits
         self.num_started = 0
         self.num_ended = 0
 
@@ -61,17 +61,17 @@ class CallPieces:
         return ToolCallStart(self.num_started - 1, digest[:9] if self._short_ids else f"call_{digest[:24]}", name)
 
     def arguments(self, text: str) -> ToolCallArguments:
-        """More arguments of the call that was started last."""
+        """More arguments of the newest call."""
         return ToolCallArguments(self.num_started - 1, text)
 
     def end(self) -> ToolCallEnd:
-        """The call that was started last is whole."""
+        """The end of the newest call."""
         self.num_ended += 1
         return ToolCallEnd(self.num_started - 1)
 
 
 def merged(pieces: Iterable[Piece]) -> list[Piece]:
-    """The same pieces with neighbours of one kind joined and empty ones left out."""
+    """The pieces with neighbours of one kind joined and empty pieces left out."""
     result: list[Piece] = []
     for piece in pieces:
         last = result[-1] if result else None
@@ -89,7 +89,7 @@ def merged(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def num_held(text: str, markers: Iterable[str]) -> int:
-    """How many characters at the text's end may be the beginning of a marker."""
+    """The number of characters at the end of the text that may begin a marker."""
     longest = 0
     for marker in markers:
         for length in range(min(len(marker) - 1, len(text)), longest, -1):

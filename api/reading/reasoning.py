@@ -1,29 +1,17 @@
-"""Splits `<think>…</think>` at the beginning of an answer from what follows it."""
+"""Splits `<think>…</think>` at the beginning of an answer from the text that follows."""
 
 from typing import Literal
 
 from api.reading.pieces import Content, Piece, Reasoning, num_held
-from common.grammar.answer import Thinking
-
-OPENING = "<think>"
-CLOSING = "</think>"
+from common.grammar.answer import THINK, THINK_END
 
 State = Literal["undecided", "thinking", "answering"]
 
 
-def thinking_of(prompt: str, chat_template: str | None) -> Thinking:
-    """Whether an answer to this rendered prompt begins with thinking: its end says so, or else the template."""
-    end = prompt.rstrip()
-    if end.endswith(OPENING):
-        return "opened"
-    return "optional" if OPENING in (chat_template or "") and not end.endswith(CLOSING) else "none"
-
-
 class ReasoningParser:
-    """Feed it an answer's text; blank space around the two parts is left out.
+    """Feed it an answer's text. White space around the two parts is left out.
 
-    `opened`: the prompt itself ended with `<think>`, so the answer begins inside the block. A later `<think>` is only
-    text.
+    `opened`: the prompt ended with `<think>`, so the answer begins inside the block. Any later `<think>` is plain text.
     """
 
     def __init__(self, *, opened: bool = False) -> None:
@@ -46,30 +34,30 @@ class ReasoningParser:
         return pieces + self._answer() if self._state == "answering" else pieces
 
     def finish(self) -> list[Piece]:
-        """What was held back, now that nothing follows."""
+        """The pieces held back, when no text follows."""
         held, self._held = self._held, ""
         if self._state == "undecided":
             return [Reasoning(held.strip())] if self._opened and held.strip() else [Content(held)] if held else []
         if self._state == "thinking":
             return [Reasoning(held.rstrip())] if held.strip() else []
-        return []  # an answer is never held, but for the blank space before it
+        return []  # only white space before the answer is held back
 
     def _decide(self) -> bool:
-        """Leave the undecided state, if the text allows it yet."""
+        """Leave the undecided state if the text so far allows it."""
         begun = self._held.lstrip()
-        if len(begun) < len(OPENING) and OPENING.startswith(begun):
+        if len(begun) < len(THINK) and THINK.startswith(begun):
             return False
-        if begun.startswith(OPENING):  # some models repeat the marker that the prompt ended with
-            self._held = begun[len(OPENING) :]
+        if begun.startswith(THINK):  # some models repeat the marker that the prompt ended with
+            self._held = begun[len(THINK) :]
             self._state = "thinking"
         else:
             self._state = "thinking" if self._opened else "answering"
         return True
 
     def _think(self) -> list[Piece]:
-        thought, closing, rest = self._held.partition(CLOSING)
+        thought, closing, rest = self._held.partition(THINK_END)
         if not closing:
-            thought = thought[: len(thought) - num_held(thought, [CLOSING])]
+            thought = thought[: len(thought) - num_held(thought, [THINK_END])]
         said = thought.rstrip() if self._has_reasoning else thought.strip()
         if closing:
             self._held, self._state, self._trims_answer = rest, "answering", True

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from api.prompt.encoder import PromptEncoder
+from api.reading.dialects.call_grammar import OfferedFunction
 from api.schema.base import Structured
 from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Tool
 from common.errors import InvalidRequest
@@ -20,7 +21,6 @@ from common.grammar.answer import (
     regex_grammar,
     structured_grammar,
 )
-from common.grammar.tools import Function, tool_grammar
 
 
 def offered_tools(body: ChatRequest) -> list[Tool]:
@@ -100,19 +100,19 @@ def _schema_grammar(schema: Any, param: str) -> Grammar:
 
 def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, is_shaped: bool) -> Grammar | None:
     """`is_shaped`: beside calls there is no free text, but an answer with a grammar of its own."""
-    if encoder.tool_format is None:
+    if encoder.tool_dialect is None:
         raise InvalidRequest(
             "This model's chat template does not show a form of tool calls that this server can read.", param="tools"
         )
     named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
     functions = [
-        Function(tool.function.name, tool.function.parameters, strict=bool(tool.function.strict))
+        OfferedFunction(tool.function.name, tool.function.parameters, strict=bool(tool.function.strict))
         for tool in tools
         if named is None or tool.function.name == named
     ]
     parallel = body.parallel_tool_calls is not False and named is None
     is_forced = must_call(body) or is_shaped
-    return tool_grammar(encoder.tool_format, functions, must_call=is_forced, parallel=parallel, marked=encoder.marked)
+    return encoder.tool_dialect.grammar(functions, must_call=is_forced, parallel=parallel, marked=encoder.marked)
 
 
 def must_call(body: ChatRequest) -> bool:

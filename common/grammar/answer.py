@@ -27,6 +27,7 @@ TEXT = "/(.|\\n)*/"
 CLASS_OR_ESCAPE = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.")
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 TOKEN_ID = re.compile(r"<\[\d+\]>")
+THINK = "<think>"
 THINK_END = "</think>"
 
 Thinking = Literal["none", "opened", "optional"]  # may the answer begin with a <think> block; did the prompt open it
@@ -187,7 +188,7 @@ def after_thinking(grammar: Grammar, thinking: Thinking, marked: MarkedText) -> 
     """The grammar for an answer that may think first: a block up to `</think>`, of any text, then the grammar."""
     if thinking == "none":
         return grammar
-    opening = f"({marked.literal('<think>')} thought)?" if thinking == "optional" else "thought"
+    opening = f"({marked.literal(THINK)} thought)?" if thinking == "optional" else "thought"
     answer, *others = orjson.loads(grammar.text)["grammars"]
     main = [f"start: {opening} @answer", "thought: thought_body /\\n{1,2}/?", *marked.until("thought_body", THINK_END)]
     parts = [{"lark_grammar": "\n".join(main)}, {**answer, "name": "answer"}, *others]

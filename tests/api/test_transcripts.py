@@ -35,7 +35,7 @@ from tests.api.events import log
 GOLDEN = Path(__file__).parent / "golden"
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 THOUGHT = "<think>Hm.</think>Four."
-TOOLS = ParseOptions(tool_format="hermes", stop_token_ids=(258,))
+TOOLS = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,))
 FAILED: list[Event] = [Delta(0, (65,), "Ha"), Failed("out_of_memory", "CUDA out of memory")]
 LIKELY: list[Event] = [
     Delta(0, (39,), "H", (TokenLogprob(39, -0.5, ((39, -0.5), (40, -1.5))),)),

@@ -10,7 +10,7 @@ from common.wire import Delta, Failed, Finished, TokenLogprob
 from tests.api.events import fed, folded, log, spoken
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-TOOLS = ParseOptions(tool_format="hermes", stop_token_ids=(258,))
+TOOLS = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,))
 
 
 def form(**changes):

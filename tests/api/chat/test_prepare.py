@@ -51,13 +51,13 @@ def test_stop_strings_are_of_text_and_not_of_a_call_that_must_come(encoder):
 def test_tools_that_may_be_called_leave_the_answer_free(encoder):
     ready = prepared(encoder, tools=[TOOL])
     assert ready.sampling.grammar is None
-    assert ready.reading.tool_format == "hermes"
+    assert ready.reading.tool_dialect == "hermes"
 
 
 def test_with_tool_choice_none_the_model_hears_of_no_tools(encoder):
     without = prepared(encoder, tools=[TOOL], tool_choice="none")
     assert without.prompt == prepared(encoder).prompt
-    assert without.reading.tool_format is None
+    assert without.reading.tool_dialect is None
 
 
 def test_one_call_at_a_time_is_held_to_by_a_grammar(encoder):
@@ -182,7 +182,7 @@ def test_the_job_carries_all_that_words_its_answer_again(encoder):
     job = submission(
         ready.request(form.id, "tiny", caller), form, body, encoder, caller, {"Idempotency-Key": "k"}, BODY
     )
-    assert job.form["kind"] == "chat" and job.form["reading"]["tool_format"] == "hermes"
+    assert job.form["kind"] == "chat" and job.form["reading"]["tool_dialect"] == "hermes"
     assert job.request.cache_salt == job.owner == "me" and job.body_digest
 
 

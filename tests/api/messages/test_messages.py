@@ -15,7 +15,7 @@ from common.wire import Delta, Failed, Finished
 from tests.api.events import fed, folded, log
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-TOOLS = ParseOptions(tool_format="hermes", stop_token_ids=(258,))
+TOOLS = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,))
 TOOL = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from api.prompt.deepseek_v32 import encode_chat, thinking_wanted
 from api.reading.answer import AnswerParser
+from api.reading.dialects.deepseek_v32 import DEEPSEEK_V32
 from api.reading.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart
 from common.errors import InvalidRequest
 
@@ -145,7 +146,7 @@ def test_any_of_the_known_switches_turns_thinking_on(switches, wanted):
 def test_what_the_encoder_writes_the_parser_reads_back():
     prompt = encode_chat([WEATHER, calling(content="I look.", reasoning_content="Hm."), result()], thinking=True)
     answer = prompt.partition("<think>")[2].partition(EOS)[0]
-    parser = AnswerParser("opened", "deepseek_v32", "s")
+    parser = AnswerParser("opened", DEEPSEEK_V32, "s")
     reasoning, content, start, arguments, end = parser.feed(answer) + parser.finish()
     assert (reasoning, content) == (Reasoning("Hm."), Content("I look."))
     assert isinstance(start, ToolCallStart)

@@ -5,6 +5,7 @@ from tokenizers import AddedToken
 
 from api.prompt.conversation import Conversation, parsed_object
 from api.prompt.encoder import PromptEncoder
+from api.reading.dialects.deepseek_v32 import DEEPSEEK_V32
 from api.schema.chat import ChatRequest, Message
 from api.schema.parse import parse
 from common.errors import ContextLengthExceeded, InvalidRequest
@@ -149,7 +150,7 @@ def test_deepseek_v32_has_its_own_writing(encoder_of):
     assert written(deepseek, messages) == "<｜begin▁of▁sentence｜>Be kind.<｜User｜>Hi<｜Assistant｜></think>"
     thoughtful = conversation(messages, template_kwargs={"thinking": True})
     assert deepseek.encode_chat(thoughtful).thinking == "opened"
-    assert deepseek.tool_format == "deepseek_v32"
+    assert deepseek.tool_dialect is DEEPSEEK_V32
     with pytest.raises(InvalidRequest, match="tool"):
         deepseek.encode_chat(conversation([*messages, {"role": "tool", "tool_call_id": "x", "content": "1"}]))
 

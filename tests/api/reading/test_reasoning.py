@@ -1,9 +1,11 @@
+"""The reasoning block at the beginning of an answer."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.reading.pieces import Content, Reasoning, merged
-from api.reading.reasoning import ReasoningParser, thinking_of
+from api.reading.reasoning import ReasoningParser
 
 
 def parse(deltas, opened=False):
@@ -60,20 +62,6 @@ def test_the_parser_says_whether_it_is_inside_the_block():
         parser.feed(delta)
         states.append(parser.is_thinking)
     assert states == [True, True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "template", "thinking"),
-    [
-        ("<|assistant|>", "... <think> ...", "optional"),
-        ("<|assistant|><think>\n", "... <think> ...", "opened"),
-        ("<|assistant|><think>\n\n</think>\n\n", "... <think> ...", "none"),
-        ("<｜Assistant｜></think>", None, "none"),
-        ("<|assistant|>", "no such thing", "none"),
-    ],
-)
-def test_the_prompt_and_the_template_say_whether_an_answer_begins_with_thinking(prompt, template, thinking):
-    assert thinking_of(prompt, template) == thinking
 
 
 fragments = st.lists(

@@ -1,3 +1,5 @@
+"""Answers in each dialect: calls and content come out, however the text is cut."""
+
 import json
 import time
 
@@ -6,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.reading.answer import AnswerParser
-from api.reading.json_value import strict_json
+from api.reading.dialects.deepseek_v32 import DSML
+from api.reading.dialects.json_value import strict_json
+from api.reading.dialects.known import DIALECTS, dialect_named
 from api.reading.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
-from api.reading.tool_calls import ToolCallParser, choose_format, opening_of
+from api.reading.tool_calls import ToolCallParser
 
-DSML = "｜DSML｜"
 HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 DEEPSEEK = (
     f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n'
@@ -18,11 +21,11 @@ DEEPSEEK = (
     f'<{DSML}parameter name="days" string="false">3</{DSML}parameter>\n'
     f'</{DSML}invoke>\n<{DSML}invoke name="now">\n\n</{DSML}invoke>\n</{DSML}function_calls>'
 )
-FORMATS = ["hermes", "llama3_json", "mistral", "mistral_args", "deepseek_v32"]
+FORMATS = [dialect.name for dialect in DIALECTS]
 
 
 def parse(format, deltas):
-    parser = ToolCallParser(format, "job-1/0")
+    parser = ToolCallParser(dialect_named(format), "job-1/0")
     pieces = [piece for delta in deltas for piece in parser.feed(delta)]
     return merged([*pieces, *parser.finish()])
 
@@ -70,7 +73,7 @@ def test_text_before_and_after_a_call_is_content_without_the_blank_space_between
 
 
 def test_arguments_stream_as_they_are_written():
-    parser = ToolCallParser("hermes", "seed")
+    parser = ToolCallParser(dialect_named("hermes"), "seed")
     assert parser.feed('<tool_call>{"name": "f", "argu') == []
     start, first = parser.feed('ments": {"city": "Pa')
     assert (start.name, first.text) == ("f", '{"city": "Pa')
@@ -78,7 +81,7 @@ def test_arguments_stream_as_they_are_written():
 
 
 def test_a_string_parameter_of_dsml_streams_as_json():
-    parser = ToolCallParser("deepseek_v32", "seed")
+    parser = ToolCallParser(dialect_named("deepseek_v32"), "seed")
     parser.feed(f'<{DSML}function_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="a" string="true">')
     assert parser.feed('two\n"words"') == [ToolCallArguments(0, 'two\\n\\"words\\"')]
 
@@ -143,7 +146,7 @@ WRITTEN = {
 def test_calls_that_are_cut_off_anywhere_are_neither_whole_nor_text(format):
     text = WRITTEN[format]
     for cut in range(len(text) + 1):
-        parser = ToolCallParser(format, "job-1/0", must_call=True)
+        parser = ToolCallParser(dialect_named(format), "job-1/0", must_call=True)
         pieces = merged([*parser.feed(text[:cut]), *parser.finish(is_cut=True)])
         whole = {piece.index for piece in pieces if isinstance(piece, ToolCallEnd)}
         found, content = calls(pieces)
@@ -160,17 +163,17 @@ def test_calls_that_are_cut_off_anywhere_are_neither_whole_nor_text(format):
 
 @pytest.mark.parametrize("format", ["hermes", "mistral", "mistral_args", "deepseek_v32"])
 def test_a_call_that_was_free_to_come_leaks_no_markup_either_when_it_is_cut_off(format):
-    opening = opening_of(format)
+    opening = dialect_named(format).opening
     begun = WRITTEN[format].lstrip()[: len(opening) + 10]
     for text, content in ((begun, ""), ("I look." + begun, "I look."), (opening[:-1], opening[:-1])):
-        parser = ToolCallParser(format, "job-1/0")
+        parser = ToolCallParser(dialect_named(format), "job-1/0")
         assert calls([*parser.feed(text), *parser.finish(is_cut=True)]) == ([], content)
 
 
 def test_an_answer_in_json_that_is_cut_off_is_still_text():
-    parser = ToolCallParser("llama3_json", "job-1/0")
+    parser = ToolCallParser(dialect_named("llama3_json"), "job-1/0")
     assert calls([*parser.feed('{"city": "Par'), *parser.finish(is_cut=True)]) == ([], '{"city": "Par')
-    parser = ToolCallParser("llama3_json", "job-1/0")
+    parser = ToolCallParser(dialect_named("llama3_json"), "job-1/0")
     assert calls([*parser.feed('{"name'), *parser.finish(is_cut=True)]) == ([], '{"name')
 
 
@@ -201,39 +204,13 @@ def test_arguments_that_are_no_json_are_no_whole_call_and_no_text(format, bad):
         "hermes": f'<tool_call>{{"name": "f", "arguments": {bad}}}</tool_call>',
         "mistral_args": f"[TOOL_CALLS]f[ARGS]{bad}",
     }[format]
-    parser = ToolCallParser(format, "job-1/0")
+    parser = ToolCallParser(dialect_named(format), "job-1/0")
     pieces = merged([*parser.feed(text), *parser.finish()])
     assert not parser.has_called
     assert not any(isinstance(piece, ToolCallEnd) for piece in pieces)
     [(name, arguments)], content = calls(pieces)
     assert (name, content) == ("f", "")
     assert strict_json(arguments) is None
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@given(VALUES, st.booleans(), st.sampled_from([None, 1]))
-def test_json_comes_out_as_it_was_written(value, ascii_only, indent):
-    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    assert strict_json(text) == text
-
-
-@given(st.text('{}[]",:\\ \nuTruenal0.1-+e', max_size=24))
-def test_what_is_taken_for_json_is_json(text):
-    if (written := strict_json(text)) is not None:
-        json.loads(written, parse_constant=pytest.fail)
-    else:
-        with pytest.raises(ValueError):
-            json.loads(text, parse_constant=refuse)
-
-
-def refuse(constant):
-    raise ValueError(constant)
 
 
 def test_ids_follow_from_the_seed_and_differ_between_calls():
@@ -292,33 +269,16 @@ def test_where_a_text_is_cut_does_not_matter(format, choice):
 
 
 def test_an_answer_is_reasoning_then_content_then_calls():
-    parser = AnswerParser("optional", "hermes", "job-1/0")
+    parser = AnswerParser("optional", dialect_named("hermes"), "job-1/0")
     pieces = parser.feed("<think>Which <tool_call>?</think>\n\nI look.\n" + HERMES) + parser.finish()
     assert pieces[:2] == [Reasoning("Which <tool_call>?"), Content("I look.")]
     assert [type(piece) for piece in pieces[2:]] == [ToolCallStart, ToolCallArguments, ToolCallEnd]
     assert parser.has_called
 
 
-@pytest.mark.parametrize(
-    ("template", "architecture", "format"),
-    [
-        ("{{ '<tool_call>\\n' }}", "qwen3", "hermes"),
-        ("<tool_call><function=", "qwen3_moe", None),
-        ("{{ '[TOOL_CALLS] [' }}", "mistral", "mistral"),
-        ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral", "mistral_args"),
-        ("{{ '\"parameters\": ' }} <|python_tag|>", "llama", "llama3_json"),
-        (None, "deepseek_v32", "deepseek_v32"),
-        (None, "llama", None),
-        ("{{ messages }}", "llama", None),
-    ],
-)
-def test_the_format_is_read_off_the_template(template, architecture, format):
-    assert choose_format(template, architecture) == format
-
-
 def test_blanks_behind_a_call_cost_no_more_the_more_there_are():
     def seconds(num_blanks):
-        parser = ToolCallParser("hermes", "s")
+        parser = ToolCallParser(dialect_named("hermes"), "s")
         parser.feed('<tool_call>{"name": "f", "arguments": {}}')
         began = time.process_time()
         for _ in range(num_blanks):

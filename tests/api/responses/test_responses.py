@@ -54,7 +54,7 @@ def test_a_text_is_streamed_in_openais_order(encoder):
 
 def test_thoughts_text_and_calls_are_items_of_their_own(encoder):
     text = f"<think>hm</think>I add.\n{CALL}\n{CALL}"
-    events = fed(ResponseChunks(form(reading=ParseOptions(tool_format="hermes")), encoder), log(text, step=2))
+    events = fed(ResponseChunks(form(reading=ParseOptions(tool_dialect="hermes")), encoder), log(text, step=2))
     output = events[-1]["response"]["output"]
     assert [item["type"] for item in output] == ["reasoning", "message", "function_call", "function_call"]
     assert output[0]["content"] == [{"type": "reasoning_text", "text": "hm"}]
@@ -70,7 +70,7 @@ def test_thoughts_text_and_calls_are_items_of_their_own(encoder):
 
 def test_the_folded_response_is_the_streams_last_one(encoder):
     events = log(f"<think>hm</think>{CALL}")
-    reading = ParseOptions(tool_format="hermes")
+    reading = ParseOptions(tool_dialect="hermes")
     streamed = fed(ResponseChunks(form(reading=reading), encoder), events)
     assert folded(ResponseCompletion(form(reading=reading), encoder), events) == streamed[-1]["response"]
 
@@ -85,13 +85,13 @@ def test_an_answer_cut_off_is_incomplete(encoder):
 
 def test_a_call_that_was_cut_off_is_incomplete_and_not_in_the_output(encoder):
     events = log("I add." + CALL[: CALL.index("1}}")], finish_reason="length")
-    said = fed(ResponseChunks(form(reading=ParseOptions(tool_format="hermes")), encoder), events)
+    said = fed(ResponseChunks(form(reading=ParseOptions(tool_dialect="hermes")), encoder), events)
     assert "function_call_arguments.done" not in names(said)
     assert said[-2]["item"]["type"] == "function_call" and said[-2]["item"]["status"] == "incomplete"
     assert said[-1]["type"] == "response.incomplete"
     assert [item["type"] for item in said[-1]["response"]["output"]] == ["message"]
     failed = [*events[:-2], Failed("cancelled", "why")]
-    said = fed(ResponseChunks(form(reading=ParseOptions(tool_format="hermes")), encoder), failed)
+    said = fed(ResponseChunks(form(reading=ParseOptions(tool_dialect="hermes")), encoder), failed)
     assert [item["type"] for item in said[-1]["response"]["output"]] == ["message"]
 
 
@@ -239,5 +239,5 @@ def test_a_response_repeats_what_was_asked():
 
 
 def test_call_ids_follow_from_the_job(encoder):
-    response = folded(ResponseCompletion(form(reading=ParseOptions(tool_format="hermes")), encoder), log(CALL))
+    response = folded(ResponseCompletion(form(reading=ParseOptions(tool_dialect="hermes")), encoder), log(CALL))
     assert response["output"][0]["call_id"] == CallPieces("resp_1/0").start("add").id

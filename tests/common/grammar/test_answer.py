@@ -1,58 +1,26 @@
+"""Grammars of an answer's text: what each form allows, and what is refused."""
+
 import subprocess
 import sys
 import time
 
 import pytest
-from llguidance import LLMatcher
 
 from common.errors import InvalidRequest
 from common.grammar.answer import (
     MAX_GRAMMAR_BYTES,
     MAX_NESTING,
-    MarkedText,
     after_thinking,
     choice_grammar,
     ebnf_grammar,
     json_object_grammar,
     json_schema_grammar,
-    marked_text,
     regex_grammar,
     structured_grammar,
 )
-from common.grammar.check import GrammarCheck, bytes_tokenizer, parser_limits
+from common.grammar.check import GrammarCheck
 from common.grammar.json_schema import LARGEST_INTEGER, checked_schema, relaxed_schema, repeats
-from common.grammar.tools import Function, tool_grammar
-
-DSML = "｜DSML｜"
-PLAIN = MarkedText({})
-CITY = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-NODE = {
-    "type": "object",
-    "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
-    "required": ["next"],
-}
-TREE = {
-    "type": "object",
-    "properties": {"root": {"$ref": "#/$defs/node"}},
-    "required": ["root"],
-    "$defs": {"node": NODE},
-}
-FUNCTIONS = [Function("get_weather", CITY, True), Function("walk", TREE, True), Function("now", None)]
-CALLS = {
-    "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
-    "llama3_json": '{"name": "walk", "parameters": {"root": {"next": {"next": null}}}}',
-    "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Rome"}}]',
-    "mistral_args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Rome"}',
-    "deepseek_v32": (
-        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n<{DSML}parameter name="city" string="true">'
-        f"Ro</me\"</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>"
-    ),
-}  # fmt: skip
+from tests.grammars import CITY, PLAIN, TREE, allows
 
 
 @pytest.fixture(scope="module")
@@ -60,29 +28,11 @@ def check():
     return GrammarCheck()
 
 
-@pytest.fixture(scope="module")
-def allows():
-    """Whether a grammar allows a whole text."""
-    tokenizer = bytes_tokenizer()
-
-    def allows(grammar, text):
-        matcher = LLMatcher(tokenizer, grammar.text, log_level=0, limits=parser_limits())
-        assert not matcher.is_error(), matcher.get_error()
-        data = list(text.encode())
-        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
-
-    return allows
-
-
 def nested(depth):
     schema = {"type": "string"}
     for _ in range(depth):
         schema = {"type": "object", "properties": {"a": schema}}
     return schema
-
-
-def required_call(function):
-    return tool_grammar("hermes", [function], must_call=True, parallel=True, marked=PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -101,67 +51,13 @@ def required_call(function):
         (structured_grammar({"json": '{"type": "integer"}'}), "12", "x"),
     ],
 )
-def test_each_form_allows_its_texts_and_no_others(allows, check, grammar, good, bad):
+def test_each_form_allows_its_texts_and_no_others(check, grammar, good, bad):
     assert check.compiled(grammar) == grammar.text
     assert allows(grammar, good)
     assert not allows(grammar, bad)
 
 
-@pytest.mark.parametrize("format", CALLS)
-def test_a_required_call_is_the_whole_answer(allows, check, format):
-    grammar = tool_grammar(format, FUNCTIONS, must_call=True, parallel=False, marked=PLAIN)
-    check.compiled(grammar)
-    assert allows(grammar, CALLS[format])
-    assert not allows(grammar, "It rains.")
-    assert not allows(grammar, CALLS[format].replace("weather", "wether").replace("root", "toor"))
-
-
-@pytest.mark.parametrize("format", CALLS)
-def test_with_a_strict_function_text_is_free_and_a_call_is_not(allows, format):
-    grammar = tool_grammar(format, FUNCTIONS, must_call=False, parallel=True, marked=PLAIN)
-    assert allows(grammar, "It rains, <b>I think</b>.")
-    assert allows(grammar, CALLS[format])
-    assert not allows(grammar, CALLS[format].replace("weather", "wether").replace("root", "toor"))
-
-
-@pytest.mark.parametrize(("format", "joint"), [("hermes", "\n"), ("mistral_args", "")])
-def test_calls_are_parallel_only_when_that_is_allowed(allows, format, joint):
-    two = joint.join([CALLS[format]] * 2)
-    assert allows(tool_grammar(format, FUNCTIONS, must_call=True, parallel=True, marked=PLAIN), two)
-    assert not allows(tool_grammar(format, FUNCTIONS, must_call=True, parallel=False, marked=PLAIN), two)
-    assert not allows(tool_grammar(format, FUNCTIONS, must_call=False, parallel=False, marked=PLAIN), two)
-
-
-def test_a_parameter_of_dsml_may_refer_to_the_whole_schema(allows):
-    schema = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}, "required": ["kids"]}
-    grammar = tool_grammar("deepseek_v32", [Function("f", schema, True)], must_call=True, parallel=False, marked=PLAIN)
-    call = (
-        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="kids" string="false">'
-        f'[{{"kids": []}}]</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>'
-    )
-    assert allows(grammar, call)
-    assert not allows(grammar, call.replace("[]", "[1]"))
-
-
-def test_rules_across_parameters_are_refused_where_parameters_are_written_one_by_one():
-    schema = {**CITY, "anyOf": [{"required": ["city"]}]}
-    with pytest.raises(InvalidRequest):
-        tool_grammar("deepseek_v32", [Function("f", schema, True)], must_call=True, parallel=True, marked=PLAIN)
-
-
-def test_nothing_is_enforced_where_nothing_has_to_be():
-    functions = [Function("get_weather", CITY)]
-    assert tool_grammar("hermes", functions, must_call=False, parallel=True, marked=PLAIN) is None
-
-
-def test_marks_that_are_tokens_of_their_own_go_by_their_ids():
-    marked = marked_text('{"added_tokens": [{"id": 7, "content": "<tool_call>", "special": false}]}')
-    grammar = tool_grammar("hermes", FUNCTIONS, must_call=True, parallel=False, marked=marked)
-    assert "start: <[7]> rest" in grammar.text
-    assert '\\"</tool_call>\\"' in grammar.text.replace("\\\\n", "")
-
-
-def test_an_answer_may_think_first(allows):
+def test_an_answer_may_think_first():
     opened = after_thinking(choice_grammar(["yes"], "x"), "opened", PLAIN)
     assert allows(opened, "Hm.\n</think>\n\nyes")
     assert not allows(opened, "yes")
@@ -189,7 +85,6 @@ def test_an_answer_may_think_first(allows):
         (lambda: structured_grammar({"regex": "a", "choice": ["a"]}), "structured_outputs"),
         (lambda: structured_grammar({"structural_tag": "x"}), "structured_outputs.structural_tag"),
         (lambda: structured_grammar({"json": "{"}), "structured_outputs.json"),
-        (lambda: required_call(Function("f", nested(40), True)), "tools"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_enforced_is_refused_and_the_field_is_named(check, build, param):
@@ -248,28 +143,15 @@ def test_its_bounds_are_kept_and_odd_ones_passed_over(bounds):
 
 
 def test_checking_grammars_loads_no_torch():
-    code = (
-        "import sys, common.grammar.check, common.grammar.tools; assert not {'torch', 'transformers'} & {*sys.modules}"
-    )
+    code = "import sys, common.grammar.check; assert not {'torch', 'transformers'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_an_integer_has_at_most_64_bits(allows):
+def test_an_integer_has_at_most_64_bits():
     grammar = json_schema_grammar({"type": "integer"}, "x")
     assert allows(grammar, str(LARGEST_INTEGER))
     assert allows(grammar, str(-LARGEST_INTEGER))
     assert not allows(grammar, "1" * 30)
-
-
-def test_schemas_that_would_be_written_again_and_again_are_refused_before_they_are():
-    properties = {f"p{number}": {"$ref": "#/$defs/a"} for number in range(1200)}
-    schema = {"type": "object", "properties": properties, "$defs": {"a": {"type": "string"}}}
-    began = time.monotonic()
-    with pytest.raises(InvalidRequest, match=f"the limit is {MAX_GRAMMAR_BYTES}"):
-        tool_grammar(
-            "deepseek_v32", [Function("f", schema, strict=True)], must_call=True, parallel=True, marked=MarkedText({})
-        )
-    assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize(

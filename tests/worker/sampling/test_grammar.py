@@ -5,11 +5,13 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from api.reading.dialects.call_grammar import OfferedFunction
+from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.known import DIALECTS
 from api.reading.pieces import ToolCallEnd
 from api.reading.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
 from common.grammar.answer import after_thinking, json_schema_grammar, marked_text, regex_grammar
-from common.grammar.tools import Function, tool_grammar
 from worker.sampling.grammar import KEPT_CHARACTERS, KEPT_GRAMMARS, GrammarCompiler, apply_bitmask, bitmask_words
 
 END, TURN_END = 0, 1
@@ -167,15 +169,15 @@ def test_the_mask_sets_forbidden_logits_to_minus_infinity_and_leaves_free_rows_a
     assert torch.equal(logits[1], before[1])
 
 
-@pytest.mark.parametrize("format", ["hermes", "llama3_json", "mistral", "mistral_args", "deepseek_v32"])
-def test_a_model_that_must_call_cannot_but_call_correctly(compiler, tokenizer, format):
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_a_model_that_must_call_can_only_call_correctly(compiler, tokenizer, dialect: ToolDialect):
     marked = marked_text(tokenizer.to_str())
-    grammar = tool_grammar(
-        format, [Function("get_weather", WEATHER, True)], must_call=True, parallel=False, marked=marked
+    grammar = dialect.grammar(
+        [OfferedFunction("get_weather", WEATHER, True)], must_call=True, parallel=False, marked=marked
     )
     for seed in range(3):
         state = compiler.compile(grammar.text)
-        parser = ToolCallParser(format, "seed")
+        parser = ToolCallParser(dialect, "seed")
         pieces = parser.feed(tokenizer.decode(babble(state, Random(seed)), skip_special_tokens=False))
         start, arguments, end = pieces + parser.finish()
         assert isinstance(end, ToolCallEnd)

@@ -1,21 +1,23 @@
 """Llama 3: an answer that is `{"name": …, "parameters": {…}}`, sometimes after `<|python_tag|>`; several by `;`."""
 
-from api.reading.json_text import CallObject
+from api.reading.dialects.call_grammar import PARAM, CallRules, call_schema, templated
+from api.reading.dialects.call_object import CallObject
+from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
 from api.reading.pieces import CallPieces, Piece
+from common.grammar.answer import Grammar, assemble
 
 OPENING = "<|python_tag|>"
 BETWEEN = " \t\r\n;,"
 
 
 class Llama3Block:
-    """From the first brace on. Something else than another brace ends it."""
+    """From the first brace on. Any text other than another call ends the block."""
 
     def __init__(self, calls: CallPieces, before: str) -> None:
         self._calls = calls
         self._call = CallObject(calls, before, needs_arguments=True)
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
-        """Pieces, and the text that follows the block once it has ended."""
         pieces: list[Piece] = []
         for position, char in enumerate(text):
             if self._call.is_done and not self._call.is_spoilt:
@@ -32,3 +34,19 @@ class Llama3Block:
 
     def finish(self) -> list[Piece]:
         return self._call.finish()
+
+
+def grammar(rules: CallRules) -> Grammar:
+    """One call. The marker is optional: an answer that begins with a brace is a call."""
+    tag = f"({rules.marked.literal(OPENING)})? " if OPENING in rules.marked.special_tokens else ""
+    free = "" if rules.must_call else "TEXT? | "
+    lines = [f"start: {free}{tag}@call", "TEXT: /[^{](.|\\n)*/"]
+    return assemble(lines, {"call": templated(call_schema(rules.schemas, "parameters"))}, PARAM)
+
+
+def detect(template: str, _: str) -> bool:
+    has_markers = OPENING in template or '"parameters": ' in template
+    return has_markers and not has_unsupported_markers(template)
+
+
+LLAMA3_JSON = ToolDialect("llama3_json", OPENING, detect, Llama3Block, grammar, begins_bare=True)

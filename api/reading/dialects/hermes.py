@@ -1,11 +1,14 @@
 """Hermes and Qwen: `<tool_call>` + `{"name": …, "arguments": {…}}` + `</tool_call>`, once per call."""
 
-from api.reading.json_text import CallObject
+from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
+from api.reading.dialects.call_object import CallObject
+from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
 from api.reading.pieces import CallPieces, Piece, num_held
+from common.grammar.answer import Grammar
 
 OPENING = "<tool_call>"
 CLOSING = "</tool_call>"
-STRAY = " \t\r\n}"  # a bracket too many is a common slip
+STRAY = " \t\r\n}"  # models often write one closing brace too many
 
 
 class HermesBlock:
@@ -16,7 +19,6 @@ class HermesBlock:
         self._tail = ""
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
-        """Pieces, and the text that follows the block once it has ended."""
         pieces: list[Piece] = []
         for position, char in enumerate(text):
             if self._call.is_done:
@@ -30,7 +32,7 @@ class HermesBlock:
         return self._call.finish()
 
     def _end(self, text: str) -> str | None:
-        """What follows the closing marker; a call without one ends where something else begins."""
+        """The text after the closing marker, or after the call if the marker is missing. None while undecided."""
         self._tail += text
         if self._call.is_spoilt:
             _, closing, rest = self._tail.partition(CLOSING)
@@ -40,3 +42,16 @@ class HermesBlock:
         if self._tail.startswith(CLOSING):
             return self._tail[len(CLOSING) :]
         return None if CLOSING.startswith(self._tail) else self._tail
+
+
+def grammar(rules: CallRules) -> Grammar:
+    rest = f'rest: "\\n" @call {rules.marked.literal(chr(10) + CLOSING)}'
+    call = templated(call_schema(rules.schemas, "arguments"))
+    return marked_grammar(rules, MarkedCalls(OPENING, (rest,), {"call": call}, between="\n"))
+
+
+def detect(template: str, _: str) -> bool:
+    return OPENING in template and not has_unsupported_markers(template)
+
+
+HERMES = ToolDialect("hermes", OPENING, detect, HermesBlock, grammar)

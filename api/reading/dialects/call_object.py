@@ -1,9 +1,9 @@
-"""Reads one call that is still being written, as a JSON object with a name and arguments."""
+"""Parses one call while it is being written, as a JSON object with a name and arguments."""
 
 import json
 from typing import Literal
 
-from api.reading.json_value import SPACE, JsonValue, strict_json
+from api.reading.dialects.json_value import SPACE, JsonValue, strict_json
 from api.reading.pieces import CallPieces, Content, Piece
 
 NAME_KEYS = frozenset({"name"})
@@ -14,13 +14,13 @@ OTHER_KEYS = frozenset({"id", "type"})
 class CallObject:
     """One call written as `{"name": …, "arguments": {…}}`, taken character by character.
 
-    Nothing is given out before the call is certain: it has a name and begins its arguments. If that never comes about,
-    `is_broken`, and its text comes out as content. What goes wrong later ends the call where it is (`is_spoilt`).
+    No piece is given out before the call is certain: it has a name and begins its arguments. If that never happens,
+    `is_broken` is set and the text comes out as content. A later fault ends the call where it stands (`is_spoilt`).
     """
 
     def __init__(self, calls: CallPieces, before: str = "", *, needs_arguments: bool = False) -> None:
         self._calls = calls
-        self._raw = [before]  # everything so far, for the case that it is no call
+        self._raw = [before]  # all text so far, in case this is not a call
         self._needs_arguments = needs_arguments
         self._state: Literal["open", "key", "colon", "value", "after", "done"] = "open"
         self._key = ""
@@ -37,7 +37,7 @@ class CallObject:
         return self._state == "done"
 
     def take(self, char: str) -> list[Piece]:
-        """Pieces that this character makes certain."""
+        """The pieces that become certain with this character."""
         if not self._is_started:
             self._raw.append(char)
         if self._state == "value":
@@ -71,7 +71,7 @@ class CallObject:
         self._key, self._text, self._state = "".join(self._text[1:-1]), [], "colon"
         is_known = self._key in NAME_KEYS | ARGUMENT_KEYS | OTHER_KEYS
         if self._is_started or self._arguments is not None:
-            self._key = "name" if self._key in NAME_KEYS else ""  # the first arguments count
+            self._key = "name" if self._key in NAME_KEYS else ""  # only the first arguments count
         return [] if is_known or self._is_started else self._fail()
 
     def _take_value(self, char: str) -> list[Piece]:
@@ -95,7 +95,7 @@ class CallObject:
         return []
 
     def _stream(self, text: str) -> list[Piece]:
-        """Arguments go out as they come, once the name is known; those written as a string have to be decoded first."""
+        """Arguments stream once the name is known, except those written as a string, which must be decoded first."""
         if self._key not in ARGUMENT_KEYS or self._name is None or self._text[0] != "{":
             return []
         return [*self._start(), self._calls.arguments(text)]
@@ -145,7 +145,7 @@ class CallObject:
 
 
 def _decoded(text: str) -> str | None:
-    """Arguments as JSON text, also when they came as a string that holds JSON; None if they are no object."""
+    """Arguments as JSON text, also if they were written as a string of JSON; None if they are not an object."""
     value = _loaded(text)
     written = strict_json(value) if isinstance(value, str) else "{}" if text == "null" else text
     return written if written and written[0] == "{" else None

@@ -4,8 +4,13 @@ import json
 import re
 from typing import Literal
 
-from api.reading.json_value import strict_json
+from api.reading.dialects.call_grammar import PARAM, CallRules, MarkedCalls, marked_grammar, templated
+from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.json_value import strict_json
 from api.reading.pieces import CallPieces, Content, Piece, num_held
+from common.errors import InvalidRequest
+from common.grammar.answer import Grammar, MarkedText
+from common.grammar.json_schema import Schema, property_schema, refers
 
 DSML = "｜DSML｜"
 OPENING = f"<{DSML}function_calls>"
@@ -15,6 +20,7 @@ PARAMETER_END = f"</{DSML}parameter>"
 INVOKE = re.compile(f'<{DSML}invoke name="([^"]+)">')
 PARAMETER = re.compile(f'<{DSML}parameter name="([^"]+)" string="(true|false)">')
 MAX_TAG = 512
+PARAMETER_KEYS = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "definitions"})
 
 
 class DsmlBlock:
@@ -26,11 +32,10 @@ class DsmlBlock:
         self._held = ""
         self._state: Literal["calls", "invoke", "string", "json", "spoilt"] = "calls"
         self._num_parameters = 0
-        self._json = ""  # a value that may have to be mended
+        self._json = ""  # the value so far, which may have to be repaired
         self._has_called = False
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
-        """Pieces, and the text that follows the block once it has ended."""
         self._held += text
         pieces: list[Piece] = []
         while True:
@@ -56,7 +61,7 @@ class DsmlBlock:
         return [] if self._has_called else [Content(self._before + self._held)]
 
     def _next_tag(self) -> str | None:
-        """The next tag, or a character that begins none; None while that is open."""
+        """The next tag, or a character that does not begin one; None while undecided."""
         begun = self._held.lstrip()
         end = begun.find(">") + 1
         if not begun or (begun[0] == "<" and not end and len(begun) <= MAX_TAG):
@@ -69,7 +74,7 @@ class DsmlBlock:
         return tag
 
     def _read_tag(self, tag: str, pieces: list[Piece]) -> bool:
-        """Whether the tag belongs where it stands."""
+        """False if the tag is not allowed here."""
         if self._state == "calls" and (invoke := INVOKE.fullmatch(tag)):
             self._state, self._num_parameters, self._has_called = "invoke", 0, True
             pieces.append(self._calls.start(invoke[1]))
@@ -88,7 +93,7 @@ class DsmlBlock:
         return True
 
     def _read_value(self, pieces: list[Piece]) -> bool:
-        """Move on by what is certain of a value; whether it has ended."""
+        """Consume the part of a value that is certain. True once the value has ended."""
         value, closing, rest = self._held.partition(PARAMETER_END)
         if not closing:
             value = value[: len(value) - num_held(value, [PARAMETER_END])]
@@ -106,5 +111,75 @@ class DsmlBlock:
 
 
 def _as_json(value: str) -> str:
-    """The value as strict JSON; one that is no JSON was meant as a string."""
+    """The value as strict JSON. A value that is not JSON is taken as a string."""
     return strict_json(value) or json.dumps(value, ensure_ascii=False)
+
+
+def grammar(rules: CallRules) -> Grammar:
+    """Calls with their parameters in the order of the schema, one line each."""
+    _refuse_joint_rules(rules)
+    literal = rules.marked.literal
+    lines = [
+        f'rest: ("\\n" invoke){{1,{rules.most_calls}}} "\\n" {literal(CLOSING)}',
+        "invoke: " + " | ".join(f"invoke_{index}" for index in range(len(rules.schemas))),
+        *rules.marked.until("raw_value", PARAMETER_END),
+    ]
+    named: dict[str, Schema] = {}
+    for index, (name, schema) in enumerate(rules.schemas):
+        parameters = _parameter_rules(index, schema, named, rules.marked)
+        opened = literal(f'<{DSML}invoke name="{name}">\n')
+        lines.append(f"invoke_{index}: {opened} {parameters} {literal(INVOKE_END)}")
+    return marked_grammar(rules, MarkedCalls(OPENING, tuple(lines), named, lead="\n\n"))
+
+
+def _parameter_rules(index: int, schema: Schema, named: dict[str, Schema], marked: MarkedText) -> str:
+    """The parameters' rules. Plain strings are written without quotes, every other value as JSON."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict) or not properties:
+        return '"\\n"?' if schema.get("additionalProperties") is False else _any_parameters(index, named, marked)
+    parameters = []
+    for place, (name, value) in enumerate(properties.items()):
+        if isinstance(value, dict) and value.keys() == {"type"} and value["type"] == "string":
+            written = f"{marked.literal(_parameter_tag(name, 'true'))} raw_value"
+        else:
+            rule = f"args_{index}_{place}"
+            named[rule] = templated(property_schema(schema, name))
+            written = f"{marked.literal(_parameter_tag(name, 'false'))} @{rule} {marked.literal(PARAMETER_END)}"
+        is_required = name in schema.get("required", ())
+        parameters.append(f'{written} "\\n"' if is_required else f'({written} "\\n")?')
+    return " ".join([*parameters, '"\\n"?'])
+
+
+def _any_parameters(index: int, named: dict[str, Schema], marked: MarkedText) -> str:
+    named[f"args_{index}"] = templated({})
+    before, after = _parameter_tag("\0", "false").split("\0")
+    opened = f'{marked.literal(before)} /[^"\\n<>]+/ {marked.literal(after)}'
+    return f'({opened} @args_{index} {marked.literal(PARAMETER_END)} "\\n")* "\\n"?'
+
+
+def _parameter_tag(name: str, is_string: str) -> str:
+    return f'<{DSML}parameter name="{name}" string="{is_string}">'
+
+
+def _refuse_joint_rules(rules: CallRules) -> None:
+    """Parameters are enforced one by one, each by its own schema; a strict schema's rules across them cannot be."""
+    for name, schema in rules.schemas:
+        if name in rules.strict_names and (joint := sorted(schema.keys() - PARAMETER_KEYS)):
+            raise InvalidRequest(
+                f"This model's calls cannot be made to follow {joint[0]!r} at the top of a strict schema "
+                f"(function {name!r}).",
+                param=PARAM,
+            )
+
+
+def schema_copies(schema: Schema) -> int:
+    """Each parameter that has references is written with the whole schema."""
+    properties = schema.get("properties")
+    return sum(map(refers, properties.values())) if isinstance(properties, dict) else 1
+
+
+def detect(template: str, architecture: str) -> bool:
+    return architecture == "deepseek_v32" or OPENING in template
+
+
+DEEPSEEK_V32 = ToolDialect("deepseek_v32", OPENING, detect, DsmlBlock, grammar, schema_copies=schema_copies)

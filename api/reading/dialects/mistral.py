@@ -2,18 +2,22 @@
 
 import re
 
-from api.reading.json_text import CallObject
-from api.reading.json_value import JsonValue
+from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
+from api.reading.dialects.call_object import CallObject
+from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.json_value import JsonValue
 from api.reading.pieces import CallPieces, Content, Piece
+from common.grammar.answer import Grammar
 
 OPENING = "[TOOL_CALLS]"
+ARGS = "[ARGS]"
 HEADER = re.compile(r"([\w.-]+)(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?")
 HEADER_BEGINNING = re.compile(r"[\w.\[\]-]{1,200}")
 BETWEEN = " \t\r\n,"
 
 
 class MistralBlock:
-    """From after `[TOOL_CALLS]` to the end of the list, or of the one call."""
+    """From after `[TOOL_CALLS]` to the end of the list or of the single call."""
 
     def __init__(self, calls: CallPieces, before: str) -> None:
         self._calls = calls
@@ -21,7 +25,6 @@ class MistralBlock:
         self._inner: ListBlock | NamedBlock | None = None
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
-        """Pieces, and the text that follows the block once it has ended."""
         if self._inner is None:
             begun = text.lstrip()
             self._before += text[: len(text) - len(begun)]
@@ -109,3 +112,27 @@ class NamedBlock:
 
     def finish(self) -> list[Piece]:
         return [] if self._value else [Content(self._before + self._header)]
+
+
+def list_grammar(rules: CallRules) -> Grammar:
+    calls = call_schema(rules.schemas, "arguments", prefix="/items")
+    array = {"type": "array", "items": calls, "minItems": 1, "maxItems": rules.most_calls}
+    return marked_grammar(rules, MarkedCalls(OPENING, ('rest: " "? @calls',), {"calls": templated(array)}))
+
+
+def args_grammar(rules: CallRules) -> Grammar:
+    named = {f"args_{index}": templated(schema) for index, (_, schema) in enumerate(rules.schemas)}
+    ways = [f"{rules.marked.literal(name + ARGS)} @args_{index}" for index, (name, _) in enumerate(rules.schemas)]
+    return marked_grammar(rules, MarkedCalls(OPENING, ("rest: " + " | ".join(ways),), named, between=""))
+
+
+def detect_list(template: str, _: str) -> bool:
+    return OPENING in template and ARGS not in template
+
+
+def detect_args(template: str, _: str) -> bool:
+    return OPENING in template and ARGS in template
+
+
+MISTRAL = ToolDialect("mistral", OPENING, detect_list, MistralBlock, list_grammar, has_short_ids=True)
+MISTRAL_ARGS = ToolDialect("mistral_args", OPENING, detect_args, MistralBlock, args_grammar, has_short_ids=True)

@@ -1,19 +1,22 @@
-"""Reads one JSON value while it is still being written, and gives it out as strict JSON.
+"""Parses one JSON value while it is being written, and emits it as strict JSON.
 
-Slips that leave no doubt are mended: Python's True, False and None, control characters in a string, and a backslash
-that escapes nothing. At anything else the value is bad, and nothing of it follows.
+Unambiguous faults are repaired: Python's True, False and None, control characters in a string, and a backslash that
+escapes nothing. Any other fault ends the value as bad.
 """
 
 import json
 import re
 import string
+from types import MappingProxyType
 from typing import Literal
 
 Took = Literal["more", "last", "beyond", "bad"]
 Wanted = Literal["value", "value or end", "key", "key or end", "colon", "comma or end"]
 
-CLOSERS = {"{": "}", "[": "]"}
-WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+CLOSERS = MappingProxyType({"{": "}", "[": "]"})
+WORDS = MappingProxyType(
+    {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+)
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 IN_WORD = frozenset(string.ascii_letters + string.digits + "+-.")
 SPACE = frozenset(" \t\r\n")
@@ -21,17 +24,17 @@ ESCAPED = frozenset('"\\/bfnrt')
 
 
 class JsonValue:
-    """Follows one value character by character. A number, a word or an escape comes out when it is whole."""
+    """Follows one value character by character. A number, word or escape is emitted once it is complete."""
 
     def __init__(self) -> None:
-        self._closers: list[str] = []  # of the brackets that are open
+        self._closers: list[str] = []  # for the open brackets, innermost last
         self._wants: Wanted = "value"
         self._in_string = False
         self._escape = ""
         self._word = ""
 
     def take(self, char: str) -> tuple[Took, str]:
-        """`more`: it goes on; `last`: this ends it; `beyond`: it had ended before this; `bad`: not JSON. And text."""
+        """State and text. `more`: the value goes on; `last`: it ends; `beyond`: it ended before; `bad`: not JSON."""
         if self._in_string:
             return self._take_in_string(char)
         if char in IN_WORD and (self._word or self._wants.startswith("value")):
@@ -95,7 +98,7 @@ class JsonValue:
 
 
 def strict_json(text: str) -> str | None:
-    """The one value that a text consists of; None if it does not."""
+    """The text as one strict JSON value; None if it is not exactly one value."""
     value, text = JsonValue(), text.strip()
     written: list[str] = []
     for position, char in enumerate(text + " "):

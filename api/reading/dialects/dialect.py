@@ -1,0 +1,59 @@
+"""The record that describes one tool-call dialect: how it is recognised, parsed while it streams, and enforced."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from api.reading.dialects.call_grammar import CallRules, OfferedFunction, call_rules
+from api.reading.pieces import CallPieces, Piece
+from common.grammar.answer import Grammar, MarkedText
+from common.grammar.json_schema import Schema
+
+# Markers of dialects that no file here parses. Templates that have them may resemble Hermes or Llama 3 otherwise.
+UNSUPPORTED_MARKERS = ("<function=", "<arg_key>", "<|tool_calls_section_begin|>")
+
+
+class BlockParser(Protocol):
+    """Parses one block of calls, from the end of its opening marker on."""
+
+    def read(self, text: str) -> tuple[list[Piece], str | None]:
+        """Pieces, and the text that follows the block once the block has ended."""
+
+    def finish(self) -> list[Piece]:
+        """The pieces held back, when no text follows."""
+
+
+def one_copy(_: Schema) -> int:
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDialect:
+    """One form of tool calls. To add a dialect, write its file and add its record to `DIALECTS` in known.py."""
+
+    name: str  # stored with jobs: never changed
+    opening: str  # the marker that begins a block of calls anywhere in an answer
+    detect: Callable[[str, str], bool]  # (chat template, architecture): whether such a model writes this dialect
+    new_block: Callable[[CallPieces, str], BlockParser]  # (numbers the calls, text up to the block's content)
+    write_grammar: Callable[[CallRules], Grammar]
+    begins_bare: bool = False  # an answer whose first character is `{` is a block too, without the marker
+    has_short_ids: bool = False  # the templates refuse call ids of other than nine letters and digits
+    schema_copies: Callable[[Schema], int] = one_copy  # how often the grammar repeats a function's schema
+
+    def grammar(
+        self, functions: Sequence[OfferedFunction], *, must_call: bool, parallel: bool, marked: MarkedText
+    ) -> Grammar | None:
+        """The grammar of an answer that may call the functions; None where nothing has to be enforced.
+
+        `must_call`: the answer is calls only (tool_choice required, or a named function, which then is the only one
+        given). Otherwise the answer is free text in which a call, once begun, follows the rules.
+        Raises InvalidRequest for schemas that cannot be enforced.
+        """
+        if not must_call and parallel and not any(function.strict for function in functions):
+            return None
+        rules = call_rules(functions, self.schema_copies, must_call=must_call, parallel=parallel, marked=marked)
+        return self.write_grammar(rules)
+
+
+def has_unsupported_markers(template: str) -> bool:
+    return any(marker in template for marker in UNSUPPORTED_MARKERS)

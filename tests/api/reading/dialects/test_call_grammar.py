@@ -1,0 +1,113 @@
+"""Grammars make a model call tools correctly, in each dialect."""
+
+import time
+
+import pytest
+
+from api.reading.dialects.call_grammar import OfferedFunction
+from api.reading.dialects.deepseek_v32 import DEEPSEEK_V32, DSML
+from api.reading.dialects.hermes import HERMES
+from api.reading.dialects.known import DIALECTS, dialect_named
+from common.errors import InvalidRequest
+from common.grammar.answer import MAX_GRAMMAR_BYTES, MarkedText, marked_text
+from common.grammar.check import GrammarCheck
+from tests.grammars import CITY, PLAIN, TREE, allows
+
+FUNCTIONS = [
+    OfferedFunction("get_weather", CITY, True),
+    OfferedFunction("walk", TREE, True),
+    OfferedFunction("now", None),
+]
+CALLS = {
+    "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
+    "llama3_json": '{"name": "walk", "parameters": {"root": {"next": {"next": null}}}}',
+    "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Rome"}}]',
+    "mistral_args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Rome"}',
+    "deepseek_v32": (
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n<{DSML}parameter name="city" string="true">'
+        f"Ro</me\"</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def check():
+    return GrammarCheck()
+
+
+def test_every_dialect_has_an_example_here():
+    assert {dialect.name for dialect in DIALECTS} == CALLS.keys()
+
+
+def test_a_schema_that_is_nested_too_deeply_is_refused():
+    schema = {"type": "string"}
+    for _ in range(40):
+        schema = {"type": "object", "properties": {"a": schema}}
+    with pytest.raises(InvalidRequest) as refused:
+        HERMES.grammar([OfferedFunction("f", schema, True)], must_call=True, parallel=True, marked=PLAIN)
+    assert refused.value.param == "tools"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_required_call_is_the_whole_answer(check, name):
+    grammar = dialect_named(name).grammar(FUNCTIONS, must_call=True, parallel=False, marked=PLAIN)
+    check.compiled(grammar)
+    assert allows(grammar, CALLS[name])
+    assert not allows(grammar, "It rains.")
+    assert not allows(grammar, CALLS[name].replace("weather", "wether").replace("root", "toor"))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_with_a_strict_function_text_is_free_and_a_call_is_not(name):
+    grammar = dialect_named(name).grammar(FUNCTIONS, must_call=False, parallel=True, marked=PLAIN)
+    assert allows(grammar, "It rains, <b>I think</b>.")
+    assert allows(grammar, CALLS[name])
+    assert not allows(grammar, CALLS[name].replace("weather", "wether").replace("root", "toor"))
+
+
+@pytest.mark.parametrize(("name", "joint"), [("hermes", "\n"), ("mistral_args", "")])
+def test_calls_are_parallel_only_when_that_is_allowed(name, joint):
+    two = joint.join([CALLS[name]] * 2)
+    assert allows(dialect_named(name).grammar(FUNCTIONS, must_call=True, parallel=True, marked=PLAIN), two)
+    assert not allows(dialect_named(name).grammar(FUNCTIONS, must_call=True, parallel=False, marked=PLAIN), two)
+    assert not allows(dialect_named(name).grammar(FUNCTIONS, must_call=False, parallel=False, marked=PLAIN), two)
+
+
+def test_a_parameter_of_dsml_may_refer_to_the_whole_schema():
+    schema = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}, "required": ["kids"]}
+    grammar = DEEPSEEK_V32.grammar([OfferedFunction("f", schema, True)], must_call=True, parallel=False, marked=PLAIN)
+    call = (
+        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="kids" string="false">'
+        f'[{{"kids": []}}]</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>'
+    )
+    assert allows(grammar, call)
+    assert not allows(grammar, call.replace("[]", "[1]"))
+
+
+def test_rules_across_parameters_are_refused_where_parameters_are_written_one_by_one():
+    schema = {**CITY, "anyOf": [{"required": ["city"]}]}
+    with pytest.raises(InvalidRequest):
+        DEEPSEEK_V32.grammar([OfferedFunction("f", schema, True)], must_call=True, parallel=True, marked=PLAIN)
+
+
+def test_nothing_is_enforced_where_nothing_has_to_be():
+    functions = [OfferedFunction("get_weather", CITY)]
+    assert HERMES.grammar(functions, must_call=False, parallel=True, marked=PLAIN) is None
+
+
+def test_marks_that_are_tokens_of_their_own_go_by_their_ids():
+    marked = marked_text('{"added_tokens": [{"id": 7, "content": "<tool_call>", "special": false}]}')
+    grammar = HERMES.grammar(FUNCTIONS, must_call=True, parallel=False, marked=marked)
+    assert "start: <[7]> rest" in grammar.text
+    assert '\\"</tool_call>\\"' in grammar.text.replace("\\\\n", "")
+
+
+def test_schemas_that_would_be_written_again_and_again_are_refused_before_they_are():
+    properties = {f"p{number}": {"$ref": "#/$defs/a"} for number in range(1200)}
+    schema = {"type": "object", "properties": properties, "$defs": {"a": {"type": "string"}}}
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match=f"the limit is {MAX_GRAMMAR_BYTES}"):
+        DEEPSEEK_V32.grammar(
+            [OfferedFunction("f", schema, strict=True)], must_call=True, parallel=True, marked=MarkedText({})
+        )
+    assert time.monotonic() - began < 3

@@ -1,0 +1,29 @@
+"""A model's dialect follows from its chat template and architecture."""
+
+import pytest
+
+from api.reading.dialects.known import DIALECTS, dialect_for, dialect_named
+
+
+@pytest.mark.parametrize(
+    ("template", "architecture", "name"),
+    [
+        ("{{ '<tool_call>\\n' }}", "qwen3", "hermes"),
+        ("<tool_call><function=", "qwen3_moe", None),
+        ("{{ '[TOOL_CALLS] [' }}", "mistral", "mistral"),
+        ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral", "mistral_args"),
+        ("{{ '\"parameters\": ' }} <|python_tag|>", "llama", "llama3_json"),
+        (None, "deepseek_v32", "deepseek_v32"),
+        (None, "llama", None),
+        ("{{ messages }}", "llama", None),
+    ],
+)
+def test_the_dialect_is_read_off_the_template(template, architecture, name):
+    dialect = dialect_for(template, architecture)
+    assert (dialect and dialect.name) == name
+
+
+def test_each_dialect_is_found_by_its_own_name():
+    assert [dialect_named(dialect.name) for dialect in DIALECTS] == list(DIALECTS)
+    with pytest.raises(LookupError):
+        dialect_named("morse")
