@@ -12,13 +12,13 @@ from common.wire import Delta, GenerationRequest, SamplingParams
 from worker.attention.paged import Form, PagedAttention
 from worker.attention.varlen import VarlenAttention
 from worker.engine.engine import Engine
-from worker.engine.scheduler import Row
 from worker.kernels.elementwise import Elementwise, compiled, to_fp8
 from worker.kernels.quantized import Fp8Linear
 from worker.models.loader import EngineConfig, check_quantize
 from worker.runners.limits import block_size_for
 from worker.runners.probe import probe_sequence
 from worker.state.kv_cache import KVCache, LayerShape
+from worker.state.scheduled_sequence import ScheduledSequence
 
 NUM_TOKENS = 24
 LENGTHS = (5, 700, 64, 300)
@@ -73,7 +73,7 @@ def kernel_error(
         blocks = [free.pop() for _ in range(-(-num_keys // size))]
         sequence = probe_sequence([1] * num_keys, blocks)
         sequence.num_computed = num_keys - num_queries
-        rows.append(Row(sequence, num_queries))
+        rows.append(ScheduledSequence(sequence, num_queries))
     query = torch.randn(sum(num for num, _ in step), heads, shape.key_dim, device=device, dtype=torch.bfloat16)
     form = Form(shape.key_dim**-0.5, window)
     expected = PagedAttention(exact, rows, device).attend(0, query.float(), form)

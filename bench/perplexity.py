@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 from demo.batches import DialogueEncoder
 from demo.corpus import dialogues, render
 from worker.engine.engine import Engine
-from worker.engine.scheduler import Row
 from worker.models.loader import EngineConfig, load
 from worker.runners.probe import probe_sequence
+from worker.state.scheduled_sequence import ScheduledSequence
 
 FORMS: dict[str, EngineConfig] = {
     "float32": EngineConfig(dtype="float32"),
@@ -57,7 +57,7 @@ def perplexity(model_path: str, config: EngineConfig, windows: Windows) -> float
         blocks = engine.runner.kv_cache.pool.allocate(engine.runner.kv_cache.num_blocks_for(len(window)))
         sequence = probe_sequence(window[:1], blocks)
         sequence.draft = window[1:-1]  # as if guessed: so the forward pass gives logits at every position
-        logits = engine.runner.forward([Row(sequence, 1)])
+        logits = engine.runner.forward([ScheduledSequence(sequence, 1)])
         engine.runner.kv_cache.release(sequence)
         targets = torch.tensor(window[1:])
         losses = torch.nn.functional.cross_entropy(logits[: len(targets)], targets, reduction="none")

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from worker.device import upload
-from worker.engine.scheduler import Row
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 
 ATTENTION_NAME = "omni_paged"
 PIECE_QUERIES = 128  # of a prompt chunk that go through one matrix product
@@ -86,7 +86,7 @@ class Attention(Protocol):
 class PagedAttention:
     """Writes the step's keys and values into the cache and attends, layer by layer."""
 
-    def __init__(self, kv_cache: KVCache, rows: Seq[Row], device: torch.device) -> None:
+    def __init__(self, kv_cache: KVCache, rows: Seq[ScheduledSequence], device: torch.device) -> None:
         self.kv_cache = kv_cache
         self.slots = upload(torch.tensor(token_slots(rows, kv_cache.block_size)), device)  # [T] rows of the flat pool
         self.groups = build_groups(rows, kv_cache.block_size, device)
@@ -199,7 +199,7 @@ def explicit_attention(
     return weights[..., :-1].to(query.dtype) @ value
 
 
-def token_slots(rows: Seq[Row], block_size: int) -> list[int]:
+def token_slots(rows: Seq[ScheduledSequence], block_size: int) -> list[int]:
     """Where each token of the step is written, as a row of the pool seen flat."""
     slots = []
     for row in rows:
@@ -209,7 +209,7 @@ def token_slots(rows: Seq[Row], block_size: int) -> list[int]:
     return slots
 
 
-def build_groups(rows: Seq[Row], block_size: int, device: torch.device) -> list[Group]:
+def build_groups(rows: Seq[ScheduledSequence], block_size: int, device: torch.device) -> list[Group]:
     """Cut the step into kernel calls: single tokens of similar context together, each longer row alone."""
     groups: list[Group] = []
     start, at = 0, 0
@@ -228,7 +228,7 @@ def build_groups(rows: Seq[Row], block_size: int, device: torch.device) -> list[
     return groups
 
 
-def build_group(rows: Seq[Row], start: int, block_size: int, device: torch.device) -> Group:
+def build_group(rows: Seq[ScheduledSequence], start: int, block_size: int, device: torch.device) -> Group:
     """One kernel call for rows of equal length in tokens; the first has the longest context."""
     num_queries = rows[0].num_inputs
     num_keys = rows[0].start + num_queries

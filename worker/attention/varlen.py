@@ -8,8 +8,8 @@ from torch.nn.attention import varlen
 
 from worker.attention.paged import Form, PagedAttention, token_slots
 from worker.device import check_device, upload
-from worker.engine.scheduler import Row
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class VarlenAttention(PagedAttention):
         self.max_queries = max_queries
 
     @classmethod
-    def of_rows(cls, kv_cache: KVCache, rows: Seq[Row], device: torch.device) -> "VarlenAttention":
+    def of_rows(cls, kv_cache: KVCache, rows: Seq[ScheduledSequence], device: torch.device) -> "VarlenAttention":
         """For a ragged step: every row its own number of queries."""
         starts = [0]
         for row in rows:

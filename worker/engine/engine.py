@@ -15,13 +15,14 @@ from common.errors import OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, SamplingParams
 from worker.engine.admission import GrammarCompiler, Intake
 from worker.engine.overlap import InFlight, draw_ahead, launch
-from worker.engine.scheduler import Row, Scheduler
+from worker.engine.scheduler import Scheduler
 from worker.engine.step import Outcome, run_step
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.runners.choose import build_runner
 from worker.sampling.masks import MaskFiller
 from worker.sampling.speculation import Drafter
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import RequestState, Sequence
 
 
@@ -158,10 +159,10 @@ class Engine:
             self.step()
         on_progress("ready", READY)
 
-    def _run_and_commit(self, rows: list[Row]) -> list[tuple[str, Event]]:
+    def _run_and_commit(self, rows: list[ScheduledSequence]) -> list[tuple[str, Event]]:
         return [event for outcome in run_step(self.runner, rows, self.mask_filler) for event in self._commit(outcome)]
 
-    def _overlapped(self, rows: list[Row]) -> list[tuple[str, Event]]:
+    def _overlapped(self, rows: list[ScheduledSequence]) -> list[tuple[str, Event]]:
         """Launch the rows' forward pass, book the step before meanwhile, and draw for those that go on."""
         before, self._in_flight = self._in_flight, None
         logits = launch(self.runner, rows, before) if rows else None
@@ -179,7 +180,7 @@ class Engine:
             events += self._run_and_commit(going)
         return events
 
-    def _goes_on(self, row: Row) -> bool:
+    def _goes_on(self, row: ScheduledSequence) -> bool:
         """Its sequence is neither ended nor forgotten."""
         state = self.requests.get(row.sequence.request_id)
         is_ours = state is not None and row.sequence in state.sequences

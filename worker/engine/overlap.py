@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.engine.scheduler import Row
 from worker.engine.step import Outcome, verify
 from worker.runners.base import Runner
 from worker.sampling.masks import MaskFiller
 from worker.sampling.sampler import Draws, draw_tokens
+from worker.state.scheduled_sequence import ScheduledSequence
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class InFlight:
     """A step whose draws are still to be read. Its rows have no drafts."""
 
-    rows: Seq[Row]
+    rows: Seq[ScheduledSequence]
     draws: Draws  # of the rows that sample, in order
 
     def outcomes(self) -> list[Outcome]:
@@ -44,7 +44,7 @@ class InFlight:
 
 
 @torch.inference_mode()
-def launch(runner: Runner, rows: Seq[Row], before: InFlight | None) -> torch.Tensor | None:
+def launch(runner: Runner, rows: Seq[ScheduledSequence], before: InFlight | None) -> torch.Tensor | None:
     """Logits of the rows that sample; None if their pass could not be started."""
     try:
         return runner.forward(rows, before.draws.token_ids if before is not None else None)
@@ -55,7 +55,10 @@ def launch(runner: Runner, rows: Seq[Row], before: InFlight | None) -> torch.Ten
 
 @torch.inference_mode()
 def draw_ahead(
-    logits: torch.Tensor, rows: Seq[Row], goes_on: Callable[[Row], bool], mask_filler: MaskFiller
+    logits: torch.Tensor,
+    rows: Seq[ScheduledSequence],
+    goes_on: Callable[[ScheduledSequence], bool],
+    mask_filler: MaskFiller,
 ) -> InFlight | None:
     """Draw for the rows, and mark the next tokens of those that go on as pending; None if that failed."""
     sampling = [row for row in rows if row.samples]

@@ -2,38 +2,12 @@
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 from worker.engine.growth import Demand, Forecast
 from worker.runners.limits import Limits
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
-
-
-@dataclass(slots=True)
-class Row:
-    """One sequence's part of a step: its next `num_tokens` tokens, and its drafted ones after them."""
-
-    sequence: Sequence
-    num_tokens: int
-    start: int = field(init=False)  # position of the first of them
-    samples: bool = field(init=False)  # it reaches the end of the sequence's tokens, so the next one can be drawn
-    is_void: bool = field(init=False, default=False)  # computed from a token that was taken back
-
-    def __post_init__(self) -> None:
-        self.start = self.sequence.num_computed
-        self.samples = self.num_tokens == self.sequence.num_uncomputed
-
-    @property
-    def num_inputs(self) -> int:
-        return self.num_tokens + len(self.sequence.draft)
-
-
-def from_the_first(row: Row) -> Row:
-    """A row that computes all that came before this one too."""
-    whole = Row(row.sequence, row.start + row.num_tokens)
-    whole.start, whole.samples = 0, row.samples
-    return whole
 
 
 class Scheduler:
@@ -56,12 +30,12 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def schedule(self) -> list[Row]:
+    def schedule(self) -> list[ScheduledSequence]:
         """The rows of the next step: decodes, then prompts under way, then new ones, within the step's tokens.
 
         They count as computed from here on.
         """
-        rows: dict[int, Row] = {}
+        rows: dict[int, ScheduledSequence] = {}
         budget = self._step_tokens()
         has_company = any(sequence.is_decoding for sequence in self.running)
         for is_decoding in (True, False):
@@ -72,11 +46,11 @@ class Scheduler:
                 if has_company:
                     num_tokens = min(num_tokens, self._longest_chunk(sequence))
                 if self._make_room(sequence, num_tokens, rows):
-                    rows[id(sequence)] = Row(sequence, num_tokens)
+                    rows[id(sequence)] = ScheduledSequence(sequence, num_tokens)
                     budget = max(0, budget - num_tokens - len(sequence.draft))
         while budget > 0 and (admitted := self._admit_next()):
             num_tokens = min(admitted.num_uncomputed, budget)
-            rows[id(admitted)] = Row(admitted, num_tokens)
+            rows[id(admitted)] = ScheduledSequence(admitted, num_tokens)
             budget -= num_tokens
         for row in rows.values():
             row.sequence.num_computed += row.num_tokens
@@ -173,7 +147,7 @@ class Scheduler:
             for sequence in self.running
         )
 
-    def _make_room(self, sequence: Sequence, num_tokens: int, rows: dict[int, Row]) -> bool:
+    def _make_room(self, sequence: Sequence, num_tokens: int, rows: dict[int, ScheduledSequence]) -> bool:
         """Blocks for the row, taken from the youngest if need be; False if the youngest is the sequence itself."""
         num_needed = sequence.num_computed + num_tokens
         if not self.kv_cache.reserve(sequence, num_needed + len(sequence.draft)):

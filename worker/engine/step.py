@@ -9,10 +9,10 @@ import torch
 from common.errors import OmniError
 from common.wire import Failed, TokenLogprob
 from worker.device import check_device
-from worker.engine.scheduler import Row
 from worker.runners.base import Runner
 from worker.sampling.masks import MaskFiller
 from worker.sampling.sampler import UNDECIDED, sample
+from worker.state.scheduled_sequence import ScheduledSequence
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 class Outcome:
     """What a step did for one row: the tokens drawn (none while a prompt is under way), or why it failed."""
 
-    row: Row
+    row: ScheduledSequence
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     failure: Failed | None = None
     is_undecided: bool = False  # the last token has to be computed and drawn again
 
 
-def run_step(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) -> list[Outcome]:
+def run_step(runner: Runner, rows: Seq[ScheduledSequence], mask_filler: MaskFiller) -> list[Outcome]:
     """Run the rows together; if that breaks, each by itself, so that only the culprit fails.
 
     Raises RuntimeError when the GPU itself is lost: no row is to blame then, and the process must end.
@@ -48,7 +48,7 @@ def run_step(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) -> list[Ou
 
 
 @torch.inference_mode()
-def forward_and_sample(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) -> list[Outcome]:
+def forward_and_sample(runner: Runner, rows: Seq[ScheduledSequence], mask_filler: MaskFiller) -> list[Outcome]:
     """All rows in one batch."""
     sampling = [row for row in rows if row.samples]
     sequences = [row.sequence for row in sampling for _ in range(1 + len(row.sequence.draft))]
@@ -68,7 +68,7 @@ def forward_and_sample(runner: Runner, rows: Seq[Row], mask_filler: MaskFiller) 
     return outcomes
 
 
-def verify(row: Row, drawn: list[int | None], logprobs: list[TokenLogprob | None]) -> Outcome:
+def verify(row: ScheduledSequence, drawn: list[int | None], logprobs: list[TokenLogprob | None]) -> Outcome:
     """Keep the draws as long as each was made after the tokens that were really drawn before it."""
     kept: list[int] = []
     for at, token_id in enumerate(drawn):

@@ -8,12 +8,12 @@ import torch
 
 from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
-from worker.engine.scheduler import Row
 from worker.progress import OnProgress
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
-AttentionMaker = Callable[[KVCache, Seq[Row], torch.device], Attention]
+AttentionMaker = Callable[[KVCache, Seq[ScheduledSequence], torch.device], Attention]
 
 
 class Runner(Protocol):
@@ -23,7 +23,7 @@ class Runner(Protocol):
     takes_drawn: bool  # forward() finds pending tokens in `drawn`
     takes_drafts: bool  # it computes guessed tokens with the next one
 
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [S, vocab], float32: for each row that samples, its last position and each drafted one, in order.
 
         `drawn`: the token ids of the step in flight, on the device.
@@ -46,7 +46,7 @@ class ModelRunner:
         self.kv_cache = kv_cache
         self.attend_with = attend_with
 
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
@@ -100,21 +100,21 @@ def with_drawn(inputs: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor
     return torch.where(inputs < 0, drawn[(-1 - inputs).clamp(min=0)].clamp(min=0), inputs)
 
 
-def kernel_order(row: Row) -> tuple[bool, int]:
+def kernel_order(row: ScheduledSequence) -> tuple[bool, int]:
     """Single tokens first, longest context first, so that neighbours can share a kernel call."""
     return (row.num_inputs > 1, -row.start)
 
 
-def row_inputs(row: Row) -> list[int]:
+def row_inputs(row: ScheduledSequence) -> list[int]:
     return row.sequence.token_ids[row.start : row.start + row.num_tokens] + row.sequence.draft
 
 
-def positions_of(row: Row) -> range:
+def positions_of(row: ScheduledSequence) -> range:
     first = row.start + row.sequence.position_shift
     return range(first, first + row.num_inputs)
 
 
-def sampled_positions(ordered: Seq[Row], order: Seq[int]) -> list[int]:
+def sampled_positions(ordered: Seq[ScheduledSequence], order: Seq[int]) -> list[int]:
     """Flat positions whose logits are wanted, sorted back into the order in which the rows were asked for."""
     wanted: dict[int, list[int]] = {}
     start = 0

@@ -18,12 +18,12 @@ import torch
 from worker.attention.paged import Form
 from worker.attention.varlen import VarlenAttention
 from worker.device import check_device, upload
-from worker.engine.scheduler import Row
 from worker.kernels.elementwise import Elementwise, compiled
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.runners.base import AttentionMaker, positions_of, row_inputs, with_drawn
 from worker.runners.decoder import DecoderRunner
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class GraphedDecoderRunner(DecoderRunner):
         logger.info("recorded decode steps of (sequences, blocks of the longest): %s", shapes)
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         is_decode = all(row.num_inputs == 1 and row.samples for row in rows)
         step = self._step_for(rows) if is_decode else None
@@ -92,7 +92,7 @@ class GraphedDecoderRunner(DecoderRunner):
         self._fill(step, rows, drawn)
         return step.replay()[: len(rows)].float()
 
-    def _step_for(self, rows: Seq[Row]) -> StaticStep | None:
+    def _step_for(self, rows: Seq[ScheduledSequence]) -> StaticStep | None:
         """The smallest recorded step that holds the rows."""
         num_blocks = self.kv_cache.num_blocks_for(max(row.start for row in rows) + 1)
         fitting = (shape for shape in self.steps if shape[0] >= len(rows) and shape[1] >= num_blocks)
@@ -115,7 +115,7 @@ class GraphedDecoderRunner(DecoderRunner):
         replay = capture(lambda: self._run(inputs, positions, attention, selected))
         return StaticStep(inputs, positions, attention, replay)
 
-    def _fill(self, step: StaticStep, rows: Seq[Row], drawn: torch.Tensor | None) -> None:
+    def _fill(self, step: StaticStep, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None) -> None:
         """Copy the rows into the buffers. One tensor, one transfer; a kernel reads no further than a row's keys."""
         table = step_table(rows, len(step.inputs), self.spare_block, self.kv_cache.block_size)
         filled = upload(torch.from_numpy(table), step.inputs.device)
@@ -135,7 +135,9 @@ def step_shapes(max_num_seqs: int, max_model_len: int, block_size: int) -> list[
     return [(size, blocks) for size in sizes for blocks in [*(fewer if size <= FEW_SEQS else []), most]]
 
 
-def step_table(rows: Seq[Row], size: int, spare_block: int, block_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def step_table(
+    rows: Seq[ScheduledSequence], size: int, spare_block: int, block_size: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """[size, 4 + blocks of the longest row]: token, position, slot, number of keys, blocks. Rows at the end pad."""
     longest = max(row.start for row in rows) // block_size + 1
     table = np.full((size, NUM_FIXED + longest), spare_block, dtype=np.int64)

@@ -14,9 +14,9 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from worker.attention.paged import Attention, Form, PagedAttention
 from worker.device import upload
-from worker.engine.scheduler import Row, from_the_first
 from worker.runners.base import AttentionMaker, ModelRunner, kernel_order, positions_of, row_inputs
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 
@@ -74,13 +74,13 @@ class HybridRunner(ModelRunner):
         self._stack: States | None = None
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         for sequence in [*self._together, *self._states]:
             if not sequence.block_ids:  # preempted: it will begin anew
                 self.forget(sequence)
-        decoding: list[Row] = []
-        reading: list[Row] = []
+        decoding: list[ScheduledSequence] = []
+        reading: list[ScheduledSequence] = []
         for row in rows:
             goes_on = row.num_tokens == 1 and row.start > 0 and self.can_continue(row.sequence)
             (decoding if goes_on else reading).append(row)
@@ -120,7 +120,7 @@ class HybridRunner(ModelRunner):
     def _new_states(self) -> States:
         return States(config=self.model.config)
 
-    def _read(self, row: Row) -> torch.Tensor:
+    def _read(self, row: ScheduledSequence) -> torch.Tensor:
         """Logits [1, vocab] after a row that is computed by itself; from the first token on if its state is lost."""
         sequence = row.sequence
         if self._reads_whole and not row.samples:
@@ -131,12 +131,12 @@ class HybridRunner(ModelRunner):
             given: dict[str, Any] = {"past_key_values": self._states[sequence], "use_cache": True}
         else:
             given = self.begin(sequence)
-            row = from_the_first(row)
+            row = row.from_start()
         logits = self._pass([row], row_inputs(row), 1, given)
         self.state_bytes = self._states[sequence].num_bytes
         return logits
 
-    def _decode(self, rows: list[Row]) -> dict[Sequence, torch.Tensor]:
+    def _decode(self, rows: list[ScheduledSequence]) -> dict[Sequence, torch.Tensor]:
         """Logits [1, vocab] of each."""
         ordered = sorted(rows, key=kernel_order)
         sequences = [row.sequence for row in ordered]
@@ -148,7 +148,9 @@ class HybridRunner(ModelRunner):
         logits = self._pass(ordered, tokens, len(ordered), {"past_key_values": self._stack, "use_cache": True})
         return dict(zip(sequences, torch.split(logits, 1), strict=True))
 
-    def _pass(self, rows: list[Row], tokens: list[int], batch: int, given: dict[str, Any]) -> torch.Tensor:
+    def _pass(
+        self, rows: list[ScheduledSequence], tokens: list[int], batch: int, given: dict[str, Any]
+    ) -> torch.Tensor:
         """Logits [batch, vocab] after the last token of each; the tokens [batch * T] are those of the rows."""
         device = self.kv_cache.keys[0].device
         inputs, places = (

@@ -19,12 +19,12 @@ from transformers.masking_utils import sdpa_mask
 
 from worker.attention.paged import ATTENTION_NAME, token_slots
 from worker.device import upload
-from worker.engine.scheduler import Row, from_the_first
 from worker.models.vision import ImageReader, shift_keeper
 from worker.progress import OnProgress
 from worker.runners.base import ModelRunner, row_inputs, with_drawn
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 READING_NAME = "omni_reading"  # as transformers knows it
@@ -70,7 +70,7 @@ class ImagePromptRunner:
         self.inner.kv_cache = kv_cache
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         read = {at: self._read(row, drawn) for at, row in enumerate(rows) if self._is_to_be_read(row)}
         others = [row for at, row in enumerate(rows) if at not in read]
@@ -79,7 +79,7 @@ class ImagePromptRunner:
         computed = iter(self._computed(others, drawn))
         return torch.cat([read[at] if at in read else next(computed) for at in range(len(rows))])
 
-    def _computed(self, rows: list[Row], drawn: torch.Tensor | None) -> list[torch.Tensor]:
+    def _computed(self, rows: list[ScheduledSequence], drawn: torch.Tensor | None) -> list[torch.Tensor]:
         """The logits of each row."""
         if not rows:
             return []
@@ -92,7 +92,7 @@ class ImagePromptRunner:
         """See Runner."""
         self.inner.warm_up(max_num_seqs, max_model_len, on_progress)
 
-    def _is_to_be_read(self, row: Row) -> bool:
+    def _is_to_be_read(self, row: ScheduledSequence) -> bool:
         """If not, the sequence's positions are shifted as they have to be."""
         sequence = row.sequence
         if not sequence.images:
@@ -104,13 +104,13 @@ class ImagePromptRunner:
         sequence.position_shift = self.shifts[sequence.cache_salt]
         return False
 
-    def _read(self, row: Row, drawn: torch.Tensor | None) -> torch.Tensor:
+    def _read(self, row: ScheduledSequence, drawn: torch.Tensor | None) -> torch.Tensor:
         """The row's logits, as forward() gives them. Nothing is done yet before the last image's end."""
         sequence, stop = row.sequence, row.start + row.num_inputs
         device = self.kv_cache.keys[0].device
         if stop < sequence.images_end:
             return torch.empty(0, self._model.config.get_text_config().vocab_size, device=device)
-        row = from_the_first(row)
+        row = row.from_start()
         inputs = with_drawn(upload(torch.tensor(row_inputs(row)), device), drawn)
         self._slots = upload(torch.tensor(token_slots([row], self.kv_cache.block_size)), device)
         seen = self._images.inputs(sequence.images, row_inputs(row), self._model) | self.inner.begin(sequence)
@@ -164,6 +164,6 @@ def attend_and_keep(
     return attended
 
 
-def num_logits(row: Row) -> int:
+def num_logits(row: ScheduledSequence) -> int:
     """Positions of the row whose logits are wanted."""
     return 1 + len(row.sequence.draft) if row.samples else 0

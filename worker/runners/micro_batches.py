@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
-from worker.engine.scheduler import Row
+from worker.state.scheduled_sequence import ScheduledSequence
 
 MIN_TOKENS = 256  # of a pass: with fewer, what Python does between the products is too much of it
 PASSES_PER_THREAD = 2  # so that the others can take the second one of a thread that is held up
@@ -23,7 +23,9 @@ class MicroBatches:
         self.max_passes = num_threads * PASSES_PER_THREAD
         self.pool = ThreadPoolExecutor(num_threads, "micro-batch", initializer=torch.set_num_threads, initargs=(1,))
 
-    def run(self, forward: Callable[[Seq[Row]], torch.Tensor], rows: Seq[Row]) -> torch.Tensor:
+    def run(
+        self, forward: Callable[[Seq[ScheduledSequence]], torch.Tensor], rows: Seq[ScheduledSequence]
+    ) -> torch.Tensor:
         """Logits [S, vocab] of all rows, in order. Raises what a pass raises, after the last of them has ended."""
         parts = cut(rows, self.max_passes)
         if len(parts) <= 1:
@@ -33,11 +35,11 @@ class MicroBatches:
         return torch.cat([each.result() for each in passes])
 
 
-def cut(rows: Seq[Row], max_parts: int) -> list[Seq[Row]]:
+def cut(rows: Seq[ScheduledSequence], max_parts: int) -> list[Seq[ScheduledSequence]]:
     """Neighbouring rows together, about as many tokens in each part."""
     num_tokens = sum(row.num_inputs for row in rows)
     num_parts = max(1, min(max_parts, num_tokens // MIN_TOKENS))
-    parts: list[Seq[Row]] = []
+    parts: list[Seq[ScheduledSequence]] = []
     start = seen = share = 0
     for stop, row in enumerate(rows, 1):
         seen += row.num_inputs

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from worker.attention.paged import Attention, Form, PagedAttention, token_slots
-from worker.engine.scheduler import Row
 from worker.kernels.native import NoKernels, keep_freed_memory, load_kernels
 from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker
@@ -17,6 +16,7 @@ from worker.runners.decoder import DecoderRunner, Layer, Norm
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 
 LANES = 16
 MAX_DIM = 256
@@ -36,7 +36,7 @@ def padded(num_tokens: int) -> int:
 class NativeBatch(PagedAttention):
     """Where the rows of a step lie, as the kernels want to be told."""
 
-    def __init__(self, kv_cache: KVCache, rows: Seq[Row], device: torch.device) -> None:
+    def __init__(self, kv_cache: KVCache, rows: Seq[ScheduledSequence], device: torch.device) -> None:
         self.kv_cache = kv_cache
         self.slots = torch.tensor(token_slots(rows, kv_cache.block_size))  # [T]
         self.rows = rows
@@ -83,7 +83,7 @@ class NativeDecoderRunner(DecoderRunner):
         if has_more or not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
             raise Unsupported("its widths or scores are not those of the kernels")
 
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         compute = partial(super().forward, drawn=drawn)
         return compute(rows) if self.micro_batches is None else self.micro_batches.run(compute, rows)

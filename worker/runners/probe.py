@@ -12,8 +12,8 @@ import torch
 from common.wire import SamplingParams
 from worker.attention.paged import ATTENTION_NAME, register_attention
 from worker.device import check_device
-from worker.engine.scheduler import Row
 from worker.runners.base import Runner
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 from worker.state.stopping import VisibleText
 
@@ -68,7 +68,7 @@ def check_sequences(
     try:
         logits = expected
         for num_tokens in chunks:
-            logits = runner.forward([Row(sequence, num_tokens) for sequence in sequences])
+            logits = runner.forward([ScheduledSequence(sequence, num_tokens) for sequence in sequences])
             for sequence in sequences:
                 sequence.num_computed += num_tokens
                 sequence.token_ids = tokens[: max(sequence.num_computed + 1, len(tokens) - 1)]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from worker.engine.scheduler import Row
 from worker.models.vision import ImageReader, Positions
 from worker.progress import OnProgress
 from worker.runners.base import row_inputs
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 
@@ -43,7 +43,7 @@ class SequentialRunner:
         self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. Drafts and pending tokens are not taken."""
         logits = [self._run(row) for row in rows]
         wanted = [last for row, last in zip(rows, logits, strict=True) if row.samples]
@@ -56,7 +56,7 @@ class SequentialRunner:
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Nothing is prepared ahead."""
 
-    def _run(self, row: Row) -> torch.Tensor:
+    def _run(self, row: ScheduledSequence) -> torch.Tensor:
         """Logits [1, vocab] after the row's last token; nothing is computed yet where the mode wants more at once."""
         sequence = row.sequence
         if self.mode is Mode.CHUNKS:

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 
 from common.wire import SamplingParams
-from worker.engine.scheduler import Row
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 from worker.state.stopping import VisibleText
 
 NOTHING_SHOWN = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # a follower reads nothing
 
 
-def pack_rows(rows: Seq[Row]) -> list[int]:
+def pack_rows(rows: Seq[ScheduledSequence]) -> list[int]:
     """Per row: tokens, drafted ones, whether it samples, where it is, its blocks."""
     packed: list[int] = []
     for row in rows:
@@ -22,7 +22,7 @@ def pack_rows(rows: Seq[Row]) -> list[int]:
     return packed
 
 
-def unpack_rows(packed: Seq[int]) -> list[Row]:
+def unpack_rows(packed: Seq[int]) -> list[ScheduledSequence]:
     """Rows that a ModelRunner computes as it would compute the originals."""
     numbers = iter(packed)
     rows = []
@@ -42,7 +42,7 @@ def unpack_rows(packed: Seq[int]) -> list[Row]:
             block_ids=block_ids,
             draft=draft,
         )
-        rows.append(Row(sequence, num_tokens))
+        rows.append(ScheduledSequence(sequence, num_tokens))
     return rows
 
 

@@ -15,7 +15,6 @@ from torch import distributed
 
 from worker.attention.paged import PagedAttention
 from worker.attention.varlen import VarlenAttention, fits_varlen, runs_varlen
-from worker.engine.scheduler import Row
 from worker.models.loader import EngineConfig, LoadedModel, count_parameters
 from worker.ranks import NEVER
 from worker.runners.base import AttentionMaker, ModelRunner
@@ -29,6 +28,7 @@ from worker.runners.probe import (
 )
 from worker.runners.step_wire import pack_rows, unpack_rows
 from worker.state.kv_cache import KVCache
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class LeadingRunner(ModelRunner):
         self._channel = channel
         self._maker = maker
 
-    def forward(self, rows: Seq[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. A failure in here may have left the ranks apart: it ends the process, and the parent all."""
         self._channel.tell(Order.STEP, self._maker, pack_rows(rows))
         try:

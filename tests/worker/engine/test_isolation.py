@@ -5,7 +5,7 @@ import torch
 
 from common.wire import Failed, Finished, LoggedChoice
 from tests.worker.conftest import Bench, prompt_of
-from worker.engine.scheduler import Row
+from worker.state.scheduled_sequence import ScheduledSequence
 
 POISON = 319  # a token id; whoever has it in the prompt breaks the forward pass
 
@@ -14,7 +14,7 @@ def break_forward(bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exceptio
     """Forward raises `error` for a batch that holds POISON, or gives NaN for its row when there is no error."""
     forward = bench.engine.runner.forward
 
-    def broken(rows: list[Row], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def broken(rows: list[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         is_bad = [POISON in row.sequence.token_ids[: row.sequence.num_prompt_tokens] for row in rows]
         if error is not None and any(is_bad):
             raise error

@@ -10,12 +10,12 @@ import torch
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from tests.worker.kernels.test_native import CONFIG, WIDE
-from worker.engine.scheduler import Row
 from worker.models import loader
 from worker.runners import micro_batches
 from worker.runners.micro_batches import MicroBatches, cut
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.probe import probe_sequence
+from worker.state.scheduled_sequence import ScheduledSequence
 
 LENGTHS = (3, 16, 40, 100, 150, 60, 7, 90)
 CROWD = replace(CONFIG, max_step_tokens=512, threads=None)
@@ -30,9 +30,9 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(micro_batches, "MIN_TOKENS", 32)
 
 
-def rows_of(*num_tokens: int) -> list[Row]:
+def rows_of(*num_tokens: int) -> list[ScheduledSequence]:
     """Rows of so many tokens each."""
-    return [Row(probe_sequence([1] * number, []), number) for number in num_tokens]
+    return [ScheduledSequence(probe_sequence([1] * number, []), number) for number in num_tokens]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_a_pass_raises_comes_after_the_end_of_the_last_one() -> None:
     """Else the rows would be run again while an old pass still writes their keys."""
     ended = []
 
-    def forward(rows: Seq[Row]) -> torch.Tensor:
+    def forward(rows: Seq[ScheduledSequence]) -> torch.Tensor:
         if rows[0].num_tokens == 40:
             raise RuntimeError("kernel")
         assert torch.is_inference_mode_enabled()

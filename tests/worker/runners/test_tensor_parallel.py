@@ -9,8 +9,8 @@ import pytest
 from tests.service import ROOT, free_port
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from tests.worker.shared_engine import answers
-from worker.engine.scheduler import Row
 from worker.runners.step_wire import pack_rows, unpack_rows
+from worker.state.scheduled_sequence import ScheduledSequence
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -41,7 +41,7 @@ def test_a_step_crosses_whole(bench: Bench) -> None:
         assert seen(row) == seen(twin)
 
 
-def seen(row: Row) -> tuple[object, ...]:
+def seen(row: ScheduledSequence) -> tuple[object, ...]:
     sequence = row.sequence
     tokens = sequence.token_ids[row.start : row.start + row.num_tokens]
     return tokens, sequence.draft, row.samples, row.num_inputs, row.start, sequence.block_ids
