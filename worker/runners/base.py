@@ -1,5 +1,6 @@
 """From scheduled rows to logits: the flat inputs of a ragged step, and one forward pass over them."""
 
+import inspect
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any, Protocol
@@ -14,6 +15,12 @@ from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 AttentionMaker = Callable[[KVCache, Seq[ScheduledSequence], torch.device], Attention]
+
+
+def cache_parameter(model: Any) -> str:
+    """The parameter of the model's forward pass that takes a cache: transformers 5.24 renamed past_key_values."""
+    parameters = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "cache_params") if name in parameters), "past_key_values")
 
 
 class Runner(Protocol):

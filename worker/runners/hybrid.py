@@ -14,7 +14,7 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from worker.attention.paged import Attention, Form, PagedAttention
 from worker.device import upload
-from worker.runners.base import AttentionMaker, ModelRunner, kernel_order, positions_of, row_inputs
+from worker.runners.base import AttentionMaker, ModelRunner, cache_parameter, kernel_order, positions_of, row_inputs
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -69,6 +69,7 @@ class HybridRunner(ModelRunner):
         self.state_bytes = 0  # of one sequence; known once one has been read
         self._places = places
         self._reads_whole = reads_whole
+        self._cache_name = cache_parameter(model)
         self._states: dict[Sequence, States] = {}
         self._together: dict[Sequence, None] = {}  # whose states are stacked, in order
         self._stack: States | None = None
@@ -106,7 +107,7 @@ class HybridRunner(ModelRunner):
     def begin(self, sequence: Sequence) -> dict[str, Any]:
         self.forget(sequence)
         self._states[sequence] = self._new_states()
-        return {"past_key_values": self._states[sequence], "use_cache": True}
+        return {self._cache_name: self._states[sequence], "use_cache": True}
 
     def forget(self, sequence: Sequence) -> None:
         """See Runner."""
@@ -128,7 +129,7 @@ class HybridRunner(ModelRunner):
         if row.start > 0 and not self._reads_whole and self.can_continue(sequence):
             if sequence in self._together:
                 self._unstack()
-            given: dict[str, Any] = {"past_key_values": self._states[sequence], "use_cache": True}
+            given: dict[str, Any] = {self._cache_name: self._states[sequence], "use_cache": True}
         else:
             given = self.begin(sequence)
             row = row.from_start()
@@ -145,7 +146,7 @@ class HybridRunner(ModelRunner):
             self._stack = stacked([self._states.pop(sequence) for sequence in sequences], self._new_states())
             self._together = dict.fromkeys(sequences)
         tokens = [token for row in ordered for token in row_inputs(row)]
-        logits = self._pass(ordered, tokens, len(ordered), {"past_key_values": self._stack, "use_cache": True})
+        logits = self._pass(ordered, tokens, len(ordered), {self._cache_name: self._stack, "use_cache": True})
         return dict(zip(sequences, torch.split(logits, 1), strict=True))
 
     def _pass(

@@ -1,6 +1,5 @@
 """Runs models that our KV cache cannot hold: one sequence at a time, each with the cache transformers makes for it."""
 
-import inspect
 from collections.abc import Sequence as Seq
 from enum import Enum
 from typing import Any
@@ -10,7 +9,7 @@ from transformers import DynamicCache
 
 from worker.models.vision import ImageReader, Positions
 from worker.progress import OnProgress
-from worker.runners.base import row_inputs
+from worker.runners.base import cache_parameter, row_inputs
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -39,8 +38,7 @@ class SequentialRunner:
         self.images = images
         self._positions = Positions(model)
         self._caches: dict[Sequence, Any] = {}
-        parameters = inspect.signature(model.forward).parameters
-        self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
+        self._cache_name = cache_parameter(model)
 
     @torch.inference_mode()
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
