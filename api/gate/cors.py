@@ -1,60 +1,50 @@
-"""Which pages of other origins may read our answers (OMNI_CORS_ORIGINS), preflight included.
+"""CORS by flask-cors: which origins' pages may read our answers (OMNI_CORS_ORIGINS). Preflights need no key.
 
-An origin without a port stands for all its ports; `*` for every origin. No cookies are used, so none are allowed.
+An origin without a port stands for all its ports, `*` for every http(s) origin. There are no cookies, so credentials
+are never allowed. flask-cors adds `Vary: Origin` to granted answers only; a shared cache needs it on all of them.
 """
 
-from urllib.parse import urlsplit
+import re
 
-from flask import Flask, Response, request
+from flask import Flask, Response
+from flask_cors import CORS
 
 from common.settings import Settings, split
 
-METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
-RATES = ", ".join(
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+EXPOSED = ("Omni-Job-Id", "X-Request-Id", "Retry-After", "x-should-retry") + tuple(
     f"x-ratelimit-{what}-{unit}" for unit in ("requests", "tokens") for what in ("limit", "remaining", "reset")
 )
-EXPOSED = f"Omni-Job-Id, X-Request-Id, Retry-After, x-should-retry, {RATES}"
-PREFLIGHT_S = "600"
+PREFLIGHT_S = 600
+HAS_PORT = re.compile(r":\d+\Z")
+PORT = r"(:[1-9]\d{0,4})?"
+ANY_HOST = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])" + PORT
 
 
 def install_cors(app: Flask, settings: Settings) -> None:
-    """Answers preflights before anybody asks for a key: browsers send none with them."""
-    allowed = frozenset(origin.rstrip("/").lower() for origin in split(settings.cors_origins))
-
-    @app.before_request
-    def preflight() -> Response | None:
-        if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
-            return None
-        return Response(status=204)
+    origins = [origin_pattern(origin) for origin in split(settings.cors_origins)]
+    if not origins:
+        return
+    CORS(
+        app,
+        origins=origins,
+        methods=METHODS,
+        expose_headers=EXPOSED,
+        max_age=PREFLIGHT_S,
+        allow_private_network=True,
+        always_send=False,
+        vary_header=False,
+        intercept_exceptions=False,  # every error has a handler, whose answer passes here too
+    )
 
     @app.after_request
-    def grant(response: Response) -> Response:
-        origin = request.headers.get("Origin", "")
-        if allowed:
-            response.vary.add("Origin")
-        if not is_allowed(origin, allowed):
-            return response
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = EXPOSED
-        if "Access-Control-Request-Method" in request.headers:
-            response.headers["Access-Control-Allow-Methods"] = METHODS
-            asked = request.headers.get("Access-Control-Request-Headers", "authorization, content-type")
-            response.headers["Access-Control-Allow-Headers"] = asked
-            response.headers["Access-Control-Max-Age"] = PREFLIGHT_S
-            if request.headers.get("Access-Control-Request-Private-Network") == "true":
-                response.headers["Access-Control-Allow-Private-Network"] = "true"
+    def vary(response: Response) -> Response:
+        response.vary.add("Origin")
         return response
 
 
-def is_allowed(origin: str, allowed: frozenset[str]) -> bool:
-    """Browsers name an origin exactly as scheme://host[:port]; 'null' and anything else is nobody."""
-    origin = origin.lower()
-    try:
-        parts = urlsplit(origin)
-        is_origin = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    if not is_origin or origin != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
-        return False
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return "*" in allowed or origin in allowed or f"{parts.scheme}://{host}" in allowed
+def origin_pattern(origin: str) -> re.Pattern[str]:
+    """The pattern of the Origin headers that an entry of OMNI_CORS_ORIGINS grants."""
+    origin = origin.rstrip("/")
+    pattern = ANY_HOST if origin == "*" else re.escape(origin) + ("" if HAS_PORT.search(origin) else PORT)
+    return re.compile(rf"{pattern}\Z", re.IGNORECASE)
