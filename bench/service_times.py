@@ -20,7 +20,8 @@ from api.jobs.generation import rq_job
 from bench.line_model import MEASURED
 from bench.report import load_average, machine
 from common.redis.connection import connect
-from common.redis.store import Store, Submission
+from common.redis.store import Store
+from common.redis.submission import Submission
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
 from worker.jobs.ledger import Ledger

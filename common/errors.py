@@ -18,7 +18,7 @@ OmniError
 └── WireError                 500   bytes in Redis that are not ours
 """
 
-from common.allowance import Allowance
+from common.quota import Quota
 
 
 class OmniError(Exception):
@@ -95,9 +95,9 @@ class Overloaded(OmniError):
 class KeyLimited(Overloaded):
     """A limit of the caller's own key is reached; `param` names it."""
 
-    def __init__(self, message: str, *, limit: str, retry_after_s: int, allowance: Allowance) -> None:
+    def __init__(self, message: str, *, limit: str, retry_after_s: int, quota: Quota) -> None:
         super().__init__(message, retry_after_s=retry_after_s, param=limit)
-        self.allowance = allowance
+        self.quota = quota
 
 
 class Unavailable(OmniError):

@@ -22,7 +22,7 @@ from common.errors import InvalidRequest
 from common.grammar.answer import THINK
 from common.grammar.check import GrammarCheck
 from common.json_bytes import json_bytes
-from common.redis.store import Submission
+from common.redis.submission import Submission
 from common.wire import GenerationRequest, ModelCard, SamplingParams
 
 DEFAULT_TEMPERATURE = 0.7

@@ -114,7 +114,7 @@ def service_routes(service: Service) -> Blueprint:
 def health_of(service: Service) -> tuple[dict[str, Any], int]:
     """The reference's four keys: what runs, or how far loading is (503)."""
     queue = service.settings.queue
-    workers = [worker for worker in service.store.workers() if worker.get("queue") == queue]
+    workers = [worker for worker in service.store.directory.workers() if worker.get("queue") == queue]
     ready = [worker for worker in workers if worker.get("state") == "ready"]
     is_away = not ready and any(worker.get("state") == "away" for worker in workers)
     used = sum(int(worker.get("memory_used", 0)) for worker in ready if worker.get("device", "").startswith("cuda"))
@@ -129,5 +129,5 @@ def health_of(service: Service) -> tuple[dict[str, Any], int]:
     if is_away:
         body["progress"] = {"what": "waiting for the engine behind the worker; jobs are kept and go on"}
     elif not ready:
-        body["progress"] = service.store.loading(queue) or {"what": "waiting for a worker"}
+        body["progress"] = service.store.directory.loading(queue) or {"what": "waiting for a worker"}
     return body, 200 if ready else 503

@@ -21,7 +21,7 @@ from api.request.constraints import answer_grammar
 from api.schema.completions import MAX_CHOICES, CompletionRequest
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
-from common.redis.store import Submission
+from common.redis.submission import Submission
 from common.wire import GenerationRequest
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, for this endpoint

@@ -4,12 +4,12 @@
 `tokens` is the key's tokens per minute, and only there when it has such a limit.
 """
 
-from common.allowance import Allowance
+from common.quota import Quota
 
 
-def rate_headers(allowance: Allowance, num_waiting: int, max_queue: int, seconds_per_place: float) -> dict[str, str]:
-    if allowance.max_in_flight:
-        limit, remaining = allowance.max_in_flight, allowance.max_in_flight - allowance.num_in_flight
+def rate_headers(quota: Quota, num_waiting: int, max_queue: int, seconds_per_place: float) -> dict[str, str]:
+    if quota.max_in_flight:
+        limit, remaining = quota.max_in_flight, quota.max_in_flight - quota.num_in_flight
     else:
         limit, remaining = max_queue, max_queue - num_waiting
     headers = {
@@ -17,8 +17,8 @@ def rate_headers(allowance: Allowance, num_waiting: int, max_queue: int, seconds
         "x-ratelimit-remaining-requests": str(max(0, remaining)),
         "x-ratelimit-reset-requests": spelled(seconds_per_place if remaining < limit else 0.0),
     }
-    if per_minute := allowance.tokens_per_minute:
-        left = min(per_minute, allowance.tokens_left)
+    if per_minute := quota.tokens_per_minute:
+        left = min(per_minute, quota.tokens_left)
         headers |= {
             "x-ratelimit-limit-tokens": str(per_minute),
             "x-ratelimit-remaining-tokens": str(max(0, left)),

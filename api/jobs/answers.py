@@ -16,7 +16,8 @@ from api.jobs.generation import REWOUND, ClientGone, Closing, Idle, Notice, Queu
 from api.jobs.hub import Reader
 from api.jobs.service import Service
 from common.errors import Conflict, JobFailed, OmniError, Restarting
-from common.redis.store import READER_GRACE_S, Row
+from common.redis import keys
+from common.redis.job_log import LogEntry
 from common.wire import Event, Failed, Finished
 
 logger = logging.getLogger("omni.api")
@@ -103,7 +104,7 @@ class Answer:
         try:
             with watching(self.client, self._client_gone, self._write_interim):
                 for item in self._events():
-                    if isinstance(item, Row):
+                    if isinstance(item, LogEntry):
                         completion.feed(item.event)
                     elif isinstance(item, Closing):
                         raise self._restarting()
@@ -131,7 +132,7 @@ class Answer:
             raise Conflict(REWOUND, code="stream_rewound")
         return said
 
-    def _logged(self) -> Iterator[tuple[int, Row]]:
+    def _logged(self) -> Iterator[tuple[int, LogEntry]]:
         """What the logs hold now, one job after the other, up to the first that has not ended well."""
         for number, reader in enumerate(self.readers):
             row = None
@@ -161,7 +162,7 @@ class Answer:
                 if isinstance(item, Closing):
                     yield frames.leaving(self._restarting())
                     return
-                yield frames.feed(item.event) if isinstance(item, Row) else self._notice(item)
+                yield frames.feed(item.event) if isinstance(item, LogEntry) else self._notice(item)
             if frames.is_behind:
                 raise Conflict(REWOUND, code="stream_rewound")
         except ClientGone:
@@ -176,7 +177,7 @@ class Answer:
     def _restarting(self) -> Restarting:
         return Restarting(
             f"This server is restarting. Job {self.job_id} goes on and can be resumed by its id"
-            + ("." if self.is_background else f" within {READER_GRACE_S} s; or send the request again.")
+            + ("." if self.is_background else f" within {keys.READER_GRACE_S} s; or send the request again.")
         )
 
     def _notice(self, notice: Queued | Idle) -> bytes:
@@ -185,7 +186,7 @@ class Answer:
             return sse.comment(f"queued position={notice.position + 1} eta={round(seconds)}")
         return sse.comment("keep-alive")
 
-    def _events(self) -> Iterator[Row | Notice]:
+    def _events(self) -> Iterator[LogEntry | Notice]:
         """All jobs' events, one job after the other, up to the first failure, which ends the rest."""
         first, seq = self._at
         for number, reader in enumerate(self.readers[first:], first + 1):
@@ -194,7 +195,7 @@ class Answer:
                 yield item
                 if isinstance(item, Closing):
                     return
-                if isinstance(item, Row) and isinstance(item.event, Failed):
+                if isinstance(item, LogEntry) and isinstance(item.event, Failed):
                     for other in self.readers[number:]:
                         self._cancel(other.job_id, "cancelled", "Another prompt of the same request failed.")
                     return

@@ -16,11 +16,14 @@ from rq.serializers import JSONSerializer
 
 from api.gate.tracing import traceparent
 from api.jobs.hub import Reader
-from api.operator.request_log import note_allowance, note_placed
+from api.operator.request_log import note_enqueued, note_quota
 from common.errors import Conflict, KeyLimited, NotFound, Unavailable
 from common.redis import keys
 from common.redis.connection import is_passing
-from common.redis.store import Row, Store, Submission, now_iso
+from common.redis.job_log import LogEntry
+from common.redis.rq_seams import now_iso
+from common.redis.store import Store
+from common.redis.submission import Submission
 from common.wire import Failed, Finished
 
 PAGE_ROWS = 64  # read from a log at once
@@ -76,14 +79,14 @@ def submit(store: Store, submission: Submission) -> str:
     """Enqueue; returns the job's id. Raises what Store.submit does, or Unavailable (Redis is away)."""
     try:
         submission = replace(submission, traceparent=traceparent())
-        placed = store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
+        enqueued = store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
     except KeyLimited as refused:
-        note_allowance(refused.allowance)
+        note_quota(refused.quota)
         raise
     except RedisError as error:
         raise unavailable(error) from error
-    note_placed(placed)
-    return placed.job_id
+    note_enqueued(enqueued)
+    return enqueued.job_id
 
 
 def unavailable(error: RedisError) -> Unavailable:
@@ -93,7 +96,7 @@ def unavailable(error: RedisError) -> Unavailable:
     return Unavailable("Redis cannot take requests now (it is away, loading or full); try again soon.")
 
 
-def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterator[Row | Notice]:
+def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterator[LogEntry | Notice]:
     """Every row with seq > `after`, once and in order, up to and including the last; notices in between.
 
     The reader must have been opened before the job was submitted (`is_new`) or the log is read first. Redis may go away
@@ -127,10 +130,10 @@ def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterato
             yield notice
 
 
-def logged(store: Store, job_id: str) -> Iterator[Row]:
+def logged(store: Store, job_id: str) -> Iterator[LogEntry]:
     """The rows that the job's log holds now. Raises RedisError."""
     seq = 0
-    while rows := store.rows(job_id, after=seq, count=PAGE_ROWS):
+    while rows := store.log.entries(job_id, after=seq, count=PAGE_ROWS):
         yield from rows
         seq = rows[-1].seq
         gevent.sleep(0)  # as in _from_log
@@ -138,7 +141,7 @@ def logged(store: Store, job_id: str) -> Iterator[Row]:
 
 def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
     """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
-    is_behind = reader.look.num_rows > seq  # the missing rows may be on their way, or lost
+    is_behind = reader.look.num_entries > seq  # the missing rows may be on their way, or lost
     is_awake = reader.wake.wait(LAG_S if is_behind else None)  # the sweep wakes too: a timer for each row would be dear
     reader.wake.clear()
     if is_behind and not is_awake:
@@ -146,7 +149,7 @@ def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
     look = reader.look
     if reader.is_told:
         reader.is_told = False
-        if look.state == "" or look.num_rows < seq:
+        if look.state == "" or look.num_entries < seq:
             _check(store, reader.job_id, seq)
     if look.state == "queued" and look.position not in (-1, reader.told_position):
         reader.told_position = look.position
@@ -162,21 +165,21 @@ def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
 def _check(store: Store, job_id: str, seq: int) -> None:
     """The sweep's look may be older than the job, or than the rows that came live: look again before judging."""
     try:
-        [look] = store.look([job_id])
+        [look] = store.poll([job_id])
     except RedisError as error:
         if not is_passing(error):
             raise
         return
     if look.state == "":
         raise NotFound("This job does not exist any more; results are kept for a limited time.")
-    if look.num_rows < seq:
+    if look.num_entries < seq:
         raise Conflict(REWOUND, code="stream_rewound")
 
 
-def _from_log(store: Store, job_id: str, seq: int) -> list[Row]:
+def _from_log(store: Store, job_id: str, seq: int) -> list[LogEntry]:
     gevent.sleep(0)  # a long log is read in many pieces: the others' turn between them
     try:
-        return store.rows(job_id, after=seq, count=PAGE_ROWS)
+        return store.log.entries(job_id, after=seq, count=PAGE_ROWS)
     except RedisError as error:
         if not is_passing(error):
             raise

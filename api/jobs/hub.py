@@ -18,7 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from common.redis import keys
-from common.redis.store import Look, Row, Store
+from common.redis.job_log import LogEntry
+from common.redis.store import JobStatus, Store
 from common.wire import decode_event
 
 logger = logging.getLogger("omni.api")
@@ -35,7 +36,7 @@ class Reader:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.wake = Wake()
-        self.look = Look("queued", 0, -1)
+        self.look = JobStatus("queued", 0, -1)
         self.is_told = False  # whether `look` is news
         self.told_position = -1  # the place in line that its caller knows of
         self.told_at = time.monotonic()  # when its caller last heard anything
@@ -43,20 +44,20 @@ class Reader:
         self.must_speak = False  # its caller is to be sent something, to learn whether it still reads
         self.is_for_the_whole = False  # its caller has been sent nothing yet: it is closed last
         self.is_closing = False
-        self._rows: deque[Row] = deque()
+        self._rows: deque[LogEntry] = deque()
 
-    def push(self, row: Row) -> None:
+    def push(self, row: LogEntry) -> None:
         if len(self._rows) >= MAX_LIVE_ROWS:
             self._rows.clear()  # the reader is slow: it will find the gap and read the log
         self._rows.append(row)
         self.wake.set()
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[LogEntry]:
         rows = list(self._rows)
         self._rows.clear()
         return rows
 
-    def tell(self, look: Look) -> None:
+    def tell(self, look: JobStatus) -> None:
         self.look = look
         self.is_told = True
         self.wake.set()
@@ -133,7 +134,7 @@ class EventHub:
         """One engine step's rows: [[job id, seq, row], ...]."""
         for job_id, seq, fields in orjson.loads(message):
             if readers := self._readers.get(job_id):
-                row = Row(seq, decode_event(fields), 0)
+                row = LogEntry(seq, decode_event(fields))
                 for reader in readers:
                     reader.push(row)
 
@@ -142,14 +143,14 @@ class EventHub:
         waiting = list(self._readers)
         for start in range(0, len(waiting), SWEEP_JOBS):
             self._tell(waiting[start : start + SWEEP_JOBS])
-        for queue in set(self.store.models().values()):
+        for queue in set(self.store.directory.models().values()):
             self.store.expire(queue)
         for chore in self.chores:
             chore()
-        self.seconds_per_place = self.store.seconds_per_place(self.queue)
+        self.seconds_per_place = self.store.directory.seconds_per_place(self.queue)
 
     def _tell(self, job_ids: Sequence[str]) -> None:
-        for job_id, look in zip(job_ids, self.store.look(job_ids), strict=True):
+        for job_id, look in zip(job_ids, self.store.poll(job_ids), strict=True):
             for reader in self._readers.get(job_id, ()):
                 reader.tell(look)
 

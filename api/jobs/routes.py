@@ -20,7 +20,7 @@ def job_routes(service: Service) -> Blueprint:
     @routes.get("/v1/jobs")
     def jobs() -> Any:
         caller = service.keys.caller(request)
-        found, has_more = service.store.jobs_of(caller.owner, page_size(request), request.args.get("after", ""))
+        found, has_more = service.store.jobs.page(caller.owner, page_size(request), request.args.get("after", ""))
         return {
             "object": "list",
             "data": [describe(service, job) for job in found],

@@ -114,7 +114,7 @@ def fetched(service: Service, request: Request, job: JobView, kind: str) -> Wait
 
 def owned_job(service: Service, caller: Caller, job_id: str) -> JobView:
     """Raises NotFound also for another key's job: ids belong to the key that made them."""
-    job = service.store.job(job_id)
+    job = service.store.jobs.get(job_id)
     if job is None or job.owner != caller.owner:
         hours = service.settings.result_ttl / 3600
         raise NotFound(

@@ -43,7 +43,7 @@ class Counts:
 
     def __init__(self, service: Service) -> None:
         self.store = service.store
-        self.queues = sorted({service.settings.queue, *service.store.models().values()})
+        self.queues = sorted({service.settings.queue, *service.store.directory.models().values()})
         self.counts = {queue: read(self.store.redis, queue) for queue in self.queues}
 
     def collect(self) -> Iterator[Metric]:
@@ -68,7 +68,7 @@ class Counts:
 
     def _now(self) -> Iterator[Metric]:
         """What is so at this moment."""
-        workers = self.store.workers()
+        workers = self.store.directory.workers()
         for name, text, field in (
             ("num_requests_running", "Sequences in the workers' batches.", "num_running"),
             ("num_preempted", "Sequences that gave their KV cache up and wait for room.", "num_preempted"),
@@ -93,7 +93,7 @@ class Counts:
         )
 
     def _num_waiting(self, queue: str) -> int:
-        return self.store.num_waiting(queue) + int(self.store.redis.zcard(f"omni:suspects:{queue}"))
+        return self.store.directory.num_waiting(queue) + int(self.store.redis.zcard(f"omni:suspects:{queue}"))
 
     @staticmethod
     def _counter(name: str, text: str, values: Sequence[tuple[str, int]]) -> Metric:

@@ -7,7 +7,7 @@ from flask import Flask, Response, g, has_request_context, request
 
 from api.gate.rate_headers import rate_headers
 from api.jobs.service import Service
-from common.allowance import Allowance, Placed
+from common.quota import Enqueued, Quota
 from common.redis.metrics import Tally
 
 logger = logging.getLogger("omni.api")
@@ -26,17 +26,17 @@ class RequestFields(logging.Filter):
         return True
 
 
-def note_placed(placed: Placed) -> None:
+def note_enqueued(enqueued: Enqueued) -> None:
     """The job that this request stands for."""
     if has_request_context():
-        g.job_id = placed.job_id
-        g.num_waiting = placed.num_waiting
-        note_allowance(placed.allowance)
+        g.job_id = enqueued.job_id
+        g.num_waiting = enqueued.num_waiting
+        note_quota(enqueued.quota)
 
 
-def note_allowance(allowance: Allowance | None) -> None:
+def note_quota(quota: Quota | None) -> None:
     if has_request_context():
-        g.allowance = allowance
+        g.quota = quota
 
 
 def install_request_log(app: Flask, service: Service, tally: Tally) -> None:
@@ -50,10 +50,10 @@ def install_request_log(app: Flask, service: Service, tally: Tally) -> None:
 
     @app.after_request
     def note(response: Response) -> Response:
-        if allowance := g.get("allowance"):
+        if quota := g.get("quota"):
             place_s = service.hub.seconds_per_place
             waiting = g.get("num_waiting", 0)
-            response.headers.update(rate_headers(allowance, waiting, service.settings.max_queue, place_s))
+            response.headers.update(rate_headers(quota, waiting, service.settings.max_queue, place_s))
         route = request.url_rule.rule if request.url_rule is not None else "none"
         tally.add(f"http_requests|{request.method if request.url_rule else 'other'} {route} {response.status_code}")
         if request.method not in SILENT or (response.status_code >= 500 and route not in PROBES):

@@ -18,7 +18,7 @@ class Models:
 
     def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
         """Raises ModelNotFound for an id that nobody serves or not for this, ModelNotReady while its worker loads."""
-        queue, revision = self.store.queue_of(model)
+        queue, revision = self.store.directory.queue_of(model)
         if queue is None:
             if model in self.expected:
                 raise self._not_ready(model)
@@ -39,7 +39,7 @@ class Models:
     def _not_ready(self, model: str) -> ModelNotReady:
         """The reference's words, and how far loading is where that is known."""
         embeds = model in self.embedding_names
-        progress = self.store.loading((self.embedding_names if embeds else self.expected)[0])
+        progress = self.store.directory.loading((self.embedding_names if embeds else self.expected)[0])
         far = f": {progress['what']} ({float(progress['share']):.0%})" if "share" in progress else ""
         return ModelNotReady(f"Model not ready{far}", retry_after_s=2)
 
@@ -59,13 +59,13 @@ class Models:
         return [name for name in self.names() if name not in self.embedding_names]
 
     def names(self) -> list[str]:
-        return list(dict.fromkeys([*self.store.models(), *self.expected]))
+        return list(dict.fromkeys([*self.store.directory.models(), *self.expected]))
 
     def described(self) -> list[dict[str, object]]:
         """GET /v1/models: each served id, and in `root` the weights that really run."""
         found = []
-        for name in self.store.models():
-            queue, revision = self.store.queue_of(name)
+        for name in self.store.directory.models():
+            queue, revision = self.store.directory.queue_of(name)
             card = None if queue is None else self._card(queue, revision)
             if card is not None:
                 found.append(describe(name, card))
@@ -75,7 +75,7 @@ class Models:
         """Kept as long as its model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
         card = self._cards.get(queue)
         if card is None or card.revision != revision:
-            card = self.store.card(queue)
+            card = self.store.directory.card(queue)
             if card is not None:
                 self._cards[queue] = card
         return card

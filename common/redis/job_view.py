@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from redis import Redis
 
+from common.errors import InvalidRequest
 from common.redis import keys
 
 SHOWN = (
@@ -36,6 +37,34 @@ class JobView:
     form: dict[str, Any] = field(default_factory=dict)  # empty in a list of jobs
 
 
+class Jobs:
+    """Looks jobs up. Every method may raise redis.exceptions.RedisError."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+
+    def get(self, job_id: str) -> JobView | None:
+        """The job, or None when it does not exist (any more)."""
+        return views_of(self._redis, [job_id], with_form=True)[0]
+
+    def page(self, owner: str, limit: int, after: str = "") -> tuple[list[JobView], bool]:
+        """A page of the owner's jobs that still exist, without their forms, and whether more follow.
+
+        Jobs that have not ended come first, the newest first; then the others, the latest to end first. `after` is the
+        last job of the page before. Raises InvalidRequest when it is none of the owner's.
+        """
+        key = keys.own_jobs_key(owner)
+        start = 0
+        if after:
+            place = self._redis.zrevrank(key, after)
+            if place is None:
+                raise InvalidRequest("'after' is not the id of a job of this key, or no longer.", param="after")
+            start = int(place) + 1
+        ids = [job_id.decode() for job_id in self._redis.zrevrange(key, start, start + limit)]
+        views = views_of(self._redis, ids[:limit], with_form=False)
+        return [view for view in views if view is not None], len(ids) > limit
+
+
 def views_of(redis: "Redis", job_ids: Sequence[str], *, with_form: bool) -> list[JobView | None]:
     """One for each id, None for a job that does not exist (any more)."""
     names = (*SHOWN, "form") if with_form else SHOWN
@@ -58,7 +87,7 @@ def _positions(redis: "Redis", jobs: Sequence[Mapping[str, bytes | None]]) -> di
     places = redis.pipeline(transaction=False)
     for number in waiting:
         queue, member = jobs[number]["queue"] or b"", jobs[number]["member"] or b""
-        places.zrank(f"omni:waiting:{queue.decode()}", member)
+        places.zrank(keys.waiting_key(queue.decode()), member)
     ranks = zip(waiting, places.execute(), strict=True)
     return {number: int(rank) for number, rank in ranks if rank is not None}
 

@@ -8,6 +8,8 @@ QUEUES = "omni:queues"  # hash: served id -> queue
 REVISIONS = "omni:revisions"  # hash: queue -> revision of the weights
 LEASE_MS = 3000
 RENEW_S = 0.5
+READER_GRACE_S: float = 30
+WORKERS = "omni:workers"  # sorted set: the fences that may write
 
 
 def control_channel(queue: str) -> str:
@@ -35,7 +37,11 @@ def loading_key(queue: str) -> str:
     return f"omni:loading:{queue}"
 
 
-def worker_key(fence: int) -> str:
+def waiting_key(queue: str) -> str:
+    return f"omni:waiting:{queue}"
+
+
+def worker_key(fence: int | str) -> str:
     return f"omni:worker:{fence}"
 
 

@@ -6,7 +6,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
+from common.redis import keys
 from common.redis.metrics import LUA_BOUNDS
+from common.redis.rq_seams import now_iso
 
 FOLDER = Path(__file__).parent / "scripts"
 # Redis lets a script that has removed something write though memory is full: what was accepted goes on to its end.
@@ -32,6 +34,10 @@ class Scripts:
             return script(args=args)
         except NoScriptError:  # forgotten again between its loading and its use
             return self._redis.eval(script.script, 0, *args)
+
+    def expire(self, queue: str) -> None:
+        """End the jobs of a queue that are past their deadline or have lost their reader; any process may."""
+        self.run("expire", queue, round(keys.READER_GRACE_S * 1000), now_iso())
 
 
 def source(name: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ JOB_FIELDS = ("owner", "created", "first_claimed", "num_prompt", "tokens", "max_
 def take_snapshot(store: Store, queue: str) -> dict[str, Any]:
     """One look at all queues; `queue` may still be unknown to Redis. Ages are in seconds; positions count from 1."""
     now = time.time()
-    queues = sorted({queue, *store.models().values()})
+    queues = sorted({queue, *store.directory.models().values()})
     fences = [fence.decode() for fence in store.redis.zrange("omni:workers", 0, -1)]
     found = store.redis.pipeline(transaction=False)
     for fence in fences:
@@ -34,7 +34,7 @@ def take_snapshot(store: Store, queue: str) -> dict[str, Any]:
     recent = sorted((job_id for job_id in failed if job_id in jobs), key=lambda job_id: -jobs[job_id]["ended"])
     return {
         "time": round(now, 3),
-        "workers": [*(_worker(worker, now) for worker in store.workers()), *_loading(store, queues)],
+        "workers": [*(_worker(worker, now) for worker in store.directory.workers()), *_loading(store, queues)],
         "waiting": [_waiting(place, job_id, jobs[job_id], now) for place, job_id in waiting if job_id in jobs],
         "running": [_running(job_id, jobs[job_id], now) for job_id in running if job_id in jobs],
         "failed": [_failed(job_id, jobs[job_id], now) for job_id in recent[:MAX_FAILED]],
@@ -78,7 +78,7 @@ def _loading(store: Store, queues: Sequence[str]) -> list[dict[str, Any]]:
     """A worker has no fence before its model is loaded; until then this is all that is known of it."""
     rows = []
     for queue in queues:
-        if progress := store.loading(queue):
+        if progress := store.directory.loading(queue):
             empty = {
                 "tokens_per_s": 0.0,
                 "batch": 0,

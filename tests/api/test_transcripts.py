@@ -28,7 +28,7 @@ from api.reading.choice import ParseOptions
 from api.responses.chunks import ResponseChunks, ResponseForm
 from api.schema.answers import TextAnswer
 from common.errors import Conflict
-from common.redis.store import Row
+from common.redis.job_log import LogEntry
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 from tests.api.events import log
 
@@ -106,11 +106,15 @@ class Logs:
     def __init__(self, transcript: Transcript, num_shown: int = 10**6) -> None:
         self.num_shown = num_shown
         self.of = {
-            f"job-{number}": [Row(seq, event, 1) for seq, event in enumerate(events, 1)]
+            f"job-{number}": [LogEntry(seq, event) for seq, event in enumerate(events, 1)]
             for number, events in enumerate(transcript.logs)
         }
 
-    def rows(self, job_id: str, after: int = 0, count: int | None = None) -> list[Row]:
+    @property
+    def log(self) -> "Logs":
+        return self
+
+    def entries(self, job_id: str, after: int = 0, count: int | None = None) -> list[LogEntry]:
         return [row for row in self.of[job_id][: self.num_shown] if row.seq > after][:count]
 
     def cancel(self, *_: Any, **__: Any) -> str:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from api.jobs import generation
 from common.errors import KeyLimited, Overloaded, Unavailable
-from common.redis.store import Submission
+from common.redis.submission import Submission
 from common.wire import GenerationRequest, SamplingParams
 from tests.chaos.fake_worker import REVISION, expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
@@ -113,7 +113,7 @@ def what_was_accepted_goes_on_though_memory_is_full(stage: Stage) -> None:
         with pytest.raises(Unavailable):
             submit(stage, "me")
         try:
-            stage.store.look([job_id])
+            stage.store.poll([job_id])
             stage.store.expire(QUEUE)
             stage.bury(worker)
             successor = stage.worker()
@@ -128,7 +128,7 @@ def a_full_redis_accepts_nothing(stage: Stage) -> None:
     """Even into an empty line, whose script begins with a removal."""
     with memory(stage.redis, NO_ROOM), pytest.raises(Unavailable):
         submit(stage, "me")
-    assert stage.store.num_waiting(QUEUE) == 0
+    assert stage.store.directory.num_waiting(QUEUE) == 0
 
 
 def what_expires_counts_no_more(stage: Stage) -> None:

@@ -127,10 +127,10 @@ def use_scripts(folder: Path) -> None:
 
 
 def break_worker() -> None:
-    import common.redis.store
+    import common.redis.keys
     from tests.chaos.killpoints import arm
 
-    common.redis.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
+    common.redis.keys.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))
     break_scripts(named())
     arm()
     for name in named() & WORKER.keys():
@@ -144,10 +144,10 @@ def break_embedded() -> None:
 
 def break_api() -> None:
     import api.gate.client_watch
-    import common.redis.store
+    import common.redis.keys
     from tests.chaos.killpoints import arm
 
-    common.redis.store.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))  # type: ignore[assignment]
+    common.redis.keys.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))
     api.gate.client_watch.SEND_TIMEOUT_S = float(os.environ.get("CHAOS_SEND_TIMEOUT_S", "30"))
     break_scripts(named())
     arm()

@@ -24,7 +24,10 @@ from api.jobs.hub import EventHub, Reader
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
 from common.process.data_folder import FolderRefused, take
 from common.redis import keys
-from common.redis.store import Row, Store, Submission, now_iso
+from common.redis.job_log import LogEntry
+from common.redis.rq_seams import now_iso
+from common.redis.store import Store
+from common.redis.submission import Submission
 from common.wire import Event, Failed, Finished, GenerationRequest, SamplingParams
 from tests.chaos.checker import Report, check_log
 from tests.chaos.fake_worker import REVISION, FakeEngine, FakeLoaded, expected_text, fake_load
@@ -75,8 +78,8 @@ class Stage:
     def field(self, job_id: str, name: str) -> str:
         return (self.redis.hget(keys.job_key(job_id), name) or b"").decode()
 
-    def rows(self, job_id: str) -> list[Row]:
-        return self.store.rows(job_id, count=10_000)
+    def rows(self, job_id: str) -> list[LogEntry]:
+        return self.store.log.entries(job_id, count=10_000)
 
     def text(self, job_id: str) -> str:
         return "".join(getattr(row.event, "text", "") for row in self.rows(job_id))
@@ -118,7 +121,7 @@ def hear(stage: Stage, job_id: str, *numbers: int) -> None:
 
 
 def told_text(told: list[Any]) -> str:
-    return "".join(getattr(item.event, "text", "") for item in told if isinstance(item, Row))
+    return "".join(getattr(item.event, "text", "") for item in told if isinstance(item, LogEntry))
 
 
 def done(stage: Stage, seed: int, num_tokens: int = 10) -> str:
@@ -235,7 +238,7 @@ def a_keyed_job_stays_for_its_other_reader(stage: Stage) -> None:
     stage.redis.zadd(f"omni:readers:{QUEUE}", {job_id: now})
     stage.redis.hset(f"omni:awake:{QUEUE}", mapping={"since": now - 60_000, "last": now})
     stage.store.cancel(job_id, code="client_gone")
-    stage.store.look([job_id])  # the other process's sweep
+    stage.store.poll([job_id])  # the other process's sweep
     stage.store.expire(QUEUE)
     assert stage.field(job_id, "state") == "queued"
 

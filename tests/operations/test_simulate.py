@@ -6,7 +6,8 @@ import pytest
 
 from api.jobs.generation import rq_job
 from bench.simulate import Line, Shape, Simulation, quantile, row_of
-from common.redis.store import Store, Submission
+from common.redis.store import Store
+from common.redis.submission import Submission
 from common.wire import GenerationRequest, SamplingParams
 from worker.jobs.ledger import Ledger
 

@@ -25,7 +25,7 @@ from tests.service import RunningService, free_port, without_comments
 FILES = ROOT / "deploy" / "valkey"
 USERS = ("api", "worker", "dashboard", "admin")
 SCRIPTS = {
-    "api": ("submit", "cancel", "look", "expire", "forget"),
+    "api": ("submit", "cancel", "poll", "expire", "forget"),
     "worker": ("append", "card", "claim", "expire", "give_back", "reclaim", "register", "renew", "waiter"),
 }
 STORY = {"model": "omni-demo", "messages": [{"role": "user", "content": "Tell me a long story about a fox."}]}
@@ -180,9 +180,9 @@ def test_without_a_user_nothing_is_answered(valkey: GuardedValkey) -> None:
 @pytest.mark.parametrize(
     ("without", "work"),
     [
-        (" ~omni:log:*", lambda store: store.rows("x")),
+        (" ~omni:log:*", lambda store: store.log.entries("x")),
         (" &omni:control:*", lambda store: store.cancel("x")),
-        (" %R~omni:worker:*", lambda store: store.workers()),
+        (" %R~omni:worker:*", lambda store: store.directory.workers()),
         (" +script|load", lambda store: store.expire("q")),
         (" +zrangebyscore", lambda store: store.expire("q")),
     ],

@@ -8,8 +8,9 @@ from typing import Any
 from redis import Redis
 
 from common.redis import keys
+from common.redis.job_log import JobLog
+from common.redis.rq_seams import now_iso
 from common.redis.script import Scripts
-from common.redis.store import Store, now_iso
 from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard, decode_request, encode_card
 from worker.jobs.room import Head, Share
 
@@ -53,7 +54,7 @@ class Ledger:
         self.fence = 0
         self._claim_number = 1
         self._scripts = Scripts(redis)
-        self._store = Store(redis)
+        self._log = JobLog(redis)
 
     def register(self, predecessor: int = 0) -> int:
         """Take a fence above all others. `predecessor` is the fence of a process known to be dead."""
@@ -136,7 +137,7 @@ class Ledger:
 
     def expire(self) -> None:
         """End what is past its deadline or has lost its reader."""
-        self._store.expire(self.queue)
+        self._scripts.expire(self.queue)
 
     def _claimed(
         self, job_id: bytes, raw: bytes, suspect: bytes, revision: bytes, log_length: int, *rest: bytes
@@ -157,14 +158,12 @@ class Ledger:
     def _logged(self, job_id: str) -> tuple[dict[int, LoggedChoice], int]:
         choices: dict[int, LoggedChoice] = {}
         last = 0
-        while rows := self._store.rows(job_id, after=last):
-            for row in rows:
-                if isinstance(row.event, Delta):
-                    before = choices.get(row.event.index, LoggedChoice())
-                    choices[row.event.index] = LoggedChoice(
-                        before.token_ids + row.event.token_ids,
-                        before.text + row.event.text,
-                        row.event.finish_reason,
+        while entries := self._log.entries(job_id, after=last):
+            for entry in entries:
+                if isinstance(event := entry.event, Delta):
+                    before = choices.get(event.index, LoggedChoice())
+                    choices[event.index] = LoggedChoice(
+                        before.token_ids + event.token_ids, before.text + event.text, event.finish_reason
                     )
-            last = rows[-1].seq
+            last = entries[-1].seq
         return choices, last

@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisError
 
 from common.redis.connection import is_passing
+from common.redis.rq_seams import now_iso
 from common.redis.script import FOLDER, source
-from common.redis.store import now_iso
 from common.wire import Delta, Event, Failed, encode_event
 from worker.jobs.ledger import Fenced
 

@@ -135,12 +135,12 @@ def in_line(redis: "Redis", max_queue: int, prompts: list[str], key: str = "") -
 
 def test_all_prompts_are_in_line_or_none(redis: "Redis") -> None:
     store, answer_id = in_line(redis, 3, ["a", "b", "c"])
-    assert store.num_waiting("tiny") == 3
-    assert [store.job(job_id).form["id"] for job_id in job_ids(answer_id, 3)] == [answer_id] * 3  # type: ignore[union-attr]
+    assert store.directory.num_waiting("tiny") == 3
+    assert [store.jobs.get(job_id).form["id"] for job_id in job_ids(answer_id, 3)] == [answer_id] * 3  # type: ignore[union-attr]
     redis.flushall()
     with pytest.raises(Overloaded):
         in_line(redis, 2, ["a", "b", "c"])
-    assert store.num_waiting("tiny") == 0
+    assert store.directory.num_waiting("tiny") == 0
 
 
 def test_an_idempotency_key_adds_the_jobs_that_a_dying_process_left_out(redis: "Redis") -> None:
@@ -148,7 +148,7 @@ def test_an_idempotency_key_adds_the_jobs_that_a_dying_process_left_out(redis: "
     store.cancel(f"{first}-1")
     redis.delete(keys.job_key(f"{first}-1"))
     _, again = in_line(redis, 9, ["a", "b"], key="once")
-    assert again == first and store.num_waiting("tiny") == 2
+    assert again == first and store.directory.num_waiting("tiny") == 2
 
 
 json_values = st.recursive(

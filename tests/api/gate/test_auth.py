@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from api.gate.rate_headers import rate_headers, spelled
-from common.allowance import Allowance
 from common.errors import Conflict, InvalidRequest, NotFound
+from common.quota import Quota
 from common.redis.key_store import PREFIX, KeyLimits, KeyStore, digest_of
 from tests.service import RunningService
 
@@ -110,6 +110,6 @@ def test_times_are_spelled_as_openai_does(seconds, text):
 
 
 def test_without_a_limit_of_its_own_a_key_is_told_of_the_whole_line():
-    headers = rate_headers(Allowance(3, 0, 0, 0), num_waiting=10, max_queue=1000, seconds_per_place=0.5)
+    headers = rate_headers(Quota(3, 0, 0, 0), num_waiting=10, max_queue=1000, seconds_per_place=0.5)
     assert headers["x-ratelimit-limit-requests"] == "1000" and headers["x-ratelimit-remaining-requests"] == "990"
     assert not any("tokens" in name for name in headers)

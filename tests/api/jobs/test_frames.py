@@ -13,7 +13,7 @@ from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from api.jobs.frames import Frames
 from api.jobs.hub import EventHub
 from common.errors import OmniError, Restarting, WireError
-from common.redis.store import Row
+from common.redis.job_log import LogEntry
 from common.wire import Delta, Event
 
 LEAVING = Restarting("This server is restarting.")
@@ -34,9 +34,10 @@ class Broken(Counting):
         raise ZeroDivisionError
 
 
-def told(chunks: Any, rows: Any, dialect: Dialect = OPENAI) -> bytes:
+def told(chunks: Any, entries: Any, dialect: Dialect = OPENAI) -> bytes:
     """All that a stream sends of a log."""
-    service: Any = SimpleNamespace(store=SimpleNamespace(rows=rows), hub=EventHub(None, None, "tiny"))  # type: ignore[arg-type]
+    store = SimpleNamespace(log=SimpleNamespace(entries=entries))
+    service: Any = SimpleNamespace(store=store, hub=EventHub(None, None, "tiny"))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
         answer = Answer(service, request, "job-1", is_background=True)
         answer.is_new = False
@@ -45,16 +46,16 @@ def told(chunks: Any, rows: Any, dialect: Dialect = OPENAI) -> bytes:
 
 @pytest.mark.parametrize("dialect", [OPENAI, RESPONSES, ANTHROPIC])
 def test_a_fault_of_ours_is_an_error_and_no_cut(dialect: Dialect) -> None:
-    sent = told(Broken(), lambda *_, **__: [Row(1, Delta(0, (65,), "A"), 1)], dialect)
+    sent = told(Broken(), lambda *_, **__: [LogEntry(1, Delta(0, (65,), "A"))], dialect)
     assert b'"error":{"' in sent and b"unexpected way" in sent
 
 
 @pytest.mark.parametrize("fault", [DataError("WRONGTYPE"), WireError("not ours")])
 def test_what_redis_cannot_give_is_an_error(fault: RedisError | OmniError) -> None:
-    def rows(*_: Any, **__: Any) -> list[Row]:
+    def entries(*_: Any, **__: Any) -> list[LogEntry]:
         raise fault
 
-    assert b'data: {"error":{' in told(Counting(), rows)
+    assert b'data: {"error":{' in told(Counting(), entries)
 
 
 def test_only_who_asked_for_ids_is_told_when_to_come_back() -> None:

@@ -14,29 +14,34 @@ from api.jobs.answers import Answer
 from api.jobs.generation import ClientGone, Closing, Idle, Queued, events
 from api.jobs.hub import MAX_LIVE_ROWS, EventHub, Reader
 from common.errors import Conflict, NotFound, Restarting
-from common.redis.store import Look, Row
+from common.redis.job_log import LogEntry
+from common.redis.store import JobStatus
 from common.wire import Delta, Finished, encode_event
 
 
 class FakeStore:
-    """A log in memory; `rows` is what the real store's XRANGE gives."""
+    """A store with one log in memory; `entries` stands for the real log's XRANGE."""
 
     def __init__(self, num_deltas: int) -> None:
         deltas = [Delta(0, (n,), f"t{n} ") for n in range(1, num_deltas + 1)]
-        self.log = [Row(n, event, 1) for n, event in enumerate([*deltas, Finished(1, num_deltas)], 1)]
+        self.all_entries = [LogEntry(n, event) for n, event in enumerate([*deltas, Finished(1, num_deltas)], 1)]
         self.num_written = 0
         self.num_reads = 0
-        self.said = Look("running", 0, -1)  # what a look at the job says now
+        self.said = JobStatus("running", 0, -1)  # the answer of poll()
 
-    def look(self, job_ids: list[str]) -> list[Look]:
+    @property
+    def log(self) -> "FakeStore":
+        return self
+
+    def poll(self, job_ids: list[str]) -> list[JobStatus]:
         return [self.said]
 
-    def rows(self, job_id: str, after: int = 0, count: int = 16) -> list[Row]:
+    def entries(self, job_id: str, after: int = 0, count: int = 16) -> list[LogEntry]:
         self.num_reads += 1
-        return self.log[after : min(self.num_written, after + count)]
+        return self.all_entries[after : min(self.num_written, after + count)]
 
 
-def message(rows: list[Row]) -> bytes:
+def message(rows: list[LogEntry]) -> bytes:
     return b"[" + b",".join(b'["j",%d,%s]' % (row.seq, encode_event(row.event)) for row in rows) + b"]"
 
 
@@ -45,7 +50,7 @@ def hub_for(store: FakeStore) -> EventHub:
 
 
 def read_all(store: FakeStore, reader: Reader, after: int = 0, *, is_new: bool = True) -> list[int]:
-    return [row.seq for row in events(store, reader, after, is_new=is_new) if isinstance(row, Row)]  # type: ignore[arg-type]
+    return [row.seq for row in events(store, reader, after, is_new=is_new) if isinstance(row, LogEntry)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -56,16 +61,16 @@ def test_every_row_comes_once_and_in_order_though_messages_are_lost_repeated_and
     reader = hub.open("j")
     reading = gevent.spawn(read_all, store, reader)
     at = 0
-    while at < len(store.log):
-        step = store.log[at : at + rnd.randint(1, 3)]
+    while at < len(store.all_entries):
+        step = store.all_entries[at : at + rnd.randint(1, 3)]
         at += len(step)
         store.num_written = at
         for _ in range(rnd.choice([0, 1, 1, 1, 2])):
-            hub.hear(message(step if rnd.random() < 0.9 else store.log[max(0, at - 5) : at]))
+            hub.hear(message(step if rnd.random() < 0.9 else store.all_entries[max(0, at - 5) : at]))
         if rnd.random() < 0.3:
             gevent.sleep(0)
-    reader.tell(Look("finished", len(store.log), -1))  # what the sweep says when the last message was lost
-    assert reading.get(timeout=10) == list(range(1, len(store.log) + 1))
+    reader.tell(JobStatus("finished", len(store.all_entries), -1))  # what the sweep says when the last message was lost
+    assert reading.get(timeout=10) == list(range(1, len(store.all_entries) + 1))
 
 
 def test_a_lost_last_message_is_found_by_the_sweep() -> None:
@@ -75,7 +80,7 @@ def test_a_lost_last_message_is_found_by_the_sweep() -> None:
     gevent.sleep(0)
     store.num_written = 4
     assert not reading.ready()
-    reader.tell(Look("finished", 4, -1))
+    reader.tell(JobStatus("finished", 4, -1))
     assert reading.get(timeout=5) == [1, 2, 3, 4]
 
 
@@ -83,8 +88,8 @@ def test_a_slow_reader_holds_a_bounded_number_of_rows_and_reads_the_rest_from_th
     store = FakeStore(1000)
     hub = hub_for(store)
     reader = hub.open("j")
-    store.num_written = len(store.log)
-    for row in store.log:
+    store.num_written = len(store.all_entries)
+    for row in store.all_entries:
         hub.hear(message([row]))
         assert len(reader._rows) <= MAX_LIVE_ROWS
     assert read_all(store, reader) == list(range(1, 1002))
@@ -94,7 +99,7 @@ def test_a_new_job_whose_messages_all_arrive_never_reads_the_log() -> None:
     store = FakeStore(20)
     hub = hub_for(store)
     reader = hub.open("j")
-    hub.hear(message(store.log))
+    hub.hear(message(store.all_entries))
     assert read_all(store, reader) == list(range(1, 22))
     assert store.num_reads == 0
 
@@ -109,10 +114,10 @@ def test_a_waiting_reader_is_told_its_place_only_when_it_changes() -> None:
     store = FakeStore(1)
     reader = hub_for(store).open("j")
     stream = events(store, reader, 0, is_new=True)  # type: ignore[arg-type]
-    reader.tell(Look("queued", 0, 4))
+    reader.tell(JobStatus("queued", 0, 4))
     assert next(stream) == Queued(4)
-    gevent.spawn_later(0, reader.tell, Look("queued", 0, 4))
-    gevent.spawn_later(0.01, reader.tell, Look("queued", 0, 3))
+    gevent.spawn_later(0, reader.tell, JobStatus("queued", 0, 4))
+    gevent.spawn_later(0.01, reader.tell, JobStatus("queued", 0, 3))
     assert next(stream) == Queued(3)
 
 
@@ -124,14 +129,14 @@ def test_silence_becomes_an_idle_though_the_sweep_says_each_time_that_nothing_ha
     reading = gevent.spawn(next, events(FakeStore(1), reader, 0, is_new=True))  # type: ignore[arg-type]
     with gevent.Timeout(5):
         while not reading.ready():
-            reader.tell(Look("running", 0, -1))
+            reader.tell(JobStatus("running", 0, -1))
             gevent.sleep(0.001)
     assert reading.get() == Idle()
 
 
 def test_silence_becomes_an_idle_also_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     class Away(FakeStore):
-        def look(self, job_ids: list[str]) -> list[Look]:
+        def poll(self, job_ids: list[str]) -> list[JobStatus]:
             raise RedisConnectionError("away")
 
     monkeypatch.setattr("api.jobs.generation.SILENCE_S", 0.01)
@@ -163,7 +168,7 @@ def test_a_log_that_was_rewound_is_an_error_and_not_silently_other_text() -> Non
     store = FakeStore(10)
     reader = hub_for(store).open("j")
     stream = events(store, reader, 8, is_new=True)  # type: ignore[arg-type]
-    store.said = Look("failed", 5, -1)
+    store.said = JobStatus("failed", 5, -1)
     reader.tell(store.said)
     with pytest.raises(Conflict) as refused:
         next(stream)
@@ -173,7 +178,7 @@ def test_a_log_that_was_rewound_is_an_error_and_not_silently_other_text() -> Non
 def test_a_job_that_is_gone_is_said_to_be_gone() -> None:
     store = FakeStore(1)
     reader = hub_for(store).open("j")
-    store.said = Look("", 0, -1)
+    store.said = JobStatus("", 0, -1)
     reader.tell(store.said)
     with pytest.raises(NotFound):
         next(events(store, reader, 0, is_new=True))  # type: ignore[arg-type]
@@ -183,8 +188,8 @@ def test_a_look_that_was_older_than_the_job_is_not_believed() -> None:
     store = FakeStore(2)
     hub = hub_for(store)
     reader = hub.open("j")
-    reader.tell(Look("", 0, -1))
-    hub.hear(message(store.log))
+    reader.tell(JobStatus("", 0, -1))
+    hub.hear(message(store.all_entries))
     assert read_all(store, reader) == [1, 2, 3]
 
 
@@ -192,11 +197,11 @@ def test_two_readers_of_one_job_both_get_all_and_the_last_to_leave_is_known() ->
     store = FakeStore(5)
     hub = hub_for(store)
     first, second = hub.open("j"), hub.open("j")
-    hub.hear(message(store.log))
+    hub.hear(message(store.all_entries))
     assert read_all(store, first) == read_all(store, second) == [1, 2, 3, 4, 5, 6]
     assert not hub.close(first)
     assert hub.close(second)
-    assert orjson.loads(message(store.log))[0][0] == "j"
+    assert orjson.loads(message(store.all_entries))[0][0] == "j"
 
 
 def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:

@@ -8,7 +8,8 @@ from flask import Flask
 from api.jobs.generation import rq_job
 from api.jobs.routes import page_size
 from common.errors import InvalidRequest
-from common.redis.store import Store, Submission
+from common.redis.store import Store
+from common.redis.submission import Submission
 from common.wire import GenerationRequest, SamplingParams
 
 QUEUE, OWNER = "q", "me"
@@ -39,7 +40,7 @@ def put(store, redis):
 def pages(store, limit, owner=OWNER):
     after, has_more, found = "", True, []
     while has_more:
-        page, has_more = store.jobs_of(owner, limit, after)
+        page, has_more = store.jobs.page(owner, limit, after)
         assert len(page) <= limit
         found += [job.id for job in page]
         after = found[-1]
@@ -57,7 +58,7 @@ def test_jobs_that_have_ended_come_last(store, put):
     first, second, third = put(3)
     store.cancel(third)
     assert pages(store, 2) == [second, first, third]
-    states = {job.id: (job.state, job.position, job.model) for job in store.jobs_of(OWNER, 3)[0]}
+    states = {job.id: (job.state, job.position, job.model) for job in store.jobs.page(OWNER, 3)[0]}
     assert states == {
         first: ("queued", 0, "model-1"),
         second: ("queued", 1, "model-1"),
@@ -69,15 +70,15 @@ def test_a_page_behind_another_keys_job_is_refused(store, put):
     [theirs] = put(1, owner="you")
     for after in (theirs, "unknown"):
         with pytest.raises(InvalidRequest, match="'after'"):
-            store.jobs_of(OWNER, 1, after)
-    assert store.jobs_of("nobody", 5) == ([], False)
+            store.jobs.page(OWNER, 1, after)
+    assert store.jobs.page("nobody", 5) == ([], False)
 
 
 def test_neither_a_list_nor_a_look_reads_what_was_asked(store, put, redis):
     ids = put(5, images=(PICTURE,))
     before = redis.info("stats")["total_net_output_bytes"]
-    assert len(store.jobs_of(OWNER, 5)[0]) == 5
-    assert store.job(ids[0]).form == {"kind": "chat", "model": "model-1"}
+    assert len(store.jobs.page(OWNER, 5)[0]) == 5
+    assert store.jobs.get(ids[0]).form == {"kind": "chat", "model": "model-1"}
     assert redis.info("stats")["total_net_output_bytes"] - before < 50_000
 
 

@@ -12,7 +12,8 @@ from api.jobs.service import build_service
 from api.operator.board import Board
 from common.errors import OmniError
 from common.redis.snapshot import take_snapshot
-from common.redis.store import Store, Submission
+from common.redis.store import Store
+from common.redis.submission import Submission
 from common.settings import Settings
 from common.wire import GenerationRequest, SamplingParams
 from tests.service import RunningService

@@ -9,7 +9,8 @@ from api.jobs.generation import rq_job
 from common.errors import InvalidRequest, KeyLimited
 from common.redis.key_store import KeyLimits, KeyStore
 from common.redis.keys import owner_of
-from common.redis.store import Store, Submission
+from common.redis.store import Store
+from common.redis.submission import Submission
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
 from worker.jobs.ledger import Ledger
 from worker.jobs.publisher import Publisher
@@ -218,7 +219,7 @@ def test_the_limits_of_a_key_are_named_when_they_are_reached(line):
     line.put(few, 1)
     with pytest.raises(KeyLimited, match="max_in_flight, which is 3") as refused:
         line.put(few)
-    assert refused.value.param == "max_in_flight" and refused.value.allowance.num_in_flight == 3
+    assert refused.value.param == "max_in_flight" and refused.value.quota.num_in_flight == 3
     short = line.add_key(max_queued=1)
     line.put(short)
     with pytest.raises(KeyLimited, match="max_queued"):

@@ -5,7 +5,6 @@ from random import Random
 import pytest
 from redis import Redis
 
-from common.redis.store import CANCELLED
 from tests.chaos.memory_scenarios import assert_counted, kept, submit
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
 from worker.jobs.omni_worker import OmniWorker
@@ -36,7 +35,7 @@ class Walk:
 
     def cancel(self) -> None:
         if self.jobs:
-            self.stage.store.cancel(self.random.choice(list(self.jobs)), message=CANCELLED)
+            self.stage.store.cancel(self.random.choice(list(self.jobs)))
 
     def ended(self) -> list[str]:
         return [job_id for job_id in self.jobs if self.stage.field(job_id, "ended")]
@@ -84,4 +83,4 @@ def test_no_walk_leaks_or_loses_a_byte(redis: "Redis", seed: int) -> None:
         walk.forget()
     for owner in OWNERS:
         assert_counted(walk.stage, owner, set())
-    assert walk.stage.store.num_waiting(QUEUE) == 0
+    assert walk.stage.store.directory.num_waiting(QUEUE) == 0

@@ -8,8 +8,8 @@ from redis.exceptions import ResponseError
 
 from common.errors import Overloaded
 from common.redis import keys
+from common.redis.rq_seams import now_iso
 from common.redis.script import Scripts
-from common.redis.store import now_iso
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
 
@@ -158,8 +158,8 @@ def test_a_lease_is_kept_and_a_cancel_heard_though_memory_is_full(stage: Stage) 
 
 def test_look_says_state_rows_and_place_and_that_a_reader_is_there(stage: Stage) -> None:
     first, second = stage.submit(1), stage.submit(2)
-    looks = stage.store.look([first, second, "nobody"])
-    assert [(look.state, look.num_rows, look.position) for look in looks] == [
+    looks = stage.store.poll([first, second, "nobody"])
+    assert [(look.state, look.num_entries, look.position) for look in looks] == [
         ("queued", 0, 0),
         ("queued", 0, 1),
         ("", 0, -1),

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.jobs.generation import rq_job
 from common.redis.metrics import read
-from common.redis.store import Submission
+from common.redis.submission import Submission
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
 from tests.chaos.checker import Report, check_log, check_redis
 from tests.chaos.fake_worker import expected_text
