@@ -1,4 +1,4 @@
-"""The bytes of a request's body: bounded in size and time, read in turns with the others' bodies."""
+"""Reads a request's body: bounded in size and time, in slices so that other requests get their turns."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,10 +7,10 @@ from typing import Any
 import gevent
 from flask import Flask, Request, Response, current_app, g, request
 from gevent import Timeout
-from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from api.gate.auth import presented_key
+from api.gate.gunicorn_seams import MalformedBody, close_after, is_gunicorns
 from api.gate.json_object import parse_object
 from api.process.offload import offload
 from common.errors import BodyTooLarge, InvalidRequest, OmniError
@@ -19,15 +19,15 @@ from common.redis.keys import owner_of
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_DEADLINE_S = 10.0
 PIECE_BYTES = 64 * 1024
-CHUNKED_PIECE_BYTES = 1024  # each byte may come as a chunk of its own
-TURN_S = 0.005
-PAUSE_S = 0.0001  # none at all would let gevent go on with what is ready, and look for nothing new
+CHUNKED_PIECE_BYTES = 1024  # every byte may be a chunk of its own
+SLICE_S = 0.005
+PAUSE_S = 0.0001  # with a sleep of 0 gevent runs what is ready, but does not look for new events
 MAX_DRAINED_BYTES = 8 * MAX_BODY_BYTES
 DRAIN_S = 2.0
 
 
 def read_body(request: Request) -> dict[str, Any]:
-    """The request's JSON object, of a caller who is known.
+    """The request's JSON object. The caller's key must have been checked before.
 
     Raises InvalidRequest, BodyTooLarge, Overloaded, or OmniError `request_timeout`.
     """
@@ -50,12 +50,12 @@ def _body(request: Request, take: Callable[[int], None]) -> bytes:
         raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.") from None
     except (ClientDisconnected, OSError):
         raise InvalidRequest("The body ended before its announced length.") from None
-    except ParseException:
+    except MalformedBody:
         raise InvalidRequest("The body's chunks are not well formed.") from None
 
 
 def _pieces(request: Request, take: Callable[[int], None]) -> Iterator[bytes]:
-    """One whose size is not announced takes room as it comes: most of them are small."""
+    """A body without an announced length reserves room as it arrives, because most of them are small."""
     if request.content_length is not None:
         yield from in_turns(request.stream.read, PIECE_BYTES)
         return
@@ -65,23 +65,23 @@ def _pieces(request: Request, take: Callable[[int], None]) -> Iterator[bytes]:
 
 
 def in_turns(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
-    """Piece by piece, with the others' turn between them: a fast sender would never let this process wait."""
+    """Read piece by piece and yield to other greenlets between, because a fast sender would never block this one."""
     began = time.monotonic()
     while piece := read(size):
         yield piece
-        if time.monotonic() - began > TURN_S:
+        if time.monotonic() - began > SLICE_S:
             gevent.sleep(PAUSE_S)
             began = time.monotonic()
 
 
 def install_draining(app: Flask) -> None:
-    """What an answer did not need of its request's body is read too, in turns; gunicorn would read it in one go."""
+    """After an answer, read the rest of its request's body in slices; gunicorn would read it without a pause."""
 
     @app.after_request
     def drain(response: Response) -> Response:
         body: Any = request.environ.get("wsgi.input")
-        if hasattr(body, "failed") and not _is_drained(body):
-            body.failed = True  # where the next request would begin is not known: gunicorn ends the connection
+        if is_gunicorns(body) and not _is_drained(body):
+            close_after(body)
         return response
 
 
@@ -93,6 +93,6 @@ def _is_drained(body: Any) -> bool:
                 num_bytes += len(piece)
                 if num_bytes > MAX_DRAINED_BYTES:
                     return False
-    except (Timeout, OSError, ParseException):
+    except (Timeout, OSError, MalformedBody):
         return False
     return True

@@ -1,7 +1,7 @@
-"""Notices soon that a caller has closed its connection, also while nothing is written to it.
+"""Notices that a client has closed its connection, also while nothing is written to it.
 
-The end of what a caller sends does not say that it left: it may have closed its sending half only, and still read. So
-something is written that a reader passes over. An end that is closed answers it with a reset; one that reads does not.
+The end of a client's data is not enough: it may have shut down its sending half only, and still read. So the watcher
+has bytes written that a reader skips. A closed end answers them with a reset; one that reads does not.
 """
 
 import select
@@ -12,25 +12,23 @@ from itertools import chain, repeat
 from typing import Any
 
 import gevent
-from gevent.monkey import get_original
+
+from api.process.kernel_poll import POLLRDHUP, has_events, peek
 
 READ = 1
 SEND_TIMEOUT_S = 30.0
 SEND_BUFFER_BYTES = 32 * 1024
-PAUSES_S = (0.05, 0.25, 0.7, 2.0)  # a proxy between passes the reset on only when it is written to once more
+PAUSES_S = (0.05, 0.25, 0.7, 2.0)  # a proxy passes the reset on only after one more write
 PAUSE_S = 15.0
-LOOK_S = 0.5
-POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux only
-
-KernelPoll = get_original("select", "poll")
+RDHUP_PAUSE_S = 0.5
 
 
 @contextmanager
 def watching(client: Any, on_gone: Callable[[], None], probe: Callable[[], object]) -> Iterator[None]:
-    """Call `on_gone` when `client` (gunicorn's socket, or None outside of it) is closed by its other end.
+    """Call `on_gone` once the other end has closed `client` (gunicorn's socket, or None outside gunicorn).
 
-    `probe` has something written. Also bounds what a stopped reader can hold: small kernel buffers, and a send that
-    fails after 30 s.
+    `probe` writes something to the client. Small kernel buffers and a send timeout of 30 s bound what a client that
+    stopped reading can hold.
     """
     if client is None:
         yield
@@ -42,14 +40,14 @@ def watching(client: Any, on_gone: Callable[[], None], probe: Callable[[], objec
 
     def look() -> None:
         try:
-            data = client._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            data = peek(client.fileno())
         except BlockingIOError:
             return
         except OSError:
             watcher.stop()
             on_gone()
             return
-        watcher.stop()  # a pipelined request, or the end, would wake us for ever
+        watcher.stop()  # a pipelined request, or the end, would wake the watcher again and again
         probing.append(gevent.spawn(_probe_at_end if data else _probe, client.fileno(), on_gone, probe))
 
     watcher.start(look)
@@ -62,9 +60,9 @@ def watching(client: Any, on_gone: Callable[[], None], probe: Callable[[], objec
 
 
 def _probe_at_end(fd: int, on_gone: Callable[[], None], probe: Callable[[], object]) -> None:
-    """The end of what a caller sends lies behind the bytes of its next request: it cannot be read yet."""
-    while not _has(fd, POLLRDHUP | select.POLLERR):
-        gevent.sleep(LOOK_S)
+    """Probe once the client has sent its last byte: the end comes after a pipelined request, so it cannot be read."""
+    while not has_events(fd, POLLRDHUP | select.POLLERR):
+        gevent.sleep(RDHUP_PAUSE_S)
     _probe(fd, on_gone, probe)
 
 
@@ -81,11 +79,5 @@ def _probe(fd: int, on_gone: Callable[[], None], probe: Callable[[], object]) ->
 
 
 def is_closed(fd: int) -> bool:
-    """Whether neither end can send any more; the kernel knows it once a reset has come."""
-    return _has(fd, select.POLLHUP | select.POLLERR)
-
-
-def _has(fd: int, events: int) -> bool:
-    poll = KernelPoll()
-    poll.register(fd, events)
-    return any(event & events for _, event in poll.poll(0))
+    """Whether neither end can send any more. The kernel knows once a reset has arrived."""
+    return has_events(fd, select.POLLHUP | select.POLLERR)

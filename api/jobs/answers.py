@@ -9,6 +9,7 @@ from flask import Request, Response
 from redis.exceptions import RedisError
 
 from api.gate.client_watch import watching
+from api.gate.gunicorn_seams import client_socket
 from api.jobs import sse
 from api.jobs.dialects import OPENAI, Dialect
 from api.jobs.frames import Chunks, Frames
@@ -52,7 +53,7 @@ class Answer:
         if service.hub.is_closing:
             raise Restarting("This server is restarting; send the request again.")
         self.service = service
-        self.client: Any = request.environ.get("gunicorn.socket")
+        self.client: Any = client_socket(request.environ)
         self.takes_interim = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
         self.is_head = request.method == "HEAD"
         self.is_background = is_background

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from api.gate.auth import KeyRing
 from api.gate.body_room import BodyRoom
 from api.jobs.hub import EventHub
+from api.process.redis_seams import GreenParser
 from api.prompt.models import Models
 from common.grammar.check import GrammarCheck
 from common.redis.connection import connect
@@ -25,7 +26,7 @@ class Service:
 
 
 def build_service(settings: Settings) -> Service:
-    redis = connect(settings.redis)
+    redis = connect(settings.redis, parser_class=GreenParser)
     store = Store(redis, max_queue=settings.max_queue, ttl_s=settings.result_ttl, failure_ttl_s=settings.failure_ttl)
     return Service(
         settings,

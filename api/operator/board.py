@@ -11,6 +11,7 @@ from gevent.lock import BoundedSemaphore
 from redis.exceptions import RedisError
 
 from api.gate.client_watch import watching
+from api.gate.gunicorn_seams import client_socket
 from api.jobs import sse
 from api.jobs.answers import SSE_HEADERS
 from api.jobs.frames import RESUME_MS
@@ -53,7 +54,7 @@ def board_routes(service: Service) -> Blueprint:
     @routes.get("/admin/board")
     def show() -> Any:
         service.keys.admin(request)
-        return Response(frames(service, board, request.environ.get("gunicorn.socket")), headers=SSE_HEADERS)
+        return Response(frames(service, board, client_socket(request.environ)), headers=SSE_HEADERS)
 
     return routes
 

@@ -1,4 +1,4 @@
-"""What large requests do to this process' memory: how often it is searched for garbage, and when it is given back."""
+"""The process's memory after large requests: fewer garbage collections, and freed memory returned to the system."""
 
 import ctypes
 import gc
@@ -10,22 +10,24 @@ from flask import Flask, g
 from api.process.offload import in_native_thread
 
 LARGE_BYTES = 2**20
-# How many objects there are more of before the youngest, those that outlived 20 such searches, and all are searched.
-# Python's own 700, 10 and 10 let one request of 65,536 lists begin a search of all, which keeps every stream waiting.
+# gc.set_threshold: new objects before a collection of the youngest, and collections of one generation before the next
+# older one is collected. With Python's 700, 10 and 10 a single request with 65,536 lists triggers a full collection,
+# which stops every stream.
 THRESHOLDS = (20_000, 20, 100)
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h; glibc only, all works as well without it
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h; glibc only, and optional
 
 
-def search_seldom() -> None:
-    """What is there now is never searched for garbage again; what comes later less often than Python would."""
+def collect_rarely() -> None:
+    """Exempt all present objects from garbage collection, and collect later ones less often than Python does."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
 
 
-def give_large_blocks_back() -> None:
-    """What is freed at once: large blocks, and the ends of heaps. glibc alone raises both bounds with every large block
-    that is freed, up to 32 and 64 MiB, and each thread has a heap of its own.
+def return_large_blocks() -> None:
+    """Have malloc return large blocks and the ends of heaps to the system as soon as they are freed.
+
+    By default glibc raises both thresholds with every large block that is freed, up to 32 and 64 MiB, for each thread.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -34,7 +36,7 @@ def give_large_blocks_back() -> None:
 
 
 class SpareMemory:
-    """What lies free in the middle of heaps goes back to the system soon after large bodies are done."""
+    """Returns free memory inside heaps to the system soon after requests with large bodies have ended."""
 
     def __init__(self) -> None:
         self._is_due = False
@@ -46,7 +48,7 @@ class SpareMemory:
             self._is_due = self._is_due or g.get("num_body_bytes", 0) >= LARGE_BYTES
 
     def give_back(self) -> None:
-        """Call it every second or so: once for all that have ended since."""
+        """To be called about once a second: one trim for all large requests that have ended since."""
         if self._is_due and self._trim is not None:
             self._is_due = False
-            gevent.spawn(in_native_thread, self._trim, 0)  # whoever calls does not wait for a free thread
+            gevent.spawn(in_native_thread, self._trim, 0)  # the caller does not wait for a free thread

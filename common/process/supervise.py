@@ -152,7 +152,6 @@ def supervisor_of(
         return Supervisor(lambda: Child(command), 1, None)
     address, copies = address_of(settings, holds)
     listener = listen(address)
-    words = [*words, "--log-format", settings.log_format]
     command = Command(name, words, settings.step_timeout, is_worker=watch, listen_fd=listener.fileno())
     return Supervisor(lambda: Child(command), copies, listener)
 

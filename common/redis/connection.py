@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
+from redis.connection import DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -23,7 +24,7 @@ NO_ADDRESS = (
 )
 
 
-def connect(url: str, *, retries: int = 1, max_connections: int = 64) -> "Redis":
+def connect(url: str, *, retries: int = 1, max_connections: int = 64, parser_class: Any = DefaultParser) -> "Redis":
     """A client whose commands give up within seconds. Raises SettingsError for a URL that cannot be one.
 
     Past `max_connections` a command waits for another's connection: a burst of callers is not a burst of connections.
@@ -33,6 +34,7 @@ def connect(url: str, *, retries: int = 1, max_connections: int = 64) -> "Redis"
         "socket_connect_timeout": 1.0,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
         "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+        "parser_class": parser_class,
     }
     try:
         if url.startswith("redis+sentinel://"):

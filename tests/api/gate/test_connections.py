@@ -46,7 +46,7 @@ def test_one_address_cannot_take_anothers_share(caplog: pytest.LogCaptureFixture
     assert [connections.enter("a") for _ in range(2)] == [True, False]
     for network in ("a", "a", "b", ""):
         connections.leave(network)
-    assert not connections._open and not connections._told, "what has left is remembered"
+    assert not connections._open and not connections._warned, "closed connections are remembered"
 
 
 def test_without_a_limit_nothing_is_counted() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from api.app import create_app
 from api.gate.guard import allowed_hosts, host_name
+from api.server import server_of
 from common.settings import Settings
 from tests.service import RunningService
 
@@ -142,18 +143,16 @@ def test_a_body_that_drips_is_cut_off_and_others_are_not_kept_waiting(service: R
     ],
 )
 def test_the_default_key_on_an_open_address_is_warned_of(caplog, host, keys, warns):
-    from api.server import api
-
+    settings = Settings(_env_file=None, host=host, api_keys=keys)
     with caplog.at_level("WARNING"):
-        api(Settings(_env_file=None, host=host, api_keys=keys))
+        server_of(settings, is_dashboard=False, listen_fd=None, watch_fd=None)
     assert ("public default" in caplog.text) == warns
 
 
 def test_an_open_redis_is_warned_of_at_the_start(caplog):
-    from api.server import api
-
+    settings = Settings(_env_file=None, redis_url="redis://10.0.0.5")
     with caplog.at_level("WARNING"):
-        api(Settings(_env_file=None, redis_url="redis://10.0.0.5"))
+        server_of(settings, is_dashboard=False, listen_fd=None, watch_fd=None)
     assert "10.0.0.5 without a password" in caplog.text
 
 

@@ -72,9 +72,9 @@ def test_memory_is_given_back_once_after_large_bodies(num_bytes, num_trims):
 
 WORK = """
 import sys, threading, psutil
-from api.process.memory import give_large_blocks_back
+from api.process.memory import return_large_blocks
 if sys.argv[1] == "ours":
-    give_large_blocks_back()
+    return_large_blocks()
 kept = []
 
 def work():

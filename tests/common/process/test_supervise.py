@@ -181,7 +181,6 @@ import argparse, os, pathlib, signal, socket, sys, time
 parser = argparse.ArgumentParser()
 for name in ("--listen-fd", "--watch-fd"):
     parser.add_argument(name, type=int)
-parser.add_argument("--log-format")
 args = parser.parse_args()
 generation = pathlib.Path({generation!r}).read_text()
 with open({log!r}, "a") as log:
