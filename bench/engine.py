@@ -12,13 +12,16 @@ import statistics
 import time
 from dataclasses import replace
 
+import torch
 from PIL import Image
 
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
-from worker.models.loader import EngineConfig, load
-from worker.models.vision import ImageReader
+from worker.kernels.quantized import quantization_named
+from worker.models.loader import EngineConfig, LoadedModel, load
+from worker.models.vision import ImageProcessor
 
+NUM_THREADS = torch.get_num_threads()
 SIDE = 336  # pixels of a picture
 
 
@@ -28,7 +31,7 @@ def measure(
     num_requests: int,
     num_prompt: int,
     num_output: int,
-    images: ImageReader | None = None,
+    images: ImageProcessor | None = None,
 ) -> dict[str, float]:
     """One closed-loop run; with `images` each prompt begins with a new one. Times in milliseconds, tokens/s over the
     whole run, prompts included."""
@@ -74,14 +77,20 @@ def measure(
     }
 
 
+def loaded_again(path: str, config: EngineConfig) -> LoadedModel:
+    """A model loaded as in a new process: the one before may have set torch's number of threads."""
+    torch.set_num_threads(NUM_THREADS)
+    return load(path, ("bench",), config, lambda stage, fraction: None)
+
+
 def measure_tight(path: str, config: EngineConfig, args: argparse.Namespace) -> None:
     """What a KV cache gives that holds `--fit` sequences: to so many callers, and to four times as many."""
-    cache = Engine(load(path, ("bench",), config, lambda stage, fraction: None), config).runner.kv_cache
+    cache = Engine(loaded_again(path, config), config).runner.kv_cache
     width = sum(keys[0, 0].nbytes + values[0, 0].nbytes for keys, values in zip(cache.keys, cache.values, strict=True))
     heads = cache.shapes[0].num_kv_heads
     num_blocks = args.fit * cache.num_blocks_for(args.prompt + args.output)
     tight = replace(config, kv_memory_bytes=num_blocks * width * heads, max_num_seqs=8 * args.fit)
-    engine = Engine(load(path, ("bench",), tight, lambda stage, fraction: None), tight)
+    engine = Engine(loaded_again(path, tight), tight)
     print(f"{engine.runner.kv_cache.pool.num_blocks} blocks")
     print("| callers | tokens/s | preempted | most that ran |\n|---|---|---|---|")
     for concurrency in (args.fit, 4 * args.fit, args.fit, 4 * args.fit):
@@ -107,13 +116,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="requests of each stream")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default=None)
+    parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default="")
     parser.add_argument("--speculate", type=int, default=0)
     parser.add_argument("--image", action="store_true", help="begin each prompt with one, for a model of images")
     parser.add_argument("--fit", type=int, default=0, help="sequences that the KV cache holds")
     args = parser.parse_args()
     config = EngineConfig(
-        threads=args.threads, dtype=args.dtype, quantize=args.quantize, speculate=args.speculate, max_num_seqs=64
+        threads=args.threads,
+        dtype=args.dtype,
+        quantization=quantization_named(args.quantize),
+        speculate=args.speculate,
+        max_num_seqs=64,
     )
     if args.fit:
         for path in args.models:
@@ -121,7 +134,7 @@ def main() -> None:
         return
     print("| model | streams | tokens/s | first token p50 ms | gap p50 ms | gap p99 ms |\n|---|---|---|---|---|---|")
     for path in args.models:
-        loaded = load(path, ("bench",), config, lambda stage, fraction: None)
+        loaded = loaded_again(path, config)
         engine = Engine(loaded, config)
         images = loaded.images if args.image else None
         measure(engine, 1, 1, args.prompt, 4, images)

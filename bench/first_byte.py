@@ -20,8 +20,7 @@ from api.schema.chat import Message
 from common.settings import load_settings
 from common.wire import Delta, GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
-from worker.models.engine_config import engine_config
-from worker.models.loader import LoadedModel, load
+from worker.models.loader import EngineConfig, LoadedModel, load
 
 QUESTION = "What is {} plus {}?"
 
@@ -59,7 +58,7 @@ def engine_ms(engine: Engine, encoder: PromptEncoder, text: str, number: int) ->
 
 def load_beside(threads: int) -> tuple[LoadedModel, Engine]:
     settings = load_settings()
-    config = replace(engine_config(settings), threads=threads)
+    config = replace(EngineConfig.of(settings), threads=threads)
     loaded = load(settings.model, settings.served_names, config, lambda what, share: None)
     return loaded, Engine(loaded, config)
 

@@ -9,12 +9,13 @@ import torch
 from bench.gpu_model import SHAPES, as_loaded, random_model
 from bench.report import table
 from common.wire import Delta, GenerationRequest, SamplingParams
-from worker.attention.paged import Form, PagedAttention
+from worker.attention.paged import PagedAttention
+from worker.attention.spec import AttentionSpec
 from worker.attention.varlen import VarlenAttention
 from worker.engine.engine import Engine
 from worker.kernels.elementwise import Elementwise, compiled, to_fp8
-from worker.kernels.quantized import Fp8Linear
-from worker.models.loader import EngineConfig, check_quantize
+from worker.kernels.quantized import Fp8, Fp8Linear
+from worker.models.loader import EngineConfig
 from worker.runners.limits import block_size_for
 from worker.runners.probe import probe_sequence
 from worker.state.kv_cache import KVCache, LayerShape
@@ -75,16 +76,16 @@ def kernel_error(
         sequence.num_computed = num_keys - num_queries
         rows.append(ScheduledSequence(sequence, num_queries))
     query = torch.randn(sum(num for num, _ in step), heads, shape.key_dim, device=device, dtype=torch.bfloat16)
-    form = Form(shape.key_dim**-0.5, window)
-    expected = PagedAttention(exact, rows, device).attend(0, query.float(), form)
-    got = VarlenAttention.of_rows(cache, rows, device).attend(0, query, form)
+    spec = AttentionSpec(shape.key_dim**-0.5, window)
+    expected = PagedAttention(exact, rows, device).attend(0, query.float(), spec)
+    got = VarlenAttention.of_rows(cache, rows, device).attend(0, query, spec)
     error = (got.float() - expected).abs().amax() / expected.std()
     return float(error.nan_to_num(float("inf")))
 
 
 def fp8_products(device: torch.device) -> None:
     """Fp8Linear, its rounding compiled as the engine's, against the float32 product of the same rounded numbers."""
-    check_quantize("fp8", "auto", device)
+    Fp8().check("auto", device)
     elementwise = compiled() if device.type == "cuda" else Elementwise()
     torch.manual_seed(1)
     rows = []

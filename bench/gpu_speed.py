@@ -16,7 +16,8 @@ from bench.gpu_model import CONTEXT, LONGEST, as_loaded, random_model
 from bench.report import table
 from bench.roofline import decoding, print_table, read_bandwidth, step_seconds, synchronize, weight_bytes
 from worker.engine.engine import Engine
-from worker.models.loader import EngineConfig, check_quantize
+from worker.kernels.quantized import Fp8
+from worker.models.loader import EngineConfig
 
 GIB = 2**30
 BATCHES = (1, 8, 32)
@@ -50,7 +51,7 @@ class Speed:
         self.shape, self.device = shape, device
         model = random_model(shape, device, torch.bfloat16)
         synchronize(device)
-        self.weights = weight_bytes(model, None)
+        self.weights = weight_bytes(model, "")
         numbers = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         loaded = time.perf_counter()
         self.engine = Engine(as_loaded(model, device, CONTEXT), EngineConfig(max_num_seqs=256))
@@ -156,7 +157,7 @@ class Speed:
 
     def fp8(self) -> None:
         """Steps with fp8 weights beside bf16 ones. The last table: the engine of the others makes room."""
-        check_quantize("fp8", "auto", self.device)
+        Fp8().check("auto", self.device)
         plain = [step_seconds(self.engine, batch, 1024, REPLAYS) * 1e3 for batch in BATCHES]
         del self.engine
         gc.collect()
@@ -164,7 +165,9 @@ class Speed:
             torch.cuda.empty_cache()
         model = random_model(self.shape, self.device, torch.bfloat16)
         weights = weight_bytes(model, "fp8")
-        engine = Engine(as_loaded(model, self.device, CONTEXT), EngineConfig(max_num_seqs=max(BATCHES), quantize="fp8"))
+        engine = Engine(
+            as_loaded(model, self.device, CONTEXT), EngineConfig(max_num_seqs=max(BATCHES), quantization=Fp8())
+        )
         engine.warm_up(lambda stage, share: None)
         rounded = [step_seconds(engine, batch, 1024, REPLAYS) * 1e3 for batch in BATCHES]
         rows = [(batch, old, new, old / new) for batch, old, new in zip(BATCHES, plain, rounded, strict=True)]

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from demo.batches import DialogueEncoder
 from demo.corpus import dialogues, render
 from worker.engine.engine import Engine
+from worker.kernels.quantized import Fp8, Int4, Int8
 from worker.models.loader import EngineConfig, load
 from worker.runners.probe import probe_sequence
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -24,9 +25,9 @@ from worker.state.scheduled_sequence import ScheduledSequence
 FORMS: dict[str, EngineConfig] = {
     "float32": EngineConfig(dtype="float32"),
     "bfloat16": EngineConfig(dtype="bfloat16"),
-    "int8": EngineConfig(quantize="int8"),
-    "int4": EngineConfig(quantize="int4"),
-    "fp8": EngineConfig(quantize="fp8"),
+    "int8": EngineConfig(quantization=Int8()),
+    "int4": EngineConfig(quantization=Int4()),
+    "fp8": EngineConfig(quantization=Fp8()),
 }
 WINDOW = 256  # tokens of a text scored together
 SEED = 90_001

@@ -15,6 +15,7 @@ import torch
 
 from common.wire import GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
+from worker.kernels.quantized import quantization_named
 from worker.models.loader import EngineConfig, load
 
 READ_BYTES = 2**30
@@ -38,7 +39,7 @@ def read_bandwidth(device: torch.device) -> float:
     return READ_BYTES / best
 
 
-def weight_bytes(model: Any, quantize: str | None) -> float:
+def weight_bytes(model: Any, quantize: str) -> float:
     """What one step multiplies with: all weights but the input embedding, of which it reads a row per token."""
     embedding = model.get_input_embeddings().weight
     is_tied = model.get_output_embeddings().weight is embedding
@@ -92,9 +93,9 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--context", type=int, default=256, help="tokens")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default=None)
+    parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default="")
     args = parser.parse_args()
-    config = EngineConfig(threads=args.threads, quantize=args.quantize, max_num_seqs=64)
+    config = EngineConfig(threads=args.threads, quantization=quantization_named(args.quantize), max_num_seqs=64)
     loaded = load(args.model, ("bench",), config, lambda stage, fraction: None)
     weights = weight_bytes(loaded.model, args.quantize)  # before the engine packs them
     engine = Engine(loaded, config)

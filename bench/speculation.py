@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from random import Random
 
+from bench.engine import loaded_again
 from bench.report import load_average, machine, table
 from common.wire import Delta, GenerationRequest, SamplingParams
 from demo.corpus import evaluation_dialogue, render_prompt
 from demo.train import MODEL_FOLDER
 from worker.engine.engine import Engine
-from worker.models.loader import EngineConfig, LoadedModel, load
+from worker.models.loader import EngineConfig, LoadedModel
 
 SKILLS = ("repeat", "tool result", "JSON", "stories")
 ROUNDS = 4  # questions a stream asks, one after the other
@@ -46,7 +47,7 @@ def run(engine: Engine, prompts: list[tuple[int, ...]], streams: int, tag: str) 
 def rows(drafts: list[int], streams: list[int], repeat: int) -> Iterator[tuple[object, ...]]:
     for num_drafts in drafts:
         config = EngineConfig(speculate=num_drafts, max_num_seqs=max(streams))
-        loaded = load(str(MODEL_FOLDER), ("bench",), config, lambda stage, share: None)
+        loaded = loaded_again(str(MODEL_FOLDER), config)
         engine = Engine(loaded, config)
         engine.warm_up(lambda stage, share: None)
         for num_streams in streams:

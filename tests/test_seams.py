@@ -12,6 +12,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch.nn.functional import cosine_similarity, linear
+from transformers import (
+    DynamicCache,
+    Gemma4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen2_5_VLConfig,
+)
+from transformers import Qwen2_5_VLForConditionalGeneration as QwenVision
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from tests.models import BASE, HYBRID_FAMILIES
+from worker.kernels import torch_seams
+from worker.models import transformers_seams
 
 
 @contextmanager
@@ -136,3 +153,106 @@ class TestGevent:
             assert has_events(near.fileno(), select.POLLIN)
             assert peek(near.fileno()) == b"x" == peek(near.fileno())
             assert near.recv(2) == b"xy"
+
+
+def are_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return cosine_similarity(found.float().flatten(), expected.float().flatten(), dim=0).item() > 0.999
+
+
+class TestTorch:
+    """worker/kernels/torch_seams.py."""
+
+    def test_a_reordered_weight_gives_the_product_of_the_plain_one(self) -> None:
+        weight, inputs, bias = torch.randn(32, 64), torch.randn(3, 64), torch.randn(32)
+        reordered = torch_seams.reorder_weight(weight, 64)
+        product = torch_seams.reordered_product()(inputs, reordered, bias, "none", [], "")
+        assert are_close(product, linear(inputs, weight, bias))
+
+    def test_bf16_is_fast_where_the_processor_has_avx512(self) -> None:
+        assert torch_seams.has_fast_bf16() or not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+    def test_int8_weights_are_multiplied_by_their_scales(self) -> None:
+        weight, scale = torch.randint(-127, 127, (32, 64), dtype=torch.int8), torch.rand(32).bfloat16()
+        inputs = torch.randn(2, 64).bfloat16()
+        expected = inputs.float() @ weight.float().T * scale.float()
+        assert are_close(torch_seams.int8_product(inputs, weight, scale), expected)
+
+    def test_an_int4_code_stands_for_code_minus_8_times_scale_plus_zero(self) -> None:
+        codes = torch.randint(0, 16, (32, 64), dtype=torch.int32)
+        scales_and_zeros = torch.tensor([0.5, 0.25]).repeat(2, 32, 1).bfloat16()  # for 2 groups of 32 inputs
+        inputs = torch.randn(2, 64).bfloat16()
+        product = torch_seams.int4_product(inputs, torch_seams.pack_int4(codes), 32, scales_and_zeros)
+        assert are_close(product, inputs.float() @ ((codes - 8) * 0.5 + 0.25).T)
+
+    def test_a_function_can_be_compiled_for_many_static_widths(self) -> None:
+        double = torch_seams.compile_many(lambda numbers: numbers * 2, 16)
+        numbers = torch.ones(2, 3)
+        torch_seams.mark_static(numbers, 1)
+        with torch.compiler.set_stance("force_eager"):  # type: ignore[no-untyped-call]
+            assert double(numbers).eq(2).all()
+
+    def test_torch_has_an_openmp_runtime_to_share(self) -> None:
+        library = torch_seams.openmp_library()
+        assert library is not None and library.name.startswith("libgomp")
+
+
+class TestTransformers:
+    """worker/models/transformers_seams.py."""
+
+    def test_a_models_attention_can_be_read_and_set_again(self) -> None:
+        model = LlamaForCausalLM(LlamaConfig(**BASE))
+        before = transformers_seams.attention_of(model)
+        model.set_attn_implementation("eager")
+        assert transformers_seams.attention_of(model) == "eager"
+        model.set_attn_implementation(before)
+        assert transformers_seams.attention_of(model) == before == "sdpa"
+
+    def test_layers_that_differ_have_a_configuration_each(self) -> None:
+        differing = transformers_seams.layer_configs(Gemma4TextConfig(head_dim=8, global_head_dim=32))
+        assert {config.head_dim for config in differing} == {8, 32}
+        config = LlamaConfig()
+        assert transformers_seams.layer_configs(config) == [config]
+
+    def test_frequencies_stay_when_switching_is_stopped(self) -> None:
+        factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 8}
+        rope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+        rotary = LlamaRotaryEmbedding(LlamaConfig(**BASE | {"head_dim": 8}, rope_parameters=rope))
+        assert transformers_seams.longrope_layers(rotary) == [None]
+        short = rotary.inv_freq.clone()
+        rotary(torch.zeros(1), torch.tensor([[40]]))
+        long = rotary.inv_freq.clone()
+        assert not torch.equal(short, long)
+        transformers_seams.stop_switching(rotary, None)
+        assert transformers_seams.longrope_layers(rotary) == []
+        rotary(torch.zeros(1), torch.tensor([[1]]))
+        assert torch.equal(rotary.inv_freq, long)
+
+    def test_switching_can_be_stopped_for_one_type_of_layer(self) -> None:
+        rotary = torch.nn.Module()
+        rotary.rope_type = {"full_attention": "longrope", "sliding_attention": "default"}  # type: ignore[assignment]
+        assert transformers_seams.longrope_layers(rotary) == ["full_attention"]
+        transformers_seams.stop_switching(rotary, "full_attention")
+        assert transformers_seams.longrope_layers(rotary) == []
+
+    def test_the_shift_of_positions_is_kept_on_the_inner_model(self) -> None:
+        with torch.device("meta"):
+            text, vision = LlamaForCausalLM(LlamaConfig(**BASE)), QwenVision(Qwen2_5_VLConfig())
+        assert not transformers_seams.shifts_positions(text) and transformers_seams.shifts_positions(vision)
+        transformers_seams.set_position_shift(vision, 3)
+        assert transformers_seams.position_shift(vision) == 3
+
+    def test_the_parameter_that_takes_a_cache_is_found(self) -> None:
+        with torch.device("meta"):
+            models = LlamaForCausalLM(LlamaConfig(**BASE)), MambaForCausalLM(MambaConfig(num_hidden_layers=1))
+        for model in models:
+            assert transformers_seams.cache_parameter(model) in inspect.signature(model.forward).parameters
+
+    @pytest.mark.parametrize("family", HYBRID_FAMILIES)
+    def test_states_can_be_put_into_a_new_layer(self, family: str) -> None:
+        config_class, own = HYBRID_FAMILIES[family]
+        config = config_class(**BASE | own)
+        old, new = (transformers_seams.state_layers(DynamicCache(config=config))[0] for _ in range(2))
+        assert list(transformers_seams.layer_states(old)) == [{}, {}]
+        transformers_seams.set_layer_states(new, old, {0: torch.ones(1, 4)}, {0: torch.ones(1, 2)})
+        convolution, recurrent = transformers_seams.layer_states(new)
+        assert convolution[0].shape == (1, 4) and recurrent[0].shape == (1, 2)

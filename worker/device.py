@@ -1,4 +1,4 @@
-"""A GPU as a whole: which one, whether it still works, and how numbers come and go without anybody waiting."""
+"""The device: its choice, asynchronous copies to and from it, and a check that it still works."""
 
 from collections.abc import Sequence as Seq
 
@@ -6,7 +6,7 @@ import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto", or a name of torch's. Raises ValueError for one that is not here."""
+    """The device of a torch name, or for "auto" a GPU if there is one. Raises ValueError for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -20,20 +20,20 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Make it the one that streams and graphs belong to, which know no other way to be told."""
+    """Make this the current CUDA device; streams and graphs use it implicitly."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The same numbers on the device. A GPU copies them when it comes to it: `values` must not change meanwhile."""
+    """Copy to the device. The copy is asynchronous on CUDA: do not modify `values` afterwards."""
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 class ReadBack:
-    """Tensors on their way to Python: asked for now, waited for when they are read, and for nothing queued later."""
+    """Asynchronous copies to the CPU. read() waits for these copies only, not for work that was enqueued after them."""
 
     def __init__(self, tensors: Seq[torch.Tensor]) -> None:
         self._copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
@@ -43,16 +43,16 @@ class ReadBack:
             self._event.record()
 
     def read(self) -> list[torch.Tensor]:
-        """On the CPU, in the order given. Raises RuntimeError when the GPU is lost."""
+        """The tensors on the CPU, in order. Raises RuntimeError when the GPU is lost."""
         if self._event is not None:
             self._event.synchronize()
         return self._copies
 
 
 def check_device() -> None:
-    """Free what a failed step left behind. Raises RuntimeError when the GPU takes no more work.
+    """Free the memory that a failed step left. Raises RuntimeError when the GPU is lost.
 
-    After an illegal access every later call of the process fails as well: the process must end, and be started again.
+    After an illegal access every later CUDA call of the process fails too: the process must end and be started again.
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()

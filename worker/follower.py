@@ -7,8 +7,7 @@ import sys
 from common.logs import set_up_logging
 from common.settings import Settings, settings_or_exit
 from worker.load_failure import give_up
-from worker.models.engine_config import engine_config
-from worker.models.loader import load
+from worker.models.loader import EngineConfig, load
 from worker.ranks import Ranks
 from worker.runners.tensor_parallel import follow
 
@@ -16,18 +15,18 @@ logger = logging.getLogger("omni.worker")
 
 
 def run(settings: Settings, ranks: Ranks) -> int:
-    """Load our share and compute; returns when rank 0 is gone."""
+    """Load this rank's share of the model and compute. Returns when rank 0 is gone."""
     ranks.join()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # rank 0 gives its jobs back first, and takes us along
-    config = engine_config(settings, ranks.size)
+        signal.signal(number, signal.SIG_IGN)  # rank 0 returns its jobs first, and ends this process then
+    config = EngineConfig.of(settings, ranks.size)
     try:
         loaded = load(settings.model, settings.served_names, config, lambda what, share: None)
     except Exception as error:  # as in worker.main
         give_up(f"OMNI_MODEL={settings.model}", error)
     try:
         follow(loaded, config)
-    except RuntimeError as error:  # the connection to it broke
+    except RuntimeError as error:  # the connection to rank 0 broke
         logger.warning("rank %d ends: %s", ranks.rank, str(error).partition("\n")[0])
     return 1
 

@@ -33,7 +33,6 @@ from worker.jobs.ledger import Fenced, Ledger
 from worker.jobs.omni_worker import OmniWorker
 from worker.jobs.publisher import Publisher
 from worker.models.download import downloaded
-from worker.models.engine_config import engine_config
 from worker.models.loader import EngineConfig, import_family, load
 from worker.progress import KERNELS, OnProgress
 from worker.ranks import Ranks, our_ranks
@@ -67,7 +66,7 @@ def load_engine(settings: Settings, tell: OnProgress) -> AnyEngine:
         return connect_engine(settings, tell)
     ranks = our_ranks(settings)
     ranks.join()
-    config = engine_config(settings, ranks.size)
+    config = EngineConfig.of(settings, ranks.size)
     loaded = load(settings.model, settings.served_names, config, tell)
     tell("kernels", KERNELS)
     compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)

@@ -1,7 +1,7 @@
-"""The processes that share one model: who we are among them, and how they live and die together.
+"""The processes that share one model: this process's rank, and the start and end of the others.
 
-Rank 0 is the worker. The others (worker/follower.py) compute their share of each of its steps. One that dies ends all:
-the parent starts them again, and the jobs go on.
+Rank 0 is the worker. The others (worker/follower.py) compute their share of each of its steps. If one of them dies, all
+of them end; the parent process starts them again, and the jobs continue.
 """
 
 import logging
@@ -24,20 +24,20 @@ from common.settings import Settings, torchrun_place
 
 logger = logging.getLogger("omni.worker")
 
-NEVER = timedelta(days=3650)  # an idle worker's followers wait for the next step as long as it takes
+NEVER = timedelta(days=3650)  # a timeout that followers of an idle worker never reach
 EXIT_FOLLOWER_DIED = 76
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Our place among `size` processes that meet at `address`, by default where torchrun says."""
+    """This process's rank among `size` processes that connect at `address`, by default torchrun's."""
 
     rank: int = 0
     size: int = 1
     address: str = "env://"
 
     def join(self) -> None:
-        """Meet the others. Returns when all are there."""
+        """Connect to the others. Returns when all of them have connected."""
         if self.size > 1:
             backend = "nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(
@@ -46,7 +46,7 @@ class Ranks:
 
 
 def our_ranks(settings: Settings) -> Ranks:
-    """As torchrun says, if it started us; else rank 0 of OMNI_TENSOR_PARALLEL, whose followers start now."""
+    """torchrun's rank, if it started this process; else rank 0 of OMNI_TENSOR_PARALLEL, and the others are started."""
     if (place := torchrun_place()) is not None:
         return Ranks(*place)
     if settings.tensor_parallel == 1:
@@ -63,14 +63,14 @@ def our_ranks(settings: Settings) -> Ranks:
 
 
 def start_follower(ranks: Ranks) -> None:
-    """A process that dies with this one, and takes it along."""
+    """Start a process that dies with this one, and whose end ends this one."""
     command = [sys.executable, "-m", "worker.follower", str(ranks.rank), str(ranks.size), ranks.address]
     environment = os.environ | {"LOCAL_RANK": str(ranks.rank)}  # transformers chooses the GPU by it
     process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGKILL))
 
     def wait() -> None:
         status = process.wait()
-        if status == EXIT_CONFIGURATION:  # it has said why; starting again would not help
+        if status == EXIT_CONFIGURATION:  # it has logged the reason; starting again would not help
             os._exit(status)
         logger.error("rank %d ended with status %d; this worker ends, to be started again", ranks.rank, status)
         os._exit(EXIT_FOLLOWER_DIED)

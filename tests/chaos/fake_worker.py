@@ -203,7 +203,9 @@ def leave_out_the_model() -> None:
     stand_in("worker.sampling.grammar", GrammarCompiler=lambda *args: None)
     stand_in(
         "worker.models.loader",
-        EngineConfig=types.SimpleNamespace,
+        EngineConfig=types.SimpleNamespace(
+            of=lambda settings, num_ranks: types.SimpleNamespace(max_num_seqs=settings.max_num_seqs)
+        ),
         LoadedModel=FakeLoaded,
         load=fake_load,
         import_family=lambda model: None,

@@ -19,9 +19,11 @@ from tests.models import FAMILIES, HYBRID_FAMILIES, SEQUENTIAL_FAMILIES, save_en
 from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker import follower
 from worker.embedding.encoder_model import load_encoder
+from worker.kernels.quantized import Int8
 from worker.load_failure import give_up, is_passing, reason
-from worker.models.loader import EngineConfig, LoadedModel, check_unpacked, choose_dtype, load
+from worker.models.loader import EngineConfig, LoadedModel, choose_dtype, load
 from worker.models.missing_weights import missing_weights
+from worker.models.packed_weights import check_unpacked
 from worker.ranks import Ranks
 
 CT_WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
@@ -200,10 +202,10 @@ def test_reports_of_transformers_are_kept_at_debug(
     folder = save_model(tmp_path, "llama")
     set_config(folder, num_hidden_layers=12)
     capfd.readouterr()
-    with caplog.at_level("DEBUG", "worker.models.transformers_log"):
+    with caplog.at_level("DEBUG", "worker.models.loading_reports"):
         failure(folder)
     assert "LOAD REPORT" not in "".join(capfd.readouterr())
-    ours = [record for record in caplog.records if record.name == "worker.models.transformers_log"]
+    ours = [record for record in caplog.records if record.name == "worker.models.loading_reports"]
     assert [record.levelname for record in ours if "LOAD REPORT" in record.message] == ["DEBUG"]
 
 
@@ -221,7 +223,7 @@ def test_what_is_packed_is_not_packed_again_nor_cast() -> None:
     )
 
     with pytest.raises(ValueError, match="OMNI_QUANTIZE=int8 is for weights that are not packed"):
-        check_unpacked("int8", packed)
+        check_unpacked(Int8(), packed)
     check_unpacked(None, packed)
     assert choose_dtype(EngineConfig(device="cpu"), torch.device("cpu"), packed) is torch.half
 

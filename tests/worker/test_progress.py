@@ -1,7 +1,6 @@
 """What is told while a model loads: what is done, never less than before, and not a word too many."""
 
 import pytest
-from transformers.utils.logging import tqdm
 
 from common.settings import DEMO_MODEL
 from worker import progress
@@ -33,9 +32,3 @@ def test_words_about_the_same_thing_have_a_pause_between_them():
     told = []
     items = progress.counted("weights", range(1000), 1000, (0.0, 1.0), lambda *said: told.append(said))
     assert list(items) == list(range(1000)) and len(told) <= 1
-
-
-def test_other_progress_bars_stay_as_they_are(told):
-    with progress.telling_weights(lambda what, share: told.append(what)):
-        assert list(tqdm(range(3), desc="Fetching files", disable=True)) == [0, 1, 2]
-    assert told == ["weights"]

@@ -1,0 +1,1 @@
+"""Attention of a step's tokens over the paged KV cache."""

@@ -12,9 +12,9 @@ from worker.device import choose_device, use_device
 from worker.embedding.pooling import Pooling, read_json, read_pooling
 from worker.models.card import revision_of, shown_name
 from worker.models.loader import EngineConfig, choose_threads, device_map
+from worker.models.loading_reports import logs_at_debug, reports_weights
 from worker.models.missing_weights import check_complete, missing_weights, needed_for_states
-from worker.models.transformers_log import said_at_debug
-from worker.progress import OnProgress, telling_weights
+from worker.progress import OnProgress
 
 # Their positions are counted from behind the padding's, so their tables have that much more than a text may have.
 COUNTED_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
@@ -30,7 +30,7 @@ class LoadedEncoder:
     device: torch.device
 
 
-@said_at_debug()
+@logs_at_debug()
 def load_encoder(
     model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress
 ) -> LoadedEncoder:
@@ -43,7 +43,7 @@ def load_encoder(
     if model_config.is_encoder_decoder:
         raise ValueError(f"{model_config.model_type} is an encoder with a decoder; embeddings need one without.")
     pooling = read_pooling(model_path)
-    with telling_weights(on_progress):
+    with reports_weights(on_progress):
         model, loading_info = AutoModel.from_pretrained(
             model_path,
             dtype="auto" if device.type != "cpu" else torch.float32,
@@ -60,7 +60,7 @@ def load_encoder(
         queue=names[0],
         names=names,
         root=shown_name(model_path),
-        revision=revision_of(model_path, model_config),
+        revision=revision_of(model_path),
         architecture=model_config.model_type,
         max_model_len=max_length(model_path, model_config, tokenizer),
         vocab_size=model_config.vocab_size,

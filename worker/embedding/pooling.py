@@ -70,7 +70,8 @@ def mode_of(config: dict[str, Any]) -> str:
 
 def read_json(model_path: str, name: str) -> Any:
     """A file of the model's folder or repository; None when it has none of this name."""
-    path = cached_file(
-        model_path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
-    return json.loads(Path(path).read_text()) if path else None
+    try:
+        path = cached_file(model_path, name)
+    except OSError:
+        return None
+    return json.loads(Path(str(path)).read_text())

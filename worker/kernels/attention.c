@@ -4,12 +4,12 @@
 int omp_get_num_threads(void);
 
 #define MINUS_INFINITY (-__builtin_inff())
-#define GROUPS 4 /* of 16 keys, that a tile looks at together: a chunk */
+#define GROUPS 4 /* of 16 keys each, which a tile reads together: a chunk */
 #define CHUNK (GROUPS * LANES)
 #define MAX_ROWS 64  /* query rows of one tile: queries times the heads that share a KV head */
 #define MAX_DIM 256  /* of a head */
 
-/* What queries and weights become for the products: as wide as the words of the pool. */
+/* The type of queries and weights in the products: as wide as the words of the pool. */
 #if IN_WORD == 2
 typedef number operand;
 
@@ -36,8 +36,8 @@ static inline vec broadcast(const operand *word) {
     return all(x);
 }
 
-/* The groups of a chunk, and those of the next one (after a tile's last, of the next tile), which are asked for meanwhile:
- * they lie anywhere, which no processor foresees.
+/* The groups of a chunk and of the next one (after a tile's last chunk, of the next tile). The next ones are prefetched
+ * by hand, because a processor cannot predict where a block table points.
  */
 typedef struct {
     const number *at[GROUPS], *next[GROUPS];
@@ -93,17 +93,17 @@ static void add_values_4(const operand *weights, const Groups *values, int ask, 
         add_columns(weights, values, ask, count, dim, column, 2, sums);
 }
 
-/* What one thread needs for a tile. */
+/* One thread's buffers for a tile. */
 typedef struct {
     operand queries[MAX_ROWS * MAX_DIM];
     operand weights[MAX_ROWS * CHUNK];
     float scores[MAX_ROWS * CHUNK];
     float sums[MAX_ROWS * MAX_DIM]; /* weighted values so far, [rows, dim] */
-    float most[MAX_ROWS], total[MAX_ROWS]; /* the largest score so far, and the sum of weights against it */
+    float most[MAX_ROWS], total[MAX_ROWS]; /* the largest score so far, and the sum of the weights relative to it */
     float added[MAX_ROWS];                 /* the sum of the weights of this chunk */
 } Tile;
 
-/* The cache of a layer, and how far back a token sees. */
+/* The cache of a layer; `window` is how far back a token attends. */
 typedef struct {
     const number *keys, *values;
     long num_slots;
@@ -111,17 +111,17 @@ typedef struct {
     const int32_t *tables;
 } Pools;
 
-/* Where the keys and values of a tile lie: a head of the pools and a sequence's blocks in it. */
+/* The keys and values of a tile: one head of the pools, and the blocks of one sequence. */
 typedef struct {
     const number *keys, *values;
     const int32_t *blocks;
     int block_size, dim;
-    int begin, num_keys; /* tokens of the sequence between which its queries look */
+    int begin, num_keys; /* the queries attend to the sequence's tokens [begin, num_keys) */
 } Place;
 
 static inline Place place_of(const Pools *pools, const int32_t *item, int head) {
     long at = head * pools->num_slots * pools->dim;
-    int unseen = pools->window ? item[2] + 1 - pools->window : 0; /* by its first query */
+    int unseen = pools->window ? item[2] + 1 - pools->window : 0; /* tokens before the window of the first query */
     return (Place){
         .keys = pools->keys + at,
         .values = pools->values + at,
@@ -133,7 +133,7 @@ static inline Place place_of(const Pools *pools, const int32_t *item, int head) 
     };
 }
 
-/* The groups from token `first` on; beyond the last one that one again. */
+/* The GROUPS groups from token `first` on; the last group is repeated where the sequence ends. */
 static inline void find_groups(const Place *place, int first, const number **keys, const number **values) {
     for (int g = 0; g < GROUPS; g++) {
         int token = smaller(first + g * LANES, (place->num_keys - 1) / LANES * LANES);
@@ -143,7 +143,9 @@ static inline void find_groups(const Place *place, int first, const number **key
     }
 }
 
-/* Scores of one row, times `scale`, to weights against the largest so far. Keys in [from, to) are seen. */
+/* Turns the scores of one row, times `scale`, into weights relative to the largest score so far. Only keys in [from, to)
+ * count.
+ */
 static void soften(Tile *tile, int row, int from, int to, int width, float scale) {
     const bits lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float *scores = tile->scores + row * CHUNK;
@@ -161,7 +163,7 @@ static void soften(Tile *tile, int row, int from, int to, int width, float scale
     }
     float top = largest(most);
     vec added = all(0);
-    if (top == MINUS_INFINITY) /* nothing seen yet */
+    if (top == MINUS_INFINITY) /* no key counted yet */
         memset(weights, 0, width * sizeof(operand));
     else
         for (int i = 0; i < width; i += LANES) {
@@ -173,7 +175,7 @@ static void soften(Tile *tile, int row, int from, int to, int width, float scale
     tile->added[row] = sum(added);
 }
 
-/* Brings what was summed up under the largest scores of `before` to the measure of the new ones. */
+/* Rescales the sums, which are relative to the largest scores `before` this chunk, to the new largest scores. */
 static void shrink(Tile *tile, const float *before, int rows, int dim) {
     for (int first = 0; first < rows; first += LANES) {
         vec old = FLOATS(before + first), new = FLOATS(tile->most + first);
@@ -188,8 +190,8 @@ static void shrink(Tile *tile, const float *before, int rows, int dim) {
 /* Attention of `items` tiles, each some queries of one sequence, for every KV head.
  *
  * qkv [tokens, heads + 2 * kv_heads, dim] holds rotated queries; pools as in numbers.h; out [tokens, heads, dim]. An item is
- * four numbers: its first token, how many tokens, the position of the first of them, and where its block table begins
- * in `tables`. `window` is how far back a token sees, itself included; 0: all.
+ * four numbers: its first token, the number of tokens, the position of the first one, and the index in `tables` where its
+ * block table begins. `window` is the number of tokens that a query attends to, itself included; 0: all.
  */
 void attend(const number *qkv, const number *keys, const number *values, long num_slots, int block_size,
             const int32_t *tables, const int32_t *item_list, int items, int heads, int kv_heads, int dim, float scale,
@@ -202,7 +204,7 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
         const int32_t *item = item_list + 4 * (work / kv_heads);
         int head = work % kv_heads, first_token = item[0], queries = item[1], position = item[2];
         int rows = queries * shared, padded = (rows + 3) / 4 * 4;
-        int next = smaller(work + omp_get_num_threads(), items * kv_heads - 1); /* the one this thread may well take next */
+        int next = smaller(work + omp_get_num_threads(), items * kv_heads - 1); /* probably this thread's next item */
         Place place = place_of(&pools, item, head);
         Place next_place = place_of(&pools, item_list + 4 * (next / kv_heads), next % kv_heads);
         int num_keys = place.num_keys;
@@ -231,7 +233,7 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
             float before[MAX_ROWS];
             memcpy(before, tile.most, sizeof before);
             for (int r = 0; r < rows; r++) {
-                int seen = position + r / shared + 1 - first; /* keys of this chunk that are not later than the query */
+                int seen = position + r / shared + 1 - first; /* keys of this chunk that do not come after the query */
                 int from = window ? seen - window : 0;
                 soften(&tile, r, from > 0 ? from : 0, smaller(seen, count), width, scale);
             }

@@ -1,7 +1,7 @@
 /* Norms, SwiGLU and rotary positions. Widths are multiples of 16. */
 #include "numbers.h"
 
-#define PARALLEL_FROM 32768 /* numbers below which waking another thread costs more than it saves */
+#define PARALLEL_FROM 32768 /* with fewer numbers, waking another thread costs more than it saves */
 
 static float inverse_rms(const number *x, int width, float eps) {
     vec squares = all(0);
@@ -12,7 +12,7 @@ static float inverse_rms(const number *x, int width, float eps) {
     return 1.0f / __builtin_sqrtf(sum(squares) / width + eps);
 }
 
-/* hidden += change; out = norm(hidden) * weight; all [tokens, width]. Without `change`, hidden stays. */
+/* hidden += change; out = norm(hidden) * weight; all [tokens, width]. `change` may be null. */
 void add_norm(number *hidden, const number *change, const number *weight, number *out, int tokens, int width, float eps) {
 #pragma omp parallel for if ((long)tokens * width >= PARALLEL_FROM)
     for (int t = 0; t < tokens; t++) {
@@ -36,7 +36,7 @@ void swiglu(const number *gate_up, number *out, int tokens, int width) {
     }
 }
 
-/* One head rotated from `x` to `to`, normed before if there is a weight. */
+/* Rotates one head from `x` to `to`; with `norm` weights, normalizes it first. */
 static void rotate(const number *x, number *to, const number *cos, const number *sin, const number *norm, float eps, int dim) {
     vec scale = all(norm ? inverse_rms(x, dim, eps) : 1.0f);
     for (int i = 0, j = dim / 2; i < dim / 2; i += LANES, j += LANES) {
@@ -50,29 +50,29 @@ static void rotate(const number *x, number *to, const number *cos, const number 
     }
 }
 
-/* A token's key and value into its place in their group. */
-static void put_down(const number *key, const number *value, number *keys, number *values, int place, int dim) {
+/* Writes a token's key and value to its place in their group. */
+static void write_pair(const number *key, const number *value, number *keys, number *values, int place, int dim) {
     for (int d = 0; d < dim; d += IN_WORD)
         memcpy(keys + d * LANES + place * IN_WORD, key + d, IN_WORD * sizeof(number));
     number *to = values + place / IN_WORD * IN_WORD * dim + place % IN_WORD;
     for (int d = 0; d < dim; d++) to[d * IN_WORD] = value[d];
 }
 
-/* The rest of the word that a sequence's last value begins: it is multiplied by a weight of zero, which must give zero. */
+/* Zeroes the rest of the word that a sequence's last value begins: a weight of zero times garbage could be NaN. */
 static void clear_rest(number *values, int place, int dim) {
     number *to = values + place * dim;
     for (int d = 0; d < dim; d++)
         for (int i = 1; i < IN_WORD; i++) to[d * IN_WORD + i] = 0;
 }
 
-/* Asks for what put_down will write. */
-static void expect(const number *keys, const number *values, int place, int dim) {
+/* Prefetches the memory that write_pair will write. */
+static void prefetch_pair(const number *keys, const number *values, int place, int dim) {
     for (int d = 0; d < dim; d += IN_WORD) __builtin_prefetch(keys + d * LANES + place * IN_WORD, 1);
     for (int d = 0; d < dim * IN_WORD; d += 64 / (int)sizeof(number))
         __builtin_prefetch(values + place / IN_WORD * IN_WORD * dim + d, 1);
 }
 
-/* Rotates the queries of qkv [tokens, heads + 2 * kv_heads, dim] in place and its keys into the pool, beside the values.
+/* Rotates the queries and keys of qkv [tokens, heads + 2 * kv_heads, dim] in place; writes keys and values to the pools.
  * Pools are [kv_heads, num_slots / 16] groups; slots [tokens]; cos and sin [tokens, dim]; the norms [dim] or null.
  */
 void rotate_and_write(number *qkv, const number *cos, const number *sin, const number *query_norm, const number *key_norm,
@@ -85,15 +85,15 @@ void rotate_and_write(number *qkv, const number *cos, const number *sin, const n
         int place = slots[t] % LANES;
         for (int h = 0; h < kv_heads; h++) {
             long group = (h * num_slots + slots[t] - place) * dim;
-            expect(keys + group, values + group, place, dim);
+            prefetch_pair(keys + group, values + group, place, dim);
         }
         for (int h = 0; h < heads; h++) rotate(own + h * dim, own + h * dim, c, s, query_norm, eps, dim);
-        int is_last = t + 1 == tokens || slots[t + 1] != slots[t] + 1; /* else the next one fills the word */
+        int is_last = t + 1 == tokens || slots[t + 1] != slots[t] + 1; /* else the next token fills the word */
         for (int h = 0; h < kv_heads; h++) {
             long group = (h * num_slots + slots[t] - place) * dim;
             number *key = own + (heads + h) * dim;
             rotate(key, key, c, s, key_norm, eps, dim);
-            put_down(key, own + (heads + kv_heads + h) * dim, keys + group, values + group, place, dim);
+            write_pair(key, own + (heads + kv_heads + h) * dim, keys + group, values + group, place, dim);
             if (is_last && place % IN_WORD == 0) clear_rest(values + group, place, dim);
         }
     }

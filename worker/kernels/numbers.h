@@ -1,5 +1,5 @@
-/* Numbers as the kernels take them: plain C with the vector types of GCC and clang, compiled on the machine it runs on
- * (worker/kernels/native.py). They are stored as float, or as bfloat16 with -DBF16, and computed in float.
+/* Numbers and vectors of the kernels, in plain C with the vector types of GCC and clang. Numbers are stored as float, or
+ * as bfloat16 with -DBF16, and computed in float. worker/kernels/native.py compiles this on the machine where it runs.
  */
 #include <stdint.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #endif
 
 typedef float vec __attribute__((vector_size(64)));      /* 16 numbers */
-typedef uint32_t bits __attribute__((vector_size(64)));  /* the same, as integers */
+typedef uint32_t bits __attribute__((vector_size(64)));  /* 16 numbers as integers */
 typedef uint16_t half_bits __attribute__((vector_size(32)));
 typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
 
@@ -16,9 +16,9 @@ typedef float unaligned __attribute__((vector_size(64), aligned(4), may_alias));
 
 #define LANES 16
 
-/* How keys and values lie in the pool, so that attention multiplies them as they are. 16 tokens of a head are a group of
- * [16, dim] numbers. In it the keys are [dim / IN_WORD, 16, IN_WORD], the values [16 / IN_WORD, dim, IN_WORD]: with
- * instructions that multiply pairs of bfloat16 two numbers make a word, else one.
+/* The layout of keys and values in the pool, which attention multiplies without rearranging them. 16 tokens of a head are
+ * a group of [16, dim] numbers. Keys are [dim / IN_WORD, 16, IN_WORD] in it, values [16 / IN_WORD, dim, IN_WORD]. A word
+ * is two numbers where the processor multiplies pairs of bfloat16, else one.
  */
 #if defined(BF16) && defined(__AVX512BF16__)
 #define IN_WORD 2
@@ -85,10 +85,10 @@ static inline float largest(vec x) {
     return larger(x, ROTATED(x, 1))[0];
 }
 
-/* e^x to about |x| units in the last place, at least two; 0 far below, also for -infinity. */
+/* e^x with an error of about max(|x|, 2) units in the last place; 0 for very negative x and -infinity. */
 #ifdef __AVX512F__
 static inline vec exponential(vec x) {
-    vec power = larger(all(-150.0f), x * 1.44269504f); /* of two; NaN stays NaN */
+    vec power = larger(all(-150.0f), x * 1.44269504f); /* the power of two; NaN stays NaN */
     vec n = (vec)_mm512_roundscale_ps((__m512)power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     vec r = power - n;
     vec p = all(1.54353e-4f);
@@ -119,7 +119,7 @@ static inline vec exponential(vec x) {
 }
 #endif
 
-/* a / b; for bfloat16 to 14 bits, which is more than it keeps. */
+/* a / b; for bfloat16 with 14 bits, more than it stores. */
 static inline vec divide(vec a, vec b) {
 #if defined(BF16) && defined(__AVX512F__)
     return a * (vec)_mm512_rcp14_ps((__m512)b);

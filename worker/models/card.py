@@ -1,16 +1,15 @@
-"""What the API must know of a model to encode prompts for it, read from the model's folder without its weights."""
+"""The model card: what the API needs to encode prompts for a model. Made from the model's files, not its weights."""
 
 import hashlib
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from huggingface_hub import try_to_load_from_cache
 
 from common.model.template_syntax import syntax_fault
 from common.wire import ModelCard
-from worker.models.config_numbers import USUAL_LENGTH, longest_sequence
+from worker.models.config_fields import USUAL_LENGTH, longest_sequence
 
 
 def describe(
@@ -21,14 +20,14 @@ def describe(
     generation_config: Any,
     max_model_len: int | None,
 ) -> ModelCard:
-    """The card of a model served under `names`. `max_model_len` may only shorten what the model can do, if it says."""
+    """The card of a model served under `names`. `max_model_len` may be shorter than its config's length."""
     text_config = model_config.get_text_config()
     longest = longest_sequence(text_config)
     return ModelCard(
         queue=names[0],
         names=names,
         root=shown_name(model_path),
-        revision=revision_of(model_path, model_config),
+        revision=revision_of(model_path),
         architecture=model_config.model_type,
         max_model_len=min(max_model_len or longest or USUAL_LENGTH, longest or 2**62),
         vocab_size=text_config.vocab_size,
@@ -43,34 +42,36 @@ def describe(
 
 
 def check_template(model_path: str, card: ModelCard) -> None:
-    """Raises ValueError where every chat would fail, whatever its messages."""
+    """Raises ValueError for a chat template with a syntax error, which would fail every chat."""
     if card.chat_template and (fault := syntax_fault(card.chat_template)):
         raise ValueError(f"its {template_file(model_path)} has a syntax error ({fault}). Correct it, or copy it again.")
 
 
 def template_file(model_path: str) -> str:
-    """Where a model keeps its chat template: of these the first that it has."""
-    has_file = partial(
-        cached_file,
-        model_path,
-        local_files_only=True,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    """The file that a model's chat template is read from: the first of these that the model has."""
     for name in ("chat_template.jinja", "chat_template.json"):
-        if has_file(name):
+        if local_file(model_path, name) is not None:
             return name
     return "tokenizer_config.json"
 
 
+def local_file(model_path: str, name: str) -> Path | None:
+    """A file of the model's folder, or of its place in the hub's cache; None if it is not there."""
+    if Path(model_path).is_dir():
+        path = Path(model_path) / name
+        return path if path.is_file() else None
+    cached = try_to_load_from_cache(model_path, name)
+    return Path(cached) if isinstance(cached, str) else None
+
+
 def shown_name(model_path: str) -> str:
-    """What callers see of where the weights are: a hub id, or the end of a folder's path, never all of it."""
+    """The name of the weights that callers see: a hub id, or the last two parts of a folder's path."""
     path = Path(model_path)
     return "/".join(path.resolve().parts[-2:]) if path.is_dir() else model_path
 
 
 def eos_token_ids(model_config: Any, generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that the model's authors name as an end, sorted."""
+    """Every end token id that the model's files name, sorted."""
     text_config = model_config.get_text_config()
     named = [generation_config.eos_token_id, getattr(text_config, "eos_token_id", None), tokenizer.eos_token_id]
     ids: set[int] = set()
@@ -79,10 +80,10 @@ def eos_token_ids(model_config: Any, generation_config: Any, tokenizer: Any) -> 
     return tuple(sorted(ids))
 
 
-def revision_of(model_path: str, model_config: Any) -> str:
-    """The hub's commit, or for a local folder a hash that changes when its files do (weights by size and time)."""
-    if (commit := getattr(model_config, "_commit_hash", None)) is not None:
-        return str(commit)
+def revision_of(model_path: str) -> str:
+    """The hub's commit; for a folder a hash that changes when its files do (weights by size and time)."""
+    if not Path(model_path).is_dir() and (config := local_file(model_path, "config.json")) is not None:
+        return config.parent.name  # the hub's cache has a folder for each commit
     digest = hashlib.sha256()
     for path in sorted(Path(model_path).glob("*")):
         if path.suffix == ".json":

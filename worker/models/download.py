@@ -1,4 +1,4 @@
-"""A hub model's weights into the hub's cache, telling how far that is. What is small is left to transformers."""
+"""Downloads a hub model's weights into the hub's cache and reports progress. transformers fetches the small files."""
 
 import json
 import logging
@@ -16,13 +16,13 @@ from worker.progress import OnProgress
 
 logger = logging.getLogger("omni.worker")
 
-DOWNLOADED = 0.9  # the share of a start that is over with the download, where there is one
+DOWNLOADED = 0.9  # the share of a start that a download takes
 
 
 def downloaded(model: str, tell: OnProgress) -> OnProgress:
-    """Fetch what is missing of a hub model's weights; returns how the rest of the start is to be told.
+    """Fetch the weights of a hub model that are not in the cache. Returns the `tell` for the rest of the start.
 
-    For a folder, offline, or with all of it in the cache that is `tell` itself.
+    Without a download (a folder, offline, or all of it cached) that is `tell` itself.
     """
     if Path(model).is_dir() or is_offline_mode():
         return tell
@@ -33,37 +33,37 @@ def downloaded(model: str, tell: OnProgress) -> OnProgress:
         count = ByteCount(sum(file.file_size or 0 for file in missing), tell)
         names = [file.filename for file in missing]
         snapshot_download(model, allow_patterns=names, tqdm_class=bars_for(count))
-    except Exception as error:  # whatever it is: transformers meets it again, and has the words for it
-        logger.warning("the download of %s broke: %s", model, error.__cause__ or error)
+    except Exception as error:  # transformers meets the same fault, and its error is explained
+        logger.warning("the download of %s failed: %s", model, error.__cause__ or error)
         return tell
     return lambda what, share: tell(what, DOWNLOADED + (1 - DOWNLOADED) * share)
 
 
 def weights_of(model: str) -> list[DryRunFileInfo]:
-    """The files that from_pretrained will ask for: one, or those of the index. None where there are no safetensors."""
-    heads = {file.filename: file for file in look_at(model, [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME])}
+    """The weights that from_pretrained will read: one file, or those of the index; none without safetensors."""
+    heads = {file.filename: file for file in files_named(model, [SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME])}
     if SAFE_WEIGHTS_NAME in heads:
         return [heads[SAFE_WEIGHTS_NAME]]
     if not heads:
         return []
     index = json.loads(Path(hf_hub_download(model, SAFE_WEIGHTS_INDEX_NAME)).read_text())
-    return look_at(model, sorted(set(index["weight_map"].values())))
+    return files_named(model, sorted(set(index["weight_map"].values())))
 
 
-def look_at(model: str, names: list[str]) -> list[DryRunFileInfo]:
-    """Those of the named files that the repository has, and whether they are in the cache."""
+def files_named(model: str, names: list[str]) -> list[DryRunFileInfo]:
+    """Those of the named files that the repository has, with their size and whether they are cached."""
     return list(snapshot_download(model, allow_patterns=names, dry_run=True, tqdm_class=bars_for(None)))
 
 
 class ByteCount:
-    """Bytes that have come, of all that must. Several bars count the same bytes, so the furthest counts."""
+    """Bytes received, of a known total. Several progress bars count the same bytes, so the largest count is right."""
 
     def __init__(self, total: int, tell: OnProgress) -> None:
         self.total = total
         self._tell = tell
         self._done = 0
         self._told = -math.inf
-        self._say()
+        self._report()
 
     def reached(self, num_bytes: int) -> None:
         if num_bytes <= self._done or self._done == self.total:
@@ -71,16 +71,16 @@ class ByteCount:
         self._done = min(num_bytes, self.total)
         if time.monotonic() - self._told >= progress.PAUSE_S or self._done == self.total:
             self._told = time.monotonic()
-            self._say()
+            self._report()
 
-    def _say(self) -> None:
+    def _report(self) -> None:
         name, unit = ("GB", 1e9) if self.total >= 1e9 else ("MB", 1e6)
         what = f"download, {self._done / unit:.1f} of {self.total / unit:.1f} {name}"
         self._tell(what, DOWNLOADED * self._done / max(1, self.total))
 
 
 def bars_for(count: ByteCount | None) -> type[Any]:
-    """A progress bar for huggingface_hub that draws nothing, and gives its bytes to `count`."""
+    """A class of progress bars for huggingface_hub that draw nothing and report their bytes to `count`."""
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:

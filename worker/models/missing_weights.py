@@ -1,14 +1,14 @@
-"""Weights that a checkpoint lacks: transformers fills them with random numbers, and the model would talk nonsense."""
+"""Finds weights that a checkpoint lacks. transformers fills them with random numbers, and answers would be nonsense."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def missing_weights(model: Any, loading_info: Mapping[str, Any]) -> list[str]:
-    """Names of what no file holds, in the model's order; `loading_info` is from_pretrained's own.
+    """The names of weights that are in no file, in the model's order; `loading_info` is from_pretrained's.
 
-    Buffers do not count, as the model computes them, nor do weights that are tied to others. Of a packed layer some
-    parts may rightly be absent (zero points, scales), so that it counts only where nothing of it is there.
+    Buffers (which the model computes) and weights tied to others do not count. A packed layer may rightly lack some
+    parts (zero points, scales), so it counts only if all of its parts are missing.
     """
     absent = set(loading_info["missing_keys"])
     if not absent:
@@ -21,7 +21,7 @@ def missing_weights(model: Any, loading_info: Mapping[str, Any]) -> list[str]:
 
 
 def check_complete(model: Any, missing: Sequence[str]) -> None:
-    """Raises ValueError for weights that answers are computed with."""
+    """Raises ValueError if any weight is missing."""
     if missing:
         total = sum(1 for _ in model.parameters())
         raise ValueError(
@@ -31,14 +31,14 @@ def check_complete(model: Any, missing: Sequence[str]) -> None:
 
 
 def needed_for_text(model: Any, missing: Sequence[str]) -> list[str]:
-    """Of a model of images: the missing ones without which it cannot answer a text either."""
+    """Those missing weights of a vision model without which it cannot answer a text either."""
     parts = [part for part in (model.get_decoder(), model.get_output_embeddings()) if part is not None]
     of_text = {id(parameter) for part in parts for parameter in part.parameters()}
     return [name for name in missing if id(model.get_parameter(name)) in of_text]
 
 
 def needed_for_states(missing: Sequence[str]) -> list[str]:
-    """Of an encoder: all but its pooler, which we do not use and many checkpoints do not have."""
+    """The missing weights of an encoder except its pooler's, which we do not use and many checkpoints lack."""
     return [name for name in missing if "pooler" not in name.split(".")]
 
 

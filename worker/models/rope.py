@@ -1,8 +1,8 @@
-"""Rotary frequencies that would change with the longest sequence of a step, held still.
+"""Keeps rotary frequencies from changing with the longest sequence of a step.
 
-LongRoPE has two sets: for up to the length a model was first trained on, and for beyond. transformers takes one of them
-in each forward pass, by its largest position: a neighbour's long prompt, or a later chunk of one's own, would change an
-answer. So the set is chosen once, by the longest sequence that is served.
+LongRoPE has two sets of frequencies: one up to the length that a model was first trained on, one beyond it.
+transformers chooses the set in each forward pass by its largest position, so a long prompt in the same batch, or a
+later chunk of the same prompt, would change an answer. Here it is chosen once, by the longest sequence that is served.
 """
 
 import logging
@@ -10,27 +10,23 @@ from typing import Any
 
 import torch
 
-logger = logging.getLogger(__name__)
+from worker.models.transformers_seams import longrope_layers, stop_switching
 
-LONGROPE, HELD = "longrope", "held"
+logger = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
-def hold_frequencies(model: Any, max_model_len: int) -> None:
-    """For sequences of up to `max_model_len` tokens."""
+def fix_frequencies(model: Any, max_model_len: int) -> None:
+    """Use the frequencies for sequences of up to `max_model_len` tokens from now on."""
     for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        if isinstance(kind, dict):  # a set for each type of layer
-            for layer_type in [name for name, own in kind.items() if own == LONGROPE]:
-                turn(module, max_model_len, layer_type)
-                kind[layer_type] = HELD
-        elif kind == LONGROPE:
-            turn(module, max_model_len)
-            module.rope_type = HELD
+        for layer_type in longrope_layers(module):
+            select_frequencies(module, max_model_len, layer_type)
+            stop_switching(module, layer_type)
             logger.info("rotary frequencies are those for sequences of up to %d tokens", max_model_len)
 
 
-def turn(rotary: Any, max_model_len: int, *layer_type: str) -> None:
-    """Let it see the last position there will be, upon which it takes the frequencies for that."""
+def select_frequencies(rotary: Any, max_model_len: int, layer_type: str | None) -> None:
+    """Run the module once at the last position so that it selects its frequencies for that length."""
     device = next(rotary.buffers()).device
-    rotary(torch.zeros(1, device=device), torch.tensor([[max_model_len - 1]], device=device), *layer_type)
+    position = torch.tensor([[max_model_len - 1]], device=device)
+    rotary(torch.zeros(1, device=device), position, *([] if layer_type is None else [layer_type]))

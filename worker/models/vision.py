@@ -1,7 +1,7 @@
-"""What a vision model needs beyond token ids: each image's own tokens in the prompt, and its pixels in the first pass.
+"""The inputs of a vision model beyond token ids: the tokens that each image becomes, and its pixels.
 
-The API writes one token per image; how many it becomes only the model's processor knows. Both follow from the request
-alone, so that a successor, or the same worker after a preemption, makes them again.
+The API writes one token per image, and the model's processor says how many tokens that becomes. Both depend on the
+request only, so another worker, or this one after a preemption, computes the same again.
 """
 
 import logging
@@ -10,41 +10,43 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoProcessor
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoProcessor
 
 from common.errors import InvalidRequest
 from common.images import decoded
 from common.wire import GenerationRequest, ModelCard
+from worker.models.transformers_seams import position_shift, set_position_shift, shifts_positions
 from worker.state.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
 TORCHVISION = "pip install torchvision==0.28.0 may help"  # the release for the torch of requirements.txt
-TOKEN_KINDS = frozenset({"token_type_ids", "mm_token_type_ids"})  # 1 for an image's tokens, which may see each other
+TOKEN_KINDS = frozenset(
+    {"token_type_ids", "mm_token_type_ids"}
+)  # 1 for an image's tokens, which may attend to each other
 OF_TOKENS = TOKEN_KINDS | {"input_ids", "attention_mask", "labels"}
 
 
-def sees(model_config: Any) -> bool:
-    """Whether transformers loads this as a model of images and text."""
+def is_vision_model(model_config: Any) -> bool:
+    """True if transformers loads this as a model of images and text."""
     return hasattr(model_config, "vision_config") and type(model_config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 class MissingPart(Exception):
-    """The images of this model cannot be read with what is installed; the message says why."""
+    """A package that the model's processor needs is not installed; the message names it."""
 
 
-def reader_of(model_path: str) -> "ImageReader | None":
-    """None where a part is missing: the model's text can be served without it."""
+def image_processor(model_path: str) -> "ImageProcessor | None":
+    """The processor of a model; None if a package is missing, and the model is served without images."""
     try:
-        return ImageReader(model_path)
+        return ImageProcessor(model_path)
     except MissingPart as reason:
         logger.warning("%s is served without images (%s): %s", model_path, TORCHVISION, reason)
         return None
 
 
-class ImageReader:
-    """A model's processor, and where its image token stands."""
+class ImageProcessor:
+    """A model's processor, and the token that stands for an image in its prompts."""
 
     def __init__(self, model_path: str) -> None:
         """Raises MissingPart."""
@@ -56,8 +58,8 @@ class ImageReader:
         self.token_id = int(self._processor.tokenizer.convert_tokens_to_ids(self.token))
         self._own_token_ids = frozenset(filter(None, self._processor.image_token_ids)) or {self.token_id}
 
-    def shown_by(self, card: ModelCard) -> ModelCard:
-        """The card of a model that takes images."""
+    def extend(self, card: ModelCard) -> ModelCard:
+        """The card of the same model with images."""
         template = getattr(self._processor, "chat_template", None)
         return replace(
             card,
@@ -67,7 +69,7 @@ class ImageReader:
         )
 
     def expanded(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with each image's place filled. Raises InvalidRequest."""
+        """The request with each image's token replaced by all of its tokens. Raises InvalidRequest."""
         if not request.images:
             return request
         num_places = request.prompt_ids.count(self.token_id)
@@ -80,11 +82,11 @@ class ImageReader:
         return replace(request, prompt_ids=tuple(prompt_ids))
 
     def end_of(self, prompt_ids: Seq[int]) -> int:
-        """Tokens of a filled prompt up to the end of its last image; 0 if it has none."""
+        """Tokens of an expanded prompt up to the end of its last image; 0 without images."""
         return next((at for at in range(len(prompt_ids), 0, -1) if prompt_ids[at - 1] in self._own_token_ids), 0)
 
     def inputs(self, images: Seq[str], token_ids: Seq[int], model: Any) -> dict[str, Any]:
-        """What the pass that reads a filled prompt must be given beside `input_ids`. Raises InvalidRequest."""
+        """Keyword arguments besides `input_ids` for the pass over an expanded prompt. Raises InvalidRequest."""
         if not images:
             return {}
         batch = self._process([decoded(url) for url in images], return_tensors="pt")
@@ -102,30 +104,26 @@ class ImageReader:
             return self._processor(
                 text=[self.token * len(images)], images=list(images), add_special_tokens=False, **options
             )
-        except (ValueError, TypeError, ArithmeticError) as error:  # an image may be too narrow for its patches
+        except (ValueError, TypeError, ArithmeticError) as error:  # for example, an image narrower than a patch
             raise InvalidRequest(f"The model's processor refuses an image: {str(error)[:200]}") from error
 
 
-def shift_keeper(model: Any) -> Any:
-    """The part of a model that notes in `rope_deltas` how far images shifted the positions; None if it has none."""
-    inner = getattr(model, "model", None)
-    return inner if hasattr(inner, "rope_deltas") else None
-
-
-class Positions:
-    """How far images shifted the positions: some families keep it on the model itself, here it is each sequence's."""
+class PositionShifts:
+    """How far images shifted the positions of each sequence, for families that keep the last shift on the model."""
 
     def __init__(self, model: Any) -> None:
-        self._inner = shift_keeper(model)
+        self._model = model if shifts_positions(model) else None
         self._shifts: dict[Sequence, Any] = {}
 
-    def before(self, sequence: Sequence, *, is_first: bool) -> None:
-        if self._inner is not None:
-            self._inner.rope_deltas = None if is_first else self._shifts.get(sequence)
+    def restore(self, sequence: Sequence, *, is_first: bool) -> None:
+        """Call before a pass over the sequence; `is_first`: the pass reads it from its first token."""
+        if self._model is not None:
+            set_position_shift(self._model, None if is_first else self._shifts.get(sequence))
 
-    def after(self, sequence: Sequence) -> None:
-        if self._inner is not None:
-            self._shifts[sequence] = self._inner.rope_deltas
+    def save(self, sequence: Sequence) -> None:
+        """Call after the pass."""
+        if self._model is not None:
+            self._shifts[sequence] = position_shift(self._model)
 
     def forget(self, sequence: Sequence) -> None:
         self._shifts.pop(sequence, None)

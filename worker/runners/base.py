@@ -1,6 +1,5 @@
-"""From scheduled rows to logits: the flat inputs of a ragged step, and one forward pass over them."""
+"""From scheduled sequences to logits: the flat inputs of a ragged step, and one forward pass over them."""
 
-import inspect
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any, Protocol
@@ -17,30 +16,24 @@ from worker.state.sequence import Sequence
 AttentionMaker = Callable[[KVCache, Seq[ScheduledSequence], torch.device], Attention]
 
 
-def cache_parameter(model: Any) -> str:
-    """The parameter of the model's forward pass that takes a cache: transformers 5.24 renamed past_key_values."""
-    parameters = inspect.signature(model.forward).parameters
-    return next((name for name in ("cache", "cache_params") if name in parameters), "past_key_values")
-
-
 class Runner(Protocol):
-    """What the engine needs of a model: logits for rows, and a kv_cache that the scheduler hands out."""
+    """What the engine calls: a forward pass over a step's rows, and the cache that the scheduler allocates from."""
 
     kv_cache: KVCache
-    takes_drawn: bool  # forward() finds pending tokens in `drawn`
-    takes_drafts: bool  # it computes guessed tokens with the next one
+    takes_drawn: bool  # forward() reads pending tokens from `drawn`
+    takes_drafts: bool  # forward() computes drafted tokens together with the next one
 
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [S, vocab], float32: for each row that samples, its last position and each drafted one, in order.
+        """Logits [S, vocab], float32: for each row that samples, of its last token and of each drafted one, in order.
 
         `drawn`: the token ids of the step in flight, on the device.
         """
 
     def forget(self, sequence: Sequence) -> None:
-        """The sequence lost its KV blocks."""
+        """Drop what is kept of a sequence outside its KV blocks, which it has lost."""
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
-        """Prepare what steps of this size will need. `kv_cache` is the final one."""
+        """Prepare for steps of this size. `kv_cache` is the final one."""
 
 
 class ModelRunner:
@@ -54,7 +47,7 @@ class ModelRunner:
         self.attend_with = attend_with
 
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
-        """See Runner. Rows are computed in kernel order and their logits returned in the order asked."""
+        """See Runner. Rows are computed in kernel order; their logits are returned in the order of `rows`."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
         device = self.kv_cache.keys[0].device
@@ -66,28 +59,28 @@ class ModelRunner:
         return self._run(with_drawn(inputs, drawn), positions, paged, selected).float()
 
     def forget(self, sequence: Sequence) -> None:
-        """Nothing is kept outside the blocks."""
+        """Nothing is kept outside the KV blocks."""
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
-        """Nothing is prepared ahead."""
+        """Nothing to prepare."""
 
     def can_continue(self, sequence: Sequence) -> bool:
-        """Whether all that came before is known of a sequence of which something was computed."""
+        """True if the runner still holds the state of a partly computed sequence."""
         return True
 
     def begin(self, sequence: Sequence) -> dict[str, Any]:
-        """What the model's own forward pass has to be given to read a sequence that then goes on here."""
+        """Keyword arguments for a stock forward pass over a sequence that this runner will continue."""
         return {"use_cache": False}
 
     def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Keys and values computed elsewhere, [T, kv_heads, dim], into the rows `slots` [T] of the flat pool."""
+        """Write keys and values of a stock forward pass, [T, kv_heads, dim], to the `slots` [T] of the pools."""
         write_slots(self.kv_cache, layer_idx, slots, key, value)
 
     def release_weights(self) -> None:
-        """The model's own weights are the ones in use."""
+        """Free the model's weights where this runner has its own copies. This one has none."""
 
-    def lend_weights(self) -> None:
-        """Nothing is held that the model does not hold itself."""
+    def share_weights(self) -> None:
+        """As release_weights(), for a model that still has to run: its layers compute with the copies."""
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
@@ -101,14 +94,14 @@ class ModelRunner:
 
 
 def with_drawn(inputs: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
-    """Token ids [T], pending ones taken from `drawn` [S]. A draw that failed there reads as token 0: its row ends."""
+    """Token ids [T], pending ones taken from `drawn` [S]. A failed draw, below 0, becomes token 0; its row ends."""
     if drawn is None or not len(drawn):
         return inputs
     return torch.where(inputs < 0, drawn[(-1 - inputs).clamp(min=0)].clamp(min=0), inputs)
 
 
 def kernel_order(row: ScheduledSequence) -> tuple[bool, int]:
-    """Single tokens first, longest context first, so that neighbours can share a kernel call."""
+    """Sorts single tokens first, longest context first, so that neighbours can share a kernel call."""
     return (row.num_inputs > 1, -row.start)
 
 
@@ -122,7 +115,7 @@ def positions_of(row: ScheduledSequence) -> range:
 
 
 def sampled_positions(ordered: Seq[ScheduledSequence], order: Seq[int]) -> list[int]:
-    """Flat positions whose logits are wanted, sorted back into the order in which the rows were asked for."""
+    """Indices of the tokens whose logits are wanted, in the order of the rows before they were sorted."""
     wanted: dict[int, list[int]] = {}
     start = 0
     for row, asked_at in zip(ordered, order, strict=True):

@@ -1,4 +1,4 @@
-"""Chooses how a loaded model is run, and how much of it at once."""
+"""Chooses how a loaded model is run: the fastest way whose logits are those of the stock model."""
 
 import logging
 from itertools import product
@@ -8,16 +8,19 @@ import torch
 
 from worker.attention.paged import PagedAttention
 from worker.attention.varlen import VarlenAttention, fits_varlen
-from worker.kernels.linear import can_pack, swap_linears
-from worker.models.config_numbers import largest
-from worker.models.loader import EngineConfig, LoadedModel, choose_passes, count_parameters
+from worker.kernels.linear import can_pack
+from worker.kernels.proxies import swap_linears
+from worker.kernels.quantized import Quantization
+from worker.models.config_fields import largest
+from worker.models.loader import EngineConfig, LoadedModel, count_parameters
+from worker.models.transformers_seams import attention_of
 from worker.runners.base import AttentionMaker, ModelRunner, Runner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
 from worker.runners.hybrid import HybridRunner, keeps_states
 from worker.runners.image_probe import ImageProbe, image_probe
 from worker.runners.image_prompts import ImagePromptRunner, LanguagePart
-from worker.runners.layer_survey import Layers, look_at_layers
+from worker.runners.layer_survey import LayerSurvey, survey_layers
 from worker.runners.limits import Limits, block_size_for, choose_limits
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.native_decoder import NativeDecoderRunner
@@ -38,16 +41,16 @@ logger = logging.getLogger(__name__)
 
 
 def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
-    """The fast path if the model proves to be the same on it, otherwise one sequence at a time."""
+    """A runner for many sequences in a step if its logits agree with the stock model's, else one at a time."""
     if config.num_ranks > 1:
         return leading_runner(loaded, config)
     model = loaded.model
     num_parameters = count_parameters(model)
-    stock_attention = attending_part(model).config._attn_implementation
+    stock_attention = attention_of(attending_part(model))
     expected = stock_logits(model)
     try:
         probe = image_probe(model, loaded.images) if loaded.images is not None else None
-        layers = look_at_layers(model, loaded.card.max_model_len)
+        layers = survey_layers(model, loaded.card.max_model_len)
         use_paged_attention(model)
         inner = ragged_runner(loaded, config, layers, expected)
         runner = inner if probe is None else runner_with_images(loaded, inner, layers, probe, stock_attention)
@@ -62,25 +65,26 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
         room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device
         runner.kv_cache = KVCache(shapes, *room, shares_prefixes=state_bytes == 0)
         return runner, limits
-    warn_of_weights(config.quantize, "it runs one sequence at a time")
+    warn_unquantized(config.quantization, "it runs one sequence at a time")
     attending_part(model).set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config, expected, num_parameters)
 
 
-def ragged_runner(loaded: LoadedModel, config: EngineConfig, layers: Layers, expected: torch.Tensor) -> ModelRunner:
-    """The fastest way to compute many sequences in a step that gives the expected logits. Raises Unsupported."""
-    num_passes = choose_passes(config, loaded.model)
+def ragged_runner(
+    loaded: LoadedModel, config: EngineConfig, layers: LayerSurvey, expected: torch.Tensor
+) -> ModelRunner:
+    """The fastest runner for many sequences in a step with the expected logits. Raises Unsupported."""
     if layers.found and keeps_states(loaded.model):
-        warn_of_weights(config.quantize, "its layers keep states")
+        warn_unquantized(config.quantization, "its layers keep states")
         return hybrid_runner(loaded, layers, expected)
     layers.check_all_attend()
-    runner = fast_runner(loaded, layers, expected, config.quantize)
-    if isinstance(runner, NativeDecoderRunner) and num_passes > 1:
-        runner.micro_batches = MicroBatches(num_passes)
+    runner = fast_runner(loaded, layers, expected, config.quantization)
+    if isinstance(runner, NativeDecoderRunner) and loaded.num_passes > 1:
+        runner.micro_batches = MicroBatches(loaded.num_passes)
     return runner
 
 
-def hybrid_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor) -> HybridRunner:
+def hybrid_runner(loaded: LoadedModel, layers: LayerSurvey, expected: torch.Tensor) -> HybridRunner:
     """For a model whose layers keep states besides keys and values. Raises Unsupported."""
     probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
     refusals = []
@@ -98,7 +102,7 @@ def hybrid_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor) -
 
 
 def pack_weights(runner: ModelRunner, model: Any, expected: torch.Tensor) -> None:
-    """On a CPU, the linear layers in the form that is read fastest, where the model does not look into them itself."""
+    """On a CPU, pack the linear layers of a model that runs by itself, unless it accesses their weights directly."""
     part = attending_part(model)
     if model.device.type != "cpu" or not can_pack(model.dtype):
         return
@@ -106,7 +110,7 @@ def pack_weights(runner: ModelRunner, model: Any, expected: torch.Tensor) -> Non
     try:
         check_equal(runner, model, expected)
     except Unsupported as reason:
-        logger.info("its weights stay as they are: %s", reason)
+        logger.info("its weights are not packed: %s", reason)
         for swap in swaps:
             swap.undo()
     else:
@@ -114,23 +118,22 @@ def pack_weights(runner: ModelRunner, model: Any, expected: torch.Tensor) -> Non
             swap.pack()
 
 
-def warn_of_weights(quantize: str | None, why: str) -> None:
-    """That the operator's setting does nothing for this model."""
-    if quantize is not None:
-        logger.warning("%s weights stay as they are: %s", quantize, why)
+def warn_unquantized(quantization: Quantization | None, why: str) -> None:
+    """Log that OMNI_QUANTIZE, if set, has no effect for this model."""
+    if quantization is not None:
+        logger.warning("OMNI_QUANTIZE=%s has no effect: %s", quantization.name, why)
 
 
 def attention_makers(loaded: LoadedModel) -> list[AttentionMaker]:
-    """Ways to attend, fastest first."""
+    """The kinds of attention to try, fastest first."""
     fits = fits_varlen(loaded.device, loaded.dtype)
     return [VarlenAttention.of_rows, PagedAttention] if fits else [PagedAttention]
 
 
-def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, quantize: str | None) -> ModelRunner:
-    """The fastest way that gives the expected logits, on a KV cache that is just large enough to try it.
-
-    Raises Unsupported if there is none.
-    """
+def fast_runner(
+    loaded: LoadedModel, layers: LayerSurvey, expected: torch.Tensor, quantization: Quantization | None
+) -> ModelRunner:
+    """The fastest runner with the expected logits, on a KV cache just large enough to try it. Raises Unsupported."""
     model = loaded.model
     probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
     makers = attention_makers(loaded)
@@ -138,8 +141,8 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
     on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
     runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
     if loaded.images is not None:
-        warn_of_weights(quantize, "the model reads images with them")
-        quantize = None
+        warn_unquantized(quantization, "the model reads images with the same weights")
+        quantization = None
     refusals = []
     for runner_type, maker in product(runner_types, makers):
         try:
@@ -147,18 +150,18 @@ def fast_runner(loaded: LoadedModel, layers: Layers, expected: torch.Tensor, qua
         except Unsupported as reason:
             refusals.append(f"not by {runner_type.__name__} with {maker.__qualname__}: {reason}")
             continue
-        is_slower = loaded.device.type == "cuda" and refusals  # worth an operator's look
+        is_slower = loaded.device.type == "cuda" and refusals  # an operator should know
         for refusal in refusals:
             logger.log(logging.WARNING if is_slower else logging.INFO, "%s", refusal)
         if runner_type is ModelRunner:
-            warn_of_weights(quantize, refusals[-1])
-        elif quantize is not None:
-            del runner  # it holds the weights that are dropped as they are quantized
-            runner = new_runner(runner_type, model, probe_cache, maker, layers, quantize)
+            warn_unquantized(quantization, refusals[-1])
+        elif quantization is not None:
+            del runner  # it holds the weights that are to be freed
+            runner = new_runner(runner_type, model, probe_cache, maker, layers, quantization)
         if loaded.images is None:
             runner.release_weights()
         else:
-            runner.lend_weights()
+            runner.share_weights()
         if runner_type is ModelRunner:
             pack_weights(runner, model, expected)
         return runner
@@ -170,15 +173,15 @@ def proven_runner(
     model: Any,
     kv_cache: KVCache,
     maker: AttentionMaker,
-    layers: Layers,
+    layers: LayerSurvey,
     expected: torch.Tensor,
 ) -> ModelRunner:
-    """Raises Unsupported unless it gives the expected logits."""
+    """Raises Unsupported unless the runner computes the expected logits."""
     try:
         runner = new_runner(runner_type, model, kv_cache, maker, layers, None)
     except Unsupported:
         raise
-    except Exception as error:  # any model at all may come along here
+    except Exception as error:  # models of any kind are tried here
         raise Unsupported(f"it cannot be set up for the model ({type(error).__name__}: {error})") from error
     check_equal(runner, model, expected)
     return runner
@@ -189,20 +192,20 @@ def new_runner(
     model: Any,
     kv_cache: KVCache,
     maker: AttentionMaker,
-    layers: Layers,
-    quantize: str | None,
+    layers: LayerSurvey,
+    quantization: Quantization | None,
 ) -> ModelRunner:
     """Raises Unsupported."""
     if issubclass(runner_type, DecoderRunner):
         part = model if attending_part(model) is model else LanguagePart(model)
-        return runner_type(part, kv_cache, layers.forms, maker, quantize)
+        return runner_type(part, kv_cache, layers.specs, maker, quantization)
     return runner_type(model, kv_cache, maker)
 
 
 def runner_with_images(
-    loaded: LoadedModel, inner: ModelRunner, layers: Layers, probe: ImageProbe, stock_attention: str
+    loaded: LoadedModel, inner: ModelRunner, layers: LayerSurvey, probe: ImageProbe, stock_attention: str
 ) -> ImagePromptRunner:
-    """Raises Unsupported unless it gives the expected logits after a picture."""
+    """Raises Unsupported unless the runner computes the expected logits after a picture."""
     assert loaded.images is not None
     runner = ImagePromptRunner(loaded.model, inner, loaded.images, stock_attention)
     runner.kv_cache = cache_to_try(loaded, layers, len(probe.token_ids))
@@ -210,8 +213,8 @@ def runner_with_images(
     return runner
 
 
-def cache_to_try(loaded: LoadedModel, layers: Layers, num_tokens: int) -> KVCache:
-    """Just large enough for sequences of so many tokens to be tried."""
+def cache_to_try(loaded: LoadedModel, layers: LayerSurvey, num_tokens: int) -> KVCache:
+    """A KV cache just large enough for the probe, with sequences of this length."""
     block_size = block_size_for(loaded.device)
     num_blocks = PROBE_SEQS * -(-num_tokens // block_size)
     return KVCache(layers.shapes, num_blocks, block_size, loaded.dtype, loaded.device)
@@ -220,7 +223,7 @@ def cache_to_try(loaded: LoadedModel, layers: Layers, num_tokens: int) -> KVCach
 def sequential_runner(
     loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor, num_parameters: int
 ) -> tuple[Runner, Limits]:
-    """Blocks are counted as if every layer kept keys and values of full width, the most that any cache here takes."""
+    """Blocks count as if every layer kept keys and values of full width, the most that any cache takes."""
     text = loaded.model.config.get_text_config()
     all_heads = largest(text, "num_attention_heads") or 1
     heads = largest(text, "num_key_value_heads") or all_heads

@@ -1,10 +1,11 @@
-"""Llama-shaped models without the framework around them: the same weights, a fraction of the operators.
+"""Runs Llama-like models without transformers' modules: the same weights, a fraction of the operators.
 
-Llama, Mistral, Qwen2, Qwen3 and their like differ only in what is looked up here. A model that looks the same but is
-not is found out by the probe, which compares logits before anything is served.
+Llama, Mistral, Qwen2, Qwen3 and similar families differ only in the parts that are looked up here. A model that has the
+same parts but computes something else fails the probe, which compares logits before anything is served.
 """
 
 from collections.abc import Sequence as Seq
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,18 +14,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from worker.attention.paged import Attention, Form, PagedAttention
+from worker.attention.paged import Attention, PagedAttention
+from worker.attention.spec import AttentionSpec
 from worker.kernels.elementwise import Elementwise
-from worker.kernels.linear import Linear, drop_weights, fused_linear, lent
+from worker.kernels.fused import fused_linear
+from worker.kernels.linear import Linear, drop_weights
+from worker.kernels.proxies import proxies
+from worker.kernels.quantized import Quantization
 from worker.runners.base import AttentionMaker, ModelRunner
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
 
-LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+LAYER_PARTS = frozenset({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
 QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
-ATTENTION_PARTS = {*QKV, "o_proj"}
-HEAD_NORMS = {"q_norm", "k_norm"}
-MLP_PARTS = {*GATE_UP, "down_proj", "act_fn"}
+ATTENTION_PARTS = frozenset({*QKV, "o_proj"})
+HEAD_NORMS = frozenset({"q_norm", "k_norm"})
+MLP_PARTS = frozenset({*GATE_UP, "down_proj", "act_fn"})
 
 
 class Norm:
@@ -41,7 +46,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer: three products fused where they read the same input, the norms, and how it attends."""
+    """One decoder layer. Products that read the same input are fused."""
 
     attention_norm: Norm
     qkv: Linear
@@ -50,22 +55,22 @@ class Layer:
     mlp_norm: Norm
     gate_up: Linear
     down: Linear
-    form: Form
+    spec: AttentionSpec
 
 
 class DecoderRunner(ModelRunner):
-    """Runs the layers directly over flat tokens, [T, hidden]."""
+    """Runs the layers over flat tokens, [T, hidden]."""
 
     def __init__(
         self,
         model: Any,
         kv_cache: KVCache,
-        forms: Seq[Form],
+        specs: Seq[AttentionSpec],
         attend_with: AttentionMaker = PagedAttention,
-        quantize: str | None = None,
+        quantization: Quantization | None = None,
         elementwise: Elementwise | None = None,
     ) -> None:
-        """`forms`: how each layer attends. Raises Unsupported if the model is not built from the parts known here."""
+        """`specs`: how each layer attends. Raises Unsupported for a model with other parts than those known here."""
         super().__init__(model, kv_cache, attend_with)
         self.elementwise = elementwise or Elementwise()
         check_parts(model, {"model", "lm_head"})
@@ -78,21 +83,21 @@ class DecoderRunner(ModelRunner):
         self.embedding = body.embed_tokens.weight.detach()
         self.rotary = body.rotary_emb
         self.layers = [
-            layer_of(module, form, quantize, self.elementwise) for module, form in zip(body.layers, forms, strict=True)
+            layer_of(module, spec, quantization, self.elementwise)
+            for module, spec in zip(body.layers, specs, strict=True)
         ]
         self.num_axes = num_axes_of(self.rotary)
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
-        head_quantize = "int8" if quantize == "int4" else quantize  # int4 costs the most here
-        self.head = fused_linear([model.lm_head], head_quantize, self.elementwise)
+        self.head = fused_linear([model.lm_head], quantization and quantization.for_head(), self.elementwise)
 
     def release_weights(self) -> None:
-        """Free the model's own copies of what was packed here. The model itself cannot run any more."""
+        """Free the model's own copies of packed weights. The model itself can no longer run."""
         linears = [module for module in self.model.model.layers.modules() if isinstance(module, nn.Linear)]
         drop_weights([*linears, self.model.lm_head])
 
-    def lend_weights(self) -> None:
-        """The same for a model that still has to run: its layers compute with what was packed here."""
+    def share_weights(self) -> None:
+        """As release_weights(), for a model that still has to run: its layers compute with the packed weights."""
         for module, layer in zip(self.model.model.layers, self.layers, strict=True):
             for linear, owner, names in (
                 (layer.qkv, module.self_attn, QKV),
@@ -100,9 +105,10 @@ class DecoderRunner(ModelRunner):
                 (layer.gate_up, module.mlp, GATE_UP),
                 (layer.down, module.mlp, ("down_proj",)),
             ):
-                for name, part in zip(names, lent(linear, [getattr(owner, name) for name in names]), strict=True):
+                replaced = [getattr(owner, name) for name in names]
+                for name, part in zip(names, proxies(linear, replaced), strict=True):
                     setattr(owner, name, part)
-        self.model.set_output_embeddings(*lent(self.head, [self.model.lm_head]))
+        self.model.set_output_embeddings(*proxies(self.head, [self.model.lm_head]))
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
@@ -114,7 +120,7 @@ class DecoderRunner(ModelRunner):
         normed = self.layers[0].attention_norm(hidden)
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             attended = self._attend(layer_idx, layer, normed, cos, sin, paged)
-            if next_norm is self.norm:  # the last layer: from here on only rows that are sampled matter
+            if next_norm is self.norm:  # the last layer: only the tokens whose logits are wanted go on
                 hidden, attended = hidden[selected], attended[selected]
             hidden, normed = add_norm(hidden, layer.attention_out(attended), layer.mlp_norm.weight, layer.mlp_norm.eps)
             mlp_out = layer.down(swiglu(layer.gate_up(normed)))
@@ -130,7 +136,7 @@ class DecoderRunner(ModelRunner):
         sin: torch.Tensor,
         paged: Attention,
     ) -> torch.Tensor:
-        """Queries, keys and values of one layer; keys and values into the cache; [T, heads * dim] out."""
+        """The attention of one layer, [T, heads * dim]; its keys and values are written to the cache."""
         num_tokens, dim, heads, kv_heads = len(normed), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads
         qkv = layer.qkv(normed)
         rotated = qkv[:, : (heads + kv_heads) * dim].view(num_tokens, heads + kv_heads, dim)
@@ -141,17 +147,17 @@ class DecoderRunner(ModelRunner):
         rotated = self.elementwise.rotate(rotated, cos, sin)
         value = qkv[:, (heads + kv_heads) * dim :].view(num_tokens, kv_heads, dim)
         paged.write(layer_idx, rotated[:, heads:], value)
-        return paged.attend(layer_idx, rotated[:, :heads], layer.form).flatten(1)
+        return paged.attend(layer_idx, rotated[:, :heads], layer.spec).flatten(1)
 
     def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and signed sin, [T, 1, dim]."""
+        """cos, and sin with the signs of rotate_half, [T, 1, dim]."""
         cos, sin = self._cos_sin(hidden, positions)
         half = sin.shape[-1] // 2
         signed = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
         return cos[:, None], signed[:, None]
 
     def _cos_sin(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[T, dim] each, of tokens that have the same position on every axis, as those of a text do."""
+        """cos and sin, [T, dim] each, of text tokens, which have the same position on every axis."""
         if self.num_axes == 1:
             cos, sin = self.rotary(hidden, positions[None])
         else:
@@ -162,7 +168,7 @@ class DecoderRunner(ModelRunner):
 
 
 def num_axes_of(rotary: Any) -> int:
-    """Numbers that say where a token stands: one, or three where images have height, width and time."""
+    """The numbers of a token's position: one, or three (time, height, width) in some vision families."""
     device = next(rotary.buffers()).device
     hidden, positions = torch.zeros(1, device=device), torch.zeros(3, 1, 2, dtype=torch.long, device=device)
     try:
@@ -172,8 +178,8 @@ def num_axes_of(rotary: Any) -> int:
     return 1 if is_one else 3
 
 
-def layer_of(module: Any, form: Form, quantize: str | None, elementwise: Elementwise) -> Layer:
-    """Raises Unsupported if the layer has other parts than those computed here."""
+def layer_of(module: Any, spec: AttentionSpec, quantization: Quantization | None, elementwise: Elementwise) -> Layer:
+    """Raises Unsupported for a layer with other parts than those computed here."""
     check_parts(module, LAYER_PARTS)
     attention, mlp = module.self_attn, module.mlp
     has_head_norms = hasattr(attention, "q_norm")
@@ -182,7 +188,7 @@ def layer_of(module: Any, form: Form, quantize: str | None, elementwise: Element
     check_are_plain(attention, ATTENTION_PARTS)
     check_are_plain(mlp, MLP_PARTS - {"act_fn"})
     check_is_silu(mlp.act_fn)
-    linear = partial(fused_linear, quantize=quantize, elementwise=elementwise)
+    linear = partial(fused_linear, quantization=quantization, elementwise=elementwise)
     return Layer(
         attention_norm=Norm(module.input_layernorm),
         qkv=linear([getattr(attention, name) for name in QKV]),
@@ -191,19 +197,19 @@ def layer_of(module: Any, form: Form, quantize: str | None, elementwise: Element
         mlp_norm=Norm(module.post_attention_layernorm),
         gate_up=linear([getattr(mlp, name) for name in GATE_UP]),
         down=linear([mlp.down_proj]),
-        form=form,
+        spec=spec,
     )
 
 
-def check_parts(module: Any, expected: set[str]) -> None:
-    """Raises Unsupported unless the module is made of exactly these parts."""
+def check_parts(module: Any, expected: Set[str]) -> None:
+    """Raises Unsupported unless the module has exactly these parts."""
     found = {name for name, _ in module.named_children()}
     if found != expected:
         raise Unsupported(f"{type(module).__name__} has the parts {sorted(found)}")
 
 
-def check_are_plain(module: Any, names: set[str]) -> None:
-    """Raises Unsupported unless these parts are linear layers of plain numbers: a quantized one has scales besides."""
+def check_are_plain(module: Any, names: Set[str]) -> None:
+    """Raises Unsupported unless these parts are plain linear layers; a quantized layer has scales too."""
     for name in sorted(names):
         kind = type(getattr(module, name))
         if kind is not nn.Linear:
@@ -211,7 +217,7 @@ def check_are_plain(module: Any, names: set[str]) -> None:
 
 
 def check_is_silu(activation: Any) -> None:
-    """Raises Unsupported unless the activation gives what SiLU gives."""
+    """Raises Unsupported unless the activation computes SiLU."""
     inputs = torch.linspace(-8, 8, 33)
     if not torch.equal(activation(inputs), F.silu(inputs)):
         raise Unsupported(f"its activation {type(activation).__name__} is not SiLU")

@@ -1,8 +1,8 @@
-"""Decode steps on a GPU as CUDA graphs: the launch of a few hundred small kernels becomes one call.
+"""Decode steps on a GPU as CUDA graphs: one call launches a few hundred small kernels.
 
-A graph is recorded per batch size of BUCKETS over buffers that stay where they are; a step fills the buffers, pads the
-batch up to the bucket with rows that write to a block of their own, and replays. Steps with prompts in them, or of more
-sequences than the largest bucket, run as they are.
+A graph is recorded for each batch size of BUCKETS over buffers at fixed addresses. A step fills the buffers, pads the
+batch up to the bucket with rows that write to a spare block, and replays the graph. Steps with prompts, or with more
+sequences than the largest bucket, run without a graph.
 """
 
 import logging
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from worker.attention.paged import Form
+from worker.attention.spec import AttentionSpec
 from worker.attention.varlen import VarlenAttention
 from worker.device import check_device, upload
 from worker.kernels.elementwise import Elementwise, compiled
+from worker.kernels.quantized import Quantization
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.runners.base import AttentionMaker, positions_of, row_inputs, with_drawn
 from worker.runners.decoder import DecoderRunner
@@ -28,15 +29,15 @@ from worker.state.scheduled_sequence import ScheduledSequence
 logger = logging.getLogger(__name__)
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
-FEW_SEQS = 16  # a kernel cuts their keys in parts, by the longest that it is told: they get graphs for shorter ones too
-SHORTER = (2048, 16384)  # tokens
-NUM_FIXED = 4  # columns of a step's table before the blocks: token, position, slot, number of keys
+FEW_SEQS = 16  # up to so many, the kernel cuts keys into parts by the maximum length, so shorter maxima get graphs too
+SHORTER = (2048, 16384)  # these maxima, in tokens
+NUM_FIXED = 4  # columns of step_table() before the blocks: token, position, slot, number of keys
 Record = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class StaticStep:
-    """The buffers of one recorded batch size B, and the call that computes logits [B, vocab] from them."""
+    """The buffers of one recorded batch size B, and a function that computes logits [B, vocab] from them."""
 
     inputs: torch.Tensor  # [B]
     positions: torch.Tensor  # [B]
@@ -45,35 +46,35 @@ class StaticStep:
 
 
 class GraphedDecoderRunner(DecoderRunner):
-    """A DecoderRunner whose decode steps are recorded once and replayed."""
+    """A DecoderRunner that records decode steps once and replays them."""
 
-    usual_elementwise: Callable[[], Elementwise] = staticmethod(compiled)
+    default_elementwise: Callable[[], Elementwise] = staticmethod(compiled)
 
     def __init__(
         self,
         model: Any,
         kv_cache: KVCache,
-        forms: Seq[Form],
+        specs: Seq[AttentionSpec],
         attend_with: AttentionMaker = VarlenAttention.of_rows,
-        quantize: str | None = None,
+        quantization: Quantization | None = None,
         elementwise: Elementwise | None = None,
     ) -> None:
-        super().__init__(model, kv_cache, forms, attend_with, quantize, elementwise or self.usual_elementwise())
-        self.steps: dict[tuple[int, int], StaticStep] = {}  # by sequences, and blocks of the longest
+        super().__init__(model, kv_cache, specs, attend_with, quantization, elementwise or self.default_elementwise())
+        self.steps: dict[tuple[int, int], StaticStep] = {}  # by (sequences, blocks of the longest)
         self.spare_block = 0
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
-        """Record decode steps, unless attention gathers its keys: then shapes change from step to step."""
+        """Record decode steps, unless attention gathers its keys: its shapes change from step to step."""
         if self.attend_with != VarlenAttention.of_rows:
             return
         try:
             self.record(max_num_seqs, max_model_len, cuda_capture(), on_progress)
-        except RuntimeError as error:  # a model that waits for the GPU in its forward pass, or too little memory
-            logger.warning("recorded %d of the decode steps only: %s", len(self.steps), error)
+        except RuntimeError as error:  # the forward pass waits for the GPU, or there is too little memory
+            logger.warning("recorded only %d of the decode steps: %s", len(self.steps), error)
         check_device()
 
     def record(self, max_num_seqs: int, max_model_len: int, capture: Record, on_progress: OnProgress) -> None:
-        """Every batch size, largest first, so that the smaller ones find memory to share."""
+        """Record every batch size, largest first, so that smaller ones share its memory."""
         (self.spare_block,) = self.kv_cache.pool.allocate(1)  # padding rows write here
         shapes = step_shapes(max_num_seqs, max_model_len, self.kv_cache.block_size)
         on_progress("recording graphs", RECORDING)
@@ -116,7 +117,7 @@ class GraphedDecoderRunner(DecoderRunner):
         return StaticStep(inputs, positions, attention, replay)
 
     def _fill(self, step: StaticStep, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None) -> None:
-        """Copy the rows into the buffers. One tensor, one transfer; a kernel reads no further than a row's keys."""
+        """Copy the rows into the buffers, in one transfer. The kernel skips old blocks beyond a row's keys."""
         table = step_table(rows, len(step.inputs), self.spare_block, self.kv_cache.block_size)
         filled = upload(torch.from_numpy(table), step.inputs.device)
         step.inputs.copy_(with_drawn(filled[:, 0], drawn))
@@ -127,7 +128,7 @@ class GraphedDecoderRunner(DecoderRunner):
 
 
 def step_shapes(max_num_seqs: int, max_model_len: int, block_size: int) -> list[tuple[int, int]]:
-    """(sequences, blocks of the longest) of the steps to record, smallest first."""
+    """The (sequences, blocks of the longest) to record steps for, smallest first."""
     largest = min(max_num_seqs, BUCKETS[-1])
     sizes = [size for size in BUCKETS if size < largest] + [largest]
     most = -(-max_model_len // block_size)
@@ -138,7 +139,7 @@ def step_shapes(max_num_seqs: int, max_model_len: int, block_size: int) -> list[
 def step_table(
     rows: Seq[ScheduledSequence], size: int, spare_block: int, block_size: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """[size, 4 + blocks of the longest row]: token, position, slot, number of keys, blocks. Rows at the end pad."""
+    """[size, 4 + blocks of the longest row]: token, position, slot, number of keys, blocks. Padding comes last."""
     longest = max(row.start for row in rows) // block_size + 1
     table = np.full((size, NUM_FIXED + longest), spare_block, dtype=np.int64)
     table[:, :NUM_FIXED] = (0, 0, spare_block * block_size, 1)
@@ -151,9 +152,9 @@ def step_table(
 
 
 def cuda_capture() -> Record:
-    """Records what a function launches, all in one memory pool; returns what replays it.
+    """A function that records the kernels another one launches, in one memory pool, and returns their replay.
 
-    Raises RuntimeError for a function that waits for the GPU, which no recording can hold.
+    It raises RuntimeError for a function that waits for the GPU, which cannot be recorded.
     """
     pool = torch.cuda.graph_pool_handle()
 
@@ -162,7 +163,7 @@ def cuda_capture() -> Record:
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                function()  # the first run may allocate, compile and tune, which a recording must not
+                function()  # the first run may allocate, compile and tune, which cannot be recorded
                 with no_waiting():
                     function()
             torch.cuda.current_stream().wait_stream(side)
@@ -181,7 +182,7 @@ def cuda_capture() -> Record:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """What would make the CPU wait for the GPU raises in here, while nothing is broken yet."""
+    """While active, calls that make the CPU wait for the GPU raise, before a recording could break."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -192,4 +193,4 @@ def no_waiting() -> Iterator[None]:
 class UncompiledDecoderRunner(GraphedDecoderRunner):
     """For GPU machines without a working compiler."""
 
-    usual_elementwise = staticmethod(Elementwise)
+    default_elementwise = staticmethod(Elementwise)

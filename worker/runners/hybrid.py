@@ -1,8 +1,8 @@
-"""Models some of whose layers keep a state of fixed size instead of keys and values: Qwen3.5, LFM2, Kimi Linear, Jamba.
+"""Runs models with layers that keep a state of fixed size instead of keys and values: Qwen3.5, LFM2, Jamba.
 
-Their attention layers use the paged cache like any other's. The states belong to a sequence; those that decode together
-have theirs stacked, so that a step is one forward pass for all of them and one for each prompt. A state holds all that
-came before and nothing can be taken out of it: prefixes are not shared, and nothing is guessed or drawn ahead.
+Attention layers use the paged cache as usual. States belong to a sequence; those of sequences that decode together are
+stacked, so that a step is one forward pass for all of them and one for each prompt. A state summarizes all tokens
+before it and no token can be removed from it: prefixes are not shared, and there are no drafts and no pending tokens.
 """
 
 from collections.abc import Sequence as Seq
@@ -10,49 +10,50 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from worker.attention.paged import Attention, Form, PagedAttention
+from worker.attention.paged import Attention, PagedAttention
+from worker.attention.spec import AttentionSpec
 from worker.device import upload
-from worker.runners.base import AttentionMaker, ModelRunner, cache_parameter, kernel_order, positions_of, row_inputs
+from worker.models.transformers_seams import cache_parameter, layer_states, set_layer_states, state_layers
+from worker.runners.base import AttentionMaker, ModelRunner, kernel_order, positions_of, row_inputs
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 
 class States(DynamicCache):  # type: ignore[misc]
-    """What the other layers keep of some sequences; keys and values pass through it into the blocks."""
+    """The states of some sequences. Keys and values pass through it to the paged cache."""
 
     def update(self, key_states: Any, value_states: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
-        """transformers' hook for attention layers."""
+        """Called by attention layers, whose keys and values are not kept here."""
         return key_states, value_states
 
     @property
     def kept(self) -> list[Any]:
         """The layers that keep a state."""
-        return [layer for layer in self.layers if isinstance(layer, LinearAttentionCacheLayerMixin)]
+        return state_layers(self)
 
     @property
     def num_bytes(self) -> int:
-        return sum(state.nbytes for layer in self.kept for states in tensors_of(layer) for state in states.values())
+        return sum(state.nbytes for layer in self.kept for states in layer_states(layer) for state in states.values())
 
 
 class PlacedAttention:
-    """Attention for models of which only some layers attend; `places` says which layer of the cache each has."""
+    """Attention for models of which only some layers attend; `places` maps a layer to its place in the KV cache."""
 
     def __init__(self, attention: Attention, places: dict[int, int]) -> None:
         self._attention = attention
         self._places = places
 
     def forward(
-        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, form: Form
+        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spec: AttentionSpec
     ) -> torch.Tensor:
         """See PagedAttention."""
-        return self._attention.forward(self._places[layer_idx], query, key, value, form)
+        return self._attention.forward(self._places[layer_idx], query, key, value, spec)
 
 
 class HybridRunner(ModelRunner):
-    """`places`: the layers that attend, and where the cache holds them. `reads_whole`: prompts do not go in chunks."""
+    """`places`: the layers that attend and their places in the cache. `reads_whole`: prompts are not cut in chunks."""
 
     takes_drawn = takes_drafts = False
 
@@ -66,19 +67,19 @@ class HybridRunner(ModelRunner):
         reads_whole: bool = False,
     ) -> None:
         super().__init__(model, kv_cache, attend_with)
-        self.state_bytes = 0  # of one sequence; known once one has been read
+        self.state_bytes = 0  # of one sequence; 0 until one has been computed
         self._places = places
         self._reads_whole = reads_whole
         self._cache_name = cache_parameter(model)
         self._states: dict[Sequence, States] = {}
-        self._together: dict[Sequence, None] = {}  # whose states are stacked, in order
+        self._together: dict[Sequence, None] = {}  # sequences whose states are stacked, in order
         self._stack: States | None = None
 
     @torch.inference_mode()
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         for sequence in [*self._together, *self._states]:
-            if not sequence.block_ids:  # preempted: it will begin anew
+            if not sequence.block_ids:  # preempted
                 self.forget(sequence)
         decoding: list[ScheduledSequence] = []
         reading: list[ScheduledSequence] = []
@@ -89,7 +90,7 @@ class HybridRunner(ModelRunner):
             logits = {row.sequence: self._read(row) for row in reading}
             if decoding:
                 logits |= self._decode(decoding)
-        except Exception:  # some layers may be a token ahead of others: who goes on begins anew
+        except Exception:  # some layers may be a token ahead of others, so these sequences are computed from the start
             for row in rows:
                 self.forget(row.sequence)
             raise
@@ -98,7 +99,7 @@ class HybridRunner(ModelRunner):
 
     @property
     def num_states(self) -> int:
-        """Sequences whose states are held."""
+        """The number of sequences whose states are held."""
         return len(self._states) + len(self._together)
 
     def can_continue(self, sequence: Sequence) -> bool:
@@ -122,7 +123,7 @@ class HybridRunner(ModelRunner):
         return States(config=self.model.config)
 
     def _read(self, row: ScheduledSequence) -> torch.Tensor:
-        """Logits [1, vocab] after a row that is computed by itself; from the first token on if its state is lost."""
+        """Logits [1, vocab] after a row in a pass of its own; from the first token on if its state is lost."""
         sequence = row.sequence
         if self._reads_whole and not row.samples:
             return torch.empty(0)
@@ -138,7 +139,7 @@ class HybridRunner(ModelRunner):
         return logits
 
     def _decode(self, rows: list[ScheduledSequence]) -> dict[Sequence, torch.Tensor]:
-        """Logits [1, vocab] of each."""
+        """Logits [1, vocab] after the last token of each row, in one pass."""
         ordered = sorted(rows, key=kernel_order)
         sequences = [row.sequence for row in ordered]
         if sequences != list(self._together):
@@ -152,22 +153,20 @@ class HybridRunner(ModelRunner):
     def _pass(
         self, rows: list[ScheduledSequence], tokens: list[int], batch: int, given: dict[str, Any]
     ) -> torch.Tensor:
-        """Logits [batch, vocab] after the last token of each; the tokens [batch * T] are those of the rows."""
+        """Logits [batch, vocab] after the last token of each row; `tokens` [batch * T] are those of all rows."""
         device = self.kv_cache.keys[0].device
         inputs, places = (
             upload(torch.tensor(numbers), device).view(batch, -1)
             for numbers in (tokens, [at for row in rows for at in positions_of(row)])
         )
         paged = PlacedAttention(self.attend_with(self.kv_cache, rows, device), self._places)
-        last = torch.tensor(
-            [inputs.shape[1] - 1], device=device
-        )  # a number instead would make the head copy its weights
+        last = torch.tensor([inputs.shape[1] - 1], device=device)  # an int would make the head copy its weights
         output = self.model(input_ids=inputs, position_ids=places, paged=paged, logits_to_keep=last, **given)
         logits: torch.Tensor = output.logits[:, 0]
         return logits
 
     def _unstack(self) -> None:
-        """Give each sequence its own state back."""
+        """Split the stack into a state for each sequence."""
         for at, sequence in enumerate(self._together):
             assert self._stack is not None
             self._states[sequence] = one_of(self._stack, at, self._new_states())
@@ -175,39 +174,24 @@ class HybridRunner(ModelRunner):
 
 
 def keeps_states(model: Any) -> bool:
-    """Whether some layers of the model keep a state that can be stacked."""
+    """True if some layers of the model keep a state that can be stacked."""
     try:
         return bool(States(config=model.config).kept)
-    except Exception:  # any configuration at all may come along here
+    except Exception:  # configurations of any kind are tried here
         return False
-
-
-def tensors_of(layer: Any) -> list[dict[int, torch.Tensor]]:
-    """A layer's convolution states and recurrent ones, by number, each with the sequences first; without empty ones."""
-    kinds = (layer.conv_states, layer.recurrent_states)
-    return [{number: state for number, state in states.items() if state is not None} for states in kinds]
 
 
 def stacked(single: list[States], into: States) -> States:
     """The states of several sequences, side by side."""
     for new, *old in zip(into.kept, *(states.kept for states in single), strict=True):
-        kinds = zip(*(tensors_of(layer) for layer in old), strict=True)
-        fill(new, old[0], *({at: torch.cat([own[at] for own in kind]) for at in kind[0]} for kind in kinds))
+        kinds = zip(*(layer_states(layer) for layer in old), strict=True)
+        set_layer_states(new, old[0], *({at: torch.cat([own[at] for own in kind]) for at in kind[0]} for kind in kinds))
     return into
 
 
 def one_of(stack: States, at: int, into: States) -> States:
     """The states of the sequence at this place of a stack."""
     for new, old in zip(into.kept, stack.kept, strict=True):
-        fill(new, old, *({key: state[at : at + 1] for key, state in kind.items()} for kind in tensors_of(old)))
+        kinds = ({key: state[at : at + 1] for key, state in kind.items()} for kind in layer_states(old))
+        set_layer_states(new, old, *kinds)
     return into
-
-
-def fill(new: Any, old: Any, convs: dict[int, torch.Tensor], recurrents: dict[int, torch.Tensor]) -> None:
-    """Make a layer hold these states, and be what `old` is in all else."""
-    new.conv_states |= convs
-    new.recurrent_states |= recurrents
-    for name in ("is_conv_states_initialized", "is_recurrent_states_initialized", "has_previous_state"):
-        setattr(new, name, dict(getattr(old, name)))
-    new.conv_kernel_size = dict(old.conv_kernel_size)
-    new.device, new.dtype = old.device, old.dtype

@@ -1,8 +1,8 @@
-"""Prompts with images beside a ragged step: the model reads each itself, and what its layers keep goes into the blocks.
+"""Reads prompts with images by the model's own forward pass, and writes their keys and values to the paged cache.
 
-An image's tokens may see each other, and may have positions and features of their own. So the tokens up to the last
-image's end go through the model's own forward pass in one piece, pixels and all; from there on a sequence is a row like
-any other, its positions shifted by what the images took.
+An image's tokens may attend to each other, and may have positions and features of their own. So all tokens up to the
+end of the last image go through the stock forward pass at once, together with the pixels. After that the sequence is
+computed like any other, with its positions shifted by those that the images took.
 """
 
 from collections import OrderedDict
@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from worker.attention.paged import ATTENTION_NAME, token_slots
+from worker.attention.groups import token_slots
+from worker.attention.paged import ATTENTION_NAME
 from worker.device import upload
-from worker.models.vision import ImageReader, shift_keeper
+from worker.models.transformers_seams import position_shift, set_position_shift, shifts_positions
+from worker.models.vision import ImageProcessor
 from worker.progress import OnProgress
 from worker.runners.base import ModelRunner, row_inputs, with_drawn
 from worker.runners.probe import Unsupported
@@ -27,12 +27,13 @@ from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
-READING_NAME = "omni_reading"  # as transformers knows it
-MAX_SHIFTS = 10_000  # of image sets that are remembered
+STOCK_NAME = "sdpa"
+READING_NAME = "omni_reading"
+MAX_SHIFTS = 10_000  # sets of images whose shift is remembered
 
 
 class LanguagePart(nn.Module):
-    """The language model and head of a model of images, laid out as a model of text is."""
+    """The language model and head of a vision model, with the attributes of a text model."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -43,23 +44,22 @@ class LanguagePart(nn.Module):
 
 
 class ImagePromptRunner:
-    """A Runner: `inner` computes all rows but those whose tokens still have an image before them to be read."""
+    """A Runner that reads images itself and passes all other rows to `inner`."""
 
-    def __init__(self, model: Any, inner: ModelRunner, images: ImageReader, stock_attention: str) -> None:
-        """`inner` runs the language part. Raises Unsupported where the model does not attend by sdpa."""
-        if stock_attention != "sdpa":
+    def __init__(self, model: Any, inner: ModelRunner, images: ImageProcessor, stock_attention: str) -> None:
+        """`inner` runs the language part. Raises Unsupported where the stock attention is not sdpa."""
+        if stock_attention != STOCK_NAME:
             raise Unsupported(f"it reads images by {stock_attention} attention")
         self.inner = inner
         self.takes_drawn, self.takes_drafts = inner.takes_drawn, inner.takes_drafts
         self._model = model
+        self._language_model = model.get_decoder()
         self._images = images
-        self._keeper = shift_keeper(model)
-        self._slots = torch.empty(0)  # where the tokens that are read belong
-        self.shifts: OrderedDict[str, int] = OrderedDict()  # by the salt, which says which images they are
-        text_modules = (module for module in model.get_decoder().modules() if hasattr(module, "config"))
-        self._text_configs = list({id(module.config): module.config for module in text_modules}.values())
-        AttentionInterface.register(READING_NAME, attend_and_keep)
-        AttentionMaskInterface.register(READING_NAME, sdpa_mask)
+        self._shifts_positions = shifts_positions(model)
+        self._slots = torch.empty(0)  # of the tokens that are being read
+        self._stock_attention = AttentionInterface()[STOCK_NAME]
+        self.shifts: OrderedDict[str, int] = OrderedDict()  # by the sequence's salt, which identifies its images
+        AttentionMaskInterface.register(READING_NAME, AttentionMaskInterface()[STOCK_NAME])
 
     @property
     def kv_cache(self) -> KVCache:
@@ -93,7 +93,7 @@ class ImagePromptRunner:
         self.inner.warm_up(max_num_seqs, max_model_len, on_progress)
 
     def _is_to_be_read(self, row: ScheduledSequence) -> bool:
-        """If not, the sequence's positions are shifted as they have to be."""
+        """If not, set the sequence's position shift."""
         sequence = row.sequence
         if not sequence.images:
             return False
@@ -105,7 +105,7 @@ class ImagePromptRunner:
         return False
 
     def _read(self, row: ScheduledSequence, drawn: torch.Tensor | None) -> torch.Tensor:
-        """The row's logits, as forward() gives them. Nothing is done yet before the last image's end."""
+        """The row's logits, as forward() returns them. Chunks that end before the last image are not computed yet."""
         sequence, stop = row.sequence, row.start + row.num_inputs
         device = self.kv_cache.keys[0].device
         if stop < sequence.images_end:
@@ -122,9 +122,9 @@ class ImagePromptRunner:
         return logits.float()
 
     def _remember_shift(self, sequence: Sequence) -> None:
-        """Those who find what was read in the cache shift their positions alike."""
-        noted = self._keeper.rope_deltas if self._keeper is not None else None
-        sequence.position_shift = int(noted) if noted is not None else 0
+        """For this sequence and for others that find its images in the prefix cache."""
+        shift = position_shift(self._model) if self._shifts_positions else None
+        sequence.position_shift = int(shift) if shift is not None else 0
         self.shifts[sequence.cache_salt] = sequence.position_shift
         self.shifts.move_to_end(sequence.cache_salt)
         if len(self.shifts) > MAX_SHIFTS:
@@ -132,38 +132,29 @@ class ImagePromptRunner:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """In here the language model attends as it came, and what its layers keep is written to `_slots`."""
-        _under_way.append(self)
-        self._attend_by(READING_NAME)
-        if self._keeper is not None:
-            self._keeper.rope_deltas = None
+        """While active, the model uses its stock attention and each layer's keys and values are written to `_slots`."""
+        AttentionInterface.register(READING_NAME, self._attend)  # transformers has one for all models of a process
+        self._language_model.set_attn_implementation(READING_NAME)
+        if self._shifts_positions:
+            set_position_shift(self._model, None)
         try:
             yield
         finally:
-            self._attend_by(ATTENTION_NAME)
-            _under_way.remove(self)
+            self._language_model.set_attn_implementation(ATTENTION_NAME)
 
-    def _attend_by(self, name: str) -> None:
-        for config in self._text_configs:
-            config._attn_implementation = name
+    def _attend(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Called by transformers as the attention."""
+        self.keep(int(module.layer_idx), key, value)
+        attended: tuple[torch.Tensor, None] = self._stock_attention(module, query, key, value, mask, **kwargs)
+        return attended
 
     def keep(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """What a layer keeps of the tokens that are being read, [1, kv_heads, T, dim] each."""
+        """Write a layer's keys and values of the tokens that are being read, [1, kv_heads, T, dim] each."""
         self.inner.keep(layer_idx, self._slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
 
 
-_under_way: list[ImagePromptRunner] = []  # whose pass it is: transformers knows one hook for the whole process
-
-
-def attend_and_keep(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
-) -> tuple[torch.Tensor, None]:
-    """transformers' hook for attention."""
-    _under_way[-1].keep(int(module.layer_idx), key, value)
-    attended: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    return attended
-
-
 def num_logits(row: ScheduledSequence) -> int:
-    """Positions of the row whose logits are wanted."""
+    """The number of logits that forward() returns for a row."""
     return 1 + len(row.sequence.draft) if row.samples else 0

@@ -1,7 +1,7 @@
-"""A look at a model's layers: what each keeps of a token, what it does to the scores, and which tokens it sees.
+"""Finds out how each layer of a model attends: the shape of its keys and values, its scores, its window.
 
-The probe's dozen tokens cannot tell a window of thousands from none. So the model's own masks are asked what the last
-tokens of the longest sequence would see.
+The probe's dozen tokens cannot tell a window of thousands from none, so the model's own mask functions are evaluated
+for some tokens of the longest sequence.
 """
 
 from collections.abc import Callable
@@ -11,29 +11,29 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from worker.attention.paged import Form, form_of
+from worker.attention.spec import AttentionSpec, attention_spec
 from worker.runners.probe import Unsupported, attending_part
 from worker.state.kv_cache import LayerShape
 
-LOOK_NAME = "omni_look"  # as transformers knows it
-QUERIES_AT = (0.3, 0.6, 1.0)  # of the longest sequence
+SURVEY_NAME = "omni_survey"  # of the attention implementation
+QUERIES_AT = (0.3, 0.6, 1.0)  # positions, as shares of the longest sequence
 
 
 @dataclass(slots=True)
-class Layers:
-    """Stands in for attention and for masks, and notes what comes along."""
+class LayerSurvey:
+    """An attention and a mask implementation that compute nothing and record how they are called."""
 
     max_model_len: int
-    found: dict[int, tuple[LayerShape, Form]] = field(default_factory=dict)
-    num_layers: int = 0  # that attend or not
+    found: dict[int, tuple[LayerShape, AttentionSpec]] = field(default_factory=dict)
+    num_layers: int = 0  # with or without attention
 
     @property
     def places(self) -> dict[int, int]:
-        """Where a cache of those that attend holds each of them."""
+        """The place in the KV cache of each layer that attends."""
         return {layer_idx: place for place, layer_idx in enumerate(sorted(self.found))}
 
     def check_all_attend(self) -> None:
-        """Raises Unsupported."""
+        """Raises Unsupported if some layers do not attend."""
         if len(self.found) != self.num_layers:
             raise Unsupported(f"only layers {sorted(self.found)} of {self.num_layers} attend")
 
@@ -42,59 +42,59 @@ class Layers:
         return [self.found[layer_idx][0] for layer_idx in sorted(self.found)]
 
     @property
-    def forms(self) -> list[Form]:
+    def specs(self) -> list[AttentionSpec]:
         return [self.found[layer_idx][1] for layer_idx in sorted(self.found)]
 
     @property
     def has_plain_scores(self) -> bool:
-        """Whether no layer squeezes its scores or gives them sinks."""
-        return all(form.softcap is None and form.sinks is None for form in self.forms)
+        """True if no layer has a softcap or sinks."""
+        return all(spec.has_plain_scores for spec in self.specs)
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
-        """transformers' hook for attention. Raises Unsupported."""
-        layer_idx, form = int(module.layer_idx), form_of(query, **kwargs)
+        """Called by transformers as the attention. Raises Unsupported."""
+        layer_idx, spec = int(module.layer_idx), attention_spec(query, **kwargs)
         if layer_idx in self.found:
             raise Unsupported("a layer attends twice")
-        seen = self.seen_through(form.window, key.device)
+        seen = self.seen_through(spec.window, key.device)
         if isinstance(mask, torch.Tensor) and mask.shape == seen.shape and not torch.equal(mask, seen):
-            raise Unsupported(f"layer {layer_idx} sees other tokens than the last {form.window or 'ones, all of them'}")
-        self.found[layer_idx] = LayerShape(key.shape[1], key.shape[3], value.shape[3]), form
+            raise Unsupported(f"layer {layer_idx} sees other tokens than the last {spec.window or 'ones, all of them'}")
+        self.found[layer_idx] = LayerShape(key.shape[1], key.shape[3], value.shape[3]), spec
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
 
     def mask(self, *, mask_function: Callable[..., torch.Tensor], device: torch.device, **_: Any) -> torch.Tensor:
-        """transformers' hook for masks: [1, 1, queries, max_model_len], whether a query sees a key."""
+        """Called by transformers for the mask: [1, 1, queries, max_model_len], True where a query sees a key."""
         queries, keys = self.positions(device)
         first = torch.zeros(1, 1, dtype=torch.long, device=device)  # sequence, and head
         return mask_function(first, first, queries, keys).expand(len(queries), keys.shape[1])[None, None]
 
     def seen_through(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """What PagedAttention would let them see."""
+        """The same mask as PagedAttention has it."""
         queries, keys = self.positions(device)
         seen = keys <= queries
         return (seen if window is None else seen & (keys > queries - window))[None, None]
 
     def positions(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions of the queries that are looked at, [queries, 1], and of all keys, [1, max_model_len]."""
+        """Positions of the surveyed queries, [queries, 1], and of all keys, [1, max_model_len]."""
         queries = [int(part * (self.max_model_len - 1)) for part in QUERIES_AT]
         keys = torch.arange(self.max_model_len, device=device)
         return torch.tensor(queries, device=device)[:, None], keys[None]
 
 
 @torch.inference_mode()
-def look_at_layers(model: Any, max_model_len: int) -> Layers:
-    """By one forward pass, which changes how the model attends. Raises Unsupported if PagedAttention cannot do it."""
-    layers = Layers(max_model_len)
-    AttentionInterface.register(LOOK_NAME, layers.attend)
-    AttentionMaskInterface.register(LOOK_NAME, layers.mask)
-    attending_part(model).set_attn_implementation(LOOK_NAME)
+def survey_layers(model: Any, max_model_len: int) -> LayerSurvey:
+    """Run one forward pass, for which the model's attention is replaced. Raises Unsupported if we cannot attend so."""
+    layers = LayerSurvey(max_model_len)
+    AttentionInterface.register(SURVEY_NAME, layers.attend)
+    AttentionMaskInterface.register(SURVEY_NAME, layers.mask)
+    attending_part(model).set_attn_implementation(SURVEY_NAME)
     device = next(model.parameters()).device
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
     except Unsupported:
         raise
-    except Exception as error:  # any model at all may come along here
+    except Exception as error:  # models of any kind are tried here
         raise Unsupported(f"its forward pass does not take our attention ({type(error).__name__}: {error})") from error
     layers.num_layers = model.config.get_text_config().num_hidden_layers
     return layers

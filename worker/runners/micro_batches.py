@@ -1,7 +1,7 @@
-"""A step of many tokens as several passes side by side, each over some of its rows and by one thread.
+"""Splits a step of many tokens into passes over some of its rows each, which run in parallel on one thread each.
 
-Threads that share a product wait for each other after each of them, for longer than a product of a small model takes.
-Passes wait for each other only at the end of the step; what other processes take of a core holds up one of them.
+Threads that share a matrix product wait for each other after every product, for longer than a small model's product
+takes. Passes wait for each other only at the end of the step, and a busy core delays only one of them.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import torch
 
 from worker.state.scheduled_sequence import ScheduledSequence
 
-MIN_TOKENS = 256  # of a pass: with fewer, what Python does between the products is too much of it
-PASSES_PER_THREAD = 2  # so that the others can take the second one of a thread that is held up
+MIN_TOKENS = 256  # of a pass: with fewer, Python's work between the products is too large a part
+PASSES_PER_THREAD = 2  # so that other threads can take the second pass of a delayed one
 
 
 class MicroBatches:
-    """Cuts steps for `num_threads` threads of its own."""
+    """Runs the passes of a step on `num_threads` threads of its own."""
 
     def __init__(self, num_threads: int) -> None:
         self.max_passes = num_threads * PASSES_PER_THREAD
@@ -26,7 +26,7 @@ class MicroBatches:
     def run(
         self, forward: Callable[[Seq[ScheduledSequence]], torch.Tensor], rows: Seq[ScheduledSequence]
     ) -> torch.Tensor:
-        """Logits [S, vocab] of all rows, in order. Raises what a pass raises, after the last of them has ended."""
+        """Logits [S, vocab] of all rows, in order. An error of a pass is raised after all passes have ended."""
         parts = cut(rows, self.max_passes)
         if len(parts) <= 1:
             return forward(rows)
@@ -36,7 +36,7 @@ class MicroBatches:
 
 
 def cut(rows: Seq[ScheduledSequence], max_parts: int) -> list[Seq[ScheduledSequence]]:
-    """Neighbouring rows together, about as many tokens in each part."""
+    """Parts of neighbouring rows with about equal numbers of tokens."""
     num_tokens = sum(row.num_inputs for row in rows)
     num_parts = max(1, min(max_parts, num_tokens // MIN_TOKENS))
     parts: list[Seq[ScheduledSequence]] = []

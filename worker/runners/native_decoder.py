@@ -1,4 +1,4 @@
-"""Llama-shaped models on a CPU: matrix products by torch, everything between them by the kernels of worker/kernels."""
+"""Runs Llama-like models on a CPU: matrix products by torch, everything between them by our C kernels."""
 
 from collections.abc import Sequence as Seq
 from functools import partial
@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from worker.attention.paged import Attention, Form, PagedAttention, token_slots
-from worker.kernels.native import NoKernels, keep_freed_memory, load_kernels
+from worker.attention.groups import token_slots
+from worker.attention.paged import Attention, PagedAttention
+from worker.attention.spec import AttentionSpec
+from worker.kernels.heap import keep_freed_memory
+from worker.kernels.native import NoKernels, load_kernels
+from worker.kernels.quantized import Quantization
 from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker
 from worker.runners.decoder import DecoderRunner, Layer, Norm
@@ -18,15 +22,16 @@ from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 
-LANES = 16
-MAX_DIM = 256
-MAX_EXACT = 64  # tokens of a step that is not padded: these numbers come again with every decode step
-MAX_ROWS = 64  # query rows that one tile of the attention kernel takes
+LANES = 16  # of worker/kernels/numbers.h
+MAX_DIM, MAX_ROWS = 256, 64  # of worker/kernels/attention.c
+MAX_EXACT = 64  # tokens of a step that is not padded: decode steps repeat these numbers
 
 
 def padded(num_tokens: int) -> int:
-    """Rows that products are given, up to a thirty-second more: oneDNN compiles one for each number of rows that it
-    meets, in a third of a millisecond, and keeps about a thousand."""
+    """The number of rows that products get, at most 1/32 more than the tokens.
+
+    oneDNN compiles a product for each number of rows, in a third of a millisecond, and caches about a thousand.
+    """
     if num_tokens <= MAX_EXACT:
         return num_tokens
     unit = max(8, 1 << (num_tokens.bit_length() - 6))
@@ -34,7 +39,7 @@ def padded(num_tokens: int) -> int:
 
 
 class NativeBatch(PagedAttention):
-    """Where the rows of a step lie, as the kernels want to be told."""
+    """The rows of a step as arguments of the kernels."""
 
     def __init__(self, kv_cache: KVCache, rows: Seq[ScheduledSequence], device: torch.device) -> None:
         self.kv_cache = kv_cache
@@ -43,7 +48,7 @@ class NativeBatch(PagedAttention):
         self.tables = np.fromiter((block_id for row in rows for block_id in row.sequence.block_ids), np.int32)
 
     def items(self, num_queries: int) -> np.ndarray:
-        """Tiles of up to `num_queries` tokens, costly first: first token, tokens, position, start of blocks."""
+        """Tiles of up to `num_queries` tokens, costliest first: first token, tokens, position, start of its blocks."""
         items = []
         token = table = 0
         for row in self.rows:
@@ -59,28 +64,34 @@ class NativeBatch(PagedAttention):
 class NativeDecoderRunner(DecoderRunner):
     """A DecoderRunner that calls torch four times a layer."""
 
-    micro_batches: MicroBatches | None = None  # for models whose products are too small for several threads
+    micro_batches: MicroBatches | None = None  # set for models whose products are too small for several threads
 
     def __init__(
         self,
         model: Any,
         kv_cache: KVCache,
-        forms: Seq[Form],
+        specs: Seq[AttentionSpec],
         attend_with: AttentionMaker | None = None,
-        quantize: str | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
-        """Raises Unsupported where the kernels cannot be had, or the model's widths are not theirs."""
+        """Raises Unsupported where there are no kernels, or none for the model's widths or scores."""
         try:
             self.kernels = load_kernels(model.dtype)
         except NoKernels as reason:
             raise Unsupported(str(reason)) from reason
-        super().__init__(model, kv_cache, forms, NativeBatch, quantize)
+        super().__init__(model, kv_cache, specs, NativeBatch, quantization)
         dim = self.shape.key_dim
         self.num_shared = self.num_heads // self.shape.num_kv_heads
         width, mlp_width = self.embedding.shape[1], model.config.get_text_config().intermediate_size
         fits = dim % (2 * LANES) == width % LANES == mlp_width % LANES == 0
-        has_more = any(form.softcap is not None or form.sinks is not None for form in forms)
-        if has_more or not fits or dim > MAX_DIM or self.num_shared > MAX_ROWS or kv_cache.block_size % LANES:
+        has_plain_scores = all(spec.has_plain_scores for spec in specs)
+        if (
+            not has_plain_scores
+            or not fits
+            or dim > MAX_DIM
+            or self.num_shared > MAX_ROWS
+            or kv_cache.block_size % LANES
+        ):
             raise Unsupported("its widths or scores are not those of the kernels")
 
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
@@ -89,12 +100,12 @@ class NativeDecoderRunner(DecoderRunner):
         return compute(rows) if self.micro_batches is None else self.micro_batches.run(compute, rows)
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
-        """See Runner. Not before the weights that were packed are given back to the system."""
+        """See Runner. Called when the memory of packed weights has been returned to the system."""
         super().warm_up(max_num_seqs, max_model_len, on_progress)
         keep_freed_memory()
 
     def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-        """See ModelRunner: as rows without queries, turned by nothing."""
+        """See ModelRunner. Written as rows without queries, with a rotation by zero."""
         keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
         num_tokens, kv_heads, dim = key.shape
         both = torch.cat([key, value], dim=1).contiguous()
@@ -119,7 +130,7 @@ class NativeDecoderRunner(DecoderRunner):
             qkv = layer.qkv(normed)
             self._rotate_and_write(layer_idx, layer, qkv, cos, sin, paged)
             attended = self._attend_items(layer_idx, layer, qkv, items, paged)
-            if next_norm is self.norm:  # the last layer: from here on only rows that are sampled matter
+            if next_norm is self.norm:  # the last layer: only the tokens whose logits are wanted go on
                 hidden, attended = hidden[selected], attended[selected]
             normed = self._add_norm(hidden, layer.attention_out(attended), layer.mlp_norm)
             mlp_out = layer.down(self._swiglu(layer.gate_up(normed)))
@@ -127,7 +138,7 @@ class NativeDecoderRunner(DecoderRunner):
         return self.head(normed)
 
     def _add_norm(self, hidden: torch.Tensor, change: torch.Tensor | None, norm: Norm) -> torch.Tensor:
-        """Adds to `hidden` in place; returns its norm."""
+        """Add to `hidden` in place; returns its norm."""
         out = torch.empty_like(hidden)
         added = change.data_ptr() if change is not None else None
         self.kernels.add_norm(hidden.data_ptr(), added, norm.weight.data_ptr(), out.data_ptr(), *hidden.shape, norm.eps)
@@ -163,6 +174,6 @@ class NativeDecoderRunner(DecoderRunner):
         self.kernels.attend(
             qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), keys.shape[1] * keys.shape[2], keys.shape[2],
             batch.tables.ctypes.data, items.ctypes.data, len(items), self.num_heads, self.shape.num_kv_heads, dim,
-            layer.form.scale, layer.form.window or 0, out.data_ptr(),
+            layer.spec.scale, layer.spec.window or 0, out.data_ptr(),
         )  # fmt: skip
         return out

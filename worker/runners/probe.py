@@ -1,10 +1,11 @@
-"""Finds out, by running it, whether a model computes the same through our paged attention as through its own.
+"""Compares the logits of a runner with those of the stock model, before anything is served.
 
-Whatever does not (indexers, pure state-space models, position schemes that need a whole prompt at once) is run one
-sequence at a time with transformers' own cache instead.
+Models that differ (indexers, pure state-space models, position schemes that need a whole prompt at once) run one
+sequence at a time with transformers' own cache.
 """
 
 from collections.abc import Sequence as Seq
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,41 +18,38 @@ from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 from worker.state.stopping import VisibleText
 
-PROBE_LENGTH = 12  # tokens, computed in chunks of these sizes:
-PROBE_CHUNKS = (5, 6, 1)  # two of a prompt, and the first token after it
-PROBE_SEQS = 2  # at once: a kernel may be right for one and wrong for the second
-MAX_DEVIATION = {
-    torch.float32: 1e-3,
-    torch.bfloat16: 6e-2,
-    torch.float16: 2e-2,
-}  # of the logits' spread, root mean square
+PROBE_LENGTH = 12  # tokens
+PROBE_CHUNKS = (5, 6, 1)  # tokens of each pass: two chunks of a prompt, then a decode step
+PROBE_SEQS = 2  # in one batch: a kernel may be right for the first sequence only
+MAX_DEVIATION = MappingProxyType({torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2})
+"""Root mean square of the difference, as a share of the standard deviation of the logits."""
 
 
 class Unsupported(Exception):
-    """The model cannot run on the fast path; the message says why."""
+    """The model cannot run this way; the message says why."""
 
 
 def attending_part(model: Any) -> Any:
-    """What is to attend over our cache: all of a model of text, the language model of one of images."""
+    """The part that attends over our cache: all of a text model, the language model of a vision model."""
     return model.get_decoder() if hasattr(model.config, "vision_config") else model
 
 
 def use_paged_attention(model: Any) -> None:
-    """From here on the model attends through the `paged` argument of its forward call, and only so."""
+    """Replace the model's attention: from now on its forward pass needs the argument `paged`."""
     register_attention()
     attending_part(model).set_attn_implementation(ATTENTION_NAME)
 
 
 @torch.inference_mode()
 def stock_logits(model: Any) -> torch.Tensor:
-    """Logits [vocab] after the probe tokens, computed by the model as it came."""
+    """Logits [vocab] after the probe tokens, computed by the stock model."""
     logits = model(input_ids=probe_tokens(model)[None], use_cache=False).logits[0, -1]
     expected: torch.Tensor = logits.float()
     return expected
 
 
 def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
-    """Raises Unsupported unless `runner`, in chunks and over its cache, arrives at the expected logits."""
+    """Raises Unsupported unless `runner` computes the expected logits, in chunks and over its cache."""
     tokens = probe_tokens(model).tolist()
     check_sequences(runner, [probe_sequence(tokens) for _ in range(PROBE_SEQS)], PROBE_CHUNKS, expected, model.dtype)
 
@@ -59,7 +57,7 @@ def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
 def check_sequences(
     runner: Runner, sequences: Seq[Sequence], chunks: Seq[int], expected: torch.Tensor, dtype: torch.dtype
 ) -> None:
-    """The same for equal sequences, computed in these chunks; their last token comes as if it had been drawn."""
+    """As check_equal(), for identical sequences in these chunks. Their last token is appended as if it was sampled."""
     tokens = sequences[0].token_ids
     num_blocks = runner.kv_cache.num_blocks_for(len(tokens))
     for sequence in sequences:
@@ -72,7 +70,7 @@ def check_sequences(
             for sequence in sequences:
                 sequence.num_computed += num_tokens
                 sequence.token_ids = tokens[: max(sequence.num_computed + 1, len(tokens) - 1)]
-    except Exception as error:  # any model at all may come along here
+    except Exception as error:  # models of any kind are tried here
         check_device()
         raise Unsupported(f"its forward pass fails on our cache ({type(error).__name__}: {error})") from error
     finally:
@@ -91,7 +89,7 @@ def probe_tokens(model: Any) -> torch.Tensor:
 
 
 def probe_sequence(token_ids: list[int], images: tuple[str, ...] = (), images_end: int = 0) -> Sequence:
-    text = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # never shown
+    text = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # its text is not used
     return Sequence(
         request_id="probe",
         index=0,

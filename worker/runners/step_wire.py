@@ -1,4 +1,4 @@
-"""One step's inputs as a row of integers, so that every rank computes the same: tokens, places, blocks."""
+"""The inputs of a step as a list of integers, which rank 0 sends to the other ranks."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
@@ -8,11 +8,9 @@ from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 from worker.state.stopping import VisibleText
 
-NOTHING_SHOWN = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # a follower reads nothing
-
 
 def pack_rows(rows: Seq[ScheduledSequence]) -> list[int]:
-    """Per row: tokens, drafted ones, whether it samples, where it is, its blocks."""
+    """For each row five numbers (of tokens, of drafts, if it samples, its start, of blocks), then these lists."""
     packed: list[int] = []
     for row in rows:
         sequence = row.sequence
@@ -23,20 +21,21 @@ def pack_rows(rows: Seq[ScheduledSequence]) -> list[int]:
 
 
 def unpack_rows(packed: Seq[int]) -> list[ScheduledSequence]:
-    """Rows that a ModelRunner computes as it would compute the originals."""
+    """Rows for which a ModelRunner computes the same as for the originals."""
+    no_text = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # followers produce none
     numbers = iter(packed)
     rows = []
     for num_tokens in numbers:
         num_drafted, samples, num_computed, num_blocks = take(numbers, 4)
         tokens, draft, block_ids = take(numbers, num_tokens), take(numbers, num_drafted), take(numbers, num_blocks)
-        unseen = [] if samples else [0]  # more of the prompt, in a later step
+        unseen = [] if samples else [0]  # stands for the rest of the prompt
         sequence = Sequence(
             request_id="",
             index=0,
             sampling=SamplingParams(max_tokens=1, seed=0),
             token_ids=[0] * num_computed + tokens + unseen,
             num_prompt_tokens=num_computed,
-            text=NOTHING_SHOWN,
+            text=no_text,
             ends=frozenset(),
             num_computed=num_computed,
             block_ids=block_ids,

@@ -1,7 +1,7 @@
-"""One model over several ranks: transformers shards it by its own plan, our attention runs on each rank's heads.
+"""One model over several ranks: transformers shards it by its own plan, and our attention runs on each rank's heads.
 
-Rank 0 schedules, samples and speaks. Before each forward pass it tells the others what goes in; all compute it, and the
-collectives inside the model make the logits whole.
+Rank 0 schedules and samples. Before each forward pass it sends the inputs to the other ranks; all ranks compute the
+pass, and the collectives inside the model add up the logits.
 """
 
 import logging
@@ -18,7 +18,7 @@ from worker.attention.varlen import VarlenAttention, fits_varlen, runs_varlen
 from worker.models.loader import EngineConfig, LoadedModel, count_parameters
 from worker.ranks import NEVER
 from worker.runners.base import AttentionMaker, ModelRunner
-from worker.runners.layer_survey import look_at_layers
+from worker.runners.layer_survey import survey_layers
 from worker.runners.limits import Limits, choose_limits, kv_memory_bytes
 from worker.runners.probe import (
     Unsupported,
@@ -34,56 +34,56 @@ from worker.state.sequence import Sequence
 logger = logging.getLogger(__name__)
 
 
-class Order(IntEnum):
-    """What rank 0 tells the others to do."""
+class Command(IntEnum):
+    """What the other ranks have to do."""
 
     STEP = 0
     SCRUB = 1
 
 
 class Channel:
-    """From rank 0 to all: over gloo on every machine, so that no GPU spins while it waits."""
+    """Commands from rank 0 to all ranks. Always over gloo, because a GPU would spin while it waits."""
 
     def __init__(self) -> None:
         self._group: Any = distributed.new_group(backend="gloo", timeout=NEVER)
 
-    def tell(self, order: Order, maker: int, numbers: Seq[int]) -> None:
-        head = torch.tensor([order, maker, len(numbers)])
+    def send(self, command: Command, maker: int, numbers: Seq[int]) -> None:
+        head = torch.tensor([command, maker, len(numbers)])
         distributed.broadcast(head, 0, group=self._group)
         if numbers:
             distributed.broadcast(torch.tensor(numbers), 0, group=self._group)
 
-    def hear(self) -> tuple[Order, int, list[int]]:
+    def receive(self) -> tuple[Command, int, list[int]]:
         head = torch.empty(3, dtype=torch.long)
         distributed.broadcast(head, 0, group=self._group)
-        order, maker, length = head.tolist()
+        command, maker, length = head.tolist()
         numbers = torch.empty(length, dtype=torch.long)
         if length:
             distributed.broadcast(numbers, 0, group=self._group)
-        return Order(order), maker, numbers.tolist()
+        return Command(command), maker, numbers.tolist()
 
     def least(self, number: int) -> int:
-        """The smallest of all ranks' numbers."""
+        """The smallest of the numbers that the ranks pass."""
         shared = torch.tensor([number])
         distributed.all_reduce(shared, distributed.ReduceOp.MIN, group=self._group)
         return int(shared.item())
 
 
 class SharedKVCache(KVCache):
-    """Rank 0's part of the cache, and the bookkeeping of all parts."""
+    """A rank's part of the KV cache; rank 0's allocates for all parts."""
 
     channel: Channel
 
     def scrub(self, sequence: Sequence) -> None:
-        """See KVCache.scrub; the others wipe theirs."""
-        self.channel.tell(Order.SCRUB, 0, self.pool.exclusive(sequence.block_ids))
+        """See KVCache.scrub(). The other ranks wipe the same blocks."""
+        self.channel.send(Command.SCRUB, 0, self.pool.exclusive(sequence.block_ids))
         super().scrub(sequence)
 
 
 class LeadingRunner(ModelRunner):
-    """Rank 0's ModelRunner: whatever it computes, the others compute with it."""
+    """Rank 0's ModelRunner, which makes the other ranks compute the same pass."""
 
-    takes_drawn = False  # the others are told token ids
+    takes_drawn = False  # the other ranks receive token ids
 
     def __init__(
         self, model: Any, kv_cache: KVCache, channel: Channel, maker: int, attend_with: AttentionMaker
@@ -93,8 +93,8 @@ class LeadingRunner(ModelRunner):
         self._maker = maker
 
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
-        """See Runner. A failure in here may have left the ranks apart: it ends the process, and the parent all."""
-        self._channel.tell(Order.STEP, self._maker, pack_rows(rows))
+        """See Runner. After a failure the ranks may be at different places, so it ends the process, and thereby all."""
+        self._channel.send(Command.STEP, self._maker, pack_rows(rows))
         try:
             return super().forward(rows)
         except Exception as error:
@@ -105,11 +105,11 @@ class LeadingRunner(ModelRunner):
 def shared_parts(
     loaded: LoadedModel, config: EngineConfig
 ) -> tuple[torch.Tensor, KVCache, Limits, Channel, list[AttentionMaker]]:
-    """What every rank makes in the same order. Raises ValueError for a model that cannot be shared."""
+    """The parts that every rank builds, in the same order. Raises ValueError for a model that cannot be shared."""
     model, channel = loaded.model, Channel()
     expected = stock_logits(model)
     try:
-        layers = look_at_layers(model, loaded.card.max_model_len)
+        layers = survey_layers(model, loaded.card.max_model_len)
         layers.check_all_attend()
     except Unsupported as reason:
         raise ValueError(f"{loaded.card.architecture} cannot run over several devices: {reason}.") from reason
@@ -120,14 +120,14 @@ def shared_parts(
     kv_cache = SharedKVCache(layers.shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
     kv_cache.channel = channel
     makers: list[AttentionMaker] = [PagedAttention]
-    if fits_varlen(loaded.device, loaded.dtype):  # asked beforehand, and by all: a step that fails ends every rank
+    if fits_varlen(loaded.device, loaded.dtype):  # tried by all ranks now, because a step that fails ends them
         if channel.least(int(layers.has_plain_scores and runs_varlen(kv_cache))):
             makers.insert(0, VarlenAttention.of_rows)
     return expected, kv_cache, limits, channel, makers
 
 
 def leading_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[ModelRunner, Limits]:
-    """Rank 0's runner, once it has proved to be the same as the model on its own attention."""
+    """Rank 0's runner, after the probe has compared it with the stock model."""
     expected, kv_cache, limits, channel, makers = shared_parts(loaded, config)
     refusal = Unsupported("")
     for number, maker in enumerate(makers):
@@ -144,12 +144,12 @@ def leading_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[ModelRunn
 
 @torch.inference_mode()
 def follow(loaded: LoadedModel, config: EngineConfig) -> None:
-    """Compute what rank 0 says, until it dies."""
+    """Execute rank 0's commands until it dies."""
     _, kv_cache, _, channel, makers = shared_parts(loaded, config)
     runners = [ModelRunner(loaded.model, kv_cache, maker) for maker in makers]
     while True:
-        order, maker, numbers = channel.hear()
-        if order is Order.STEP:
+        command, maker, numbers = channel.receive()
+        if command is Command.STEP:
             runners[maker].forward(unpack_rows(numbers))
         else:
             kv_cache.wipe(numbers)

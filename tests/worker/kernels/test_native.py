@@ -90,7 +90,9 @@ def test_numbers_of_rows_come_again() -> None:
 def test_all_threads_share_one_heap() -> None:
     """What lies beyond the 64 MiB of a thread's own goes back to the system with every tensor that is freed."""
     script = """
-import ctypes, threading, worker
+import ctypes, threading
+from worker.kernels.heap import share_one_heap
+share_one_heap()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 for _ in range(4):

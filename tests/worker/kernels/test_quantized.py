@@ -1,8 +1,9 @@
-"""Quantized weights stand for almost the same numbers, whichever way the product is computed."""
+"""Quantized products are close to the exact ones; every quantization runs a model, or is refused in a sentence."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -10,12 +11,22 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from common.settings import Settings
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.gpu_stand_ins import recorded
 from worker.kernels.elementwise import FP8, Elementwise, to_fp8
-from worker.kernels.linear import fused_linear
-from worker.kernels.quantized import Fp8Linear, Int4Linear, Int8Linear
-from worker.models.loader import EngineConfig, check_quantize, load
+from worker.kernels.fused import fused_linear
+from worker.kernels.quantized import (
+    QUANTIZATIONS,
+    Fp8,
+    Fp8Linear,
+    Int4,
+    Int4Linear,
+    Int8,
+    Int8Linear,
+    Quantization,
+    quantization_named,
+)
 from worker.runners.decoder import DecoderRunner
 
 fp8_linear = partial(Fp8Linear, elementwise=Elementwise())
@@ -41,18 +52,31 @@ def test_few_rows_and_many_rows_agree(kind: Kind) -> None:
     torch.testing.assert_close(linear(inputs)[:4], linear(inputs[:4]), atol=0.25, rtol=0.02)
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4", "fp8"])
-def test_a_quantized_model_answers(quantize: str, model_folder: ModelFolder) -> None:
-    bench = Bench(model_folder(), replace(SMALL, quantize=quantize))
+def test_every_quantization_is_a_value_of_the_setting() -> None:
+    named = get_args(Settings.model_fields["quantize"].annotation)
+    assert named == ("", *(kind.name for kind in QUANTIZATIONS))
+    assert [quantization_named(name) for name in named] == [None, *(kind() for kind in QUANTIZATIONS)]
+
+
+@pytest.mark.parametrize("kind", QUANTIZATIONS)
+def test_a_quantized_model_answers(kind: type[Quantization], model_folder: ModelFolder) -> None:
+    bench = Bench(model_folder(), replace(SMALL, quantization=kind()))
     assert isinstance(bench.engine.runner, DecoderRunner)
     bench.add("r", prompt_of(40), ignore_eos=True)
     bench.finish()
     assert len(bench.token_ids("r")) == 20
 
 
-def test_an_unknown_quantization_is_refused(model_folder: ModelFolder) -> None:
-    with pytest.raises(ValueError, match="int3"):
-        load(str(model_folder()), ("tiny",), EngineConfig(quantize="int3"), lambda stage, fraction: None)
+def test_an_unknown_quantization_is_refused() -> None:
+    with pytest.raises(ValueError, match="'int3' is not a quantization; int8, int4, fp8 are."):
+        quantization_named("int3")
+
+
+def test_int4_falls_back_to_int8_for_odd_widths_and_for_the_head() -> None:
+    fitting, odd = (nn.Linear(64, width, dtype=torch.bfloat16).requires_grad_(False) for width in (96, 50))
+    assert isinstance(fused_linear([fitting], Int4()), Int4Linear) and fitting.weight is None
+    assert isinstance(fused_linear([odd], Int4()), Int8Linear)
+    assert Int4().for_head() == Int8() and Fp8().for_head() == Fp8()
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 64])
@@ -94,10 +118,10 @@ def test_an_fp8_product_can_be_recorded_and_replayed() -> None:
     assert torch.equal(replay(), linear(second * 100))
 
 
-def test_fp8_lets_go_of_what_it_rounded_and_leaves_odd_widths_alone() -> None:
+def test_fp8_frees_the_weights_that_it_rounded_and_leaves_odd_widths_alone() -> None:
     fitting, odd = (nn.Linear(64, width, dtype=torch.bfloat16).requires_grad_(False) for width in (48, 50))
-    assert isinstance(fused_linear([fitting, fitting], "fp8"), Fp8Linear) and fitting.weight is None
-    assert not isinstance(fused_linear([odd], "fp8"), Fp8Linear | Int8Linear) and odd.weight is not None
+    assert isinstance(fused_linear([fitting, fitting], Fp8()), Fp8Linear) and fitting.weight is None
+    assert not isinstance(fused_linear([odd], Fp8()), Fp8Linear | Int8Linear) and odd.weight is not None
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (7, 5)])
@@ -106,24 +130,26 @@ def test_a_gpu_without_fp8_is_refused_in_a_sentence(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     with pytest.raises(ValueError, match=rf"needs a GPU of compute capability 8\.9 .* has {capability[0]}\."):
-        check_quantize("fp8", "auto", torch.device("cuda"))
+        Fp8().check("auto", torch.device("cuda"))
 
 
-def test_a_torch_without_the_product_is_told_from_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_quantize("fp8", "auto", torch.device("cpu"))
+def test_a_torch_without_the_fp8_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Fp8().check("auto", torch.device("cpu"))
 
     def scaled_mm(*_: object, **__: object) -> None:
         raise NotImplementedError("Rowwise scaling is not currently supported")
 
     monkeypatch.setattr("worker.kernels.quantized.scaled_mm", scaled_mm)
     with pytest.raises(ValueError, match="OMNI_QUANTIZE=fp8 does not run on cpu .*Rowwise"):
-        check_quantize("fp8", "auto", torch.device("cpu"))
+        Fp8().check("auto", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
-    ("quantize", "dtype", "device", "message"),
-    [("int8", "auto", "cuda", "for a CPU only"), ("fp8", "float16", "cpu", "OMNI_DTYPE to auto or bfloat16")],
+    ("quantization", "dtype", "device", "message"),
+    [(Int8(), "auto", "cuda", "for a CPU only"), (Fp8(), "float16", "cpu", "OMNI_DTYPE to auto or bfloat16")],
 )
-def test_what_does_not_go_together_is_refused(quantize: str, dtype: str, device: str, message: str) -> None:
+def test_a_device_or_dtype_without_the_product_is_refused(
+    quantization: Quantization, dtype: str, device: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        check_quantize(quantize, dtype, torch.device(device))
+        quantization.check(dtype, torch.device(device))

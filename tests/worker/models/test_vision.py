@@ -16,7 +16,7 @@ from tests.pictures import cut, data_url
 from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker.engine.engine import Engine
 from worker.models.loader import EngineConfig, load
-from worker.models.vision import Positions
+from worker.models.vision import PositionShifts
 from worker.runners.base import ModelRunner
 from worker.runners.image_prompts import ImagePromptRunner
 from worker.runners.native_decoder import NativeDecoderRunner
@@ -256,12 +256,12 @@ def test_what_is_no_bounded_image_in_the_request_itself_is_refused(url: str) -> 
 
 def test_shifted_positions_belong_to_the_sequence_not_to_the_model() -> None:
     inner = SimpleNamespace(rope_deltas=None)
-    positions = Positions(SimpleNamespace(model=inner))
+    shifts = PositionShifts(SimpleNamespace(model=inner))
     first, second = object(), object()
     for sequence, shift in ((first, 3), (second, 5)):
-        positions.before(sequence, is_first=True)  # type: ignore[arg-type]
+        shifts.restore(sequence, is_first=True)  # type: ignore[arg-type]
         assert inner.rope_deltas is None
         inner.rope_deltas = shift
-        positions.after(sequence)  # type: ignore[arg-type]
-    positions.before(first, is_first=False)  # type: ignore[arg-type]
+        shifts.save(sequence)  # type: ignore[arg-type]
+    shifts.restore(first, is_first=False)  # type: ignore[arg-type]
     assert inner.rope_deltas == 3

@@ -15,15 +15,15 @@ from tests.worker.models.test_vision import SMALL as SMALL_VISION
 from tests.worker.models.test_vision import TALL, WIDE, tokens
 from tests.worker.models.test_vision import Bench as VisionBench
 from tests.worker.sampling.test_sampler import sequence_with
-from worker.attention.varlen import VarlenAttention, call_of, runs_varlen
+from worker.attention.varlen import VarlenAttention, kernel_options, runs_varlen
 from worker.kernels.elementwise import Elementwise, rotate, rotated
-from worker.kernels.quantized import Fp8Linear
+from worker.kernels.quantized import Fp8, Fp8Linear
 from worker.models.loader import load
 from worker.runners.base import Runner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.graphs import BUCKETS, GraphedDecoderRunner, cuda_capture, step_shapes
 from worker.runners.image_prompts import ImagePromptRunner
-from worker.runners.layer_survey import look_at_layers
+from worker.runners.layer_survey import survey_layers
 from worker.runners.limits import block_size_for
 from worker.runners.probe import PROBE_SEQS, Unsupported, check_equal, stock_logits, use_paged_attention
 from worker.sampling.sampler import draw_tokens, sample
@@ -87,7 +87,7 @@ def test_padded_decode_steps_and_ragged_ones_give_the_tokens_of_generate(
 
 @pytest.mark.usefixtures("_kernel")
 def test_steps_with_fp8_weights_give_the_same_tokens_recorded(model_folder: ModelFolder) -> None:
-    bench = Bench(model_folder(), replace(SMALL, quantize="fp8"))
+    bench = Bench(model_folder(), replace(SMALL, quantization=Fp8()))
     runner = as_on_a_gpu(bench)
     products = [runner.head, *(part for layer in runner.layers for part in (layer.qkv, layer.gate_up, layer.down))]
     assert all(isinstance(product, Fp8Linear) for product in products)
@@ -144,8 +144,8 @@ def test_windows_and_layers_that_attend_are_passed_on_to_the_kernel(
 def test_keys_are_cut_in_parts_only_where_the_kernel_puts_them_together(
     asked: tuple[int, int, int, int | None], window: tuple[int, int], num_splits: int | None
 ) -> None:
-    call = call_of(*asked)
-    assert (call.window, call.num_splits) == (window, num_splits)
+    options = kernel_options(*asked)
+    assert (options.window, options.num_splits) == (window, num_splits)
 
 
 @pytest.mark.usefixtures("_kernel")
@@ -154,14 +154,14 @@ def test_the_probe_finds_a_kernel_that_is_wrong_for_the_second_sequence(
 ) -> None:
     model = load(str(model_folder()), ("tiny",), SMALL, lambda what, share: None).model
     expected = stock_logits(model)
-    layers = look_at_layers(model, PAGE)
+    layers = survey_layers(model, PAGE)
     use_paged_attention(model)
     cache = KVCache(layers.shapes, PROBE_SEQS, PAGE, torch.float32, torch.device("cpu"))
-    runner = GraphedDecoderRunner(model, cache, layers.forms)
+    runner = GraphedDecoderRunner(model, cache, layers.specs)
     runner.elementwise = Elementwise()
     check_equal(runner, model, expected)
     monkeypatch.setattr(
-        "worker.attention.varlen.call_of", lambda *asked: SimpleNamespace(window=(-1, 0), num_splits=None)
+        "worker.attention.varlen.kernel_options", lambda *asked: SimpleNamespace(window=(-1, 0), num_splits=None)
     )
     with pytest.raises(Unsupported, match="differ"):
         check_equal(runner, model, expected)

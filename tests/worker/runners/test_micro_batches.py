@@ -1,6 +1,7 @@
 """A large step of a small model as passes side by side: the same tokens, and nothing left running when one fails."""
 
 import threading
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,12 @@ pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @pytest.fixture(autouse=True)
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "FOUND_THREADS", 2)
+def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     monkeypatch.setattr(micro_batches, "MIN_TOKENS", 32)
+    yield
+    torch.set_num_threads(before)
 
 
 def rows_of(*num_tokens: int) -> list[ScheduledSequence]:
@@ -87,6 +91,7 @@ def test_what_a_pass_raises_comes_after_the_end_of_the_last_one() -> None:
 
 
 def has_micro_batches(folder: Path, threads: int | None) -> bool:
+    torch.set_num_threads(2)  # as in a new process
     runner = Bench(folder, replace(CROWD, threads=threads)).engine.runner
     assert isinstance(runner, NativeDecoderRunner)
     return runner.micro_batches is not None

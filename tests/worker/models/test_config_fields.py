@@ -5,7 +5,7 @@ from transformers import Gemma4TextConfig, LlamaConfig, MambaConfig, MptConfig
 
 from tests.worker.conftest import Bench, ModelFolder
 from worker.models.card import describe
-from worker.models.config_numbers import USUAL_LENGTH, largest, longest_sequence
+from worker.models.config_fields import USUAL_LENGTH, largest, longest_sequence
 from worker.runners.base import ModelRunner
 
 

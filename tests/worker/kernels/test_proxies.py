@@ -1,4 +1,4 @@
-"""Weights in another form than the model's own, with the model still computing."""
+"""A model whose linear layers are replaced by proxies still computes the same."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
-from worker.kernels.linear import Lent, PackedLinear, PlainLinear, can_pack, drop_weights, lent, swap_linears
+from worker.kernels.linear import PackedLinear, PlainLinear, can_pack, drop_weights
+from worker.kernels.proxies import LinearProxy, proxies, swap_linears
 from worker.runners.base import ModelRunner
 from worker.runners.hybrid import HybridRunner
 
@@ -16,15 +17,15 @@ pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this build 
 
 
 class Block(nn.Module):
-    """A layer that reads the same input three times, and one that it looks into."""
+    """Three linear layers that read the same input."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.third = nn.Linear(8, 4), nn.Linear(8, 12), nn.Linear(8, 2, bias=False)
 
 
-def lents_of(model: nn.Module) -> Iterator[Lent]:
-    return (module for module in model.modules() if isinstance(module, Lent))
+def proxies_in(model: nn.Module) -> Iterator[LinearProxy]:
+    return (module for module in model.modules() if isinstance(module, LinearProxy))
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mixtral", "qwen3_next"])
@@ -32,32 +33,32 @@ def test_linear_layers_of_a_model_that_runs_by_itself_are_packed(family: str, mo
     bench = Bench(model_folder(family))
     runner = bench.engine.runner
     assert type(runner) in (ModelRunner, HybridRunner)
-    found = list(lents_of(bench.loaded.model))
-    assert found and all(isinstance(one._product.linear, PackedLinear) for one in found)
+    found = list(proxies_in(bench.loaded.model))
+    assert found and all(isinstance(one.shared.linear, PackedLinear) for one in found)
     assert not [module for module in bench.loaded.model.modules() if type(module) is nn.Linear]
     bench.add("r", prompt_of(40))
     bench.finish()
     assert bench.token_ids("r") == bench.generate(prompt_of(40))
 
 
-def test_a_model_that_looks_into_its_layers_keeps_them(
+def test_a_model_that_accesses_its_weights_directly_keeps_them(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lent, "forward", lambda self, inputs: inputs @ self.weight)
+    monkeypatch.setattr(LinearProxy, "forward", lambda self, inputs: inputs @ self.weight)
     bench = Bench(model_folder("gemma3"))
-    assert not list(lents_of(bench.loaded.model))
+    assert not list(proxies_in(bench.loaded.model))
     bench.add("r", prompt_of(9))
     bench.finish()
     assert bench.token_ids("r") == bench.generate(prompt_of(9))
 
 
-def test_a_form_that_computes_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_weights_that_compute_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     block = Block()
     swaps = swap_linears(block)
     monkeypatch.setattr(PackedLinear, "__call__", lambda self, inputs: torch.ones(len(inputs), 1))
     for swap in swaps:
         swap.pack()
-        assert isinstance(swap.product.linear, PlainLinear) and swap.module.weight is not None
+        assert isinstance(swap.shared.linear, PlainLinear) and swap.module.weight is not None
 
 
 def test_one_product_serves_all_layers_that_read_the_same_input() -> None:
@@ -70,7 +71,7 @@ def test_one_product_serves_all_layers_that_read_the_same_input() -> None:
         calls.append(len(inputs))
         return joined(inputs)
 
-    first, second = lent(counted, layers)
+    first, second = proxies(counted, layers)
     for _ in range(2):
         inputs = torch.randn(2, 3, 8)
         assert torch.allclose(first(inputs), block.first(inputs), atol=1e-6)
@@ -82,7 +83,7 @@ def test_one_product_serves_all_layers_that_read_the_same_input() -> None:
 
 
 class Packed(torch.Tensor):
-    """As torchao's: a tensor of another type, which only its own code can compute with."""
+    """Like torchao's: a subclass of tensor, with which only its own code can compute."""
 
 
 def test_a_layer_with_packed_weights_is_left_alone() -> None:
@@ -92,7 +93,7 @@ def test_a_layer_with_packed_weights_is_left_alone() -> None:
 
 
 class KeptElsewhere(dict[str, Any]):
-    """As compressed-tensors': None cannot take a tensor's place."""
+    """Like compressed-tensors': None cannot replace a tensor."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if self.get(name) is not None and value is None:
@@ -100,7 +101,7 @@ class KeptElsewhere(dict[str, Any]):
         super().__setitem__(name, value)
 
 
-def test_weights_are_dropped_also_where_none_cannot_take_a_tensor_s_place() -> None:
+def test_weights_are_dropped_even_where_none_cannot_replace_a_tensor() -> None:
     module = nn.Linear(8, 8)
     module._parameters = KeptElsewhere(module._parameters)
     drop_weights([module])

@@ -1,0 +1,19 @@
+"""Config fields that some families lack and others set per layer."""
+
+from typing import Any
+
+from worker.models.transformers_seams import layer_configs
+
+LENGTH_FIELDS = ("max_position_embeddings", "max_seq_len", "context_length")
+USUAL_LENGTH = 2048  # tokens; for families whose config names no longest sequence (state-space models, ALiBi)
+
+
+def largest(config: Any, name: str) -> int | None:
+    """The largest value that any layer has for this field; None where the family has no such field."""
+    values = [value for layer in layer_configs(config) if isinstance(value := getattr(layer, name, None), int)]
+    return max(values, default=None)
+
+
+def longest_sequence(config: Any) -> int | None:
+    """The most tokens of prompt and completion that the config names; None where it names none."""
+    return next((length for name in LENGTH_FIELDS if (length := largest(config, name)) is not None), None)
