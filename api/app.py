@@ -7,7 +7,7 @@ from flask import Flask, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
-from api.chat.routes import chat_routes, service_routes
+from api.chat.routes import chat_routes
 from api.completions.routes import completion_routes
 from api.embeddings.routes import embedding_routes
 from api.gate.body import MAX_BODY_BYTES, install_draining
@@ -21,22 +21,22 @@ from api.jobs.routes import job_routes
 from api.jobs.service import build_service
 from api.messages.routes import message_routes
 from api.operator.board import board_routes
+from api.operator.health import health_routes
 from api.operator.metrics import metric_routes
+from api.operator.models import model_routes
 from api.operator.openapi import openapi_routes
 from api.operator.pages import page_routes
 from api.operator.request_log import install_request_log
-from api.process.memory import SpareMemory
 from api.responses.routes import response_routes
 from api.tokens import token_routes
 from common.errors import OmniError
-from common.redis.metrics import SERVICE, Tally
 from common.settings import Settings
 
 logger = logging.getLogger("omni.api")
 
 
 def create_app(settings: Settings) -> Flask:
-    """The application of one API process; api/server.py starts its hub."""
+    """The application of one API process; api/server.py starts its service after the fork."""
     app = Flask("api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     install_json(app)
@@ -44,11 +44,8 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["omni"] = service
     install_draining(app)
     install_guard(app, settings)
-    tally = Tally(SERVICE)
-    spare = SpareMemory()
-    spare.install(app)
-    service.hub.chores += [service.keys.refresh, lambda: tally.flush(service.store.redis), spare.give_back]
-    install_request_log(app, service, tally)
+    service.spare.install(app)
+    install_request_log(app, service)
     install_traces(app, settings)
     install_cors(app, settings)
     for routes in (
@@ -59,7 +56,8 @@ def create_app(settings: Settings) -> Flask:
         embedding_routes,
         token_routes,
         job_routes,
-        service_routes,
+        health_routes,
+        model_routes,
         board_routes,
         metric_routes,
     ):

@@ -88,7 +88,7 @@ def make_api(settings: Settings) -> tuple[Any, str]:
     from api.process.memory import collect_rarely, return_large_blocks
 
     app = create_app(settings)
-    app.extensions["omni"].hub.start()
+    app.extensions["omni"].start()
     collect_rarely()
     return_large_blocks()
     url = f"http://{bracketed(settings.host)}:{settings.port}"

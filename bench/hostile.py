@@ -136,7 +136,7 @@ def in_process(bodies: Iterator[bytes], submit: Callable[[bytes], None]) -> Coun
 
 def gate() -> Callable[[bytes], None]:
     """The way of a body from bytes to a request that would be put into the line, with the demo model."""
-    from api.chat.prepare import prepare
+    from api.chat.prepare import chat_input
     from api.gate.json_object import parse_object
     from api.prompt.encoder import PromptEncoder
     from api.schema.chat import ChatRequest
@@ -154,7 +154,7 @@ def gate() -> Callable[[bytes], None]:
     encoder, grammars = PromptEncoder(card), GrammarCheck()
 
     def submit(raw: bytes) -> None:
-        prepare(parse(ChatRequest, parse_object(raw)), encoder, grammars)
+        chat_input(parse(ChatRequest, parse_object(raw)), encoder, grammars)
 
     return submit
 

@@ -18,8 +18,8 @@ FLUSH_S = 0.5
 Place = tuple[str, str, str]  # name of the span, module, attribute in it
 API: tuple[Place, ...] = (
     ("request", "flask", "Flask.wsgi_app"),
-    ("parse", "api.chat.routes", "read_body"),
-    ("parse", "api.chat.routes", "parse"),
+    ("parse", "api.jobs.call", "read_body"),
+    ("parse", "api.jobs.call", "parse"),
     ("prompt", "api.prompt.encoder", "PromptEncoder.encode_chat"),
     ("submit", "common.redis.store", "Store.submit"),
     ("hub", "api.jobs.hub", "EventHub.hear"),

@@ -7,41 +7,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.jobs.endpoint import Endpoint, Progress, Unfinished, unfinished_completion
 from api.process.offload import offload
 from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries, usage_of
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
+from api.request.response_meta import ResponseMeta
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
-class ChatForm:
-    """How one chat answer is worded; stored with the job (Submission.form)."""
-
-    id: str
-    model: str
-    created: int
+class ChatMeta(ResponseMeta):
     n: int = 1
     include_usage: bool = False
     logprobs: bool = False
     reading: ParseOptions = field(default_factory=ParseOptions)
-    kind: str = "chat"
 
 
 def choice_logprobs(tokens: Sequence[TokenLogprob], vocabulary: TokenDecoder) -> dict[str, Any]:
     return {"content": logprob_entries(tokens, vocabulary), "refusal": None}
 
 
-def readers_of(form: ChatForm) -> list[ChoiceParser]:
-    return [ChoiceParser(form.reading, form.id, index) for index in range(form.n)]
+def parsers_of(meta: ChatMeta) -> list[ChoiceParser]:
+    return [ChoiceParser(meta.reading, meta.id, index) for index in range(meta.n)]
 
 
 class ChatChunks:
     """Turns a job's events into chunks, one call an event, in log order from the first."""
 
-    def __init__(self, form: ChatForm, vocabulary: TokenDecoder) -> None:
-        self.form = form
+    def __init__(self, meta: ChatMeta, vocabulary: TokenDecoder) -> None:
+        self.meta = meta
         self.vocabulary = vocabulary
-        self._readers = readers_of(form)
+        self._parsers = parsers_of(meta)
         self._seen: set[int] = set()
 
     def opening(self) -> list[dict[str, Any]]:
@@ -51,15 +47,15 @@ class ChatChunks:
         """The chunks of one event; none for a Failed, whose error the stream carries as its own frame."""
         if isinstance(event, Delta):
             return self._delta(event)
-        if isinstance(event, Finished) and self.form.include_usage:
-            num_reasoning = sum(reader.num_reasoning_tokens for reader in self._readers)
+        if isinstance(event, Finished) and self.meta.include_usage:
+            num_reasoning = sum(parser.num_reasoning_tokens for parser in self._parsers)
             return [self._chunk([]) | {"usage": usage_of(event, num_reasoning)}]
         return []
 
     def _delta(self, event: Delta) -> list[dict[str, Any]]:
-        reader = self._readers[event.index]
-        deltas = [delta_of(piece) for piece in reader.read(event) if not isinstance(piece, ToolCallEnd)]
-        tokens = reader.logprobs(event)
+        parser = self._parsers[event.index]
+        deltas = [delta_of(piece) for piece in parser.read(event) if not isinstance(piece, ToolCallEnd)]
+        tokens = parser.logprobs(event)
         if tokens and not deltas:
             deltas = [{"content": ""}]
         chunks = [self._choice(event.index, delta) for delta in deltas]
@@ -68,8 +64,8 @@ class ChatChunks:
         if event.index not in self._seen:
             self._seen.add(event.index)
             chunks.insert(0, self._choice(event.index, {"role": "assistant", "content": ""}))
-        if reader.finish_reason is not None:
-            chunks.append(self._choice(event.index, {}, finish_reason=reader.finish_reason))
+        if parser.finish_reason is not None:
+            chunks.append(self._choice(event.index, {}, finish_reason=parser.finish_reason))
         return chunks
 
     def _choice(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -77,13 +73,13 @@ class ChatChunks:
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk: dict[str, Any] = {
-            "id": self.form.id,
+            "id": self.meta.id,
             "object": "chat.completion.chunk",
-            "created": self.form.created,
-            "model": self.form.model,
+            "created": self.meta.created,
+            "model": self.meta.model,
             "choices": choices,
         }
-        if self.form.include_usage:
+        if self.meta.include_usage:
             chunk["usage"] = None
         return chunk
 
@@ -102,7 +98,7 @@ def delta_of(piece: Content | Reasoning | ToolCallStart | ToolCallArguments) -> 
 
 @dataclass(slots=True)
 class _Choice:
-    reader: ChoiceParser
+    parser: ChoiceParser
     pieces: list[Piece] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -110,29 +106,29 @@ class _Choice:
 class ChatCompletion:
     """The same events folded into one chat.completion."""
 
-    def __init__(self, form: ChatForm, vocabulary: TokenDecoder) -> None:
-        self.form = form
+    def __init__(self, meta: ChatMeta, vocabulary: TokenDecoder) -> None:
+        self.meta = meta
         self.vocabulary = vocabulary
         self.failed: Failed | None = None
-        self._choices = [_Choice(reader) for reader in readers_of(form)]
+        self._choices = [_Choice(parser) for parser in parsers_of(meta)]
         self._usage: dict[str, Any] | None = None
 
     def feed(self, event: Event) -> None:
         if isinstance(event, Delta):
             choice = self._choices[event.index]
-            choice.pieces += choice.reader.read(event)
-            choice.logprobs += choice.reader.logprobs(event)
+            choice.pieces += choice.parser.read(event)
+            choice.logprobs += choice.parser.logprobs(event)
         elif isinstance(event, Finished):
-            self._usage = usage_of(event, sum(choice.reader.num_reasoning_tokens for choice in self._choices))
+            self._usage = usage_of(event, sum(choice.parser.num_reasoning_tokens for choice in self._choices))
         else:
             self.failed = event
 
     def body(self) -> dict[str, Any]:
         return {
-            "id": self.form.id,
+            "id": self.meta.id,
             "object": "chat.completion",
-            "created": self.form.created,
-            "model": self.form.model,
+            "created": self.meta.created,
+            "model": self.meta.model,
             "choices": [self._choice(index, choice) for index, choice in enumerate(self._choices)],
             "usage": self._usage,
         }
@@ -141,8 +137,8 @@ class ChatCompletion:
         return {
             "index": index,
             "message": message_of(choice.pieces),
-            "logprobs": offload(choice_logprobs, choice.logprobs, self.vocabulary) if self.form.logprobs else None,
-            "finish_reason": choice.reader.finish_reason,
+            "logprobs": offload(choice_logprobs, choice.logprobs, self.vocabulary) if self.meta.logprobs else None,
+            "finish_reason": choice.parser.finish_reason,
         }
 
 
@@ -172,3 +168,17 @@ def tool_calls_of(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
         elif isinstance(piece, ToolCallEnd):
             calls.append(begun[piece.index])
     return calls
+
+
+def unfinished_chat(meta: ChatMeta, progress: Progress) -> Unfinished:
+    return unfinished_completion(meta, progress, "chat.completion")
+
+
+CHAT = Endpoint(
+    kind="chat",
+    name="a chat completion",
+    meta=ChatMeta,
+    chunks=ChatChunks,
+    completion=ChatCompletion,
+    unfinished=unfinished_chat,
+)

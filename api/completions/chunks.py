@@ -4,34 +4,58 @@ A request with several prompts is one job per prompt. Their logs are read one af
 prompt, and choice numbers go on: prompt 2's first choice is number n.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
+from api.jobs.endpoint import Endpoint, Progress, Unfinished, unfinished_completion
+from api.reading.choice import TokenDecoder
+from api.request.response_meta import ResponseMeta
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
-
-TokenText = Callable[[int], str]
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionForm:
-    """How one answer is worded; stored with each of its jobs, with what that job's own prompt was."""
+class ShownPrompt:
+    """What an answer shows of one of its prompts."""
 
-    id: str  # of the answer, and of its first job
-    model: str
-    created: int
+    echo: str | None = None  # the prompt's text, in front of the answer's
+    ids: tuple[int, ...] | None = None  # for return_token_ids
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionMeta(ResponseMeta):
     n: int = 1
-    num_prompts: int = 1
     include_usage: bool = False
     logprobs: bool = False
-    echo: str | None = None  # the prompt's text, to stand before the answer
-    prompt_ids: tuple[int, ...] | None = None  # to be shown with the answer (return_token_ids)
-    kind: str = "completion"
+    prompts: tuple[ShownPrompt, ...] = (ShownPrompt(),)  # one per job
 
+    @staticmethod
+    def num_jobs(form: Mapping[str, Any]) -> int:
+        return int(form["num_prompts"])
 
-def job_ids(answer_id: str, num_prompts: int) -> list[str]:
-    """The jobs of one answer, in the order of its prompts; the first bears the answer's id."""
-    return [answer_id, *(f"{answer_id}-{number}" for number in range(1, num_prompts))]
+    def forms(self) -> list[dict[str, Any]]:
+        """Each job stores its own prompt only."""
+        shared: dict[str, Any] = {
+            "id": self.id,
+            "model": self.model,
+            "created": self.created,
+            "n": self.n,
+            "num_prompts": len(self.prompts),
+            "include_usage": self.include_usage,
+            "logprobs": self.logprobs,
+        }
+        return [shared | {"echo": prompt.echo, "prompt_ids": prompt.ids} for prompt in self.prompts]
+
+    @classmethod
+    def from_forms(cls, forms: Sequence[Mapping[str, Any]]) -> Self:
+        fields = dict(forms[0])
+        for name in ("num_prompts", "echo", "prompt_ids"):
+            del fields[name]
+        prompts = tuple(
+            ShownPrompt(form["echo"], None if form["prompt_ids"] is None else tuple(form["prompt_ids"]))
+            for form in forms
+        )
+        return cls(**fields, prompts=prompts)
 
 
 def total_usage(ends: Iterable[Finished]) -> dict[str, Any]:
@@ -51,7 +75,7 @@ def total_usage(ends: Iterable[Finished]) -> dict[str, Any]:
 class ChoiceText:
     """One choice as it grows: the part that a chunk adds and, folded, the whole."""
 
-    token_text: TokenText
+    decoder: TokenDecoder
     with_logprobs: bool
     num_characters: int = 0  # of the tokens so far, echoed prompt included
     text: str = ""
@@ -65,7 +89,7 @@ class ChoiceText:
         part = replace(self, text=echo + event.text, token_ids=list(event.token_ids), logprobs={})
         part.finish_reason = event.finish_reason
         if self.with_logprobs and event.logprobs:
-            part.logprobs, self.num_characters = legacy_logprobs(event.logprobs, self.token_text, offset)
+            part.logprobs, self.num_characters = legacy_logprobs(event.logprobs, self.decoder, offset)
         else:
             self.num_characters = offset
         return part
@@ -79,102 +103,121 @@ class ChoiceText:
 
 
 def legacy_logprobs(
-    items: Iterable[TokenLogprob], token_text: TokenText, offset: int
+    items: Iterable[TokenLogprob], decoder: TokenDecoder, offset: int
 ) -> tuple[dict[str, list[Any]], int]:
     """OpenAI's older form: parallel lists; `text_offset` counts the tokens' own characters. Also where it ends."""
     tokens, logprobs, tops, offsets = [], [], [], []
     for item in items:
-        text = token_text(item.token_id)
+        text = decoder.token_bytes(item.token_id)[0]
         tokens.append(text)
         logprobs.append(item.logprob)
-        tops.append({token_text(token_id): logprob for token_id, logprob in item.top} | {text: item.logprob})
+        others = {decoder.token_bytes(token_id)[0]: logprob for token_id, logprob in item.top}
+        tops.append(others | {text: item.logprob})
         offsets.append(offset)
         offset += len(text)
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}, offset
 
 
-class _Reading:
-    """Where the formatter is in the logs: which prompt, and each choice's text so far."""
+class PromptCursor:
+    """Position in the logs: the prompt whose job is being read, and each choice's text so far."""
 
-    def __init__(self, forms: list[CompletionForm], token_text: TokenText) -> None:
-        self.form = forms[0]
-        self.forms = forms
+    def __init__(self, meta: CompletionMeta, decoder: TokenDecoder) -> None:
+        self.meta = meta
         self.ends: list[Finished] = []
-        self.choices = [ChoiceText(token_text, self.form.logprobs) for _ in range(self.form.n * len(forms))]
+        self.choices = [ChoiceText(decoder, meta.logprobs) for _ in range(meta.n * len(meta.prompts))]
         self._begun: set[int] = set()
 
+    @property
+    def is_at_end(self) -> bool:
+        return len(self.ends) == len(self.meta.prompts)
+
     def add(self, event: Delta) -> tuple[int, ChoiceText, bool]:
-        """The choice's number, what the event adds to it, and whether that is its beginning."""
-        form = self.forms[len(self.ends)]
-        number = len(self.ends) * form.n + event.index
+        """The choice's number, the text that the event adds to it, and whether that is its first."""
+        prompt = self.meta.prompts[len(self.ends)]
+        number = len(self.ends) * self.meta.n + event.index
         is_first = number not in self._begun
         self._begun.add(number)
-        return number, self.choices[number].part(event, (form.echo or "") if is_first else ""), is_first
+        return number, self.choices[number].part(event, (prompt.echo or "") if is_first else ""), is_first
 
     def choice(self, number: int, choice: ChoiceText, *, with_prompt: bool) -> dict[str, Any]:
-        """OpenAI's choice object; with token ids when they were asked for."""
+        """OpenAI's choice object, with token ids where the request asks for them."""
         shown: dict[str, Any] = {
             "index": number,
             "text": choice.text,
             "logprobs": choice.logprobs or None,
             "finish_reason": choice.finish_reason,
         }
-        prompt_ids = self.forms[number // self.form.n].prompt_ids
+        prompt_ids = self.meta.prompts[number // self.meta.n].ids
         if prompt_ids is not None:
             shown["prompt_token_ids"] = list(prompt_ids) if with_prompt else None
             shown["token_ids"] = choice.token_ids
         return shown
 
     def head(self) -> dict[str, Any]:
-        form = self.form
-        return {"id": form.id, "object": "text_completion", "created": form.created, "model": form.model}
+        meta = self.meta
+        return {"id": meta.id, "object": "text_completion", "created": meta.created, "model": meta.model}
 
 
 class CompletionChunks:
-    """Turns the jobs' events into chunks, one call an event, in log order from the first."""
+    """Turns the jobs' events into chunks. Feed every event once, in log order, one job after the other."""
 
-    def __init__(self, forms: list[CompletionForm], token_text: TokenText) -> None:
-        self._reading = _Reading(forms, token_text)
+    def __init__(self, meta: CompletionMeta, decoder: TokenDecoder) -> None:
+        self.meta = meta
+        self._cursor = PromptCursor(meta, decoder)
 
     def opening(self) -> list[dict[str, Any]]:
         return []
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
-        """The chunks of one event; none for a Failed, whose error the stream carries as its own frame."""
-        reading = self._reading
+        """The chunks of one event; none for a Failed, which the stream reports in a frame of its own."""
+        cursor = self._cursor
         if isinstance(event, Delta):
-            number, part, is_first = reading.add(event)
-            shows = part.text or part.logprobs or part.finish_reason or reading.form.prompt_ids is not None
-            return [self._chunk([reading.choice(number, part, with_prompt=is_first)])] if shows else []
+            number, part, is_first = cursor.add(event)
+            shows = part.text or part.logprobs or part.finish_reason or self.meta.prompts[0].ids is not None
+            return [self._chunk([cursor.choice(number, part, with_prompt=is_first)])] if shows else []
         if isinstance(event, Finished):
-            reading.ends.append(event)
-            if len(reading.ends) == len(reading.forms) and reading.form.include_usage:
-                return [self._chunk([]) | {"usage": total_usage(reading.ends)}]
+            cursor.ends.append(event)
+            if cursor.is_at_end and self.meta.include_usage:
+                return [self._chunk([]) | {"usage": total_usage(cursor.ends)}]
         return []
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        usage = {"usage": None} if self._reading.form.include_usage else {}
-        return self._reading.head() | {"choices": choices} | usage
+        usage = {"usage": None} if self.meta.include_usage else {}
+        return self._cursor.head() | {"choices": choices} | usage
 
 
 class TextCompletion:
-    """The same events folded into one text_completion."""
+    """Folds the jobs' events into one text_completion."""
 
-    def __init__(self, forms: list[CompletionForm], token_text: TokenText) -> None:
+    def __init__(self, meta: CompletionMeta, decoder: TokenDecoder) -> None:
         self.failed: Failed | None = None
-        self._reading = _Reading(forms, token_text)
+        self._cursor = PromptCursor(meta, decoder)
 
     def feed(self, event: Event) -> None:
-        reading = self._reading
+        cursor = self._cursor
         if isinstance(event, Delta):
-            number, part, _ = reading.add(event)
-            reading.choices[number].add(part)
+            number, part, _ = cursor.add(event)
+            cursor.choices[number].add(part)
         elif isinstance(event, Finished):
-            reading.ends.append(event)
+            cursor.ends.append(event)
         else:
             self.failed = event
 
     def body(self) -> dict[str, Any]:
-        reading = self._reading
-        choices = [reading.choice(number, choice, with_prompt=True) for number, choice in enumerate(reading.choices)]
-        return reading.head() | {"choices": choices, "usage": total_usage(reading.ends)}
+        cursor = self._cursor
+        choices = [cursor.choice(number, choice, with_prompt=True) for number, choice in enumerate(cursor.choices)]
+        return cursor.head() | {"choices": choices, "usage": total_usage(cursor.ends)}
+
+
+def unfinished_text(meta: CompletionMeta, progress: Progress) -> Unfinished:
+    return unfinished_completion(meta, progress, "text_completion")
+
+
+COMPLETION = Endpoint(
+    kind="completion",
+    name="a text completion",
+    meta=CompletionMeta,
+    chunks=CompletionChunks,
+    completion=TextCompletion,
+    unfinished=unfinished_text,
+)

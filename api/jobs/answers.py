@@ -3,7 +3,7 @@
 import errno
 import logging
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Request, Response
 from redis.exceptions import RedisError
@@ -12,14 +12,15 @@ from api.gate.client_watch import watching
 from api.gate.gunicorn_seams import client_socket
 from api.jobs import sse
 from api.jobs.dialects import OPENAI, Dialect
+from api.jobs.endpoint import Completion
 from api.jobs.frames import Chunks, Frames
 from api.jobs.generation import REWOUND, ClientGone, Closing, Idle, Notice, Queued, events, logged
 from api.jobs.hub import Reader
 from api.jobs.service import Service
-from common.errors import Conflict, JobFailed, OmniError, Restarting
+from common.errors import Conflict, OmniError, Restarting
 from common.redis import keys
 from common.redis.job_log import LogEntry
-from common.wire import Event, Failed, Finished
+from common.wire import Failed, Finished
 
 logger = logging.getLogger("omni.api")
 
@@ -32,24 +33,15 @@ SSE_HEADERS = {
 }
 
 
-class Completion(Protocol):
-    """Events folded into one body."""
-
-    @property
-    def failed(self) -> Failed | None: ...
-
-    def feed(self, event: Event) -> None: ...
-
-    def body(self) -> dict[str, Any]: ...
-
-
 class Answer:
     """One caller's wait for one job, or for several read one after the other.
 
     Open it before the job is submitted, so that nothing is missed. Raises Restarting when this process is leaving.
     """
 
-    def __init__(self, service: Service, request: Request, *job_ids: str, is_background: bool) -> None:
+    def __init__(
+        self, service: Service, request: Request, *job_ids: str, is_background: bool, is_new: bool = True
+    ) -> None:
         if service.hub.is_closing:
             raise Restarting("This server is restarting; send the request again.")
         self.service = service
@@ -58,7 +50,7 @@ class Answer:
         self.is_head = request.method == "HEAD"
         self.is_background = is_background
         self.readers: list[Reader] = [service.hub.open(job_id) for job_id in job_ids]
-        self.is_new = True
+        self.is_new = is_new  # not submitted yet, so that nothing can have been missed
         self._at = (0, 0)  # the reader that is read first, and after which of its rows
 
     @property
@@ -66,14 +58,14 @@ class Answer:
         """The id by which the whole answer is known."""
         return self.readers[0].job_id
 
-    def follow(self, *job_ids: str) -> None:
-        """Read other jobs instead: those that an Idempotency-Key already stands for, or that are to be resumed."""
-        self.give_up()
+    def attach(self, *job_ids: str) -> None:
+        """Read other jobs instead: those that the Idempotency-Key was used for before."""
+        self.close()
         self.readers = [self.service.hub.open(job_id) for job_id in job_ids]
         self.is_new = False
 
-    def give_up(self) -> None:
-        """Nobody waits here: the job was never accepted, or is fetched later."""
+    def close(self) -> None:
+        """Unsubscribe. The jobs go on."""
         for reader in self.readers:
             self.service.hub.close(reader)
 
@@ -83,23 +75,15 @@ class Answer:
         try:
             first = frames.opening() + self._catch_up(frames)
         except BaseException:
-            self.give_up()
+            self.close()
             raise
-        headers = SSE_HEADERS | {"Omni-Job-Id": self.job_id}
-        if self.is_head:  # of an answer without a body nothing is read, so that its end would not be noticed
-            self.give_up()
-            return Response(headers=headers)
-        return Response(self._stream(frames, first), headers=headers)
-
-    def body(self, completion: Completion) -> dict[str, Any]:
-        """Wait for the end. Raises JobFailed, ClientGone, or Restarting when this process is leaving."""
-        self.fold(completion)
-        if completion.failed is not None:
-            raise JobFailed(completion.failed.message, code=completion.failed.code)
-        return completion.body()
+        if self.is_head:  # no body is read, so the end of a stream would not be noticed
+            self.close()
+            return Response(headers=SSE_HEADERS)
+        return Response(self._stream(frames, first), headers=SSE_HEADERS)
 
     def fold(self, completion: Completion) -> None:
-        """The same, but a failed job is told by `completion.failed` only."""
+        """Feed every event up to the end. Raises ClientGone, or Restarting when this process stops."""
         for reader in self.readers:
             reader.is_for_the_whole = True
         try:
@@ -113,7 +97,7 @@ class Answer:
             self._cancel_if_alone()
             raise
         finally:
-            self.give_up()
+            self.close()
 
     def _catch_up(self, frames: Frames) -> bytes:
         """Make what the caller has seen again, so that the rest can follow; returns what the last event adds to it.
@@ -154,7 +138,7 @@ class Answer:
         finally:
             if is_left and not self.readers[0].is_closing:
                 self._cancel_if_alone()
-            self.give_up()
+            self.close()
 
     def _rest(self, frames: Frames) -> Iterator[bytes]:
         """Whatever happens, a stream ends with its job's end or with an error, or says that it can be resumed."""

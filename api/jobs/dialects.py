@@ -14,8 +14,9 @@ class Dialect:
     """Frames that are not chunks, and what surrounds the chunks."""
 
     failure: Callable[[OmniError, int], dict[str, Any]]  # of an error, after so many chunks
-    tells_failed_jobs: bool = True  # by a frame of their own; else the chunks have said it
+    has_failure_chunks: bool = False  # a chunk reports that the job failed; else a frame of its own does
     names_events: bool = False  # each chunk's type is also its SSE event's name
+    numbers_events: bool = False  # chunks have a `sequence_number`, so that resuming needs no `id:` lines
     ending: bytes = b""
 
 
@@ -38,5 +39,5 @@ def _messages_error(error: OmniError, _: int) -> dict[str, Any]:
 
 
 OPENAI = Dialect(_openai_error, ending=sse.DONE)
-RESPONSES = Dialect(_response_error, tells_failed_jobs=False, names_events=True)
+RESPONSES = Dialect(_response_error, has_failure_chunks=True, names_events=True, numbers_events=True)
 ANTHROPIC = Dialect(_messages_error, names_events=True)

@@ -44,7 +44,7 @@ class Frames:
         One that has seen more than there is up to a failure is told that instead.
         """
         said = self._numbered(self._chunks.feed(event))
-        if isinstance(event, Failed) and self._dialect.tells_failed_jobs and not self.is_behind:
+        if isinstance(event, Failed) and not self._dialect.has_failure_chunks and not self.is_behind:
             said += self.failure(JobFailed(event.message, code=event.code))
         return said
 

@@ -4,7 +4,7 @@ RQ is known only here and in worker/jobs/omni_worker.py.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,10 @@ from redis.exceptions import RedisError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from api.gate.tracing import traceparent
 from api.jobs.hub import Reader
-from api.operator.request_log import note_enqueued, note_quota
-from common.errors import Conflict, KeyLimited, NotFound, Unavailable
+from api.request.response_meta import job_ids
+from common.errors import Conflict, NotFound, Unavailable
+from common.quota import Enqueued
 from common.redis import keys
 from common.redis.connection import is_passing
 from common.redis.job_log import LogEntry
@@ -75,18 +75,33 @@ def rq_job(redis: "Redis", job_id: str, queue: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def submit(store: Store, submission: Submission) -> str:
-    """Enqueue; returns the job's id. Raises what Store.submit does, or Unavailable (Redis is away)."""
+def submit(store: Store, submission: Submission) -> Enqueued:
+    """Enqueue one job. Raises what Store.submit does, or Unavailable (Redis is away)."""
     try:
-        submission = replace(submission, traceparent=traceparent())
-        enqueued = store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
-    except KeyLimited as refused:
-        note_quota(refused.quota)
-        raise
+        return store.submit(submission, rq_job(store.redis, submission.request.id, submission.queue))
     except RedisError as error:
         raise unavailable(error) from error
-    note_enqueued(enqueued)
-    return enqueued.job_id
+
+
+def submit_all(store: Store, submissions: Sequence[Submission]) -> Enqueued:
+    """Enqueue the jobs of one answer, all or none; returns the answer's id, an older one for a known Idempotency-Key.
+
+    In that case jobs that are missing, because a process died between two of them, are enqueued now.
+    """
+    first = submissions[0].request.id
+    enqueued = submit(store, submissions[0])
+    answer_id = enqueued.job_id
+    ids = job_ids(answer_id, len(submissions))
+    try:
+        for job_id, submission in zip(ids[1:], submissions[1:], strict=True):
+            request = replace(submission.request, id=job_id)
+            enqueued = submit(store, replace(submission, request=request, form=submission.form | {"id": answer_id}))
+    except BaseException:
+        if answer_id == first:
+            for job_id in ids:
+                store.cancel(job_id, message="The queue had no room for all prompts of the request.")
+        raise
+    return replace(enqueued, job_id=answer_id)
 
 
 def unavailable(error: RedisError) -> Unavailable:

@@ -86,15 +86,13 @@ class EventHub:
         self.is_redis_up = False
         self.is_closing = False
         self._readers: dict[str, list[Reader]] = {}
-        self.chores: list[Callable[[], None]] = []  # done with every sweep
-        self._is_started = False
+        self._periodic_tasks: Sequence[Callable[[], None]] = ()
 
-    def start(self) -> None:
-        """Idempotent; api/server.py calls it after the fork."""
-        if not self._is_started:
-            self._is_started = True
-            gevent.spawn(self._listen_for_ever)
-            gevent.spawn(self._sweep_for_ever)
+    def start(self, periodic_tasks: Sequence[Callable[[], None]] = ()) -> None:
+        """Subscribe and sweep from now on. Call once, after the fork. The tasks run with every sweep."""
+        self._periodic_tasks = periodic_tasks
+        gevent.spawn(self._listen)
+        gevent.spawn(self._sweep_every_second)
 
     def open(self, job_id: str) -> Reader:
         reader = Reader(job_id)
@@ -145,8 +143,8 @@ class EventHub:
             self._tell(waiting[start : start + SWEEP_JOBS])
         for queue in set(self.store.directory.models().values()):
             self.store.expire(queue)
-        for chore in self.chores:
-            chore()
+        for task in self._periodic_tasks:
+            task()
         self.seconds_per_place = self.store.directory.seconds_per_place(self.queue)
 
     def _tell(self, job_ids: Sequence[str]) -> None:
@@ -160,7 +158,7 @@ class EventHub:
             for reader in readers:
                 reader.wake.set()
 
-    def _listen_for_ever(self) -> None:
+    def _listen(self) -> None:
         has_subscribed = True  # a Redis that is away is told of once
         while True:
             try:
@@ -192,7 +190,7 @@ class EventHub:
             if message["type"] == "message":
                 self.hear(message["data"])
 
-    def _sweep_for_ever(self) -> None:
+    def _sweep_every_second(self) -> None:
         while True:
             try:
                 self.sweep()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import orjson
-from flask import Flask, Response, jsonify
+from flask import Flask, Response
 from flask.json.provider import JSONProvider
 
 from api.process.offload import is_large, offload
@@ -24,14 +24,6 @@ class FastJson(JSONProvider):
     def response(self, *args: Any, **kwargs: Any) -> Response:
         body = offload(dumped, self._prepare_response_obj(args, kwargs))
         return Response(body + b"\n", mimetype="application/json")
-
-
-def about_job(job_id: str, body: dict[str, Any], status: int = 200) -> Response:
-    """A job's answer that is no stream. It bears the job's id as streams do."""
-    response = jsonify(body)
-    response.status_code = status
-    response.headers["Omni-Job-Id"] = job_id
-    return response
 
 
 def dumped(value: Any) -> bytes:

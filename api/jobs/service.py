@@ -1,15 +1,17 @@
-"""What every route needs, built once per process and passed down."""
+"""The parts that every route needs; built once per process and passed to the routes."""
 
 from dataclasses import dataclass, field
 
 from api.gate.auth import KeyRing
 from api.gate.body_room import BodyRoom
 from api.jobs.hub import EventHub
+from api.process.memory import SpareMemory
 from api.process.redis_seams import GreenParser
 from api.prompt.models import Models
 from common.grammar.check import GrammarCheck
 from common.redis.connection import connect
 from common.redis.key_store import KeyStore
+from common.redis.metrics import SERVICE, Tally
 from common.redis.store import Store
 from common.settings import Settings
 
@@ -23,6 +25,15 @@ class Service:
     keys: KeyRing
     grammars: GrammarCheck = field(default_factory=GrammarCheck)
     bodies: BodyRoom = field(default_factory=BodyRoom)
+    tally: Tally = field(default_factory=lambda: Tally(SERVICE))
+    spare: SpareMemory = field(default_factory=SpareMemory)
+
+    def start(self) -> None:
+        """Start the hub's greenlets. Call once per process, after the fork."""
+        self.hub.start(periodic_tasks=(self.keys.refresh, self._flush_tally, self.spare.give_back))
+
+    def _flush_tally(self) -> None:
+        self.tally.flush(self.store.redis)
 
 
 def build_service(settings: Settings) -> Service:

@@ -1,115 +1,137 @@
-"""From a prepared request to its HTTP answer, and back from a job's id: the same for every kind of answer."""
+"""The one way to serve an answer: enqueue() or reopen() its jobs, then respond().
 
-from collections.abc import Callable, Mapping
+A new request: respond(enqueue(call, ENDPOINT, prepare(call))). An earlier one: fetch(service, http, stored(...)).
+"""
+
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic
 
-from flask import Request
+from flask import Request, Response, jsonify
 
-from api.chat.chunks import ChatChunks, ChatCompletion, ChatForm
-from api.chat.prepare import Prepared, submission
 from api.gate.auth import Caller
-from api.jobs.answers import Answer, Completion
-from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
-from api.jobs.frames import Chunks
-from api.jobs.generation import submit
+from api.gate.notes import note_enqueued, note_quota
+from api.gate.tracing import traceparent
+from api.jobs.answers import Answer
+from api.jobs.call import Call
+from api.jobs.endpoint import Endpoint, Progress
+from api.jobs.generation import submit_all
 from api.jobs.service import Service
-from api.messages.chunks import MessageChunks, MessageCompletion, MessageForm
 from api.prompt.encoder import PromptEncoder
-from api.reading.choice import parse_options
-from api.responses.chunks import ResponseChunks, ResponseCompletion, ResponseForm
-from api.schema.base import StreamOptions
-from api.schema.chat import ChatRequest
-from common.errors import InvalidRequest, NotFound
+from api.request.response_meta import job_ids
+from api.request.submission import MetaT, Prepared, QueueOptions, Sender, submissions
+from common.errors import InvalidRequest, JobFailed, KeyLimited, NotFound
+from common.quota import Enqueued
 from common.redis.job_view import JobView
 
 ENDED = ("finished", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How the answers of one endpoint are worded."""
+class Delivery:
+    """How the caller receives the answer. By default: one body, when the jobs have ended."""
 
-    name: str  # for people
-    form: Callable[..., Any]
-    chunks: Callable[[Any, PromptEncoder], Chunks]
-    completion: Callable[[Any, PromptEncoder], Completion]
-    dialect: Dialect
-
-
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "chat": Kind("a chat completion", ChatForm, ChatChunks, ChatCompletion, OPENAI),
-        "response": Kind("a response", ResponseForm, ResponseChunks, ResponseCompletion, RESPONSES),
-        "message": Kind("a message", MessageForm, MessageChunks, MessageCompletion, ANTHROPIC),
-    }
-)
+    stream: bool = False
+    after: int = 0  # chunks that the caller has already received
+    with_ids: bool = False  # the stream has `id:` lines
+    progress: Progress | None = None  # respond at once with this instead
+    failure_is_body: bool = False  # a failed job is answered by a body that says so, not by an error
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A job in the line, and the caller's wait for it."""
+class PendingAnswer(Generic[MetaT]):
+    """The jobs of one answer, and a caller who waits for them."""
 
+    endpoint: Endpoint[MetaT]
     answer: Answer
-    form: Any
+    meta: MetaT
     encoder: PromptEncoder
-
-    def stream(self, *, after: int = 0, with_ids: bool = False) -> Any:
-        kind = KINDS[self.form.kind]
-        chunks = kind.chunks(self.form, self.encoder)
-        return self.answer.stream(chunks, kind.dialect, after=after, with_ids=with_ids)
-
-    def completion(self) -> Completion:
-        return KINDS[self.form.kind].completion(self.form, self.encoder)
+    delivery: Delivery
+    enqueued: Enqueued | None = None  # None when an earlier answer is fetched
 
     def body(self) -> dict[str, Any]:
-        """Wait for the whole answer. Raises JobFailed."""
-        return self.answer.body(self.completion())
+        """Wait for the end of the jobs. Raises JobFailed, ClientGone, or Restarting."""
+        completion = self.endpoint.completion(self.meta, self.encoder)
+        self.answer.fold(completion)
+        if completion.failed is not None and not self.delivery.failure_is_body:
+            raise JobFailed(completion.failed.message, code=completion.failed.code)
+        return completion.body()
+
+    def stream(self) -> Response:
+        """SSE from the first chunk after `delivery.after`. Raises Conflict when the jobs ended before that."""
+        assert self.endpoint.chunks is not None
+        chunks = self.endpoint.chunks(self.meta, self.encoder)
+        delivery = self.delivery
+        return self.answer.stream(chunks, self.endpoint.dialect, after=delivery.after, with_ids=delivery.with_ids)
+
+    def unfinished(self, progress: Progress) -> Response:
+        """How far the jobs are; they go on without the caller."""
+        assert self.endpoint.unfinished is not None
+        self.answer.close()
+        body, status = self.endpoint.unfinished(self.meta, progress)
+        response = jsonify(body)
+        response.status_code = status
+        return response
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """How an answer is to be given: all that is needed of a request once it waits.
+class StoredAnswer(Generic[MetaT]):
+    """An earlier answer, as its jobs in Redis describe it."""
 
-    Handlers keep this alone, because the rest may be large and the answer may take long.
-    """
+    endpoint: Endpoint[MetaT]
+    jobs: list[JobView]
+    meta: MetaT
 
-    stream: bool
-    background: bool
-    stream_options: StreamOptions | None = None
+    @property
+    def has_ended(self) -> bool:
+        return all(job.state in ENDED for job in self.jobs)
+
+    @property
+    def progress(self) -> Progress:
+        is_queued = all(job.state == "queued" for job in self.jobs)
+        return Progress("queued" if is_queued else "in_progress", sum(job.num_tokens for job in self.jobs))
 
 
-def wanted(body: Any) -> Wanted:
-    return Wanted(bool(body.stream), bool(getattr(body, "background", False)), getattr(body, "stream_options", None))
-
-
-def put_in_line(
-    service: Service, request: Request, caller: Caller, body: ChatRequest, prepared: Prepared, form: Any,
-    encoder: PromptEncoder, raw: Mapping[str, Any],
-) -> Waiting:  # fmt: skip
-    """A new job, or the one that the Idempotency-Key already stands for."""
-    answer = Answer(service, request, form.id, is_background=bool(body.background))
+def enqueue(call: Call[Any], endpoint: Endpoint[MetaT], prepared: Prepared[MetaT]) -> PendingAnswer[MetaT]:
+    """Enqueue all jobs, or find those that the Idempotency-Key was used for before."""
+    service, meta, options = call.service, prepared.meta, prepared.options
+    ids = [request.id for request in prepared.requests]
+    answer = Answer(service, call.http, *ids, is_background=options.background)
     try:
-        generation = prepared.request(form.id, body.model, caller)
-        job = submission(generation, form, body, encoder, caller, request.headers, raw)
-        job_id = submit(service.store, job)
-        if job_id != form.id:
-            answer.follow(job_id)
-            form = form_of(owned_job(service, caller, job_id), form.kind)
-    except BaseException:
-        answer.give_up()
+        enqueued = submit_all(service.store, submissions(prepared, endpoint.kind, call.encoder.card, sender_of(call)))
+        if enqueued.job_id != meta.id:
+            found = stored(service, call.caller, endpoint, enqueued.job_id)
+            answer.attach(*(job.id for job in found.jobs))
+            meta = found.meta
+    except KeyLimited as refused:
+        answer.close()
+        note_quota(refused.quota)
         raise
-    return Waiting(answer, form, encoder)
+    except BaseException:
+        answer.close()
+        raise
+    return PendingAnswer(endpoint, answer, meta, call.encoder, new_delivery(call.http, options), enqueued)
 
 
-def fetched(service: Service, request: Request, job: JobView, kind: str) -> Waiting:
-    """An answer that is read again; the reader's leaving does not end it."""
-    form = form_of(job, kind)
-    encoder = service.models.encoder(form.model)
-    answer = Answer(service, request, job.id, is_background=True)
-    answer.is_new = False
-    return Waiting(answer, form, encoder)
+def sender_of(call: Call[Any]) -> Sender:
+    headers = call.http.headers
+    return Sender(
+        owner=call.caller.owner,
+        raw=call.raw,
+        idempotency_key=headers.get("Idempotency-Key", ""),
+        read_timeout=headers.get("x-stainless-read-timeout", ""),
+        traceparent=traceparent(),
+    )
+
+
+def stored(service: Service, caller: Caller, endpoint: Endpoint[MetaT], answer_id: str) -> StoredAnswer[MetaT]:
+    """Raises NotFound when the id is another key's or another endpoint's, or when one of the jobs is gone."""
+    first = owned_job(service, caller, answer_id)
+    if first.form.get("kind") != endpoint.kind or first.form.get("id") != answer_id:
+        raise NotFound(f"This id is not {endpoint.name}.")
+    ids = job_ids(answer_id, endpoint.meta.num_jobs(first.form))
+    jobs = [first, *(owned_job(service, caller, job_id) for job_id in ids[1:])]
+    forms = [{name: value for name, value in job.form.items() if name != "kind"} for job in jobs]
+    return StoredAnswer(endpoint, jobs, endpoint.meta.from_forms(forms))
 
 
 def owned_job(service: Service, caller: Caller, job_id: str) -> JobView:
@@ -123,25 +145,63 @@ def owned_job(service: Service, caller: Caller, job_id: str) -> JobView:
     return job
 
 
-def form_of(job: JobView, kind: str) -> Any:
-    """Raises NotFound for a job whose answer is worded in another way."""
-    if job.form.get("kind") != kind:
-        raise NotFound(f"This id is not {KINDS[kind].name}.")
-    return KINDS[kind].form(**job.form | {"reading": parse_options(job.form["reading"])})
+def reopen(
+    service: Service, http: Request, found: StoredAnswer[MetaT], delivery: Delivery | None = None
+) -> PendingAnswer[MetaT]:
+    """Read an earlier answer again; its jobs go on when this caller leaves."""
+    encoder = service.models.encoder(found.meta.model)
+    ids = [job.id for job in found.jobs]
+    answer = Answer(service, http, *ids, is_background=True, is_new=False)
+    return PendingAnswer(found.endpoint, answer, found.meta, encoder, delivery or Delivery())
 
 
-def wants_stream(request: Request) -> bool:
-    return request.args.get("stream") == "true" or "text/event-stream" in request.headers.get("Accept", "")
+def fetch(service: Service, http: Request, found: StoredAnswer[MetaT]) -> Response:
+    """GET: the stream from where the caller left it, the whole answer, or how far it is."""
+    return respond(reopen(service, http, found, fetched_delivery(http, found)))
 
 
-def asks_for_ids(request: Request, options: StreamOptions | None = None) -> bool:
-    """Whether a stream's reader resumes by numbers: only then are they sent, because plain readers trip over them."""
-    return bool(options and options.include_event_ids) or "Last-Event-ID" in request.headers
+def respond(pending: PendingAnswer[Any]) -> Response:
+    """The HTTP response to every request that stands for jobs."""
+    if pending.enqueued is not None:
+        note_enqueued(pending.enqueued)
+    if pending.delivery.stream:
+        response = pending.stream()
+    elif pending.delivery.progress is not None:
+        response = pending.unfinished(pending.delivery.progress)
+    else:
+        response = jsonify(pending.body())
+    response.headers["Omni-Job-Id"] = pending.meta.id
+    return response
 
 
-def starting_after(request: Request, default: int = 0) -> int:
-    """From where to resume: the query's `starting_after`, else the header that browsers send."""
-    text = request.args.get("starting_after") or request.headers.get("Last-Event-ID") or str(default)
-    if text != str(default) and not (text.isascii() and text.isdigit() and len(text) <= 9):
+def new_delivery(http: Request, options: QueueOptions) -> Delivery:
+    """As the body of a new request asks."""
+    return Delivery(
+        stream=options.stream,
+        with_ids=options.event_ids or "Last-Event-ID" in http.headers,
+        progress=Progress() if options.background else None,
+    )
+
+
+def fetched_delivery(http: Request, found: StoredAnswer[Any]) -> Delivery:
+    """As the query and headers of a GET ask. Raises InvalidRequest for a `starting_after` that is no number."""
+    dialect = found.endpoint.dialect
+    if wants_stream(http):
+        if dialect.numbers_events:  # from 0, so the next event has a number that is one higher than the count
+            after = starting_after(http) + ("starting_after" in http.args)
+            return Delivery(stream=True, after=after, with_ids="Last-Event-ID" in http.headers)
+        return Delivery(stream=True, after=starting_after(http), with_ids=True)
+    is_early = found.endpoint.unfinished is not None and not found.has_ended
+    return Delivery(progress=found.progress if is_early else None, failure_is_body=dialect.has_failure_chunks)
+
+
+def wants_stream(http: Request) -> bool:
+    return http.args.get("stream") == "true" or "text/event-stream" in http.headers.get("Accept", "")
+
+
+def starting_after(http: Request) -> int:
+    """Number of the last chunk received: the query's `starting_after`, else `Last-Event-ID`, which browsers send."""
+    text = http.args.get("starting_after") or http.headers.get("Last-Event-ID") or "0"
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise InvalidRequest("'starting_after' must be the id of a chunk: a whole number.", param="starting_after")
     return int(text)

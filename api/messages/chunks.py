@@ -7,26 +7,23 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.jobs.dialects import ANTHROPIC
+from api.jobs.endpoint import Endpoint
 from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
+from api.request.response_meta import ResponseMeta
 from common.wire import Delta, Event, Failed, Finished
 
 
 @dataclass(frozen=True, slots=True)
-class MessageForm:
-    """How one message is worded; stored with the job."""
-
-    id: str
-    model: str
-    created: int
+class MessageMeta(ResponseMeta):
     num_prompt_tokens: int
     stop: list[str]
     reading: ParseOptions = field(default_factory=ParseOptions)
-    kind: str = "message"
 
 
 @dataclass(slots=True)
-class Block:
+class BlockInProgress:
     """One content block while it grows."""
 
     type: str  # text, thinking, tool_use
@@ -51,19 +48,19 @@ class Block:
 class MessageChunks:
     """Turns a job's events into stream events, in log order from the first."""
 
-    def __init__(self, form: MessageForm, vocabulary: TokenDecoder) -> None:
-        self.form = form
+    def __init__(self, meta: MessageMeta, vocabulary: TokenDecoder) -> None:
+        self.meta = meta
         self.vocabulary = vocabulary
         self.failed: Failed | None = None
-        self._reader = ChoiceParser(form.reading, form.id, 0)
-        self._blocks: list[Block] = []
+        self._reader = ChoiceParser(meta.reading, meta.id, 0)
+        self._blocks: list[BlockInProgress] = []
         self._is_open = False
         self._token_ids: list[int] = []
         self._text: list[str] = []
-        self._usage: dict[str, Any] = {"input_tokens": form.num_prompt_tokens, "output_tokens": 0}
+        self._usage: dict[str, Any] = {"input_tokens": meta.num_prompt_tokens, "output_tokens": 0}
 
     def opening(self) -> list[dict[str, Any]]:
-        return [{"type": "message_start", "message": self.message()}, {"type": "ping"}]
+        return [{"type": "message_start", "message": self.body()}, {"type": "ping"}]
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
         """The stream events of one event; none for a Failed, whose error the stream carries as its own frame."""
@@ -80,13 +77,13 @@ class MessageChunks:
         said += [*self._close(), {"type": "message_delta", "delta": end, "usage": self._usage}]
         return [*said, {"type": "message_stop"}]
 
-    def message(self) -> dict[str, Any]:
-        """Anthropic's message as it stands."""
+    def body(self) -> dict[str, Any]:
+        """Anthropic's message object so far."""
         return {
-            "id": self.form.id,
+            "id": self.meta.id,
             "type": "message",
             "role": "assistant",
-            "model": self.form.model,
+            "model": self.meta.model,
             "content": self._content(),
             "stop_reason": self.stop_reason,
             "stop_sequence": self.stop_sequence,
@@ -96,7 +93,7 @@ class MessageChunks:
     def _content(self) -> list[dict[str, Any]]:
         """The blocks so far, without a call that was cut off: its input could be run for another."""
         whole = [block for block in self._blocks if block.is_whole]
-        return [block.shown() for block in whole or ([Block("text")] if self._blocks else [])]
+        return [block.shown() for block in whole or ([BlockInProgress("text")] if self._blocks else [])]
 
     @property
     def stop_reason(self) -> str | None:
@@ -108,13 +105,13 @@ class MessageChunks:
     @property
     def stop_sequence(self) -> str | None:
         """The stop string that ended the text: it stands where the text that was shown breaks off."""
-        is_end = not self._token_ids or self.form.reading.ends_with(self._token_ids)
-        if self._reader.finish_reason != "stop" or is_end or not self.form.stop:
+        is_end = not self._token_ids or self.meta.reading.ends_with(self._token_ids)
+        if self._reader.finish_reason != "stop" or is_end or not self.meta.stop:
             return None
         written = self.vocabulary.decode(self._token_ids)
         at = len("".join(self._text))
-        found = [stop for stop in self.form.stop if written.startswith(stop, at)]
-        found += [stop for stop in self.form.stop if stop in written]
+        found = [stop for stop in self.meta.stop if written.startswith(stop, at)]
+        found += [stop for stop in self.meta.stop if stop in written]
         return found[0] if found else None
 
     def _piece(self, piece: Piece) -> list[dict[str, Any]]:
@@ -134,7 +131,7 @@ class MessageChunks:
         if self._is_open and self._blocks[-1].type == type and type != "tool_use":
             return []
         said = self._close()
-        self._blocks.append(Block(type, **fields))
+        self._blocks.append(BlockInProgress(type, **fields))
         self._is_open = True
         return [*said, self._about("content_block_start", content_block=self._blocks[-1].shown())]
 
@@ -146,23 +143,6 @@ class MessageChunks:
 
     def _about(self, type: str, **fields: Any) -> dict[str, Any]:
         return {"type": type, "index": len(self._blocks) - 1, **fields}
-
-
-class MessageCompletion:
-    """The same events folded into one message."""
-
-    def __init__(self, form: MessageForm, vocabulary: TokenDecoder) -> None:
-        self._chunks = MessageChunks(form, vocabulary)
-
-    @property
-    def failed(self) -> Failed | None:
-        return self._chunks.failed
-
-    def feed(self, event: Event) -> None:
-        self._chunks.feed(event)
-
-    def body(self) -> dict[str, Any]:
-        return self._chunks.message()
 
 
 def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
@@ -183,3 +163,13 @@ def _object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+MESSAGE = Endpoint(
+    kind="message",
+    name="a message",
+    meta=MessageMeta,
+    chunks=MessageChunks,
+    completion=MessageChunks,
+    dialect=ANTHROPIC,
+)

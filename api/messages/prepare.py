@@ -1,30 +1,50 @@
-"""/v1/messages in the words of chat: its blocks are messages, its options are a chat request's."""
+"""A messages request -> the equivalent chat request, prepared."""
 
-import json
-from collections.abc import Sequence
+import time
 from typing import Any
 
+from api.chat.prepare import chat_input
+from api.jobs.call import Call
+from api.messages.chunks import MessageMeta
+from api.messages.turns import messages_of
+from api.process.offload import offload
+from api.request.submission import Prepared, QueueOptions, new_id
 from api.schema.base import JsonSchema, ResponseFormat
 from api.schema.chat import (
     ChatRequest,
-    FunctionCall,
     FunctionDefinition,
-    ImageUrl,
-    Message,
     NamedFunction,
     NamedTool,
-    Part,
     ThinkingSwitch,
     Tool,
-    ToolCall,
     ToolChoice,
 )
-from api.schema.messages import ContentBlock, CountRequest, MessagesFormat, MessagesRequest, MessagesToolChoice, Turn
+from api.schema.messages import CountRequest, MessagesFormat, MessagesRequest, MessagesToolChoice
 from common.errors import InvalidRequest
 
 
+def prepare(call: Call[MessagesRequest]) -> Prepared[MessageMeta]:
+    """Raises InvalidRequest or ContextLengthExceeded."""
+    body = offload(chat_request, call.body)
+    chat = chat_input(body, call.encoder, call.service.grammars)
+    meta = MessageMeta(
+        id=new_id("msg_"),
+        model=body.model,
+        created=int(time.time()),
+        num_prompt_tokens=len(chat.prompt.ids),
+        stop=call.body.stop_sequences or [],
+        reading=chat.options,
+    )
+    return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body))
+
+
+def count_tokens(call: Call[CountRequest]) -> int:
+    chat = chat_input(offload(chat_request, call.body), call.encoder, call.service.grammars)
+    return len(chat.prompt.ids)
+
+
 def chat_request(body: CountRequest) -> ChatRequest:
-    """The same request for chat. Raises InvalidRequest."""
+    """The equivalent chat request. Raises InvalidRequest."""
     messages = messages_of(body)
     choice = body.tool_choice
     fields: dict[str, Any] = {
@@ -56,88 +76,10 @@ def chat_request(body: CountRequest) -> ChatRequest:
             "top_p": body.top_p,
             "top_k": body.top_k,
             "stream": body.stream,
+            "stream_options": body.stream_options,
             "timeout": body.timeout,
         }
     return ChatRequest.model_construct(**fields)
-
-
-def messages_of(body: CountRequest) -> list[Message]:
-    messages = []
-    if body.system:
-        messages.append(Message(role="system", content=text_of(body.system, "system")))
-    for number, turn in enumerate(body.messages):
-        param = f"messages[{number}]"
-        if turn.role == "assistant":
-            messages.append(assistant_message(turn, param))
-        elif turn.role == "system":
-            messages.append(Message(role="system", content=text_of(turn.content, param)))
-        else:
-            messages += user_messages(turn, param)
-    return messages
-
-
-def user_messages(turn: Turn, param: str) -> list[Message]:
-    """Results of calls are messages of their own; the text around them is the user's."""
-    if isinstance(turn.content, str):
-        return [Message(role="user", content=turn.content)]
-    messages: list[Message] = []
-    texts: list[ContentBlock] = []
-    for number, block in enumerate(turn.content):
-        if block.type != "tool_result":
-            texts.append(block)
-            continue
-        where = f"{param}.content[{number}]"
-        if block.tool_use_id is None:
-            raise InvalidRequest(f"'{where}': a tool_result needs 'tool_use_id'.", param=where)
-        result = text_of(block.content or "", where)
-        content = f"Error: {result}" if block.is_error else result
-        messages.append(Message(role="tool", tool_call_id=block.tool_use_id, content=content))
-    if any(block.type == "image" for block in texts):
-        messages.append(Message(role="user", content=[part_of(block, param) for block in texts]))
-    elif texts or not messages:
-        messages.append(Message(role="user", content=text_of(texts, param)))
-    return messages
-
-
-def part_of(block: ContentBlock, param: str) -> Part:
-    if block.type != "image" or block.source is None:
-        return Part(type="text", text=text_of([block], param))
-    source = block.source
-    url = f"data:{source.media_type};base64,{source.data}" if source.type == "base64" else source.url
-    return Part(type="image_url", image_url=ImageUrl(url=url))
-
-
-def assistant_message(turn: Turn, param: str) -> Message:
-    if isinstance(turn.content, str):
-        return Message(role="assistant", content=turn.content)
-    calls = []
-    for number, block in enumerate(turn.content):
-        if block.type != "tool_use":
-            continue
-        if block.id is None or block.name is None:
-            where = f"{param}.content[{number}]"
-            raise InvalidRequest(f"'{where}': a tool_use needs 'id' and 'name'.", param=where)
-        arguments = json.dumps(block.input or {}, ensure_ascii=False)
-        calls.append(ToolCall(id=block.id, function=FunctionCall(name=block.name, arguments=arguments)))
-    said = [block for block in turn.content if block.type not in ("tool_use", "thinking", "redacted_thinking")]
-    thought = "".join(block.thinking or "" for block in turn.content if block.type == "thinking")
-    return Message(
-        role="assistant",
-        content=text_of(said, param),
-        reasoning_content=thought or None,
-        tool_calls=calls or None,
-    )
-
-
-def text_of(content: str | Sequence[ContentBlock], param: str) -> str:
-    """Raises InvalidRequest for a block that is no text."""
-    if isinstance(content, str):
-        return content
-    for number, block in enumerate(content):
-        if block.type != "text" or block.text is None:
-            where = f"{param}.content[{number}]"
-            raise InvalidRequest(f"'{where}': blocks of type {block.type!r} cannot be taken here.", param=where)
-    return "".join(block.text or "" for block in content)
 
 
 def tool_choice_of(choice: MessagesToolChoice | None) -> ToolChoice | None:

@@ -3,12 +3,11 @@
 import logging
 import time
 
-from flask import Flask, Response, g, has_request_context, request
+from flask import Flask, Response, g, request
 
+from api.gate import notes
 from api.gate.rate_headers import rate_headers
 from api.jobs.service import Service
-from common.quota import Enqueued, Quota
-from common.redis.metrics import Tally
 
 logger = logging.getLogger("omni.api")
 
@@ -20,26 +19,12 @@ class RequestFields(logging.Filter):
     """Adds the ids of the request that is being answered to every line that is logged meanwhile."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if has_request_context():
-            ids = {name: g.get(name) for name in ("request_id", "job_id") if g.get(name)}
+        if ids := notes.ids():
             record.fields = ids | getattr(record, "fields", {})
         return True
 
 
-def note_enqueued(enqueued: Enqueued) -> None:
-    """The job that this request stands for."""
-    if has_request_context():
-        g.job_id = enqueued.job_id
-        g.num_waiting = enqueued.num_waiting
-        note_quota(enqueued.quota)
-
-
-def note_quota(quota: Quota | None) -> None:
-    if has_request_context():
-        g.quota = quota
-
-
-def install_request_log(app: Flask, service: Service, tally: Tally) -> None:
+def install_request_log(app: Flask, service: Service) -> None:
     for handler in logging.getLogger().handlers:
         if not any(isinstance(item, RequestFields) for item in handler.filters):
             handler.addFilter(RequestFields())
@@ -50,12 +35,14 @@ def install_request_log(app: Flask, service: Service, tally: Tally) -> None:
 
     @app.after_request
     def note(response: Response) -> Response:
-        if quota := g.get("quota"):
+        if quota := notes.quota():
             place_s = service.hub.seconds_per_place
-            waiting = g.get("num_waiting", 0)
-            response.headers.update(rate_headers(quota, waiting, service.settings.max_queue, place_s))
+            max_queue = service.settings.max_queue
+            response.headers.update(rate_headers(quota, notes.num_waiting(), max_queue, place_s))
         route = request.url_rule.rule if request.url_rule is not None else "none"
-        tally.add(f"http_requests|{request.method if request.url_rule else 'other'} {route} {response.status_code}")
+        service.tally.add(
+            f"http_requests|{request.method if request.url_rule else 'other'} {route} {response.status_code}"
+        )
         if request.method not in SILENT or (response.status_code >= 500 and route not in PROBES):
             write_line(route, response.status_code)
         return response

@@ -6,27 +6,26 @@ created, queued?, in_progress, (item added, (part added, deltas, done)?, item do
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.jobs.dialects import RESPONSES
+from api.jobs.endpoint import Endpoint, Progress, Unfinished
 from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
+from api.request.response_meta import ResponseMeta
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 CANCELLED = ("cancelled", "client_gone")
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseForm:
-    """How one response is worded, and the conversation that it belongs to; stored with the job."""
+class ResponsesMeta(ResponseMeta):
+    """Includes the conversation, so that a later request can continue it."""
 
-    id: str
-    model: str
-    created: int
     store: bool
     background: bool
     echo: dict[str, Any]  # the request's own fields, as every response object repeats them
     input: list[dict[str, Any]]  # this request's items
     context: list[dict[str, Any]]  # the items of the responses before it
     reading: ParseOptions = field(default_factory=ParseOptions)
-    kind: str = "response"
 
 
 @dataclass(slots=True)
@@ -61,11 +60,11 @@ class Item:
 class ResponseChunks:
     """Turns a job's events into numbered stream events, in log order from the first."""
 
-    def __init__(self, form: ResponseForm, vocabulary: TokenDecoder) -> None:
-        self.form = form
+    def __init__(self, meta: ResponsesMeta, vocabulary: TokenDecoder) -> None:
+        self.meta = meta
         self.vocabulary = vocabulary
         self.failed: Failed | None = None
-        self._reader = ChoiceParser(form.reading, form.id, 0)
+        self._reader = ChoiceParser(meta.reading, meta.id, 0)
         self._items: list[Item] = []
         self._open: Item | None = None
         self._logprobs: list[TokenLogprob] = []  # of text that the reader still holds
@@ -74,9 +73,9 @@ class ResponseChunks:
         self._usage: dict[str, Any] | None = None
 
     def opening(self) -> list[dict[str, Any]]:
-        status = "queued" if self.form.background else "in_progress"
+        status = "queued" if self.meta.background else "in_progress"
         created = self._lifecycle("created", status)
-        return [created, self._lifecycle("queued", status)] if self.form.background else [created]
+        return [created, self._lifecycle("queued", status)] if self.meta.background else [created]
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
         said: list[dict[str, Any]] = []
@@ -105,25 +104,19 @@ class ResponseChunks:
             return "in_progress"
         return "incomplete" if self._reader.finish_reason == "length" else "completed"
 
+    def body(self) -> dict[str, Any]:
+        return self.response(self.status)
+
     def response(self, status: str) -> dict[str, Any]:
-        """The response object as it stands."""
-        error = None
-        if self.failed is not None and status == "failed":
-            error = {"code": "server_error", "message": self.failed.message}  # the one published code that fits
-        return {
-            "id": self.form.id,
-            "object": "response",
-            "created_at": self.form.created,
-            "status": status,
-            "background": self.form.background,
-            "error": error,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "model": self.form.model,
+        """The response object so far."""
+        fields: dict[str, Any] = {
             "output": [item.shown() for item in self._items if item.is_whole or item is self._open],
-            **self.form.echo,
-            "store": self.form.store,
             "usage": self._usage,
         }
+        if self.failed is not None and status == "failed":
+            # OpenAI publishes no other code that fits.
+            fields["error"] = {"code": "server_error", "message": self.failed.message}
+        return response_object(self.meta, status, **fields)
 
     def _piece(self, piece: Piece) -> list[dict[str, Any]]:
         if isinstance(piece, Content):
@@ -150,7 +143,7 @@ class ResponseChunks:
             return []
         said = self._close("completed")
         prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[type]
-        self._open = Item(f"{prefix}_{self.form.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name)
+        self._open = Item(f"{prefix}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name)
         self._open.is_whole = type != "function_call"
         self._items.append(self._open)
         said.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
@@ -201,23 +194,6 @@ class ResponseChunks:
         return {"type": f"response.{event}", "sequence_number": self._num_said - 1, **fields}
 
 
-class ResponseCompletion:
-    """The same events folded into the response object."""
-
-    def __init__(self, form: ResponseForm, vocabulary: TokenDecoder) -> None:
-        self._chunks = ResponseChunks(form, vocabulary)
-
-    @property
-    def failed(self) -> Failed | None:
-        return self._chunks.failed
-
-    def feed(self, event: Event) -> None:
-        self._chunks.feed(event)
-
-    def body(self) -> dict[str, Any]:
-        return self._chunks.response(self._chunks.status)
-
-
 def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
     return {
         "input_tokens": event.prompt_tokens,
@@ -226,3 +202,36 @@ def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
         "total_tokens": event.prompt_tokens + event.completion_tokens,
     }
+
+
+def response_object(meta: ResponsesMeta, status: str, **fields: Any) -> dict[str, Any]:
+    """OpenAI's response; `fields` are those that depend on the events: output, usage, error."""
+    return {
+        "id": meta.id,
+        "object": "response",
+        "created_at": meta.created,
+        "status": status,
+        "background": meta.background,
+        "error": fields.get("error"),
+        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "model": meta.model,
+        "output": fields.get("output", []),
+        **meta.echo,
+        "store": meta.store,
+        "usage": fields.get("usage"),
+    }
+
+
+def unfinished_response(meta: ResponsesMeta, progress: Progress) -> Unfinished:
+    return response_object(meta, progress.status), 200
+
+
+RESPONSE = Endpoint(
+    kind="response",
+    name="a response",
+    meta=ResponsesMeta,
+    chunks=ResponseChunks,
+    completion=ResponseChunks,
+    dialect=RESPONSES,
+    unfinished=unfinished_response,
+)

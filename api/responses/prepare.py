@@ -1,32 +1,87 @@
-"""/v1/responses in the words of chat: its items are messages, its options are a chat request's."""
+"""A responses request -> the equivalent chat request, prepared, with the conversation that it continues."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from api.chat.prepare import chat_input
+from api.gate.auth import Caller
+from api.jobs.call import Call
+from api.jobs.service import Service
+from api.jobs.serving import StoredAnswer, reopen, stored
+from api.process.offload import offload
+from api.reading.choice import ParseOptions
+from api.request.sampling import DEFAULT_TEMPERATURE
+from api.request.submission import Prepared, QueueOptions, new_id
+from api.responses.chunks import RESPONSE, ResponsesMeta
+from api.responses.items import messages_of
 from api.schema.base import JsonSchema, ResponseFormat
 from api.schema.chat import (
     AllowedTools,
     AllowedToolsChoice,
     ChatRequest,
-    FunctionCall,
     FunctionDefinition,
-    Message,
     NamedFunction,
     NamedTool,
-    Part,
     Tool,
-    ToolCall,
     ToolChoice,
 )
-from api.schema.responses import AllowedChoice, FunctionChoice, InputItem, ResponsesRequest
-from common.errors import InvalidRequest
+from api.schema.parse import known_only
+from api.schema.responses import AllowedChoice, FunctionChoice, ResponsesRequest
+from common.errors import InvalidRequest, NotFound, OmniError
 
 LOGPROBS = "message.output_text.logprobs"
 
 
+def prepare(call: Call[ResponsesRequest]) -> Prepared[ResponsesMeta]:
+    """Raises InvalidRequest or ContextLengthExceeded."""
+    check_together(call.body)
+    context = context_of(call)
+    body = offload(chat_request, call.body, context)
+    chat = chat_input(body, call.encoder, call.service.grammars)
+    meta = response_meta(call.body, call.raw, context, chat.options)
+    return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body))
+
+
+def count_tokens(call: Call[ResponsesRequest]) -> int:
+    chat = chat_input(offload(chat_request, call.body, context_of(call)), call.encoder, call.service.grammars)
+    return len(chat.prompt.ids)
+
+
+def check_together(body: ResponsesRequest) -> None:
+    if body.background and body.store is False:
+        raise InvalidRequest("'background' needs the response to be stored.", param="background")
+
+
+def context_of(call: Call[ResponsesRequest]) -> list[dict[str, Any]]:
+    """All items up to the end of `previous_response_id`. Raises InvalidRequest."""
+    response_id = call.body.previous_response_id
+    if response_id is None:
+        return []
+    try:
+        found = stored_response(call.service, call.caller, response_id)
+    except NotFound as error:
+        raise OmniError(error.message, param="previous_response_id", code="previous_response_not_found") from None
+    [job] = found.jobs
+    if job.state != "finished":
+        raise InvalidRequest(
+            f"'previous_response_id' is {job.state}; only a finished response can be continued.",
+            param="previous_response_id",
+        )
+    output: list[dict[str, Any]] = reopen(call.service, call.http, found).body()["output"]
+    return [*found.meta.context, *found.meta.input, *output]
+
+
+def stored_response(service: Service, caller: Caller, response_id: str) -> StoredAnswer[ResponsesMeta]:
+    """Raises NotFound also for a response that was sent with `store: false`."""
+    found = stored(service, caller, RESPONSE, response_id)
+    if not found.meta.store:
+        raise NotFound("This response was not stored ('store': false).")
+    return found
+
+
 def chat_request(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> ChatRequest:
-    """The same request for chat; `context` are the items of the responses before. Raises InvalidRequest."""
+    """The equivalent chat request; `context` holds the items of the earlier responses. Raises InvalidRequest."""
     shared = {name: getattr(body, name) for name in body.model_fields_set & ChatRequest.model_fields.keys()}
     own = {"tools", "tool_choice", "top_logprobs"}
     return ChatRequest.model_construct(
@@ -45,82 +100,64 @@ def chat_request(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> C
     )
 
 
-def messages_of(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> list[Message]:
-    """Instructions first, then every item in its order."""
-    known = [InputItem.model_validate(item) for item in context]
-    own = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-    ids = {item.id for item in known}
-    turns = Turns([Message(role="system", content=body.instructions)] if body.instructions else [])
-    for item in known:
-        turns.add(item, "previous_response_id")
-    for number, item in enumerate(own):
-        if item.type != "item_reference":
-            turns.add(item, f"input[{number}]")
-        elif item.id not in ids:
-            raise InvalidRequest(
-                f"'input[{number}]' refers to {item.id!r}, which is not an item of previous_response_id.",
-                param=f"input[{number}].id",
-            )
-    turns.end_assistant()
-    if not turns.messages:
-        raise InvalidRequest("'input' has no message.", param="input")
-    return turns.messages
+def response_meta(
+    body: ResponsesRequest, raw: dict[str, Any], context: list[dict[str, Any]], options: ParseOptions
+) -> ResponsesMeta:
+    response_id = new_id("resp_")
+    return ResponsesMeta(
+        id=response_id,
+        model=body.model,
+        created=int(time.time()),
+        store=body.store is not False,
+        background=bool(body.background),
+        echo=echo_of(body, raw),
+        input=numbered_items(body, raw, response_id),
+        context=context,
+        reading=options,
+    )
 
 
-@dataclass(slots=True)
-class Turns:
-    """Collects items into messages: what an assistant thought, said and called is one message."""
-
-    messages: list[Message]
-    reasoning: str = ""
-    content: list[str] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
-
-    def add(self, item: InputItem, param: str) -> None:
-        if item.type == "reasoning":
-            parts = item.content if isinstance(item.content, list) and item.content else item.summary
-            self.reasoning += "".join(part.text or "" for part in parts or ())
-        elif item.type == "function_call":
-            if item.name is None or item.call_id is None:
-                raise InvalidRequest(f"'{param}': a function_call needs 'name' and 'call_id'.", param=param)
-            self.calls.append(
-                ToolCall(id=item.call_id, function=FunctionCall(name=item.name, arguments=item.arguments or "{}"))
-            )
-        elif item.type == "function_call_output":
-            if item.output is None or item.call_id is None:
-                raise InvalidRequest(f"'{param}': a function_call_output needs 'call_id' and 'output'.", param=param)
-            self.end_assistant()
-            self.messages.append(Message(role="tool", tool_call_id=item.call_id, content=item.output))
-        elif item.role is None or item.content is None:
-            raise InvalidRequest(f"'{param}': a message needs 'role' and 'content'.", param=param)
-        elif item.role == "assistant":
-            if self.calls:
-                self.end_assistant()
-            self.content.append(_text(item.content, param))
-        else:
-            self.end_assistant()
-            self.messages.append(Message(role=item.role, content=item.content))
-
-    def end_assistant(self) -> None:
-        """What the assistant has said so far becomes its message."""
-        if self.reasoning or self.content or self.calls:
-            self.messages.append(
-                Message(
-                    role="assistant",
-                    content="".join(self.content) if self.content else None,
-                    reasoning_content=self.reasoning or None,
-                    tool_calls=self.calls or None,
-                )
-            )
-        self.reasoning, self.content, self.calls = "", [], []
+def echo_of(body: ResponsesRequest, raw: dict[str, Any]) -> dict[str, Any]:
+    """The request's fields that every response object repeats, with the defaults that OpenAI publishes."""
+    defaults: dict[str, Any] = {
+        "instructions": None,
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "metadata": {},
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "service_tier": "default",
+        "temperature": DEFAULT_TEMPERATURE,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_logprobs": 0,
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "user": None,
+    }
+    sent = known_only(body, raw)
+    echo = {name: sent.get(name, default) for name, default in defaults.items()}
+    reasoning = {
+        "effort": body.reasoning.effort if body.reasoning else None,
+        "summary": body.reasoning.summary if body.reasoning else None,
+    }
+    return echo | {"reasoning": reasoning}
 
 
-def _text(content: str | list[Part], param: str) -> str:
-    if isinstance(content, str):
-        return content
-    if unknown := next((part.type for part in content if part.type not in ("output_text", "text", "refusal")), None):
-        raise InvalidRequest(f"'{param}': an assistant's message has no parts of type {unknown!r}.", param=param)
-    return "".join(part.text or part.refusal or "" for part in content)
+def numbered_items(body: ResponsesRequest, raw: dict[str, Any], response_id: str) -> list[dict[str, Any]]:
+    """The request's own items, each with an id so that it can be listed."""
+    if isinstance(body.input, str):
+        items: list[dict[str, Any]] = [
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": body.input}]}
+        ]
+    else:
+        items = [item for item in known_only(body.input, raw["input"]) if item.get("type") != "item_reference"]
+    stem = response_id.removeprefix("resp_")
+    return [
+        {"id": f"item_{stem}{number:03d}"} | {"type": "message"} | {k: v for k, v in item.items() if v is not None}
+        for number, item in enumerate(items)
+    ]
 
 
 def _tool_choice(choice: str | FunctionChoice | AllowedChoice | None) -> ToolChoice | None:

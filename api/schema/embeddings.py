@@ -35,7 +35,3 @@ class EmbeddingRequest(Marked):
     dimensions: int | None = Field(None, ge=1)
     priority: int | None = Field(None, ge=-100, le=100)
     timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)
-
-    @property
-    def background(self) -> bool:
-        return False

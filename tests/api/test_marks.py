@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from api.reading.choice import ParseOptions
-from api.responses.routes import response_form
+from api.responses.prepare import response_meta
 from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingRequest
@@ -79,7 +79,7 @@ def test_a_response_keeps_what_its_schema_knows_and_nothing_else():
         "truncation": False,
         "metadata": {"a": "b"},
     } | ballast
-    form = response_form(parse(ResponsesRequest, raw), raw, [], ParseOptions())
+    form = response_meta(parse(ResponsesRequest, raw), raw, [], ParseOptions())
     assert b"ballast" not in orjson.dumps(form)
     [item] = form.input
     assert item["content"] == [{"type": "input_text", "text": "Hi"}, {k: image[k] for k in ("type", "image_url")}]

@@ -17,15 +17,15 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from api.chat.chunks import ChatChunks, ChatForm
-from api.completions.chunks import CompletionChunks, CompletionForm
+from api.chat.chunks import ChatChunks, ChatMeta
+from api.completions.chunks import CompletionChunks, CompletionMeta, ShownPrompt
 from api.jobs.answers import Answer
 from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from api.jobs.hub import EventHub
-from api.messages.chunks import MessageChunks, MessageForm
+from api.messages.chunks import MessageChunks, MessageMeta
 from api.prompt.encoder import PromptEncoder
 from api.reading.choice import ParseOptions
-from api.responses.chunks import ResponseChunks, ResponseForm
+from api.responses.chunks import ResponseChunks, ResponsesMeta
 from api.schema.answers import TextAnswer
 from common.errors import Conflict
 from common.redis.job_log import LogEntry
@@ -55,15 +55,15 @@ class Transcript:
 
 
 def chat(events: list[Event], **changes: Any) -> Transcript:
-    form = ChatForm(**{"id": "chatcmpl-1", "model": "tiny", "created": 5} | changes)
+    form = ChatMeta(**{"id": "chatcmpl-1", "model": "tiny", "created": 5} | changes)
     return Transcript(lambda encoder: ChatChunks(form, encoder), [events])
 
 
-def text(*logs: list[Event], **changes: Any) -> Transcript:
-    common = {"id": "cmpl-1", "model": "tiny", "created": 5, "num_prompts": len(logs)} | changes
-    forms = [CompletionForm(**common) for _ in logs]
+def text(*logs: list[Event], echo: str | None = None, **changes: Any) -> Transcript:
+    prompts = (ShownPrompt(echo),) * len(logs)
+    meta = CompletionMeta(**{"id": "cmpl-1", "model": "tiny", "created": 5} | changes, prompts=prompts)
     return Transcript(
-        lambda encoder: CompletionChunks(forms, lambda token: encoder.token_bytes(token)[0]),
+        lambda encoder: CompletionChunks(meta, encoder),
         list(logs),
         shape=TextAnswer,  # the published one has no null for a choice that goes on, but streams have it
     )
@@ -72,13 +72,13 @@ def text(*logs: list[Event], **changes: Any) -> Transcript:
 def response(events: list[Event], **changes: Any) -> Transcript:
     fields = {"id": "resp_1", "model": "tiny", "created": 5, "store": True, "background": False}
     echo = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
-    form = ResponseForm(**fields | {"echo": echo, "input": [], "context": []} | changes)
+    form = ResponsesMeta(**fields | {"echo": echo, "input": [], "context": []} | changes)
     return Transcript(lambda encoder: ResponseChunks(form, encoder), [events], RESPONSES, ResponseStreamEvent)
 
 
 def message(events: list[Event], **changes: Any) -> Transcript:
     fields = {"id": "msg_1", "model": "tiny", "created": 5, "num_prompt_tokens": 7, "stop": []}
-    form = MessageForm(**fields | changes)
+    form = MessageMeta(**fields | changes)
     return Transcript(lambda encoder: MessageChunks(form, encoder), [events], ANTHROPIC, dict[str, Any])
 
 

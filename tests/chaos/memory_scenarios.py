@@ -35,7 +35,7 @@ def submit(stage: Stage, owner: str, num_bytes: int = 0, **fields: object) -> st
     request = GenerationRequest(f"{owner}-{uuid4().hex}", QUEUE, (1, 2, 3), SamplingParams(10, 1))
     form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0, "input": "x" * num_bytes}
     submission = Submission(request, QUEUE, owner, REVISION, form, background=True, **fields)  # type: ignore[arg-type]
-    return generation.submit(stage.store, submission)
+    return generation.submit(stage.store, submission).job_id
 
 
 def fill(stage: Stage, owner: str) -> int:

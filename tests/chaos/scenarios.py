@@ -17,8 +17,9 @@ import pytest
 from flask import Flask, request
 from redis import Redis
 
-from api.jobs import generation, serving
+from api.jobs import generation
 from api.jobs.answers import Answer
+from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES
 from api.jobs.generation import ClientGone, Closing, rq_job
 from api.jobs.hub import EventHub, Reader
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
@@ -353,11 +354,11 @@ def a_process_that_leaves_says_so(stage: Stage) -> None:
 
 def nobody_takes_a_part_for_the_whole(stage: Stage) -> None:
     """Who did not ask to resume is sent an error, of the job's every endpoint, when the process leaves."""
-    for kind, with_ids in product(serving.KINDS.values(), (False, True)):
+    for dialect, with_ids in product((OPENAI, RESPONSES, ANTHROPIC), (False, True)):
         service: Any = SimpleNamespace(store=stage.store, hub=EventHub(stage.store, stage.redis, QUEUE))
         with Flask("test").test_request_context():
             answer = Answer(service, request, stage.submit(1), is_background=True)
-            stream = answer.stream(Silent(), kind.dialect, with_ids=with_ids).iter_encoded()
+            stream = answer.stream(Silent(), dialect, with_ids=with_ids).iter_encoded()
         gevent.spawn_later(0.05, service.hub.end_streams)
         last_line = b"".join(stream).strip().splitlines()[-1:]
         if with_ids:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from api.chat.chunks import ChatChunks, ChatCompletion, ChatForm
+from api.chat.chunks import ChatChunks, ChatCompletion, ChatMeta
 from api.reading.choice import ParseOptions
 from common.wire import Delta, Failed, Finished, TokenLogprob
 from tests.api.events import fed, folded, log, spoken
@@ -14,7 +14,7 @@ TOOLS = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,))
 
 
 def form(**changes):
-    return ChatForm(**{"id": "chatcmpl-1", "model": "tiny", "created": 5} | changes)
+    return ChatMeta(**{"id": "chatcmpl-1", "model": "tiny", "created": 5} | changes)
 
 
 def deltas(chunks):

@@ -2,12 +2,14 @@ import json
 
 import pytest
 
-from api.chat.prepare import chat_form, deadline_s, prepare, submission
-from api.gate.auth import Caller
+from api.chat.chunks import ChatMeta
+from api.chat.prepare import chat_input, prepare
+from api.request.submission import Sender, deadline_s, submissions
 from api.schema.chat import ChatRequest
 from api.schema.parse import parse
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
+from tests.api.calls import call_of
 from tests.api.conftest import THINKING
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
@@ -21,7 +23,7 @@ GRAMMARS = GrammarCheck()
 
 
 def prepared(encoder, **changes):
-    return prepare(parse(ChatRequest, BODY | changes), encoder, GRAMMARS)
+    return chat_input(parse(ChatRequest, BODY | changes), encoder, GRAMMARS)
 
 
 def grammar(encoder, **changes):
@@ -43,21 +45,21 @@ def test_stop_strings_are_of_text_and_not_of_a_call_that_must_come(encoder):
     options = {"tools": [TOOL], "stop": ["Paris"]}
     for choice in ("required", {"type": "function", "function": {"name": "add"}}):
         ready = prepared(encoder, **options, tool_choice=choice)
-        assert ready.sampling.stop == () and ready.reading.must_call
+        assert ready.sampling.stop == () and ready.options.must_call
     ready = prepared(encoder, **options)
-    assert ready.sampling.stop == ("Paris",) and not ready.reading.must_call
+    assert ready.sampling.stop == ("Paris",) and not ready.options.must_call
 
 
 def test_tools_that_may_be_called_leave_the_answer_free(encoder):
     ready = prepared(encoder, tools=[TOOL])
     assert ready.sampling.grammar is None
-    assert ready.reading.tool_dialect == "hermes"
+    assert ready.options.tool_dialect == "hermes"
 
 
 def test_with_tool_choice_none_the_model_hears_of_no_tools(encoder):
     without = prepared(encoder, tools=[TOOL], tool_choice="none")
     assert without.prompt == prepared(encoder).prompt
-    assert without.reading.tool_dialect is None
+    assert without.options.tool_dialect is None
 
 
 def test_one_call_at_a_time_is_held_to_by_a_grammar(encoder):
@@ -175,15 +177,12 @@ def test_max_tokens_is_cut_to_what_the_context_holds(encoder):
 
 
 def test_the_job_carries_all_that_words_its_answer_again(encoder):
-    body = parse(ChatRequest, BODY | {"tools": [TOOL], "stream": True, "stream_options": {"include_usage": True}})
-    ready = prepare(body, encoder, GRAMMARS)
-    form = chat_form(body, ready)
-    caller = Caller("me", is_admin=False)
-    job = submission(
-        ready.request(form.id, "tiny", caller), form, body, encoder, caller, {"Idempotency-Key": "k"}, BODY
-    )
+    raw = BODY | {"tools": [TOOL], "stream": True, "stream_options": {"include_usage": True}}
+    ready = prepare(call_of(ChatRequest, raw, encoder))
+    [job] = submissions(ready, "chat", encoder.card, Sender("me", raw, idempotency_key="k"))
     assert job.form["kind"] == "chat" and job.form["reading"]["tool_dialect"] == "hermes"
     assert job.request.cache_salt == job.owner == "me" and job.body_digest
+    assert ChatMeta.from_forms([{name: job.form[name] for name in job.form if name != "kind"}]) == ready.meta
 
 
 @pytest.mark.parametrize(("timeout", "header", "expected"), [(3.0, "9", 3.0), (None, "9", 9.0), (None, "x", 0.0)])

@@ -1,43 +1,45 @@
-"""/v1/completions without a server: what is refused, what is put into the line, and how the logs are worded."""
+"""/v1/completions without a server: what is refused, what is enqueued, and how the logs are worded."""
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import pytest
-from flask import Flask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from api.completions.chunks import CompletionChunks, CompletionForm, TextCompletion, job_ids
-from api.completions.prepare import prepare, submit_all
-from api.gate.auth import Caller
-from api.jobs.hub import EventHub
+from api.completions.chunks import CompletionChunks, CompletionMeta, ShownPrompt, TextCompletion
+from api.completions.prepare import prepare
+from api.jobs.generation import submit_all
 from api.prompt.encoder import PromptEncoder
+from api.request.response_meta import job_ids
+from api.request.submission import Prepared, Sender, submissions
 from api.schema.answers import TextAnswer
 from api.schema.completions import CompletionRequest
-from api.schema.parse import parse
 from common.errors import ContextLengthExceeded, InvalidRequest, Overloaded
-from common.grammar.check import GrammarCheck
 from common.redis import keys
 from common.redis.store import Store
-from common.wire import Delta, Event, Failed, Finished, GenerationRequest, TokenLogprob
+from common.wire import Delta, Event, Failed, Finished, SamplingParams, TokenLogprob
+from tests.api.calls import call_of
 from tests.api.cards import encoder
 
-CALLER = Caller("owner", False)
 TINY = encoder()
-GRAMMARS = GrammarCheck()
 
 
-def prepared(body: dict[str, Any], model: PromptEncoder = TINY) -> list[tuple[GenerationRequest, CompletionForm]]:
-    return prepare(parse(CompletionRequest, {"model": "tiny"} | body), model, CALLER, GRAMMARS)
+def prepared(body: dict[str, Any], model: PromptEncoder = TINY) -> Prepared[CompletionMeta]:
+    return prepare(call_of(CompletionRequest, {"model": "tiny"} | body, model))
 
 
 def ids_of(body: dict[str, Any], model: PromptEncoder = TINY) -> list[tuple[int, ...]]:
-    return [request.prompt_ids for request, _ in prepared(body, model)]
+    return [request.prompt_ids for request in prepared(body, model).requests]
 
 
-# what is put into the line
+def sampling_of(body: dict[str, Any]) -> SamplingParams:
+    return prepared(body).requests[0].sampling
+
+
+# what is enqueued
 
 
 def test_a_prompt_may_be_text_texts_ids_or_lists_of_ids() -> None:
@@ -47,17 +49,22 @@ def test_a_prompt_may_be_text_texts_ids_or_lists_of_ids() -> None:
 
 
 def test_every_prompt_is_a_job_whose_id_follows_from_the_answers() -> None:
-    jobs = prepared({"prompt": ["a", "b", "c"]})
-    answer_id = jobs[0][1].id
-    assert (
-        [request.id for request, _ in jobs] == job_ids(answer_id, 3) == [answer_id, f"{answer_id}-1", f"{answer_id}-2"]
-    )
-    assert {form.id for _, form in jobs} == {answer_id}
+    ready = prepared({"prompt": ["a", "b", "c"]})
+    answer_id = ready.meta.id
+    ids = [request.id for request in ready.requests]
+    assert ids == job_ids(answer_id, 3) == [answer_id, f"{answer_id}-1", f"{answer_id}-2"]
+
+
+def test_the_jobs_of_an_answer_hold_together_all_that_words_it_again() -> None:
+    ready = prepared({"prompt": ["a", "b"], "echo": True, "return_token_ids": True, "n": 2})
+    forms = ready.meta.forms()
+    assert [form["echo"] for form in forms] == ["a", "b"] and CompletionMeta.num_jobs(forms[0]) == 2
+    assert CompletionMeta.from_forms(orjson.loads(orjson.dumps(forms))) == ready.meta
 
 
 def test_openais_default_of_sixteen_tokens_holds_and_the_context_bounds_the_rest() -> None:
-    assert prepared({"prompt": "a"})[0][0].sampling.max_tokens == 16
-    assert prepared({"prompt": "a" * 90, "max_tokens": 50})[0][0].sampling.max_tokens == 10
+    assert sampling_of({"prompt": "a"}).max_tokens == 16
+    assert sampling_of({"prompt": "a" * 90, "max_tokens": 50}).max_tokens == 10
 
 
 def test_a_special_token_in_a_raw_prompt_is_that_token() -> None:
@@ -110,11 +117,11 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], param:
 
 
 def test_the_answer_can_be_held_to_a_grammar() -> None:
-    assert prepared({"prompt": "a", "guided_regex": "[0-9]+"})[0][0].sampling.grammar
+    assert sampling_of({"prompt": "a", "guided_regex": "[0-9]+"}).grammar
 
 
 def test_best_of_equal_to_n_is_what_happens_anyway() -> None:
-    assert prepared({"prompt": "a", "n": 2, "best_of": 2})[0][0].sampling.n == 2
+    assert sampling_of({"prompt": "a", "n": 2, "best_of": 2}).n == 2
 
 
 def test_a_prompt_that_does_not_fit_is_refused() -> None:
@@ -122,32 +129,29 @@ def test_a_prompt_that_does_not_fit_is_refused() -> None:
         prepared({"prompt": "a" * 100})
 
 
-def in_line(redis: "Redis", max_queue: int, prompts: list[str], key: str = "") -> tuple[Store, str]:
-    """Put one request into a line of that length; returns the store and the answer's id."""
+def enqueued(redis: "Redis", max_queue: int, prompts: list[str], key: str = "") -> tuple[Store, str]:
+    """Enqueue one request where `max_queue` jobs may wait; returns the store and the answer's id."""
     store = Store(redis, max_queue=max_queue)
-    service: Any = SimpleNamespace(store=store, hub=EventHub(store, redis, "tiny"))
     raw = {"model": "tiny", "prompt": prompts}
-    body = parse(CompletionRequest, raw)
-    jobs = prepare(body, TINY, CALLER, GRAMMARS)
-    with Flask("test").test_request_context():
-        return store, submit_all(service, jobs, body, TINY, CALLER, {"Idempotency-Key": key}, raw)
+    sender = Sender("me", raw, idempotency_key=key)
+    return store, submit_all(store, submissions(prepared(raw), "completion", TINY.card, sender)).job_id
 
 
-def test_all_prompts_are_in_line_or_none(redis: "Redis") -> None:
-    store, answer_id = in_line(redis, 3, ["a", "b", "c"])
+def test_all_prompts_are_enqueued_or_none(redis: "Redis") -> None:
+    store, answer_id = enqueued(redis, 3, ["a", "b", "c"])
     assert store.directory.num_waiting("tiny") == 3
     assert [store.jobs.get(job_id).form["id"] for job_id in job_ids(answer_id, 3)] == [answer_id] * 3  # type: ignore[union-attr]
     redis.flushall()
     with pytest.raises(Overloaded):
-        in_line(redis, 2, ["a", "b", "c"])
+        enqueued(redis, 2, ["a", "b", "c"])
     assert store.directory.num_waiting("tiny") == 0
 
 
 def test_an_idempotency_key_adds_the_jobs_that_a_dying_process_left_out(redis: "Redis") -> None:
-    store, first = in_line(redis, 9, ["a", "b"], key="once")
+    store, first = enqueued(redis, 9, ["a", "b"], key="once")
     store.cancel(f"{first}-1")
     redis.delete(keys.job_key(f"{first}-1"))
-    _, again = in_line(redis, 9, ["a", "b"], key="once")
+    _, again = enqueued(redis, 9, ["a", "b"], key="once")
     assert again == first and store.directory.num_waiting("tiny") == 2
 
 
@@ -163,31 +167,37 @@ fields = st.sampled_from(sorted(CompletionRequest.model_fields))
 @given(st.dictionaries(fields, json_values, max_size=5), st.text(max_size=20))
 def test_no_body_does_more_than_be_refused(body: dict[str, Any], prompt: str) -> None:
     try:
-        jobs = prepared({"prompt": prompt} | body)
+        ready = prepared({"prompt": prompt} | body)
     except InvalidRequest as refused:
         assert refused.param
     else:
-        assert all(request.sampling.max_tokens >= 1 and request.prompt_ids for request, _ in jobs)
+        assert all(request.sampling.max_tokens >= 1 and request.prompt_ids for request in ready.requests)
 
 
 # how the logs are worded
 
 
-def form(**changes: Any) -> CompletionForm:
-    return CompletionForm(**{"id": "cmpl-1", "model": "tiny", "created": 1} | changes)
+def meta(**changes: Any) -> CompletionMeta:
+    return CompletionMeta(**{"id": "cmpl-1", "model": "tiny", "created": 1} | changes)
 
 
-def text_of(token_id: int) -> str:
-    return chr(token_id)
+class Unicode:
+    """Token ids are code points."""
+
+    def token_bytes(self, token_id: int) -> tuple[str, list[int]]:
+        return chr(token_id), []
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
 
 
-def chunks_of(forms: list[CompletionForm], log: list[Event]) -> list[dict[str, Any]]:
-    formatter = CompletionChunks(forms, text_of)
+def chunks_of(meta: CompletionMeta, log: list[Event]) -> list[dict[str, Any]]:
+    formatter = CompletionChunks(meta, Unicode())
     return [chunk for event in log for chunk in formatter.feed(event)]
 
 
-def folded(forms: list[CompletionForm], log: list[Event]) -> dict[str, Any]:
-    formatter = TextCompletion(forms, text_of)
+def folded(meta: CompletionMeta, log: list[Event]) -> dict[str, Any]:
+    formatter = TextCompletion(meta, Unicode())
     for event in log:
         formatter.feed(event)
     return formatter.body()
@@ -201,7 +211,7 @@ HI: list[Event] = [
 
 
 def test_a_stream_is_openais_transcript() -> None:
-    assert chunks_of([form(include_usage=True)], HI) == [
+    assert chunks_of(meta(include_usage=True), HI) == [
         {
             "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny",
             "choices": [{"index": 0, "text": "H", "logprobs": None, "finish_reason": None}], "usage": None,
@@ -221,54 +231,54 @@ def test_a_stream_is_openais_transcript() -> None:
 
 
 def test_usage_is_streamed_only_to_who_asked() -> None:
-    assert all("usage" not in chunk and chunk["choices"] for chunk in chunks_of([form()], HI))
+    assert all("usage" not in chunk and chunk["choices"] for chunk in chunks_of(meta(), HI))
 
 
 def test_logprobs_have_the_older_form() -> None:
-    answer = folded([form(logprobs=True)], HI)
+    answer = folded(meta(logprobs=True), HI)
     assert answer["choices"][0]["logprobs"] == {
         "tokens": ["H", "i"],
         "token_logprobs": [-0.5, -0.25],
         "top_logprobs": [{"H": -0.5, "J": -1.5}, {"j": -0.1, "i": -0.25}],
         "text_offset": [0, 1],
     }
-    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks_of([form(logprobs=True)], HI)] == [
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks_of(meta(logprobs=True), HI)] == [
         [0],
         [1],
     ]
 
 
 def test_an_echo_comes_first_and_once() -> None:
-    forms = [form(echo="Say: ")]
-    assert folded(forms, HI)["choices"][0]["text"] == "Say: Hi"
-    assert [chunk["choices"][0]["text"] for chunk in chunks_of(forms, HI)] == ["Say: H", "i"]
+    echoed = meta(prompts=(ShownPrompt(echo="Say: "),))
+    assert folded(echoed, HI)["choices"][0]["text"] == "Say: Hi"
+    assert [chunk["choices"][0]["text"] for chunk in chunks_of(echoed, HI)] == ["Say: H", "i"]
 
 
 def test_token_ids_are_shown_to_who_asked() -> None:
-    forms = [form(prompt_ids=(9, 8))]
-    choice = folded(forms, HI)["choices"][0]
+    shown = meta(prompts=(ShownPrompt(ids=(9, 8)),))
+    choice = folded(shown, HI)["choices"][0]
     assert (choice["prompt_token_ids"], choice["token_ids"]) == ([9, 8], [72, 105])
-    streamed = [chunk["choices"][0] for chunk in chunks_of(forms, HI)]
+    streamed = [chunk["choices"][0] for chunk in chunks_of(shown, HI)]
     assert [(part["prompt_token_ids"], part["token_ids"]) for part in streamed] == [([9, 8], [72]), (None, [105])]
 
 
 def test_prompts_follow_one_another_and_choices_are_numbered_through() -> None:
-    forms = [form(n=2, num_prompts=2, include_usage=True)] * 2
+    both = meta(n=2, include_usage=True, prompts=(ShownPrompt(),) * 2)
     log: list[Event] = [
         Delta(0, (65,), "A", (), "length"), Delta(1, (66,), "B", (), "stop"), Finished(1, 2),
         Delta(1, (68,), "D", (), "stop"), Delta(0, (67,), "C", (), "stop"), Finished(4, 2),
     ]  # fmt: skip
-    answer = folded(forms, log)
+    answer = folded(both, log)
     assert [(choice["index"], choice["text"], choice["finish_reason"]) for choice in answer["choices"]] == [
         (0, "A", "length"), (1, "B", "stop"), (2, "C", "stop"), (3, "D", "stop"),
     ]  # fmt: skip
     assert answer["usage"]["total_tokens"] == 9
-    assert [chunk["choices"][0]["index"] for chunk in chunks_of(forms, log) if chunk["choices"]] == [0, 1, 3, 2]
-    assert len([chunk for chunk in chunks_of(forms, log) if not chunk["choices"]]) == 1
+    assert [chunk["choices"][0]["index"] for chunk in chunks_of(both, log) if chunk["choices"]] == [0, 1, 3, 2]
+    assert len([chunk for chunk in chunks_of(both, log) if not chunk["choices"]]) == 1
 
 
 def test_a_failure_is_kept_for_the_error() -> None:
-    formatter = TextCompletion([form()], text_of)
+    formatter = TextCompletion(meta(), Unicode())
     formatter.feed(Failed("out_of_memory", "CUDA out of memory"))
     assert formatter.failed == Failed("out_of_memory", "CUDA out of memory")
 
@@ -286,16 +296,15 @@ logs = st.lists(st.lists(deltas, max_size=5), min_size=1, max_size=3)
 def test_a_stream_put_together_is_the_whole_answer(
     prompts: list[list[Delta]], logprobs: bool, with_ids: bool, echo: str | None
 ) -> None:
-    forms = [
-        form(n=2, num_prompts=len(prompts), logprobs=logprobs, echo=echo, prompt_ids=(1,) if with_ids else None)
-    ] * len(prompts)
+    shown = (ShownPrompt(echo, (1,) if with_ids else None),) * len(prompts)
+    answer = meta(n=2, logprobs=logprobs, prompts=shown)
     log: list[Event] = []
     for prompt in prompts:
         log += [*prompt, Delta(0, (), "", (), "stop"), Delta(1, (), "", (), "stop"), Finished(1, 1)]
-    whole = folded(forms, log)
+    whole = folded(answer, log)
     TextAnswer.model_validate(whole)
     again: dict[int, dict[str, Any]] = {}
-    for chunk in chunks_of(forms, log):
+    for chunk in chunks_of(answer, log):
         TextAnswer.model_validate(chunk)
         for part in chunk["choices"]:
             kept = again.setdefault(part["index"], {"text": "", "token_ids": [], "offsets": []})

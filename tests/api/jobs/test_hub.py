@@ -143,7 +143,7 @@ def test_silence_becomes_an_idle_also_while_redis_is_away(monkeypatch: pytest.Mo
     monkeypatch.setattr("api.jobs.hub.SWEEP_S", 0.001)
     hub = hub_for(Away(1))
     reader = hub.open("j")
-    sweeping = gevent.spawn(hub._sweep_for_ever)
+    sweeping = gevent.spawn(hub._sweep_every_second)
     reading = gevent.spawn(next, events(hub.store, reader, 0, is_new=True))
     assert reading.get(timeout=5) == Idle()
     sweeping.kill()

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from api.chat.prepare import prepare
+from api.chat.prepare import chat_input
 from api.gate.errors import messages_error
-from api.messages.chunks import MessageChunks, MessageCompletion, MessageForm
+from api.messages.chunks import MessageChunks, MessageMeta
 from api.messages.prepare import chat_request
 from api.reading.choice import ParseOptions
 from api.schema.messages import MessagesRequest
@@ -21,7 +21,7 @@ TOOL = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"
 
 def form(**changes):
     fields = {"id": "msg_1", "model": "tiny", "created": 5, "num_prompt_tokens": 7, "stop": [], "reading": TOOLS}
-    return MessageForm(**fields | changes)
+    return MessageMeta(**fields | changes)
 
 
 def asked(**body):
@@ -67,7 +67,7 @@ def test_a_text_is_streamed_in_anthropics_order(encoder):
 @pytest.mark.parametrize("step", [1, 5, 1000])
 def test_thoughts_text_and_calls_are_blocks_of_their_own(encoder, step):
     events = log(f"<think>hm</think>I add.\n{CALL}", step=step)
-    message = folded(MessageCompletion(form(), encoder), events)
+    message = folded(MessageChunks(form(), encoder), events)
     thinking, text, call = message["content"]
     assert thinking == {"type": "thinking", "thinking": "hm", "signature": ""}
     assert text == {"type": "text", "text": "I add."}
@@ -83,7 +83,7 @@ def test_thoughts_text_and_calls_are_blocks_of_their_own(encoder, step):
 def test_the_stop_sequence_that_ended_the_text_is_named(encoder):
     ids = encoder.tokenize("a STOP")
     events = [Delta(0, tuple(ids), "a ", finish_reason="stop"), Finished(7, 6)]
-    message = folded(MessageCompletion(form(stop=["never", "STOP"]), encoder), events)
+    message = folded(MessageChunks(form(stop=["never", "STOP"]), encoder), events)
     assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", "STOP")
     assert message["content"][0]["text"] == "a "
 
@@ -95,19 +95,19 @@ def test_a_call_that_was_cut_off_is_no_block_of_the_message(encoder, reason, tol
     stop = [encoder.decode([65])]
     said = fed(MessageChunks(form(stop=stop), encoder), events)
     assert said[-2]["delta"]["stop_reason"] == told
-    message = folded(MessageCompletion(form(stop=stop), encoder), events)
+    message = folded(MessageChunks(form(stop=stop), encoder), events)
     assert (message["content"], message["stop_reason"]) == ([{"type": "text", "text": "I add."}], told)
-    only_call = folded(MessageCompletion(form(), encoder), log(CALL[:44], finish_reason="length"))
+    only_call = folded(MessageChunks(form(), encoder), log(CALL[:44], finish_reason="length"))
     assert only_call["content"] == [{"type": "text", "text": ""}]
 
 
 def test_the_length_is_told(encoder):
-    message = folded(MessageCompletion(form(stop=["x"]), encoder), log("Hel", finish_reason="length"))
+    message = folded(MessageChunks(form(stop=["x"]), encoder), log("Hel", finish_reason="length"))
     assert (message["stop_reason"], message["stop_sequence"]) == ("max_tokens", None)
 
 
 def test_a_failure_is_no_chunk(encoder):
-    completion = MessageCompletion(form(), encoder)
+    completion = MessageChunks(form(), encoder)
     completion.feed(Failed("out_of_memory", "CUDA out of memory"))
     assert completion.failed is not None
 
@@ -140,7 +140,7 @@ def test_options_become_a_chat_requests(encoder):
         top_k=3,
         thinking={"type": "enabled", "budget_tokens": 1024},
     )
-    ready = prepare(chat_request(body), encoder, GrammarCheck())
+    ready = chat_input(chat_request(body), encoder, GrammarCheck())
     assert (ready.sampling.temperature, ready.sampling.top_k) == (0.2, 3)
     assert ready.sampling.max_tokens == 9 and '"const":"add"' in ready.sampling.grammar
     assert chat_request(body).thinking.type == "enabled"
@@ -158,7 +158,7 @@ def test_what_coding_agents_send_is_understood(encoder):
         metadata={"user_id": "me"},
         output_config={"effort": "high"},
     )
-    ready = prepare(chat_request(body), encoder, GrammarCheck())
+    ready = chat_input(chat_request(body), encoder, GrammarCheck())
     assert ready.sampling.max_tokens == 4096 - len(ready.prompt.ids)
 
 

@@ -2,12 +2,11 @@ import json
 
 import pytest
 
-from api.chat.prepare import prepare
+from api.chat.prepare import chat_input
 from api.reading.choice import ParseOptions
 from api.reading.pieces import CallPieces
-from api.responses.chunks import ResponseChunks, ResponseCompletion, ResponseForm
-from api.responses.prepare import chat_request
-from api.responses.routes import echo_of, numbered_items
+from api.responses.chunks import ResponseChunks, ResponsesMeta
+from api.responses.prepare import chat_request, echo_of, numbered_items
 from api.schema.parse import parse
 from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest
@@ -21,7 +20,7 @@ TOOL = {"type": "function", "name": "add", "parameters": {"type": "object", "pro
 
 def form(**changes):
     fields = {"id": "resp_1", "model": "tiny", "created": 5, "store": True, "background": False}
-    return ResponseForm(**fields | {"echo": {}, "input": [], "context": []} | changes)
+    return ResponsesMeta(**fields | {"echo": {}, "input": [], "context": []} | changes)
 
 
 def names(events):
@@ -72,7 +71,7 @@ def test_the_folded_response_is_the_streams_last_one(encoder):
     events = log(f"<think>hm</think>{CALL}")
     reading = ParseOptions(tool_dialect="hermes")
     streamed = fed(ResponseChunks(form(reading=reading), encoder), events)
-    assert folded(ResponseCompletion(form(reading=reading), encoder), events) == streamed[-1]["response"]
+    assert folded(ResponseChunks(form(reading=reading), encoder), events) == streamed[-1]["response"]
 
 
 def test_an_answer_cut_off_is_incomplete(encoder):
@@ -112,13 +111,13 @@ def test_a_background_response_begins_in_the_line(encoder):
 
 
 def test_an_empty_answer_still_has_a_message(encoder):
-    response = folded(ResponseCompletion(form(), encoder), log(""))
+    response = folded(ResponseChunks(form(), encoder), log(""))
     assert response["output"][0]["content"][0]["text"] == ""
 
 
 def test_logprobs_stand_with_the_text(encoder):
     events = [Delta(0, (72,), "H", (TokenLogprob(72, -0.1, ((72, -0.1),)),)), *log("i", step=1)]
-    response = folded(ResponseCompletion(form(), encoder), events)
+    response = folded(ResponseChunks(form(), encoder), events)
     assert [entry["logprob"] for entry in response["output"][0]["content"][0]["logprobs"]] == [-0.1]
 
 
@@ -153,7 +152,7 @@ def test_options_become_a_chat_requests(encoder):
         ),
         [],
     )
-    ready = prepare(chat, encoder, GrammarCheck())
+    ready = chat_input(chat, encoder, GrammarCheck())
     assert ready.sampling.max_tokens == 9 and ready.sampling.logprobs == 2 and ready.sampling.temperature == 0.5
     assert '"const":"add"' in ready.sampling.grammar
     assert chat.reasoning_effort == "none" and chat.response_format.json_schema.schema_ == schema
@@ -188,11 +187,11 @@ def test_what_coding_agents_send_is_understood(encoder):
         truncation="disabled",
         client_metadata={"a": "b"},
     )
-    assert prepare(chat_request(body, []), encoder, GrammarCheck()).prompt.ids
+    assert chat_input(chat_request(body, []), encoder, GrammarCheck()).prompt.ids
 
 
 def test_a_response_goes_on_from_the_one_before(encoder):
-    said = folded(ResponseCompletion(form(), encoder), log("Hello"))["output"]
+    said = folded(ResponseChunks(form(), encoder), log("Hello"))["output"]
     context = [{"id": "item_1", "type": "message", "role": "user", "content": "Hi"}, *said]
     own = [{"type": "item_reference", "id": "item_1"}, {"role": "user", "content": "And?"}]
     messages = chat_request(asked(input=own), context).messages
@@ -239,5 +238,5 @@ def test_a_response_repeats_what_was_asked():
 
 
 def test_call_ids_follow_from_the_job(encoder):
-    response = folded(ResponseCompletion(form(reading=ParseOptions(tool_dialect="hermes")), encoder), log(CALL))
+    response = folded(ResponseChunks(form(reading=ParseOptions(tool_dialect="hermes")), encoder), log(CALL))
     assert response["output"][0]["call_id"] == CallPieces("resp_1/0").start("add").id

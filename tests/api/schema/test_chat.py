@@ -1,6 +1,6 @@
 import pytest
 
-from api.chat.prepare import temperature_of
+from api.request.sampling import temperature_of
 from api.schema.chat import ChatRequest
 from api.schema.parse import parse
 from api.schema.unsupported import CHAT

@@ -2,17 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from api.chat.prepare import chat_form, prepare, submission
-from api.gate.auth import Caller
+from api.chat.prepare import prepare
 from api.gate.errors import STATUS
+from api.request.submission import Sender, submissions
 from api.schema.chat import ChatRequest
-from api.schema.parse import parse
 from api.schema.unsupported import CHAT
 from common.grammar.check import GrammarCheck
+from tests.api.calls import call_of
 from tests.api.conftest import THINKING
 
 DOC = (Path(__file__).resolve().parents[3] / "docs" / "api" / "inference.md").read_text()
@@ -88,9 +89,8 @@ def test_every_honoured_field_has_an_example():
 
 @pytest.fixture(scope="module")
 def generated(encoder_of):
-    """What a body would put into the line, without what differs from one request to the next."""
+    """The job that a body would enqueue, without the parts that differ from one request to the next."""
     encoder = encoder_of(chat_template=THINKING)
-    caller = Caller("me", is_admin=False)
 
     class Unchecked(GrammarCheck):
         def compiled(self, grammar):
@@ -98,12 +98,11 @@ def generated(encoder_of):
 
     def put(change):
         raw = BODY | change
-        body = parse(ChatRequest, raw)
-        ready = prepare(body, encoder, Unchecked())
-        form = chat_form(body, ready)
-        job = submission(ready.request("id", "tiny", caller), form, body, encoder, caller, {}, raw)
-        said = {**job.form, "id": "", "created": 0}
-        return json.dumps([str(job.request), said, job.background, job.deadline_s, job.priority])
+        ready = prepare(call_of(ChatRequest, raw, encoder, grammars=Unchecked()))
+        [job] = submissions(ready, "chat", encoder.card, Sender("me", raw))
+        request = replace(job.request, id="")
+        form = {**job.form, "id": "", "created": 0}
+        return json.dumps([str(request), form, job.background, job.deadline_s, job.priority])
 
     return put
 

@@ -1,0 +1,58 @@
+"""Endpoint: how one endpoint family stores and words its answers. One constant of it per family, in its chunks.py."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol
+
+from api.jobs.dialects import OPENAI, Dialect
+from api.jobs.frames import Chunks
+from api.reading.choice import TokenDecoder
+from api.request.response_meta import ResponseMeta
+from api.request.submission import MetaT
+from common.wire import Event, Failed
+
+Unfinished = tuple[dict[str, Any], int]  # body and HTTP status
+
+
+class Completion(Protocol):
+    """Folds a job's events into one body."""
+
+    @property
+    def failed(self) -> Failed | None: ...
+
+    def feed(self, event: Event) -> object: ...
+
+    def body(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an answer's jobs are, before their end."""
+
+    status: Literal["queued", "in_progress", "cancelled"] = "queued"
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[MetaT]):
+    kind: str  # stored with each job
+    name: str  # in refusals: "This id is not ..."
+    meta: type[MetaT]
+    completion: Callable[[MetaT, TokenDecoder], Completion]
+    chunks: Callable[[MetaT, TokenDecoder], Chunks] | None = None  # None: never streamed
+    dialect: Dialect = OPENAI
+    unfinished: Callable[[MetaT, Progress], Unfinished] | None = None  # None: always answers with the end
+
+
+def unfinished_completion(meta: ResponseMeta, progress: Progress, object_name: str) -> Unfinished:
+    """OpenAI's completion object without choices, and how far it is."""
+    body = {
+        "id": meta.id,
+        "object": object_name,
+        "created": meta.created,
+        "model": meta.model,
+        "choices": [],
+        "status": progress.status,
+        "tokens": progress.num_tokens,
+    }
+    return body, 202

@@ -1,0 +1,93 @@
+"""Anthropic's turns of content blocks -> chat messages."""
+
+import json
+from collections.abc import Sequence
+
+from api.schema.chat import (
+    FunctionCall,
+    ImageUrl,
+    Message,
+    Part,
+    ToolCall,
+)
+from api.schema.messages import ContentBlock, CountRequest, Turn
+from common.errors import InvalidRequest
+
+
+def messages_of(body: CountRequest) -> list[Message]:
+    messages = []
+    if body.system:
+        messages.append(Message(role="system", content=text_of(body.system, "system")))
+    for number, turn in enumerate(body.messages):
+        param = f"messages[{number}]"
+        if turn.role == "assistant":
+            messages.append(assistant_message(turn, param))
+        elif turn.role == "system":
+            messages.append(Message(role="system", content=text_of(turn.content, param)))
+        else:
+            messages += user_messages(turn, param)
+    return messages
+
+
+def user_messages(turn: Turn, param: str) -> list[Message]:
+    """Results of calls are messages of their own; the text around them is the user's."""
+    if isinstance(turn.content, str):
+        return [Message(role="user", content=turn.content)]
+    messages: list[Message] = []
+    texts: list[ContentBlock] = []
+    for number, block in enumerate(turn.content):
+        if block.type != "tool_result":
+            texts.append(block)
+            continue
+        where = f"{param}.content[{number}]"
+        if block.tool_use_id is None:
+            raise InvalidRequest(f"'{where}': a tool_result needs 'tool_use_id'.", param=where)
+        result = text_of(block.content or "", where)
+        content = f"Error: {result}" if block.is_error else result
+        messages.append(Message(role="tool", tool_call_id=block.tool_use_id, content=content))
+    if any(block.type == "image" for block in texts):
+        messages.append(Message(role="user", content=[part_of(block, param) for block in texts]))
+    elif texts or not messages:
+        messages.append(Message(role="user", content=text_of(texts, param)))
+    return messages
+
+
+def part_of(block: ContentBlock, param: str) -> Part:
+    if block.type != "image" or block.source is None:
+        return Part(type="text", text=text_of([block], param))
+    source = block.source
+    url = f"data:{source.media_type};base64,{source.data}" if source.type == "base64" else source.url
+    return Part(type="image_url", image_url=ImageUrl(url=url))
+
+
+def assistant_message(turn: Turn, param: str) -> Message:
+    if isinstance(turn.content, str):
+        return Message(role="assistant", content=turn.content)
+    calls = []
+    for number, block in enumerate(turn.content):
+        if block.type != "tool_use":
+            continue
+        if block.id is None or block.name is None:
+            where = f"{param}.content[{number}]"
+            raise InvalidRequest(f"'{where}': a tool_use needs 'id' and 'name'.", param=where)
+        arguments = json.dumps(block.input or {}, ensure_ascii=False)
+        calls.append(ToolCall(id=block.id, function=FunctionCall(name=block.name, arguments=arguments)))
+    said = [block for block in turn.content if block.type not in ("tool_use", "thinking", "redacted_thinking")]
+    thought = "".join(block.thinking or "" for block in turn.content if block.type == "thinking")
+    return Message(
+        role="assistant",
+        content=text_of(said, param),
+        reasoning_content=thought or None,
+        tool_calls=calls or None,
+    )
+
+
+def text_of(content: str | Sequence[ContentBlock], param: str) -> str:
+    """Raises InvalidRequest for a block that is no text."""
+    if isinstance(content, str):
+        return content
+    for number, block in enumerate(content):
+        if block.type != "text" or block.text is None:
+            where = f"{param}.content[{number}]"
+            raise InvalidRequest(f"'{where}': blocks of type {block.type!r} cannot be taken here.", param=where)
+    return "".join(block.text or "" for block in content)

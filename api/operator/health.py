@@ -1,0 +1,46 @@
+"""/livez, /readyz and /health: for probes, without a key."""
+
+import time
+from typing import Any
+
+from flask import Blueprint
+
+from api.jobs.service import Service
+from common.redis.memory import memory_of
+
+
+def health_routes(service: Service) -> Blueprint:
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/livez")
+    def livez() -> Any:
+        return {"status": "alive"}
+
+    @routes.get("/health")
+    @routes.get("/readyz")
+    def health() -> Any:
+        return health_of(service)
+
+    return routes
+
+
+def health_of(service: Service) -> tuple[dict[str, Any], int]:
+    """The four documented keys and, while no worker is ready (503), `progress`."""
+    queue = service.settings.queue
+    workers = [worker for worker in service.store.directory.workers() if worker.get("queue") == queue]
+    ready = [worker for worker in workers if worker.get("state") == "ready"]
+    is_away = not ready and any(worker.get("state") == "away" for worker in workers)
+    used = sum(int(worker.get("memory_used", 0)) for worker in ready if worker.get("device", "").startswith("cuda"))
+    body: dict[str, Any] = {
+        "status": "healthy" if ready else "engine away" if is_away else "loading",
+        "model": queue,
+        "gpu_memory_used": f"{round(used / 2**30)}GB",
+        "uptime_seconds": round(max((time.time() - float(w["started"]) for w in ready if "started" in w), default=0)),
+    }
+    if fault := memory_of(service.store.redis).fault:
+        return body | {"status": "unhealthy", "progress": {"what": fault}}, 503
+    if is_away:
+        body["progress"] = {"what": "waiting for the engine behind the worker; jobs are kept and go on"}
+    elif not ready:
+        body["progress"] = service.store.directory.loading(queue) or {"what": "waiting for a worker"}
+    return body, 200 if ready else 503

@@ -1,0 +1,28 @@
+"""GET /v1/models: the models that workers serve now."""
+
+from typing import Any
+
+from flask import Blueprint, request
+
+from api.jobs.service import Service
+from common.errors import OmniError
+
+
+def model_routes(service: Service) -> Blueprint:
+    routes = Blueprint("models", __name__)
+
+    @routes.get("/v1/models")
+    def models() -> Any:
+        service.keys.caller(request)
+        return {"object": "list", "data": service.models.described()}
+
+    @routes.get("/v1/models/<path:name>")
+    def model(name: str) -> Any:
+        service.keys.caller(request)
+        for described in service.models.described():
+            if described["id"] == name:
+                return described
+        service.models.encoder(name)
+        raise OmniError("Model not ready", code="service_unavailable")
+
+    return routes

@@ -1,0 +1,38 @@
+"""How an answer is worded. Stored with each of its jobs, so that any process can word the job's log again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from api.reading.choice import parse_options
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseMeta:
+    """Base of the endpoints' own; one instance describes one answer."""
+
+    id: str  # of the answer and of its first job
+    model: str
+    created: int  # unix seconds
+
+    @staticmethod
+    def num_jobs(form: Mapping[str, Any]) -> int:
+        """The number of jobs of an answer, from the stored form of the first one."""
+        return 1
+
+    def forms(self) -> list[dict[str, Any]]:
+        """The JSON object that is stored with each job."""
+        return [asdict(self)]
+
+    @classmethod
+    def from_forms(cls, forms: Sequence[Mapping[str, Any]]) -> Self:
+        """The reverse of forms()."""
+        fields = dict(forms[0])
+        if "reading" in fields:
+            fields["reading"] = parse_options(fields["reading"])
+        return cls(**fields)
+
+
+def job_ids(answer_id: str, num_jobs: int) -> list[str]:
+    """The jobs of one answer, in order; the first one has the answer's id."""
+    return [answer_id, *(f"{answer_id}-{number}" for number in range(1, num_jobs))]

@@ -1,0 +1,115 @@
+"""Prepared requests -> submissions to the queue: owner, deadline, priority, Idempotency-Key."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Self, TypeVar
+from uuid import uuid4
+
+from api.process.offload import offload
+from api.request.response_meta import ResponseMeta
+from api.schema.base import MAX_TIMEOUT_S, Sampling
+from common.errors import InvalidRequest
+from common.json_bytes import json_bytes
+from common.redis.submission import Submission
+from common.wire import GenerationRequest, ModelCard
+
+MAX_IDEMPOTENCY_KEY = 256  # characters
+
+MetaT = TypeVar("MetaT", bound=ResponseMeta)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """How a request is queued and how its answer is delivered."""
+
+    stream: bool = False
+    event_ids: bool = False  # the caller resumes by `id:` lines
+    background: bool = False
+    priority: int = 0
+    timeout: float | None = None  # seconds
+
+    @classmethod
+    def of(cls, body: Sampling) -> Self:
+        return cls(
+            stream=bool(body.stream),
+            event_ids=bool(body.stream_options and body.stream_options.include_event_ids),
+            background=bool(body.background),
+            priority=body.priority or 0,
+            timeout=body.timeout,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Generic[MetaT]):
+    """A checked request, ready to be enqueued: one generation request for each job of its answer."""
+
+    meta: MetaT
+    requests: Sequence[GenerationRequest]
+    options: QueueOptions
+    kept_s: int | None = None  # how long the result is kept, where that is less than the setting
+    vector_bytes: int = 0  # of each embedding in the log
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What the HTTP request adds to a submission."""
+
+    owner: str
+    raw: Mapping[str, Any]  # the body as sent
+    idempotency_key: str = ""
+    read_timeout: str = ""  # the header in which OpenAI's SDKs announce it
+    traceparent: str = ""
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}{uuid4().hex}"
+
+
+def submissions(prepared: Prepared[Any], kind: str, card: ModelCard, sender: Sender) -> list[Submission]:
+    """One submission per job; only the first has the Idempotency-Key, because the other ids follow from its id.
+
+    Raises InvalidRequest for an Idempotency-Key that is too long.
+    """
+    key = sender.idempotency_key
+    if len(key) > MAX_IDEMPOTENCY_KEY:
+        raise InvalidRequest(f"The Idempotency-Key may have {MAX_IDEMPOTENCY_KEY} characters at most.")
+    options = prepared.options
+    forms = offload(stored_forms, prepared.meta, kind)
+    first = Submission(
+        request=prepared.requests[0],
+        queue=card.queue,
+        owner=sender.owner,
+        revision=card.revision,
+        form=forms[0],
+        background=options.background,
+        deadline_s=deadline_s(options.timeout, "" if options.background else sender.read_timeout),
+        idempotency_key=key,
+        body_digest=offload(digest_of, sender.raw, kind) if key else "",
+        traceparent=sender.traceparent,
+        kept_s=prepared.kept_s,
+        priority=options.priority,
+        vector_bytes=prepared.vector_bytes,
+    )
+    others = zip(prepared.requests[1:], forms[1:], strict=True)
+    return [first, *(replace(first, request=request, form=form, idempotency_key="") for request, form in others)]
+
+
+def stored_forms(meta: ResponseMeta, kind: str) -> list[dict[str, Any]]:
+    return [form | {"kind": kind} for form in meta.forms()]
+
+
+def digest_of(raw: Mapping[str, Any], kind: str) -> str:
+    """Equal for equal bodies sent to the same endpoint."""
+    return hashlib.sha256(kind.encode() + json_bytes(raw, sort_keys=True)).hexdigest()
+
+
+def deadline_s(timeout: float | None, header: str) -> float:
+    """The body's `timeout`, else the read timeout that an SDK announces; 0 for none."""
+    if timeout is not None:
+        return timeout
+    try:
+        seconds = float(header)
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds <= MAX_TIMEOUT_S else 0.0
