@@ -1,4 +1,4 @@
-"""Who is calling: the API key of a request -> its owner. Keys are compared as hashes, in constant time."""
+"""API key of a request -> its owner. Keys are compared as hashes, in constant time."""
 
 import hmac
 import logging
@@ -17,23 +17,23 @@ from common.settings import Settings
 logger = logging.getLogger("omni.api")
 
 REFRESH_S = 0.9
-NEW_KEY_S = 0.02  # how often unknown keys may have the managed ones read before that
-INDEX = 32  # characters
+NEW_KEY_S = 0.02  # the managed keys are read again for an unknown key at most this often
+INDEX_LENGTH = 32  # characters of a digest
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The owner of the jobs that this request makes or may see."""
+    """The owner of the jobs that this request creates or may see."""
 
     owner: str
     is_admin: bool
 
 
 class KeyRing:
-    """The keys that this service knows: those of the settings, and those that `omni keys` manages in Redis.
+    """The known keys: those of the settings, and those that `omni keys` manages in Redis.
 
-    The managed ones are read again within a second of a change, and at once when a key is unknown: it may be new. While
-    Redis is away the last ones known hold.
+    Managed keys are read again within a second of a change, and at once for an unknown key, which may be new. While
+    Redis is unreachable, the last keys read stay valid.
     """
 
     def __init__(self, settings: Settings, store: KeyStore) -> None:
@@ -48,30 +48,30 @@ class KeyRing:
         self._looked = float("-inf")
 
     def caller(self, request: Request) -> Caller:
-        """Raises Unauthenticated, with the same words for every cause."""
+        """Raises Unauthenticated, with the same message for every cause."""
         self.refresh()
         digest = digest_of(presented_key(request))
-        found = self._callers.get(digest[:INDEX])
+        found = self._callers.get(digest[:INDEX_LENGTH])
         if found is None:
             self.refresh(NEW_KEY_S)
-            found = self._callers.get(digest[:INDEX])
+            found = self._callers.get(digest[:INDEX_LENGTH])
         if found is None or not hmac.compare_digest(found[0], digest):
             raise Unauthenticated("Incorrect API key provided. Send a key of this server: 'Authorization: Bearer KEY'.")
         return found[1]
 
     def admin(self, request: Request) -> Caller:
-        """Raises Unauthenticated, or OmniError `forbidden` for a key without that right."""
+        """Raises Unauthenticated, or OmniError `forbidden` for a key that is not an admin's."""
         caller = self.caller(request)
         if not caller.is_admin:
             raise OmniError("This needs an admin key (OMNI_ADMIN_KEYS).", code="forbidden")
         return caller
 
     def name_of(self, owner: str) -> str:
-        """A managed key's name, or which of the settings' keys it is, else the hash: for the operator's eyes."""
+        """A managed key's name, the number of a key of the settings, or else the hash. For operators only."""
         return self._names.get(owner, owner)
 
     def refresh(self, max_age_s: float = REFRESH_S) -> None:
-        """Called every second; by callers too, before that begins."""
+        """Read the managed keys again if they are older than `max_age_s` and have changed."""
         if time.monotonic() - self._looked < max_age_s:
             return
         try:
@@ -83,13 +83,13 @@ class KeyRing:
                 self._names = self._fixed_names | {record.owner: record.name for record in records}
                 self._version = version
         except RedisError as error:
-            logger.warning("the managed keys cannot be read now (%s)", type(error).__name__)
+            logger.warning("cannot read the managed keys (%s)", type(error).__name__)
         self._looked = time.monotonic()
 
 
 def indexed(callers: Iterable[tuple[str, Caller]]) -> dict[str, tuple[str, Caller]]:
-    """Found by the first half of the digest; the whole is then compared in constant time."""
-    return {digest[:INDEX]: (digest, caller) for digest, caller in callers}
+    """Callers by the first half of their digest; the whole digest is compared in constant time later."""
+    return {digest[:INDEX_LENGTH]: (digest, caller) for digest, caller in callers}
 
 
 def presented_key(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""How many bytes of bodies a process receives at the same time, and of whom."""
+"""Bounds the bytes of bodies that a process receives at the same time, and shares them between keys."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from common.errors import Overloaded
 
 MOST_BYTES = 256 * 2**20
-LIMIT = "max_body_bytes_at_once"  # what a refusal calls it
-SHARE = 3  # one key may have so many times what is left, so that there is always some for the next
+LIMIT = "max_body_bytes_at_once"  # its name in a refusal
+SHARE = 3  # a key may hold three times what is free, so that some is always left for other keys
 
 
 class BodyRoom:
-    """One per process."""
+    """The room for bodies; one per process."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._free = most_bytes
@@ -20,8 +20,9 @@ class BodyRoom:
 
     @contextmanager
     def held(self, owner: str, num_bytes: int = 0) -> Iterator[Callable[[int], None]]:
-        """Room for one body while it is received; what it yields takes more. Both raise Overloaded when this key has
-        its share already.
+        """Reserve room for one body while it is received. The function it yields reserves more.
+
+        Both raise Overloaded when the key has its share already.
         """
         taken = 0
 

@@ -1,54 +1,59 @@
 """OmniError -> the OpenAI error body, status and headers. The only status table."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from common.errors import OmniError, Overloaded, Unavailable
 
-# code on our wire -> (status, type, code in the body). The user's reference fixes 503 and 500 as integers.
-STATUS: dict[str, tuple[int, str, str | int | None]] = {
-    "invalid_request": (400, "invalid_request_error", None),
-    "context_length_exceeded": (400, "invalid_request_error", "context_length_exceeded"),
-    "conflict": (409, "invalid_request_error", "conflict"),
-    "invalid_api_key": (401, "invalid_request_error", "invalid_api_key"),
-    "forbidden": (403, "invalid_request_error", "forbidden"),
-    "not_found": (404, "invalid_request_error", "not_found"),
-    "method_not_allowed": (405, "invalid_request_error", "method_not_allowed"),
-    "previous_response_not_found": (400, "invalid_request_error", "previous_response_not_found"),
-    "model_not_found": (404, "invalid_request_error", "model_not_found"),
-    "body_too_large": (413, "invalid_request_error", "body_too_large"),
-    "request_timeout": (408, "invalid_request_error", "request_timeout"),
-    "unsupported_media_type": (415, "invalid_request_error", "unsupported_media_type"),
-    "misdirected_request": (421, "invalid_request_error", "misdirected_request"),
-    "not_implemented": (501, "invalid_request_error", "not_implemented"),
-    "idempotency_mismatch": (422, "invalid_request_error", "idempotency_mismatch"),
-    "rate_limit_exceeded": (429, "rate_limit_error", "rate_limit_exceeded"),
-    "cancelled": (409, "invalid_request_error", "cancelled"),
-    "client_gone": (409, "invalid_request_error", "cancelled"),
-    "timeout": (504, "timeout_error", "timeout"),
-    "model_changed": (409, "invalid_request_error", "model_changed"),
-    "service_unavailable": (503, "service_unavailable", 503),
-    "server_restarting": (503, "service_unavailable", "server_restarting"),
-    "out_of_memory": (500, "internal_error", 500),
-    "stream_rewound": (409, "internal_error", "stream_rewound"),  # what the caller has seen was lost, or never was
-}
+# code on our wire -> (status, type, code in the body). The reference API has 503 and 500 as integer codes.
+STATUS: Mapping[str, tuple[int, str, str | int | None]] = MappingProxyType(
+    {
+        "invalid_request": (400, "invalid_request_error", None),
+        "context_length_exceeded": (400, "invalid_request_error", "context_length_exceeded"),
+        "conflict": (409, "invalid_request_error", "conflict"),
+        "invalid_api_key": (401, "invalid_request_error", "invalid_api_key"),
+        "forbidden": (403, "invalid_request_error", "forbidden"),
+        "not_found": (404, "invalid_request_error", "not_found"),
+        "method_not_allowed": (405, "invalid_request_error", "method_not_allowed"),
+        "previous_response_not_found": (400, "invalid_request_error", "previous_response_not_found"),
+        "model_not_found": (404, "invalid_request_error", "model_not_found"),
+        "body_too_large": (413, "invalid_request_error", "body_too_large"),
+        "request_timeout": (408, "invalid_request_error", "request_timeout"),
+        "unsupported_media_type": (415, "invalid_request_error", "unsupported_media_type"),
+        "misdirected_request": (421, "invalid_request_error", "misdirected_request"),
+        "not_implemented": (501, "invalid_request_error", "not_implemented"),
+        "idempotency_mismatch": (422, "invalid_request_error", "idempotency_mismatch"),
+        "rate_limit_exceeded": (429, "rate_limit_error", "rate_limit_exceeded"),
+        "cancelled": (409, "invalid_request_error", "cancelled"),
+        "client_gone": (409, "invalid_request_error", "cancelled"),
+        "timeout": (504, "timeout_error", "timeout"),
+        "model_changed": (409, "invalid_request_error", "model_changed"),
+        "service_unavailable": (503, "service_unavailable", 503),
+        "server_restarting": (503, "service_unavailable", "server_restarting"),
+        "out_of_memory": (500, "internal_error", 500),
+        "stream_rewound": (409, "internal_error", "stream_rewound"),  # the log is shorter than what the client has seen
+    }
+)
 INTERNAL = (500, "internal_error", "internal_error")
-# A retry of these would only repeat the failure: the SDKs obey the header.
+# A retry would only repeat these failures; the SDKs obey the header `x-should-retry`.
 NO_RETRY = frozenset(
     {"out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed", "stream_rewound"}
 )
 
-
-# Anthropic's names for the same, by status.
-MESSAGES_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
+# HTTP status -> Anthropic's error type.
+MESSAGES_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        400: "invalid_request_error",
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+    }
+)
 
 
 def status_of(code: str) -> int:
@@ -56,7 +61,7 @@ def status_of(code: str) -> int:
 
 
 def error_body(code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object; `code` is the wire's."""
+    """OpenAI's error object; `code` is the code on our wire."""
     _, kind, shown = STATUS.get(code, (500, "internal_error", code))
     return {"error": {"message": message, "type": kind, "param": param, "code": shown}}
 

@@ -1,6 +1,8 @@
-"""Before and after every request: which Host names are answered, request ids, security headers."""
+"""Checks every request's Host name and framing; adds request ids and security headers to every answer."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -10,12 +12,14 @@ from common.errors import InvalidRequest, OmniError
 from common.settings import LOOPBACK, Settings, split
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
-}
+HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    }
+)
 
 
 def install_guard(app: Flask, settings: Settings) -> None:
@@ -42,7 +46,7 @@ def install_guard(app: Flask, settings: Settings) -> None:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """Empty: any. On loopback only loopback's names, or a page elsewhere could reach us by DNS rebinding."""
+    """The Host names that are answered; empty: any. On loopback only its own names, against DNS rebinding."""
     named = split(settings.allowed_hosts)
     if named or settings.is_loopback:
         return frozenset(map(str.lower, (*named, *LOOPBACK, settings.host)))
@@ -50,7 +54,7 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
 
 
 def check_framing(request: Request) -> None:
-    """Raises OmniError for what RFC 9112 has a server refuse and gunicorn lets through."""
+    """Raises OmniError for requests that RFC 9112 tells a server to refuse and gunicorn accepts."""
     environ = request.environ
     if "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
         raise InvalidRequest("An HTTP/1.1 request must have a Host header.")

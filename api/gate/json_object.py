@@ -1,4 +1,4 @@
-"""Bytes -> a JSON object, or a refusal that says why. Strict; bounded in work and depth."""
+"""Bytes -> JSON object, or a refusal with the reason. Strict; bounded in work and depth."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from common.json_bounds import bounded_marks
 
 MAX_DEPTH = 64
 MAX_DIGITS = 20
-STRETCH = 256 * 1024
-LONG_NUMBER = re.compile(rb"\d{19}")  # more than 64 bits, perhaps
+SEARCH_BYTES = 256 * 1024  # of one regex search, which keeps the GIL
+LONG_NUMBER = re.compile(rb"\d{19}")  # may exceed 64 bits
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Refuses NaN, infinities, lone surrogates, other encodings than UTF-8, repeated names, and what is nested too
-    deeply or holds too many values.
+    """Raises InvalidRequest for NaN, infinities, lone surrogates, encodings other than UTF-8, repeated names, and for
+    values that are nested too deeply or too many.
     """
     marks = bounded_marks(raw)
     try:
@@ -30,15 +30,14 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     num_fields = _checked_fields(value)
     if num_fields == marks.count(b":") and not _has_long_number(marks):
         return value
-    # orjson keeps the last of repeated names, and makes floats of large numbers: json tells the one and keeps the other
+    # orjson drops repeated names and turns large integers into floats; json reports the former and keeps the latter
     parsed: dict[str, Any] = json.loads(raw, object_pairs_hook=_without_repeats, parse_int=_bounded_int)
     return parsed
 
 
 def _has_long_number(marks: bytes) -> bool:
-    """A stretch at a time: a search keeps the GIL."""
-    starts = range(0, len(marks), STRETCH)
-    return any(LONG_NUMBER.search(marks, at, at + STRETCH + MAX_DIGITS) for at in starts)
+    starts = range(0, len(marks), SEARCH_BYTES)
+    return any(LONG_NUMBER.search(marks, at, at + SEARCH_BYTES + MAX_DIGITS) for at in starts)
 
 
 def _checked_fields(value: Any) -> int:

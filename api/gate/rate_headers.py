@@ -1,7 +1,7 @@
-"""What a key has left -> the `x-ratelimit-*` headers, as OpenAI names them.
+"""A key's quota -> the `x-ratelimit-*` headers, as OpenAI names them.
 
-`requests` counts those in flight (waiting and running): the key's own limit, or the whole line's where it has none.
-`tokens` is the key's tokens per minute, and only there when it has such a limit.
+`requests` counts requests in flight (waiting and running) against the key's limit, or the queue's if the key has none.
+`tokens` counts the key's tokens per minute, for keys that have such a limit.
 """
 
 from common.quota import Quota
@@ -15,20 +15,20 @@ def rate_headers(quota: Quota, num_waiting: int, max_queue: int, seconds_per_pla
     headers = {
         "x-ratelimit-limit-requests": str(limit),
         "x-ratelimit-remaining-requests": str(max(0, remaining)),
-        "x-ratelimit-reset-requests": spelled(seconds_per_place if remaining < limit else 0.0),
+        "x-ratelimit-reset-requests": duration(seconds_per_place if remaining < limit else 0.0),
     }
     if per_minute := quota.tokens_per_minute:
         left = min(per_minute, quota.tokens_left)
         headers |= {
             "x-ratelimit-limit-tokens": str(per_minute),
             "x-ratelimit-remaining-tokens": str(max(0, left)),
-            "x-ratelimit-reset-tokens": spelled((per_minute - left) * 60 / per_minute),
+            "x-ratelimit-reset-tokens": duration((per_minute - left) * 60 / per_minute),
         }
     return headers
 
 
-def spelled(seconds: float) -> str:
-    """OpenAI's way to write a time: '0s', '120ms', '1s', '6m0s'."""
+def duration(seconds: float) -> str:
+    """A duration as OpenAI writes it: '0s', '120ms', '1s', '6m0s'."""
     if 0 < seconds < 1:
         return f"{max(1, round(seconds * 1000))}ms"
     minutes, rest = divmod(round(seconds), 60)

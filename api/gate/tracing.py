@@ -1,4 +1,4 @@
-"""The API's own span of each request that makes something; what it causes is told its place by the job's hash."""
+"""One span per POST. Its traceparent is stored with the job, so that the worker's spans nest under it."""
 
 from flask import Flask, Response, g, has_request_context, request
 
@@ -7,7 +7,7 @@ from common.tracing import traces_of
 
 
 def traceparent() -> str:
-    """Of the request that is being answered; empty when there are no traces."""
+    """The current request's traceparent; empty when tracing is off."""
     return str(g.get("traceparent", "")) if has_request_context() else ""
 
 

@@ -1,0 +1,1 @@
+"""Pages and endpoints for the operator: metrics, board, dashboard, OpenAPI, the access log."""

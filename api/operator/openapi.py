@@ -1,6 +1,7 @@
-"""/openapi.json (OpenAPI 3.1): every route of the application, the requests' schemas as the gate checks them.
+"""/openapi.json (OpenAPI 3.1): every route of the application, with the request models that bodies are checked by.
 
-A route that is not described below still appears, with what Flask knows of it, so none can be forgotten.
+Written by hand: spectree and flask-openapi3 want to own routes, validation and errors, and would add more code than
+these 130 lines. A route that operations.py does not describe still appears, with what Flask knows of it.
 """
 
 import re
@@ -17,9 +18,7 @@ from api.schema import answers
 REF = "#/components/schemas/{model}"
 CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
-
-
-PAGES = ("/", "/board", "/static/{name}")  # for people
+PAGES = ("/", "/board", "/static/{name}")  # left out
 
 
 def openapi_routes() -> Blueprint:
@@ -57,7 +56,7 @@ def path_of(rule: Rule) -> str:
 
 
 def schemas() -> dict[str, Any]:
-    """Of all models named above and of what they hold."""
+    """The schemas of all models that operations name, and of the models inside them."""
     used: list[tuple[type[BaseModel], Any]] = [
         (answers.ErrorBody, "serialization"),
         (answers.MessagesError, "serialization"),
@@ -84,7 +83,7 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": {"description": "Done", **({"content": content} if content else {})}}
     if described.may_be_pending:
         responses["202"] = {
-            "description": "In line or in progress",
+            "description": "Queued or in progress",
             "content": {"application/json": {"schema": reference(answers.Pending)}},
         }
     if name in ("GET /health", "GET /readyz"):
@@ -93,7 +92,7 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
         "description": "An error object, OpenAI's or Anthropic's",
         "content": {"application/json": {"schema": reference(described.error)}},
     }
-    said: dict[str, Any] = {
+    described_as: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", name).strip("_").lower(),
         "summary": described.summary,
         "parameters": parameters(rule, described),
@@ -101,11 +100,11 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
         "security": [] if described.is_open else [{"key": []}],
     }
     if described.body is not None:
-        said["requestBody"] = {
+        described_as["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": reference(described.body)}},
         }
-    return said
+    return described_as
 
 
 def parameters(rule: Rule, described: Described) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What /openapi.json says of each operation beyond its path."""
+"""The operations of /openapi.json: summary, request model and answer model of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Described:
     body: type[BaseModel] | None = None
     is_streamed: bool = False  # may answer with server-sent events
     is_resumable: bool = False  # takes `stream` and `starting_after`
-    may_be_pending: bool = False  # may answer 202: in line, or in progress
+    may_be_pending: bool = False  # may answer 202: queued or in progress
     is_open: bool = False  # needs no key
     error: type[BaseModel] = answers.ErrorBody
 
@@ -49,8 +49,8 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
             "Fetch or resume a response", answers.ResponseAnswer, is_resumable=True
         ),
         "POST /v1/responses/{response_id}/cancel": Described("Cancel a response", answers.ResponseAnswer),
-        "DELETE /v1/responses/{response_id}": Described("Forget a response", answers.Deleted),
-        "GET /v1/responses/{response_id}/input_items": Described("What a response answers to", answers.ItemList),
+        "DELETE /v1/responses/{response_id}": Described("Delete a response", answers.Deleted),
+        "GET /v1/responses/{response_id}/input_items": Described("The input items of a response", answers.ItemList),
         "POST /v1/responses/input_tokens": Described("Count tokens", answers.TokenCount, ResponsesRequest),
         "POST /v1/messages": MESSAGE,
         "GET /v1/messages/{message_id}": Described(
@@ -59,13 +59,13 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         "POST /v1/messages/count_tokens": Described(
             "Count tokens", answers.TokenCount, CountRequest, error=answers.MessagesError
         ),
-        "POST /v1/embeddings": Described("Embed texts", answers.Embeddings, EmbeddingRequest),
-        "POST /tokenize": Described("Text or conversation to token ids", answers.Tokens, TokenizeRequest),
-        "POST /detokenize": Described("Token ids to text", answers.Text, DetokenizeRequest),
+        "POST /v1/embeddings": Described("Embed texts", answers.EmbeddingAnswer, EmbeddingRequest),
+        "POST /tokenize": Described("Text or conversation to token ids", answers.TokenizeAnswer, TokenizeRequest),
+        "POST /detokenize": Described("Token ids to text", answers.DetokenizeAnswer, DetokenizeRequest),
         "GET /v1/models": Described("The served models", answers.ModelList),
         "GET /v1/models/{name}": Described("One model", answers.Model),
         "GET /v1/jobs": Described("The key's own jobs", answers.JobList),
-        "GET /v1/jobs/{job_id}": Described("One job: its state and place in line", answers.Job),
+        "GET /v1/jobs/{job_id}": Described("One job: its state and place in the queue", answers.Job),
         "DELETE /v1/jobs/{job_id}": Described("Cancel a job", answers.Deleted),
         "GET /health": Described("Healthy, or still loading (503)", answers.Health, is_open=True),
         "GET /readyz": Described("The same as /health", answers.Health, is_open=True),

@@ -1,1 +1,1 @@
-"""Streaming parsers of an answer's text: reasoning, content and tool calls. Pure state machines, no I/O."""
+"""Streaming parsers of an answer's text: reasoning, content and tool calls. State machines without I/O."""

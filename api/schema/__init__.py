@@ -1,0 +1,1 @@
+"""Request and answer models: the types and ranges that bodies are checked against."""

@@ -1,4 +1,4 @@
-"""The shapes of our answers, as OpenAI publishes them: for /openapi.json, and for the tests of real answers."""
+"""The shapes of our answers, as OpenAI and Anthropic publish them: for /openapi.json and for tests."""
 
 from typing import Any, Literal
 
@@ -130,7 +130,7 @@ class TextChoice(Shape):
 
 
 class TextAnswer(Shape):
-    """Also the shape of its chunks."""
+    """A completion, or one of its chunks."""
 
     id: str
     object: Literal["text_completion"]
@@ -140,14 +140,14 @@ class TextAnswer(Shape):
     usage: Usage | None = None
 
 
-class Tokens(Shape):
+class TokenizeAnswer(Shape):
     count: int
     max_model_len: int
     tokens: list[int]
     token_strs: list[str | None] | None = None
 
 
-class Text(Shape):
+class DetokenizeAnswer(Shape):
     prompt: str
 
 
@@ -190,7 +190,7 @@ class Health(Shape):
 
 
 class Pending(Shape):
-    """An answer that is not there yet."""
+    """The 202 for an answer that is not complete yet."""
 
     id: str
     status: Literal["queued", "in_progress"]
@@ -213,7 +213,7 @@ class ItemList(Shape):
 
 
 class MessageAnswer(Shape):
-    """Anthropic's."""
+    """Anthropic's message."""
 
     id: str
     type: Literal["message"]
@@ -234,7 +234,7 @@ class MessagesErrorDetail(Shape):
 
 
 class MessagesError(Shape):
-    """Anthropic's."""
+    """Anthropic's error."""
 
     type: Literal["error"]
     error: MessagesErrorDetail
@@ -251,7 +251,7 @@ class EmbeddingUsage(Shape):
     total_tokens: int
 
 
-class Embeddings(Shape):
+class EmbeddingAnswer(Shape):
     object: Literal["list"]
     data: list[Embedding]
     model: str

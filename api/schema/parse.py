@@ -1,4 +1,4 @@
-"""The gate: a JSON object to a typed request, or a refusal that names the field. Past it nobody checks shape again."""
+"""JSON object -> typed request, or a refusal that names the field. Later code does not check shapes again."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -10,8 +10,10 @@ from api.process.offload import offload
 from api.schema.unsupported import Refusal
 from common.errors import InvalidRequest
 
-MAX_NAME = 64  # characters of a caller's own name in a refusal
-UNION_MEMBERS = frozenset({"str", "NamedTool", "AllowedToolsChoice"})  # pydantic puts their names into its paths
+MAX_NAME = 64  # characters of a field's name that a refusal quotes
+UNION_MEMBERS = frozenset(
+    {"str", "NamedTool", "AllowedToolsChoice"}
+)  # names of union members, which pydantic puts into its paths
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -31,7 +33,7 @@ def _parsed(model: type[T], body: dict[str, Any]) -> T:
 
 
 def refusal(error: ValidationError) -> InvalidRequest:
-    """What is wrong, in one sentence that names the field."""
+    """The fault, in one sentence that names the field."""
     found = _deepest(error)
     param = _path(found["loc"])
     message = str(found["msg"]).removeprefix("Value error, ")
@@ -39,7 +41,7 @@ def refusal(error: ValidationError) -> InvalidRequest:
 
 
 def known_only(value: Any, raw: Any) -> Any:
-    """`raw` as it was sent, less what the schema does not know; `value` is what the schema made of it."""
+    """`raw` without the fields that the schema does not know; `value` is its parsed form."""
     if isinstance(value, BaseModel) and isinstance(raw, dict):
         names = {name: field.alias or name for name, field in type(value).model_fields.items()}
         return {
@@ -61,7 +63,7 @@ def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
 
 
 def _deepest(error: ValidationError) -> ErrorDetails:
-    """The first fault; where one of several forms was expected, that of the form which was meant."""
+    """The first fault. In a union, the fault of the member that matched furthest."""
     faults = error.errors(include_url=False)
     place = faults[0]["loc"][:-1]
     return max((fault for fault in faults if fault["loc"][: len(place)] == place), key=lambda fault: len(fault["loc"]))

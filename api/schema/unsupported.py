@@ -1,6 +1,6 @@
-"""Fields that clients know from elsewhere, that would change the answer, and that this server cannot honour.
+"""Fields of other servers' APIs that would change the answer and that this server cannot honour.
 
-They are refused by name instead of being dropped. Fields without effect on the answer are ignored and not listed here.
+They are refused by name. Fields without effect on the answer are ignored and not listed here.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a field is refused, and values beside null, false and empty ones that ask for nothing."""
+    """Why a field is refused. `harmless`: values that change nothing, besides null, false and empty ones."""
 
     why: str
     harmless: tuple[Any, ...] = ()

@@ -1,6 +1,6 @@
-"""What a caller may ask an answer's text to look like, as one llguidance grammar (the JSON in SamplingParams.grammar).
+"""Grammars of an answer's text: JSON, a schema, a regex, choices or a caller's own rules, as llguidance's JSON.
 
-Everything here is quick and bounded. Whether a grammar also compiles is grammar_check.py's question.
+The result is SamplingParams.grammar. This code is fast and bounded; whether a grammar compiles is tested by check.py.
 """
 
 import json
@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any, Literal
 
 import orjson
@@ -20,9 +21,11 @@ from common.json_bounds import bounded_marks
 MAX_GRAMMAR_BYTES = 64 * 1024
 MAX_CHOICES = 2_000
 MAX_NESTING = 100  # of groups in a caller's grammar or regex
-LARGE_GRAMMAR_BYTES = 8 * 1024  # from here on, compiling is felt
-BOUNDED_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"  # or a small model may indent until its tokens are spent
-FREE_JSON = {"whitespace_pattern": BOUNDED_WHITESPACE}
+LARGE_GRAMMAR_BYTES = 8 * 1024  # a grammar of this size takes noticeable time to compile
+BOUNDED_WHITESPACE = (
+    r"[\x20\x0A\x0D\x09]{1,40}"  # without the bound a small model may indent until it reaches max_tokens
+)
+FREE_JSON: Mapping[str, Any] = MappingProxyType({"whitespace_pattern": BOUNDED_WHITESPACE})
 TEXT = "/(.|\\n)*/"
 CLASS_OR_ESCAPE = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.")
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
@@ -30,12 +33,12 @@ TOKEN_ID = re.compile(r"<\[\d+\]>")
 THINK = "<think>"
 THINK_END = "</think>"
 
-Thinking = Literal["none", "opened", "optional"]  # may the answer begin with a <think> block; did the prompt open it
+Thinking = Literal["none", "opened", "optional"]  # the <think> block that begins an answer; opened: by the prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """One grammar, the request field it came from, and whether compiling it may take long."""
+    """A grammar, the request field it came from, and whether it may take long to compile."""
 
     text: str
     param: str
@@ -44,7 +47,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class MarkedText:
-    """Writes literal text as Lark. A token that the tokenizer marks as special is not its text: it goes by its id."""
+    """Writes literal text as Lark. Special tokens are written by their ids, because they are never read as text."""
 
     special_tokens: Mapping[str, int]
 
@@ -66,7 +69,7 @@ class MarkedText:
         return " ".join(part if TOKEN_ID.fullmatch(part) else quoted(part) for part in parts)
 
     def _parts(self, text: str) -> list[str]:
-        """The text cut at its special tokens, each of them replaced by its id."""
+        """The text split at its special tokens, each replaced by its id."""
         present = sorted((token for token in self.special_tokens if token and token in text), key=len, reverse=True)
         if not present:
             return [text]
@@ -75,7 +78,7 @@ class MarkedText:
 
 
 def marked_text(tokenizer: str) -> MarkedText:
-    """Reads tokenizer.json for the tokens that llguidance keeps apart from text: special ones, all in <brackets>."""
+    """The tokens of a tokenizer.json that llguidance does not read as text: special ones, and all in <brackets>."""
     added = orjson.loads(tokenizer).get("added_tokens", [])
     return MarkedText(
         {token["content"]: token["id"] for token in added if token["special"] or _is_bracketed(token["content"])}
@@ -88,7 +91,7 @@ def quoted(text: str) -> str:
 
 
 def assemble(main: Sequence[str], schemas: Mapping[str, Schema], param: str) -> Grammar:
-    """Lark lines that may name the schemas as `@name`, each schema with its own whitespace rules."""
+    """A grammar of Lark lines, which may refer to the schemas as `@name`."""
     parts: list[dict[str, Any]] = [
         {"lark_grammar": "\n".join(main)},
         *({"name": name, "json_schema": schemas[name]} for name in schemas),
@@ -98,13 +101,13 @@ def assemble(main: Sequence[str], schemas: Mapping[str, Schema], param: str) -> 
 
 def json_object_grammar(param: str = "response_format") -> Grammar:
     """Any JSON object."""
-    return _sized([{"json_schema": {"type": "object", "x-guidance": FREE_JSON}}], param, is_costly=False)
+    return _sized([{"json_schema": {"type": "object", "x-guidance": dict(FREE_JSON)}}], param, is_costly=False)
 
 
 def json_schema_grammar(schema: Any, param: str, *, strict: bool = True) -> Grammar:
-    """JSON that the schema allows. If not strict, keywords that cannot be enforced are passed over."""
+    """JSON that the schema allows. If not strict, keywords that cannot be enforced are ignored."""
     checked = checked_schema(schema, param)
-    options = FREE_JSON if strict else {**FREE_JSON, "lenient": True}
+    options = {**FREE_JSON} if strict else {**FREE_JSON, "lenient": True}
     return _sized([{"json_schema": {**checked, "x-guidance": options}}], param, is_costly=is_costly(checked))
 
 
@@ -125,7 +128,7 @@ def choice_grammar(choices: Any, param: str) -> Grammar:
         raise InvalidRequest("The choices must be a list of texts, none of them empty.", param=param)
     if len(choices) > MAX_CHOICES:
         raise InvalidRequest(f"There may be at most {MAX_CHOICES} choices.", param=param)
-    lark = f"start: CHOICE\nCHOICE: {' | '.join(map(quoted, choices))}"  # a terminal: one lexeme, however many choices
+    lark = f"start: CHOICE\nCHOICE: {' | '.join(map(quoted, choices))}"  # a terminal is one lexeme
     return _sized([{"lark_grammar": lark}], param, is_costly=False)
 
 
@@ -143,7 +146,7 @@ def ebnf_grammar(grammar: Any, param: str) -> Grammar:
 
 
 def refuse_deep(text: str, param: str) -> None:
-    """Raises InvalidRequest when more groups stand inside one another than what reads them can follow."""
+    """Raises InvalidRequest for groups that are nested deeper than llguidance's parsers can follow."""
     marks = re.findall(r"[()]", CLASS_OR_ESCAPE.sub("", text))
     if max(accumulate(1 if mark == "(" else -1 for mark in marks), default=0) > MAX_NESTING:
         raise InvalidRequest(
@@ -174,7 +177,7 @@ def structured_grammar(options: Any, param: str = "structured_outputs") -> Gramm
 
 
 def json_value(value: Any, param: str) -> Any:
-    """A schema may also come as a string, which holds no more than a request may."""
+    """The schema itself, also if it was sent as a string. The bounds of request bodies apply."""
     if not isinstance(value, str):
         return value
     bounded_marks(value.encode())
@@ -185,7 +188,7 @@ def json_value(value: Any, param: str) -> Any:
 
 
 def after_thinking(grammar: Grammar, thinking: Thinking, marked: MarkedText) -> Grammar:
-    """The grammar for an answer that may think first: a block up to `</think>`, of any text, then the grammar."""
+    """The grammar of an answer with reasoning: any text up to `</think>`, then the given grammar."""
     if thinking == "none":
         return grammar
     opening = f"({marked.literal(THINK)} thought)?" if thinking == "optional" else "thought"
@@ -196,7 +199,7 @@ def after_thinking(grammar: Grammar, thinking: Thinking, marked: MarkedText) -> 
 
 
 def either(calls: Grammar, answer: Grammar) -> Grammar:
-    """One grammar or the other, decided by how the text begins."""
+    """Either grammar; the beginning of the text decides."""
     parts: list[dict[str, Any]] = [{"lark_grammar": "start: @calls | @answer"}]
     for name, grammar in (("calls", calls), ("answer", answer)):
         head, *others = orjson.loads(grammar.text)["grammars"]
@@ -220,6 +223,6 @@ def _sized(parts: list[dict[str, Any]], param: str, *, is_costly: bool) -> Gramm
 
 
 def refuse_large(num_bytes: int, param: str) -> None:
-    """Raises InvalidRequest when a grammar that has at least so many bytes is beyond the limit."""
+    """Raises InvalidRequest if a grammar of at least `num_bytes` exceeds the limit."""
     if num_bytes > MAX_GRAMMAR_BYTES:
         raise InvalidRequest(f"The grammar has {num_bytes} bytes; the limit is {MAX_GRAMMAR_BYTES}.", param=param)

@@ -1,7 +1,7 @@
-"""Whether a grammar compiles and stays affordable: asked at the door, so that the worker meets no bomb.
+"""Tests before a request is queued that its grammar compiles within bounds, so that no grammar can stall a worker.
 
-Most grammars are settled in milliseconds, here. One that may take any time (combined patterns, a caller's own rules,
-large ones) is tried in a child process with a limit on its processor time and memory, and remembered when it is good.
+Most grammars compile here in milliseconds. One that may take any time (combined patterns, a caller's own rules, large
+ones) is compiled in a child process with limits on processor time and memory. Good grammars are remembered.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from common.errors import InvalidRequest, Overloaded
 from common.grammar.answer import TOKEN_ID, Grammar
 
 CHILD_CPU_S = 2
-CHILD_WALL_S = 20.0  # a busy machine may give the child its two seconds slowly
+CHILD_WALL_S = 20.0  # on a busy machine the child may wait for its two seconds
 CHILD_MEMORY_BYTES = 2 << 30
 CHILD_PROCESSES = 2
 TRIED_BYTES = 64
 KEPT_VERDICTS = 1024
-DEAD_END = "NoExtension"  # llguidance's word for it, and for finding out late
+DEAD_END = "NoExtension"  # how llguidance's message for such a grammar begins
 NOTHING_FITS = "no text can fulfil it. Look for rules that contradict each other, or that never come to an end."
 EOS_ID = 256
 
@@ -48,7 +48,7 @@ class BytesTokenizer:
 
 
 class GrammarCheck:
-    """Says whether grammars are good. One per process; may be asked from many threads."""
+    """Checks grammars. One per process; safe to use from many threads."""
 
     def __init__(self) -> None:
         self._tokenizer = bytes_tokenizer()
@@ -56,7 +56,7 @@ class GrammarCheck:
         self._children = threading.BoundedSemaphore(CHILD_PROCESSES)
 
     def compiled(self, grammar: Grammar) -> str:
-        """The grammar's text for SamplingParams, or InvalidRequest naming the field that it came from."""
+        """The grammar's text for SamplingParams. Raises InvalidRequest that names the request field."""
         key = hashlib.sha256(grammar.text.encode()).digest()
         if key not in self._good:
             if (
@@ -86,7 +86,7 @@ class GrammarCheck:
             return "it takes too long to compile."
         finally:
             self._children.release()
-        if tried.returncode < 0:  # the system ended it
+        if tried.returncode < 0:  # killed by the system
             return "it takes too much time or memory to compile."
         if tried.returncode > 0:
             raise RuntimeError(f"The grammar check failed: {tried.stderr.decode(errors='replace')[-500:]}")
@@ -98,7 +98,7 @@ def bytes_tokenizer() -> Any:
 
 
 def parser_limits() -> Any:
-    """What a grammar may cost, the same at the door and in the worker. Fuel is counted work, not time."""
+    """What a grammar may cost, the same here and in the worker. Fuel counts work, not time."""
     return LLParserLimits(
         initial_lexer_fuel=500_000,  # about 10 ms
         step_lexer_fuel=100_000,  # about 7 ms
@@ -110,8 +110,8 @@ def parser_limits() -> Any:
 
 
 def fault_of(text: str, tokenizer: Any, num_tried: int = 1) -> str | None:
-    """What is wrong with the grammar, found by compiling it and taking `num_tried` steps; None if nothing is."""
-    any_special = TOKEN_ID.sub(f"<[{EOS_ID}]>", text)  # ids of the model's special tokens mean nothing here
+    """The grammar's fault, found by compiling it and taking `num_tried` steps; None for a good grammar."""
+    any_special = TOKEN_ID.sub(f"<[{EOS_ID}]>", text)  # this tokenizer does not have the model's special tokens
     matcher = LLMatcher(tokenizer, any_special, log_level=0, limits=parser_limits())
     for step in range(num_tried):
         if matcher.is_error():
@@ -119,7 +119,9 @@ def fault_of(text: str, tokenizer: Any, num_tried: int = 1) -> str | None:
         allowed = _allowed_bytes(matcher.compute_bitmask())
         if not allowed:
             break
-        matcher.consume_token(allowed[step * 37 % len(allowed)])  # any fixed walk; not always the same corner
+        matcher.consume_token(
+            allowed[step * 37 % len(allowed)]
+        )  # any fixed walk that does not stay in one corner of the grammar
     return _sentence(matcher.get_error()) if matcher.is_error() else None
 
 
@@ -128,7 +130,7 @@ def _allowed_bytes(bitmask: bytes) -> Sequence[int]:
 
 
 def _sentence(error: str) -> str:
-    """What an error says, short and on one line."""
+    """The error's message, short and on one line."""
     if error.strip().startswith(DEAD_END):
         return NOTHING_FITS
     lines = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith("<")]
@@ -136,10 +138,10 @@ def _sentence(error: str) -> str:
 
 
 def main() -> None:
-    """The child: a grammar in, what is wrong with it out; killed by the system when it goes beyond its limits."""
-    os.nice(5)  # the API process has more than this to do
+    """The child: reads a grammar, writes its fault. The system kills the child when it exceeds its limits."""
+    os.nice(5)  # the API process comes first
     for kind, limit in ((resource.RLIMIT_CPU, CHILD_CPU_S), (resource.RLIMIT_AS, CHILD_MEMORY_BYTES)):
-        with suppress(ValueError, OSError):  # not every system can limit memory
+        with suppress(ValueError, OSError):  # some systems cannot limit memory
             resource.setrlimit(kind, (limit, limit))
     fault = fault_of(sys.stdin.buffer.read().decode(), bytes_tokenizer(), TRIED_BYTES)
     sys.stdout.write(fault or "")

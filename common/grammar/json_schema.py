@@ -1,7 +1,8 @@
-"""What we accept as a JSON schema: bounded in depth, self-contained, and stripped of what enforces nothing."""
+"""JSON schemas as we accept them: bounded in depth, self-contained, without keywords that enforce nothing."""
 
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ from common.errors import InvalidRequest
 Schema = dict[str, Any]
 
 MAX_SCHEMA_DEPTH = 32
-MAX_REPEATS = 100_000  # of `{m,n}` in a pattern, nested ones multiplied, and of minItems and its like
+MAX_REPEATS = 100_000  # `{m,n}` in a pattern, nested ones multiplied; also minItems, minLength, minProperties
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 SINGLES = frozenset(
@@ -23,28 +24,32 @@ ANNOTATIONS = frozenset(
 )
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"})
 COMBINED = frozenset({"pattern", "patternProperties", "format", "multipleOf", "allOf", "oneOf", "not"})
-MAX_MULTIPLE = 1_000  # an automaton has a state per remainder
-LARGEST_INTEGER = 2**63 - 1024  # the largest of 64 bits that a float holds too
-INTEGER_RANGE = {"minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER}  # or small models write digits without end
+MAX_MULTIPLE = 1_000  # the automaton has one state per remainder
+LARGEST_INTEGER = 2**63 - 1024  # the largest 64-bit integer that a float can represent
+# The default bounds of integers: without bounds, small models write digits until they reach max_tokens.
+INTEGER_RANGE: Mapping[str, int] = MappingProxyType({"minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER})
 LOOSE = frozenset(
     {"type", "properties", "required", "items", "prefixItems", "enum", "const", "anyOf", "$ref", "$defs"}
     | {"definitions", "additionalProperties", "minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength"}
 )
 OPENERS = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref", "if"})
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
-PLAUSIBLE: Mapping[str, Callable[[Any], bool]] = {  # of a schema that nobody checked: what is odd is passed over
-    "type": lambda value: value in TYPES if isinstance(value, str) else _are_strings(value, TYPES),
-    "properties": lambda value: isinstance(value, dict),
-    "required": lambda value: _are_strings(value),
-    "items": lambda value: isinstance(value, dict | bool),
-    "enum": lambda value: isinstance(value, list) and bool(value),
-    "anyOf": lambda value: isinstance(value, list) and bool(value),
-    "$ref": lambda value: value == "#" or (isinstance(value, str) and value.startswith("#/")),
-    "additionalProperties": lambda value: isinstance(value, dict | bool),
-    "minimum": lambda value: _is_number(value),
-    "maximum": lambda value: _is_number(value),
-    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), lambda value: _is_count(value)),
-}
+# Tests of values in a schema that was not checked: implausible values are dropped.
+PLAUSIBLE: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "type": lambda value: value in TYPES if isinstance(value, str) else _are_strings(value, TYPES),
+        "properties": lambda value: isinstance(value, dict),
+        "required": lambda value: _are_strings(value),
+        "items": lambda value: isinstance(value, dict | bool),
+        "enum": lambda value: isinstance(value, list) and bool(value),
+        "anyOf": lambda value: isinstance(value, list) and bool(value),
+        "$ref": lambda value: value == "#" or (isinstance(value, str) and value.startswith("#/")),
+        "additionalProperties": lambda value: isinstance(value, dict | bool),
+        "minimum": lambda value: _is_number(value),
+        "maximum": lambda value: _is_number(value),
+        **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), lambda value: _is_count(value)),
+    }
+)
 PAIRS = (("minimum", "maximum"), ("minItems", "maxItems"), ("minLength", "maxLength"))
 REPEAT = re.compile(r"\{(\d{1,12})(?:,(\d{0,12}))?\}")
 
@@ -65,7 +70,7 @@ def checked_schema(schema: Any, param: str) -> Schema:
 
 
 def relaxed_schema(schema: Any, param: str) -> Schema:
-    """What can be enforced of a function's schema that was not sent as strict: its shape, without the finer rules."""
+    """The part of a non-strict function's schema that can be enforced: its shape without the finer rules."""
     try:
         checked = checked_schema(schema, param)
     except InvalidRequest:
@@ -74,7 +79,7 @@ def relaxed_schema(schema: Any, param: str) -> Schema:
 
 
 def rebased_schema(schema: Schema, pointer: str) -> Schema:
-    """The schema with its local references (`#/$defs/x`) made good for its new place under `pointer`."""
+    """The schema with its local references (`#/$defs/x`) adjusted to its new place under `pointer`."""
 
     def rebase(node: Schema) -> Schema:
         ref = node.get("$ref")
@@ -84,7 +89,7 @@ def rebased_schema(schema: Schema, pointer: str) -> Schema:
 
 
 def property_schema(schema: Schema, name: str) -> Schema:
-    """The schema of one property by itself, with the whole schema at hand if it refers to parts of that."""
+    """The schema of one property alone, with the whole schema in `$defs` if the property refers to it."""
     value = schema["properties"][name]
     if not isinstance(value, dict):
         return {}
@@ -96,17 +101,17 @@ def property_schema(schema: Schema, name: str) -> Schema:
 
 
 def refers(value: Any) -> bool:
-    """Whether a schema has references in it."""
+    """Whether a schema contains references."""
     return any("$ref" in node for node in _nodes(value))
 
 
 def is_costly(schema: Schema) -> bool:
-    """Whether automata may have to be combined (patterns, formats, multiples), which can take any time."""
+    """Whether the schema may need combined automata (patterns, formats, multiples), which can take any time."""
     return any(node.keys() & COMBINED for node in _nodes(schema))
 
 
 def repeats(pattern: str) -> int:
-    """The largest number of repeats that the pattern's counted groups, nested ones multiplied, stand for."""
+    """The largest number of repeats of a pattern's counted groups, nested counts multiplied."""
     heights = [1]  # of each open group: the largest product seen in it
     last = 1  # the product of the item just read
     position = 0
@@ -161,7 +166,7 @@ def _nodes(node: Any) -> Iterator[Schema]:
 
 
 def _refuse_deep_values(schema: Schema, param: str) -> None:
-    """Counts subschemas and plain values alike, level by level: a deep value must not reach a recursive reader."""
+    """Counts subschemas and plain values level by level, because a deep value would break a recursive function."""
     level: list[Any] = [schema]
     for _ in range(2 * MAX_SCHEMA_DEPTH + 1):  # a property adds two levels of JSON: `properties` and its name
         level = [
@@ -226,5 +231,5 @@ def _relaxed_node(node: Schema) -> Schema:
             del kept[low], kept[high]
     required = kept.get("required", [])
     if "properties" in kept and not node.keys() & OPENERS and kept["properties"].keys() >= set(required):
-        kept["additionalProperties"] = False  # nobody means unnamed arguments, and a small model would invent some
+        kept["additionalProperties"] = False  # unnamed arguments are never meant, and a small model would invent some
     return kept

@@ -1,4 +1,4 @@
-"""What can be seen of a model's folder without torch: whether its files are there and whole."""
+"""Checks without torch that the files of a model's folder are present and complete."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,17 +7,23 @@ from typing import Any
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OTHER_OBJECTS = ("generation_config.json", "tokenizer_config.json")
-TOKENIZERS = ("tokenizer.json", "tekken.json", "*.model", "*.tiktoken", "vocab.*")  # what a tokenizer can be made of
+TOKENIZERS = (
+    "tokenizer.json",
+    "tekken.json",
+    "*.model",
+    "*.tiktoken",
+    "vocab.*",
+)  # files that a tokenizer can be loaded from
 LENGTH_BYTES = 8  # in front of a safetensors file's header
 LFS_POINTER = b"version https://git-lfs"
 
 
 class FolderFault(Exception):
-    """The message is what is wrong, as it goes on after "cannot be loaded: "."""
+    """A fault of the folder. The message continues the sentence "... cannot be loaded: "."""
 
 
 def fault_in(folder: Path, *, needs_weights: bool) -> str:
-    """The first fault, with the file's name in it; empty: none."""
+    """The first fault, with the file's name; empty if there is none."""
     try:
         config = read_object(folder / CONFIG)
         for name in OTHER_OBJECTS:
@@ -42,7 +48,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):  # a text that is not UTF-8 is a ValueError too
         content = None
     if not isinstance(content, dict):
-        raise FolderFault(f"its {path.name} is no JSON object; copy or download it again")
+        raise FolderFault(f"its {path.name} is not a JSON object; copy or download it again")
     return content
 
 
@@ -55,7 +61,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def weight_files(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
-    """Those that from_pretrained reads: one file, or all that an index names."""
+    """The weight files that from_pretrained reads: a single one, or all that an index names."""
     named = config.get("transformers_weights")
     names = (named,) if isinstance(named, str) else (WEIGHTS, INDEX)
     name = next((name for name in names if (folder / name).is_file()), None)
@@ -83,20 +89,20 @@ def without_weights(folder: Path, names: tuple[str, ...]) -> str:
 
 
 def check_safetensors(path: Path) -> None:
-    """Raises FolderFault where the file is not as long as its own header says."""
+    """Raises FolderFault if the file's size is not the one that its header implies."""
     size = path.stat().st_size
     try:
         end = end_of_tensors(path, size)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise FolderFault(f"its {path.name} is no whole safetensors file; copy or download it again") from None
+        raise FolderFault(f"its {path.name} is not a complete safetensors file; copy or download it again") from None
     if size != end:
         raise FolderFault(
-            f"its {path.name} has {size:,} bytes and its header speaks of {end:,}; copy or download it again"
+            f"its {path.name} has {size:,} bytes but its header implies {end:,}; copy or download it again"
         )
 
 
 def end_of_tensors(path: Path, size: int) -> int:
-    """Bytes of the whole file by its header: its length, the JSON of that length, the tensors."""
+    """The file's size in bytes by its header: the length field, the JSON of that length, the tensors."""
     with path.open("rb") as file:
         start = file.read(len(LFS_POINTER))
         if start == LFS_POINTER:

@@ -1,4 +1,4 @@
-"""What OMNI_MODEL may name: a folder, or a repository of the Hugging Face hub."""
+"""The model that a setting names: a folder, or a repository of the Hugging Face hub."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def fault_of(model: str, *, needs_weights: bool = True) -> str:
-    """What is wrong with the name or its folder before anything is loaded or fetched; empty: nothing."""
+    """The fault of the name or its folder, before anything is loaded or downloaded; empty if there is none."""
     if not model:
         return "name a folder or a Hugging Face id"
     path = Path(model)
@@ -22,6 +22,6 @@ def fault_of(model: str, *, needs_weights: bool = True) -> str:
 
 
 def check_model(setting: str, model: str, *, needs_weights: bool = True) -> None:
-    """Raises SettingsError."""
+    """Raises SettingsError if the model cannot be loaded."""
     if fault := fault_of(model, needs_weights=needs_weights):
         raise SettingsError(f"{setting}={model} cannot be loaded: {fault}.")

@@ -1,4 +1,4 @@
-"""How a vocabulary spells text: which bytes its tokens stand for, and how its decoder joins them."""
+"""How a vocabulary spells text: the bytes of each token, and how the decoder joins them."""
 
 import codecs
 import re
@@ -10,11 +10,11 @@ from tokenizers import Tokenizer
 
 REPLACEMENT = "\ufffd"
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-BEFORE = "a"  # stands before a token to show what the decoder makes of it inside a text
+BEFORE = "a"  # decoded before a token, to get the token's text as it is inside a text
 
 
 class Spelling:
-    """Of one tokenizer; built once, since it looks through all its added tokens."""
+    """The spelling of one tokenizer. Build it once: it reads all added tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -27,12 +27,12 @@ class Spelling:
         self._is_byte_level = bool(self._byte_names) and not self._has_byte_tokens
 
     def name(self, token_id: int) -> str | None:
-        """A token as the vocabulary spells it; None for an id that it does not have."""
+        """The token's name in the vocabulary; None for an unknown id."""
         found: str | None = self._tokenizer.id_to_token(token_id)
         return found
 
     def bytes_of(self, name: str) -> bytes | None:
-        """What the decoder puts into a row of bytes for this token; None if it reads the token as text."""
+        """The bytes that the decoder emits for this token; None if it treats the token as text."""
         if self._is_byte_level:
             known = all(char in self._bytes for char in name)
             return bytes(self._bytes[char] for char in name) if known else name.encode()
@@ -41,9 +41,9 @@ class Spelling:
         return None
 
     def characters(self, raw: bytes) -> tuple[str, bytes]:
-        """The text of a row of bytes, and the bytes at its end that a next one may complete.
+        """The text of a sequence of bytes, and the bytes at its end that later bytes may complete.
 
-        What is no UTF-8 becomes U+FFFD as the decoder has it: one for each broken sequence, or for each byte of it.
+        Invalid UTF-8 becomes U+FFFD as in the decoder: one per broken sequence, or one per byte of it.
         """
         try:
             text, num_read = codecs.utf_8_decode(raw, "replace" if self._is_byte_level else "strict", False)
@@ -53,15 +53,15 @@ class Spelling:
         return text, raw[num_read:]
 
     def names_of(self, text: str) -> list[str]:
-        """Byte tokens that spell a text."""
+        """The names of the byte tokens that spell a text."""
         return [self._byte_names[byte] for byte in text.encode()]
 
     def decoded(self, names: Sequence[str]) -> str:
-        """The decoder's text of a row of tokens."""
+        """The decoder's text for a sequence of token names."""
         return " ".join(names) if self._decoder is None else str(self._decoder.decode(list(names)))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """A token's part of a text; empty for an id that the vocabulary does not have."""
+        """The token's bytes inside a text; empty for an unknown id."""
         if (name := self.name(token_id)) is None:
             return b""
         if (raw := self.bytes_of(name)) is not None:
@@ -70,12 +70,12 @@ class Spelling:
 
 
 def shown(raw: bytes) -> str:
-    """A token's text; bytes that are no whole character are written as OpenAI writes them: \\xe2\\x80."""
+    """A token's text. Bytes that are not a whole character are escaped as OpenAI does it: \\xe2\\x80."""
     return raw.decode("utf-8", "backslashreplace")
 
 
 def byte_names_of(decoder: Any) -> tuple[list[str], bool]:
-    """The 256 names of bytes, none where a vocabulary has no such tokens; whether the decoder does nothing else."""
+    """The names of the 256 byte tokens (none if it has none), and whether the decoder does nothing else."""
     kinds = set() if decoder is None else set(kinds_of(orjson.loads(decoder.__getstate__())))
     if "ByteLevel" in kinds:
         return byte_alphabet(), kinds <= {"ByteLevel", "Fuse", "Sequence"}
@@ -83,14 +83,14 @@ def byte_names_of(decoder: Any) -> tuple[list[str], bool]:
 
 
 def kinds_of(decoder: Mapping[str, Any]) -> Iterator[str]:
-    """The types of a decoder and of those that it is made of."""
+    """The types of a decoder and of its parts."""
     yield str(decoder["type"])
     for part in decoder.get("decoders", ()):
         yield from kinds_of(part)
 
 
 def byte_alphabet() -> list[str]:
-    """Byte-level vocabularies spell each byte as one printable character (GPT-2's table)."""
+    """GPT-2's table: the printable character that stands for each byte in a byte-level vocabulary."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]

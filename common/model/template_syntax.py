@@ -1,4 +1,4 @@
-"""The language of chat templates: what the worker checks when it loads a model and the API renders with."""
+"""The language of chat templates: the worker checks a model's template with it, the API renders with it."""
 
 from jinja2 import TemplateSyntaxError, ext, nodes
 from jinja2.parser import Parser
@@ -6,7 +6,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class GenerationTag(ext.Extension):
-    """`{% generation %}` marks what an assistant said, for training; here it is what stands in it."""
+    """`{% generation %}` marks the assistant's text for training; here the tag renders its content."""
 
     tags = {"generation"}
 
@@ -22,7 +22,7 @@ def template_environment() -> ImmutableSandboxedEnvironment:
 
 
 def syntax_fault(source: str) -> str:
-    """Where a template breaks the language's rules, and how; empty: nowhere. Nothing of it is computed."""
+    """The first syntax fault and its line; empty if there is none. The template is not rendered."""
     try:
         template_environment().parse(source)
     except TemplateSyntaxError as error:

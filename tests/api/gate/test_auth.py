@@ -6,7 +6,7 @@ import httpx2
 import openai
 import pytest
 
-from api.gate.rate_headers import rate_headers, spelled
+from api.gate.rate_headers import duration, rate_headers
 from common.errors import Conflict, InvalidRequest, NotFound
 from common.quota import Quota
 from common.redis.key_store import PREFIX, KeyLimits, KeyStore, digest_of
@@ -105,8 +105,8 @@ def test_a_priority_needs_the_right_to_it(service: RunningService):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0s"), (0.12, "120ms"), (1, "1s"), (59.6, "1m0s"), (360, "6m0s"), (0.0001, "1ms")]
 )
-def test_times_are_spelled_as_openai_does(seconds, text):
-    assert spelled(seconds) == text
+def test_durations_are_written_as_openai_writes_them(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_without_a_limit_of_its_own_a_key_is_told_of_the_whole_line():
