@@ -1,49 +1,78 @@
 # Two commands: `make run` serves the demo model, `make test` runs the tests. Needs Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+PREFIX ?= $(HOME)/.local
+SECONDS ?= 600
 
-.PHONY: run test conformance bench check format chaos clean
+.PHONY: run help install uninstall test check format conformance bench chaos lock relock hooks traces clean
 .DEFAULT_GOAL := run
 
-.venv/.run: requirements.txt
-	@test -d .venv || $(PYTHON) -m venv .venv
-	@echo "installing requirements.txt (the first time takes a minute or more)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
-
-.venv/.test: .venv/.run requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
-
-run: .venv/.run
+run: .venv/.run ## install into .venv and serve the demo model, or OMNI_MODEL, on http://127.0.0.1:8000
 	@exec $(BIN)/python -m common.process.start
 
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: .venv/.run ## put `omni` into PREFIX/bin (PREFIX=~/.local), from where it runs this checkout
+	@mkdir -p "$(DESTDIR)$(PREFIX)/bin"
+	@ln -sfn "$(CURDIR)/omni" "$(DESTDIR)$(PREFIX)/bin/omni"
+	@echo "installed $(DESTDIR)$(PREFIX)/bin/omni"
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "$(PREFIX)/bin is not on the PATH yet" ;; esac
+
+uninstall: ## take it away again
+	@rm -f "$(DESTDIR)$(PREFIX)/bin/omni"
+
 # Two at a time, a file in one process: much of a test's time is waiting.
-test: .venv/.test
+test: .venv/.test ## run all tests, on a CPU; ARGS="tests/api -x" runs some
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Real clients from PyPI and npm against the real service; ARGS="openai litellm" runs only these.
-conformance: .venv/.test
-	@$(BIN)/python -m tests.conformance $(ARGS)
-
-# Throughput and latency, ours and others': ARGS="--peer 'name=command'", see docs/benchmarks.md.
-bench: .venv/.test
-	@$(BIN)/python -m bench.suite $(ARGS)
-
-check: .venv/.test
+check: .venv/.test ## formatting, lint, types, the rules of the house, lock files: under a minute
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/python .ci/locks.py check
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_house.py
 
-format: .venv/.test
+format: .venv/.test ## format, and mend what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-SECONDS ?= 600
+conformance: .venv/.test ## real clients from PyPI and npm against the service; ARGS="openai litellm" runs only these
+	@$(BIN)/python -m tests.conformance $(ARGS)
 
-chaos: .venv/.test
+bench: .venv/.test ## throughput and latency, ours and others': ARGS="--peer 'name=command'", see docs/benchmarks.md
+	@$(BIN)/python -m bench.suite $(ARGS)
+
+chaos: .venv/.test ## kill every process in turn under load for SECONDS=600 and check that no answer is lost
 	@$(BIN)/python -m bench.chaos --seconds $(SECONDS)
 
-clean:
+lock: .venv/.test ## move all pins and lock files to the newest releases, except those held
+	@$(BIN)/python .ci/locks.py move
+	@echo "now: make check test conformance; hold what breaks or is slower with '# held: why' beside its pin"
+
+relock: .venv/.test ## make the lock files follow a changed list; nothing else moves
+	@$(BIN)/python .ci/locks.py relock
+
+hooks: .venv/.test ## have git check each commit (.pre-commit-config.yaml)
+	@$(BIN)/pre-commit install
+
+traces: .venv/.run ## install OpenTelemetry, for OMNI_OTLP_ENDPOINT
+	@$(PIP) -r requirements-traces.lock
+
+clean: ## remove the installed packages and the demo's data
 	rm -rf .venv .venv-conformance tests/conformance/*/node_modules .data
+
+# torch's CPU build is a tenth of PyPI's, which brings CUDA: it is taken where there is no GPU and pip's sources have it.
+.venv/.run: requirements.lock requirements-torch.lock requirements-cpu.lock
+	@test -d .venv || $(PYTHON) -m venv .venv
+	@echo "installing requirements.lock (the first time takes a minute or more)"
+	@$(PIP) -r requirements.lock
+	@if command -v nvidia-smi >/dev/null || ! $(PIP) -r requirements-cpu.lock 2>/dev/null; then \
+	  $(PIP) -r requirements-torch.lock; \
+	fi
+	@touch $@
+
+.venv/.test: .venv/.run requirements-dev.lock
+	@$(PIP) -r requirements-dev.lock
+	@touch $@

@@ -92,7 +92,7 @@ def package_finding() -> Finding:
         if installed != version:
             wrong.append(f"{name} {installed} (wanted {version})")
     if wrong:
-        return Finding("bad", f"packages: {', '.join(wrong)}", "Run: .venv/bin/pip install -r requirements.txt")
+        return Finding("bad", f"packages: {', '.join(wrong)}", "Run: make -B .venv/.run")
     return Finding("good", "packages are those of requirements.txt")
 
 
