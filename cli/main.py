@@ -8,6 +8,7 @@ from cli.doctor import doctor
 from cli.jobs import cancel, jobs
 from cli.keys import keys
 from cli.serve import serve
+from common import __version__
 from common.settings import SettingsError, load_settings
 
 
@@ -24,6 +25,7 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--url", help="Base URL of the service. Default: from OMNI_HOST and OMNI_PORT.")
 @click.option("--key", help="API key. Default: the first admin key of the settings.")
+@click.version_option(__version__, message="Protocol OMNI %(version)s")
 @click.pass_context
 def main(context: click.Context, url: str | None, key: str | None) -> None:
     """Run, use and look after Protocol OMNI."""

@@ -1,1 +1,3 @@
 """What the API and the worker must agree on. Never imports torch, Flask or each other's packages."""
+
+__version__ = "0.1.0"

@@ -6,6 +6,7 @@ from typing import Any
 from flask import Blueprint
 
 from api.jobs.service import Service
+from common import __version__
 from common.redis.memory import memory_of
 
 
@@ -25,7 +26,7 @@ def health_routes(service: Service) -> Blueprint:
 
 
 def health_of(service: Service) -> tuple[dict[str, Any], int]:
-    """The four documented keys and, while no worker is ready (503), `progress`."""
+    """The four documented keys, our version and, while no worker is ready (503), `progress`."""
     queue = service.settings.queue
     workers = [worker for worker in service.store.directory.workers() if worker.get("queue") == queue]
     ready = [worker for worker in workers if worker.get("state") == "ready"]
@@ -36,6 +37,7 @@ def health_of(service: Service) -> tuple[dict[str, Any], int]:
         "model": queue,
         "gpu_memory_used": f"{round(used / 2**30)}GB",
         "uptime_seconds": round(max((time.time() - float(w["started"]) for w in ready if "started" in w), default=0)),
+        "version": __version__,
     }
     if fault := memory_of(service.store.redis).fault:
         return body | {"status": "unhealthy", "progress": {"what": fault}}, 503

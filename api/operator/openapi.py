@@ -14,6 +14,7 @@ from werkzeug.routing import Rule
 
 from api.operator.operations import DESCRIBED, Described
 from api.schema import answers
+from common import __version__
 
 REF = "#/components/schemas/{model}"
 CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
@@ -41,7 +42,11 @@ def openapi(app: Flask) -> dict[str, Any]:
             paths.setdefault(path, {})[method.lower()] = operation(f"{method} {path}", rule)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Protocol OMNI", "version": "1", "description": "An OpenAI-compatible API before one GPU."},
+        "info": {
+            "title": "Protocol OMNI",
+            "version": __version__,
+            "description": "An OpenAI-compatible API before one GPU.",
+        },
         "paths": paths,
         "components": {
             "schemas": schemas(),

@@ -187,6 +187,7 @@ class Health(Shape):
     model: str
     gpu_memory_used: str
     uptime_seconds: int
+    version: str
 
 
 class Pending(Shape):
