@@ -24,7 +24,7 @@ TORCHVISION = "pip install torchvision==0.28.0 may help"  # the release for the 
 TOKEN_KINDS = frozenset(
     {"token_type_ids", "mm_token_type_ids"}
 )  # 1 for an image's tokens, which may attend to each other
-OF_TOKENS = TOKEN_KINDS | {"input_ids", "attention_mask", "labels"}
+OF_TOKENS = frozenset({*TOKEN_KINDS, "input_ids", "attention_mask", "labels"})
 
 
 def is_vision_model(model_config: Any) -> bool:

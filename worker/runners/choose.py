@@ -18,7 +18,6 @@ from worker.runners.base import AttentionMaker, ModelRunner, Runner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
 from worker.runners.hybrid import HybridRunner, keeps_states
-from worker.runners.image_probe import ImageProbe, image_probe
 from worker.runners.image_prompts import ImagePromptRunner, LanguagePart
 from worker.runners.layer_survey import LayerSurvey, survey_layers
 from worker.runners.limits import Limits, block_size_for, choose_limits
@@ -27,9 +26,11 @@ from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.probe import (
     PROBE_LENGTH,
     PROBE_SEQS,
+    ImageProbe,
     Unsupported,
     attending_part,
     check_equal,
+    image_probe,
     stock_logits,
     use_paged_attention,
 )

@@ -34,7 +34,7 @@ from worker.state.sequence import Sequence
 logger = logging.getLogger(__name__)
 
 
-class Command(IntEnum):
+class RankCommand(IntEnum):
     """What the other ranks have to do."""
 
     STEP = 0
@@ -42,25 +42,25 @@ class Command(IntEnum):
 
 
 class Channel:
-    """Commands from rank 0 to all ranks. Always over gloo, because a GPU would spin while it waits."""
+    """RankCommands from rank 0 to all ranks. Always over gloo, because a GPU would spin while it waits."""
 
     def __init__(self) -> None:
         self._group: Any = distributed.new_group(backend="gloo", timeout=NEVER)
 
-    def send(self, command: Command, maker: int, numbers: Seq[int]) -> None:
+    def send(self, command: RankCommand, maker: int, numbers: Seq[int]) -> None:
         head = torch.tensor([command, maker, len(numbers)])
         distributed.broadcast(head, 0, group=self._group)
         if numbers:
             distributed.broadcast(torch.tensor(numbers), 0, group=self._group)
 
-    def receive(self) -> tuple[Command, int, list[int]]:
+    def receive(self) -> tuple[RankCommand, int, list[int]]:
         head = torch.empty(3, dtype=torch.long)
         distributed.broadcast(head, 0, group=self._group)
         command, maker, length = head.tolist()
         numbers = torch.empty(length, dtype=torch.long)
         if length:
             distributed.broadcast(numbers, 0, group=self._group)
-        return Command(command), maker, numbers.tolist()
+        return RankCommand(command), maker, numbers.tolist()
 
     def least(self, number: int) -> int:
         """The smallest of the numbers that the ranks pass."""
@@ -76,7 +76,7 @@ class SharedKVCache(KVCache):
 
     def scrub(self, sequence: Sequence) -> None:
         """See KVCache.scrub(). The other ranks wipe the same blocks."""
-        self.channel.send(Command.SCRUB, 0, self.pool.exclusive(sequence.block_ids))
+        self.channel.send(RankCommand.SCRUB, 0, self.pool.exclusive(sequence.block_ids))
         super().scrub(sequence)
 
 
@@ -94,7 +94,7 @@ class LeadingRunner(ModelRunner):
 
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. After a failure the ranks may be at different places, so it ends the process, and thereby all."""
-        self._channel.send(Command.STEP, self._maker, pack_rows(rows))
+        self._channel.send(RankCommand.STEP, self._maker, pack_rows(rows))
         try:
             return super().forward(rows)
         except Exception as error:
@@ -149,7 +149,7 @@ def follow(loaded: LoadedModel, config: EngineConfig) -> None:
     runners = [ModelRunner(loaded.model, kv_cache, maker) for maker in makers]
     while True:
         command, maker, numbers = channel.receive()
-        if command is Command.STEP:
+        if command is RankCommand.STEP:
             runners[maker].forward(unpack_rows(numbers))
         else:
             kv_cache.wipe(numbers)
