@@ -17,7 +17,7 @@ from gunicorn.app.base import BaseApplication
 from api.gate.gunicorn_seams import GRACE_S
 from common.logs import set_up_logging
 from common.redis.open_redis import warn_of_open_redis
-from common.settings import Settings, settings_or_exit
+from common.settings import Settings, log_format, settings_or_exit
 
 logger = logging.getLogger("omni.api")
 
@@ -72,11 +72,11 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def server_of(settings: Settings, *, is_dashboard: bool, listen_fd: int | None, watch_fd: int | None) -> Server:
     if is_dashboard:
-        bind, num_processes = f"127.0.0.1:{settings.dashboard_port}", 1
+        bind, num_processes = f"127.0.0.1:{settings.operator.dashboard_port}", 1
     else:
-        bind, num_processes = f"{bracketed(settings.host)}:{settings.port}", settings.api_processes
+        bind, num_processes = f"{bracketed(settings.server.host)}:{settings.server.port}", settings.server.processes
         warn_of_default_key(settings)
-    warn_of_open_redis(settings.redis_url, logger)
+    warn_of_open_redis(settings.redis.given_url, logger)
     make_app = partial(make_dashboard if is_dashboard else make_api, settings)
     if listen_fd is not None:  # the supervisor starts as many as there should be
         bind, num_processes = f"fd://{listen_fd}", 1
@@ -91,14 +91,14 @@ def make_api(settings: Settings) -> tuple[Any, str]:
     app.extensions["omni"].start()
     collect_rarely()
     return_large_blocks()
-    url = f"http://{bracketed(settings.host)}:{settings.port}"
+    url = f"http://{bracketed(settings.server.host)}:{settings.server.port}"
     return app, f"chat at {url}/, board at {url}/board"
 
 
 def make_dashboard(settings: Settings) -> tuple[Any, str]:
     from api.operator.dashboard import create_dashboard  # only now: gevent has patched the standard library
 
-    return create_dashboard(settings), f"rq-dashboard at http://127.0.0.1:{settings.dashboard_port}/"
+    return create_dashboard(settings), f"rq-dashboard at http://127.0.0.1:{settings.operator.dashboard_port}/"
 
 
 def bracketed(host: str) -> str:
@@ -106,8 +106,9 @@ def bracketed(host: str) -> str:
 
 
 def warn_of_default_key(settings: Settings) -> None:
-    if not settings.is_loopback and "sk-local" in settings.keys:
-        logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", settings.host)
+    server = settings.server
+    if not server.is_loopback and "sk-local" in server.api_keys:
+        logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", server.host)
 
 
 def main() -> int:
@@ -117,7 +118,7 @@ def main() -> int:
     parser.add_argument("--watch-fd", type=int)
     args = parser.parse_args()
     settings = settings_or_exit()
-    set_up_logging(settings.log_format)
+    set_up_logging(log_format())
     is_dashboard = args.app == "dashboard"
     server_of(settings, is_dashboard=is_dashboard, listen_fd=args.listen_fd, watch_fd=args.watch_fd).run()
     return 0

@@ -22,7 +22,7 @@ def token_routes(service: Service) -> Blueprint:
     def tokenize() -> Any:
         service.keys.caller(request)
         body = parse(TokenizeRequest, read_body(request))
-        encoder = service.models.encoder(body.model or service.settings.queue, task=None)
+        encoder = service.models.encoder(body.model or service.settings.model.queue, task=None)
         ids = ids_of(body, encoder)
         return {
             "count": len(ids),
@@ -35,7 +35,7 @@ def token_routes(service: Service) -> Blueprint:
     def detokenize() -> Any:
         service.keys.caller(request)
         body = parse(DetokenizeRequest, read_body(request))
-        encoder = service.models.encoder(body.model or service.settings.queue, task=None)
+        encoder = service.models.encoder(body.model or service.settings.model.queue, task=None)
         if (highest := max(body.tokens, default=0)) >= encoder.card.vocab_size:
             raise InvalidRequest(f"'tokens': {highest} is not a token of this model.", param="tokens")
         return {"prompt": encoder.decode(body.tokens)}

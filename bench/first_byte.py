@@ -59,7 +59,7 @@ def engine_ms(engine: Engine, encoder: PromptEncoder, text: str, number: int) ->
 def load_beside(threads: int) -> tuple[LoadedModel, Engine]:
     settings = load_settings()
     config = replace(EngineConfig.of(settings), threads=threads)
-    loaded = load(settings.model, settings.served_names, config, lambda what, share: None)
+    loaded = load(settings.model.source, settings.model.names, config, lambda what, share: None)
     return loaded, Engine(loaded, config)
 
 

@@ -185,7 +185,7 @@ def main() -> int:
     args = parser.parse_args()
     kind = WithoutTemplate if args.without_template else RunningService
     with tempfile.TemporaryDirectory(prefix="omni-bench-") as folder:
-        service = kind(Path(folder), {"OMNI_LOG_FORMAT": "json", "OMNI_THREADS": ""})
+        service = kind(Path(folder), {"OMNI_THREADS": ""})
         try:
             service.start()
             print("MB after the start\n\n" + table(["process", "RSS", "PSS", "private"], memory(service)))

@@ -130,6 +130,6 @@ def client_of(context: click.Context) -> Client:
     """For the service that the settings describe, unless --url or --key say otherwise."""
     given = context.obj
     settings: Settings = given["settings"]()
-    host = "127.0.0.1" if settings.is_loopback else settings.host
-    key = given["key"] or (*settings.admins, *settings.keys)[0]
-    return Client(given["url"] or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{settings.port}", key)
+    host = "127.0.0.1" if settings.server.is_loopback else settings.server.host
+    key = given["key"] or (*settings.server.admins, *settings.server.api_keys)[0]
+    return Client(given["url"] or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{settings.server.port}", key)

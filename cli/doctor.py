@@ -124,19 +124,19 @@ def has_nvidia_gpu() -> bool:
 
 def redis_finding(settings: Settings) -> Finding:
     try:
-        redis = connect(settings.redis, retries=0)
+        redis = connect(settings.redis.url, retries=0)
         info = redis.info()
         policy = info.get("maxmemory_policy", "noeviction")
     except RedisError as error:
-        if not settings.redis_url:
+        if not settings.redis.given_url:
             return Finding("good", "Redis: the embedded Valkey, which starts with the service")
         return Finding("bad", f"Redis does not answer: {error}", "Start it, or correct REDIS_URL.")
     version = info.get("valkey_version") or info["redis_version"]
     if policy != "noeviction":
         return Finding("bad", f"Redis {version} may evict ({policy})", "Set maxmemory-policy to noeviction.")
-    if settings.redis_url and not int(info.get("maxmemory", 0)):
+    if settings.redis.given_url and not int(info.get("maxmemory", 0)):
         return Finding("warn", f"Redis {version} has no maxmemory", "Set it: one key may fill the machine otherwise.")
-    if settings.redis_url and not int(info.get("aof_enabled", 0)):
+    if settings.redis.given_url and not int(info.get("aof_enabled", 0)):
         return Finding(
             "warn", f"Redis {version} keeps no append-only file", "Set appendonly yes: jobs then survive it."
         )
@@ -144,7 +144,7 @@ def redis_finding(settings: Settings) -> Finding:
 
 
 def redis_door_finding(settings: Settings) -> Finding:
-    if hosts := open_hosts(settings.redis_url):
+    if hosts := open_hosts(settings.redis.given_url):
         todo = "Give it users with passwords (deploy/valkey/users.conf) and name one in REDIS_URL."
         return Finding("bad", f"REDIS_URL leads to {hosts} without a password", todo)
     return Finding("good", "Redis is on this machine, or asks for a password")
@@ -152,11 +152,11 @@ def redis_door_finding(settings: Settings) -> Finding:
 
 def folder_finding(settings: Settings) -> Finding:
     """Who owns the data folder, and whether the Valkey that its owner runs is there."""
-    folder = settings.data_dir.resolve()
-    if settings.redis_url or (owner := owner_of(folder)) is None:
+    folder = settings.redis.data_dir.resolve()
+    if settings.redis.given_url or (owner := owner_of(folder)) is None:
         return Finding("good", "nobody uses OMNI_DATA_DIR now")
     try:
-        connect(settings.redis, retries=0).ping()
+        connect(settings.redis.url, retries=0).ping()
     except RedisError as error:
         todo = f"Look into {folder / 'valkey.log'}, or stop {owner.name} and start the service again."
         return Finding("bad", f"OMNI_DATA_DIR is in use by {owner.name}, but its Valkey does not answer: {error}", todo)
@@ -164,7 +164,7 @@ def folder_finding(settings: Settings) -> Finding:
 
 
 def disk_finding(settings: Settings) -> Finding:
-    folder = settings.data_dir.resolve()
+    folder = settings.redis.data_dir.resolve()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(nearest).free
     if free < MIN_DISK_BYTES:
@@ -175,15 +175,15 @@ def disk_finding(settings: Settings) -> Finding:
 
 
 def port_finding(settings: Settings) -> Finding:
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
+    host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "localhost") else settings.server.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.settimeout(2)
-        if probe.connect_ex((host, settings.port)) != 0:
-            return Finding("good", f"port {settings.port} is free")
-    if is_ours(f"http://{host}:{settings.port}/livez"):
-        return Finding("good", f"port {settings.port}: the service is running there")
-    return Finding("bad", f"port {settings.port} is taken by something else", "Stop that, or set OMNI_PORT.")
+        if probe.connect_ex((host, settings.server.port)) != 0:
+            return Finding("good", f"port {settings.server.port} is free")
+    if is_ours(f"http://{host}:{settings.server.port}/livez"):
+        return Finding("good", f"port {settings.server.port}: the service is running there")
+    return Finding("bad", f"port {settings.server.port} is taken by something else", "Stop that, or set OMNI_PORT.")
 
 
 def is_ours(url: str) -> bool:
@@ -197,21 +197,21 @@ def is_ours(url: str) -> bool:
 
 
 def model_finding(settings: Settings) -> Finding:
-    if fault := fault_of(settings.model, needs_weights=not settings.engine):
-        return Finding("bad", f"model: OMNI_MODEL={settings.model}: {fault}", "Correct OMNI_MODEL.")
-    folder = Path(settings.model)
+    if fault := fault_of(settings.model.source, needs_weights=not settings.model.engine):
+        return Finding("bad", f"model: OMNI_MODEL={settings.model.source}: {fault}", "Correct OMNI_MODEL.")
+    folder = Path(settings.model.source)
     if not folder.exists():
-        return Finding("good", f"model: {settings.model} comes from the Hugging Face hub or its cache")
+        return Finding("good", f"model: {settings.model.source} comes from the Hugging Face hub or its cache")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Finding("good", f"model: {Path(*folder.parts[-2:])}, {size / 2**20:,.0f} MiB of weights")
 
 
 def key_finding(settings: Settings) -> Finding:
-    if settings.is_loopback:
+    if settings.server.is_loopback:
         return Finding("good", "listens on this machine only")
-    if "sk-local" in settings.keys:
+    if "sk-local" in settings.server.api_keys:
         todo = "Set OMNI_API_KEYS (and OMNI_ADMIN_KEYS) to random keys: openssl rand -base64 32"
-        return Finding("bad", f"OMNI_HOST is {settings.host} and the API key is the public default", todo)
-    if not settings.admin_keys:
+        return Finding("bad", f"OMNI_HOST is {settings.server.host} and the API key is the public default", todo)
+    if not settings.server.admin_keys:
         return Finding("warn", "nobody is an admin: the board and /metrics are closed", "Set OMNI_ADMIN_KEYS.")
-    return Finding("good", f"{len(settings.keys)} keys, {len(settings.admins)} admin keys")
+    return Finding("good", f"{len(settings.server.api_keys)} keys, {len(settings.server.admins)} admin keys")

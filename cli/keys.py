@@ -58,7 +58,7 @@ def told(limits: KeyLimits) -> list[Any]:
 @click.pass_context
 def keys(context: click.Context) -> None:
     """Add, list, limit and revoke API keys."""
-    context.obj = KeyStore(connect(context.obj["settings"]().redis))
+    context.obj = KeyStore(connect(context.obj["settings"]().redis.url))
 
 
 @keys.command()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from common.settings import child_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -17,6 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def serve(host: str | None, port: int | None, model: str | None, processes: tuple[str, ...]) -> None:
     """Start the service: redis, api, worker and dashboard, or only the named PROCESSES. Ctrl-C ends it."""
     given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": model}
-    environment = os.environ | {name: str(value) for name, value in given.items() if value is not None}
+    environment = child_environment(**{name: str(value) for name, value in given.items() if value is not None})
     os.chdir(ROOT)  # where the packages are
     os.execve(sys.executable, [sys.executable, "-m", "common.process.start", *processes], environment)

@@ -1,199 +1,260 @@
-"""What an operator may turn: read once at process start from the environment and `.env`, frozen, refused when wrong."""
+"""Settings: read once at process start from the environment and `.env`, frozen, refused when wrong.
+
+Only this module knows the process environment; the functions at its end serve the other needs for it.
+"""
 
 import os
-import re
 import sys
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
+from urllib.parse import unquote, urlsplit
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.setting_types import NO_REDIS_ADDRESS, AutoInt, Bytes, Names, is_redis_address
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "model"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
-LEAST_MEMORY = 16 * 2**20  # the largest body and what is made of it
-UNITS = MappingProxyType({"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40})
-BYTES = re.compile(r"(\d{1,15}) ?(b|kb|mb|gb|tb|)")
+ON_TERMINAL = "PROCFILE_ON_TERMINAL"  # set by common/process/start.py, whose processes write to pipes
+HONCHO = "HONCHO_PROCESS_NAME"
+REMOVED = MappingProxyType(
+    {
+        "OMNI_OVERLAP": "steps overlap on a GPU and take turns on a CPU; remove it.",
+        "OMNI_MAX_STEP_TOKENS": "it follows from the model and the device; remove it.",
+        "OMNI_FAILURE_TTL": "failures are kept as long as answers; set OMNI_RESULT_TTL.",
+        "OMNI_ENGINE_KEY": "write the key into the address: OMNI_ENGINE=vllm+http://:KEY@host:port.",
+        "OMNI_EMBEDDING_MODEL_NAME": (
+            "the id is the last part of OMNI_EMBEDDING_MODEL; name a folder or a symbolic link as clients call it."
+        ),
+        "OMNI_EMBEDDING_DEVICE": (
+            "the encoder runs on the CPU; for a GPU add `--device cuda:1` after `worker.main --embeddings` in the "
+            "Procfile or the unit."
+        ),
+        "OMNI_MAX_CONNECTIONS_PER_ADDRESS": (
+            "an address may open 1000 connections to an API process, and private addresses are not counted; "
+            "limit callers in the proxy."
+        ),
+        "OMNI_DASHBOARD_WRITABLE": "the dashboard is read-only; cancel jobs with `omni cancel` or on the board.",
+        "OMNI_LOG_FORMAT": "logs are plain text on a terminal and JSON elsewhere; remove it.",
+        "OMNI_OTLP_ENDPOINT": "set OTEL_EXPORTER_OTLP_ENDPOINT, OpenTelemetry's own name for it.",
+    }
+)
 
 
 class SettingsError(Exception):
     """One sentence that names the setting, what is allowed and what to do."""
 
 
-class Settings(BaseSettings):
-    """Every setting, with its default. `OMNI_MAX_QUEUE=64` sets `max_queue`."""
+def last_part(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1]
 
-    model_config = SettingsConfigDict(env_prefix="OMNI_", env_file=".env", frozen=True, extra="ignore")
 
-    # where it listens and who may call
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
-    api_keys: str = "sk-local"
-    admin_keys: str = ""
-    cors_origins: str = "http://localhost,http://127.0.0.1"
-    allowed_hosts: str = ""
-    api_processes: int = Field(1, ge=1, le=64)
-    max_connections_per_address: int = Field(1000, ge=0, le=1_000_000)
-    # the model
-    model: str = str(DEMO_MODEL)
-    model_name: str = ""
-    engine: str = Field("", pattern=r"^(vllm\+https?://[^/@\s]+(/\S*)?)?$")
-    engine_key: str = ""
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantize: Literal["", "int8", "int4", "fp8"] = ""
-    speculate: int = Field(0, ge=0, le=16)
-    overlap: bool | None = None
-    tensor_parallel: int = Field(1, ge=1, le=64)
-    threads: int | None = Field(None, ge=1, le=1024)
-    max_num_seqs: int | None = Field(None, ge=1, le=4096)
-    max_model_len: int | None = Field(None, ge=16)
-    max_step_tokens: int | None = Field(None, ge=16)
-    # an encoder beside it, for /v1/embeddings
-    embedding_model: str = ""
-    embedding_model_name: str = ""
-    embedding_device: str = "cpu"
-    # the line, and how long things are kept
-    max_queue: int = Field(1000, ge=1, le=1_000_000)
-    result_ttl: int = Field(3600, ge=1)
-    failure_ttl: int = Field(3600, ge=1)
-    step_timeout: float = Field(60.0, gt=0)
-    # Redis, files, logs, dashboard
-    log_format: Literal["plain", "json"] = "plain"
-    otlp_endpoint: str = ""
-    data_dir: Path = Path(".data")
-    max_memory: int | None = None
-    redis_url: str = Field("", validation_alias=AliasChoices("REDIS_URL", "redis_url"))
-    dashboard_port: int = Field(9181, ge=1, le=65535)
-    dashboard_password: str = ""
-    dashboard_writable: bool = False
+def setting(name: str, default: Any, **limits: Any) -> Any:
+    """A field with its environment name and its default."""
+    return Field(default, validation_alias=name, **limits)
 
-    @field_validator("overlap", "threads", "max_num_seqs", "max_model_len", "max_step_tokens", mode="before")
-    @classmethod
-    def empty_means_default(cls, value: Any) -> Any:
-        return None if value == "" else value
 
-    @field_validator("max_memory", mode="before")
-    @classmethod
-    def with_unit(cls, value: Any) -> Any:
-        """'512mb' is 512 * 2**20, as Valkey has it."""
-        if value in ("", None):
-            return None
-        found = BYTES.fullmatch(str(value).strip().lower())
-        number = int(found[1]) * UNITS[found[2]] if found else 0
-        if number < LEAST_MEMORY:
-            raise ValueError("it is a number of bytes, such as 512mb or 2gb, and 16mb at least")
-        return number
+class SettingsGroup(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ServerSettings(SettingsGroup):
+    """Where the API listens, and who may call it."""
+
+    host: str = setting("OMNI_HOST", "127.0.0.1")
+    port: int = setting("OMNI_PORT", 8000, ge=1, le=65535)
+    api_keys: Names = setting("OMNI_API_KEYS", ("sk-local",))
+    admin_keys: Names = setting("OMNI_ADMIN_KEYS", ())
+    cors_origins: Names = setting("OMNI_CORS_ORIGINS", ("http://localhost", "http://127.0.0.1"))
+    allowed_hosts: Names = setting("OMNI_ALLOWED_HOSTS", ())
+    processes: int = setting("OMNI_API_PROCESSES", 1, ge=1, le=64)
 
     @model_validator(mode="after")
-    def check(self) -> "Settings":
-        if not self.keys:
+    def check(self) -> "ServerSettings":
+        if not self.api_keys:
             raise ValueError("OMNI_API_KEYS must hold at least one key; set it to a comma separated list.")
-        if shared := set(self.served_names) & set(self.embedding_names):
-            raise ValueError(f"OMNI_EMBEDDING_MODEL_NAME and OMNI_MODEL_NAME both name {shared.pop()!r}.")
-        if self.tensor_parallel > 1 and (self.engine or self.quantize or self.device != "auto"):
-            raise ValueError("OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, no OMNI_ENGINE and no OMNI_QUANTIZE.")
-        if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.redis_url:
-            raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
-        if self.max_memory is not None and self.redis_url:
-            raise ValueError("OMNI_MAX_MEMORY is for the embedded Valkey; with REDIS_URL set maxmemory in that server.")
-        if self.redis_url:
-            from common.redis.connection import connect  # it imports us, and most starts need none of it
-
-            connect(self.redis_url)  # which connects with the first command only
-        if self.engine and (self.quantize or self.speculate or self.overlap):
-            raise ValueError(
-                "OMNI_QUANTIZE, OMNI_SPECULATE and OMNI_OVERLAP are for our own engine; "
-                "set them where OMNI_ENGINE runs."
-            )
         return self
 
     @property
-    def engine_url(self) -> str:
-        """Where the engine is that generates for us; empty: it is our own."""
-        return self.engine.removeprefix("vllm+")
-
-    @cached_property
-    def keys(self) -> tuple[str, ...]:
-        return split(self.api_keys)
-
-    @cached_property
     def admins(self) -> tuple[str, ...]:
         """Keys that may see every job. On loopback the ordinary keys are the operator's own."""
-        return split(self.admin_keys) or (self.keys if self.is_loopback else ())
+        return self.admin_keys or (self.api_keys if self.is_loopback else ())
 
     @property
     def is_loopback(self) -> bool:
         return self.host in LOOPBACK
 
+
+class ModelSettings(SettingsGroup):
+    """Which model generates, and how."""
+
+    source: str = setting("OMNI_MODEL", str(DEMO_MODEL))
+    given_names: Names = setting("OMNI_MODEL_NAME", ())
+    engine: str = setting("OMNI_ENGINE", "", pattern=r"^(vllm\+https?://([^/@\s]*@)?[^/@\s]+(/[^@\s]*)?)?$")
+    device: str = setting("OMNI_DEVICE", "auto")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("OMNI_DTYPE", "auto")
+    quantize: Literal["", "int8", "int4", "fp8"] = setting("OMNI_QUANTIZE", "")
+    speculate: int = setting("OMNI_SPECULATE", 0, ge=0, le=16)
+    tensor_parallel: int = setting("OMNI_TENSOR_PARALLEL", 1, ge=1, le=64)
+    threads: AutoInt = setting("OMNI_THREADS", None, ge=1, le=1024)
+    max_num_seqs: AutoInt = setting("OMNI_MAX_NUM_SEQS", None, ge=1, le=4096)
+    max_model_len: AutoInt = setting("OMNI_MAX_MODEL_LEN", None, ge=16)
+
+    @model_validator(mode="after")
+    def check(self) -> "ModelSettings":
+        if self.tensor_parallel > 1 and (self.engine or self.quantize or self.device != "auto"):
+            raise ValueError("OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, no OMNI_ENGINE and no OMNI_QUANTIZE.")
+        if self.engine and (self.quantize or self.speculate):
+            raise ValueError("OMNI_QUANTIZE and OMNI_SPECULATE have no effect here; set them where OMNI_ENGINE runs.")
+        return self
+
     @property
-    def is_demo(self) -> bool:
-        return Path(self.model) == DEMO_MODEL
-
-    @cached_property
-    def served_names(self) -> tuple[str, ...]:
-        """The ids that clients may use; the first names the queue."""
-        default = "deepseek-v3.2,omni-demo" if self.is_demo else last_part(self.model)
-        return split(self.model_name) or split(default)
-
-    @cached_property
-    def embedding_names(self) -> tuple[str, ...]:
-        """The ids that clients use for embeddings; none without an encoder."""
-        return (split(self.embedding_model_name) or (last_part(self.embedding_model),)) if self.embedding_model else ()
+    def names(self) -> tuple[str, ...]:
+        """The ids that clients use."""
+        is_demo = Path(self.source) == DEMO_MODEL
+        return self.given_names or (("deepseek-v3.2", "omni-demo") if is_demo else (last_part(self.source),))
 
     @property
     def queue(self) -> str:
-        return self.served_names[0]
+        """The queue's name: the first id."""
+        return self.names[0]
+
+    @property
+    def engine_url(self) -> str:
+        """The HTTP address of OMNI_ENGINE without the key; empty for our own engine."""
+        scheme, _, rest = self.engine.removeprefix("vllm+").partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if rest else ""
+
+    @property
+    def engine_key(self) -> str:
+        """The key in OMNI_ENGINE's address, as its password or its user."""
+        parts = urlsplit(self.engine)
+        return unquote(parts.password or parts.username or "")
+
+
+class EmbeddingSettings(SettingsGroup):
+    """The encoder for /v1/embeddings."""
+
+    source: str = setting("OMNI_EMBEDDING_MODEL", "")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ids that clients use; none without an encoder."""
+        return (last_part(self.source),) if self.source else ()
+
+
+class LimitSettings(SettingsGroup):
+    """How many requests wait, how long results stay, how long a step may take."""
+
+    max_queue: int = setting("OMNI_MAX_QUEUE", 1000, ge=1, le=1_000_000)
+    result_ttl: int = setting("OMNI_RESULT_TTL", 3600, ge=1)
+    step_timeout: float = setting("OMNI_STEP_TIMEOUT", 60.0, gt=0)
+
+
+class RedisSettings(SettingsGroup):
+    """The operator's Redis, or the embedded Valkey and its folder."""
+
+    given_url: str = setting("REDIS_URL", "")
+    data_dir: Path = setting("OMNI_DATA_DIR", Path(".data"))
+    max_memory: Bytes = setting("OMNI_MAX_MEMORY", None)
+
+    @model_validator(mode="after")
+    def check(self) -> "RedisSettings":
+        if self.given_url and not is_redis_address(self.given_url):
+            raise ValueError(NO_REDIS_ADDRESS)
+        if len(str(self.socket_path)) > MAX_SOCKET_PATH and not self.given_url:
+            raise ValueError("OMNI_DATA_DIR is too long for a unix socket (100 characters); choose a shorter folder.")
+        if self.max_memory is not None and self.given_url:
+            raise ValueError("OMNI_MAX_MEMORY is for the embedded Valkey; with REDIS_URL set maxmemory in that server.")
+        return self
 
     @property
     def socket_path(self) -> Path:
         return self.data_dir.resolve() / SOCKET
 
     @property
-    def redis(self) -> str:
-        """Where Redis is: `REDIS_URL`, or the embedded server's unix socket."""
-        return self.redis_url or f"unix://{self.socket_path}"
+    def url(self) -> str:
+        """`REDIS_URL`, or the embedded server's unix socket."""
+        return self.given_url or f"unix://{self.socket_path}"
 
 
-def torchrun_place() -> tuple[int, int] | None:
-    """Rank and number of ranks, if torchrun started this process."""
-    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    return (int(rank), int(size)) if rank and size and "MASTER_ADDR" in os.environ else None
+class OperatorSettings(SettingsGroup):
+    """What an operator watches the service with."""
+
+    dashboard_port: int = setting("OMNI_DASHBOARD_PORT", 9181, ge=1, le=65535)
+    dashboard_password: str = setting("OMNI_DASHBOARD_PASSWORD", "")
+    traces_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 
-def started_by_honcho() -> bool:
-    """It runs our Procfile, and a child of it stands between it and us."""
-    return "HONCHO_PROCESS_NAME" in os.environ
+class Settings(SettingsGroup):
+    """Every setting, with its default."""
+
+    server: ServerSettings
+    model: ModelSettings
+    embedding: EmbeddingSettings
+    limits: LimitSettings
+    redis: RedisSettings
+    operator: OperatorSettings
+
+    @model_validator(mode="after")
+    def check(self) -> "Settings":
+        if shared := set(self.model.names) & set(self.embedding.names):
+            raise ValueError(f"OMNI_MODEL_NAME and OMNI_EMBEDDING_MODEL both name {shared.pop()!r}.")
+        return self
 
 
-def split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def setting_names() -> tuple[str, ...]:
+    """Every environment name, in the order of the groups."""
+    groups = [field.annotation for field in Settings.model_fields.values()]
+    return tuple(
+        str(field.validation_alias)
+        for group in groups
+        if isinstance(group, type) and issubclass(group, SettingsGroup)
+        for field in group.model_fields.values()
+    )
 
 
-def last_part(model: str) -> str:
-    return model.rstrip("/").rsplit("/", 1)[-1]
+def read_settings(values: Mapping[str, str]) -> Settings:
+    """Raises SettingsError with one sentence for a removed or unknown name, or a bad value."""
+    if removed := sorted(values.keys() & REMOVED.keys()):
+        raise SettingsError(f"{removed[0]} is no longer a setting: {REMOVED[removed[0]]}")
+    known = setting_names()
+    if unknown := sorted(name for name in values if name.startswith("OMNI_") and name not in known):
+        raise SettingsError(f"{unknown[0]} is not a setting; .env.example lists them all.")
+    try:
+        return Settings(
+            server=ServerSettings.model_validate(values),
+            model=ModelSettings.model_validate(values),
+            embedding=EmbeddingSettings.model_validate(values),
+            limits=LimitSettings.model_validate(values),
+            redis=RedisSettings.model_validate(values),
+            operator=OperatorSettings.model_validate(values),
+        )
+    except ValidationError as error:
+        raise SettingsError(sentence_of(error)) from None
+
+
+def sentence_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
+    name = str(first["loc"][0])
+    value = "" if "@" in str(first["input"]) else f"={first['input']!r}"  # it may hold a key
+    return f"{name}{value} is refused: {reason}. See .env.example."
 
 
 def load_settings() -> Settings:
-    """Raises SettingsError with one sentence for an unknown name or a bad value."""
-    known = {f"OMNI_{name.upper()}" for name in Settings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith("OMNI_") and name not in known):
-        raise SettingsError(f"{unknown[0]} is not a setting; .env.example lists them all.")
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else ""
-        name = {"redis_url": "REDIS_URL"}.get(field, f"OMNI_{field.upper()}")
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        if not field:
-            raise SettingsError(reason) from None
-        raise SettingsError(f"{name}={first['input']!r} is refused: {reason}. See .env.example.") from None
+    """The environment's settings, and those of `.env` that it lacks. Raises SettingsError."""
+    file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    return read_settings(file | os.environ)
 
 
 def settings_or_exit() -> Settings:
@@ -205,6 +266,32 @@ def settings_or_exit() -> Settings:
 
 
 def refuse(sentence: str) -> NoReturn:
-    """End the process: starting it again would not help, and its parent knows that by the status."""
+    """End the process. Its parent takes the status to mean that a restart would not help."""
     print(f"configuration: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def torchrun_place() -> tuple[int, int] | None:
+    """Rank and number of ranks, if torchrun started this process."""
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return (int(rank), int(size)) if rank and size and "MASTER_ADDR" in os.environ else None
+
+
+def started_by_honcho() -> bool:
+    """True under plain `honcho start`, which puts a process of its own between itself and this one."""
+    return HONCHO in os.environ
+
+
+def log_format() -> Literal["plain", "json"]:
+    """Plain text for a terminal, also through a Procfile runner; JSON for files, pipes, systemd and containers."""
+    return "plain" if sys.stdout.isatty() or ON_TERMINAL in os.environ or started_by_honcho() else "json"
+
+
+def child_environment(**changes: str | None) -> dict[str, str]:
+    """This process's environment with some names set, or removed by None."""
+    return {name: value for name, value in (os.environ | changes).items() if value is not None}
+
+
+def forget(name: str) -> None:
+    """Remove a name from this process's environment, and so from its children's."""
+    os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, when OMNI_OTLP_ENDPOINT is set; otherwise nothing of it is even imported.
+"""OpenTelemetry spans, when OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise nothing of it is even imported.
 
 Their times are given, not taken: the queue, prefill and decode spans of a job are made after its end from the times in
 its hash, so they are right also for a job that went through several workers.
@@ -25,7 +25,7 @@ class Traces:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError:
             needed = "pip install -r requirements-traces.txt"
-            raise SettingsError(f"OMNI_OTLP_ENDPOINT is set, which needs: {needed}") from None
+            raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT is set, which needs: {needed}") from None
         resource = Resource.create({"service.name": SERVICE_NAME, "omni.process": process})
         self._provider = TracerProvider(resource=resource)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
@@ -57,4 +57,4 @@ class Traces:
 
 def traces_of(settings: Settings, process: str) -> Traces | None:
     """Raises SettingsError when traces are asked for and the packages are missing."""
-    return Traces(settings.otlp_endpoint, process) if settings.otlp_endpoint else None
+    return Traces(settings.operator.traces_endpoint, process) if settings.operator.traces_endpoint else None

@@ -40,8 +40,9 @@ def worker_of(supervisor: int) -> psutil.Process:
 class RunningService:
     """The processes of one instance. `stop()`, or the end of a `with`, ends them all."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, api_module: str = "api.server") -> None:
         self.folder = folder
+        self.api_module = api_module
         folder.chmod(0o700)  # our log lies in it, so it would not be taken for a folder of the service
         self.port = free_port()
         self.dashboard_port = free_port()
@@ -97,7 +98,7 @@ class RunningService:
     def spawn(self, name: str) -> "subprocess.Popen[bytes]":
         with self.log_path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *self.command(name)],
+                [sys.executable, "-m", *self.command(name, self.api_module)],
                 cwd=ROOT,
                 env=self.env | self.env_of.get(name, {}),
                 stdout=log,
@@ -107,16 +108,16 @@ class RunningService:
         return self.processes[name]
 
     @staticmethod
-    def command(name: str) -> list[str]:
+    def command(name: str, api_module: str = "api.server") -> list[str]:
         """What Procfile says, by the interpreter that runs us."""
         run = ["common.process.supervise", name]
         worker = ["--", sys.executable, "-m", "worker.main"]
-        server = ["--", sys.executable, "-m", "api.server"]
+        server = ["--", sys.executable, "-m", api_module]
         return {
             "redis": ["common.process.embedded"],
             "api": [*run, "--listen", *server],
             "worker": [*run, "--watch", "--template", *worker],
-            "embedder": [*run, "--watch", "--template", "--if", "embedding_model", *worker, "--embeddings"],
+            "embedder": [*run, "--watch", "--template", "--if", "embedding", *worker, "--embeddings"],
             "dashboard": [*run, "--listen", "dashboard", *server, "dashboard"],
         }[name]
 

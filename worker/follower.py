@@ -5,7 +5,7 @@ import signal
 import sys
 
 from common.logs import set_up_logging
-from common.settings import Settings, settings_or_exit
+from common.settings import Settings, log_format, settings_or_exit
 from worker.load_failure import give_up
 from worker.models.loader import EngineConfig, load
 from worker.ranks import Ranks
@@ -21,9 +21,9 @@ def run(settings: Settings, ranks: Ranks) -> int:
         signal.signal(number, signal.SIG_IGN)  # rank 0 returns its jobs first, and ends this process then
     config = EngineConfig.of(settings, ranks.size)
     try:
-        loaded = load(settings.model, settings.served_names, config, lambda what, share: None)
+        loaded = load(settings.model.source, settings.model.names, config, lambda what, share: None)
     except Exception as error:  # as in worker.main
-        give_up(f"OMNI_MODEL={settings.model}", error)
+        give_up(f"OMNI_MODEL={settings.model.source}", error)
     try:
         follow(loaded, config)
     except RuntimeError as error:  # the connection to rank 0 broke
@@ -33,7 +33,7 @@ def run(settings: Settings, ranks: Ranks) -> int:
 
 def main() -> int:
     settings = settings_or_exit()
-    set_up_logging(settings.log_format)
+    set_up_logging(log_format())
     rank, size, address = sys.argv[1:]
     return run(settings, Ranks(int(rank), int(size), address))
 

@@ -20,7 +20,7 @@ from common.model.source import check_model
 from common.redis.connection import connect, is_passing
 from common.redis.memory import memory_of
 from common.redis.open_redis import warn_of_open_redis
-from common.settings import Settings, SettingsError, refuse, settings_or_exit, torchrun_place
+from common.settings import Settings, SettingsError, log_format, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard
 from worker import follower, load_failure
@@ -62,24 +62,24 @@ def wait_for_redis(redis: "Redis") -> None:
 
 def load_engine(settings: Settings, tell: OnProgress) -> AnyEngine:
     """The model of OMNI_MODEL, or what generates for it elsewhere."""
-    if settings.engine:
+    if settings.model.engine:
         return connect_engine(settings, tell)
     ranks = our_ranks(settings)
     ranks.join()
     config = EngineConfig.of(settings, ranks.size)
-    loaded = load(settings.model, settings.served_names, config, tell)
+    loaded = load(settings.model.source, settings.model.names, config, tell)
     tell("kernels", KERNELS)
     compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
     return Engine(loaded, config, compiler)
 
 
-def load_embedder(settings: Settings, tell: OnProgress) -> Embedder:
+def load_embedder(settings: Settings, device: str, tell: OnProgress) -> Embedder:
     """The encoder of OMNI_EMBEDDING_MODEL."""
-    config = EngineConfig(device=settings.embedding_device, threads=settings.threads)
-    return Embedder(load_encoder(settings.embedding_model, settings.embedding_names, config, tell))
+    config = EngineConfig(device=device, threads=settings.model.threads)
+    return Embedder(load_encoder(settings.embedding.source, settings.embedding.names, config, tell))
 
 
-def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> AnyEngine:
+def prepared(settings: Settings, ledger: Ledger, *, embeds: bool, device: str) -> AnyEngine:
     """Load and warm up, telling Redis how far it is. Exits with one sentence for a bad model."""
     disable_progress_bar()
 
@@ -91,14 +91,15 @@ def prepared(settings: Settings, ledger: Ledger, *, embeds: bool) -> AnyEngine:
             logger.warning("Redis does not take the progress now: %s", error)
 
     tell: OnProgress = report
-    if embeds or not settings.engine:
-        tell = downloaded(settings.embedding_model if embeds else settings.model, tell)
+    if embeds or not settings.model.engine:
+        tell = downloaded(settings.embedding.source if embeds else settings.model.source, tell)
     try:
-        engine = load_embedder(settings, tell) if embeds else load_engine(settings, tell)
+        engine = load_embedder(settings, device, tell) if embeds else load_engine(settings, tell)
         engine.warm_up(tell)
     except Exception as error:  # transformers, its plugins and a model's own code may raise anything
-        setting = f"OMNI_EMBEDDING_MODEL={settings.embedding_model}" if embeds else f"OMNI_MODEL={settings.model}"
-        setting += f" with OMNI_ENGINE={settings.engine}" if settings.engine and not embeds else ""
+        model = settings.model.source
+        setting = f"OMNI_EMBEDDING_MODEL={settings.embedding.source}" if embeds else f"OMNI_MODEL={model.source}"
+        setting += f" with OMNI_ENGINE={model.engine_url}" if model.engine and not embeds else ""
         load_failure.give_up(setting, error)
     return engine
 
@@ -122,36 +123,38 @@ def patiently(ask: Callable[[], object]) -> None:
 
 def say_ready(settings: Settings, *, embeds: bool) -> None:
     if embeds:
-        logger.info("Protocol OMNI serves embeddings by %s.", settings.embedding_names[0])
+        logger.info("Protocol OMNI serves embeddings by %s.", settings.embedding.names[0])
         return
-    host = "127.0.0.1" if settings.is_loopback else settings.host
+    server, name = settings.server, settings.model.queue
+    host = "127.0.0.1" if server.is_loopback else server.host
+    key = "sk-local" if "sk-local" in server.api_keys else "YOUR_KEY"
     logger.info(
         "Protocol OMNI serves %s. Try: curl http://%s:%d/v1/chat/completions -H 'Content-Type: application/json' "
         '-H \'Authorization: Bearer %s\' -d \'{"model": "%s", "messages": [{"role": "user", "content": "Hello!"}]}\'',
-        settings.queue, host, settings.port, "sk-local" if "sk-local" in settings.keys else "YOUR_KEY", settings.queue,
+        name, host, server.port, key, name,
     )  # fmt: skip
 
 
-def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool) -> int:
-    warn_of_open_redis(settings.redis_url, logger)
-    redis = connect(settings.redis, retries=3)
+def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool, device: str) -> int:
+    warn_of_open_redis(settings.redis.given_url, logger)
+    redis = connect(settings.redis.url, retries=3)
     wait_for_redis(redis)
-    queue = settings.embedding_names[0] if embeds else settings.queue
+    queue = settings.embedding.names[0] if embeds else settings.model.queue
     ledger = Ledger(redis, queue, worker_name=f"omni-{uuid4().hex[:12]}")
     if predecessor:  # before we load: other workers of this line may go on with its jobs meanwhile
         patiently(partial(ledger.bury, predecessor))
-    engine = prepared(settings, ledger, embeds=embeds)
+    engine = prepared(settings, ledger, embeds=embeds, device=device)
     patiently(partial(register, ledger, engine.card))
     os.write(watch_fd, f"fence {ledger.fence}\n".encode())
     inbox, traces = Inbox(engine.interrupt), traces_of(settings, "worker")
-    publisher = Publisher(connect(settings.redis, retries=0), ledger.fence)
+    publisher = Publisher(connect(settings.redis.url, retries=0), ledger.fence)
     worker = OmniWorker(ledger, engine, engine.card, publisher, inbox, watch_fd, traces)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
     heartbeat = Heartbeat(ledger, inbox, worker.report)
     worker.on_leave = heartbeat.stop
     heartbeat.start()
-    Listener(connect(settings.redis), ledger, inbox).start()
+    Listener(connect(settings.redis.url), ledger, inbox).start()
     say_ready(settings, embeds=embeds)
     try:
         worker.work()
@@ -168,25 +171,26 @@ def main() -> int:
     parser.add_argument("--predecessor", type=int, default=0)
     parser.add_argument("--template-fd", type=int, default=None, help="fork workers when asked on this socket")
     parser.add_argument("--embeddings", action="store_true", help="serve OMNI_EMBEDDING_MODEL")
+    parser.add_argument("--device", default="cpu", help="of the encoder, with --embeddings")
     args = parser.parse_args()
     if args.template_fd is not None:
         settings = settings_or_exit()
-        if not args.embeddings and not settings.engine:
-            import_family(settings.model)
+        if not args.embeddings and not settings.model.engine:
+            import_family(settings.model.source)
         args = parser.parse_args(fork_when_asked(args.template_fd), args)
     settings = settings_or_exit()
-    if args.embeddings and not settings.embedding_model:
+    if args.embeddings and not settings.embedding.source:
         refuse("OMNI_EMBEDDING_MODEL is not set.")
-    set_up_logging(settings.log_format)
+    set_up_logging(log_format())
     if (place := torchrun_place()) is not None and place[0] > 0:
         return follower.run(settings, Ranks(*place))
     watch_fd = args.watch_fd if args.watch_fd is not None else os.open(os.devnull, os.O_WRONLY)
     try:
         if args.embeddings:
-            check_model("OMNI_EMBEDDING_MODEL", settings.embedding_model)
+            check_model("OMNI_EMBEDDING_MODEL", settings.embedding.source)
         else:
-            check_model("OMNI_MODEL", settings.model, needs_weights=not settings.engine)
-        return run(settings, watch_fd, args.predecessor, embeds=args.embeddings)
+            check_model("OMNI_MODEL", settings.model.source, needs_weights=not settings.model.engine)
+        return run(settings, watch_fd, args.predecessor, embeds=args.embeddings, device=args.device)
     except SettingsError as error:
         refuse(str(error))
 

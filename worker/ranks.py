@@ -20,7 +20,7 @@ from torch import distributed
 
 from common.process.child import EXIT_CONFIGURATION
 from common.process.processes import die_with_parent
-from common.settings import Settings, torchrun_place
+from common.settings import Settings, child_environment, torchrun_place
 
 logger = logging.getLogger("omni.worker")
 
@@ -49,23 +49,24 @@ def our_ranks(settings: Settings) -> Ranks:
     """torchrun's rank, if it started this process; else rank 0 of OMNI_TENSOR_PARALLEL, and the others are started."""
     if (place := torchrun_place()) is not None:
         return Ranks(*place)
-    if settings.tensor_parallel == 1:
+    size = settings.model.tensor_parallel
+    if size == 1:
         return Ranks()
     num_gpus = torch.cuda.device_count()
-    if 0 < num_gpus < settings.tensor_parallel:
-        raise ValueError(f"OMNI_TENSOR_PARALLEL={settings.tensor_parallel} needs as many GPUs; there are {num_gpus}.")
+    if 0 < num_gpus < size:
+        raise ValueError(f"OMNI_TENSOR_PARALLEL={size} needs as many GPUs; there are {num_gpus}.")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    for rank in range(1, settings.tensor_parallel):
-        start_follower(Ranks(rank, settings.tensor_parallel, address))
-    return Ranks(0, settings.tensor_parallel, address)
+    for rank in range(1, size):
+        start_follower(Ranks(rank, size, address))
+    return Ranks(0, size, address)
 
 
 def start_follower(ranks: Ranks) -> None:
     """Start a process that dies with this one, and whose end ends this one."""
     command = [sys.executable, "-m", "worker.follower", str(ranks.rank), str(ranks.size), ranks.address]
-    environment = os.environ | {"LOCAL_RANK": str(ranks.rank)}  # transformers chooses the GPU by it
+    environment = child_environment(LOCAL_RANK=str(ranks.rank))  # transformers chooses the GPU by it
     process = subprocess.Popen(command, env=environment, preexec_fn=partial(die_with_parent, signal.SIGKILL))
 
     def wait() -> None:

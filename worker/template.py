@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from common.process.processes import call_ourselves, die_with_parent
 from common.process.template import GPUS_BY_NVML
+from common.settings import forget
 
 logger = logging.getLogger("omni.worker")
 
@@ -97,7 +98,7 @@ def beget(pid_writer: int) -> bool:
 def is_adopted(go_reader: int, supervisor: int) -> bool:
     """Wait until the supervisor knows us and is our parent; ends this process if that cannot be any more."""
     call_ourselves("omni-worker")
-    os.environ.pop(GPUS_BY_NVML, None)
+    forget(GPUS_BY_NVML)
     is_known = os.read(go_reader, 1)
     os.close(go_reader)
     die_with_parent()

@@ -38,11 +38,12 @@ class KeyRing:
 
     def __init__(self, settings: Settings, store: KeyStore) -> None:
         self._store = store
-        self._fixed = indexed((digest_of(key), Caller(owner_of(key), is_admin=False)) for key in settings.keys)
-        self._fixed |= indexed((digest_of(key), Caller(owner_of(key), is_admin=True)) for key in settings.admins)
+        keys, admins = settings.server.api_keys, settings.server.admins
+        self._fixed = indexed((digest_of(key), Caller(owner_of(key), is_admin=False)) for key in keys)
+        self._fixed |= indexed((digest_of(key), Caller(owner_of(key), is_admin=True)) for key in admins)
         self._callers = self._fixed
-        self._fixed_names = {owner_of(key): f"admin {number}" for number, key in enumerate(settings.admins, 1)}
-        self._fixed_names |= {owner_of(key): f"key {number}" for number, key in enumerate(settings.keys, 1)}
+        self._fixed_names = {owner_of(key): f"admin {number}" for number, key in enumerate(admins, 1)}
+        self._fixed_names |= {owner_of(key): f"key {number}" for number, key in enumerate(keys, 1)}
         self._names = self._fixed_names
         self._version = -1
         self._looked = float("-inf")

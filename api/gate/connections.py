@@ -1,18 +1,21 @@
 """Limits the connections that each network has open to this process, so that one caller cannot take all 10,000.
 
-Loopback is not counted: a proxy on this machine brings every caller from there, and has limits of its own.
+Loopback and private addresses are not counted: proxies and container gateways bring all their callers from one of them,
+and proxies have limits of their own.
 """
 
 import logging
 from collections import Counter
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 logger = logging.getLogger("omni.api")
 
+MAX_PER_NETWORK = 1000
+
 
 class Connections:
-    """Open connections per network. limit 0: unlimited."""
+    """Open connections per network."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -21,7 +24,7 @@ class Connections:
 
     def enter(self, network: str) -> bool:
         """False if the network has reached its limit. Otherwise a call of leave() must follow."""
-        if not network or not self.limit:
+        if not network:
             return True
         if self._open[network] < self.limit:
             self._open[network] += 1
@@ -32,7 +35,7 @@ class Connections:
         return False
 
     def leave(self, network: str) -> None:
-        if not network or not self.limit:
+        if not network:
             return
         left = self._open[network] - 1
         if left > 0:
@@ -43,13 +46,12 @@ class Connections:
 
 
 def network_of(address: Any) -> str:
-    """The bucket a peer is counted under: its IPv4 address or IPv6 /64; empty (uncounted) for loopback and unix."""
+    """The bucket a peer is counted under: its IPv4 address or IPv6 /64; empty (uncounted) for unix and private ones."""
     if not isinstance(address, tuple):
         return ""
-    host = str(address[0])
-    if ":" in host:
-        ip = IPv6Address(host)
-        if ip.ipv4_mapped is None:
-            return "" if ip.is_loopback else f"{IPv6Address(int(ip) >> 64 << 64)}/64"
-        host = str(ip.ipv4_mapped)
-    return "" if host.startswith("127.") else host
+    ip = ip_address(str(address[0]))
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_private:
+        return ""
+    return str(ip) if isinstance(ip, IPv4Address) else f"{IPv6Address(int(ip) >> 64 << 64)}/64"

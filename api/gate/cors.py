@@ -9,7 +9,7 @@ import re
 from flask import Flask, Response
 from flask_cors import CORS
 
-from common.settings import Settings, split
+from common.settings import Settings
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 EXPOSED = ("Omni-Job-Id", "X-Request-Id", "Retry-After", "x-should-retry") + tuple(
@@ -22,7 +22,7 @@ ANY_HOST = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])" + PORT
 
 
 def install_cors(app: Flask, settings: Settings) -> None:
-    origins = [origin_pattern(origin) for origin in split(settings.cors_origins)]
+    origins = [origin_pattern(origin) for origin in settings.server.cors_origins]
     if not origins:
         return
     CORS(

@@ -9,7 +9,7 @@ from uuid import uuid4
 from flask import Flask, Request, Response, g, request
 
 from common.errors import InvalidRequest, OmniError
-from common.settings import LOOPBACK, Settings, split
+from common.settings import LOOPBACK, Settings
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADERS: Mapping[str, str] = MappingProxyType(
@@ -47,9 +47,9 @@ def install_guard(app: Flask, settings: Settings) -> None:
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
     """The Host names that are answered; empty: any. On loopback only its own names, against DNS rebinding."""
-    named = split(settings.allowed_hosts)
-    if named or settings.is_loopback:
-        return frozenset(map(str.lower, (*named, *LOOPBACK, settings.host)))
+    named = settings.server.allowed_hosts
+    if named or settings.server.is_loopback:
+        return frozenset(map(str.lower, (*named, *LOOPBACK, settings.server.host)))
     return frozenset()
 
 

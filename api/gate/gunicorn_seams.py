@@ -1,6 +1,6 @@
 """What this server overrides in gunicorn, or uses beyond its documented API. Re-check it when gunicorn is upgraded.
 
-- `GeventWorker.init_process`, `load_wsgi`: quiet imports, one accept a turn, the connection limit. Check: the order.
+- `GeventWorker.init_process`: quiet imports, one accept a turn, the connection limit. Check: the order.
 - `GeventWorker.handle`: counts connections per network before a byte is read. Check: it runs once a connection.
 - `GeventWorker.handle_request`: drops clients that stopped reading; a leaving process ends its connections.
   Check: what it returns, and `alive`.
@@ -29,7 +29,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
-from api.gate.connections import Connections, network_of
+from api.gate.connections import MAX_PER_NETWORK, Connections, network_of
 from api.gate.errors import error_body
 
 logger = logging.getLogger("omni.api")
@@ -51,13 +51,8 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         warnings.simplefilter("ignore", MonkeyPatchWarning)  # no module imported before the patch waits for anything
         StreamServer.max_accept = 1
-        self.connections = Connections(0)
+        self.connections = Connections(MAX_PER_NETWORK)
         super().init_process()
-
-    def load_wsgi(self) -> None:
-        super().load_wsgi()
-        if (service := self.wsgi.extensions.get("omni")) is not None:
-            self.connections = Connections(service.settings.max_connections_per_address)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         network = network_of(addr)

@@ -33,5 +33,5 @@ class Call(Generic[BodyT]):
         caller = service.keys.caller(http)
         raw = read_body(http)
         body = parse(schema, raw)
-        model: str = raw.get("model") or service.settings.queue
+        model: str = raw.get("model") or service.settings.model.queue
         return cls(service, http, caller, raw, body, service.models.encoder(model, task))

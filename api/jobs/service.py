@@ -37,12 +37,12 @@ class Service:
 
 
 def build_service(settings: Settings) -> Service:
-    redis = connect(settings.redis, parser_class=GreenParser)
-    store = Store(redis, max_queue=settings.max_queue, ttl_s=settings.result_ttl, failure_ttl_s=settings.failure_ttl)
+    redis = connect(settings.redis.url, parser_class=GreenParser)
+    store = Store(redis, max_queue=settings.limits.max_queue, ttl_s=settings.limits.result_ttl)
     return Service(
         settings,
         store,
-        EventHub(store, redis, settings.queue),
-        Models(store, settings.served_names, settings.embedding_names),
+        EventHub(store, redis, settings.model.queue),
+        Models(store, settings.model.names, settings.embedding.names),
         KeyRing(settings, KeyStore(redis)),
     )

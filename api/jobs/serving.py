@@ -138,7 +138,7 @@ def owned_job(service: Service, caller: Caller, job_id: str) -> JobView:
     """Raises NotFound also for another key's job: ids belong to the key that made them."""
     job = service.store.jobs.get(job_id)
     if job is None or job.owner != caller.owner:
-        hours = service.settings.result_ttl / 3600
+        hours = service.settings.limits.result_ttl / 3600
         raise NotFound(
             f"There is no job {job_id[:64]!r} of this key; results are kept for {hours:g} h after their end."
         )

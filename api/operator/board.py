@@ -36,7 +36,7 @@ class Board:
         """Raises RedisError."""
         with self._is_free:
             if time.monotonic() - self._taken >= PERIOD_S:
-                snapshot = take_snapshot(self._service.store, self._service.settings.queue)
+                snapshot = take_snapshot(self._service.store, self._service.settings.model.queue)
                 self._frame, self._taken = sse.frame(self._with_names(snapshot)), time.monotonic()
             return self._frame
 

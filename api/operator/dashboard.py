@@ -22,7 +22,6 @@ from werkzeug.exceptions import HTTPException
 from common.settings import Settings
 
 USER = "omni"
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 REGISTRIES = frozenset({"queued", "scheduled", "deferred", "started", "finished", "failed", "canceled"})
 MAX_PER_PAGE = 200  # the page's own limit; the data route has none
 
@@ -96,13 +95,13 @@ def create_dashboard(settings: Settings) -> Flask:
     package = Path(web.__file__).parent
     app = Flask("rq_dashboard_omni", static_folder=package / "static", root_path=str(package))
     app.config.from_object(default_settings)
-    app.config["RQ_DASHBOARD_REDIS_URL"] = (address(settings.redis),)  # shown only; the connection is ours
-    app.config["RQ_DASHBOARD_DISABLE_DELETE"] = not settings.dashboard_writable
+    app.config["RQ_DASHBOARD_REDIS_URL"] = (address(settings.redis.url),)  # shown only; the connection is ours
+    app.config["RQ_DASHBOARD_DISABLE_DELETE"] = True
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
-    if not settings.dashboard_password:  # nothing else would stop a name that is rebound to this address
+    if not settings.operator.dashboard_password:  # nothing else would stop a name that is rebound to this address
         app.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost"]
     app.jinja_options = {"loader": EscapingLoader(package / "templates")}
-    app.redis_conn = connect(settings.redis)  # type: ignore[attr-defined]
+    app.redis_conn = connect(settings.redis.url)  # type: ignore[attr-defined]
     app.register_blueprint(web.blueprint)
     app.before_request_funcs.pop("rq_dashboard")  # it opens a new connection pool on every request
     guard(app, settings)
@@ -134,11 +133,9 @@ def guard(app: Flask, settings: Settings) -> None:
     @app.before_request
     def check() -> Response | None:
         g.csp_nonce = secrets.token_urlsafe(16)
-        if settings.dashboard_password and not is_known(settings.dashboard_password):
+        if settings.operator.dashboard_password and not is_known(settings.operator.dashboard_password):
             return Response("Password required.", 401, {"WWW-Authenticate": 'Basic realm="dashboard", charset="UTF-8"'})
-        if request.method not in SAFE_METHODS and is_cross_site():
-            abort(403, "This request came from another site.")
-        refuse_writes(writable=settings.dashboard_writable)
+        refuse_writes()
         refuse_odd_values(request.view_args or {})
         if request.endpoint not in ("static", "rq_dashboard.static", "rq_dashboard.favicon"):
             app.redis_conn.ping()  # type: ignore[attr-defined]
@@ -168,23 +165,11 @@ def same(one: str, other: str) -> bool:
     return hmac.compare_digest(*digests)
 
 
-def is_cross_site() -> bool:
-    """Browsers send one of the two headers with every unsafe request; what sends neither is not a browser."""
-    if site := request.headers.get("Sec-Fetch-Site"):
-        return site != "same-origin"
-    origin = request.headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc != request.host
-
-
-def refuse_writes(*, writable: bool) -> None:
+def refuse_writes() -> None:
     """A route that takes POST changes something, also by GET (`/requeue/<queue>` has both)."""
     methods = (request.url_rule.methods if request.url_rule else None) or set()
-    if "POST" not in methods or request.method == "OPTIONS":
-        return
-    if request.method != "POST":
-        abort(405, "This route changes something: POST only.")
-    if not writable:
-        abort(405, "The dashboard is read-only; OMNI_DASHBOARD_WRITABLE=true changes that.")
+    if "POST" in methods and request.method != "OPTIONS":
+        abort(405, "The dashboard is read-only; cancel jobs with `omni cancel` or on the board.")
 
 
 def refuse_odd_values(values: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def health_routes(service: Service) -> Blueprint:
 
 def health_of(service: Service) -> tuple[dict[str, Any], int]:
     """The four documented keys, our version and, while no worker is ready (503), `progress`."""
-    queue = service.settings.queue
+    queue = service.settings.model.queue
     workers = [worker for worker in service.store.directory.workers() if worker.get("queue") == queue]
     ready = [worker for worker in workers if worker.get("state") == "ready"]
     is_away = not ready and any(worker.get("state") == "away" for worker in workers)

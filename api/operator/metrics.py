@@ -43,7 +43,7 @@ class Counts:
 
     def __init__(self, service: Service) -> None:
         self.store = service.store
-        self.queues = sorted({service.settings.queue, *service.store.directory.models().values()})
+        self.queues = sorted({service.settings.model.queue, *service.store.directory.models().values()})
         self.counts = {queue: read(self.store.redis, queue) for queue in self.queues}
 
     def collect(self) -> Iterator[Metric]:

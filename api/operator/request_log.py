@@ -37,7 +37,7 @@ def install_request_log(app: Flask, service: Service) -> None:
     def note(response: Response) -> Response:
         if quota := notes.quota():
             place_s = service.hub.seconds_per_place
-            max_queue = service.settings.max_queue
+            max_queue = service.settings.limits.max_queue
             response.headers.update(rate_headers(quota, notes.num_waiting(), max_queue, place_s))
         route = request.url_rule.rule if request.url_rule is not None else "none"
         service.tally.add(

@@ -26,7 +26,7 @@ from common.process.disk_guard import DiskGuard
 from common.process.machine_memory import queue_bytes
 from common.process.processes import die_with_parent, follow, parent_of
 from common.redis.connection import connect
-from common.settings import Settings, refuse, settings_or_exit, started_by_honcho
+from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho
 
 logger = logging.getLogger("omni.redis")
 
@@ -42,10 +42,10 @@ def command(settings: Settings) -> list[str]:
 
     A Valkey that comes back reads its file first, 8 ms a megabyte, and everybody waits: the file is rewritten early.
     """
-    folder = settings.data_dir.resolve()
+    folder = settings.redis.data_dir.resolve()
     options = {
         "port": "0",
-        "unixsocket": str(settings.socket_path),
+        "unixsocket": str(settings.redis.socket_path),
         "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
@@ -53,7 +53,7 @@ def command(settings: Settings) -> list[str]:
         "auto-aof-rewrite-min-size": "16mb",
         "auto-aof-rewrite-percentage": "50",
         "save": "",
-        "maxmemory": str(settings.max_memory or queue_bytes()),
+        "maxmemory": str(settings.redis.max_memory or queue_bytes()),
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "logfile": str(folder / "valkey.log"),
@@ -63,8 +63,8 @@ def command(settings: Settings) -> list[str]:
 
 def prepare(settings: Settings) -> None:
     """What stands in a new Valkey's way is cleared: before every start, by the folder's owner."""
-    Path(settings.socket_path).unlink(missing_ok=True)
-    mend(settings.data_dir.resolve())
+    Path(settings.redis.socket_path).unlink(missing_ok=True)
+    mend(settings.redis.data_dir.resolve())
 
 
 def start(settings: Settings, lock_fd: int) -> "subprocess.Popen[bytes]":
@@ -77,7 +77,7 @@ def start(settings: Settings, lock_fd: int) -> "subprocess.Popen[bytes]":
 def appends(server: "subprocess.Popen[bytes]", settings: Settings) -> bool:
     """False, said once, where the system does not let us see to it."""
     try:
-        append_always(server.pid, settings.data_dir)
+        append_always(server.pid, settings.redis.data_dir)
     except PermissionError as error:
         logger.warning("Valkey's file is not safe from a full disk here (pidfd_getfd: %s); keep room free", error)
         return False
@@ -89,7 +89,7 @@ def last_words(settings: Settings, status: int) -> str:
     if status < 0:
         return f"signal {-status}"
     with suppress(OSError, IndexError):
-        log = (settings.data_dir / "valkey.log").read_text(errors="replace")
+        log = (settings.redis.data_dir / "valkey.log").read_text(errors="replace")
         return f"status {status}: {STAMP.sub('', log.rstrip().splitlines()[-1])}"
     return f"status {status}"
 
@@ -139,20 +139,20 @@ def main() -> None:
     if started_by_honcho():
         follow(starter)
     os.umask(0o077)  # Valkey's too: prompts are in its files
-    set_up_logging(settings.log_format)
+    set_up_logging(log_format())
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    if settings.redis_url:
+    if settings.redis.given_url:
         logger.info("REDIS_URL is set: using that server")
         stopping.wait()
         return
     try:
-        lock_fd = take(settings.data_dir.resolve())
+        lock_fd = take(settings.redis.data_dir.resolve())
     except FolderRefused as error:
         refuse(str(error))
-    Syncing(settings.data_dir).start()
-    DiskGuard(settings.data_dir, connect(settings.redis, retries=0)).start()
+    Syncing(settings.redis.data_dir).start()
+    DiskGuard(settings.redis.data_dir, connect(settings.redis.url, retries=0)).start()
     server = keep(settings, lock_fd, stopping)
     say_leaving(lock_fd)
     leave_last(settings, server)
@@ -163,7 +163,7 @@ def main() -> None:
 def leave_last(settings: Settings, server: "subprocess.Popen[bytes]") -> None:
     """Wait, not for long, until nobody else is connected."""
     deadline = time.monotonic() + LINGER_S
-    with suppress(RedisError), connect(settings.redis, retries=0) as redis:
+    with suppress(RedisError), connect(settings.redis.url, retries=0) as redis:
         while server.poll() is None and time.monotonic() < deadline:
             if int(redis.info("clients")["connected_clients"]) <= 1:  # ourselves
                 return

@@ -97,12 +97,9 @@ class Group:
             signal.signal(number, lambda *_: None)  # only so that it wakes us
 
     def _start(self, name: str, command: str) -> None:
-        # whoever started us, honcho did not start them
-        environment = {name: value for name, value in os.environ.items() if name != "HONCHO_PROCESS_NAME"}
         process = subprocess.Popen(
             command,
             shell=True,
-            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is ours

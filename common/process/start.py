@@ -13,7 +13,16 @@ from common.model.source import check_model
 from common.process.data_folder import FolderRefused, take
 from common.process.listener import Address, AddressTaken, listen
 from common.process.procfile import UnknownProcess, commands_of
-from common.settings import ROOT, Settings, SettingsError, refuse, settings_or_exit
+from common.settings import (
+    HONCHO,
+    ON_TERMINAL,
+    ROOT,
+    Settings,
+    SettingsError,
+    child_environment,
+    refuse,
+    settings_or_exit,
+)
 
 EVERYWHERE = ("0.0.0.0", "::")
 
@@ -21,24 +30,24 @@ EVERYWHERE = ("0.0.0.0", "::")
 def check(settings: Settings, processes: Container[str]) -> None:
     """Raises what would end one of these processes, in one sentence; nothing that it took is held afterwards."""
     if "worker" in processes:
-        check_model("OMNI_MODEL", settings.model, needs_weights=not settings.engine)
-    if "embedder" in processes and settings.embedding_model:
-        check_model("OMNI_EMBEDDING_MODEL", settings.embedding_model)
+        check_model("OMNI_MODEL", settings.model.source, needs_weights=not settings.model.engine)
+    if "embedder" in processes and settings.embedding.source:
+        check_model("OMNI_EMBEDDING_MODEL", settings.embedding.source)
     with ExitStack() as held:
-        if "redis" in processes and not settings.redis_url:
-            held.callback(os.close, take(settings.data_dir.resolve()))
+        if "redis" in processes and not settings.redis.given_url:
+            held.callback(os.close, take(settings.redis.data_dir.resolve()))
         if "api" in processes:
-            api = held.enter_context(listen(Address.of_api(settings.host, settings.port)))
+            api = held.enter_context(listen(Address.of_api(settings.server.host, settings.server.port)))
             if "dashboard" in processes:
                 check_dashboard_port(settings, str(api.getsockname()[0]))
         if "dashboard" in processes:
-            held.enter_context(listen(Address.of_dashboard(settings.dashboard_port)))
+            held.enter_context(listen(Address.of_dashboard(settings.operator.dashboard_port)))
 
 
 def check_dashboard_port(settings: Settings, api_host: str) -> None:
     """Raises AddressTaken where the API has taken the dashboard's port."""
-    dashboard = Address.of_dashboard(settings.dashboard_port)
-    if settings.port == dashboard.port and api_host in (dashboard.host, *EVERYWHERE):
+    dashboard = Address.of_dashboard(settings.operator.dashboard_port)
+    if settings.server.port == dashboard.port and api_host in (dashboard.host, *EVERYWHERE):
         raise AddressTaken(f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {dashboard.port}; change one of them.")
 
 
@@ -49,8 +58,9 @@ def main() -> None:
         check(settings, commands_of(sys.argv[1:]))
     except (SettingsError, FolderRefused, AddressTaken, UnknownProcess) as error:
         refuse(str(error))
-    # anew, without the 20 MB that the checks have loaded
-    os.execv(sys.executable, [sys.executable, "-m", "common.process.procfile", *sys.argv[1:]])
+    # a new program, without the 30 MB that the checks have loaded
+    environment = child_environment(**{HONCHO: None, ON_TERMINAL: "1" if sys.stdout.isatty() else None})
+    os.execve(sys.executable, [sys.executable, "-m", "common.process.procfile", *sys.argv[1:]], environment)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ longer than OMNI_STEP_TIMEOUT is ended with SIGKILL, which no stuck driver or he
 told the fence of the process that is dead (--predecessor N), so that it need not wait for a lease to run out.
 
 With --template the command is run once, to import all that it needs, and each child is forked from that process
-(common/process/template.py): a successor need not import anything. Where that cannot be (SmallSettings.can_fork), it
+(common/process/template.py): a successor need not import anything. Where that cannot be (can_fork), it
 is as without.
 
 With --listen this parent holds the port for OMNI_API_PROCESSES children (--listen-fd N), with `--listen dashboard` that
@@ -29,7 +29,7 @@ from common.logs import set_up_logging
 from common.process.child import EXIT_CONFIGURATION, Child, Command
 from common.process.listener import Address, AddressTaken, listen
 from common.process.processes import die_with_parent, follow, parent_of
-from common.process.small_settings import SmallSettings, read_small_settings
+from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho, torchrun_place
 
 logger = logging.getLogger("omni.supervise")
 
@@ -136,23 +136,28 @@ class Supervisor:
             self._successor = None
 
 
-def address_of(settings: SmallSettings, holds: str) -> tuple[Address, int]:
+def address_of(settings: Settings, holds: str) -> tuple[Address, int]:
     """What --listen names, and how many processes share it."""
     if holds == "dashboard":
-        return Address.of_dashboard(settings.dashboard_port), 1
-    return Address.of_api(settings.host, settings.port), settings.api_processes
+        return Address.of_dashboard(settings.operator.dashboard_port), 1
+    return Address.of_api(settings.server.host, settings.server.port), settings.server.processes
+
+
+def can_fork(settings: Settings) -> bool:
+    """True where a worker may be forked from a process that has imported everything."""
+    return sys.platform == "linux" and settings.model.tensor_parallel == 1 and torchrun_place() is None
 
 
 def supervisor_of(
-    name: str, words: list[str], settings: SmallSettings, *, watch: bool, forks: bool, holds: str
+    name: str, words: list[str], settings: Settings, *, watch: bool, forks: bool, holds: str
 ) -> Supervisor:
     if not holds:
-        has_template = forks and settings.can_fork
-        command = Command(name, words, settings.step_timeout, is_worker=watch, has_template=has_template)
+        has_template = forks and can_fork(settings)
+        command = Command(name, words, settings.limits.step_timeout, is_worker=watch, has_template=has_template)
         return Supervisor(lambda: Child(command), 1, None)
     address, copies = address_of(settings, holds)
     listener = listen(address)
-    command = Command(name, words, settings.step_timeout, is_worker=watch, listen_fd=listener.fileno())
+    command = Command(name, words, settings.limits.step_timeout, is_worker=watch, listen_fd=listener.fileno())
     return Supervisor(lambda: Child(command), copies, listener)
 
 
@@ -170,22 +175,23 @@ def main() -> int:
     parser.add_argument("--watch", action="store_true")
     parser.add_argument("--template", action="store_true")
     parser.add_argument("--listen", dest="holds", nargs="?", const="api", default="", choices=["api", "dashboard"])
-    parser.add_argument("--if", dest="needed", metavar="SETTING", help="run nothing while this setting is empty")
+    parser.add_argument(
+        "--if", dest="needed", choices=["embedding"], help="run nothing while OMNI_EMBEDDING_MODEL is empty"
+    )
     ours, words = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     args = parser.parse_args(ours)
     starter = parent_of(os.getppid())
-    settings = read_small_settings(args.needed)
+    settings = settings_or_exit()
     die_with_parent()
-    if settings.by_honcho:
+    if started_by_honcho():
         follow(starter)
-    set_up_logging(settings.log_format)
-    if not settings.is_needed:
+    set_up_logging(log_format())
+    if args.needed and not settings.embedding.source:
         return wait_for_the_end()
     try:
         supervisor = supervisor_of(args.name, words, settings, watch=args.watch, forks=args.template, holds=args.holds)
     except AddressTaken as error:
-        print(f"configuration: {error}", file=sys.stderr, flush=True)
-        return EXIT_CONFIGURATION
+        refuse(str(error))
     supervisor.heed_signals()
     return supervisor.run()
 

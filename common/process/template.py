@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from common.process.processes import adopt_orphans, die_with_parent, reap_orphans
+from common.settings import child_environment
 
 logger = logging.getLogger("omni.supervise")
 
@@ -115,6 +116,6 @@ class Template:
         with its_door:
             command = [*self._words, "--template-fd", str(its_door.fileno())]
             fds = [*self._fds, its_door.fileno()]
-            environment = os.environ | {GPUS_BY_NVML: "1"}
+            environment = child_environment(**{GPUS_BY_NVML: "1"})
             self._process = subprocess.Popen(command, env=environment, pass_fds=fds, preexec_fn=die_with_parent)
         self._start_at = None

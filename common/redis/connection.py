@@ -12,16 +12,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from common.setting_types import NO_REDIS_ADDRESS
 from common.settings import SettingsError
 
 SOCKET_TIMEOUT_S = 2.5  # a half-open connection holds a stream up for so long
 POOL_WAIT_S = 20.0  # it is this process that is busy then, not Redis
 # What passes by itself: Redis away, loading, out of memory or disk, failing over. Everything else is a bug.
 PASSING = ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
-NO_ADDRESS = (
-    "REDIS_URL is not a Redis address; write redis://user:password@host:6379/0, rediss://..., unix:///path or "
-    "redis+sentinel://:password@host:26379/service, with %2F for a / in a password."
-)
 
 
 def connect(url: str, *, retries: int = 1, max_connections: int = 64, parser_class: Any = DefaultParser) -> "Redis":
@@ -42,7 +39,7 @@ def connect(url: str, *, retries: int = 1, max_connections: int = 64, parser_cla
         options |= {"max_connections": max_connections, "timeout": POOL_WAIT_S}
         return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
     except ValueError:  # its text may hold a part of a password
-        raise SettingsError(NO_ADDRESS) from None
+        raise SettingsError(NO_REDIS_ADDRESS) from None
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> "Redis":

@@ -11,7 +11,7 @@ from api.app import create_app
 from api.jobs.hub import EventHub
 from api.prompt.encoder import PromptEncoder
 from common.redis import keys
-from common.settings import Settings
+from common.settings import read_settings
 from common.wire import encode_card
 
 KEY = {"Authorization": "Bearer sk-local"}
@@ -29,7 +29,7 @@ def client(redis: "Redis", valkey_url: str, encoder: PromptEncoder) -> FlaskClie
     redis.hset(keys.QUEUES, "tiny", "tiny")
     redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(encoder.card))
-    return create_app(Settings(_env_file=None, redis_url=valkey_url, model_name="tiny")).test_client()
+    return create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny"})).test_client()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from redis import Redis
 
 from api.app import create_app
 from common.redis import keys
-from common.settings import Settings
+from common.settings import read_settings
 from common.wire import encode_card
 from tests.api.cards import encoder
 
@@ -24,7 +24,7 @@ def client(redis: "Redis", valkey_url: str) -> FlaskClient:
     redis.hset(keys.QUEUES, "tiny", "tiny")
     redis.hset(keys.REVISIONS, "tiny", TINY.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(TINY.card))
-    return create_app(Settings(_env_file=None, redis_url=valkey_url, model_name="tiny")).test_client()
+    return create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny"})).test_client()
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ def leave_out_the_model() -> None:
     stand_in(
         "worker.models.loader",
         EngineConfig=types.SimpleNamespace(
-            of=lambda settings, num_ranks: types.SimpleNamespace(max_num_seqs=settings.max_num_seqs)
+            of=lambda settings, num_ranks: types.SimpleNamespace(max_num_seqs=settings.model.max_num_seqs)
         ),
         LoadedModel=FakeLoaded,
         load=fake_load,

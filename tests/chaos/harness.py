@@ -26,7 +26,7 @@ from common.process import embedded
 from common.process.append_only import Syncing, append_always
 from common.process.data_folder import take
 from common.process.processes import die_with_parent
-from common.settings import Settings
+from common.settings import read_settings
 from tests.chaos.pulse import Pulse
 from tests.service import is_template, worker_of
 
@@ -141,8 +141,8 @@ class Harness:
         self.data_dir.mkdir(exist_ok=True, mode=0o700)
         self.lock_fd = -1
         self.port, self.api_link, self.worker_link = free_ports(3)
-        self.settings = Settings(data_dir=self.data_dir, model_name=options.model, redis_url="", _env_file=None)
-        self.redis: Redis = Redis.from_url(options.redis_url or self.settings.redis, socket_timeout=5)
+        self.settings = read_settings({"OMNI_DATA_DIR": str(self.data_dir), "OMNI_MODEL_NAME": options.model})
+        self.redis: Redis = Redis.from_url(options.redis_url or self.settings.redis.url, socket_timeout=5)
         self.valkey: Process | None = None
         self.is_stopped = threading.Event()
         self.proxy: subprocess.Popen[bytes] | None = None
@@ -203,14 +203,13 @@ class Harness:
             "CHAOS_LOAD_S": str(self.options.load_s),
             "CHAOS_MUTATIONS": ",".join(self.options.mutations),
             "CHAOS_READER_GRACE_S": str(self.options.reader_grace_s),
-            "OMNI_LOG_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
         } | self.options.environment  # fmt: skip
 
     def url_of(self, link: int) -> str:
         if self.options.through_proxy:
             return f"redis://127.0.0.1:{link}/0"
-        return self.options.redis_url or self.settings.redis
+        return self.options.redis_url or self.settings.redis.url
 
     def begin_valkey(self, *options: str) -> None:
         """As common.process.embedded does; returns at once."""
@@ -245,7 +244,7 @@ class Harness:
 
     def socket_number(self) -> int:
         """Another one after whoever took the socket away."""
-        return self.settings.socket_path.stat().st_ino if self.settings.socket_path.exists() else 0
+        return self.settings.redis.socket_path.stat().st_ino if self.settings.redis.socket_path.exists() else 0
 
     def keep_appending(self) -> None:
         while not self.is_stopped.wait(0.1):
@@ -253,7 +252,7 @@ class Harness:
                 append_always(self.valkey.popen.pid, self.data_dir)
 
     def start_proxy(self) -> None:
-        target = self.settings.socket_path
+        target = self.settings.redis.socket_path
         command = [
             PYTHON,
             "-m",
@@ -269,7 +268,7 @@ class Harness:
 
     def take_pulse(self) -> None:
         """From now on note what the service is at every moment."""
-        command = [PYTHON, "-m", "tests.chaos.pulse", str(self.settings.socket_path)]
+        command = [PYTHON, "-m", "tests.chaos.pulse", str(self.settings.redis.socket_path)]
         self.pulse_taker = Process(command, dict(os.environ), self.folder / "pulse")
 
     def pulse(self) -> Pulse:

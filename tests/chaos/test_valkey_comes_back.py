@@ -25,7 +25,7 @@ async def kill_and_watch(harness: Harness) -> tuple[float, float, list[float]]:
     harness.kill_valkey()
     killed = time.monotonic()
     harness.begin_valkey(*SLOWLY)
-    redis = Redis.from_url(harness.settings.redis, retry=Retry(NoBackoff(), 0))
+    redis = Redis.from_url(harness.settings.redis.url, retry=Retry(NoBackoff(), 0))
     await asyncio.to_thread(wait_until, redis.ping)
     answered, num_seen = time.monotonic(), len(history.frames)
     while len(history.frames) == num_seen and time.monotonic() < answered + 10:

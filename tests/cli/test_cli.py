@@ -15,15 +15,19 @@ from cli.main import main
 from cli.serve import ROOT
 from cli.table import table
 from common.process.data_folder import take
-from common.settings import Settings
+from common.settings import read_settings
 from tests.service import RunningService
 
 
 @pytest.fixture
 def omni(service: RunningService):
     """Runs a command as an operator of the test's instance."""
-    settings = Settings(
-        _env_file=None, port=service.port, data_dir=service.folder, redis_url=service.env.get("REDIS_URL", "")
+    settings = read_settings(
+        {
+            "OMNI_PORT": str(service.port),
+            "OMNI_DATA_DIR": str(service.folder),
+            "REDIS_URL": service.env.get("REDIS_URL", ""),
+        }
     )
 
     def run(*arguments, key=service.key, **options):
@@ -85,14 +89,14 @@ def test_doctor_finds_nothing_bad_here(omni, monkeypatch):
 @pytest.mark.parametrize(
     ("check", "changes", "todo"),
     [
-        (doctor.model_finding, {"model": "./nowhere"}, "OMNI_MODEL"),
-        (doctor.key_finding, {"host": "0.0.0.0"}, "OMNI_API_KEYS"),
-        (doctor.redis_finding, {"redis_url": "unix:///nowhere/at/all.sock"}, "REDIS_URL"),
-        (doctor.redis_door_finding, {"redis_url": "redis://10.0.0.5:6379"}, "REDIS_URL"),
+        (doctor.model_finding, {"OMNI_MODEL": "./nowhere"}, "OMNI_MODEL"),
+        (doctor.key_finding, {"OMNI_HOST": "0.0.0.0"}, "OMNI_API_KEYS"),
+        (doctor.redis_finding, {"REDIS_URL": "unix:///nowhere/at/all.sock"}, "REDIS_URL"),
+        (doctor.redis_door_finding, {"REDIS_URL": "redis://10.0.0.5:6379"}, "REDIS_URL"),
     ],
 )
 def test_doctor_says_what_to_do(check, changes, todo):
-    finding = check(Settings(_env_file=None, **changes))
+    finding = check(read_settings(changes))
     assert finding.level == "bad" and todo in finding.todo
 
 
@@ -102,14 +106,14 @@ def test_doctor_sees_a_port_that_others_took(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        finding = doctor.port_finding(Settings(_env_file=None, port=taken.getsockname()[1]))
+        finding = doctor.port_finding(read_settings({"OMNI_PORT": str(taken.getsockname()[1])}))
     assert finding.level == "bad" and "OMNI_PORT" in finding.todo
     assert replace(finding, level="warn").level == "warn"
 
 
 def test_doctor_sees_an_owner_of_the_folder_whose_valkey_is_gone(tmp_path):
     fd = take(tmp_path)
-    finding = doctor.folder_finding(Settings(_env_file=None, data_dir=tmp_path, redis_url=""))
+    finding = doctor.folder_finding(read_settings({"OMNI_DATA_DIR": str(tmp_path), "REDIS_URL": ""}))
     os.close(fd)
     assert finding.level == "bad" and f"process {os.getpid()}" in finding.todo
 

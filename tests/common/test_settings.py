@@ -1,12 +1,14 @@
 """Settings: read once, refused with one sentence that names them."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from common.redis.connection import connect
-from common.settings import ROOT, SettingsError, load_settings
+from common.settings import REMOVED, ROOT, SettingsError, load_settings, read_settings, setting_names
 
 
 @pytest.fixture(autouse=True)
@@ -18,19 +20,71 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
 
 def test_the_defaults_serve_the_demo_model_on_loopback() -> None:
     settings = load_settings()
-    assert (settings.host, settings.port, settings.keys) == ("127.0.0.1", 8000, ("sk-local",))
-    assert settings.served_names == ("deepseek-v3.2", "omni-demo")
-    assert settings.redis == f"unix://{settings.socket_path}"
+    server = settings.server
+    assert (server.host, server.port, server.api_keys) == ("127.0.0.1", 8000, ("sk-local",))
+    assert settings.model.names == ("deepseek-v3.2", "omni-demo")
+    assert settings.redis.url == f"unix://{settings.redis.socket_path}"
+
+
+def test_there_are_few_settings() -> None:
+    assert len(setting_names()) <= 28
+
+
+def test_the_readme_lists_exactly_the_settings() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    listed = [name for cell in cells for name in re.findall(r"`([A-Z_]+)`", cell)]
+    assert sorted(listed) == sorted(setting_names())
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_setting_is_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: "1"})
+    assert str(refused.value) == f"{name} is no longer a setting: {REMOVED[name]}" and REMOVED[name].endswith(".")
+
+
+def test_a_removed_or_unknown_name_in_the_file_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OMNI_PROT=8000\n")
+    with pytest.raises(SettingsError, match="OMNI_PROT is not a setting"):
+        load_settings()
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OMNI_PORT=1\nOMNI_MODEL_NAME=file\n")
+    monkeypatch.setenv("OMNI_PORT", "2")
+    settings = load_settings()
+    assert (settings.server.port, settings.model.names) == (2, ("file",))
+
+
+@pytest.mark.parametrize(
+    ("engine", "url", "key"),
+    [
+        ("", "", ""),
+        ("vllm+http://10.0.0.5:8000", "http://10.0.0.5:8000", ""),
+        ("vllm+https://:a%2Fb@host/base", "https://host/base", "a/b"),
+        ("vllm+http://key@host:8000", "http://host:8000", "key"),
+    ],
+)
+def test_the_engines_key_is_part_of_its_address(engine: str, url: str, key: str) -> None:
+    model = read_settings({"OMNI_ENGINE": engine}).model
+    assert (model.engine_url, model.engine_key) == (url, key)
+
+
+def test_a_refused_engine_address_does_not_show_its_key() -> None:
+    with pytest.raises(SettingsError, match="OMNI_ENGINE is refused") as refused:
+        read_settings({"OMNI_ENGINE": "vllm+http://:secret@"})
+    assert "secret" not in str(refused.value)
 
 
 def test_another_model_is_served_under_the_last_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_MODEL", "Qwen/Qwen3-0.6B")
-    assert load_settings().served_names == ("Qwen3-0.6B",)
+    assert load_settings().model.names == ("Qwen3-0.6B",)
 
 
 def test_redis_url_wins_over_the_embedded_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://db:6379/1")
-    assert load_settings().redis == "redis://db:6379/1"
+    assert load_settings().redis.url == "redis://db:6379/1"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +124,7 @@ def test_what_is_no_redis_address_is_refused_without_the_password(monkeypatch: p
 
 def test_a_sentinel_without_a_port_has_sentinels_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis+sentinel://:password@one,[::1]:1/main/2")
-    pool = connect(load_settings().redis).connection_pool
+    pool = connect(load_settings().redis.url).connection_pool
     addresses = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
     assert [(address["host"], address["port"]) for address in addresses] == [("one", 26379), ("::1", 1)]
 
@@ -78,7 +132,7 @@ def test_a_sentinel_without_a_port_has_sentinels_own(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("text", "number"), [("512mb", 512 * 2**20), ("2GB", 2**31), ("16777216", 2**24), ("", None)])
 def test_memory_is_said_in_bytes_or_with_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, number: int | None) -> None:
     monkeypatch.setenv("OMNI_MAX_MEMORY", text)
-    assert load_settings().max_memory == number
+    assert load_settings().redis.max_memory == number
 
 
 def test_the_memory_of_ones_own_redis_is_set_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +144,8 @@ def test_the_memory_of_ones_own_redis_is_set_there(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("module", ["api.server", "common.process.embedded", "common.process.supervise"])
 def test_a_process_with_a_bad_setting_ends_with_one_sentence(module: str) -> None:
-    command = [sys.executable, "-m", module, "x", "--", "true"]
+    words = ["api"] if module == "api.server" else ["x", "--", "true"]
+    command = [sys.executable, "-m", module, *words]
     ended = subprocess.run(command, cwd=ROOT, env={"OMNI_PORT": "x", "PATH": ""}, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("configuration: OMNI_PORT='x' is refused") and ended.stderr.count("\n") == 1

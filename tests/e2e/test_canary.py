@@ -19,7 +19,7 @@ KEY = "sk-canary-key-51d2e8"
 @pytest.fixture
 def quiet(tmp_path):
     """An own instance, with an own key and machine-readable logs: it will be harmed."""
-    with RunningService(tmp_path, {"OMNI_API_KEYS": KEY, "OMNI_LOG_FORMAT": "json"}) as running:
+    with RunningService(tmp_path, {"OMNI_API_KEYS": KEY}) as running:
         running.key = KEY
         yield running.start().start("dashboard")
 

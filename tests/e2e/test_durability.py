@@ -443,7 +443,12 @@ def test_an_eviction_policy_that_deletes_jobs_refuses_to_start(stage: Harness) -
     try:
         command = [PYTHON, "-m", "tests.chaos.fake_worker"]
         ended = subprocess.run(
-            command, cwd=ROOT, env=stage.environment(stage.settings.redis), capture_output=True, text=True, timeout=30
+            command,
+            cwd=ROOT,
+            env=stage.environment(stage.settings.redis.url),
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
     finally:
         stage.redis.config_set("maxmemory-policy", "noeviction")

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from common.process.start import check
-from common.settings import DEMO_MODEL, Settings
+from common.settings import DEMO_MODEL, read_settings
 from tests.chaos.harness import wait_until
 from tests.service import ROOT, RunningService, free_port
 from tests.started import HONCHO, START, Started, end_all
@@ -98,7 +98,10 @@ def test_one_port_for_both_is_told_at_once(environment: dict[str, str]) -> None:
 
 def test_one_port_at_two_addresses_is_allowed(environment: dict[str, str]) -> None:
     port = int(environment["OMNI_PORT"])
-    check(Settings(_env_file=None, host="127.0.0.2", port=port, dashboard_port=port), ["api", "dashboard"])
+    check(
+        read_settings({"OMNI_HOST": "127.0.0.2", "OMNI_PORT": str(port), "OMNI_DASHBOARD_PORT": str(port)}),
+        ["api", "dashboard"],
+    )
 
 
 def test_a_process_that_the_procfile_does_not_have_is_told(environment: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from common.settings import Settings, SettingsError
+from common.settings import SettingsError, read_settings
 from common.tracing import traces_of
 from tests.service import RunningService
 
@@ -45,7 +45,7 @@ def collector():
 
 def test_a_job_is_one_trace_from_the_caller_to_the_last_token(collector, tmp_path):
     endpoint, spans = collector
-    with RunningService(tmp_path, {"OMNI_OTLP_ENDPOINT": endpoint}) as running:
+    with RunningService(tmp_path, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as running:
         running.start()
         with running.http() as http:
             body = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
@@ -67,7 +67,7 @@ def test_a_job_is_one_trace_from_the_caller_to_the_last_token(collector, tmp_pat
 
 
 def test_traces_are_off_by_default():
-    assert traces_of(Settings(_env_file=None), "api") is None
+    assert traces_of(read_settings({}), "api") is None
 
 
 def test_traces_without_their_packages_are_refused_with_what_to_install(monkeypatch):
@@ -75,4 +75,4 @@ def test_traces_without_their_packages_are_refused_with_what_to_install(monkeypa
 
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(SettingsError, match="pip install -r requirements-traces.txt"):
-        traces_of(Settings(_env_file=None, otlp_endpoint="http://127.0.0.1:1"), "api")
+        traces_of(read_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}), "api")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.settings import Settings
+from common.settings import read_settings
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker import device, ranks
 from worker.engine.step import run_step
@@ -73,7 +73,7 @@ def test_larger_steps_leave_less_for_the_cache(monkeypatch: pytest.MonkeyPatch) 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="OMNI_TENSOR_PARALLEL=2 needs as many GPUs; there are 1"):
-        ranks.our_ranks(Settings(tensor_parallel=2))
+        ranks.our_ranks(read_settings({"OMNI_TENSOR_PARALLEL": "2"}))
 
 
 def test_a_lost_gpu_is_no_requests_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from httpx2 import ConnectError, Request, Response
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file, save_file
 
-from common.settings import Settings
+from common.settings import read_settings
 from tests.models import FAMILIES, HYBRID_FAMILIES, SEQUENTIAL_FAMILIES, save_encoder, save_model
 from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker import follower
@@ -272,5 +272,5 @@ def test_a_rank_that_cannot_load_its_share_ends_all(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(follower.signal, "signal", lambda number, _: handlers.append(number))
     monkeypatch.setattr(follower, "load", load_nothing)
     with pytest.raises(SystemExit) as ended:
-        follower.run(Settings(_env_file=None), Ranks())
+        follower.run(read_settings({}), Ranks())
     assert ended.value.code == 2

@@ -46,15 +46,13 @@ class EngineConfig:
     @classmethod
     def of(cls, settings: Settings, num_ranks: int = 1) -> "EngineConfig":
         return cls(
-            max_num_seqs=settings.max_num_seqs,
-            max_model_len=settings.max_model_len,
-            max_step_tokens=settings.max_step_tokens,
-            device=settings.device,
-            dtype=settings.dtype,
-            threads=settings.threads,
-            quantization=quantization_named(settings.quantize),
-            speculate=settings.speculate,
-            overlap=settings.overlap,
+            max_num_seqs=settings.model.max_num_seqs,
+            max_model_len=settings.model.max_model_len,
+            device=settings.model.device,
+            dtype=settings.model.dtype,
+            threads=settings.model.threads,
+            quantization=quantization_named(settings.model.quantize),
+            speculate=settings.model.speculate,
             num_ranks=num_ranks,
         )
 

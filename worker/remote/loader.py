@@ -20,21 +20,26 @@ SAY_S = 10.0
 def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
     """Raises OSError or ValueError when OMNI_MODEL has no tokenizer or configuration. Waits for the server."""
     tell("tokenizer", 0.0)
-    tokenizer = AutoTokenizer.from_pretrained(settings.model)
-    model_config = AutoConfig.from_pretrained(settings.model)
+    tokenizer = AutoTokenizer.from_pretrained(settings.model.source)
+    model_config = AutoConfig.from_pretrained(settings.model.source)
     try:
-        generation_config = GenerationConfig.from_pretrained(settings.model)
+        generation_config = GenerationConfig.from_pretrained(settings.model.source)
     except OSError:  # many folders have none
         generation_config = GenerationConfig.from_model_config(model_config)
     card = describe(
-        settings.model, settings.served_names, tokenizer, model_config, generation_config, settings.max_model_len
+        settings.model.source,
+        settings.model.names,
+        tokenizer,
+        model_config,
+        generation_config,
+        settings.model.max_model_len,
     )
-    check_template(settings.model, card)
-    client = VllmClient(settings.engine_url, settings.engine_key)
+    check_template(settings.model.source, card)
+    client = VllmClient(settings.model.engine_url, settings.model.engine_key)
     served = wait_for(client, tell)
     card = replace(card, max_model_len=min(card.max_model_len, served.max_model_len or card.max_model_len))
     compiler = GrammarCompiler(Tokenizer.from_str(card.tokenizer), card.eos_token_ids, card.vocab_size)
-    return RemoteEngine(client, served, card, Tokenizer.from_str(card.tokenizer), compiler, settings.max_num_seqs)
+    return RemoteEngine(client, served, card, Tokenizer.from_str(card.tokenizer), compiler, settings.model.max_num_seqs)
 
 
 def wait_for(client: VllmClient, tell: OnProgress) -> Served:

@@ -5,11 +5,11 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from api.gate.cors import origin_pattern
-from common.settings import Settings
+from common.settings import read_settings
 
 
 def client(**changes: str) -> FlaskClient:
-    return create_app(Settings(_env_file=None, redis_url="unix:///nowhere.sock", **changes)).test_client()
+    return create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock", **changes})).test_client()
 
 
 def preflight(origin: str) -> dict[str, str]:
@@ -47,7 +47,7 @@ def test_an_answer_also_an_error_can_be_read_with_the_headers_that_clients_need(
 
 
 def test_the_operator_names_the_origins() -> None:
-    named = client(cors_origins="https://chat.example, http://10.0.0.5:8080/")
+    named = client(OMNI_CORS_ORIGINS="https://chat.example, http://10.0.0.5:8080/")
     for origin, granted in [
         ("https://chat.example", True),
         ("https://chat.example:8443", True),
@@ -60,7 +60,7 @@ def test_the_operator_names_the_origins() -> None:
 
 
 def test_no_origin_is_granted_when_none_is_named() -> None:
-    answer = client(cors_origins="").get("/livez", headers=preflight("http://localhost"))
+    answer = client(OMNI_CORS_ORIGINS="").get("/livez", headers=preflight("http://localhost"))
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
@@ -80,7 +80,7 @@ def test_no_origin_is_granted_when_none_is_named() -> None:
 )
 def test_a_star_grants_every_origin_of_the_web(origin: str, granted: bool) -> None:
     assert bool(origin_pattern("*").match(origin)) is granted
-    answer = client(cors_origins="*").get("/livez", headers={"Origin": origin})
+    answer = client(OMNI_CORS_ORIGINS="*").get("/livez", headers={"Origin": origin})
     assert ("Access-Control-Allow-Origin" in answer.headers) is granted
 
 

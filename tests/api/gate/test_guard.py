@@ -11,7 +11,7 @@ import pytest
 from api.app import create_app
 from api.gate.guard import allowed_hosts, host_name
 from api.server import server_of
-from common.settings import Settings
+from common.settings import read_settings
 from tests.service import RunningService
 
 OPEN = {
@@ -21,7 +21,7 @@ OPEN = {
 
 @pytest.fixture
 def app(valkey_url, redis):
-    return create_app(Settings(_env_file=None, redis_url=valkey_url))
+    return create_app(read_settings({"REDIS_URL": valkey_url}))
 
 
 def test_every_route_but_health_and_the_page_needs_a_key(app):
@@ -143,14 +143,14 @@ def test_a_body_that_drips_is_cut_off_and_others_are_not_kept_waiting(service: R
     ],
 )
 def test_the_default_key_on_an_open_address_is_warned_of(caplog, host, keys, warns):
-    settings = Settings(_env_file=None, host=host, api_keys=keys)
+    settings = read_settings({"OMNI_HOST": host, "OMNI_API_KEYS": keys})
     with caplog.at_level("WARNING"):
         server_of(settings, is_dashboard=False, listen_fd=None, watch_fd=None)
     assert ("public default" in caplog.text) == warns
 
 
 def test_an_open_redis_is_warned_of_at_the_start(caplog):
-    settings = Settings(_env_file=None, redis_url="redis://10.0.0.5")
+    settings = read_settings({"REDIS_URL": "redis://10.0.0.5"})
     with caplog.at_level("WARNING"):
         server_of(settings, is_dashboard=False, listen_fd=None, watch_fd=None)
     assert "10.0.0.5 without a password" in caplog.text
@@ -180,7 +180,7 @@ def test_a_transfer_coding_that_is_not_undone_is_refused(service: RunningService
 
 
 def test_hosts_are_named_in_any_case():
-    hosts = allowed_hosts(Settings(_env_file=None, allowed_hosts="Example.ORG"))
+    hosts = allowed_hosts(read_settings({"OMNI_ALLOWED_HOSTS": "Example.ORG"}))
     assert host_name("EXAMPLE.org:8000") in hosts
 
 

@@ -14,7 +14,7 @@ from common.errors import OmniError
 from common.redis.snapshot import take_snapshot
 from common.redis.store import Store
 from common.redis.submission import Submission
-from common.settings import Settings
+from common.settings import read_settings
 from common.wire import GenerationRequest, SamplingParams
 from tests.service import RunningService
 from worker.jobs.ledger import Ledger
@@ -70,7 +70,7 @@ def test_a_worker_that_loads_says_how_far_it_is(store, redis):
 
 
 def test_all_viewers_of_a_process_share_one_snapshot(valkey_url, redis):
-    service = build_service(Settings(_env_file=None, redis_url=valkey_url))
+    service = build_service(read_settings({"REDIS_URL": valkey_url}))
     board = Board(service)
     first = board.frame()
     num_commands = redis.info("stats")["total_commands_processed"]
@@ -106,7 +106,8 @@ def test_static_files_end_at_their_folder(service: RunningService):
 
 
 def test_an_ordinary_key_is_no_operator_off_loopback(valkey_url, redis):
-    settings = Settings(_env_file=None, redis_url=valkey_url, host="0.0.0.0", api_keys="a", admin_keys="b")
+    keys = {"OMNI_API_KEYS": "a", "OMNI_ADMIN_KEYS": "b"}
+    settings = read_settings({"REDIS_URL": valkey_url, "OMNI_HOST": "0.0.0.0"} | keys)
     service = build_service(settings)
 
     def request(key):

@@ -7,9 +7,9 @@ import pytest
 from api.app import create_app
 from api.operator.openapi import METHODS, PAGES, path_of
 from api.operator.operations import DESCRIBED
-from common.settings import Settings
+from common.settings import read_settings
 
-APP = create_app(Settings(_env_file=None, redis_url="unix:///nowhere.sock"))
+APP = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"}))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from common.process import embedded
 from common.process.append_only import append_always, mend, mend_file, sync
-from common.settings import Settings
+from common.settings import read_settings
 
 COMMAND = b"*2\r\n$3\r\nGET\r\n$6\r\na\r\n\0\0\0\r\n"  # zero bytes after a line's end, inside of a value
 
@@ -48,12 +48,12 @@ class Valkey:
     """An embedded one that can be killed and started again; what it keeps stays."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data_dir=folder, redis_url="", _env_file=None)
-        self.redis: Redis = Redis.from_url(self.settings.redis)
+        self.settings = read_settings({"OMNI_DATA_DIR": str(folder), "REDIS_URL": ""})
+        self.redis: Redis = Redis.from_url(self.settings.redis.url)
 
     def start(self, *options: str, environment: Mapping[str, str] = os.environ) -> None:
         """Without `mend`, which the tests do themselves. Raises AssertionError when it ends at once."""
-        Path(self.settings.socket_path).unlink(missing_ok=True)
+        Path(self.settings.redis.socket_path).unlink(missing_ok=True)
         command = [*embedded.command(self.settings), *options]
         self.process = subprocess.Popen(command, env=environment, restore_signals=False)
         self.wait_for(self.redis.ping)
@@ -89,7 +89,7 @@ class Valkey:
 
     def fill_and_free_the_disk(self, number: int) -> None:
         """A value that is half-written at first, and one that is written when there is room again."""
-        file = max(self.settings.data_dir.glob("appendonlydir/*.incr.aof"))
+        file = max(self.settings.redis.data_dir.glob("appendonlydir/*.incr.aof"))
         self.may_write(file.stat().st_size + 500)
         self.redis.set(f"within {number}", "x" * 3000)
         self.wait_for(lambda: self.persistence("aof_last_write_status") == "err")
@@ -111,7 +111,7 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 @only_linux
 def test_nothing_acknowledged_is_lost_when_the_disk_is_full_again_and_again(valkey: Valkey) -> None:
     valkey.rewrite()
-    append_always(valkey.process.pid, valkey.settings.data_dir)
+    append_always(valkey.process.pid, valkey.settings.redis.data_dir)
     for number in range(3):
         valkey.fill_and_free_the_disk(number)
     valkey.kill()
@@ -128,7 +128,7 @@ def test_without_appending_commands_are_lost_and_valkey_refuses_to_start(valkey:
     valkey.kill()
     with pytest.raises(AssertionError, match="does not start"):
         valkey.start()
-    mend(valkey.settings.data_dir)
+    mend(valkey.settings.redis.data_dir)
     valkey.start()
     assert valkey.redis.dbsize() == 4
 
@@ -138,7 +138,7 @@ def test_a_hole_is_mended_and_nothing_is_lost(valkey: Valkey) -> None:
     valkey.rewrite()
     valkey.fill_and_free_the_disk(0)
     valkey.kill()
-    mend(valkey.settings.data_dir)
+    mend(valkey.settings.redis.data_dir)
     valkey.start()
     assert sorted(valkey.redis.keys()) == [b"after 0", b"within 0"]
 

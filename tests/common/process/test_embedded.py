@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from common.process.embedded import MAX_PAUSE_S, Endings
-from common.settings import ROOT, Settings
+from common.settings import ROOT, read_settings
 from tests.chaos.harness import wait_until
 
 Start = Callable[..., "Embedded"]
@@ -23,8 +23,8 @@ class Embedded:
     """`python -m common.process.embedded` in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data_dir=folder, redis_url="", _env_file=None)
-        self.redis: Redis = Redis.from_url(self.settings.redis)
+        self.settings = read_settings({"OMNI_DATA_DIR": str(folder), "REDIS_URL": ""})
+        self.redis: Redis = Redis.from_url(self.settings.redis.url)
         self.output = folder.with_suffix(f".{time.monotonic_ns()}")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNI_")}
         with self.output.open("wb") as output:
@@ -75,12 +75,12 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 def test_a_second_one_ends_with_one_sentence_and_changes_nothing(start: Start) -> None:
     first = start().wait_up()
     first.redis.set("kept", "yes")
-    before = files(first.settings.data_dir)
+    before = files(first.settings.redis.data_dir)
     second = start()
     assert second.process.wait(20) == 2
     [sentence] = second.said().splitlines()
-    assert f"OMNI_DATA_DIR={first.settings.data_dir} is in use by process {first.process.pid}" in sentence
-    assert files(first.settings.data_dir) == before
+    assert f"OMNI_DATA_DIR={first.settings.redis.data_dir} is in use by process {first.process.pid}" in sentence
+    assert files(first.settings.redis.data_dir) == before
     assert first.redis.get("kept") == b"yes"
 
 
@@ -99,7 +99,7 @@ def test_nobody_follows_while_the_valkey_of_a_dead_parent_still_ends(start: Star
     first = start().wait_up()
     first.redis.set("kept", "yes")
     [stale] = first.servers()
-    socket = first.settings.socket_path.stat().st_ino
+    socket = first.settings.redis.socket_path.stat().st_ino
     stale.suspend()  # it takes its time to end
     first.process.kill()
     first.process.wait()
@@ -108,7 +108,7 @@ def test_nobody_follows_while_the_valkey_of_a_dead_parent_still_ends(start: Star
         with pytest.raises(subprocess.TimeoutExpired):
             second.process.wait(3)
         assert not second.servers()
-        assert first.settings.socket_path.stat().st_ino == socket
+        assert first.settings.redis.socket_path.stat().st_ino == socket
     finally:
         stale.resume()
     second.wait_up()
@@ -118,11 +118,11 @@ def test_nobody_follows_while_the_valkey_of_a_dead_parent_still_ends(start: Star
 def test_a_valkey_that_has_no_lock_keeps_its_socket(start: Start, tmp_path: Path) -> None:
     """It is an older version's, or somebody removed the lock's file."""
     first = start().wait_up()
-    (first.settings.data_dir / "lock").unlink()
+    (first.settings.redis.data_dir / "lock").unlink()
     second = start()
     assert second.process.wait(20) == 2
     [sentence] = second.said().splitlines()
-    assert f"OMNI_DATA_DIR={first.settings.data_dir} is in use by a Valkey" in sentence
+    assert f"OMNI_DATA_DIR={first.settings.redis.data_dir} is in use by a Valkey" in sentence
     assert first.redis.ping()
 
 
@@ -148,11 +148,11 @@ def test_a_file_that_valkey_refuses_is_tried_ever_more_rarely_told_once_and_left
     one.redis.set("kept", "yes")
     one.process.terminate()
     one.process.wait(15)
-    [path] = one.settings.data_dir.glob("appendonlydir/*.incr.aof")
+    [path] = one.settings.redis.data_dir.glob("appendonlydir/*.incr.aof")
     sound = path.read_bytes()
     damaged = sound + b"this is no command\r\n" + sound
     path.write_bytes(damaged)
-    log = one.settings.data_dir / "valkey.log"
+    log = one.settings.redis.data_dir / "valkey.log"
     log.unlink()
     other = start()
     wait_until(lambda: log.read_text().count("Bad file format") >= 4)
@@ -167,7 +167,7 @@ def test_a_file_that_valkey_refuses_is_tried_ever_more_rarely_told_once_and_left
 
 def test_the_pauses_between_refusals_grow_and_a_kill_is_answered_at_once(tmp_path: Path) -> None:
     now = 0.0
-    endings = Endings(Settings(data_dir=tmp_path, redis_url="", _env_file=None), clock=lambda: now)
+    endings = Endings(read_settings({"OMNI_DATA_DIR": str(tmp_path), "REDIS_URL": ""}), clock=lambda: now)
     pauses = [endings.pause_after(1) for _ in range(20)]
     assert pauses == sorted(pauses) and pauses[-1] == MAX_PAUSE_S
     assert endings.pause_after(-9) < 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.settings import Settings
+from common.settings import read_settings
 from common.wire import Delta, Event, Failed, Finished, LoggedChoice
 from tests.fake_vllm import FakeVllm, next_token
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
@@ -62,7 +62,9 @@ class Remote:
 
 @pytest.fixture
 def remote(server: FakeVllm, model_folder: ModelFolder) -> Iterator[Remote]:
-    settings = Settings(model=str(model_folder()), engine=f"vllm+{server.url}", max_num_seqs=8)
+    settings = read_settings(
+        {"OMNI_MODEL": str(model_folder()), "OMNI_ENGINE": f"vllm+{server.url}", "OMNI_MAX_NUM_SEQS": "8"}
+    )
     engine = connect_engine(settings, lambda stage, share: None)
     engine.warm_up(lambda stage, share: None)
     server.asked.clear()
