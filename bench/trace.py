@@ -22,7 +22,7 @@ API: tuple[Place, ...] = (
     ("parse", "api.jobs.call", "parse"),
     ("prompt", "api.prompt.encoder", "PromptEncoder.encode_chat"),
     ("submit", "common.redis.store", "Store.submit"),
-    ("hub", "api.jobs.hub", "EventHub.hear"),
+    ("hub", "api.jobs.hub", "EventHub.dispatch"),
     ("chunks", "api.chat.chunks", "ChatChunks.feed"),
     ("frame", "api.jobs.sse", "frame"),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.jobs.endpoint import Endpoint, Progress, Unfinished, unfinished_completion
+from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished, unfinished_completion
 from api.process.offload import offload
 from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries, usage_of
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
@@ -170,7 +170,7 @@ def tool_calls_of(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     return calls
 
 
-def unfinished_chat(meta: ChatMeta, progress: Progress) -> Unfinished:
+def unfinished_chat(meta: ChatMeta, progress: AnswerProgress) -> Unfinished:
     return unfinished_completion(meta, progress, "chat.completion")
 
 

@@ -1,0 +1,1 @@
+"""/v1/completions: one job per prompt."""

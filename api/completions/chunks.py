@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from api.jobs.endpoint import Endpoint, Progress, Unfinished, unfinished_completion
+from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished, unfinished_completion
 from api.reading.choice import TokenDecoder
 from api.request.response_meta import ResponseMeta
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
@@ -209,7 +209,7 @@ class TextCompletion:
         return cursor.head() | {"choices": choices, "usage": total_usage(cursor.ends)}
 
 
-def unfinished_text(meta: CompletionMeta, progress: Progress) -> Unfinished:
+def unfinished_text(meta: CompletionMeta, progress: AnswerProgress) -> Unfinished:
     return unfinished_completion(meta, progress, "text_completion")
 
 

@@ -1,0 +1,1 @@
+"""A job's life in the API process: enqueue it, receive its events, respond with them."""

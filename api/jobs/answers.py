@@ -1,8 +1,9 @@
-"""A job's events -> an HTTP answer: an SSE stream or one JSON body. Also decides what a caller's leaving means."""
+"""A job's events -> an SSE stream, or one folded body. Cancels the job when its last client disconnects."""
 
 import errno
 import logging
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 
 from flask import Request, Response
@@ -15,8 +16,8 @@ from api.jobs.dialects import OPENAI, Dialect
 from api.jobs.endpoint import Completion
 from api.jobs.frames import Chunks, Frames
 from api.jobs.generation import REWOUND, ClientGone, Closing, Idle, Notice, Queued, events, logged
-from api.jobs.hub import Reader
 from api.jobs.service import Service
+from api.jobs.subscription import Subscription
 from common.errors import Conflict, OmniError, Restarting
 from common.redis import keys
 from common.redis.job_log import LogEntry
@@ -26,17 +27,20 @@ logger = logging.getLogger("omni.api")
 
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAULT = "The server failed in an unexpected way; its log says more."
-SSE_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",
-}
+SSE_HEADERS = MappingProxyType(
+    {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",
+    }
+)
 
 
 class Answer:
-    """One caller's wait for one job, or for several read one after the other.
+    """One client's wait for a job, or for several jobs that are read one after the other.
 
-    Open it before the job is submitted, so that nothing is missed. Raises Restarting when this process is leaving.
+    Open it before the jobs are submitted (`is_new`), so that no entry is missed. Raises Restarting when this process is
+    about to stop. `is_background`: the jobs go on when the client disconnects.
     """
 
     def __init__(
@@ -49,25 +53,25 @@ class Answer:
         self.takes_interim = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
         self.is_head = request.method == "HEAD"
         self.is_background = is_background
-        self.readers: list[Reader] = [service.hub.open(job_id) for job_id in job_ids]
-        self.is_new = is_new  # not submitted yet, so that nothing can have been missed
-        self._at = (0, 0)  # the reader that is read first, and after which of its rows
+        self.subscriptions: list[Subscription] = [service.hub.subscribe(job_id) for job_id in job_ids]
+        self.is_new = is_new
+        self._at = (0, 0)  # where to begin: number of the job, and seq in its log
 
     @property
     def job_id(self) -> str:
-        """The id by which the whole answer is known."""
-        return self.readers[0].job_id
+        """Id of the whole answer."""
+        return self.subscriptions[0].job_id
 
     def attach(self, *job_ids: str) -> None:
         """Read other jobs instead: those that the Idempotency-Key was used for before."""
         self.close()
-        self.readers = [self.service.hub.open(job_id) for job_id in job_ids]
+        self.subscriptions = [self.service.hub.subscribe(job_id) for job_id in job_ids]
         self.is_new = False
 
     def close(self) -> None:
         """Unsubscribe. The jobs go on."""
-        for reader in self.readers:
-            self.service.hub.close(reader)
+        for subscription in self.subscriptions:
+            self.service.hub.unsubscribe(subscription)
 
     def stream(self, chunks: Chunks, dialect: Dialect = OPENAI, *, after: int = 0, with_ids: bool = False) -> Response:
         """SSE of all chunks with a number above `after`. Raises Conflict when the jobs ended before."""
@@ -84,8 +88,8 @@ class Answer:
 
     def fold(self, completion: Completion) -> None:
         """Feed every event up to the end. Raises ClientGone, or Restarting when this process stops."""
-        for reader in self.readers:
-            reader.is_for_the_whole = True
+        for subscription in self.subscriptions:
+            subscription.waits_for_end = True
         try:
             with watching(self.client, self._client_gone, self._write_interim):
                 for item in self._events():
@@ -94,58 +98,58 @@ class Answer:
                     elif isinstance(item, Closing):
                         raise self._restarting()
         except ClientGone:
-            self._cancel_if_alone()
+            self._cancel_unless_shared()
             raise
         finally:
             self.close()
 
     def _catch_up(self, frames: Frames) -> bytes:
-        """Make what the caller has seen again, so that the rest can follow; returns what the last event adds to it.
+        """Replay the chunks that the client has received; returns the frames of the last event that are new to it.
 
-        A job that goes on may not have come so far yet: the rest is made up for while it is followed.
+        If the log is still shorter than that, the replay goes on with the live entries.
         """
-        said = b""
-        for number, row in self._logged() if frames.is_behind else ():
-            said = frames.feed(row.event)
-            is_over = isinstance(row.event, Finished)
-            self._at = (number + 1, 0) if is_over else (number, row.seq)
-            if isinstance(row.event, Failed):
-                self._at = (len(self.readers), 0)
+        new = b""
+        for number, entry in self._logged() if frames.is_behind else ():
+            new = frames.feed(entry.event)
+            is_over = isinstance(entry.event, Finished)
+            self._at = (number + 1, 0) if is_over else (number, entry.seq)
+            if isinstance(entry.event, Failed):
+                self._at = (len(self.subscriptions), 0)
             if not frames.is_behind:
-                return said
-        if frames.is_behind and self._at[0] == len(self.readers):
+                return new
+        if frames.is_behind and self._at[0] == len(self.subscriptions):
             raise Conflict(REWOUND, code="stream_rewound")
-        return said
+        return new
 
     def _logged(self) -> Iterator[tuple[int, LogEntry]]:
-        """What the logs hold now, one job after the other, up to the first that has not ended well."""
-        for number, reader in enumerate(self.readers):
-            row = None
-            for row in logged(self.service.store, reader.job_id):
-                yield number, row
-            if row is None or not isinstance(row.event, Finished):
+        """The entries that the logs hold now, one job after the other, up to the first that has not finished."""
+        for number, subscription in enumerate(self.subscriptions):
+            entry = None
+            for entry in logged(self.service.store, subscription.job_id):
+                yield number, entry
+            if entry is None or not isinstance(entry.event, Finished):
                 return
 
     def _stream(self, frames: Frames, first: bytes) -> Iterator[bytes]:
-        is_left = True
+        is_aborted = True
         try:
-            with watching(self.client, self._client_gone, self._speak):
-                yield first  # even if it is empty: the headers leave with it
+            with watching(self.client, self._client_gone, self._probe):
+                yield first  # even if it is empty: gunicorn sends the headers with it
                 yield from self._rest(frames)
-                is_left = False
-        except ClientGone:  # never a clean end: should it still read, it must not take this for a whole answer
-            raise ConnectionResetError(errno.ECONNRESET, "the caller has left") from None
+                is_aborted = False
+        except ClientGone:  # not a clean end: a client that still reads must not take this for the whole answer
+            raise ConnectionResetError(errno.ECONNRESET, "the client disconnected") from None
         finally:
-            if is_left and not self.readers[0].is_closing:
-                self._cancel_if_alone()
+            if is_aborted and not self.subscriptions[0].is_closing:
+                self._cancel_unless_shared()
             self.close()
 
     def _rest(self, frames: Frames) -> Iterator[bytes]:
-        """Whatever happens, a stream ends with its job's end or with an error, or says that it can be resumed."""
+        """Ends with the end of the job, with an error, or with a frame that says the stream can be resumed."""
         try:
             for item in self._events():
                 if isinstance(item, Closing):
-                    yield frames.leaving(self._restarting())
+                    yield frames.closing(self._restarting())
                     return
                 yield frames.feed(item.event) if isinstance(item, LogEntry) else self._notice(item)
             if frames.is_behind:
@@ -155,7 +159,7 @@ class Answer:
         except OmniError as error:
             yield frames.failure(error)
         except Exception:
-            logger.exception("a stream failed in a way that is our fault")
+            logger.exception("a stream failed unexpectedly")
             yield frames.failure(OmniError(FAULT))
         yield frames.ending()
 
@@ -172,45 +176,43 @@ class Answer:
         return sse.comment("keep-alive")
 
     def _events(self) -> Iterator[LogEntry | Notice]:
-        """All jobs' events, one job after the other, up to the first failure, which ends the rest."""
+        """All jobs' entries, one job after the other. The first failure cancels the jobs after it."""
         first, seq = self._at
-        for number, reader in enumerate(self.readers[first:], first + 1):
+        for number, subscription in enumerate(self.subscriptions[first:], first + 1):
             after, seq = seq, 0
-            for item in events(self.service.store, reader, after, is_new=self.is_new):
+            for item in events(self.service.store, subscription, after, is_new=self.is_new):
                 yield item
                 if isinstance(item, Closing):
                     return
                 if isinstance(item, LogEntry) and isinstance(item.event, Failed):
-                    for other in self.readers[number:]:
+                    for other in self.subscriptions[number:]:
                         self._cancel(other.job_id, "cancelled", "Another prompt of the same request failed.")
                     return
 
-    def _speak(self) -> None:
-        for reader in self.readers:
-            reader.speak()
+    def _probe(self) -> None:
+        for subscription in self.subscriptions:
+            subscription.probe()
 
     def _write_interim(self) -> None:
-        """What may be sent before an answer, any number of times (RFC 9110, 15.2), but not to HTTP/1.0."""
+        """An interim response: allowed any number of times before the answer (RFC 9110, 15.2), except to HTTP/1.0."""
         if not self.takes_interim:
             raise ConnectionResetError
         self.client.sendall(INTERIM)
 
     def _client_gone(self) -> None:
-        for reader in self.readers:
-            reader.client_gone()
+        for subscription in self.subscriptions:
+            subscription.client_gone()
 
-    def _cancel_if_alone(self) -> None:
-        """The caller left: jobs that nobody else reads here are ended, unless they were asked to go on alone."""
+    def _cancel_unless_shared(self) -> None:
+        """The client disconnected: cancel the jobs that no other request of this process waits for."""
         if self.is_background:
             return
-        for reader in self.readers:
-            if self.service.hub.close(reader):
-                self._cancel(reader.job_id, "client_gone", "The caller closed the connection.")
+        for subscription in self.subscriptions:
+            if self.service.hub.unsubscribe(subscription):
+                self._cancel(subscription.job_id, "client_gone", "The caller closed the connection.")
 
     def _cancel(self, job_id: str, code: str, message: str) -> None:
         try:
             self.service.store.cancel(job_id, code=code, message=message)
         except RedisError as error:
-            logger.warning(
-                "a job could not be cancelled now (%s); it ends when its reader has been away for long", error
-            )
+            logger.warning("a job could not be cancelled now (%s); it expires without a reader", error)

@@ -1,4 +1,4 @@
-"""How each family of streams looks on the wire, beside its chunks."""
+"""Wire format of each family of streams, apart from its chunks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from common.errors import OmniError
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Frames that are not chunks, and what surrounds the chunks."""
+    """Frames that are not chunks, and the SSE fields around the chunks."""
 
-    failure: Callable[[OmniError, int], dict[str, Any]]  # of an error, after so many chunks
+    failure: Callable[[OmniError, int], dict[str, Any]]  # the error, and the number of chunks before it -> error frame
     has_failure_chunks: bool = False  # a chunk reports that the job failed; else a frame of its own does
     names_events: bool = False  # each chunk's type is also its SSE event's name
     numbers_events: bool = False  # chunks have a `sequence_number`, so that resuming needs no `id:` lines
@@ -25,13 +25,13 @@ def _openai_error(error: OmniError, _: int) -> dict[str, Any]:
 
 
 def _response_error(error: OmniError, num_chunks: int) -> dict[str, Any]:
-    """The documented event, and the same under `error`, as OpenAI's server sends it and its SDKs raise it.
+    """The documented event, with the same fields under `error`, where OpenAI's SDKs look for them.
 
-    Its number is that of the last event before it, after which a caller can go on.
+    Its `sequence_number` is that of the last event before it, after which a client can resume.
     """
-    said = {"code": error.code, "message": error.message, "param": error.param}  # a code is a text here
-    nested = _openai_error(error, num_chunks)["error"] | said
-    return {"type": "error", "sequence_number": max(num_chunks - 1, 0), **said, "error": nested}
+    fields = {"code": error.code, "message": error.message, "param": error.param}  # `code` is a string here
+    nested = _openai_error(error, num_chunks)["error"] | fields
+    return {"type": "error", "sequence_number": max(num_chunks - 1, 0), **fields, "error": nested}
 
 
 def _messages_error(error: OmniError, _: int) -> dict[str, Any]:

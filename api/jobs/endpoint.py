@@ -26,7 +26,7 @@ class Completion(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class AnswerProgress:
     """How far an answer's jobs are, before their end."""
 
     status: Literal["queued", "in_progress", "cancelled"] = "queued"
@@ -41,10 +41,10 @@ class Endpoint(Generic[MetaT]):
     completion: Callable[[MetaT, TokenDecoder], Completion]
     chunks: Callable[[MetaT, TokenDecoder], Chunks] | None = None  # None: never streamed
     dialect: Dialect = OPENAI
-    unfinished: Callable[[MetaT, Progress], Unfinished] | None = None  # None: always answers with the end
+    unfinished: Callable[[MetaT, AnswerProgress], Unfinished] | None = None  # None: always answers with the end
 
 
-def unfinished_completion(meta: ResponseMeta, progress: Progress, object_name: str) -> Unfinished:
+def unfinished_completion(meta: ResponseMeta, progress: AnswerProgress, object_name: str) -> Unfinished:
     """OpenAI's completion object without choices, and how far it is."""
     body = {
         "id": meta.id,

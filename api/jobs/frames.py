@@ -1,4 +1,4 @@
-"""One stream's frames: chunks numbered in log order, errors, and what ends it. Pure."""
+"""The SSE frames of one stream: chunks numbered in log order, errors, and the ending. Pure."""
 
 from typing import Any, Protocol
 
@@ -11,17 +11,17 @@ RESUME_MS = 1000
 
 
 class Chunks(Protocol):
-    """Events to chunks, in log order from the first event."""
+    """Turns events into chunks. Fed every event once, in log order."""
 
     def opening(self) -> list[dict[str, Any]]:
-        """What can be said before anything has happened."""
+        """Chunks that need no event."""
         ...
 
     def feed(self, event: Event) -> list[dict[str, Any]]: ...
 
 
 class Frames:
-    """Chunks with a number up to `after` are counted and not sent. `id:` and `retry:` lines go only to who asked."""
+    """Chunks numbered up to `after` are counted and not sent. `id:` and `retry:` lines are sent only `with_ids`."""
 
     def __init__(self, chunks: Chunks, dialect: Dialect, after: int = 0, *, with_ids: bool = False) -> None:
         self._chunks = chunks
@@ -32,39 +32,39 @@ class Frames:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the caller has seen chunks that were not made here yet."""
+        """Whether the client has received chunks that have not been replayed here yet."""
         return self._num_made < self._after
 
     def opening(self) -> bytes:
         return self._numbered(self._chunks.opening())
 
     def feed(self, event: Event) -> bytes:
-        """All frames of one event together: each write wakes the caller.
+        """All frames of one event, to be written at once: each write wakes the client.
 
-        One that has seen more than there is up to a failure is told that instead.
+        The failure of a job is left out for a client that is ahead of the log; the stream reports that instead.
         """
-        said = self._numbered(self._chunks.feed(event))
+        frames = self._numbered(self._chunks.feed(event))
         if isinstance(event, Failed) and not self._dialect.has_failure_chunks and not self.is_behind:
-            said += self.failure(JobFailed(event.message, code=event.code))
-        return said
+            frames += self.failure(JobFailed(event.message, code=event.code))
+        return frames
 
     def failure(self, error: OmniError) -> bytes:
-        """An error that no client takes for an answer's end; it has no number, so nobody resumes after it."""
+        """An error frame. It has no number, so no client resumes after it."""
         data = self._dialect.failure(error, max(self._num_made, self._after))
         return sse.frame(data, event=data["type"] if self._dialect.names_events else None)
 
-    def leaving(self, error: OmniError) -> bytes:
-        """The last words of a process that leaves: who resumes by numbers comes back, anybody else has an error."""
+    def closing(self, error: OmniError) -> bytes:
+        """The last frame of a process that stops: a client that resumes by ids reconnects, any other gets an error."""
         return sse.retry(RESUME_MS) if self._with_ids else self.failure(error)
 
     def ending(self) -> bytes:
         return self._dialect.ending
 
     def _numbered(self, chunks: list[dict[str, Any]]) -> bytes:
-        said = b""
+        frames = b""
         for chunk in chunks:
             self._num_made += 1
             if self._num_made > self._after:
                 number = self._num_made if self._with_ids else None
-                said += sse.frame(chunk, number, chunk["type"] if self._dialect.names_events else None)
-        return said
+                frames += sse.frame(chunk, number, chunk["type"] if self._dialect.names_events else None)
+        return frames

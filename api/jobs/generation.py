@@ -1,6 +1,6 @@
-"""submit(request) -> job; events(job, after) -> its events, live and from the log. Enqueue and read live here.
+"""submit(submission) -> job; events(job, after) -> its log entries, live and from the log.
 
-RQ is known only here and in worker/jobs/omni_worker.py.
+The only file of the API that builds RQ jobs.
 """
 
 import time
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from api.jobs.hub import Reader
+from api.jobs.subscription import Subscription
 from api.request.response_meta import job_ids
 from common.errors import Conflict, NotFound, Unavailable
 from common.quota import Enqueued
@@ -26,40 +26,40 @@ from common.redis.store import Store
 from common.redis.submission import Submission
 from common.wire import Failed, Finished
 
-PAGE_ROWS = 64  # read from a log at once
-LAG_S = 0.1  # so long live rows may be behind a look at the log
+PAGE_ENTRIES = 64  # read from a log at once
+LAG_S = 0.1  # grace period before a missing entry is read from the log
 REWOUND = (
     "The answer of this job has fewer events than 'starting_after' says were already sent; begin again without it."
 )
-SILENCE_S = 15.0  # after so long without news a reader is given an Idle, which becomes a keep-alive
+KEEP_ALIVE_S = 15.0  # send a keep-alive after this long without an event
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The job waits; `position` 0 is next in line."""
+    """The job waits; position 0 is the head of the queue."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing to say for a while."""
+    """No event for KEEP_ALIVE_S, or the connection is to be probed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """This process is leaving: the client should come back, to any process, and go on from where it is."""
+    """This process is stopping: the client can resume at any other one."""
 
 
 Notice = Queued | Idle | Closing
 
 
 class ClientGone(Exception):
-    """The caller closed the connection."""
+    """The client closed the connection."""
 
 
 def rq_job(redis: "Redis", job_id: str, queue: str) -> dict[str, Any]:
-    """RQ's own record of the job: its id and nothing of the user's text."""
+    """RQ's own record of the job. Holds its id, and no text of the user."""
     job = Job.create(
         keys.TASK,
         args=[job_id],
@@ -84,9 +84,9 @@ def submit(store: Store, submission: Submission) -> Enqueued:
 
 
 def submit_all(store: Store, submissions: Sequence[Submission]) -> Enqueued:
-    """Enqueue the jobs of one answer, all or none; returns the answer's id, an older one for a known Idempotency-Key.
+    """Enqueue the jobs of one answer, all or none. The result has the answer's id, an older one for a known key.
 
-    In that case jobs that are missing, because a process died between two of them, are enqueued now.
+    An older answer may lack jobs, if a process died between two of them; these are enqueued now.
     """
     first = submissions[0].request.id
     enqueued = submit(store, submissions[0])
@@ -105,96 +105,97 @@ def submit_all(store: Store, submissions: Sequence[Submission]) -> Enqueued:
 
 
 def unavailable(error: RedisError) -> Unavailable:
-    """The 503 for a Redis that is away or full; re-raises what waiting would not cure."""
+    """The 503 for a Redis that is away or full. Raises the error itself if waiting would not cure it."""
     if not is_passing(error):
         raise error
     return Unavailable("Redis cannot take requests now (it is away, loading or full); try again soon.")
 
 
-def events(store: Store, reader: Reader, after: int, *, is_new: bool) -> Iterator[LogEntry | Notice]:
-    """Every row with seq > `after`, once and in order, up to and including the last; notices in between.
+def events(store: Store, subscription: Subscription, after: int, *, is_new: bool) -> Iterator[LogEntry | Notice]:
+    """Every log entry with seq > `after`, once and in order, up to and including the last; notices in between.
 
-    The reader must have been opened before the job was submitted (`is_new`) or the log is read first. Redis may go away
-    meanwhile: the reader waits. Raises ClientGone, NotFound when the job is unknown, Conflict when its log was rewound.
+    `is_new`: the subscription is older than the job, so that no entry can be missed; otherwise the log is read first.
+    Waits while Redis is away. Raises ClientGone, NotFound for an unknown job, Conflict when the log was rewound.
     """
     seq, must_read = after, not is_new
     while True:
-        rows = _from_log(store, reader.job_id, seq) if must_read else reader.take()
-        must_read = must_read and bool(rows)
-        for row in rows:
-            if row.seq <= seq:
+        entries = _from_log(store, subscription.job_id, seq) if must_read else subscription.take()
+        must_read = must_read and bool(entries)
+        for entry in entries:
+            if entry.seq <= seq:
                 continue
-            if row.seq > seq + 1:
+            if entry.seq > seq + 1:
                 must_read = True
                 break
-            seq = row.seq
-            yield row
-            if isinstance(row.event, (Finished, Failed)):
+            seq = entry.seq
+            yield entry
+            if isinstance(entry.event, (Finished, Failed)):
                 return
-        if rows:
-            reader.told_at = time.monotonic()
-            if not reader.is_closing:  # rows may come faster than they are taken
+        if entries:
+            subscription.last_sent = time.monotonic()
+            if not subscription.is_closing:  # entries may arrive faster than they are taken
                 continue
-        if reader.is_client_gone:
+        if subscription.is_client_gone:
             raise ClientGone
-        if reader.is_closing:
+        if subscription.is_closing:
             yield Closing()
             return
-        must_read, notice = _wait(store, reader, seq)
+        must_read, notice = _wait(store, subscription, seq)
         if notice is not None:
             yield notice
 
 
 def logged(store: Store, job_id: str) -> Iterator[LogEntry]:
-    """The rows that the job's log holds now. Raises RedisError."""
+    """The entries that the job's log holds now. Raises RedisError."""
     seq = 0
-    while rows := store.log.entries(job_id, after=seq, count=PAGE_ROWS):
-        yield from rows
-        seq = rows[-1].seq
+    while entries := store.log.entries(job_id, after=seq, count=PAGE_ENTRIES):
+        yield from entries
+        seq = entries[-1].seq
         gevent.sleep(0)  # as in _from_log
 
 
-def _wait(store: Store, reader: Reader, seq: int) -> tuple[bool, Notice | None]:
-    """Sleep until there is news. Returns whether the log must be read, and what to tell the caller."""
-    is_behind = reader.look.num_entries > seq  # the missing rows may be on their way, or lost
-    is_awake = reader.wake.wait(LAG_S if is_behind else None)  # the sweep wakes too: a timer for each row would be dear
-    reader.wake.clear()
+def _wait(store: Store, subscription: Subscription, seq: int) -> tuple[bool, Notice | None]:
+    """Sleep until something happens. Returns whether the log must be read, and a notice for the client."""
+    is_behind = subscription.status.num_entries > seq  # the missing entries may be on their way, or lost
+    # Without a timer the sweep wakes it up every second; a timer per entry would cost too much.
+    is_awake = subscription.wake.wait(LAG_S if is_behind else None)
+    subscription.wake.clear()
     if is_behind and not is_awake:
         return True, None
-    look = reader.look
-    if reader.is_told:
-        reader.is_told = False
-        if look.state == "" or look.num_entries < seq:
-            _check(store, reader.job_id, seq)
-    if look.state == "queued" and look.position not in (-1, reader.told_position):
-        reader.told_position = look.position
-        reader.told_at = time.monotonic()
-        return False, Queued(look.position)
-    if time.monotonic() - reader.told_at < SILENCE_S and not reader.must_speak:
+    status = subscription.status
+    if subscription.has_new_status:
+        subscription.has_new_status = False
+        if status.state == "" or status.num_entries < seq:
+            _check(store, subscription.job_id, seq)
+    if status.state == "queued" and status.position not in (-1, subscription.sent_position):
+        subscription.sent_position = status.position
+        subscription.last_sent = time.monotonic()
+        return False, Queued(status.position)
+    if time.monotonic() - subscription.last_sent < KEEP_ALIVE_S and not subscription.needs_probe:
         return False, None
-    reader.must_speak = False
-    reader.told_at = time.monotonic()
+    subscription.needs_probe = False
+    subscription.last_sent = time.monotonic()
     return False, Idle()
 
 
 def _check(store: Store, job_id: str, seq: int) -> None:
-    """The sweep's look may be older than the job, or than the rows that came live: look again before judging."""
+    """Poll again before judging: the sweep's status may be older than the job or than the newest live entries."""
     try:
-        [look] = store.poll([job_id])
+        [status] = store.poll([job_id])
     except RedisError as error:
         if not is_passing(error):
             raise
         return
-    if look.state == "":
+    if status.state == "":
         raise NotFound("This job does not exist any more; results are kept for a limited time.")
-    if look.num_entries < seq:
+    if status.num_entries < seq:
         raise Conflict(REWOUND, code="stream_rewound")
 
 
 def _from_log(store: Store, job_id: str, seq: int) -> list[LogEntry]:
-    gevent.sleep(0)  # a long log is read in many pieces: the others' turn between them
+    gevent.sleep(0)  # let other requests run between two pages of a long log
     try:
-        return store.log.entries(job_id, after=seq, count=PAGE_ROWS)
+        return store.log.entries(job_id, after=seq, count=PAGE_ENTRIES)
     except RedisError as error:
         if not is_passing(error):
             raise

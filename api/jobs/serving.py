@@ -13,7 +13,7 @@ from api.gate.notes import note_enqueued, note_quota
 from api.gate.tracing import traceparent
 from api.jobs.answers import Answer
 from api.jobs.call import Call
-from api.jobs.endpoint import Endpoint, Progress
+from api.jobs.endpoint import AnswerProgress, Endpoint
 from api.jobs.generation import submit_all
 from api.jobs.service import Service
 from api.prompt.encoder import PromptEncoder
@@ -33,7 +33,7 @@ class Delivery:
     stream: bool = False
     after: int = 0  # chunks that the caller has already received
     with_ids: bool = False  # the stream has `id:` lines
-    progress: Progress | None = None  # respond at once with this instead
+    progress: AnswerProgress | None = None  # respond at once with this instead
     failure_is_body: bool = False  # a failed job is answered by a body that says so, not by an error
 
 
@@ -63,7 +63,7 @@ class PendingAnswer(Generic[MetaT]):
         delivery = self.delivery
         return self.answer.stream(chunks, self.endpoint.dialect, after=delivery.after, with_ids=delivery.with_ids)
 
-    def unfinished(self, progress: Progress) -> Response:
+    def unfinished(self, progress: AnswerProgress) -> Response:
         """How far the jobs are; they go on without the caller."""
         assert self.endpoint.unfinished is not None
         self.answer.close()
@@ -86,9 +86,9 @@ class StoredAnswer(Generic[MetaT]):
         return all(job.state in ENDED for job in self.jobs)
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> AnswerProgress:
         is_queued = all(job.state == "queued" for job in self.jobs)
-        return Progress("queued" if is_queued else "in_progress", sum(job.num_tokens for job in self.jobs))
+        return AnswerProgress("queued" if is_queued else "in_progress", sum(job.num_tokens for job in self.jobs))
 
 
 def enqueue(call: Call[Any], endpoint: Endpoint[MetaT], prepared: Prepared[MetaT]) -> PendingAnswer[MetaT]:
@@ -179,7 +179,7 @@ def new_delivery(http: Request, options: QueueOptions) -> Delivery:
     return Delivery(
         stream=options.stream,
         with_ids=options.event_ids or "Last-Event-ID" in http.headers,
-        progress=Progress() if options.background else None,
+        progress=AnswerProgress() if options.background else None,
     )
 
 

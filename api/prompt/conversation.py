@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
@@ -21,7 +22,9 @@ from common.wire import ModelCard
 TEMPLATE_TIME_S = 2.0
 TEMPLATE_BYTES = 2**30
 REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-TEMPLATE_KWARGS: dict[str, type] = {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+TEMPLATE_KWARGS: Mapping[str, type] = MappingProxyType(
+    {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""A checked body -> what is enqueued: sampling, constraints, queue options, the answer's wording."""

@@ -1,0 +1,1 @@
+"""/v1/responses, over the same preparation as chat."""

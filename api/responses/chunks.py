@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.jobs.dialects import RESPONSES
-from api.jobs.endpoint import Endpoint, Progress, Unfinished
+from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished
 from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ResponseMeta
@@ -222,7 +222,7 @@ def response_object(meta: ResponsesMeta, status: str, **fields: Any) -> dict[str
     }
 
 
-def unfinished_response(meta: ResponsesMeta, progress: Progress) -> Unfinished:
+def unfinished_response(meta: ResponsesMeta, progress: AnswerProgress) -> Unfinished:
     return response_object(meta, progress.status), 200
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from api.jobs.call import Call
-from api.jobs.endpoint import Progress
+from api.jobs.endpoint import AnswerProgress
 from api.jobs.service import Service
 from api.jobs.serving import ENDED, Delivery, StoredAnswer, enqueue, fetch, reopen, respond
 from api.responses.chunks import RESPONSE, ResponsesMeta
@@ -59,7 +59,7 @@ def add_stored(routes: Blueprint, service: Service) -> None:
     def cancel(response_id: str) -> Response:
         found(response_id)
         had_ended = service.store.cancel(response_id) in ENDED
-        delivery = Delivery(failure_is_body=True) if had_ended else Delivery(progress=Progress("cancelled"))
+        delivery = Delivery(failure_is_body=True) if had_ended else Delivery(progress=AnswerProgress("cancelled"))
         return respond(reopen(service, request, found(response_id), delivery))
 
     @routes.delete("/v1/responses/<response_id>")

@@ -52,7 +52,7 @@ def test_who_asks_for_the_head_of_a_stream_waits_for_nothing(path, body, post, c
     head = client.head(f"{path}/{answer_id}?stream=true", headers=KEY)
     assert (head.status_code, head.headers["Omni-Job-Id"]) == (200, answer_id)
     assert head.mimetype == "text/event-stream"
-    assert hub.num_readers == 0
+    assert hub.num_subscriptions == 0
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
@@ -69,7 +69,7 @@ def test_a_key_of_another_endpoints_answer_is_a_mismatch(post, hub) -> None:
     again = post("/v1/chat/completions", TALK, **{"Idempotency-Key": "k"})
     assert first.get_json()["id"] == again.get_json()["id"]
     assert post("/v1/messages", TALK, **{"Idempotency-Key": "k"}).status_code == 422
-    assert hub.num_readers == 0
+    assert hub.num_subscriptions == 0
 
 
 def test_whole_numbers_of_more_than_64_bits_are_taken_wherever_they_are_kept(post) -> None:

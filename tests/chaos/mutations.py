@@ -156,24 +156,24 @@ def break_api() -> None:
 
 
 def no_gap_fill() -> None:
-    """A reader takes whatever row comes next and never looks into the log."""
+    """Whatever entry comes next is taken, and the log is never read."""
     import api.jobs.answers
     from api.jobs import generation
     from common.wire import Failed, Finished
 
-    def events(store: Any, reader: Any, after: int, *, is_new: bool) -> Any:
+    def events(store: Any, subscription: Any, after: int, *, is_new: bool) -> Any:
         while True:
-            for row in reader.take():
+            for row in subscription.take():
                 yield row
                 if isinstance(row.event, (Finished, Failed)):
                     return
-            if reader.is_client_gone:
+            if subscription.is_client_gone:
                 raise generation.ClientGone
-            if reader.is_closing:
+            if subscription.is_closing:
                 yield generation.Closing()
                 return
-            reader.wake.wait(1.0)
-            reader.wake.clear()
+            subscription.wake.wait(1.0)
+            subscription.wake.clear()
 
     patch(generation, "events", events)
     patch(api.jobs.answers, "events", events)
@@ -183,20 +183,20 @@ def no_sweep() -> None:
     """Only live rows: nobody looks whether the last one was lost."""
     from api.jobs.hub import EventHub
 
-    patch(EventHub, "_tell", lambda self, job_ids: None)
+    patch(EventHub, "_update", lambda self, job_ids: None)
 
 
 def no_live_rows() -> None:
     """Only the sweep. Late, but nothing is lost: with this one the checker must stay green."""
     from api.jobs.hub import EventHub
 
-    patch(EventHub, "hear", lambda self, message: None)
+    patch(EventHub, "dispatch", lambda self, message: None)
 
 
 def unbounded_readers() -> None:
-    import api.jobs.hub
+    import api.jobs.subscription
 
-    patch(api.jobs.hub, "MAX_LIVE_ROWS", 10**9)
+    patch(api.jobs.subscription, "MAX_LIVE_ENTRIES", 10**9)
 
 
 def rewind_unnoticed() -> None:
@@ -238,9 +238,9 @@ def two_step_submit() -> None:
 
 
 def ignore_client_gone() -> None:
-    from api.jobs.hub import Reader
+    from api.jobs.subscription import Subscription
 
-    patch(Reader, "client_gone", lambda self: None)
+    patch(Subscription, "client_gone", lambda self: None)
 
 
 def cut_on_sigterm() -> None:
@@ -253,7 +253,7 @@ def end_cleanly() -> None:
     """A process that leaves ends its streams as if they were over."""
     from api.jobs.frames import Frames
 
-    patch(Frames, "leaving", lambda self, error: b"")
+    patch(Frames, "closing", lambda self, error: b"")
 
 
 def publish_before_append() -> None:

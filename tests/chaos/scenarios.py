@@ -21,7 +21,8 @@ from api.jobs import generation
 from api.jobs.answers import Answer
 from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES
 from api.jobs.generation import ClientGone, Closing, rq_job
-from api.jobs.hub import EventHub, Reader
+from api.jobs.hub import EventHub
+from api.jobs.subscription import Subscription
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
 from common.process.data_folder import FolderRefused, take
 from common.redis import keys
@@ -106,10 +107,10 @@ def finish(stage: Stage, worker: OmniWorker, *job_ids: str) -> None:
     raise AssertionError(f"not ended: {[stage.field(job_id, 'state') for job_id in job_ids]}")
 
 
-def read(stage: Stage, reader: Reader, timeout_s: float = 3.0) -> list[Any]:
+def read(stage: Stage, subscription: Subscription, timeout_s: float = 3.0) -> list[Any]:
     """All that a caller is told, up to the end."""
     with gevent.Timeout(timeout_s, AssertionError("the reader hangs")):
-        return list(generation.events(stage.store, reader, 0, is_new=True))
+        return list(generation.events(stage.store, subscription, 0, is_new=True))
 
 
 def hear(stage: Stage, job_id: str, *numbers: int) -> None:
@@ -118,7 +119,7 @@ def hear(stage: Stage, job_id: str, *numbers: int) -> None:
 
     for row in stage.rows(job_id):
         if row.seq in numbers:
-            stage.hub.hear(b'[["%s",%d,%s]]' % (job_id.encode(), row.seq, encode_event(row.event)))
+            stage.hub.dispatch(b'[["%s",%d,%s]]' % (job_id.encode(), row.seq, encode_event(row.event)))
 
 
 def told_text(told: list[Any]) -> str:
@@ -272,26 +273,26 @@ def a_claim_whose_answer_was_lost_is_answered_again(stage: Stage) -> None:
 
 def a_reader_fills_gaps(stage: Stage) -> None:
     job_id = done(stage, 1)
-    reader = stage.hub.open(job_id)
+    subscription = stage.hub.subscribe(job_id)
     hear(stage, job_id, 1, 2, 5, 6, 11)
-    assert told_text(read(stage, reader)) == expected_text(1, 10)
+    assert told_text(read(stage, subscription)) == expected_text(1, 10)
 
 
 def a_reader_finds_what_came_last(stage: Stage) -> None:
     job_id = done(stage, 1)
-    reader = stage.hub.open(job_id)
+    subscription = stage.hub.subscribe(job_id)
     hear(stage, job_id, 1, 2, 3)
-    gevent.spawn_later(0.05, lambda: stage.hub._tell([job_id]))
-    assert told_text(read(stage, reader)) == expected_text(1, 10)
+    gevent.spawn_later(0.05, lambda: stage.hub._update([job_id]))
+    assert told_text(read(stage, subscription)) == expected_text(1, 10)
 
 
 def a_slow_reader_holds_little(stage: Stage) -> None:
     job_id = done(stage, 1, 150)
-    reader = stage.hub.open(job_id)
+    subscription = stage.hub.subscribe(job_id)
     hear(stage, job_id, *range(1, 200))
-    assert len(reader._rows) <= 64
-    gevent.spawn_later(0.05, lambda: stage.hub._tell([job_id]))
-    assert told_text(read(stage, reader)) == expected_text(1, 150)
+    assert subscription.num_live <= 64
+    gevent.spawn_later(0.05, lambda: stage.hub._update([job_id]))
+    assert told_text(read(stage, subscription)) == expected_text(1, 150)
 
 
 def a_log_that_was_rewound_is_noticed(stage: Stage) -> None:
@@ -299,12 +300,12 @@ def a_log_that_was_rewound_is_noticed(stage: Stage) -> None:
     worker = stage.worker()
     turn(worker, 6)
     worker.publisher.confirm()
-    reader = stage.hub.open(job_id)
+    subscription = stage.hub.subscribe(job_id)
     hear(stage, job_id, *range(1, 7))
     stage.redis.xdel(keys.log_key(job_id), "5-0", "6-0")
-    gevent.spawn_later(0.05, lambda: stage.hub._tell([job_id]))
+    gevent.spawn_later(0.05, lambda: stage.hub._update([job_id]))
     with pytest.raises(Conflict) as refusal:
-        read(stage, reader, 1.0)
+        read(stage, subscription, 1.0)
     assert refusal.value.code == "stream_rewound"
 
 
@@ -340,16 +341,16 @@ def half_a_submission_is_none(stage: Stage) -> None:
 
 
 def a_caller_who_leaves_is_noticed(stage: Stage) -> None:
-    reader = stage.hub.open(stage.submit(1))
-    gevent.spawn_later(0.05, reader.client_gone)
+    subscription = stage.hub.subscribe(stage.submit(1))
+    gevent.spawn_later(0.05, subscription.client_gone)
     with pytest.raises(ClientGone):
-        read(stage, reader, 1.0)
+        read(stage, subscription, 1.0)
 
 
 def a_process_that_leaves_says_so(stage: Stage) -> None:
-    reader = stage.hub.open(stage.submit(1))
+    subscription = stage.hub.subscribe(stage.submit(1))
     gevent.spawn_later(0.05, stage.hub.stop)
-    assert isinstance(read(stage, reader, 1.0)[-1], Closing)
+    assert isinstance(read(stage, subscription, 1.0)[-1], Closing)
 
 
 def nobody_takes_a_part_for_the_whole(stage: Stage) -> None:

@@ -16,7 +16,7 @@ from common.errors import OmniError, Restarting, WireError
 from common.redis.job_log import LogEntry
 from common.wire import Delta, Event
 
-LEAVING = Restarting("This server is restarting.")
+CLOSING = Restarting("This server is restarting.")
 
 
 class Counting:
@@ -59,15 +59,15 @@ def test_what_redis_cannot_give_is_an_error(fault: RedisError | OmniError) -> No
 
 
 def test_only_who_asked_for_ids_is_told_when_to_come_back() -> None:
-    assert Frames(Counting(), OPENAI, with_ids=True).leaving(LEAVING) == b"retry: 1000\n"
-    plain = Frames(Counting(), OPENAI).leaving(LEAVING)
+    assert Frames(Counting(), OPENAI, with_ids=True).closing(CLOSING) == b"retry: 1000\n"
+    plain = Frames(Counting(), OPENAI).closing(CLOSING)
     assert plain.startswith(b'data: {"error":{') and b'"code":"server_restarting"' in plain
 
 
 def test_a_response_can_be_resumed_after_the_number_of_its_error() -> None:
     frames = Frames(Counting(), RESPONSES)
     frames.feed(Delta(0, (65,), "A"))
-    said = frames.leaving(LEAVING)
+    said = frames.closing(CLOSING)
     assert said.startswith(b"event: error\ndata: ")
     event = ResponseErrorEvent.model_validate_json(said.partition(b"data: ")[2])
     assert (event.sequence_number, event.code) == (1, "server_restarting")  # 0 and 1 were said

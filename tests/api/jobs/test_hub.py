@@ -12,7 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.jobs.answers import Answer
 from api.jobs.generation import ClientGone, Closing, Idle, Queued, events
-from api.jobs.hub import MAX_LIVE_ROWS, EventHub, Reader
+from api.jobs.hub import EventHub
+from api.jobs.subscription import MAX_LIVE_ENTRIES, Subscription
 from common.errors import Conflict, NotFound, Restarting
 from common.redis.job_log import LogEntry
 from common.redis.store import JobStatus
@@ -49,8 +50,8 @@ def hub_for(store: FakeStore) -> EventHub:
     return EventHub(store, None, "q")  # type: ignore[arg-type]
 
 
-def read_all(store: FakeStore, reader: Reader, after: int = 0, *, is_new: bool = True) -> list[int]:
-    return [row.seq for row in events(store, reader, after, is_new=is_new) if isinstance(row, LogEntry)]  # type: ignore[arg-type]
+def read_all(store: FakeStore, subscription: Subscription, after: int = 0, *, is_new: bool = True) -> list[int]:
+    return [row.seq for row in events(store, subscription, after, is_new=is_new) if isinstance(row, LogEntry)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -58,78 +59,78 @@ def test_every_row_comes_once_and_in_order_though_messages_are_lost_repeated_and
     rnd = random.Random(seed)
     store = FakeStore(200)
     hub = hub_for(store)
-    reader = hub.open("j")
-    reading = gevent.spawn(read_all, store, reader)
+    subscription = hub.subscribe("j")
+    reading = gevent.spawn(read_all, store, subscription)
     at = 0
     while at < len(store.all_entries):
         step = store.all_entries[at : at + rnd.randint(1, 3)]
         at += len(step)
         store.num_written = at
         for _ in range(rnd.choice([0, 1, 1, 1, 2])):
-            hub.hear(message(step if rnd.random() < 0.9 else store.all_entries[max(0, at - 5) : at]))
+            hub.dispatch(message(step if rnd.random() < 0.9 else store.all_entries[max(0, at - 5) : at]))
         if rnd.random() < 0.3:
             gevent.sleep(0)
-    reader.tell(JobStatus("finished", len(store.all_entries), -1))  # what the sweep says when the last message was lost
+    subscription.update(JobStatus("finished", len(store.all_entries), -1))  # the sweep, after a lost last message
     assert reading.get(timeout=10) == list(range(1, len(store.all_entries) + 1))
 
 
 def test_a_lost_last_message_is_found_by_the_sweep() -> None:
     store = FakeStore(3)
-    reader = hub_for(store).open("j")
-    reading = gevent.spawn(read_all, store, reader)
+    subscription = hub_for(store).subscribe("j")
+    reading = gevent.spawn(read_all, store, subscription)
     gevent.sleep(0)
     store.num_written = 4
     assert not reading.ready()
-    reader.tell(JobStatus("finished", 4, -1))
+    subscription.update(JobStatus("finished", 4, -1))
     assert reading.get(timeout=5) == [1, 2, 3, 4]
 
 
 def test_a_slow_reader_holds_a_bounded_number_of_rows_and_reads_the_rest_from_the_log() -> None:
     store = FakeStore(1000)
     hub = hub_for(store)
-    reader = hub.open("j")
+    subscription = hub.subscribe("j")
     store.num_written = len(store.all_entries)
     for row in store.all_entries:
-        hub.hear(message([row]))
-        assert len(reader._rows) <= MAX_LIVE_ROWS
-    assert read_all(store, reader) == list(range(1, 1002))
+        hub.dispatch(message([row]))
+        assert subscription.num_live <= MAX_LIVE_ENTRIES
+    assert read_all(store, subscription) == list(range(1, 1002))
 
 
 def test_a_new_job_whose_messages_all_arrive_never_reads_the_log() -> None:
     store = FakeStore(20)
     hub = hub_for(store)
-    reader = hub.open("j")
-    hub.hear(message(store.all_entries))
-    assert read_all(store, reader) == list(range(1, 22))
+    subscription = hub.subscribe("j")
+    hub.dispatch(message(store.all_entries))
+    assert read_all(store, subscription) == list(range(1, 22))
     assert store.num_reads == 0
 
 
 def test_a_resumed_reader_starts_after_what_it_has_seen() -> None:
     store = FakeStore(40)
     store.num_written = 41
-    assert read_all(store, hub_for(store).open("j"), after=17, is_new=False) == list(range(18, 42))
+    assert read_all(store, hub_for(store).subscribe("j"), after=17, is_new=False) == list(range(18, 42))
 
 
 def test_a_waiting_reader_is_told_its_place_only_when_it_changes() -> None:
     store = FakeStore(1)
-    reader = hub_for(store).open("j")
-    stream = events(store, reader, 0, is_new=True)  # type: ignore[arg-type]
-    reader.tell(JobStatus("queued", 0, 4))
+    subscription = hub_for(store).subscribe("j")
+    stream = events(store, subscription, 0, is_new=True)  # type: ignore[arg-type]
+    subscription.update(JobStatus("queued", 0, 4))
     assert next(stream) == Queued(4)
-    gevent.spawn_later(0, reader.tell, JobStatus("queued", 0, 4))
-    gevent.spawn_later(0.01, reader.tell, JobStatus("queued", 0, 3))
+    gevent.spawn_later(0, subscription.update, JobStatus("queued", 0, 4))
+    gevent.spawn_later(0.01, subscription.update, JobStatus("queued", 0, 3))
     assert next(stream) == Queued(3)
 
 
 def test_silence_becomes_an_idle_though_the_sweep_says_each_time_that_nothing_has_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.jobs.generation.SILENCE_S", 0.01)
-    reader = hub_for(FakeStore(1)).open("j")
-    reading = gevent.spawn(next, events(FakeStore(1), reader, 0, is_new=True))  # type: ignore[arg-type]
+    monkeypatch.setattr("api.jobs.generation.KEEP_ALIVE_S", 0.01)
+    subscription = hub_for(FakeStore(1)).subscribe("j")
+    reading = gevent.spawn(next, events(FakeStore(1), subscription, 0, is_new=True))  # type: ignore[arg-type]
     with gevent.Timeout(5):
         while not reading.ready():
-            reader.tell(JobStatus("running", 0, -1))
+            subscription.update(JobStatus("running", 0, -1))
             gevent.sleep(0.001)
     assert reading.get() == Idle()
 
@@ -139,37 +140,37 @@ def test_silence_becomes_an_idle_also_while_redis_is_away(monkeypatch: pytest.Mo
         def poll(self, job_ids: list[str]) -> list[JobStatus]:
             raise RedisConnectionError("away")
 
-    monkeypatch.setattr("api.jobs.generation.SILENCE_S", 0.01)
+    monkeypatch.setattr("api.jobs.generation.KEEP_ALIVE_S", 0.01)
     monkeypatch.setattr("api.jobs.hub.SWEEP_S", 0.001)
     hub = hub_for(Away(1))
-    reader = hub.open("j")
+    subscription = hub.subscribe("j")
     sweeping = gevent.spawn(hub._sweep_every_second)
-    reading = gevent.spawn(next, events(hub.store, reader, 0, is_new=True))
+    reading = gevent.spawn(next, events(hub.store, subscription, 0, is_new=True))
     assert reading.get(timeout=5) == Idle()
     sweeping.kill()
 
 
 def test_a_reader_whose_client_left_raises() -> None:
-    reader = hub_for(FakeStore(1)).open("j")
-    reader.client_gone()
+    subscription = hub_for(FakeStore(1)).subscribe("j")
+    subscription.client_gone()
     with pytest.raises(ClientGone):
-        next(events(FakeStore(1), reader, 0, is_new=True))  # type: ignore[arg-type]
+        next(events(FakeStore(1), subscription, 0, is_new=True))  # type: ignore[arg-type]
 
 
 def test_a_leaving_process_ends_its_streams_so_that_they_can_be_resumed() -> None:
     hub = hub_for(FakeStore(1))
-    reader = hub.open("j")
+    subscription = hub.subscribe("j")
     hub.stop()
-    assert list(events(FakeStore(1), reader, 0, is_new=True)) == [Closing()]  # type: ignore[arg-type]
-    assert hub.open("later").is_closing
+    assert list(events(FakeStore(1), subscription, 0, is_new=True)) == [Closing()]  # type: ignore[arg-type]
+    assert hub.subscribe("later").is_closing
 
 
 def test_a_log_that_was_rewound_is_an_error_and_not_silently_other_text() -> None:
     store = FakeStore(10)
-    reader = hub_for(store).open("j")
-    stream = events(store, reader, 8, is_new=True)  # type: ignore[arg-type]
+    subscription = hub_for(store).subscribe("j")
+    stream = events(store, subscription, 8, is_new=True)  # type: ignore[arg-type]
     store.said = JobStatus("failed", 5, -1)
-    reader.tell(store.said)
+    subscription.update(store.said)
     with pytest.raises(Conflict) as refused:
         next(stream)
     assert refused.value.code == "stream_rewound"
@@ -177,37 +178,37 @@ def test_a_log_that_was_rewound_is_an_error_and_not_silently_other_text() -> Non
 
 def test_a_job_that_is_gone_is_said_to_be_gone() -> None:
     store = FakeStore(1)
-    reader = hub_for(store).open("j")
+    subscription = hub_for(store).subscribe("j")
     store.said = JobStatus("", 0, -1)
-    reader.tell(store.said)
+    subscription.update(store.said)
     with pytest.raises(NotFound):
-        next(events(store, reader, 0, is_new=True))  # type: ignore[arg-type]
+        next(events(store, subscription, 0, is_new=True))  # type: ignore[arg-type]
 
 
 def test_a_look_that_was_older_than_the_job_is_not_believed() -> None:
     store = FakeStore(2)
     hub = hub_for(store)
-    reader = hub.open("j")
-    reader.tell(JobStatus("", 0, -1))
-    hub.hear(message(store.all_entries))
-    assert read_all(store, reader) == [1, 2, 3]
+    subscription = hub.subscribe("j")
+    subscription.update(JobStatus("", 0, -1))
+    hub.dispatch(message(store.all_entries))
+    assert read_all(store, subscription) == [1, 2, 3]
 
 
 def test_two_readers_of_one_job_both_get_all_and_the_last_to_leave_is_known() -> None:
     store = FakeStore(5)
     hub = hub_for(store)
-    first, second = hub.open("j"), hub.open("j")
-    hub.hear(message(store.all_entries))
+    first, second = hub.subscribe("j"), hub.subscribe("j")
+    hub.dispatch(message(store.all_entries))
     assert read_all(store, first) == read_all(store, second) == [1, 2, 3, 4, 5, 6]
-    assert not hub.close(first)
-    assert hub.close(second)
+    assert not hub.unsubscribe(first)
+    assert hub.unsubscribe(second)
     assert orjson.loads(message(store.all_entries))[0][0] == "j"
 
 
 def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:
     hub = hub_for(FakeStore(1))
-    stream, whole = hub.open("a"), hub.open("b")
-    whole.is_for_the_whole = True
+    stream, whole = hub.subscribe("a"), hub.subscribe("b")
+    whole.waits_for_end = True
     hub.end_streams()
     assert (stream.is_closing, whole.is_closing) == (True, False)
     hub.stop()
@@ -217,10 +218,10 @@ def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:
 def test_a_stream_of_rows_without_a_pause_ends_too_when_its_process_leaves() -> None:
     store = FakeStore(1000)
     store.num_written = 1000
-    reader = hub_for(store).open("j")
-    told = events(store, reader, 0, is_new=False)  # type: ignore[arg-type]
+    subscription = hub_for(store).subscribe("j")
+    told = events(store, subscription, 0, is_new=False)  # type: ignore[arg-type]
     next(told)
-    reader.close()
+    subscription.close()
     assert list(told)[-1] == Closing()
 
 
@@ -234,6 +235,6 @@ def test_a_process_that_leaves_takes_no_more_jobs() -> None:
 
 def test_a_caller_who_may_have_left_is_sent_something() -> None:
     store = FakeStore(1)
-    reader = hub_for(store).open("j")
-    reader.speak()
-    assert next(events(store, reader, 0, is_new=True)) == Idle()  # type: ignore[arg-type]
+    subscription = hub_for(store).subscribe("j")
+    subscription.probe()
+    assert next(events(store, subscription, 0, is_new=True)) == Idle()  # type: ignore[arg-type]
