@@ -97,7 +97,7 @@ def prepared(settings: Settings, ledger: Ledger, *, embeds: bool, device: str) -
         engine = load_embedder(settings, device, tell) if embeds else load_engine(settings, tell)
         engine.warm_up(tell)
     except Exception as error:  # transformers, its plugins and a model's own code may raise anything
-        model = settings.model.source
+        model = settings.model
         setting = f"OMNI_EMBEDDING_MODEL={settings.embedding.source}" if embeds else f"OMNI_MODEL={model.source}"
         setting += f" with OMNI_ENGINE={model.engine_url}" if model.engine and not embeds else ""
         load_failure.give_up(setting, error)

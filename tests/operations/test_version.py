@@ -8,7 +8,7 @@ import tomllib
 from api.app import create_app
 from cli.serve import ROOT
 from common import __version__
-from common.settings import Settings
+from common.settings import read_settings
 from tests.service import RunningService
 
 
@@ -28,7 +28,7 @@ def test_omni_states_it() -> None:
 
 
 def test_openapi_states_it() -> None:
-    app = create_app(Settings(_env_file=None, redis_url="unix:///nowhere.sock"))
+    app = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"}))
     assert app.test_client().get("/openapi.json").get_json()["info"]["version"] == __version__
 
 
