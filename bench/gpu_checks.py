@@ -72,8 +72,9 @@ def kernel_error(
     rows = []
     for num_queries, num_keys in sorted(step, key=lambda row: (row[0] > 1, -row[1])):  # as a runner sorts them
         blocks = [free.pop() for _ in range(-(-num_keys // size))]
-        sequence = probe_sequence([1] * num_keys, blocks)
-        sequence.num_computed = num_keys - num_queries
+        sequence = probe_sequence([1] * num_keys)
+        sequence.block_ids = blocks
+        sequence.begin_at(num_keys - num_queries)
         rows.append(ScheduledSequence(sequence, num_queries))
     query = torch.randn(sum(num for num, _ in step), heads, shape.key_dim, device=device, dtype=torch.bfloat16)
     spec = AttentionSpec(shape.key_dim**-0.5, window)

@@ -56,10 +56,11 @@ def perplexity(model_path: str, config: EngineConfig, windows: Windows) -> float
     total, count = 0.0, 0
     for window, counts in windows(loaded.tokenizer):
         blocks = engine.runner.kv_cache.pool.allocate(engine.runner.kv_cache.num_blocks_for(len(window)))
-        sequence = probe_sequence(window[:1], blocks)
+        sequence = probe_sequence(window[:1])
+        sequence.block_ids = blocks
         sequence.draft = window[1:-1]  # as if guessed: so the forward pass gives logits at every position
         logits = engine.runner.forward([ScheduledSequence(sequence, 1)])
-        engine.runner.kv_cache.release(sequence)
+        engine.runner.kv_cache.free(sequence)
         targets = torch.tensor(window[1:])
         losses = torch.nn.functional.cross_entropy(logits[: len(targets)], targets, reduction="none")
         total += losses[torch.tensor(counts[1:])].sum().item()

@@ -12,12 +12,13 @@ import sys
 import time
 import types
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
+from worker.engine.interface import NOTHING_LOGGED, EngineStats
 
 REVISION = "fake-1"
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -35,15 +36,6 @@ def text_at(seed: int, position: int) -> str:
 
 def expected_text(seed: int, num_tokens: int) -> str:
     return "".join(text_at(seed, position) for position in range(num_tokens))
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    num_running: int
-    generated_tokens: int
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 @dataclass(slots=True)
@@ -85,7 +77,7 @@ class FakeEngine:
     def add(
         self,
         request: GenerationRequest,
-        logged: Mapping[int, LoggedChoice] = {},  # never written
+        logged: Mapping[int, LoggedChoice] = NOTHING_LOGGED,
         *,
         is_suspect: bool = False,
     ) -> None:
@@ -148,8 +140,8 @@ class FakeEngine:
     def clear_suspicion(self, request_id: str) -> None:
         self.suspects.discard(request_id)
 
-    def stats(self) -> Stats:
-        return Stats(len(self.running), self.num_generated)
+    def stats(self) -> EngineStats:
+        return EngineStats(num_running=len(self.running), generated_tokens=self.num_generated)
 
     def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
         time.sleep(float(os.environ.get("CHAOS_LOAD_S", "0")))

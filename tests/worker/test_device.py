@@ -9,7 +9,6 @@ import torch
 from common.settings import read_settings
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker import device, ranks
-from worker.engine.step import run_step
 from worker.models.loader import EngineConfig, LoadedModel, cast, load
 from worker.runners import limits
 from worker.state.kv_cache import LayerShape
@@ -77,18 +76,17 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_lost_gpu_is_no_requests_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an illegal access nothing works any more: the process has to end, and nobody's job fails for it."""
+    """After an illegal access nothing works any more: the process has to end, and no job fails for it."""
 
     def lost(*_: object) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     bench.add("r", prompt_of(5))
-    (row,) = bench.engine.scheduler.schedule()
     monkeypatch.setattr(bench.engine.runner, "forward", lost)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     with pytest.raises(torch.AcceleratorError):
-        run_step(bench.engine.runner, [row], bench.engine.mask_filler)
+        bench.step()
 
 
 def test_rotary_frequencies_stay_as_they_were_computed(model_folder: ModelFolder) -> None:

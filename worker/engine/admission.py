@@ -1,46 +1,37 @@
-"""A request, and what a predecessor logged of it, to sequences that are ready to go on from there."""
+"""A request and its logged answer so far, to sequences that are ready to continue."""
 
 import hashlib
 from collections.abc import Mapping
-from collections.abc import Sequence as Seq
-from typing import Protocol
 
 from tokenizers import Tokenizer
 
 from common.errors import ContextLengthExceeded, InvalidRequest, OmniError
 from common.model.spelling import REPLACEMENT, Spelling
 from common.wire import Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
+from worker.models.vision import ImageProcessor
+from worker.sampling.grammar import GrammarCompiler
 from worker.state.detokenizer import Detokenizer
-from worker.state.sequence import GrammarState, RequestState, Sequence
+from worker.state.sequence import GrammarCursor, RequestState, Sequence
 from worker.state.stopping import VisibleText
 
 NUM_CONTEXT_TOKENS = 6  # of the prompt, so that the first word of a completion keeps its leading space
 
 
-class GrammarCompiler(Protocol):
-    """Grammar text to a state to start from (worker/sampling/grammar.py). Raises InvalidRequest."""
-
-    def compile(self, grammar: str) -> GrammarState: ...
-
-
-class ImageReader(Protocol):
-    """Fills the images' places in a prompt (worker/models/vision.py). Raises InvalidRequest."""
-
-    def expanded(self, request: GenerationRequest) -> GenerationRequest: ...
-    def end_of(self, prompt_ids: Seq[int]) -> int: ...
-
-
 class ResumeMismatch(OmniError):
-    """The log cannot have been written by this model: its tokens give another text here."""
+    """The logged tokens decode to another text here, so another model wrote them."""
 
     code = "resume_mismatch"
 
 
-class Intake:
-    """Builds RequestStates. Everything that can be wrong with a request in itself is found here."""
+class Admission:
+    """Builds RequestStates. Every fault that lies in a request itself is found here."""
 
     def __init__(
-        self, tokenizer: Tokenizer, card: ModelCard, compiler: GrammarCompiler | None, images: ImageReader | None = None
+        self,
+        tokenizer: Tokenizer,
+        card: ModelCard,
+        compiler: GrammarCompiler | None,
+        images: ImageProcessor | None = None,
     ) -> None:
         self._spelling = Spelling(tokenizer)
         self._card = card
@@ -48,7 +39,7 @@ class Intake:
         self._images = images
 
     def open(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState | Finished | Failed:
-        """What is to be run, or the end of a request that is wrong in itself or complete in the log."""
+        """A request to compute, or its end if it is invalid or its log is complete."""
         try:
             state = self._opened(request, logged)
         except OmniError as error:
@@ -79,14 +70,14 @@ class Intake:
         if request.images and not self._card.accepts_images:
             raise InvalidRequest("This model does not take images.")
 
-    def _compile(self, grammar: str | None) -> GrammarState | None:
+    def _compile(self, grammar: str | None) -> GrammarCursor | None:
         if grammar is None:
             return None
         if self._compiler is None:
             raise InvalidRequest("Grammars are not available here.")
         return self._compiler.compile(grammar)
 
-    def _sequence(self, request: GenerationRequest, index: int, grammar: GrammarState | None) -> Sequence:
+    def _sequence(self, request: GenerationRequest, index: int, grammar: GrammarCursor | None) -> Sequence:
         sampling = request.sampling
         eos = () if sampling.ignore_eos else self._card.eos_token_ids
         detokenizer = Detokenizer(
@@ -101,7 +92,7 @@ class Intake:
             token_ids=list(request.prompt_ids),
             num_prompt_tokens=len(request.prompt_ids),
             text=VisibleText(detokenizer, sampling.stop, sampling.min_tokens),
-            ends=frozenset(eos) | frozenset(sampling.stop_token_ids),
+            stop_token_ids=frozenset(eos) | frozenset(sampling.stop_token_ids),
             cache_salt=salt_of(request),
             images=request.images,
             images_end=self._images.end_of(request.prompt_ids) if self._images is not None and request.images else 0,
@@ -109,20 +100,20 @@ class Intake:
         )
 
     def _replay(self, sequence: Sequence, choice: LoggedChoice) -> None:
-        """Bring text, stop strings, half characters and grammar to where the log ends, and check that we agree."""
+        """Replay logged tokens through detokenizer, stop strings and grammar. Raises ResumeMismatch."""
         text = "".join(sequence.accept(token_id, self._card.max_model_len) for token_id in choice.token_ids)
         if sequence.finish_reason != choice.finish_reason or not agrees(text, choice.text):
             raise ResumeMismatch("The logged tokens do not give the logged text with this model.")
 
 
 def agrees(text: str, logged: str) -> bool:
-    """Whether the log may say so. Older versions wrote U+FFFD for halves of characters."""
+    """True if the replayed text matches the log, in which older versions put U+FFFD for incomplete characters."""
     certain, replaced, _ = logged.partition(REPLACEMENT)
     return text == logged or (bool(replaced) and text.startswith(certain))
 
 
 def salt_of(request: GenerationRequest) -> str:
-    """Who may share what is known of this prompt: images look alike by their tokens, so they are part of it."""
+    """The prefix-cache salt. It includes the image digests, because all images have the same placeholder tokens."""
     if not request.images:
         return request.cache_salt
     digest = hashlib.sha256("\0".join(request.images).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What sequences will need of the KV cache before they end, so that none has to be put aside halfway."""
+"""Forecasts how many KV blocks sequences need until they end, so that preemptions are rare."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from worker.state.kv_cache import KVCache
 from worker.state.sequence import Sequence
 
-LEARN = 1 / 32  # how much one ended answer counts
+LEARN = 1 / 32  # weight of one ended answer
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Of one sequence, in blocks: what it holds alone, and the tokens until its end."""
+    """KV blocks of one sequence: those that it alone holds, and those that it still needs."""
 
     held: int
     growth: int
 
 
 def most_blocks(demands: Iterable[Demand]) -> int:
-    """The most that these hold at any one time, if they grow alike and each gives all back when it ends."""
+    """The most blocks held at any time, if all grow at the same rate and free their blocks when they end."""
     held = most = 0
     for number, demand in enumerate(sorted(demands, key=lambda demand: -demand.growth), 1):
         held += demand.held
@@ -28,7 +28,7 @@ def most_blocks(demands: Iterable[Demand]) -> int:
 
 
 class AnswerLengths:
-    """How much of `max_tokens` answers take: all of it until some have shown otherwise, and more after each mistake."""
+    """The share of `max_tokens` that answers take: learned from ended answers, raised after each preemption."""
 
     def __init__(self) -> None:
         self.share = 1.0
@@ -37,16 +37,16 @@ class AnswerLengths:
         self.share += LEARN * (min(1.0, num_tokens / max(max_tokens, 1)) - self.share)
 
     def was_too_short(self) -> None:
-        """Somebody had to be preempted."""
+        """A sequence had to be preempted."""
         self.share = (1 + self.share) / 2
 
     def expected(self, max_tokens: int, num_tokens: int) -> int:
-        """Tokens of an answer that has `num_tokens` by now."""
+        """Expected length of an answer that has `num_tokens` so far."""
         return min(max_tokens, max(round(self.share * max_tokens), num_tokens + 1))
 
 
 class Forecast:
-    """Whether the blocks of a KV cache suffice for some sequences until all have ended."""
+    """Tells if the free KV blocks suffice until all of some sequences have ended."""
 
     def __init__(self, kv_cache: KVCache, max_model_len: int) -> None:
         self.answers = AnswerLengths()
@@ -54,7 +54,7 @@ class Forecast:
         self._max_model_len = max_model_len
 
     def of_new(self, num_prompt_tokens: int, max_tokens: int) -> Demand:
-        """Of a sequence that is not here yet."""
+        """Demand of a sequence that is not admitted yet."""
         num_tokens = self.answers.expected(max_tokens, 0)
         num_left = min(num_prompt_tokens + num_tokens, self._max_model_len) - num_prompt_tokens
         return Demand(self._kv_cache.num_blocks_for(num_prompt_tokens), self._kv_cache.num_blocks_for(max(0, num_left)))
@@ -63,7 +63,7 @@ class Forecast:
         return Demand(self._kv_cache.num_missing(sequence), self._growth(sequence))
 
     def suffices(self, running: Seq[Sequence], new: Seq[Demand], num_free: int) -> bool:
-        """Whether `num_free` blocks are enough for these sequences, which have theirs, and for the new ones."""
+        """True if `num_free` blocks are enough for the running sequences to grow and for the new ones."""
         growths = [self._growth(sequence) for sequence in running]
         if sum(growths) + sum(demand.held + demand.growth for demand in new) <= num_free:
             return True
@@ -74,4 +74,4 @@ class Forecast:
     def _growth(self, sequence: Sequence) -> int:
         num_tokens = self.answers.expected(sequence.sampling.max_tokens, sequence.num_completion_tokens)
         at_end = min(sequence.num_prompt_tokens + num_tokens, self._max_model_len)
-        return self._kv_cache.num_blocks_for(max(0, at_end - len(sequence.token_ids)))
+        return self._kv_cache.num_blocks_for(max(0, at_end - sequence.num_tokens))

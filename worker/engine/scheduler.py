@@ -1,4 +1,4 @@
-"""Which tokens of which sequences the next step computes. First come, first served; running ones never stall."""
+"""Chooses the tokens that the next step computes. First come, first served; running sequences never stall."""
 
 from collections import deque
 from collections.abc import Collection
@@ -11,9 +11,10 @@ from worker.state.sequence import Sequence
 
 
 class Scheduler:
-    """Owns `waiting` and `running` (oldest first) and the right to take KV blocks from a sequence."""
+    """Owns `waiting`, `running` (oldest first), and how far each sequence is computed."""
 
-    def __init__(self, kv_cache: KVCache, limits: Limits) -> None:
+    def __init__(self, kv_cache: KVCache, limits: Limits, suspects: Collection[str] = ()) -> None:
+        """`suspects`: ids of requests; while there are any, no others run."""
         self.kv_cache = kv_cache
         self.max_num_seqs = limits.max_num_seqs
         self.max_step_tokens = max(limits.max_step_tokens, limits.max_num_seqs)
@@ -23,24 +24,24 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
-        self.num_recomputed = 0  # tokens of sequences that go on after they had been put aside, or in another worker
+        self.num_recomputed = 0  # tokens of sequences that continue after a preemption or after another worker
         self.forecast = Forecast(kv_cache, limits.max_model_len)
-        self.suspects: set[str] = set()  # request ids; while there are any, nobody else runs
+        self._suspects = suspects
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
-        """The rows of the next step: decodes, then prompts under way, then new ones, within the step's tokens.
+        """The batch of the next step: decodes, then started prompts, then new ones, within the step's token budget.
 
-        They count as computed from here on.
+        Their tokens count as computed from now on, and their full blocks as shareable.
         """
         rows: dict[int, ScheduledSequence] = {}
         budget = self._step_tokens()
         has_company = any(sequence.is_decoding for sequence in self.running)
         for is_decoding in (True, False):
             for sequence in [seq for seq in self.running if seq.is_decoding is is_decoding and self._may_run(seq)]:
-                if budget == 0 or self._is_drawn_out(sequence) or not sequence.block_ids:  # preempted meanwhile
+                if budget == 0 or self._is_drawn_out(sequence) or not sequence.block_ids:  # preempted just now
                     continue
                 num_tokens = min(sequence.num_uncomputed, budget)
                 if has_company:
@@ -53,28 +54,39 @@ class Scheduler:
             rows[id(admitted)] = ScheduledSequence(admitted, num_tokens)
             budget -= num_tokens
         for row in rows.values():
-            row.sequence.num_computed += row.num_tokens
+            row.sequence.advance(row.num_tokens)
+            self.kv_cache.cache_blocks(row.sequence, row.start)
         return list(rows.values())
 
+    def commit(self, row: ScheduledSequence, num_accepted: int) -> None:
+        """The row's first `num_accepted` samples are tokens now; all but the last were computed as a draft."""
+        row.sequence.draft = []
+        row.sequence.advance(max(num_accepted - 1, 0))
+        self.kv_cache.cache_blocks(row.sequence, row.start)
+
+    def take_back(self, sequence: Sequence) -> None:
+        """The sequence's pending token could not be decided: schedule the token before it again."""
+        sequence.take_back()
+
     def finish(self, sequence: Sequence) -> None:
-        """Free the sequence's place and blocks, wherever it stands."""
+        """Free the sequence's place and blocks, whether it runs or waits."""
         if sequence.finish_reason is not None:
             self.forecast.answers.ended(sequence.num_completion_tokens, sequence.sampling.max_tokens)
         if sequence in self.running:
             self.running.remove(sequence)
-            self.kv_cache.release(sequence)
+            self.kv_cache.free(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
     def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
-        """Whether a request of this size would start to run in the next step, without these others (request ids).
+        """True if a request of this size would start in the next step, the request ids in `without` left out.
 
-        An idle engine takes anything; one that has put sequences aside takes them on again first.
+        An idle engine takes anything. Preempted sequences go first.
         """
         return self._takes(self.forecast.of_new(num_prompt_tokens, max_tokens), n, without)
 
     def has_ample_room(self) -> bool:
-        """Whether a request of any length, with one choice, would start to run in the next step."""
+        """True if a request of any length, with one choice, would start in the next step."""
         num_blocks = self.kv_cache.num_blocks_for(self.max_model_len)
         return self._takes(Demand(num_blocks, num_blocks), 1)
 
@@ -97,42 +109,43 @@ class Scheduler:
 
     @property
     def num_preempted(self) -> int:
-        """Sequences that were put aside and wait for room."""
+        """Waiting sequences that were preempted."""
         return sum(sequence.is_preempted for sequence in self.waiting)
 
     def _can_grow(self, head: Sequence) -> bool:
-        """An empty engine takes what fits now: nobody has more than the cache holds."""
+        """True if the cache can hold the head to its end. An idle engine takes any head that fits now."""
         num_free = self.kv_cache.pool.num_free
         return not self.running or self.forecast.suffices(self.running, [self.forecast.of_waiting(head)], num_free)
 
     def _step_tokens(self) -> int:
-        """More while prompts wait behind the one under way: so the last of a crowd is answered sooner."""
+        """The step's token budget, larger while prompts queue up, so that the last of a burst is answered sooner."""
         prompts = [sequence for sequence in (*self.running, *self.waiting) if not sequence.is_decoding]
         num_behind = sum(sequence.num_uncomputed for sequence in prompts[1:])
         return self.max_burst_tokens if num_behind >= self.max_step_tokens else self.max_step_tokens
 
     def _longest_chunk(self, sequence: Sequence) -> int:
-        """Tokens of a prompt that may go beside others' next ones: the more it has behind it, the dearer is each."""
+        """Prompt tokens that may share a step with decodes: each costs more, the more tokens come before it."""
         return max(1, self.max_chunk_pairs // (sequence.num_computed + 1))
 
     def _may_run(self, sequence: Sequence) -> bool:
-        return not self.suspects or sequence.request_id in self.suspects
+        return not self._suspects or sequence.request_id in self._suspects
 
     def _is_drawn_out(self, sequence: Sequence) -> bool:
-        """Its last token is drawn, though not read yet."""
-        is_full = len(sequence.token_ids) >= self.max_model_len
-        return sequence.is_pending and (is_full or sequence.num_completion_tokens >= sequence.sampling.max_tokens)
+        """Its pending token is the last one that it may have."""
+        is_full = sequence.num_tokens >= self.max_model_len
+        is_long = sequence.num_completion_tokens >= sequence.sampling.max_tokens
+        return sequence.pending is not None and (is_full or is_long)
 
     def _admit_next(self) -> Sequence | None:
-        """Move the head of the line to running, or None: nobody overtakes a head that does not fit."""
+        """Move the head of `waiting` to `running`; None if it does not fit. No sequence overtakes the head."""
         head = next((sequence for sequence in self.waiting if self._may_run(sequence)), None)
         if head is None or self._waits_for_sibling(head):
             return None
-        while len(self.running) >= self.max_num_seqs or not self._can_grow(head) or not self.kv_cache.admit(head):
+        while len(self.running) >= self.max_num_seqs or not self._can_grow(head) or not self._allocate(head):
             paused = next((sequence for sequence in reversed(self.running) if not self._may_run(sequence)), None)
             if paused is None:
                 return None
-            self._preempt(paused)  # else those who wait for the suspects would keep them out
+            self._preempt(paused)  # it waits for the suspects, and must not keep them out
         self.waiting.remove(head)
         self.running.append(head)
         if head.is_preempted or head.num_completion_tokens:
@@ -140,18 +153,26 @@ class Scheduler:
         head.is_preempted = False
         return head
 
+    def _allocate(self, head: Sequence) -> bool:
+        """Give the head its blocks, shared ones first; False if there is no room."""
+        num_cached = self.kv_cache.allocate(head)
+        if num_cached is None:
+            return False
+        head.begin_at(num_cached)
+        return True
+
     def _waits_for_sibling(self, head: Sequence) -> bool:
-        """Choices of one request share a prompt: the first of them computes it, the others find it in the cache."""
+        """Another choice of the head's request is computing their prompt, which the head then finds in the cache."""
         return self.kv_cache.shares_prefixes and any(
             sequence.request_id == head.request_id and sequence.num_computed < sequence.num_prompt_tokens
             for sequence in self.running
         )
 
     def _make_room(self, sequence: Sequence, num_tokens: int, rows: dict[int, ScheduledSequence]) -> bool:
-        """Blocks for the row, taken from the youngest if need be; False if the youngest is the sequence itself."""
+        """Blocks for the row, taken from the youngest if necessary; False if that is the sequence itself."""
         num_needed = sequence.num_computed + num_tokens
         if not self.kv_cache.reserve(sequence, num_needed + len(sequence.draft)):
-            sequence.draft = []  # nobody is preempted for a guess
+            sequence.draft = []  # no sequence is preempted for a draft
         while not self.kv_cache.reserve(sequence, num_needed):
             victim = self.running[-1]
             self._preempt(victim)
@@ -162,10 +183,11 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Back to the head of the line; its tokens are kept and its KV is computed again later."""
+        """Return a sequence to the head of `waiting`; its tokens are kept, its KV is computed again later."""
         self.num_preemptions += 1
         self.running.remove(sequence)
-        self.kv_cache.release(sequence)
+        self.kv_cache.free(sequence)
+        sequence.begin_at(0)
         sequence.draft = []
         sequence.is_preempted = True
         self.waiting.appendleft(sequence)

@@ -1,6 +1,7 @@
-"""One forward pass and its draws, with the blame put where it belongs when something breaks."""
+"""One step's batch: forward pass, samples, and the outcome of each row. A failing row fails alone."""
 
 import logging
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -10,66 +11,111 @@ from common.errors import OmniError
 from common.wire import Failed, TokenLogprob
 from worker.device import check_device
 from worker.runners.base import Runner
-from worker.sampling.masks import MaskFiller
-from worker.sampling.sampler import UNDECIDED, sample
+from worker.sampling.masks import MaskFiller, Masks
+from worker.sampling.sampler import UNDECIDED, PendingSamples, Sampled, sample
 from worker.state.scheduled_sequence import ScheduledSequence
 
 logger = logging.getLogger(__name__)
 
+IsLive = Callable[[ScheduledSequence], bool]  # whether the row's result is still wanted
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step did for one row: the tokens drawn (none while a prompt is under way), or why it failed."""
+    """A row's result: the tokens sampled (none while its prompt is being computed), or its failure."""
 
     row: ScheduledSequence
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     failure: Failed | None = None
-    is_undecided: bool = False  # the last token has to be computed and drawn again
+    is_undecided: bool = False  # its last token has to be computed and sampled again
 
 
-def run_step(runner: Runner, rows: Seq[ScheduledSequence], mask_filler: MaskFiller) -> list[Outcome]:
-    """Run the rows together; if that breaks, each by itself, so that only the culprit fails.
+class Step:
+    """A batch from its schedule to its outcomes: forward(), sample(), outcomes(). An error is kept in `failure`."""
 
-    Raises RuntimeError when the GPU itself is lost: no row is to blame then, and the process must end.
-    """
-    try:
-        return forward_and_sample(runner, rows, mask_filler)
-    except Exception as error:  # whatever one row can provoke must not end the others
-        failure = failure_of(error)
-        if len(rows) == 1:
-            logger.exception("request %s failed in its step", rows[0].sequence.request_id)
+    def __init__(self, batch: Seq[ScheduledSequence]) -> None:
+        self.batch = batch
+        self.failure: Failed | None = None
+        self._sequences = [row.sequence for row in batch for _ in range(row.num_samples)]  # of each sample [S]
+        self._masks: Masks = None
+        self._logits = torch.empty(0)  # [S, vocab]
+        self._samples: PendingSamples | None = None
+
+    @property
+    def is_sampled(self) -> bool:
+        return self._samples is not None
+
+    @torch.inference_mode()
+    def forward(self, runner: Runner, mask_filler: MaskFiller, in_flight: "Step | None") -> None:
+        """Launch the forward pass; a GPU runs it while Python goes on. Pending tokens are samples of `in_flight`."""
+        if not self.batch:
+            return
+        try:
+            if in_flight is None:  # the grammars are up to date: their masks are filled during the forward pass
+                self._masks = mask_filler.start(self._sequences)
+            drawn = in_flight._samples.token_ids if in_flight is not None and in_flight._samples is not None else None
+            self._logits = runner.forward(self.batch, drawn)
+        except Exception as error:  # whatever one row provokes must not end the others
+            self._fail(error)
+
+    @torch.inference_mode()
+    def sample(self, mask_filler: MaskFiller, is_live: IsLive, *, may_defer: bool) -> None:
+        """Sample from the logits, unless no row is live. `may_defer`: the step is read later, with the device's work
+        of the next one under way; a row is left undecided rather than waited for."""
+        has_samples = bool(self._sequences) or may_defer  # without samples it is still to be waited for
+        if self.failure is not None or not has_samples or not any(map(is_live, self.batch)):
+            return
+        ahead = [at for row in self.batch for at in range(row.num_samples)]  # draft tokens before each sample
+        positions = [seq.num_completion_tokens + at for seq, at in zip(self._sequences, ahead, strict=True)]
+        try:
+            masks = self._masks or mask_filler.start(self._sequences)
+            self._samples = sample(self._logits, self._sequences, positions, masks, may_defer=may_defer)
+        except Exception as error:  # see forward()
+            self._fail(error)
+
+    def leave_pending(self, is_live: IsLive) -> None:
+        """Make the samples of live rows their sequences' pending tokens. The rows have no drafts."""
+        for index, row in enumerate(row for row in self.batch if row.samples):
+            if is_live(row):
+                row.sequence.pending = index
+
+    def outcomes(self, runner: Runner, mask_filler: MaskFiller, is_live: IsLive) -> Iterator[Outcome]:
+        """Wait for the samples. After a failure compute each live row alone, so that only the culprit fails.
+
+        Raises RuntimeError when the GPU is lost: no row is to blame then, and the process must end.
+        """
+        if self.failure is None:
+            yield from self._read()
+            return
+        check_device()  # out here, where the error no longer holds the step's tensors
+        for row in filter(is_live, self.batch):
+            if len(self.batch) == 1:
+                yield Outcome(row, failure=self.failure)
+                return
+            alone = Step([row])
+            alone.forward(runner, mask_filler, None)
+            alone.sample(mask_filler, is_live, may_defer=False)
+            yield from alone.outcomes(runner, mask_filler, is_live)
+
+    def _read(self) -> Iterator[Outcome]:
+        samples = self._samples.read() if self._samples is not None else Sampled([], [])
+        at = 0
+        for row in self.batch:
+            stop = at + row.num_samples
+            yield verify(row, samples.token_ids[at:stop], samples.logprobs[at:stop])
+            at = stop
+
+    def _fail(self, error: Exception) -> None:
+        self.failure, self._logits = failure_of(error), torch.empty(0)
+        if len(self.batch) == 1:
+            logger.error("request %s failed in its step", self.batch[0].sequence.request_id, exc_info=error)
         else:
-            logger.warning("a step of %d rows failed (%s); running them apart", len(rows), type(error).__name__)
-    check_device()  # out here, where the error no longer holds the step's tensors
-    if len(rows) == 1:
-        return [Outcome(rows[0], failure=failure)]
-    return [outcome for row in rows for outcome in run_step(runner, [row], mask_filler)]
-
-
-@torch.inference_mode()
-def forward_and_sample(runner: Runner, rows: Seq[ScheduledSequence], mask_filler: MaskFiller) -> list[Outcome]:
-    """All rows in one batch."""
-    sampling = [row for row in rows if row.samples]
-    sequences = [row.sequence for row in sampling for _ in range(1 + len(row.sequence.draft))]
-    masks = mask_filler.start(sequences)
-    logits = runner.forward(rows)
-    if not len(logits):
-        return [Outcome(row) for row in rows]
-    positions = [
-        row.sequence.num_completion_tokens + ahead for row in sampling for ahead in range(1 + len(row.sequence.draft))
-    ]
-    sampled = sample(logits, sequences, positions, masks)
-    outcomes, at = [], 0
-    for row in rows:
-        num = 1 + len(row.sequence.draft) if row.samples else 0
-        outcomes.append(verify(row, sampled.token_ids[at : at + num], sampled.logprobs[at : at + num]))
-        at += num
-    return outcomes
+            logger.warning("a step of %d rows failed (%s); running them alone", len(self.batch), type(error).__name__)
 
 
 def verify(row: ScheduledSequence, drawn: list[int | None], logprobs: list[TokenLogprob | None]) -> Outcome:
-    """Keep the draws as long as each was made after the tokens that were really drawn before it."""
+    """Keep the samples up to the first that differs from the draft."""
     kept: list[int] = []
     for at, token_id in enumerate(drawn):
         if token_id is None:
@@ -83,6 +129,7 @@ def verify(row: ScheduledSequence, drawn: list[int | None], logprobs: list[Token
 
 
 def failure_of(error: Exception) -> Failed:
+    """The event for an error in a step."""
     if isinstance(error, OmniError):
         return Failed(error.code, error.message)
     if isinstance(error, torch.cuda.OutOfMemoryError):

@@ -1,4 +1,4 @@
-"""The engine that OMNI_ENGINE names: the model's card from its folder, the rest from the server, once it answers."""
+"""Builds the engine that OMNI_ENGINE names: the card from the model's folder, the rest from the server."""
 
 import time
 from dataclasses import replace
@@ -14,7 +14,7 @@ from worker.remote.engine import RemoteEngine
 from worker.sampling.grammar import GrammarCompiler
 
 RETRY_S = 0.5
-SAY_S = 10.0
+REPORT_S = 10.0
 
 
 def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
@@ -24,7 +24,7 @@ def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
     model_config = AutoConfig.from_pretrained(settings.model.source)
     try:
         generation_config = GenerationConfig.from_pretrained(settings.model.source)
-    except OSError:  # many folders have none
+    except OSError:  # the file is optional
         generation_config = GenerationConfig.from_model_config(model_config)
     card = describe(
         settings.model.source,
@@ -43,13 +43,13 @@ def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
 
 
 def wait_for(client: VllmClient, tell: OnProgress) -> Served:
-    """Returns when the server answers; says every few seconds why it has to wait."""
-    said = -SAY_S
+    """Wait until the server answers; report the reason every REPORT_S."""
+    reported_at = -REPORT_S
     while True:
         try:
             return client.served()
         except Away as error:
-            if time.monotonic() - said >= SAY_S:
+            if time.monotonic() - reported_at >= REPORT_S:
                 tell(f"waiting for the engine at {client.url} ({error})", 0.5)
-                said = time.monotonic()
+                reported_at = time.monotonic()
             time.sleep(RETRY_S)

@@ -1,4 +1,4 @@
-"""Whether the server behind a remote engine can be used now, found out by asking it."""
+"""Watches if the server behind a remote engine can be used."""
 
 import logging
 import threading
@@ -8,12 +8,12 @@ from worker.remote.client import Away, Served, VllmClient
 
 logger = logging.getLogger("omni.worker")
 
-LOOK_S = 2.0  # while all is well
+CHECK_S = 2.0  # between checks while the server is up
 RETRY_S = 0.25  # while it is away
 
 
 class BackendWatch(threading.Thread):
-    """Asks the server every other second, and often while it is away. `on_back` is called when it has come back."""
+    """Checks the server every CHECK_S, more often while it is away. Calls `on_back` when it has come back."""
 
     def __init__(self, client: VllmClient, served: Served, on_back: Callable[[], None]) -> None:
         super().__init__(name="backend-watch", daemon=True)
@@ -26,22 +26,23 @@ class BackendWatch(threading.Thread):
 
     def run(self) -> None:
         while not self._is_stopped:
-            self._doubted.wait(RETRY_S if self.is_away else LOOK_S)
+            self._doubted.wait(RETRY_S if self.is_away else CHECK_S)
             if self._doubted.is_set():
                 self._doubted.clear()
-                threading.Event().wait(RETRY_S)  # a server that dies answers for a moment longer
-            self.look()
+                threading.Event().wait(RETRY_S)  # a dying server still answers for a moment
+            self.check()
 
     def stop(self) -> None:
         self._is_stopped = True
         self._doubted.set()
 
     def doubt(self, reason: str) -> None:
-        """An answer broke off: nothing is asked of the server before it has shown itself again."""
+        """An answer broke off: treat the server as away until a check succeeds."""
         self._note_away(reason)
         self._doubted.set()
 
-    def look(self) -> None:
+    def check(self) -> None:
+        """Ask the server for its model, and note if it is away or back."""
         try:
             found = self._client.served()
         except Away as error:

@@ -1,4 +1,4 @@
-"""What a vLLM server is asked, and what its answers mean: token ids both ways; its text is never looked at."""
+"""vLLM's wire: the body of a completion request, and the events in an answer. Token ids both ways; text is ignored."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ import orjson
 from common.wire import TokenLogprob
 from worker.state.sequence import Sequence
 
-BAD_ANSWER = "backend_error"  # the code of a job that the server answered wrongly
+BAD_ANSWER = "backend_error"  # error code of a job whose answer from the server is unusable
 TOKEN_PREFIX = "token_id:"  # how return_tokens_as_token_ids writes a token
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The next tokens of one sequence: how many at most, and what is forbidden or favoured."""
+    """The next tokens of one sequence: the most to generate, biases, and the allowed ones."""
 
     max_tokens: int
     bias: Mapping[int, float] = field(default_factory=dict)
@@ -25,8 +25,8 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """What one chunk brought."""
+class TokenChunk:
+    """The tokens of one chunk."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -34,12 +34,12 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The server has given all that was asked for."""
+    """The answer is complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The answer broke off; `was_asked`: after the server had the question. It can be asked again, from there on."""
+    """The answer broke off, and can be requested again. `was_asked`: the server had received the question."""
 
     reason: str
     was_asked: bool = True
@@ -47,23 +47,23 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Asking again would not help."""
+    """The server refuses the request; another attempt would not help."""
 
     code: str
     message: str
 
 
-News = Tokens | Ended | Lost | Refused
+StreamEvent = TokenChunk | Ended | Lost | Refused
 
 
 class BadAnswer(Exception):
-    """The server's words make no sense; the message says which."""
+    """The server's answer cannot be read; the message says why."""
 
 
 def completion_body(model: str, sequence: Sequence, question: Question) -> dict[str, Any]:
-    """The body of POST /v1/completions. Ends are ours: its own are ignored, ours are named to it."""
+    """The body of POST /v1/completions. The server ignores its own end tokens and stops at the sequence's."""
     sampling = sequence.sampling
-    num_forbidden_ends = sampling.min_tokens - sequence.num_completion_tokens if sequence.ends else 0
+    num_forbidden_ends = sampling.min_tokens - sequence.num_completion_tokens if sequence.stop_token_ids else 0
     body: dict[str, Any] = {
         "model": model,
         "prompt": sequence.token_ids,
@@ -71,7 +71,7 @@ def completion_body(model: str, sequence: Sequence, question: Question) -> dict[
         "max_tokens": question.max_tokens,
         "min_tokens": min(question.max_tokens, max(0, num_forbidden_ends)),
         "ignore_eos": True,
-        "stop_token_ids": sorted(sequence.ends),
+        "stop_token_ids": sorted(sequence.stop_token_ids),
         "skip_special_tokens": False,
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
@@ -94,13 +94,13 @@ def completion_body(model: str, sequence: Sequence, question: Question) -> dict[
 
 
 def seed_of(sequence: Sequence) -> int:
-    """The server draws from its beginning with each question: a choice, and a continuation, need seeds of their own."""
+    """The seed of one question. The server's generator starts over each time, so choices and positions differ in it."""
     text = f"{sequence.sampling.seed}:{sequence.index}:{sequence.num_completion_tokens}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
-def read_chunk(data: bytes, vocab_size: int, num_top: int | None) -> News | None:
-    """One `data:` of the stream; None for one without tokens. Raises BadAnswer."""
+def read_chunk(data: bytes, vocab_size: int, num_top: int | None) -> StreamEvent | None:
+    """The event in one `data:` line of the stream; None without tokens. Raises BadAnswer."""
     try:
         chunk = orjson.loads(data)
     except ValueError:
@@ -120,11 +120,11 @@ def read_chunk(data: bytes, vocab_size: int, num_top: int | None) -> News | None
     if not all(isinstance(token_id, int) and 0 <= token_id < vocab_size for token_id in token_ids):
         raise BadAnswer(f"it sent a token that OMNI_MODEL does not have: {token_ids[:8]}")
     logprobs = () if num_top is None else read_logprobs(choices[0].get("logprobs"), token_ids, num_top)
-    return Tokens(tuple(token_ids), logprobs)
+    return TokenChunk(tuple(token_ids), logprobs)
 
 
 def read_error(status: int, body: Any) -> Lost | Refused:
-    """Its error object: what the request did is refused, what went wrong in the server is worth another try."""
+    """The event of an error object: Refused for the request's fault, Lost for the server's."""
     error = body.get("error") if isinstance(body, dict) else None
     error = error if isinstance(error, dict) else {"message": str(error or body)}
     code = error.get("code")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -52,11 +53,10 @@ class ModelRunner:
         ordered = [rows[at] for at in order]
         device = self.kv_cache.keys[0].device
         paged = self.attend_with(self.kv_cache, ordered, device)
-        tokens = torch.tensor([token for row in ordered for token in row_inputs(row)])
         places = torch.tensor([at for row in ordered for at in positions_of(row)])
         wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
-        inputs, positions, selected = (upload(numbers, device) for numbers in (tokens, places, wanted))
-        return self._run(with_drawn(inputs, drawn), positions, paged, selected).float()
+        positions, selected = upload(places, device), upload(wanted, device)
+        return self._run(flat_inputs(ordered, drawn, device), positions, paged, selected).float()
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the KV blocks."""
@@ -93,20 +93,30 @@ class ModelRunner:
         return logits
 
 
-def with_drawn(inputs: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
-    """Token ids [T], pending ones taken from `drawn` [S]. A failed draw, below 0, becomes token 0; its row ends."""
-    if drawn is None or not len(drawn):
-        return inputs
-    return torch.where(inputs < 0, drawn[(-1 - inputs).clamp(min=0)].clamp(min=0), inputs)
+def flat_inputs(rows: Seq[ScheduledSequence], drawn: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Token ids [T] of the rows; pending ones are read from `drawn` [S], the samples of the step in flight."""
+    inputs = upload(torch.tensor([token_id for row in rows for token_id in row.input_ids]), device)
+    pending = pending_inputs(rows)
+    if drawn is not None and pending:
+        at, index = upload(torch.tensor(pending), device).unbind(1)
+        inputs[at] = drawn_tokens(drawn, index)
+    return inputs
+
+
+def pending_inputs(rows: Seq[ScheduledSequence]) -> list[tuple[int, int]]:
+    """(flat position, index among the samples of the step in flight) of each pending token."""
+    stops = accumulate(row.num_inputs for row in rows)
+    return [(stop - 1, row.pending) for row, stop in zip(rows, stops, strict=True) if row.pending is not None]
+
+
+def drawn_tokens(drawn: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The samples at `index`. One that failed reads as token 0: its row is dropped when the samples are read."""
+    return drawn[index].clamp(min=0)
 
 
 def kernel_order(row: ScheduledSequence) -> tuple[bool, int]:
     """Sorts single tokens first, longest context first, so that neighbours can share a kernel call."""
     return (row.num_inputs > 1, -row.start)
-
-
-def row_inputs(row: ScheduledSequence) -> list[int]:
-    return row.sequence.token_ids[row.start : row.start + row.num_tokens] + row.sequence.draft
 
 
 def positions_of(row: ScheduledSequence) -> range:

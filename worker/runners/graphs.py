@@ -21,7 +21,7 @@ from worker.device import check_device, upload
 from worker.kernels.elementwise import Elementwise, compiled
 from worker.kernels.quantized import Quantization
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
-from worker.runners.base import AttentionMaker, positions_of, row_inputs, with_drawn
+from worker.runners.base import AttentionMaker, drawn_tokens, positions_of
 from worker.runners.decoder import DecoderRunner
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 FEW_SEQS = 16  # up to so many, the kernel cuts keys into parts by the maximum length, so shorter maxima get graphs too
 SHORTER = (2048, 16384)  # these maxima, in tokens
-NUM_FIXED = 4  # columns of step_table() before the blocks: token, position, slot, number of keys
+NUM_FIXED = 5  # columns of step_table() before the blocks: token, pending, position, slot, number of keys
+KNOWN = -1  # in the pending column, whose other values are indices into the samples of the step in flight
 Record = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
 
 
@@ -120,10 +121,13 @@ class GraphedDecoderRunner(DecoderRunner):
         """Copy the rows into the buffers, in one transfer. The kernel skips old blocks beyond a row's keys."""
         table = step_table(rows, len(step.inputs), self.spare_block, self.kv_cache.block_size)
         filled = upload(torch.from_numpy(table), step.inputs.device)
-        step.inputs.copy_(with_drawn(filled[:, 0], drawn))
-        step.positions.copy_(filled[:, 1])
-        step.attention.slots.copy_(filled[:, 2])
-        step.attention.num_keys.copy_(filled[:, 3])
+        tokens, pending, positions, slots, num_keys = filled[:, :NUM_FIXED].unbind(1)
+        if drawn is not None and len(drawn):
+            tokens = torch.where(pending == KNOWN, tokens, drawn_tokens(drawn, pending.clamp(min=0)))
+        step.inputs.copy_(tokens)
+        step.positions.copy_(positions)
+        step.attention.slots.copy_(slots)
+        step.attention.num_keys.copy_(num_keys)
         step.attention.block_table[:, : table.shape[1] - NUM_FIXED].copy_(filled[:, NUM_FIXED:])
 
 
@@ -139,14 +143,15 @@ def step_shapes(max_num_seqs: int, max_model_len: int, block_size: int) -> list[
 def step_table(
     rows: Seq[ScheduledSequence], size: int, spare_block: int, block_size: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """[size, 4 + blocks of the longest row]: token, position, slot, number of keys, blocks. Padding comes last."""
+    """[size, NUM_FIXED + blocks of the longest row]; see NUM_FIXED for the columns. Padding comes last."""
     longest = max(row.start for row in rows) // block_size + 1
     table = np.full((size, NUM_FIXED + longest), spare_block, dtype=np.int64)
-    table[:, :NUM_FIXED] = (0, 0, spare_block * block_size, 1)
+    table[:, :NUM_FIXED] = (0, KNOWN, 0, spare_block * block_size, 1)
     for at, row in enumerate(rows):
         blocks = row.sequence.block_ids[: row.start // block_size + 1]
         slot = blocks[-1] * block_size + row.start % block_size
-        table[at, :NUM_FIXED] = (row_inputs(row)[0], positions_of(row)[0], slot, row.start + 1)
+        pending = KNOWN if row.pending is None else row.pending
+        table[at, :NUM_FIXED] = (row.input_ids[0], pending, positions_of(row)[0], slot, row.start + 1)
         table[at, NUM_FIXED : NUM_FIXED + len(blocks)] = blocks
     return table
 

@@ -15,7 +15,7 @@ from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.device import upload
 from worker.models.transformers_seams import cache_parameter, layer_states, set_layer_states, state_layers
-from worker.runners.base import AttentionMaker, ModelRunner, kernel_order, positions_of, row_inputs
+from worker.runners.base import AttentionMaker, ModelRunner, kernel_order, positions_of
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -134,7 +134,7 @@ class HybridRunner(ModelRunner):
         else:
             given = self.begin(sequence)
             row = row.from_start()
-        logits = self._pass([row], row_inputs(row), 1, given)
+        logits = self._pass([row], row.input_ids, 1, given)
         self.state_bytes = self._states[sequence].num_bytes
         return logits
 
@@ -146,7 +146,7 @@ class HybridRunner(ModelRunner):
             self._unstack()
             self._stack = stacked([self._states.pop(sequence) for sequence in sequences], self._new_states())
             self._together = dict.fromkeys(sequences)
-        tokens = [token for row in ordered for token in row_inputs(row)]
+        tokens = [token for row in ordered for token in row.input_ids]
         logits = self._pass(ordered, tokens, len(ordered), {self._cache_name: self._stack, "use_cache": True})
         return dict(zip(sequences, torch.split(logits, 1), strict=True))
 

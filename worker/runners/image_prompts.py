@@ -21,7 +21,7 @@ from worker.device import upload
 from worker.models.transformers_seams import position_shift, set_position_shift, shifts_positions
 from worker.models.vision import ImageProcessor
 from worker.progress import OnProgress
-from worker.runners.base import ModelRunner, row_inputs, with_drawn
+from worker.runners.base import ModelRunner, flat_inputs
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -83,7 +83,7 @@ class ImagePromptRunner:
         """The logits of each row."""
         if not rows:
             return []
-        return list(torch.split(self.inner.forward(rows, drawn), [num_logits(row) for row in rows]))
+        return list(torch.split(self.inner.forward(rows, drawn), [row.num_samples for row in rows]))
 
     def forget(self, sequence: Sequence) -> None:
         self.inner.forget(sequence)
@@ -111,14 +111,14 @@ class ImagePromptRunner:
         if stop < sequence.images_end:
             return torch.empty(0, self._model.config.get_text_config().vocab_size, device=device)
         row = row.from_start()
-        inputs = with_drawn(upload(torch.tensor(row_inputs(row)), device), drawn)
+        inputs = flat_inputs([row], drawn, device)
         self._slots = upload(torch.tensor(token_slots([row], self.kv_cache.block_size)), device)
-        seen = self._images.inputs(sequence.images, row_inputs(row), self._model) | self.inner.begin(sequence)
+        seen = self._images.inputs(sequence.images, row.input_ids, self._model) | self.inner.begin(sequence)
         wanted = torch.arange(stop - 1 - len(sequence.draft), stop, device=device)
         with self._reading():
             output = self._model(input_ids=inputs[None], logits_to_keep=wanted, **seen)
         self._remember_shift(sequence)
-        logits: torch.Tensor = output.logits[0, : num_logits(row)]
+        logits: torch.Tensor = output.logits[0, : row.num_samples]
         return logits.float()
 
     def _remember_shift(self, sequence: Sequence) -> None:
@@ -153,8 +153,3 @@ class ImagePromptRunner:
     def keep(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write a layer's keys and values of the tokens that are being read, [1, kv_heads, T, dim] each."""
         self.inner.keep(layer_idx, self._slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
-
-
-def num_logits(row: ScheduledSequence) -> int:
-    """The number of logits that forward() returns for a row."""
-    return 1 + len(row.sequence.draft) if row.samples else 0

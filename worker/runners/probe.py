@@ -58,32 +58,37 @@ def stock_logits(model: Any) -> torch.Tensor:
 
 def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
     """Raises Unsupported unless `runner` computes the expected logits, in chunks and over its cache."""
-    tokens = probe_tokens(model).tolist()
-    check_sequences(runner, [probe_sequence(tokens) for _ in range(PROBE_SEQS)], PROBE_CHUNKS, expected, model.dtype)
+    *prompt, next_id = probe_tokens(model).tolist()
+    sequences = [probe_sequence(prompt) for _ in range(PROBE_SEQS)]
+    check_sequences(runner, sequences, next_id, PROBE_CHUNKS, expected, model.dtype)
 
 
 def check_sequences(
-    runner: Runner, sequences: Seq[Sequence], chunks: Seq[int], expected: torch.Tensor, dtype: torch.dtype
+    runner: Runner,
+    sequences: Seq[Sequence],
+    next_id: int,
+    chunks: Seq[int],
+    expected: torch.Tensor,
+    dtype: torch.dtype,
 ) -> None:
-    """As check_equal(), for identical sequences in these chunks. Their last token is appended as if it was sampled."""
-    tokens = sequences[0].token_ids
-    num_blocks = runner.kv_cache.num_blocks_for(len(tokens))
+    """As check_equal(), for identical prompts in these chunks. `next_id` is appended as if it was sampled."""
+    num_blocks = runner.kv_cache.num_blocks_for(sequences[0].num_tokens + 1)
     for sequence in sequences:
-        sequence.token_ids = tokens[:-1]
         sequence.block_ids = runner.kv_cache.pool.allocate(num_blocks)
     try:
         logits = expected
         for num_tokens in chunks:
             logits = runner.forward([ScheduledSequence(sequence, num_tokens) for sequence in sequences])
             for sequence in sequences:
-                sequence.num_computed += num_tokens
-                sequence.token_ids = tokens[: max(sequence.num_computed + 1, len(tokens) - 1)]
+                sequence.advance(num_tokens)
+                if sequence.num_computed == sequence.num_prompt_tokens:
+                    sequence.append(next_id)
     except Exception as error:  # models of any kind are tried here
         check_device()
         raise Unsupported(f"its forward pass fails on our cache ({type(error).__name__}: {error})") from error
     finally:
         for sequence in sequences:
-            runner.kv_cache.release(sequence)
+            runner.kv_cache.free(sequence)
             runner.forget(sequence)
     deviation = ((logits - expected).square().mean(dim=-1).sqrt().max() / expected.std()).item()
     if not deviation <= MAX_DEVIATION[dtype]:
@@ -96,16 +101,16 @@ def probe_tokens(model: Any) -> torch.Tensor:
     return torch.arange(PROBE_LENGTH, device=next(model.parameters()).device) * 7 % (vocab_size - 1) + 1
 
 
-def probe_sequence(token_ids: list[int], images: tuple[str, ...] = (), images_end: int = 0) -> Sequence:
+def probe_sequence(token_ids: Seq[int], images: tuple[str, ...] = (), images_end: int = 0) -> Sequence:
     text = VisibleText(detokenizer=None, stops=(), min_tokens=0)  # type: ignore[arg-type]  # its text is not used
     return Sequence(
         request_id="probe",
         index=0,
         sampling=SamplingParams(max_tokens=1, seed=0),
-        token_ids=token_ids,
+        token_ids=list(token_ids),
         num_prompt_tokens=len(token_ids),
         text=text,
-        ends=frozenset(),
+        stop_token_ids=frozenset(),
         cache_salt="probe",
         images=images,
         images_end=images_end,
@@ -126,8 +131,9 @@ class ImageProbe:
         half = self.images_end // 2
         rest = len(self.token_ids) - self.images_end
         chunks = (half, self.images_end - half + 1, rest - 2, 1)
-        sequences = [probe_sequence(self.token_ids, self.images, self.images_end) for _ in range(PROBE_SEQS)]
-        check_sequences(runner, sequences, chunks, self.expected, dtype)
+        *prompt, next_id = self.token_ids
+        sequences = [probe_sequence(prompt, self.images, self.images_end) for _ in range(PROBE_SEQS)]
+        check_sequences(runner, sequences, next_id, chunks, self.expected, dtype)
 
 
 @torch.inference_mode()

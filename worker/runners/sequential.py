@@ -10,7 +10,6 @@ from transformers import DynamicCache
 from worker.models.transformers_seams import cache_parameter
 from worker.models.vision import ImageProcessor, PositionShifts
 from worker.progress import OnProgress
-from worker.runners.base import row_inputs
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -59,11 +58,11 @@ class SequentialRunner:
         """Logits [1, vocab] after the row's last token; empty where the mode waits for the rest of the prompt."""
         sequence = row.sequence
         if self.mode is Mode.CHUNKS:
-            return self._continue(sequence, row_inputs(row), is_first=row.start == 0)
+            return self._continue(sequence, row.input_ids, is_first=row.start == 0)
         if not row.samples:
             return torch.empty(0)
         if self.mode is Mode.WHOLE_PROMPT and row.num_tokens == 1 and sequence in self._caches:
-            return self._continue(sequence, row_inputs(row), is_first=False)
+            return self._continue(sequence, row.input_ids, is_first=False)
         return self._continue(sequence, sequence.token_ids, is_first=True)
 
     def _continue(self, sequence: Sequence, token_ids: list[int], *, is_first: bool) -> torch.Tensor:

@@ -36,7 +36,7 @@ def unpack_rows(packed: Seq[int]) -> list[ScheduledSequence]:
             token_ids=[0] * num_computed + tokens + unseen,
             num_prompt_tokens=num_computed,
             text=no_text,
-            ends=frozenset(),
+            stop_token_ids=frozenset(),
             num_computed=num_computed,
             block_ids=block_ids,
             draft=draft,

@@ -38,7 +38,7 @@ class RankCommand(IntEnum):
     """What the other ranks have to do."""
 
     STEP = 0
-    SCRUB = 1
+    ZERO = 1
 
 
 class Channel:
@@ -74,10 +74,10 @@ class SharedKVCache(KVCache):
 
     channel: Channel
 
-    def scrub(self, sequence: Sequence) -> None:
-        """See KVCache.scrub(). The other ranks wipe the same blocks."""
-        self.channel.send(RankCommand.SCRUB, 0, self.pool.exclusive(sequence.block_ids))
-        super().scrub(sequence)
+    def zero(self, sequence: Sequence) -> None:
+        """See KVCache.zero(). The other ranks wipe the same blocks."""
+        self.channel.send(RankCommand.ZERO, 0, self.pool.exclusive(sequence.block_ids))
+        super().zero(sequence)
 
 
 class LeadingRunner(ModelRunner):

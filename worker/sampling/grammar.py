@@ -1,4 +1,4 @@
-"""Which tokens a grammar allows next. A state is rebuilt from token ids alone, so a resumed job goes on exactly."""
+"""Grammars: the tokens allowed next. A state can be rebuilt from token ids alone, so that jobs resume exactly."""
 
 import threading
 from collections import OrderedDict
@@ -17,21 +17,21 @@ from common.grammar.check import parser_limits
 
 BYTE_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # [256, 8]
 BYTE_ADDENDS = np.where(BYTE_BITS == 1, np.float32(0), np.float32("-inf"))  # to the logits of eight tokens
-KEPT_GRAMMARS = 64  # compiled and untouched; a state copies one and grows its own lexer tables
-KEPT_CHARACTERS = 2**19  # of their texts; what is compiled takes up to 130 times as much
+KEPT_GRAMMARS = 64  # compiled grammars; each state copies one and grows its own lexer tables
+KEPT_CHARACTERS = 2**19  # of grammar text; a compiled grammar takes up to 130 times its text
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What a state has to know of the tokens."""
+    """The end-of-sequence tokens and the mask size of a tokenizer."""
 
-    num_words: int  # of a mask, 32 tokens each
+    num_words: int  # int32 words of a mask
     eos_token_ids: frozenset[int]
-    textual_eos_ids: frozenset[int]  # end tokens that the tokenizer takes for text: a grammar would allow them as such
+    textual_eos_ids: frozenset[int]  # those that the tokenizer treats as text, which a grammar might allow as text
 
 
 class GrammarState:
-    """Where one sequence stands in its grammar."""
+    """The position of one sequence in its grammar."""
 
     def __init__(self, matcher: Any, vocabulary: Vocabulary, *, has_ended: bool = False) -> None:
         self._matcher = matcher
@@ -40,11 +40,11 @@ class GrammarState:
 
     @property
     def is_finished(self) -> bool:
-        """Nothing but the end may follow."""
+        """Only an end-of-sequence token may follow."""
         return self._has_ended or bool(self._matcher.is_stopped())
 
     def accept(self, token_ids: Sequence[int]) -> None:
-        """Go on by these tokens, or JobFailed: they were not allowed here."""
+        """Advance by these tokens. Raises JobFailed if the grammar does not allow them."""
         if len(token_ids) == 1 and token_ids[0] not in self._vocabulary.eos_token_ids and not self._has_ended:
             if not self._matcher.consume_token(token_ids[0]):
                 raise self._not_allowed()
@@ -56,17 +56,17 @@ class GrammarState:
             self._end(token_ids[len(body) :])
 
     def fill_mask(self, bitmask_row: torch.Tensor) -> None:
-        """Set the bits of what may come next (int32 [ceil(vocab_size / 32)], CPU); end tokens only at an end."""
+        """Set the bits of the allowed tokens (int32 [ceil(vocab_size / 32)], CPU); end tokens only at an end."""
         if not self._has_ended and bitmask_row.is_contiguous() and bitmask_row.numel() == self._vocabulary.num_words:
             self._matcher.unsafe_compute_mask_ptr(bitmask_row.data_ptr(), bitmask_row.numel() * 4)
-        elif not self._has_ended:  # the tokenizer knows tokens that the model has no logits for
+        elif not self._has_ended:  # the tokenizer has more tokens than the model has logits
             mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
             bitmask_row.copy_(mask[: bitmask_row.numel()])
         self._correct(bitmask_row)
 
     @classmethod
     def fill_masks(cls, states: Sequence["GrammarState"], bitmask: torch.Tensor, executor: Any = None) -> None:
-        """The same for all rows of a contiguous bitmask. An executor does it in one call, while others run Python."""
+        """fill_mask for all rows of a contiguous bitmask. An executor fills them in one call without the GIL."""
         row_bytes, address = bitmask.shape[1] * 4, bitmask.data_ptr()
         if bitmask.shape[1] != states[0]._vocabulary.num_words:
             for state, row in zip(states, bitmask, strict=True):
@@ -83,7 +83,7 @@ class GrammarState:
                 state._correct(bitmask[at])
 
     def _correct(self, bitmask_row: torch.Tensor) -> None:
-        """What llguidance knows nothing of: the end is behind us, or an end token looks like text."""
+        """Mend what llguidance does not know: the sequence has ended, or an end token is text to the tokenizer."""
         if self._has_ended:
             bitmask_row.zero_()
             self._set_ends(bitmask_row, self._vocabulary.eos_token_ids, allowed=True)
@@ -94,7 +94,7 @@ class GrammarState:
             raise JobFailed(f"The grammar became too complex. {_reason(self._matcher)}", code="grammar_failed")
 
     def copy(self) -> "GrammarState":
-        """An independent state at the same place."""
+        """An independent state at the same position."""
         return GrammarState(self._matcher.deep_copy(), self._vocabulary, has_ended=self._has_ended)
 
     def _not_allowed(self) -> JobFailed:
@@ -113,7 +113,7 @@ class GrammarState:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one tokenizer and keeps the last of them. `compile` may be called from any thread."""
+    """Compiles grammars for one tokenizer and caches the latest. `compile` may be called from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int], vocab_size: int) -> None:
         num_tokens = max(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
@@ -124,7 +124,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
 
     def compile(self, grammar: str) -> GrammarState:
-        """A state at the grammar's start, or InvalidRequest. Takes milliseconds and lets other threads run."""
+        """A state at the grammar's start. Takes milliseconds, without the GIL. Raises InvalidRequest."""
         with self._lock:
             matcher = self._compiled.get(grammar)
             if matcher is not None:
@@ -150,7 +150,7 @@ def bitmask_words(vocab_size: int) -> int:
 
 def apply_bitmask(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
     """Set logits [B, V] to -inf, in place, where the bit in bitmask [B, ceil(V / 32)] (same device) is 0."""
-    if logits.device.type == "cpu" and logits.dtype == torch.float32:  # a fifth of the time that torch takes
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:  # five times as fast as torch
         added = BYTE_ADDENDS.take(bitmask.numpy().view(np.uint8), axis=0).reshape(len(bitmask), -1)
         values = logits.numpy()
         np.add(values, added[:, : values.shape[1]], out=values)
@@ -167,7 +167,7 @@ def _bit(token_id: int) -> int:
 
 
 def _untrimmed(tokenizer: Tokenizer) -> str:
-    """The tokenizer's JSON without padding and truncation, which have no place in a grammar."""
+    """The tokenizer's JSON without padding and truncation, which a grammar cannot use."""
     plain = Tokenizer.from_str(tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()

@@ -1,4 +1,4 @@
-"""What a request asks to be done to its logits before a token is chosen: bias, penalties, forbidden ends, grammar."""
+"""Changes to a request's logits before sampling: penalties, bias, min_tokens, grammar."""
 
 from collections.abc import Sequence as Seq
 
@@ -16,7 +16,7 @@ NEVER = float("-inf")
 
 
 def has_rules(sequence: Sequence) -> bool:
-    """Whether anything but temperature and truncation stands between the model and the draw."""
+    """True if anything but temperature and truncation changes the sequence's distribution."""
     params = sequence.sampling
     return bool(params.logit_bias or sequence.grammar is not None or has_penalty(params) or is_end_forbidden(sequence))
 
@@ -26,11 +26,12 @@ def has_penalty(params: SamplingParams) -> bool:
 
 
 def is_end_forbidden(sequence: Sequence) -> bool:
+    """True while the sequence has fewer than `min_tokens` tokens."""
     return sequence.num_completion_tokens < sequence.sampling.min_tokens
 
 
 def apply_rules(logits: torch.Tensor, sequences: Seq[Sequence], masks: Masks) -> None:
-    """Change `logits` [S, vocab] in place, row by row for those that ask for it."""
+    """Change the rows of `logits` [S, vocab] whose sequences ask for it, in place."""
     for at, sequence in enumerate(sequences):
         if has_penalty(sequence.sampling):
             penalize(logits[at], sequence)
@@ -38,15 +39,15 @@ def apply_rules(logits: torch.Tensor, sequences: Seq[Sequence], masks: Masks) ->
             row = logits[at]
             token_ids, values = zip(*sequence.sampling.logit_bias, strict=True)
             row.index_add_(0, row_index(row, token_ids), upload(torch.tensor(values, dtype=row.dtype), row.device))
-        if is_end_forbidden(sequence) and sequence.ends:
+        if is_end_forbidden(sequence) and sequence.stop_token_ids:
             row = logits[at]
-            row[row_index(row, tuple(sequence.ends))] = NEVER
+            row[row_index(row, tuple(sequence.stop_token_ids))] = NEVER
     if masks is not None:
         constrain(logits, sequences, upload(masks(), logits.device))
 
 
 def penalize(row: torch.Tensor, sequence: Sequence) -> None:
-    """OpenAI's presence and frequency penalties count what was generated; repetition counts the prompt as well."""
+    """Presence and frequency penalties count generated tokens; the repetition penalty counts the prompt as well."""
     params = sequence.sampling
     if params.repetition_penalty != 1:
         seen = row_index(row, np.unique(sequence.token_ids))
@@ -58,7 +59,7 @@ def penalize(row: torch.Tensor, sequence: Sequence) -> None:
 
 
 def constrain(logits: torch.Tensor, sequences: Seq[Sequence], bitmask: torch.Tensor) -> None:
-    """Leave each grammar only the tokens that it allows next; `bitmask` has a row for each sequence with a grammar."""
+    """Forbid the tokens that grammars do not allow next. `bitmask` has a row for each sequence with a grammar."""
     if len(bitmask) == len(logits):
         apply_bitmask(logits, bitmask)
         return

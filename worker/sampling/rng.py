@@ -1,6 +1,6 @@
-"""Random numbers that belong to a token and not to a moment: a hash of (seed, choice, position).
+"""Random numbers as a hash of (seed, choice, position).
 
-A sequence that is continued elsewhere, preempted, or batched differently draws what it would have drawn anyway.
+A sequence draws the same numbers when it is preempted, batched differently, or continued by another worker.
 """
 
 import numpy as np

@@ -1,47 +1,55 @@
-"""Logits to tokens for a whole batch: no loop over rows, no sort of the vocabulary, one copy back to Python."""
+"""Logits to tokens for a whole batch, with one copy back to Python.
 
+Rows are sampled together; logit rules (bias, penalties, grammars) run row by row, and only rows whose top_p exceeds the
+candidates are sorted in full.
+"""
+
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from common.wire import TokenLogprob
+from common.wire import SamplingParams, TokenLogprob
 from worker.device import ReadBack, upload
 from worker.sampling.logit_rules import apply_rules, has_rules
 from worker.sampling.masks import Masks
 from worker.sampling.rng import uniform
 from worker.state.sequence import Sequence
 
-NUM_CANDIDATES = 64  # likeliest tokens that usually hold top_p; rows where they do not are sorted in full
+NUM_CANDIDATES = 64  # likeliest tokens, which usually cover top_p; other rows are sorted in full
 SPAN = 256  # tokens
 NEVER = float("-inf")
 NO_TOKEN = -1
-UNDECIDED = -2  # instead of a token: its row has to be sorted in full, and nobody waited to find that out
+UNDECIDED = -2  # sentinel: top_p needs a full sort of this row; sample it again in the next step
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Tokens drawn, [S], and what the callers asked to know of them.
+    """Sampled tokens [S] and the logprobs that were asked for.
 
-    A row without a number in it has no token; one may be UNDECIDED where that is allowed.
+    The token is None where a row has no finite logit, and UNDECIDED where `may_defer` allowed that.
     """
 
     token_ids: list[int | None]
     logprobs: list[TokenLogprob | None]
 
 
-class Draws:
-    """Tokens drawn, where they were drawn: nobody has waited for them yet."""
+class PendingSamples:
+    """Sampled tokens that are still on the device."""
 
     def __init__(self, token_ids: torch.Tensor, wanted: Seq[int | None], logprobs: list[torch.Tensor]) -> None:
-        """`token_ids` [S], -1 where there is none; `wanted` [S]: how many alternatives; `logprobs`: see logprobs_of."""
+        """`token_ids` [S], NO_TOKEN and UNDECIDED included; `wanted` [S]: alternatives to report, None for no logprob;
+        `logprobs`: see logprobs_of."""
         self.token_ids = token_ids
         self._wanted = wanted
         self._read_back = ReadBack([token_ids, *logprobs])
 
     def read(self) -> Sampled:
+        """Wait for the device."""
         numbers, *logprobs = (tensor.tolist() for tensor in self._read_back.read())
         found: list[TokenLogprob | None] = [None] * len(numbers)
         rows = [at for at, num in enumerate(self._wanted) if num is not None]
@@ -51,79 +59,88 @@ class Draws:
         return Sampled([number if number != NO_TOKEN else None for number in numbers], found)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The sampling parameters of a batch as columns, [S, 1], and the uniform draws that belong to its next tokens.
+def column(value: Callable[[SamplingParams, int], float], dtype: torch.dtype = torch.float32) -> Any:
+    """A field of SamplingBatch: `value` of each row's parameters and the vocabulary's size, as a tensor [S, 1]."""
+    return field(metadata={"value": value, "dtype": dtype})
 
-    What the batch asks for at all is known without asking the device for it, which would wait for the forward pass.
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """The sampling parameters of a batch as columns [S, 1]. A new parameter is one more column.
+
+    Questions about all rows are answered from `params`, because asking the device would wait for the forward pass.
     """
 
-    max_top_k: int  # of the rows that have one; 0: none has
-    has_top_p: bool
-    has_min_p: bool
-    is_open_ended: bool  # a row has top_p and no top_k: any number of tokens may be in it
-    wide_rows: Seq[int]  # rows that are known to need a full sort
-    temperature: torch.Tensor  # 1 where greedy, so that nothing is divided by zero
-    top_k: torch.Tensor
-    top_p: torch.Tensor
-    min_p: torch.Tensor
-    uniform: torch.Tensor
-    is_greedy: torch.Tensor
+    params: Seq[SamplingParams]
+    vocab_size: int
+    wide_rows: Seq[int]  # rows known to need a full sort
+    uniform: torch.Tensor  # the random number of each row's next token, float64
+    temperature: torch.Tensor = column(lambda params, _: params.temperature or 1.0)  # greedy rows divide by 1
+    top_k: torch.Tensor = column(lambda params, vocab_size: min(params.top_k or vocab_size, vocab_size), torch.long)
+    top_p: torch.Tensor = column(lambda params, _: params.top_p)
+    min_p: torch.Tensor = column(lambda params, _: params.min_p)
+    is_greedy: torch.Tensor = column(lambda params, _: params.temperature == 0, torch.bool)
 
     @classmethod
-    def of(cls, sequences: Seq[Sequence], positions: Seq[int], vocab_size: int, device: torch.device) -> "Settings":
+    def of(
+        cls, sequences: Seq[Sequence], positions: Seq[int], vocab_size: int, device: torch.device
+    ) -> "SamplingBatch":
+        """`positions` [S]: number of completion tokens before each sample."""
         params = [sequence.sampling for sequence in sequences]
         draws = uniform(
             np.array([p.seed & (2**64 - 1) for p in params], dtype=np.uint64),
             np.array([sequence.index for sequence in sequences], dtype=np.uint64),
             np.array(positions, dtype=np.uint64),
         )
-        columns = [
-            [p.temperature or 1.0, p.top_k or vocab_size, p.top_p, p.min_p, draw, float(p.temperature == 0)]
-            for p, draw in zip(params, draws.tolist(), strict=True)
-        ]
-        table = upload(torch.tensor(columns, dtype=torch.float64), device)
-        temperature, top_k, top_p, min_p, drawn, greedy = table.unsqueeze(-1).unbind(1)
-        top_k = top_k.long().clamp(max=vocab_size)
-        return cls(
-            max((p.top_k for p in params if p.top_k < vocab_size), default=0),
-            any(p.top_p < 1 for p in params),
-            any(p.min_p > 0 for p in params),
-            any(p.top_p < 1 and (p.top_k or vocab_size) >= vocab_size for p in params),
-            [at for at, sequence in enumerate(sequences) if sequence.is_wide],
-            temperature.float(), top_k, top_p.float(), min_p.float(), drawn, greedy.bool(),
-        )  # fmt: skip
+        values = [[column.metadata["value"](p, vocab_size) for p in params] for column in cls.columns()]
+        drawn, *parts = upload(torch.tensor([draws.tolist(), *values], dtype=torch.float64), device).unsqueeze(-1)
+        by_name = {
+            column.name: part.to(column.metadata["dtype"]) for column, part in zip(cls.columns(), parts, strict=True)
+        }
+        wide_rows = [at for at, sequence in enumerate(sequences) if sequence.is_wide]
+        return cls(params, vocab_size, wide_rows, drawn, **by_name)
 
-    def of_rows(self, rows: torch.Tensor) -> "Settings":
-        """The same for some rows only."""
-        return replace(
-            self,
-            temperature=self.temperature[rows],
-            top_k=self.top_k[rows],
-            top_p=self.top_p[rows],
-            min_p=self.min_p[rows],
-            uniform=self.uniform[rows],
-            is_greedy=self.is_greedy[rows],
-        )
+    @classmethod
+    def columns(cls) -> "list[Field[Any]]":
+        return [each for each in fields(cls) if each.metadata]
+
+    @property
+    def max_top_k(self) -> int:
+        """The largest top_k that leaves a token out; 0 if none does."""
+        return max((p.top_k for p in self.params if p.top_k < self.vocab_size), default=0)
+
+    @property
+    def has_top_p(self) -> bool:
+        return any(p.top_p < 1 for p in self.params)
+
+    @property
+    def has_min_p(self) -> bool:
+        return any(p.min_p > 0 for p in self.params)
+
+    @property
+    def is_open_ended(self) -> bool:
+        """A row has top_p without top_k, so that its nucleus may hold any number of tokens."""
+        return any(p.top_p < 1 and not 0 < p.top_k < self.vocab_size for p in self.params)
+
+    def of_rows(self, rows: torch.Tensor) -> "SamplingBatch":
+        """The columns of some rows; `params` are those of all."""
+        parts = {column.name: getattr(self, column.name)[rows] for column in self.columns()}
+        return replace(self, uniform=self.uniform[rows], **parts)
 
 
-def sample(logits: torch.Tensor, sequences: Seq[Sequence], positions: Seq[int], masks: Masks = None) -> Sampled:
-    """Draw the next token of each row, and wait for it. See draw_tokens."""
-    return draw_tokens(logits, sequences, positions, masks).read()
-
-
-def draw_tokens(
+def sample(
     logits: torch.Tensor,
     sequences: Seq[Sequence],
     positions: Seq[int],
     masks: Masks = None,
     *,
     may_defer: bool = False,
-) -> Draws:
-    """Draw the next token of each row. `logits` [S, vocab] float32; `positions` [S]: how many tokens come before it.
+) -> PendingSamples:
+    """Sample the next token of each row of `logits` [S, vocab], float32, which the logit rules change in place.
 
-    `masks`: what grammars allow, under way in another thread. `may_defer`: rather leave a row UNDECIDED than ask the
-    device whether it has to be sorted; its sequence must come again with `is_wide`.
+    `positions` [S]: number of completion tokens before each sample. `masks`: the grammars' masks, being filled by
+    another thread. `may_defer`: leave a row UNDECIDED rather than wait for the device to tell if it needs a full sort;
+    its sequence must be sampled again with `is_wide`.
     """
     wanted = [sequence.sampling.logprobs for sequence in sequences]
     is_plain = all(num is None for num in wanted)
@@ -134,32 +151,32 @@ def draw_tokens(
     token_ids = likeliest(logits)
     best = logits.gather(1, token_ids[:, None])
     if any(sequence.sampling.temperature > 0 for sequence in sequences):
-        settings = Settings.of(sequences, positions, logits.shape[1], logits.device)
-        drawn = draw(logits, best, settings, may_defer=may_defer)
-        token_ids = torch.where(settings.is_greedy[:, 0], token_ids, drawn)
+        batch = SamplingBatch.of(sequences, positions, logits.shape[1], logits.device)
+        drawn = draw(logits, best, batch, may_defer=may_defer)
+        token_ids = torch.where(batch.is_greedy[:, 0], token_ids, drawn)
     is_sound = best[:, 0].isfinite()  # NaN wins every maximum; -inf means that no token is allowed
-    return Draws(torch.where(is_sound, token_ids, NO_TOKEN), wanted, logprobs_of(raw, token_ids, wanted))
+    return PendingSamples(torch.where(is_sound, token_ids, NO_TOKEN), wanted, logprobs_of(raw, token_ids, wanted))
 
 
-def draw(logits: torch.Tensor, best: torch.Tensor, settings: Settings, *, may_defer: bool) -> torch.Tensor:
+def draw(logits: torch.Tensor, best: torch.Tensor, batch: SamplingBatch, *, may_defer: bool) -> torch.Tensor:
     """Tokens [S] by inverting the cumulative distribution at each row's uniform number."""
-    scaled = (logits - best) / settings.temperature  # the likeliest token is at 0, so exp never overflows
-    if not (settings.max_top_k or settings.has_top_p or settings.has_min_p):
-        return invert(exponential(scaled), settings.uniform)
-    floor, is_known = truncation_floor(scaled, settings, may_defer=may_defer)
-    token_ids = invert(exponential(scaled.masked_fill(scaled < floor, NEVER)), settings.uniform)
+    scaled = (logits - best) / batch.temperature  # the likeliest token is at 0, so exp never overflows
+    if not (batch.max_top_k or batch.has_top_p or batch.has_min_p):
+        return invert(exponential(scaled), batch.uniform)
+    floor, is_known = truncation_floor(scaled, batch, may_defer=may_defer)
+    token_ids = invert(exponential(scaled.masked_fill(scaled < floor, NEVER)), batch.uniform)
     return token_ids if is_known is None else torch.where(is_known[:, 0], token_ids, UNDECIDED)
 
 
 def exponential(scaled: torch.Tensor) -> torch.Tensor:
-    """On a CPU torch takes five times as long for -inf, of which masks and truncation leave many; numpy does not."""
+    """exp. On a CPU by numpy: torch takes five times as long for -inf, which masks and truncation leave behind."""
     return scaled.exp() if scaled.device.type != "cpu" else torch.from_numpy(np.exp(scaled.numpy()))
 
 
 def invert(weights: torch.Tensor, uniform_draws: torch.Tensor) -> torch.Tensor:
     """The token [S] at which each row's cumulative weight passes its draw [S, 1]; never one of weight zero.
 
-    First to a span of the vocabulary, then inside it: long cumulative sums are slow and lose digits.
+    Finds a span of the vocabulary first, then the token in it: long cumulative sums are slow and lose digits.
     """
     num_rows, vocab_size = weights.shape
     spans = F.pad(weights, (0, -vocab_size % SPAN)).view(num_rows, -1, SPAN)
@@ -169,59 +186,60 @@ def invert(weights: torch.Tensor, uniform_draws: torch.Tensor) -> torch.Tensor:
     own = spans.gather(1, span[:, :, None].expand(-1, 1, SPAN))[:, 0].cumsum(-1, dtype=torch.float64)
     rest = (target - (before.gather(1, span) - own[:, -1:])).clamp_(min=0)
     inside = torch.searchsorted(own, rest, right=True)
-    last = torch.searchsorted(own, own[:, -1:].contiguous())  # rounding must not lead past the last token with weight
+    last = torch.searchsorted(own, own[:, -1:].contiguous())  # the last token with weight, in case of rounding
     return (span * SPAN + torch.minimum(inside, last))[:, 0]
 
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """Token ids [S] of the maxima; NaN counts as one."""
+    """Token ids [S] of the maxima; NaN counts as the maximum."""
     if logits.device.type == "cpu":
         return torch.from_numpy(logits.numpy().argmax(-1))  # ten times as fast as torch's on a CPU
     return logits.argmax(-1)
 
 
 def truncation_floor(
-    scaled: torch.Tensor, settings: Settings, *, may_defer: bool
+    scaled: torch.Tensor, batch: SamplingBatch, *, may_defer: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The smallest scaled logit that top_k, then top_p, then min_p leave in, and where it is known; [S, 1] both."""
-    vocab_size = scaled.shape[1]
-    floor = settings.min_p.log()  # log 0 is -inf: no floor
-    if not (settings.max_top_k or settings.has_top_p):
+    """[S, 1] each: the smallest scaled logit kept by top_k, top_p and min_p in turn, and whether that is certain."""
+    floor = batch.min_p.log()  # log 0 is -inf: no floor
+    max_top_k = batch.max_top_k
+    if not (max_top_k or batch.has_top_p):
         return floor, None
-    num_candidates = min(vocab_size, max(NUM_CANDIDATES, settings.max_top_k))
-    nucleus, is_known = nucleus_floor(scaled, settings, num_candidates)
-    if settings.is_open_ended:
+    num_candidates = min(batch.vocab_size, max(NUM_CANDIDATES, max_top_k))
+    nucleus, is_known = nucleus_floor(scaled, batch, num_candidates)
+    is_open_ended = batch.is_open_ended
+    if is_open_ended:
         if may_defer:
-            rows = upload(torch.tensor(settings.wide_rows, dtype=torch.long), scaled.device)
+            rows = upload(torch.tensor(batch.wide_rows, dtype=torch.long), scaled.device)
         else:
             rows = (~is_known[:, 0]).nonzero()[:, 0]
         if len(rows):
-            nucleus[rows], is_known[rows] = nucleus_floor(scaled[rows], settings.of_rows(rows), vocab_size)
-    return torch.maximum(floor, nucleus), is_known if settings.is_open_ended and may_defer else None
+            nucleus[rows], is_known[rows] = nucleus_floor(scaled[rows], batch.of_rows(rows), batch.vocab_size)
+    return torch.maximum(floor, nucleus), is_known if is_open_ended and may_defer else None
 
 
-def nucleus_floor(scaled: torch.Tensor, settings: Settings, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Floor of top_k and top_p from the likeliest candidates, and where these were enough to know it; [S, 1] both."""
+def nucleus_floor(scaled: torch.Tensor, batch: SamplingBatch, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[S, 1] each: the floor of top_k and top_p by the likeliest candidates, and whether those were enough."""
     vocab_size = scaled.shape[1]
     values = largest(scaled, num_candidates)
-    at_k = values.gather(1, (settings.top_k - 1).clamp(max=num_candidates - 1))
-    is_cut = settings.top_k < vocab_size
+    at_k = values.gather(1, (batch.top_k - 1).clamp(max=num_candidates - 1))
+    is_cut = batch.top_k < vocab_size
     kth = torch.where(is_cut, at_k, NEVER)
     weights = values.exp()
     among_k = weights.masked_fill(values < kth, 0).sum(-1, keepdim=True)
     total = torch.where(is_cut, among_k, exponential(scaled).sum(-1, keepdim=True))
     before = weights.cumsum(-1) - weights
-    kept = (before < settings.top_p * total) & (values >= kth)
+    kept = (before < batch.top_p * total) & (values >= kth)
     kept[:, 0] = True
     last = kept.sum(-1, keepdim=True) - 1
-    is_open = settings.top_p >= 1
+    is_open = batch.top_p >= 1
     floor = torch.where(is_open, kth, values.gather(1, last))
     is_known = is_open | is_cut | (last < num_candidates - 1) | (num_candidates == vocab_size)
     return floor, is_known
 
 
 def largest(scaled: torch.Tensor, num: int) -> torch.Tensor:
-    """The `num` largest numbers of each row, falling, [S, num]. On a CPU numpy sorts many times as fast as torch."""
+    """The `num` largest numbers of each row, descending, [S, num]. numpy is many times faster on a CPU."""
     if scaled.device.type != "cpu":
         return scaled.topk(num, dim=-1).values
     rest = scaled.shape[1] - num
@@ -230,9 +248,9 @@ def largest(scaled: torch.Tensor, num: int) -> torch.Tensor:
 
 
 def logprobs_of(raw: torch.Tensor, token_ids: torch.Tensor, wanted: Seq[int | None]) -> list[torch.Tensor]:
-    """The model's own log-probabilities, before temperature, truncation and penalties, of the rows that want any.
+    """The model's log-probabilities, before temperature, truncation and penalties, of the R rows that want them.
 
-    Of the tokens drawn [R], and the likeliest tokens and theirs [R, most wanted]; nothing if no row wants any.
+    Those of the sampled tokens [R], the likeliest tokens [R, most wanted], and theirs; empty if no row wants any.
     """
     rows = [at for at, num in enumerate(wanted) if num is not None]
     if not rows:

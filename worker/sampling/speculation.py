@@ -1,7 +1,7 @@
-"""Prompt lookup: what followed the last few tokens before is a cheap guess at what follows them now.
+"""Prompt lookup: drafts the tokens that followed an earlier occurrence of the last few tokens.
 
-The guess is verified in the same forward pass, and a draw belongs to its position: the tokens are those that would have
-come anyway, only more of them in a step.
+A draft is verified in the same forward pass, and random numbers belong to positions: speculation changes how many
+tokens a step gives, never which.
 """
 
 from array import array
@@ -10,26 +10,26 @@ from collections.abc import Iterable
 from worker.sampling.logit_rules import has_rules
 from worker.state.sequence import Sequence
 
-NGRAMS = (4, 3, 2)  # last tokens that must have been seen before, longest first
+NGRAMS = (4, 3, 2)  # numbers of last tokens to look for, longest first
 LOOKBACK = 8192  # tokens searched
-MAX_DRAFTED = 48  # tokens a step, over all sequences; more would make the forward pass bound by arithmetic
+MAX_DRAFTED = 48  # tokens a step, over all sequences; with more the forward pass becomes compute-bound
 
 
 class Drafter:
-    """Sets the `draft` of sequences that are about to decode."""
+    """Sets the `draft` of decoding sequences."""
 
     def __init__(self, num_ahead: int) -> None:
-        self.num_ahead = num_ahead  # tokens guessed per sequence; 0: never
+        self.num_ahead = num_ahead  # most draft tokens of a sequence
 
     def draft(self, sequences: Iterable[Sequence], max_model_len: int) -> None:
-        """Oldest first. Sequences whose logits depend on counts or grammars go one token at a time."""
+        """Oldest first. Sequences whose logits depend on counts or grammars get no draft."""
         budget = MAX_DRAFTED
         for sequence in sequences:
             room = min(
                 self.num_ahead,
                 budget,
                 sequence.sampling.max_tokens - sequence.num_completion_tokens - 1,
-                max_model_len - len(sequence.token_ids) - 1,
+                max_model_len - sequence.num_tokens - 1,
             )
             can_draft = room > 0 and sequence.is_decoding and not has_rules(sequence)
             sequence.draft = look_up(sequence.token_ids, room) if can_draft else []
@@ -37,7 +37,7 @@ class Drafter:
 
 
 def look_up(token_ids: list[int], num_ahead: int) -> list[int]:
-    """What followed the latest earlier occurrence of the longest of NGRAMS that the tokens end with."""
+    """Up to `num_ahead` tokens after the latest earlier occurrence of the longest NGRAM that the tokens end with."""
     recent = token_ids[-LOOKBACK:]
     haystack = array("q", recent)
     size = haystack.itemsize
@@ -45,7 +45,7 @@ def look_up(token_ids: list[int], num_ahead: int) -> list[int]:
     for num in NGRAMS:
         pattern = text[-num * size :]
         at = text.rfind(pattern, 0, len(text) - size)
-        while at >= 0 and at % size:  # found across the borders of numbers
+        while at >= 0 and at % size:  # not aligned with a token
             at = text.rfind(pattern, 0, at + len(pattern) - 1)
         if at >= 0 and len(recent) > num:
             start = at // size + num

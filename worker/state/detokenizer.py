@@ -1,37 +1,37 @@
-"""Token ids to text, one token at a time: whole characters only, and together what the decoder makes of all tokens.
+"""Token ids to text, one token at a time, in whole characters; the parts join to the decoder's text of all tokens.
 
-tokenizers' DecodeStream is not used: it keeps back real U+FFFD, raises on bytes that are no UTF-8, and grows with both.
+tokenizers' DecodeStream is not used: it holds back real U+FFFD, raises on invalid UTF-8, and grows with both.
 """
 
 from collections.abc import Iterable
 
 from common.model.spelling import REPLACEMENT, Spelling
 
-MAX_SILENT = 24  # tokens without text that are kept as context for the next ones
+MAX_SILENT = 24  # tokens without text that are kept as context
 
 
 class Detokenizer:
-    """The bytes of an unfinished character are kept back; the decoder sees whole characters only.
+    """Holds back the bytes of an unfinished character; the decoder sees whole characters only.
 
-    It reads a short window that begins with tokens whose text is out (at first: `context`, the end of the prompt),
-    because decoders treat the first token of a text specially, dropping its leading space. Every push costs the same.
+    The decoder reads a short window that begins with tokens already shown (at first `context`, the end of the prompt),
+    because decoders treat the first token of a text specially and drop its leading space. Every push costs the same.
 
-    In a row of byte tokens (`<0xE2>`) that turns out to be no UTF-8, characters that are out stay; the decoder would
-    take back the whole row.
+    Characters of a run of byte tokens (`<0xE2>`) stay shown when the run proves to be invalid UTF-8; the decoder would
+    replace the whole run.
     """
 
     def __init__(self, spelling: Spelling, context: Iterable[int] = (), *, skip_special_tokens: bool = True) -> None:
         self._spelling = spelling
         self._skipped = spelling.special_names if skip_special_tokens else frozenset()
-        self._held = b""  # of a character that is not whole yet
+        self._held = b""  # of an unfinished character
         self._window: list[str] = []  # names of tokens
-        self._num_settled = 0  # of them are context
-        self._num_shown = 0  # characters of its text that are out
+        self._num_settled = 0  # leading tokens of the window that are context
+        self._num_shown = 0  # characters of the window's text that were returned
         for token_id in context:
             self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        """The text that became certain with this token."""
+        """The text that this token makes certain."""
         name = self._spelling.name(token_id)
         if name is None or name in self._skipped:
             return ""
@@ -45,7 +45,7 @@ class Detokenizer:
         return self._decode(self._spelling.names_of(text))
 
     def _decode(self, names: list[str]) -> str:
-        """The decoder's text of these tokens where they stand."""
+        """The decoder's text of these tokens in their context."""
         self._window += names
         text = self._spelling.decoded(self._window)
         shown = text[self._num_shown :]
@@ -54,7 +54,7 @@ class Detokenizer:
         return shown
 
     def _settle(self) -> None:
-        """Keep the newest tokens as context for the next ones: those since the last that left some text."""
+        """Shorten the window to its newest tokens that have text, as context for the next ones."""
         newest = self._window[self._num_settled :]
         num_characters = len(self._spelling.decoded(newest))
         if num_characters or len(newest) > MAX_SILENT:

@@ -1,4 +1,4 @@
-"""The paged KV cache: keys and values of all layers, handed out to sequences in blocks, shared by prefix."""
+"""The paged KV cache: keys and values of all layers in blocks, allocated to sequences and shared by prefix."""
 
 import math
 import mmap
@@ -12,7 +12,7 @@ from worker.state.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer keeps of one token."""
+    """Heads and dimensions of one layer's keys and values."""
 
     num_kv_heads: int
     key_dim: int
@@ -27,10 +27,10 @@ class LayerShape:
 def pool_of(
     num_heads: int, places: tuple[int, int], dim: int, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Zeros, [heads, blocks, block_size, dim], and never garbage: what a mask hides is still multiplied, NaN and all.
+    """Zeros [heads, blocks, block_size, dim]. Never uninitialized: masked positions are multiplied too, NaN included.
 
-    On a CPU from the kernel's untouched pages, so that memory is taken only as blocks are used. Not from huge ones: to
-    clear one costs a step more than its faults do. On a GPU a token's heads lie together, as its kernels want them.
+    On a CPU the pages come untouched from the kernel, so memory is used only as blocks are written; huge pages are
+    avoided because clearing one stalls a step. On a GPU a token's heads are adjacent, as the kernels need them.
     """
     if device.type != "cpu":
         return torch.zeros(*places, num_heads, dim, dtype=dtype, device=device).permute(2, 0, 1, 3)
@@ -41,9 +41,9 @@ def pool_of(
 class KVCache:
     """Blocks of `block_size` tokens. `keys[i]` is [kv_heads, num_blocks, block_size, key_dim], and so are the values.
 
-    Heads come first, so that what is gathered for a batch is ready for a batched matrix product; how a head's numbers
-    lie within a block is up to the runner (worker/kernels has an order of its own). A block's number is the same in all
-    layers. Sequences hold their block ids; only this class changes them.
+    Heads come first, so that gathered blocks are ready for a batched matrix product. The layout of a head within a
+    block is the runner's choice (worker/kernels has its own). A block has the same id in all layers. Sequences hold
+    their block ids; only this class changes them.
     """
 
     def __init__(
@@ -68,26 +68,25 @@ class KVCache:
         return -(-num_tokens // self.block_size)
 
     def num_missing(self, sequence: Sequence) -> int:
-        """How many free blocks its tokens would take, beside those that others use."""
+        """Free blocks that admitting the sequence would take; blocks shared with running sequences are not counted."""
         shared = self._find_prefix(sequence)
-        return self.num_blocks_for(len(sequence.token_ids)) - len(shared) + self.pool.num_unused(shared)
+        return self.num_blocks_for(sequence.num_tokens) - len(shared) + self.pool.num_unused(shared)
 
-    def admit(self, sequence: Sequence) -> bool:
-        """Give the sequence blocks for all its tokens, sharing what is known; False if there is no room.
+    def allocate(self, sequence: Sequence) -> int | None:
+        """Give the sequence blocks for all its tokens; returns the number of tokens found in the cache.
 
-        One token is left to compute.
+        None if there is no room. At least one token is left to compute.
         """
         if self.num_missing(sequence) > self.pool.num_free:
-            return False
+            return None
         shared = self._find_prefix(sequence)
-        num_new = self.num_blocks_for(len(sequence.token_ids)) - len(shared)
+        num_new = self.num_blocks_for(sequence.num_tokens) - len(shared)
         self.pool.take(shared)
         sequence.block_ids = shared + self.pool.allocate(num_new)
-        sequence.num_computed = len(shared) * self.block_size
-        return True
+        return len(shared) * self.block_size
 
     def reserve(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Blocks for the first `num_tokens` of the sequence; False if none are free."""
+        """Extend the sequence's blocks to its first `num_tokens` tokens; False if too few are free."""
         num_missing = self.num_blocks_for(num_tokens) - len(sequence.block_ids)
         if num_missing > self.pool.num_free:
             return False
@@ -95,40 +94,41 @@ class KVCache:
             sequence.block_ids += self.pool.allocate(num_missing)
         return True
 
-    def remember(self, sequence: Sequence, num_before: int) -> None:
-        """Let others share the blocks that filled up since `num_before` tokens were computed."""
+    def cache_blocks(self, sequence: Sequence, num_before: int) -> None:
+        """Share the blocks that became full since `num_before` tokens were computed."""
         if not self.shares_prefixes:
             return
-        first, last = num_before // self.block_size, sequence.num_computed // self.block_size
+        num_known = min(sequence.num_computed, len(sequence.token_ids))  # a pending token cannot be hashed yet
+        first, last = num_before // self.block_size, num_known // self.block_size
         if first < last:
             hashes = self._hashes(sequence, last)
             for at in range(first, last):
-                self.pool.remember(sequence.block_ids[at], hashes[at])
+                self.pool.cache(sequence.block_ids[at], hashes[at])
 
-    def release(self, sequence: Sequence) -> None:
-        """Take the sequence's blocks back; their content stays known as long as there is room."""
-        self.pool.release(sequence.block_ids)
+    def free(self, sequence: Sequence) -> None:
+        """Take the sequence's blocks; their content stays cached until they are allocated again."""
+        self.pool.free(sequence.block_ids)
         sequence.block_ids = []
-        sequence.num_computed = 0
 
-    def scrub(self, sequence: Sequence) -> None:
-        """Wipe what a sequence that went wrong wrote: NaN in a block would reach its next user through the mask."""
+    def zero(self, sequence: Sequence) -> None:
+        """Clear the blocks of a failed sequence: NaN in a block would reach its next user through the mask."""
         own = self.pool.exclusive(sequence.block_ids)
-        self.pool.forget(own)
+        self.pool.evict(own)
         self.wipe(own)
 
     def wipe(self, block_ids: list[int]) -> None:
+        """Set the blocks' keys and values to zero."""
         for pool in self.keys + self.values:
             pool[:, torch.tensor(block_ids, dtype=torch.long, device=pool.device)] = 0
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.shares_prefixes:
             return []
-        num_full = (len(sequence.token_ids) - 1) // self.block_size
+        num_full = (sequence.num_tokens - 1) // self.block_size
         return self.pool.find(self._hashes(sequence, num_full))
 
     def _hashes(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
-        """The chain of the first `num_blocks` full blocks, grown on the sequence as needed."""
+        """Hashes of the first `num_blocks` full blocks; those not yet known are added to the sequence."""
         hashes = sequence.block_hashes
         size = self.block_size
         while len(hashes) < num_blocks:

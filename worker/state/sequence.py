@@ -9,22 +9,22 @@ from common.wire import Finished, FinishReason, GenerationRequest, SamplingParam
 from worker.state.stopping import VisibleText, finish_reason
 
 
-class GrammarState(Protocol):
-    """Where one sequence stands in its grammar (worker/sampling/grammar.py)."""
+class GrammarCursor(Protocol):
+    """The position of one sequence in its grammar (worker/sampling/grammar.py)."""
 
     def accept(self, token_ids: list[int]) -> None: ...
     def fill_mask(self, bitmask_row: torch.Tensor) -> None: ...
     @property
     def is_finished(self) -> bool: ...
-    def copy(self) -> "GrammarState": ...
+    def copy(self) -> "GrammarCursor": ...
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One choice of one request: its tokens, how far its KV is computed, and the text it has shown.
+    """One choice of one request: its tokens, how much of their KV is computed, and the text shown so far.
 
-    `token_ids` holds the prompt and everything drawn so far; the next `token_ids[num_computed:]` go through the model.
-    A last one below 0 is pending: drawn as number `-1 - id` of the step in flight, and still on the device.
+    `token_ids` holds the prompt and every token sampled and read so far; only `append` adds to it. While steps overlap,
+    one more token may be `pending`: sampled, but still on the device. It counts as a token of the sequence everywhere.
     """
 
     request_id: str
@@ -33,53 +33,62 @@ class Sequence:
     token_ids: list[int]
     num_prompt_tokens: int
     text: VisibleText
-    ends: frozenset[int]  # token ids that end the sequence
+    stop_token_ids: frozenset[int]  # the request's own, and the model's end-of-sequence tokens unless they are ignored
     cache_salt: str = ""
     images: tuple[str, ...] = ()
-    images_end: int = 0  # tokens up to the end of the last one
-    position_shift: int = 0  # of all tokens after its images, which may take more or fewer positions than tokens
-    grammar: GrammarState | None = None
-    num_computed: int = 0
+    images_end: int = 0  # number of tokens up to the end of the last image
+    position_shift: int = 0  # for tokens after the images, whose positions may differ from their token counts
+    grammar: GrammarCursor | None = None
+    num_computed: int = 0  # tokens whose KV is computed or scheduled; changed by the three methods below only
+    pending: int | None = None  # index of the newest token among the samples of the step in flight
+    num_taken_back: int = 0  # pending tokens that could not be decided on the device
     block_ids: list[int] = field(default_factory=list)
-    block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks of token_ids, as far as needed
-    draft: list[int] = field(default_factory=list)  # guessed next tokens, to be verified in this step
-    is_wide: bool = False  # top_p once held more tokens than the sampler's candidates
-    is_preempted: bool = False  # its KV was given up for others'
+    block_hashes: list[bytes] = field(default_factory=list)  # of the leading full blocks, computed as needed
+    draft: list[int] = field(default_factory=list)  # guessed next tokens, verified in the next step
+    is_preempted: bool = False  # its KV blocks were taken for other sequences
     finish_reason: FinishReason | None = None
 
     @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) + (self.pending is not None)
+
+    @property
     def num_completion_tokens(self) -> int:
-        return len(self.token_ids) - self.num_prompt_tokens
+        return self.num_tokens - self.num_prompt_tokens
 
     @property
     def num_uncomputed(self) -> int:
-        return len(self.token_ids) - self.num_computed
-
-    @property
-    def is_pending(self) -> bool:
-        return self.token_ids[-1] < 0
+        return self.num_tokens - self.num_computed
 
     @property
     def is_decoding(self) -> bool:
-        """Only the token drawn last is missing from the KV cache."""
+        """Only the newest token is missing from the KV cache."""
         return self.num_uncomputed == 1 and self.num_computed > 0
 
-    def accept(self, token_id: int, max_model_len: int) -> str:
-        """Append a drawn token; returns the text it made visible and sets `finish_reason` when it is the last."""
-        if self.is_pending:
-            self.token_ids.pop()
+    @property
+    def is_wide(self) -> bool:
+        """Its top_p once needed more tokens than the sampler's candidates."""
+        return self.num_taken_back > 0
+
+    def append(self, token_id: int) -> None:
+        """Add a token that was sampled and read; it takes the place of the pending one."""
+        self.pending = None
         self.token_ids.append(token_id)
-        is_end = token_id in self.ends
-        text = "" if is_end else self.text.push(token_id)
+
+    def accept(self, token_id: int, max_model_len: int) -> str:
+        """Append a sampled token; returns the text it made visible and sets `finish_reason` when it is the last."""
+        self.append(token_id)
+        is_stop = token_id in self.stop_token_ids
+        text = "" if is_stop else self.text.push(token_id)
         self.finish_reason = finish_reason(
             token_id,
             self.num_completion_tokens,
-            len(self.token_ids),
-            ends=self.ends,
+            self.num_tokens,
+            stop_token_ids=self.stop_token_ids,
             max_tokens=self.sampling.max_tokens,
             max_model_len=max_model_len,
         )
-        if self.grammar is not None and not is_end:
+        if self.grammar is not None and not is_stop:
             self.grammar.accept([token_id])
             if self.grammar.is_finished:
                 self.finish_reason = "stop"
@@ -87,16 +96,24 @@ class Sequence:
             self.finish_reason = "stop"
         return text + self.text.flush() if self.finish_reason else text
 
+    def begin_at(self, num_cached: int) -> None:
+        """Start over: only the first `num_cached` tokens are in the KV cache."""
+        self.num_computed = num_cached
+
+    def advance(self, num_tokens: int) -> None:
+        """The next tokens are scheduled, or were computed as drafts that proved right."""
+        self.num_computed += num_tokens
+
     def take_back(self) -> None:
-        """The pending token could not be decided: the last one before it goes through the model again."""
-        self.token_ids.pop()
-        self.num_computed = min(self.num_computed, len(self.token_ids) - 1)
-        self.is_wide = True
+        """The pending token could not be decided on the device: compute the one before it again."""
+        self.pending = None
+        self.num_taken_back += 1
+        self.num_computed = min(self.num_computed, self.num_tokens - 1)
 
 
 @dataclass(slots=True, eq=False)
 class RequestState:
-    """All choices of one request, and what its last event will say."""
+    """All choices of one request and its prefix cache hit."""
 
     request: GenerationRequest
     sequences: list[Sequence]

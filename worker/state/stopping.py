@@ -1,4 +1,4 @@
-"""Why and where a sequence ends: end tokens, length, and stop strings whose text is never shown."""
+"""Why and where a sequence ends: stop tokens, length, and stop strings, which are never shown."""
 
 from common.wire import FinishReason
 from worker.state.detokenizer import Detokenizer
@@ -9,12 +9,12 @@ def finish_reason(
     num_completion_tokens: int,
     num_tokens: int,
     *,
-    ends: frozenset[int],
+    stop_token_ids: frozenset[int],
     max_tokens: int,
     max_model_len: int,
 ) -> FinishReason | None:
-    """Why the sequence ends with this token, or None if it goes on. An end token wins over the length."""
-    if last_token_id in ends:
+    """Why the sequence ends with this token, or None if it goes on. A stop token wins over the length."""
+    if last_token_id in stop_token_ids:
         return "stop"
     if num_completion_tokens >= max_tokens or num_tokens >= max_model_len:
         return "length"
@@ -22,7 +22,7 @@ def finish_reason(
 
 
 class StopStrings:
-    """Passes text through until one of `stops` appears; holds back whatever may be the beginning of one."""
+    """Passes text through until one of `stops` appears; holds back text that may begin one."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self.stops = tuple(stop for stop in stops if stop)
@@ -39,15 +39,15 @@ class StopStrings:
         matches = [(at + len(stop), at) for stop in self.stops if (at := self.held.find(stop)) >= 0]
         if matches:
             self.has_matched = True
-            return self._release(min(matches)[1])  # the one that was complete first, however the text was cut
+            return self._release(min(matches)[1])  # the one completed first, however the text was split
         return self._release(len(self.held) - self._num_suspicious())
 
     def flush(self) -> str:
-        """What was held although no stop string came."""
+        """The held text, when no stop string followed."""
         return "" if self.has_matched else self._release(len(self.held))
 
     def _num_suspicious(self) -> int:
-        """Length of the longest end of `held` that a stop string begins with."""
+        """Length of the longest suffix of `held` that begins a stop string."""
         longest = max(len(stop) for stop in self.stops) - 1
         for num_chars in range(min(longest, len(self.held)), 0, -1):
             tail = self.held[-num_chars:]
@@ -61,7 +61,7 @@ class StopStrings:
 
 
 class VisibleText:
-    """The text a reader has seen of one sequence: whole characters, and nothing of a stop string."""
+    """The text of one sequence as its reader sees it: whole characters, nothing of a stop string."""
 
     def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...], min_tokens: int) -> None:
         self._detokenizer = detokenizer
@@ -73,13 +73,13 @@ class VisibleText:
         return self._stops.has_matched
 
     def push(self, token_id: int) -> str:
-        """The text this token made visible."""
+        """The text that this token makes visible."""
         text = self._detokenizer.push(token_id)
-        if self._num_tokens_before_stops > 0:  # a stop string counts only once min_tokens are out
+        if self._num_tokens_before_stops > 0:  # stop strings count only after min_tokens
             self._num_tokens_before_stops -= 1
             return text
         return self._stops.push(text)
 
     def flush(self) -> str:
-        """What was held at the end of the sequence although no stop string came; half a character is left out."""
+        """The text held at the end of the sequence; an incomplete character is dropped."""
         return self._stops.flush()

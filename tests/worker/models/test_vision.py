@@ -168,7 +168,7 @@ def test_sequences_that_lost_their_blocks_are_read_again(folder: Path, overlap: 
     assert bench.engine.scheduler.num_preemptions > 0
     for job_id, image in {"wide": WIDE, "tall": TALL}.items():
         assert tokens(events, job_id) == bench.expected(image, max_tokens=50)
-    cache.pool.release(taken)
+    cache.pool.free(taken)
 
 
 def test_a_model_that_reads_pictures_differently_here_runs_one_after_the_other(

@@ -93,7 +93,7 @@ def test_tokens_text_and_ends_are_ours(remote: Remote, server: FakeVllm) -> None
     assert remote.token_ids() == expected(server, 12)
     assert remote.deltas()[-1].finish_reason == "length"
     assert remote.end() == Finished(len(PROMPT), 12)
-    tokenizer = remote.engine._intake._spelling._tokenizer
+    tokenizer = remote.engine.admission._spelling._tokenizer
     whole = tokenizer.decode([*PROMPT, *remote.token_ids()])
     assert whole.endswith(remote.text()) and remote.text()
 
@@ -145,7 +145,7 @@ def test_a_stop_string_ends_the_stream_at_the_server_too(remote: Remote, server:
     remote.finish()
     assert remote.text("second") == remote.text("first")[: remote.text("first").index(stop)]
     assert remote.deltas("second")[-1].finish_reason == "stop"
-    assert not remote.engine._streams
+    assert len(remote.engine.streams) == 0
 
 
 def test_a_cancelled_request_says_no_more(remote: Remote, server: FakeVllm) -> None:
@@ -153,7 +153,7 @@ def test_a_cancelled_request_says_no_more(remote: Remote, server: FakeVllm) -> N
     remote.add(max_tokens=100, ignore_eos=True)
     while not remote.events:
         remote.step()
-    remote.engine._max_num_seqs = 1
+    remote.engine.max_num_seqs = 1
     assert not remote.engine.has_room(1, 1) and remote.engine.has_room(1, 1, without=["r"])
     remote.engine.cancel("r")
     assert not remote.engine.has_work and remote.engine.has_room(1, 8)
@@ -247,8 +247,8 @@ def test_who_kills_the_server_thrice_fails_and_its_mates_finish(remote: Remote, 
 
 def test_a_server_whose_engine_is_dead_is_away(remote: Remote, server: FakeVllm) -> None:
     server.is_sick = True
-    remote.engine.watch.look()
+    remote.engine.watch.check()
     assert remote.engine.state == "away" and not remote.engine.has_room(1, 1)
     server.is_sick = False
-    remote.engine.watch.look()
+    remote.engine.watch.check()
     assert remote.engine.state == "ready"

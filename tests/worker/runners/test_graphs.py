@@ -26,7 +26,7 @@ from worker.runners.image_prompts import ImagePromptRunner
 from worker.runners.layer_survey import survey_layers
 from worker.runners.limits import block_size_for
 from worker.runners.probe import PROBE_SEQS, Unsupported, check_equal, stock_logits, use_paged_attention
-from worker.sampling.sampler import draw_tokens, sample
+from worker.sampling.sampler import sample
 from worker.state.kv_cache import KVCache
 
 PAGE = 16
@@ -249,7 +249,7 @@ def test_draws_do_not_ask_the_device_what_the_requests_said(sampling: dict[str, 
         sample(logits, sequences, [0] * 4)
     assert waits.count <= most
     with CountWaits() as waits:
-        draw_tokens(logits, sequences, [0] * 4, may_defer=True)
+        sample(logits, sequences, [0] * 4, may_defer=True)
     assert waits.count == 0
 
 

@@ -83,7 +83,7 @@ def test_a_sequence_that_lost_its_blocks_begins_anew(hybrid: Bench) -> None:
     assert hybrid.engine.scheduler.num_preemptions > 0
     assert hybrid.engine.stats().recomputed_tokens > 20  # prefixes are not shared here
     assert {length: hybrid.token_ids(f"r{length}") for length in expected} == expected
-    pool.release(taken)
+    pool.free(taken)
 
 
 def test_one_that_is_cancelled_leaves_the_others_alone(hybrid: Bench) -> None:

@@ -36,7 +36,7 @@ def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def rows_of(*num_tokens: int) -> list[ScheduledSequence]:
     """Rows of so many tokens each."""
-    return [ScheduledSequence(probe_sequence([1] * number, []), number) for number in num_tokens]
+    return [ScheduledSequence(probe_sequence([1] * number), number) for number in num_tokens]
 
 
 @pytest.mark.parametrize(

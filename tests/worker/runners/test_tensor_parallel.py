@@ -28,8 +28,9 @@ def test_two_ranks_say_what_one_says(model_folder: ModelFolder, family: str) -> 
     assert json.loads(found[0]) == answers(Bench(folder))
 
 
-def test_a_step_crosses_whole(bench: Bench) -> None:
+def test_a_step_crosses_whole(model_folder: ModelFolder) -> None:
     """Rows of a running engine, packed and unpacked, are the same inputs at the same places."""
+    bench = Bench(model_folder())
     bench.add("a", prompt_of(30), max_tokens=4, ignore_eos=True)
     bench.add("b", prompt_of(5), max_tokens=4, ignore_eos=True)
     bench.step(2)

@@ -18,7 +18,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 def sequence_with(prompt: tuple[int, ...] = (1,), drawn: tuple[int, ...] = (), **sampling: object) -> Sequence:
     sequence = probe_sequence([*prompt, *drawn])
     sequence.num_prompt_tokens = len(prompt)
-    sequence.ends = frozenset({5})
+    sequence.stop_token_ids = frozenset({5})
     sequence.sampling = replace(SamplingParams(max_tokens=99, seed=1), **sampling)  # type: ignore[arg-type]
     return sequence
 
@@ -26,7 +26,7 @@ def sequence_with(prompt: tuple[int, ...] = (1,), drawn: tuple[int, ...] = (), *
 def draw_many(num_draws: int, logits: torch.Tensor = LOGITS, **sampling: object) -> torch.Tensor:
     """How often each token comes at `num_draws` different positions."""
     sequence = sequence_with(**sampling)
-    drawn = sample(logits.repeat(num_draws, 1), [sequence] * num_draws, range(num_draws)).token_ids
+    drawn = sample(logits.repeat(num_draws, 1), [sequence] * num_draws, range(num_draws)).read().token_ids
     return torch.bincount(torch.tensor(drawn), minlength=logits.shape[0])
 
 
@@ -77,8 +77,8 @@ def test_top_p_is_exact_where_the_usual_candidates_do_not_hold_it() -> None:
 def test_a_row_that_needs_the_full_sort_does_not_change_its_neighbours() -> None:
     flat, steep = torch.linspace(0, 0.01, 4 * NUM_CANDIDATES), torch.linspace(0, 90, 4 * NUM_CANDIDATES)
     sequences = [sequence_with(top_p=0.9, seed=seed) for seed in range(20)]
-    alone = sample(steep.repeat(20, 1), sequences, [0] * 20).token_ids
-    mixed = sample(torch.cat([steep.repeat(20, 1), flat[None]]), [*sequences, sequences[0]], [0] * 21).token_ids
+    alone = sample(steep.repeat(20, 1), sequences, [0] * 20).read().token_ids
+    mixed = sample(torch.cat([steep.repeat(20, 1), flat[None]]), [*sequences, sequences[0]], [0] * 21).read().token_ids
     assert mixed[:20] == alone
 
 
@@ -92,8 +92,8 @@ def test_draws_are_right_across_the_spans_of_a_large_vocabulary() -> None:
 
 def test_temperature_zero_takes_the_likeliest_beside_rows_that_draw() -> None:
     greedy, drawing = sequence_with(temperature=0.0), sequence_with(temperature=1.0, seed=3)
-    mixed = sample(LOGITS.repeat(2, 1), [greedy, drawing], [0, 4]).token_ids
-    alone = sample(LOGITS[None].clone(), [drawing], [4]).token_ids
+    mixed = sample(LOGITS.repeat(2, 1), [greedy, drawing], [0, 4]).read().token_ids
+    alone = sample(LOGITS[None].clone(), [drawing], [4]).read().token_ids
     assert mixed == [0, alone[0]]
 
 
@@ -146,7 +146,7 @@ def test_the_end_is_forbidden_until_min_tokens_are_out() -> None:
 def test_logprobs_are_those_of_the_model_before_anything_was_done_to_them() -> None:
     sequence = sequence_with(temperature=0.0, logit_bias=((3, 100.0),), logprobs=2)
     plain = sequence_with(temperature=0.0)
-    first, second = sample(LOGITS.repeat(2, 1), [sequence, plain], [0, 0]).logprobs
+    first, second = sample(LOGITS.repeat(2, 1), [sequence, plain], [0, 0]).read().logprobs
     model = LOGITS.log_softmax(-1)
     assert second is None and first is not None
     assert (first.token_id, first.logprob) == (3, pytest.approx(model[3].item()))
@@ -158,4 +158,4 @@ def test_a_row_without_a_number_has_no_token_and_its_neighbours_do() -> None:
     logits = LOGITS.repeat(3, 1)
     logits[1] = math.nan
     greedy = [sequence_with(temperature=temperature) for temperature in (0.0, 1.0, 0.0)]
-    assert sample(logits, greedy, [0, 0, 0]).token_ids[1:] == [None, 0]
+    assert sample(logits, greedy, [0, 0, 0]).read().token_ids[1:] == [None, 0]

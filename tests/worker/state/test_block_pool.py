@@ -9,8 +9,8 @@ from worker.state.block_pool import BlockPool, chain_hash, chain_root
 def test_a_released_block_is_found_again_until_its_room_is_needed() -> None:
     pool = BlockPool(2)
     block_ids = pool.allocate(1)
-    pool.remember(block_ids[0], b"a")
-    pool.release(block_ids)
+    pool.cache(block_ids[0], b"a")
+    pool.free(block_ids)
     assert pool.find([b"a", b"b"]) == block_ids
     pool.allocate(1)  # takes the one that remembers nothing
     assert pool.find([b"a"]) == block_ids
@@ -22,9 +22,9 @@ def test_the_least_recently_used_goes_first_and_ends_of_chains_before_their_begi
     pool = BlockPool(4)
     first, second = pool.allocate(2), pool.allocate(2)
     for block_id, name in zip(first + second, [b"a0", b"a1", b"b0", b"b1"], strict=True):
-        pool.remember(block_id, name)
-    pool.release(second)
-    pool.release(first)
+        pool.cache(block_id, name)
+    pool.free(second)
+    pool.free(first)
     pool.allocate(1)
     assert (pool.find([b"b0", b"b1"]), pool.find([b"a0", b"a1"])) == (second[:1], first)
 
@@ -32,11 +32,11 @@ def test_the_least_recently_used_goes_first_and_ends_of_chains_before_their_begi
 def test_a_shared_block_is_free_only_when_its_last_user_left() -> None:
     pool = BlockPool(1)
     block_ids = pool.allocate(1)
-    pool.remember(block_ids[0], b"a")
+    pool.cache(block_ids[0], b"a")
     pool.take(pool.find([b"a"]))
-    pool.release(block_ids)
+    pool.free(block_ids)
     assert pool.num_free == 0
-    pool.release(block_ids)
+    pool.free(block_ids)
     assert pool.num_free == 1
 
 
@@ -53,8 +53,8 @@ def test_whatever_is_taken_and_given_back_every_block_is_free_or_used_once(actio
         if takes and num <= pool.num_free:
             held.append(pool.allocate(num))
             for block_id in held[-1]:
-                pool.remember(block_id, bytes([block_id]))
+                pool.cache(block_id, bytes([block_id]))
         elif held:
-            pool.release(held.pop(0))
+            pool.free(held.pop(0))
     used = [block_id for block_ids in held for block_id in block_ids]
     assert len(set(used)) == len(used) == pool.num_blocks - pool.num_free

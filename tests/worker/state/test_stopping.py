@@ -19,7 +19,7 @@ ENDS = frozenset({7})
 def test_an_end_token_wins_over_the_length(
     token_id: int, num_completion: int, num_tokens: int, reason: str | None
 ) -> None:
-    found = finish_reason(token_id, num_completion, num_tokens, ends=ENDS, max_tokens=10, max_model_len=64)
+    found = finish_reason(token_id, num_completion, num_tokens, stop_token_ids=ENDS, max_tokens=10, max_model_len=64)
     assert found == reason
 
 
