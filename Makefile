@@ -57,7 +57,7 @@ relock: .venv/.test ## make the lock files follow a changed list; nothing else m
 hooks: .venv/.test ## have git check each commit (.pre-commit-config.yaml)
 	@$(BIN)/pre-commit install
 
-traces: .venv/.run ## install OpenTelemetry, for OMNI_OTLP_ENDPOINT
+traces: .venv/.run ## install OpenTelemetry, for OTEL_EXPORTER_OTLP_ENDPOINT
 	@$(PIP) -r requirements-traces.lock
 
 clean: ## remove the installed packages and the demo's data

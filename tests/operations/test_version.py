@@ -37,6 +37,6 @@ def test_health_states_it(service: RunningService) -> None:
 
 
 def test_the_newest_heading_of_the_changelog_is_unreleased_or_the_version() -> None:
-    headings = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^## ([\w.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] in ("Unreleased", __version__)
     assert next(heading for heading in headings if heading != "Unreleased") == __version__
