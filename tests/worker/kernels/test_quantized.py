@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from common.settings import Settings
+from common.settings import ModelSettings
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.gpu_stand_ins import recorded
 from worker.kernels.elementwise import FP8, Elementwise, to_fp8
@@ -53,7 +53,7 @@ def test_few_rows_and_many_rows_agree(kind: Kind) -> None:
 
 
 def test_every_quantization_is_a_value_of_the_setting() -> None:
-    named = get_args(Settings.model_fields["quantize"].annotation)
+    named = get_args(ModelSettings.model_fields["quantize"].annotation)
     assert named == ("", *(kind.name for kind in QUANTIZATIONS))
     assert [quantization_named(name) for name in named] == [None, *(kind() for kind in QUANTIZATIONS)]
 
