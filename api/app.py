@@ -1,4 +1,4 @@
-"""create_app(settings): the Flask application. Routes, error handler, hub; nothing else."""
+"""create_app(settings): the Flask application with its routes and error handlers."""
 
 import logging
 from typing import Any
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> Flask:
 
 
 def install_errors(app: Flask) -> None:
-    """Every failure leaves as OpenAI's error object."""
+    """Answer every failure with OpenAI's error object."""
 
     @app.errorhandler(OmniError)
     def known(error: OmniError) -> Any:
@@ -93,5 +93,5 @@ def install_errors(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unknown(error: Exception) -> Any:
-        logger.exception("a request failed in a way that is our fault")
+        logger.exception("a request failed unexpectedly")
         return error_body("internal_error", "The server failed in an unexpected way; its log says more."), 500

@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize in vLLM's form."""
+"""/tokenize and /detokenize, compatible with vLLM."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def names_of(ids: Sequence[int], encoder: PromptEncoder) -> list[str | None]:
 
 
 def ids_of(body: TokenizeRequest, encoder: PromptEncoder) -> list[int]:
-    """The prompt as /v1/completions would encode it, or the conversation as /v1/chat/completions would."""
+    """Ids of the prompt as /v1/completions encodes it, or of the messages as /v1/chat/completions does."""
     if body.messages is None:
         with_special = body.add_special_tokens is not False
         return encoder.tokenize_all([body.prompt or ""], encoder.most_tokens, with_special)[0]

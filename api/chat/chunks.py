@@ -1,6 +1,6 @@
-"""Events -> chat.completion and chat.completion.chunk. Pure: the same log always gives the same chunks, byte for byte.
+"""Events -> chat.completion and chat.completion.chunk. Pure: the same log gives the same chunks, byte for byte.
 
-That is what makes a stream resumable anywhere: chunks are numbered, and any process can make them again from the log.
+This makes a stream resumable: chunks are numbered in log order, and any process can replay them from the log.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class ChatMeta(ResponseMeta):
     reading: ParseOptions = field(default_factory=ParseOptions)
 
 
-def choice_logprobs(tokens: Sequence[TokenLogprob], vocabulary: TokenDecoder) -> dict[str, Any]:
-    return {"content": logprob_entries(tokens, vocabulary), "refusal": None}
+def choice_logprobs(tokens: Sequence[TokenLogprob], decoder: TokenDecoder) -> dict[str, Any]:
+    return {"content": logprob_entries(tokens, decoder), "refusal": None}
 
 
 def parsers_of(meta: ChatMeta) -> list[ChoiceParser]:
@@ -32,11 +32,11 @@ def parsers_of(meta: ChatMeta) -> list[ChoiceParser]:
 
 
 class ChatChunks:
-    """Turns a job's events into chunks, one call an event, in log order from the first."""
+    """Turns a job's events into chunks. Feed every event once, in log order."""
 
-    def __init__(self, meta: ChatMeta, vocabulary: TokenDecoder) -> None:
+    def __init__(self, meta: ChatMeta, decoder: TokenDecoder) -> None:
         self.meta = meta
-        self.vocabulary = vocabulary
+        self.decoder = decoder
         self._parsers = parsers_of(meta)
         self._seen: set[int] = set()
 
@@ -44,7 +44,7 @@ class ChatChunks:
         return []
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
-        """The chunks of one event; none for a Failed, whose error the stream carries as its own frame."""
+        """The chunks of one event; none for a Failed, which the stream reports in a frame of its own."""
         if isinstance(event, Delta):
             return self._delta(event)
         if isinstance(event, Finished) and self.meta.include_usage:
@@ -60,7 +60,7 @@ class ChatChunks:
             deltas = [{"content": ""}]
         chunks = [self._choice(event.index, delta) for delta in deltas]
         if tokens:
-            chunks[0]["choices"][0]["logprobs"] = choice_logprobs(tokens, self.vocabulary)
+            chunks[0]["choices"][0]["logprobs"] = choice_logprobs(tokens, self.decoder)
         if event.index not in self._seen:
             self._seen.add(event.index)
             chunks.insert(0, self._choice(event.index, {"role": "assistant", "content": ""}))
@@ -85,7 +85,7 @@ class ChatChunks:
 
 
 def delta_of(piece: Content | Reasoning | ToolCallStart | ToolCallArguments) -> dict[str, Any]:
-    """A piece as a chunk says it. Reasoning bears both names that clients look for."""
+    """The `delta` of a piece. Reasoning has both field names that clients know."""
     if isinstance(piece, Content):
         return {"content": piece.text}
     if isinstance(piece, Reasoning):
@@ -104,11 +104,11 @@ class _Choice:
 
 
 class ChatCompletion:
-    """The same events folded into one chat.completion."""
+    """Folds a job's events into one chat.completion."""
 
-    def __init__(self, meta: ChatMeta, vocabulary: TokenDecoder) -> None:
+    def __init__(self, meta: ChatMeta, decoder: TokenDecoder) -> None:
         self.meta = meta
-        self.vocabulary = vocabulary
+        self.decoder = decoder
         self.failed: Failed | None = None
         self._choices = [_Choice(parser) for parser in parsers_of(meta)]
         self._usage: dict[str, Any] | None = None
@@ -137,13 +137,13 @@ class ChatCompletion:
         return {
             "index": index,
             "message": message_of(choice.pieces),
-            "logprobs": offload(choice_logprobs, choice.logprobs, self.vocabulary) if self.meta.logprobs else None,
+            "logprobs": offload(choice_logprobs, choice.logprobs, self.decoder) if self.meta.logprobs else None,
             "finish_reason": choice.parser.finish_reason,
         }
 
 
 def message_of(pieces: Sequence[Piece]) -> dict[str, Any]:
-    """An assistant's message; its content is null when it only calls."""
+    """The assistant's message; its content is null if it consists of tool calls only."""
     content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
     reasoning = "".join(piece.text for piece in pieces if isinstance(piece, Reasoning))
     calls = tool_calls_of(pieces)
@@ -156,7 +156,7 @@ def message_of(pieces: Sequence[Piece]) -> dict[str, Any]:
 
 
 def tool_calls_of(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Calls as OpenAI lists them: those that are whole."""
+    """OpenAI's `tool_calls`: the complete ones."""
     calls: list[dict[str, Any]] = []
     begun: dict[int, dict[str, Any]] = {}
     for piece in merged(pieces):

@@ -1,7 +1,7 @@
-"""Events -> text_completion objects. Pure: the same logs give the same chunks, so any process can make them again.
+"""Events -> text_completion objects. Pure: the same logs give the same chunks, byte for byte.
 
-A request with several prompts is one job per prompt. Their logs are read one after the other, so a `Finished` ends a
-prompt, and choice numbers go on: prompt 2's first choice is number n.
+A request with several prompts has one job per prompt. Their logs are read one after the other: a `Finished` ends a
+prompt, and the second prompt's first choice has the index n.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ class CompletionMeta(ResponseMeta):
 
 
 def total_usage(ends: Iterable[Finished]) -> dict[str, Any]:
-    """All prompts together."""
+    """Usage of all prompts together."""
     ends = list(ends)
     prompt_tokens = sum(end.prompt_tokens for end in ends)
     completion_tokens = sum(end.completion_tokens for end in ends)
@@ -73,18 +73,18 @@ def total_usage(ends: Iterable[Finished]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class ChoiceText:
-    """One choice as it grows: the part that a chunk adds and, folded, the whole."""
+    """Text of one choice: the part that a chunk adds or, folded, all of it."""
 
     decoder: TokenDecoder
     with_logprobs: bool
-    num_characters: int = 0  # of the tokens so far, echoed prompt included
+    num_characters: int = 0  # so far, including the echoed prompt
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: dict[str, list[Any]] = field(default_factory=dict)
     finish_reason: str | None = None
 
     def part(self, event: Delta, echo: str = "") -> "ChoiceText":
-        """What the event adds, as a choice of its own."""
+        """The text that the event adds, as a choice of its own."""
         offset = self.num_characters + len(echo)
         part = replace(self, text=echo + event.text, token_ids=list(event.token_ids), logprobs={})
         part.finish_reason = event.finish_reason
@@ -105,7 +105,7 @@ class ChoiceText:
 def legacy_logprobs(
     items: Iterable[TokenLogprob], decoder: TokenDecoder, offset: int
 ) -> tuple[dict[str, list[Any]], int]:
-    """OpenAI's older form: parallel lists; `text_offset` counts the tokens' own characters. Also where it ends."""
+    """OpenAI's older format, parallel lists, and the next token's offset. Offsets count the tokens' own characters."""
     tokens, logprobs, tops, offsets = [], [], [], []
     for item in items:
         text = decoder.token_bytes(item.token_id)[0]

@@ -86,7 +86,7 @@ def check_together(body: CompletionRequest) -> None:
 
 
 def prompt_ids_of(body: CompletionRequest, encoder: PromptEncoder) -> list[tuple[int, ...]]:
-    """Each prompt's token ids."""
+    """Token ids of each prompt."""
     with_special = body.add_special_tokens is not False
     texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
     if not texts:

@@ -1,4 +1,4 @@
-"""Vectors as the log keeps them (base64 of float32, little-endian), and as answers word them. Pure."""
+"""Embedding vectors: base64 of little-endian float32 in the log, numbers in answers. Pure."""
 
 import base64
 import math
@@ -16,12 +16,12 @@ def written(values: Sequence[float]) -> str:
 
 
 def vector_bytes(num_dimensions: int) -> int:
-    """How long a written vector is."""
+    """Length of a vector in the log."""
     return -(-4 * num_dimensions // 3) * 4
 
 
 def shortened(vector: str, dimensions: int) -> str:
-    """The first `dimensions` numbers, brought to length 1 again."""
+    """The first `dimensions` numbers, normalized to length 1."""
     values = numbers(vector)[:dimensions]
     length = math.hypot(*values) or 1.0
     return written([value / length for value in values])

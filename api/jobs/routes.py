@@ -1,4 +1,4 @@
-"""The caller's own jobs: list, look, cancel."""
+"""/v1/jobs: list, inspect and cancel the caller's own jobs."""
 
 import time
 from typing import Any
@@ -53,7 +53,7 @@ def page_size(request: Request) -> int:
 
 
 def describe(service: Service, job: JobView) -> dict[str, Any]:
-    """State, place in line, estimate and age; never the text."""
+    """State, position in the queue, estimate and age; no text."""
     is_waiting = job.state == "queued"
     return {
         "id": job.id,

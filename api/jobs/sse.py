@@ -1,4 +1,4 @@
-"""Server-sent events: dicts to frames. Pure."""
+"""Server-sent events: dictionaries to frames. Pure."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def frame(data: dict[str, Any], number: int | None = None, event: str | None = None) -> bytes:
-    """One event; `number` becomes its `id:`, from which a reader can resume."""
+    """One event. `number` becomes its `id:`, after which a client can resume."""
     head = b"" if event is None else b"event: " + event.encode() + b"\n"
     if number is not None:
         head += b"id: %d\n" % number
@@ -16,13 +16,13 @@ def frame(data: dict[str, Any], number: int | None = None, event: str | None = N
 
 
 def comment(text: str) -> bytes:
-    """A line that clients ignore; it keeps proxies and patience alive.
+    """A line that clients ignore; it keeps proxies from closing an idle connection.
 
-    No blank line follows: after the first `id:` openai's decoder would take that for an event without data, and fail.
+    Not followed by a blank line: after an `id:` line OpenAI's decoder would take that for an event without data.
     """
     return b": " + text.replace("\n", " ").encode() + b"\n"
 
 
 def retry(milliseconds: int) -> bytes:
-    """Asks the client to come back after this time."""
-    return b"retry: %d\n" % milliseconds  # no blank line, as above
+    """Asks the client to reconnect after this time."""
+    return b"retry: %d\n" % milliseconds  # no blank line, as in comment()

@@ -1,4 +1,4 @@
-"""Events -> Anthropic's stream events and message. Pure, like api/chat/chunks.py: numbered, repeatable.
+"""Events -> Anthropic's stream events and message. Pure, like api/chat/chunks.py: the same log, the same chunks.
 
 message_start, ping, (content_block_start, content_block_delta*, content_block_stop)*, message_delta, message_stop
 """
@@ -24,13 +24,13 @@ class MessageMeta(ResponseMeta):
 
 @dataclass(slots=True)
 class BlockInProgress:
-    """One content block while it grows."""
+    """A content block whose text is still growing."""
 
     type: str  # text, thinking, tool_use
     id: str = ""
     name: str = ""
     text: str = ""
-    is_whole: bool = True  # a call only once its input is
+    is_whole: bool = True  # False for a call until its input is complete
 
     def shown(self) -> dict[str, Any]:
         if self.type == "tool_use":
@@ -46,13 +46,13 @@ class BlockInProgress:
 
 
 class MessageChunks:
-    """Turns a job's events into stream events, in log order from the first."""
+    """Turns a job's events into stream events, and folds them into a message. Feed every event once, in log order."""
 
-    def __init__(self, meta: MessageMeta, vocabulary: TokenDecoder) -> None:
+    def __init__(self, meta: MessageMeta, decoder: TokenDecoder) -> None:
         self.meta = meta
-        self.vocabulary = vocabulary
+        self.decoder = decoder
         self.failed: Failed | None = None
-        self._reader = ChoiceParser(meta.reading, meta.id, 0)
+        self._parser = ChoiceParser(meta.reading, meta.id, 0)
         self._blocks: list[BlockInProgress] = []
         self._is_open = False
         self._token_ids: list[int] = []
@@ -63,19 +63,19 @@ class MessageChunks:
         return [{"type": "message_start", "message": self.body()}, {"type": "ping"}]
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
-        """The stream events of one event; none for a Failed, whose error the stream carries as its own frame."""
+        """The stream events of one event; none for a Failed, which the stream reports in a frame of its own."""
         if isinstance(event, Failed):
             self.failed = event
             return []
         if isinstance(event, Delta):
             self._token_ids += event.token_ids
             self._text.append(event.text)
-            return [said for piece in self._reader.read(event) for said in self._piece(piece)]
-        self._usage = usage_of(event, self._reader.num_reasoning_tokens)
-        said = [] if self._blocks else self._begin("text")
+            return [new for piece in self._parser.read(event) for new in self._piece(piece)]
+        self._usage = usage_of(event, self._parser.num_reasoning_tokens)
+        events = [] if self._blocks else self._begin("text")
         end = {"stop_reason": self.stop_reason, "stop_sequence": self.stop_sequence}
-        said += [*self._close(), {"type": "message_delta", "delta": end, "usage": self._usage}]
-        return [*said, {"type": "message_stop"}]
+        events += [*self._close(), {"type": "message_delta", "delta": end, "usage": self._usage}]
+        return [*events, {"type": "message_stop"}]
 
     def body(self) -> dict[str, Any]:
         """Anthropic's message object so far."""
@@ -91,24 +91,24 @@ class MessageChunks:
         }
 
     def _content(self) -> list[dict[str, Any]]:
-        """The blocks so far, without a call that was cut off: its input could be run for another."""
+        """The blocks so far, without an incomplete call: its input could be taken for a valid one."""
         whole = [block for block in self._blocks if block.is_whole]
         return [block.shown() for block in whole or ([BlockInProgress("text")] if self._blocks else [])]
 
     @property
     def stop_reason(self) -> str | None:
-        reason = self._reader.finish_reason
+        reason = self._parser.finish_reason
         if reason == "stop" and self.stop_sequence is not None:
             return "stop_sequence"
         return {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}.get(reason or "")
 
     @property
     def stop_sequence(self) -> str | None:
-        """The stop string that ended the text: it stands where the text that was shown breaks off."""
+        """The stop string that ended the text: the one that follows the visible text."""
         is_end = not self._token_ids or self.meta.reading.ends_with(self._token_ids)
-        if self._reader.finish_reason != "stop" or is_end or not self.meta.stop:
+        if self._parser.finish_reason != "stop" or is_end or not self.meta.stop:
             return None
-        written = self.vocabulary.decode(self._token_ids)
+        written = self.decoder.decode(self._token_ids)
         at = len("".join(self._text))
         found = [stop for stop in self.meta.stop if written.startswith(stop, at)]
         found += [stop for stop in self.meta.stop if stop in written]
@@ -121,19 +121,19 @@ class MessageChunks:
             self._blocks[-1].is_whole = True
             return []
         if isinstance(piece, Content):
-            said = self._begin("text")
+            events = self._begin("text")
         else:
-            said = self._begin("thinking") if isinstance(piece, Reasoning) else []
-        return [*said, self._about("content_block_delta", delta=self._blocks[-1].delta(piece.text))]
+            events = self._begin("thinking") if isinstance(piece, Reasoning) else []
+        return [*events, self._about("content_block_delta", delta=self._blocks[-1].delta(piece.text))]
 
     def _begin(self, type: str, **fields: Any) -> list[dict[str, Any]]:
-        """Make sure that a block of this type is open; every call is a block of its own."""
+        """Open a block of this type unless one is open; every call has a block of its own."""
         if self._is_open and self._blocks[-1].type == type and type != "tool_use":
             return []
-        said = self._close()
+        events = self._close()
         self._blocks.append(BlockInProgress(type, **fields))
         self._is_open = True
-        return [*said, self._about("content_block_start", content_block=self._blocks[-1].shown())]
+        return [*events, self._about("content_block_start", content_block=self._blocks[-1].shown())]
 
     def _close(self) -> list[dict[str, Any]]:
         if not self._is_open:
@@ -146,7 +146,7 @@ class MessageChunks:
 
 
 def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
-    """Anthropic counts what was found in the cache apart."""
+    """Anthropic counts cached tokens separately."""
     return {
         "input_tokens": event.prompt_tokens - event.cached_tokens,
         "cache_read_input_tokens": event.cached_tokens,
@@ -157,7 +157,7 @@ def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Arguments as an object; empty while they are not whole, or were cut off."""
+    """The arguments as an object; empty while they are incomplete."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

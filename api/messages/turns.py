@@ -30,7 +30,7 @@ def messages_of(body: CountRequest) -> list[Message]:
 
 
 def user_messages(turn: Turn, param: str) -> list[Message]:
-    """Results of calls are messages of their own; the text around them is the user's."""
+    """Tool results become messages of their own; the text around them is the user's."""
     if isinstance(turn.content, str):
         return [Message(role="user", content=turn.content)]
     messages: list[Message] = []
@@ -83,7 +83,7 @@ def assistant_message(turn: Turn, param: str) -> Message:
 
 
 def text_of(content: str | Sequence[ContentBlock], param: str) -> str:
-    """Raises InvalidRequest for a block that is no text."""
+    """Raises InvalidRequest for a block that is not text."""
     if isinstance(content, str):
         return content
     for number, block in enumerate(content):

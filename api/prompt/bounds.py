@@ -1,7 +1,7 @@
-"""Bounds on code that is not ours, a model's chat template: time and memory, within this process.
+"""Time and memory limits for code that comes with a model, its chat template, within this process.
 
-A template is compiled to Python and never waits. The alarm is heard between two of its bytecodes: in the main thread it
-is a signal, in any other one an exception that a watching thread sets there.
+A template is compiled to Python and never waits. It is interrupted between two bytecodes: in the main thread by a
+signal, in any other one by an exception that a watching thread sets there.
 """
 
 import ctypes
@@ -19,14 +19,14 @@ STATM = Path("/proc/self/statm")
 
 allocate_lock, get_ident, start_new_thread = get_original(
     "_thread", ["allocate_lock", "get_ident", "start_new_thread"]
-)  # the system's own: a thread that is none of gevent's waits here
+)  # unpatched: the watching thread is not one of gevent's
 
 
 class TooSlow(Exception):
-    """The time is up."""
+    """The time limit was reached."""
 
 
-def _ring(_: int, __: FrameType | None) -> None:
+def _interrupt(_: int, __: FrameType | None) -> None:
     raise TooSlow
 
 
@@ -35,8 +35,8 @@ def bounded(seconds: float, num_bytes: int) -> Iterator[None]:
     """Raises TooSlow or MemoryError in the block."""
     with _memory().limited(num_bytes):
         try:
-            before = signal.signal(signal.SIGALRM, _ring)
-        except ValueError:  # only the main thread hears signals
+            before = signal.signal(signal.SIGALRM, _interrupt)
+        except ValueError:  # signals reach the main thread only
             with _watched(seconds):
                 yield
             return
@@ -50,7 +50,7 @@ def bounded(seconds: float, num_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def _watched(seconds: float) -> Iterator[None]:
-    """TooSlow is set in this thread when the time is up, and never after the block."""
+    """Raises TooSlow in this thread when the time is up, and never after the block."""
     thread, is_over, has_looked = get_ident(), allocate_lock(), allocate_lock()
     is_over.acquire()
     has_looked.acquire()
@@ -75,7 +75,7 @@ def _set_in(thread: int, error: type[BaseException] | None) -> None:
 
 
 class MemoryLimit:
-    """The process's limit on memory, lowered as long as anyone is bounded: it is one for all threads."""
+    """The process's memory limit, shared by all threads; lowered while at least one of them is bounded."""
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -84,7 +84,7 @@ class MemoryLimit:
 
     @contextmanager
     def limited(self, num_bytes: int) -> Iterator[None]:
-        """To what is used now and `num_bytes` more; the last of several that are bounded at once decides."""
+        """Limit to what is used now plus `num_bytes`. Of several overlapping limits the newest holds."""
         with self._lock:
             self._num_bounded += 1
             if self._num_bounded == 1:
@@ -108,5 +108,5 @@ class MemoryLimit:
 
 @cache
 def _memory() -> MemoryLimit:
-    """The process has one."""
+    """One per process."""
     return MemoryLimit()

@@ -1,4 +1,4 @@
-"""Typed messages -> the conversation as a chat template takes it, and its rendered text."""
+"""Typed messages -> the template's view of them -> the rendered prompt."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -29,18 +29,18 @@ TEMPLATE_KWARGS: Mapping[str, type] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a prompt is made of."""
+    """Everything a prompt is rendered from."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    response_format: Mapping[str, Any] | None = None  # for models that are told in the prompt
-    continue_final: bool = False  # the last message is the beginning of the answer
+    response_format: Mapping[str, Any] | None = None  # for models whose format describes it in the prompt
+    continue_final: bool = False  # the last message is the start of the answer
     add_generation_prompt: bool = True
 
 
 def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
-    """The prompt's text, the caller's own special tokens hidden by `guard`. Raises InvalidRequest."""
+    """The prompt's text, in which `guard` hides special tokens that the caller wrote. Raises InvalidRequest."""
     refuse_large_arguments(conversation.messages)
     messages = [
         guard.value(_with_parsed_arguments(as_dict(message, number, accepts_images=card.accepts_images)))
@@ -69,7 +69,7 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
 
 
 def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> Thinking:
-    """Whether the answer goes on in a `<think>` block that the prompt opened, or may begin one."""
+    """Whether the prompt leaves a `<think>` block open, or the answer may begin one."""
     if conversation.continue_final:
         before, _, opened = rendered.rpartition(THINK)
         return "opened" if before and THINK_END not in opened else "none"
@@ -81,9 +81,9 @@ def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> T
 
 
 def as_dict(message: Message, number: int, *, accepts_images: bool) -> dict[str, Any]:
-    """A message as templates read it: content is text, the developer's role is the system's.
+    """A message in the template's form: its content is text, and the role `developer` is `system`.
 
-    The templates of vision models go through a list of parts, in which the images only have their places.
+    Templates of vision models iterate over a list of parts, in which images are placeholders.
     """
     fields = message.model_dump(exclude_none=True)
     fields["role"] = "system" if message.role == "developer" else message.role
@@ -96,7 +96,7 @@ def as_dict(message: Message, number: int, *, accepts_images: bool) -> dict[str,
 
 
 def parts_of(message: Message, number: int) -> list[dict[str, str]]:
-    """The content as a vision model's template takes it. Raises InvalidRequest for a part that is no text or image."""
+    """Parts for a vision model's template. Raises InvalidRequest for a part that is neither text nor image."""
     if message.content is None or isinstance(message.content, str):
         return [{"type": "text", "text": message.content or ""}]
     return [
@@ -108,7 +108,7 @@ def parts_of(message: Message, number: int) -> list[dict[str, str]]:
 
 
 def text_of(message: Message, number: int) -> str:
-    """The content as one text. Raises InvalidRequest for a part that this model cannot take."""
+    """The content as one text. Raises InvalidRequest for a part that is not text."""
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     return "".join(
@@ -125,7 +125,7 @@ def _part_text(part: Part, param: str, taken: str) -> str:
 
 
 def checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Only what a template may be told. Raises InvalidRequest for any other name or type."""
+    """The variables that a template accepts. Raises InvalidRequest for any other name or type."""
     for name, value in kwargs.items():
         if name not in TEMPLATE_KWARGS or not isinstance(value, TEMPLATE_KWARGS[name]):
             allowed = ", ".join(f"{known} ({kind.__name__})" for known, kind in TEMPLATE_KWARGS.items())
@@ -150,9 +150,9 @@ def _render_deepseek_v32(
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """Templates write arguments as JSON themselves; what is no JSON object stays the text that it is.
+    """Templates serialize arguments themselves. Text that is not a JSON object stays text.
 
-    Parsed before special tokens are hidden, or an escape (`\\u003c`) would bring one in behind the guard's back.
+    Parse before special tokens are hidden, or an escape (`\\u003c`) could smuggle one past the guard.
     """
     calls = [_with_arguments(call, parsed_object) for call in message.get("tool_calls", ())]
     return message | {"tool_calls": calls} if calls else message
@@ -169,13 +169,13 @@ def _with_arguments(call: dict[str, Any], change: Callable[[Any], Any]) -> dict[
 
 
 def refuse_large_arguments(messages: Sequence[Message]) -> None:
-    """Raises InvalidRequest when the arguments of all calls together hold more than a request's own JSON may."""
+    """Raises InvalidRequest when all arguments together exceed the limits of a request's own JSON."""
     texts = [call.function.arguments for message in messages for call in message.tool_calls or ()]
     bounded_marks(b",".join(bounded_marks(text.encode()) for text in texts))
 
 
 def parsed_object(text: str) -> Any:
-    """The object that a text is; the text itself if it is none."""
+    """The JSON object in a text; the text itself if it holds none."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):

@@ -1,11 +1,11 @@
-"""DeepSeek-V3.2's own way of writing a conversation; the model comes without a chat template.
+"""DeepSeek-V3.2's conversation format; the model is published without a chat template.
 
     <BOS>system text, tools, response format
-    <｜User｜>…<｜Assistant｜>             then <think> where the model is to think next, </think> everywhere else
-    reasoning</think>answer, calls<EOS>    reasoning only since the last user message; the turns before go without
-    results of calls                       then <think> or </think> again, and the turn goes on
+    <｜User｜>…<｜Assistant｜>             then <think> if the model thinks next, otherwise </think>
+    reasoning</think>answer, calls<EOS>    reasoning only after the last user message; earlier turns omit it
+    results of calls                       then <think> or </think> again, and the turn continues
 
-The marks are the published format's. The sentences that explain tools and response format to the model are our own.
+The marks are those of the published format; the sentences that explain tools and response format are our own.
 """
 
 import json
@@ -67,12 +67,12 @@ def encode_chat(
     response_format: Mapping[str, Any] | None = None,
     continue_final: bool = False,
 ) -> str:
-    """The prompt's text, special tokens included. Raises InvalidRequest (`messages`) for what the format cannot say."""
+    """The prompt's text with its special tokens. Raises InvalidRequest for messages that the format cannot express."""
     turns = [(index, message) for index, message in enumerate(messages) if message["role"] not in SYSTEM_ROLES]
     last_user = max((index for index, message in turns if message["role"] == "user"), default=-1)
     _check_end(turns, continue_final)
     parts = [BOS, _system_text(messages, tools, response_format)]
-    calls: list[Mapping[str, Any]] = []  # those whose results must follow
+    calls: list[Mapping[str, Any]] = []  # still without results
     results: list[tuple[int, Message]] = []
     for index, message in turns:
         if message["role"] == "tool":
@@ -103,7 +103,7 @@ def thinking_wanted(
     template_kwargs: Mapping[str, Any] | None = None,
     thinking: Mapping[str, Any] | None = None,
 ) -> bool:
-    """The three switches that clients know, the most explicit first; off unless asked for."""
+    """The three switches that clients use, the most explicit first; off by default."""
     for name in ("thinking", "enable_thinking"):
         if name in (template_kwargs or {}):
             return bool((template_kwargs or {})[name])
@@ -125,7 +125,7 @@ def _check_end(turns: Sequence[tuple[int, Message]], continue_final: bool) -> No
 def _system_text(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], response_format: Mapping[str, Any] | None
 ) -> str:
-    """System and developer messages joined, wherever they stand: the format has no other place for them."""
+    """All system and developer messages, joined: the format has one place for them."""
     text = "\n\n".join(_text(message) for message in messages if message["role"] in SYSTEM_ROLES)
     if tools:
         functions = "\n".join(_json(tool["function"]) for tool in tools)
@@ -144,7 +144,7 @@ def _response_schema(response_format: Mapping[str, Any] | None) -> Any:
 
 
 def _assistant_text(index: int, message: Message, *, thinks: bool) -> str:
-    """`thinks`: the turn that goes on in thinking mode; it must say what was thought, or call."""
+    """`thinks`: this turn continues in thinking mode, so it needs reasoning or tool calls."""
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     calls = message.get("tool_calls") or ()
     if thinks and not (reasoning or calls):
@@ -177,7 +177,7 @@ def _parameter_text(name: str, value: Any) -> str:
 
 
 def _results_text(calls: Sequence[Mapping[str, Any]], results: Sequence[tuple[int, Message]]) -> str:
-    """The results in the order of their calls: the format has no ids."""
+    """The results in the order of their calls, because the format has no call ids."""
     order = {call.get("id"): place for place, call in enumerate(calls)}
     places = [order.get(message.get("tool_call_id")) for _, message in results]
     if any(message.get("tool_call_id") for _, message in results):
@@ -194,7 +194,7 @@ def _think_mark(thinks: bool) -> str:
 
 
 def _text(message: Message) -> str:
-    """The content, which the caller has flattened to text."""
+    """The content, already flattened to text."""
     return message.get("content") or ""
 
 

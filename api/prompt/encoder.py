@@ -1,4 +1,4 @@
-"""PromptEncoder: messages -> token ids, by the served model's own template and tokenizer. No torch."""
+"""PromptEncoder: messages or texts -> token ids, by the served model's own template and tokenizer."""
 
 import re
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from common.grammar.answer import MarkedText, Thinking, marked_text
 from common.model.spelling import Spelling, shown
 from common.wire import ModelCard
 
-TURN_MARK = re.compile("[|｜]")  # as in <|user|>; some tokenizers do not call such tokens special
-MANY_PARTS = 1000  # of a prompt's text, parted by special tokens in the caller's words
-MAX_TOKENS = 400_000  # of several prompts together, or shown by /tokenize, where the model's context is smaller
+TURN_MARK = re.compile("[|｜]")  # as in <|user|>; some tokenizers do not mark such tokens as special
+MANY_PARTS = 1000  # of a prompt, separated by special tokens that the caller wrote
+MAX_TOKENS = 400_000  # of one request's prompts together, or of /tokenize; more if the model's context is larger
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation in token ids, and whether its answer begins with thinking."""
+    """A conversation as token ids, and whether its answer begins with thinking."""
 
     ids: tuple[int, ...]
     thinking: Thinking
 
 
 class PromptEncoder:
-    """Encodes for one model card. Stateless apart from the tokenizer that it holds."""
+    """Encodes for one model card. Holds its tokenizer and no other state."""
 
     def __init__(self, card: ModelCard) -> None:
         self.card = card
@@ -44,7 +44,7 @@ class PromptEncoder:
         self.tool_dialect: ToolDialect | None = dialect_for(card.chat_template, card.architecture)
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
-        """Ready for the answer. Raises InvalidRequest or ContextLengthExceeded."""
+        """Ids up to where the answer begins. Raises InvalidRequest or ContextLengthExceeded."""
         most = self.card.max_model_len
         rendered, parts = offload(self._rendered, conversation)
         encoded = self._checked(self._texts.encode([text for text, _ in parts if text], most), most, "messages")
@@ -52,7 +52,7 @@ class PromptEncoder:
         return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
 
     def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
-        """The prompt's text, and the same as text of the template's making and tokens of the caller's in turn."""
+        """The prompt's text, and the same as pairs of (text, special token that the caller wrote)."""
         guard = Guard(self._hidden)
         rendered = render(conversation, self.card, guard)
         return rendered, list(guard.parts(rendered))
@@ -67,11 +67,11 @@ class PromptEncoder:
         return ids
 
     def leaves_out(self, mark: str) -> bool:
-        """Whether part of this text is a special token, which an answer's text goes without."""
+        """Whether this text contains a special token, which is not part of an answer's text."""
         return any(token in mark for token in self._special)
 
     def _as_text(self, token: str) -> list[int]:
-        """A token's name spelt out, without the token."""
+        """Ids that spell a token's name without being that token."""
         [ids] = self._texts.encode([token], self.card.max_model_len, is_plain=True).ids
         if self._tokenizer.token_to_id(token) not in ids:
             return ids
@@ -79,7 +79,7 @@ class PromptEncoder:
         return [part for half in halves for part in half]
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True, is_plain: bool = False) -> list[int]:
-        """Ids of a raw text that the model can take. Special tokens in it count as such unless `is_plain`."""
+        """Ids of a raw text. Names of special tokens in it are those tokens, unless `is_plain`."""
         [ids] = self.tokenize_all([text], self.card.max_model_len, add_special_tokens, is_plain=is_plain)
         return ids
 
@@ -87,12 +87,12 @@ class PromptEncoder:
         self, texts: Sequence[str], most: int, add_special_tokens: bool = True, *, is_plain: bool = False,
         param: str = "prompt",
     ) -> list[list[int]]:  # fmt: skip
-        """Ids of each text; `most` tokens together at most. Raises ContextLengthExceeded."""
+        """Ids of each text, at most `most` of them together. Raises ContextLengthExceeded."""
         encoded = self._texts.encode(texts, most, add_special_tokens=add_special_tokens, is_plain=is_plain)
         return self._checked(encoded, most, param)
 
     def check_length(self, text: str, param: str) -> None:
-        """Refuses what cannot have few enough tokens, before it is encoded. Raises ContextLengthExceeded."""
+        """Raises ContextLengthExceeded for a text that is too long whatever its tokens are; costs no encoding."""
         if (least := self._texts.least_tokens(len(text))) > self.card.max_model_len:
             raise self._too_long(least, param, self.card.max_model_len, is_least=True)
 
@@ -103,11 +103,11 @@ class PromptEncoder:
 
     @property
     def most_tokens(self) -> int:
-        """Of the texts of one request together, which may be more than one prompt."""
+        """Limit on the tokens of all prompts of one request together."""
         return max(MAX_TOKENS, self.card.max_model_len)
 
     def fitting(self, ids: Sequence[int], *, param: str = "prompt") -> tuple[int, ...]:
-        """The ids, if the model can take them. Raises InvalidRequest or ContextLengthExceeded."""
+        """The ids, if they fit the context. Raises InvalidRequest for none, or ContextLengthExceeded."""
         if len(ids) >= self.card.max_model_len:
             raise self._too_long(len(ids), param, self.card.max_model_len)
         if not ids:
@@ -115,22 +115,22 @@ class PromptEncoder:
         return tuple(ids)
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token by its own name."""
+        """The id of a token, by its exact name."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
     def token_name(self, token_id: int) -> str | None:
-        """A token as the vocabulary spells it; None for an id that it does not have."""
+        """A token as the vocabulary spells it; None for an unknown id."""
         return self._spelling.name(token_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         return in_native_thread(self._decoded, ids) if len(ids) > LONG_TEXT else self._decoded(ids)
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode_batch([list(ids)], skip_special_tokens=False)[0])  # gives the GIL up
+        return str(self._tokenizer.decode_batch([list(ids)], skip_special_tokens=False)[0])  # releases the GIL
 
     def token_bytes(self, token_id: int) -> tuple[str, list[int]]:
-        """A token as logprobs show it: its text and its bytes."""
+        """A token's text and bytes, as logprobs show them."""
         raw = self._spelling.token_bytes(token_id)
         return shown(raw), list(raw)
 

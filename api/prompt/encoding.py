@@ -7,23 +7,23 @@ from tokenizers import Encoding, Tokenizer
 
 from api.process.offload import in_native_thread
 
-LONG_TEXT = 4096  # characters; shorter ones are encoded sooner than a thread has woken up
-LONG_TOKEN = 64  # characters that a token may stand for, whatever the vocabulary says: some normalizers shorten texts
+LONG_TEXT = 4096  # characters; encoding fewer takes less time than waking a thread
+LONG_TOKEN = 64  # characters that one token may stand for at least: some normalizers shorten texts
 PIECE = 64 * 1024  # characters
-BATCH = 256  # texts; what Python makes of one batch keeps the GIL
+BATCH = 256  # texts; converting the result of one batch holds the GIL
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The ids of each text, and how many they are together. The ids are left out where that is too many."""
+    """The ids of each text, and their total number. No ids if that number is over the limit."""
 
     ids: list[list[int]]
     num_tokens: int
-    is_least: bool = False  # there may be more of them: the length alone was too much
+    is_least: bool = False  # num_tokens is a lower bound, from the length of the texts
 
 
 class TextEncoder:
-    """`is_plain` everywhere: the names of special tokens are text like any other."""
+    """With `is_plain`, the names of special tokens are ordinary text."""
 
     def __init__(self, source: str) -> None:
         self.tokenizer = _untouched(source)
@@ -32,13 +32,13 @@ class TextEncoder:
         self._longest = max(LONG_TOKEN, *map(len, self.tokenizer.get_vocab()))
 
     def least_tokens(self, num_characters: int) -> int:
-        """As many tokens as a text of this length has at least."""
+        """Lower bound on the tokens of a text of this length."""
         return -(-num_characters // self._longest)
 
     def encode(
         self, texts: Sequence[str], most: int, *, add_special_tokens: bool = False, is_plain: bool = False
     ) -> Encoded:
-        """Without ids if the texts have more than `most` tokens together."""
+        """No ids if the texts have more than `most` tokens together."""
         num_characters = sum(map(len, texts))
         tokenizer = self._plain if is_plain else self.tokenizer
         if num_characters <= LONG_TEXT:
@@ -51,10 +51,10 @@ class TextEncoder:
 
 
 def _counted_to(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> int:
-    """How many tokens the texts have when they are cut into pieces, as soon as it is clear that they are too many.
+    """Count the tokens of long texts piece by piece, up to `most`.
 
-    A cut adds a token or two to the thousands of a piece, so what has twice as many as allowed is not refused wrongly;
-    and a text of megabytes costs no more than one that just does not fit.
+    A cut adds a token or two to a piece of thousands, so a limit of twice the allowed number refuses nothing wrongly.
+    A text of megabytes costs no more than one that just does not fit.
     """
     num_tokens = 0
     for text in texts:
@@ -66,7 +66,7 @@ def _counted_to(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> int:
 
 
 def _encode_in_batches(tokenizer: Tokenizer, texts: Sequence[str], most: int, add_special_tokens: bool) -> Encoded:
-    """`encode_batch_fast` gives the GIL up while it works, which `encode` does not."""
+    """Uses `encode_batch_fast`, which releases the GIL; `encode` does not."""
     ids: list[list[int]] = []
     num_tokens = 0
     for at in range(0, len(texts), BATCH):
@@ -85,7 +85,7 @@ def _collected(encodings: Sequence[Encoding], most: int) -> Encoded:
 
 
 def _untouched(source: str) -> Tokenizer:
-    """Texts are neither filled up nor cut, whatever the file says."""
+    """The file's tokenizer without padding and truncation."""
     tokenizer = Tokenizer.from_str(source)
     tokenizer.no_padding()
     tokenizer.no_truncation()

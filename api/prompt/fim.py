@@ -1,4 +1,4 @@
-"""Fill in the middle: the tokens by which code models mark what stands before and after the gap."""
+"""Fill-in-the-middle: the tokens by which code models mark the text before and after the gap."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from common.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class FimTokens:
-    """A prompt is before + prefix + gap + suffix + answer_here; the answer follows."""
+    """The prompt is before + prefix + gap + suffix + answer_here."""
 
     before: str
     gap: str
@@ -27,7 +27,7 @@ FAMILIES = (
 def fim_ids(
     prefix: str, suffix: str, token_id: Callable[[str], int | None], encode: Callable[[str], list[int]]
 ) -> list[int]:
-    """The prompt's ids. Raises InvalidRequest for a model that was not trained to fill in."""
+    """The prompt's ids. Raises InvalidRequest for a tokenizer without such tokens."""
     for family in FAMILIES:
         before, gap, answer_here = map(token_id, (family.before, family.gap, family.answer_here))
         if before is not None and gap is not None and answer_here is not None:

@@ -1,4 +1,4 @@
-"""The images of a conversation: found in its content parts, checked, and put aside for the worker."""
+"""The images in a conversation's content parts, checked, for the worker to read."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def is_image(part: Part) -> bool:
 
 
 def images_of(messages: Sequence[Message], card: ModelCard) -> tuple[str, ...]:
-    """Data URLs in the order in which the conversation shows them. Raises InvalidRequest that names the part."""
+    """Data URLs in the order of the conversation. Raises InvalidRequest that names the part."""
     if not card.accepts_images:
         return ()
     found = [

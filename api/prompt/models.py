@@ -1,4 +1,4 @@
-"""The models that can be asked for: id -> card and encoder, as the workers wrote them to Redis."""
+"""The served models: id -> encoder, from the cards that workers write to Redis."""
 
 from api.prompt.encoder import PromptEncoder
 from common.errors import ModelNotFound, ModelNotReady
@@ -7,17 +7,17 @@ from common.wire import ModelCard, Task
 
 
 class Models:
-    """Holds one encoder per queue, made anew when the worker's model has changed."""
+    """Caches one encoder per queue; replaced when the worker's model has another revision."""
 
     def __init__(self, store: Store, expected: tuple[str, ...], embedding_names: tuple[str, ...] = ()) -> None:
         self.store = store
-        self.expected = expected + embedding_names  # promised by our own settings, known before any worker has loaded
+        self.expected = expected + embedding_names  # from the settings: known before any worker has loaded
         self.embedding_names = embedding_names
         self._encoders: dict[str, PromptEncoder] = {}
         self._cards: dict[str, ModelCard] = {}
 
     def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
-        """Raises ModelNotFound for an id that nobody serves or not for this, ModelNotReady while its worker loads."""
+        """Raises ModelNotFound for an id that is not served for this task, ModelNotReady while its worker loads."""
         queue, revision = self.store.directory.queue_of(model)
         if queue is None:
             if model in self.expected:
@@ -37,7 +37,7 @@ class Models:
         return encoder
 
     def _not_ready(self, model: str) -> ModelNotReady:
-        """The reference's words, and how far loading is where that is known."""
+        """The documented message, with the progress of loading if it is known."""
         embeds = model in self.embedding_names
         progress = self.store.directory.loading((self.embedding_names if embeds else self.expected)[0])
         far = f": {progress['what']} ({float(progress['share']):.0%})" if "share" in progress else ""
@@ -62,7 +62,7 @@ class Models:
         return list(dict.fromkeys([*self.store.directory.models(), *self.expected]))
 
     def described(self) -> list[dict[str, object]]:
-        """GET /v1/models: each served id, and in `root` the weights that really run."""
+        """The items of GET /v1/models: each served id, and in `root` the weights it stands for."""
         found = []
         for name in self.store.directory.models():
             queue, revision = self.store.directory.queue_of(name)
@@ -72,7 +72,7 @@ class Models:
         return found
 
     def _card(self, queue: str, revision: str) -> ModelCard | None:
-        """Kept as long as its model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
+        """Cached while its model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
         card = self._cards.get(queue)
         if card is None or card.revision != revision:
             card = self.store.directory.card(queue)

@@ -1,16 +1,16 @@
-"""Keeps a caller's text from becoming control: special tokens in it are hidden while a template is rendered."""
+"""Guard: hides special tokens in a caller's text while a template is rendered, so that they stay text."""
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-OPEN, CLOSE = "\ue000", "\ue001"  # a token is hidden as its number between these
+OPEN, CLOSE = "\ue000", "\ue001"  # around the number that stands for a hidden token
 STRETCH = 32 * 1024  # characters
 HIDDEN = re.compile(f"{OPEN}(\\d+){CLOSE}")
 
 
 class Guard:
-    """Hides the special tokens of one conversation, and finds them again in the rendered text."""
+    """Hides the special tokens in one conversation and finds them again in the rendered text."""
 
     def __init__(self, special: Sequence[str]) -> None:
         longest_first = sorted(filter(None, special), key=len, reverse=True)
@@ -25,7 +25,7 @@ class Guard:
         return self._special.sub(self._hide, text) if len(text) <= STRETCH else "".join(self._stretches(text))
 
     def _stretches(self, text: str) -> Iterator[str]:
-        """As `sub` does it, but a long text a stretch at a time: a search keeps the GIL."""
+        """As re.sub, but a long text a stretch at a time, because a search holds the GIL."""
         assert self._special is not None
         at = 0
         while at < len(text):
@@ -40,7 +40,7 @@ class Guard:
             at = match.end()
 
     def value(self, value: Any) -> Any:
-        """The same for every text in a JSON value, names included."""
+        """text() for every string in a JSON value, names included."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
@@ -50,7 +50,7 @@ class Guard:
         return value
 
     def parts(self, rendered: str) -> Iterator[tuple[str, str]]:
-        """(text of the template's making, a token that was the caller's text) in turn; the last token is empty."""
+        """Pairs of (text, hidden token after it); the last token is empty."""
         at = 0
         for match in HIDDEN.finditer(rendered):
             if int(match[1]) >= len(self._hidden):  # the template's own characters

@@ -1,6 +1,6 @@
-"""A model's chat template, rendered in a sandbox: the text that transformers makes of it, without its weight.
+"""A model's chat template, rendered in a sandbox to the text that transformers renders, without importing it.
 
-What templates may use is what transformers gives them (`tojson`, `raise_exception`, `strftime_now`, loop controls, the
+Templates have what transformers offers them (`tojson`, `raise_exception`, `strftime_now`, loop controls, the
 `generation` tag); tests/api/prompt/test_templates.py holds the two side by side.
 """
 
@@ -16,7 +16,8 @@ from jinja2.utils import Namespace
 
 from common.model.template_syntax import template_environment
 
-MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # where the final message ends; its space tells whether the template strips
+# Marks the end of the final message; its space shows whether the template strips text.
+MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 def render_template(
@@ -28,18 +29,18 @@ def render_template(
     continue_final: bool,
     variables: Mapping[str, Any],
 ) -> str:
-    """The prompt's text. Raises what jinja2 and the template raise, and ValueError for a message that cannot go on."""
-    told = [_with_reasoning(message) for message in messages]
+    """Raises what jinja2 and the template raise, and ValueError for a final message that cannot be continued."""
+    prepared = [_with_reasoning(message) for message in messages]
     if continue_final:
-        told[-1]["content"] = _final_text(source, told) + MARK
+        prepared[-1]["content"] = _final_text(source, prepared) + MARK
     text = compiled(source).render(
-        messages=told,
+        messages=prepared,
         tools=list(tools) or None,
         documents=None,
         add_generation_prompt=add_generation_prompt and not continue_final,
         **variables,
     )
-    return _cut(text, told[-1]["content"].removesuffix(MARK)) if continue_final else text
+    return _cut(text, prepared[-1]["content"].removesuffix(MARK)) if continue_final else text
 
 
 @lru_cache(maxsize=16)
@@ -56,7 +57,7 @@ def compiled(source: str) -> Template:
 
 
 class PlainDict:
-    """`dict(...)` without the type behind it."""
+    """`dict(...)` for templates, without access to the type itself."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -66,9 +67,9 @@ class PlainDict:
 
 
 class PlainNamespace(Namespace):
-    """`namespace(...)` that takes no underscored name, by which templates could reach Python's insides."""
+    """`namespace(...)` without underscored names, through which a template could reach Python's internals."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # without a named self, so that `namespace(self=1)` works
+    def __init__(*args: Any, **kwargs: Any) -> None:  # no parameter is named, so that `namespace(self=1)` works
         fields = dict(*args[1:], **kwargs)
         for name in fields:
             _refuse_underscored(name)
@@ -86,7 +87,7 @@ def _refuse_underscored(name: object) -> None:
 
 def to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
             sort_keys: bool = False) -> str:  # fmt: skip
-    """jinja2's own escapes HTML, which prompts are not."""
+    """Replaces jinja2's filter, which escapes HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -95,7 +96,7 @@ def raise_exception(message: str) -> NoReturn:
 
 
 def _with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Reasoning under the names by which templates look for it."""
+    """Reasoning under each name that templates use."""
     names = ("reasoning_content", "thinking", "reasoning")
     reasoning = next((message[name] for name in names if message.get(name) is not None), None)
     return {**message} if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
@@ -111,7 +112,7 @@ def _final_text(source: str, messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cut(text: str, final: str) -> str:
-    """The text up to the mark in it, which is where the answer goes on."""
+    """The text up to the mark, where the answer continues."""
     if final.strip() not in text or MARK.strip() not in text:
         raise ValueError("the template leaves out the final message, so it cannot be continued")
     end = text.rindex(MARK.strip())

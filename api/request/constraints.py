@@ -1,4 +1,4 @@
-"""What a request asks the answer to look like -> the one grammar that holds for it, or none."""
+"""A request's tools and response format -> the grammar that constrains its answer, or None."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from common.grammar.answer import (
 
 
 def offered_tools(body: ChatRequest) -> list[Tool]:
-    """The tools that the model is told of. Raises InvalidRequest when tools and tool_choice do not fit together."""
+    """The tools for the prompt. Raises InvalidRequest when `tools` and `tool_choice` contradict each other."""
     tools = body.tools or []
     names = [tool.function.name for tool in tools]
     if repeated := next((name for name in names if names.count(name) > 1), None):
@@ -56,7 +56,7 @@ def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder,
 
 
 def answer_grammar(body: Structured) -> Grammar | None:
-    """From response_format, or from one of the names that other servers have for the same."""
+    """From `response_format`, or from the equivalent field of another server."""
     builders: dict[str, Callable[[Any, str], Grammar]] = {
         "structured_outputs": structured_grammar,
         "guided_json": _schema_grammar,
@@ -99,7 +99,7 @@ def _schema_grammar(schema: Any, param: str) -> Grammar:
 
 
 def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, is_shaped: bool) -> Grammar | None:
-    """`is_shaped`: beside calls there is no free text, but an answer with a grammar of its own."""
+    """`is_shaped`: an answer that is not a call has a grammar of its own, so there is no free text."""
     if encoder.tool_dialect is None:
         raise InvalidRequest(
             "This model's chat template does not show a form of tool calls that this server can read.", param="tools"
@@ -116,7 +116,7 @@ def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, 
 
 
 def must_call(body: ChatRequest) -> bool:
-    """The answer is to be calls, and its grammar makes it so."""
+    """Whether the answer must consist of tool calls."""
     choice = body.tool_choice
     if isinstance(choice, AllowedToolsChoice):
         return choice.allowed_tools.mode == "required"

@@ -1,4 +1,4 @@
-"""Events -> the events of /v1/responses and its final object. Pure, like api/chat/chunks.py: numbered, repeatable.
+"""Events -> the stream events and the object of /v1/responses. Pure, like api/chat/chunks.py.
 
 created, queued?, in_progress, (item added, (part added, deltas, done)?, item done)*, completed | incomplete | failed
 """
@@ -22,7 +22,7 @@ class ResponsesMeta(ResponseMeta):
 
     store: bool
     background: bool
-    echo: dict[str, Any]  # the request's own fields, as every response object repeats them
+    echo: dict[str, Any]  # fields of the request that every response object repeats
     input: list[dict[str, Any]]  # this request's items
     context: list[dict[str, Any]]  # the items of the responses before it
     reading: ParseOptions = field(default_factory=ParseOptions)
@@ -30,7 +30,7 @@ class ResponsesMeta(ResponseMeta):
 
 @dataclass(slots=True)
 class Item:
-    """One output item while it grows."""
+    """An output item whose text is still growing."""
 
     id: str
     type: str  # reasoning, message, function_call
@@ -39,7 +39,7 @@ class Item:
     text: str = ""
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     status: str = "in_progress"
-    is_whole: bool = True  # a call only once its arguments are
+    is_whole: bool = True  # False for a call until its arguments are complete
 
     def part(self) -> dict[str, Any]:
         if self.type == "reasoning":
@@ -58,17 +58,17 @@ class Item:
 
 
 class ResponseChunks:
-    """Turns a job's events into numbered stream events, in log order from the first."""
+    """Turns a job's events into numbered stream events, and folds them. Feed every event once, in log order."""
 
-    def __init__(self, meta: ResponsesMeta, vocabulary: TokenDecoder) -> None:
+    def __init__(self, meta: ResponsesMeta, decoder: TokenDecoder) -> None:
         self.meta = meta
-        self.vocabulary = vocabulary
+        self.decoder = decoder
         self.failed: Failed | None = None
-        self._reader = ChoiceParser(meta.reading, meta.id, 0)
+        self._parser = ChoiceParser(meta.reading, meta.id, 0)
         self._items: list[Item] = []
         self._open: Item | None = None
-        self._logprobs: list[TokenLogprob] = []  # of text that the reader still holds
-        self._num_said = 0
+        self._logprobs: list[TokenLogprob] = []  # of text that the parser still holds back
+        self._num_events = 0
         self._has_begun = False
         self._usage: dict[str, Any] | None = None
 
@@ -78,23 +78,23 @@ class ResponseChunks:
         return [created, self._lifecycle("queued", status)] if self.meta.background else [created]
 
     def feed(self, event: Event) -> list[dict[str, Any]]:
-        said: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         if not self._has_begun and not isinstance(event, Failed):
             self._has_begun = True
-            said.append(self._lifecycle("in_progress", "in_progress"))
+            events.append(self._lifecycle("in_progress", "in_progress"))
         if isinstance(event, Delta):
-            self._logprobs += self._reader.logprobs(event)
-            for piece in self._reader.read(event):
-                said += self._piece(piece)
-            return said
+            self._logprobs += self._parser.logprobs(event)
+            for piece in self._parser.read(event):
+                events += self._piece(piece)
+            return events
         if isinstance(event, Failed):
             self.failed = event
-            return [*said, *self._close("incomplete"), self._lifecycle("failed", self.status)]
-        is_cut = self._reader.finish_reason == "length"
-        self._usage = usage_of(event, self._reader.num_reasoning_tokens)
-        said += [] if self._items else self._begin("message")
-        said += self._close("incomplete" if is_cut else "completed")
-        return [*said, self._lifecycle("incomplete" if is_cut else "completed", self.status)]
+            return [*events, *self._close("incomplete"), self._lifecycle("failed", self.status)]
+        is_cut = self._parser.finish_reason == "length"
+        self._usage = usage_of(event, self._parser.num_reasoning_tokens)
+        events += [] if self._items else self._begin("message")
+        events += self._close("incomplete" if is_cut else "completed")
+        return [*events, self._lifecycle("incomplete" if is_cut else "completed", self.status)]
 
     @property
     def status(self) -> str:
@@ -102,7 +102,7 @@ class ResponseChunks:
             return "cancelled" if self.failed.code in CANCELLED else "failed"
         if self._usage is None:
             return "in_progress"
-        return "incomplete" if self._reader.finish_reason == "length" else "completed"
+        return "incomplete" if self._parser.finish_reason == "length" else "completed"
 
     def body(self) -> dict[str, Any]:
         return self.response(self.status)
@@ -120,9 +120,9 @@ class ResponseChunks:
 
     def _piece(self, piece: Piece) -> list[dict[str, Any]]:
         if isinstance(piece, Content):
-            said = self._begin("message")
-            logprobs = logprob_entries(self._take_logprobs(), self.vocabulary)
-            return [*said, self._text("output_text", piece.text, logprobs=logprobs)]
+            events = self._begin("message")
+            logprobs = logprob_entries(self._take_logprobs(), self.decoder)
+            return [*events, self._text("output_text", piece.text, logprobs=logprobs)]
         self._take_logprobs()
         if isinstance(piece, Reasoning):
             return [*self._begin("reasoning"), self._text("reasoning_text", piece.text)]
@@ -138,18 +138,18 @@ class ResponseChunks:
         return taken
 
     def _begin(self, type: str, call_id: str = "", name: str = "") -> list[dict[str, Any]]:
-        """Make sure that an item of this type is open; every call is an item of its own."""
+        """Open an item of this type unless one is open; every call is an item of its own."""
         if self._open is not None and self._open.type == type and type != "function_call":
             return []
-        said = self._close("completed")
+        events = self._close("completed")
         prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[type]
         self._open = Item(f"{prefix}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name)
         self._open.is_whole = type != "function_call"
         self._items.append(self._open)
-        said.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
+        events.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
         if type != "function_call":
-            said.append(self._in_part("content_part.added", part=self._open.part()))
-        return said
+            events.append(self._in_part("content_part.added", part=self._open.part()))
+        return events
 
     def _text(self, name: str, text: str, **fields: Any) -> dict[str, Any]:
         assert self._open is not None
@@ -159,22 +159,22 @@ class ResponseChunks:
         return where(f"{name}.delta", delta=text, **fields)
 
     def _close(self, status: str) -> list[dict[str, Any]]:
-        """A call that was cut off is never said to be done with its arguments."""
+        """An incomplete call gets no `arguments.done`."""
         if (item := self._open) is None:
             return []
         item.status = status if item.is_whole else "incomplete"
-        said = []
+        events = []
         if item.type == "function_call" and item.is_whole:
-            said.append(self._in_item("function_call_arguments.done", name=item.name, arguments=item.text))
+            events.append(self._in_item("function_call_arguments.done", name=item.name, arguments=item.text))
         elif item.type != "function_call":
             is_message = item.type == "message"
             logprobs = {"logprobs": list(item.logprobs)} if is_message else {}
             name = "output_text.done" if is_message else "reasoning_text.done"
-            said.append(self._in_part(name, text=item.text, **logprobs))
-            said.append(self._in_part("content_part.done", part=item.part()))
-        said.append(self._about("output_item.done", item=item.shown()))
+            events.append(self._in_part(name, text=item.text, **logprobs))
+            events.append(self._in_part("content_part.done", part=item.part()))
+        events.append(self._about("output_item.done", item=item.shown()))
         self._open = None
-        return said
+        return events
 
     def _lifecycle(self, name: str, status: str) -> dict[str, Any]:
         return self._event(name, response=self.response(status))
@@ -190,8 +190,8 @@ class ResponseChunks:
         return self._event(event, output_index=len(self._items) - 1, **fields)
 
     def _event(self, event: str, **fields: Any) -> dict[str, Any]:
-        self._num_said += 1
-        return {"type": f"response.{event}", "sequence_number": self._num_said - 1, **fields}
+        self._num_events += 1
+        return {"type": f"response.{event}", "sequence_number": self._num_events - 1, **fields}
 
 
 def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:

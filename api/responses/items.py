@@ -15,7 +15,7 @@ from common.errors import InvalidRequest
 
 
 def messages_of(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> list[Message]:
-    """Instructions first, then every item in its order."""
+    """The instructions, then every item in order."""
     known = [InputItem.model_validate(item) for item in context]
     own = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     ids = {item.id for item in known}
@@ -38,7 +38,7 @@ def messages_of(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> li
 
 @dataclass(slots=True)
 class Turns:
-    """Collects items into messages: what an assistant thought, said and called is one message."""
+    """Collects items into messages: reasoning, text and calls of one assistant turn are one message."""
 
     messages: list[Message]
     reasoning: str = ""
@@ -71,7 +71,7 @@ class Turns:
             self.messages.append(Message(role=item.role, content=item.content))
 
     def end_assistant(self) -> None:
-        """What the assistant has said so far becomes its message."""
+        """Close the assistant turn, if one is open."""
         if self.reasoning or self.content or self.calls:
             self.messages.append(
                 Message(
