@@ -90,7 +90,7 @@ def redis_times(redis: "Redis") -> dict[str, float]:
         store.submit(Submission(request, "bench", "me", "r", {}), rq_job(redis, request.id, "bench"))
     while (claim := ledger.claim(0)) is not None:
         ids.append(claim.request.id)
-        publisher.open(claim.request.id, claim.num_rows, claim.is_suspect)
+        publisher.open(claim.request.id, claim.num_entries, claim.is_suspect)
     job_us = busy_us(redis) - began
     appends = []
     for batch in (1, 16, 64):

@@ -14,6 +14,8 @@ from common.errors import WireError
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
+JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
+EndState = Literal["finished", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)

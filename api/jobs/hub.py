@@ -116,7 +116,7 @@ class EventHub:
         while True:
             try:
                 with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    pubsub.subscribe(keys.CHANNEL)
+                    pubsub.subscribe(keys.EVENTS)
                     has_subscribed = True
                     self._dispatch_all(pubsub)
             except (RedisError, OSError) as error:

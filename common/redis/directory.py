@@ -44,7 +44,7 @@ class Directory:
 
     def loading(self, queue: str) -> dict[str, str]:
         """The progress of a worker that is loading: `what` and `share` (0 to 1); empty when none is loading."""
-        return _decoded(self._redis.hgetall(keys.loading_key(queue)))
+        return _decoded(self._redis.hgetall(keys.LOADING + queue))
 
     def num_waiting(self, queue: str) -> int:
         return int(self._redis.zcard(keys.waiting_key(queue)))

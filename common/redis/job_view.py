@@ -1,16 +1,18 @@
-"""What a job's owner may see of it, read from its hash: only what is shown, for its request may be megabytes."""
+"""A job as its owner may see it. Only these fields of its hash are read: its request may be megabytes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from redis import Redis
 
 from common.errors import InvalidRequest
 from common.redis import keys
+from common.redis.keys import JobField
+from common.wire import JobState
 
-SHOWN = (
+SHOWN: tuple[JobField, ...] = (
     *("state", "queue", "owner", "model", "member", "created", "first_claimed", "ended", "num_prompt", "tokens"),
     *("max_tokens", "code", "crashes"),
 )
@@ -21,7 +23,7 @@ class JobView:
     """Times are unix seconds, 0 when not yet."""
 
     id: str
-    state: str  # queued, running, finished, failed, cancelled
+    state: JobState
     queue: str
     owner: str
     model: str  # the served id that was asked for
@@ -31,7 +33,7 @@ class JobView:
     num_prompt_tokens: int
     num_tokens: int
     max_tokens: int
-    position: int  # in line, 0 is next; -1 when not waiting
+    position: int  # in the queue, 0 is next; -1 when it does not wait
     code: str
     crashes: int
     form: dict[str, Any] = field(default_factory=dict)  # empty in a list of jobs
@@ -53,7 +55,7 @@ class Jobs:
         Jobs that have not ended come first, the newest first; then the others, the latest to end first. `after` is the
         last job of the page before. Raises InvalidRequest when it is none of the owner's.
         """
-        key = keys.own_jobs_key(owner)
+        key = keys.OWN_JOBS + owner
         start = 0
         if after:
             place = self._redis.zrevrank(key, after)
@@ -66,8 +68,8 @@ class Jobs:
 
 
 def views_of(redis: "Redis", job_ids: Sequence[str], *, with_form: bool) -> list[JobView | None]:
-    """One for each id, None for a job that does not exist (any more)."""
-    names = (*SHOWN, "form") if with_form else SHOWN
+    """One view per id, None for a job that does not exist (any more)."""
+    names: tuple[JobField, ...] = (*SHOWN, "form") if with_form else SHOWN
     found = redis.pipeline(transaction=False)
     for job_id in job_ids:
         found.hmget(keys.job_key(job_id), *names)
@@ -80,7 +82,7 @@ def views_of(redis: "Redis", job_ids: Sequence[str], *, with_form: bool) -> list
 
 
 def _positions(redis: "Redis", jobs: Sequence[Mapping[str, bytes | None]]) -> dict[int, int]:
-    """The places in line of those that wait, by their number in the list."""
+    """The queue positions of waiting jobs, by the job's index in the list."""
     waiting = [number for number, job in enumerate(jobs) if job["state"] == b"queued"]
     if not waiting:
         return {}
@@ -93,15 +95,15 @@ def _positions(redis: "Redis", jobs: Sequence[Mapping[str, bytes | None]]) -> di
 
 
 def _view(job_id: str, fields: Mapping[str, bytes | None], position: int) -> JobView:
-    def number(name: str) -> int:
+    def number(name: JobField) -> int:
         return int(fields[name] or 0)
 
-    def text(name: str) -> str:
+    def text(name: JobField) -> str:
         return (fields[name] or b"").decode()
 
     return JobView(
         id=job_id,
-        state=text("state"),
+        state=cast(JobState, text("state")),
         queue=text("queue"),
         owner=text("owner"),
         model=text("model"),

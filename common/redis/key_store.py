@@ -1,10 +1,10 @@
-"""API keys that are managed while the service runs: names, rights and limits, in Redis. The keys themselves are not.
+"""API keys that are managed while the service runs: their names, rights and limits in Redis, but not the keys.
 
-    omni:keys                 hash: name -> owner
-    omni:keys:version         counts changes, so that API processes know when to read again
-    omni:key:{owner}          hash: name, digest (SHA-256 of the key), created, and the fields of KeyLimits
+    KEY_NAMES      hash: name -> owner
+    KEYS_VERSION   counts changes, so that API processes know when to read again
+    KEY + owner    hash: name, digest (SHA-256 of the key), created, and the fields of KeyLimits
 
-submit.lua reads omni:key:{owner} itself: a limit that is changed holds for the next request.
+submit.lua reads KEY + owner itself: a changed limit holds for the next request.
 """
 
 import hashlib
@@ -15,22 +15,20 @@ from dataclasses import asdict, dataclass
 from redis import Redis
 
 from common.errors import Conflict, InvalidRequest, NotFound
-from common.redis.keys import owner_of
+from common.redis import keys
 
-NAMES = "omni:keys"
-VERSION = "omni:keys:version"
 PREFIX = "sk-omni-"
 MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What a key may do. 0: no limit. A key of weight 2 is served twice as often as one of weight 1."""
+    """The limits and rights of a key. 0: no limit. A key of weight 2 gets twice the share of one of weight 1."""
 
     max_in_flight: int = 0  # waiting and running together
     max_queued: int = 0
     tokens_per_minute: int = 0  # prompt and answer
-    max_kept_bytes: int = 0  # requests and answers, until they expire; beside what submit.lua allows every key
+    max_kept_bytes: int = 0  # requests and answers, until they expire; on top of submit.lua's own bound for every key
     weight: float = 1.0
     priority: int = 0  # how far it may go ahead: requests may ask for `priority` of minus this, or more
     admin: int = 0
@@ -38,7 +36,7 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A managed key; what is stored of the key itself is its SHA-256."""
+    """A managed key, known by its SHA-256."""
 
     name: str
     owner: str
@@ -70,52 +68,54 @@ class KeyStore:
         self.redis = redis
 
     def add(self, name: str, limits: KeyLimits) -> str:
-        """A new random key of 256 bits: shown now and never again. Raises Conflict for a name that is taken."""
+        """Returns a new random key of 256 bits, never readable again. Raises Conflict for a name that is taken."""
         if not (name.isprintable() and 1 <= len(name) <= MAX_NAME):
             raise InvalidRequest(f"A key's name has 1 to {MAX_NAME} printable characters.", param="name")
         key = PREFIX + secrets.token_urlsafe(32)
-        owner = owner_of(key)
-        if not self.redis.hsetnx(NAMES, name, owner):
+        owner = keys.owner_of(key)
+        if not self.redis.hsetnx(keys.KEY_NAMES, name, owner):
             raise Conflict(f"There is a key named {name!r} already; revoke it first or choose another name.")
         record = {"name": name, "digest": digest_of(key), "created": time.time(), **asdict(checked_limits(limits))}
         with self.redis.pipeline(transaction=True) as pipeline:
-            pipeline.hset(f"omni:key:{owner}", mapping=record).incr(VERSION).execute()
+            pipeline.hset(keys.KEY + owner, mapping=record).incr(keys.KEYS_VERSION).execute()
         return key
 
     def revoke(self, name: str) -> None:
-        """No request with this key is taken from now on; its jobs go on. Raises NotFound."""
+        """Refuse requests with this key from now on; its jobs go on. Raises NotFound."""
         owner = self._owner(name)
         with self.redis.pipeline(transaction=True) as pipeline:
-            pipeline.hdel(NAMES, name).delete(f"omni:key:{owner}", f"omni:rate:{owner}").incr(VERSION).execute()
+            pipeline.hdel(keys.KEY_NAMES, name).delete(keys.KEY + owner, keys.RATE + owner).incr(
+                keys.KEYS_VERSION
+            ).execute()
 
     def set_limits(self, name: str, limits: KeyLimits) -> None:
         """Raises NotFound or InvalidRequest."""
         owner = self._owner(name)
         with self.redis.pipeline(transaction=True) as pipeline:
-            pipeline.hset(f"omni:key:{owner}", mapping=asdict(checked_limits(limits))).incr(VERSION).execute()
+            pipeline.hset(keys.KEY + owner, mapping=asdict(checked_limits(limits))).incr(keys.KEYS_VERSION).execute()
 
     def version(self) -> int:
-        return int(self.redis.get(VERSION) or 0)
+        return int(self.redis.get(keys.KEYS_VERSION) or 0)
 
     def all(self) -> list[KeyRecord]:
         """By name."""
-        owners = sorted(self.redis.hgetall(NAMES).items())
+        owners = sorted(self.redis.hgetall(keys.KEY_NAMES).items())
         pipeline = self.redis.pipeline(transaction=False)
         for _, owner in owners:
-            pipeline.hgetall(f"omni:key:{owner.decode()}")
+            pipeline.hgetall(keys.KEY + owner.decode())
         found = zip(owners, pipeline.execute(), strict=True)
         return [_record(owner.decode(), stored) for (_, owner), stored in found if stored]
 
     def usage(self, owner: str) -> tuple[int, int]:
-        """Waiting and running jobs of this owner."""
-        return int(self.redis.scard(f"omni:own:queued:{owner}")), int(self.redis.scard(f"omni:own:running:{owner}"))
+        """The numbers of waiting and running jobs of this owner."""
+        return int(self.redis.scard(keys.OWN_QUEUED + owner)), int(self.redis.scard(keys.OWN_RUNNING + owner))
 
     def kept_bytes(self, owner: str) -> int:
-        """What this owner's requests and answers take of Redis' memory."""
-        return int(self.redis.hget(f"omni:kept:{owner}", "total") or 0)
+        """The memory that this owner's requests and answers take in Redis."""
+        return int(self.redis.hget(keys.KEPT + owner, "total") or 0)
 
     def _owner(self, name: str) -> str:
-        owner = self.redis.hget(NAMES, name)
+        owner = self.redis.hget(keys.KEY_NAMES, name)
         if owner is None:
             raise NotFound(f"There is no key named {name!r}.")
         return str(owner.decode())

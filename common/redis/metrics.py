@@ -1,9 +1,9 @@
-"""Counters and histograms that are kept in Redis, where they are true once for all processes (docs/decisions).
+"""Counters and histograms, kept in Redis so that one number covers all processes (docs/decisions/0006).
 
-    omni:metrics:{queue}   hash: `name`, `name|label`; of a histogram `name:i` (bucket i, from 1), `name:sum` (us)
+    METRICS + queue   hash: `name`, `name|label`; for a histogram `name:i` (bucket i, from 1) and `name:sum` (us)
 
-The scripts count what happens to jobs in the same step in which it happens; workers and API processes add what only
-they see, once a second.
+The scripts count events of jobs in the step that causes them; workers and API processes add their own counts once a
+second.
 """
 
 from collections import Counter
@@ -12,15 +12,16 @@ from threading import Lock
 
 from redis import Redis
 
+from common.redis import keys
+
 BOUNDS_MS = (
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 300_000, 600_000,
 )  # fmt: skip
-LUA_BOUNDS = f"local BOUNDS_MS = {{{', '.join(map(str, BOUNDS_MS))}}}\n"  # put in front of the scripts
-SERVICE = "-"  # in the place of a queue, for what belongs to none
+SERVICE = "-"  # in the place of a queue, for counts that belong to none
 
 
 def metrics_key(queue: str) -> str:
-    return f"omni:metrics:{queue}"
+    return keys.METRICS + queue
 
 
 def bucket_of(milliseconds: float) -> int:

@@ -1,23 +1,38 @@
 """The Lua scripts of common/redis/scripts. Each is one atomic change of what Redis holds."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from common.redis import keys
-from common.redis.metrics import LUA_BOUNDS
-from common.redis.rq_seams import now_iso
+from common.redis import keys, metrics, rq_seams
 
 FOLDER = Path(__file__).parent / "scripts"
-# Redis lets a script that has removed something write though memory is full: what was accepted goes on to its end.
-GO_ON = "redis.call('DEL', 'omni:log:')\n"  # there is no job without an id
+# Redis lets a script that has removed something write though memory is full: accepted jobs go on to their end.
+GO_ON = "redis.call('DEL', LOG)\n"  # no job has an empty id
 STOPPED_BY_FULL_MEMORY = frozenset({"submit"})
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A script's answer: its outcome, and named values."""
+
+    outcome: str
+    values: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        return str(self.values[name].decode())
+
+    def number(self, name: str) -> int:
+        return int(self.values[name])
+
+
 class Scripts:
-    """Runs scripts by name; a server that has forgotten them (SCRIPT FLUSH, restart) is given them again."""
+    """Runs scripts by name; loads them again into a server that has forgotten them (SCRIPT FLUSH, restart)."""
 
     def __init__(self, redis: "Redis", folder: Path = FOLDER) -> None:
         self._redis = redis
@@ -35,12 +50,47 @@ class Scripts:
         except NoScriptError:  # forgotten again between its loading and its use
             return self._redis.eval(script.script, 0, *args)
 
+    def ask(self, name: str, *args: Any) -> Reply:
+        """Run a script that answers {outcome, name, value, ...}."""
+        outcome, *values = self.run(name, *args)
+        return Reply(outcome.decode(), {name.decode(): value for name, value in pairs(values)})
+
     def expire(self, queue: str) -> None:
         """End the jobs of a queue that are past their deadline or have lost their reader; any process may."""
-        self.run("expire", queue, round(keys.READER_GRACE_S * 1000), now_iso())
+        self.run("expire", queue, round(keys.READER_GRACE_S * 1000), rq_seams.now_iso())
+
+
+def pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """[a, 1, b, 2] -> [(a, 1), (b, 2)]"""
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def flat(fields: Mapping[str, Any]) -> list[Any]:
+    """{a: 1, b: 2} -> [a, 1, b, 2]"""
+    return [part for pair in fields.items() for part in pair]
 
 
 def source(name: str, folder: Path) -> str:
-    """What the server is given: the histograms' bounds, the library, the script's right to write, the script."""
+    """The text that the server runs: the names, the library, the script's right to write, the script."""
+    names = "".join(f"local {name} = {lua(value)}\n" for name, value in shared_constants().items())
     go_on = "" if name in STOPPED_BY_FULL_MEMORY else GO_ON
-    return LUA_BOUNDS + (folder / "lib.lua").read_text() + go_on + (folder / f"{name}.lua").read_text()
+    return names + (folder / "lib.lua").read_text() + go_on + (folder / f"{name}.lua").read_text()
+
+
+def shared_constants() -> dict[str, Any]:
+    """The constants that scripts and Python share, by name."""
+    return _constants(keys) | _constants(rq_seams) | {"BOUNDS_MS": metrics.BOUNDS_MS}
+
+
+def _constants(module: ModuleType) -> dict[str, Any]:
+    kinds = (str, int, float, Mapping)
+    return {name: value for name, value in vars(module).items() if name.isupper() and isinstance(value, kinds)}
+
+
+def lua(value: Any) -> str:
+    """A Lua literal: of a text, a number, a sequence or a mapping."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {lua(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "{" + ", ".join(map(lua, value)) + "}"
+    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -1,40 +1,50 @@
-"""What the service does at one moment, for the operator: workers, the line, running jobs, recent failures."""
+"""A snapshot of the service for the operator: workers, the queue, running jobs, recent failures."""
 
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from common.redis import keys
+from common.redis import keys, rq_seams
+from common.redis.keys import JobField
 from common.redis.store import Store
 
 MAX_WAITING = 100
 MAX_FAILED = 50
-JOB_FIELDS = ("owner", "created", "first_claimed", "num_prompt", "tokens", "max_tokens", "code", "ended")
+JOB_FIELDS: tuple[JobField, ...] = (
+    "owner",
+    "created",
+    "first_claimed",
+    "num_prompt",
+    "tokens",
+    "max_tokens",
+    "code",
+    "ended",
+)
 
 
 def take_snapshot(store: Store, queue: str) -> dict[str, Any]:
-    """One look at all queues; `queue` may still be unknown to Redis. Ages are in seconds; positions count from 1."""
+    """All queues at one moment; `queue` may still be unknown to Redis. Ages are in seconds; positions count from 1."""
     now = time.time()
     queues = sorted({queue, *store.directory.models().values()})
-    fences = [fence.decode() for fence in store.redis.zrange("omni:workers", 0, -1)]
+    fences = store.directory.fences()
     found = store.redis.pipeline(transaction=False)
     for fence in fences:
-        found.zrange(f"omni:running:{fence}", 0, -1)
+        found.zrange(keys.RUNNING + fence, 0, -1)
     for queue in queues:
-        found.zrange(f"omni:waiting:{queue}", 0, MAX_WAITING - 1)
-        found.zcard(f"omni:waiting:{queue}")
-        found.zrevrange(f"rq:failed:{queue}", 0, MAX_FAILED - 1)
+        found.zrange(keys.waiting_key(queue), 0, MAX_WAITING - 1)
+        found.zcard(keys.waiting_key(queue))
+        found.zrevrange(rq_seams.RQ_REGISTRY["failed"] + queue, 0, MAX_FAILED - 1)
     replies = found.execute()
     running = [job_id.decode() for ids in replies[: len(fences)] for job_id in ids]
     per_queue = replies[len(fences) :]
-    lines = [[member.decode().partition(":")[2] for member in line] for line in per_queue[0::3]]
+    queued = [[member.decode().partition(":")[2] for member in members] for members in per_queue[0::3]]
     failed = [job_id.decode() for ids in per_queue[2::3] for job_id in ids]
-    jobs = _jobs(store, [*running, *(job_id for line in lines for job_id in line), *failed])
-    waiting = [(place + 1, job_id) for line in lines for place, job_id in enumerate(line)]
+    jobs = _jobs(store, [*running, *(job_id for ids in queued for job_id in ids), *failed])
+    waiting = [(place + 1, job_id) for ids in queued for place, job_id in enumerate(ids)]
     recent = sorted((job_id for job_id in failed if job_id in jobs), key=lambda job_id: -jobs[job_id]["ended"])
     return {
         "time": round(now, 3),
-        "workers": [*(_worker(worker, now) for worker in store.directory.workers()), *_loading(store, queues)],
+        "workers": [*(_worker(worker, now) for worker in store.directory.workers()), *_loading(store, queues, now)],
         "waiting": [_waiting(place, job_id, jobs[job_id], now) for place, job_id in waiting if job_id in jobs],
         "running": [_running(job_id, jobs[job_id], now) for job_id in running if job_id in jobs],
         "failed": [_failed(job_id, jobs[job_id], now) for job_id in recent[:MAX_FAILED]],
@@ -74,25 +84,14 @@ def _worker(worker: dict[str, str], now: float) -> dict[str, Any]:
     }
 
 
-def _loading(store: Store, queues: Sequence[str]) -> list[dict[str, Any]]:
-    """A worker has no fence before its model is loaded; until then this is all that is known of it."""
-    rows = []
+def _loading(store: Store, queues: Sequence[str], now: float) -> list[dict[str, Any]]:
+    """Workers that are loading their model: they have no fence and no report yet, only their progress."""
+    found = []
     for queue in queues:
         if progress := store.directory.loading(queue):
-            empty = {
-                "tokens_per_s": 0.0,
-                "batch": 0,
-                "kv_used": 0,
-                "kv_total": 0,
-                "preempted": 0,
-                "memory_used": 0,
-                "uptime_s": 0.0,
-            }
-            rows.append(
-                {"fence": 0, "state": "loading", "progress": progress, "queue": queue, "model": queue, "device": ""}
-                | empty
-            )
-    return rows
+            report = {"fence": "0", "state": "loading", "queue": queue, "model": queue}
+            found.append(_worker(report, now) | {"progress": progress})
+    return found
 
 
 def _waiting(place: int, job_id: str, job: dict[str, Any], now: float) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from typing import Any
 SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "no_fence": [
         ("append.lua", "if not is_alive(fence) then return {'fenced'} end", ""),
-        ("append.lua", "if f[1] ~= 'running' or f[2] ~= fence then", "if f[1] ~= 'running' then"),
-        ("append.lua", "redis.call('HGET', 'omni:fences', fence)", "'fake'"),
+        ("append.lua", "if state ~= 'running' or holder ~= fence then", "if state ~= 'running' then"),
+        ("append.lua", "redis.call('HGET', FENCES, fence)", "'fake'"),
         ("renew.lua", "if not is_alive(fence) then return false end", ""),
-        ("renew.lua", "redis.call('HGET', 'omni:fences', fence)", "'fake'"),
+        ("renew.lua", "redis.call('HGET', FENCES, fence)", "'fake'"),
     ],
     "no_row_numbers": [
         ("append.lua", "if seq > size + 1 then", "if false then"),
@@ -32,36 +32,38 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
         ("reclaim.lua", "redis.call('HINCRBY', key, 'crashes', 1)", "0"),
         ("reclaim.lua", "redis.call('HINCRBY', key, 'solo', 1)", "0"),
     ],
-    "no_blame": [("reclaim.lua", "if is_crash and (is_suspect or #suspects == 0) then", "if false then")],
-    "no_reclaim": [("reclaim.lua", "redis.call('EXISTS', 'omni:worker:' .. fence) == 0", "false")],
-    "no_limit": [("submit.lua", "if size >= tonumber(ARGV[4])", "if false")],
-    "full_for_all": [("submit.lua", "redis.call('EXISTS', line_of(queue, owner)) == 1 then", "true then")],
-    "no_idempotency": [("submit.lua", "if known[1] and", "if false and")],
-    "idempotency_not_scoped": [("submit.lua", "'omni:idem:' .. owner .. ':' .. ARGV[6]", "'omni:idem:' .. ARGV[6]")],
+    "no_blame": [("reclaim.lua", "if is_crash and (is_suspect[id] or num_suspects == 0) then", "if false then")],
+    "no_reclaim": [("reclaim.lua", "redis.call('EXISTS', WORKER .. fence) == 0", "false")],
+    "no_limit": [("submit.lua", "if size >= tonumber(max_queue)", "if false")],
+    "full_for_all": [("submit.lua", "redis.call('EXISTS', line) == 1 then return", "true then return")],
+    "no_idempotency": [("submit.lua", "if known and", "if false and")],
+    "idempotency_not_scoped": [("submit.lua", "IDEM .. owner .. ':' .. idem_hash", "IDEM .. idem_hash")],
     "no_deadline": [("expire.lua", "cancel(id, 'timeout'", "tostring(id, 'timeout'")],
     "no_reader_grace": [("expire.lua", "cancel(id, 'client_gone'", "tostring(id, 'client_gone'")],
-    "keyed_jobs_die_at_once": [("cancel.lua", "and f[2] then", "and false then")],
+    "keyed_jobs_die_at_once": [("cancel.lua", "and idem then", "and false then")],
     "no_rq_state": [
-        ("lib.lua", "redis.call('HSET', rq, 'status', RQ_STATUS[state]", "redis.call('HSET', rq, 'was', ''"),
+        ("lib.lua", "redis.call('HSET', job, 'status', RQ_STATUS[state]", "redis.call('HSET', job, 'was', ''"),
     ],
-    "skip_the_head": [("claim.lua", "head_of(queue)", "redis.call('ZRANGE', line, -1, -1)[1]")],
+    "skip_the_head": [("claim.lua", "head_of(queue)", "redis.call('ZRANGE', WAITING .. queue, -1, -1)[1]")],
     "drop_the_log_on_making_room": [
-        ("claim.lua", "count(queue, 'jobs_that_made_room')", "redis.call('DEL', 'omni:log:' .. ARGV[i])"),
+        ("claim.lua", "count(queue, 'jobs_that_made_room')", "redis.call('DEL', LOG .. other)"),
     ],
-    "claims_not_numbered": [("claim.lua", "if number == ARGV[6] then", "if false then")],
+    "claims_not_numbered": [("claim.lua", "if last_number == number then", "if false then")],
     "no_share_of_memory": [("submit.lua", "if kept + most > max_kept then", "if false then")],
     "no_memory_reserve": [
-        ("submit.lua", "if most > free then return {'memory', used, max_memory} end", ""),
+        ("submit.lua", "if most > free then return {'memory', 'used', used, 'limit', max_memory} end", ""),
         ("submit.lua", "if kept + most > max_kept then", "if false then"),
     ],
     "removals_open_a_full_redis": [
-        ("submit.lua", "if most > free then return {'memory', used, max_memory} end", ""),
+        ("submit.lua", "if most > free then return {'memory', 'used', used, 'limit', max_memory} end", ""),
         ("submit.lua", "if kept + most > max_kept then", "if false then"),
-        ("submit.lua", "redis.call('SETRANGE', 'omni:ticket', 0, '')", ""),
+        ("submit.lua", "redis.call('SETRANGE', TICKET, 0, '')", ""),
     ],
     "kept_for_ever": [("lib.lua", "jobs, id)\n    keep(owner, id, 0)", "jobs, id)")],
-    "any_eviction_policy": [("submit.lua", "if policy ~= 'noeviction' then return {'evicts', policy} end", "")],
-    "keys_outlive_jobs": [("lib.lua", "if f[15] then redis.call('EXPIRE', f[15], ttl) end", "")],
+    "any_eviction_policy": [
+        ("submit.lua", "if policy ~= 'noeviction' then return {'evicts', 'policy', policy} end", ""),
+    ],
+    "keys_outlive_jobs": [("lib.lua", "if idem then redis.call('EXPIRE', idem, ttl) end", "")],
 }  # fmt: skip
 
 
@@ -206,7 +208,7 @@ def rewind_unnoticed() -> None:
 
 
 def two_step_submit() -> None:
-    """The job first, the line afterwards: whoever dies in between leaves half a job."""
+    """The job first, the queue afterwards: a process that dies in between leaves half a job."""
     import common.redis.script
     from common.redis.store import Store
 
@@ -215,14 +217,15 @@ def two_step_submit() -> None:
         text = path.read_text()
         if path.name == "submit.lua":
             text = text.replace("redis.call('ZADD', waiting, score, member)", "")
-            text = text.replace("redis.call('RPUSH', 'rq:queue:' .. queue, id)", "")
+            text = text.replace("redis.call('RPUSH', RQ_QUEUE .. queue, id)", "")
             text = text.replace("local position = redis.call('ZRANK', waiting, member)", "local position = 0")
         (folder / path.name).write_text(text)
     (folder / "push.lua").write_text(
-        "local f = redis.call('HMGET', 'omni:job:' .. ARGV[1], 'ticket', 'member')\n"
-        "redis.call('ZADD', 'omni:waiting:' .. ARGV[2], f[1], f[2])\n"
-        "redis.call('RPUSH', 'rq:queue:' .. ARGV[2], ARGV[1])\n"
-        "redis.call('PUBLISH', 'omni:control:' .. ARGV[2], 'work')\n"
+        "local id, queue = unpack(ARGV)\n"
+        "local ticket, member = unpack(redis.call('HMGET', JOB .. id, 'ticket', 'member'))\n"
+        "redis.call('ZADD', WAITING .. queue, ticket, member)\n"
+        "redis.call('RPUSH', RQ_QUEUE .. queue, id)\n"
+        "redis.call('PUBLISH', CONTROL .. queue, WORK)\n"
     )
     use_scripts(folder)
     real = Store.submit
@@ -270,9 +273,9 @@ def publish_before_append() -> None:
         rows = []
         for job_id, event in events:
             if (progress := self._progress.get(job_id)) is not None:
-                rows.append([job_id, progress.num_rows + 1, json.loads(encode_event(event))])
+                rows.append([job_id, progress.num_entries + 1, json.loads(encode_event(event))])
         if rows:
-            self._redis.publish(keys.CHANNEL, json.dumps(rows))
+            self._redis.publish(keys.EVENTS, json.dumps(rows))
             if named() and random.random() < 0.01:
                 os.kill(os.getpid(), 9)
         return real(self, events)

@@ -38,7 +38,7 @@ def state_of(redis: "Redis") -> tuple[str, float]:
             return LEASE, age_s
         if not any(redis.hget(keys.worker_key(fence), "state") == b"ready" for fence in fences):
             return NO_WORKER, 0.0
-        return (UP if redis.pubsub_numsub(keys.CHANNEL)[0][1] else NO_API), 0.0
+        return (UP if redis.pubsub_numsub(keys.EVENTS)[0][1] else NO_API), 0.0
     except BusyLoadingError:
         return LOADING, 0.0
     except TimeoutError:

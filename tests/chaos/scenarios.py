@@ -382,7 +382,7 @@ def nothing_is_shown_that_is_not_kept(stage: Stage) -> None:
     stage.submit(1)
     worker = stage.worker()
     with stage.redis.pubsub(ignore_subscribe_messages=True) as listener:
-        listener.subscribe(keys.CHANNEL)
+        listener.subscribe(keys.EVENTS)
         listener.get_message(timeout=1.0)
         worker.publisher._write = lambda: None  # type: ignore[method-assign]  # dies before the script is sent
         worker.admit()
@@ -420,7 +420,7 @@ def a_job_that_made_room_goes_on_from_its_log(stage: Stage) -> None:
     shown = [len(stage.rows(job_id)) for job_id in long]
     turn(worker, 4)
     assert stage.field(short, "state") == "finished"
-    assert all(len(stage.rows(job_id)) >= num_rows for job_id, num_rows in zip(long, shown, strict=True))
+    assert all(len(stage.rows(job_id)) >= num_entries for job_id, num_entries in zip(long, shown, strict=True))
     finish(stage, worker, *long)
     assert sum(int(stage.field(job_id, "made_room") or 0) for job_id in long) == 1
     for seed, job_id in enumerate(long):

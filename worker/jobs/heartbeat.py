@@ -124,7 +124,7 @@ class Listener(threading.Thread):
         while True:
             try:
                 with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    pubsub.subscribe(keys.control_channel(self._ledger.queue))
+                    pubsub.subscribe(keys.CONTROL + self._ledger.queue)
                     while True:
                         message = pubsub.get_message(timeout=1.0)
                         if message is not None:

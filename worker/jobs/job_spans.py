@@ -4,10 +4,10 @@ from collections import deque
 
 from redis import Redis
 
-from common.redis.keys import job_key
+from common.redis.keys import JobField, job_key
 from common.tracing import Traces
 
-TIMES = ("created", "first_claimed", "first_row", "ended")
+TIMES: tuple[JobField, ...] = ("created", "first_claimed", "first_row", "ended")
 MAX_LEFT = 10_000
 
 
@@ -31,7 +31,7 @@ class JobSpans:
                 self._ended.append(job_id)  # its end is on the way to Redis
 
     def _sent(self, job_id: str) -> bool:
-        names = (*TIMES, "trace", "num_prompt", "tokens", "code")
+        names: tuple[JobField, ...] = (*TIMES, "trace", "num_prompt", "tokens", "code")
         values = self._redis.hmget(job_key(job_id), names)
         found = {name: (value or b"").decode() for name, value in zip(names, values, strict=True)}
         if self._traces is None or not found["created"] or not found["trace"]:

@@ -10,7 +10,7 @@ from redis import Redis
 from common.redis import keys
 from common.redis.job_log import JobLog
 from common.redis.rq_seams import now_iso
-from common.redis.script import Scripts
+from common.redis.script import Reply, Scripts, flat, pairs
 from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard, decode_request, encode_card
 from worker.jobs.room import Head, Share
 
@@ -27,7 +27,7 @@ class Claim:
 
     request: GenerationRequest
     logged: dict[int, LoggedChoice]
-    num_rows: int
+    num_entries: int
     is_suspect: bool
     revision: str
     owner: str = ""
@@ -56,9 +56,9 @@ class Ledger:
         self._scripts = Scripts(redis)
         self._log = JobLog(redis)
 
-    def register(self, predecessor: int = 0) -> int:
-        """Take a fence above all others. `predecessor` is the fence of a process known to be dead."""
-        self.fence = int(self._scripts.run("register", self.queue, keys.LEASE_MS, predecessor or ""))
+    def register(self) -> int:
+        """Take a fence above all others."""
+        self.fence = int(self._scripts.run("register", self.queue))
         return self.fence
 
     def publish_card(self, card: ModelCard) -> None:
@@ -67,7 +67,7 @@ class Ledger:
 
     def report_loading(self, what: str, share: float) -> None:
         """Say how far loading is (0 to 1), for /health and for the 503 of those who come too early."""
-        key = keys.loading_key(self.queue)
+        key = keys.LOADING + self.queue
         self.redis.hset(key, mapping={"what": what, "share": round(share, 3)})
         self.redis.expire(key, 3600)
 
@@ -76,11 +76,10 @@ class Ledger:
 
         Raises Fenced when another worker has taken the jobs over.
         """
-        pairs = [part for pair in fields.items() for part in pair]
-        reply = self._scripts.run("renew", self.fence, keys.LEASE_MS, now_iso(), *pairs)
-        if reply is None:
+        cancelled = self._scripts.run("renew", self.fence, now_iso(), *flat(fields))
+        if cancelled is None:
             raise Fenced(f"fence {self.fence} was taken away")
-        return {reply[i].decode(): reply[i + 1].decode() for i in range(0, len(reply), 2)}
+        return {job_id.decode(): reason.decode() for job_id, reason in pairs(cancelled)}
 
     def claim(self, num_suspects: int, expected: str = "", instead_of: Sequence[str] = ()) -> Claim | None:
         """The head of the line, or None when the line is empty or held. Raises Fenced.
@@ -91,32 +90,23 @@ class Ledger:
         """
         while True:
             args = (self.fence, self.queue, self.worker_name, now_iso(), num_suspects, self._claim_number)
-            reply = self._scripts.run("claim", *args, expected, *instead_of)
-            if reply[0] == b"fenced":
-                raise Fenced(f"fence {self.fence} was taken away")
-            if reply[0] == b"job":
-                claim = self._claimed(*reply[1:])
+            reply = self._ask("claim", *args, expected, *instead_of)
+            if reply.outcome == "job":
+                claim = self._claimed(reply)
                 self._claim_number += 1
                 return claim
-            if reply[0] != b"again":
+            if reply.outcome != "again":
                 return None
 
     def waiter(self) -> Waiter | None:
-        """Who is next while all places are taken; None when nobody waits. Raises Fenced."""
-        reply = [
-            part.decode() if isinstance(part, bytes) else part
-            for part in self._scripts.run("waiter", self.fence, self.queue)
-        ]
-        if reply == ["fenced"]:
-            raise Fenced(f"fence {self.fence} was taken away")
-        if not reply:
+        """The head of the queue, while all places are taken; None when the queue is empty. Raises Fenced."""
+        reply = self._ask("waiter", self.fence, self.queue)
+        if reply.outcome != "head":
             return None
-        job_id, owner, priority, num_prompt, max_tokens, places, num_owners, *shares = reply
-        return Waiter(
-            Head(job_id, owner, int(priority), int(num_prompt), int(max_tokens), int(places)),
-            {shares[i]: Share(int(shares[i + 1]), float(shares[i + 2])) for i in range(0, len(shares), 3)},
-            int(num_owners),
-        )
+        numbers = (reply.number(name) for name in ("priority", "num_prompt", "max_tokens", "places"))
+        head = Head(reply.text("id"), reply.text("owner"), *numbers)
+        shares = {owner.decode(): Share(int(places), float(weight)) for owner, places, weight in reply.values["shares"]}
+        return Waiter(head, shares, reply.number("num_owners"))
 
     def reclaim(self, only: int = 0) -> int:
         """Put the jobs of workers whose lease has run out back into the line (of one, or of all); returns how many."""
@@ -139,20 +129,23 @@ class Ledger:
         """End what is past its deadline or has lost its reader."""
         self._scripts.expire(self.queue)
 
-    def _claimed(
-        self, job_id: bytes, raw: bytes, suspect: bytes, revision: bytes, log_length: int, *rest: bytes
-    ) -> Claim:
-        owner, priority, num_made_room = rest
-        logged, num_rows = self._logged(job_id.decode()) if log_length else ({}, 0)
+    def _ask(self, name: str, *args: Any) -> Reply:
+        reply = self._scripts.ask(name, *args)
+        if reply.outcome == "fenced":
+            raise Fenced(f"fence {self.fence} was taken away")
+        return reply
+
+    def _claimed(self, reply: Reply) -> Claim:
+        logged, num_entries = self._logged(reply.text("id")) if reply.number("num_entries") else ({}, 0)
         return Claim(
-            decode_request(raw),
+            decode_request(reply.values["request"]),
             logged,
-            num_rows,
-            suspect == b"1",
-            revision.decode(),
-            owner.decode(),
-            int(priority),
-            int(num_made_room),
+            num_entries,
+            reply.text("suspect") == "1",
+            reply.text("revision"),
+            reply.text("owner"),
+            reply.number("priority"),
+            reply.number("made_room"),
         )
 
     def _logged(self, job_id: str) -> tuple[dict[int, LoggedChoice], int]:

@@ -241,7 +241,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         if self.publisher.has(request.id):  # it was given back, and we did not learn of it
             self._drop(request.id)
         self._held[request.id] = Held(request.id, claim.owner, claim.priority, request.sampling.n, claim.num_made_room)
-        self.publisher.open(request.id, claim.num_rows, claim.is_suspect)
+        self.publisher.open(request.id, claim.num_entries, claim.is_suspect)
         try:
             if claim.revision != self.card.revision:
                 raise OmniError("The model was changed while this request waited; send it again.", code="model_changed")

@@ -28,7 +28,7 @@ RETRY_S = 0.1
 class Progress:
     """How far the log of one job of ours goes."""
 
-    num_rows: int
+    num_entries: int
     is_suspect: bool
 
 
@@ -44,9 +44,9 @@ class Publisher:
         self._pending: list[Any] = []  # arguments of the call whose answer is still to be read
         self._progress: dict[str, Progress] = {}
 
-    def open(self, job_id: str, num_rows: int, is_suspect: bool) -> None:
-        """Start counting a job whose log holds `num_rows` rows."""
-        self._progress[job_id] = Progress(num_rows, is_suspect)
+    def open(self, job_id: str, num_entries: int, is_suspect: bool) -> None:
+        """Start counting a job whose log holds `num_entries` rows."""
+        self._progress[job_id] = Progress(num_entries, is_suspect)
 
     def close(self, job_id: str) -> None:
         """Forget a job; its log is somebody else's now, or ended."""
@@ -61,21 +61,21 @@ class Publisher:
 
     def send(self, events: Sequence[tuple[str, Event]]) -> list[str]:
         """Send one step's events; returns the suspects that this step cleared. The answer is read by confirm()."""
-        arguments: list[Any] = [self.fence, now_iso(), 1]
+        arguments: list[Any] = [self.fence, now_iso()]
         cleared = []
         for job_id, event in events:
             progress = self._progress.get(job_id)
             if progress is None:
                 continue
-            progress.num_rows += 1
+            progress.num_entries += 1
             if progress.is_suspect:
                 cleared.append(job_id)
             state, code = end_of(event)
             num_tokens = len(event.token_ids) if isinstance(event, Delta) else 0
             row = encode_event(event)
-            arguments += [job_id, progress.num_rows, row, num_tokens, state, code, int(progress.is_suspect)]
+            arguments += [job_id, progress.num_entries, row, num_tokens, state, code, int(progress.is_suspect)]
             progress.is_suspect = False
-        if len(arguments) > 3:
+        if len(arguments) > 2:
             self._pending = arguments
             self._write()
         return cleared

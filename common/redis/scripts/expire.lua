@@ -1,18 +1,20 @@
--- Ends what is past its deadline or has had no reader for too long. Any process may run it, as often as it likes.
+-- Ends jobs that are past their deadline or have had no reader for too long. Any process may run it, as often as it likes.
 -- ARGV: queue grace_ms iso
-local queue, now = ARGV[1], now_ms()
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'omni:deadlines:' .. queue, 0, now, 'LIMIT', 0, 100)) do
-  redis.call('ZREM', 'omni:deadlines:' .. queue, id)
-  cancel(id, 'timeout', DEADLINE_PASSED, ARGV[3])
+local queue, grace_ms, iso = unpack(ARGV, 1, 3)
+local now, pause_ms, page = now_ms(), 5000, 100
+grace_ms = tonumber(grace_ms)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES .. queue, 0, now, 'LIMIT', 0, page)) do
+  redis.call('ZREM', DEADLINES .. queue, id)
+  cancel(id, 'timeout', DEADLINE_PASSED, iso)
 end
--- Readers say every second that they are there. When nobody has looked for a while (Redis was away, everything was down, the
--- clock jumped), they could not: they are given the time to say so again.
-local awake = redis.call('HMGET', 'omni:awake:' .. queue, 'since', 'last')
-local since = tonumber(awake[1] or now)
-if math.abs(now - tonumber(awake[2] or 0)) > 5000 then since = now end
-redis.call('HSET', 'omni:awake:' .. queue, 'since', since, 'last', now)
-if now - since < tonumber(ARGV[2]) then return end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'omni:readers:' .. queue, 0, now - tonumber(ARGV[2]), 'LIMIT', 0, 100)) do
-  redis.call('ZREM', 'omni:readers:' .. queue, id)
-  cancel(id, 'client_gone', 'Nobody was reading this job; send "background": true to let it run alone.', ARGV[3])
+-- Readers are renewed every second. After a pause (Redis was away, everything was down, the clock jumped) they could not
+-- be, so their grace period begins again.
+local since, last = unpack(redis.call('HMGET', AWAKE .. queue, 'since', 'last'))
+since = tonumber(since or now)
+if math.abs(now - tonumber(last or 0)) > pause_ms then since = now end
+redis.call('HSET', AWAKE .. queue, 'since', since, 'last', now)
+if now - since < grace_ms then return end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', READERS .. queue, 0, now - grace_ms, 'LIMIT', 0, page)) do
+  redis.call('ZREM', READERS .. queue, id)
+  cancel(id, 'client_gone', 'Nobody was reading this job; send "background": true to let it run alone.', iso)
 end

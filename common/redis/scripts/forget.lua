@@ -1,13 +1,12 @@
--- Forgets an ended job with all that was said. ARGV: id. Returns 1, or 0 for a job that has not ended.
+-- Deletes an ended job and its log. ARGV: id. Returns 1, or 0 for a job that has not ended.
 local id = ARGV[1]
-local f = redis.call('HMGET', 'omni:job:' .. id, 'state', 'queue', 'owner', 'idem')
-if f[1] == 'queued' or f[1] == 'running' then return 0 end
-redis.call('DEL', 'omni:job:' .. id, 'omni:log:' .. id, 'rq:job:' .. id)
-if f[1] then
-  redis.call('ZREM', 'omni:jobs:' .. f[3], id)
-  keep(f[3], id, 0)
-  if f[4] then redis.call('DEL', f[4]) end
-  redis.call('ZREM', 'omni:ended:' .. f[2], id)
-  redis.call('ZREM', 'rq:' .. RQ_STATUS[f[1]] .. ':' .. f[2], id)
+local state, queue, owner, idem = unpack(redis.call('HMGET', JOB .. id, 'state', 'queue', 'owner', 'idem'))
+if state == 'queued' or state == 'running' then return 0 end
+redis.call('DEL', JOB .. id, LOG .. id, RQ_JOB .. id)
+if state then
+  redis.call('ZREM', OWN_JOBS .. owner, id)
+  keep(owner, id, 0)
+  if idem then redis.call('DEL', idem) end
+  redis.call('ZREM', RQ_REGISTRY[state] .. queue, id)
 end
 return 1

@@ -1,8 +1,9 @@
--- A worker gives one job back because it and the log do not agree any more: whoever claims it goes on from the log.
--- ARGV: fence queue id
-if not is_alive(ARGV[1]) then return false end
-local f = redis.call('HMGET', 'omni:job:' .. ARGV[3], 'state', 'fence', 'suspect')
-if f[1] ~= 'running' or f[2] ~= ARGV[1] then return false end
-back_into_line(ARGV[3], ARGV[2], f[3] == '1' and 'omni:suspects:' or 'omni:waiting:', INTERRUPTED)
-redis.call('PUBLISH', 'omni:control:' .. ARGV[2], 'work')
+-- Puts one job of a worker back into the queue, because the worker's view of its log is wrong; the next claim continues
+-- from the log. ARGV: fence queue id
+local fence, queue, id = unpack(ARGV, 1, 3)
+if not is_alive(fence) then return false end
+local state, holder, suspect = unpack(redis.call('HMGET', JOB .. id, 'state', 'fence', 'suspect'))
+if state ~= 'running' or holder ~= fence then return false end
+requeue(id, queue, suspect == '1' and SUSPECTS or WAITING, INTERRUPTED)
+redis.call('PUBLISH', CONTROL .. queue, WORK)
 return true

@@ -1,16 +1,13 @@
--- What the readers of one API process must know, once a second: ARGV job ids.
--- Returns for each: state ('' if unknown), rows in its log, position in line (-1 if not waiting). Also renews their readers.
-local out, now = {}, now_ms()
-for i = 1, #ARGV do
-  local id = ARGV[i]
-  local f = redis.call('HMGET', 'omni:job:' .. id, 'state', 'queue', 'member')
-  local rank = false
-  if f[1] then
-    redis.call('ZADD', 'omni:readers:' .. f[2], 'XX', now, id)
-    if f[1] == 'queued' then rank = redis.call('ZRANK', 'omni:waiting:' .. f[2], f[3]) end
+-- The status of jobs for the readers of one API process, once a second. Also renews those jobs' readers. ARGV: job ids
+-- Returns for each job {state ('' if unknown), entries in its log, position in the queue (-1 when it does not wait)}
+local statuses, now = {}, now_ms()
+for at, id in ipairs(ARGV) do
+  local state, queue, member = unpack(redis.call('HMGET', JOB .. id, 'state', 'queue', 'member'))
+  local position = false
+  if state then
+    redis.call('ZADD', READERS .. queue, 'XX', now, id)
+    if state == 'queued' then position = redis.call('ZRANK', WAITING .. queue, member) end
   end
-  out[3 * i - 2] = f[1] or ''
-  out[3 * i - 1] = redis.call('XLEN', 'omni:log:' .. id)
-  out[3 * i] = rank or -1
+  statuses[at] = {state or '', redis.call('XLEN', LOG .. id), position or -1}
 end
-return out
+return statuses

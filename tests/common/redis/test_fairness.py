@@ -47,7 +47,7 @@ class Line:
         """The next job is claimed, makes so many tokens and ends; returns its id."""
         claim = self.ledger.claim(0)
         job_id = claim.request.id
-        self.publisher.open(job_id, claim.num_rows, claim.is_suspect)
+        self.publisher.open(job_id, claim.num_entries, claim.is_suspect)
         self.publisher.send([(job_id, Delta(0, (7,) * num_tokens, "x")), (job_id, Finished(2, num_tokens))])
         assert self.publisher.confirm() == {}
         self.publisher.close(job_id)

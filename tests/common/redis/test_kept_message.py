@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.redis.store import kept_message
+from common.redis.refusals import kept_message
 
 
 @pytest.mark.parametrize(

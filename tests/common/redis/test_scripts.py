@@ -25,7 +25,7 @@ def kept(redis: "Redis") -> set[str]:
 
 def append(stage: Stage, fence: int, job_id: str, seq: int, end: str = "") -> list[str]:
     row = '{"i":0,"t":[1],"x":"a"}'
-    reply = Scripts(stage.redis).run("append", fence, now_iso(), 1, job_id, seq, row, 1, end, "", 0)
+    reply = Scripts(stage.redis).run("append", fence, now_iso(), job_id, seq, row, 1, end, "", 0)
     return [part.decode() for part in reply]
 
 

@@ -24,7 +24,7 @@ def test_a_claim_brings_what_was_logged(stage: Stage) -> None:
     worker.leave()
     claim = stage.worker().ledger.claim(0)
     assert claim is not None and claim.request.id == job_id
-    assert claim.num_rows == 4
+    assert claim.num_entries == 4
     assert claim.logged[0].text == expected_text(1, 4)
     assert len(claim.logged[0].token_ids) == 4
 
@@ -78,7 +78,7 @@ def test_a_successor_frees_its_predecessors_jobs_without_waiting_for_the_lease(s
     assert neighbour.ledger.claim(0) is None
     assert successor.ledger.bury(dead.ledger.fence) == 1
     claim = neighbour.ledger.claim(0)
-    assert claim is not None and claim.request.id == job_id and claim.num_rows == 3
+    assert claim is not None and claim.request.id == job_id and claim.num_entries == 3
     assert successor.ledger.bury(dead.ledger.fence) == 0
 
 

@@ -72,10 +72,10 @@ def test_a_full_disk_is_waited_out(stage: Stage, valkey_url: str, monkeypatch: p
     """As common/process/disk_guard.py has Valkey refuse writes."""
     job_id, publisher = opened(stage, valkey_url)
     stage.redis.config_set("min-replicas-to-write", 1)
-    num_rows: list[int] = []
+    num_entries: list[int] = []
 
     def make_room(seconds: float) -> None:
-        num_rows.append(len(stage.rows(job_id)))
+        num_entries.append(len(stage.rows(job_id)))
         stage.redis.config_set("min-replicas-to-write", 0)
 
     monkeypatch.setattr("worker.jobs.publisher.time.sleep", make_room)
@@ -84,7 +84,7 @@ def test_a_full_disk_is_waited_out(stage: Stage, valkey_url: str, monkeypatch: p
         assert publisher.confirm() == {}
     finally:
         stage.redis.config_set("min-replicas-to-write", 0)
-    assert num_rows == [0] and len(stage.rows(job_id)) == 1
+    assert num_entries == [0] and len(stage.rows(job_id)) == 1
 
 
 def test_refusals_name_the_job_and_the_reason(stage: Stage, valkey_url: str) -> None:
