@@ -256,3 +256,69 @@ class TestTransformers:
         transformers_seams.set_layer_states(new, old, {0: torch.ones(1, 4)}, {0: torch.ones(1, 2)})
         convolution, recurrent = transformers_seams.layer_states(new)
         assert convolution[0].shape == (1, 4) and recurrent[0].shape == (1, 2)
+
+
+class TestRedisClient:
+    """common/redis/redis_seams.py."""
+
+    def test_a_reply_is_read_after_the_next_command_was_sent(self, redis: Any) -> None:
+        from common.redis.redis_seams import HeldConnection
+
+        connection = HeldConnection(redis)
+        connection.send("ECHO", "a")
+        connection.send("ECHO", "b")
+        assert (connection.read(), connection.read()) == (b"a", b"b")
+        connection.drop()
+        assert redis.ping()
+
+    @pytest.mark.parametrize("in_pipeline", [False, True])
+    def test_the_code_of_an_error_is_found(self, redis: Any, in_pipeline: bool) -> None:
+        from redis.exceptions import ResponseError
+
+        from common.redis.redis_seams import error_code
+
+        client = redis.pipeline(transaction=False) if in_pipeline else redis
+        redis.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(ResponseError) as full:
+                client.set("key", 1)
+                client.execute()
+        finally:
+            redis.config_set("maxmemory", 0)
+        assert error_code(full.value) == "OOM"
+
+
+class TestRq:
+    """common/redis/rq_seams.py."""
+
+    def test_the_keys_are_rqs(self, redis: Any) -> None:
+        from rq import Queue, Worker
+        from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, Execution, ExecutionRegistry
+        from rq.job import Job
+        from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+
+        from common.redis import rq_seams
+
+        queue = Queue("q", connection=redis)
+        assert (queue.redis_queues_keys, queue.key) == (rq_seams.RQ_QUEUES, rq_seams.RQ_QUEUE + "q")
+        assert Job.key_for("j") == rq_seams.RQ_JOB + "j"
+        assert StartedJobRegistry(queue=queue).key == rq_seams.RQ_WIP + "q"
+        registries = {"finished": FinishedJobRegistry, "failed": FailedJobRegistry, "cancelled": CanceledJobRegistry}
+        assert {state: kind(queue=queue).key for state, kind in registries.items()} == {
+            state: prefix + "q" for state, prefix in rq_seams.RQ_REGISTRY.items()
+        }
+        execution = Execution("7", "j", connection=redis)
+        assert execution.key == rq_seams.RQ_EXECUTION + "j:7"
+        assert ExecutionRegistry("j", connection=redis).key == rq_seams.RQ_EXECUTIONS + "j"
+        assert Worker.redis_worker_namespace_prefix == rq_seams.RQ_WORKER
+        executions = rq_seams.RQ_WORKER + "w" + rq_seams.RQ_WORKER_EXECUTIONS
+        assert WORKER_EXECUTIONS_KEY_TEMPLATE.format("w") == executions
+
+    def test_the_states_and_the_time_format_are_rqs(self) -> None:
+        from rq.job import JobStatus
+        from rq.utils import str_to_date
+
+        from common.redis import rq_seams
+
+        assert set(rq_seams.RQ_STATUS.values()) <= {str(status.value) for status in JobStatus}
+        assert str_to_date(rq_seams.now_iso()) is not None

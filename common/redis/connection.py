@@ -1,4 +1,4 @@
-"""One way to reach Redis: redis://, rediss://, unix:// or redis+sentinel://[:password@]host:port,host:port/service[/db]."""
+"""A client for REDIS_URL: redis://, rediss://, unix:// or redis+sentinel://[:password@]host:port,host:port/service[/db]."""
 
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,19 +12,22 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from common.redis.redis_seams import error_code
 from common.setting_types import NO_REDIS_ADDRESS
 from common.settings import SettingsError
 
-SOCKET_TIMEOUT_S = 2.5  # a half-open connection holds a stream up for so long
-POOL_WAIT_S = 20.0  # it is this process that is busy then, not Redis
-# What passes by itself: Redis away, loading, out of memory or disk, failing over. Everything else is a bug.
-PASSING = ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+SOCKET_TIMEOUT_S = 2.5  # the longest that a half-open connection delays a stream
+POOL_WAIT_S = 20.0  # for a free connection: this process is the busy one then, not Redis
+# Codes of transient errors: Redis is loading, out of memory or disk, failing over. Every other code is a bug.
+TRANSIENT = frozenset(
+    ("LOADING", "OOM", "MISCONF", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+)
 
 
 def connect(url: str, *, retries: int = 1, max_connections: int = 64, parser_class: Any = DefaultParser) -> "Redis":
     """A client whose commands give up within seconds. Raises SettingsError for a URL that cannot be one.
 
-    Past `max_connections` a command waits for another's connection: a burst of callers is not a burst of connections.
+    Past `max_connections` a command waits for a free connection, so a burst of callers opens no burst of connections.
     """
     options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
@@ -59,11 +62,7 @@ def _through_sentinel(url: str, options: dict[str, Any]) -> "Redis":
 
 
 def is_passing(error: RedisError) -> bool:
-    """True for what a wait can cure: the caller tries again, or answers 503."""
+    """True for an error that a wait can cure: the caller tries again, or answers 503."""
     if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
         return True
-    if not isinstance(error, ResponseError):
-        return False
-    # redis-py moves the codes that it knows from the text to `status_code`, and in a pipeline says first what was asked
-    code = error.status_code or str(error).rpartition("of pipeline caused error: ")[2]
-    return code.lstrip("-").startswith(PASSING)
+    return isinstance(error, ResponseError) and error_code(error) in TRANSIENT

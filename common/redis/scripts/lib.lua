@@ -33,10 +33,10 @@ end
 
 -- The memory that an owner's jobs take: job -> bytes, and their sum in `total`, in one hash so that they expire together.
 local function keep(owner, id, bytes)
-  local key = KEPT .. owner
-  local before = tonumber(redis.call('HGET', key, id) or 0)
-  if bytes > 0 then redis.call('HSET', key, id, bytes) else redis.call('HDEL', key, id) end
-  if bytes ~= before then redis.call('HINCRBY', key, 'total', string.format('%d', bytes - before)) end
+  local kept = KEPT .. owner
+  local before = tonumber(redis.call('HGET', kept, id) or 0)
+  if bytes > 0 then redis.call('HSET', kept, id, bytes) else redis.call('HDEL', kept, id) end
+  if bytes ~= before then redis.call('HINCRBY', kept, 'total', string.format('%d', bytes - before)) end
 end
 
 -- Removes jobs that have expired in Redis from their owner's list and from its memory. Without jobs nothing is kept.
