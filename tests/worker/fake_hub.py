@@ -1,4 +1,4 @@
-"""A hub of one repository, by HTTP: what huggingface_hub asks of the real one, and a file that can be held back."""
+"""A hub with one repository, by HTTP: the requests that huggingface_hub makes, and a file that can be held back."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class FakeHub(ThreadingHTTPServer):
-    """`held` is a file of which the second half waits for `release`. `asked` are the files that were fetched."""
+    """`held`: a file whose second half waits for `release`. `asked`: the files that were fetched."""
 
     daemon_threads = True
 

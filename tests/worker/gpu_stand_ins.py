@@ -1,4 +1,4 @@
-"""What a GPU does to our code, done on a CPU: torch's flash kernel with its checks and its faults, and recordings."""
+"""Equivalents of a GPU's parts on a CPU: torch's flash kernel with its checks and its bugs, and CUDA graphs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,7 @@ from torch.library import Library
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+PAGE = 16  # tokens of a block in these tests
 aten = torch.ops.aten
 WAITING = (  # a number is asked for (in inference mode under other names), or a shape depends on one
     aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default,
@@ -16,7 +17,7 @@ WAITING = (  # a number is asked for (in inference mode under other names), or a
 
 
 def flash_kernel(page_size: int) -> Library:
-    """Lets torch.nn.attention.varlen run on a CPU, over pages of this size, until the library is destroyed.
+    """Make torch.nn.attention.varlen run on a CPU, over pages of this size, until the library is destroyed.
 
     The real one takes multiples of 256 tokens. What it refuses was read in the sources of torch 2.13.
     """
@@ -59,7 +60,7 @@ def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, num_keys: torch.Tensor,
     block_table: torch.Tensor, scale: float, left: int,
 ) -> torch.Tensor:  # fmt: skip
-    """What the kernel computes, one sequence at a time; queries [T, heads, dim] are the last ones of their sequence."""
+    """The kernel's result, computed one sequence at a time; queries [T, heads, dim] are the last of their sequence."""
     outputs = []
     for at, (start, stop) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
         length = int(num_keys[at])
@@ -73,7 +74,7 @@ def attend(
 
 
 class Recording(TorchDispatchMode):
-    """As a CUDA graph: which operators ran on which memory. Replayed, they run again there, and nothing else does."""
+    """Like a CUDA graph: records which operators ran on which memory. A replay runs only these, on the same memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class Recording(TorchDispatchMode):
 
 
 def recorded(function: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """Stands in for cuda_capture()."""
+    """Replaces cuda_capture()."""
     with torch.inference_mode(), Recording() as recording:
         output = function()
 
@@ -110,7 +111,7 @@ def recorded(function: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]
 
 
 class CountWaits(TorchDispatchMode):
-    """How often Python would have to wait for a GPU in here; tolist() and copies are not seen."""
+    """Counts the operators for which Python would wait for a GPU; tolist() and copies are not counted."""
 
     def __init__(self) -> None:
         super().__init__()

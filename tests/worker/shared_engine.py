@@ -16,7 +16,7 @@ JOBS = {"short": (3, 5), "long": (40, 4), "middle": (17, 6)}  # prompt and compl
 
 
 def answers(bench: Bench) -> dict[str, list[int]]:
-    """Several prompts at once, longer than a step, then one that finds its beginning in the cache."""
+    """Several prompts at once, longer than a step, then one whose prefix is in the cache."""
     for name, (num_prompt, num_tokens) in JOBS.items():
         bench.add(name, prompt_of(num_prompt), max_tokens=num_tokens, ignore_eos=True)
     bench.finish()

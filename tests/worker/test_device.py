@@ -8,14 +8,14 @@ from worker import device
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "tpu-v9"])
-def test_a_device_that_is_not_here_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_device_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=name):
         device.choose_device(name)
 
 
-def test_the_gpu_that_was_named_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams and recordings are made on the current one."""
+def test_the_named_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams and graphs are created on the current one."""
     used: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", used.append)
@@ -24,8 +24,8 @@ def test_the_gpu_that_was_named_is_the_current_one(monkeypatch: pytest.MonkeyPat
     assert used == [torch.device("cuda:1")]
 
 
-def test_a_lost_gpu_is_no_requests_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an illegal access nothing works any more: the process has to end, and no job fails for it."""
+def test_a_lost_gpu_fails_no_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access every call fails, so the process has to end; no job may fail because of it."""
 
     def lost(*_: object) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

@@ -1,4 +1,4 @@
-"""What is told while a model loads: what is done, never less than before, and not a word too many."""
+"""The progress of a start: it never goes back, and reports are not too frequent."""
 
 import pytest
 
@@ -25,10 +25,10 @@ def test_a_load_goes_from_the_tokenizer_to_ready_and_never_back(told):
     assert shares == sorted(shares) and (shares[0], shares[-1]) == (0.0, 1.0)
     parts = {what.partition(",")[0] for what, _ in told}
     assert {"tokenizer", "weights", "ready"} <= parts
-    assert any(what.startswith("weights, 10 of ") for what, _ in told), "transformers' own count is not heard"
+    assert any(what.startswith("weights, 10 of ") for what, _ in told), "transformers' own count is not reported"
 
 
-def test_words_about_the_same_thing_have_a_pause_between_them():
+def test_reports_of_one_stage_have_a_pause_between_them():
     told = []
     items = progress.counted("weights", range(1000), 1000, (0.0, 1.0), lambda *said: told.append(said))
     assert list(items) == list(range(1000)) and len(told) <= 1

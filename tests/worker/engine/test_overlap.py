@@ -10,8 +10,8 @@ import torch
 
 from common.wire import Finished
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
-from tests.worker.gpu_stand_ins import CountWaits, flash_kernel, recorded
-from tests.worker.runners.test_graphs import PAGE, as_on_a_gpu
+from tests.worker.gpu_stand_ins import PAGE, CountWaits, flash_kernel, recorded
+from tests.worker.runners.test_graphs import as_on_a_gpu
 from worker.engine import step as step_module
 from worker.sampling.grammar import GrammarCompiler
 from worker.sampling.sampler import PendingSamples

@@ -35,7 +35,7 @@ Kind = Callable[[torch.Tensor, torch.Tensor | None], Callable[[torch.Tensor], to
 
 @pytest.mark.parametrize(("kind", "tolerance"), [(Int8Linear, 0.02), (Int4Linear, 0.15), (fp8_linear, 0.05)])
 @pytest.mark.parametrize("num_rows", [1, 7, 64])
-def test_the_product_is_near_the_exact_one(kind: Kind, tolerance: float, num_rows: int) -> None:
+def test_the_product_is_close_to_the_exact_one(kind: Kind, tolerance: float, num_rows: int) -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(96, 64).bfloat16(), torch.randn(96).bfloat16()
     inputs = torch.randn(num_rows, 64).bfloat16()
@@ -88,7 +88,7 @@ def test_fp8_multiplies_what_it_rounded_and_nothing_else(num_rows: int) -> None:
     torch.testing.assert_close(fp8_linear(weight, None)(inputs), expected.bfloat16(), atol=0, rtol=2**-7)
 
 
-def test_rows_are_rounded_by_their_own_largest_number_and_zeros_stay_zeros() -> None:
+def test_a_row_is_scaled_by_its_largest_number_and_zeros_stay_zeros() -> None:
     inputs = torch.stack([torch.linspace(-1, 1, 33), torch.linspace(-1e4, 1e4, 33), torch.zeros(33)]).bfloat16()
     rows, scale = to_fp8(inputs)
     assert rows.dtype == FP8 and scale.dtype == torch.float32 and tuple(scale.shape) == (3, 1)
@@ -97,8 +97,8 @@ def test_rows_are_rounded_by_their_own_largest_number_and_zeros_stay_zeros() -> 
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 64])
-def test_a_gpu_takes_the_fp8_product_as_it_is_called(num_rows: int) -> None:
-    """torch's own checks of layouts, types and scales, on CUDA tensors without numbers."""
+def test_a_gpu_accepts_the_arguments_of_the_fp8_product(num_rows: int) -> None:
+    """torch checks layouts, types and scales of CUDA tensors without data."""
     on_gpu = partial(torch.empty, dtype=torch.bfloat16, device="cuda")
     with FakeTensorMode(), torch.inference_mode():
         inputs = on_gpu(num_rows, 64)

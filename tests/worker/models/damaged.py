@@ -27,7 +27,7 @@ def loaded(folder: Path, **config: Any) -> LoadedModel:
 
 
 def failure(folder: Path, **config: Any) -> str:
-    """What the operator reads."""
+    """The sentence for the operator."""
     with pytest.raises(Exception) as raised:
         loaded(folder, **config)
     assert not is_passing(raised.value)
@@ -37,6 +37,6 @@ def failure(folder: Path, **config: Any) -> str:
 
 
 def keep_weights(folder: Path, is_kept: Callable[[str], bool]) -> None:
-    """The checkpoint without some of its weights."""
+    """Remove the other weights from the checkpoint."""
     path = folder / "model.safetensors"
     save_file({name: weight for name, weight in load_file(path).items() if is_kept(name)}, path, {"format": "pt"})

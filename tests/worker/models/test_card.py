@@ -44,7 +44,7 @@ def test_the_revision_of_a_folder_changes_with_its_files(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
-def test_a_template_with_a_syntax_error_is_refused_by_its_files_name(tmp_path: Path, file: str) -> None:
+def test_a_template_with_a_syntax_error_is_refused_with_its_file_name(tmp_path: Path, file: str) -> None:
     folder = save_model(tmp_path, "llama")
     if file == "chat_template.jinja":
         (folder / file).write_text("{% for x in %}")
@@ -55,7 +55,7 @@ def test_a_template_with_a_syntax_error_is_refused_by_its_files_name(tmp_path: P
     assert failure(folder).startswith(f"its {file} has a syntax error (line 1: ")
 
 
-def test_a_template_that_may_refuse_messages_is_taken(tmp_path: Path) -> None:
+def test_a_template_that_may_refuse_messages_is_accepted(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama")
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no system message here') }}")
     assert loaded(folder).card.chat_template

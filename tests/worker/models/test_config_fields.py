@@ -1,4 +1,4 @@
-"""What the engine asks of a configuration, whichever names its family has for it."""
+"""Config fields under the names that families have for them."""
 
 import pytest
 from transformers import Gemma4TextConfig, LlamaConfig, MambaConfig, MptConfig
@@ -9,7 +9,7 @@ from worker.models.config_fields import USUAL_LENGTH, largest, longest_sequence
 from worker.runners.base import ModelRunner
 
 
-def test_of_layers_that_differ_the_largest_counts() -> None:
+def test_the_largest_value_counts_where_layers_differ() -> None:
     config = Gemma4TextConfig(head_dim=8, global_head_dim=32)
     assert config.is_heterogeneous
     assert largest(config, "head_dim") == 32
@@ -17,7 +17,7 @@ def test_of_layers_that_differ_the_largest_counts() -> None:
     assert largest(MambaConfig(), "num_attention_heads") is None
 
 
-def test_the_longest_sequence_has_several_names_or_none() -> None:
+def test_the_longest_sequence_is_found_under_each_of_its_names() -> None:
     assert longest_sequence(LlamaConfig(max_position_embeddings=512)) == 512
     assert longest_sequence(MptConfig(max_seq_len=256)) == 256
     assert longest_sequence(MambaConfig()) is None
@@ -33,7 +33,7 @@ def test_the_longest_sequence_has_several_names_or_none() -> None:
         (MambaConfig(), 100_000, 100_000),
     ],
 )
-def test_a_setting_may_shorten_what_a_model_names_and_say_what_it_does_not(
+def test_a_setting_may_shorten_the_longest_sequence_or_supply_a_missing_one(
     config: object, asked: int | None, served: int, model_folder: ModelFolder
 ) -> None:
     loaded = Bench(model_folder()).loaded

@@ -1,4 +1,4 @@
-"""A model of the hub: how far its download is, what is fetched, and what happens without the hub."""
+"""A hub model: the progress of its download, the files that are fetched, and a start without the hub."""
 
 import json
 import os
@@ -30,7 +30,7 @@ OTHERS = (
 
 
 def sharded() -> dict[str, bytes]:
-    """The demo model in two files of about the same size, and what other formats a repository may have beside it."""
+    """The demo model in two files of about equal size, and files of other formats that a repository may have."""
     tensors = load_file(DEMO_MODEL / "model.safetensors")
     names = sorted(tensors, key=lambda name: tensors[name].nbytes)
     parts = dict(zip(SHARDS, (names[0::2], names[1::2]), strict=True))
@@ -53,7 +53,7 @@ def service(hub: FakeHub, tmp_path: Path) -> Iterator[RunningService]:
         yield running
 
 
-def test_a_download_says_how_far_it_is_and_fetches_what_is_needed(hub: FakeHub, service: RunningService) -> None:
+def test_a_download_reports_progress_and_fetches_only_needed_files(hub: FakeHub, service: RunningService) -> None:
     service.start("redis", "api", "worker")
     first, both = (sum(len(hub.files[name]) for name in SHARDS[:number]) / 1e6 for number in (1, 2))
     words = f"download, {first:.1f} of {both:.1f} MB"
@@ -82,7 +82,7 @@ print(downloaded("{REPO}", tell) is tell, downloaded("omni/unknown", tell) is te
 """
 
 
-def test_one_file_is_fetched_once_and_a_model_that_is_not_there_is_left_to_transformers(tmp_path: Path) -> None:
+def test_a_file_is_fetched_once_and_an_unknown_model_is_left_to_transformers(tmp_path: Path) -> None:
     hub = FakeHub(REPO, sharded() | {"model.safetensors": b"x" * 3_000_000})
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     try:
@@ -97,7 +97,7 @@ def test_one_file_is_fetched_once_and_a_model_that_is_not_there_is_left_to_trans
 
 
 @pytest.mark.parametrize(("model", "is_offline"), [(str(DEMO_MODEL), False), (REPO, True)])
-def test_for_a_folder_or_offline_nothing_is_asked(
+def test_the_hub_is_not_asked_for_a_folder_or_offline(
     monkeypatch: pytest.MonkeyPatch, model: str, is_offline: bool
 ) -> None:
     monkeypatch.setattr(download, "is_offline_mode", lambda: is_offline)

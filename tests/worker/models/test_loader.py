@@ -8,7 +8,7 @@ from tests.worker.conftest import SMALL, ModelFolder
 from worker.models.loader import cast, load
 
 
-def test_rotary_frequencies_stay_as_they_were_computed(model_folder: ModelFolder) -> None:
+def test_rotary_frequencies_keep_their_precision(model_folder: ModelFolder) -> None:
     folder = model_folder("llama", max_position_embeddings=131072)
     for config in (replace(SMALL, dtype="bfloat16"), SMALL):
         model = load(str(folder), ("tiny",), config, lambda what, share: None).model

@@ -17,7 +17,7 @@ def test_other_progress_bars_stay_as_they_are() -> None:
     assert told == ["weights"]
 
 
-def test_reports_of_transformers_are_kept_at_debug(
+def test_reports_of_transformers_are_logged_at_debug(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save_model(tmp_path, "llama")

@@ -32,23 +32,21 @@ from worker.models.missing_weights import missing_weights
         (lambda folder: set_config(folder, attention_bias=True), "is model.layers.0.self_attn.q_proj.bias."),
     ],
 )
-def test_weights_that_are_in_no_file_are_counted_and_not_made_up(
-    tmp_path: Path, damage: Callable[[Path], None], said: str
-) -> None:
+def test_missing_weights_are_counted_and_refused(tmp_path: Path, damage: Callable[[Path], None], said: str) -> None:
     folder = save_model(tmp_path, "llama")
     damage(folder)
     assert said in failure(folder)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *HYBRID_FAMILIES, *SEQUENTIAL_FAMILIES])
-def test_every_family_is_complete_as_it_is_saved_and_not_without_its_last_layer(tmp_path: Path, family: str) -> None:
+def test_every_family_is_complete_when_saved_and_incomplete_without_its_last_layer(tmp_path: Path, family: str) -> None:
     folder = save_model(tmp_path, family)
     assert loaded(folder).card.architecture
     keep_weights(folder, lambda name: not {"layers.1", "h.1"} & set(re.findall(r"(?:layers|h)\.\d+", name)))
     assert "weights are in no file" in failure(folder)
 
 
-def test_weights_that_are_tied_and_weights_that_are_not_used_are_no_fault(tmp_path: Path) -> None:
+def test_tied_weights_and_unused_weights_are_accepted(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama", tie_word_embeddings=True)
     weights = load_file(folder / "model.safetensors")
     assert "lm_head.weight" not in weights
@@ -57,7 +55,7 @@ def test_weights_that_are_tied_and_weights_that_are_not_used_are_no_fault(tmp_pa
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
-def test_without_what_reads_images_a_models_text_is_served(tmp_path: Path, family: str) -> None:
+def test_a_vision_model_without_its_image_weights_is_served_for_text(tmp_path: Path, family: str) -> None:
     folder = save_vision_model(tmp_path, family)
     assert loaded(folder).card.accepts_images
     seeing = {"vision_tower", "vision_model", "visual", "connector", "multi_modal_projector"}
@@ -78,7 +76,7 @@ def test_an_encoder_needs_all_but_its_pooler(tmp_path: Path) -> None:
         load_encoder(str(folder), ("tiny",), config, lambda what, share: None)
 
 
-def test_of_a_packed_layer_only_what_is_wholly_absent_is_missing() -> None:
+def test_a_packed_layer_is_missing_only_if_all_its_parts_are() -> None:
     packed = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
     packed.is_quantized = True  # type: ignore[assignment]
     absent = {"missing_keys": {"a.bias", "b.weight", "b.bias", "buffer"}}

@@ -31,7 +31,7 @@ INSTALLED_BY = {"compressed_tensors": "compressed-tensors", "optimum": "gptqmode
 
 
 @pytest.mark.parametrize("library", PACKED)
-def test_packed_weights_without_their_library_say_what_to_install(tmp_path: Path, library: str) -> None:
+def test_packed_weights_without_their_library_name_the_package_to_install(tmp_path: Path, library: str) -> None:
     if find_spec(library) is not None:
         pytest.skip(f"{library} is installed")
     folder = save_model(tmp_path, "llama")
@@ -39,13 +39,13 @@ def test_packed_weights_without_their_library_say_what_to_install(tmp_path: Path
     assert f"-m pip install {INSTALLED_BY.get(library, library)})" in failure(folder)
 
 
-def test_weights_packed_in_a_way_nobody_knows_are_refused_and_not_taken_for_missing_ones(tmp_path: Path) -> None:
+def test_an_unknown_packing_is_refused_and_not_taken_for_missing_weights(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama")
     set_config(folder, quantization_config={"quant_method": "modelopt", "quant_algo": "NVFP4"})
     assert "packed by 'modelopt'" in failure(folder)
 
 
-def test_what_is_packed_is_not_packed_again_nor_cast() -> None:
+def test_packed_weights_are_neither_packed_again_nor_cast() -> None:
     packed = SimpleNamespace(
         config=SimpleNamespace(quantization_config={"quant_method": "bitsandbytes"}),
         is_quantized=True,

@@ -1,4 +1,4 @@
-"""Rotary frequencies do not depend on who else is in the batch, nor on how a prompt is cut."""
+"""Rotary frequencies depend neither on the other sequences of a batch nor on how a prompt is cut."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def folder(request: pytest.FixtureRequest, model_folder: ModelFolder) -> Path:
     return model_folder(request.param, **WIDE, **LONGROPE)
 
 
-def test_an_answer_is_the_same_beside_a_longer_prompt(folder: Path) -> None:
+def test_an_answer_is_the_same_in_a_batch_with_a_longer_prompt(folder: Path) -> None:
     alone = Bench(folder)
     alone.add("short", prompt_of(9))
     alone.finish()
@@ -40,14 +40,14 @@ def test_an_answer_is_the_same_beside_a_longer_prompt(folder: Path) -> None:
     assert beside.token_ids("short") == alone.token_ids("short")
 
 
-def test_a_long_prompt_in_chunks_is_answered_as_by_generate(folder: Path) -> None:
+def test_a_long_prompt_in_chunks_gets_the_tokens_of_generate(folder: Path) -> None:
     bench = Bench(folder)  # steps of 16 tokens
     bench.add("long", prompt_of(60))
     bench.finish()
     assert bench.token_ids("long") == bench.generate(prompt_of(60))
 
 
-def test_served_short_it_is_the_model_that_was_trained_short(folder: Path) -> None:
+def test_with_a_short_limit_the_model_uses_its_short_frequencies(folder: Path) -> None:
     bench = Bench(folder, replace(SMALL, max_model_len=FIRST_TRAINED_ON))
     bench.add("short", prompt_of(9))
     bench.finish()

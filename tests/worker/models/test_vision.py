@@ -1,4 +1,4 @@
-"""Vision models: what our engine says of images is what transformers' generate() says, alone and beside others."""
+"""Vision models: the engine gives the tokens of transformers' generate(), alone and in a batch."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ SMALL = EngineConfig(device="cpu", threads=1, max_num_seqs=4, max_step_tokens=16
 
 
 class Bench:
-    """One model, in our engine and in transformers' hands."""
+    """One model, in our engine and in transformers."""
 
     def __init__(self, folder: Path, config: EngineConfig = SMALL) -> None:
         self.folder = folder
@@ -89,17 +89,17 @@ def cached_tokens(events: list[tuple[str, Event]], job_id: str) -> int:
     return finished.cached_tokens
 
 
-def test_a_model_of_images_runs_many_sequences_in_a_step(bench: Bench) -> None:
+def test_a_vision_model_runs_many_sequences_in_a_step(bench: Bench) -> None:
     assert isinstance(bench.engine.runner, ImagePromptRunner)
 
 
 @pytest.mark.usefixtures("kernels")
-def test_its_text_is_computed_by_the_kernels_where_they_fit(tmp_path: Path) -> None:
+def test_its_text_is_computed_by_the_c_kernels_where_they_fit(tmp_path: Path) -> None:
     runner = Bench(save_vision_model(tmp_path, "llava_wide")).engine.runner
     assert isinstance(runner, ImagePromptRunner) and isinstance(runner.inner, NativeDecoderRunner)
 
 
-def test_the_pass_that_reads_images_is_given_what_the_models_processor_gives(bench: Bench) -> None:
+def test_the_pass_that_reads_images_gets_the_inputs_of_the_models_processor(bench: Bench) -> None:
     assert bench.images is not None
     request = bench.images.expanded(bench.request("a", TALL, WIDE))
     batch = bench.batch(TALL, WIDE)
@@ -110,7 +110,7 @@ def test_the_pass_that_reads_images_is_given_what_the_models_processor_gives(ben
     assert all(torch.equal(torch.as_tensor(given[name]), torch.as_tensor(batch[name])) for name in batch)
 
 
-def test_requests_with_and_without_images_say_beside_each_other_what_generate_says(bench: Bench) -> None:
+def test_a_batch_with_and_without_images_gets_the_tokens_of_generate(bench: Bench) -> None:
     cases = {"one": (WIDE,), "two": (TALL, WIDE), "none": ()}
     events = []
     for job_id, images in cases.items():  # staggered: some decode while others are read
@@ -121,7 +121,7 @@ def test_requests_with_and_without_images_say_beside_each_other_what_generate_sa
         assert tokens(events, job_id) == bench.expected(*images)
 
 
-def test_what_is_known_of_a_prompt_is_shared_by_those_with_the_same_images_only(folder: Path) -> None:
+def test_a_prefix_is_shared_only_with_the_same_images(folder: Path) -> None:
     bench = Bench(folder)
     found = {}
     for job_id, image in {"first": WIDE, "same": WIDE, "other": data_url("blue", (84, 40))}.items():
@@ -132,7 +132,7 @@ def test_what_is_known_of_a_prompt_is_shared_by_those_with_the_same_images_only(
     assert found["first"] == found["other"] == 0 < found["same"]
 
 
-def test_what_is_known_without_its_shift_is_read_again(folder: Path) -> None:
+def test_a_cached_prefix_whose_shift_is_unknown_is_read_again(folder: Path) -> None:
     bench = Bench(folder, replace(SMALL, speculate=2))
     for job_id in ("first", "same"):
         bench.engine.add(bench.request(job_id, WIDE))
@@ -142,7 +142,7 @@ def test_what_is_known_without_its_shift_is_read_again(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"overlap": True}, {"speculate": 3}], ids=str)
-def test_choices_of_one_request_share_what_was_read(folder: Path, changes: dict[str, Any]) -> None:
+def test_choices_of_one_request_share_their_images(folder: Path, changes: dict[str, Any]) -> None:
     bench = Bench(folder, replace(SMALL, **changes))
     bench.engine.add(bench.request("both", WIDE, n=2))
     bench.engine.add(bench.request("text"))
@@ -153,7 +153,7 @@ def test_choices_of_one_request_share_what_was_read(folder: Path, changes: dict[
 
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["in-turn", "overlapped"])
-def test_sequences_that_lost_their_blocks_are_read_again(folder: Path, overlap: bool) -> None:
+def test_preempted_sequences_are_read_again(folder: Path, overlap: bool) -> None:
     bench = Bench(folder, replace(SMALL, overlap=overlap))
     requests = [bench.request(job_id, image, max_tokens=50) for job_id, image in {"wide": WIDE, "tall": TALL}.items()]
     assert bench.images is not None
@@ -171,7 +171,7 @@ def test_sequences_that_lost_their_blocks_are_read_again(folder: Path, overlap: 
     cache.pool.free(taken)
 
 
-def test_a_model_that_reads_pictures_differently_here_runs_one_after_the_other(
+def test_a_model_that_fails_the_image_probe_runs_one_sequence_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ImagePromptRunner, "keep", forget)
@@ -182,7 +182,7 @@ def test_a_model_that_reads_pictures_differently_here_runs_one_after_the_other(
     assert tokens(bench.run(), "a") == bench.expected(TALL)
 
 
-def test_a_model_whose_images_cannot_be_read_here_is_served_without_them(
+def test_a_model_whose_processor_needs_a_missing_package_is_served_without_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = Bench(folder)
@@ -202,7 +202,7 @@ def test_a_model_whose_images_cannot_be_read_here_is_served_without_them(
 
 
 def missing(*_: Any, **__: Any) -> None:
-    """What transformers does where a package is not installed."""
+    """As transformers does where a package is not installed."""
     raise ImportError("it requires the Torchvision library")
 
 
@@ -210,13 +210,13 @@ def forget(*_: Any) -> None:
     """Keeps nothing."""
 
 
-def test_the_images_pixels_matter_and_their_tokens_are_counted(bench: Bench) -> None:
+def test_image_tokens_are_counted(bench: Bench) -> None:
     bench.engine.add(bench.request("a", WIDE))
     [(_, finished)] = [item for item in bench.run() if isinstance(item[1], Finished)]
     assert isinstance(finished, Finished) and finished.prompt_tokens > len(bench.request("a", WIDE).prompt_ids)
 
 
-def test_a_successor_goes_on_from_the_logged_tokens(bench: Bench) -> None:
+def test_a_restarted_worker_continues_from_the_logged_tokens(bench: Bench) -> None:
     bench.engine.add(bench.request("a", TALL))
     deltas = [event for _, event in bench.run() if isinstance(event, Delta)]
     shown = deltas[:3]
@@ -227,7 +227,7 @@ def test_a_successor_goes_on_from_the_logged_tokens(bench: Bench) -> None:
     assert [delta for _, delta in bench.run() if isinstance(delta, Delta)] == deltas[3:]
 
 
-def test_an_image_that_cannot_be_read_fails_its_own_request_only(bench: Bench) -> None:
+def test_an_unreadable_image_fails_only_its_own_request(bench: Bench) -> None:
     bench.engine.add(bench.request("good"))
     bench.engine.add(bench.request("cut", cut(WIDE)))
     more = bench.request("more", WIDE)
@@ -249,12 +249,12 @@ def test_an_image_that_cannot_be_read_fails_its_own_request_only(bench: Bench) -
         "data:image/png;base64," + "A" * (6 * 2**20),
     ],
 )
-def test_what_is_no_bounded_image_in_the_request_itself_is_refused(url: str) -> None:
+def test_anything_but_a_bounded_inline_image_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
         decoded(url)
 
 
-def test_shifted_positions_belong_to_the_sequence_not_to_the_model() -> None:
+def test_position_shifts_belong_to_sequences_not_to_the_model() -> None:
     inner = SimpleNamespace(rope_deltas=None)
     shifts = PositionShifts(SimpleNamespace(model=inner))
     first, second = object(), object()

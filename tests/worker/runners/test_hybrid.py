@@ -1,4 +1,4 @@
-"""Models with states besides keys and values: many sequences in a step, and each with a state of its own."""
+"""Models with states besides keys and values: many sequences in a step, each with its own state."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_greedy_tokens_equal_generate_alone_and_in_a_mixed_batch(hybrid: Bench) 
     assert runner_of(hybrid).num_states == 0
 
 
-def test_those_who_decode_go_through_the_model_together(hybrid: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_sequences_share_a_forward_pass(hybrid: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     for length in LENGTHS:
         hybrid.add(f"r{length}", prompt_of(length))
     while (
@@ -51,7 +51,7 @@ def test_those_who_decode_go_through_the_model_together(hybrid: Bench, monkeypat
     assert batches == [(len(LENGTHS), 1)] * 2
 
 
-def test_states_of_a_step_that_failed_are_computed_anew(hybrid: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_computed_again_after_a_failed_step(hybrid: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {length: hybrid.generate(prompt_of(length)) for length in (9, 17)}
     for length in expected:
         hybrid.add(f"r{length}", prompt_of(length))
@@ -72,7 +72,7 @@ def test_states_of_a_step_that_failed_are_computed_anew(hybrid: Bench, monkeypat
     assert {length: hybrid.token_ids(f"r{length}") for length in expected} == expected
 
 
-def test_a_sequence_that_lost_its_blocks_begins_anew(hybrid: Bench) -> None:
+def test_a_preempted_sequence_is_computed_from_the_start(hybrid: Bench) -> None:
     expected = {length: hybrid.generate(prompt_of(length), 40) for length in (20, 30)}
     pool = hybrid.engine.runner.kv_cache.pool
     hybrid.engine.scheduler.forecast.answers.share = 0.0
@@ -86,7 +86,7 @@ def test_a_sequence_that_lost_its_blocks_begins_anew(hybrid: Bench) -> None:
     pool.free(taken)
 
 
-def test_one_that_is_cancelled_leaves_the_others_alone(hybrid: Bench) -> None:
+def test_a_cancelled_sequence_does_not_affect_the_others(hybrid: Bench) -> None:
     expected = {length: hybrid.generate(prompt_of(length)) for length in (9, 17)}
     for length in (9, 3, 17):
         hybrid.add(f"r{length}", prompt_of(length))
@@ -97,7 +97,7 @@ def test_one_that_is_cancelled_leaves_the_others_alone(hybrid: Bench) -> None:
     assert runner_of(hybrid).num_states == 0
 
 
-def test_no_more_run_together_than_there_is_memory_for_their_states(model_folder: ModelFolder) -> None:
+def test_memory_for_states_limits_the_sequences_of_a_step(model_folder: ModelFolder) -> None:
     loaded = Bench(model_folder("qwen3_next")).loaded
     shapes = [LayerShape(2, 16, 16)]
     most = choose_limits(loaded, SMALL, shapes, 1000, state_bytes=2**20)

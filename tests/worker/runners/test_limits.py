@@ -9,7 +9,7 @@ import torch
 from tests.worker.conftest import SMALL
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.runners import limits
-from worker.runners.limits import burst_size
+from worker.runners.limits import block_size_for, burst_size
 from worker.state.kv_cache import LayerShape
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -41,8 +41,8 @@ def chosen(
     return limits.choose_limits(gpu_model(max_model_len), config, SHAPES, 8_000_000_000)
 
 
-def test_a_block_is_kept_for_the_rows_that_pad_a_recorded_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the longest sequence that the card promises would wait for it for ever."""
+def test_a_block_is_reserved_for_padding_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the longest sequence of the card would never get all its blocks."""
     for free, max_num_seqs in ((8 * GIB, 8), (64 * GIB, 1)):
         found = chosen(free, 131072, monkeypatch, replace(SMALL, max_num_seqs=max_num_seqs))
         assert (found.num_blocks - 1) * found.block_size >= found.max_model_len
@@ -50,7 +50,7 @@ def test_a_block_is_kept_for_the_rows_that_pad_a_recorded_step(monkeypatch: pyte
         chosen(8 * GIB, 131072, monkeypatch, replace(SMALL, max_model_len=131072))
 
 
-def test_a_gpu_that_the_weights_fill_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_filled_by_the_weights_is_refused_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"0 bytes are left .* takes 33554432"):
         chosen(GIB, 8192, monkeypatch)
 
@@ -59,3 +59,7 @@ def test_larger_steps_leave_less_for_the_cache(monkeypatch: pytest.MonkeyPatch) 
     usual = chosen(40 * GIB, 131072, monkeypatch, EngineConfig())
     wide = chosen(40 * GIB, 131072, monkeypatch, EngineConfig(max_step_tokens=32768, max_num_seqs=1024))
     assert wide.num_blocks < usual.num_blocks < 0.9 * 40 * 32
+
+
+def test_blocks_on_a_gpu_are_pages_that_the_kernel_accepts() -> None:
+    assert block_size_for(torch.device("cuda")) % 256 == 0

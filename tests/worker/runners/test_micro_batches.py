@@ -1,4 +1,4 @@
-"""A large step of a small model as passes side by side: the same tokens, and nothing left running when one fails."""
+"""A large step of a small model split into parallel passes: the same tokens, and no pass outlives an error."""
 
 import threading
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def rows_of(*num_tokens: int) -> list[ScheduledSequence]:
-    """Rows of so many tokens each."""
+    """Rows with these numbers of tokens."""
     return [ScheduledSequence(probe_sequence([1] * number), number) for number in num_tokens]
 
 
@@ -50,13 +50,13 @@ def rows_of(*num_tokens: int) -> list[ScheduledSequence]:
         ((100, 1, 1), [[100], [1, 1]]),
     ],
 )
-def test_neighbours_stay_together_in_parts_of_about_the_same_size(
-    num_tokens: tuple[int, ...], parts: list[list[int]]
-) -> None:
+def test_parts_are_neighbouring_rows_of_about_equal_size(num_tokens: tuple[int, ...], parts: list[list[int]]) -> None:
     assert [[row.num_tokens for row in part] for part in cut(rows_of(*num_tokens), 4)] == parts
 
 
-def test_a_crowd_gets_the_tokens_of_generate(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_prompts_at_once_get_the_tokens_of_generate(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads: set[str] = set()
     run = NativeDecoderRunner._run
 
@@ -74,8 +74,8 @@ def test_a_crowd_gets_the_tokens_of_generate(model_folder: ModelFolder, monkeypa
         assert bench.token_ids(f"r{num_tokens}") == bench.generate(prompt_of(num_tokens))
 
 
-def test_what_a_pass_raises_comes_after_the_end_of_the_last_one() -> None:
-    """Else the rows would be run again while an old pass still writes their keys."""
+def test_an_error_is_raised_after_all_passes_have_ended() -> None:
+    """Otherwise rows would be run again while an old pass still writes their keys."""
     ended = []
 
     def forward(rows: Seq[ScheduledSequence]) -> torch.Tensor:
@@ -97,13 +97,13 @@ def has_micro_batches(folder: Path, threads: int | None) -> bool:
     return runner.micro_batches is not None
 
 
-def test_a_number_of_threads_that_was_set_is_kept(model_folder: ModelFolder) -> None:
+def test_a_set_number_of_threads_is_used_for_products_only(model_folder: ModelFolder) -> None:
     folder = model_folder("llama", **WIDE)
     assert has_micro_batches(folder, None)
     assert not has_micro_batches(folder, 1)
     assert not has_micro_batches(folder, 2)
 
 
-def test_a_large_model_shares_its_products_instead(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_is_not_split(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "SMALL_MODEL_PARAMETERS", 0)
     assert not has_micro_batches(model_folder("llama", **WIDE), None)

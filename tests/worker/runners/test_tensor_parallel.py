@@ -1,4 +1,4 @@
-"""Two ranks that share a model say what one says."""
+"""Two ranks that share a model generate what one generates."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_two_ranks_say_what_one_says(model_folder: ModelFolder, family: str) -> None:
+def test_two_ranks_generate_what_one_generates(model_folder: ModelFolder, family: str) -> None:
     folder = model_folder(family)
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     ran = subprocess.run(
@@ -28,8 +28,7 @@ def test_two_ranks_say_what_one_says(model_folder: ModelFolder, family: str) -> 
     assert json.loads(found[0]) == answers(Bench(folder))
 
 
-def test_a_step_crosses_whole(model_folder: ModelFolder) -> None:
-    """Rows of a running engine, packed and unpacked, are the same inputs at the same places."""
+def test_a_packed_step_unpacks_to_the_same_inputs(model_folder: ModelFolder) -> None:
     bench = Bench(model_folder())
     bench.add("a", prompt_of(30), max_tokens=4, ignore_eos=True)
     bench.add("b", prompt_of(5), max_tokens=4, ignore_eos=True)
