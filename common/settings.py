@@ -292,6 +292,11 @@ def child_environment(**changes: str | None) -> dict[str, str]:
     return {name: value for name, value in (os.environ | changes).items() if value is not None}
 
 
+def set_default(name: str, value: str) -> None:
+    """Set a name in this process's environment for a library that reads it when loaded, unless it is set already."""
+    os.environ.setdefault(name, value)
+
+
 def forget(name: str) -> None:
     """Remove a name from this process's environment, and so from its children's."""
     os.environ.pop(name, None)

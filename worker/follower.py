@@ -8,6 +8,7 @@ from common.logs import set_up_logging
 from common.settings import Settings, log_format, settings_or_exit
 from worker.load_failure import give_up
 from worker.models.loader import EngineConfig, load
+from worker.process_setup import prepare_process
 from worker.ranks import Ranks
 from worker.runners.tensor_parallel import follow
 
@@ -32,6 +33,7 @@ def run(settings: Settings, ranks: Ranks) -> int:
 
 
 def main() -> int:
+    prepare_process()  # OpenMP's part is inherited from the worker that starts this process
     settings = settings_or_exit()
     set_up_logging(log_format())
     rank, size, address = sys.argv[1:]

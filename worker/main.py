@@ -1,4 +1,7 @@
-"""The worker process: settings, model, registration, OmniWorker.work(). Started by common.process.supervise."""
+"""The worker process: settings, model, registration, OmniWorker.work(). Started by common.process.supervise.
+
+torch, and all code that needs it, is imported by functions: after prepare_process().
+"""
 
 import argparse
 import gc
@@ -9,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from uuid import uuid4
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
-from transformers.utils.logging import disable_progress_bar
 
 from common.logs import set_up_logging
 from common.model.source import check_model
@@ -23,29 +26,35 @@ from common.redis.open_redis import warn_of_open_redis
 from common.settings import Settings, SettingsError, log_format, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard
-from worker import follower, load_failure
-from worker.embedding.embedder import Embedder
-from worker.embedding.encoder_model import load_encoder
-from worker.engine.engine import Engine
 from worker.engine.interface import AnyEngine
 from worker.jobs.heartbeat import EXIT_TRY_AGAIN, Heartbeat, Inbox, Listener
 from worker.jobs.ledger import Fenced, Ledger
 from worker.jobs.omni_worker import OmniWorker
 from worker.jobs.publisher import Publisher
-from worker.models.download import downloaded
-from worker.models.loader import EngineConfig, import_family, load
+from worker.process_setup import prepare_process
 from worker.progress import KERNELS, OnProgress
-from worker.ranks import Ranks, our_ranks
-from worker.remote.loader import connect_engine
-from worker.sampling.grammar import GrammarCompiler
 from worker.template import fork_when_asked
 
 logger = logging.getLogger("omni.worker")
 
+NEED_TORCH = (  # what the functions below import, so that a template has loaded it before it forks
+    "transformers.utils.logging",
+    "worker.embedding.embedder",
+    "worker.embedding.encoder_model",
+    "worker.engine.engine",
+    "worker.follower",
+    "worker.load_failure",
+    "worker.models.download",
+    "worker.models.loader",
+    "worker.ranks",
+    "worker.remote.loader",
+    "worker.sampling.grammar",
+)
+
 
 def wait_for_redis(redis: "Redis") -> None:
-    """Returns when Redis takes commands; says once why it has to wait. Exits when Redis may evict what we keep."""
-    said = ""
+    """Wait until Redis takes commands; log each reason once. Exits when Redis may evict our keys."""
+    logged = ""
     while True:
         try:
             if fault := memory_of(redis).fault:
@@ -53,34 +62,49 @@ def wait_for_redis(redis: "Redis") -> None:
             return
         except RedisError as error:
             if not is_passing(error) and not isinstance(error, AuthenticationError):
-                return  # INFO is not allowed here: nothing more can be known
-            if str(error) != said:
-                said = str(error)
-                logger.warning("waiting for Redis: %s", said)
+                return  # INFO is not allowed here, so its memory policy stays unknown
+            if str(error) != logged:
+                logged = str(error)
+                logger.warning("waiting for Redis: %s", logged)
             time.sleep(0.5)
 
 
-def load_engine(settings: Settings, tell: OnProgress) -> AnyEngine:
-    """The model of OMNI_MODEL, or what generates for it elsewhere."""
+def load_engine(settings: Settings, on_progress: OnProgress) -> AnyEngine:
+    """An engine for OMNI_MODEL: our own, or a client of the server that OMNI_ENGINE names."""
+    from worker.engine.engine import Engine
+    from worker.models.loader import EngineConfig, load
+    from worker.ranks import our_ranks
+    from worker.remote.loader import connect_engine
+    from worker.sampling.grammar import GrammarCompiler
+
     if settings.model.engine:
-        return connect_engine(settings, tell)
+        return connect_engine(settings, on_progress)
     ranks = our_ranks(settings)
     ranks.join()
     config = EngineConfig.of(settings, ranks.size)
-    loaded = load(settings.model.source, settings.model.names, config, tell)
-    tell("kernels", KERNELS)
+    loaded = load(settings.model.source, settings.model.names, config, on_progress)
+    on_progress("kernels", KERNELS)
     compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
     return Engine(loaded, config, compiler)
 
 
-def load_embedder(settings: Settings, device: str, tell: OnProgress) -> Embedder:
-    """The encoder of OMNI_EMBEDDING_MODEL."""
+def load_embedder(settings: Settings, device: str, on_progress: OnProgress) -> AnyEngine:
+    """An engine for OMNI_EMBEDDING_MODEL."""
+    from worker.embedding.embedder import Embedder
+    from worker.embedding.encoder_model import load_encoder
+    from worker.models.loader import EngineConfig
+
     config = EngineConfig(device=device, threads=settings.model.threads)
-    return Embedder(load_encoder(settings.embedding.source, settings.embedding.names, config, tell))
+    return Embedder(load_encoder(settings.embedding.source, settings.embedding.names, config, on_progress))
 
 
-def prepared(settings: Settings, ledger: Ledger, *, embeds: bool, device: str) -> AnyEngine:
-    """Load and warm up, telling Redis how far it is. Exits with one sentence for a bad model."""
+def load_and_warm_up(settings: Settings, ledger: Ledger, *, embeds: bool, device: str) -> AnyEngine:
+    """The engine, ready to generate; its progress is reported in Redis. Exits with one sentence for a bad model."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from worker.load_failure import give_up
+    from worker.models.download import downloaded
+
     disable_progress_bar()
 
     def report(what: str, share: float) -> None:
@@ -88,19 +112,19 @@ def prepared(settings: Settings, ledger: Ledger, *, embeds: bool, device: str) -
         try:
             ledger.report_loading(what, share)
         except RedisError as error:
-            logger.warning("Redis does not take the progress now: %s", error)
+            logger.warning("the progress is not reported: %s", error)
 
-    tell: OnProgress = report
+    on_progress: OnProgress = report
     if embeds or not settings.model.engine:
-        tell = downloaded(settings.embedding.source if embeds else settings.model.source, tell)
+        on_progress = downloaded(settings.embedding.source if embeds else settings.model.source, on_progress)
     try:
-        engine = load_embedder(settings, device, tell) if embeds else load_engine(settings, tell)
-        engine.warm_up(tell)
+        engine = load_embedder(settings, device, on_progress) if embeds else load_engine(settings, on_progress)
+        engine.warm_up(on_progress)
     except Exception as error:  # transformers, its plugins and a model's own code may raise anything
         model = settings.model
         setting = f"OMNI_EMBEDDING_MODEL={settings.embedding.source}" if embeds else f"OMNI_MODEL={model.source}"
         setting += f" with OMNI_ENGINE={model.engine_url}" if model.engine and not embeds else ""
-        load_failure.give_up(setting, error)
+        give_up(setting, error)
     return engine
 
 
@@ -109,8 +133,8 @@ def register(ledger: Ledger, card: ModelCard) -> None:
     ledger.register()
 
 
-def patiently(ask: Callable[[], object]) -> None:
-    """Wait out Redis if it is away: a loaded model is worth keeping."""
+def retried(ask: Callable[[], object]) -> None:
+    """Repeat a call until Redis answers: a loaded model is worth keeping."""
     while True:
         try:
             ask()
@@ -121,7 +145,7 @@ def patiently(ask: Callable[[], object]) -> None:
             time.sleep(0.2)
 
 
-def say_ready(settings: Settings, *, embeds: bool) -> None:
+def log_ready(settings: Settings, *, embeds: bool) -> None:
     if embeds:
         logger.info("Protocol OMNI serves embeddings by %s.", settings.embedding.names[0])
         return
@@ -141,10 +165,10 @@ def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool, de
     wait_for_redis(redis)
     queue = settings.embedding.names[0] if embeds else settings.model.queue
     ledger = Ledger(redis, queue, worker_name=f"omni-{uuid4().hex[:12]}")
-    if predecessor:  # before we load: other workers of this line may go on with its jobs meanwhile
-        patiently(partial(ledger.bury, predecessor))
-    engine = prepared(settings, ledger, embeds=embeds, device=device)
-    patiently(partial(register, ledger, engine.card))
+    if predecessor:  # before the model is loaded, so that the queue's other workers continue its jobs at once
+        retried(partial(ledger.bury, predecessor))
+    engine = load_and_warm_up(settings, ledger, embeds=embeds, device=device)
+    retried(partial(register, ledger, engine.card))
     os.write(watch_fd, f"fence {ledger.fence}\n".encode())
     inbox, traces = Inbox(engine.interrupt), traces_of(settings, "worker")
     publisher = Publisher(connect(settings.redis.url, retries=0), ledger.fence)
@@ -152,20 +176,28 @@ def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool, de
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
     heartbeat = Heartbeat(ledger, inbox, worker.report)
-    worker.on_leave = heartbeat.stop
     heartbeat.start()
     Listener(connect(settings.redis.url), ledger, inbox).start()
-    say_ready(settings, embeds=embeds)
+    log_ready(settings, embeds=embeds)
     try:
         worker.work()
+        heartbeat.stop()
+        worker.leave()
     except Fenced as error:
         logger.error("%s: this process was replaced and ends", error)
         return EXIT_TRY_AGAIN
-    gc.freeze()  # a last look for garbage among torch's objects would take seconds on a busy machine
+    gc.freeze()  # the last collection over torch's objects would take seconds on a busy machine
     return 0
 
 
 def main() -> int:
+    prepare_process()
+    for name in NEED_TORCH:
+        import_module(name)
+    from worker.follower import run as follow
+    from worker.models.loader import import_family
+    from worker.ranks import Ranks
+
     parser = argparse.ArgumentParser(prog="worker.main")
     parser.add_argument("--watch-fd", type=int, default=None)
     parser.add_argument("--predecessor", type=int, default=0)
@@ -183,7 +215,7 @@ def main() -> int:
         refuse("OMNI_EMBEDDING_MODEL is not set.")
     set_up_logging(log_format())
     if (place := torchrun_place()) is not None and place[0] > 0:
-        return follower.run(settings, Ranks(*place))
+        return follow(settings, Ranks(*place))
     watch_fd = args.watch_fd if args.watch_fd is not None else os.open(os.devnull, os.O_WRONLY)
     try:
         if args.embeddings:

@@ -1,0 +1,1 @@
+"""Encoder models as an engine: texts to vectors."""

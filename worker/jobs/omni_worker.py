@@ -73,10 +73,9 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self._held: dict[str, Held] = {}  # the latest claimed last
         self._look_at = 0.0  # when to see whether somebody waits for a place
         self._ask_at = 0.0  # when to ask again whether the head fits, after it did not
-        self.on_leave: Callable[[], None] = lambda: None
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """Run until stop(). Raises Fenced when another process has taken our jobs over."""
+        """Run until stop(); leave() comes next. Raises Fenced when another process has taken our jobs over."""
         self._patiently(self.register_birth)
         while not self.is_stopping:
             self.cancel_requested()
@@ -86,7 +85,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
                 self.step()
             else:
                 self.rest()
-        self.leave()
+        self.publisher.confirm()  # while the lease is still renewed
         return True
 
     def stop(self, *_: object) -> None:
@@ -216,7 +215,6 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def leave(self) -> None:
         """Give everything back without blame; the log has all that was shown."""
         self.publisher.confirm()
-        self.on_leave()
         given_back = self.ledger.release()
         if given_back:
             logger.info("gave %d unfinished jobs back; they go on with the next worker", given_back)

@@ -1,0 +1,1 @@
+"""An engine behind HTTP: a vLLM server that generates for our queue."""

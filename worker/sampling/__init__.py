@@ -1,0 +1,1 @@
+"""From logits to tokens: logit rules, grammars, sampling, and drafts."""

@@ -10,6 +10,7 @@ from rq.serializers import JSONSerializer
 from common.wire import Failed
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
+from worker.jobs.heartbeat import Heartbeat
 
 
 @pytest.fixture
@@ -73,7 +74,9 @@ def test_many_jobs_run_in_one_worker_and_end_right(stage: Stage) -> None:
 
 def test_a_worker_that_leaves_is_not_taken_for_replaced(stage: Stage) -> None:
     worker = stage.worker()
-    left: list[bool] = []
-    worker.on_leave = lambda: left.append(True)
-    worker.leave()
-    assert left == [True]
+    heartbeat = Heartbeat(worker.ledger, worker.inbox, worker.report)
+    heartbeat.start()
+    heartbeat.stop()
+    worker.leave()  # its lease ends here; a beat now would be fenced, and end the process
+    heartbeat.join(20)
+    assert not heartbeat.is_alive()

@@ -1,0 +1,31 @@
+"""A worker process is set up before torch is loaded, and only when it is told to."""
+
+import subprocess
+import sys
+
+import pytest
+
+SHOW = "import os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+
+
+def shown(code: str, monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """GOMP_SPINCOUNT in a process that has run this code, and whether torch is loaded there."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-c", f"{code}; {SHOW}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_the_worker_changes_nothing_and_loads_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown("import worker.main", monkeypatch) == "None False"
+
+
+def test_threads_spin_between_steps_unless_the_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = "from worker.process_setup import prepare_process; prepare_process()"
+    assert shown(prepare, monkeypatch) == "3000000 False"
+    assert shown(prepare, monkeypatch, GOMP_SPINCOUNT="1") == "1 False"
+
+
+def test_benchmarks_compute_as_a_worker_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown("import bench", monkeypatch) == "3000000 False"
