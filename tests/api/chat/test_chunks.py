@@ -13,7 +13,7 @@ CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 TOOLS = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,))
 
 
-def form(**changes):
+def meta(**changes):
     return ChatMeta(**{"id": "chatcmpl-1", "model": "tiny", "created": 5} | changes)
 
 
@@ -26,7 +26,7 @@ def joined(chunks, name):
 
 
 def test_a_stream_begins_with_the_role_and_ends_with_the_reason(encoder):
-    chunks = fed(ChatChunks(form(), encoder), log("Hello", step=5))
+    chunks = fed(ChatChunks(meta(), encoder), log("Hello", step=5))
     choice = {"index": 0, "logprobs": None, "finish_reason": None}
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 5, "model": "tiny"}
     assert chunks == [
@@ -37,7 +37,7 @@ def test_a_stream_begins_with_the_role_and_ends_with_the_reason(encoder):
 
 
 def test_usage_comes_last_without_choices_and_is_null_before_when_asked_for(encoder):
-    chunks = fed(ChatChunks(form(include_usage=True), encoder), log("Hi"))
+    chunks = fed(ChatChunks(meta(include_usage=True), encoder), log("Hi"))
     assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == {
@@ -51,7 +51,7 @@ def test_usage_comes_last_without_choices_and_is_null_before_when_asked_for(enco
 
 @pytest.mark.parametrize("step", [1, 2, 7, 1000])
 def test_a_call_is_streamed_as_its_name_then_its_arguments(encoder, step):
-    chunks = fed(ChatChunks(form(reading=TOOLS), encoder), log(CALL, step=step))
+    chunks = fed(ChatChunks(meta(reading=TOOLS), encoder), log(CALL, step=step))
     calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
     assert calls[0]["function"] == {"name": "add", "arguments": ""}
     assert calls[0]["id"].startswith("call_") and calls[0]["type"] == "function"
@@ -61,7 +61,7 @@ def test_a_call_is_streamed_as_its_name_then_its_arguments(encoder, step):
 
 
 def test_an_answer_that_only_calls_has_null_content(encoder):
-    body = folded(ChatCompletion(form(reading=TOOLS), encoder), log(CALL + "\n" + CALL))
+    body = folded(ChatCompletion(meta(reading=TOOLS), encoder), log(CALL + "\n" + CALL))
     message = body["choices"][0]["message"]
     assert message["content"] is None
     assert [call["function"] for call in message["tool_calls"]] == [{"name": "add", "arguments": '{"a": 1}'}] * 2
@@ -70,14 +70,14 @@ def test_an_answer_that_only_calls_has_null_content(encoder):
 
 
 def test_a_call_cut_off_by_the_length_says_so(encoder):
-    body = folded(ChatCompletion(form(reading=TOOLS), encoder), log(CALL[:50], finish_reason="length"))
+    body = folded(ChatCompletion(meta(reading=TOOLS), encoder), log(CALL[:50], finish_reason="length"))
     assert body["choices"][0]["finish_reason"] == "length"
 
 
 def streamed_and_folded(encoder, events, **changes):
     """The stream's content, pieces of calls and reason; the message and reason of the whole."""
-    chunks = fed(ChatChunks(form(**changes), encoder), events)
-    [choice] = folded(ChatCompletion(form(**changes), encoder), events)["choices"]
+    chunks = fed(ChatChunks(meta(**changes), encoder), events)
+    [choice] = folded(ChatCompletion(meta(**changes), encoder), events)["choices"]
     calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]
     return joined(chunks, "content"), calls, chunks[-1]["choices"][0]["finish_reason"], choice
 
@@ -90,7 +90,7 @@ def cut(text, reason):
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
 @pytest.mark.parametrize("before", ["", CALL + "\n"])
-def test_a_call_that_was_cut_off_is_never_said_to_be_one(encoder, reason, before):
+def test_an_incomplete_call_is_never_reported_as_one(encoder, reason, before):
     events = cut(before + CALL[: CALL.index("1}}")], reason)
     content, calls, streamed_reason, choice = streamed_and_folded(encoder, events, reading=TOOLS)
     assert content == "" and calls
@@ -100,31 +100,31 @@ def test_a_call_that_was_cut_off_is_never_said_to_be_one(encoder, reason, before
 
 
 @pytest.mark.parametrize("length", range(1, 30, 4))
-def test_a_call_that_must_come_and_is_cut_off_leaks_no_markup(encoder, length):
+def test_a_required_call_that_is_cut_off_leaks_no_markup(encoder, length):
     reading = replace(TOOLS, must_call=True)
     content, _, reason, choice = streamed_and_folded(encoder, cut(CALL[:length], "length"), reading=reading)
     assert (content, choice["message"]["content"], reason) == ("", "", "length")
 
 
-def test_a_whole_call_that_a_stop_string_ended_is_one(encoder):
+def test_a_complete_call_that_a_stop_string_ended_is_reported(encoder):
     _, _, reason, choice = streamed_and_folded(encoder, cut(CALL.removesuffix("</tool_call>"), "stop"), reading=TOOLS)
     assert reason == choice["finish_reason"] == "tool_calls"
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
 
 
 def test_without_tools_the_markup_of_a_call_is_text(encoder):
-    body = folded(ChatCompletion(form(), encoder), log(CALL))
+    body = folded(ChatCompletion(meta(), encoder), log(CALL))
     assert body["choices"][0]["message"]["content"] == CALL
     assert body["choices"][0]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize("step", [1, 4, 1000])
-def test_thinking_is_told_apart_under_both_names_and_counted(encoder, step):
+def test_thinking_is_separated_under_both_names_and_counted(encoder, step):
     events = log("<think>\nhm, two\n</think>\n\nTwo.", step=step)
-    chunks = fed(ChatChunks(form(include_usage=True), encoder), events)
+    chunks = fed(ChatChunks(meta(include_usage=True), encoder), events)
     assert joined(chunks, "reasoning_content") == joined(chunks, "reasoning") == "hm, two"
     assert joined(chunks, "content") == "Two."
-    body = folded(ChatCompletion(form(), encoder), events)
+    body = folded(ChatCompletion(meta(), encoder), events)
     assert body["choices"][0]["message"]["reasoning_content"] == "hm, two"
     num_reasoning = body["usage"]["completion_tokens_details"]["reasoning_tokens"]
     assert 0 < num_reasoning <= body["usage"]["completion_tokens"]
@@ -133,14 +133,14 @@ def test_thinking_is_told_apart_under_both_names_and_counted(encoder, step):
 
 def test_an_answer_whose_prompt_opened_the_thinking_begins_inside_it(encoder):
     reading = ParseOptions(is_thinking_opened=True)
-    body = folded(ChatCompletion(form(reading=reading), encoder), log("so</think>Yes."))
+    body = folded(ChatCompletion(meta(reading=reading), encoder), log("so</think>Yes."))
     assert body["choices"][0]["message"]["reasoning"] == "so"
     assert body["choices"][0]["message"]["content"] == "Yes."
 
 
 def test_reasoning_that_is_not_wanted_is_left_out_but_counted(encoder):
     reading = ParseOptions(shows_reasoning=False)
-    body = folded(ChatCompletion(form(reading=reading), encoder), log("<think>so</think>Yes."))
+    body = folded(ChatCompletion(meta(reading=reading), encoder), log("<think>so</think>Yes."))
     assert "reasoning" not in body["choices"][0]["message"]
     assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 
@@ -154,28 +154,28 @@ def test_the_bytes_of_logprobs_are_the_text_also_when_tokens_are_parts_of_charac
         for token, text in zip(ids, texts, strict=True)
     ]
     events += [Delta(0, (258,), "", (TokenLogprob(258, -0.1),), "stop"), Finished(1, 7)]
-    body = folded(ChatCompletion(form(logprobs=True, reading=TOOLS), encoder), events)
+    body = folded(ChatCompletion(meta(logprobs=True, reading=TOOLS), encoder), events)
     entries = body["choices"][0]["logprobs"]["content"]
     assert bytes(byte for entry in entries for byte in entry["bytes"]) == raw
     assert entries[0]["token"] == "\\xc3"  # half a character, as OpenAI writes it
-    chunks = fed(ChatChunks(form(logprobs=True, reading=TOOLS), encoder), events)
+    chunks = fed(ChatChunks(meta(logprobs=True, reading=TOOLS), encoder), events)
     streamed = [entry for c in chunks for entry in (c["choices"][0]["logprobs"] or {"content": []})["content"]]
     assert streamed == entries
 
 
-def test_choices_are_read_apart(encoder):
+def test_choices_are_parsed_separately(encoder):
     first, second = spoken(CALL, index=0), spoken("No.", index=1)
     events = [event for pair in zip(first, second, strict=False) for event in pair] + first[len(second) :]
-    body = folded(ChatCompletion(form(n=2, reading=TOOLS), encoder), [*events, Finished(1, 9)])
+    body = folded(ChatCompletion(meta(n=2, reading=TOOLS), encoder), [*events, Finished(1, 9)])
     assert [choice["finish_reason"] for choice in body["choices"]] == ["tool_calls", "stop"]
     assert body["choices"][1]["message"]["content"] == "No."
 
 
 def test_the_same_log_gives_the_same_bytes(encoder):
     events = log("<think>a</think>" + CALL, step=2)
-    again = [orjson.dumps(fed(ChatChunks(form(reading=TOOLS), encoder), events)) for _ in range(2)]
+    again = [orjson.dumps(fed(ChatChunks(meta(reading=TOOLS), encoder), events)) for _ in range(2)]
     assert again[0] == again[1]
 
 
 def test_a_failure_is_no_chunk(encoder):
-    assert fed(ChatChunks(form(), encoder), [Failed("out_of_memory", "CUDA out of memory")]) == []
+    assert fed(ChatChunks(meta(), encoder), [Failed("out_of_memory", "CUDA out of memory")]) == []

@@ -2,9 +2,18 @@
 
 import pytest
 
-from api.gate.errors import openai_error
+from api.gate.errors import messages_error, openai_error
 from api.prompt.models import Models
-from common.errors import Conflict, JobFailed, ModelNotReady, OmniError, Overloaded, Unauthenticated
+from common.errors import (
+    Conflict,
+    InvalidRequest,
+    JobFailed,
+    ModelNotFound,
+    ModelNotReady,
+    OmniError,
+    Overloaded,
+    Unauthenticated,
+)
 from common.redis.store import Store
 from worker.jobs.ledger import Ledger
 
@@ -46,3 +55,16 @@ def test_a_loading_model_says_how_far_it_is(redis) -> None:
     Ledger(redis, "m", worker_name="w").report_loading("weights, 120 of 291", 0.4)
     with pytest.raises(ModelNotReady, match=r"^Model not ready: weights, 120 of 291 \(40%\)$"):
         models.encoder("m")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidRequest("x"), "invalid_request_error"),
+        (ModelNotFound("x"), "not_found_error"),
+        (Overloaded("x"), "rate_limit_error"),
+        (OmniError("x", code="out_of_memory"), "api_error"),
+    ],
+)
+def test_errors_have_anthropic_s_format(error, kind):
+    assert messages_error(error) == {"type": "error", "error": {"type": kind, "message": "x"}}

@@ -45,20 +45,20 @@ def told(chunks: Any, entries: Any, dialect: Dialect = OPENAI) -> bytes:
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, RESPONSES, ANTHROPIC])
-def test_a_fault_of_ours_is_an_error_and_no_cut(dialect: Dialect) -> None:
+def test_an_unexpected_failure_is_an_error_in_the_stream(dialect: Dialect) -> None:
     sent = told(Broken(), lambda *_, **__: [LogEntry(1, Delta(0, (65,), "A"))], dialect)
     assert b'"error":{"' in sent and b"unexpected way" in sent
 
 
 @pytest.mark.parametrize("fault", [DataError("WRONGTYPE"), WireError("not ours")])
-def test_what_redis_cannot_give_is_an_error(fault: RedisError | OmniError) -> None:
+def test_a_log_that_cannot_be_read_is_an_error(fault: RedisError | OmniError) -> None:
     def entries(*_: Any, **__: Any) -> list[LogEntry]:
         raise fault
 
     assert b'data: {"error":{' in told(Counting(), entries)
 
 
-def test_only_who_asked_for_ids_is_told_when_to_come_back() -> None:
+def test_only_a_client_that_asked_for_ids_is_asked_to_reconnect() -> None:
     assert Frames(Counting(), OPENAI, with_ids=True).closing(CLOSING) == b"retry: 1000\n"
     plain = Frames(Counting(), OPENAI).closing(CLOSING)
     assert plain.startswith(b'data: {"error":{') and b'"code":"server_restarting"' in plain

@@ -111,7 +111,7 @@ def test_a_resumed_reader_starts_after_what_it_has_seen() -> None:
     assert read_all(store, hub_for(store).subscribe("j"), after=17, is_new=False) == list(range(18, 42))
 
 
-def test_a_waiting_reader_is_told_its_place_only_when_it_changes() -> None:
+def test_a_waiting_client_is_sent_its_position_only_when_it_changes() -> None:
     store = FakeStore(1)
     subscription = hub_for(store).subscribe("j")
     stream = events(store, subscription, 0, is_new=True)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def test_a_look_that_was_older_than_the_job_is_not_believed() -> None:
     assert read_all(store, subscription) == [1, 2, 3]
 
 
-def test_two_readers_of_one_job_both_get_all_and_the_last_to_leave_is_known() -> None:
+def test_two_subscriptions_of_a_job_both_receive_all_and_the_last_to_end_is_known() -> None:
     store = FakeStore(5)
     hub = hub_for(store)
     first, second = hub.subscribe("j"), hub.subscribe("j")

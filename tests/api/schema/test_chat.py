@@ -1,6 +1,7 @@
+"""The request model of /v1/chat/completions."""
+
 import pytest
 
-from api.request.sampling import temperature_of
 from api.schema.chat import ChatRequest
 from api.schema.parse import parse
 from api.schema.unsupported import CHAT
@@ -83,11 +84,6 @@ def test_what_an_assistant_said_is_accepted_back():
     }
     request = parse(ChatRequest, BODY | {"messages": [said, {"role": "tool", "tool_call_id": "1", "content": "2"}]})
     assert request.messages[0].tool_calls[0].function.name == "add"
-
-
-@pytest.mark.parametrize(("asked", "meant"), [(None, 0.7), (0, 0.0), (1e-320, 0.0), (9e-6, 0.0), (1e-4, 1e-4), (2, 2)])
-def test_a_temperature_too_small_to_divide_by_is_greedy(asked, meant):
-    assert temperature_of(asked) == meant
 
 
 @pytest.mark.parametrize("field", ["repetition_penalty", "timeout"])

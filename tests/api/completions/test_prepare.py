@@ -1,6 +1,5 @@
-"""/v1/completions without a server: what is refused, what is enqueued, and how the logs are worded."""
+"""What is refused, and the jobs that the prompts of a request become."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -9,18 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from api.completions.chunks import CompletionChunks, CompletionMeta, ShownPrompt, TextCompletion
+from api.completions.chunks import CompletionMeta
 from api.completions.prepare import prepare
 from api.jobs.generation import submit_all
 from api.prompt.encoder import PromptEncoder
 from api.request.response_meta import job_ids
 from api.request.submission import Prepared, Sender, submissions
-from api.schema.answers import TextAnswer
 from api.schema.completions import CompletionRequest
 from common.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from common.redis import keys
 from common.redis.store import Store
-from common.wire import Delta, Event, Failed, Finished, SamplingParams, TokenLogprob
+from common.wire import SamplingParams
 from tests.api.calls import call_of
 from tests.api.cards import encoder
 
@@ -39,23 +37,20 @@ def sampling_of(body: dict[str, Any]) -> SamplingParams:
     return prepared(body).requests[0].sampling
 
 
-# what is enqueued
-
-
 def test_a_prompt_may_be_text_texts_ids_or_lists_of_ids() -> None:
     a, b = TINY.token_id("a"), TINY.token_id("b")
     assert ids_of({"prompt": "ab"}) == ids_of({"prompt": [a, b]}) == [(a, b)]
     assert ids_of({"prompt": ["a", "b"]}) == ids_of({"prompt": [[a], [b]]}) == [(a,), (b,)]
 
 
-def test_every_prompt_is_a_job_whose_id_follows_from_the_answers() -> None:
+def test_every_prompt_is_a_job_whose_id_follows_from_the_answer_s() -> None:
     ready = prepared({"prompt": ["a", "b", "c"]})
     answer_id = ready.meta.id
     ids = [request.id for request in ready.requests]
     assert ids == job_ids(answer_id, 3) == [answer_id, f"{answer_id}-1", f"{answer_id}-2"]
 
 
-def test_the_jobs_of_an_answer_hold_together_all_that_words_it_again() -> None:
+def test_the_jobs_together_store_all_that_the_answer_is_worded_from() -> None:
     ready = prepared({"prompt": ["a", "b"], "echo": True, "return_token_ids": True, "n": 2})
     forms = ready.meta.forms()
     assert [form["echo"] for form in forms] == ["a", "b"] and CompletionMeta.num_jobs(forms[0]) == 2
@@ -116,7 +111,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], param:
     assert refused.value.param == param
 
 
-def test_the_answer_can_be_held_to_a_grammar() -> None:
+def test_the_answer_can_be_constrained_by_a_grammar() -> None:
     assert sampling_of({"prompt": "a", "guided_regex": "[0-9]+"}).grammar
 
 
@@ -147,7 +142,7 @@ def test_all_prompts_are_enqueued_or_none(redis: "Redis") -> None:
     assert store.directory.num_waiting("tiny") == 0
 
 
-def test_an_idempotency_key_adds_the_jobs_that_a_dying_process_left_out(redis: "Redis") -> None:
+def test_an_idempotency_key_adds_the_jobs_that_a_crash_left_out(redis: "Redis") -> None:
     store, first = enqueued(redis, 9, ["a", "b"], key="once")
     store.cancel(f"{first}-1")
     redis.delete(keys.job_key(f"{first}-1"))
@@ -174,145 +169,5 @@ def test_no_body_does_more_than_be_refused(body: dict[str, Any], prompt: str) ->
         assert all(request.sampling.max_tokens >= 1 and request.prompt_ids for request in ready.requests)
 
 
-# how the logs are worded
-
-
 def meta(**changes: Any) -> CompletionMeta:
     return CompletionMeta(**{"id": "cmpl-1", "model": "tiny", "created": 1} | changes)
-
-
-class Unicode:
-    """Token ids are code points."""
-
-    def token_bytes(self, token_id: int) -> tuple[str, list[int]]:
-        return chr(token_id), []
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
-
-
-def chunks_of(meta: CompletionMeta, log: list[Event]) -> list[dict[str, Any]]:
-    formatter = CompletionChunks(meta, Unicode())
-    return [chunk for event in log for chunk in formatter.feed(event)]
-
-
-def folded(meta: CompletionMeta, log: list[Event]) -> dict[str, Any]:
-    formatter = TextCompletion(meta, Unicode())
-    for event in log:
-        formatter.feed(event)
-    return formatter.body()
-
-
-HI: list[Event] = [
-    Delta(0, (72,), "H", (TokenLogprob(72, -0.5, ((72, -0.5), (74, -1.5))),)),
-    Delta(0, (105,), "i", (TokenLogprob(105, -0.25, ((106, -0.1),)),), "stop"),
-    Finished(3, 2, 1),
-]
-
-
-def test_a_stream_is_openais_transcript() -> None:
-    assert chunks_of(meta(include_usage=True), HI) == [
-        {
-            "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny",
-            "choices": [{"index": 0, "text": "H", "logprobs": None, "finish_reason": None}], "usage": None,
-        },
-        {
-            "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny",
-            "choices": [{"index": 0, "text": "i", "logprobs": None, "finish_reason": "stop"}], "usage": None,
-        },
-        {
-            "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [],
-            "usage": {
-                "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
-                "prompt_tokens_details": {"cached_tokens": 1},
-            },
-        },
-    ]  # fmt: skip
-
-
-def test_usage_is_streamed_only_to_who_asked() -> None:
-    assert all("usage" not in chunk and chunk["choices"] for chunk in chunks_of(meta(), HI))
-
-
-def test_logprobs_have_the_older_form() -> None:
-    answer = folded(meta(logprobs=True), HI)
-    assert answer["choices"][0]["logprobs"] == {
-        "tokens": ["H", "i"],
-        "token_logprobs": [-0.5, -0.25],
-        "top_logprobs": [{"H": -0.5, "J": -1.5}, {"j": -0.1, "i": -0.25}],
-        "text_offset": [0, 1],
-    }
-    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks_of(meta(logprobs=True), HI)] == [
-        [0],
-        [1],
-    ]
-
-
-def test_an_echo_comes_first_and_once() -> None:
-    echoed = meta(prompts=(ShownPrompt(echo="Say: "),))
-    assert folded(echoed, HI)["choices"][0]["text"] == "Say: Hi"
-    assert [chunk["choices"][0]["text"] for chunk in chunks_of(echoed, HI)] == ["Say: H", "i"]
-
-
-def test_token_ids_are_shown_to_who_asked() -> None:
-    shown = meta(prompts=(ShownPrompt(ids=(9, 8)),))
-    choice = folded(shown, HI)["choices"][0]
-    assert (choice["prompt_token_ids"], choice["token_ids"]) == ([9, 8], [72, 105])
-    streamed = [chunk["choices"][0] for chunk in chunks_of(shown, HI)]
-    assert [(part["prompt_token_ids"], part["token_ids"]) for part in streamed] == [([9, 8], [72]), (None, [105])]
-
-
-def test_prompts_follow_one_another_and_choices_are_numbered_through() -> None:
-    both = meta(n=2, include_usage=True, prompts=(ShownPrompt(),) * 2)
-    log: list[Event] = [
-        Delta(0, (65,), "A", (), "length"), Delta(1, (66,), "B", (), "stop"), Finished(1, 2),
-        Delta(1, (68,), "D", (), "stop"), Delta(0, (67,), "C", (), "stop"), Finished(4, 2),
-    ]  # fmt: skip
-    answer = folded(both, log)
-    assert [(choice["index"], choice["text"], choice["finish_reason"]) for choice in answer["choices"]] == [
-        (0, "A", "length"), (1, "B", "stop"), (2, "C", "stop"), (3, "D", "stop"),
-    ]  # fmt: skip
-    assert answer["usage"]["total_tokens"] == 9
-    assert [chunk["choices"][0]["index"] for chunk in chunks_of(both, log) if chunk["choices"]] == [0, 1, 3, 2]
-    assert len([chunk for chunk in chunks_of(both, log) if not chunk["choices"]]) == 1
-
-
-def test_a_failure_is_kept_for_the_error() -> None:
-    formatter = TextCompletion(meta(), Unicode())
-    formatter.feed(Failed("out_of_memory", "CUDA out of memory"))
-    assert formatter.failed == Failed("out_of_memory", "CUDA out of memory")
-
-
-deltas = st.builds(
-    lambda index, text: Delta(index, tuple(map(ord, text)), text, tuple(TokenLogprob(ord(c), -1.0) for c in text)),
-    st.integers(0, 1),
-    st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=("Cs",)), max_size=4),
-)
-logs = st.lists(st.lists(deltas, max_size=5), min_size=1, max_size=3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(logs, st.booleans(), st.booleans(), st.none() | st.text(max_size=4))
-def test_a_stream_put_together_is_the_whole_answer(
-    prompts: list[list[Delta]], logprobs: bool, with_ids: bool, echo: str | None
-) -> None:
-    shown = (ShownPrompt(echo, (1,) if with_ids else None),) * len(prompts)
-    answer = meta(n=2, logprobs=logprobs, prompts=shown)
-    log: list[Event] = []
-    for prompt in prompts:
-        log += [*prompt, Delta(0, (), "", (), "stop"), Delta(1, (), "", (), "stop"), Finished(1, 1)]
-    whole = folded(answer, log)
-    TextAnswer.model_validate(whole)
-    again: dict[int, dict[str, Any]] = {}
-    for chunk in chunks_of(answer, log):
-        TextAnswer.model_validate(chunk)
-        for part in chunk["choices"]:
-            kept = again.setdefault(part["index"], {"text": "", "token_ids": [], "offsets": []})
-            kept["text"] += part["text"]
-            kept["token_ids"] += part.get("token_ids", [])
-            kept["offsets"] += (part["logprobs"] or {}).get("text_offset", [])
-    for choice in whole["choices"]:
-        kept = again[choice["index"]]
-        assert kept["text"] == choice["text"]
-        assert kept["token_ids"] == choice.get("token_ids", [])
-        assert kept["offsets"] == (choice["logprobs"] or {}).get("text_offset", [])

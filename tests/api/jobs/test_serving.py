@@ -1,4 +1,4 @@
-"""Whatever becomes of a request: nothing goes on reading for it, and what was sent is taken as it is."""
+"""How answers are served: headers, ids, and no subscription left behind whatever becomes of the request."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +47,7 @@ def post(client: FlaskClient) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
-def test_who_asks_for_the_head_of_a_stream_waits_for_nothing(path, body, post, client, hub) -> None:
+def test_a_head_request_for_a_stream_returns_at_once(path, body, post, client, hub) -> None:
     answer_id = post(path, body).get_json()["id"]
     head = client.head(f"{path}/{answer_id}?stream=true", headers=KEY)
     assert (head.status_code, head.headers["Omni-Job-Id"]) == (200, answer_id)
@@ -56,7 +56,7 @@ def test_who_asks_for_the_head_of_a_stream_waits_for_nothing(path, body, post, c
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
-def test_every_answer_bears_its_jobs_id(path, body, post, client) -> None:
+def test_every_answer_has_its_job_s_id_in_a_header(path, body, post, client) -> None:
     answer = post(path, body)
     answer_id = answer.get_json()["id"]
     again = client.get(f"{path}/{answer_id}", headers=KEY)
@@ -64,7 +64,7 @@ def test_every_answer_bears_its_jobs_id(path, body, post, client) -> None:
     assert again.status_code == answer.status_code
 
 
-def test_a_key_of_another_endpoints_answer_is_a_mismatch(post, hub) -> None:
+def test_an_idempotency_key_of_another_endpoint_is_a_mismatch(post, hub) -> None:
     first = post("/v1/chat/completions", TALK, **{"Idempotency-Key": "k"})
     again = post("/v1/chat/completions", TALK, **{"Idempotency-Key": "k"})
     assert first.get_json()["id"] == again.get_json()["id"]
@@ -72,9 +72,34 @@ def test_a_key_of_another_endpoints_answer_is_a_mismatch(post, hub) -> None:
     assert hub.num_subscriptions == 0
 
 
-def test_whole_numbers_of_more_than_64_bits_are_taken_wherever_they_are_kept(post) -> None:
+def test_integers_of_more_than_64_bits_are_accepted_where_they_are_stored(post) -> None:
     body = {"model": "tiny", "input": "Hi", "tools": [{"type": "function", "name": "f", "parameters": WIDE}]}
     answers = [post("/v1/responses", body, **{"Idempotency-Key": "k"}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].get_json()["tools"][0]["parameters"] == WIDE
     assert answers[0].get_json()["id"] == answers[1].get_json()["id"]
+
+
+def test_the_id_of_another_endpoint_s_answer_is_not_found(post, client) -> None:
+    answer_id = post("/v1/completions", ASKED[1][1]).get_json()["id"]
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages"):
+        refused = client.get(f"{path}/{answer_id}", headers=KEY)
+        assert refused.status_code == 404 and "This id is not" in refused.get_json()["error"]["message"]
+
+
+def test_the_job_of_a_further_prompt_is_not_an_answer(post, client) -> None:
+    answer_id = post("/v1/completions", ASKED[1][1]).get_json()["id"]
+    assert client.get(f"/v1/completions/{answer_id}-1", headers=KEY).status_code == 404
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+def test_a_new_answer_has_the_headers_of_its_key_s_limits(path, body, post) -> None:
+    assert post(path, body).headers["x-ratelimit-limit-requests"] == "1000"
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+def test_a_stream_is_resumed_after_a_whole_number_only(path, body, post, client, hub) -> None:
+    answer_id = post(path, body).get_json()["id"]
+    refused = client.get(f"{path}/{answer_id}?stream=true&starting_after=x", headers=KEY)
+    assert refused.status_code == 400 and refused.get_json()["error"]["param"] == "starting_after"
+    assert hub.num_subscriptions == 0

@@ -1,0 +1,27 @@
+"""The job of a prepared request."""
+
+import pytest
+
+from api.chat.chunks import ChatMeta
+from api.chat.prepare import prepare
+from api.request.submission import Sender, deadline_s, submissions
+from api.schema.chat import ChatRequest
+from tests.api.calls import call_of
+
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
+
+
+def test_the_job_stores_all_that_its_answer_is_worded_from(encoder):
+    raw = BODY | {"tools": [TOOL], "stream": True, "stream_options": {"include_usage": True}}
+    ready = prepare(call_of(ChatRequest, raw, encoder))
+    [job] = submissions(ready, "chat", encoder.card, Sender("me", raw, idempotency_key="k"))
+    assert job.form["kind"] == "chat" and job.form["reading"]["tool_dialect"] == "hermes"
+    assert job.request.cache_salt == job.owner == "me" and job.body_digest
+    assert ChatMeta.from_forms([{name: job.form[name] for name in job.form if name != "kind"}]) == ready.meta
+
+
+@pytest.mark.parametrize(("timeout", "header", "expected"), [(3.0, "9", 3.0), (None, "9", 9.0), (None, "x", 0.0)])
+def test_the_deadline_is_the_body_s_or_the_sdk_s(timeout, header, expected):
+    assert deadline_s(timeout, header) == expected
