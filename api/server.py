@@ -116,8 +116,8 @@ def main() -> int:
     parser.add_argument("app", nargs="?", choices=["api", "dashboard"], default="api")
     parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--watch-fd", type=int)
-    args = parser.parse_args()
     settings = settings_or_exit()
+    args = parser.parse_args()
     set_up_logging(log_format())
     is_dashboard = args.app == "dashboard"
     server_of(settings, is_dashboard=is_dashboard, listen_fd=args.listen_fd, watch_fd=args.watch_fd).run()

@@ -6,8 +6,11 @@ One class per library; the reasons stand in the library's seams module.
 import inspect
 import select
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,6 +140,35 @@ def parser_on(kind: Any, sock: socket.socket) -> Any:
     parser = kind(socket_read_size=4096)
     parser.on_connect(SimpleNamespace(_sock=sock, socket_timeout=5, encoder=encoder))
     return parser
+
+
+class TestRqDashboard:
+    """api/operator/rq_dashboard_seams.py."""
+
+    def test_every_patched_text_stands_in_its_template(self) -> None:
+        import rq_dashboard.default_settings as installed
+
+        from api.operator.rq_dashboard_seams import PATCHES
+
+        folder = Path(installed.__file__).parent / "templates" / "rq_dashboard"
+        missing = [patch for patch in PATCHES if patch.old not in (folder / patch.template).read_text()]
+        assert not missing
+
+    def test_the_names_that_rq_falls_back_to_for_pickle_exist(self) -> None:
+        import rq.serializers
+
+        assert rq.serializers.DefaultSerializer is rq.serializers.PickleSerializer
+        assert "pickle" in rq.serializers.SERIALIZER_ALIASES
+
+    def test_its_only_hook_before_requests_is_the_one_that_connects(self) -> None:
+        """Asked of a process of its own: importing rq_dashboard fixes the serializers that it uses."""
+        code = (
+            "from flask import Flask; from rq_dashboard import web; app = Flask('x');"
+            "app.register_blueprint(web.blueprint);"
+            "print([hook.__name__ for hook in app.before_request_funcs['rq_dashboard']])"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert ran.stdout == "['push_rq_connection']\n", ran.stdout
 
 
 class TestGevent:
