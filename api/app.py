@@ -15,7 +15,8 @@ from api.gate.cors import install_cors
 from api.gate.errors import error_body, openai_error
 from api.gate.guard import install_guard
 from api.gate.tracing import install_traces
-from api.jobs.generation import ClientGone, unavailable
+from api.jobs.events import ClientGone
+from api.jobs.generation import unavailable
 from api.jobs.json_answers import install_json
 from api.jobs.routes import job_routes
 from api.jobs.service import build_service

@@ -17,7 +17,7 @@ def chat_routes(service: Service) -> Blueprint:
     def create() -> Response:
         call = Call.of(service, request, ChatRequest)
         pending = enqueue(call, CHAT, prepare(call))
-        del call  # the body may be large, and the answer may take long
+        del call  # frees the body while the answer is waited for
         return respond(pending)
 
     @routes.get("/v1/chat/completions/<job_id>")

@@ -17,7 +17,7 @@ def completion_routes(service: Service) -> Blueprint:
     def create() -> Response:
         call = Call.of(service, request, CompletionRequest)
         pending = enqueue(call, COMPLETION, prepare(call))
-        del call  # the body may be large, and the answer may take long
+        del call  # frees the body while the answer is waited for
         return respond(pending)
 
     @routes.get("/v1/completions/<answer_id>")

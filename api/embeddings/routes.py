@@ -17,7 +17,7 @@ def embedding_routes(service: Service) -> Blueprint:
     def create() -> Response:
         call = Call.of(service, request, EmbeddingRequest, task="embed")
         pending = enqueue(call, EMBEDDING, prepare(call))
-        del call  # the body may be large, and the answer may take long
+        del call  # frees the body while the answer is waited for
         return respond(pending)
 
     return routes

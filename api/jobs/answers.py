@@ -14,8 +14,8 @@ from api.gate.gunicorn_seams import client_socket
 from api.jobs import sse
 from api.jobs.dialects import OPENAI, Dialect
 from api.jobs.endpoint import Completion
+from api.jobs.events import REWOUND, ClientGone, Closing, Idle, Notice, Queued, events, logged
 from api.jobs.frames import Chunks, Frames
-from api.jobs.generation import REWOUND, ClientGone, Closing, Idle, Notice, Queued, events, logged
 from api.jobs.service import Service
 from api.jobs.subscription import Subscription
 from common.errors import Conflict, OmniError, Restarting

@@ -21,7 +21,7 @@ def message_routes(service: Service) -> Blueprint:
     def create() -> Response:
         call = Call.of(service, request, MessagesRequest)
         pending = enqueue(call, MESSAGE, prepare(call))
-        del call  # the body may be large, and the answer may take long
+        del call  # frees the body while the answer is waited for
         return respond(pending)
 
     @routes.get("/v1/messages/<message_id>")

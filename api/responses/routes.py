@@ -32,7 +32,7 @@ def add_new(routes: Blueprint, service: Service) -> None:
     def create() -> Response:
         call = Call.of(service, request, ResponsesRequest)
         pending = enqueue(call, RESPONSE, prepare(call))
-        del call  # the body may be large, and the answer may take long
+        del call  # frees the body while the answer is waited for
         return respond(pending)
 
     @routes.post("/v1/responses/input_tokens")

@@ -160,7 +160,7 @@ def break_api() -> None:
 def no_gap_fill() -> None:
     """Whatever entry comes next is taken, and the log is never read."""
     import api.jobs.answers
-    from api.jobs import generation
+    from api.jobs import events as api_events
     from common.wire import Failed, Finished
 
     def events(store: Any, subscription: Any, after: int, *, is_new: bool) -> Any:
@@ -170,14 +170,14 @@ def no_gap_fill() -> None:
                 if isinstance(row.event, (Finished, Failed)):
                     return
             if subscription.is_client_gone:
-                raise generation.ClientGone
+                raise api_events.ClientGone
             if subscription.is_closing:
-                yield generation.Closing()
+                yield api_events.Closing()
                 return
             subscription.wake.wait(1.0)
             subscription.wake.clear()
 
-    patch(generation, "events", events)
+    patch(api_events, "events", events)
     patch(api.jobs.answers, "events", events)
 
 
@@ -202,9 +202,9 @@ def unbounded_readers() -> None:
 
 
 def rewind_unnoticed() -> None:
-    from api.jobs import generation
+    from api.jobs import events as api_events
 
-    patch(generation, "_check", lambda store, job_id, seq: None)
+    patch(api_events, "_check", lambda store, job_id, seq: None)
 
 
 def two_step_submit() -> None:

@@ -17,10 +17,11 @@ import pytest
 from flask import Flask, request
 from redis import Redis
 
-from api.jobs import generation
+from api.jobs import events as job_events
 from api.jobs.answers import Answer
 from api.jobs.dialects import ANTHROPIC, OPENAI, RESPONSES
-from api.jobs.generation import ClientGone, Closing, rq_job
+from api.jobs.events import ClientGone, Closing
+from api.jobs.generation import rq_job
 from api.jobs.hub import EventHub
 from api.jobs.subscription import Subscription
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
@@ -110,7 +111,7 @@ def finish(stage: Stage, worker: OmniWorker, *job_ids: str) -> None:
 def read(stage: Stage, subscription: Subscription, timeout_s: float = 3.0) -> list[Any]:
     """All that a caller is told, up to the end."""
     with gevent.Timeout(timeout_s, AssertionError("the reader hangs")):
-        return list(generation.events(stage.store, subscription, 0, is_new=True))
+        return list(job_events.events(stage.store, subscription, 0, is_new=True))
 
 
 def hear(stage: Stage, job_id: str, *numbers: int) -> None:

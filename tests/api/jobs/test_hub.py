@@ -11,7 +11,7 @@ from flask import Flask, request
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.jobs.answers import Answer
-from api.jobs.generation import ClientGone, Closing, Idle, Queued, events
+from api.jobs.events import ClientGone, Closing, Idle, Queued, events
 from api.jobs.hub import EventHub
 from api.jobs.subscription import MAX_LIVE_ENTRIES, Subscription
 from common.errors import Conflict, NotFound, Restarting
@@ -125,7 +125,7 @@ def test_a_waiting_client_is_sent_its_position_only_when_it_changes() -> None:
 def test_silence_becomes_an_idle_though_the_sweep_says_each_time_that_nothing_has_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.jobs.generation.KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr("api.jobs.events.KEEP_ALIVE_S", 0.01)
     subscription = hub_for(FakeStore(1)).subscribe("j")
     reading = gevent.spawn(next, events(FakeStore(1), subscription, 0, is_new=True))  # type: ignore[arg-type]
     with gevent.Timeout(5):
@@ -140,7 +140,7 @@ def test_silence_becomes_an_idle_also_while_redis_is_away(monkeypatch: pytest.Mo
         def poll(self, job_ids: list[str]) -> list[JobStatus]:
             raise RedisConnectionError("away")
 
-    monkeypatch.setattr("api.jobs.generation.KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr("api.jobs.events.KEEP_ALIVE_S", 0.01)
     monkeypatch.setattr("api.jobs.hub.SWEEP_S", 0.001)
     hub = hub_for(Away(1))
     subscription = hub.subscribe("j")
