@@ -11,13 +11,13 @@ PAUSE_S = 1.0  # at least, between two reports of one stage
 
 
 def counted(
-    what: str, items: Iterable[Any], num_items: int, span: tuple[float, float], tell: OnProgress
+    what: str, items: Iterable[Any], num_items: int, span: tuple[float, float], on_progress: OnProgress
 ) -> Iterator[Any]:
     """Yield the items; at most once every PAUSE_S report how many of them are done."""
-    told = time.monotonic()
+    reported_at = time.monotonic()
     for number, item in enumerate(items):
-        if time.monotonic() - told >= PAUSE_S:
-            told = time.monotonic()
+        if time.monotonic() - reported_at >= PAUSE_S:
+            reported_at = time.monotonic()
             begin, end = span
-            tell(f"{what}, {number} of {num_items}", begin + (end - begin) * number / num_items)
+            on_progress(f"{what}, {number} of {num_items}", begin + (end - begin) * number / num_items)
         yield item

@@ -63,7 +63,7 @@ class Bench:
         return last
 
     def generate(self, prompt: list[int], max_tokens: int = 20) -> list[int]:
-        """What transformers' own greedy generate() answers."""
+        """The answer of transformers' greedy generate()."""
         model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.loaded.dtype)
         output = model.generate(torch.tensor([prompt]), max_new_tokens=max_tokens, do_sample=False)
         return output[0, len(prompt) :].tolist()

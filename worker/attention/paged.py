@@ -17,7 +17,7 @@ ATTENTION_NAME = "omni_paged"
 
 
 class Attention(Protocol):
-    """What a forward pass calls: write this step's keys and values, then attend. Shapes as in PagedAttention."""
+    """Called by forward passes: write the step's keys and values, then attend. Shapes as in PagedAttention."""
 
     def forward(
         self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spec: AttentionSpec

@@ -1,4 +1,4 @@
-"""What a layer's attention does beyond softmax(q k) v."""
+"""The properties of a layer's attention."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,6 +1,6 @@
 """The parts of torch that its documentation does not promise to keep. No other file of worker/ touches such parts.
 
-Each function says why it is needed and what to check when torch is upgraded; tests/test_seams.py calls them all.
+Each docstring has the reason, and what to check when torch is upgraded; tests/test_seams.py calls them all.
 """
 
 import inspect

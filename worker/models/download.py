@@ -19,24 +19,24 @@ logger = logging.getLogger("omni.worker")
 DOWNLOADED = 0.9  # the share of a start that a download takes
 
 
-def downloaded(model: str, tell: OnProgress) -> OnProgress:
-    """Fetch the weights of a hub model that are not in the cache. Returns the `tell` for the rest of the start.
+def downloaded(model: str, on_progress: OnProgress) -> OnProgress:
+    """Fetch the weights of a hub model that are not in the cache. Returns the `on_progress` for the rest of the start.
 
-    Without a download (a folder, offline, or all of it cached) that is `tell` itself.
+    Without a download (a folder, offline, or all of it cached) that is `on_progress` itself.
     """
     if Path(model).is_dir() or is_offline_mode():
-        return tell
+        return on_progress
     try:
         missing = [file for file in weights_of(model) if file.will_download]
         if not missing:
-            return tell
-        count = ByteCount(sum(file.file_size or 0 for file in missing), tell)
+            return on_progress
+        count = ByteCount(sum(file.file_size or 0 for file in missing), on_progress)
         names = [file.filename for file in missing]
         snapshot_download(model, allow_patterns=names, tqdm_class=bars_for(count))
     except Exception as error:  # transformers meets the same fault, and its error is explained
         logger.warning("the download of %s failed: %s", model, error.__cause__ or error)
-        return tell
-    return lambda what, share: tell(what, DOWNLOADED + (1 - DOWNLOADED) * share)
+        return on_progress
+    return lambda what, share: on_progress(what, DOWNLOADED + (1 - DOWNLOADED) * share)
 
 
 def weights_of(model: str) -> list[DryRunFileInfo]:
@@ -58,25 +58,25 @@ def files_named(model: str, names: list[str]) -> list[DryRunFileInfo]:
 class ByteCount:
     """Bytes received, of a known total. Several progress bars count the same bytes, so the largest count is right."""
 
-    def __init__(self, total: int, tell: OnProgress) -> None:
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
         self.total = total
-        self._tell = tell
+        self._on_progress = on_progress
         self._done = 0
-        self._told = -math.inf
+        self._reported_at = -math.inf
         self._report()
 
     def reached(self, num_bytes: int) -> None:
         if num_bytes <= self._done or self._done == self.total:
             return
         self._done = min(num_bytes, self.total)
-        if time.monotonic() - self._told >= progress.PAUSE_S or self._done == self.total:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported_at >= progress.PAUSE_S or self._done == self.total:
+            self._reported_at = time.monotonic()
             self._report()
 
     def _report(self) -> None:
         name, unit = ("GB", 1e9) if self.total >= 1e9 else ("MB", 1e6)
         what = f"download, {self._done / unit:.1f} of {self.total / unit:.1f} {name}"
-        self._tell(what, DOWNLOADED * self._done / max(1, self.total))
+        self._on_progress(what, DOWNLOADED * self._done / max(1, self.total))
 
 
 def bars_for(count: ByteCount | None) -> type[Any]:

@@ -29,7 +29,7 @@ SMALL_MODEL_PARAMETERS = 50_000_000  # with fewer, float32 on a CPU costs little
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an operator may set; None lets the engine choose for the machine."""
+    """An operator's settings of an engine; None lets the engine choose for the machine."""
 
     max_num_seqs: int | None = None  # sequences computed together
     max_model_len: int | None = None  # prompt + completion, tokens

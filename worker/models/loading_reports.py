@@ -1,4 +1,4 @@
-"""What transformers reports while it loads a model: its progress goes to ours, its log to debug.
+"""Redirects what transformers reports while it loads a model: its progress to ours, its log to debug.
 
 Its log has reports of many lines; worker/load_failure.py has one sentence for each fault.
 """
@@ -39,15 +39,15 @@ def logs_at_debug() -> Iterator[None]:
 
 
 @contextmanager
-def reports_weights(tell: OnProgress) -> Iterator[None]:
-    """While active, the progress bar that counts a model's weights calls `tell`; others stay as they are."""
+def reports_weights(on_progress: OnProgress) -> Iterator[None]:
+    """While active, the progress bar that counts a model's weights calls `on_progress`; others stay as they are."""
 
     def bar(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if not args or "weights" not in str(options.get("desc", "")):
             return make(*args, **options)
-        return counted("weights", args[0], len(args[0]), (WEIGHTS, KERNELS), tell)
+        return counted("weights", args[0], len(args[0]), (WEIGHTS, KERNELS), on_progress)
 
-    tell("weights", WEIGHTS)
+    on_progress("weights", WEIGHTS)
     before = transformers_logging.set_tqdm_hook(bar)
     try:
         yield

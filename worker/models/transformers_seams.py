@@ -1,6 +1,6 @@
 """The parts of transformers that its documentation does not promise to keep. Only this file of worker/ touches them.
 
-Each function says why it is needed and what to check when transformers is upgraded; tests/test_seams.py calls them all.
+Each docstring has the reason, and what to check when transformers is upgraded; tests/test_seams.py calls them all.
 """
 
 import inspect

@@ -1,6 +1,6 @@
 """The inputs of a vision model beyond token ids: the tokens that each image becomes, and its pixels.
 
-The API writes one token per image, and the model's processor says how many tokens that becomes. Both depend on the
+The API writes one token per image, and the model's processor decides how many tokens that becomes. Both depend on the
 request only, so another worker, or this one after a preemption, computes the same again.
 """
 

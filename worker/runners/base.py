@@ -18,7 +18,7 @@ AttentionMaker = Callable[[KVCache, Seq[ScheduledSequence], torch.device], Atten
 
 
 class Runner(Protocol):
-    """What the engine calls: a forward pass over a step's rows, and the cache that the scheduler allocates from."""
+    """The engine's interface to a model: a forward pass over a step's rows, and the cache that they use."""
 
     kv_cache: KVCache
     takes_drawn: bool  # forward() reads pending tokens from `drawn`

@@ -120,7 +120,7 @@ class DecoderRunner(ModelRunner):
         normed = self.layers[0].attention_norm(hidden)
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             attended = self._attend(layer_idx, layer, normed, cos, sin, paged)
-            if next_norm is self.norm:  # the last layer: only the tokens whose logits are wanted go on
+            if next_norm is self.norm:  # the last layer: the rest is computed only for wanted logits
                 hidden, attended = hidden[selected], attended[selected]
             hidden, normed = add_norm(hidden, layer.attention_out(attended), layer.mlp_norm.weight, layer.mlp_norm.eps)
             mlp_out = layer.down(swiglu(layer.gate_up(normed)))

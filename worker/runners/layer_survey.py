@@ -70,7 +70,7 @@ class LayerSurvey:
         return mask_function(first, first, queries, keys).expand(len(queries), keys.shape[1])[None, None]
 
     def seen_through(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """The same mask as PagedAttention has it."""
+        """PagedAttention's mask, in the shape of mask()."""
         queries, keys = self.positions(device)
         seen = keys <= queries
         return (seen if window is None else seen & (keys > queries - window))[None, None]

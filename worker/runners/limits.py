@@ -25,7 +25,7 @@ MAX_BURST_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the scheduler may put into a step and into the KV cache."""
+    """Limits of a step and of the KV cache."""
 
     max_num_seqs: int
     max_step_tokens: int
@@ -64,7 +64,7 @@ def choose_limits(
             )
         if num_tokens == 0:
             raise ValueError(
-                f"{memory} bytes are left for keys and values beside the weights, and one block of "
+                f"{memory} bytes are left for keys and values when the weights are loaded, and one block of "
                 f"{block_size} tokens takes {bytes_per_block}; a smaller model or a larger GPU is needed."
             )
         max_model_len = num_tokens

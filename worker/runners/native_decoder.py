@@ -130,7 +130,7 @@ class NativeDecoderRunner(DecoderRunner):
             qkv = layer.qkv(normed)
             self._rotate_and_write(layer_idx, layer, qkv, cos, sin, paged)
             attended = self._attend_items(layer_idx, layer, qkv, items, paged)
-            if next_norm is self.norm:  # the last layer: only the tokens whose logits are wanted go on
+            if next_norm is self.norm:  # the last layer: the rest is computed only for wanted logits
                 hidden, attended = hidden[selected], attended[selected]
             normed = self._add_norm(hidden, layer.attention_out(attended), layer.mlp_norm)
             mlp_out = layer.down(self._swiglu(layer.gate_up(normed)))

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class RankCommand(IntEnum):
-    """What the other ranks have to do."""
+    """A command of rank 0 to the other ranks."""
 
     STEP = 0
     ZERO = 1

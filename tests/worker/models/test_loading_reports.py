@@ -1,4 +1,4 @@
-"""What transformers reports while it loads: the bar that counts weights is ours, its log goes to debug."""
+"""While transformers loads, the bar that counts weights is ours and its log goes to debug."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from worker.models.loading_reports import reports_weights
 
 
 def test_other_progress_bars_stay_as_they_are() -> None:
-    told: list[str] = []
-    with reports_weights(lambda what, share: told.append(what)):
+    reports: list[str] = []
+    with reports_weights(lambda what, share: reports.append(what)):
         assert list(tqdm(range(3), desc="Fetching files", disable=True)) == [0, 1, 2]
-    assert told == ["weights"]
+    assert reports == ["weights"]
 
 
 def test_reports_of_transformers_are_logged_at_debug(

@@ -51,7 +51,7 @@ class Bench:
         return GenerationRequest(job_id, "tiny", tuple(ids), sampling, images=images)
 
     def batch(self, *images: str) -> dict[str, Any]:
-        """What the model's processor makes of the conversation."""
+        """The inputs that the model's processor makes of the conversation."""
         read = {"images": [decoded(url) for url in images]} if images else {}
         options = {"return_tensors": "pt", "add_special_tokens": False}
         return dict(self.processor(text=[self.conversation(*images)], **options, **read))
