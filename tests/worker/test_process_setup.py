@@ -1,5 +1,6 @@
 """A worker process is set up before torch is loaded, and only when it is told to."""
 
+import ctypes
 import subprocess
 import sys
 
@@ -29,3 +30,22 @@ def test_threads_spin_between_steps_unless_the_operator_says_otherwise(monkeypat
 
 def test_benchmarks_compute_as_a_worker_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown("import bench", monkeypatch) == "3000000 False"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_stats"), reason="glibc's allocator")
+def test_all_threads_share_one_heap() -> None:
+    """A thread's own heap ends at 64 MiB: larger tensors would return to the system as soon as they are freed."""
+    script = """
+import ctypes, threading
+from worker.process_setup import prepare_process
+prepare_process()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+for _ in range(4):
+    thread = threading.Thread(target=libc.malloc, args=(1000,))
+    thread.start()
+    thread.join()
+libc.malloc_stats()
+"""
+    stats = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stderr
+    assert stats.count("Arena") == 1, stats
