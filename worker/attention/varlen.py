@@ -1,5 +1,6 @@
 """Paged attention on a GPU: one kernel of torch for all sequences of a step, which reads keys through block tables."""
 
+import inspect
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -103,8 +104,12 @@ class VarlenAttention(PagedAttention):
 
 
 def fits_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """True where the kernel may run. It needs an Ampere GPU or newer, and raises on an older one."""
-    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    """True where the kernel may run. It needs an Ampere GPU or newer, and raises on an older one.
+
+    The kernel of torch 2.11 takes no block tables.
+    """
+    takes_tables = "block_table" in inspect.signature(varlen.varlen_attn).parameters
+    return takes_tables and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
 @torch.inference_mode()

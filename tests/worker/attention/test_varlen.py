@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
-from worker.attention.varlen import VarlenAttention, kernel_options, runs_varlen
+from worker.attention.varlen import VarlenAttention, fits_varlen, kernel_options, runs_varlen
 
 
 @pytest.mark.usefixtures("flash")
@@ -47,3 +47,10 @@ def test_a_trial_of_the_kernel_writes_nothing(bench: Bench) -> None:
 
 def test_a_trial_fails_without_the_kernel(bench: Bench) -> None:
     assert not runs_varlen(bench.engine.runner.kv_cache)
+
+
+def test_a_torch_whose_kernel_takes_no_block_tables_is_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    assert fits_varlen(gpu, torch.bfloat16) and not fits_varlen(gpu, torch.float32)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda query, key, value, *, scale, window_size: query)
+    assert not fits_varlen(gpu, torch.bfloat16)
