@@ -23,7 +23,7 @@ from common.wire import GenerationRequest, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class ChatInput:
-    """What a chat asks of the model, whichever endpoint it came to."""
+    """A conversation's prompt, sampling and parse options, whichever endpoint it came through."""
 
     prompt: ChatPrompt
     sampling: SamplingParams

@@ -16,7 +16,7 @@ from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 @dataclass(frozen=True, slots=True)
 class ShownPrompt:
-    """What an answer shows of one of its prompts."""
+    """The parts of a prompt that the answer shows."""
 
     echo: str | None = None  # the prompt's text, in front of the answer's
     ids: tuple[int, ...] | None = None  # for return_token_ids

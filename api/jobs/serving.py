@@ -17,7 +17,7 @@ from api.jobs.endpoint import AnswerProgress, Endpoint
 from api.jobs.generation import submit_all
 from api.jobs.service import Service
 from api.prompt.encoder import PromptEncoder
-from api.request.response_meta import job_ids
+from api.request.response_meta import ResponseMeta, job_ids
 from api.request.submission import MetaT, Prepared, QueueOptions, Sender, submissions
 from common.errors import InvalidRequest, JobFailed, KeyLimited, NotFound
 from common.quota import Enqueued
@@ -28,18 +28,18 @@ ENDED = ("finished", "failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How the caller receives the answer. By default: one body, when the jobs have ended."""
+    """How the client receives the answer. By default: one body, when the jobs have ended."""
 
     stream: bool = False
-    after: int = 0  # chunks that the caller has already received
+    after: int = 0  # chunks that the client has already received
     with_ids: bool = False  # the stream has `id:` lines
     progress: AnswerProgress | None = None  # respond at once with this instead
-    failure_is_body: bool = False  # a failed job is answered by a body that says so, not by an error
+    failure_is_body: bool = False  # the body of a failed job reports the failure; otherwise an error is raised
 
 
 @dataclass(frozen=True, slots=True)
 class PendingAnswer(Generic[MetaT]):
-    """The jobs of one answer, and a caller who waits for them."""
+    """The jobs of one answer, and a client that waits for them."""
 
     endpoint: Endpoint[MetaT]
     answer: Answer
@@ -62,15 +62,6 @@ class PendingAnswer(Generic[MetaT]):
         chunks = self.endpoint.chunks(self.meta, self.encoder)
         delivery = self.delivery
         return self.answer.stream(chunks, self.endpoint.dialect, after=delivery.after, with_ids=delivery.with_ids)
-
-    def unfinished(self, progress: AnswerProgress) -> Response:
-        """How far the jobs are; they go on without the caller."""
-        assert self.endpoint.unfinished is not None
-        self.answer.close()
-        body, status = self.endpoint.unfinished(self.meta, progress)
-        response = jsonify(body)
-        response.status_code = status
-        return response
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +139,7 @@ def owned_job(service: Service, caller: Caller, job_id: str) -> JobView:
 def reopen(
     service: Service, http: Request, found: StoredAnswer[MetaT], delivery: Delivery | None = None
 ) -> PendingAnswer[MetaT]:
-    """Read an earlier answer again; its jobs go on when this caller leaves."""
+    """Read an earlier answer again. Its jobs go on when this client disconnects."""
     encoder = service.models.encoder(found.meta.model)
     ids = [job.id for job in found.jobs]
     answer = Answer(service, http, *ids, is_background=True, is_new=False)
@@ -156,21 +147,36 @@ def reopen(
 
 
 def fetch(service: Service, http: Request, found: StoredAnswer[MetaT]) -> Response:
-    """GET: the stream from where the caller left it, the whole answer, or how far it is."""
-    return respond(reopen(service, http, found, fetched_delivery(http, found)))
+    """GET: the stream after the last chunk received, the whole answer, or its progress."""
+    delivery = fetched_delivery(http, found)
+    if delivery.progress is not None:
+        return respond_early(found.endpoint, found.meta, delivery.progress)
+    return respond(reopen(service, http, found, delivery))
 
 
 def respond(pending: PendingAnswer[Any]) -> Response:
-    """The HTTP response to every request that stands for jobs."""
+    """The HTTP response: a stream, the whole answer or, for a background request, its progress."""
     if pending.enqueued is not None:
         note_enqueued(pending.enqueued)
     if pending.delivery.stream:
-        response = pending.stream()
-    elif pending.delivery.progress is not None:
-        response = pending.unfinished(pending.delivery.progress)
-    else:
-        response = jsonify(pending.body())
-    response.headers["Omni-Job-Id"] = pending.meta.id
+        return identified(pending.stream(), pending.meta)
+    if pending.delivery.progress is not None:
+        pending.answer.close()
+        return respond_early(pending.endpoint, pending.meta, pending.delivery.progress)
+    return identified(jsonify(pending.body()), pending.meta)
+
+
+def respond_early(endpoint: Endpoint[MetaT], meta: MetaT, progress: AnswerProgress) -> Response:
+    """How far the jobs are. They go on without a client."""
+    assert endpoint.unfinished is not None
+    body, status = endpoint.unfinished(meta, progress)
+    response = jsonify(body)
+    response.status_code = status
+    return identified(response, meta)
+
+
+def identified(response: Response, meta: ResponseMeta) -> Response:
+    response.headers["Omni-Job-Id"] = meta.id
     return response
 
 
@@ -184,10 +190,10 @@ def new_delivery(http: Request, options: QueueOptions) -> Delivery:
 
 
 def fetched_delivery(http: Request, found: StoredAnswer[Any]) -> Delivery:
-    """As the query and headers of a GET ask. Raises InvalidRequest for a `starting_after` that is no number."""
+    """As the query and headers of a GET ask. Raises InvalidRequest for a `starting_after` that is not a number."""
     dialect = found.endpoint.dialect
     if wants_stream(http):
-        if dialect.numbers_events:  # from 0, so the next event has a number that is one higher than the count
+        if dialect.numbers_events:  # from 0: after number 4 the client has received 5 events
             after = starting_after(http) + ("starting_after" in http.args)
             return Delivery(stream=True, after=after, with_ids="Last-Event-ID" in http.headers)
         return Delivery(stream=True, after=starting_after(http), with_ids=True)

@@ -72,11 +72,11 @@ def assistant_message(turn: Turn, param: str) -> Message:
             raise InvalidRequest(f"'{where}': a tool_use needs 'id' and 'name'.", param=where)
         arguments = json.dumps(block.input or {}, ensure_ascii=False)
         calls.append(ToolCall(id=block.id, function=FunctionCall(name=block.name, arguments=arguments)))
-    said = [block for block in turn.content if block.type not in ("tool_use", "thinking", "redacted_thinking")]
+    texts = [block for block in turn.content if block.type not in ("tool_use", "thinking", "redacted_thinking")]
     thought = "".join(block.thinking or "" for block in turn.content if block.type == "thinking")
     return Message(
         role="assistant",
-        content=text_of(said, param),
+        content=text_of(texts, param),
         reasoning_content=thought or None,
         tool_calls=calls or None,
     )

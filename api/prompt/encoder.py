@@ -84,9 +84,14 @@ class PromptEncoder:
         return ids
 
     def tokenize_all(
-        self, texts: Sequence[str], most: int, add_special_tokens: bool = True, *, is_plain: bool = False,
+        self,
+        texts: Sequence[str],
+        most: int,
+        add_special_tokens: bool = True,
+        *,
+        is_plain: bool = False,
         param: str = "prompt",
-    ) -> list[list[int]]:  # fmt: skip
+    ) -> list[list[int]]:
         """Ids of each text, at most `most` of them together. Raises ContextLengthExceeded."""
         encoded = self._texts.encode(texts, most, add_special_tokens=add_special_tokens, is_plain=is_plain)
         return self._checked(encoded, most, param)

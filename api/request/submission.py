@@ -53,7 +53,7 @@ class Prepared(Generic[MetaT]):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What the HTTP request adds to a submission."""
+    """The parts of the HTTP request that a submission needs."""
 
     owner: str
     raw: Mapping[str, Any]  # the body as sent
