@@ -1,1 +1,1 @@
-"""The command line. Talks HTTP to a running service, and Redis only to manage keys."""
+"""The command line: HTTP to a running service, and Redis to manage keys."""

@@ -17,6 +17,6 @@ def bench(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Load the service and print latencies and rates. ARGUMENTS are those of bench/load.py; try --help."""
     client = client_of(context)
     os.chdir(ROOT)
-    # in this process, so that no key stands in a process's title
+    # in this process, because another process's command line would show the key
     sys.argv = ["omni bench", "--target", f"here={client.url}/v1", "--key", client.key, *arguments]
     runpy.run_module("bench.load", run_name="__main__")

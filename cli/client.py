@@ -14,17 +14,17 @@ import click
 from common.settings import Settings
 
 CHAT = "/v1/chat/completions"
-RESUME_S = 25.0  # a job without a reader ends after 30
+RESUME_S = 25.0  # the service ends a job without a reader after 30
 PAUSE_S = 0.5
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
 
 class Refused(click.ClickException):
-    """The server would say the same again."""
+    """A refusal that a repeated request would get again."""
 
 
 class Client:
-    """Every failure ends the command with one sentence."""
+    """Reports every failure as a ClickException of one sentence."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url.rstrip("/")
@@ -44,7 +44,7 @@ class Client:
             raise click.ClickException("The connection broke before the end; ask again.")
 
     def chat(self, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
-        """The same of a streamed chat. Where the connection breaks, it is picked up after the last event that came."""
+        """The events of a streamed chat. A broken connection is resumed after the last event received."""
         events = Events()
         options = {"include_usage": True, "include_event_ids": True}
         response = self._open("POST", CHAT, body | {"stream": True, "stream_options": options})
@@ -60,7 +60,7 @@ class Client:
             response = self._open_again(f"{path}&starting_after={events.last}")
 
     def _open_again(self, path: str) -> Any:
-        """Ask for as long as the job waits for its reader."""
+        """Retry for as long as the job waits for a reader."""
         deadline = time.monotonic() + RESUME_S
         while True:
             try:
@@ -88,14 +88,14 @@ class Client:
 
 
 class Events:
-    """What was read of one stream, by whatever connections: the number of the last event, and whether it ended."""
+    """One stream's position across its connections: the number of the last event, and whether the stream ended."""
 
     def __init__(self) -> None:
         self.last = 0
         self.is_done = False
 
     def read(self, response: Any) -> Iterator[dict[str, Any] | str]:
-        """Up to the end, or to where the connection broke."""
+        """Events up to the end, or to where the connection broke."""
         number = self.last
         for line in lines_of(response):
             if line == "data: [DONE]":
@@ -111,7 +111,7 @@ class Events:
 
 
 def lines_of(response: Any) -> Iterator[str]:
-    """The whole lines of a body, to its end or to where the connection broke."""
+    """The complete lines of a body, to its end or to where the connection broke."""
     with suppress(HTTPException, OSError):
         for raw in response:
             if raw.endswith(b"\n"):
@@ -119,7 +119,7 @@ def lines_of(response: Any) -> Iterator[str]:
 
 
 def refusal(error: HTTPError) -> str:
-    """The server's own words."""
+    """The server's error message."""
     try:
         return f"{error.code}: {json.load(error)['error']['message']}"
     except (ValueError, KeyError, TypeError):
@@ -127,7 +127,7 @@ def refusal(error: HTTPError) -> str:
 
 
 def client_of(context: click.Context) -> Client:
-    """For the service that the settings describe, unless --url or --key say otherwise."""
+    """A client for --url and --key; by default for the service that the settings describe."""
     given = context.obj
     settings: Settings = given["settings"]()
     host = "127.0.0.1" if settings.server.is_loopback else settings.server.host

@@ -1,4 +1,4 @@
-"""omni doctor: looks at everything that the service needs, and says what to do about what it lacks."""
+"""omni doctor: check what the service needs, with advice for each thing that is missing."""
 
 import shutil
 import socket
@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
+from urllib.request import urlopen
 
 import click
 from redis.exceptions import RedisError
+from rich.text import Text
 
 from cli.serve import ROOT
+from cli.terminal import console
 from common.model.source import fault_of
 from common.process.data_folder import owner_of
 from common.redis.connection import connect
@@ -22,7 +26,7 @@ from common.settings import Settings, SettingsError
 
 MIN_PYTHON = (3, 11)
 MIN_DISK_BYTES = 2 * 2**30
-MARKS = {"good": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("BAD", "red")}
+MARKS = MappingProxyType({"good": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("BAD", "red")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +47,12 @@ def doctor(context: click.Context) -> None:
         findings.append(Finding("bad", f"settings: {error}", "Correct the environment or .env."))
     else:
         findings += settings_findings(settings)
+    out = console()
     for finding in findings:
         text, colour = MARKS[finding.level]
-        click.echo(f"{click.style(f'{text:4}', fg=colour)}  {finding.what}")
+        out.print(Text.assemble((f"{text:4}", colour), f"  {finding.what}"))
         if finding.todo:
-            click.echo(f"      -> {finding.todo}")
+            out.print(Text(f"      -> {finding.todo}"))
     context.exit(int(any(finding.level == "bad" for finding in findings)))
 
 
@@ -93,7 +98,7 @@ def package_finding() -> Finding:
             wrong.append(f"{name} {installed} (wanted {version})")
     if wrong:
         return Finding("bad", f"packages: {', '.join(wrong)}", "Run: make -B .venv/.run")
-    return Finding("good", "packages are those of requirements.txt")
+    return Finding("good", "packages match requirements.txt")
 
 
 def gpu_finding() -> Finding:
@@ -133,12 +138,16 @@ def redis_finding(settings: Settings) -> Finding:
         return Finding("bad", f"Redis does not answer: {error}", "Start it, or correct REDIS_URL.")
     version = info.get("valkey_version") or info["redis_version"]
     if policy != "noeviction":
-        return Finding("bad", f"Redis {version} may evict ({policy})", "Set maxmemory-policy to noeviction.")
+        return Finding("bad", f"Redis {version} may evict keys ({policy})", "Set maxmemory-policy to noeviction.")
     if settings.redis.given_url and not int(info.get("maxmemory", 0)):
-        return Finding("warn", f"Redis {version} has no maxmemory", "Set it: one key may fill the machine otherwise.")
+        return Finding(
+            "warn", f"Redis {version} has no maxmemory", "Set it, or one API key may fill the machine's memory."
+        )
     if settings.redis.given_url and not int(info.get("aof_enabled", 0)):
         return Finding(
-            "warn", f"Redis {version} keeps no append-only file", "Set appendonly yes: jobs then survive it."
+            "warn",
+            f"Redis {version} keeps no append-only file",
+            "Set appendonly yes, so that jobs survive its restart.",
         )
     return Finding("good", f"Redis {version} answers, {info['used_memory_human']} used")
 
@@ -151,10 +160,10 @@ def redis_door_finding(settings: Settings) -> Finding:
 
 
 def folder_finding(settings: Settings) -> Finding:
-    """Who owns the data folder, and whether the Valkey that its owner runs is there."""
+    """The owner of the data folder, and whether its Valkey answers."""
     folder = settings.redis.data_dir.resolve()
     if settings.redis.given_url or (owner := owner_of(folder)) is None:
-        return Finding("good", "nobody uses OMNI_DATA_DIR now")
+        return Finding("good", "OMNI_DATA_DIR is not in use")
     try:
         connect(settings.redis.url, retries=0).ping()
     except RedisError as error:
@@ -169,7 +178,7 @@ def disk_finding(settings: Settings) -> Finding:
     free = shutil.disk_usage(nearest).free
     if free < MIN_DISK_BYTES:
         return Finding(
-            "warn", f"{free / 2**30:.1f} GiB free in {folder}", "Make room: the line and its logs are kept there."
+            "warn", f"{free / 2**30:.1f} GiB free in {folder}", "Make room: the queue and its logs are kept there."
         )
     return Finding("good", f"{free / 2**30:.0f} GiB free for OMNI_DATA_DIR")
 
@@ -183,12 +192,10 @@ def port_finding(settings: Settings) -> Finding:
             return Finding("good", f"port {settings.server.port} is free")
     if is_ours(f"http://{host}:{settings.server.port}/livez"):
         return Finding("good", f"port {settings.server.port}: the service is running there")
-    return Finding("bad", f"port {settings.server.port} is taken by something else", "Stop that, or set OMNI_PORT.")
+    return Finding("bad", f"port {settings.server.port} is taken by another program", "Stop that, or set OMNI_PORT.")
 
 
 def is_ours(url: str) -> bool:
-    from urllib.request import urlopen
-
     try:
         with urlopen(url, timeout=2) as response:
             return b'"alive"' in response.read(200)
@@ -213,5 +220,5 @@ def key_finding(settings: Settings) -> Finding:
         todo = "Set OMNI_API_KEYS (and OMNI_ADMIN_KEYS) to random keys: openssl rand -base64 32"
         return Finding("bad", f"OMNI_HOST is {settings.server.host} and the API key is the public default", todo)
     if not settings.server.admin_keys:
-        return Finding("warn", "nobody is an admin: the board and /metrics are closed", "Set OMNI_ADMIN_KEYS.")
+        return Finding("warn", "there is no admin key: the board and /metrics are closed", "Set OMNI_ADMIN_KEYS.")
     return Finding("good", f"{len(settings.server.api_keys)} keys, {len(settings.server.admins)} admin keys")

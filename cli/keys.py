@@ -1,4 +1,4 @@
-"""omni keys: named API keys with limits, in Redis. The service need not be restarted, nor even run."""
+"""omni keys: named API keys with limits, kept in Redis. Changes need no restart and no running service."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -8,13 +8,15 @@ from typing import Any
 import click
 from redis.exceptions import RedisError
 
-from cli.table import table
+from cli.terminal import show_note, show_table
 from common.errors import OmniError
 from common.redis.connection import connect
 from common.redis.key_store import KeyLimits, KeyStore
 
 
-class Group(click.Group):
+class KeysGroup(click.Group):
+    """Reports an error of Redis, or a refusal, as one sentence."""
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -29,9 +31,9 @@ def limit_options(function: Callable[..., None]) -> Callable[..., None]:
         ("--max-in-flight", int, "Requests waiting and running at once; 0 is no limit."),
         ("--max-queued", int, "Requests waiting at once; 0 is no limit."),
         ("--tokens-per-minute", int, "Prompt and answer; 0 is no limit."),
-        ("--max-kept-bytes", int, "Of its requests and answers, until they expire; 0 is no limit of its own."),
-        ("--weight", float, "Its share of the line beside other keys; 1 is the ordinary one."),
-        ("--priority", int, "How far its requests may go ahead: `priority` may be as low as minus this."),
+        ("--max-kept-bytes", int, "Requests and answers kept until they expire; 0 is no limit of its own."),
+        ("--weight", float, "Share of the queue relative to other keys; 1 is normal."),
+        ("--priority", int, "How far requests may move ahead: `priority` may be as low as minus this."),
     ):
         function = click.option(name, type=kind, help=text)(function)
     return click.option("--admin/--no-admin", default=None, help="May see and cancel all jobs, and read /metrics.")(
@@ -46,15 +48,15 @@ def changed(limits: KeyLimits, given: dict[str, Any]) -> KeyLimits:
     return replace(limits, **named)
 
 
-def told(limits: KeyLimits) -> list[Any]:
-    """As people read it: a limit of 0 is none."""
+def cells(limits: KeyLimits) -> list[Any]:
+    """The cells of a row of `omni keys list`; a limit of 0 shows as -."""
     values = asdict(limits)
     names = ("max_in_flight", "max_queued", "tokens_per_minute", "max_kept_bytes")
     caps = ["-" if values[name] == 0 else values[name] for name in names]
     return [*caps, f"{limits.weight:g}", limits.priority, "yes" if limits.admin else "no"]
 
 
-@click.group(cls=Group)
+@click.group(cls=KeysGroup)
 @click.pass_context
 def keys(context: click.Context) -> None:
     """Add, list, limit and revoke API keys."""
@@ -66,24 +68,24 @@ def keys(context: click.Context) -> None:
 @limit_options
 @click.pass_obj
 def add(store: KeyStore, /, name: str, **given: Any) -> None:
-    """Make a key called NAME and print it, this once."""
+    """Create the key NAME and print it; it cannot be shown again."""
     click.echo(store.add(name, changed(KeyLimits(), given)))
-    click.secho("Shown once; only its hash is kept.", dim=True, err=True)
+    show_note("Shown once; only its hash is kept.")
 
 
 @keys.command("list")
 @click.pass_obj
 def list_keys(store: KeyStore) -> None:
-    """All managed keys, what they may do, and what they have in the line and in work."""
+    """List keys with their limits, waiting and running requests, and kept bytes."""
     rows = []
     for record in store.all():
         queued, running = store.usage(record.owner)
         made = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%d")
         kept = f"{store.kept_bytes(record.owner) / 2**20:.1f} MiB"
-        rows.append((record.name, made, *told(record.limits), queued, running, kept))
+        rows.append((record.name, made, *cells(record.limits), queued, running, kept))
     names = (
         "name",
-        "made",
+        "created",
         "max in flight",
         "max queued",
         "tokens/min",
@@ -95,7 +97,7 @@ def list_keys(store: KeyStore) -> None:
         "running",
         "kept",
     )
-    click.echo(table(names, rows))
+    show_table(names, rows)
 
 
 @keys.command()
@@ -103,7 +105,7 @@ def list_keys(store: KeyStore) -> None:
 @limit_options
 @click.pass_obj
 def limits(store: KeyStore, /, name: str, **given: Any) -> None:
-    """Change what the key NAME may do; holds for its next request."""
+    """Change the limits of the key NAME, from its next request on."""
     record = next((record for record in store.all() if record.name == name), None)
     if record is None:
         raise click.ClickException(f"There is no key named {name!r}.")
@@ -114,5 +116,5 @@ def limits(store: KeyStore, /, name: str, **given: Any) -> None:
 @click.argument("name")
 @click.pass_obj
 def revoke(store: KeyStore, name: str) -> None:
-    """Refuse the key NAME from now on (within a second); its jobs go on."""
+    """Refuse the key NAME within a second; its jobs continue."""
     store.revoke(name)

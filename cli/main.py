@@ -12,8 +12,8 @@ from common import __version__
 from common.settings import SettingsError, load_settings
 
 
-class Group(click.Group):
-    """Refusals as one sentence."""
+class OmniGroup(click.Group):
+    """Reports a refused setting as one sentence."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -22,7 +22,7 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from None
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=OmniGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--url", help="Base URL of the service. Default: from OMNI_HOST and OMNI_PORT.")
 @click.option("--key", help="API key. Default: the first admin key of the settings.")
 @click.version_option(__version__, message="Protocol OMNI %(version)s")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cli import doctor
 from cli.main import main
 from cli.serve import ROOT
-from cli.table import table
+from cli.terminal import AnswerView, show_table
 from common.process.data_folder import take
 from common.settings import read_settings
 from tests.service import RunningService
@@ -139,8 +139,29 @@ def test_a_bad_setting_is_one_sentence():
     assert shown.returncode == 1 and "OMNI_PORT" in shown.stderr and "Traceback" not in shown.stderr
 
 
-def test_a_table_is_aligned():
-    assert table(("a", "long"), [("xx", None), (1, "y")]) == "a   long\nxx\n1   y"
+def test_a_table_in_a_pipe_is_aligned_and_not_cut(capsys):
+    show_table(("a", "long"), [("x" * 90, None), (1, "[y]")])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [f"{'a':90}  long", "x" * 90, f"{'1':90}  [y]"]
+
+
+def test_an_answer_in_a_pipe_is_its_text(capsys):
+    with AnswerView() as view:
+        for piece in ("**bold**", " [red] ", "text"):
+            view.add(piece)
+    assert capsys.readouterr().out == "**bold** [red] text\n" and view.text == "**bold** [red] text"
+
+
+def test_an_answer_on_a_terminal_is_rendered_markdown():
+    screen, terminal = os.openpty()
+    code = "from cli.terminal import AnswerView\nwith AnswerView() as view:\n    view.add('**bold** text')"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=terminal, env=os.environ | {"TERM": "xterm"}, check=True
+    )
+    os.close(terminal)
+    shown = os.read(screen, 65536).decode()
+    os.close(screen)
+    assert "\x1b[1mbold\x1b[0m text" in shown
 
 
 def test_no_command_file_is_large():

@@ -1,0 +1,71 @@
+"""Output by rich: tables, markdown and colours on a terminal, plain text into files and pipes."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH = 1000  # lines for a file or a pipe are not wrapped
+
+
+def console(*, stderr: bool = False) -> Console:
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if is_terminal else PIPE_WIDTH)
+
+
+def show_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Aligned columns; None is an empty cell."""
+    out = console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in names:
+        table.add_column(name, no_wrap=not out.is_terminal, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    out.print(table)
+
+
+def show_note(text: str) -> None:
+    """A remark beside the output proper: dim, on stderr."""
+    console(stderr=True).print(Text(text, style="dim"))
+
+
+class AnswerView:
+    """Shows an answer while it grows: as markdown on a terminal, as the bare text elsewhere."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._console = console()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Replace the preview by the whole answer."""
+        if self._live is not None:
+            self._live.stop()
+            self._console.print(Markdown(self.text))
+        else:
+            self._console.print()
+
+    def add_thought(self, text: str) -> None:
+        self._console.print(Text(text, style="dim"), end="")
+
+    def add(self, text: str) -> None:
+        self.text += text
+        if not self._console.is_terminal:
+            self._console.print(Text(text), end="")
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, transient=True, refresh_per_second=8)
+            self._live.start()
+        self._live.update(Markdown(self._end_of_text()))
+
+    def _end_of_text(self) -> str:
+        """As many lines as the terminal shows: a live display cannot scroll."""
+        return "\n".join(self.text.splitlines()[-(self._console.height - 2) :])
