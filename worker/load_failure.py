@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch.distributed import DistError
 from transformers import __version__
 
+from common.process.child import EXIT_TRY_AGAIN
 from common.settings import refuse
-from worker.jobs.heartbeat import EXIT_TRY_AGAIN
 
 logger = logging.getLogger("omni.worker")
 

@@ -20,6 +20,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from common.logs import set_up_logging
 from common.model.source import check_model
+from common.process.child import EXIT_TRY_AGAIN
 from common.redis.connection import connect, is_passing
 from common.redis.memory import memory_of
 from common.redis.open_redis import warn_of_open_redis
@@ -27,7 +28,7 @@ from common.settings import Settings, SettingsError, log_format, refuse, setting
 from common.tracing import traces_of
 from common.wire import ModelCard
 from worker.engine.interface import AnyEngine
-from worker.jobs.heartbeat import EXIT_TRY_AGAIN, Heartbeat, Inbox, Listener
+from worker.jobs.heartbeat import Heartbeat, Inbox, Listener
 from worker.jobs.ledger import Fenced, Ledger
 from worker.jobs.omni_worker import OmniWorker
 from worker.jobs.publisher import Publisher

@@ -13,7 +13,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from common.process.processes import call_ourselves, die_with_parent
+from common.process.processes import die_with_parent, set_process_name
 from common.process.template import GPUS_BY_NVML
 from common.settings import forget
 
@@ -24,7 +24,7 @@ CUDA_ERROR_NOT_INITIALIZED = 3
 
 def fork_when_asked(fd: int) -> list[str]:
     """Answer each request on this socket with the pid of a new process; returns in that, with the words asked for."""
-    call_ourselves("omni-template")
+    set_process_name("omni-template")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     supervisor = os.getppid()
     gc.collect()
@@ -97,7 +97,7 @@ def beget(pid_writer: int) -> bool:
 
 def is_adopted(go_reader: int, supervisor: int) -> bool:
     """Wait until the supervisor knows us and is our parent; ends this process if that cannot be any more."""
-    call_ourselves("omni-worker")
+    set_process_name("omni-worker")
     forget(GPUS_BY_NVML)
     is_known = os.read(go_reader, 1)
     os.close(go_reader)

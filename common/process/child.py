@@ -1,6 +1,11 @@
-"""One command that is started again whenever it ends, and killed when a step of it hangs."""
+"""One child process: restarted when it ends, with a growing pause, and killed when one of its steps hangs.
+
+A child writes lines to a pipe: `fence N`, `ready`, and `begin` and `end` around each step.
+"""
 
 import logging
+import os
+import select
 import signal
 import subprocess
 import time
@@ -9,26 +14,26 @@ from dataclasses import dataclass
 
 from common.process.processes import die_with_parent
 from common.process.template import Forked, Template
-from common.process.watch import Watch
 
 logger = logging.getLogger("omni.supervise")
 
-EXIT_CONFIGURATION = 2  # starting again would not help
-STOP_S = 4.0  # whoever started us kills after 5
-SHORT_LIFE_S = 2.0
+EXIT_CONFIGURATION = 2  # a restart would not help
+EXIT_TRY_AGAIN = 75  # a restart may help
+STOP_S = 4.0  # from SIGTERM to SIGKILL; the Procfile runner kills this process after 5
+SHORT_LIFE_S = 2.0  # without a watch, a child that ran this long counts as started
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is run, and what it is told of its parent."""
+    """The command line of a child, and which options and file descriptors it gets from its supervisor."""
 
     name: str
     words: Sequence[str]
     step_timeout_s: float
-    is_worker: bool = False  # told its predecessor's fence
-    has_template: bool = False  # forked, not executed
+    is_worker: bool = False  # gets --predecessor, the fence of the worker before it
+    has_template: bool = False  # forked from a template instead of executed
     listen_fd: int | None = None
 
     @property
@@ -36,20 +41,72 @@ class Command:
         return self.is_worker or self.listen_fd is not None
 
 
+class Watch:
+    """The supervisor's end of the pipe. One pipe serves a child and all its successors."""
+
+    def __init__(self, step_timeout_s: float) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self.read_fd, False)
+        os.set_inheritable(self.write_fd, True)
+        self.step_timeout_s = step_timeout_s
+        self.fence = 0
+        self.is_ready = False
+        self._step_began: float | None = None
+        self._rest = b""
+
+    def read(self, timeout_s: float = 0.0) -> bool:
+        """Read the lines that have arrived; False if there were none."""
+        ready, _, _ = select.select([self.read_fd], [], [], timeout_s)
+        if not ready:
+            return False
+        *lines, self._rest = (self._rest + os.read(self.read_fd, 65536)).split(b"\n")
+        for line in lines:
+            self._take(line)
+        return True
+
+    def _take(self, line: bytes) -> None:
+        if line.startswith(b"fence "):
+            self.fence = int(line[6:])
+            self.is_ready = True
+        elif line == b"ready":
+            self.is_ready = True
+        elif line == b"begin":
+            self._step_began = time.monotonic()
+        elif line == b"end":
+            self._step_began = None
+
+    @property
+    def is_stuck(self) -> bool:
+        return self._step_began is not None and time.monotonic() - self._step_began > self.step_timeout_s
+
+    def forget_child(self) -> bool:
+        """Read what the dead child wrote last and reset for its successor. Returns whether the child had been ready."""
+        while self.read():
+            pass
+        was_ready, self.is_ready = self.is_ready, False
+        self._step_began = None
+        self._rest = b""
+        return was_ready
+
+    def close(self) -> None:
+        os.close(self.read_fd)
+        os.close(self.write_fd)
+
+
 class Child:
-    """tick() does whatever is due; nothing here waits."""
+    """A state machine driven by tick(), which never blocks."""
 
     def __init__(self, command: Command, clock: Callable[[], float] = time.monotonic) -> None:
         self.command = command
         self.watch = Watch(command.step_timeout_s) if command.has_watch else None
-        self.status: int | None = None  # with which it ended for good
+        self.status: int | None = None  # the exit status once there will be no restart
         self._clock = clock
         self._process: subprocess.Popen[bytes] | Forked | None = None
         self._template = Template(command.words, self._fds, clock) if command.has_template else None
         self._start_at = clock()
         self._began = 0.0
         self._num_short_lives = 0
-        self._kill_at: float | None = None  # it was asked to leave, and has so long
+        self._kill_at: float | None = None  # deadline after SIGTERM, then SIGKILL
 
     @property
     def is_ready(self) -> bool:
@@ -57,9 +114,9 @@ class Child:
 
     def tick(self) -> None:
         if self.watch is not None:
-            self.watch.listen()
+            self.watch.read()
         if self._process is not None and (status := self._process.poll()) is not None:
-            self._ended(status)
+            self._on_exit(status)
         if self._process is None:
             if self.status is None and self._clock() >= self._start_at:
                 self._start()
@@ -71,8 +128,8 @@ class Child:
         if self._template is not None and self._kill_at is None:
             self._template.tick(self._process if isinstance(self._process, Forked) else None)
 
-    def leave(self) -> None:
-        """Ask it to end, for good."""
+    def stop(self) -> None:
+        """Send SIGTERM, and SIGKILL after STOP_S; no restart follows."""
         if self._kill_at is None:
             self._kill_at = self._clock() + STOP_S
             if self._process is None:
@@ -88,7 +145,7 @@ class Child:
 
     @property
     def _fds(self) -> list[int]:
-        """What it inherits of us."""
+        """File descriptors that the child inherits."""
         watched = [self.watch.write_fd] if self.watch is not None else []
         return watched + ([self.command.listen_fd] if self.command.listen_fd is not None else [])
 
@@ -107,7 +164,7 @@ class Child:
             command = [*self.command.words, *extra]
             self._process = subprocess.Popen(command, pass_fds=self._fds, preexec_fn=die_with_parent)
 
-    def _ended(self, status: int) -> None:
+    def _on_exit(self, status: int) -> None:
         was_ready = self.watch is not None and self.watch.forget_child()
         self._process = None
         if self._kill_at is not None or status == EXIT_CONFIGURATION:
@@ -118,4 +175,4 @@ class Child:
         self._num_short_lives = 0 if has_served else self._num_short_lives + 1
         pause_s = 0.0 if has_served else min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._num_short_lives)
         self._start_at = self._clock() + pause_s
-        logger.warning("%s ended with status %s after %.0f s; starting it again", self.command.name, status, lived_s)
+        logger.warning("%s ended with status %s after %.0f s; restarting it", self.command.name, status, lived_s)

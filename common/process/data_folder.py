@@ -1,7 +1,7 @@
-"""OMNI_DATA_DIR: a folder that nobody else can read and that one process owns at a time.
+"""OMNI_DATA_DIR: a private folder with one owner at a time.
 
-The owner, who runs Valkey, holds a lock on a file in it, which the kernel takes from whoever dies. Valkey inherits the
-lock: nobody starts another one on the same file before both are gone.
+The owner, which runs Valkey, holds a lock on a file in the folder; the kernel releases it when the owner dies. Valkey
+inherits the lock, so no second Valkey starts on the same file before both are gone.
 """
 
 import os
@@ -17,9 +17,9 @@ from filelock import lock_descriptor
 from common.settings import SOCKET
 
 LOCK = "lock"
-OURS = {LOCK, "appendonlydir", "valkey.log"}
-LIVING_S = 1.0  # an owner that was killed needs a moment to notice
-LEAVING_S = 10.0  # one that leaves lets others leave first; a Valkey that lost its parent writes its last bytes
+OURS = frozenset({LOCK, "appendonlydir", "valkey.log"})
+RUNNING_S = 1.0  # how long to wait for a running owner: the kernel may not have released a killed owner's lock yet
+STOPPING_S = 10.0  # how long to wait for a stopping owner, which stops last, or for a Valkey without its parent
 
 
 class FolderRefused(Exception):
@@ -28,10 +28,10 @@ class FolderRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """What the lock's file says of who holds it, or held it last."""
+    """The current or last holder of the lock, as written in its file."""
 
-    pid: int  # 0: it does not say
-    is_leaving: bool
+    pid: int  # 0 if unknown
+    is_stopping: bool
 
     @property
     def name(self) -> str:
@@ -60,11 +60,11 @@ def take(folder: Path) -> int:
 
 
 def wait_for_lock(fd: int, folder: Path) -> None:
-    """For as long as its owner may still be leaving. Raises FolderRefused."""
+    """Wait while the owner may still be stopping. Raises FolderRefused."""
     began = time.monotonic()
     while not lock_descriptor(fd, blocking=False):
         owner = read(fd)
-        if time.monotonic() - began > (LEAVING_S if owner.is_leaving else LIVING_S):
+        if time.monotonic() - began > (STOPPING_S if owner.is_stopping else RUNNING_S):
             raise FolderRefused(
                 f"OMNI_DATA_DIR={folder} is in use by {owner.name}, another start of this service; "
                 "stop that one, or choose another folder and other ports."
@@ -73,19 +73,19 @@ def wait_for_lock(fd: int, folder: Path) -> None:
 
 
 def is_answered(path: Path) -> bool:
-    """Somebody accepts connections there."""
+    """True if a server accepts connections on this unix socket."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(1.0)
         return caller.connect_ex(str(path)) == 0
 
 
-def say_leaving(fd: int) -> None:
-    """Whoever starts now is to wait for us instead of giving up."""
-    write(fd, f"{os.getpid()} leaving")
+def mark_stopping(fd: int) -> None:
+    """Note in the lock's file that the owner is stopping, so that the next start waits for it."""
+    write(fd, f"{os.getpid()} stopping")
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Who owns the folder now, for those who only want to know."""
+    """The folder's present owner; None without one."""
     try:
         fd = os.open(folder / LOCK, os.O_RDWR)
     except OSError:
@@ -97,7 +97,7 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 def write(fd: int, text: str) -> None:
-    """In place and of one length, which works on a full disk too; where it does not, nobody learns our number."""
+    """Overwrite in place with a fixed length, which works on a full disk. On failure the pid stays unknown."""
     with suppress(OSError):
         os.pwrite(fd, f"{text:<31}\n".encode(), 0)
 
@@ -105,7 +105,7 @@ def write(fd: int, text: str) -> None:
 def read(fd: int) -> Owner:
     words = os.pread(fd, 32, 0).split()
     pid = int(words[0]) if words and words[0].isdigit() else 0
-    return Owner(pid, is_leaving=len(words) > 1 or (pid > 0 and not is_alive(pid)))
+    return Owner(pid, is_stopping=len(words) > 1 or (pid > 0 and not is_alive(pid)))
 
 
 def is_alive(pid: int) -> bool:
@@ -119,7 +119,7 @@ def is_alive(pid: int) -> bool:
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder, or close ours to others. Raises FolderRefused where it is not ours to close, or to write in."""
+    """Create the folder, or close ours to other users. Raises FolderRefused if it is not ours or not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -133,7 +133,7 @@ def make_private(folder: Path) -> None:
 
 
 def close_to_others(folder: Path) -> None:
-    """Only what is empty or holds our files already: whoever names /tmp or a home means a folder in it."""
+    """Set mode 700, but only on a folder that is empty or holds our files: never on /tmp or a home."""
     found = folder.stat()
     names = {path.name for path in folder.iterdir()}
     is_ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX and (not names or names & OURS)

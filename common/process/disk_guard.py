@@ -1,8 +1,8 @@
-"""Valkey takes no writes while its disk is nearly full.
+"""Makes Valkey refuse writes while its disk is nearly full.
 
-A Valkey whose write fails has acknowledged it all the same, unless it syncs each one (docs/decisions/0010): killed
-before there is room again, it has lost that. So it is told to refuse while what it has acknowledged still fits. It
-refuses by `min-replicas-to-write`, as it has no replica: who asked waits, as for a disk that is full.
+Valkey acknowledges a command before its write to the file fails, unless it syncs each one (docs/decisions/0010); killed
+before there is room again, it loses that command. So writes are refused while acknowledged ones still fit, by
+`min-replicas-to-write`, which Valkey without replicas cannot meet. Callers wait, as for a full disk.
 """
 
 import logging
@@ -16,14 +16,14 @@ from redis.exceptions import RedisError
 
 logger = logging.getLogger("omni.redis")
 
-LOOK_S = 0.1
-RESERVE = 64 * 2**20  # more than is written between two looks
-SMALLEST_SHARE = 4  # on a small disk the reserve is this part of it
-LOOSENED = 1.25  # writes are taken again when so many reserves are free
+CHECK_S = 0.1
+RESERVE = 64 * 2**20  # more than is written between two checks
+SMALLEST_SHARE = 4  # on a small disk the reserve is a quarter of it
+LOOSENED = 1.25  # writes are accepted again when 1.25 reserves are free
 
 
 class DiskGuard(threading.Thread):
-    """Looks ten times a second. `redis` must give up soon: it is asked while Valkey is away, too."""
+    """Checks ten times a second. `redis` must have a short timeout, because Valkey may be down."""
 
     def __init__(self, folder: Path, redis: "Redis") -> None:
         super().__init__(name="disk guard", daemon=True)
@@ -33,21 +33,21 @@ class DiskGuard(threading.Thread):
 
     def run(self) -> None:
         while True:
-            time.sleep(LOOK_S)
-            self.look()
+            time.sleep(CHECK_S)
+            self.check()
 
-    def look(self) -> None:
-        """Repeated while it refuses: a Valkey that was started meanwhile knows nothing of it."""
+    def check(self) -> None:
+        """Set the option again at each check while writes are refused: a restarted Valkey has lost it."""
         try:
             refuses = self._is_nearly_full()
             if refuses or self._refuses:
                 self._redis.config_set("min-replicas-to-write", int(refuses))
-                self._redis.close()  # Valkey leaves when nobody is connected
+                self._redis.close()  # Valkey ends when no client is connected
         except (OSError, RedisError) as error:
             logger.debug("the disk guard waits for Valkey: %s", error)
             return
         if refuses and not self._refuses:
-            logger.error("the disk of %s is nearly full: nothing is accepted and answers wait for room", self._folder)
+            logger.error("the disk of %s is nearly full: requests are refused, answers wait for room", self._folder)
         if self._refuses and not refuses:
             logger.warning("the disk of %s has room again", self._folder)
         self._refuses = refuses

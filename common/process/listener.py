@@ -1,7 +1,7 @@
-"""A listening socket that outlives the processes which accept from it.
+"""A listening socket that outlives the processes that accept from it.
 
-Its supervisor holds it and hands it down, so a connection that nobody has taken yet waits for the next process; closing
-a port instead would reset what stands in its accept queue.
+The supervisor holds the socket and passes it to its children, so connections in the accept queue wait for the next
+process. Closing the port instead would reset them.
 """
 
 import errno
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 BACKLOG = 4096
 RETRY_S = 0.2
-PATIENCE_S = 5.0  # a service that is asked to leave keeps its port for so long at most
+PATIENCE_S = 5.0  # a service that is stopping holds its port for this long at most
 
 
 class AddressTaken(Exception):
-    """One sentence that names the settings."""
+    """One sentence for the operator that names the settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where something listens, and what the operator calls it."""
+    """A host and port, and the settings that they come from."""
 
     host: str
     port: int
@@ -36,7 +36,7 @@ class Address:
 
 
 def listen(address: Address, patience_s: float = PATIENCE_S) -> socket.socket:
-    """A socket that children inherit. Raises AddressTaken when it stays taken, or cannot be had."""
+    """A bound, inheritable socket. Raises AddressTaken if the address stays in use or cannot be bound."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     deadline = time.monotonic() + patience_s
     while True:

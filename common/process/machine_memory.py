@@ -1,4 +1,4 @@
-"""How much memory this machine has, or the container in which we are, where that has less."""
+"""Memory of this machine, or of this process's container if that has less."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def total_bytes() -> int:
 
 
 def cgroup_limit(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """The smallest limit of the control groups that we are in; sys.maxsize without any."""
+    """The smallest limit of this process's control groups; sys.maxsize without any."""
     return min([sys.maxsize, *(group.limit for group in memory_groups(root, membership))])
 
 
@@ -33,7 +33,7 @@ class MemoryGroup:
 
     limit: int
     used: int
-    reclaimable: int  # of what is used: file caches, which are given up for other needs
+    reclaimable: int  # the part of `used` that is file cache
 
     @property
     def left(self) -> int:
@@ -41,7 +41,7 @@ class MemoryGroup:
 
 
 def memory_groups(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[MemoryGroup]:
-    """Those that we are in (version 2, or 1) from ours up to the root, where they have a limit."""
+    """This process's control groups with a limit (version 2 or 1), from the innermost to the root."""
     with suppress(OSError):
         for line in membership.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -69,12 +69,12 @@ def limits_of(folder: Path) -> Iterator[MemoryGroup]:
 
 
 def available_bytes(root: Path = CGROUPS, proc: Path = Path("/proc")) -> int:
-    """What can be had without swapping: the machine's, or what our control groups leave, where that is less."""
+    """Bytes that can be allocated without swapping, within the control groups' limits."""
     return min([free_bytes(proc), *(group.left for group in memory_groups(root, proc / "self" / "cgroup"))])
 
 
 def free_bytes(proc: Path = Path("/proc")) -> int:
-    """MemAvailable on Linux; elsewhere what is free, or all there is where not even that is told."""
+    """MemAvailable on Linux; elsewhere free memory, or total memory where the system does not report that."""
     with suppress(OSError, KeyError, ValueError):
         lines = (proc / "meminfo").read_text().splitlines()
         return int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0]) * 1024
@@ -83,8 +83,8 @@ def free_bytes(proc: Path = Path("/proc")) -> int:
 
 
 def queue_bytes() -> int:
-    """What the embedded Valkey may take where nobody has said: a sixteenth, for a while it may need twice as much.
+    """The default of OMNI_MAX_MEMORY: a sixteenth of all memory, because a rewrite of the file may need twice as much.
 
-    Of all memory, not of what is free at the start: the limit is the same each time, and a laptop has it to spare.
+    It depends on total memory, not on free memory, so that the limit is the same at each start.
     """
     return max(SMALLEST, min(LARGEST, total_bytes() // SHARE))

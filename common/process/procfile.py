@@ -1,10 +1,9 @@
-"""The processes of the Procfile in this terminal, each line of theirs with its name before it, until one of them ends.
+"""Runs the Procfile's processes until one of them ends, and prints their lines with the process's name in front.
 
     python -m common.process.procfile [PROCESS ...]
 
-It does what `honcho start` does, with honcho's parser and printer. But it is itself the parent of the processes, so no
-process between them can die unnoticed; and nothing here waits for whoever reads our output, who may stop or go: a
-service that is told to end must end.
+It replaces `honcho start`, with honcho's parser and printer, for two reasons: it is the direct parent of the processes,
+so no process in between can die unnoticed; and it never blocks on its output, so SIGTERM works without a reader too.
 """
 
 import datetime
@@ -20,24 +19,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from honcho.colour import get_colours
-from honcho.environ import parse_procfile
-from honcho.printer import Message, Printer
-
+from common.process.honcho_seams import Message, Printer, get_colours, parse_procfile
 from common.process.processes import die_with_parent
 
 PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
-LEAVE_S = 5.0  # a process that was asked to leave has so long
-LAST_WORDS_S = 1.0  # and its last lines so long to be read and shown
+STOP_S = 5.0  # from SIGTERM to SIGKILL
+DRAIN_S = 1.0  # for the last lines of the processes and of the output
 MAX_UNREAD = 10_000  # lines
 
 
 class UnknownProcess(Exception):
-    """One sentence that names it and what there is."""
+    """One sentence with the unknown name and the known ones."""
 
 
 class Output:
-    """Lines for whoever reads our output. Nobody waits for that reader; what it does not take is left out."""
+    """Prints lines in a thread of its own. write() never blocks; lines that the reader does not take are dropped."""
 
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
@@ -49,34 +45,34 @@ class Output:
         self._put(Message("line", line, datetime.datetime.now(), name, colour))
 
     def close(self) -> None:
-        """What was written is shown, if its reader takes it soon."""
+        """Print the pending lines, for at most DRAIN_S."""
         self._put(None)
-        self._thread.join(LAST_WORDS_S)
+        self._thread.join(DRAIN_S)
 
     def _put(self, message: Message | None) -> None:
         with suppress(queue.Full):
             self._lines.put_nowait(message)
 
     def _print(self) -> None:
-        with suppress(OSError):  # the reader is gone
+        with suppress(OSError):  # the reader has closed the pipe
             while (message := self._lines.get()) is not None:
                 self._printer.write(message)
 
 
 class Group:
-    """Processes that end together."""
+    """Processes that start and end together."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._readers: list[threading.Thread] = []
-        self._status: int | None = None  # why all end: the first ending's, or the signal's
+        self._status: int | None = None  # of the first process to end, or of the signal
         self._kill_at: float | None = None
-        self._wake_fd, self._told_fd = os.pipe()
+        self._wake_fd, self._signal_fd = os.pipe()
 
     def run(self, commands: Mapping[str, str]) -> int:
-        """Until the last has ended; returns the exit status of whatever ended them."""
-        self._heed_signals()
+        """Run until the last process has ended. Returns the exit status of the first, or that of the signal."""
+        self._install_signals()
         for name, command in commands.items():
             self._start(name, command)
         for (name, process), colour in zip(self._running.items(), get_colours(), strict=False):
@@ -85,16 +81,16 @@ class Group:
             self._readers.append(reader)
         while self._running:
             self._tick()
-        deadline = time.monotonic() + LAST_WORDS_S
+        deadline = time.monotonic() + DRAIN_S
         for reader in self._readers:  # a process that outlives its parent may hold the pipe open
             reader.join(max(0.0, deadline - time.monotonic()))
         return self._status or 0
 
-    def _heed_signals(self) -> None:
-        os.set_blocking(self._told_fd, False)
-        signal.set_wakeup_fd(self._told_fd, warn_on_full_buffer=False)
+    def _install_signals(self) -> None:
+        os.set_blocking(self._signal_fd, False)
+        signal.set_wakeup_fd(self._signal_fd, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)  # only so that it wakes us
+            signal.signal(number, lambda *_: None)  # wakes the loop through the wakeup fd
 
     def _start(self, name: str, command: str) -> None:
         process = subprocess.Popen(
@@ -102,11 +98,11 @@ class Group:
             shell=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours
+            start_new_session=True,  # Ctrl-C reaches only the runner
             preexec_fn=die_with_parent,
         )
         self._running[name] = process
-        self._say(f"{name} started (pid={process.pid})")
+        self._print(f"{name} started (pid={process.pid})")
 
     def _read(self, name: str, process: "subprocess.Popen[bytes]", colour: str) -> None:
         for line in process.stdout or ():
@@ -117,35 +113,35 @@ class Group:
         if select.select([self._wake_fd], [], [], wait_s)[0]:
             for number in os.read(self._wake_fd, 4096):
                 if number != signal.SIGCHLD:
-                    self._say(f"{signal.Signals(number).name} received")
+                    self._print(f"{signal.Signals(number).name} received")
                     self._end_all(128 + number)
         for name, process in list(self._running.items()):
             if (status := process.poll()) is not None:
                 del self._running[name]
-                self._say(f"{name} stopped (rc={status})")
+                self._print(f"{name} stopped (rc={status})")
                 self._end_all(status)
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._send(signal.SIGKILL)
-            self._kill_at = time.monotonic() + LEAVE_S
+            self._kill_at = time.monotonic() + STOP_S
 
     def _end_all(self, status: int) -> None:
         if self._kill_at is None:
             self._status = status
-            self._kill_at = time.monotonic() + LEAVE_S
+            self._kill_at = time.monotonic() + STOP_S
             self._send(signal.SIGTERM)
 
     def _send(self, number: signal.Signals) -> None:
         for name, process in self._running.items():
-            self._say(f"sending {number.name} to {name} (pid {process.pid})")
+            self._print(f"sending {number.name} to {name} (pid {process.pid})")
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
 
-    def _say(self, sentence: str) -> None:
+    def _print(self, sentence: str) -> None:
         self._output.write("system", sentence)
 
 
 def commands_of(names: Sequence[str]) -> dict[str, str]:
-    """The Procfile's line for each of these processes, or for all. Raises UnknownProcess."""
+    """The command of each named process, or of all. Raises UnknownProcess."""
     commands: dict[str, str] = parse_procfile(PROCFILE.read_text()).processes
     if unknown := [name for name in names if name not in commands]:
         raise UnknownProcess(f"{unknown[0]} is not a process of the Procfile, which has {', '.join(commands)}.")
@@ -158,7 +154,7 @@ def main() -> None:
     output = Output(Printer(sys.stdout, width=max(map(len, commands))))
     status = Group(output).run(commands)
     output.close()
-    os._exit(status % 256)  # the interpreter's own end would wait for an output that nobody reads
+    os._exit(status % 256)  # a normal exit would wait for the output's reader
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What `make run` and `omni serve` start: it looks at the settings, the model, the data folder and the ports, then
-becomes the parent of the processes (common/process/procfile.py).
+"""The start of `make run` and `omni serve`: check settings, model, data folder and ports, then run the Procfile
+(common/process/procfile.py).
 
     python -m common.process.start [PROCESS ...]
 """
@@ -28,7 +28,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 def check(settings: Settings, processes: Container[str]) -> None:
-    """Raises what would end one of these processes, in one sentence; nothing that it took is held afterwards."""
+    """Raises the error, in one sentence, that would end one of these processes. Releases whatever it took."""
     if "worker" in processes:
         check_model("OMNI_MODEL", settings.model.source, needs_weights=not settings.model.engine)
     if "embedder" in processes and settings.embedding.source:
@@ -45,14 +45,14 @@ def check(settings: Settings, processes: Container[str]) -> None:
 
 
 def check_dashboard_port(settings: Settings, api_host: str) -> None:
-    """Raises AddressTaken where the API has taken the dashboard's port."""
+    """Raises AddressTaken if API and dashboard have the same port."""
     dashboard = Address.of_dashboard(settings.operator.dashboard_port)
     if settings.server.port == dashboard.port and api_host in (dashboard.host, *EVERYWHERE):
         raise AddressTaken(f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {dashboard.port}; change one of them.")
 
 
 def main() -> None:
-    os.chdir(ROOT)  # before .env and relative folders are looked for
+    os.chdir(ROOT)  # .env and relative folders are in it
     settings = settings_or_exit()
     try:
         check(settings, commands_of(sys.argv[1:]))

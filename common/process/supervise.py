@@ -1,19 +1,20 @@
-"""A small parent: starts its child again when it dies, kills it when a step hangs, passes signals on.
+"""A supervisor: restarts its child when it ends, kills it when a step hangs, and passes signals on.
 
     python -m common.process.supervise api --listen -- python -m api.server
     python -m common.process.supervise worker --watch --template -- python -m worker.main
 
-With --watch the child is given a pipe (--watch-fd N) on which it says `fence N`, `begin`, `end`; a step that lasts
-longer than OMNI_STEP_TIMEOUT is ended with SIGKILL, which no stuck driver or held GIL can withstand. The successor is
-told the fence of the process that is dead (--predecessor N), so that it need not wait for a lease to run out.
+--watch gives the child a pipe (--watch-fd N) to which it writes `fence N`, `begin` and `end`. A step longer than
+OMNI_STEP_TIMEOUT ends with SIGKILL, which works even with a stuck driver or a held GIL. The successor gets the dead
+process's fence (--predecessor N), so it does not wait for a lease to expire.
 
-With --template the command is run once, to import all that it needs, and each child is forked from that process
-(common/process/template.py): a successor need not import anything. Where that cannot be (can_fork), it
-is as without.
+--template runs the command once, to import everything, and forks each child from that process (template.py), so that a
+successor imports nothing. Without effect where `can_fork` is false.
 
-With --listen this parent holds the port for OMNI_API_PROCESSES children (--listen-fd N), with `--listen dashboard` that
-of the dashboard for its one. SIGHUP replaces them in turn:
-a new one is started, and when it has said `ready` an old one is asked to leave; the port is never closed meanwhile.
+--listen holds the API's port for OMNI_API_PROCESSES children (--listen-fd N); `--listen dashboard` holds the
+dashboard's port for one. SIGHUP replaces the children in turn: the supervisor starts a new one and stops an old one
+when the new one has written `ready`. The port stays open throughout.
+
+Written here because process managers know neither the fence of a worker, nor a step that hangs, nor a template to fork.
 """
 
 import argparse
@@ -27,13 +28,14 @@ from collections.abc import Callable
 
 from common.logs import set_up_logging
 from common.process.child import EXIT_CONFIGURATION, Child, Command
+from common.process.honcho_seams import follow
 from common.process.listener import Address, AddressTaken, listen
-from common.process.processes import die_with_parent, follow, parent_of
+from common.process.processes import die_with_parent, parent_of
 from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho, torchrun_place
 
 logger = logging.getLogger("omni.supervise")
 
-POLL_S = 0.25  # a child's end and its first words are heard at once; steps and clocks are looked at this often
+POLL_S = 0.25  # how often steps and deadlines are checked; a child's end and its first lines wake the loop
 
 
 class Supervisor:
@@ -44,44 +46,44 @@ class Supervisor:
         self.is_stopping = False
         self._make = make
         self._listener = listener
-        self._leaving: list[Child] = []
+        self._stopping: list[Child] = []
         self._to_replace: list[Child] = []
         self._successor: Child | None = None
         self._must_stop = False
         self._must_replace = False
-        self._wake_fd, self._told_fd = os.pipe()
-        for fd in (self._wake_fd, self._told_fd):
+        self._wake_fd, self._signal_fd = os.pipe()
+        for fd in (self._wake_fd, self._signal_fd):
             os.set_blocking(fd, False)
 
-    def heed_signals(self) -> None:
-        signal.set_wakeup_fd(self._told_fd, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that it wakes us
+    def install_signals(self) -> None:
+        signal.set_wakeup_fd(self._signal_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the loop through the wakeup fd
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: object) -> None:
-        """A signal may come in the middle of anything; the loop obeys."""
+        """Only set a flag, because a signal may interrupt anything; the loop acts on it."""
         if number == signal.SIGHUP:
             self._must_replace = True
         else:
             self._must_stop = True
 
     def run(self) -> int:
-        """Until stop(), or until a child says that starting it again would not help; returns the exit status."""
+        """Run until stop(), or until a child's status says that a restart would not help. Returns the exit status."""
         status = 0
-        while self._everybody():
+        while self._all():
             self._wait()
-            self._obey()
-            for child in self._everybody():
+            self._handle_signals()
+            for child in self._all():
                 child.tick()
             if any(child.status == EXIT_CONFIGURATION for child in self.children):
                 status = EXIT_CONFIGURATION
                 self.stop()
-            self._part_with_the_dead()
-            self._go_on_replacing()
+            self._remove_ended()
+            self._continue_replacing()
         return status
 
-    def _obey(self) -> None:
+    def _handle_signals(self) -> None:
         if self._must_stop and not self.is_stopping:
             self.stop()
         if self._must_replace:
@@ -93,51 +95,51 @@ class Supervisor:
         if self._listener is not None:
             self._listener.close()
         self._to_replace = []
-        for child in self._everybody():
-            child.leave()
+        for child in self._all():
+            child.stop()
 
     def replace(self) -> None:
-        """One child after the other, each when its successor is ready."""
+        """Replace the children in turn, each when its successor is ready."""
         if self._listener is not None and not self.is_stopping:
             self._to_replace = list(self.children)
 
-    def _everybody(self) -> list[Child]:
-        return [*self.children, *self._leaving, *([self._successor] if self._successor else [])]
+    def _all(self) -> list[Child]:
+        return [*self.children, *self._stopping, *([self._successor] if self._successor else [])]
 
     def _wait(self) -> None:
-        # who is ready tells of every step, and is heard by the clock: waking for each would cost the step
-        starting = [child.watch for child in self._everybody() if child.watch is not None and not child.is_ready]
-        heard = [watch.read_fd for watch in starting]
-        ready, _, _ = select.select([self._wake_fd, *heard], [], [], POLL_S)
+        # ready children write at every step and are read by the clock: a wake-up for each line would slow the steps
+        starting = [child.watch for child in self._all() if child.watch is not None and not child.is_ready]
+        pipes = [watch.read_fd for watch in starting]
+        ready, _, _ = select.select([self._wake_fd, *pipes], [], [], POLL_S)
         if self._wake_fd in ready:
             os.read(self._wake_fd, 4096)
 
-    def _part_with_the_dead(self) -> None:
-        gone = [child for child in self._everybody() if child.status is not None]
+    def _remove_ended(self) -> None:
+        gone = [child for child in self._all() if child.status is not None]
         for child in gone:
             child.close()
         self.children = [child for child in self.children if child not in gone]
-        self._leaving = [child for child in self._leaving if child not in gone]
+        self._stopping = [child for child in self._stopping if child not in gone]
         if self._successor in gone:
             if not self.is_stopping:
-                logger.error("the new process does not start; the old ones stay")
+                logger.error("the new process does not start; the old ones continue")
             self._successor, self._to_replace = None, []
 
-    def _go_on_replacing(self) -> None:
-        if self.is_stopping or not self._to_replace or self._leaving:
+    def _continue_replacing(self) -> None:
+        if self.is_stopping or not self._to_replace or self._stopping:
             return
         if self._successor is None:
             self._successor = self._make()
         elif self._successor.is_ready:
             old = self._to_replace.pop(0)
-            old.leave()
-            self._leaving.append(old)
+            old.stop()
+            self._stopping.append(old)
             self.children[self.children.index(old)] = self._successor
             self._successor = None
 
 
 def address_of(settings: Settings, holds: str) -> tuple[Address, int]:
-    """What --listen names, and how many processes share it."""
+    """The address that --listen names, and the number of processes that share it."""
     if holds == "dashboard":
         return Address.of_dashboard(settings.operator.dashboard_port), 1
     return Address.of_api(settings.server.host, settings.server.port), settings.server.processes
@@ -161,8 +163,8 @@ def supervisor_of(
     return Supervisor(lambda: Child(command), copies, listener)
 
 
-def wait_for_the_end() -> int:
-    """Stay without a child until we are told to go: all processes of a Procfile end when one does."""
+def wait_for_stop() -> int:
+    """Idle without a child until SIGTERM: if one process of a Procfile ends, all end."""
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     signal.sigwait(ends)
@@ -187,12 +189,12 @@ def main() -> int:
         follow(starter)
     set_up_logging(log_format())
     if args.needed and not settings.embedding.source:
-        return wait_for_the_end()
+        return wait_for_stop()
     try:
         supervisor = supervisor_of(args.name, words, settings, watch=args.watch, forks=args.template, holds=args.holds)
     except AddressTaken as error:
         refuse(str(error))
-    supervisor.heed_signals()
+    supervisor.install_signals()
     return supervisor.run()
 
 

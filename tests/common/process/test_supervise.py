@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.process.watch import Watch
+from common.process.child import Watch
 from tests.chaos.harness import free_ports, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -166,13 +166,13 @@ def test_the_last_words_of_a_dead_child_are_not_the_next_ones_step() -> None:
 def test_words_may_come_in_pieces() -> None:
     watch = Watch(step_timeout_s=0.0)
     os.write(watch.write_fd, b"fence 1")
-    watch.listen(1.0)
+    watch.read(1.0)
     assert watch.fence == 0
     os.write(watch.write_fd, b"2\nbeg")
-    watch.listen(1.0)
+    watch.read(1.0)
     assert (watch.fence, watch.is_stuck) == (12, False)
     os.write(watch.write_fd, b"in\n")
-    watch.listen(1.0)
+    watch.read(1.0)
     assert watch.is_stuck
 
 
