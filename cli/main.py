@@ -22,7 +22,11 @@ class OmniGroup(click.Group):
             raise click.ClickException(str(error)) from None
 
 
-@click.group(cls=OmniGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=OmniGroup,
+    commands=(serve, chat, jobs, cancel, keys, bench, doctor),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--url", help="Base URL of the service. Default: from OMNI_HOST and OMNI_PORT.")
 @click.option("--key", help="API key. Default: the first admin key of the settings.")
 @click.version_option(__version__, message="Protocol OMNI %(version)s")
@@ -30,7 +34,3 @@ class OmniGroup(click.Group):
 def main(context: click.Context, url: str | None, key: str | None) -> None:
     """Run, use and look after Protocol OMNI."""
     context.obj = {"url": url, "key": key, "settings": load_settings}
-
-
-for command in (serve, chat, jobs, cancel, keys, bench, doctor):
-    main.add_command(command)

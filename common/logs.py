@@ -1,6 +1,7 @@
-"""Log lines: JSON, one a line, control characters escaped. No prompt and no key is ever given to a logger."""
+"""Log lines, as JSON or plain text, with control characters escaped. Prompts and keys are never passed to a logger."""
 
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -8,13 +9,14 @@ from typing import Any
 
 import orjson
 
-CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
-VISIBLE = {code: repr(chr(code))[1:-1] for code in CONTROLS}
-# Of other exceptions only the type and the place are written: their text may quote what a caller sent.
+CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+# Of other exceptions only type and place are logged: their text may quote what a caller sent.
 TELLING = (OSError, ImportError, MemoryError, RuntimeError)
 
 
 class QuietFormatter(logging.Formatter):
+    """Leaves out the texts of exceptions that may quote a request."""
+
     def formatException(self, ei: Any) -> str:
         kind, error, trace = ei
         frames = "".join(traceback.format_tb(trace))
@@ -39,16 +41,16 @@ class JsonFormatter(QuietFormatter):
 
 
 class PlainFormatter(QuietFormatter):
-    """For people at a terminal: the message, with what matters in front."""
+    """For a terminal: the message, with its level in front unless that is INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{level}{record.getMessage()}".translate(VISIBLE)
+        text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], f"{level}{record.getMessage()}")
         return text if not record.exc_info else f"{text}\n{self.formatException(record.exc_info)}"
 
 
 def set_up_logging(log_format: str) -> None:
-    """JSON lines for machines ("json"), or plain ones for people ("plain")."""
+    """Send all log lines to stdout as "json" or "plain"."""
     handler = logging.StreamHandler(sys.stdout)
     plain = log_format == "plain"
     handler.setFormatter(PlainFormatter() if plain else JsonFormatter())

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans, when OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise nothing of it is even imported.
+"""OpenTelemetry spans if OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise its packages are not imported.
 
-Their times are given, not taken: the queue, prefill and decode spans of a job are made after its end from the times in
-its hash, so they are right also for a job that went through several workers.
+The queue, prefill and decode spans of a job are made after its end, from the times in its hash, so they are right for
+a job that went through several workers too.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Attributes = Mapping[str, str | int | float]
 
 
 class Traces:
-    """Makes spans and sends them to a collector, in the background."""
+    """Creates spans and sends them to a collector in the background."""
 
     def __init__(self, endpoint: str, process: str) -> None:
         try:
@@ -34,7 +34,7 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, name: str, traceparent: str, attributes: Attributes) -> tuple[Any, str]:
-        """A span that begins now (call its `end()`), and the traceparent for what happens within it."""
+        """A span that begins now (call its `end()`), and the traceparent for its children."""
         from opentelemetry.trace import set_span_in_context
 
         span = self._tracer.start_span(name, context=self._context(traceparent), attributes=dict(attributes))
@@ -43,7 +43,7 @@ class Traces:
         return span, carrier.get("traceparent", "")
 
     def add(self, name: str, traceparent: str, begin_ms: int, end_ms: int, attributes: Attributes) -> None:
-        """A span that is over."""
+        """Record a span that has ended."""
         context = self._context(traceparent)
         span = self._tracer.start_span(name, context, start_time=begin_ms * 10**6, attributes=dict(attributes))
         span.end(end_time=max(begin_ms, end_ms) * 10**6)
@@ -56,5 +56,5 @@ class Traces:
 
 
 def traces_of(settings: Settings, process: str) -> Traces | None:
-    """Raises SettingsError when traces are asked for and the packages are missing."""
+    """None if traces are off. Raises SettingsError if they are on and the packages are missing."""
     return Traces(settings.operator.traces_endpoint, process) if settings.operator.traces_endpoint else None

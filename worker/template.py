@@ -1,7 +1,7 @@
-"""The template's side of common/process/template.py: a process with everything imported and no thread, which forks.
+"""The template's side of common/process/template.py: a process with everything imported and no threads, which forks.
 
-What is forked shares its memory as long as neither writes there: a worker that follows on a dead one is there in
-milliseconds, and a template costs little beside it.
+A forked worker shares the template's memory until one of them writes to it, so a successor starts in milliseconds and
+the template costs little memory.
 """
 
 import ctypes
@@ -23,25 +23,25 @@ CUDA_ERROR_NOT_INITIALIZED = 3
 
 
 def fork_when_asked(fd: int) -> list[str]:
-    """Answer each request on this socket with the pid of a new process; returns in that, with the words asked for."""
+    """Fork once per request and reply with the pid. Returns only in the forked process, with the requested words."""
     set_process_name("omni-template")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     supervisor = os.getppid()
     gc.collect()
-    gc.freeze()  # a collection in a worker would write to all of these pages
-    with socket.socket(fileno=fd) as door:
-        while request := door.recv(65536):
-            if is_forked(door, supervisor):
+    gc.freeze()  # or a collection in a worker would write to all shared pages
+    with socket.socket(fileno=fd) as requests:
+        while request := requests.recv(65536):
+            if is_forked(requests, supervisor):
                 words = request.decode().split("\0")
                 if uses_cuda():
-                    start_anew(words)
+                    start_without_template(words)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 return words
     sys.exit(0)
 
 
 def uses_cuda() -> bool:
-    """The driver has been started in this process or before the fork: it works in no process forked since."""
+    """True if the CUDA driver is initialized, here or before the fork: it does not work in processes forked since."""
     try:
         driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD)
     except OSError:
@@ -49,21 +49,21 @@ def uses_cuda() -> bool:
     return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != CUDA_ERROR_NOT_INITIALIZED)
 
 
-def start_anew(words: list[str]) -> NoReturn:
-    """Become what would have been started without a template: slower, and always right."""
-    logger.warning("something that was imported has started CUDA; this worker is not forked but imports it again")
+def start_without_template(words: list[str]) -> NoReturn:
+    """Execute the command as without a template: slower, but with a working CUDA driver."""
+    logger.warning("an import has initialized CUDA; this worker starts without the template")
     command = list(sys.orig_argv)
     place = command.index("--template-fd")
     command[place : place + 2] = words
     os.execv(sys.executable, command)
 
 
-def is_forked(door: socket.socket, supervisor: int) -> bool:
-    """Fork; True in the new process. It is our grandchild, an orphan that the supervisor adopts."""
+def is_forked(requests: socket.socket, supervisor: int) -> bool:
+    """Fork; True in the new process, a grandchild that the supervisor adopts because it is an orphan."""
     pid_reader, pid_writer = os.pipe()
     go_reader, go_writer = os.pipe()
     between = os.fork()
-    if between == 0 and beget(pid_writer):
+    if between == 0 and fork_orphan(pid_writer):
         os.close(pid_reader)
         os.close(pid_writer)
         os.close(go_writer)
@@ -74,15 +74,15 @@ def is_forked(door: socket.socket, supervisor: int) -> bool:
     pid = os.read(pid_reader, 32)
     if not pid:
         raise OSError("no process could be forked")
-    door.send(pid)
-    os.write(go_writer, b"\n")  # after the answer: nobody works whom the supervisor does not know
+    requests.send(pid)
+    os.write(go_writer, b"\n")  # after the reply: no process works before the supervisor has its pid
     os.close(pid_reader)
     os.close(go_writer)
     return False
 
 
-def beget(pid_writer: int) -> bool:
-    """Fork again and end, which leaves an orphan; returns True, and only in that."""
+def fork_orphan(pid_writer: int) -> bool:
+    """Fork and end, which leaves an orphan. Returns only in the orphan, with True."""
     try:
         pid = os.fork()
     except OSError:
@@ -96,7 +96,7 @@ def beget(pid_writer: int) -> bool:
 
 
 def is_adopted(go_reader: int, supervisor: int) -> bool:
-    """Wait until the supervisor knows us and is our parent; ends this process if that cannot be any more."""
+    """Wait until the supervisor has the pid and is the parent; end this process if it has died."""
     set_process_name("omni-worker")
     forget(GPUS_BY_NVML)
     is_known = os.read(go_reader, 1)
