@@ -106,11 +106,11 @@ def test_sigkill_gives_the_folder_back_at_once(tmp_path: Path) -> None:
         first.wait()
         began = time.monotonic()
         os.close(take(tmp_path))
-        assert time.monotonic() - began < data_folder.LIVING_S
+        assert time.monotonic() - began < data_folder.RUNNING_S
 
 
 def test_an_owner_that_leaves_is_waited_for(tmp_path: Path) -> None:
-    with holder(tmp_path, "leaving", 2 * data_folder.LIVING_S):
+    with holder(tmp_path, "leaving", 2 * data_folder.RUNNING_S):
         os.close(take(tmp_path))
 
 
@@ -120,11 +120,11 @@ def test_what_a_dead_owner_left_behind_is_waited_for_and_then_named(
     """Its Valkey has the same lock, and may hang."""
     fd, dead = take(tmp_path), ended_process()
     os.pwrite(fd, f"{dead:<31}\n".encode(), 0)
-    monkeypatch.setattr(data_folder, "LEAVING_S", 1.5 * data_folder.LIVING_S)
+    monkeypatch.setattr(data_folder, "STOPPING_S", 1.5 * data_folder.RUNNING_S)
     began = time.monotonic()
     with pytest.raises(FolderRefused, match=f"process {dead}"):
         take(tmp_path)
-    assert time.monotonic() - began > data_folder.LIVING_S
+    assert time.monotonic() - began > data_folder.RUNNING_S
     os.close(fd)
 
 

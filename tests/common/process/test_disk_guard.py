@@ -88,7 +88,7 @@ def test_nothing_acknowledged_is_lost_when_valkey_is_killed_on_a_disk_that_fille
 
 def test_without_the_guard_it_is(disk: Path) -> None:
     """The control. Turns red when Valkey acknowledges nothing that it could not write: the guard can go then."""
-    assert lost(disk, "disk_guard.DiskGuard.look = lambda self: None") > 0
+    assert lost(disk, "disk_guard.DiskGuard.check = lambda self: None") > 0
 
 
 def test_it_refuses_while_there_is_little_room_and_takes_writes_when_there_is_more(
