@@ -48,7 +48,7 @@ def encoder() -> PromptEncoder:
 
 @pytest.fixture(scope="session")
 def encoder_of() -> Callable[..., PromptEncoder]:
-    """The same for a card with changes."""
+    """As `encoder`, for a card with changed fields."""
 
     def make(**changes: Any) -> PromptEncoder:
         return PromptEncoder(card(chat_tokenizer(), **changes))

@@ -1,4 +1,4 @@
-"""Logs to feed formatters with: a text as it would come, a few characters a step."""
+"""Logs to feed formatters with: a text in deltas of a few characters."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ def spoken(text: str, *, index: int = 0, step: int = 3, finish_reason: Any = "st
 
 
 def log(text: str, **options: Any) -> list[Event]:
-    """A whole job."""
+    """The events of a whole job."""
     deltas = spoken(text, **options)
     return [*deltas, Finished(7, len(deltas), 4)]
 

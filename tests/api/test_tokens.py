@@ -86,7 +86,7 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert (answered, answer["error"]["param"] or "") == (status, param)
 
 
-def test_who_asks_for_embeddings_is_told_what_to_do(post: Post) -> None:
+def test_a_request_for_embeddings_is_refused_with_a_remedy(post: Post) -> None:
     _, answer = post("/v1/embeddings", {"model": "text-embedding-3-small", "input": ["a", "b"]})
     assert "embedding server" in answer["error"]["message"] and answer["error"]["code"] == "model_not_found"
 

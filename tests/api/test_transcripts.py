@@ -1,4 +1,4 @@
-"""Whole streams, byte for byte as they go over the wire, held to the types of OpenAI's own client.
+"""Whole streams, compared byte for byte with golden/ and parsed with the types of OpenAI's own client.
 
 The files in golden/ are what was read and found right; the client's types are generated from OpenAI's published spec.
 """
@@ -46,7 +46,7 @@ LIKELY: list[Event] = [
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A formatter and the logs that it is given, one a job."""
+    """A formatter and its input: one log per job."""
 
     chunks: Callable[[PromptEncoder], Any]
     logs: list[list[Event]]
@@ -101,7 +101,7 @@ TRANSCRIPTS = {
 
 
 class Logs:
-    """The jobs' logs, of which no more than `num_shown` rows each have been written."""
+    """The jobs' logs, each cut off after `num_shown` entries."""
 
     def __init__(self, transcript: Transcript, num_shown: int = 10**6) -> None:
         self.num_shown = num_shown
@@ -124,7 +124,7 @@ class Logs:
 def opened(
     transcript: Transcript, encoder: PromptEncoder, logs: Logs, after: int = 0, *, with_ids: bool = True
 ) -> Response:
-    """What Answer sends for these logs."""
+    """The stream that Answer sends for these logs."""
     service: Any = SimpleNamespace(store=logs, hub=EventHub(logs, None, "tiny"))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
         answer = Answer(service, request, *logs.of, is_background=True)
@@ -141,7 +141,7 @@ def frames_of(stream: str) -> list[str]:
 
 
 def published(shape: Any, chunk: dict[str, Any]) -> Any:
-    """The type of one event; of a union, the member that bears the event's own name."""
+    """The type of one event; of a union, the member with the event's own name."""
     if shape is not ResponseStreamEvent:
         return shape
     members = get_args(get_args(shape)[0])
@@ -154,14 +154,14 @@ def test_a_stream_is_what_was_found_right(name: str, encoder: PromptEncoder) -> 
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_a_caller_who_did_not_ask_for_ids_gets_the_same_frames_without_them(name: str, encoder: PromptEncoder) -> None:
+def test_a_client_that_did_not_ask_for_ids_gets_the_same_frames_without_them(name: str, encoder: PromptEncoder) -> None:
     plain = streamed(TRANSCRIPTS[name], encoder, with_ids=False)
     assert plain == re.sub(r"^id: \d+\n", "", (GOLDEN / f"{name}.sse").read_text(), flags=re.MULTILINE)
     assert TRANSCRIPTS[name].dialect is not OPENAI or all(frame.startswith("data: ") for frame in frames_of(plain))
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_a_stream_is_not_resumed_after_a_frame_that_there_never_was(name: str, encoder: PromptEncoder) -> None:
+def test_a_stream_is_not_resumed_after_a_frame_that_was_never_sent(name: str, encoder: PromptEncoder) -> None:
     num_numbered = streamed(TRANSCRIPTS[name], encoder).count("\nid: ") + (TRANSCRIPTS[name].dialect is OPENAI)
     with pytest.raises(Conflict) as refused:
         streamed(TRANSCRIPTS[name], encoder, num_numbered + 1)
@@ -169,7 +169,7 @@ def test_a_stream_is_not_resumed_after_a_frame_that_there_never_was(name: str, e
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_a_stream_resumed_beyond_what_its_job_has_said_waits_for_it(name: str, encoder: PromptEncoder) -> None:
+def test_a_stream_resumed_beyond_its_log_waits_for_it(name: str, encoder: PromptEncoder) -> None:
     frames = streamed(TRANSCRIPTS[name], encoder).split("\n\n")
     for after in range(1, sum("id: " in frame for frame in frames) + 1):
         logs = Logs(TRANSCRIPTS[name], num_shown=0)
@@ -180,7 +180,7 @@ def test_a_stream_resumed_beyond_what_its_job_has_said_waits_for_it(name: str, e
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_a_job_that_ends_before_where_its_stream_is_resumed_says_so_in_the_stream(
+def test_a_job_that_ends_before_the_point_of_resumption_is_an_error_in_the_stream(
     name: str, encoder: PromptEncoder
 ) -> None:
     whole = streamed(TRANSCRIPTS[name], encoder)

@@ -69,13 +69,13 @@ def test_an_answer_that_only_calls_has_null_content(encoder):
     assert body["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_a_call_cut_off_by_the_length_says_so(encoder):
+def test_a_call_cut_off_by_the_limit_finishes_with_length(encoder):
     body = folded(ChatCompletion(meta(reading=TOOLS), encoder), log(CALL[:50], finish_reason="length"))
     assert body["choices"][0]["finish_reason"] == "length"
 
 
 def streamed_and_folded(encoder, events, **changes):
-    """The stream's content, pieces of calls and reason; the message and reason of the whole."""
+    """Of the stream: content, call pieces, finish_reason. Of the folded answer: its choice."""
     chunks = fed(ChatChunks(meta(**changes), encoder), events)
     [choice] = folded(ChatCompletion(meta(**changes), encoder), events)["choices"]
     calls = [call for delta in deltas(chunks) for call in delta.get("tool_calls", ())]

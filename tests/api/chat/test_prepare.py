@@ -39,7 +39,7 @@ def test_stop_strings_apply_to_text_and_not_to_a_required_call(encoder):
     assert ready.sampling.stop == ("Paris",) and not ready.options.must_call
 
 
-def test_tools_that_may_be_called_leave_the_answer_free(encoder):
+def test_optional_tools_do_not_constrain_the_answer(encoder):
     ready = prepared(encoder, tools=[TOOL])
     assert ready.sampling.grammar is None
     assert ready.options.tool_dialect == "hermes"

@@ -1,4 +1,4 @@
-"""How a stream ends when it cannot go on: with an error in the words of its endpoint, whatever the reason."""
+"""How a stream ends that cannot go on: with an error in its endpoint's format, whatever the cause."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,7 @@ class Broken(Counting):
 
 
 def told(chunks: Any, entries: Any, dialect: Dialect = OPENAI) -> bytes:
-    """All that a stream sends of a log."""
+    """All bytes that a stream sends for a log."""
     store = SimpleNamespace(log=SimpleNamespace(entries=entries))
     service: Any = SimpleNamespace(store=store, hub=EventHub(None, None, "tiny"))  # type: ignore[arg-type]
     with Flask("test").test_request_context():

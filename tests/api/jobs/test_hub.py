@@ -1,4 +1,4 @@
-"""The hub and events(): every row once and in order, whatever pub/sub loses, repeats or brings late."""
+"""The hub and events(): every entry once and in order, whatever pub/sub loses, repeats or delays."""
 
 import random
 from types import SimpleNamespace
@@ -85,7 +85,7 @@ def test_a_lost_last_message_is_found_by_the_sweep() -> None:
     assert reading.get(timeout=5) == [1, 2, 3, 4]
 
 
-def test_a_slow_reader_holds_a_bounded_number_of_rows_and_reads_the_rest_from_the_log() -> None:
+def test_a_slow_reader_holds_a_bounded_number_of_entries_and_reads_the_rest_from_the_log() -> None:
     store = FakeStore(1000)
     hub = hub_for(store)
     subscription = hub.subscribe("j")
@@ -105,7 +105,7 @@ def test_a_new_job_whose_messages_all_arrive_never_reads_the_log() -> None:
     assert store.num_reads == 0
 
 
-def test_a_resumed_reader_starts_after_what_it_has_seen() -> None:
+def test_a_resumed_stream_starts_after_the_last_entry_received() -> None:
     store = FakeStore(40)
     store.num_written = 41
     assert read_all(store, hub_for(store).subscribe("j"), after=17, is_new=False) == list(range(18, 42))
@@ -122,7 +122,7 @@ def test_a_waiting_client_is_sent_its_position_only_when_it_changes() -> None:
     assert next(stream) == Queued(3)
 
 
-def test_silence_becomes_an_idle_though_the_sweep_says_each_time_that_nothing_has_changed(
+def test_silence_becomes_an_idle_despite_sweeps_without_a_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("api.jobs.events.KEEP_ALIVE_S", 0.01)
@@ -150,14 +150,14 @@ def test_silence_becomes_an_idle_also_while_redis_is_away(monkeypatch: pytest.Mo
     sweeping.kill()
 
 
-def test_a_reader_whose_client_left_raises() -> None:
+def test_a_disconnected_client_raises_client_gone() -> None:
     subscription = hub_for(FakeStore(1)).subscribe("j")
     subscription.client_gone()
     with pytest.raises(ClientGone):
         next(events(FakeStore(1), subscription, 0, is_new=True))  # type: ignore[arg-type]
 
 
-def test_a_leaving_process_ends_its_streams_so_that_they_can_be_resumed() -> None:
+def test_a_stopping_process_ends_its_streams_so_that_they_can_be_resumed() -> None:
     hub = hub_for(FakeStore(1))
     subscription = hub.subscribe("j")
     hub.stop()
@@ -176,7 +176,7 @@ def test_a_log_that_was_rewound_is_an_error_and_not_silently_other_text() -> Non
     assert refused.value.code == "stream_rewound"
 
 
-def test_a_job_that_is_gone_is_said_to_be_gone() -> None:
+def test_an_expired_job_is_not_found() -> None:
     store = FakeStore(1)
     subscription = hub_for(store).subscribe("j")
     store.said = JobStatus("", 0, -1)
@@ -205,7 +205,7 @@ def test_two_subscriptions_of_a_job_both_receive_all_and_the_last_to_end_is_know
     assert orjson.loads(message(store.all_entries))[0][0] == "j"
 
 
-def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:
+def test_a_request_for_a_whole_answer_ends_later_than_a_stream() -> None:
     hub = hub_for(FakeStore(1))
     stream, whole = hub.subscribe("a"), hub.subscribe("b")
     whole.waits_for_end = True
@@ -215,7 +215,7 @@ def test_who_waits_for_a_whole_answer_is_given_longer_than_a_stream() -> None:
     assert whole.is_closing
 
 
-def test_a_stream_of_rows_without_a_pause_ends_too_when_its_process_leaves() -> None:
+def test_a_stream_without_a_pause_ends_too_when_its_process_stops() -> None:
     store = FakeStore(1000)
     store.num_written = 1000
     subscription = hub_for(store).subscribe("j")
@@ -225,7 +225,7 @@ def test_a_stream_of_rows_without_a_pause_ends_too_when_its_process_leaves() -> 
     assert list(told)[-1] == Closing()
 
 
-def test_a_process_that_leaves_takes_no_more_jobs() -> None:
+def test_a_stopping_process_accepts_no_more_jobs() -> None:
     hub = hub_for(FakeStore(1))
     hub.end_streams()
     service: Any = SimpleNamespace(hub=hub)
@@ -233,7 +233,7 @@ def test_a_process_that_leaves_takes_no_more_jobs() -> None:
         Answer(service, request, "j", is_background=True)
 
 
-def test_a_caller_who_may_have_left_is_sent_something() -> None:
+def test_a_client_that_may_have_disconnected_is_sent_a_keep_alive() -> None:
     store = FakeStore(1)
     subscription = hub_for(store).subscribe("j")
     subscription.probe()

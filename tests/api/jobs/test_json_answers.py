@@ -1,4 +1,4 @@
-"""JSON of answers: the same bytes whether written at once or in pieces."""
+"""JSON bodies are the same bytes whether serialized at once or in pieces."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The list of a key's jobs: by pages, and without what was asked."""
+"""The list of a key's jobs: in pages, without the requests' text."""
 
 from itertools import count
 
@@ -23,7 +23,7 @@ def store(redis):
 
 @pytest.fixture
 def put(store, redis):
-    """Puts jobs into the line and gives their ids."""
+    """Enqueues jobs and returns their ids."""
     numbers = count()
 
     def submit(number, owner=OWNER, images=()):

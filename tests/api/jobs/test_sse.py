@@ -1,11 +1,11 @@
-"""Frames as the standard writes them."""
+"""Frames conform to the standard."""
 
 from openai._streaming import SSEDecoder
 
 from api.jobs import sse
 
 
-def test_a_frame_has_its_number_and_one_line_of_json() -> None:
+def test_a_frame_has_its_number_and_its_json_on_one_line() -> None:
     assert sse.frame({"text": "a\nb"}, 7) == b'id: 7\ndata: {"text":"a\\nb"}\n\n'
     assert sse.frame({}, event="ping") == b"event: ping\ndata: {}\n\n"
 

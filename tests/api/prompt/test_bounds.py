@@ -1,4 +1,4 @@
-"""A model's template may loop or grow for ever: it is ended, and the process goes on."""
+"""A template that loops or grows without end is stopped, and the process goes on."""
 
 import resource
 import time
@@ -52,7 +52,7 @@ def test_what_ends_in_time_is_left_alone():
 
 
 def test_a_hostile_template_ends_in_a_thread_too(monkeypatch):
-    """Where the conversation is long, so that the main thread goes on."""
+    """In a thread, as for a long conversation."""
     monkeypatch.setattr(conversation, "TEMPLATE_TIME_S", 0.3)
     card = replace(CARD, chat_template=HOSTILE["loops for ever"])
     limit = resource.getrlimit(resource.RLIMIT_AS)
@@ -63,7 +63,7 @@ def test_a_hostile_template_ends_in_a_thread_too(monkeypatch):
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
-def test_several_that_are_bounded_at_once_leave_the_limit_as_it_was():
+def test_overlapping_limits_restore_the_process_s_own():
     limit = resource.getrlimit(resource.RLIMIT_AS)
     with bounded(5, 2**28):
         in_python_thread(
@@ -73,7 +73,7 @@ def test_several_that_are_bounded_at_once_leave_the_limit_as_it_was():
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
-def test_who_is_bounded_while_others_are_has_all_of_its_own_memory():
+def test_overlapping_limits_do_not_shrink_one_another():
     with bounded(5, 2**26):
         taken = mmap(-1, 2**25)
         with bounded(5, 2**26):

@@ -1,4 +1,4 @@
-"""Whether an answer begins with thinking, read off the rendered prompt and the model card."""
+"""Whether an answer begins with thinking, from the rendered prompt and the model card."""
 
 import pytest
 

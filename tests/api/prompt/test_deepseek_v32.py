@@ -75,7 +75,7 @@ def test_developer_messages_are_system_messages():
     )
 
 
-def test_tools_are_listed_in_the_system_text_a_line_of_json_each():
+def test_tools_are_listed_in_the_system_text_one_json_line_each():
     functions = [{"name": "now", "parameters": {"type": "object"}}, {"name": "héllo", "description": "Greets"}]
     prompt = encode_chat([SYSTEM, HELLO], tools=[{"type": "function", "function": f} for f in functions])
     assert prompt.startswith(f"{BOS}Be brief.\n\n## Tools\n")

@@ -1,4 +1,4 @@
-"""GET /v1/models: what is served, without the tokenizers that cards hold."""
+"""The served models, and how often their cards are read."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def serve(redis, served):
     redis.hset(keys.REVISIONS, served.queue, served.revision)
 
 
-def test_a_card_is_read_once_for_all_its_names_and_all_who_ask(redis):
+def test_a_card_is_read_once_for_all_names_and_requests(redis):
     serve(redis, replace(CARD, tokenizer=CARD.tokenizer + " " * 1_000_000))
     models = Models(Store(redis), ())
     assert [model["id"] for model in models.described()] == ["tiny", "small"]

@@ -1,4 +1,4 @@
-"""The sandbox of chat templates: what transformers renders we render, and nothing gets out."""
+"""Chat templates render as in transformers, and cannot leave the sandbox."""
 
 import json
 from pathlib import Path
