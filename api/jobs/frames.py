@@ -28,12 +28,12 @@ class Frames:
         self._dialect = dialect
         self._after = after
         self._with_ids = with_ids
-        self._num_made = 0
+        self._num_chunks = 0
 
     @property
     def is_behind(self) -> bool:
         """Whether the client has received chunks that have not been replayed here yet."""
-        return self._num_made < self._after
+        return self._num_chunks < self._after
 
     def opening(self) -> bytes:
         return self._numbered(self._chunks.opening())
@@ -50,7 +50,7 @@ class Frames:
 
     def failure(self, error: OmniError) -> bytes:
         """An error frame. It has no number, so no client resumes after it."""
-        data = self._dialect.failure(error, max(self._num_made, self._after))
+        data = self._dialect.failure(error, max(self._num_chunks, self._after))
         return sse.frame(data, event=data["type"] if self._dialect.names_events else None)
 
     def closing(self, error: OmniError) -> bytes:
@@ -63,8 +63,8 @@ class Frames:
     def _numbered(self, chunks: list[dict[str, Any]]) -> bytes:
         frames = b""
         for chunk in chunks:
-            self._num_made += 1
-            if self._num_made > self._after:
-                number = self._num_made if self._with_ids else None
+            self._num_chunks += 1
+            if self._num_chunks > self._after:
+                number = self._num_chunks if self._with_ids else None
                 frames += sse.frame(chunk, number, chunk["type"] if self._dialect.names_events else None)
         return frames

@@ -22,8 +22,9 @@ from api.request.submission import MetaT, Prepared, QueueOptions, Sender, submis
 from common.errors import InvalidRequest, JobFailed, KeyLimited, NotFound
 from common.quota import Enqueued
 from common.redis.job_view import JobView
+from common.wire import JobState
 
-ENDED = ("finished", "failed", "cancelled")
+ENDED: tuple[JobState, ...] = ("finished", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)

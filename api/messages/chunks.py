@@ -23,7 +23,7 @@ class MessageMeta(ResponseMeta):
 
 
 @dataclass(slots=True)
-class BlockInProgress:
+class OutputBlock:
     """A content block whose text is still growing."""
 
     type: str  # text, thinking, tool_use
@@ -53,7 +53,7 @@ class MessageChunks:
         self.decoder = decoder
         self.failed: Failed | None = None
         self._parser = ChoiceParser(meta.reading, meta.id, 0)
-        self._blocks: list[BlockInProgress] = []
+        self._blocks: list[OutputBlock] = []
         self._is_open = False
         self._token_ids: list[int] = []
         self._text: list[str] = []
@@ -93,7 +93,7 @@ class MessageChunks:
     def _content(self) -> list[dict[str, Any]]:
         """The blocks so far, without an incomplete call: its input could be taken for a valid one."""
         whole = [block for block in self._blocks if block.is_whole]
-        return [block.shown() for block in whole or ([BlockInProgress("text")] if self._blocks else [])]
+        return [block.shown() for block in whole or ([OutputBlock("text")] if self._blocks else [])]
 
     @property
     def stop_reason(self) -> str | None:
@@ -131,7 +131,7 @@ class MessageChunks:
         if self._is_open and self._blocks[-1].type == type and type != "tool_use":
             return []
         events = self._close()
-        self._blocks.append(BlockInProgress(type, **fields))
+        self._blocks.append(OutputBlock(type, **fields))
         self._is_open = True
         return [*events, self._about("content_block_start", content_block=self._blocks[-1].shown())]
 

@@ -29,7 +29,7 @@ class ResponsesMeta(ResponseMeta):
 
 
 @dataclass(slots=True)
-class Item:
+class OutputItem:
     """An output item whose text is still growing."""
 
     id: str
@@ -65,8 +65,8 @@ class ResponseChunks:
         self.decoder = decoder
         self.failed: Failed | None = None
         self._parser = ChoiceParser(meta.reading, meta.id, 0)
-        self._items: list[Item] = []
-        self._open: Item | None = None
+        self._items: list[OutputItem] = []
+        self._open: OutputItem | None = None
         self._logprobs: list[TokenLogprob] = []  # of text that the parser still holds back
         self._num_events = 0
         self._has_begun = False
@@ -143,7 +143,9 @@ class ResponseChunks:
             return []
         events = self._close("completed")
         prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[type]
-        self._open = Item(f"{prefix}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name)
+        self._open = OutputItem(
+            f"{prefix}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name
+        )
         self._open.is_whole = type != "function_call"
         self._items.append(self._open)
         events.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
