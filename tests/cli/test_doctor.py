@@ -1,0 +1,46 @@
+"""omni doctor: findings, and advice for each."""
+
+import os
+import socket
+
+import pytest
+
+from cli import doctor
+from common.process.data_folder import take
+from common.settings import read_settings
+
+
+def test_a_running_service_has_no_bad_finding(omni, monkeypatch):
+    monkeypatch.setattr(doctor, "package_finding", lambda: doctor.Finding("good", "packages"))
+    checked = omni("doctor")
+    assert checked.exit_code == 0, checked.output
+    assert "Redis" in checked.stdout and "the service is running there" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "todo"),
+    [
+        (doctor.model_finding, {"OMNI_MODEL": "./nowhere"}, "OMNI_MODEL"),
+        (doctor.key_finding, {"OMNI_HOST": "0.0.0.0"}, "OMNI_API_KEYS"),
+        (doctor.redis_finding, {"REDIS_URL": "unix:///nowhere/at/all.sock"}, "REDIS_URL"),
+        (doctor.redis_door_finding, {"REDIS_URL": "redis://10.0.0.5:6379"}, "REDIS_URL"),
+    ],
+)
+def test_a_bad_finding_names_the_setting_to_change(check, changes, todo):
+    finding = check(read_settings(changes))
+    assert finding.level == "bad" and todo in finding.todo
+
+
+def test_a_port_of_another_program_is_bad(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        finding = doctor.port_finding(read_settings({"OMNI_PORT": str(taken.getsockname()[1])}))
+    assert finding.level == "bad" and "OMNI_PORT" in finding.todo
+
+
+def test_a_folder_whose_owner_has_no_valkey_is_bad(tmp_path):
+    fd = take(tmp_path)
+    finding = doctor.folder_finding(read_settings({"OMNI_DATA_DIR": str(tmp_path), "REDIS_URL": ""}))
+    os.close(fd)
+    assert finding.level == "bad" and f"process {os.getpid()}" in finding.todo

@@ -1,0 +1,18 @@
+"""omni keys."""
+
+import re
+
+from tests.service import RunningService
+
+
+def test_a_key_is_added_listed_limited_and_revoked(omni, service: RunningService):
+    key = omni("keys", "add", "visitor", "--max-queued", "5").stdout.strip()
+    try:
+        listed = omni("keys", "list").stdout
+        assert "visitor" in listed and key not in listed
+        assert omni("keys", "limits", "visitor", "--weight", "2.5", "--admin").exit_code == 0
+        assert re.search(r"visitor\s+\S+\s+-\s+5\s+-\s+-\s+2\.5\s+0\s+yes", omni("keys", "list").stdout)
+        assert "visitor" in omni("keys", "add", "visitor").stderr
+    finally:
+        assert omni("keys", "revoke", "visitor").exit_code == 0
+    assert "no key named" in omni("keys", "revoke", "visitor").stderr
