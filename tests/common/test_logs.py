@@ -1,4 +1,4 @@
-"""What a log line holds, and what it never does."""
+"""The fields of a log line, and what is kept out of it."""
 
 import logging
 import sys
@@ -15,20 +15,20 @@ def record(message, *args, **extra):
     return made
 
 
-def test_a_json_line_carries_the_ids_it_was_given():
+def test_a_json_line_has_the_fields_of_the_call():
     line = orjson.loads(JsonFormatter().format(record("ended %s", "x", fields={"job_id": "j", "request_id": "r"})))
     assert line["message"] == "ended x" and line["level"] == "warning"
     assert (line["job_id"], line["request_id"]) == ("j", "r")
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), PlainFormatter()])
-def test_control_characters_cannot_begin_a_line_of_their_own(formatter):
+def test_control_characters_cannot_forge_a_line(formatter):
     text = formatter.format(record("a\r\nfake line\x1b[31m"))
     assert "\n" not in text and "\r" not in text and "\x1b" not in text
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), PlainFormatter()])
-def test_an_exception_is_told_by_type_and_place_and_not_by_what_it_quotes(formatter):
+def test_an_exception_is_logged_by_type_and_place_without_its_text(formatter):
     try:
         raise KeyError("-".join(("canary", "text")))
     except KeyError:

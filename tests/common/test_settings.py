@@ -115,14 +115,14 @@ def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name:
         "redis+sentinel://x/main/secret",
     ],
 )  # fmt: skip
-def test_what_is_no_redis_address_is_refused_without_the_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_a_malformed_redis_url_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("REDIS_URL", url)
     with pytest.raises(SettingsError, match=r"^REDIS_URL is not a Redis address; write redis://") as refused:
         load_settings()
     assert "secret" not in str(refused.value)
 
 
-def test_a_sentinel_without_a_port_has_sentinels_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentinel_without_a_port_gets_the_default_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis+sentinel://:password@one,[::1]:1/main/2")
     pool = connect(load_settings().redis.url).connection_pool
     addresses = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
@@ -130,12 +130,14 @@ def test_a_sentinel_without_a_port_has_sentinels_own(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("text", "number"), [("512mb", 512 * 2**20), ("2GB", 2**31), ("16777216", 2**24), ("", None)])
-def test_memory_is_said_in_bytes_or_with_a_unit(monkeypatch: pytest.MonkeyPatch, text: str, number: int | None) -> None:
+def test_memory_is_given_in_bytes_or_with_a_unit(
+    monkeypatch: pytest.MonkeyPatch, text: str, number: int | None
+) -> None:
     monkeypatch.setenv("OMNI_MAX_MEMORY", text)
     assert load_settings().redis.max_memory == number
 
 
-def test_the_memory_of_ones_own_redis_is_set_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_memory_is_refused_with_redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNI_MAX_MEMORY", "1gb")
     monkeypatch.setenv("REDIS_URL", "redis://db:6379/1")
     with pytest.raises(SettingsError, match="OMNI_MAX_MEMORY is for the embedded Valkey"):

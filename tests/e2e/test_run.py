@@ -1,4 +1,4 @@
-"""`make run` as a person uses it: one start, restarts of what dies, one stop that leaves nothing behind."""
+"""`make run` as a person uses it: one start, restarts of dead processes, one stop that leaves none."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.service import ROOT, RunningService, is_template
 
 
 class Run:
-    """All of the Procfile, in a process group of its own, as a terminal would have it."""
+    """The whole Procfile in its own process group, as on a terminal."""
 
     def __init__(self, folder: Path) -> None:
         self.service = RunningService(folder)
@@ -42,7 +42,7 @@ class Run:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def find(self, *words: str) -> psutil.Process:
-        """The one process whose command line holds all the words and that is neither a supervisor nor a template."""
+        """The process with all these words in its command line, except supervisors and templates."""
         for child in self.children():
             line = " ".join(child.cmdline())
             if (
@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield running
 
 
-def test_it_says_in_one_line_that_it_serves_with_a_curl_that_works(run: Run) -> None:
+def test_one_log_line_has_a_curl_command_that_works(run: Run) -> None:
     lines = [line for line in run.log_path.read_text().splitlines() if "Protocol OMNI serves" in line]
     assert len(lines) == 1
     command = json.loads(lines[0].partition("| ")[2])["message"].partition("Try: ")[2]
@@ -84,7 +84,7 @@ def test_it_says_in_one_line_that_it_serves_with_a_curl_that_works(run: Run) -> 
 
 
 @pytest.mark.parametrize("words", [("valkey-server",), ("worker.main",), ("api.server",)])
-def test_what_is_killed_is_started_again_and_the_others_stay(run: Run, words: tuple[str, ...]) -> None:
+def test_a_killed_process_is_restarted_and_the_others_stay(run: Run, words: tuple[str, ...]) -> None:
     victim = run.find(*words)
     others = {child.pid for child in run.children()} - {victim.pid, *(c.pid for c in victim.children(recursive=True))}
     victim.kill()
@@ -102,7 +102,7 @@ def test_what_is_killed_is_started_again_and_the_others_stay(run: Run, words: tu
 
 
 def leftovers(children: list[psutil.Process], started: float) -> list[psutil.Process]:
-    """Who still runs five seconds after `started`; a zombie that nobody has reaped yet does not run."""
+    """Processes that still run five seconds after `started`, without zombies."""
     _, alive = psutil.wait_procs(children, timeout=max(0.1, 5 - (time.monotonic() - started)))
     return [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
@@ -117,7 +117,7 @@ def test_sigterm_ends_everything_within_five_seconds(run: Run) -> None:
 
 
 def test_ctrl_c_ends_everything_and_a_second_start_takes_less_than_fifteen_seconds(tmp_path: Path) -> None:
-    """Of processor time: what others do on the machine does not count."""
+    """In processor time, so that other work on the machine does not count."""
     with Run(tmp_path) as run:
         children = run.children()
         assert sum(sum(child.cpu_times()[:4]) for child in children) < 15

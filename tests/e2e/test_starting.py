@@ -1,4 +1,4 @@
-"""Starting, starting twice, and the death of what started everything: by `make run`, `omni serve` and plain honcho."""
+"""First and second starts, and the death of the starter: with `make run`, `omni serve` and plain honcho."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def ask(service: RunningService, **fields: object) -> httpx2.Response:
 
 
 def refused(environment: Mapping[str, str], *command: str) -> str:
-    """The one sentence with which a start ended before it started anything."""
+    """The one sentence of a start that was refused before any process began."""
     ended = subprocess.run(
         command or START,
         cwd=ROOT,
@@ -48,20 +48,22 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["/nope", "./nope", "../nope", "~/nope", "models/by/me", "/etc/hostname"])
 @pytest.mark.parametrize("setting", ["OMNI_MODEL", "OMNI_EMBEDDING_MODEL"])
-def test_a_model_that_is_not_there_is_told_at_once(environment: dict[str, str], setting: str, name: str) -> None:
+def test_a_missing_model_is_refused_at_the_start(environment: dict[str, str], setting: str, name: str) -> None:
     assert refused(environment | {setting: name}).startswith(f"configuration: {setting}={name} cannot be loaded: ")
     assert not Path(environment["OMNI_DATA_DIR"]).exists()
 
 
 @pytest.mark.parametrize("setting", ["OMNI_MODEL", "OMNI_EMBEDDING_MODEL"])
-def test_a_folder_without_weights_is_told_at_once(tmp_path: Path, environment: dict[str, str], setting: str) -> None:
+def test_a_folder_without_weights_is_refused_at_the_start(
+    tmp_path: Path, environment: dict[str, str], setting: str
+) -> None:
     folder = shutil.copytree(DEMO_MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     sentence = refused(environment | {setting: str(folder)})
     assert sentence.startswith(f"configuration: {setting}={folder} cannot be loaded: there are no weights")
     assert not Path(environment["OMNI_DATA_DIR"]).exists()
 
 
-def test_a_worker_by_itself_says_the_same(environment: dict[str, str]) -> None:
+def test_a_worker_by_itself_refuses_it_too(environment: dict[str, str]) -> None:
     """As under systemd; it does not wait for Redis first."""
     worker = [
         sys.executable,
@@ -78,19 +80,19 @@ def test_a_worker_by_itself_says_the_same(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("setting", ["OMNI_PORT", "OMNI_DASHBOARD_PORT"])
-def test_a_port_that_others_have_is_told_before_anything_starts(environment: dict[str, str], setting: str) -> None:
+def test_a_port_in_use_is_refused_before_anything_starts(environment: dict[str, str], setting: str) -> None:
     with socket.create_server(("127.0.0.1", int(environment[setting]))):
         assert f"{setting}={environment[setting]} cannot be used: Address already in use" in refused(environment)
 
 
-def test_the_dashboard_by_itself_does_not_try_for_ever(environment: dict[str, str]) -> None:
+def test_the_dashboard_by_itself_gives_up_on_a_port_in_use(environment: dict[str, str]) -> None:
     line = next(line for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("dashboard:"))
     words = line.removeprefix("dashboard: exec ").replace(".venv/bin/python", sys.executable).split()
     with socket.create_server(("127.0.0.1", int(environment["OMNI_DASHBOARD_PORT"]))):
         assert "OMNI_DASHBOARD_PORT" in refused(environment, *words)
 
 
-def test_one_port_for_both_is_told_at_once(environment: dict[str, str]) -> None:
+def test_one_port_for_both_is_refused(environment: dict[str, str]) -> None:
     port = environment["OMNI_PORT"]
     sentence = refused(environment | {"OMNI_DASHBOARD_PORT": port})
     assert sentence == f"configuration: OMNI_PORT and OMNI_DASHBOARD_PORT are both {port}; change one of them."
@@ -104,19 +106,19 @@ def test_one_port_at_two_addresses_is_allowed(environment: dict[str, str]) -> No
     )
 
 
-def test_a_process_that_the_procfile_does_not_have_is_told(environment: dict[str, str]) -> None:
+def test_a_process_that_is_not_in_the_procfile_is_refused(environment: dict[str, str]) -> None:
     assert refused(environment, *START, "apj").startswith("configuration: apj is not a process of the Procfile, which ")
 
 
 @pytest.mark.parametrize("name", ["start", "redis", "api", "worker", "embedder", "dashboard"])
-def test_a_redis_url_that_cannot_be_one_is_told_at_once(environment: dict[str, str], name: str) -> None:
-    """By the start, and by each process as under systemd; without a warning beside it."""
+def test_a_malformed_redis_url_is_refused_by_every_process(environment: dict[str, str], name: str) -> None:
+    """By the start, and by each process as under systemd; without a further warning."""
     command = START if name == "start" else [sys.executable, "-m", *RunningService.command(name)]
     sentence = refused(environment | {"REDIS_URL": "http://x"}, *command)
     assert sentence.startswith("configuration: REDIS_URL is not a Redis address; write redis://")
 
 
-def test_a_data_folder_that_cannot_be_written_is_told_before_anything_starts(environment: dict[str, str]) -> None:
+def test_an_unwritable_data_folder_is_refused_before_anything_starts(environment: dict[str, str]) -> None:
     assert refused(environment | {"OMNI_DATA_DIR": "/proc/data"}).startswith("configuration: OMNI_DATA_DIR=/proc/data ")
 
 
@@ -132,8 +134,8 @@ def test_a_second_start_in_the_same_folder_changes_nothing(service: RunningServi
     assert service.http().get(f"/v1/jobs/{job}").status_code == 200
 
 
-def test_answers_outlive_starts_and_ends_in_any_order_and_nobody_is_left_behind(tmp_path: Path) -> None:
-    """Plain honcho and ours, SIGKILL and SIGTERM, with a refused second start beside each."""
+def test_answers_survive_starts_and_ends_in_any_order_and_no_process_is_left(tmp_path: Path) -> None:
+    """With honcho and our runner, SIGKILL and SIGTERM, and a refused second start each time."""
     (tmp_path / "data").mkdir()
     first = Started(tmp_path / "data", command=HONCHO)
     first.service.wait_healthy()
@@ -186,8 +188,8 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     [["make", "--old-file=.venv/.run", "run"], ["./omni", "serve", "redis", "api", "--port", "{port}"]],
     ids=["make run", "omni serve"],
 )
-def test_the_environment_beats_env(checkout: Path, command: list[str]) -> None:
-    """Whoever writes OMNI_PORT=8147 before a command means it; what only the file says holds too."""
+def test_the_environment_wins_over_the_env_file(checkout: Path, command: list[str]) -> None:
+    """OMNI_PORT=8147 before a command wins; settings that only the file has hold too."""
     service = RunningService(checkout)
     in_file = free_port()
     (checkout / ".env").write_text(f"OMNI_PORT={in_file}\nOMNI_API_KEYS=sk-from-file\nOMNI_DATA_DIR=wrong\n")

@@ -1,4 +1,4 @@
-"""Whoever is told to end ends, whatever became of its terminal and of the processes that it started."""
+"""A stop always ends the service, whatever happened to its terminal and its processes."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from tests.started import HONCHO, START, Started, end_all
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """One that is full after a page, as a terminal's is after more."""
+    """A pipe that is full after one page."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     yield reader, writer
@@ -27,10 +27,10 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("is_gone", [True, False], ids=["gone", "not reading"])
-def test_a_reader_of_its_output_keeps_nobody(
+def test_the_end_does_not_wait_for_the_reader_of_the_output(
     tmp_path: Path, pipe: tuple[int, int], is_gone: bool, number: signal.Signals
 ) -> None:
-    """As `make run | tee log` when Ctrl-C has ended tee, or when it was stopped."""
+    """As in `make run | tee log` when Ctrl-C has ended or stopped tee."""
     reader, writer = pipe
     (tmp_path / "data").mkdir()
     started = Started(tmp_path / "data", "redis", "api", output=writer)
@@ -46,8 +46,8 @@ def test_a_reader_of_its_output_keeps_nobody(
 
 @pytest.mark.parametrize("command", [START, HONCHO], ids=["ours", "honcho"])
 @pytest.mark.parametrize("at", [0, 1])
-def test_the_death_of_a_process_that_it_started_ends_all(tmp_path: Path, command: list[str], at: int) -> None:
-    """With honcho that is the one that reads a process's output."""
+def test_the_death_of_one_process_ends_all(tmp_path: Path, command: list[str], at: int) -> None:
+    """With honcho that is the process that reads a command's output."""
     (tmp_path / "data").mkdir()
     started = Started(tmp_path / "data", "redis", "api", command=command).wait_live()
     end_all(started, signal.SIGKILL, psutil.Process(started.process.pid).children()[at])

@@ -1,4 +1,4 @@
-"""A worker is forked from a template: what each death of supervisor, template and worker means for those who read."""
+"""Workers forked from a template: streams go on through each death of supervisor, template and worker."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ def has_template(stage: Harness) -> bool:
 
 @pytest.fixture
 def stage(service_of_one_worker: Harness) -> Harness:
-    """With a template that waits."""
+    """A stage whose supervisor has a template ready."""
     wait_until(lambda: has_template(service_of_one_worker), 60)
     return service_of_one_worker
 
@@ -65,7 +65,7 @@ def test_the_successor_of_a_killed_worker_is_forked_from_the_same_template(stage
     assert stage.workers[0].template() == template
 
 
-def test_the_worker_outlives_its_template_which_comes_again(stage: Harness) -> None:
+def test_the_worker_outlives_its_template_which_is_restarted(stage: Harness) -> None:
     worker, template = stage.workers[0].worker(), stage.workers[0].template()
     client = read_through(stage, 8_002, template.kill)
     assert stage.job(client.history.id)["crashes"] == "0"
@@ -74,7 +74,7 @@ def test_the_worker_outlives_its_template_which_comes_again(stage: Harness) -> N
     assert stage.workers[0].template() != template
 
 
-def test_when_both_are_killed_all_starts_again(stage: Harness) -> None:
+def test_when_both_are_killed_both_are_restarted(stage: Harness) -> None:
     worker, template = stage.workers[0].worker(), stage.workers[0].template()
 
     def kill_both() -> None:
@@ -85,7 +85,9 @@ def test_when_both_are_killed_all_starts_again(stage: Harness) -> None:
     assert stage.workers[0].worker() != worker
 
 
-def test_template_and_worker_end_with_their_supervisor_and_the_jobs_go_back_without_blame(stage: Harness) -> None:
+def test_template_and_worker_end_with_their_supervisor_and_jobs_return_without_a_counted_attempt(
+    stage: Harness,
+) -> None:
     processes = [stage.workers[0].worker(), stage.workers[0].template()]
 
     def kill_the_supervisor() -> None:
@@ -100,6 +102,6 @@ def test_template_and_worker_end_with_their_supervisor_and_the_jobs_go_back_with
 
 
 def test_a_real_template_forks_with_one_thread(service: RunningService) -> None:
-    """What other threads hold at a fork is held in the child for ever."""
+    """A lock that another thread holds at the fork stays locked in the child."""
     children = psutil.Process(service.processes["worker"].pid).children()
     assert [child.num_threads() for child in children if child.name() == "omni-template"] == [1]

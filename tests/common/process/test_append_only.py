@@ -46,14 +46,14 @@ int fdatasync(int fd) {
 
 
 class Valkey:
-    """An embedded one that can be killed and started again; what it keeps stays."""
+    """An embedded Valkey that can be killed and restarted on the same files."""
 
     def __init__(self, folder: Path) -> None:
         self.settings = read_settings({"OMNI_DATA_DIR": str(folder), "REDIS_URL": ""})
         self.redis: Redis = Redis.from_url(self.settings.redis.url)
 
     def start(self, *options: str, environment: Mapping[str, str] = os.environ) -> None:
-        """Without `mend`, which the tests do themselves. Raises AssertionError when it ends at once."""
+        """Start without `mend`, which tests call themselves. Raises AssertionError if Valkey ends at once."""
         Path(self.settings.redis.socket_path).unlink(missing_ok=True)
         command = [*embedded.command(self.settings), *options]
         self.process = subprocess.Popen(command, env=environment, restore_signals=False)
@@ -79,7 +79,7 @@ class Valkey:
         return self.redis.info("persistence")[name]
 
     def may_write(self, num_bytes: int) -> None:
-        """To a file, as if the disk had no more room."""
+        """Limit the size of files, as if the disk were full."""
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
     def rewrite(self) -> None:
@@ -89,7 +89,7 @@ class Valkey:
         self.wait_for(lambda: not self.persistence("aof_rewrite_in_progress"))
 
     def fill_and_free_the_disk(self, number: int) -> None:
-        """A value that is half-written at first, and one that is written when there is room again."""
+        """Write a value that fails half-way, and one when there is room again."""
         file = max(self.settings.redis.data_dir.glob("appendonlydir/*.incr.aof"))
         self.may_write(file.stat().st_size + 500)
         self.redis.set(f"within {number}", "x" * 3000)
@@ -110,7 +110,7 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 
 @only_linux
-def test_nothing_acknowledged_is_lost_when_the_disk_is_full_again_and_again(valkey: Valkey) -> None:
+def test_no_acknowledged_command_is_lost_on_a_disk_that_fills_up_repeatedly(valkey: Valkey) -> None:
     valkey.rewrite()
     append_always(valkey.process.pid, valkey.settings.redis.data_dir)
     for number in range(3):
@@ -122,7 +122,7 @@ def test_nothing_acknowledged_is_lost_when_the_disk_is_full_again_and_again(valk
 
 @only_linux
 def test_without_appending_commands_are_lost_and_valkey_refuses_to_start(valkey: Valkey) -> None:
-    """The control. Turns red when Valkey needs neither `append_always` nor `mend` any more."""
+    """The control. Turns red when Valkey no longer needs `append_always` and `mend`."""
     valkey.rewrite()
     for number in range(3):
         valkey.fill_and_free_the_disk(number)
@@ -135,7 +135,7 @@ def test_without_appending_commands_are_lost_and_valkey_refuses_to_start(valkey:
 
 
 @only_linux
-def test_a_hole_is_mended_and_nothing_is_lost(valkey: Valkey) -> None:
+def test_zero_bytes_are_removed_and_no_command_is_lost(valkey: Valkey) -> None:
     valkey.rewrite()
     valkey.fill_and_free_the_disk(0)
     valkey.kill()
@@ -156,7 +156,7 @@ def test_a_hole_is_mended_and_nothing_is_lost(valkey: Valkey) -> None:
         (COMMAND + b"?\r\n\0" + COMMAND, COMMAND + b"?\r\n\0" + COMMAND),
     ],
 )
-def test_zero_bytes_go_only_where_a_command_should_begin(tmp_path: Path, held: bytes, left: bytes) -> None:
+def test_zero_bytes_are_removed_only_between_commands(tmp_path: Path, held: bytes, left: bytes) -> None:
     path = tmp_path / "appendonly.aof.1.incr.aof"
     path.write_bytes(held)
     mend_file(path)
@@ -164,21 +164,21 @@ def test_zero_bytes_go_only_where_a_command_should_begin(tmp_path: Path, held: b
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_killed_rewrite_leaves_nothing(tmp_path: Path) -> None:
+def test_the_files_of_a_killed_rewrite_are_removed(tmp_path: Path) -> None:
     (tmp_path / "temp-rewriteaof-123.aof").write_bytes(b"half")
     mend(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_that_valkey_has_to_read_stays_small(valkey: Valkey) -> None:
-    """20 MB are written and 1 MB is held: what is read at a start is bounded by what is held."""
+def test_the_append_only_file_stays_small(valkey: Valkey) -> None:
+    """20 MB are written and 1 MB is held: the held data bounds what a start reads."""
     for _ in range(20):
         valkey.redis.set("same", b"x" * 2**20)
     valkey.wait_for(lambda: int(valkey.persistence("aof_current_size")) < 6 * 2**20)
 
 
 def count_until_killed(valkey: Valkey, folder: Path, *options: str) -> int:
-    """Valkey counts, on a slow disk, and is killed while it syncs or after 1.5 s; what it last said."""
+    """The last number that Valkey acknowledged before it was killed during a sync, or after 1.5 s, on a slow disk."""
     (folder / "slow.c").write_text(SLOW_DISK)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "slow.so", folder / "slow.c"], check=True)
     marker = folder / "is syncing"
@@ -193,21 +193,21 @@ def count_until_killed(valkey: Valkey, folder: Path, *options: str) -> int:
 
 
 @needs_compiler
-def test_a_killed_valkey_has_kept_what_it_acknowledged_on_a_slow_disk(valkey: Valkey, tmp_path: Path) -> None:
+def test_a_killed_valkey_keeps_acknowledged_commands_on_a_slow_disk(valkey: Valkey, tmp_path: Path) -> None:
     said = count_until_killed(valkey, tmp_path)
     valkey.start()
     assert int(valkey.redis.get("number")) == said
 
 
 @needs_compiler
-def test_with_everysec_it_has_not(valkey: Valkey, tmp_path: Path) -> None:
-    """The control. Turns red when Valkey writes before it answers, also while it syncs: `Syncing` can go then."""
+def test_with_everysec_it_loses_some(valkey: Valkey, tmp_path: Path) -> None:
+    """The control. Turns red when Valkey writes before it replies even during a sync: `Syncing` can go then."""
     said = count_until_killed(valkey, tmp_path, "--appendfsync", "everysec")
     valkey.start()
     assert int(valkey.redis.get("number")) < said
 
 
-def test_what_was_written_is_synced_and_a_file_that_goes_meanwhile_is_no_error(
+def test_sync_covers_every_file_and_ignores_one_that_disappears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "appendonlydir"
@@ -222,7 +222,7 @@ def test_what_was_written_is_synced_and_a_file_that_goes_meanwhile_is_no_error(
 
 
 @only_linux
-def test_the_embedded_valkey_is_seen_to_after_each_rewrite(tmp_path: Path) -> None:
+def test_the_embedded_valkey_appends_after_each_rewrite_too(tmp_path: Path) -> None:
     """By `python -m common.process.embedded`, the process of the Procfile."""
     environment = os.environ | {"OMNI_DATA_DIR": str(tmp_path), "REDIS_URL": ""}
     valkey = Valkey(tmp_path)
@@ -239,7 +239,7 @@ def test_the_embedded_valkey_is_seen_to_after_each_rewrite(tmp_path: Path) -> No
 
 
 def appends_to(pid: int, name: str) -> bool:
-    """Whether a process has a file of that name open in append mode."""
+    """True if the process has a file of that name open in append mode."""
     [fd] = [link.name for link in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(link).endswith(name)]
     flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()[1]
     return bool(int(flags.split()[1], 8) & os.O_APPEND)

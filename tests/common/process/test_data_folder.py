@@ -1,4 +1,4 @@
-"""OMNI_DATA_DIR: closed to other users of the machine, owned by one process at a time, refused with one sentence."""
+"""OMNI_DATA_DIR: private, owned by one process at a time, refused with one sentence."""
 
 import os
 import subprocess
@@ -22,13 +22,13 @@ def ended_process() -> int:
     return child.pid
 
 
-def test_a_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_new_folder_is_private(tmp_path: Path) -> None:
     make_private(tmp_path / "new" / "data")
     assert mode(tmp_path / "new" / "data") == 0o700
 
 
 @pytest.mark.parametrize("holds", ["", "appendonlydir", "valkey.log", "lock"])
-def test_a_folder_that_is_empty_or_already_ours_is_closed_to_others(tmp_path: Path, holds: str) -> None:
+def test_an_empty_folder_or_one_of_ours_is_made_private(tmp_path: Path, holds: str) -> None:
     tmp_path.chmod(0o755)
     if holds:
         (tmp_path / holds).touch()
@@ -36,7 +36,7 @@ def test_a_folder_that_is_empty_or_already_ours_is_closed_to_others(tmp_path: Pa
     assert mode(tmp_path) == 0o700
 
 
-def test_a_folder_that_others_use_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(FolderRefused, match=r"OMNI_DATA_DIR=.* is open to other users .*mode 755.* chmod 700"):
@@ -44,7 +44,7 @@ def test_a_folder_that_others_use_is_refused_and_left_as_it_is(tmp_path: Path) -
     assert mode(tmp_path) == 0o755
 
 
-def test_a_folder_like_tmp_is_refused_though_it_is_empty(tmp_path: Path) -> None:
+def test_a_sticky_folder_like_tmp_is_refused_even_if_empty(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     with pytest.raises(FolderRefused, match="mode 1777"):
         make_private(tmp_path)
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         take(tmp_path)
 
 
-def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_owner_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     fd = take(tmp_path)
     with pytest.raises(FolderRefused, match=f"OMNI_DATA_DIR={tmp_path} is in use by process {os.getpid()},"):
         take(tmp_path)
@@ -72,7 +72,7 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> 
     os.close(take(tmp_path))
 
 
-def test_who_only_asks_takes_nothing_away(tmp_path: Path) -> None:
+def test_asking_for_the_owner_does_not_take_the_lock(tmp_path: Path) -> None:
     assert owner_of(tmp_path) is None
     fd = take(tmp_path)
     owner = owner_of(tmp_path)
@@ -100,7 +100,7 @@ def holder(folder: Path, word: str, seconds: float) -> "subprocess.Popen[bytes]"
     return process
 
 
-def test_sigkill_gives_the_folder_back_at_once(tmp_path: Path) -> None:
+def test_sigkill_releases_the_folder_at_once(tmp_path: Path) -> None:
     with holder(tmp_path, "staying", 60) as first:
         first.kill()
         first.wait()
@@ -109,15 +109,15 @@ def test_sigkill_gives_the_folder_back_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - began < data_folder.RUNNING_S
 
 
-def test_an_owner_that_leaves_is_waited_for(tmp_path: Path) -> None:
+def test_a_start_waits_for_an_owner_that_is_stopping(tmp_path: Path) -> None:
     with holder(tmp_path, "leaving", 2 * data_folder.RUNNING_S):
         os.close(take(tmp_path))
 
 
-def test_what_a_dead_owner_left_behind_is_waited_for_and_then_named(
+def test_a_start_waits_for_the_valkey_of_a_dead_owner_and_then_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its Valkey has the same lock, and may hang."""
+    """Valkey holds the lock too, and may hang."""
     fd, dead = take(tmp_path), ended_process()
     os.pwrite(fd, f"{dead:<31}\n".encode(), 0)
     monkeypatch.setattr(data_folder, "STOPPING_S", 1.5 * data_folder.RUNNING_S)
@@ -128,8 +128,8 @@ def test_what_a_dead_owner_left_behind_is_waited_for_and_then_named(
     os.close(fd)
 
 
-def test_a_lock_that_says_nothing_still_holds(tmp_path: Path) -> None:
-    """As after a full disk."""
+def test_a_lock_file_without_a_pid_still_locks(tmp_path: Path) -> None:
+    """As a full disk leaves it."""
     fd = take(tmp_path)
     os.ftruncate(fd, 0)
     with pytest.raises(FolderRefused, match="another process"):

@@ -1,4 +1,4 @@
-"""A disk that fills up loses nothing that was acknowledged, though Valkey is killed before there is room again."""
+"""No acknowledged command is lost on a full disk, even if Valkey is killed before there is room again."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def disk() -> Iterator[Path]:
 
 
 def embedded(folder: Path, main: str) -> "subprocess.Popen[bytes]":
-    """The redis process on this disk, with what its main() is changed by."""
+    """The redis process on this disk, after the code in `main` has changed it."""
     code = f"from common.process import disk_guard, embedded; {main}; embedded.main()"
     environment = os.environ | {"OMNI_DATA_DIR": str(folder), "REDIS_URL": ""}
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
@@ -53,7 +53,7 @@ def answering(folder: Path) -> "Redis":
 
 
 def fill(redis: "Redis", folder: Path) -> int:
-    """Write until it is refused; how many writes were acknowledged. Others fill the disk meanwhile."""
+    """Write until a refusal while another file fills the disk. Returns the number of acknowledged writes."""
     with (folder / "ballast").open("wb", buffering=0) as ballast:
         for number in count():
             with suppress(OSError):
@@ -68,7 +68,7 @@ def fill(redis: "Redis", folder: Path) -> int:
 
 
 def lost(folder: Path, main: str) -> int:
-    """How many acknowledged writes are gone after Valkey was killed on its full disk and there was room again."""
+    """The number of acknowledged writes lost after a kill on the full disk and a restart with room."""
     process = embedded(folder, main)
     try:
         redis = answering(folder)
@@ -82,16 +82,16 @@ def lost(folder: Path, main: str) -> int:
         process.wait(20)
 
 
-def test_nothing_acknowledged_is_lost_when_valkey_is_killed_on_a_disk_that_filled_up(disk: Path) -> None:
+def test_no_acknowledged_command_is_lost_when_valkey_is_killed_on_a_full_disk(disk: Path) -> None:
     assert lost(disk, "pass") == 0
 
 
-def test_without_the_guard_it_is(disk: Path) -> None:
-    """The control. Turns red when Valkey acknowledges nothing that it could not write: the guard can go then."""
+def test_without_the_guard_commands_are_lost(disk: Path) -> None:
+    """The control. Turns red when Valkey no longer acknowledges failed writes: the guard can go then."""
     assert lost(disk, "disk_guard.DiskGuard.check = lambda self: None") > 0
 
 
-def test_it_refuses_while_there_is_little_room_and_takes_writes_when_there_is_more(
+def test_writes_are_refused_until_there_is_room_again(
     redis: "Redis", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = DiskGuard(tmp_path, redis)
@@ -108,7 +108,7 @@ def test_it_refuses_while_there_is_little_room_and_takes_writes_when_there_is_mo
     assert Scripts(redis).run("register", "q", 1000, "")
 
 
-def test_it_stays_connected_to_no_valkey_that_waits_for_others_to_leave(
+def test_the_guard_does_not_keep_a_stopping_valkey_waiting(
     redis: "Redis", valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = redis.info("clients")["connected_clients"]

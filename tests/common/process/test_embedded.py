@@ -1,4 +1,4 @@
-"""The `redis` process: one Valkey for a folder, whoever starts and whoever dies, and patience with one that refuses."""
+"""The `redis` process: one Valkey per folder through all starts and deaths, and pauses for a refused file."""
 
 import os
 import signal
@@ -37,11 +37,11 @@ class Embedded:
             )
 
     def servers(self) -> list[psutil.Process]:
-        """Its Valkey, if it has one."""
+        """The Valkey of this process; None without one."""
         return psutil.Process(self.process.pid).children()
 
     def wait_up(self) -> "Embedded":
-        """Until its own Valkey answers, not that of one before it."""
+        """Wait until this process's own Valkey replies, not a predecessor's."""
         wait_until(lambda: self.servers() and self.redis.ping())
         return self
 
@@ -51,7 +51,7 @@ class Embedded:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts one more in the same folder; all end with the test."""
+    """Starts processes in one folder; all end with the test."""
     started: list[Embedded] = []
 
     def more() -> Embedded:
@@ -72,7 +72,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_ino, stat.st_size) for name, stat in found.items()}
 
 
-def test_a_second_one_ends_with_one_sentence_and_changes_nothing(start: Start) -> None:
+def test_a_second_process_ends_with_one_sentence_and_changes_nothing(start: Start) -> None:
     first = start().wait_up()
     first.redis.set("kept", "yes")
     before = files(first.settings.redis.data_dir)
@@ -85,7 +85,7 @@ def test_a_second_one_ends_with_one_sentence_and_changes_nothing(start: Start) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to leave"])
-def test_the_next_one_starts_as_soon_as_the_first_was_told_to_end(start: Start, number: int) -> None:
+def test_a_successor_starts_while_the_first_is_stopping(start: Start, number: int) -> None:
     first = start().wait_up()
     first.redis.set("kept", "yes")
     first.process.send_signal(number)
@@ -95,7 +95,7 @@ def test_the_next_one_starts_as_soon_as_the_first_was_told_to_end(start: Start, 
     assert second.said() == ""
 
 
-def test_nobody_follows_while_the_valkey_of_a_dead_parent_still_ends(start: Start) -> None:
+def test_no_valkey_starts_while_that_of_a_dead_parent_is_ending(start: Start) -> None:
     first = start().wait_up()
     first.redis.set("kept", "yes")
     [stale] = first.servers()
@@ -115,8 +115,8 @@ def test_nobody_follows_while_the_valkey_of_a_dead_parent_still_ends(start: Star
     assert second.redis.get("kept") == b"yes"
 
 
-def test_a_valkey_that_has_no_lock_keeps_its_socket(start: Start, tmp_path: Path) -> None:
-    """It is an older version's, or somebody removed the lock's file."""
+def test_a_valkey_without_the_lock_keeps_its_socket(start: Start, tmp_path: Path) -> None:
+    """As from an older version, or when the lock's file was removed."""
     first = start().wait_up()
     (first.settings.redis.data_dir / "lock").unlink()
     second = start()
@@ -126,7 +126,7 @@ def test_a_valkey_that_has_no_lock_keeps_its_socket(start: Start, tmp_path: Path
     assert first.redis.ping()
 
 
-def test_what_is_written_is_for_the_owner_alone_in_a_folder_that_was_open(start: Start, tmp_path: Path) -> None:
+def test_files_are_private_in_a_folder_that_was_open(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     folder.chmod(0o755)
@@ -143,7 +143,7 @@ def test_what_is_written_is_for_the_owner_alone_in_a_folder_that_was_open(start:
     assert not open_to_others
 
 
-def test_a_file_that_valkey_refuses_is_tried_ever_more_rarely_told_once_and_left_as_it_is(start: Start) -> None:
+def test_a_file_that_valkey_refuses_is_retried_with_growing_pauses_logged_once_and_left_unchanged(start: Start) -> None:
     one = start().wait_up()
     one.redis.set("kept", "yes")
     one.process.terminate()
@@ -165,7 +165,7 @@ def test_a_file_that_valkey_refuses_is_tried_ever_more_rarely_told_once_and_left
     assert other.redis.get("kept") == b"yes"
 
 
-def test_the_pauses_between_refusals_grow_and_a_kill_is_answered_at_once(tmp_path: Path) -> None:
+def test_the_pauses_grow_after_refusals_but_not_after_kills(tmp_path: Path) -> None:
     now = 0.0
     endings = Endings(read_settings({"OMNI_DATA_DIR": str(tmp_path), "REDIS_URL": ""}), clock=lambda: now)
     pauses = [endings.pause_after(1) for _ in range(20)]

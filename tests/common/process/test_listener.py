@@ -5,7 +5,7 @@ import pytest
 from common.process.listener import Address, AddressTaken, listen
 
 
-def test_a_connection_waits_for_whoever_accepts_next() -> None:
+def test_a_connection_waits_for_the_next_process_that_accepts() -> None:
     holder = listen(Address.of_api("127.0.0.1", 0))
     port = holder.getsockname()[1]
     first = holder.dup()
@@ -18,14 +18,14 @@ def test_a_connection_waits_for_whoever_accepts_next() -> None:
         one.close()
 
 
-def test_an_address_that_stays_taken_is_refused_by_its_setting() -> None:
+def test_an_address_in_use_is_refused_with_its_setting() -> None:
     holder = listen(Address.of_api("127.0.0.1", 0))
     port = holder.getsockname()[1]
     with holder, pytest.raises(AddressTaken, match=f"OMNI_PORT={port} cannot be used: Address already in use"):
         listen(Address.of_api("127.0.0.1", port), patience_s=0.0)
 
 
-def test_control_a_port_that_is_closed_resets_what_stands_in_its_queue() -> None:
+def test_control_closing_the_port_resets_connections_in_its_queue() -> None:
     holder = listen(Address.of_api("127.0.0.1", 0))
     with socket.create_connection(holder.getsockname()) as caller:
         holder.close()

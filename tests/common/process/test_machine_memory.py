@@ -1,4 +1,4 @@
-"""What memory there is: the embedded Valkey's default share of it, and what a KV cache can still take."""
+"""Total and available memory, and the embedded Valkey's default share."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_valkey_gets_a_sixteenth_within_bounds(monkeypatch: pytest.MonkeyPatch, 
     assert queue_bytes() == share
 
 
-def test_a_containers_limit_is_the_least_of_all_groups_above_it(tmp_path: Path) -> None:
+def test_a_containers_limit_is_the_smallest_of_its_groups(tmp_path: Path) -> None:
     membership = tmp_path / "cgroup"
     membership.write_text("0::/a/b\n")
     inner = tmp_path / "root" / "a" / "b"
@@ -30,7 +30,7 @@ def test_a_containers_limit_is_the_least_of_all_groups_above_it(tmp_path: Path) 
     assert cgroup_limit(tmp_path / "root", tmp_path / "nothing") == sys.maxsize
 
 
-def test_the_older_kind_of_group_counts_too(tmp_path: Path) -> None:
+def test_control_groups_of_version_1_count_too(tmp_path: Path) -> None:
     membership = tmp_path / "cgroup"
     membership.write_text("7:cpu:/x\n4:memory:/x\n0::/\n")
     folder = tmp_path / "root" / "memory" / "x"
@@ -40,7 +40,7 @@ def test_the_older_kind_of_group_counts_too(tmp_path: Path) -> None:
 
 
 class Machine:
-    """A /proc and a /sys/fs/cgroup as a kernel shows them."""
+    """Fake /proc and /sys/fs/cgroup trees."""
 
     def __init__(self, folder: Path, group: str = "/a/b") -> None:
         self.proc, self.cgroups = folder / "proc", folder / "cgroup"
@@ -53,7 +53,7 @@ class Machine:
         (self.proc / "meminfo").write_text(text)
 
     def limit(self, group: str, most: str, current: int, files: int) -> None:
-        """As version 2 of control groups has it."""
+        """Add a control group of version 2."""
         folder = self.cgroups / group.lstrip("/")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "memory.max").write_text(f"{most}\n")
@@ -70,12 +70,12 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_what_the_kernel_keeps_of_files_is_free_for_us(machine: Machine) -> None:
+def test_file_cache_counts_as_available(machine: Machine) -> None:
     machine.has(free=1 * GIB, available=20 * GIB)
     assert machine.available == 20 * GIB
 
 
-def test_a_control_group_above_ours_limits_us_too_but_its_file_cache_does_not(machine: Machine) -> None:
+def test_an_outer_control_group_limits_too_except_for_its_file_cache(machine: Machine) -> None:
     machine.has(free=1 * GIB, available=20 * GIB)
     machine.limit("/a/b", "max", 3 * GIB, 0)
     machine.limit("/a", str(8 * GIB), 7 * GIB, 5 * GIB)
@@ -93,14 +93,14 @@ def test_a_container_that_sees_its_group_as_the_root_is_limited(tmp_path: Path) 
     assert machine.available == 3 * GIB // 2
 
 
-def test_without_control_groups_the_machine_says_all(machine: Machine) -> None:
+def test_without_control_groups_the_machines_memory_counts(machine: Machine) -> None:
     machine.has(free=1 * GIB, available=2 * GIB)
     (machine.proc / "self" / "cgroup").unlink()
     assert machine.available == 2 * GIB
     assert available_bytes() > 0  # of this machine
 
 
-def test_the_first_version_of_control_groups_is_understood(machine: Machine) -> None:
+def test_version_1_of_control_groups_is_read(machine: Machine) -> None:
     machine.has(free=1 * GIB, available=20 * GIB)
     (machine.proc / "self" / "cgroup").write_text("9:name=systemd:/\n4:memory:/a/b\n1:cpu:/\n0::/\n")
     folder = machine.cgroups / "memory" / "a"

@@ -1,4 +1,4 @@
-"""Processes that end together, with their names before their lines; whoever reads those keeps nobody waiting."""
+"""Processes that end together, print lines with their names, and never wait for the reader of the output."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def run(commands: Mapping[str, str], output: int = subprocess.PIPE) -> "subproce
     return subprocess.Popen(words, cwd=ROOT, stdout=output, text=True, start_new_session=True)
 
 
-def test_lines_have_the_name_before_them_and_the_first_to_end_ends_all() -> None:
+def test_lines_begin_with_the_process_and_the_first_end_ends_all() -> None:
     ended = run({"one": "echo first; echo last >&2; exit 7", "two": "exec sleep 100"})
     written, _ = ended.communicate(timeout=20)
     assert ended.returncode == 7
@@ -54,8 +54,7 @@ def test_on_a_terminal_names_have_colours() -> None:
     assert ended.returncode == 0
 
 
-def test_who_does_not_leave_is_killed(tmp_path: Path) -> None:
-    """Every process of its group too."""
+def test_a_process_that_ignores_sigterm_is_killed_with_its_group(tmp_path: Path) -> None:
     stubborn = f"trap '' TERM; touch {tmp_path}/ready; while :; do sleep 100; done"
     ended = run({"one": stubborn, "two": "exec sleep 100"})
     wait_until((tmp_path / "ready").exists, 20)
@@ -75,7 +74,7 @@ def test_a_signal_while_they_start_ends_all() -> None:
         assert ended.returncode == 128 + signal.SIGINT
 
 
-def test_a_process_writes_on_while_nobody_reads(tmp_path: Path) -> None:
+def test_a_process_can_write_while_nobody_reads(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     ended = run({"one": f"yes | head -c 4000000; touch {tmp_path}/written; exec sleep 100"}, writer)
     os.close(writer)
@@ -85,13 +84,13 @@ def test_a_process_writes_on_while_nobody_reads(tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_a_process_that_its_parent_outlived_does_not_hold_it() -> None:
+def test_an_orphan_with_an_open_pipe_does_not_delay_the_end() -> None:
     ended = run({"one": "setsid sleep 5 & exit 3"})
     ended.wait(4)
     assert ended.returncode == 3
 
 
-def test_the_procfile_says_what_there_is() -> None:
+def test_the_commands_come_from_the_procfile() -> None:
     assert list(commands_of([])) == ["redis", "api", "worker", "embedder", "dashboard"]
     assert list(commands_of(["api", "redis"])) == ["api", "redis"]
     with pytest.raises(UnknownProcess, match="apj is not a process of the Procfile, which has redis, api, worker"):

@@ -1,4 +1,4 @@
-"""The parent of the worker: restarts, hears fences, kills what hangs, passes SIGTERM on."""
+"""The supervisor: restarts children, passes fences and signals on, kills hanging steps."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ os.write(fd, b"begin\\n")
 
 @pytest.fixture(params=["executed", "forked", "forked and executed"])
 def extra(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """How the child comes to be: with --template from a process that waits for it, unless that uses CUDA."""
+    """Options of a supervisor: without a template, with one, and with one that uses CUDA."""
     if request.param == "forked and executed":
         monkeypatch.setenv("USES_CUDA", "1")
     return [] if request.param == "executed" else ["--template"]
@@ -66,8 +66,8 @@ def supervise(
     )
 
 
-def test_a_child_that_dies_is_followed_by_one_that_knows_its_fence(tmp_path: Path, extra: list[str]) -> None:
-    """Also when it died within a step and at once: what had served is started again without a pause."""
+def test_the_successor_of_a_dead_child_gets_its_fence(tmp_path: Path, extra: list[str]) -> None:
+    """Even if it died within a step and soon: a child that was ready is restarted without a pause."""
     began = time.monotonic()
     parent = supervise(tmp_path, extra, "os.kill(os.getpid(), 9)", lives=5)
     assert parent.wait(30) == 2, "wrong settings are not tried again"
@@ -75,7 +75,7 @@ def test_a_child_that_dies_is_followed_by_one_that_knows_its_fence(tmp_path: Pat
     assert time.monotonic() - began < 15
 
 
-def test_a_step_that_hangs_is_ended_though_it_holds_the_gil(tmp_path: Path, extra: list[str]) -> None:
+def test_a_hanging_step_is_killed_even_if_it_holds_the_gil(tmp_path: Path, extra: list[str]) -> None:
     parent = supervise(tmp_path, extra, "import ctypes; ctypes.PyDLL(None).sleep(1000)", lives=2, timeout="0.3")
     assert parent.wait(30) == 2
     assert (tmp_path / "log").read_text().split() == ["0", "1", "2"]
@@ -83,7 +83,7 @@ def test_a_step_that_hangs_is_ended_though_it_holds_the_gil(tmp_path: Path, extr
 
 
 @pytest.mark.parametrize("heeds", [True, False])
-def test_sigterm_reaches_the_child_and_has_an_end(tmp_path: Path, extra: list[str], heeds: bool) -> None:
+def test_sigterm_reaches_the_child_and_sigkill_follows(tmp_path: Path, extra: list[str], heeds: bool) -> None:
     then = "" if heeds else "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     parent = supervise(tmp_path, extra, then + "os.write(fd, b'end\\n')\nprint('up', flush=True)\ntime.sleep(1000)")
     assert parent.stdout is not None
@@ -94,7 +94,7 @@ def test_sigterm_reaches_the_child_and_has_an_end(tmp_path: Path, extra: list[st
     assert time.monotonic() - asked < (2.0 if heeds else 5.0) + 2.0
 
 
-def test_a_child_that_is_not_forked_yet_is_not_waited_for(tmp_path: Path) -> None:
+def test_the_end_does_not_wait_for_a_child_that_is_not_forked_yet(tmp_path: Path) -> None:
     template = tmp_path / "child.py"
     template.write_text("import time\nprint('imports', flush=True)\ntime.sleep(1000)")
     command = [
@@ -114,7 +114,7 @@ def test_a_child_that_is_not_forked_yet_is_not_waited_for(tmp_path: Path) -> Non
     assert parent.wait(3) == 0
 
 
-def test_only_the_template_looks_for_gpus_without_starting_cuda(tmp_path: Path) -> None:
+def test_only_the_template_looks_for_gpus_without_initializing_cuda(tmp_path: Path) -> None:
     told = "print(os.environ.get('PYTORCH_NVML_BASED_CUDA_CHECK'))\n"
     child = tmp_path / "child.py"
     forks = "import os, sys\nfrom worker.template import fork_when_asked\n"
@@ -134,7 +134,7 @@ def test_only_the_template_looks_for_gpus_without_starting_cuda(tmp_path: Path) 
     assert (ended.stdout.split(), ended.returncode) == ([b"1", b"None"], 2)
 
 
-def test_a_template_that_ends_without_a_child_is_started_again(tmp_path: Path) -> None:
+def test_a_template_that_ends_without_a_child_is_restarted(tmp_path: Path) -> None:
     template = tmp_path / "child.py"
     template.write_text("print('began', flush=True)")
     command = [
@@ -156,14 +156,14 @@ def test_a_template_that_ends_without_a_child_is_started_again(tmp_path: Path) -
     assert parent.wait(3) == 0
 
 
-def test_the_last_words_of_a_dead_child_are_not_the_next_ones_step() -> None:
+def test_a_dead_childs_step_is_not_its_successors() -> None:
     watch = Watch(step_timeout_s=0.0)
     os.write(watch.write_fd, b"fence 7\nbegin\n")
     watch.forget_child()
     assert (watch.fence, watch.is_stuck) == (7, False)
 
 
-def test_words_may_come_in_pieces() -> None:
+def test_lines_may_arrive_in_pieces() -> None:
     watch = Watch(step_timeout_s=0.0)
     os.write(watch.write_fd, b"fence 1")
     watch.read(1.0)
@@ -207,7 +207,7 @@ def ask(port: int) -> str:
         return caller.recv(100).decode()
 
 
-def test_sighup_replaces_processes_in_turn_and_a_new_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
+def test_sighup_replaces_processes_in_turn_unless_the_new_one_cannot_start(tmp_path: Path) -> None:
     generation = tmp_path / "generation"
     generation.write_text("first")
     server = tmp_path / "server.py"
