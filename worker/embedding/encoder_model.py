@@ -1,4 +1,4 @@
-"""An encoder's folder (or hub id) to a model that embeds, and the card that tells the API about it."""
+"""Loads an encoder from its folder or hub id, with the card that describes it to the API."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from worker.models.loading_reports import logs_at_debug, reports_weights
 from worker.models.missing_weights import check_complete, missing_weights, needed_for_states
 from worker.progress import OnProgress
 
-# Their positions are counted from behind the padding's, so their tables have that much more than a text may have.
+# Their positions start after the padding token's: the table has that many rows more than an input may have tokens.
 COUNTED_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
 
 
@@ -34,7 +34,7 @@ class LoadedEncoder:
 def load_encoder(
     model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress
 ) -> LoadedEncoder:
-    """Raises OSError or ValueError when the folder is no encoder."""
+    """Raises OSError or ValueError when the folder holds no encoder."""
     device = choose_device(config.device)
     use_device(device)
     on_progress("tokenizer", 0.0)
@@ -55,7 +55,7 @@ def load_encoder(
     torch.set_num_threads(choose_threads(config, model))
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
-    backend.no_truncation()  # too long is refused, never cut
+    backend.no_truncation()  # inputs that are too long are refused, never truncated
     card = ModelCard(
         queue=names[0],
         names=names,
@@ -74,7 +74,7 @@ def load_encoder(
 
 
 def max_length(model_path: str, config: Any, tokenizer: Any) -> int:
-    """The most tokens of one text: the least that the model's files name."""
+    """The most tokens of one input: the smallest limit in the model's files."""
     positions = config.max_position_embeddings
     if config.model_type in COUNTED_FROM_PADDING:
         positions -= config.pad_token_id + 1

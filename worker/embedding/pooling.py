@@ -1,36 +1,40 @@
-"""From the states of an encoder's tokens to one vector a text, as the model's own files say it is done.
+"""From an encoder's hidden states to one vector per input, in the way that the model's files name.
 
-Models made with sentence-transformers name their steps in modules.json. Others get the mean of their tokens, brought
-to length 1.
+Models made with sentence-transformers name their steps in modules.json. For others a vector is the mean of the tokens'
+states, normalized to length 1.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.nn.functional import normalize
 from transformers.utils import cached_file
 
-MODES = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "max": "pooling_mode_max_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
+MODES: Mapping[str, str] = MappingProxyType(
+    {
+        "cls": "pooling_mode_cls_token",
+        "mean": "pooling_mode_mean_tokens",
+        "max": "pooling_mode_max_tokens",
+        "lasttoken": "pooling_mode_lasttoken",
+    }
+)
 OTHER_MODES = ("pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """One of MODES, and whether every vector has length 1."""
+    """One of MODES; `is_unit`: vectors are normalized to length 1."""
 
     mode: str = "mean"
     is_unit: bool = True
 
     def __call__(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """states [B, T, D], mask [B, T] (1: a token, 0: padding behind them) -> vectors [B, D], float32."""
+        """states [B, T, D], mask [B, T] (1: token, 0: padding after them) -> vectors [B, D], float32."""
         states = states.float()
         vectors = self._pooled(states, mask[..., None].to(states.dtype), mask.sum(1))
         return normalize(vectors, dim=-1) if self.is_unit else vectors
@@ -46,7 +50,7 @@ class Pooling:
 
 
 def read_pooling(model_path: str) -> Pooling:
-    """What modules.json says. Raises ValueError for a step that is not known here."""
+    """The pooling that modules.json names. Raises ValueError for an unknown step."""
     modules = read_json(model_path, "modules.json")
     if modules is None:
         return Pooling()
@@ -60,7 +64,7 @@ def read_pooling(model_path: str) -> Pooling:
 
 
 def mode_of(config: dict[str, Any]) -> str:
-    """The one mode of a Pooling config: named in newer files, switched on in older ones."""
+    """The mode of a Pooling config: a name in newer files, a flag in older ones. Raises ValueError."""
     named = config.get("pooling_mode")
     chosen = [named] if named is not None else [mode for mode, switch in MODES.items() if config.get(switch)]
     if len(chosen) != 1 or chosen[0] not in MODES or any(config.get(switch) for switch in OTHER_MODES):
@@ -69,7 +73,7 @@ def mode_of(config: dict[str, Any]) -> str:
 
 
 def read_json(model_path: str, name: str) -> Any:
-    """A file of the model's folder or repository; None when it has none of this name."""
+    """A JSON file of the model's folder or repository; None if there is none of this name."""
     try:
         path = cached_file(model_path, name)
     except OSError:

@@ -58,7 +58,7 @@ class Engine:
         step.forward(self.runner, self.mask_filler, self._in_flight)
         events += self._commit(self._in_flight)
         step.sample(self.mask_filler, self._is_live, may_defer=self.overlaps)
-        self._in_flight = step if self.overlaps and step.is_sampled else None
+        self._in_flight = step if self.overlaps and step.drawn is not None else None
         if self._in_flight is None:
             events += self._commit(step)
         else:

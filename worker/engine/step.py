@@ -39,12 +39,13 @@ class Step:
         self.failure: Failed | None = None
         self._sequences = [row.sequence for row in batch for _ in range(row.num_samples)]  # of each sample [S]
         self._masks: Masks = None
-        self._logits = torch.empty(0)  # [S, vocab]
+        self._logits: torch.Tensor | None = None  # [S, vocab] float32, until they are sampled
         self._samples: PendingSamples | None = None
 
     @property
-    def is_sampled(self) -> bool:
-        return self._samples is not None
+    def drawn(self) -> torch.Tensor | None:
+        """Sampled token ids [S] on the device; None if nothing was sampled."""
+        return self._samples.token_ids if self._samples is not None else None
 
     @torch.inference_mode()
     def forward(self, runner: Runner, mask_filler: MaskFiller, in_flight: "Step | None") -> None:
@@ -54,23 +55,26 @@ class Step:
         try:
             if in_flight is None:  # the grammars are up to date: their masks are filled during the forward pass
                 self._masks = mask_filler.start(self._sequences)
-            drawn = in_flight._samples.token_ids if in_flight is not None and in_flight._samples is not None else None
-            self._logits = runner.forward(self.batch, drawn)
+            self._logits = runner.forward(self.batch, in_flight.drawn if in_flight is not None else None)
         except Exception as error:  # whatever one row provokes must not end the others
             self._fail(error)
 
     @torch.inference_mode()
     def sample(self, mask_filler: MaskFiller, is_live: IsLive, *, may_defer: bool) -> None:
-        """Sample from the logits, unless no row is live. `may_defer`: the step is read later, with the device's work
-        of the next one under way; a row is left undecided rather than waited for."""
-        has_samples = bool(self._sequences) or may_defer  # without samples it is still to be waited for
-        if self.failure is not None or not has_samples or not any(map(is_live, self.batch)):
+        """Sample from the logits, unless no row is live.
+
+        `may_defer`: the step stays in flight. A row is left undecided rather than waited for; a step without samples
+        is sampled as well, so that the chunks of a long prompt are waited for and do not pile up on the device.
+        """
+        logits, self._logits = self._logits, None
+        is_needed = bool(self._sequences) or may_defer
+        if logits is None or not is_needed or not any(map(is_live, self.batch)):
             return
         ahead = [at for row in self.batch for at in range(row.num_samples)]  # draft tokens before each sample
         positions = [seq.num_completion_tokens + at for seq, at in zip(self._sequences, ahead, strict=True)]
         try:
             masks = self._masks or mask_filler.start(self._sequences)
-            self._samples = sample(self._logits, self._sequences, positions, masks, may_defer=may_defer)
+            self._samples = sample(logits, self._sequences, positions, masks, may_defer=may_defer)
         except Exception as error:  # see forward()
             self._fail(error)
 
@@ -107,7 +111,7 @@ class Step:
             at = stop
 
     def _fail(self, error: Exception) -> None:
-        self.failure, self._logits = failure_of(error), torch.empty(0)
+        self.failure = failure_of(error)
         if len(self.batch) == 1:
             logger.error("request %s failed in its step", self.batch[0].sequence.request_id, exc_info=error)
         else:
