@@ -29,22 +29,16 @@ REMOVED = MappingProxyType(
         "OMNI_MAX_STEP_TOKENS": "it follows from the model and the device; remove it.",
         "OMNI_FAILURE_TTL": "failures are kept as long as answers; set OMNI_RESULT_TTL.",
         "OMNI_ENGINE_KEY": "write the key into the address: OMNI_ENGINE=vllm+http://:KEY@host:port.",
-        "OMNI_EMBEDDING_MODEL_NAME": (
-            "the id is the last part of OMNI_EMBEDDING_MODEL; name a folder or a symbolic link as clients call it."
-        ),
-        "OMNI_EMBEDDING_DEVICE": (
-            "the encoder runs on the CPU; for a GPU add `--device cuda:1` after `worker.main --embeddings` in the "
-            "Procfile or the unit."
-        ),
-        "OMNI_MAX_CONNECTIONS_PER_ADDRESS": (
-            "an address may open 1000 connections to an API process, and private addresses are not counted; "
-            "limit callers in the proxy."
-        ),
+        "OMNI_EMBEDDING_MODEL_NAME": "the last part of OMNI_EMBEDDING_MODEL, such as a link's name, is the id.",
+        "OMNI_EMBEDDING_DEVICE": "it is the CPU; for a GPU start `worker.main --embeddings --device cuda:1`.",
+        "OMNI_MAX_CONNECTIONS_PER_ADDRESS": "it is 1000, without private addresses; limit callers in your proxy.",
+        "OMNI_ALLOWED_HOSTS": "add https://NAME to OMNI_CORS_ORIGINS, whose hosts are answered on loopback.",
+        "OMNI_DASHBOARD_PASSWORD": "set OMNI_ADMIN_KEYS; the dashboard then asks for user `omni` and one of them.",
         "OMNI_DASHBOARD_WRITABLE": "the dashboard is read-only; cancel jobs with `omni cancel` or on the board.",
         "OMNI_LOG_FORMAT": "logs are plain text on a terminal and JSON elsewhere; remove it.",
         "OMNI_OTLP_ENDPOINT": "set OTEL_EXPORTER_OTLP_ENDPOINT, OpenTelemetry's own name for it.",
     }
-)
+)  # what to do instead
 
 
 class SettingsError(Exception):
@@ -72,7 +66,6 @@ class ServerSettings(SettingsGroup):
     api_keys: Names = setting("OMNI_API_KEYS", ("sk-local",))
     admin_keys: Names = setting("OMNI_ADMIN_KEYS", ())
     cors_origins: Names = setting("OMNI_CORS_ORIGINS", ("http://localhost", "http://127.0.0.1"))
-    allowed_hosts: Names = setting("OMNI_ALLOWED_HOSTS", ())
     processes: int = setting("OMNI_API_PROCESSES", 1, ge=1, le=64)
 
     @model_validator(mode="after")
@@ -189,7 +182,6 @@ class OperatorSettings(SettingsGroup):
     """What an operator watches the service with."""
 
     dashboard_port: int = setting("OMNI_DASHBOARD_PORT", 9181, ge=1, le=65535)
-    dashboard_password: str = setting("OMNI_DASHBOARD_PASSWORD", "")
     traces_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from flask import Flask, Request, Response, g, request
@@ -32,7 +33,7 @@ def install_guard(app: Flask, settings: Settings) -> None:
         check_framing(request)
         if hosts and host_name(request.host) not in hosts:
             raise OmniError(
-                f"This server does not answer for the host {request.host[:100]!r}; add it to OMNI_ALLOWED_HOSTS.",
+                f"The host {request.host[:100]!r} is not answered here; add its origin to OMNI_CORS_ORIGINS.",
                 code="misdirected_request",
             )
         return None
@@ -46,11 +47,12 @@ def install_guard(app: Flask, settings: Settings) -> None:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """The Host names that are answered; empty: any. On loopback only its own names, against DNS rebinding."""
-    named = settings.server.allowed_hosts
-    if named or settings.server.is_loopback:
-        return frozenset(map(str.lower, (*named, *LOOPBACK, settings.server.host)))
-    return frozenset()
+    """The Host names that are answered; empty: any. On loopback, against DNS rebinding, only known ones."""
+    server = settings.server
+    if not server.is_loopback or "*" in server.cors_origins:
+        return frozenset()
+    origins = (urlsplit(origin).hostname or "" for origin in server.cors_origins)
+    return frozenset({*LOOPBACK, server.host.lower(), *origins} - {""})
 
 
 def check_framing(request: Request) -> None:

@@ -56,7 +56,7 @@ def create_dashboard(settings: Settings) -> Flask:
     app.config["RQ_DASHBOARD_REDIS_URL"] = (address(settings.redis.url),)  # only for display
     app.config["RQ_DASHBOARD_DISABLE_DELETE"] = True
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
-    if not settings.operator.dashboard_password:  # without a password only this stops DNS rebinding
+    if not settings.server.admin_keys:  # without a password only this stops DNS rebinding
         app.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost"]
     install_rq_dashboard(app, package, connect(settings.redis.url))
     guard(app, settings)
@@ -81,7 +81,7 @@ def guard(app: Flask, settings: Settings) -> None:
     @app.before_request
     def check() -> Response | None:
         g.csp_nonce = secrets.token_urlsafe(16)
-        if settings.operator.dashboard_password and not is_known(settings.operator.dashboard_password):
+        if settings.server.admin_keys and not is_known(settings.server.admin_keys):
             return Response("Password required.", 401, {"WWW-Authenticate": 'Basic realm="dashboard", charset="UTF-8"'})
         refuse_writes()
         refuse_odd_values(request.view_args or {})
@@ -100,12 +100,13 @@ def guard(app: Flask, settings: Settings) -> None:
         return response
 
 
-def is_known(password: str) -> bool:
-    """Whether user and password are right. Both are compared in constant time."""
+def is_known(passwords: tuple[str, ...]) -> bool:
+    """True for the user with one of the passwords. All are compared, in constant time."""
     given = request.authorization
     user = (given.username if given else None) or ""
     word = (given.password if given else None) or ""
-    return same(user, USER) & same(word, password)
+    matches = [same(word, password) for password in passwords]
+    return same(user, USER) & any(matches)
 
 
 def same(one: str, other: str) -> bool:

@@ -180,8 +180,14 @@ def test_a_transfer_coding_that_is_not_undone_is_refused(service: RunningService
 
 
 def test_hosts_are_named_in_any_case():
-    hosts = allowed_hosts(read_settings({"OMNI_ALLOWED_HOSTS": "Example.ORG"}))
-    assert host_name("EXAMPLE.org:8000") in hosts
+    hosts = allowed_hosts(read_settings({"OMNI_CORS_ORIGINS": "https://Example.ORG:8443"}))
+    assert host_name("EXAMPLE.org:8000") in hosts and host_name("localhost:8000") in hosts
+    assert "evil.example" not in hosts
+
+
+@pytest.mark.parametrize("changes", [{"OMNI_CORS_ORIGINS": "*"}, {"OMNI_HOST": "0.0.0.0"}])
+def test_any_host_is_answered_off_loopback_and_where_any_page_may_call(changes):
+    assert not allowed_hosts(read_settings(changes))
 
 
 def test_small_bodies_of_an_unknown_size_that_are_slow_keep_no_other_out(service: RunningService):

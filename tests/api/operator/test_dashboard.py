@@ -117,7 +117,7 @@ def test_a_pickle_is_never_loaded(make_client, queue, redis):
 
 
 def test_with_a_password_every_route_needs_it(make_client, queue):
-    client = make_client(OMNI_DASHBOARD_PASSWORD="pässword")
+    client = make_client(OMNI_ADMIN_KEYS="pässword")
     for rule in client.application.url_map.iter_rules():
         path = re.sub("<[^>]+>", "0", str(rule))
         for method in rule.methods:
@@ -130,6 +130,8 @@ def test_with_a_password_every_route_needs_it(make_client, queue):
     ("headers", "status"),
     [
         (basic("omni", "pässword"), 200),
+        (basic("omni", "another"), 200),
+        (basic("omni", "another,pässword"), 401),
         (basic("omni", "password"), 401),
         (basic("admin", "pässword"), 401),
         (basic("omni", ""), 401),
@@ -139,7 +141,7 @@ def test_with_a_password_every_route_needs_it(make_client, queue):
     ],
 )
 def test_user_and_password_must_both_be_right(headers, status, make_client, redis):
-    assert make_client(OMNI_DASHBOARD_PASSWORD="pässword").get("/", headers=headers).status_code == status
+    assert make_client(OMNI_ADMIN_KEYS="another,pässword").get("/", headers=headers).status_code == status
 
 
 @pytest.mark.parametrize(("host", "status"), [("localhost:9181", 200), ("127.0.0.1:9181", 200), ("evil.example", 400)])
