@@ -1,5 +1,6 @@
 """The documents name only what exists: files, links, modules and their options, commands, make targets, settings."""
 
+import ast
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -124,3 +125,33 @@ def test_every_control_of_the_chaos_tests_is_described() -> None:
     controls = set(re.findall(r'^    "(\w+)": \w+,$', sources, re.MULTILINE))
     described = (ROOT / "docs" / "architecture" / "durability.md").read_text()
     assert controls and {name for name in controls if f"`{name}`" not in described} == set()
+
+
+def packages_imported_by(package: Path) -> set[str]:
+    """Packages of the same top folder that files of a package import."""
+    found: set[str] = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                top, _, rest = name.partition(".")
+                if top == package.parent.name and (package.parent / rest.split(".")[0] / "__init__.py").exists():
+                    found.add(rest.split(".")[0])
+    return found - {"", package.name}
+
+
+def test_imports_run_down_the_tables_of_the_overview() -> None:
+    text = (ROOT / "docs" / "architecture" / "overview.md").read_text()
+    section = text.split("## Who may import whom")[1].split("\n## ")[0]
+    rows = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
+    floors = [(re.findall(r"`([\w/]+)`", packages), re.findall(r"`(\w+)`", imported)) for packages, imported in rows]
+    described = [package for packages, _ in floors for package in packages]
+    existing = [init.parent for top in ("api", "worker", "common") for init in (ROOT / top).glob("*/__init__.py")]
+    assert sorted(described) == sorted(str(package.relative_to(ROOT)) for package in existing)
+    for at, (packages, imported) in enumerate(floors):
+        lower = {package for below, _ in floors[at + 1 :] for package in below}
+        for package in packages:
+            assert {f"{package.split('/')[0]}/{name}" for name in imported} <= lower, package
+            assert packages_imported_by(ROOT / package) <= set(imported), package
