@@ -1,4 +1,4 @@
-"""docs/architecture/reading-path.md is true: its files exist, in an order that the imports give, and are short together."""
+"""docs/architecture/reading-path.md is true: its parts exist, stand in an order that imports give, and are short."""
 
 import ast
 import re
@@ -93,7 +93,7 @@ def test_the_path_is_short() -> None:
 
 
 def test_each_file_is_reached_from_those_before_it() -> None:
-    """A script is reached by its name. The worker's first file is the other side of Redis, where nothing is imported."""
+    """By imports; a script by its name. The worker's first file is on the other side of Redis: nothing imports it."""
     before: list[Path] = []
     for stop in stops():
         top = stop.file.relative_to(ROOT).parts[0]
