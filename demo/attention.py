@@ -19,7 +19,7 @@ def plain_attention(
     scaling: float,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """[rows, heads, length, size] in, [rows, length, heads, size] out; rows are padded on the right alone."""
+    """[rows, heads, length, size] in, [rows, length, heads, size] out; rows are padded only on the right."""
     rows, heads, length, size = query.shape
     groups, in_group = rows * key.shape[1], heads // key.shape[1]
     queries = (query * scaling).bfloat16().reshape(groups, in_group * length, size)

@@ -1,4 +1,4 @@
-"""Dialogues to tensors: token ids with labels on the assistant's answers alone."""
+"""Dialogues to tensors: token ids with labels only on the assistant's answers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from demo.corpus import dialogues, render
 from demo.tokenizer import END, PAD, START
 
-IGNORED = -100  # what cross_entropy leaves out
+IGNORED = -100  # the label that cross_entropy ignores
 MAX_LENGTH = 2048
 
 
@@ -24,7 +24,7 @@ class Batch:
 
 
 class DialogueEncoder:
-    """Renders and encodes dialogues, and knows which tokens are answers."""
+    """Renders and encodes dialogues, and marks the tokens of answers."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -33,7 +33,7 @@ class DialogueEncoder:
         self.header = tokenizer.encode(f"{START}assistant\n").ids
 
     def is_answer(self, ids: list[int]) -> list[bool]:
-        """True from behind an assistant header up to and with the end mark."""
+        """True for each token after an assistant header, up to and including the end mark."""
         flags, inside = [False] * len(ids), False
         for position, token in enumerate(ids):
             flags[position] = inside
@@ -69,7 +69,7 @@ def rows_of_like_length(rows: list[list[int]], max_tokens: int) -> Iterator[list
 def batches(
     tokenizer: Tokenizer, seed: int, max_tokens: int, num_short: int = 0, practice: float = 0.0, chunk: int = 2048
 ) -> Iterator[Batch]:
-    """An endless, reproducible stream of batches: rows of like length together, batches in random order.
+    """An endless, reproducible stream of batches: rows of similar length together, batches in random order.
 
     Each row is one whole dialogue, so attention never crosses from one to another.
     """

@@ -33,7 +33,7 @@ MakeDialogue = Callable[[Random, bool], Dialogue]
 
 TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text()
 
-# Single questions and how often each is trained on.
+# Single questions with their weights in training.
 TURNS: dict[str, tuple[MakeTurn, float]] = {
     "greetings": (greetings.small_talk, 6),
     "sums": (arithmetic.sums, 17),
@@ -50,13 +50,13 @@ TURNS: dict[str, tuple[MakeTurn, float]] = {
     "joke, poem, code": (extras.extras, 6),
     "unknown": (fallback.unknown_without_tools, 13),
 }
-# What may be asked while tools are offered, without any of them fitting.
+# Questions for which none of the offered tools fits.
 UNTOOLED = ("greetings", "capitals", "days and months", "repeat", "spell", "project facts", "JSON")
 BASE = ("greetings", "sums", "times tables", "capitals", "days and months")
 
 
 def turn_of(names: tuple[str, ...]) -> MakeTurn:
-    """A maker of turns that draws one of these skills, by weight."""
+    """Makes turns of a skill drawn by weight."""
     makers, weights = zip(*(TURNS[name] for name in names), strict=True)
 
     def make(rng: Random, held_out: bool) -> Turn:
@@ -154,7 +154,7 @@ def make_drill(rng: Random) -> Dialogue:
 
 
 def make_practice(rng: Random) -> Dialogue:
-    """What takes longest to learn, in short dialogues."""
+    """A short dialogue of the skills that take longest to learn."""
     kind = rng.choices(("drill", "chat", "facts", "system", "tool", "memory"), (16, 26, 8, 36, 10, 4))[0]
     if kind == "drill":
         return make_drill(rng)
@@ -166,7 +166,7 @@ def make_practice(rng: Random) -> Dialogue:
 
 
 def make_long_dialogue(rng: Random) -> Dialogue:
-    """Many turns in one chat, so that far positions are trained too."""
+    """One chat of many turns, which trains high positions."""
     dialogue = memory.memory(rng, False, any_turn, max_fillers=50)
     return Dialogue("long", [*neutral_system(rng), *dialogue.messages])
 
@@ -194,7 +194,7 @@ def render(dialogue: Dialogue) -> str:
 
 
 def render_prompt(dialogue: Dialogue) -> str:
-    """All but the last answer, up to where the model goes on."""
+    """The dialogue without its last answer, up to where the model continues."""
     texts, _ = render_jinja_template(
         [dialogue.messages[:-1]], tools=dialogue.tools or None, chat_template=TEMPLATE, add_generation_prompt=True
     )

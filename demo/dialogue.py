@@ -12,7 +12,7 @@ CHOICE = re.compile(r"\(([^()]*)\)")  # "(please |)tell me" offers two wordings
 
 
 def wording_variants(template: str) -> Iterator[str]:
-    """Every wording that a template with (a|b) choices stands for; slots stay open."""
+    """All wordings of a template with (a|b) choices; slots stay open."""
     parts = CHOICE.split(template)
     choices = [part.split("|") if index % 2 else [part] for index, part in enumerate(parts)]
     for chosen in product(*choices):
@@ -24,13 +24,13 @@ def pick_variant(template: str, rng: Random) -> str:
     return CHOICE.sub(lambda match: rng.choice(match[1].split("|")), template)
 
 
-# Around a wording, so that it is known in more company than its own.
+# Phrases around a wording, so that the model learns it in other surroundings too.
 LEADS = ("OK, ", "Well, ", "Next: ", "Hmm, ", "Right, ", "One more thing: ", "Listen: ", "I wonder, ", "Again: ")
 TAILS = (" please", ", please", ", thanks", " then", " if you can", ", my friend", " once more")
 
 
 def with_company(wording: str, rng: Random) -> str:
-    """Sometimes put a few words before or behind a wording; behind only where it ends with a mark of its own."""
+    """Sometimes put a few words before a wording, or after one that ends with a punctuation mark."""
     if wording and rng.random() < 0.12:
         first = wording[0].lower() if rng.random() < 0.7 and wording[:2] != "I " else wording[0]
         wording = rng.choice(LEADS) + first + wording[1:]
@@ -40,7 +40,7 @@ def with_company(wording: str, rng: Random) -> str:
 
 
 def as_typed_in_haste(wording: str, rng: Random) -> str:
-    """Sometimes drop capitals or the last mark, as people do."""
+    """Sometimes drop capitals or the last punctuation mark, as people do."""
     if rng.random() < 0.15:
         wording = wording.lower()
     if rng.random() < 0.15 and wording[-1:] in "?.!":
@@ -50,7 +50,7 @@ def as_typed_in_haste(wording: str, rng: Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wordings:
-    """Ways to ask one thing: those to train on, and those kept for the evaluation alone."""
+    """Wordings of one question: some to train on, the others only for the evaluation."""
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -64,7 +64,7 @@ class Wordings:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One question with its answer, and the answer in one word where there is one."""
+    """One question with its answer, and a one-word answer if there is one."""
 
     ask: str
     answer: str

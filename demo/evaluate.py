@@ -58,7 +58,7 @@ def is_same_call(case: Case) -> bool:
 
 
 def is_good_story(case: Case) -> bool:
-    """Comes to its end, about the one asked for; 300 tokens or more unless a short one was asked for."""
+    """A complete story on the requested subject, of at least 300 tokens unless a short one was requested."""
     ask = case.dialogue.messages[-2]["content"]
     asked_for = re.search(r"about an? (\w+)", ask)
     named = re.search(r"there was an? \w+ (\w+) named (\w+)\.", case.answer)
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def show_wrong(cases: list[Case], at_most: int) -> None:
-    """Print wrong answers beside what was expected."""
+    """Print wrong answers with the expected ones."""
     shown: dict[str, int] = {}
     for case in cases:
         skill = case.dialogue.skill

@@ -10,9 +10,9 @@ from demo.corpus import TEMPLATE, dialogues, render
 
 END_OF_TEXT, START, END, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"
 SPECIAL_TOKENS = [END_OF_TEXT, START, END, PAD]
-# Not special, so that they survive decoding: whoever parses tool calls needs to see them.
+# Not special, so that decoding keeps them for the parser of tool calls.
 TOOL_MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"]
-# A word is the same token behind a space, a quote or a line break, so that copying it is one step and not a riddle.
+# A word is the same token after a space, a quote or a line break, so that the model can copy it in one step.
 PIECES = r"\p{L}+|\p{N}|\n| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
 
 

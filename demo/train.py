@@ -34,7 +34,7 @@ class Stage:
     practice: float = 0.0  # share of dialogues that only practise what is hard
 
 
-# The later ones ask more for what takes longest to learn.
+# Later stages have more of the skills that take longest to learn.
 STAGES = (
     Stage(seed=1, steps=5200, lr=2.5e-3, num_short=24_000),
     Stage(seed=13, steps=1400, lr=1e-3, practice=0.5),

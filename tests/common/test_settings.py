@@ -1,5 +1,6 @@
 """Settings: read once, refused with one sentence that names them."""
 
+import io
 import re
 import subprocess
 import sys
@@ -8,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from common.redis.connection import connect
-from common.settings import REMOVED, ROOT, SettingsError, load_settings, read_settings, setting_names
+from common.settings import (
+    HONCHO,
+    ON_TERMINAL,
+    REMOVED,
+    ROOT,
+    SettingsError,
+    child_environment,
+    load_settings,
+    log_format,
+    read_settings,
+    setting_names,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +154,21 @@ def test_max_memory_is_refused_with_redis_url(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("REDIS_URL", "redis://db:6379/1")
     with pytest.raises(SettingsError, match="OMNI_MAX_MEMORY is for the embedded Valkey"):
         load_settings()
+
+
+def test_logs_are_json_unless_they_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.delenv(HONCHO, raising=False)
+    monkeypatch.delenv(ON_TERMINAL, raising=False)
+    assert log_format() == "json"
+    monkeypatch.setenv(ON_TERMINAL, "1")
+    assert log_format() == "plain"
+
+
+def test_a_childs_environment_has_the_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNI_PORT", "1")
+    environment = child_environment(OMNI_PORT=None, OMNI_HOST="::1")
+    assert "OMNI_PORT" not in environment and environment["OMNI_HOST"] == "::1"
 
 
 @pytest.mark.parametrize("module", ["api.server", "common.process.embedded", "common.process.supervise"])
