@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--broken", default="", help="comma separated names of mutations (tests/chaos/mutations.py)")
     parser.add_argument("--demo", action="store_true", help="the demo model instead of the weightless engine")
     parser.add_argument("--streams", type=int, default=0, help="instead of faults: so many open streams")
-    parser.add_argument("--queued", type=int, default=0, help="and so many jobs in the line")
+    parser.add_argument("--queued", type=int, default=0, help="jobs in the queue besides")
     args = parser.parse_args()
     if args.streams or args.queued:
         return crowd(args.streams, args.queued)

@@ -49,7 +49,7 @@ async def run(heavy: Target, light: Target, num_heavy: int, seconds: float) -> t
 
 
 async def send_long(session: aiohttp.ClientSession, heavy: Target, num_long: int) -> None:
-    """Fill the line with long answers that nobody waits for."""
+    """Fill the queue with long background answers."""
     rnd = random.Random(1)
     headers = {"Authorization": f"Bearer {heavy.key}"}
     for _ in range(num_long):

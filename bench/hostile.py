@@ -135,7 +135,7 @@ def in_process(bodies: Iterator[bytes], submit: Callable[[bytes], None]) -> Coun
 
 
 def gate() -> Callable[[bytes], None]:
-    """The way of a body from bytes to a request that would be put into the line, with the demo model."""
+    """The way of a body from bytes to a request that would be enqueued, with the demo model."""
     from api.chat.prepare import chat_input
     from api.gate.json_object import parse_object
     from api.prompt.encoder import PromptEncoder

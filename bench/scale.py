@@ -1,8 +1,8 @@
 """Many at a time: `python -m bench.scale [--streams 100 500 1000 2000] [--queued 10000] [--real]`.
 
-Streams: so many answers open at once, all running, one token a step each. Queued: so many jobs put in line while no
+Streams: so many answers open at once, all running, one token a step each. Queued: so many jobs enqueued while no
 worker is there, then drained by one. The engine is the weightless one of the tests, so that what is measured is the
-service; --real takes the tiny model instead (it runs 256 at a time, the others wait in line). Order: a claim is out of
+service; --real takes the tiny model instead (256 at a time, the others wait in the queue). Order: a claim is out of
 order when a job with a higher ticket was claimed in an earlier millisecond.
 """
 
@@ -27,7 +27,7 @@ from tests.chaos.harness import KEYS, Harness, Options, running
 
 MODEL = "tiny"
 SAMPLE_S = 0.1
-CALLERS = 32  # of those who put jobs into the line
+CALLERS = 32  # clients that enqueue jobs
 
 
 class Peak(threading.Thread):
@@ -183,12 +183,12 @@ async def look_up(url: str, ids: list[str]) -> list[float]:
 async def fill(url: str, num_jobs: int) -> tuple[list[str], float, list[float]]:
     """Ids, seconds until all were accepted, and milliseconds to look up some of them."""
     ids, elapsed = await put_in_line(url, num_jobs)
-    print(f"{num_jobs} jobs put in line in {elapsed:.0f} s", flush=True)
+    print(f"{num_jobs} jobs enqueued in {elapsed:.0f} s", flush=True)
     return ids, elapsed, await look_up(url, [job_id for job_id in ids if job_id][:: max(1, num_jobs // 200)])
 
 
 def queued(num_jobs: int) -> tuple[Any, ...]:
-    """One row: so many jobs put in line while no worker is there, then drained by one."""
+    """One row: so many jobs enqueued without a worker, then drained by one."""
     with running(options(64, 0.001, None)) as harness:
         waiting = f"omni:waiting:{MODEL}"
         harness.workers.pop().end()

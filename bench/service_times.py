@@ -16,7 +16,7 @@ import numpy as np
 from redis import Redis
 
 from api.jobs.generation import rq_job
-from bench.line_model import MEASURED
+from bench.queue_model import MEASURED
 from bench.report import load_average, machine
 from common.process.valkey_seams import server_path
 from common.redis.connection import connect

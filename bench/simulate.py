@@ -4,7 +4,7 @@
     python -m bench.simulate --fairness --picture docs/images/fairness.png    # one key with many clients, one with one
     python -m bench.simulate --step-ms 12 --row-ms 0.15 --prefill-ms 40       # other workers than the measured ones
 
-The times are bench/service_times.json's (bench.service_times writes it); bench/line_model.py is what is played.
+The times are bench/service_times.json's (bench.service_times writes it); bench/queue_model.py is what is played.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.line_model import MEASURED, Line, Outcome, Shape, Simulation
 from bench.pictures import Panel, draw
+from bench.queue_model import MEASURED, Outcome, Shape, SimulatedQueue, Simulation
 
-__all__ = ["Line", "Shape", "Simulation", "quantile", "row_of"]
+__all__ = ["SimulatedQueue", "Shape", "Simulation", "quantile", "row_of"]
 
 HEAVY = (10, 30, 100, 300, 1000, 3000)
 FLOOR_S = 0.001  # a wait that a logarithmic axis can show
@@ -87,8 +87,8 @@ def lines_of(rows: Sequence[Row], by: str, x: str, y: str) -> dict[str, list[tup
 
 def scaling_panels(rows: Sequence[Row]) -> list[Panel]:
     wanted = (
-        ("wait in line, p50", "seconds (0.001: none)", "wait p50"),
-        ("wait in line, p99", "seconds (0.001: none)", "wait p99"),
+        ("wait in the queue, p50", "seconds (0.001: none)", "wait p50"),
+        ("wait in the queue, p99", "seconds (0.001: none)", "wait p99"),
         ("answers", "per second", "done/s"),
         ("Redis", "share of its one thread", "redis"),
     )
@@ -108,7 +108,7 @@ def fairness_panels(rows: Sequence[Row]) -> list[Panel]:
     light, unfair = "the light key", "the light key, first come first served"
     typical = {"heavy p50": "the heavy key", "light p50": light, "light p50, no fairness": unfair}
     longest = {"light max": light, "light max, no fairness": unfair}
-    return [panel("wait in line, p50", typical), panel("wait in line, longest", longest)]
+    return [panel("wait in the queue, p50", typical), panel("wait in the queue, longest", longest)]
 
 
 def say(rows: Sequence[Row], row: Row) -> None:

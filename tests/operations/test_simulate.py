@@ -1,35 +1,35 @@
-"""The simulation keeps the line's own rule, gives the same every time, and shows what fairness is for."""
+"""The simulation follows the rule of the real queue, is reproducible, and shows the effect of fairness."""
 
 import random
 
 import pytest
 
 from api.jobs.generation import rq_job
-from bench.simulate import Line, Shape, Simulation, quantile, row_of
+from bench.simulate import Shape, SimulatedQueue, Simulation, quantile, row_of
 from common.redis.store import Store
 from common.redis.submission import Submission
 from common.wire import GenerationRequest, SamplingParams
 from worker.jobs.ledger import Ledger
 
 
-def test_the_simulated_line_is_the_real_one(redis):
+def test_the_simulated_queue_has_the_order_of_the_real_one(redis):
     """The same random submissions and claims, in Redis and in the simulation."""
     store, ledger = Store(redis), Ledger(redis, "sim", "w")
     ledger.register()
-    line, draw, served = Line(), random.Random(5), ([], [])
+    queue, draw, served = SimulatedQueue(), random.Random(5), ([], [])
     for number in range(300):
         if draw.random() < 0.55:
             owner = draw.choice("aaaab")
             request = GenerationRequest(f"{owner}-{number}", "sim", (1,), SamplingParams(max_tokens=1, seed=1))
             store.submit(Submission(request, "sim", owner, "r", {}), rq_job(redis, request.id, "sim"))
-            line.put(owner, number)
-        elif line.waiting:
-            served[0].append(line.take())
+            queue.put(owner, number)
+        elif queue.waiting:
+            served[0].append(queue.take())
             served[1].append(ledger.claim(0).request.id)
     assert [f"{owner}-{number}" for owner, number in served[0]] == served[1] and len(served[1]) > 90
 
 
-def test_the_same_seed_gives_the_same():
+def test_the_same_seed_gives_the_same_result():
     shape = Shape(2, 50, duration_ms=60_000)
     assert row_of(shape) == row_of(shape)
 

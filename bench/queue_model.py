@@ -1,7 +1,7 @@
-"""The line and its workers in simulated time. Seeded: the same every time.
+"""The queue and its workers in simulated time. Seeded: the same every time.
 
 Clients ask, wait for the answer, think, and ask again. A worker makes one token per step for each sequence that it
-runs, and a step takes longer the more they are; a prompt makes all of them wait. Places in line are given by
+runs, and a step takes longer the more they are; a prompt makes all of them wait. The order of the queue is given by
 submit.lua's rule.
 """
 
@@ -35,14 +35,14 @@ class Shape:
 
 
 @dataclass(slots=True)
-class Line:
-    """Who was served least is next, as in submit.lua and claim.lua. That full workers make room is not played."""
+class SimulatedQueue:
+    """The owner served least is next, as in submit.lua and claim.lua. Full workers do not make room here."""
 
     is_fair: bool = True
     now: float = 0.0
     waiting: dict[str, deque[tuple[int, Any]]] = field(default_factory=dict)  # owner -> (ticket, what)
-    served: dict[str, float] = field(default_factory=dict)  # of those that wait or run
-    left: dict[str, float] = field(default_factory=dict)  # of the others
+    served: dict[str, float] = field(default_factory=dict)  # owners that wait or run
+    left: dict[str, float] = field(default_factory=dict)  # other owners
     places: Counter[str] = field(default_factory=Counter)
     num_tickets: int = 0
     num_waiting: int = 0
@@ -133,7 +133,7 @@ class Simulation:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.random = random.Random(shape.seed)
-        self.line = Line(shape.is_fair)
+        self.queue = SimulatedQueue(shape.is_fair)
         self.events: list[tuple[float, int, str, int, int]] = []
         self.num_events = 0
         self.workers = [Worker(shape) for _ in range(shape.num_workers)]
@@ -165,11 +165,11 @@ class Simulation:
 
     def ask(self, time: float, client: int) -> None:
         self.counts["asked"] += 1
-        if self.line.num_waiting >= self.shape.max_queue:
+        if self.queue.num_waiting >= self.shape.max_queue:
             self.counts["refused"] += 1
             self.think(time, client)
             return
-        self.line.put(self.owner_of(client), (time, client))
+        self.queue.put(self.owner_of(client), (time, client))
 
     def think(self, time: float, client: int) -> None:
         self.at(time + self.random.expovariate(1 / self.shape.think_ms), "ask", client)
@@ -178,8 +178,8 @@ class Simulation:
         return "heavy" if client < self.shape.num_heavy else f"light-{client}"
 
     def admit(self, time: float) -> None:
-        """The emptiest worker takes the head of the line."""
-        while self.line.waiting:
+        """The emptiest worker takes the head of the queue."""
+        while self.queue.waiting:
             num_running, number = self.free[0]
             worker = self.workers[number]
             if num_running != len(worker.ends):
@@ -188,7 +188,7 @@ class Simulation:
             if num_running >= self.shape.max_num_seqs:
                 return
             num_tokens = max(1, round(self.random.expovariate(1 / self.shape.mean_tokens)))
-            owner, (asked, client) = self.line.take(num_tokens)
+            owner, (asked, client) = self.queue.take(num_tokens)
             self.waits["heavy" if owner == "heavy" else "light"].append(time - asked)
             worker.take(time, num_tokens, self.num_events, client)
             heapq.heapreplace(self.free, (len(worker.ends), number))
@@ -199,7 +199,7 @@ class Simulation:
         worker.move(time)
         _, _, client = heapq.heappop(worker.ends)
         self.counts["done"] += 1
-        self.line.end(self.owner_of(client))
+        self.queue.end(self.owner_of(client))
         worker.version += 1
         heapq.heappush(self.free, (len(worker.ends), number))
         if worker.ends:
