@@ -62,7 +62,8 @@ class Engine:
         if self._in_flight is None:
             events += self._commit(step)
         else:
-            step.leave_pending(self._is_live)
+            for row in step.leave_pending(self._is_live):
+                self.scheduler.share(row)
         self._last_step_s = time.perf_counter() - started
         return events
 

@@ -34,7 +34,7 @@ class Scheduler:
     def schedule(self) -> list[ScheduledSequence]:
         """The batch of the next step: decodes, then started prompts, then new ones, within the step's token budget.
 
-        Their tokens count as computed from now on, and their full blocks as shareable.
+        Their tokens count as computed from now on.
         """
         rows: dict[int, ScheduledSequence] = {}
         budget = self._step_tokens()
@@ -55,14 +55,19 @@ class Scheduler:
             budget -= num_tokens
         for row in rows.values():
             row.sequence.advance(row.num_tokens)
-            self.kv_cache.cache_blocks(row.sequence, row.start)
         return list(rows.values())
 
     def commit(self, row: ScheduledSequence, num_accepted: int) -> None:
         """The row's first `num_accepted` samples are tokens now; all but the last were computed as a draft."""
+        num_verified = max(num_accepted - 1, 0)
         row.sequence.draft = []
-        row.sequence.advance(max(num_accepted - 1, 0))
-        self.kv_cache.cache_blocks(row.sequence, row.start)
+        row.sequence.advance(num_verified)
+        self.share(row, num_verified)
+
+    def share(self, row: ScheduledSequence, num_verified: int = 0) -> None:
+        """The row is computed, or launched: later steps may share the blocks that it fills."""
+        stop = row.start + row.num_tokens + num_verified
+        self.kv_cache.cache_blocks(row.sequence, row.start, stop)
 
     def take_back(self, sequence: Sequence) -> None:
         """The sequence's pending token could not be decided: schedule the token before it again."""

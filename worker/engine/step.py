@@ -78,11 +78,12 @@ class Step:
         except Exception as error:  # see forward()
             self._fail(error)
 
-    def leave_pending(self, is_live: IsLive) -> None:
-        """Make the samples of live rows their sequences' pending tokens. The rows have no drafts."""
+    def leave_pending(self, is_live: IsLive) -> list[ScheduledSequence]:
+        """Make the samples of live rows their sequences' pending tokens; returns the live rows. They have no drafts."""
         for index, row in enumerate(row for row in self.batch if row.samples):
             if is_live(row):
                 row.sequence.pending = index
+        return [row for row in self.batch if is_live(row)]
 
     def outcomes(self, runner: Runner, mask_filler: MaskFiller, is_live: IsLive) -> Iterator[Outcome]:
         """Wait for the samples. After a failure compute each live row alone, so that only the culprit fails.

@@ -94,12 +94,12 @@ class KVCache:
             sequence.block_ids += self.pool.allocate(num_missing)
         return True
 
-    def cache_blocks(self, sequence: Sequence, num_before: int) -> None:
-        """Share the blocks that became full since `num_before` tokens were computed."""
+    def cache_blocks(self, sequence: Sequence, start: int, stop: int) -> None:
+        """Share the blocks that the computed tokens from `start` to `stop` have made full."""
         if not self.shares_prefixes:
             return
-        num_known = min(sequence.num_computed, len(sequence.token_ids))  # a pending token cannot be hashed yet
-        first, last = num_before // self.block_size, num_known // self.block_size
+        stop = min(stop, sequence.num_computed)  # less after a preemption
+        first, last = start // self.block_size, stop // self.block_size
         if first < last:
             hashes = self._hashes(sequence, last)
             for at in range(first, last):

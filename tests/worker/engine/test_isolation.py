@@ -76,6 +76,34 @@ def test_a_failure_leaves_the_prefix_to_those_who_share_it(bench: Bench, monkeyp
     assert bench.token_ids("good") == bench.generate(prompt)
 
 
+def test_a_block_that_a_failed_step_did_not_fill_is_not_shared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two choices breaks the step in which the other would fill a block; the other is not computed at all."""
+    forward, prompt = bench.engine.runner.forward, prompt_of(40)
+    choices = {"n": 2, "temperature": 1.0, "seed": 5, "ignore_eos": True}
+    is_due = False
+    bench.add("unbroken", prompt, cache_salt="apart", **choices)
+    bench.finish()
+
+    def broken(rows: list[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+        nonlocal is_due
+        places = {row.sequence.index: row.start for row in rows if row.sequence.request_id == "bad"}
+        is_due = is_due or places.get(1) == 47
+        if is_due and 0 in places:
+            raise RuntimeError("kernel")
+        return forward(rows, drawn)
+
+    monkeypatch.setattr(bench.engine.runner, "forward", broken)
+    bench.add("bad", prompt, **choices)
+    bench.finish()
+    assert isinstance(bench.end("bad"), Failed)
+    longer = [*prompt, *bench.token_ids("unbroken", 1)[:8], 7]
+    bench.add("good", longer)
+    bench.finish()
+    end = bench.end("good")
+    assert isinstance(end, Finished) and end.cached_tokens == 32
+    assert bench.token_ids("good") == bench.generate(longer)
+
+
 @pytest.mark.parametrize(
     ("prompt", "sampling", "code"),
     [
