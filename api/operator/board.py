@@ -1,4 +1,4 @@
-"""The operator's live view: one snapshot a second for all viewers of this process, as SSE."""
+"""The operator's live board: one snapshot a second for all viewers of this process, as SSE."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ PERIOD_S = 1.0
 
 
 class Board:
-    """The newest snapshot; taken when a viewer asks and the last one is a second old. Nobody looks: nothing is read."""
+    """The newest snapshot. A new one is taken only when a viewer asks and the last one is a second old."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -41,7 +41,7 @@ class Board:
             return self._frame
 
     def _with_names(self, snapshot: dict[str, Any]) -> dict[str, Any]:
-        """Owners are hashes of keys: show the key's name where it has one."""
+        """The snapshot with names of keys in place of their hashes, where a key has a name."""
         for job in (*snapshot["waiting"], *snapshot["running"]):
             job["owner"] = self._service.keys.name_of(job["owner"])
         return snapshot
@@ -60,9 +60,9 @@ def board_routes(service: Service) -> Blueprint:
 
 
 def frames(service: Service, board: Board, client: Any) -> Iterator[bytes]:
-    """Until the viewer leaves or this process does."""
+    """SSE frames until the viewer disconnects or this process shuts down."""
     gone = Wake()
-    with watching(client, gone.set, lambda: None):  # a frame every PERIOD_S is probe enough
+    with watching(client, gone.set, lambda: None):  # the frame every PERIOD_S is the probe
         while not gone.is_set():
             try:
                 yield board.frame()

@@ -1,6 +1,7 @@
-"""GET /metrics: what Redis counts and what stands in line now, in Prometheus' form. Any API process gives the same."""
+"""GET /metrics: Redis' counters and the current gauges, for Prometheus. The same in every API process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from flask import Blueprint, Response, request
 from prometheus_client import CollectorRegistry
@@ -12,34 +13,40 @@ from common.redis.memory import memory_of
 from common.redis.metrics import BOUNDS_MS, SERVICE, read
 from common.redis.store import Store
 
-HISTOGRAMS = {
-    "time_to_first_token": "From the request's acceptance to its first token.",
-    "inter_token_latency": "Between two tokens of an answer, as the worker makes them.",
-    "request_queue_time": "In line, until the first worker took the request.",
-    "request_prefill_time": "From there to the first token.",
-    "request_decode_time": "From the first token to the end.",
-    "e2e_request_latency": "From acceptance to the end, of requests that were answered in full.",
-}
-COUNTERS = {
-    "prompt_tokens": "Prompt tokens of requests whose answer has begun.",
-    "generation_tokens": "Tokens generated, each once.",
-    "prefix_cache_queries": "Prompt tokens looked up in the KV cache.",
-    "prefix_cache_hits": "Prompt tokens found there.",
-    "num_preemptions": "Sequences that had to give their KV cache up for others.",
-    "recomputed_tokens": "Tokens read again because a sequence had lost its KV cache.",
-    "resumed_jobs": "Jobs that went on from their log: their worker had gone, or they had made room.",
-    "jobs_that_made_room": "Jobs that gave their place to another key's and went on later.",
-}
-LABELLED = {
-    "request_success": ("finished_reason", "Ended answers by reason: stop, length, abort (cancelled), error."),
-    "request_failed": ("code", "Jobs that ended without a full answer."),
-    "admissions_refused": ("reason", "Requests that were not taken into the line."),
-}
+HISTOGRAMS: Mapping[str, str] = MappingProxyType(
+    {
+        "time_to_first_token": "Time from accepting the request to its first token.",
+        "inter_token_latency": "Time between two tokens of an answer, measured in the worker.",
+        "request_queue_time": "Time in the queue, until a worker first claimed the request.",
+        "request_prefill_time": "Time from the claim to the first token.",
+        "request_decode_time": "Time from the first token to the end.",
+        "e2e_request_latency": "Time from accepting the request to its end, for complete answers.",
+    }
+)
+COUNTERS: Mapping[str, str] = MappingProxyType(
+    {
+        "prompt_tokens": "Prompt tokens of requests with a first token.",
+        "generation_tokens": "Generated tokens.",
+        "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",
+        "prefix_cache_hits": "Prompt tokens found in the prefix cache.",
+        "num_preemptions": "Sequences whose KV cache was freed for other sequences.",
+        "recomputed_tokens": "Tokens prefilled again after a preemption.",
+        "resumed_jobs": "Jobs resumed from their log after their worker ended or they were preempted for another key.",
+        "jobs_that_made_room": "Running jobs returned to the queue for another key's job.",
+    }
+)
+LABELLED: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "request_success": ("finished_reason", "Ended answers by reason: stop, length, abort (cancelled), error."),
+        "request_failed": ("code", "Failed jobs by error code."),
+        "admissions_refused": ("reason", "Requests that were refused before they were enqueued."),
+    }
+)
 WORKER_STATES = ("loading", "ready", "away", "draining")
 
 
 class Counts:
-    """A collector for one scrape."""
+    """A collector for one scrape. Raises RedisError."""
 
     def __init__(self, service: Service) -> None:
         self.store = service.store
@@ -63,33 +70,39 @@ class Counts:
             yield labelled
         restarts = [(queue, int(self.store.redis.get(f"omni:crashes:{queue}") or 0)) for queue in self.queues]
         yield self._counter("worker_restarts", "Workers that died and were replaced.", restarts)
-        yield from self._now()
+        yield from self._gauges()
         yield http_requests(self.store)
 
-    def _now(self) -> Iterator[Metric]:
-        """What is so at this moment."""
+    def _gauges(self) -> Iterator[Metric]:
+        """Current gauges."""
         workers = self.store.directory.workers()
         for name, text, field in (
             ("num_requests_running", "Sequences in the workers' batches.", "num_running"),
-            ("num_preempted", "Sequences that gave their KV cache up and wait for room.", "num_preempted"),
-            ("generation_tokens_per_second", "What the workers made in the last second.", "tokens_per_s"),
-            ("memory_used_bytes", "The workers' memory: of the GPU, or of the process on a CPU.", "memory_used"),
+            ("num_preempted", "Preempted sequences that wait for KV cache.", "num_preempted"),
+            ("generation_tokens_per_second", "Tokens generated in the last second.", "tokens_per_s"),
+            (
+                "memory_used_bytes",
+                "Memory in use by the workers: GPU memory, or the process's on a CPU.",
+                "memory_used",
+            ),
         ):
             yield self._gauge(name, text, [(queue, total(workers, queue, field)) for queue in self.queues])
         waiting = [(queue, self._num_waiting(queue)) for queue in self.queues]
-        yield self._gauge("num_requests_waiting", "Jobs in line.", waiting)
+        yield self._gauge("num_requests_waiting", "Jobs in the queue.", waiting)
         usage = []
         for queue in self.queues:
             blocks = total(workers, queue, "kv_blocks_total")
             usage.append((queue, total(workers, queue, "kv_blocks_used") / blocks if blocks else 0.0))
-        yield self._gauge("kv_cache_usage_perc", "KV cache in use, 1 is all.", usage)
-        states = GaugeMetricFamily("omni:workers", "Live workers.", labels=["model_name", "state"])
+        yield self._gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", usage)
+        states = GaugeMetricFamily("omni:workers", "Live workers by state.", labels=["model_name", "state"])
         for queue in self.queues:
             for state in WORKER_STATES:
                 states.add_metric([queue, state], sum((w["queue"], w["state"]) == (queue, state) for w in workers))
         yield states
         yield GaugeMetricFamily(
-            "omni:redis_memory_free_ratio", "Of maxmemory.", value=memory_of(self.store.redis).free_ratio
+            "omni:redis_memory_free_ratio",
+            "Free share of Redis' maxmemory, 0 to 1.",
+            value=memory_of(self.store.redis).free_ratio,
         )
 
     def _num_waiting(self, queue: str) -> int:
@@ -125,7 +138,9 @@ def total(workers: Sequence[dict[str, str]], queue: str, field: str) -> float:
 
 
 def http_requests(store: Store) -> Metric:
-    family = CounterMetricFamily("omni:http_requests", "Answers by route.", labels=["method", "route", "status"])
+    family = CounterMetricFamily(
+        "omni:http_requests", "HTTP answers by method, route and status.", labels=["method", "route", "status"]
+    )
     for field, number in read(store.redis, SERVICE).items():
         family.add_metric(field.partition("|")[2].split(" "), number)
     return family

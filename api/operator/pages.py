@@ -1,4 +1,4 @@
-"""The web page and the board: static files without a key. What they show is asked for with one."""
+"""The chat page and the board: static files, served without a key. Their requests need one."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is known of a request beside its answer: one log line, one count, the limits' headers. Never its text or key."""
+"""Access log, request counter and rate-limit headers. Logs neither prompts nor keys."""
 
 import logging
 import time
@@ -11,12 +11,12 @@ from api.jobs.service import Service
 
 logger = logging.getLogger("omni.api")
 
-SILENT = frozenset({"GET", "HEAD", "OPTIONS"})  # no line for these when all is well: pollers would fill the log
+SILENT = frozenset({"GET", "HEAD", "OPTIONS"})  # not logged unless they fail: polling would fill the log
 PROBES = frozenset({"/health", "/readyz"})
 
 
 class RequestFields(logging.Filter):
-    """Adds the ids of the request that is being answered to every line that is logged meanwhile."""
+    """Adds the current request's ids to every log line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if ids := notes.ids():
@@ -49,7 +49,7 @@ def install_request_log(app: Flask, service: Service) -> None:
 
 
 def write_line(route: str, status: int) -> None:
-    """Once per request, when its headers are ready; a stream goes on after it."""
+    """Write one line per request, when its headers are ready; a stream goes on after that."""
     level = logging.WARNING if status >= 500 else logging.INFO
     milliseconds = round((time.monotonic() - g.get("began", time.monotonic())) * 1000, 1)
     fields = {"route": route, "status": status, "ms": milliseconds}

@@ -1,8 +1,9 @@
-"""/metrics against the load's own numbers, with two API processes: they must agree whichever process answers."""
+"""/metrics agrees with what callers counted, and is the same in every API process."""
 
 import asyncio
 import subprocess
-import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench import load
 from common.redis.metrics import BOUNDS_MS, SERVICE, Tally, bucket_of, read
+from tests.chaos.harness import wait_until
 from tests.service import RunningService
 from worker.jobs.telemetry import Telemetry
 
@@ -30,56 +32,83 @@ def value(samples, name, **labels):
     return sum(number for (found, have), number in samples.items() if found == f"omni:{name}" and wanted <= set(have))
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service of its own, so that nothing else is counted."""
+    with RunningService(tmp_path_factory.mktemp("metrics")) as running:
+        yield running.start()
+
+
+class Growth:
+    """What the counters grew by since this was made."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.service = service
+        self.before = scrape(service)
+
+    def of(self, name: str, **labels: str) -> float:
+        return value(scrape(self.service), name, **labels) - value(self.before, name, **labels)
+
+    def wait_for(self, expected: dict[str, int], **labels: str) -> None:
+        """Workers and API processes send what they count once a second: wait until all of it has arrived."""
+        with suppress(TimeoutError):
+            wait_until(lambda: self.all(expected, **labels) == expected)
+        assert self.all(expected, **labels) == expected
+
+    def all(self, names: Iterable[str], **labels: str) -> dict[str, float]:
+        return {name: self.of(name, **labels) for name in names}
+
+
 def test_the_counters_are_what_the_callers_saw(service: RunningService):
-    time.sleep(2.2)  # what tests before this one did is counted by then
-    before = scrape(service)
+    grown = Growth(service)
     with service.http() as http:
         body = {"model": "omni-demo", "temperature": 0, "messages": [{"role": "user", "content": "Hello there!"}]}
         answers = [http.post("/v1/chat/completions", json=body | {"max_tokens": 5 + n}).json() for n in range(6)]
         again = [http.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "m"}).json() for _ in "ab"]
         assert again[0]["id"] == again[1]["id"]
     answers.append(again[0])
-    time.sleep(2.2)  # the worker and the API send what they count once a second
-    after = scrape(service)
-
-    def grown(name, **labels):
-        return value(after, name, **labels) - value(before, name, **labels)
-
     num_tokens = sum(answer["usage"]["completion_tokens"] for answer in answers)
-    assert grown("generation_tokens_total") == num_tokens
-    assert grown("prompt_tokens_total") == sum(answer["usage"]["prompt_tokens"] for answer in answers)
+    names = ("time_to_first_token", "request_queue_time", "request_prefill_time", "e2e_request_latency")
+    grown.wait_for(
+        {
+            "generation_tokens_total": num_tokens,
+            "prompt_tokens_total": sum(answer["usage"]["prompt_tokens"] for answer in answers),
+            "inter_token_latency_seconds_count": num_tokens - len(answers),
+            **{f"{name}_seconds_count": len(answers) for name in names},
+        }
+    )
     reasons = [answer["choices"][0]["finish_reason"] for answer in answers]
     for reason in ("stop", "length"):
-        assert grown("request_success_total", finished_reason=reason) == reasons.count(reason)
-    for name in ("time_to_first_token", "request_queue_time", "request_prefill_time", "e2e_request_latency"):
-        assert grown(f"{name}_seconds_count") == len(answers), name
-    assert grown("inter_token_latency_seconds_count") == num_tokens - len(answers)
-    assert 0 < grown("time_to_first_token_seconds_sum") <= grown("e2e_request_latency_seconds_sum") < 30
-    route = {"method": "POST", "route": "/v1/chat/completions", "status": "200"}
-    http_requests = {key: number for key, number in after.items() if key[0] == "omni:http_requests_total"}
-    [name] = [key for key in http_requests if set(route.items()) <= set(key[1])]
-    assert http_requests[name] - before.get(name, 0) == len(answers) + 1
+        assert grown.of("request_success_total", finished_reason=reason) == reasons.count(reason)
+    assert 0 < grown.of("time_to_first_token_seconds_sum") <= grown.of("e2e_request_latency_seconds_sum") < 30
+    after = scrape(service)
     assert value(after, "workers", state="ready") == 1
     assert value(after, "kv_cache_usage_perc") <= 1
 
 
+def test_answers_are_counted_by_route_and_status(service: RunningService):
+    with service.http() as http:
+        for _ in range(3):
+            assert http.post("/detokenize", json={"tokens": [1]}).status_code == 200
+        assert http.post("/detokenize", json={"tokens": "x"}).status_code == 400
+
+    def counts() -> dict[str, float]:
+        labels = [(dict(have), number) for (name, have), number in scrape(service).items() if "http_requests" in name]
+        return {have["status"]: number for have, number in labels if have["route"] == "/detokenize"}
+
+    wait_until(lambda: counts() == {"200": 3, "400": 1})
+
+
 def test_the_service_counts_what_the_load_generator_measures(service: RunningService):
-    time.sleep(2.2)
-    before, plan = scrape(service), load.Plan(words=10, tokens=16, requests=24)
+    plan = load.Plan(words=10, tokens=16, requests=24)
+    grown = Growth(service)
     target = load.Target("here", f"{service.url}/v1", "omni-demo", service.key)
     [measured] = asyncio.run(load.measure([target], plan, [(4, 0.0)]))
-    time.sleep(2.2)
-    after = scrape(service)
-
-    def grown(name, **labels):
-        return value(after, name, **labels) - value(before, name, **labels)
-
     assert measured.errors == 0
-    assert grown("generation_tokens_total") == 24 * 16
-    assert grown("request_success_total", finished_reason="length") == 24
-    for name in ("time_to_first_token", "request_queue_time", "e2e_request_latency"):
-        assert grown(f"{name}_seconds_count") == 24, name
-    later = sum(grown("time_to_first_token_seconds_bucket", le=le) <= 12 for le in BOUNDS)
+    names = ("time_to_first_token", "request_queue_time", "e2e_request_latency")
+    grown.wait_for({"generation_tokens_total": 24 * 16, **{f"{name}_seconds_count": 24 for name in names}})
+    assert grown.of("request_success_total", finished_reason="length") == 24
+    later = sum(grown.of("time_to_first_token_seconds_bucket", le=le) <= 12 for le in BOUNDS)
     median_is_above = float(BOUNDS[later - 1]) if later else 0.0
     assert median_is_above <= measured.ttft_p50_ms / 1000, "the caller cannot have had it before the service"
 
@@ -111,7 +140,7 @@ def test_metrics_need_an_admin_key(service: RunningService):
 
 
 def test_every_process_gives_the_same_counters(service: RunningService, tmp_path):
-    """A second API process on the same Redis knows what it never saw."""
+    """A second API process on the same Redis gives the counts of requests that it never handled."""
     with RunningService(tmp_path, {"REDIS_URL": service.redis_url}) as second:
         second.spawn("api")
         second.wait_healthy()
@@ -135,7 +164,7 @@ def test_a_value_falls_into_the_first_bucket_that_holds_it(ms, bucket):
     assert bucket_of(ms) == bucket
 
 
-def test_a_worker_tells_growth_and_not_totals(redis):
+def test_a_worker_reports_growth_and_not_totals(redis):
     telemetry = Telemetry(redis, "q", "cpu")
     telemetry.report({"prompt_tokens": 10, "cached_tokens": 4})
     telemetry.report({"prompt_tokens": 15, "cached_tokens": 4})
@@ -143,7 +172,7 @@ def test_a_worker_tells_growth_and_not_totals(redis):
     assert (counts["prefix_cache_queries"], counts["prefix_cache_hits"]) == (15, 4)
 
 
-def test_promtool_takes_the_metrics(service: RunningService):
+def test_promtool_accepts_the_metrics(service: RunningService):
     from shutil import which
 
     if which("promtool") is None:
