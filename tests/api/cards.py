@@ -26,7 +26,10 @@ def bytes_tokenizer(*special: str, adds_bos: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def encoder(*, fim: bool = False, adds_bos: bool = False, max_model_len: int = 100) -> PromptEncoder:
+def encoder(
+    *, fim: bool = False, adds_bos: bool = False, max_model_len: int = 100, num_dimensions: int | None = None
+) -> PromptEncoder:
+    """With `num_dimensions`, the model makes embeddings."""
     tokenizer = bytes_tokenizer(*SPECIAL, *(FIM if fim else ()), adds_bos=adds_bos)
     card = ModelCard(
         queue="tiny",
@@ -39,5 +42,7 @@ def encoder(*, fim: bool = False, adds_bos: bool = False, max_model_len: int = 1
         created=1,
         tokenizer=tokenizer.to_str(),
         chat_template=TEMPLATE,
+        task="generate" if num_dimensions is None else "embed",
+        num_dimensions=num_dimensions,
     )
     return PromptEncoder(card)
