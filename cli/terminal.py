@@ -41,6 +41,7 @@ class AnswerView:
         self.text = ""
         self._console = console()
         self._live: Live | None = None
+        self._is_mid_line = False
 
     def __enter__(self) -> Self:
         return self
@@ -50,21 +51,30 @@ class AnswerView:
         if self._live is not None:
             self._live.stop()
             self._console.print(Markdown(self.text))
-        else:
-            self._console.print()
+        self._end_line()
 
     def add_thought(self, text: str) -> None:
-        self._console.print(Text(text, style="dim"), end="")
+        self._write(Text(text, style="dim"))
 
     def add(self, text: str) -> None:
         self.text += text
         if not self._console.is_terminal:
-            self._console.print(Text(text), end="")
+            self._write(Text(text))
             return
         if self._live is None:
+            self._end_line()
             self._live = Live(console=self._console, transient=True, refresh_per_second=8)
             self._live.start()
         self._live.update(Markdown(self._end_of_text()))
+
+    def _write(self, text: Text) -> None:
+        self._console.print(text, end="")
+        self._is_mid_line = True
+
+    def _end_line(self) -> None:
+        if self._is_mid_line:
+            self._console.print()
+            self._is_mid_line = False
 
     def _end_of_text(self) -> str:
         """As many lines as the terminal shows: a live display cannot scroll."""

@@ -21,6 +21,12 @@ def test_an_answer_in_a_pipe_is_its_text(capsys):
     assert capsys.readouterr().out == "**bold** [red] text\n" and view.text == "**bold** [red] text"
 
 
+def test_an_answer_that_never_came_leaves_no_line(capsys):
+    with AnswerView():
+        pass
+    assert capsys.readouterr().out == ""
+
+
 def test_an_answer_on_a_terminal_is_rendered_markdown():
     screen, terminal = os.openpty()
     code = "from cli.terminal import AnswerView\nwith AnswerView() as view:\n    view.add('**bold** text')"
