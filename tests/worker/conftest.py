@@ -1,4 +1,4 @@
-"""Tiny engines to try things on. Models are written once per session; every engine is new."""
+"""Tiny engines for tests. Models are written once per session; every engine is new."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +20,7 @@ SMALL = EngineConfig(max_num_seqs=8, max_step_tokens=16, threads=1)
 
 
 class Bench:
-    """An engine, the model behind it as transformers runs it, and what each request has received."""
+    """An engine, its model as transformers runs it, and the events that each request has received."""
 
     def __init__(self, folder: Path, config: EngineConfig = SMALL, compiler: GrammarCompiler | None = None) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Bench:
         return "".join(delta.text for delta in self.deltas(request_id, index))
 
     def end(self, request_id: str) -> Finished | Failed:
-        """The terminal event, which there must be exactly one of, at the end."""
+        """The only terminal event, which must be the last."""
         *before, last = self.events[request_id]
         assert isinstance(last, Finished | Failed)
         assert all(isinstance(event, Delta) for event in before)
@@ -88,13 +88,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(params=[False, True], ids=["in-turn", "overlapped"])
 def bench(model_folder: ModelFolder, request: pytest.FixtureRequest) -> Bench:
-    """A tiny Llama in an engine of eight sequences and sixteen tokens a step, on a CPU's terms and on a GPU's."""
+    """A tiny Llama in an engine of eight sequences and sixteen tokens a step, without and with overlap."""
     return Bench(model_folder(), replace(SMALL, overlap=request.param))
 
 
 @pytest.fixture(scope="session")
 def kernels() -> None:
-    """For tests of what is computed with worker/kernels."""
+    """Skip tests of worker/kernels where they cannot be compiled."""
     try:
         load_kernels(torch.float32)
     except NoKernels as reason:

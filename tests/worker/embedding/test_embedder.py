@@ -1,4 +1,4 @@
-"""The encoder's engine: transformers' own numbers, in any company, once and in order."""
+"""Embedder: transformers' own vectors in any batch, once and in order."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ def vectors(events: list[tuple[str, Event]], job_id: str) -> Mapping[int, torch.
 
 
 def states(folder: Path, ids: list[int]) -> torch.Tensor:
-    """Of one text, by transformers alone."""
+    """The vector of one text by transformers alone."""
     with torch.inference_mode():
         found: torch.Tensor = AutoModel.from_pretrained(folder).eval()(torch.tensor([ids])).last_hidden_state[0]
     return found
@@ -69,7 +69,7 @@ def test_a_vector_is_the_unit_mean_of_transformers_own_states(folder: Path) -> N
 @pytest.mark.parametrize(
     ("switch", "is_unit"), [("cls_token", True), ("max_tokens", False), ("lasttoken", False), ("mean_tokens", False)]
 )
-def test_the_models_own_files_say_how_its_tokens_become_one_vector(tmp_path: Path, switch: str, is_unit: bool) -> None:
+def test_pooling_follows_the_models_files(tmp_path: Path, switch: str, is_unit: bool) -> None:
     folder = save_pooling(save_encoder(tmp_path), is_unit=is_unit, **{f"pooling_mode_{switch}": True})
     engine = embedder(folder)
     engine.add(request("a", TEXTS))
@@ -83,7 +83,7 @@ def test_the_models_own_files_say_how_its_tokens_become_one_vector(tmp_path: Pat
     "config",
     [{}, {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, {"pooling_mode": "weightedmean"}],
 )
-def test_a_pooling_that_is_not_known_is_refused(config: dict[str, Any]) -> None:
+def test_an_unknown_pooling_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="pooling is none of"):
         mode_of(config)
     assert mode_of({"pooling_mode": "mean"}) == "mean"
@@ -129,7 +129,7 @@ def test_one_bad_text_fails_its_own_request_only(folder: Path, monkeypatch: pyte
     assert not engine.has_work and engine.stats().num_running == 0
 
 
-def test_suspects_run_without_others_and_a_cancelled_request_says_nothing_more(folder: Path) -> None:
+def test_suspects_run_without_others_and_a_cancelled_request_gets_no_more_events(folder: Path) -> None:
     engine = embedder(folder)
     engine.add(request("other", [[5]]))
     engine.add(request("suspect", [[6]]), is_suspect=True)
@@ -139,7 +139,7 @@ def test_suspects_run_without_others_and_a_cancelled_request_says_nothing_more(f
     assert {name for name, _ in engine.step()} == {"other"} and not engine.has_work
 
 
-def test_a_request_that_is_none_for_an_encoder_is_refused(folder: Path) -> None:
+def test_a_request_that_an_encoder_cannot_serve_is_refused(folder: Path) -> None:
     engine = embedder(folder)
     engine.add(GenerationRequest("chat", "bert", (1, 2), SamplingParams(5, 0)))
     engine.add(request("long", [[1] * 65]))
@@ -147,7 +147,7 @@ def test_a_request_that_is_none_for_an_encoder_is_refused(folder: Path) -> None:
     assert [event.code for _, event in run(engine) if isinstance(event, Failed)] == ["invalid_request"] * 3
 
 
-def test_a_list_of_a_thousand_texts_keeps_nobody_out(folder: Path) -> None:
+def test_a_list_of_a_thousand_texts_keeps_no_other_request_out(folder: Path) -> None:
     engine = embedder(folder, step_tokens=100)
     engine.add(request("long", [TEXTS[1]] * 1000))
     assert engine.has_room(1, 1)

@@ -1,4 +1,4 @@
-"""A request whose log is read again stands where its predecessor stood: text, halves of characters, stop strings."""
+"""A request resumed after any logged token continues exactly: text, incomplete characters, stop strings."""
 
 import pytest
 from hypothesis import given

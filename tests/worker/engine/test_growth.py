@@ -1,4 +1,4 @@
-"""What running sequences will come to need."""
+"""Forecasts of the KV blocks that running sequences need."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ demands = st.lists(st.builds(Demand, st.integers(0, 20), st.integers(0, 20)), ma
 
 
 def played(some: list[Demand]) -> int:
-    """All grow by a block at a time; who has grown gives all back."""
+    """Simulated: all grow by a block at a time, and free their blocks when they end."""
     most = sum(demand.held for demand in some)
     for time in range(1, 21):
         most = max(most, sum(demand.held + time for demand in some if demand.growth >= time))
@@ -17,11 +17,11 @@ def played(some: list[Demand]) -> int:
 
 
 @given(demands)
-def test_the_most_is_what_comes_of_playing_it(some: list[Demand]) -> None:
+def test_most_blocks_is_the_peak_of_a_simulation(some: list[Demand]) -> None:
     assert most_blocks(some) == played(some)
 
 
-def test_the_expectation_follows_the_answers_and_doubts_itself_after_a_mistake() -> None:
+def test_the_expected_length_follows_the_answers_and_rises_after_a_preemption() -> None:
     lengths = AnswerLengths()
     assert lengths.expected(1000, 0) == 1000
     for _ in range(200):

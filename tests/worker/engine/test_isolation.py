@@ -1,4 +1,4 @@
-"""What goes wrong in one request ends that request and no other."""
+"""A fault in one request ends that request and no other."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from common.wire import Failed, Finished, LoggedChoice
 from tests.worker.conftest import Bench, prompt_of
 from worker.state.scheduled_sequence import ScheduledSequence
 
-POISON = 319  # a token id; whoever has it in the prompt breaks the forward pass
+POISON = 319  # a token id; a prompt that contains it breaks the forward pass
 
 
 def break_forward(bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
@@ -65,7 +65,7 @@ def test_nan_left_in_the_cache_does_not_reach_its_next_user(bench: Bench) -> Non
     assert all(isinstance(bench.end(f"r{seed}"), Finished) for seed in range(8))
 
 
-def test_a_failure_leaves_the_prefix_to_those_who_share_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_a_shared_prefix_intact(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     break_forward(bench, monkeypatch, None)
     prompt = prompt_of(40)
     bench.add("good", prompt)
@@ -113,7 +113,7 @@ def test_a_block_that_a_failed_step_did_not_fill_is_not_shared(bench: Bench, mon
         ([4], {"grammar": "{}"}, "invalid_request"),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_its_reason(
+def test_an_invalid_request_is_refused_with_its_reason(
     prompt: list[int], sampling: dict[str, object], code: str, bench: Bench
 ) -> None:
     bench.add("r", prompt, **sampling)
@@ -130,14 +130,14 @@ def test_while_there_is_a_suspect_only_suspects_run(bench: Bench) -> None:
     bench.step(4 + bench.engine.overlaps)
     assert len(bench.token_ids("suspect")) == 4
     late = bench.token_ids("innocent")[len(shown) :]
-    assert len(late) == bench.engine.overlaps  # a token that was drawn before the suspect came
+    assert len(late) == bench.engine.overlaps  # a token that was sampled before the suspect came
     bench.engine.clear_suspicion("suspect")
     bench.finish()
     assert bench.token_ids("innocent") == bench.generate(prompt_of(5))
     assert bench.token_ids("suspect") == bench.generate(prompt_of(5, seed=2))
 
 
-def test_a_suspect_finds_room_although_others_hold_every_place(bench: Bench) -> None:
+def test_a_suspect_runs_although_others_hold_every_place(bench: Bench) -> None:
     for seed in range(8):
         bench.add(f"r{seed}", prompt_of(3, seed))
     bench.step(2)

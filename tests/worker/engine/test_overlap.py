@@ -18,7 +18,7 @@ from worker.sampling.sampler import PendingSamples
 from worker.state.sequence import Sequence
 
 OVERLAPPED = replace(SMALL, overlap=True)
-SEEDS = (5, 9, 15, 20)  # of decks in which memory runs out and tokens are taken back
+SEEDS = (5, 9, 15, 20)  # of decks that preempt sequences and take tokens back
 GRAMMAR = '{"grammars": [{"lark_grammar": "start: /[a-z]{1,6}/"}]}'
 SAMPLINGS: tuple[dict[str, Any], ...] = (
     {},
@@ -35,7 +35,7 @@ SAMPLINGS: tuple[dict[str, Any], ...] = (
 
 
 def deck(seed: int) -> list[tuple[int, str, list[int], dict[str, Any]]]:
-    """Requests of all kinds: the step before which each comes, its name, prompt, and what it asks for."""
+    """Requests of all kinds: (step before which it arrives, id, prompt, sampling parameters)."""
     chance = random.Random(seed)
     requests = []
     for at in range(16):
@@ -51,7 +51,7 @@ def deck(seed: int) -> list[tuple[int, str, list[int], dict[str, Any]]]:
 
 
 def answers(bench: Bench, seed: int, gone: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """What each request got: ids and text of its choices, their ends, and usage. Those in `gone` leave early."""
+    """Each request's usage, tokens and text by choice, and finish reasons. Requests in `gone` are cancelled early."""
     waiting, step = deck(seed), 0
     while waiting or bench.engine.has_work:
         while waiting and waiting[0][0] <= step:
@@ -85,7 +85,7 @@ def with_grammars(folder: Any, config: Any) -> Bench:
 
 @pytest.fixture
 def taken_back(monkeypatch: pytest.MonkeyPatch) -> list[Sequence]:
-    """The sequences whose last token had to be drawn again."""
+    """The sequences whose pending token was taken back, in order."""
     seen: list[Sequence] = []
     take_back = Sequence.take_back
 
@@ -98,10 +98,10 @@ def taken_back(monkeypatch: pytest.MonkeyPatch) -> list[Sequence]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_request_gets_what_it_gets_in_turn(
+def test_every_request_gets_the_same_answer_as_without_overlap(
     seed: int, model_folder: ModelFolder, taken_back: list[Sequence]
 ) -> None:
-    """Memory is short, so sequences are preempted with a token in flight; some callers leave."""
+    """Memory is short, so that sequences are preempted with a token in flight; some requests are cancelled."""
     tight = replace(SMALL, max_model_len=64, kv_memory_bytes=2 * (2 * 2 * 8) * 4 * 16 * 7)
     benches = [with_grammars(model_folder(), replace(tight, overlap=overlaps)) for overlaps in (False, True)]
     for bench in benches:
@@ -112,7 +112,7 @@ def test_every_request_gets_what_it_gets_in_turn(
     stats = benches[1].engine.stats()
     assert stats.num_preemptions > 0 and stats.kv_blocks_used == 0
     assert len(taken_back) > 0
-    assert len(set(taken_back)) == len(taken_back)  # each learns it once
+    assert len(set(taken_back)) == len(taken_back)  # at most once per sequence
 
 
 @pytest.mark.parametrize(("overlaps", "order"), [(True, "forward forward read"), (False, "forward read forward")])
@@ -159,7 +159,7 @@ def test_a_long_prompt_alone_is_at_most_one_step_ahead_of_its_reading(
     assert bench.token_ids("r") == bench.generate(prompt_of(200), 2)
 
 
-def test_an_end_that_only_the_token_tells_costs_one_row_and_no_token(model_folder: ModelFolder) -> None:
+def test_a_stop_token_costs_one_extra_row_and_no_extra_token(model_folder: ModelFolder) -> None:
     bench = Bench(model_folder(), OVERLAPPED)
     expected = bench.generate(prompt_of(9))
     bench.add("r", prompt_of(9), stop_token_ids=(expected[4],))
@@ -185,7 +185,7 @@ def test_choices_share_a_prompt_that_is_still_in_flight(
     assert seen == [48, 16, 16, 16]
 
 
-def test_a_request_that_left_and_came_back_under_its_name_gets_no_token_twice(model_folder: ModelFolder) -> None:
+def test_a_cancelled_request_that_returns_under_its_id_gets_no_token_twice(model_folder: ModelFolder) -> None:
     bench = Bench(model_folder(), OVERLAPPED)
     bench.add("r", prompt_of(9))
     bench.step(4)
@@ -248,7 +248,7 @@ def test_recorded_steps_overlap_and_wait_for_nothing_but_the_last_tokens(model_f
         library._destroy()
 
 
-def test_steps_overlap_on_a_gpu_alone_unless_told(model_folder: ModelFolder) -> None:
+def test_steps_overlap_only_on_a_gpu_unless_configured(model_folder: ModelFolder) -> None:
     assert not Bench(model_folder()).engine.overlaps
     assert not Bench(model_folder(), replace(OVERLAPPED, speculate=4)).engine.overlaps
     assert not Bench(model_folder("mamba"), OVERLAPPED).engine.overlaps

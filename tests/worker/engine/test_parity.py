@@ -1,4 +1,4 @@
-"""Our greedy tokens are those of transformers' generate(), family by family, alone and in company."""
+"""Our greedy tokens are those of transformers' generate(), family by family, alone and in a batch."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_greedy_tokens_equal_generate_alone_and_in_a_mixed_batch(family: str, mo
 
 
 @pytest.mark.parametrize("family", SEQUENTIAL_FAMILIES)
-def test_a_family_the_cache_cannot_hold_runs_one_at_a_time_and_says_so(
+def test_a_family_the_cache_cannot_hold_runs_one_at_a_time_and_is_logged(
     family: str, model_folder: ModelFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(model_folder(family))
@@ -43,7 +43,7 @@ def test_a_family_the_cache_cannot_hold_runs_one_at_a_time_and_says_so(
 
 
 @pytest.mark.parametrize("mode", Mode)
-def test_a_family_without_a_trustworthy_cache_is_computed_anew(mode: Mode, model_folder: ModelFolder) -> None:
+def test_a_family_without_a_reliable_cache_is_computed_from_the_start(mode: Mode, model_folder: ModelFolder) -> None:
     bench = Bench(model_folder("deepseek_v32"))
     assert isinstance(bench.engine.runner, SequentialRunner)
     bench.engine.runner.mode = mode

@@ -1,4 +1,4 @@
-"""A request continued from any point of its log goes on as if nothing had happened."""
+"""A request resumed at any point of its log gets the answer that it would have had."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def run(bench: Bench, request: GenerationRequest, logged: dict[int, LoggedChoice
 
 
 def log_of(events: list[Event]) -> dict[int, LoggedChoice]:
-    """What a successor reads of these events."""
+    """The logged choices that a successor reads from these events."""
     logged: dict[int, LoggedChoice] = {}
     for event in events:
         assert isinstance(event, Delta)
@@ -75,7 +75,7 @@ def test_an_answer_that_is_cut_inside_a_character_ends_before_it(num_tokens: int
     assert (last.token_ids, last.text, last.finish_reason) == ((ids[-1],), "", "length")
 
 
-def test_a_log_with_the_replacement_characters_of_an_older_version_goes_on(bench: Bench) -> None:
+def test_a_log_with_the_replacement_characters_of_an_older_version_is_resumed(bench: Bench) -> None:
     ids = tuple(bench.loaded.tokenizer.encode("a🙈b").ids)
     request = bench.request("r", prompt_of(4), max_tokens=len(ids) + 2)
     [*_, end] = run(bench, request, {0: LoggedChoice(ids, "a\ufffd\ufffdb")})
@@ -90,7 +90,7 @@ def test_a_log_that_another_model_wrote_is_refused(bench: Bench) -> None:
     assert isinstance(failed[0], Failed) and failed[0].code == "resume_mismatch"
 
 
-def test_an_answer_that_was_complete_only_gets_its_end(bench: Bench) -> None:
+def test_a_complete_answer_gets_only_its_terminal_event(bench: Bench) -> None:
     request = bench.request("r", prompt_of(4), max_tokens=5)
     *deltas, end = run(bench, request)
     assert run(bench, request, log_of(deltas)) == [end]

@@ -1,4 +1,4 @@
-"""KV is computed once and shared, memory runs out without harm, and those who run never wait for those who come."""
+"""KV is computed once and shared, preemption changes no answer, and running sequences never wait for new ones."""
 
 from dataclasses import replace
 
@@ -74,14 +74,14 @@ def test_the_prompt_of_several_choices_goes_through_the_model_once(bench: Bench)
 
 def test_when_memory_runs_out_the_youngest_waits_and_all_answers_stay_the_same(model_folder: ModelFolder) -> None:
     bench = tight_bench(model_folder, num_blocks=7)
-    bench.engine.scheduler.forecast.answers.share = 0.0  # it takes all for short answers, and is wrong
+    bench.engine.scheduler.forecast.answers.share = 0.0  # it expects short answers, and is wrong
     for seed in range(3):
         bench.add(f"r{seed}", prompt_of(20, seed), max_tokens=40)
     seen = set()
     while bench.engine.has_work:
         bench.step()
         if num_preempted := bench.engine.stats().num_preempted:
-            assert not bench.engine.has_room(1, 1)  # nobody comes in while some were put aside
+            assert not bench.engine.has_room(1, 1)  # no request is admitted while sequences are preempted
         seen.add(num_preempted)
     assert seen >= {0, 1}
     assert bench.engine.stats().num_preemptions > 0
@@ -90,7 +90,7 @@ def test_when_memory_runs_out_the_youngest_waits_and_all_answers_stay_the_same(m
     assert bench.engine.stats().kv_blocks_used == 0
 
 
-def test_nobody_is_admitted_who_would_have_to_be_put_aside_later(model_folder: ModelFolder) -> None:
+def test_a_sequence_that_would_be_preempted_later_is_not_admitted(model_folder: ModelFolder) -> None:
     bench = tight_bench(model_folder, num_blocks=7)
     for seed in range(6):
         bench.add(f"r{seed}", prompt_of(20, seed), max_tokens=40)
@@ -98,7 +98,7 @@ def test_nobody_is_admitted_who_would_have_to_be_put_aside_later(model_folder: M
     assert bench.engine.stats().num_preemptions == bench.engine.stats().recomputed_tokens == 0
 
 
-def test_room_is_seen_that_a_job_would_make(model_folder: ModelFolder) -> None:
+def test_the_room_that_another_request_would_free_is_counted(model_folder: ModelFolder) -> None:
     bench = tight_bench(model_folder, num_blocks=5)
     bench.add("a", prompt_of(30), max_tokens=20)
     bench.step(2)
@@ -106,7 +106,7 @@ def test_room_is_seen_that_a_job_would_make(model_folder: ModelFolder) -> None:
     assert bench.engine.has_room(40, 1, 8, without=["a"])
 
 
-def test_the_head_of_the_line_is_not_overtaken_by_a_smaller_request(model_folder: ModelFolder) -> None:
+def test_the_head_of_the_queue_is_not_overtaken_by_a_smaller_request(model_folder: ModelFolder) -> None:
     bench = tight_bench(model_folder, num_blocks=5)
     bench.add("long", prompt_of(34), max_tokens=20)
     bench.step()
@@ -117,7 +117,7 @@ def test_the_head_of_the_line_is_not_overtaken_by_a_smaller_request(model_folder
     assert ends == ["long", "big", "small"]
 
 
-def test_a_long_prompt_never_stalls_those_who_decode(bench: Bench) -> None:
+def test_a_long_prompt_never_stalls_decodes(bench: Bench) -> None:
     bench.add("steady", prompt_of(3), max_tokens=30)
     bench.step(2)
     bench.add("long", prompt_of(150), max_tokens=2)
@@ -130,7 +130,7 @@ def test_a_long_prompt_never_stalls_those_who_decode(bench: Bench) -> None:
     assert bench.token_ids("long") == bench.generate(prompt_of(150), 2)
 
 
-def test_the_chunks_of_a_long_prompt_become_smaller_beside_those_who_decode(bench: Bench) -> None:
+def test_the_chunks_of_a_long_prompt_shrink_in_steps_with_decodes(bench: Bench) -> None:
     bench.engine.scheduler.max_chunk_pairs = 8 * 60
     bench.add("steady", prompt_of(3), max_tokens=40)
     bench.step(2)
@@ -140,7 +140,9 @@ def test_the_chunks_of_a_long_prompt_become_smaller_beside_those_who_decode(benc
     while long.num_uncomputed > 15:
         before = long.num_computed
         bench.step()
-        assert long.num_computed - before == min(15, 480 // (before + 1))  # a place in each step is steady's
+        assert long.num_computed - before == min(
+            15, 480 // (before + 1)
+        )  # one token of each step is the other sequence's
     bench.finish()
     assert bench.token_ids("long") == bench.generate(prompt_of(150), 2)
 
@@ -166,7 +168,7 @@ def test_there_is_room_as_long_as_the_next_step_is_not_full(bench: Bench) -> Non
     assert len(bench.engine.scheduler.running) == 2
 
 
-def test_a_cancelled_request_is_silent_and_its_memory_free_at_once(bench: Bench) -> None:
+def test_a_cancelled_request_gets_no_events_and_its_memory_is_free_at_once(bench: Bench) -> None:
     bench.add("gone", prompt_of(20), n=2)
     bench.add("stays", prompt_of(5), max_tokens=4)
     bench.step(4)
@@ -178,8 +180,8 @@ def test_a_cancelled_request_is_silent_and_its_memory_free_at_once(bench: Bench)
     assert bench.engine.stats().kv_blocks_used == 0
 
 
-def test_a_step_takes_more_while_a_crowd_waits(bench: Bench) -> None:
-    """A lone prompt, however long, is read in the steps that those who decode are used to."""
+def test_a_step_takes_more_tokens_while_many_prompts_wait(bench: Bench) -> None:
+    """A lone prompt, however long, is computed in steps of the usual size."""
     scheduler = bench.engine.scheduler
     scheduler.max_burst_tokens = 32
     bench.add("long", prompt_of(60), max_tokens=1)

@@ -1,4 +1,4 @@
-"""The engine behind HTTP, against a server that speaks vLLM's wire and dies when it is told to."""
+"""RemoteEngine against a server that speaks vLLM's wire and dies on command."""
 
 import time
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def remote(server: FakeVllm, model_folder: ModelFolder) -> Iterator[Remote]:
 
 
 def expected(server: FakeVllm, num_tokens: int) -> list[int]:
-    """What one uninterrupted answer to the first question is."""
+    """The tokens of an uninterrupted answer to the first question."""
     generated: list[int] = []
     for _ in range(num_tokens):
         generated.append(next_token(server.asked[0], generated))
@@ -148,7 +148,7 @@ def test_a_stop_string_ends_the_stream_at_the_server_too(remote: Remote, server:
     assert len(remote.engine.streams) == 0
 
 
-def test_a_cancelled_request_says_no_more(remote: Remote, server: FakeVllm) -> None:
+def test_a_cancelled_request_gets_no_more_events(remote: Remote, server: FakeVllm) -> None:
     server.step_s = 0.02
     remote.add(max_tokens=100, ignore_eos=True)
     while not remote.events:
@@ -160,7 +160,7 @@ def test_a_cancelled_request_says_no_more(remote: Remote, server: FakeVllm) -> N
 
 
 @pytest.mark.parametrize("penalties", [{}, {"frequency_penalty": 1.5}, {"presence_penalty": 1.5}])
-def test_a_server_that_dies_in_mid_answer_changes_nothing_in_it(
+def test_an_answer_is_the_same_when_the_server_dies_in_the_middle(
     remote: Remote, server: FakeVllm, penalties: dict[str, float]
 ) -> None:
     server.tokens_to_death = 6
@@ -175,7 +175,7 @@ def test_a_server_that_dies_in_mid_answer_changes_nothing_in_it(
     assert remote.end() == Finished(len(PROMPT), 16)
 
 
-def test_a_job_of_a_dead_worker_goes_on_from_its_log(remote: Remote, server: FakeVllm) -> None:
+def test_a_job_of_a_dead_worker_is_resumed_from_its_log(remote: Remote, server: FakeVllm) -> None:
     remote.add("whole", max_tokens=12, ignore_eos=True)
     remote.finish()
     logged = remote.deltas("whole")[:7]
@@ -211,7 +211,7 @@ def test_a_grammar_holds_with_and_without_a_death(remote: Remote, server: FakeVl
         ({"choices": []}, "backend_error", "without a token"),
     ],
 )
-def test_a_bad_answer_fails_one_job_and_says_why(
+def test_a_bad_answer_fails_one_job_with_its_reason(
     remote: Remote, server: FakeVllm, fault: Any, code: str, part: str
 ) -> None:
     server.faults.append(fault)
@@ -231,7 +231,7 @@ def test_an_error_of_the_server_itself_is_tried_again(remote: Remote, server: Fa
     assert remote.end() == Finished(len(PROMPT), 4)
 
 
-def test_who_kills_the_server_thrice_fails_and_its_mates_finish(remote: Remote, server: FakeVllm) -> None:
+def test_a_request_that_kills_the_server_three_times_fails_and_others_finish(remote: Remote, server: FakeVllm) -> None:
     for request_id in ("poison", "mate"):
         remote.add(request_id, prompt_of(5 if request_id == "mate" else 20), max_tokens=4, ignore_eos=True)
     deadline = time.monotonic() + DEADLINE_S

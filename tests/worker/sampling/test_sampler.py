@@ -1,4 +1,4 @@
-"""Tokens are drawn from the distribution that was asked for, with the numbers that were asked for."""
+"""Tokens follow the requested distribution, and their random numbers the seed, choice and position."""
 
 import math
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_frequencies_fit_the_truncated_distribution(sampling: dict[str, float], 
     assert chi_squared(counts, truncated(keep, sampling.get("temperature", 1.0))) < limit
 
 
-def test_top_p_is_exact_where_the_usual_candidates_do_not_hold_it() -> None:
+def test_top_p_is_exact_where_the_candidates_do_not_cover_it() -> None:
     logits = torch.linspace(0, 0.01, 4 * NUM_CANDIDATES)  # nearly flat: 0.9 takes 0.9 of all tokens
     counts = draw_many(20000, logits, top_p=0.9)
     probabilities = logits.double().softmax(-1)
@@ -90,7 +90,7 @@ def test_draws_are_right_across_the_spans_of_a_large_vocabulary() -> None:
     assert counts.sum() == counts[[3, 255, 256, 700, 999]].sum()
 
 
-def test_temperature_zero_takes_the_likeliest_beside_rows_that_draw() -> None:
+def test_temperature_zero_takes_the_likeliest_token_in_a_mixed_batch() -> None:
     greedy, drawing = sequence_with(temperature=0.0), sequence_with(temperature=1.0, seed=3)
     mixed = sample(LOGITS.repeat(2, 1), [greedy, drawing], [0, 4]).read().token_ids
     alone = sample(LOGITS[None].clone(), [drawing], [4]).read().token_ids
@@ -138,12 +138,12 @@ def test_a_bias_is_added_and_can_forbid_or_force() -> None:
     assert draw_many(500, logit_bias=((0, -100.0),))[0] == 0
 
 
-def test_the_end_is_forbidden_until_min_tokens_are_out() -> None:
+def test_stop_tokens_are_forbidden_before_min_tokens() -> None:
     assert adjusted(sequence_with(drawn=(1,), min_tokens=2))[5] == -math.inf
     assert adjusted(sequence_with(drawn=(1, 2), min_tokens=2))[5] == LOGITS[5]
 
 
-def test_logprobs_are_those_of_the_model_before_anything_was_done_to_them() -> None:
+def test_logprobs_are_those_of_the_unchanged_logits() -> None:
     sequence = sequence_with(temperature=0.0, logit_bias=((3, 100.0),), logprobs=2)
     plain = sequence_with(temperature=0.0)
     first, second = sample(LOGITS.repeat(2, 1), [sequence, plain], [0, 0]).read().logprobs
@@ -154,7 +154,7 @@ def test_logprobs_are_those_of_the_model_before_anything_was_done_to_them() -> N
     assert [logprob for _, logprob in first.top] == pytest.approx(model[:2].tolist())
 
 
-def test_a_row_without_a_number_has_no_token_and_its_neighbours_do() -> None:
+def test_a_row_of_nan_has_no_token_and_its_neighbours_do() -> None:
     logits = LOGITS.repeat(3, 1)
     logits[1] = math.nan
     greedy = [sequence_with(temperature=temperature) for temperature in (0.0, 1.0, 0.0)]

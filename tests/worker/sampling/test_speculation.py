@@ -1,4 +1,4 @@
-"""Guessing ahead changes how many tokens a step gives and nothing else."""
+"""Speculation changes how many tokens a step gives and nothing else."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +20,15 @@ from worker.sampling.speculation import look_up
         ([3, 3, 3, 3], [3]),
         ([1, 2, 3], []),
         ([1], []),
-        ([1 << 32, 0, 7, 1, 0], []),  # equal bytes across the borders of numbers are no match
+        ([1 << 32, 0, 7, 1, 0], []),  # equal bytes that are not aligned with tokens do not match
     ],
 )
-def test_the_guess_is_what_followed_the_same_tokens(token_ids: list[int], guess: list[int]) -> None:
+def test_the_draft_is_what_followed_the_same_tokens(token_ids: list[int], guess: list[int]) -> None:
     assert look_up(token_ids, 3) == guess
 
 
 def repeating(folder: Path, speculate: int) -> Bench:
-    """An engine whose model sees only the last token, so that greedy text soon runs in circles."""
+    """An engine whose model sees only the last token, so that greedy text soon repeats itself."""
     bench = Bench(folder, replace(SMALL, speculate=speculate))
     runner = bench.engine.runner
     assert isinstance(runner, DecoderRunner)
@@ -51,7 +51,7 @@ def logprobs(bench: Bench, request_id: str) -> list[float]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_tokens_text_and_usage_are_those_without_guessing(case: str, model_folder: ModelFolder) -> None:
+def test_tokens_text_and_usage_are_those_without_speculation(case: str, model_folder: ModelFolder) -> None:
     plain, guessing = repeating(model_folder(), 0), repeating(model_folder(), 4)
     prompts = {f"r{seed}": prompt_of(6, seed) * 3 for seed in range(3)}
     for bench in (plain, guessing):

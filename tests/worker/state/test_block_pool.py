@@ -1,4 +1,4 @@
-"""Blocks are shared by content, forgotten oldest first, and never lost."""
+"""Blocks are shared by content, evicted oldest first, and never lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from worker.state.block_pool import BlockPool, chain_hash, chain_root
 
 
-def test_a_released_block_is_found_again_until_its_room_is_needed() -> None:
+def test_a_freed_block_is_found_until_it_is_allocated_again() -> None:
     pool = BlockPool(2)
     block_ids = pool.allocate(1)
     pool.cache(block_ids[0], b"a")
     pool.free(block_ids)
     assert pool.find([b"a", b"b"]) == block_ids
-    pool.allocate(1)  # takes the one that remembers nothing
+    pool.allocate(1)  # takes the block that is not cached
     assert pool.find([b"a"]) == block_ids
     pool.allocate(1)
     assert pool.find([b"a"]) == []
@@ -29,7 +29,7 @@ def test_the_least_recently_used_goes_first_and_ends_of_chains_before_their_begi
     assert (pool.find([b"b0", b"b1"]), pool.find([b"a0", b"a1"])) == (second[:1], first)
 
 
-def test_a_shared_block_is_free_only_when_its_last_user_left() -> None:
+def test_a_shared_block_is_free_only_without_users() -> None:
     pool = BlockPool(1)
     block_ids = pool.allocate(1)
     pool.cache(block_ids[0], b"a")
@@ -40,13 +40,13 @@ def test_a_shared_block_is_free_only_when_its_last_user_left() -> None:
     assert pool.num_free == 1
 
 
-def test_names_depend_on_salt_and_on_everything_before() -> None:
+def test_hashes_depend_on_the_salt_and_on_all_earlier_tokens() -> None:
     assert chain_hash(chain_root("a"), [1, 2]) != chain_hash(chain_root("b"), [1, 2])
     assert chain_hash(chain_hash(chain_root(""), [1]), [2]) != chain_hash(chain_hash(chain_root(""), [3]), [2])
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 4)), max_size=40))
-def test_whatever_is_taken_and_given_back_every_block_is_free_or_used_once(actions: list[tuple[bool, int]]) -> None:
+def test_after_any_allocations_every_block_is_free_or_used_once(actions: list[tuple[bool, int]]) -> None:
     pool = BlockPool(8)
     held: list[list[int]] = []
     for takes, num in actions:

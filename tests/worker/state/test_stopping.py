@@ -1,4 +1,4 @@
-"""A sequence ends for the reason it says, and nothing of a stop string is ever seen."""
+"""Finish reasons are right, and nothing of a stop string is shown."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ ENDS = frozenset({7})
     ("token_id", "num_completion", "num_tokens", "reason"),
     [(7, 1, 5, "stop"), (7, 10, 5, "stop"), (1, 10, 20, "length"), (1, 2, 64, "length"), (1, 9, 63, None)],
 )
-def test_an_end_token_wins_over_the_length(
+def test_a_stop_token_wins_over_the_length(
     token_id: int, num_completion: int, num_tokens: int, reason: str | None
 ) -> None:
     found = finish_reason(token_id, num_completion, num_tokens, stop_token_ids=ENDS, max_tokens=10, max_model_len=64)
