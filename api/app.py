@@ -1,6 +1,8 @@
 """create_app(settings): the Flask application with its routes and error handlers."""
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from flask import Flask, request
@@ -30,10 +32,14 @@ from api.operator.pages import page_routes
 from api.operator.request_log import install_request_log
 from api.responses.routes import response_routes
 from api.tokens import token_routes
-from common.errors import OmniError
+from common.errors import BodyTooLarge, InvalidRequest, MethodNotAllowed, NotFound, OmniError
 from common.settings import Settings
 
 logger = logging.getLogger("omni.api")
+
+HTTP_CODES: Mapping[int, str] = MappingProxyType(
+    {404: NotFound.code, 405: MethodNotAllowed.code, 413: BodyTooLarge.code}
+)  # of Flask's own errors
 
 
 def create_app(settings: Settings) -> Flask:
@@ -86,13 +92,11 @@ def install_errors(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> Any:
-        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(
-            error.code or 500, "invalid_request"
-        )
+        code = HTTP_CODES.get(error.code or 500, InvalidRequest.code)
         message = f"{error.description} ({request.method} {request.path[:100]})"
         return error_body(code, message), error.code or 500, dict(error.get_headers()[1:] if error.code == 405 else [])
 
     @app.errorhandler(Exception)
     def unknown(error: Exception) -> Any:
         logger.exception("a request failed unexpectedly")
-        return error_body("internal_error", "The server failed in an unexpected way; its log says more."), 500
+        return error_body(OmniError.code, "The server failed in an unexpected way; its log says more."), 500

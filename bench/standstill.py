@@ -20,7 +20,7 @@ from typing import Any
 from bench.large_bodies import Body, bodies
 from bench.report import load_average, machine, table
 from common.redis import keys
-from common.wire import encode_card
+from common.wire_codec import encode_card
 from tests.chaos.harness import KEYS, Harness, Options, running
 
 COLUMNS = ("body", "MB", "answer", "took s", "/livez ms", "stream ms")

@@ -1,21 +1,38 @@
-"""Every failure with a name, one tree.
+"""Every failure with a name, one tree. Each class is one code; api/gate/errors.py gives each code its status.
 
-OmniError
-├── InvalidRequest            400
-│   ├── ContextLengthExceeded 400
-│   └── BodyTooLarge          413
-├── Unauthenticated           401
-├── NotFound                  404
-│   └── ModelNotFound         404
-├── Conflict                  409
-├── IdempotencyMismatch       422
-├── Overloaded                429
-│   └── KeyLimited            429   a limit of the caller's own key
-├── Unavailable               503   nothing can be taken now (Redis away, memory or disk full, no worker)
-│   ├── ModelNotReady         503   the worker is still loading
-│   └── Restarting            503   this process is leaving; others serve
-├── JobFailed                 500   the code is the one that the worker gave the job
-└── WireError                 500   bytes in Redis that are not ours
+OmniError                         500 internal_error
+├── InvalidRequest                400 invalid_request
+│   ├── ContextLengthExceeded     400 context_length_exceeded
+│   ├── PreviousResponseNotFound  400 previous_response_not_found
+│   └── BodyTooLarge              413 body_too_large
+├── Unauthenticated               401 invalid_api_key
+├── Forbidden                     403 forbidden
+├── NotFound                      404 not_found
+│   └── ModelNotFound             404 model_not_found
+├── MethodNotAllowed              405 method_not_allowed
+├── RequestTimeout                408 request_timeout
+├── Conflict                      409 conflict
+│   └── StreamRewound             409 stream_rewound
+├── UnsupportedMediaType          415 unsupported_media_type
+├── MisdirectedRequest            421 misdirected_request
+├── IdempotencyMismatch           422 idempotency_mismatch
+├── Overloaded                    429 rate_limit_exceeded
+│   └── KeyLimited                429 rate_limit_exceeded: a limit of the caller's own key
+├── UnsupportedCoding             501 not_implemented
+├── Unavailable                   503 service_unavailable: Redis away, memory or disk full, no worker
+│   ├── ModelNotReady             503 service_unavailable: the worker is still loading
+│   └── Restarting                503 server_restarting: this process is being replaced; others serve
+├── JobFailed                     500 internal_error, or the code that the worker gave the job
+│   ├── JobCancelled              409 cancelled
+│   ├── ReaderGone                409 client_gone
+│   ├── DeadlinePassed            504 timeout
+│   ├── ModelChanged              409 model_changed
+│   ├── WorkerCrashed             500 worker_crashed
+│   ├── OutOfMemory               500 out_of_memory
+│   ├── ResumeMismatch            500 resume_mismatch
+│   ├── GrammarFailed             500 grammar_failed
+│   └── BackendError              500 backend_error
+└── WireError                     500 wire_error: bytes in Redis that are not ours
 """
 
 from common.quota import Quota
@@ -26,16 +43,14 @@ class OmniError(Exception):
 
     code: str = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
-        if code is not None:
-            self.code = code
 
 
 class InvalidRequest(OmniError):
-    """The request cannot be honoured as it was sent; `param` names the field."""
+    """The request cannot be honoured as sent; `param` names the field."""
 
     code = "invalid_request"
 
@@ -46,6 +61,12 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class PreviousResponseNotFound(InvalidRequest):
+    """`previous_response_id` names no stored response of this key."""
+
+    code = "previous_response_not_found"
+
+
 class BodyTooLarge(InvalidRequest):
     """More bytes than a request may have."""
 
@@ -53,9 +74,15 @@ class BodyTooLarge(InvalidRequest):
 
 
 class Unauthenticated(OmniError):
-    """No API key, or one that is not known."""
+    """No API key, or an unknown one."""
 
     code = "invalid_api_key"
+
+
+class Forbidden(OmniError):
+    """A known API key without the right to this."""
+
+    code = "forbidden"
 
 
 class NotFound(OmniError):
@@ -70,10 +97,40 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class MethodNotAllowed(OmniError):
+    """The route does not take this HTTP method."""
+
+    code = "method_not_allowed"
+
+
+class RequestTimeout(OmniError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+
+
 class Conflict(OmniError):
     """The job is not in a state that allows this."""
 
     code = "conflict"
+
+
+class StreamRewound(Conflict):
+    """The job has fewer events than the client says it has seen."""
+
+    code = "stream_rewound"
+
+
+class UnsupportedMediaType(OmniError):
+    """The body is not JSON."""
+
+    code = "unsupported_media_type"
+
+
+class MisdirectedRequest(OmniError):
+    """The Host header names another server."""
+
+    code = "misdirected_request"
 
 
 class IdempotencyMismatch(OmniError):
@@ -83,7 +140,7 @@ class IdempotencyMismatch(OmniError):
 
 
 class Overloaded(OmniError):
-    """The waiting line is full. `retry_after_s` says when a place is likely."""
+    """The queue is full. `retry_after_s` is when a place is likely."""
 
     code = "rate_limit_exceeded"
 
@@ -98,6 +155,12 @@ class KeyLimited(Overloaded):
     def __init__(self, message: str, *, limit: str, retry_after_s: int, quota: Quota) -> None:
         super().__init__(message, retry_after_s=retry_after_s, param=limit)
         self.quota = quota
+
+
+class UnsupportedCoding(OmniError):
+    """The body has a transfer coding other than `chunked`."""
+
+    code = "not_implemented"
 
 
 class Unavailable(OmniError):
@@ -115,7 +178,7 @@ class ModelNotReady(Unavailable):
 
 
 class Restarting(Unavailable):
-    """This process is leaving; another one answers a repeated request, and the job goes on."""
+    """This process is being replaced; another one answers a repeated request, and the job goes on."""
 
     code = "server_restarting"
 
@@ -124,9 +187,67 @@ class Restarting(Unavailable):
 
 
 class JobFailed(OmniError):
-    """The job ended without an answer; `code` is the worker's."""
+    """The job ended without an answer. `code` is given where it was read from the job; a subclass has its own."""
 
     code = "internal_error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
+
+class JobCancelled(JobFailed):
+    """A client or an operator cancelled the job."""
+
+    code = "cancelled"
+
+
+class ReaderGone(JobFailed):
+    """The caller disconnected, or no reader was left."""
+
+    code = "client_gone"
+
+
+class DeadlinePassed(JobFailed):
+    """The job was not finished by its deadline."""
+
+    code = "timeout"
+
+
+class ModelChanged(JobFailed):
+    """The worker has other weights than those the job was accepted for."""
+
+    code = "model_changed"
+
+
+class WorkerCrashed(JobFailed):
+    """The job killed its worker twice while it ran alone."""
+
+    code = "worker_crashed"
+
+
+class OutOfMemory(JobFailed):
+    """The job did not fit on the device."""
+
+    code = "out_of_memory"
+
+
+class ResumeMismatch(JobFailed):
+    """The logged tokens decode to another text here, so another model wrote them."""
+
+    code = "resume_mismatch"
+
+
+class GrammarFailed(JobFailed):
+    """The grammar allowed no further token, or became too complex."""
+
+    code = "grammar_failed"
+
+
+class BackendError(JobFailed):
+    """The engine behind this service sent an unusable response."""
+
+    code = "backend_error"
 
 
 class WireError(OmniError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flask import Request
 from redis.exceptions import RedisError
 
-from common.errors import OmniError, Unauthenticated
+from common.errors import Forbidden, Unauthenticated
 from common.redis.key_store import KeyStore, digest_of
 from common.redis.keys import owner_of
 from common.settings import Settings
@@ -61,10 +61,10 @@ class KeyRing:
         return found[1]
 
     def admin(self, request: Request) -> Caller:
-        """Raises Unauthenticated, or OmniError `forbidden` for a key that is not an admin's."""
+        """Raises Unauthenticated, or Forbidden for a key that is not an admin's."""
         caller = self.caller(request)
         if not caller.is_admin:
-            raise OmniError("This needs an admin key (OMNI_ADMIN_KEYS).", code="forbidden")
+            raise Forbidden("This needs an admin key (OMNI_ADMIN_KEYS).")
         return caller
 
     def name_of(self, owner: str) -> str:

@@ -13,7 +13,7 @@ from api.gate.auth import presented_key
 from api.gate.gunicorn_seams import MalformedBody, close_after, is_gunicorns
 from api.gate.json_object import parse_object
 from api.process.offload import offload
-from common.errors import BodyTooLarge, InvalidRequest, OmniError
+from common.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 from common.redis.keys import owner_of
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -29,10 +29,10 @@ DRAIN_S = 2.0
 def read_body(request: Request) -> dict[str, Any]:
     """The request's JSON object. The caller's key must have been checked before.
 
-    Raises InvalidRequest, BodyTooLarge, Overloaded, or OmniError `request_timeout`.
+    Raises InvalidRequest, BodyTooLarge, Overloaded, or RequestTimeout.
     """
     if request.mimetype != "application/json":
-        raise OmniError("Send the body as JSON, with 'Content-Type: application/json'.", code="unsupported_media_type")
+        raise UnsupportedMediaType("Send the body as JSON, with 'Content-Type: application/json'.")
     announced = min(request.content_length or 0, MAX_BODY_BYTES)
     with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced) as take:
         raw = _body(request, take)
@@ -45,7 +45,7 @@ def _body(request: Request, take: Callable[[int], None]) -> bytes:
         with Timeout(BODY_DEADLINE_S):
             return b"".join(_pieces(request, take))
     except Timeout:
-        raise OmniError(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.", code="request_timeout") from None
+        raise RequestTimeout(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.") from None
     except RequestEntityTooLarge:
         raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.") from None
     except (ClientDisconnected, OSError):

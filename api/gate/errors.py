@@ -32,6 +32,12 @@ STATUS: Mapping[str, tuple[int, str, str | int | None]] = MappingProxyType(
         "service_unavailable": (503, "service_unavailable", 503),
         "server_restarting": (503, "service_unavailable", "server_restarting"),
         "out_of_memory": (500, "internal_error", 500),
+        "worker_crashed": (500, "internal_error", "worker_crashed"),
+        "resume_mismatch": (500, "internal_error", "resume_mismatch"),
+        "grammar_failed": (500, "internal_error", "grammar_failed"),
+        "backend_error": (500, "internal_error", "backend_error"),
+        "wire_error": (500, "internal_error", "wire_error"),
+        "internal_error": (500, "internal_error", "internal_error"),
         "stream_rewound": (409, "internal_error", "stream_rewound"),  # the log is shorter than what the client has seen
     }
 )

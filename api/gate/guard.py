@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from flask import Flask, Request, Response, g, request
 
-from common.errors import InvalidRequest, OmniError
+from common.errors import InvalidRequest, MisdirectedRequest, UnsupportedCoding
 from common.settings import LOOPBACK, Settings
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -32,9 +32,8 @@ def install_guard(app: Flask, settings: Settings) -> None:
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
         check_framing(request)
         if hosts and host_name(request.host) not in hosts:
-            raise OmniError(
+            raise MisdirectedRequest(
                 f"The host {request.host[:100]!r} is not answered here; add its origin to OMNI_CORS_ORIGINS.",
-                code="misdirected_request",
             )
         return None
 
@@ -56,15 +55,14 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
 
 
 def check_framing(request: Request) -> None:
-    """Raises OmniError for requests that RFC 9112 tells a server to refuse and gunicorn accepts."""
+    """Raises InvalidRequest or UnsupportedCoding where RFC 9112 tells a server to refuse and gunicorn accepts."""
     environ = request.environ
     if "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
         raise InvalidRequest("An HTTP/1.1 request must have a Host header.")
     coding = environ.get("HTTP_TRANSFER_ENCODING", "chunked")
     if coding.strip().lower() != "chunked":
-        raise OmniError(
-            f"This server does not decode the transfer coding {coding[:100]!r}; send the body plain.",
-            code="not_implemented",
+        raise UnsupportedCoding(
+            f"This server does not decode the transfer coding {coding[:100]!r}; send the body plain."
         )
 
 

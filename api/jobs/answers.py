@@ -18,7 +18,7 @@ from api.jobs.events import REWOUND, ClientGone, Closing, Idle, Notice, Queued, 
 from api.jobs.frames import Chunks, Frames
 from api.jobs.service import Service
 from api.jobs.subscription import Subscription
-from common.errors import Conflict, OmniError, Restarting
+from common.errors import JobCancelled, OmniError, ReaderGone, Restarting, StreamRewound
 from common.redis import keys
 from common.redis.job_log import LogEntry
 from common.wire import Failed, Finished
@@ -74,7 +74,7 @@ class Answer:
             self.service.hub.unsubscribe(subscription)
 
     def stream(self, chunks: Chunks, dialect: Dialect = OPENAI, *, after: int = 0, with_ids: bool = False) -> Response:
-        """SSE of all chunks with a number above `after`. Raises Conflict when the jobs ended before."""
+        """SSE of all chunks with a number above `after`. Raises StreamRewound when the jobs ended before."""
         frames = Frames(chunks, dialect, after, with_ids=with_ids)
         try:
             first = frames.opening() + self._catch_up(frames)
@@ -118,7 +118,7 @@ class Answer:
             if not frames.is_behind:
                 return new
         if frames.is_behind and self._at[0] == len(self.subscriptions):
-            raise Conflict(REWOUND, code="stream_rewound")
+            raise StreamRewound(REWOUND)
         return new
 
     def _logged(self) -> Iterator[tuple[int, LogEntry]]:
@@ -153,7 +153,7 @@ class Answer:
                     return
                 yield frames.feed(item.event) if isinstance(item, LogEntry) else self._notice(item)
             if frames.is_behind:
-                raise Conflict(REWOUND, code="stream_rewound")
+                raise StreamRewound(REWOUND)
         except ClientGone:
             raise
         except OmniError as error:
@@ -186,7 +186,7 @@ class Answer:
                     return
                 if isinstance(item, LogEntry) and isinstance(item.event, Failed):
                     for other in self.subscriptions[number:]:
-                        self._cancel(other.job_id, "cancelled", "Another prompt of the same request failed.")
+                        self._cancel(other.job_id, JobCancelled.code, "Another prompt of the same request failed.")
                     return
 
     def _probe(self) -> None:
@@ -209,7 +209,7 @@ class Answer:
             return
         for subscription in self.subscriptions:
             if self.service.hub.unsubscribe(subscription):
-                self._cancel(subscription.job_id, "client_gone", "The caller closed the connection.")
+                self._cancel(subscription.job_id, ReaderGone.code, "The caller closed the connection.")
 
     def _cancel(self, job_id: str, code: str, message: str) -> None:
         try:

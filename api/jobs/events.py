@@ -8,7 +8,7 @@ import gevent
 from redis.exceptions import RedisError
 
 from api.jobs.subscription import Subscription
-from common.errors import Conflict, NotFound
+from common.errors import NotFound, StreamRewound
 from common.redis.connection import is_passing
 from common.redis.job_log import LogEntry
 from common.redis.store import Store
@@ -50,7 +50,7 @@ def events(store: Store, subscription: Subscription, after: int, *, is_new: bool
     """Every log entry with seq > `after`, once and in order, up to and including the last; notices in between.
 
     `is_new`: the subscription is older than the job, so that no entry can be missed; otherwise the log is read first.
-    Waits while Redis is away. Raises ClientGone, NotFound for an unknown job, Conflict when the log was rewound.
+    Waits while Redis is away. Raises ClientGone, NotFound for an unknown job, StreamRewound when the log was rewound.
     """
     seq, must_read = after, not is_new
     while True:
@@ -124,7 +124,7 @@ def _check(store: Store, job_id: str, seq: int) -> None:
     if status.state == "":
         raise NotFound("This job does not exist any more; results are kept for a limited time.")
     if status.num_entries < seq:
-        raise Conflict(REWOUND, code="stream_rewound")
+        raise StreamRewound(REWOUND)
 
 
 def _from_log(store: Store, job_id: str, seq: int) -> list[LogEntry]:

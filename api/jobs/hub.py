@@ -18,7 +18,7 @@ from api.jobs.subscription import Subscription
 from common.redis import keys
 from common.redis.job_log import LogEntry
 from common.redis.store import Store
-from common.wire import decode_event
+from common.wire_codec import decode_event
 
 logger = logging.getLogger("omni.api")
 

@@ -58,7 +58,7 @@ class PendingAnswer(Generic[MetaT]):
         return completion.body()
 
     def stream(self) -> Response:
-        """SSE from the first chunk after `delivery.after`. Raises Conflict when the jobs ended before that."""
+        """SSE from the first chunk after `delivery.after`. Raises StreamRewound when the jobs ended before that."""
         assert self.endpoint.chunks is not None
         chunks = self.endpoint.chunks(self.meta, self.encoder)
         delivery = self.delivery

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from api.jobs.service import Service
-from common.errors import OmniError
+from common.errors import ModelNotReady
 
 
 def model_routes(service: Service) -> Blueprint:
@@ -23,6 +23,6 @@ def model_routes(service: Service) -> Blueprint:
             if described["id"] == name:
                 return described
         service.models.encoder(name)
-        raise OmniError("Model not ready", code="service_unavailable")
+        raise ModelNotReady("Model not ready")
 
     return routes

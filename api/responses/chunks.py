@@ -11,9 +11,10 @@ from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished
 from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ResponseMeta
+from common.errors import JobCancelled, ReaderGone
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
-CANCELLED = ("cancelled", "client_gone")
+CANCELLED = (JobCancelled.code, ReaderGone.code)
 
 
 @dataclass(frozen=True, slots=True)

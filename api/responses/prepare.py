@@ -28,7 +28,7 @@ from api.schema.chat import (
 )
 from api.schema.parse import known_only
 from api.schema.responses import AllowedChoice, FunctionChoice, ResponsesRequest
-from common.errors import InvalidRequest, NotFound, OmniError
+from common.errors import InvalidRequest, NotFound, PreviousResponseNotFound
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -61,7 +61,7 @@ def context_of(call: Call[ResponsesRequest]) -> list[dict[str, Any]]:
     try:
         found = stored_response(call.service, call.caller, response_id)
     except NotFound as error:
-        raise OmniError(error.message, param="previous_response_id", code="previous_response_not_found") from None
+        raise PreviousResponseNotFound(error.message, param="previous_response_id") from None
     [job] = found.jobs
     if job.state != "finished":
         raise InvalidRequest(

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from common.wire import JobState
+
 
 class Shape(BaseModel):
     model_config = ConfigDict(extra="allow")
@@ -166,7 +168,7 @@ class ModelList(Shape):
 class Job(Shape):
     id: str
     object: Literal["job"]
-    state: Literal["queued", "running", "finished", "failed", "cancelled"]
+    state: JobState
 
 
 class JobList(Shape):

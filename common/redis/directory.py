@@ -3,7 +3,8 @@
 from redis import Redis
 
 from common.redis import keys
-from common.wire import ModelCard, decode_card
+from common.wire import ModelCard
+from common.wire_codec import decode_card
 
 MAX_SECONDS_PER_PLACE = 60.0
 

@@ -6,7 +6,8 @@ import orjson
 from redis import Redis
 
 from common.redis import keys
-from common.wire import Event, decode_event
+from common.wire import Event
+from common.wire_codec import decode_event
 
 
 @dataclass(frozen=True, slots=True)

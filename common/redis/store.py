@@ -13,7 +13,7 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import RedisError
 
-from common.errors import OmniError
+from common.errors import JobCancelled, OmniError
 from common.json_bytes import json_bytes
 from common.quota import Enqueued
 from common.redis import keys
@@ -26,7 +26,8 @@ from common.redis.refusals import quota_of, reason_of, refusal
 from common.redis.rq_seams import now_iso
 from common.redis.script import Reply, Scripts, flat
 from common.redis.submission import Submission
-from common.wire import JobState, encode_request
+from common.wire import JobState
+from common.wire_codec import encode_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Store:
         return refusal(reply, submission, self.directory.seconds_per_place(submission.queue))
 
     def cancel(
-        self, job_id: str, owner: str = "", code: str = "cancelled", message: str = "The job was cancelled."
+        self, job_id: str, owner: str = "", code: str = JobCancelled.code, message: str = "The job was cancelled."
     ) -> JobState | Literal[""]:
         """Returns the job's state before; '' when it does not exist or is another owner's. '' as owner is the admin."""
         state = self._scripts.run("cancel", job_id, owner, code, message, now_iso(), int(keys.READER_GRACE_S * 1000))

@@ -12,7 +12,7 @@ from redis import Redis
 from api.app import create_app
 from common.redis import keys
 from common.settings import read_settings
-from common.wire import encode_card
+from common.wire_codec import encode_card
 from tests.api.cards import encoder
 
 TINY = encoder(adds_bos=True)

@@ -264,7 +264,7 @@ def publish_before_append() -> None:
     import json
 
     from common.redis import keys
-    from common.wire import encode_event
+    from common.wire_codec import encode_event
     from worker.jobs.publisher import Publisher
 
     real = Publisher.send

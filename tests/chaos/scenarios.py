@@ -116,7 +116,7 @@ def read(stage: Stage, subscription: Subscription, timeout_s: float = 3.0) -> li
 
 def hear(stage: Stage, job_id: str, *numbers: int) -> None:
     """Live rows of these numbers, as the subscription would bring them."""
-    from common.wire import encode_event
+    from common.wire_codec import encode_event
 
     for row in stage.rows(job_id):
         if row.seq in numbers:

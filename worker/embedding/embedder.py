@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise, zip_longest
 
 import torch
 
-from common.errors import InvalidRequest
+from common.errors import InvalidRequest, JobFailed
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice
 from worker.device import check_device
 from worker.embedding.encoder_model import LoadedEncoder
@@ -213,5 +213,5 @@ class Embedder:
 def encoded(vector: torch.Tensor) -> str | Failed:
     """The vector as base64 of little-endian float32."""
     if not torch.isfinite(vector).all():
-        return Failed("internal_error", "The model gave no usable numbers.")
+        return Failed(JobFailed.code, "The model gave no usable numbers.")
     return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()

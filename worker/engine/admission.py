@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tokenizers import Tokenizer
 
-from common.errors import ContextLengthExceeded, InvalidRequest, OmniError
+from common.errors import ContextLengthExceeded, InvalidRequest, OmniError, ResumeMismatch
 from common.model.spelling import REPLACEMENT, Spelling
 from common.wire import Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
 from worker.models.vision import ImageProcessor
@@ -15,12 +15,6 @@ from worker.state.sequence import GrammarCursor, RequestState, Sequence
 from worker.state.stopping import VisibleText
 
 NUM_CONTEXT_TOKENS = 6  # of the prompt, so that the first word of a completion keeps its leading space
-
-
-class ResumeMismatch(OmniError):
-    """The logged tokens decode to another text here, so another model wrote them."""
-
-    code = "resume_mismatch"
 
 
 class Admission:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from common.errors import OmniError
+from common.errors import JobFailed, OmniError, OutOfMemory
 from common.wire import Failed, TokenLogprob
 from worker.device import check_device
 from worker.runners.base import Runner
@@ -124,7 +124,7 @@ def verify(row: ScheduledSequence, drawn: list[int | None], logprobs: list[Token
     kept: list[int] = []
     for at, token_id in enumerate(drawn):
         if token_id is None:
-            return Outcome(row, failure=Failed("internal_error", "The model gave no usable probabilities."))
+            return Outcome(row, failure=Failed(JobFailed.code, "The model gave no usable probabilities."))
         if token_id == UNDECIDED:
             return Outcome(row, is_undecided=True)
         kept.append(token_id)
@@ -139,8 +139,8 @@ def failure_of(error: Exception) -> Failed:
         return Failed(error.code, error.message)
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return Failed(
-            "out_of_memory", str(error) if str(error).startswith("CUDA out of memory") else "CUDA out of memory"
+            OutOfMemory.code, str(error) if str(error).startswith("CUDA out of memory") else "CUDA out of memory"
         )
     if isinstance(error, MemoryError):
-        return Failed("out_of_memory", "Out of memory")
-    return Failed("internal_error", f"The model failed on this request: {type(error).__name__}.")
+        return Failed(OutOfMemory.code, "Out of memory")
+    return Failed(JobFailed.code, f"The model failed on this request: {type(error).__name__}.")

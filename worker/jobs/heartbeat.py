@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -17,6 +16,7 @@ from common.process.child import EXIT_TRY_AGAIN
 from common.redis import keys
 from common.redis.memory import memory_of
 from common.wire import Failed
+from common.wire_codec import decode_failed
 from worker.jobs.ledger import Fenced, Ledger
 
 logger = logging.getLogger("omni.worker")
@@ -86,7 +86,7 @@ class Heartbeat(threading.Thread):
         except RedisError as error:  # the lease matters more than what is told beside it
             logger.warning("heartbeat: %s", error)
         for job_id, reason in self._ledger.renew(self._last_fields).items():
-            self._inbox.cancel(job_id, Failed(**orjson.loads(reason)))
+            self._inbox.cancel(job_id, decode_failed(reason))
         self._watch_ourselves()
         self._ledger.expire()
         if time.monotonic() >= self._may_reclaim_at and self._ledger.reclaim():
@@ -133,9 +133,9 @@ class Listener(threading.Thread):
                 threading.Event().wait(0.2)
 
     def hear(self, message: bytes) -> None:
-        if message.startswith(b"cancel:"):
-            job_id = message[7:].decode()
+        if message.startswith(keys.CANCEL.encode()):
+            job_id = message.decode().removeprefix(keys.CANCEL)
             raw = self._redis.hget(keys.job_key(job_id), "cancel")
             if raw:
-                self._inbox.cancel(job_id, Failed(**orjson.loads(raw)))
+                self._inbox.cancel(job_id, decode_failed(raw))
         self._inbox.wake.set()

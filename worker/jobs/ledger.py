@@ -11,7 +11,8 @@ from common.redis import keys
 from common.redis.job_log import JobLog
 from common.redis.rq_seams import now_iso
 from common.redis.script import Reply, Scripts, flat, pairs
-from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard, decode_request, encode_card
+from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard
+from common.wire_codec import decode_request, encode_card
 from worker.jobs.room import Head, Share
 
 logger = logging.getLogger("omni.worker")

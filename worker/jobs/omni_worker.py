@@ -17,7 +17,7 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
-from common.errors import OmniError
+from common.errors import ModelChanged, OmniError
 from common.redis.connection import is_passing
 from common.tracing import Traces
 from common.wire import Event, Failed, Finished, ModelCard
@@ -242,7 +242,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self.publisher.open(request.id, claim.num_entries, claim.is_suspect)
         try:
             if claim.revision != self.card.revision:
-                raise OmniError("The model was changed while this request waited; send it again.", code="model_changed")
+                raise ModelChanged("The model was changed while this request waited; send it again.")
             self._watched(partial(self.engine.add, request, claim.logged, is_suspect=claim.is_suspect))
         except OmniError as error:
             self.publish([(request.id, Failed(error.code, error.message))])

@@ -13,11 +13,13 @@ from redis import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisError
 
+from common.errors import JobCancelled, ReaderGone
 from common.redis.connection import is_passing
 from common.redis.redis_seams import HeldConnection
 from common.redis.rq_seams import now_iso
 from common.redis.script import FOLDER, source
-from common.wire import Delta, EndState, Event, Failed, encode_event
+from common.wire import Delta, EndState, Event, Failed
+from common.wire_codec import encode_event
 from worker.jobs.ledger import Fenced
 
 logger = logging.getLogger("omni.worker")
@@ -147,5 +149,5 @@ def end_of(event: Event) -> tuple[EndState | Literal[""], str]:
     if isinstance(event, Delta):
         return "", ""
     if isinstance(event, Failed):
-        return ("cancelled" if event.code in ("cancelled", "client_gone") else "failed"), event.code
+        return ("cancelled" if event.code in (JobCancelled.code, ReaderGone.code) else "failed"), event.code
     return "finished", ""

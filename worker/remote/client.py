@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from worker.remote.wire import BAD_ANSWER, BadAnswer, Ended, Lost, Refused, StreamEvent, read_chunk, read_error
+from common.errors import BackendError
+from worker.remote.wire import BadAnswer, Ended, Lost, Refused, StreamEvent, read_chunk, read_error
 
 CONNECT_S = 5.0
 STALL_S = 600.0  # longest wait for a token: other requests and long prompts may come first
@@ -106,7 +107,9 @@ class Stream(threading.Thread):
             for event in self._answer(self._client.post(self._connection, self._body)):
                 self._on_event(self, event)
         except BadAnswer as error:
-            self._on_event(self, Refused(BAD_ANSWER, f"The engine behind this service answers wrongly: {error}."))
+            self._on_event(
+                self, Refused(BackendError.code, f"The engine behind this service answers wrongly: {error}.")
+            )
         except (OSError, HTTPException) as error:
             self._on_event(self, Lost(f"{type(error).__name__}: {error}", was_asked))
         finally:

@@ -10,7 +10,7 @@ from functools import partial
 
 from tokenizers import Tokenizer
 
-from common.errors import InvalidRequest, OmniError
+from common.errors import BackendError, InvalidRequest, JobFailed, OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, ModelCard, SamplingParams, TokenLogprob
 from worker.engine.admission import Admission
 from worker.engine.interface import NOTHING_LOGGED, EngineStats
@@ -19,7 +19,7 @@ from worker.remote.client import Served, VllmClient
 from worker.remote.sequence import MAX_LISTED, RemoteSequence
 from worker.remote.streams import Streams
 from worker.remote.watch import BackendWatch
-from worker.remote.wire import BAD_ANSWER, Ended, Lost, Refused, StreamEvent, TokenChunk, completion_body
+from worker.remote.wire import Ended, Lost, Refused, StreamEvent, TokenChunk, completion_body
 from worker.sampling.grammar import GrammarCompiler
 from worker.state.sequence import RequestState
 
@@ -174,11 +174,11 @@ class RemoteEngine:
             return self._advanced(remote, accepted, text, event.logprobs)
         self.streams.close(remote)
         if isinstance(event, Refused):
-            raise OmniError(event.message, code=event.code)
+            raise JobFailed(event.message, code=event.code)
         if isinstance(event, Lost):
             self._count_lost(remote, event)
         elif isinstance(event, Ended) and remote.sequence.num_completion_tokens == remote.num_before:
-            raise OmniError("The engine behind this service ended an answer without a token.", code=BAD_ANSWER)
+            raise BackendError("The engine behind this service ended an answer without a token.")
         return []  # an unfinished sequence gets another stream in the next step
 
     def _count_lost(self, remote: RemoteSequence, event: Lost) -> None:
@@ -186,9 +186,8 @@ class RemoteEngine:
         self.watch.doubt(event.reason)
         remote.num_lost += event.was_asked
         if remote.num_lost > MAX_LOST:
-            raise OmniError(
-                f"The engine behind this service broke this request off {remote.num_lost} times ({event.reason}).",
-                code=BAD_ANSWER,
+            raise BackendError(
+                f"The engine behind this service broke this request off {remote.num_lost} times ({event.reason})."
             )
         if remote.num_lost == MAX_LOST:
             self.requests.suspects.add(remote.sequence.request_id)

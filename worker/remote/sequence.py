@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from common.errors import OmniError
+from common.errors import GrammarFailed
 from worker.remote.client import Stream
 from worker.remote.wire import Question
 from worker.sampling.grammar import bitmask_words
@@ -47,7 +47,7 @@ class RemoteSequence:
         return int(allowed.argmax()) if allowed.sum() == 1 else None
 
     def question(self, max_model_len: int) -> Question:
-        """What to ask next. Raises OmniError when the grammar allows no token."""
+        """What to ask next. Raises GrammarFailed when the grammar allows no token."""
         sequence = self.sequence
         left = sequence.sampling.max_tokens - sequence.num_completion_tokens
         left = min(left, max_model_len - len(sequence.token_ids))
@@ -60,7 +60,7 @@ class RemoteSequence:
             return Question(left, largest(bias))
         allowed = self.allowed()
         if not allowed.any():
-            raise OmniError("The grammar leaves no token here.", code="grammar_failed")
+            raise GrammarFailed("The grammar leaves no token here.")
         if allowed.sum() <= MAX_LISTED:
             return Question(1, largest(bias), allowed.nonzero()[0].tolist())
         bias |= dict.fromkeys(self.banned, NEVER)

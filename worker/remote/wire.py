@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
+from common.errors import BackendError
 from common.wire import TokenLogprob
 from worker.state.sequence import Sequence
 
-BAD_ANSWER = "backend_error"  # error code of a job whose answer from the server is unusable
 TOKEN_PREFIX = "token_id:"  # how return_tokens_as_token_ids writes a token
 
 
@@ -133,7 +133,7 @@ def read_error(status: int, body: Any) -> Lost | Refused:
     if status >= 500 or status == 429:
         return Lost(f"{status}: {message}", was_asked=status == 500)
     if status in (401, 403):
-        return Refused(BAD_ANSWER, "The engine behind this service does not take its key.")
+        return Refused(BackendError.code, "The engine behind this service does not take its key.")
     return Refused("invalid_request", f"The engine behind this service refuses the request: {message}")
 
 

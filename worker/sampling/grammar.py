@@ -14,7 +14,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from common.errors import InvalidRequest, JobFailed
+from common.errors import GrammarFailed, InvalidRequest
 from common.grammar.check import parser_limits
 
 KEPT_GRAMMARS = 64  # compiled grammars; each state copies one and grows its own lexer tables
@@ -44,7 +44,7 @@ class GrammarState:
         return self._has_ended or bool(self._matcher.is_stopped())
 
     def accept(self, token_ids: Sequence[int]) -> None:
-        """Advance by these tokens. Raises JobFailed if the grammar does not allow them."""
+        """Advance by these tokens. Raises GrammarFailed if the grammar does not allow them."""
         if len(token_ids) == 1 and token_ids[0] not in self._vocabulary.eos_token_ids and not self._has_ended:
             if not self._matcher.consume_token(token_ids[0]):
                 raise self._not_allowed()
@@ -91,19 +91,19 @@ class GrammarState:
         if self._vocabulary.textual_eos_ids and not self._matcher.is_accepting():
             self._set_ends(bitmask_row, self._vocabulary.textual_eos_ids, allowed=False)
         if self._matcher.is_error():
-            raise JobFailed(f"The grammar became too complex. {_reason(self._matcher)}", code="grammar_failed")
+            raise GrammarFailed(f"The grammar became too complex. {_reason(self._matcher)}")
 
     def copy(self) -> "GrammarState":
         """An independent state at the same position."""
         return GrammarState(self._matcher.deep_copy(), self._vocabulary, has_ended=self._has_ended)
 
-    def _not_allowed(self) -> JobFailed:
-        return JobFailed(f"The grammar did not allow a token. {_reason(self._matcher)}", code="grammar_failed")
+    def _not_allowed(self) -> GrammarFailed:
+        return GrammarFailed(f"The grammar did not allow a token. {_reason(self._matcher)}")
 
     def _end(self, token_ids: Sequence[int]) -> None:
         may_end = self.is_finished or self._matcher.is_accepting()
         if not may_end or not self._vocabulary.eos_token_ids.issuperset(token_ids):
-            raise JobFailed("The grammar did not allow the end here.", code="grammar_failed")
+            raise GrammarFailed("The grammar did not allow the end here.")
         self._has_ended = True
 
     def _set_ends(self, bitmask_row: torch.Tensor, token_ids: frozenset[int], *, allowed: bool) -> None:

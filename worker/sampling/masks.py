@@ -24,7 +24,7 @@ class MaskFiller:
     def start(self, sequences: Seq[Sequence]) -> Masks:
         """A function that returns int32 [sequences with a grammar, ceil(vocab_size / 32)] on the CPU.
 
-        It raises JobFailed when a grammar fails.
+        It raises GrammarFailed when a grammar fails.
         """
         states = [sequence.grammar for sequence in sequences if sequence.grammar is not None]
         if not states:

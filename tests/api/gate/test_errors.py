@@ -5,13 +5,14 @@ import pytest
 from api.gate.errors import messages_error, openai_error
 from api.prompt.models import Models
 from common.errors import (
-    Conflict,
     InvalidRequest,
     JobFailed,
     ModelNotFound,
     ModelNotReady,
     OmniError,
+    OutOfMemory,
     Overloaded,
+    StreamRewound,
     Unauthenticated,
 )
 from common.redis.store import Store
@@ -37,8 +38,8 @@ def test_an_exhausted_gpu_answers_as_the_reference_says_and_is_not_retried() -> 
         (Unauthenticated("x"), 401, "invalid_request_error", "invalid_api_key"),
         (Overloaded("x", retry_after_s=3), 429, "rate_limit_error", "rate_limit_exceeded"),
         (JobFailed("x", code="worker_crashed"), 500, "internal_error", "worker_crashed"),
-        (OmniError("x", code="something_new"), 500, "internal_error", "something_new"),
-        (Conflict("x", code="stream_rewound"), 409, "internal_error", "stream_rewound"),
+        (JobFailed("x", code="something_new"), 500, "internal_error", "something_new"),
+        (StreamRewound("x"), 409, "internal_error", "stream_rewound"),
         (JobFailed("x", code="timeout"), 504, "timeout_error", "timeout"),
     ],
 )
@@ -63,7 +64,7 @@ def test_a_loading_model_says_how_far_it_is(redis) -> None:
         (InvalidRequest("x"), "invalid_request_error"),
         (ModelNotFound("x"), "not_found_error"),
         (Overloaded("x"), "rate_limit_error"),
-        (OmniError("x", code="out_of_memory"), "api_error"),
+        (OutOfMemory("x"), "api_error"),
     ],
 )
 def test_errors_have_anthropic_s_format(error, kind):

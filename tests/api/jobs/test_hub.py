@@ -17,7 +17,8 @@ from api.jobs.subscription import MAX_LIVE_ENTRIES, Subscription
 from common.errors import Conflict, NotFound, Restarting
 from common.redis.job_log import LogEntry
 from common.redis.store import JobStatus
-from common.wire import Delta, Finished, encode_event
+from common.wire import Delta, Finished
+from common.wire_codec import encode_event
 
 
 class FakeStore:

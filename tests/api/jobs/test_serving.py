@@ -12,7 +12,7 @@ from api.jobs.hub import EventHub
 from api.prompt.encoder import PromptEncoder
 from common.redis import keys
 from common.settings import read_settings
-from common.wire import encode_card
+from common.wire_codec import encode_card
 
 KEY = {"Authorization": "Bearer sk-local"}
 TALK = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}

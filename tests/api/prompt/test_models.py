@@ -5,7 +5,7 @@ from dataclasses import replace
 from api.prompt.models import Models
 from common.redis import keys
 from common.redis.store import Store
-from common.wire import encode_card
+from common.wire_codec import encode_card
 from tests.api.conftest import card, chat_tokenizer
 
 CARD = card(chat_tokenizer(), names=("tiny", "small"))
