@@ -62,12 +62,11 @@ class Scheduler:
         num_verified = max(num_accepted - 1, 0)
         row.sequence.draft = []
         row.sequence.advance(num_verified)
-        self.share(row, num_verified)
+        self.kv_cache.cache_blocks(row.sequence, row.start, row.start + row.num_tokens + num_verified)
 
-    def share(self, row: ScheduledSequence, num_verified: int = 0) -> None:
-        """The row is computed, or launched: later steps may share the blocks that it fills."""
-        stop = row.start + row.num_tokens + num_verified
-        self.kv_cache.cache_blocks(row.sequence, row.start, stop)
+    def share(self, row: ScheduledSequence) -> None:
+        """The row is launched: later steps may share the blocks that it fills."""
+        self.kv_cache.cache_blocks(row.sequence, row.start, row.start + row.num_tokens)
 
     def take_back(self, sequence: Sequence) -> None:
         """The sequence's pending token could not be decided: schedule the token before it again."""

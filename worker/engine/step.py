@@ -37,7 +37,9 @@ class Step:
     def __init__(self, batch: Seq[ScheduledSequence]) -> None:
         self.batch = batch
         self.failure: Failed | None = None
-        self._sequences = [row.sequence for row in batch for _ in range(row.num_samples)]  # of each sample [S]
+        # of each sample [S]: its sequence, and the number of draft tokens before it
+        self._places = [(row.sequence, ahead) for row in batch for ahead in range(row.num_samples)]
+        self._sequences = [sequence for sequence, _ in self._places]
         self._masks: Masks = None
         self._logits: torch.Tensor | None = None  # [S, vocab] float32, until they are sampled
         self._samples: PendingSamples | None = None
@@ -70,8 +72,7 @@ class Step:
         is_needed = bool(self._sequences) or may_defer
         if logits is None or not is_needed or not any(map(is_live, self.batch)):
             return
-        ahead = [at for row in self.batch for at in range(row.num_samples)]  # draft tokens before each sample
-        positions = [seq.num_completion_tokens + at for seq, at in zip(self._sequences, ahead, strict=True)]
+        positions = [sequence.num_completion_tokens + ahead for sequence, ahead in self._places]
         try:
             masks = self._masks or mask_filler.start(self._sequences)
             self._samples = sample(logits, self._sequences, positions, masks, may_defer=may_defer)

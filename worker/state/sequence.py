@@ -54,16 +54,16 @@ class Sequence:
 
     @property
     def num_completion_tokens(self) -> int:
-        return self.num_tokens - self.num_prompt_tokens
+        return len(self.token_ids) + (self.pending is not None) - self.num_prompt_tokens
 
     @property
     def num_uncomputed(self) -> int:
-        return self.num_tokens - self.num_computed
+        return len(self.token_ids) + (self.pending is not None) - self.num_computed
 
     @property
     def is_decoding(self) -> bool:
         """Only the newest token is missing from the KV cache."""
-        return self.num_uncomputed == 1 and self.num_computed > 0
+        return self.num_computed > 0 and self.num_uncomputed == 1
 
     @property
     def is_wide(self) -> bool:
