@@ -1,4 +1,4 @@
-"""Keys that are managed while the service runs: stored hashed, limited, named, revoked without a restart."""
+"""Managed API keys: stored as hashes, limited, named, revoked without a restart."""
 
 import time
 
@@ -39,7 +39,7 @@ def test_a_key_is_random_shown_once_and_stored_as_a_hash_alone(keys, redis):
         assert key.encode() not in name and key.encode() not in repr(stored).encode()
 
 
-def test_names_are_unique_limits_are_checked_and_the_unknown_is_said_to_be(keys):
+def test_names_are_unique_limits_are_checked_and_an_unknown_name_is_reported(keys):
     keys.add("alice", KeyLimits())
     with pytest.raises(Conflict):
         keys.add("alice", KeyLimits())
@@ -88,7 +88,7 @@ def test_a_limit_answers_429_with_its_name_and_the_headers_that_openai_sends(ser
             assert http.delete(f"/v1/jobs/{first.json()['id']}").status_code == 200
             eventually(lambda: keys.usage(keys.all()[0].owner) == (0, 0))
             answer = client.chat.completions.with_raw_response.create(model="omni-demo", messages=HELLO, max_tokens=2)
-            assert int(answer.headers["x-ratelimit-remaining-tokens"]) > 49_000  # what was not used came back
+            assert int(answer.headers["x-ratelimit-remaining-tokens"]) > 49_000  # unused tokens were refunded
     finally:
         keys.revoke("limited")
 
@@ -109,7 +109,7 @@ def test_durations_are_written_as_openai_writes_them(seconds, text):
     assert duration(seconds) == text
 
 
-def test_without_a_limit_of_its_own_a_key_is_told_of_the_whole_line():
+def test_a_key_without_a_limit_gets_the_queues_limit():
     headers = rate_headers(Quota(3, 0, 0, 0), num_waiting=10, max_queue=1000, seconds_per_place=0.5)
     assert headers["x-ratelimit-limit-requests"] == "1000" and headers["x-ratelimit-remaining-requests"] == "990"
     assert not any("tokens" in name for name in headers)

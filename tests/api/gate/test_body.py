@@ -1,4 +1,4 @@
-"""Bytes to a typed request: what is refused, by name; and that no bytes at all are ever our fault."""
+"""Bytes to a typed request: faults are refused by name, and no bytes cause an internal error."""
 
 import json
 import time
@@ -28,7 +28,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("raw", [raw for raw in RAW if raw not in (b'{"":""}', b'{"n":-0}')], ids=lambda raw: raw[:20])
-def test_what_is_not_one_strict_json_object_is_refused(raw):
+def test_a_body_that_is_not_one_strict_json_object_is_refused(raw):
     if raw.startswith(b'{"messages":[{}'):
         assert parse_object(raw)
         return
@@ -45,14 +45,14 @@ def test_nesting_ends_at_its_limit():
         parse_object(nested(MAX_DEPTH + 1))
 
 
-def test_a_name_that_stands_twice_is_named():
+def test_a_repeated_name_is_reported():
     with pytest.raises(InvalidRequest) as refused:
         parse_object(b'{"temperature":0,"messages":[{"role":"user","role":"system"}]}')
     assert refused.value.param == "role"
 
 
 @pytest.mark.parametrize("number", [2, 60_000])
-def test_a_name_that_stands_twice_is_found_at_once_among_many(number):
+def test_a_repeated_name_among_many_is_found_quickly(number):
     names = b",".join(b'"k%d":1' % place for place in range(number))
     began = time.monotonic()
     with pytest.raises(InvalidRequest, match=f"'k{number - 1}' stands twice"):
@@ -108,11 +108,11 @@ def test_a_schema_that_comes_as_text_is_bounded_like_a_body(monkeypatch):
         "1,024 biases",
     ],
 )
-def test_large_requests_that_make_sense_are_taken(value):
+def test_large_valid_requests_are_accepted(value):
     assert parse_object(json.dumps(value).encode()) == value
 
 
-def test_a_body_is_read_in_turns_with_the_others():
+def test_other_greenlets_run_while_a_body_is_read():
     """Pieces that take time each: whoever is ready meanwhile is not kept waiting until the end."""
     pieces, turns = iter([b"a"] * 20 + [b""]), []
 
@@ -148,7 +148,7 @@ def test_a_repeated_name_is_found_wherever_it_stands(pairs):
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
-def test_no_bytes_are_our_fault(raw):
+def test_no_bytes_cause_an_internal_error(raw):
     try:
         assert isinstance(parse_object(raw), dict)
     except InvalidRequest:
@@ -157,7 +157,7 @@ def test_no_bytes_are_our_fault(raw):
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(max_size=10), JSON, max_size=5))
-def test_what_is_accepted_is_what_was_sent(value):
+def test_an_accepted_body_equals_the_one_sent(value):
     try:
         raw = orjson.dumps(value)
     except TypeError:  # a whole number of more than 64 bits, or a lone surrogate
@@ -168,7 +168,7 @@ def test_what_is_accepted_is_what_was_sent(value):
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
 @pytest.mark.parametrize("model", [ChatRequest, ResponsesRequest, MessagesRequest])
-def test_no_value_of_any_field_is_our_fault(model, fields):
+def test_no_value_of_any_field_causes_an_internal_error(model, fields):
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "input": "x", "max_tokens": 3}
     try:
         parse(model, body | fields)
@@ -176,7 +176,7 @@ def test_no_value_of_any_field_is_our_fault(model, fields):
         assert isinstance(error, InvalidRequest)
 
 
-def test_two_thousand_hostile_requests_are_refused_or_taken():
+def test_two_thousand_hostile_requests_are_refused_or_accepted():
     supply = Hostile(seed=20)
     outcomes = in_process((supply.body() for _ in range(2000)), gate())
     assert outcomes.total() == 2000

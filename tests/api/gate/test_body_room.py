@@ -1,4 +1,4 @@
-"""Bodies that are being received: bounded in all, and no key keeps the others out."""
+"""Bodies in transit are bounded, and one key cannot keep the others out."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from common.errors import Overloaded
 
 
 def fill(room: BodyRoom, owner: str, num_bytes: int = 8) -> list[object]:
-    """As many bodies as this key may send at once."""
+    """Hold as many bodies as this key may send at once."""
     open_bodies: list[object] = []
     while True:
         body = room.held(owner, num_bytes)
@@ -33,7 +33,7 @@ def test_room_comes_back_also_after_an_error() -> None:
         pass
 
 
-def test_a_refusal_names_its_limit_and_says_what_is_on_its_way() -> None:
+def test_a_refusal_names_its_limit_and_the_bytes_on_their_way() -> None:
     room = BodyRoom(16)
     with (
         room.held("me", 8),
@@ -43,7 +43,7 @@ def test_a_refusal_names_its_limit_and_says_what_is_on_its_way() -> None:
     assert refused.value.param == "max_body_bytes_at_once"
 
 
-def test_what_is_not_announced_takes_room_as_it_comes() -> None:
+def test_a_body_without_a_length_reserves_room_as_it_arrives() -> None:
     room = BodyRoom(16)
     with room.held("me") as take, room.held("me"):
         take(8)
@@ -54,7 +54,7 @@ def test_what_is_not_announced_takes_room_as_it_comes() -> None:
     assert len(fill(room, "me", 4)) == 3
 
 
-def test_a_small_body_is_taken_beside_large_ones() -> None:
+def test_a_small_body_is_accepted_while_large_ones_arrive() -> None:
     room = BodyRoom(1000)
     taken = fill(room, "me", 100)
     assert len(taken) == 7

@@ -36,7 +36,7 @@ LIMIT = 4  # of that server
         (b"", ""),
     ],
 )
-def test_whom_a_peer_counts_as(peer: object, network: str) -> None:
+def test_a_peer_is_counted_under_its_network(peer: object, network: str) -> None:
     assert network_of(peer) == network
 
 
@@ -108,7 +108,7 @@ def test_an_address_that_has_its_share_gets_429_until_it_closes_one(open_service
     assert open_service.log().count("connections open: more are refused") == 1
 
 
-def test_one_that_never_asks_is_told_too_and_let_go(open_service: RunningService, address: str) -> None:
+def test_a_client_that_sends_nothing_is_refused_and_closed_too(open_service: RunningService, address: str) -> None:
     outside = (address, open_service.port)
     with ExitStack() as held:
         for _ in range(LIMIT):

@@ -1,4 +1,4 @@
-"""Each failure's status, body and headers; the two bodies that the reference spells out, to the letter."""
+"""Status, body and headers of each failure; two bodies exactly as in the reference."""
 
 import pytest
 
@@ -19,14 +19,14 @@ from common.redis.store import Store
 from worker.jobs.ledger import Ledger
 
 
-def test_a_loading_model_answers_as_the_reference_says() -> None:
+def test_a_loading_model_answers_as_in_the_reference() -> None:
     body, status, headers = openai_error(ModelNotReady("Model not ready"))
     assert status == 503 and headers["Retry-After"]
     expected = {"message": "Model not ready", "type": "service_unavailable", "code": 503}
     assert body["error"] == expected | {"param": None}
 
 
-def test_an_exhausted_gpu_answers_as_the_reference_says_and_is_not_retried() -> None:
+def test_an_exhausted_gpu_answers_as_in_the_reference_and_is_not_retried() -> None:
     body, status, headers = openai_error(JobFailed("CUDA out of memory", code="out_of_memory"))
     assert status == 500 and headers["x-should-retry"] == "false"
     assert body["error"] == {"message": "CUDA out of memory", "type": "internal_error", "code": 500, "param": None}
@@ -48,7 +48,7 @@ def test_each_failure_has_its_status(error: OmniError, status: int, kind: str, c
     assert (got, body["error"]["type"], body["error"]["code"]) == (status, kind, code)
 
 
-def test_a_loading_model_says_how_far_it_is(redis) -> None:
+def test_a_loading_model_reports_its_progress(redis) -> None:
     store = Store(redis, max_queue=1, ttl_s=1, failure_ttl_s=1)
     models = Models(store, ("m",))
     with pytest.raises(ModelNotReady, match="^Model not ready$"):

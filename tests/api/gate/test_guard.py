@@ -40,7 +40,7 @@ def test_every_route_but_health_and_the_page_needs_a_key(app):
     assert "POST /v1/chat/completions" in walked and "GET /metrics" in walked and "GET /admin/board" in walked
 
 
-def test_the_key_is_asked_for_before_the_body_is_read(service: RunningService):
+def test_the_key_is_checked_before_the_body_is_read(service: RunningService):
     with socket.create_connection(("127.0.0.1", service.port)) as raw:
         raw.settimeout(5)
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -113,14 +113,14 @@ def test_bad_framing_is_refused(service: RunningService, name, data, allowed):
     assert raw_status(service, data) in allowed, name
 
 
-def test_what_is_no_request_gets_the_error_object_too(service: RunningService):
+def test_bytes_that_are_not_http_get_the_error_object_too(service: RunningService):
     with socket.create_connection(("127.0.0.1", service.port)) as raw:
         raw.sendall(b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head, _, body = raw.makefile("rb").read().partition(b"\r\n\r\n")
     assert b" 414 " in head and json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
-def test_a_body_that_drips_is_cut_off_and_others_are_not_kept_waiting(service: RunningService):
+def test_a_slow_body_is_cut_off_and_does_not_delay_others(service: RunningService):
     drips = []
     for _ in range(50):
         raw = socket.create_connection(("127.0.0.1", service.port))
@@ -190,7 +190,7 @@ def test_any_host_is_answered_off_loopback_and_where_any_page_may_call(changes):
     assert not allowed_hosts(read_settings(changes))
 
 
-def test_small_bodies_of_an_unknown_size_that_are_slow_keep_no_other_out(service: RunningService):
+def test_slow_small_bodies_of_unknown_size_keep_nobody_out(service: RunningService):
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-local\r\n"
     head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
     slow = [socket.create_connection(("127.0.0.1", service.port), 5) for _ in range(40)]

@@ -1,4 +1,4 @@
-"""The operator's board: what a snapshot says, that viewers share it, and the pages that need no key."""
+"""The operator's board: its snapshot, shared by all viewers, and the pages that need no key."""
 
 import json
 import time
@@ -63,7 +63,7 @@ def test_a_snapshot_shows_who_waits_who_runs_and_what_failed(store, redis):
     assert worker["preempted"] == 2
 
 
-def test_a_worker_that_loads_says_how_far_it_is(store, redis):
+def test_a_loading_worker_reports_its_progress(store, redis):
     Ledger(redis, QUEUE, "w1").report_loading("weights", 0.4)
     [worker] = take_snapshot(store, QUEUE)["workers"]
     assert (worker["state"], worker["progress"]) == ("loading", {"what": "weights", "share": "0.4"})
@@ -78,7 +78,7 @@ def test_all_viewers_of_a_process_share_one_snapshot(valkey_url, redis):
     assert redis.info("stats")["total_commands_processed"] - num_commands < 5
 
 
-def test_the_board_streams_to_an_admin_and_to_nobody_else(service: RunningService):
+def test_the_board_streams_to_admins_only(service: RunningService):
     with service.http() as http:
         with http.stream("GET", "/admin/board") as response:
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -105,7 +105,7 @@ def test_static_files_end_at_their_folder(service: RunningService):
             assert http.get(path).status_code in (308, 404), path
 
 
-def test_an_ordinary_key_is_no_operator_off_loopback(valkey_url, redis):
+def test_an_ordinary_key_is_not_an_operators_off_loopback(valkey_url, redis):
     keys = {"OMNI_API_KEYS": "a", "OMNI_ADMIN_KEYS": "b"}
     settings = read_settings({"REDIS_URL": valkey_url, "OMNI_HOST": "0.0.0.0"} | keys)
     service = build_service(settings)

@@ -1,4 +1,4 @@
-"""The dashboard against a real Valkey with real RQ jobs; the last test looks with a real browser where there is one."""
+"""The dashboard with a real Valkey and real RQ jobs; the last test uses a real browser if one is installed."""
 
 import base64
 import re
@@ -108,12 +108,12 @@ def test_a_pickle_is_never_loaded(make_client, queue, redis):
     redis.hset("rq:job:job-1", "data", b"\x80\x04cos\nsystem\n(X\x01\x00\x00\x00:tR.")
     client = make_client()
     client.application.config["PROPAGATE_EXCEPTIONS"] = False
-    assert client.get("/0/data/job/job-1.json").status_code == 200  # the arguments are not even looked at
+    assert client.get("/0/data/job/job-1.json").status_code == 200  # the arguments are not deserialized
     job = Job.fetch("job-1", connection=redis)
     assert job.serializer is JSONSerializer
 
 
-# Who may look
+# Who may read
 
 
 def test_with_a_password_every_route_needs_it(make_client, queue):
@@ -238,7 +238,7 @@ def test_headers_are_on_every_answer(make_client, redis):
         ("/0/data/jobs/omni/queued/8/up/1.json", 404),
     ],
 )
-def test_what_rq_dashboard_trips_over_is_refused_in_a_sentence(path, status, make_client, redis):
+def test_values_that_rq_dashboard_cannot_handle_are_refused_with_a_sentence(path, status, make_client, redis):
     answer = make_client().get(path)
     assert answer.status_code == status
     assert answer.mimetype == "text/plain"
@@ -267,7 +267,7 @@ def test_the_address_is_shown_without_its_password(url, shown):
     assert address(url) == shown
 
 
-# The same, seen by a browser
+# In a browser
 
 
 @pytest.fixture

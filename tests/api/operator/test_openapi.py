@@ -1,4 +1,4 @@
-"""/openapi.json says what the application does, all of it."""
+"""/openapi.json describes the whole application."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_every_route_is_there(document: dict[str, Any]) -> None:
     assert written == {name for name in operations() if name.split()[1] not in PAGES}
 
 
-def test_nothing_is_described_that_is_not_there() -> None:
+def test_every_described_operation_exists() -> None:
     assert DESCRIBED.keys() <= operations()
 
 
@@ -50,7 +50,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         assert reference.removeprefix("#/components/schemas/") in schemas
 
 
-def test_every_operation_has_its_own_id_and_says_how_errors_look(document: dict[str, Any]) -> None:
+def test_every_operation_has_a_unique_id_and_an_error_schema(document: dict[str, Any]) -> None:
     found = [operation for methods in document["paths"].values() for operation in methods.values()]
     assert len({operation["operationId"] for operation in found}) == len(found)
     for operation in found:
@@ -58,7 +58,7 @@ def test_every_operation_has_its_own_id_and_says_how_errors_look(document: dict[
         assert schema["$ref"].removeprefix("#/components/schemas/") in ("ErrorBody", "MessagesError")
 
 
-def test_the_gates_limits_are_written_down(document: dict[str, Any]) -> None:
+def test_limits_of_request_models_are_in_the_document(document: dict[str, Any]) -> None:
     chat = document["components"]["schemas"]["ChatRequest"]
     assert {"model", "messages"} <= set(chat["required"])
     temperature = chat["properties"]["temperature"]["anyOf"][0]
@@ -67,7 +67,7 @@ def test_the_gates_limits_are_written_down(document: dict[str, Any]) -> None:
     assert {"type": "string"} in prompt["anyOf"]
 
 
-def test_only_what_needs_no_key_is_open(document: dict[str, Any]) -> None:
+def test_only_operations_without_a_key_are_open(document: dict[str, Any]) -> None:
     opened = {path for path, methods in document["paths"].items() for said in methods.values() if not said["security"]}
     assert {"/health", "/livez", "/readyz", "/openapi.json"} <= opened
     assert not any(path.startswith("/v1/") for path in opened)

@@ -1,4 +1,4 @@
-"""Large requests neither make this process search all its objects for garbage nor keep its memory."""
+"""Large requests trigger no full garbage collection, and their memory is returned to the system."""
 
 import ctypes
 import gc
@@ -20,8 +20,8 @@ MOST_LISTS = json.dumps({"model": "m", "messages": [{"role": "user", "content": 
 PYTHON_S_OWN = (700, 10, 10)
 
 
-def searches_of_all(thresholds, num_bodies=20):
-    """How often all objects are searched while as many of the worst bodies come."""
+def full_collections(thresholds, num_bodies=20):
+    """The number of full collections while the worst bodies are parsed."""
     seen, before = [], gc.get_threshold()
 
     def note(phase, info):
@@ -42,9 +42,9 @@ def searches_of_all(thresholds, num_bodies=20):
     return len(seen)
 
 
-def test_large_bodies_begin_no_search_of_all_objects():
-    assert searches_of_all(THRESHOLDS) == 0
-    assert searches_of_all(PYTHON_S_OWN) > 0
+def test_large_bodies_trigger_no_full_collection():
+    assert full_collections(THRESHOLDS) == 0
+    assert full_collections(PYTHON_S_OWN) > 0
 
 
 @pytest.mark.parametrize(("num_bytes", "num_trims"), [(LARGE_BYTES, 1), (LARGE_BYTES - 1, 0)])
@@ -66,7 +66,7 @@ def test_memory_is_given_back_once_after_large_bodies(num_bytes, num_trims):
     with gevent.Timeout(10):
         while len(trims) < num_trims:
             gevent.sleep(0.001)
-    in_native_thread(int)  # whatever was begun before it has ended
+    in_native_thread(int)  # work that was started before it has ended
     assert len(trims) == num_trims
 
 
@@ -98,5 +98,5 @@ def mib_left_by_large_blocks(whose):
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator")
-def test_what_large_blocks_took_is_given_back_when_they_are_freed():
+def test_memory_of_large_blocks_is_returned_when_they_are_freed():
     assert mib_left_by_large_blocks("ours") < 4 < mib_left_by_large_blocks("glibc's own")

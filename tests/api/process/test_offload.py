@@ -1,4 +1,4 @@
-"""Large work goes to a thread, where it changes nothing but who waits for it."""
+"""Large work runs in a thread with the same results."""
 
 import gc
 import threading
@@ -62,7 +62,7 @@ def test_an_error_leaves_no_garbage_that_would_keep_what_was_sent():
     ],
     ids=["text", "texts", "objects", "names", "messages", "a long name"],
 )
-def test_what_is_big_is_found_anywhere(value):
+def test_a_large_value_is_found_anywhere_inside_another(value):
     assert is_large(value)
     assert not is_large("Hi") and not is_large([Message(role="user", content="Hi")])
 
@@ -104,12 +104,12 @@ def test_of_a_text_that_is_much_too_long_only_a_part_is_encoded():
     assert encoder.encode(["é " * 500_000], 1_500_000).num_tokens == 1_500_000
 
 
-def test_ids_beyond_the_most_are_counted_and_not_made():
+def test_ids_beyond_the_limit_are_counted_and_not_returned():
     encoded = TextEncoder(bytes_tokenizer().to_str()).encode(["x" * (LONG_TEXT + 1)], 100)
     assert encoded.ids == [] and encoded.num_tokens == LONG_TEXT + 1 and not encoded.is_least
 
 
-def test_a_tokenizer_that_cuts_and_fills_up_does_neither_here():
+def test_a_tokenizers_truncation_and_padding_are_off():
     tokenizer = bytes_tokenizer()
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=8)

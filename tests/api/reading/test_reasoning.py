@@ -44,7 +44,7 @@ def test_a_later_marker_is_only_text():
 
 
 @pytest.mark.parametrize("text", ["<", "<thi", "<thinking is hard", " "])
-def test_what_only_looks_like_a_marker_comes_out_in_the_end(text):
+def test_text_that_only_resembles_a_marker_comes_out_at_the_end(text):
     assert parse(list(text)) == [Content(text)]
 
 
@@ -55,7 +55,7 @@ def test_half_a_marker_is_never_given_out():
     assert parser.feed("think>Four") == [Content("Four")]
 
 
-def test_the_parser_says_whether_it_is_inside_the_block():
+def test_the_parser_knows_whether_it_is_inside_the_block():
     parser = ReasoningParser()
     states = []
     for delta in ("<think>", "Hm", "</think>", "Four"):

@@ -86,7 +86,7 @@ def test_a_string_parameter_of_dsml_streams_as_json():
     assert parser.feed('two\n"words"') == [ToolCallArguments(0, 'two\\n\\"words\\"')]
 
 
-def test_a_dsml_value_that_is_not_json_is_mended_to_a_string():
+def test_a_dsml_value_that_is_not_json_becomes_a_string():
     text = DEEPSEEK.replace(">3<", ">three<")
     [(_, arguments), _] = calls(parse("deepseek_v32", [text]))[0]
     assert json.loads(arguments)["days"] == "three"
@@ -116,7 +116,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("format", "text"), BROKEN)
-def test_what_is_no_call_comes_out_as_the_text_that_it_was(format, text):
+def test_text_that_is_not_a_call_comes_out_unchanged(format, text):
     assert calls(parse(format, [text])) == ([], text)
     assert calls(parse(format, list(text))) == ([], text)
 
@@ -143,7 +143,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_calls_that_are_cut_off_anywhere_are_neither_whole_nor_text(format):
+def test_a_call_that_is_cut_off_is_neither_complete_nor_text(format):
     text = WRITTEN[format]
     for cut in range(len(text) + 1):
         parser = ToolCallParser(dialect_named(format), "job-1/0", must_call=True)
@@ -162,7 +162,7 @@ def test_calls_that_are_cut_off_anywhere_are_neither_whole_nor_text(format):
 
 
 @pytest.mark.parametrize("format", ["hermes", "mistral", "mistral_args", "deepseek_v32"])
-def test_a_call_that_was_free_to_come_leaks_no_markup_either_when_it_is_cut_off(format):
+def test_an_optional_call_that_is_cut_off_leaks_no_markup(format):
     opening = dialect_named(format).opening
     begun = WRITTEN[format].lstrip()[: len(opening) + 10]
     for text, content in ((begun, ""), ("I look." + begun, "I look."), (opening[:-1], opening[:-1])):
@@ -184,7 +184,7 @@ def test_an_answer_in_json_that_is_cut_off_is_still_text():
         ('{"a": "one\ntwo\t\\d \\u00e4"}', '{"a": "one\\ntwo\\t\\\\d \\u00e4"}'),
     ],
 )
-def test_slips_that_leave_no_doubt_are_mended(written, arguments):
+def test_unambiguous_faults_are_repaired(written, arguments):
     for format, text in (
         ("hermes", f'<tool_call>{{"name": "f", "arguments": {written}}}</tool_call>'),
         ("llama3_json", f'{{"name": "f", "parameters": {written}}}'),
@@ -199,7 +199,7 @@ def test_slips_that_leave_no_doubt_are_mended(written, arguments):
     "bad", ["{'a': 1}", '{"a": Tru}', '{"a": 1,}', '{"a": NaN}', '{"a" 1}', '{"a": "\\uZ"}', "{1: 2}", "{]"]
 )
 @pytest.mark.parametrize("format", ["hermes", "mistral_args"])
-def test_arguments_that_are_no_json_are_no_whole_call_and_no_text(format, bad):
+def test_a_call_with_invalid_arguments_is_neither_complete_nor_text(format, bad):
     text = {
         "hermes": f'<tool_call>{{"name": "f", "arguments": {bad}}}</tool_call>',
         "mistral_args": f"[TOOL_CALLS]f[ARGS]{bad}",
@@ -221,7 +221,7 @@ def test_ids_follow_from_the_seed_and_differ_between_calls():
     assert first[0].startswith("call_")
 
 
-def test_mistrals_ids_have_the_nine_letters_that_its_templates_ask_for():
+def test_mistrals_call_ids_have_nine_characters_as_its_templates_require():
     start = parse("mistral", ['[TOOL_CALLS][{"name": "f", "arguments": {}}]'])[0]
     assert len(start.id) == 9
     assert start.id.isalnum()
@@ -276,7 +276,7 @@ def test_an_answer_is_reasoning_then_content_then_calls():
     assert parser.has_called
 
 
-def test_blanks_behind_a_call_cost_no_more_the_more_there_are():
+def test_white_space_after_a_call_is_read_in_linear_time():
     def seconds(num_blanks):
         parser = ToolCallParser(dialect_named("hermes"), "s")
         parser.feed('<tool_call>{"name": "f", "arguments": {}}')

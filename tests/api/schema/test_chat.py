@@ -44,7 +44,7 @@ def test_a_wrong_value_is_refused_and_its_field_named(change, param):
 
 
 @pytest.mark.parametrize("name", sorted(CHAT))
-def test_what_cannot_be_honoured_is_refused_by_name(name):
+def test_an_unsupported_field_is_refused_by_name(name):
     with pytest.raises(InvalidRequest, match=f"'{name}' is") as refused:
         parse(ChatRequest, BODY | {name: "something"})
     assert refused.value.param == name
@@ -52,7 +52,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize("change", [{"best_of": 1}, {"function_call": "none"}, {"echo": False}, {"functions": []}])
-def test_a_value_that_asks_for_nothing_is_no_reason_to_refuse(change):
+def test_a_harmless_value_of_an_unsupported_field_is_accepted(change):
     assert parse(ChatRequest, BODY | change)
 
 
@@ -72,7 +72,7 @@ def test_fields_without_effect_on_the_answer_are_accepted():
     assert parse(ChatRequest, BODY | harmless).stream_options.include_usage
 
 
-def test_what_an_assistant_said_is_accepted_back():
+def test_an_assistants_message_is_accepted_as_input():
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     said = {
         "role": "assistant",
@@ -87,7 +87,7 @@ def test_what_an_assistant_said_is_accepted_back():
 
 
 @pytest.mark.parametrize("field", ["repetition_penalty", "timeout"])
-def test_what_would_be_zero_in_the_engine_is_refused_at_the_door(field):
+def test_a_value_that_the_engine_would_round_to_zero_is_refused(field):
     with pytest.raises(InvalidRequest) as refused:
         parse(ChatRequest, BODY | {field: 1e-320})
     assert refused.value.param == field

@@ -1,4 +1,4 @@
-"""docs/api/inference.md says of every field what the code does; what it calls honoured changes what is generated."""
+"""docs/api/inference.md agrees with the code for every field; a field it calls honoured changes the job."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def generated(encoder_of):
 
     class Unchecked(GrammarCheck):
         def compiled(self, grammar):
-            return grammar.text  # whether it compiles is another test's question
+            return grammar.text  # not compiled here
 
     def put(change):
         raw = BODY | change

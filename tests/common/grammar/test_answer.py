@@ -87,7 +87,7 @@ def test_an_answer_may_think_first():
         (lambda: structured_grammar({"json": "{"}), "structured_outputs.json"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_enforced_is_refused_and_the_field_is_named(check, build, param):
+def test_a_rule_that_cannot_be_enforced_is_refused_and_its_field_named(check, build, param):
     with pytest.raises(InvalidRequest) as refused:
         check.compiled(build())
     assert refused.value.param == param
@@ -103,7 +103,7 @@ def test_a_bomb_is_defused_in_bounded_time(check):
 
 
 @pytest.mark.parametrize("rule", [{"pattern": "a"}, {"format": "uri"}, {"multipleOf": 7}, {"allOf": [{}]}])
-def test_what_may_take_any_time_to_compile_is_tried_elsewhere(rule):
+def test_grammars_that_may_compile_slowly_are_costly(rule):
     assert json_schema_grammar({"type": "object", "properties": {"a": rule}}, "x").is_costly
     assert not json_schema_grammar({"type": "object", "properties": {key: {} for key in rule}}, "x").is_costly
 
@@ -136,7 +136,7 @@ def test_a_function_that_is_not_strict_keeps_its_shape_only():
 
 
 @pytest.mark.parametrize("bounds", [{"maxLength": -1}, {"minLength": 3, "maxLength": 2}, {"maximum": "5"}])
-def test_its_bounds_are_kept_and_odd_ones_passed_over(bounds):
+def test_plausible_bounds_are_kept_and_others_dropped(bounds):
     good = {"type": "string", "minLength": 1, "maxLength": 20}
     assert relaxed_schema(good, "tools") == good
     assert relaxed_schema({"type": "string", **bounds}, "tools") == {"type": "string"}
@@ -159,7 +159,7 @@ def test_an_integer_has_at_most_64_bits():
     [lambda: regex_grammar("a[^\\x00-\\u{10ffff}]", "x"), lambda: ebnf_grammar('start: a\na: a "b"', "x")],
     ids=["an empty class", "a rule without an end"],
 )
-def test_what_no_text_can_fulfil_is_refused_in_plain_words(build):
+def test_a_grammar_that_no_text_can_fulfil_is_refused_with_a_sentence(build):
     with pytest.raises(InvalidRequest, match="no text can fulfil it"):
         GrammarCheck().compiled(build())
 
@@ -179,6 +179,6 @@ def test_groups_inside_one_another_are_counted(build):
             build(depth)
 
 
-def test_parentheses_that_are_text_are_no_groups():
+def test_parentheses_in_literal_text_are_not_groups():
     assert regex_grammar("[](]\\([^(]" * 500, "x")
     assert ebnf_grammar('root ::= "(((" [(]' + ' "(" [^(]' * 500, "x")

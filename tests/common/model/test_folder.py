@@ -1,4 +1,4 @@
-"""What a look at a model's folder finds, without torch: each fault by its file's name."""
+"""The check of a model's folder reports each fault with its file's name."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ NAMES = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model without a fault."""
+    """A complete model."""
     return Path(shutil.copytree(DEMO_MODEL, tmp_path / "model"))
 
 
@@ -38,7 +38,7 @@ def pickle_only(folder: Path) -> None:
 
 
 def shard(folder: Path) -> None:
-    """The weights under the first of the two names that an index tells."""
+    """Weights in the first of the two files that an index names."""
     (folder / "model.safetensors").rename(folder / NAMES["a"])
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": NAMES}))
 
@@ -88,7 +88,7 @@ def test_a_file_that_may_not_be_read_is_named(folder: Path) -> None:
     assert fault_of(str(folder)) == "config.json cannot be read (Is a directory)"
 
 
-def test_shards_that_are_all_there_are_taken(folder: Path) -> None:
+def test_complete_shards_are_accepted(folder: Path) -> None:
     shard(folder)
     shutil.copy(folder / NAMES["a"], folder / NAMES["b"])
     assert fault_of(str(folder)) == ""

@@ -1,4 +1,4 @@
-"""A token's bytes are its part of the text, as logprobs show them."""
+"""The bytes of tokens, as logprobs show them."""
 
 from typing import Any
 

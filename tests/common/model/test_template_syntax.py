@@ -1,4 +1,4 @@
-"""The syntax of chat templates, told from what they compute."""
+"""Syntax faults of chat templates are found without rendering."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from common.model.template_syntax import syntax_fault
         ("{{ " + "(" * 20_000, "it is nested too deeply"),
     ],
 )
-def test_a_fault_says_where_it_is(source: str, said: str) -> None:
+def test_a_fault_names_its_line(source: str, said: str) -> None:
     assert syntax_fault(source).startswith(said)
 
 
@@ -28,5 +28,5 @@ def test_a_fault_says_where_it_is(source: str, said: str) -> None:
         "{{ 'a' * 10000000000 }}",
     ],
 )
-def test_what_only_fails_when_it_is_computed_is_no_fault(source: str) -> None:
+def test_a_fault_at_rendering_time_is_not_a_syntax_fault(source: str) -> None:
     assert syntax_fault(source) == ""

@@ -95,14 +95,14 @@ def test_nothing_is_enforced_where_nothing_has_to_be():
     assert HERMES.grammar(functions, must_call=False, parallel=True, marked=PLAIN) is None
 
 
-def test_marks_that_are_tokens_of_their_own_go_by_their_ids():
+def test_markers_that_are_single_tokens_are_written_by_id():
     marked = marked_text('{"added_tokens": [{"id": 7, "content": "<tool_call>", "special": false}]}')
     grammar = HERMES.grammar(FUNCTIONS, must_call=True, parallel=False, marked=marked)
     assert "start: <[7]> rest" in grammar.text
     assert '\\"</tool_call>\\"' in grammar.text.replace("\\\\n", "")
 
 
-def test_schemas_that_would_be_written_again_and_again_are_refused_before_they_are():
+def test_schemas_whose_copies_exceed_the_limit_are_refused_before_they_are_written():
     properties = {f"p{number}": {"$ref": "#/$defs/a"} for number in range(1200)}
     schema = {"type": "object", "properties": properties, "$defs": {"a": {"type": "string"}}}
     began = time.monotonic()

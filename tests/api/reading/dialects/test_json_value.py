@@ -22,7 +22,7 @@ def test_json_comes_out_as_it_was_written(value, ascii_only, indent):
 
 
 @given(st.text('{}[]",:\\ \nuTruenal0.1-+e', max_size=24))
-def test_what_is_taken_for_json_is_json(text):
+def test_accepted_text_is_json(text):
     if (written := strict_json(text)) is not None:
         json.loads(written, parse_constant=pytest.fail)
     else:
