@@ -16,7 +16,7 @@ from gunicorn.app.base import BaseApplication
 
 from api.gate.gunicorn_seams import GRACE_S
 from common.logs import set_up_logging
-from common.redis.open_redis import warn_of_open_redis
+from common.redis.server import warn_of_open_redis
 from common.settings import Settings, log_format, settings_or_exit
 
 logger = logging.getLogger("omni.api")

@@ -35,7 +35,7 @@ WORKER: tuple[Place, ...] = (
     ("detokenize", "worker.state.detokenizer", "Detokenizer.push"),
     ("append", "worker.jobs.publisher", "Publisher.send"),
     ("confirm", "worker.jobs.publisher", "Publisher.confirm"),
-    ("telemetry", "worker.jobs.telemetry", "Telemetry.heard"),
+    ("telemetry", "worker.jobs.telemetry", "Telemetry.observe"),
 )
 
 

@@ -21,7 +21,7 @@ from cli.terminal import console
 from common.model.source import fault_of
 from common.process.data_folder import owner_of
 from common.redis.connection import connect
-from common.redis.open_redis import open_hosts
+from common.redis.server import open_hosts
 from common.settings import Settings, SettingsError
 
 MIN_PYTHON = (3, 11)

@@ -1,3 +1,3 @@
-"""What the API and the worker must agree on. Never imports torch, Flask or each other's packages."""
+"""Code that the API and the worker share. Never imports torch, Flask, api or worker."""
 
 __version__ = "0.1.0"

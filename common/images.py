@@ -1,4 +1,4 @@
-"""Images as requests carry them: data URLs, bounded. Nothing is ever fetched."""
+"""Images in requests: data URLs of bounded size. Nothing is ever fetched."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from common.errors import InvalidRequest
 
-MAX_IMAGES = 8  # of one request; all together they also have to fit the body
+MAX_IMAGES = 8  # in one request; together they must also fit the body
 MAX_IMAGE_BYTES = 4 * 1024 * 1024
 MAX_IMAGE_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -19,7 +19,7 @@ FAULTS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombErr
 
 
 def opened(url: str, param: str | None = None) -> Any:
-    """The image with its head read and its size checked, its pixels not yet decoded. Raises InvalidRequest."""
+    """Read the image's header and check its size; the pixels are not decoded yet. Raises InvalidRequest."""
     head = DATA_URL.match(url[:64])
     if head is None:
         raise InvalidRequest(

@@ -1,15 +1,15 @@
-"""How much a caller's JSON may hold. Counted in its bytes, so that nothing is parsed that is too much."""
+"""Bounds on the values in a JSON body, counted in its bytes before anything is parsed."""
 
 from common.errors import InvalidRequest
 
 MAX_FIELDS = 65_536  # named fields, objects and lists: each costs a microsecond or more
-MAX_VALUES = 400_000  # beside them: token ids, mostly
+MAX_VALUES = 400_000  # plain values: token ids, mostly
 
 
 def bounded_marks(raw: bytes) -> bytes:
-    """What stands outside of texts and names: numbers, and a mark for each value. Raises InvalidRequest for too many.
+    """The JSON without its strings: numbers and punctuation. Raises InvalidRequest for too many values.
 
-    Quick, so that it can be asked before anything is parsed.
+    Fast enough to run before anything is parsed.
     """
     plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     num_texts = plain.count(b'"') // 2

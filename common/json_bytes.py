@@ -7,7 +7,7 @@ import orjson
 
 
 def json_bytes(value: Any, *, sort_keys: bool = False) -> bytes:
-    """Also of what orjson does not write: whole numbers of more than 64 bits, and halves of surrogate pairs."""
+    """Also encodes what orjson does not: integers of more than 64 bits, and lone surrogates."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except TypeError:

@@ -22,8 +22,7 @@ from common.logs import set_up_logging
 from common.model.source import check_model
 from common.process.child import EXIT_TRY_AGAIN
 from common.redis.connection import connect, is_passing
-from common.redis.memory import memory_of
-from common.redis.open_redis import warn_of_open_redis
+from common.redis.server import memory_of, warn_of_open_redis
 from common.settings import Settings, SettingsError, log_format, refuse, settings_or_exit, torchrun_place
 from common.tracing import traces_of
 from common.wire import ModelCard

@@ -16,7 +16,7 @@ from api.jobs import sse
 from api.jobs.answers import SSE_HEADERS
 from api.jobs.frames import RESUME_MS
 from api.jobs.service import Service
-from common.redis.snapshot import take_snapshot
+from api.operator.snapshot import take_snapshot
 
 logger = logging.getLogger("omni.api")
 

@@ -7,7 +7,7 @@ from flask import Blueprint
 
 from api.jobs.service import Service
 from common import __version__
-from common.redis.memory import memory_of
+from common.redis.server import memory_of
 
 
 def health_routes(service: Service) -> Blueprint:

@@ -9,8 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.jobs.service import Service
-from common.redis.memory import memory_of
 from common.redis.metrics import BOUNDS_MS, SERVICE, read
+from common.redis.server import memory_of
 from common.redis.store import Store
 
 HISTOGRAMS: Mapping[str, str] = MappingProxyType(

@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 from common.errors import IdempotencyMismatch, InvalidRequest, KeyLimited, OmniError, Overloaded, Unavailable
 from common.quota import Quota
-from common.redis.memory import NEARLY_FULL, evicts
 from common.redis.script import Reply
+from common.redis.server import NEARLY_FULL, evicts
 from common.redis.submission import Submission
 
 # outcome -> the `reason` label of omni:admissions_refused

@@ -1,4 +1,4 @@
-"""Two threads beside the engine: one keeps the lease and hears what is to be cancelled, one listens for wake-ups."""
+"""Two threads next to the engine's: one renews the lease and collects cancellations, one waits for wake-ups."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from common.process.child import EXIT_TRY_AGAIN
 from common.redis import keys
-from common.redis.memory import memory_of
+from common.redis.server import memory_of
 from common.wire import Failed
 from common.wire_codec import decode_failed
 from worker.jobs.ledger import Fenced, Ledger
@@ -25,7 +25,7 @@ LEASE_S = keys.LEASE_MS / 1000
 
 
 class Wake(threading.Event):
-    """Set when the loop has something to do; `also` tells an engine that it waits in a step."""
+    """Set when the loop has work; `also` interrupts an engine that waits in a step."""
 
     def __init__(self, also: Callable[[], None]) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Wake(threading.Event):
 
 
 class Inbox:
-    """What the threads have to say to the engine's loop."""
+    """Messages from the threads to the engine's loop: cancellations and wake-ups."""
 
     def __init__(self, interrupt: Callable[[], None] = lambda: None) -> None:
         self.wake = Wake(interrupt)
@@ -55,7 +55,7 @@ class Inbox:
 
 
 class Heartbeat(threading.Thread):
-    """Renews the lease every second, reclaims from the dead, ends what is overdue. Exits the process when fenced."""
+    """Renews the lease, reclaims jobs of dead workers, ends overdue ones. Exits the process when fenced."""
 
     def __init__(self, ledger: Ledger, inbox: Inbox, fields: Callable[[], Mapping[str, Any]]) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -66,7 +66,7 @@ class Heartbeat(threading.Thread):
         self._last_fields: Mapping[str, Any] = {}
         self._renewed = -math.inf
         self._may_reclaim_at = 0.0
-        self._told_fault = ""
+        self._logged_fault = ""
 
     def run(self) -> None:
         while not self._stopping.wait(keys.RENEW_S):
@@ -83,7 +83,7 @@ class Heartbeat(threading.Thread):
     def beat(self) -> None:
         try:
             self._last_fields = self._fields()
-        except RedisError as error:  # the lease matters more than what is told beside it
+        except RedisError as error:  # the lease matters more than the report
             logger.warning("heartbeat: %s", error)
         for job_id, reason in self._ledger.renew(self._last_fields).items():
             self._inbox.cancel(job_id, decode_failed(reason))
@@ -94,14 +94,14 @@ class Heartbeat(threading.Thread):
         self._watch_redis()
 
     def _watch_redis(self) -> None:
-        """A policy that deletes jobs may be set while all is running: said once."""
+        """An eviction policy that deletes jobs may be set at any time: logged once."""
         fault = memory_of(self._ledger.redis).fault
-        if fault and fault != self._told_fault:
+        if fault and fault != self._logged_fault:
             logger.error("%s", fault)
-        self._told_fault = fault
+        self._logged_fault = fault
 
     def _watch_ourselves(self) -> None:
-        """If our own lease may have run out, so may everybody's (Redis was away): let the living renew theirs first."""
+        """If our own lease may have expired, others may have too (Redis was away): let live workers renew first."""
         now = time.monotonic()
         if now - self._renewed > LEASE_S:
             self._may_reclaim_at = now + 2 * keys.RENEW_S
@@ -112,7 +112,7 @@ class Heartbeat(threading.Thread):
 
 
 class Listener(threading.Thread):
-    """Hears the queue's control channel. A lost message costs a second: the loop looks by itself that often."""
+    """Reads the queue's control channel. A lost message costs a second: the loop checks by itself that often."""
 
     def __init__(self, redis: "Redis", ledger: Ledger, inbox: Inbox) -> None:
         super().__init__(name="listener", daemon=True)
@@ -128,11 +128,11 @@ class Listener(threading.Thread):
                     while True:
                         message = pubsub.get_message(timeout=1.0)
                         if message is not None:
-                            self.hear(message["data"])
+                            self.receive(message["data"])
             except (RedisError, OSError):
                 threading.Event().wait(0.2)
 
-    def hear(self, message: bytes) -> None:
+    def receive(self, message: bytes) -> None:
         if message.startswith(keys.CANCEL.encode()):
             job_id = message.decode().removeprefix(keys.CANCEL)
             raw = self._redis.hget(keys.job_key(job_id), "cancel")

@@ -1,4 +1,4 @@
-"""The queue, prefill and decode spans of jobs that have ended here."""
+"""The queue, prefill and decode spans of jobs that have ended on this worker."""
 
 from collections import deque
 
@@ -12,7 +12,7 @@ MAX_LEFT = 10_000
 
 
 class JobSpans:
-    """ended() belongs to the engine's thread, send() to the heartbeat's."""
+    """The engine's thread calls ended(), the heartbeat's thread send()."""
 
     def __init__(self, redis: "Redis", traces: Traces | None) -> None:
         self._redis = redis
@@ -24,11 +24,11 @@ class JobSpans:
             self._ended.append(job_id)
 
     def send(self) -> None:
-        """Make the spans of all that has ended. Raises RedisError."""
+        """Add the spans of all jobs that have ended. Raises RedisError."""
         for _ in range(len(self._ended)):
             job_id = self._ended.popleft()
             if not self._sent(job_id):
-                self._ended.append(job_id)  # its end is on the way to Redis
+                self._ended.append(job_id)  # its end has not reached Redis yet
 
     def _sent(self, job_id: str) -> bool:
         names: tuple[JobField, ...] = (*TIMES, "trace", "num_prompt", "tokens", "code")

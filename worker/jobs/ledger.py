@@ -1,4 +1,4 @@
-"""The worker's side of the line: a fence of its own, claims, and the reclaim of what dead workers held."""
+"""The worker's side of the queue: its fence and lease, claims, and reclaiming the jobs of dead workers."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ logger = logging.getLogger("omni.worker")
 
 
 class Fenced(Exception):
-    """Another process has taken this worker's jobs over: it must write nothing more and exit."""
+    """Another process has taken over this worker's jobs: it must write nothing more and exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One job, ours until we die: the request and what its log already holds."""
+    """One job that this worker holds: the request, and the choices that its log already has."""
 
     request: GenerationRequest
     logged: dict[int, LoggedChoice]
@@ -33,12 +33,12 @@ class Claim:
     revision: str
     owner: str = ""
     priority: int = 0
-    num_made_room: int = 0  # how often it was given back for another owner
+    num_made_room: int = 0  # times that it was given back for another owner
 
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """The head of the line, the places of its owner and of all others that hold some, and how many owners there are."""
+    """The head of the queue, the shares of its owner and of all that hold places, and the number of owners."""
 
     head: Head
     shares: dict[str, Share]
@@ -63,19 +63,19 @@ class Ledger:
         return self.fence
 
     def publish_card(self, card: ModelCard) -> None:
-        """Tell the API what it must know to encode prompts for this model."""
+        """Publish what the API must know to encode prompts for this model."""
         self._scripts.run("card", self.queue, encode_card(card), card.revision, *card.names)
 
     def report_loading(self, what: str, share: float) -> None:
-        """Say how far loading is (0 to 1), for /health and for the 503 of those who come too early."""
+        """Publish the progress of loading (0 to 1), for /health and for the 503 of early requests."""
         key = keys.LOADING + self.queue
         self.redis.hset(key, mapping={"what": what, "share": round(share, 3)})
         self.redis.expire(key, 3600)
 
     def renew(self, fields: Mapping[str, Any]) -> dict[str, str]:
-        """Keep the lease; returns running jobs to cancel, id -> reason (JSON with code and message).
+        """Renew the lease; returns running jobs to cancel, id -> reason (JSON of a Failed).
 
-        Raises Fenced when another worker has taken the jobs over.
+        Raises Fenced when another worker has taken over the jobs.
         """
         cancelled = self._scripts.run("renew", self.fence, now_iso(), *flat(fields))
         if cancelled is None:
@@ -83,11 +83,10 @@ class Ledger:
         return {job_id.decode(): reason.decode() for job_id, reason in pairs(cancelled)}
 
     def claim(self, num_suspects: int, expected: str = "", instead_of: Sequence[str] = ()) -> Claim | None:
-        """The head of the line, or None when the line is empty or held. Raises Fenced.
+        """Claim the head of the queue; None when the queue is empty or on hold. Raises Fenced.
 
-        `expected` is the only job to be taken, and None is the answer when another is the head by now; in the same step
-        the jobs `instead_of`, which are ours, go back into the line.
-        Claims are numbered: one whose answer was lost on the way is answered again with the same job.
+        `expected` is the only job to claim: None when another is the head by now. In the same step our own jobs
+        `instead_of` go back into the queue. Claims are numbered: after a lost answer the same job is claimed again.
         """
         while True:
             args = (self.fence, self.queue, self.worker_name, now_iso(), num_suspects, self._claim_number)
@@ -110,24 +109,24 @@ class Ledger:
         return Waiter(head, shares, reply.number("num_owners"))
 
     def reclaim(self, only: int = 0) -> int:
-        """Put the jobs of workers whose lease has run out back into the line (of one, or of all); returns how many."""
+        """Put the jobs of workers with an expired lease (one, or all) back into the queue; returns their number."""
         return int(self._scripts.run("reclaim", self.queue, now_iso(), "", only or ""))
 
     def bury(self, fence: int) -> int:
-        """Put the jobs of a process known to be dead back into the line, without waiting for its lease."""
+        """Put the jobs of a process known to be dead back into the queue, without waiting for its lease."""
         self.redis.delete(keys.worker_key(fence))
         return self.reclaim(fence)
 
     def release(self) -> int:
-        """Give all our own jobs back, to go on before others of their class begin, without blame; the fence ends."""
+        """Put all our jobs back into the queue, before others of their class and without blame; ends the fence."""
         return int(self._scripts.run("reclaim", self.queue, now_iso(), self.fence, ""))
 
     def give_back(self, job_id: str) -> None:
-        """Put one of our jobs back into the line, without blame: it is to be continued from its log."""
+        """Put one of our jobs back into the queue without blame, to be continued from its log."""
         self._scripts.run("give_back", self.fence, self.queue, job_id)
 
     def expire(self) -> None:
-        """End what is past its deadline or has lost its reader."""
+        """End the jobs that are past their deadline or have lost their reader."""
         self._scripts.expire(self.queue)
 
     def _ask(self, name: str, *args: Any) -> Reply:

@@ -6,11 +6,10 @@ registers the worker itself.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from redis.exceptions import RedisError
 from rq import SimpleWorker
@@ -22,23 +21,22 @@ from common.redis.connection import is_passing
 from common.tracing import Traces
 from common.wire import Event, Failed, Finished, ModelCard
 from worker.engine.interface import AnyEngine
+from worker.jobs.hang_watch import HangWatch
 from worker.jobs.heartbeat import Inbox
 from worker.jobs.ledger import Claim, Ledger
 from worker.jobs.publisher import Publisher
 from worker.jobs.room import Held, make_room
-from worker.jobs.telemetry import Telemetry
+from worker.jobs.telemetry import JobRate, Telemetry
 
 logger = logging.getLogger("omni.worker")
 
-IDLE_S = 1.0  # how often an idle worker looks into the line without having been woken, and a full one who waits
-CONTESTED_S = 0.02  # how often a full one does while several owners wait or run
-RATE_WINDOW_S = 10.0
+IDLE_S = 1.0  # between checks of the queue without a wake-up
+CONTESTED_S = 0.02  # between checks of a full worker while several owners have jobs
 RETRY_S = 0.1
-T = TypeVar("T")
 
 
 class OmniWorker(SimpleWorker):  # type: ignore[misc]
-    """The loop: cancel what is to be cancelled, admit the head of the line, step, publish."""
+    """The loop: end cancelled jobs, admit the head of the queue, step, publish."""
 
     def __init__(
         self,
@@ -62,25 +60,23 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self.card = card
         self.publisher = publisher
         self.inbox = inbox
-        self.watch_fd = watch_fd
+        self.hang_watch = HangWatch(watch_fd, self.stop)
         self.telemetry = Telemetry(ledger.redis, ledger.queue, str(engine.device), traces)
         self.is_stopping = False
         self.started = time.time()
-        self._num_ended = 0
-        self._rate_since = time.monotonic()
-        self._jobs_per_s = 0.0
-        self._line_may_have_moved = True
+        self._rate = JobRate()
+        self._may_claim = True
         self._held: dict[str, Held] = {}  # the latest claimed last
-        self._look_at = 0.0  # when to see whether somebody waits for a place
-        self._ask_at = 0.0  # when to ask again whether the head fits, after it did not
+        self._check_room_at = 0.0  # time of the next make_room()
+        self._check_head_at = 0.0  # time of the next check of a head that did not fit
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Run until stop(); leave() comes next. Raises Fenced when another process has taken our jobs over."""
-        self._patiently(self.register_birth)
+        patiently(self.register_birth)
         while not self.is_stopping:
             self.cancel_requested()
-            self._patiently(self.admit)
-            self._patiently(self.make_room)
+            patiently(self.admit)
+            patiently(self.make_room)
             if self.engine.has_work:
                 self.step()
             else:
@@ -89,120 +85,95 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         return True
 
     def stop(self, *_: object) -> None:
-        """SIGTERM: the loop ends after the step it is in; what is unfinished goes back into the line."""
+        """SIGTERM: the loop ends after the current step; unfinished jobs go back into the queue."""
         self.is_stopping = True
         self.inbox.wake.set()
 
-    def _patiently(self, ask: Callable[[], None]) -> None:
-        """What Redis does not take now is asked again in the next round: a loaded model is worth keeping."""
-        try:
-            ask()
-        except RedisError as error:
-            if not is_passing(error):
-                raise
-            logger.warning("Redis does not answer now (%s)", error)
-            time.sleep(RETRY_S)
-
     def admit(self) -> None:
-        """Claim from the head of the line while the engine has room."""
+        """Claim the head of the queue while the engine has room."""
         if self.inbox.wake.is_set():
             self.inbox.wake.clear()
-            self._line_may_have_moved = True
-            self._look_at = self._ask_at = 0.0
-        while self._line_may_have_moved and self.engine.has_room(1, 1) and self._head_fits():
+            self._may_claim = True
+            self._check_room_at = self._check_head_at = 0.0
+        while self._may_claim and self.engine.has_room(1, 1) and self._head_fits():
             claim = self.ledger.claim(self.publisher.num_suspects)
             if claim is None:
-                self._line_may_have_moved = False
+                self._may_claim = False
                 return
             self._begin(claim)
 
     def _head_fits(self) -> bool:
-        """Whether the head of the line would start at once. One that is claimed and waits in the engine is out of
-        make_room's reach: it would wait for the end of another's long answer.
+        """True if the head of the queue would start at once. make_room() cannot help a job that was claimed too early:
+        it would wait in the engine for the end of another's long answer.
         """
         if self.publisher.num_suspects or self.engine.has_ample_room():
             return True
-        if time.monotonic() < self._ask_at:
+        if time.monotonic() < self._check_head_at:
             return False
         waiter = self.ledger.waiter()
         if waiter is None:
             return True
         head = waiter.head
         fits = self.engine.has_room(head.num_prompt_tokens, head.places, head.max_tokens)
-        self._ask_at = 0.0 if fits else time.monotonic() + CONTESTED_S
+        self._check_head_at = 0.0 if fits else time.monotonic() + CONTESTED_S
         return fits
 
     def make_room(self) -> None:
-        """While all places are taken: an owner that has less than its share gets one of another's.
+        """While all places are taken: give an owner with less than its share a place of another owner.
 
-        The job that gives way waits again, and goes on later from its log.
+        The job that gives way is enqueued again and continues later from its log.
         """
         now = time.monotonic()
-        if now < self._look_at:
+        if now < self._check_room_at:
             return
-        self._look_at = now + IDLE_S  # or when the line moves
+        self._check_room_at = now + IDLE_S  # or when the queue moves
         if self.publisher.num_suspects or self.engine.has_ample_room():
             return
         while (waiter := self.ledger.waiter()) is not None:
             if waiter.num_owners > 1:
-                self._look_at = time.monotonic() + CONTESTED_S
+                self._check_room_at = time.monotonic() + CONTESTED_S
             head = waiter.head
             fits = partial(self.engine.has_room, head.num_prompt_tokens, head.places, head.max_tokens)
             given = make_room(head, waiter.shares, list(self._held.values()), fits)
             if not given:
                 return
-            self.publish([])  # all that was made of them is in the log
+            self.publish([])  # every event of these jobs is in the log
             claim = self.ledger.claim(0, head.id, given)
             if claim is None:
                 return
-            if claim.request.id == head.id:  # else it is one whose answer was lost, and nobody gave way for it
+            if claim.request.id == head.id:  # otherwise a repeated claim, for which no job gave way
                 for job_id in given:
                     self._drop(job_id)
             self._begin(claim)
 
     def step(self) -> None:
-        """One engine step; its events are sent now and confirmed after the next step, while Redis works."""
-        events = self._watched(self.engine.step)
-        self.telemetry.heard(events)
+        """One engine step. Its events are sent now and confirmed after the next step, while Redis works."""
+        events = self.hang_watch.run(self.engine.step)
+        self.telemetry.observe(events)
         self.publish(events)
-
-    def _watched(self, work: Callable[[], T]) -> T:
-        """Do what a request may hang in; the parent counts the seconds."""
-        self._tell_parent(b"begin\n")
-        result = work()
-        self._tell_parent(b"end\n")
-        return result
-
-    def _tell_parent(self, word: bytes) -> None:
-        """A parent that is dead would start no successor: end as if it had asked us to."""
-        try:
-            os.write(self.watch_fd, word)
-        except BrokenPipeError:
-            self.stop()
 
     def publish(self, events: list[tuple[str, Event]]) -> None:
         for job_id, reason in self.publisher.confirm().items():
             logger.warning("the log of %s takes no more from us (%s); dropping it", job_id, reason)
             self._drop(job_id)
             if reason == "gap":
-                self._patiently(partial(self.ledger.give_back, job_id))
+                patiently(partial(self.ledger.give_back, job_id))
         for job_id in self.publisher.send(events):
             self.engine.clear_suspicion(job_id)
-            self._line_may_have_moved = True
+            self._may_claim = True
         for job_id, event in events:
             if isinstance(event, (Finished, Failed)):
                 self._close(job_id)
                 self._count(event)
 
     def rest(self) -> None:
-        """Nothing to do: make the last step certain, then wait to be woken."""
+        """Without work: confirm the last step, then wait for a wake-up."""
         self.publish([])
-        if self.inbox.wake.wait(IDLE_S) or self.engine.has_work:
-            return
-        self._line_may_have_moved = True
+        if not (self.inbox.wake.wait(IDLE_S) or self.engine.has_work):
+            self._may_claim = True
 
     def cancel_requested(self) -> None:
-        """End the jobs whose callers have left, whose deadline passed, or which were cancelled."""
+        """End jobs that were cancelled, are past their deadline or have no reader."""
         ended: list[tuple[str, Event]] = []
         for job_id, reason in dict(self.inbox.take_cancels()).items():
             if self.publisher.has(job_id):
@@ -213,15 +184,15 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
             self.publish(ended)
 
     def leave(self) -> None:
-        """Give everything back without blame; the log has all that was shown."""
+        """Give all jobs back without blame; their logs hold every event."""
         self.publisher.confirm()
         given_back = self.ledger.release()
         if given_back:
-            logger.info("gave %d unfinished jobs back; they go on with the next worker", given_back)
+            logger.info("gave %d unfinished jobs back; the next worker continues them", given_back)
         self.register_death()
 
     def report(self) -> Mapping[str, Any]:
-        """What the heartbeat tells Redis of this worker."""
+        """The worker's own record in Redis, sent with every heartbeat."""
         self.heartbeat()
         self.set_state(WorkerStatus.BUSY if self.engine.has_work else WorkerStatus.IDLE)
         stats = self.engine.stats().as_dict()
@@ -229,21 +200,21 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
             "state": "draining" if self.is_stopping else self.engine.state,
             "model": self.card.root,
             "started": self.started,
-            "jobs_per_s": self._measured_rate(),
+            "jobs_per_s": self._rate.per_s(),
             **{name: str(value) for name, value in stats.items()},
             **self.telemetry.report(stats),
         }
 
     def _begin(self, claim: Claim) -> None:
         request = claim.request
-        if self.publisher.has(request.id):  # it was given back, and we did not learn of it
+        if self.publisher.has(request.id):  # it was given back without our knowledge
             self._drop(request.id)
         self._held[request.id] = Held(request.id, claim.owner, claim.priority, request.sampling.n, claim.num_made_room)
         self.publisher.open(request.id, claim.num_entries, claim.is_suspect)
         try:
             if claim.revision != self.card.revision:
                 raise ModelChanged("The model was changed while this request waited; send it again.")
-            self._watched(partial(self.engine.add, request, claim.logged, is_suspect=claim.is_suspect))
+            self.hang_watch.run(partial(self.engine.add, request, claim.logged, is_suspect=claim.is_suspect))
         except OmniError as error:
             self.publish([(request.id, Failed(error.code, error.message))])
 
@@ -255,20 +226,23 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
     def _close(self, job_id: str) -> None:
         self.publisher.close(job_id)
         self._held.pop(job_id, None)
-        self._ask_at = 0.0
+        self._check_head_at = 0.0
 
     def _count(self, event: Event) -> None:
-        self._num_ended += 1
-        self._line_may_have_moved = True
+        self._rate.count()
+        self._may_claim = True
         if isinstance(event, Finished):
             self.successful_job_count += 1
         else:
             self.failed_job_count += 1
 
-    def _measured_rate(self) -> float:
-        """Jobs ended a second, over the last window."""
-        elapsed_s = time.monotonic() - self._rate_since
-        if elapsed_s > RATE_WINDOW_S:
-            self._jobs_per_s = round(self._num_ended / elapsed_s, 4)
-            self._num_ended, self._rate_since = 0, time.monotonic()
-        return self._jobs_per_s
+
+def patiently(ask: Callable[[], None]) -> None:
+    """While Redis is away, try again in the next round: a loaded model is worth keeping."""
+    try:
+        ask()
+    except RedisError as error:
+        if not is_passing(error):
+            raise
+        logger.warning("Redis does not answer now (%s)", error)
+        time.sleep(RETRY_S)

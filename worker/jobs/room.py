@@ -1,14 +1,14 @@
-"""Whether jobs of a full worker make room for another owner's, and which."""
+"""The jobs of a full worker that make room for another owner's job."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-MAX_MADE_ROOM = 32  # times that one job is given back: each time its tokens may have to be computed again
+MAX_MADE_ROOM = 32  # times that one job is given back: each time its tokens may be computed again
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The job whose turn it is."""
+    """The job at the head of the queue."""
 
     id: str
     owner: str
@@ -20,7 +20,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What an owner holds, in all workers of the queue."""
+    """The places of an owner in all workers of the queue, and its weight."""
 
     places: int
     weight: float = 1.0
@@ -43,11 +43,11 @@ class Held:
 def make_room(
     head: Head, shares: Mapping[str, Share], held: Sequence[Held], fits: Callable[[Sequence[str]], bool]
 ) -> list[str]:
-    """The jobs to give back, so that the head fits; empty when it has to wait. `held`: the latest claimed last.
+    """The jobs to give back so that the head fits; empty when it has to wait. `held`: the latest claimed last.
 
-    An owner gives up a place only while, with as much less, it still holds as many for its weight as the head's owner
-    will. So each change brings the shares nearer to each other, and a series of them ends. Nobody gives way to a job of
-    a class behind its own. `fits`: whether the head would, without these.
+    An owner gives up places only if it then still holds as many for its weight as the head's owner will. So each change
+    brings the shares nearer to each other, and a series of changes ends. No job gives way to one of a later class.
+    `fits`: whether the head fits without these jobs.
     """
     after = shares[head.owner].level(head.places)
     movable = [job for job in held if may_give_way(job, head) and job.owner in shares]
@@ -60,12 +60,12 @@ def make_room(
         if not yielding:
             return []
         ranks = [(left[job.owner].level(), -job.num_made_room, age) for age, job in enumerate(yielding)]
-        victim = yielding[ranks.index(max(ranks))]  # of the owner with most: the least disturbed, then the youngest
+        victim = yielding[ranks.index(max(ranks))]  # of the owner with the most: least often given back, then youngest
         movable.remove(victim)
         given.append(victim.id)
         share = left[victim.owner]
         left[victim.owner] = Share(share.places - victim.places, share.weight)
-    for job_id in given[:-1]:  # a larger one that came later may have made an earlier one needless
+    for job_id in given[:-1]:  # a larger job added later may have made an earlier one needless
         if fits(rest := [other for other in given if other != job_id]):
             given = rest
     return given

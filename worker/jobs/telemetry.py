@@ -1,9 +1,10 @@
-"""What only the worker sees of its work: time between tokens, cache hits, rates. Told to Redis once a second."""
+"""Metrics that only the worker can measure: time between tokens, cache hits, rates. Sent to Redis twice a second."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from redis import Redis
@@ -15,17 +16,40 @@ from worker.jobs.job_spans import JobSpans
 
 logger = logging.getLogger("omni.worker")
 
-# a number of EngineStats that only grows -> the counter that it becomes
-GROWING = {
-    "prompt_tokens": "prefix_cache_queries",
-    "cached_tokens": "prefix_cache_hits",
-    "num_preemptions": "num_preemptions",
-    "recomputed_tokens": "recomputed_tokens",
-}
+RATE_WINDOW_S = 10.0
+
+# a growing number of EngineStats -> its counter
+GROWING: Mapping[str, str] = MappingProxyType(
+    {
+        "prompt_tokens": "prefix_cache_queries",
+        "cached_tokens": "prefix_cache_hits",
+        "num_preemptions": "num_preemptions",
+        "recomputed_tokens": "recomputed_tokens",
+    }
+)
+
+
+class JobRate:
+    """Jobs ended per second, over the last whole window."""
+
+    def __init__(self) -> None:
+        self._num_ended = 0
+        self._since = time.monotonic()
+        self._per_s = 0.0
+
+    def count(self) -> None:
+        self._num_ended += 1
+
+    def per_s(self) -> float:
+        elapsed_s = time.monotonic() - self._since
+        if elapsed_s > RATE_WINDOW_S:
+            self._per_s = round(self._num_ended / elapsed_s, 4)
+            self._num_ended, self._since = 0, time.monotonic()
+        return self._per_s
 
 
 class Telemetry:
-    """heard() belongs to the engine's thread, report() to the heartbeat's."""
+    """The engine's thread calls observe(), the heartbeat's thread report()."""
 
     def __init__(self, redis: "Redis", queue: str, device: str, traces: Traces | None = None) -> None:
         self.device = device
@@ -34,14 +58,14 @@ class Telemetry:
         self._spans = JobSpans(redis, traces)
         self._last_token: dict[str, dict[int, float]] = {}  # job -> choice -> when
         self._last_stats: dict[str, int] = {}
-        self._looked = time.monotonic()
+        self._reported = time.monotonic()
 
-    def heard(self, events: Sequence[tuple[str, Event]]) -> None:
-        """One step's events, as they came from the engine."""
+    def observe(self, events: Sequence[tuple[str, Event]]) -> None:
+        """Measure one step's events."""
         now = time.monotonic()
         for job_id, event in events:
             if not isinstance(event, Delta):
-                self._say_ended(job_id, event)
+                self._log_end(job_id, event)
                 self._spans.ended(job_id)
                 self.forget(job_id)
             elif event.token_ids:
@@ -54,7 +78,7 @@ class Telemetry:
     def forget(self, job_id: str) -> None:
         self._last_token.pop(job_id, None)
 
-    def _say_ended(self, job_id: str, event: Event) -> None:
+    def _log_end(self, job_id: str, event: Event) -> None:
         if isinstance(event, Finished):
             text, level = f"{event.prompt_tokens} tokens read, {event.completion_tokens} written", logging.INFO
         else:
@@ -63,9 +87,9 @@ class Telemetry:
         logger.log(level, "%s %s: %s", job_id, state, text, extra={"fields": {"job_id": job_id}})
 
     def report(self, stats: Mapping[str, Any]) -> dict[str, Any]:
-        """Send the counts, and return what the worker's own record should say beside the stats. Raises RedisError."""
+        """Send the counts; returns the fields of the worker's report beyond its stats. Raises RedisError."""
         now = time.monotonic()
-        elapsed_s, self._looked = now - self._looked, now
+        elapsed_s, self._reported = now - self._reported, now
         num_generated = self._growth("generated_tokens", stats)
         for name, counter in GROWING.items():
             self._tally.add(counter, self._growth(name, stats))
@@ -84,7 +108,7 @@ class Telemetry:
 
 
 def resident_bytes() -> int:
-    """This process's memory, for workers without a GPU; 0 where the system does not say."""
+    """This process's memory, for workers without a GPU; 0 where the system has no /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     except OSError:

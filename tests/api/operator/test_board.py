@@ -10,8 +10,8 @@ from flask import Request
 from api.jobs.generation import rq_job
 from api.jobs.service import build_service
 from api.operator.board import Board
+from api.operator.snapshot import take_snapshot
 from common.errors import OmniError
-from common.redis.snapshot import take_snapshot
 from common.redis.store import Store
 from common.redis.submission import Submission
 from common.settings import read_settings

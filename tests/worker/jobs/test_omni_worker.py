@@ -11,6 +11,7 @@ from common.wire import Failed
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
 from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.omni_worker import patiently
 
 
 @pytest.fixture
@@ -44,14 +45,14 @@ def test_a_redis_that_loads_ends_nobody(stage: Stage, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(worker.ledger, "claim", loading)
-        worker._patiently(worker.admit)
+        patiently(worker.admit)
     finish(stage, worker, job_id)
 
     def wrong() -> None:
         raise ResponseError("WRONGTYPE")
 
     with pytest.raises(ResponseError):
-        worker._patiently(wrong)
+        patiently(wrong)
 
 
 def test_two_reasons_to_cancel_are_one_end(stage: Stage) -> None:

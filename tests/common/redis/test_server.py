@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from common.redis.open_redis import open_hosts, warn_of_open_redis
+from common.redis.server import open_hosts, warn_of_open_redis
 
 OPEN = {
     "redis://10.0.0.5:6379/0": "10.0.0.5:6379",
