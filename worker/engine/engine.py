@@ -56,11 +56,11 @@ class Engine:
         events = self.requests.take_settled()
         step = Step(self._schedule())
         step.forward(self.runner, self.mask_filler, self._in_flight)
-        events += self._commit(self._in_flight)
+        events += self._commit(self._in_flight)  # overlap: the step before, while the device computes this one
         step.sample(self.mask_filler, self._is_live, may_defer=self.overlaps)
         self._in_flight = step if self.overlaps and step.drawn is not None else None
         if self._in_flight is None:
-            events += self._commit(step)
+            events += self._commit(step)  # no overlap, or a failure
         else:
             for row in step.leave_pending(self._is_live):
                 self.scheduler.share(row)
