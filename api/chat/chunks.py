@@ -9,18 +9,17 @@ from typing import Any
 
 from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished, unfinished_completion
 from api.process.offload import offload
-from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries, usage_of
+from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries, usage_of
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
-from api.request.response_meta import ResponseMeta
+from api.request.response_meta import ParsedMeta
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
-class ChatMeta(ResponseMeta):
+class ChatMeta(ParsedMeta):
     n: int = 1
     include_usage: bool = False
     logprobs: bool = False
-    reading: ParseOptions = field(default_factory=ParseOptions)
 
 
 def choice_logprobs(tokens: Sequence[TokenLogprob], decoder: TokenDecoder) -> dict[str, Any]:

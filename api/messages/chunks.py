@@ -4,22 +4,21 @@ message_start, ping, (content_block_start, content_block_delta*, content_block_s
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from api.jobs.dialects import ANTHROPIC
 from api.jobs.endpoint import Endpoint
-from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder
+from api.reading.choice import ChoiceParser, TokenDecoder
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
-from api.request.response_meta import ResponseMeta
+from api.request.response_meta import ParsedMeta
 from common.wire import Delta, Event, Failed, Finished
 
 
 @dataclass(frozen=True, slots=True)
-class MessageMeta(ResponseMeta):
+class MessageMeta(ParsedMeta):
     num_prompt_tokens: int
     stop: list[str]
-    reading: ParseOptions = field(default_factory=ParseOptions)
 
 
 @dataclass(slots=True)

@@ -34,9 +34,26 @@ class ParseOptions:
         return bool(token_ids) and token_ids[-1] in self.stop_token_ids
 
 
+def stored_options(options: ParseOptions) -> dict[str, Any]:
+    """The JSON object that is stored with the job. Its names are fixed: other versions read it too."""
+    return {
+        "tool_format": options.tool_dialect,
+        "is_thinking_opened": options.is_thinking_opened,
+        "shows_reasoning": options.shows_reasoning,
+        "ends": options.stop_token_ids,
+        "must_call": options.must_call,
+    }
+
+
 def parse_options(fields: Mapping[str, Any]) -> ParseOptions:
-    """ParseOptions from the JSON object stored with the job."""
-    return ParseOptions(**{**fields, "stop_token_ids": tuple(fields["stop_token_ids"])})
+    """The reverse of stored_options()."""
+    return ParseOptions(
+        tool_dialect=fields["tool_format"],
+        is_thinking_opened=fields["is_thinking_opened"],
+        shows_reasoning=fields["shows_reasoning"],
+        stop_token_ids=tuple(fields["ends"]),
+        must_call=fields["must_call"],
+    )
 
 
 class ChoiceParser:

@@ -1,10 +1,10 @@
 """How an answer is worded. Stored with each of its jobs, so that any process can word the job's log again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from api.reading.choice import parse_options
+from api.reading.choice import ParseOptions, parse_options, stored_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,21 @@ class ResponseMeta:
     @classmethod
     def from_forms(cls, forms: Sequence[Mapping[str, Any]]) -> Self:
         """The reverse of forms()."""
-        fields = dict(forms[0])
-        if "reading" in fields:
-            fields["reading"] = parse_options(fields["reading"])
-        return cls(**fields)
+        return cls(**forms[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedMeta(ResponseMeta):
+    """Base for endpoints that parse an answer's text."""
+
+    reading: ParseOptions = field(default_factory=ParseOptions, kw_only=True)
+
+    def forms(self) -> list[dict[str, Any]]:
+        return [asdict(self) | {"reading": stored_options(self.reading)}]
+
+    @classmethod
+    def from_forms(cls, forms: Sequence[Mapping[str, Any]]) -> Self:
+        return cls(**{**forms[0], "reading": parse_options(forms[0]["reading"])})
 
 
 def job_ids(answer_id: str, num_jobs: int) -> list[str]:

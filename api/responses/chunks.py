@@ -8,9 +8,9 @@ from typing import Any
 
 from api.jobs.dialects import RESPONSES
 from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished
-from api.reading.choice import ChoiceParser, ParseOptions, TokenDecoder, logprob_entries
+from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
-from api.request.response_meta import ResponseMeta
+from api.request.response_meta import ParsedMeta
 from common.errors import JobCancelled, ReaderGone
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
@@ -18,7 +18,7 @@ CANCELLED = (JobCancelled.code, ReaderGone.code)
 
 
 @dataclass(frozen=True, slots=True)
-class ResponsesMeta(ResponseMeta):
+class ResponsesMeta(ParsedMeta):
     """Includes the conversation, so that a later request can continue it."""
 
     store: bool
@@ -26,7 +26,6 @@ class ResponsesMeta(ResponseMeta):
     echo: dict[str, Any]  # fields of the request that every response object repeats
     input: list[dict[str, Any]]  # this request's items
     context: list[dict[str, Any]]  # the items of the responses before it
-    reading: ParseOptions = field(default_factory=ParseOptions)
 
 
 @dataclass(slots=True)

@@ -42,11 +42,10 @@ class JobStatus:
 class Store:
     """Changes jobs; `log`, `jobs` and `directory` read. Every method may raise redis.exceptions.RedisError."""
 
-    def __init__(self, redis: "Redis", *, max_queue: int = 1000, ttl_s: int = 3600, failure_ttl_s: int = 3600) -> None:
+    def __init__(self, redis: "Redis", *, max_queue: int = 1000, ttl_s: int = 3600) -> None:
         self.redis = redis
         self.max_queue = max_queue
         self.ttl_s = ttl_s
-        self.failure_ttl_s = failure_ttl_s
         self.log = JobLog(redis)
         self.jobs = Jobs(redis)
         self.directory = Directory(redis)
@@ -83,7 +82,7 @@ class Store:
             "max_tokens": request.sampling.max_tokens,
             "places": request.sampling.n,
             "ttl": min(self.ttl_s, submission.kept_s or self.ttl_s),
-            "failure_ttl": self.failure_ttl_s,
+            "failure_ttl": self.ttl_s,
             "trace": submission.traceparent,
         }
 

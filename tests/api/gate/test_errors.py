@@ -49,7 +49,7 @@ def test_each_failure_has_its_status(error: OmniError, status: int, kind: str, c
 
 
 def test_a_loading_model_reports_its_progress(redis) -> None:
-    store = Store(redis, max_queue=1, ttl_s=1, failure_ttl_s=1)
+    store = Store(redis, max_queue=1, ttl_s=1)
     models = Models(store, ("m",))
     with pytest.raises(ModelNotReady, match="^Model not ready$"):
         models.encoder("m")

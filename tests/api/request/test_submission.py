@@ -1,9 +1,12 @@
 """The job of a prepared request."""
 
+import json
+
 import pytest
 
 from api.chat.chunks import ChatMeta
 from api.chat.prepare import prepare
+from api.reading.choice import ParseOptions
 from api.request.submission import Sender, deadline_s, submissions
 from api.schema.chat import ChatRequest
 from tests.api.calls import call_of
@@ -17,9 +20,23 @@ def test_the_job_stores_all_that_its_answer_is_worded_from(encoder):
     raw = BODY | {"tools": [TOOL], "stream": True, "stream_options": {"include_usage": True}}
     ready = prepare(call_of(ChatRequest, raw, encoder))
     [job] = submissions(ready, "chat", encoder.card, Sender("me", raw, idempotency_key="k"))
-    assert job.form["kind"] == "chat" and job.form["reading"]["tool_dialect"] == "hermes"
+    assert job.form["kind"] == "chat" and job.form["reading"]["tool_format"] == "hermes"
     assert job.request.cache_salt == job.owner == "me" and job.body_digest
     assert ChatMeta.from_forms([{name: job.form[name] for name in job.form if name != "kind"}]) == ready.meta
+
+
+def test_a_form_stored_by_an_earlier_version_is_read() -> None:
+    reading = {
+        "tool_format": "hermes",
+        "is_thinking_opened": True,
+        "shows_reasoning": False,
+        "ends": [1, 2],
+        "must_call": True,
+    }
+    form = {"id": "chatcmpl-1", "model": "m", "created": 1, "n": 2, "include_usage": True, "logprobs": False}
+    meta = ChatMeta.from_forms([form | {"reading": reading}])
+    assert meta.reading == ParseOptions("hermes", True, False, (1, 2), True)
+    assert json.loads(json.dumps(meta.forms())) == [form | {"reading": reading}], "and an earlier version reads ours"
 
 
 @pytest.mark.parametrize(("timeout", "header", "expected"), [(3.0, "9", 3.0), (None, "9", 9.0), (None, "x", 0.0)])

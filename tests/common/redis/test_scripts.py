@@ -67,6 +67,14 @@ def test_what_ends_gets_a_time_to_live_and_leaves_every_index(stage: Stage) -> N
     assert stage.redis.zcard(f"rq:wip:{QUEUE}") == stage.redis.llen(f"rq:queue:{QUEUE}") == 0
 
 
+def test_a_failed_job_is_kept_as_long_as_a_finished_one(redis: "Redis") -> None:
+    stage = Stage(redis, ttl_s=50_000)
+    ended = [stage.submit(1), stage.submit(2)]
+    stage.store.cancel(ended[1])
+    finish(stage, stage.worker(), ended[0])
+    assert all(40_000 < redis.ttl(keys.job_key(job_id)) <= 50_000 for job_id in ended)
+
+
 def test_cancel_ends_what_waits_and_flags_what_runs(stage: Stage) -> None:
     waiting = stage.submit(1)
     assert stage.store.cancel(waiting, "somebody else") == ""
