@@ -1,73 +1,327 @@
-"""The rules of the house: who may import whom, and who is the one to know what."""
+"""The rules of the house, read from the syntax tree: who may import whom, and which code knows what. No exceptions."""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("api", "common", "worker")
+HOUSES = ("api", "worker", "common", "dispatcher")
+
+# A room is a package, or a module at the top of its house. Each line: room -> the rooms of the same house that it may
+# import. Every room may import itself, and `api`, `worker` and `dispatcher` may import `common`.
+BASE = ("process",)
+CORE = ("request", "prompt", "reading", "schema", "gate", *BASE)
+ENDPOINT = ("jobs", *CORE)
+ROOTS = ("device", "progress")
+ARROWS = {
+    "api": {
+        "server": ("app", "operator", "gate", *BASE),
+        "app": ("chat", "completions", "responses", "messages", "embeddings", "operator", "tokens", *ENDPOINT),
+        "responses": ("chat", *ENDPOINT),
+        "messages": ("chat", *ENDPOINT),
+        "chat": ENDPOINT,
+        "completions": ENDPOINT,
+        "embeddings": ENDPOINT,
+        "operator": ENDPOINT,
+        "tokens": ENDPOINT,
+        "jobs": CORE,
+        "request": ("prompt", "reading", "schema", *BASE),
+        "prompt": ("reading", "schema", *BASE),
+        "reading": BASE,
+        "schema": BASE,
+        "gate": BASE,
+        "process": (),
+    },
+    "worker": {
+        "main": (
+            "jobs", "remote", "embedding", "engine", "runners", "models", "sampling", "follower", "template",
+            "load_failure", "ranks", "process_setup", *ROOTS,
+        ),
+        "follower": ("runners", "models", "load_failure", "ranks", "process_setup", *ROOTS),
+        "jobs": ("engine", *ROOTS),
+        "remote": ("engine", "models", "sampling", "state", *ROOTS),
+        "embedding": ("engine", "models", *ROOTS),
+        "engine": ("runners", "sampling", "models", "state", *ROOTS),
+        "runners": ("attention", "kernels", "models", "sampling", "state", "ranks", *ROOTS),
+        "models": ("kernels", "state", *ROOTS),
+        "sampling": ("state", *ROOTS),
+        "attention": ("state", *ROOTS),
+        "kernels": ROOTS,
+        "state": ROOTS,
+        "template": (),
+        "load_failure": ROOTS,
+        "ranks": (),
+        "process_setup": (),
+        "device": (),
+        "progress": (),
+    },
+    "common": {
+        "process": ("redis", "model", "settings", "logs", "errors"),
+        "redis": ("wire", "wire_codec", "errors", "quota", "settings", "setting_types", "json_bytes"),
+        "grammar": ("wire", "errors", "settings", "json_bounds", "json_bytes"),
+        "model": ("wire", "errors", "settings"),
+        "settings": ("setting_types",),
+        "setting_types": (),
+        "errors": ("quota",),
+        "wire": ("errors",),
+        "wire_codec": ("wire", "errors"),
+        "images": ("errors",),
+        "tracing": ("settings",),
+        "json_bounds": ("errors",),
+        "json_bytes": (),
+        "logs": (),
+        "quota": (),
+    },
+    "dispatcher": {},
+}  # fmt: skip
+
+# library -> the packages that may import it
+KNOWERS = {
+    "torch": ("worker",),
+    "transformers": ("worker",),
+    "flask": ("api",),
+    "gunicorn": ("api",),
+    "gevent": ("api",),
+    "rq": ("api.jobs", "api.operator", "worker.jobs", "common.redis", "dispatcher"),
+}
+MAX_FILES = 14  # of a package, without its __init__
+
+# Calls whose results cannot change.
+CONSTANT_CALLS = frozenset(
+    {
+        "frozenset", "tuple", "MappingProxyType", "re.compile", "compile", "TypeVar", "ParamSpec", "NewType", "Path",
+        "logging.getLogger", "getLogger", "object", "Literal", "int", "float", "str", "bytes", "len", "sum", "min",
+        "max", "range", "Field", "getattr", "get_original", "struct.Struct", "torch.finfo", "fields", "timedelta",
+    }
+)  # fmt: skip
 
 
-def imports_of(path: Path) -> set[str]:
-    """Top-level names that a file imports, wherever the import stands."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def files_of(*houses: str) -> Iterator[Path]:
+    for house in houses:
+        yield from sorted((ROOT / house).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of the modules that a file imports, wherever the import stands."""
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            for alias in node.names:
+                is_module = is_ours(f"{node.module}.{alias.name}")
+                yield f"{node.module}.{alias.name}" if is_module else node.module
 
 
-def files_of(*packages: str) -> Iterator[Path]:
-    for package in packages:
-        yield from sorted((ROOT / package).rglob("*.py"))
+def is_ours(module: str) -> bool:
+    place = ROOT / module.replace(".", "/")
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+def room_of(module: str) -> str:
+    """'api.chat.chunks' -> 'chat'; the house itself is ''."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_room_has_a_line_in_the_table() -> None:
+    for path in files_of(*HOUSES):
+        house, room = module_of(path).split(".")[0], room_of(module_of(path))
+        assert not room or room in ARROWS[house], path
+    for house, rooms in ARROWS.items():
+        for room in rooms:
+            assert is_ours(f"{house}.{room}"), (house, room)
+
+
+def test_imports_follow_the_arrows() -> None:
+    wrong = []
+    for path in files_of(*HOUSES):
+        house, room = module_of(path).split(".")[0], room_of(module_of(path))
+        for module in imports_of(path):
+            other = module.split(".")[0]
+            if other == house and room_of(module) not in {room, *ARROWS[house].get(room, ())}:
+                wrong.append(f"{path.relative_to(ROOT)} -> {module}")
+            elif other in {"api", "worker", "dispatcher", "cli", "bench", "tests", "demo"} - {house}:
+                wrong.append(f"{path.relative_to(ROOT)} -> {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_jobs_know_of_the_engine_its_interface_only() -> None:
+    wrong = [
+        (str(path.relative_to(ROOT)), module)
+        for path in files_of("worker/jobs")
+        for module in imports_of(path)
+        if module.startswith("worker.engine") and module != "worker.engine.interface"
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("library", KNOWERS)
+def test_each_library_has_one_knower(library: str) -> None:
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in files_of(*HOUSES)
+        if any(module.split(".")[0] == library for module in imports_of(path))
+        and not any(f"{module_of(path)}.".startswith(f"{place}.") for place in KNOWERS[library])
+    ]
+    assert not wrong, wrong
+
+
+def test_only_settings_know_the_environment() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files_of(*HOUSES, "cli")
+        if module_of(path) != "common.settings"
+        for node in ast.walk(tree_of(path))
+        if ast.unparse(node) in {"os.environ", "os.environb", "os.getenv", "os.putenv", "from os import environ"}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_at_module_level_can_change() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in files_of(*HOUSES, "cli")
+        for line in changing_lines(tree_of(path))
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
-    ("package", "forbidden"),
+    ("code", "is_refused"),
     [
-        ("api", {"torch", "transformers", "worker"}),
-        ("common", {"torch", "transformers", "api", "worker", "flask", "rq"}),
-        ("worker", {"api", "flask", "gevent", "gunicorn"}),
+        ("A = []", True),
+        ("A: dict[str, int] = {}", True),
+        ("A = ([1], 2)", True),
+        ("A = defaultdict(list)", True),
+        ("A = {n: n for n in range(3)}", True),
+        ("def f():\n    global A", True),
+        ("A = MappingProxyType({'a': 1})", False),
+        ("A = frozenset({1})", False),
+        ("A = (1, 'a')", False),
+        ("A = Annotated[list[int], Field(max_length=2)]", False),
+        ("def f():\n    a = []", False),
     ],
 )
-def test_the_arrows_between_packages_hold(package: str, forbidden: set[str]) -> None:
-    for path in files_of(package):
-        assert not imports_of(path) & forbidden, path
+def test_the_rule_on_module_state_finds_what_it_should(code: str, is_refused: bool) -> None:
+    assert bool(list(changing_lines(ast.parse(code)))) == is_refused
 
 
-def test_rq_is_known_in_two_places_and_the_dashboard() -> None:
-    knowers = {str(path.relative_to(ROOT)) for path in files_of(*PACKAGES) if "rq" in imports_of(path)}
-    assert knowers <= {
-        "api/jobs/generation.py",
-        "api/operator/dashboard.py",
-        "api/operator/rq_dashboard_seams.py",
-        "worker/jobs/omni_worker.py",
-    }
+def changing_lines(tree: ast.Module) -> Iterator[int]:
+    """Lines where a module binds a value that can change, or a function rebinds a module's name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            yield node.lineno
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and not is_constant(node.value):
+            yield node.lineno
 
 
-def test_only_settings_read_the_environment() -> None:
-    for path in files_of(*PACKAGES):
-        if path.name != "settings.py":
-            reads = [line for line in path.read_text().splitlines() if "os.environ[" in line or "os.getenv" in line]
-            assert not reads, (path, reads)
+def is_constant(node: ast.expr) -> bool:
+    if isinstance(node, ast.Subscript):  # a type alias, or one item of a constant
+        return True
+    if isinstance(node, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp | ast.GeneratorExp):
+        return False
+    if isinstance(node, ast.Call):
+        name = ast.unparse(node.func)
+        return name in CONSTANT_CALLS | frozen_classes() or is_method_of_constant(node)
+    return all(is_constant(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
+
+
+def is_method_of_constant(node: ast.Call) -> bool:
+    """Path(...).resolve(), "a".encode() and the like."""
+    return isinstance(node.func, ast.Attribute) and (
+        isinstance(node.func.value, ast.Constant)
+        or (isinstance(node.func.value, ast.Call) and is_constant(node.func.value))
+    )
+
+
+@cache
+def frozen_classes() -> frozenset[str]:
+    """Names of the frozen dataclasses, NamedTuples and exceptions of the house."""
+    found = set()
+    for path in files_of(*HOUSES):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                decorators = [ast.unparse(item) for item in node.decorator_list]
+                bases = [ast.unparse(item) for item in node.bases]
+                if any("frozen=True" in item for item in decorators) or any("NamedTuple" in item for item in bases):
+                    found.add(node.name)
+    return frozenset(found)
+
+
+def test_nothing_is_done_on_import() -> None:
+    """A module holds imports, definitions and constants; a call stands only where it makes a constant."""
+    wrong = []
+    for path in files_of(*HOUSES, "cli"):
+        for node in tree_of(path).body:
+            is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            if isinstance(node, ast.Expr | ast.For | ast.While | ast.With | ast.Try | ast.Delete) and not is_docstring:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+            elif isinstance(node, ast.If) and ast.unparse(node.test) not in {"TYPE_CHECKING", "__name__ == '__main__'"}:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    places = defaultdict(set)
+    for path in files_of(*HOUSES):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].add(str(path.relative_to(ROOT)))
+    doubles = {name: sorted(found) for name, found in places.items() if len(found) > 1}
+    assert not doubles, "\n".join(f"{name}: {found}" for name, found in sorted(doubles.items()))
+
+
+def test_a_package_says_in_one_line_what_it_is_and_holds_few_files() -> None:
+    wrong = []
+    for path in files_of(*HOUSES):
+        if path.name == "__init__.py":
+            others = [node for node in tree_of(path).body[1:] if not isinstance(node, ast.Assign)]
+            if others or not ast.get_docstring(tree_of(path)):
+                wrong.append(f"{path.relative_to(ROOT)}: a docstring, and constants at most")
+            if len(list(path.parent.glob("*.py"))) - 1 > MAX_FILES:
+                wrong.append(f"{path.parent.relative_to(ROOT)}: more than {MAX_FILES} files")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_functions_and_classes_stay_small() -> None:
+    wrong = []
+    for path in files_of(*HOUSES, "cli"):
+        if (lines := len(path.read_text().splitlines())) > 300:
+            wrong.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(tree_of(path)):
+            limit = 200 if isinstance(node, ast.ClassDef) else 55
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > limit:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_room_is_a_drawer_for_everything() -> None:
+    for path in files_of(*HOUSES, "cli"):
+        assert not {"utils", "util", "helpers", "helper", "manager", "misc"} & set(module_of(path).split(".")), path
 
 
 @pytest.mark.parametrize(
     "module",
     ["api.app", "common.redis.store", "common.process.supervise", "common.process.embedded", "common.process.start"],
 )
-def test_the_web_process_never_loads_torch(module: str) -> None:
+def test_only_the_worker_loads_torch(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'transformers', 'numpy', 'worker'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_no_module_holds_changing_state() -> None:
-    for path in files_of(*PACKAGES):
-        for node in ast.walk(ast.parse(path.read_text())):
-            assert not isinstance(node, ast.Global), path
