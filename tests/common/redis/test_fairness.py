@@ -66,7 +66,7 @@ def owners(ids):
     return "".join(job_id[0] for job_id in ids)
 
 
-def test_with_one_key_the_line_is_first_in_first_out(line):
+def test_with_one_key_the_queue_is_first_in_first_out(line):
     ids = line.put("a", 20)
     assert line.claim(5) == ids[:5]
     ids += line.put("a", 5)
@@ -134,7 +134,7 @@ def test_a_key_that_stayed_away_is_owed_nothing_and_one_that_comes_back_owes_wha
     assert max(map(served.count, "abc")) - min(map(served.count, "abc")) <= 1
 
 
-def test_a_key_whose_jobs_wait_behind_all_others_lowers_nobodys_level(line):
+def test_a_key_whose_jobs_wait_behind_all_others_lowers_no_level(line):
     """It is served last, so its tokens stay few; who comes new must not begin there."""
     line.put("late", 5, priority=5)
     line.put("a", 50)
@@ -151,7 +151,7 @@ def test_newcomers_come_one_after_the_other(line):
     assert line.claim(5) == ids
 
 
-def test_what_is_known_of_shares_goes_when_nobody_waits_or_runs(line, redis):
+def test_shares_are_forgotten_when_no_job_waits_or_runs(line, redis):
     line.put("a", 3)
     line.put("b", 1)
     cancelled, *_ = line.put("c", 2)
@@ -182,7 +182,7 @@ def test_an_older_worker_can_give_a_job_back(line, redis):
     assert float(score) == redis.zscore(f"omni:waiting:{QUEUE}", member)
 
 
-def test_a_line_that_was_empty_owes_nobody_anything(line):
+def test_an_empty_queue_carries_no_credit_over(line):
     line.put("a", 100)
     line.claim(100)
     line.put("a", 3)

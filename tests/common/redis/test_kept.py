@@ -13,7 +13,7 @@ OWNERS = ("a", "b", "c")
 
 
 class Walk:
-    """Random events, and after each a look at the counts."""
+    """Random events, with a check of the counts after each."""
 
     def __init__(self, redis: "Redis", seed: int) -> None:
         self.random = Random(seed)
@@ -58,7 +58,7 @@ class Walk:
         self.jobs.clear()
         self.worker = self.stage.worker()
 
-    def look(self) -> None:
+    def check(self) -> None:
         for owner in OWNERS:
             counted = kept(self.stage, owner)
             assert counted.pop("total", 0) == sum(counted.values())
@@ -72,7 +72,7 @@ def test_no_walk_leaks_or_loses_a_byte(redis: "Redis", seed: int) -> None:
     events = [walk.submit] * 6 + [walk.work] * 6 + [walk.cancel, walk.cancel, walk.forget, walk.expire, walk.crash]
     for _ in range(80):
         walk.random.choice([*events, walk.flush] if walk.random.random() < 0.1 else events)()
-        walk.look()
+        walk.check()
     finish(walk.stage, walk.worker, *walk.jobs)
     for owner in OWNERS:
         walk.jobs[submit(walk.stage, owner)] = owner

@@ -48,7 +48,7 @@ def test_append_takes_rows_in_order_under_the_fence_of_the_claim_only(stage: Sta
     fence = worker.ledger.fence
     assert append(stage, fence, job_id, 2) == [f"{job_id}:gap"]
     assert append(stage, fence, job_id, 1) == []
-    assert append(stage, fence, job_id, 1) == [], "a repeated row is taken for the same one"
+    assert append(stage, fence, job_id, 1) == [], "a repeated entry is ignored"
     assert append(stage, other, job_id, 2) == [f"{job_id}:running"], "alive, but not the holder"
     assert append(stage, 999, job_id, 2) == ["fenced"]
     assert append(stage, fence, "nobody", 1) == ["nobody:unknown"]
@@ -57,7 +57,7 @@ def test_append_takes_rows_in_order_under_the_fence_of_the_claim_only(stage: Sta
     assert [row.seq for row in stage.rows(job_id)] == [1, 2]
 
 
-def test_what_ends_gets_a_time_to_live_and_leaves_every_index(stage: Stage) -> None:
+def test_an_ended_job_gets_a_time_to_live_and_leaves_every_index(stage: Stage) -> None:
     job_id = stage.submit(1, deadline_s=60)
     finish(stage, stage.worker(), job_id)
     for key in (keys.job_key(job_id), keys.log_key(job_id), f"rq:job:{job_id}"):
@@ -75,7 +75,7 @@ def test_a_failed_job_is_kept_as_long_as_a_finished_one(redis: "Redis") -> None:
     assert all(40_000 < redis.ttl(keys.job_key(job_id)) <= 50_000 for job_id in ended)
 
 
-def test_cancel_ends_what_waits_and_flags_what_runs(stage: Stage) -> None:
+def test_cancel_ends_a_waiting_job_and_flags_a_running_one(stage: Stage) -> None:
     waiting = stage.submit(1)
     assert stage.store.cancel(waiting, "somebody else") == ""
     assert stage.store.cancel(waiting, "me") == "queued"
@@ -148,7 +148,7 @@ def test_a_guilty_job_among_64_is_found_in_8_crashes(stage: Stage, guilty: int) 
     assert {stage.field(job_id, "state") for job_id in innocents} == {"finished"}
 
 
-def test_a_lease_is_kept_and_a_cancel_heard_though_memory_is_full(stage: Stage) -> None:
+def test_with_full_memory_a_lease_is_renewed_and_a_cancellation_arrives(stage: Stage) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
     turn(worker, 2)
@@ -164,18 +164,18 @@ def test_a_lease_is_kept_and_a_cancel_heard_though_memory_is_full(stage: Stage) 
     assert stage.redis.pttl(keys.worker_key(worker.ledger.fence)) > 1000
 
 
-def test_look_says_state_rows_and_place_and_that_a_reader_is_there(stage: Stage) -> None:
+def test_poll_returns_state_log_length_and_position(stage: Stage) -> None:
     first, second = stage.submit(1), stage.submit(2)
-    looks = stage.store.poll([first, second, "nobody"])
-    assert [(look.state, look.num_entries, look.position) for look in looks] == [
+    statuses = stage.store.poll([first, second, "nobody"])
+    assert [(status.state, status.num_entries, status.position) for status in statuses] == [
         ("queued", 0, 0),
         ("queued", 0, 1),
         ("", 0, -1),
     ]
 
 
-def test_after_a_pause_readers_get_their_time_again(stage: Stage) -> None:
-    """Redis was away for a minute: nobody could say that he was there."""
+def test_after_a_pause_readers_get_their_full_grace_period(stage: Stage) -> None:
+    """Redis was away for a minute, so no reader could be renewed."""
     job_id = stage.submit(1)
     long_ago = int(time.time() * 1000) - 60_000
     stage.redis.zadd(f"omni:readers:{QUEUE}", {job_id: long_ago})

@@ -55,7 +55,7 @@ def test_a_claim_that_broke_after_it_was_made_is_the_same_claim(stage: Stage, mo
 
 
 def test_a_worker_whose_lease_had_run_out_lets_the_others_renew_before_it_takes_theirs(stage: Stage) -> None:
-    """Redis was away: all leases ran out, nobody died."""
+    """Redis was away: all leases expired, but no worker died."""
     job_id = stage.submit(1)
     holder, other = stage.worker(), stage.worker()
     turn(holder, 2)

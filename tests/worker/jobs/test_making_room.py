@@ -116,7 +116,7 @@ def test_one_key_alone_displaces_nobody_and_nobody_is_asked_at_each_step(
     assert stage.redis.hget(f"omni:metrics:{QUEUE}", "jobs_that_made_room") is None
 
 
-def test_nobody_joins_suspects_and_none_of_them_gives_way(stage: Stage) -> None:
+def test_no_job_joins_suspects_and_no_suspect_gives_way(stage: Stage) -> None:
     worker = stage.worker(max_num_seqs=2)
     suspects = [stage.submit(seed, 1000, owner="a") for seed in range(4)]
     turn(worker, 1)

@@ -35,7 +35,7 @@ def test_a_job_for_other_weights_fails_with_a_clear_code(stage: Stage) -> None:
     assert stage.field(job_id, "code") == "model_changed"
 
 
-def test_a_redis_that_loads_ends_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loading_redis_ends_no_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
     monkeypatch.setattr("worker.jobs.omni_worker.RETRY_S", 0.0)

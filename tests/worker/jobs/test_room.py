@@ -1,4 +1,4 @@
-"""Who makes room for whom: never in circles, never for somebody who has his share."""
+"""Jobs that make room for another owner: never in circles, never for an owner with its full share."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,13 +41,13 @@ def test_one_that_gave_way_is_not_the_next_again() -> None:
     assert decide(tired, Head("h", "b", 0, 1, 1)) == []
 
 
-def test_nobody_gives_way_to_a_head_that_would_not_fit_anyway() -> None:
+def test_no_job_gives_way_to_a_head_that_would_not_fit_anyway() -> None:
     head = Head("h", "b", 0, 10**6, 1)
     held = held_by("aaaa")
     assert make_room(head, shares_of(held, head), held, lambda given: False) == []
 
 
-def test_nobody_gives_way_to_a_class_behind_its_own() -> None:
+def test_no_job_gives_way_to_a_class_behind_its_own() -> None:
     assert decide(held_by("aaaa", priority=-1), Head("h", "b", 0, 1, 1)) == []
     assert decide(held_by("aaaa", priority=3), Head("h", "b", 0, 1, 1)) == ["a3"]
 
