@@ -48,7 +48,7 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype, num_layer
 
 
 def as_loaded(model: Any, device: torch.device, max_model_len: int) -> LoadedModel:
-    """As worker.loader gives it to an engine. Its tokenizer knows 256 tokens."""
+    """As worker.models.loader returns it. Its tokenizer knows 256 tokens."""
     tokenizer = Tokenizer(models.BPE({chr(256 + at): at for at in range(256)}, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     card = ModelCard(

@@ -30,7 +30,7 @@ def show_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def show_note(text: str) -> None:
-    """A remark beside the output proper: dim, on stderr."""
+    """A dim line on stderr, apart from the output."""
     console(stderr=True).print(Text(text, style="dim"))
 
 

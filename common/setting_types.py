@@ -1,4 +1,4 @@
-"""How the text of a setting becomes a value, and which texts are refused."""
+"""Types of settings: each turns the text of a setting into a value or refuses it."""
 
 import re
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from pydantic import BeforeValidator
 MIN_MEMORY = 16 * 2**20  # the largest request body and what is made of it
 UNITS = MappingProxyType({"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40})
 BYTES = re.compile(r"(\d{1,15}) ?(b|kb|mb|gb|tb|)")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 NO_REDIS_ADDRESS = (
     "REDIS_URL is not a Redis address; write redis://user:password@host:6379/0, rediss://..., unix:///path or "
     "redis+sentinel://:password@host:26379/service, with %2F for a / in a password."
@@ -30,6 +31,11 @@ def parse_bytes(text: str) -> int | None:
     if number < MIN_MEMORY:
         raise ValueError("it is a number of bytes, such as 512mb or 2gb, and 16mb at least")
     return number
+
+
+def is_origin(text: str) -> bool:
+    """True for scheme://host[:port], as browsers send it; a slash at the end is allowed."""
+    return ORIGIN.fullmatch(text) is not None
 
 
 def none_if_empty(text: Any) -> Any:

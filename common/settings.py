@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from common.setting_types import NO_REDIS_ADDRESS, AutoInt, Bytes, Names, is_redis_address
+from common.setting_types import NO_REDIS_ADDRESS, AutoInt, Bytes, Names, is_origin, is_redis_address
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "model"
@@ -59,7 +59,7 @@ class SettingsGroup(BaseModel):
 
 
 class ServerSettings(SettingsGroup):
-    """Where the API listens, and who may call it."""
+    """The API's address, keys and processes."""
 
     host: str = setting("OMNI_HOST", "127.0.0.1")
     port: int = setting("OMNI_PORT", 8000, ge=1, le=65535)
@@ -72,6 +72,8 @@ class ServerSettings(SettingsGroup):
     def check(self) -> "ServerSettings":
         if not self.api_keys:
             raise ValueError("OMNI_API_KEYS must hold at least one key; set it to a comma separated list.")
+        if wrong := [origin for origin in self.cors_origins if origin != "*" and not is_origin(origin)]:
+            raise ValueError(f"OMNI_CORS_ORIGINS: {wrong[0]!r} is no origin; write https://NAME, with :PORT if needed.")
         return self
 
     @property
@@ -85,7 +87,7 @@ class ServerSettings(SettingsGroup):
 
 
 class ModelSettings(SettingsGroup):
-    """Which model generates, and how."""
+    """The model that generates, and its engine."""
 
     source: str = setting("OMNI_MODEL", str(DEMO_MODEL))
     given_names: Names = setting("OMNI_MODEL_NAME", ())
@@ -144,7 +146,7 @@ class EmbeddingSettings(SettingsGroup):
 
 
 class LimitSettings(SettingsGroup):
-    """How many requests wait, how long results stay, how long a step may take."""
+    """Limits on the queue's length, the age of results and the time of a step."""
 
     max_queue: int = setting("OMNI_MAX_QUEUE", 1000, ge=1, le=1_000_000)
     result_ttl: int = setting("OMNI_RESULT_TTL", 3600, ge=1)
@@ -179,7 +181,7 @@ class RedisSettings(SettingsGroup):
 
 
 class OperatorSettings(SettingsGroup):
-    """What an operator watches the service with."""
+    """The operator's dashboard and traces."""
 
     dashboard_port: int = setting("OMNI_DASHBOARD_PORT", 9181, ge=1, le=65535)
     traces_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")

@@ -16,7 +16,7 @@ EndState = Literal["finished", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn and when a sequence ends. Ranges were checked at the door (api/schema/base.py)."""
+    """Sampling and the end of a sequence. The API has checked the ranges (api/schema/base.py)."""
 
     max_tokens: int
     seed: int

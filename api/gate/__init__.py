@@ -1,1 +1,1 @@
-"""What happens to a request before its handler runs, and the errors that refuse it."""
+"""Checks of a request before its handler runs, and the errors that refuse it."""

@@ -79,5 +79,5 @@ def _probe(fd: int, on_gone: Callable[[], None], probe: Callable[[], object]) ->
 
 
 def is_closed(fd: int) -> bool:
-    """Whether neither end can send any more. The kernel knows once a reset has arrived."""
+    """True when neither end can send any more; the kernel knows that once a reset has arrived."""
     return has_events(fd, select.POLLHUP | select.POLLERR)

@@ -1,4 +1,4 @@
-"""What this server overrides in gunicorn, or uses beyond its documented API. Re-check it when gunicorn is upgraded.
+"""Overrides of gunicorn, and uses of it beyond its documented API. Re-check them when gunicorn is upgraded.
 
 - `GeventWorker.init_process`: quiet imports, one accept a turn, the connection limit. Check: the order.
 - `GeventWorker.handle`: counts connections per network before a byte is read. Check: it runs once a connection.
@@ -147,7 +147,7 @@ def client_socket(environ: dict[str, Any]) -> Any:
 
 
 def is_gunicorns(body: Any) -> bool:
-    """Whether a request's `wsgi.input` comes from gunicorn."""
+    """True for a `wsgi.input` of gunicorn's."""
     return hasattr(body, "failed")
 
 

@@ -6,7 +6,7 @@ from common.quota import Enqueued, Quota
 
 
 def note_enqueued(enqueued: Enqueued) -> None:
-    """Record the job that answers this request, and what its key may still use."""
+    """Record the job that answers this request, and its key's quota."""
     g.job_id = enqueued.job_id
     g.num_waiting = enqueued.num_waiting
     note_quota(enqueued.quota)
@@ -17,7 +17,7 @@ def note_quota(quota: Quota | None) -> None:
 
 
 def quota() -> Quota | None:
-    """What the key may still use; None when the request enqueued nothing and was not refused by a limit."""
+    """The key's quota; None when the request enqueued nothing and was not refused by a limit."""
     found: Quota | None = g.get("quota")
     return found
 

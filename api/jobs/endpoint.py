@@ -1,4 +1,4 @@
-"""Endpoint: how one endpoint family stores and words its answers. One constant of it per family, in its chunks.py."""
+"""Endpoint: the classes that store, stream and fold one family's answers; one constant in each family's chunks.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Completion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AnswerProgress:
-    """How far an answer's jobs are, before their end."""
+    """Progress of an answer whose jobs have not ended."""
 
     status: Literal["queued", "in_progress", "cancelled"] = "queued"
     num_tokens: int = 0

@@ -32,7 +32,7 @@ class Frames:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the client has received chunks that have not been replayed here yet."""
+        """True while chunks that the client has received are still to be replayed."""
         return self._num_chunks < self._after
 
     def opening(self) -> bytes:

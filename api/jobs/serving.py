@@ -29,7 +29,7 @@ ENDED: tuple[JobState, ...] = ("finished", "failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How the client receives the answer. By default: one body, when the jobs have ended."""
+    """The way the client receives the answer. By default: one body, when the jobs have ended."""
 
     stream: bool = False
     after: int = 0  # chunks that the client has already received
@@ -168,7 +168,7 @@ def respond(pending: PendingAnswer[Any]) -> Response:
 
 
 def respond_early(endpoint: Endpoint[MetaT], meta: MetaT, progress: AnswerProgress) -> Response:
-    """How far the jobs are. They go on without a client."""
+    """The progress of the jobs, which go on without a client."""
     assert endpoint.unfinished is not None
     body, status = endpoint.unfinished(meta, progress)
     response = jsonify(body)

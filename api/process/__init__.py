@@ -1,1 +1,1 @@
-"""What the whole process shares: threads for large work, memory, direct questions to the kernel."""
+"""Resources of the whole process: threads for large work, memory, direct calls to the kernel."""

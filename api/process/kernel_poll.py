@@ -15,7 +15,7 @@ StdlibSocket = get_original("socket", "socket")
 
 
 def has_events(fd: int, events: int) -> bool:
-    """Whether any of the events holds for the socket. Does not wait, and does not let other greenlets run."""
+    """True if any of the events holds for the socket. Neither waits nor lets other greenlets run."""
     poll = StdlibPoll()
     poll.register(fd, events)
     return any(event & events for _, event in poll.poll(0))

@@ -52,7 +52,7 @@ def in_native_thread(work: Callable[..., T], *args: Any) -> T:
 
 
 def is_large(value: Any, limit: int = LARGE) -> bool:
-    """Whether the characters and values in `value` add up to more than `limit`. Stops looking as soon as they do."""
+    """True if `value` holds more than `limit` characters and values. Stops counting there."""
     left = limit
     rest = [value]
     for node in rest:  # grows while it is iterated

@@ -16,13 +16,13 @@ from api.process.kernel_poll import has_events
 class GreenParser(DefaultParser):  # type: ignore[misc]
     """redis-py's parser, for gevent. Given to connections by redis-py's option `parser_class`.
 
-    The connection pool asks, before each command, whether a connection has unread data. redis-py asks gevent's poll,
-    which lets all other greenlets run, so that a request lost its turn at each of its commands: of 64 requests that
-    came together, none was queued before the last one was. This parser asks the kernel first.
+    Before each command the connection pool checks a connection for unread data. redis-py's own check goes through
+    gevent's poll, which lets all other greenlets run: of 64 simultaneous requests none was queued before the last one
+    was. This parser checks with the kernel first.
     """
 
     def can_read(self, timeout: float = 0) -> bool:
-        """Whether there is a reply to read. Raises redis.ConnectionError for a connection that was closed."""
+        """True if there is a reply to read. Raises redis.ConnectionError for a connection that was closed."""
         is_quiet = timeout == 0 and self._reader and not self._reader.has_data() and self._sock is not None
         if is_quiet and not has_pending(self._sock) and not has_events(self._sock.fileno(), select.POLLIN):
             return False
@@ -30,6 +30,6 @@ class GreenParser(DefaultParser):  # type: ignore[misc]
 
 
 def has_pending(sock: object) -> bool:
-    """Whether a TLS socket holds decrypted bytes, which the kernel does not know of."""
+    """True if a TLS socket holds decrypted bytes, which the kernel does not know of."""
     pending = getattr(sock, "pending", None)
     return pending is not None and pending() > 0

@@ -69,7 +69,7 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
 
 
 def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> Thinking:
-    """Whether the prompt leaves a `<think>` block open, or the answer may begin one."""
+    """opened: the prompt leaves a `<think>` block open. optional: the answer may begin one. Otherwise none."""
     if conversation.continue_final:
         before, _, opened = rendered.rpartition(THINK)
         return "opened" if before and THINK_END not in opened else "none"
@@ -143,7 +143,7 @@ def _render_deepseek_v32(
     return deepseek_v32.encode_chat(
         [_with_written_arguments(message) for message in messages],
         tools=tools,
-        thinking=deepseek_v32.thinking_wanted(kwargs.get("reasoning_effort"), kwargs),
+        thinking=deepseek_v32.thinking_wanted(kwargs),
         response_format=guard.value(conversation.response_format),
         continue_final=conversation.continue_final,
     )

@@ -98,18 +98,12 @@ def encode_chat(
     return text.removesuffix(EOS) if continue_final else text
 
 
-def thinking_wanted(
-    reasoning_effort: str | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-    thinking: Mapping[str, Any] | None = None,
-) -> bool:
-    """The three switches that clients use, the most explicit first; off by default."""
+def thinking_wanted(template_kwargs: Mapping[str, Any]) -> bool:
+    """The three variables that clients set, the most explicit first; off by default."""
     for name in ("thinking", "enable_thinking"):
-        if name in (template_kwargs or {}):
-            return bool((template_kwargs or {})[name])
-    if thinking is not None:
-        return thinking.get("type") == "enabled"
-    return reasoning_effort not in (None, "none")
+        if name in template_kwargs:
+            return bool(template_kwargs[name])
+    return template_kwargs.get("reasoning_effort") not in (None, "none")
 
 
 def _check_end(turns: Sequence[tuple[int, Message]], continue_final: bool) -> None:

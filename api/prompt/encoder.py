@@ -67,7 +67,7 @@ class PromptEncoder:
         return ids
 
     def leaves_out(self, mark: str) -> bool:
-        """Whether this text contains a special token, which is not part of an answer's text."""
+        """True if this text contains a special token, because these are not part of an answer's text."""
         return any(token in mark for token in self._special)
 
     def _as_text(self, token: str) -> list[int]:

@@ -21,7 +21,7 @@ class TokenDecoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ParseOptions:
-    """How an answer's text is parsed. Stored with the job, so that every process parses it the same way."""
+    """Options of an answer's parser. Stored with the job, so that every process parses the same way."""
 
     tool_dialect: str | None = None  # a ToolDialect's name. None: no tools were offered, so calls are plain text
     is_thinking_opened: bool = False  # the prompt ended inside a <think> block
@@ -30,7 +30,7 @@ class ParseOptions:
     must_call: bool = False  # the grammar allows tool calls only
 
     def ends_with(self, token_ids: Sequence[int]) -> bool:
-        """Whether the model ended the answer itself, and not a stop string, a limit or the grammar."""
+        """True if the model ended the answer itself, and not a stop string, a limit or the grammar."""
         return bool(token_ids) and token_ids[-1] in self.stop_token_ids
 
 

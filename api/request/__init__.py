@@ -1,1 +1,1 @@
-"""A checked body -> what is enqueued: sampling, constraints, queue options, the answer's wording."""
+"""A checked body -> a submission: sampling, constraints, queue options, and metadata of the answer."""

@@ -116,7 +116,7 @@ def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, 
 
 
 def must_call(body: ChatRequest) -> bool:
-    """Whether the answer must consist of tool calls."""
+    """True if the answer must consist of tool calls."""
     choice = body.tool_choice
     if isinstance(choice, AllowedToolsChoice):
         return choice.allowed_tools.mode == "required"

@@ -1,4 +1,4 @@
-"""How an answer is worded. Stored with each of its jobs, so that any process can word the job's log again."""
+"""Metadata of an answer, stored with each of its jobs, so that any process can build the answer from its log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -21,7 +21,7 @@ MetaT = TypeVar("MetaT", bound=ResponseMeta)
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
-    """How a request is queued and how its answer is delivered."""
+    """A request's options for the queue and for the delivery of its answer."""
 
     stream: bool = False
     event_ids: bool = False  # the caller resumes by `id:` lines

@@ -1,4 +1,4 @@
-"""What request models share: the strict base class, limits, the notes a caller adds, sampling, the answer's format.
+"""Bases of the request models: strictness, limits, the caller's labels, sampling, the answer's format.
 
 Unknown fields are accepted and ignored, because IDEs send many; docs/api/inference.md lists each known one.
 """

@@ -98,7 +98,7 @@ def bytes_tokenizer() -> Any:
 
 
 def parser_limits() -> Any:
-    """What a grammar may cost, the same here and in the worker. Fuel counts work, not time."""
+    """Limits on a grammar's cost, shared with the worker. Fuel counts work, not time."""
     return LLParserLimits(
         initial_lexer_fuel=500_000,  # about 10 ms
         step_lexer_fuel=100_000,  # about 7 ms

@@ -101,12 +101,12 @@ def property_schema(schema: Schema, name: str) -> Schema:
 
 
 def refers(value: Any) -> bool:
-    """Whether a schema contains references."""
+    """True if the schema contains references."""
     return any("$ref" in node for node in _nodes(value))
 
 
 def is_costly(schema: Schema) -> bool:
-    """Whether the schema may need combined automata (patterns, formats, multiples), which can take any time."""
+    """True if the schema may need combined automata (patterns, formats, multiples), which can take any time."""
     return any(node.keys() & COMBINED for node in _nodes(schema))
 
 

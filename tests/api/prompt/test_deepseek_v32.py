@@ -133,14 +133,13 @@ def test_what_the_format_cannot_say_is_refused_and_the_field_is_named(messages, 
         ({}, False),
         ({"reasoning_effort": "high"}, True),
         ({"reasoning_effort": "none"}, False),
-        ({"thinking": {"type": "enabled"}}, True),
-        ({"reasoning_effort": "high", "thinking": {"type": "disabled"}}, False),
-        ({"template_kwargs": {"thinking": True}}, True),
-        ({"template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, False),
+        ({"thinking": True}, True),
+        ({"thinking": False, "enable_thinking": True}, False),
+        ({"enable_thinking": False, "reasoning_effort": "high"}, False),
     ],
 )
 def test_any_of_the_known_switches_turns_thinking_on(switches, wanted):
-    assert thinking_wanted(**switches) is wanted
+    assert thinking_wanted(switches) is wanted
 
 
 def test_what_the_encoder_writes_the_parser_reads_back():
