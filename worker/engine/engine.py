@@ -164,12 +164,13 @@ class Engine:
             self.runner.kv_cache.zero(sequence)
             self.cancel(request_id)
             return [(request_id, outcome.failure)]
+        state = self.requests[request_id]
+        self._note_cached(state, outcome.row)
         if outcome.is_undecided:
             self.scheduler.take_back(sequence)
             return []
-        state = self.requests[request_id]
         try:
-            delta = self._accept(state, outcome)
+            delta = self._accept(outcome)
         except OmniError as error:
             self.cancel(request_id)
             return [(request_id, Failed(error.code, error.message))]
@@ -181,12 +182,15 @@ class Engine:
             events.append((request_id, state.finished()))
         return events
 
-    def _accept(self, state: RequestState, outcome: Outcome) -> Delta | None:
+    def _note_cached(self, state: RequestState, row: ScheduledSequence) -> None:
+        """The first row of a request starts where the prefix cache ended."""
+        if state.cached_tokens is None:
+            state.cached_tokens = min(row.start, row.sequence.num_prompt_tokens)
+            self._num_cached_tokens += state.cached_tokens
+
+    def _accept(self, outcome: Outcome) -> Delta | None:
         """Append a row's tokens to its sequence until it ends; None while its prompt is being computed."""
         row, sequence = outcome.row, outcome.row.sequence
-        if state.cached_tokens is None:
-            state.cached_tokens = min(row.start, sequence.num_prompt_tokens)
-            self._num_cached_tokens += state.cached_tokens
         text = ""
         num_accepted = 0
         for token_id in outcome.token_ids:

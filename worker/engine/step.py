@@ -37,6 +37,7 @@ class Step:
     def __init__(self, batch: Seq[ScheduledSequence]) -> None:
         self.batch = batch
         self.failure: Failed | None = None
+        self._is_alone = True  # one row, and no other step in flight, so that a failure is the row's own
         # of each sample [S]: its sequence, and the number of draft tokens before it
         self._places = [(row.sequence, ahead) for row in batch for ahead in range(row.num_samples)]
         self._sequences = [sequence for sequence, _ in self._places]
@@ -54,6 +55,7 @@ class Step:
         """Launch the forward pass; a GPU runs it while Python goes on. Pending tokens are samples of `in_flight`."""
         if not self.batch:
             return
+        self._is_alone = len(self.batch) == 1 and in_flight is None
         try:
             if in_flight is None:  # the grammars are up to date: their masks are filled during the forward pass
                 self._masks = mask_filler.start(self._sequences)
@@ -96,7 +98,7 @@ class Step:
             return
         check_device()  # out here, where the error no longer holds the step's tensors
         for row in filter(is_live, self.batch):
-            if len(self.batch) == 1:
+            if self._is_alone:
                 yield Outcome(row, failure=self.failure)
                 return
             alone = Step([row])
@@ -114,7 +116,7 @@ class Step:
 
     def _fail(self, error: Exception) -> None:
         self.failure = failure_of(error)
-        if len(self.batch) == 1:
+        if self._is_alone:
             logger.error("request %s failed in its step", self.batch[0].sequence.request_id, exc_info=error)
         else:
             logger.warning("a step of %d rows failed (%s); running them alone", len(self.batch), type(error).__name__)

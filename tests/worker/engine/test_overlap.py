@@ -252,3 +252,36 @@ def test_steps_overlap_only_on_a_gpu_unless_configured(model_folder: ModelFolder
     assert not Bench(model_folder()).engine.overlaps
     assert not Bench(model_folder(), replace(OVERLAPPED, speculate=4)).engine.overlaps
     assert not Bench(model_folder("mamba"), OVERLAPPED).engine.overlaps
+
+
+def test_a_single_row_that_fails_while_another_step_is_in_flight_is_computed_again(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step in flight may have caused it: its memory was still in use."""
+    bench = Bench(model_folder(), OVERLAPPED)
+    forward, broken = bench.engine.runner.forward, []
+
+    def broken_once(rows: Any, drawn: Any = None) -> torch.Tensor:
+        if drawn is not None and not broken:
+            broken.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(rows, drawn)
+
+    monkeypatch.setattr(bench.engine.runner, "forward", broken_once)
+    bench.add("r", prompt_of(9))
+    bench.finish()
+    assert broken
+    assert bench.token_ids("r") == bench.generate(prompt_of(9))
+
+
+def test_a_first_token_that_is_taken_back_does_not_count_the_prompt_as_cached(
+    model_folder: ModelFolder, taken_back: list[Sequence]
+) -> None:
+    bench = Bench(model_folder(), OVERLAPPED)
+    bench.add("r", prompt_of(9), temperature=5.0, top_p=0.95)
+    bench.step(2)
+    assert taken_back
+    bench.finish()
+    end = bench.end("r")
+    assert isinstance(end, Finished) and end.cached_tokens == 0
+    assert bench.engine.stats().cached_tokens == 0
