@@ -79,24 +79,24 @@ def install_errors(app: Flask) -> None:
     """Answer every failure with OpenAI's error object."""
 
     @app.errorhandler(OmniError)
-    def known(error: OmniError) -> Any:
+    def known(error: OmniError) -> tuple[dict[str, Any], int, dict[str, str]]:
         return openai_error(error)
 
     @app.errorhandler(RedisError)
-    def redis_failed(error: RedisError) -> Any:
+    def redis_failed(error: RedisError) -> tuple[dict[str, Any], int, dict[str, str]]:
         return openai_error(unavailable(error))
 
     @app.errorhandler(ClientGone)
-    def gone(_: ClientGone) -> Any:
+    def gone(_: ClientGone) -> tuple[str, int]:
         return "", 499
 
     @app.errorhandler(HTTPException)
-    def http(error: HTTPException) -> Any:
+    def http(error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
         code = HTTP_CODES.get(error.code or 500, InvalidRequest.code)
         message = f"{error.description} ({request.method} {request.path[:100]})"
         return error_body(code, message), error.code or 500, dict(error.get_headers()[1:] if error.code == 405 else [])
 
     @app.errorhandler(Exception)
-    def unknown(error: Exception) -> Any:
+    def unknown(error: Exception) -> tuple[dict[str, Any], int]:
         logger.exception("a request failed unexpectedly")
         return error_body(OmniError.code, "The server failed in an unexpected way; its log says more."), 500

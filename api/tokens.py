@@ -19,7 +19,7 @@ def token_routes(service: Service) -> Blueprint:
     routes = Blueprint("tokens", __name__)
 
     @routes.post("/tokenize")
-    def tokenize() -> Any:
+    def tokenize() -> dict[str, Any]:
         service.keys.caller(request)
         body = parse(TokenizeRequest, read_body(request))
         encoder = service.models.encoder(body.model or service.settings.model.queue, task=None)
@@ -32,7 +32,7 @@ def token_routes(service: Service) -> Blueprint:
         }
 
     @routes.post("/detokenize")
-    def detokenize() -> Any:
+    def detokenize() -> dict[str, str]:
         service.keys.caller(request)
         body = parse(DetokenizeRequest, read_body(request))
         encoder = service.models.encoder(body.model or service.settings.model.queue, task=None)

@@ -4,7 +4,6 @@ import base64
 import binascii
 import io
 import re
-from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -18,7 +17,7 @@ DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,20};base64,")
 FAULTS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
-def opened(url: str, param: str | None = None) -> Any:
+def opened(url: str, param: str | None = None) -> Image.Image:
     """Read the image's header and check its size; the pixels are not decoded yet. Raises InvalidRequest."""
     head = DATA_URL.match(url[:64])
     if head is None:
@@ -36,7 +35,7 @@ def opened(url: str, param: str | None = None) -> Any:
     return image
 
 
-def decoded(url: str) -> Any:
+def decoded(url: str) -> Image.Image:
     """The upright RGB image. Raises InvalidRequest."""
     image = opened(url)
     try:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -27,7 +26,7 @@ def install_guard(app: Flask, settings: Settings) -> None:
     hosts = allowed_hosts(settings)
 
     @app.before_request
-    def check() -> Any:
+    def check() -> None:
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
         check_framing(request)
@@ -35,7 +34,6 @@ def install_guard(app: Flask, settings: Settings) -> None:
             raise MisdirectedRequest(
                 f"The host {request.host[:100]!r} is not answered here; add its origin to OMNI_CORS_ORIGINS.",
             )
-        return None
 
     @app.after_request
     def stamp(response: Response) -> Response:

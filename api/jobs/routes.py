@@ -18,7 +18,7 @@ def job_routes(service: Service) -> Blueprint:
     routes = Blueprint("jobs", __name__)
 
     @routes.get("/v1/jobs")
-    def jobs() -> Any:
+    def jobs() -> dict[str, Any]:
         caller = service.keys.caller(request)
         found, has_more = service.store.jobs.page(caller.owner, page_size(request), request.args.get("after", ""))
         return {
@@ -30,11 +30,11 @@ def job_routes(service: Service) -> Blueprint:
         }
 
     @routes.get("/v1/jobs/<job_id>")
-    def job(job_id: str) -> Any:
+    def job(job_id: str) -> dict[str, Any]:
         return describe(service, owned_job(service, service.keys.caller(request), job_id))
 
     @routes.delete("/v1/jobs/<job_id>")
-    def cancel(job_id: str) -> Any:
+    def cancel(job_id: str) -> dict[str, Any]:
         caller = service.keys.caller(request)
         if not caller.is_admin:
             owned_job(service, caller, job_id)

@@ -34,7 +34,7 @@ def message_routes(service: Service) -> Blueprint:
         return {"input_tokens": count_tokens(Call.of(service, request, CountRequest))}
 
     @routes.errorhandler(OmniError)
-    def refused(error: OmniError) -> Any:
+    def refused(error: OmniError) -> tuple[dict[str, Any], int, dict[str, str]]:
         return messages_error(error), status_of(error.code), error_headers(error)
 
     return routes

@@ -52,7 +52,7 @@ def board_routes(service: Service) -> Blueprint:
     board = Board(service)
 
     @routes.get("/admin/board")
-    def show() -> Any:
+    def show() -> Response:
         service.keys.admin(request)
         return Response(frames(service, board, client_socket(request.environ)), headers=SSE_HEADERS)
 

@@ -14,12 +14,12 @@ def health_routes(service: Service) -> Blueprint:
     routes = Blueprint("health", __name__)
 
     @routes.get("/livez")
-    def livez() -> Any:
+    def livez() -> dict[str, str]:
         return {"status": "alive"}
 
     @routes.get("/health")
     @routes.get("/readyz")
-    def health() -> Any:
+    def health() -> tuple[dict[str, Any], int]:
         return health_of(service)
 
     return routes

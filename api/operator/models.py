@@ -1,7 +1,5 @@
 """GET /v1/models: the models that workers serve now."""
 
-from typing import Any
-
 from flask import Blueprint, request
 
 from api.jobs.service import Service
@@ -12,12 +10,12 @@ def model_routes(service: Service) -> Blueprint:
     routes = Blueprint("models", __name__)
 
     @routes.get("/v1/models")
-    def models() -> Any:
+    def models() -> dict[str, object]:
         service.keys.caller(request)
         return {"object": "list", "data": service.models.described()}
 
     @routes.get("/v1/models/<path:name>")
-    def model(name: str) -> Any:
+    def model(name: str) -> dict[str, object]:
         service.keys.caller(request)
         for described in service.models.described():
             if described["id"] == name:

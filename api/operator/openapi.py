@@ -26,7 +26,7 @@ def openapi_routes() -> Blueprint:
     routes = Blueprint("openapi", __name__)
 
     @routes.get("/openapi.json")
-    def document() -> Any:
+    def document() -> dict[str, Any]:
         return openapi(current_app)
 
     return routes

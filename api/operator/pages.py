@@ -1,9 +1,8 @@
 """The chat page and the board: static files, served without a key. Their requests need one."""
 
 from pathlib import Path
-from typing import Any
 
-from flask import Blueprint, send_from_directory
+from flask import Blueprint, Response, send_from_directory
 
 STATIC = Path(__file__).parents[1] / "static"
 
@@ -12,15 +11,15 @@ def page_routes() -> Blueprint:
     routes = Blueprint("pages", __name__)
 
     @routes.get("/")
-    def index() -> Any:
+    def index() -> Response:
         return send_from_directory(STATIC, "index.html")
 
     @routes.get("/board")
-    def board() -> Any:
+    def board() -> Response:
         return send_from_directory(STATIC, "board.html")
 
     @routes.get("/static/<path:name>")
-    def static(name: str) -> Any:
+    def static(name: str) -> Response:
         return send_from_directory(STATIC, name)
 
     return routes

@@ -22,7 +22,7 @@ MAX_METADATA = 16  # this and the next three are OpenAI's limits
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
 MAX_SAFETY_IDENTIFIER = 128
-MAX_MARK = 512  # `user` and the like; OpenAI publishes no limit
+MAX_LABEL = 512  # `user` and the like; OpenAI publishes no limit
 MIN_TIMEOUT_S = 0.001
 MAX_TIMEOUT_S = 86_400.0
 MAX_TOKEN_ID = 2**31
@@ -46,7 +46,7 @@ StopStrings = Annotated[
     Field(max_length=MAX_STOP),
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
 ]
-Mark = Annotated[str, Field(max_length=MAX_MARK)]
+Label = Annotated[str, Field(max_length=MAX_LABEL)]
 Metadata = Annotated[
     dict[
         Annotated[str, Field(max_length=MAX_METADATA_KEY)], Annotated[str | None, Field(max_length=MAX_METADATA_VALUE)]
@@ -65,13 +65,13 @@ def as_list_of_prompts(value: Any) -> Any:
     return [value] if is_one else value
 
 
-class Marked(Base):
-    """Notes that callers put on a request. They never change the answer; bounded, because some of them are kept."""
+class Labelled(Base):
+    """Labels that callers put on a request. They never change the answer; bounded, because some of them are stored."""
 
     metadata: Metadata | None = None
-    user: Mark | None = None
+    user: Label | None = None
     safety_identifier: str | None = Field(None, max_length=MAX_SAFETY_IDENTIFIER)
-    prompt_cache_key: Mark | None = None
+    prompt_cache_key: Label | None = None
 
 
 class StreamOptions(Base):
@@ -79,7 +79,7 @@ class StreamOptions(Base):
     include_event_ids: bool | None = None  # our extension: chunks carry numbers to resume after
 
 
-class Sampling(Marked):
+class Sampling(Labelled):
     """Sampling fields that chat, completions and responses share. None: the default in docs/api/inference.md."""
 
     model: str = Field(min_length=1, max_length=256)

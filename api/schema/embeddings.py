@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from api.schema.base import MAX_TIMEOUT_S, MIN_TIMEOUT_S, Marked, TokenIds, as_list_of_prompts
+from api.schema.base import MAX_TIMEOUT_S, MIN_TIMEOUT_S, Labelled, TokenIds, as_list_of_prompts
 from api.schema.unsupported import Refusal
 
 MAX_INPUTS = 2048  # texts to embed; this and the next are OpenAI's limits
@@ -19,7 +19,7 @@ Inputs = Annotated[
 ]
 
 
-class EmbeddingRequest(Marked):
+class EmbeddingRequest(Labelled):
     """POST /v1/embeddings."""
 
     refused: ClassVar[Mapping[str, Refusal]] = MappingProxyType(

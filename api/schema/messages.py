@@ -13,7 +13,7 @@ from api.schema.base import (
     MAX_TOOLS,
     MIN_TIMEOUT_S,
     Base,
-    Mark,
+    Label,
     StopStrings,
     StreamOptions,
 )
@@ -87,7 +87,7 @@ class OutputConfig(Base):
 
 
 class MessagesMetadata(Base):
-    user_id: Mark | None = None
+    user_id: Label | None = None
 
 
 class CountRequest(Base):
