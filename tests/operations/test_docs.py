@@ -1,6 +1,5 @@
 """The documents name only what exists: files, links, modules and their options, commands, make targets, settings."""
 
-import ast
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import main as omni
+from tests.test_house import ARROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("[A-Z]*.md"), ROOT / "demo" / "README.md"])
@@ -127,31 +127,20 @@ def test_every_control_of_the_chaos_tests_is_described() -> None:
     assert controls and {name for name in controls if f"`{name}`" not in described} == set()
 
 
-def packages_imported_by(package: Path) -> set[str]:
-    """Packages of the same top folder that files of a package import."""
-    found: set[str] = set()
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                top, _, rest = name.partition(".")
-                if top == package.parent.name and (package.parent / rest.split(".")[0] / "__init__.py").exists():
-                    found.add(rest.split(".")[0])
-    return found - {"", package.name}
-
-
-def test_imports_run_down_the_tables_of_the_overview() -> None:
+def test_the_overview_shows_the_arrows_of_the_house() -> None:
     text = (ROOT / "docs" / "architecture" / "overview.md").read_text()
     section = text.split("## Who may import whom")[1].split("\n## ")[0]
-    rows = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
-    floors = [(re.findall(r"`([\w/]+)`", packages), re.findall(r"`(\w+)`", imported)) for packages, imported in rows]
-    described = [package for packages, _ in floors for package in packages]
-    existing = [init.parent for top in ("api", "worker", "common") for init in (ROOT / top).glob("*/__init__.py")]
-    assert sorted(described) == sorted(str(package.relative_to(ROOT)) for package in existing)
-    for at, (packages, imported) in enumerate(floors):
-        lower = {package for below, _ in floors[at + 1 :] for package in below}
-        for package in packages:
-            assert {f"{package.split('/')[0]}/{name}" for name in imported} <= lower, package
-            assert packages_imported_by(ROOT / package) <= set(imported), package
+    cells = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
+    rows = [(re.findall(r"`([\w/]+)`", packages), re.findall(r"`(\w+)`", imported)) for packages, imported in cells]
+    shown = {package: set(imported) for packages, imported in rows for package in packages}
+    packages = {init.parent for house in ARROWS for init in (ROOT / house).glob("*/__init__.py")}
+    held = {
+        f"{house}/{room}": {name for name in allowed if ROOT / house / name in packages}
+        for house, arrows in ARROWS.items()
+        for room, allowed in arrows.items()
+        if ROOT / house / room in packages
+    }
+    assert shown == held
+    for at, (_, imported) in enumerate(rows):
+        lower = {package.split("/")[1] for below, _ in rows[at + 1 :] for package in below}
+        assert set(imported) <= lower
