@@ -81,6 +81,7 @@ def reached_from(files: list[Path]) -> set[Path]:
 def test_the_path_is_numbered_and_its_files_and_functions_exist() -> None:
     path = stops()
     assert [stop.number for stop in path] == list(range(1, len(path) + 1))
+    assert len({stop.file for stop in path}) == len(path)  # each file is opened once
     for stop in path:
         assert stop.file.exists(), stop.file
         if stop.parts:
