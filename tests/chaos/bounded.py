@@ -1,4 +1,4 @@
-"""A run that ends: with its verdict, or by saying what it was waiting for."""
+"""A time limit for runs: one that exceeds it ends with a description of the state it was waiting in."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ LEAVE_S = 150.0  # for what cannot be broken off: threads that wait for a proces
 
 
 class TooLong(Exception):
-    """What it was doing when its time was over."""
+    """The run exceeded its time; the message describes what it was doing."""
 
 
 @contextmanager

@@ -25,7 +25,7 @@ KINDS = ("stream", "stream", "stream", "drop", "poll", "cancel", "leave")
 
 @dataclass
 class Plan:
-    """What one run is."""
+    """The parameters of one run."""
 
     seconds: float = 40.0
     seed: int = 1
@@ -44,7 +44,7 @@ class Plan:
 
 
 class Model:
-    """What is asked and what must come. This one is the weightless engine; demo.py has another."""
+    """The requests of clients and the expected answers. This one is for the weightless engine; demo.py has another."""
 
     def learn(self, harness: Harness) -> None:
         """Called when the service is up and nothing is broken yet."""
@@ -80,7 +80,7 @@ def fake_clock(folder: Path) -> dict[str, str]:
 
 
 class Load:
-    """Clients that come one after the other in `num_clients` lanes until told to stop."""
+    """`num_clients` tasks, each of which starts one client after another until the run stops."""
 
     def __init__(self, plan: Plan, port: int) -> None:
         self.plan = plan
@@ -129,7 +129,7 @@ async def drive(plan: Plan, harness: Harness, load: Load) -> Injector:
 
 
 def settle(harness: Harness, histories: list[History], timeout_s: float = 45.0) -> None:
-    """Wait until every accepted job has ended; what has not, the checker will name."""
+    """Wait until every accepted job has ended, up to a limit; the checker names those that have not."""
     deadline = time.monotonic() + timeout_s
     open_ids = {history.id for history in histories if history.id}
     while open_ids and time.monotonic() < deadline:

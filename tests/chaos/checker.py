@@ -1,4 +1,4 @@
-"""Judges histories and what Redis holds at the end, in the manner of Jepsen. An empty list of verdicts is a pass."""
+"""Checks histories, and the content of Redis after the run, in the manner of Jepsen. No verdicts mean a pass."""
 
 import time
 from collections import Counter
@@ -25,7 +25,7 @@ Expect = Callable[[History], str]
 
 @dataclass
 class Report:
-    """What was seen."""
+    """Counts and verdicts of one or more runs."""
 
     faults: Counter[str] = field(default_factory=Counter)
     num_jobs: int = 0
@@ -56,7 +56,7 @@ class Report:
         return share(self.gaps, of)
 
     def add(self, other: "Report") -> None:
-        """Take in another run's."""
+        """Add the figures of another run."""
         self.faults += other.faults
         self.states += other.states
         for name in ("num_jobs", "num_deltas", "num_resumes", "num_refused", "num_made_room", "seconds"):
@@ -105,7 +105,7 @@ def check(histories: Sequence[History], redis: "Redis", queue: str, expect: Expe
 
 
 def check_history(report: Report, history: History, text: str) -> None:
-    """What one client saw: each frame once and in order, the right text, one end, the right usage."""
+    """A client's history: each frame once and in order, the expected text, one end, the right usage."""
     name = f"{history.kind} {history.seed:x} ({history.id})"
     report.wrong += [f"{name}: {complaint}" for complaint in history.complaints]
     if history.body is not None:
@@ -153,7 +153,7 @@ def difference(seen: str, right: str) -> str:
 
 
 def check_redis(report: Report, redis: "Redis", queue: str, ids: Iterable[str]) -> None:
-    """Every log is a chain of rows under rising fences, every job ended once, and RQ says the same."""
+    """Every log has consecutive entries under rising fences, every job ended once, and RQ's records agree."""
     registries = {
         "finished": set(FinishedJobRegistry(queue, redis, serializer=JSONSerializer).get_job_ids(cleanup=False)),
         "failed": set(FailedJobRegistry(queue, redis, serializer=JSONSerializer).get_job_ids(cleanup=False)),
@@ -190,13 +190,15 @@ def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
         report.wrong.append(f"the log of {job_id} ({state}) has {len(ends)} ends in {len(rows)} rows")
     fences = [int(fields[b"a"]) for _, fields in entries if fields[b"a"] != b"0"]
     holders = [fence for fence, _ in groupby(fences)]
-    num_returns = int(redis.hget(f"omni:job:{job_id}", "made_room") or 0)  # it may have gone to another and come back
+    num_returns = int(
+        redis.hget(f"omni:job:{job_id}", "made_room") or 0
+    )  # it may have moved to another worker and back
     if len(holders) - len(set(holders)) > num_returns:
         report.wrong.append(f"the log of {job_id} has rows under a fence that had been replaced: {holders[:20]}")
 
 
 def blame(report: Report, done: Sequence[tuple[float, float, str]], pulse: Pulse, most: int = 5) -> None:
-    """What the service was in each of the worst stalls, one stall a moment, and the faults within or shortly before."""
+    """The state of the service during each of the worst stalls, and the faults within or shortly before them."""
     report.stalls.set_against(done, pulse)
     moments: list[float] = []
     for gap, ended, job_id in report.worst:

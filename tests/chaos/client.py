@@ -1,4 +1,4 @@
-"""Clients that write histories: they stream, resume, poll, cancel and leave, and note all that they see."""
+"""Clients that stream, resume, poll, cancel and disconnect, and record every frame in a history."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ RETRY_S = 0.1
 
 @dataclass
 class Seen:
-    """One frame as it came: its number, text, end."""
+    """One received frame: its number, text and finish reason."""
 
     number: int
     text: str
@@ -22,7 +22,7 @@ class Seen:
 
 @dataclass
 class History:
-    """All that one client saw of one job."""
+    """Everything that one client received of one job."""
 
     seed: int
     num_tokens: int
@@ -33,7 +33,7 @@ class History:
     error: str | None = None
     is_done: bool = False  # [DONE] came
     body: dict[str, Any] | None = None  # the stored completion, where the client fetched one
-    is_cancelled: bool = False  # the client asked for it
+    is_cancelled: bool = False  # by the client
     is_left: bool = False  # the client closed its connection for good
     num_resumes: int = 0
     num_refused: int = 0
@@ -49,7 +49,7 @@ class History:
 
 
 class Response:
-    """Status and headers, then the body as it comes. Understands chunked and counted bodies."""
+    """Status and headers, then the body as it arrives, with chunked encoding or a Content-Length."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -92,7 +92,7 @@ BROKEN = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, EOFEr
 
 
 class Api:
-    """Requests to one address; every one on a connection of its own."""
+    """Requests to one address, each on a connection of its own."""
 
     def __init__(self, port: int, key: str = "sk-chaos") -> None:
         self.port = port
@@ -132,7 +132,7 @@ class Api:
 
 
 def chat(seed: int, num_tokens: int, **fields: Any) -> dict[str, Any]:
-    """A request whose answer a checker can work out."""
+    """A request whose answer the checker can compute."""
     return {
         "model": "fake",
         "messages": [{"role": "user", "content": "Hello"}],
@@ -144,7 +144,7 @@ def chat(seed: int, num_tokens: int, **fields: Any) -> dict[str, Any]:
 
 
 class Client:
-    """One caller and its habits. `run` returns when its job has ended for it, whatever broke meanwhile."""
+    """One caller. `run` returns when its job has ended or its reading has, whatever broke in between."""
 
     def __init__(self, api: Api, history: History, *, drop_after: int = 0, body: dict[str, Any] | None = None) -> None:
         self.api = api
@@ -153,7 +153,7 @@ class Client:
         self.body = body or chat(history.seed, history.num_tokens)
 
     async def submit(self, **fields: Any) -> Response:
-        """POST until it is accepted. With an Idempotency-Key a repeated POST is the same job."""
+        """POST until the job is accepted. The Idempotency-Key makes a repeated POST the same job."""
         headers = {"Idempotency-Key": f"key-{self.history.seed}"}
         while True:
             try:
@@ -192,7 +192,7 @@ class Client:
             response = await self.resume()
 
     async def resume(self) -> Response | None:
-        """None when the log is shorter than what was seen, which ends the history."""
+        """None when the log is shorter than the history, which ends it."""
         path = f"/v1/chat/completions/{self.history.id}?stream=true&starting_after={self.history.last}"
         while True:
             try:
@@ -254,7 +254,7 @@ class Client:
             history.frames.append(Seen(number, "", None, time.monotonic()))
 
     async def poll(self) -> None:
-        """Submit in the background, look now and then, fetch the stored answer."""
+        """Submit a background job, poll it, and fetch the stored answer."""
         while not self.history.id:
             response = await self.submit(background=True)
             try:
@@ -280,7 +280,7 @@ class Client:
             await asyncio.sleep(0.2)
 
     async def cancel(self, after: int) -> None:
-        """Stream, and cancel from beside once `after` frames are there."""
+        """Stream, and cancel by another request after `after` frames."""
         reading = asyncio.create_task(self.stream(background=True))
         while not reading.done() and len(self.history.frames) < after:
             await asyncio.sleep(0.02)
@@ -294,7 +294,7 @@ class Client:
         await reading
 
     async def leave(self, after: int) -> None:
-        """Stream in the foreground and go away."""
+        """Stream in the foreground and disconnect."""
         response = await self.submit(stream=True)
         try:
             async for piece in response.pieces():

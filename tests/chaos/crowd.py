@@ -1,4 +1,4 @@
-"""No faults, only many: open streams of which some decode, and a long line behind them. Says what they cost in memory.
+"""Many open streams of which some decode, and a long queue, without faults. Reports their memory.
 
 The first streams are long, so that all are open while the line fills; then everything is drained and checked.
 """
@@ -72,7 +72,7 @@ async def in_turns(work: Iterable[Awaitable[object]]) -> None:
 
 
 async def open_streams(harness: Harness, api: Api, num_streams: int, hold_s: float) -> list[asyncio.Task[History]]:
-    """All at once; returns when all are open."""
+    """Open all streams at once; returns when the last one is open."""
 
     async def read(number: int) -> History:
         num_tokens = int(hold_s / STEP_S) if number < ACTIVE else 40

@@ -1,4 +1,4 @@
-"""The demo model under faults: what it says greedily in peace, it must say in trouble, token for token."""
+"""The demo model under faults: its greedy answers equal those without faults, token for token."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ OPTIONS = Options(num_apis=2, num_workers=2, worker_module="worker.main", enviro
 
 
 class DemoModel(Model):
-    """Greedy, so that there is one right answer."""
+    """Greedy requests, so that each has one right answer."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[str, int]] = {}

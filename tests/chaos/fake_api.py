@@ -1,4 +1,4 @@
-"""api.server with the mechanisms broken that CHAOS_MUTATIONS names; with none named, the real thing.
+"""api.server without the mechanisms that CHAOS_MUTATIONS names; unchanged if it names none.
 
 python -m tests.chaos.fake_api
 """

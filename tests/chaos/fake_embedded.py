@@ -1,4 +1,4 @@
-"""common.process.embedded with the mechanisms broken that CHAOS_MUTATIONS names; with none named, the real thing.
+"""common.process.embedded without the mechanisms that CHAOS_MUTATIONS names; unchanged if it names none.
 
 python -m tests.chaos.fake_embedded
 """

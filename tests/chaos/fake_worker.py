@@ -30,7 +30,7 @@ def token_at(position: int) -> int:
 
 
 def text_at(seed: int, position: int) -> str:
-    """What the model says at a position (0 is the first of the answer)."""
+    """The text of the token at a position of the answer, counted from 0."""
     return f"{seed:x}.{position} "
 
 
@@ -50,7 +50,7 @@ class Running:
 
 
 class FakeEngine:
-    """The interface of worker/engine/engine.py; one token a step for everything that runs."""
+    """An AnyEngine that generates one token a step for every request."""
 
     state, device = "ready", "fake"
 
@@ -71,7 +71,7 @@ class FakeEngine:
         return len(self.running.keys() - set(without)) < self.max_num_seqs
 
     def has_ample_room(self) -> bool:
-        """Whether a request of any length would start at once."""
+        """See AnyEngine."""
         return self.has_room(1, 1)
 
     def add(
@@ -188,7 +188,7 @@ def stand_in(name: str, **members: Any) -> None:
 
 
 def leave_out_the_model() -> None:
-    """Put the fake where worker.main imports the engine from, so that neither torch nor transformers is loaded."""
+    """Replace the modules that worker.main imports engines from, so that neither torch nor transformers is loaded."""
     stand_in("worker.engine.engine", Engine=FakeEngine)
     stand_in("worker.embedding.embedder", Embedder=None)
     stand_in("worker.embedding.encoder_model", load_encoder=None)

@@ -1,4 +1,4 @@
-"""Faults, each a thing done to a running harness and undone again. Which come, and when, a seed decides."""
+"""Faults: each changes a running harness and undoes the change. A seed decides their order and times."""
 
 import asyncio
 import os
@@ -68,7 +68,7 @@ async def stop_worker(injector: Injector) -> None:
 
 
 async def pause_worker(injector: Injector) -> None:
-    """A zombie: it sleeps longer than its lease, others take over, it wakes and wants to write."""
+    """A zombie: it sleeps past its lease, others take its jobs over, and it tries to write when it wakes."""
     worker = injector.worker()
     worker.suspend()
     await asyncio.sleep(4.5)
@@ -98,7 +98,7 @@ async def pause_valkey(injector: Injector) -> None:
 
 
 async def start_again(injector: Injector) -> None:
-    """Somebody starts the service a second time in the same folder."""
+    """A second start of the service in the same folder."""
     if wrong := await asyncio.to_thread(injector.harness.start_again):
         injector.wrong.append(wrong)
 
@@ -123,7 +123,7 @@ async def cut_links(injector: Injector) -> None:
 
 
 async def tear_links(injector: Injector) -> None:
-    """Cut in the middle of an answer: what was asked has happened, and the asker does not know."""
+    """Cut links in the middle of a reply: the command has run, and its sender does not know."""
     link = injector.random.choice(["api", "worker"])
     for _ in range(3):
         injector.harness.link(link, "tear", injector.random.choice([0, 0, 1, 5, 40]))
@@ -139,7 +139,7 @@ async def delay_links(injector: Injector) -> None:
 
 
 async def stall_links(injector: Injector) -> None:
-    """Half-open: the connection stands and nothing comes through."""
+    """Half-open links: the connections stay, and no byte passes."""
     link = injector.random.choice(["api", "worker"])
     injector.harness.link(link, "stall", 1)
     await injector.hold(0.5, 2.0)
@@ -160,7 +160,7 @@ def take_all_room(path: Path) -> None:
 
 
 async def fill_disk(injector: Injector) -> None:
-    """Only where the data lies on a small file system: a ballast file takes what is left."""
+    """A file takes all that is left of the data's file system; only on a small one of its own."""
     folder = injector.harness.data_dir
     ballast = Path(folder) / "ballast"
     await asyncio.to_thread(take_all_room, ballast)
@@ -169,7 +169,7 @@ async def fill_disk(injector: Injector) -> None:
 
 
 async def jump_clocks(injector: Injector) -> None:
-    """Only where the processes run under clock.c: everybody's wall clock but Valkey's jumps by up to a day."""
+    """All wall clocks but Valkey's jump by up to a day; only where the processes run under clock.c."""
     path = (Path(injector.harness.folder) / "clock").resolve()
     offset = injector.random.choice([-86400, -3600, -30, 30, 3600, 86400])
     path.with_suffix(".new").write_text(str(offset))
@@ -200,7 +200,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def undo(harness: Harness) -> None:
-    """Whatever still lasts ends here."""
+    """Undo every fault that still lasts."""
     assert harness.valkey is not None
     for worker in harness.workers:
         for process in worker.descendants():

@@ -47,7 +47,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "") -> None:
-    """Look again and again; the processes are others', so there is nothing to be woken by."""
+    """Poll a condition of other processes, which cannot wake us."""
     deadline = time.monotonic() + timeout_s
     while True:
         with suppress(RedisError, OSError, psutil.Error):
@@ -83,11 +83,11 @@ class Options:
 
 
 class ValkeyEnded(Exception):
-    """It could not start; why is said."""
+    """Valkey could not start; the message says why."""
 
 
 class Process:
-    """A child of ours with its log, in a session of its own."""
+    """A child process with a log file, in a session of its own."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.command = command
@@ -114,7 +114,7 @@ class Process:
             return []
 
     def worker(self) -> psutil.Process:
-        """Of a supervisor: the child that serves."""
+        """The serving child of a supervisor."""
         return worker_of(self.popen.pid)
 
     def template(self) -> psutil.Process:
@@ -125,7 +125,7 @@ class Process:
             self.popen.send_signal(number)
 
     def end(self) -> None:
-        """Kill it and all that it started."""
+        """Kill the process and its descendants."""
         for process in [*self.descendants(), self.popen]:
             with suppress(psutil.Error, ProcessLookupError):
                 process.kill()
@@ -184,7 +184,7 @@ class Harness:
         return ready >= self.options.num_workers and self.num_listening() >= self.options.num_apis
 
     def num_listening(self) -> int:
-        """API processes whose hub has subscribed: they serve."""
+        """The number of API processes whose hub has subscribed, so that they serve."""
         return int(self.redis.pubsub_numsub("omni:events:0")[0][1])
 
     def environment(self, redis_url: str) -> dict[str, str]:
@@ -230,7 +230,7 @@ class Harness:
         return bool(self.redis.ping())
 
     def start_again(self) -> str:
-        """A second `redis` process in our folder; returns what was wrong, if anything was. Ours answers afterwards."""
+        """Start a second `redis` process in our folder; returns a fault or "". Ours answers afterwards."""
         assert self.valkey is not None
         first = self.socket_number()
         command = [PYTHON, "-m", "tests.chaos.fake_embedded"]
@@ -244,7 +244,7 @@ class Harness:
         return "a second start in the same folder was let in"
 
     def socket_number(self) -> int:
-        """Another one after whoever took the socket away."""
+        """A number that grows each time another server takes the socket."""
         return self.settings.redis.socket_path.stat().st_ino if self.settings.redis.socket_path.exists() else 0
 
     def keep_appending(self) -> None:
@@ -268,7 +268,7 @@ class Harness:
         self.proxy.stdout.readline()
 
     def take_pulse(self) -> None:
-        """From now on note what the service is at every moment."""
+        """Record the states of the service from now on."""
         command = [PYTHON, "-m", "tests.chaos.pulse", str(self.settings.redis.socket_path)]
         self.pulse_taker = Process(command, dict(os.environ), self.folder / "pulse")
 
@@ -319,7 +319,7 @@ class Harness:
         return process
 
     def link(self, name: str, command: str, value: float = 0.0) -> None:
-        """Tell the proxy what to do to a link ("api" or "worker")."""
+        """Send the proxy a command for a link ("api" or "worker")."""
         assert self.proxy is not None and self.proxy.stdin is not None and self.proxy.stdout is not None
         self.proxy.stdin.write(f"{name} {command} {value}\n".encode())
         self.proxy.stdin.flush()
@@ -340,7 +340,7 @@ class Harness:
         return int(self.redis.get(f"omni:crashes:{self.queue}") or 0)
 
     def hub_readers(self) -> int:
-        """Open connections to the port, seen from here: one a stream."""
+        """The number of open connections to the port: one for each stream."""
         mine = psutil.Process().net_connections("tcp")
         return sum(one.status == "ESTABLISHED" and one.raddr and one.raddr.port == self.port for one in mine)
 

@@ -1,4 +1,4 @@
-"""Named places at which a child process kills itself, by wrapping the functions around them. CHAOS_KILL=place[:count].
+"""Named places at which a process kills itself, by wrapped functions. CHAOS_KILL=place[:count] chooses one.
 
 The process dies the count-th time it comes by (1 unless told). With CHAOS_KILL_FILE only the first process to get there
 dies: it makes the file.

@@ -1,4 +1,4 @@
-"""One scenario for each mechanism that bounds memory, in the manner of scenarios.py."""
+"""One scenario for each mechanism that bounds memory; see scenarios.py."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ NO_ROOM = 1
 
 @contextmanager
 def memory(redis: "Redis", room: int) -> Iterator[None]:
-    """Redis may take so many bytes more than now; NO_ROOM: it is full."""
+    """Let Redis take this many bytes more than now; NO_ROOM: it is full."""
     used = int(redis.info("memory")["used_memory"])
     redis.config_set("maxmemory", NO_ROOM if room == NO_ROOM else used + room)
     try:
@@ -31,7 +31,7 @@ def memory(redis: "Redis", room: int) -> Iterator[None]:
 
 
 def submit(stage: Stage, owner: str, num_bytes: int = 0, **fields: object) -> str:
-    """A request of about so many bytes."""
+    """Submit a request of about this many bytes."""
     request = GenerationRequest(f"{owner}-{uuid4().hex}", QUEUE, (1, 2, 3), SamplingParams(10, 1))
     form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0, "input": "x" * num_bytes}
     submission = Submission(request, QUEUE, owner, REVISION, form, background=True, **fields)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def submit(stage: Stage, owner: str, num_bytes: int = 0, **fields: object) -> st
 
 
 def fill(stage: Stage, owner: str) -> int:
-    """As many requests of 16 KiB as this key may have. What stops it must be its own limit."""
+    """Submit as many requests of 16 KiB as this key may have, until its own limit refuses one."""
     stage.store.max_queue = 10_000
     for number in range(stage.store.max_queue):
         try:
@@ -58,7 +58,7 @@ def kept(stage: Stage, owner: str) -> dict[str, int]:
 
 
 def assert_counted(stage: Stage, owner: str, job_ids: set[str]) -> None:
-    """Just these jobs are counted, and their sum is the sum."""
+    """Exactly these jobs are counted, and the total is their sum."""
     counted = kept(stage, owner)
     total = counted.pop("total", 0)
     assert counted.keys() == job_ids
@@ -104,8 +104,8 @@ def new_jobs_are_refused_before_memory_is_full(stage: Stage) -> None:
     raise AssertionError("nobody was refused")
 
 
-def what_was_accepted_goes_on_though_memory_is_full(stage: Stage) -> None:
-    """At once: nobody has looked before. The worker dies beside."""
+def accepted_jobs_continue_when_memory_is_full(stage: Stage) -> None:
+    """Memory is full from one moment to the next, and the worker dies as well."""
     job_id, waiting = stage.submit(1), stage.submit(2)
     worker = stage.worker()
     turn(worker, 2)
@@ -125,13 +125,13 @@ def what_was_accepted_goes_on_though_memory_is_full(stage: Stage) -> None:
 
 
 def a_full_redis_accepts_nothing(stage: Stage) -> None:
-    """Even into an empty line, whose script begins with a removal."""
+    """Not even into an empty queue, where the script begins with a removal."""
     with memory(stage.redis, NO_ROOM), pytest.raises(Unavailable):
         submit(stage, "me")
     assert stage.store.directory.num_waiting(QUEUE) == 0
 
 
-def what_expires_counts_no_more(stage: Stage) -> None:
+def expired_jobs_are_not_counted(stage: Stage) -> None:
     first, second = submit(stage, "me", 1000), submit(stage, "me", 1000)
     most = kept(stage, "me")[first]
     finish(stage, stage.worker(), first, second)
@@ -170,9 +170,9 @@ MEMORY_CONTROLS = {
     "no_share_of_memory": one_key_leaves_room_for_others,
     "full_for_all": a_full_line_takes_one_job_of_a_key_that_has_none,
     "no_memory_reserve": new_jobs_are_refused_before_memory_is_full,
-    "all_stops_at_full_memory": what_was_accepted_goes_on_though_memory_is_full,
+    "all_stops_at_full_memory": accepted_jobs_continue_when_memory_is_full,
     "removals_open_a_full_redis": a_full_redis_accepts_nothing,
-    "kept_for_ever": what_expires_counts_no_more,
+    "kept_forever": expired_jobs_are_not_counted,
     "any_eviction_policy": a_policy_that_deletes_is_noticed_at_once,
     "keys_outlive_jobs": an_idempotency_key_lives_as_long_as_its_job,
 }

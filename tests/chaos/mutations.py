@@ -1,7 +1,4 @@
-"""Controls: each breaks one mechanism in the child process, and a test must notice.
-
-Production code knows nothing of this.
-"""
+"""Mutations: each breaks one mechanism in a process, and a test must notice. Production code has no part in this."""
 
 import os
 import random
@@ -14,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# name -> what to write instead, in which script. A line that is not there any more is an error, not a pass.
+# name -> (script, text, replacement). A text that the script no longer has is an error, not a pass.
 SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "no_fence": [
         ("append.lua", "if not is_alive(fence) then return {'fenced'} end", ""),
@@ -23,7 +20,7 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
         ("renew.lua", "if not is_alive(fence) then return false end", ""),
         ("renew.lua", "redis.call('HGET', FENCES, fence)", "'fake'"),
     ],
-    "no_row_numbers": [
+    "no_entry_numbers": [
         ("append.lua", "if seq > size + 1 then", "if false then"),
         ("append.lua", "elseif seq == size + 1 then", "else"),
         ("append.lua", "redis.call('XADD', log, seq .. '-0'", "redis.call('XADD', log, (size + 1) .. '-0'"),
@@ -59,7 +56,7 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
         ("submit.lua", "if kept + most > max_kept then", "if false then"),
         ("submit.lua", "redis.call('SETRANGE', TICKET, 0, '')", ""),
     ],
-    "kept_for_ever": [("lib.lua", "jobs, id)\n    keep(owner, id, 0)", "jobs, id)")],
+    "kept_forever": [("lib.lua", "jobs, id)\n    keep(owner, id, 0)", "jobs, id)")],
     "any_eviction_policy": [
         ("submit.lua", "if policy ~= 'noeviction' then return {'evicts', 'policy', policy} end", ""),
     ],
@@ -84,7 +81,7 @@ def mend() -> None:
 
 @contextmanager
 def broken(name: str) -> Iterator[None]:
-    """One mechanism out of order, in this process, for a while."""
+    """Within the context, one mechanism of this process is broken."""
     try:
         if name in SCRIPTS:
             break_scripts({name})
@@ -158,7 +155,7 @@ def break_api() -> None:
 
 
 def no_gap_fill() -> None:
-    """Whatever entry comes next is taken, and the log is never read."""
+    """Each published entry is taken, and the log is never read."""
     import api.jobs.answers
     from api.jobs import events as api_events
     from common.wire import Failed, Finished
@@ -182,14 +179,14 @@ def no_gap_fill() -> None:
 
 
 def no_sweep() -> None:
-    """Only live rows: nobody looks whether the last one was lost."""
+    """Only published entries: a lost last one is not noticed."""
     from api.jobs.hub import EventHub
 
     patch(EventHub, "_update", lambda self, job_ids: None)
 
 
-def no_live_rows() -> None:
-    """Only the sweep. Late, but nothing is lost: with this one the checker must stay green."""
+def no_published_entries() -> None:
+    """Only the sweep. Entries come late, but none is lost: the checker must stay green."""
     from api.jobs.hub import EventHub
 
     patch(EventHub, "dispatch", lambda self, message: None)
@@ -253,14 +250,14 @@ def cut_on_sigterm() -> None:
 
 
 def end_cleanly() -> None:
-    """A process that leaves ends its streams as if they were over."""
+    """A process that stops ends its streams as if they were complete."""
     from api.jobs.frames import Frames
 
     patch(Frames, "closing", lambda self, error: b"")
 
 
 def publish_before_append() -> None:
-    """Show a row first, make it durable afterwards."""
+    """Publish an entry first, append it to the log afterwards."""
     import json
 
     from common.redis import keys
@@ -284,7 +281,7 @@ def publish_before_append() -> None:
 
 
 def redraw_on_resume() -> None:
-    """A continued job draws anew, as it would if randomness came from a generator of the process."""
+    """A continued job samples other tokens, as it would with a random generator of the process."""
     from tests.chaos.fake_worker import FakeEngine, text_at
 
     real = FakeEngine.add
@@ -303,7 +300,7 @@ def redraw_on_resume() -> None:
 
 
 def regenerate_from_the_start() -> None:
-    """A continued job begins again, as with a plain retry."""
+    """A continued job starts over, as with a plain retry."""
     from tests.chaos.fake_worker import FakeEngine
 
     real = FakeEngine.add
@@ -315,14 +312,14 @@ def regenerate_from_the_start() -> None:
 
 
 def no_room_made() -> None:
-    """A full worker stays as it is, whoever waits."""
+    """A full worker makes no room for other keys."""
     from worker.jobs.omni_worker import OmniWorker
 
     patch(OmniWorker, "make_room", lambda self: None)
 
 
 def regenerate_after_making_room() -> None:
-    """A job that was given back for another begins again, behind what was shown of it."""
+    """A job that made room starts over, and appends to the log of its first part."""
     from dataclasses import replace
 
     from worker.jobs.ledger import Ledger
@@ -343,7 +340,7 @@ def ignore_cancels() -> None:
 
 
 def no_hang_watch() -> None:
-    """The parent is never told that a step began."""
+    """The worker does not report its steps to the parent."""
     from worker.jobs.hang_watch import HangWatch
 
     patch(HangWatch, "run", lambda self, work: work())
@@ -356,8 +353,8 @@ def no_release() -> None:
     patch(Ledger, "release", lambda self: 0)
 
 
-def drop_rows_when_redis_is_away() -> None:
-    """A publisher that does not try again."""
+def drop_entries_when_redis_is_away() -> None:
+    """The publisher does not send again."""
     from worker.jobs.publisher import Publisher
 
     real = Publisher._read
@@ -379,14 +376,14 @@ def all_stops_at_full_memory() -> None:
 
 
 def keep_what_has_a_gap() -> None:
-    """A worker whose log was rewound drops the job and tells nobody."""
+    """A worker whose log was rewound drops the job without giving it back."""
     from worker.jobs.ledger import Ledger
 
     patch(Ledger, "give_back", lambda self, job_id: None)
 
 
 def no_lock() -> None:
-    """Whoever starts takes the folder."""
+    """A start takes the folder without asking for its lock."""
     import common.process.data_folder
 
     patch(common.process.data_folder, "lock_descriptor", lambda fd, blocking: True)
@@ -405,7 +402,7 @@ WORKER = {
         ignore_cancels,
         no_hang_watch,
         no_release,
-        drop_rows_when_redis_is_away,
+        drop_entries_when_redis_is_away,
         keep_what_has_a_gap,
         all_stops_at_full_memory,
     )
@@ -415,7 +412,7 @@ API = {
     for function in (
         no_gap_fill,
         no_sweep,
-        no_live_rows,
+        no_published_entries,
         unbounded_readers,
         rewind_unnoticed,
         two_step_submit,

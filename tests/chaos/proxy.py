@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on command: cut, delay, stall, trickle. Its own process, told on stdin.
+"""A TCP proxy that cuts, delays, stalls or trickles on command. A process of its own that reads commands on stdin.
 
     python -m tests.chaos.proxy api:6401:/run/valkey.sock worker:6402:/run/valkey.sock
 
@@ -11,7 +11,7 @@ import sys
 
 
 class Link:
-    """One listening port and the connections that run through it."""
+    """One listening port and its connections."""
 
     def __init__(self, name: str, port: int, target: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""What the service was at every moment of a run, so that a stall can be set against it. A process of its own.
+"""Records the states of the service during a run, to explain stalls. A process of its own.
 
     python -m tests.chaos.pulse /run/valkey.sock > pulse
 
@@ -29,7 +29,7 @@ LEASE, NO_WORKER, NO_API, UP = "a worker silent in its lease", "no worker", "no 
 
 
 def state_of(redis: "Redis") -> tuple[str, float]:
-    """One word for what Valkey, the workers and the API processes are now, and for how many seconds they have been."""
+    """One word for the state of Valkey, the workers and the API processes, and for how many seconds it has lasted."""
     try:
         redis.ping()
         fences = [int(fence) for fence in redis.zrange("omni:workers", 0, -1)]
@@ -50,7 +50,7 @@ def state_of(redis: "Redis") -> tuple[str, float]:
 
 
 class Pulse:
-    """States and when each began, in order."""
+    """States with their beginnings, in order."""
 
     def __init__(self, lines: Iterable[str] = ()) -> None:
         self._began: list[float] = []
@@ -61,7 +61,7 @@ class Pulse:
                 self._note(float(at), state)
 
     def _note(self, at: float, state: str) -> None:
-        """A state that is noticed late began when all still seemed well."""
+        """A state that is noticed late began when the last good one was seen."""
         while self._began and self._began[-1] > at and self._states[-1] == UP:
             self._began.pop()
             self._states.pop()

@@ -1,4 +1,4 @@
-"""One scenario for each mechanism, on a real Valkey and in one process: API side, worker side, and what dies between.
+"""One scenario for each mechanism, on a real Valkey, with the API's and the workers' parts in one process.
 
 Each must pass as things are, and fail when its mechanism is broken (test_controls.py does both).
 """
@@ -31,7 +31,7 @@ from common.redis.job_log import LogEntry
 from common.redis.rq_seams import now_iso
 from common.redis.store import Store
 from common.redis.submission import Submission
-from common.wire import Event, Failed, Finished, GenerationRequest, SamplingParams
+from common.wire import Event, Finished, GenerationRequest, SamplingParams
 from tests.chaos.checker import Report, check_log
 from tests.chaos.fake_worker import REVISION, FakeEngine, FakeLoaded, expected_text, fake_load
 from worker.jobs.heartbeat import Heartbeat, Inbox
@@ -43,7 +43,7 @@ QUEUE = "fake"
 
 
 class Stage:
-    """A line with its store, hub and as many workers as a scenario needs."""
+    """A queue with its store, a hub, and as many workers as a scenario needs."""
 
     def __init__(self, redis: "Redis", **options: Any) -> None:
         self.redis = redis
@@ -60,7 +60,7 @@ class Stage:
         return self.store.submit(submission, rq_job(self.redis, request.id, QUEUE)).job_id
 
     def worker(self, watch_fd: int | None = None, max_num_seqs: int = 64) -> OmniWorker:
-        """A worker that has registered; it moves when turn() says so."""
+        """A registered worker, which runs only in turn()."""
         self.num_workers += 1
         ledger = Ledger(self.redis, QUEUE, f"worker-{self.num_workers}")
         loaded: FakeLoaded = fake_load("", (QUEUE,), None, None)
@@ -109,13 +109,13 @@ def finish(stage: Stage, worker: OmniWorker, *job_ids: str) -> None:
 
 
 def read(stage: Stage, subscription: Subscription, timeout_s: float = 3.0) -> list[Any]:
-    """All that a caller is told, up to the end."""
+    """All entries that a caller receives, up to the end."""
     with gevent.Timeout(timeout_s, AssertionError("the reader hangs")):
         return list(job_events.events(stage.store, subscription, 0, is_new=True))
 
 
-def hear(stage: Stage, job_id: str, *numbers: int) -> None:
-    """Live rows of these numbers, as the subscription would bring them."""
+def publish(stage: Stage, job_id: str, *numbers: int) -> None:
+    """Put entries with these numbers into a subscription, as if they had been published."""
     from common.wire_codec import encode_event
 
     for row in stage.rows(job_id):
@@ -128,7 +128,7 @@ def told_text(told: list[Any]) -> str:
 
 
 def done(stage: Stage, seed: int, num_tokens: int = 10) -> str:
-    """A job that has run to its end."""
+    """Submit a job and run it to its end."""
     job_id = stage.submit(seed, num_tokens)
     finish(stage, stage.worker(), job_id)
     return job_id
@@ -150,7 +150,7 @@ def a_zombie_writes_nothing(stage: Stage) -> None:
     assert report.is_clean, report.verdicts
 
 
-def a_row_that_is_sent_twice_is_one_row(stage: Stage) -> None:
+def an_entry_that_is_sent_twice_is_stored_once(stage: Stage) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
     turn(worker, 3)
@@ -184,7 +184,7 @@ def suspects_run_in_halves(stage: Stage) -> None:
     assert len(successor.engine.running) == 2  # type: ignore[attr-defined]
 
 
-def jobs_of_a_dead_worker_go_on(stage: Stage) -> None:
+def jobs_of_a_dead_worker_continue(stage: Stage) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
     turn(worker, 3)
@@ -198,7 +198,7 @@ def jobs_of_a_dead_worker_go_on(stage: Stage) -> None:
     assert isinstance(end, Finished) and end.completion_tokens == 10
 
 
-def the_line_has_a_limit(stage: Stage) -> None:
+def the_queue_has_a_limit(stage: Stage) -> None:
     stage.store.max_queue = 3
     for seed in range(3):
         stage.submit(seed)
@@ -213,7 +213,7 @@ def the_same_key_is_the_same_job(stage: Stage) -> None:
         stage.submit(1, idempotency_key="k", body_digest="b")
 
 
-def keys_of_others_are_other_keys(stage: Stage) -> None:
+def idempotency_keys_belong_to_their_owner(stage: Stage) -> None:
     first = stage.submit(1, idempotency_key="k", body_digest="a")
     assert stage.submit(1, idempotency_key="k", body_digest="a", owner="somebody else") != first
 
@@ -235,7 +235,7 @@ def a_job_without_a_reader_ends(stage: Stage) -> None:
 
 
 def a_keyed_job_stays_for_its_other_reader(stage: Stage) -> None:
-    """The first caller went away, but came back with the same Idempotency-Key to another process."""
+    """The first caller disconnected, and returned with the same Idempotency-Key to another process."""
     job_id = stage.submit(1, idempotency_key="k", body_digest="a")
     now = int(time.time() * 1000)
     stage.redis.zadd(f"omni:readers:{QUEUE}", {job_id: now})
@@ -246,7 +246,7 @@ def a_keyed_job_stays_for_its_other_reader(stage: Stage) -> None:
     assert stage.field(job_id, "state") == "queued"
 
 
-def rq_says_the_same(stage: Stage) -> None:
+def rqs_records_agree(stage: Stage) -> None:
     from tests.chaos.checker import check_redis
 
     job_id = done(stage, 1)
@@ -255,7 +255,7 @@ def rq_says_the_same(stage: Stage) -> None:
     assert report.is_clean, report.verdicts
 
 
-def the_line_keeps_its_order(stage: Stage) -> None:
+def the_queue_keeps_its_order(stage: Stage) -> None:
     ids = [stage.submit(seed) for seed in range(5)]
     ledger = stage.worker().ledger
     claims = [ledger.claim(0) for _ in ids]
@@ -275,14 +275,14 @@ def a_claim_whose_answer_was_lost_is_answered_again(stage: Stage) -> None:
 def a_reader_fills_gaps(stage: Stage) -> None:
     job_id = done(stage, 1)
     subscription = stage.hub.subscribe(job_id)
-    hear(stage, job_id, 1, 2, 5, 6, 11)
+    publish(stage, job_id, 1, 2, 5, 6, 11)
     assert told_text(read(stage, subscription)) == expected_text(1, 10)
 
 
-def a_reader_finds_what_came_last(stage: Stage) -> None:
+def a_reader_finds_a_lost_last_entry(stage: Stage) -> None:
     job_id = done(stage, 1)
     subscription = stage.hub.subscribe(job_id)
-    hear(stage, job_id, 1, 2, 3)
+    publish(stage, job_id, 1, 2, 3)
     gevent.spawn_later(0.05, lambda: stage.hub._update([job_id]))
     assert told_text(read(stage, subscription)) == expected_text(1, 10)
 
@@ -290,7 +290,7 @@ def a_reader_finds_what_came_last(stage: Stage) -> None:
 def a_slow_reader_holds_little(stage: Stage) -> None:
     job_id = done(stage, 1, 150)
     subscription = stage.hub.subscribe(job_id)
-    hear(stage, job_id, *range(1, 200))
+    publish(stage, job_id, *range(1, 200))
     assert subscription.num_live <= 64
     gevent.spawn_later(0.05, lambda: stage.hub._update([job_id]))
     assert told_text(read(stage, subscription)) == expected_text(1, 150)
@@ -302,7 +302,7 @@ def a_log_that_was_rewound_is_noticed(stage: Stage) -> None:
     turn(worker, 6)
     worker.publisher.confirm()
     subscription = stage.hub.subscribe(job_id)
-    hear(stage, job_id, *range(1, 7))
+    publish(stage, job_id, *range(1, 7))
     stage.redis.xdel(keys.log_key(job_id), "5-0", "6-0")
     gevent.spawn_later(0.05, lambda: stage.hub._update([job_id]))
     with pytest.raises(Conflict) as refusal:
@@ -310,7 +310,7 @@ def a_log_that_was_rewound_is_noticed(stage: Stage) -> None:
     assert refusal.value.code == "stream_rewound"
 
 
-def a_job_whose_log_was_rewound_goes_on_from_it(stage: Stage) -> None:
+def a_job_whose_log_was_rewound_continues_from_it(stage: Stage) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
     turn(worker, 6)
@@ -321,7 +321,7 @@ def a_job_whose_log_was_rewound_goes_on_from_it(stage: Stage) -> None:
     assert stage.text(job_id) == expected_text(1, 10)
 
 
-def half_a_submission_is_none(stage: Stage) -> None:
+def half_a_submission_is_no_job(stage: Stage) -> None:
     real = stage.store._scripts.run
 
     def die_after_one(name: str, *args: Any) -> Any:
@@ -341,21 +341,21 @@ def half_a_submission_is_none(stage: Stage) -> None:
     assert jobs == waiting == {job_id.decode() for job_id in stage.redis.lrange(f"rq:queue:{QUEUE}", 0, -1)}
 
 
-def a_caller_who_leaves_is_noticed(stage: Stage) -> None:
+def a_caller_that_disconnects_is_noticed(stage: Stage) -> None:
     subscription = stage.hub.subscribe(stage.submit(1))
     gevent.spawn_later(0.05, subscription.client_gone)
     with pytest.raises(ClientGone):
         read(stage, subscription, 1.0)
 
 
-def a_process_that_leaves_says_so(stage: Stage) -> None:
+def a_stopping_process_closes_its_streams(stage: Stage) -> None:
     subscription = stage.hub.subscribe(stage.submit(1))
     gevent.spawn_later(0.05, stage.hub.stop)
     assert isinstance(read(stage, subscription, 1.0)[-1], Closing)
 
 
-def nobody_takes_a_part_for_the_whole(stage: Stage) -> None:
-    """Who did not ask to resume is sent an error, of the job's every endpoint, when the process leaves."""
+def no_client_takes_a_part_for_the_whole(stage: Stage) -> None:
+    """When the process stops, a stream without ids ends with an error in its endpoint's format."""
     for dialect, with_ids in product((OPENAI, RESPONSES, ANTHROPIC), (False, True)):
         service: Any = SimpleNamespace(store=stage.store, hub=EventHub(stage.store, stage.redis, QUEUE))
         with Flask("test").test_request_context():
@@ -370,7 +370,7 @@ def nobody_takes_a_part_for_the_whole(stage: Stage) -> None:
 
 
 class Silent:
-    """A form of answer that says nothing."""
+    """An answer format without content."""
 
     def opening(self) -> list[dict[str, Any]]:
         return []
@@ -379,7 +379,7 @@ class Silent:
         return []
 
 
-def nothing_is_shown_that_is_not_kept(stage: Stage) -> None:
+def nothing_is_published_that_is_not_logged(stage: Stage) -> None:
     stage.submit(1)
     worker = stage.worker()
     with stage.redis.pubsub(ignore_subscribe_messages=True) as listener:
@@ -403,7 +403,7 @@ def a_cancel_reaches_the_engine(stage: Stage) -> None:
     assert not worker.engine.has_work
 
 
-def a_deploy_blames_nobody(stage: Stage) -> None:
+def a_deploy_makes_no_suspects(stage: Stage) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
     turn(worker, 3)
@@ -413,7 +413,7 @@ def a_deploy_blames_nobody(stage: Stage) -> None:
     assert stage.text(job_id) == expected_text(1, 10)
 
 
-def a_job_that_made_room_goes_on_from_its_log(stage: Stage) -> None:
+def a_job_that_made_room_continues_from_its_log(stage: Stage) -> None:
     worker = stage.worker(max_num_seqs=2)
     long = [stage.submit(seed, 40, owner="long") for seed in range(3)]
     turn(worker, 5)
@@ -441,7 +441,7 @@ def a_full_worker_makes_room(stage: Stage) -> None:
     assert stage.field(short, "state") == "running"
 
 
-def rows_wait_for_redis(stage: Stage) -> None:
+def entries_wait_for_redis(stage: Stage) -> None:
     job_id = stage.submit(1, 4)
     worker = stage.worker()
     turn(worker, 3)
@@ -457,7 +457,7 @@ def rows_wait_for_redis(stage: Stage) -> None:
     assert stage.text(job_id) == expected_text(1, 4)
 
 
-def the_parent_hears_of_every_step(stage: Stage) -> None:
+def every_step_is_reported_to_the_parent(stage: Stage) -> None:
     stage.submit(1)
     reader, writer = os.pipe()
     turn(stage.worker(writer), 2)
@@ -465,17 +465,6 @@ def the_parent_hears_of_every_step(stage: Stage) -> None:
     said = os.read(reader, 1000)
     os.close(reader)
     assert said.count(b"begin\n") == said.count(b"end\n") == 3  # one admission, two steps
-
-
-def a_request_that_fails_fails_alone(stage: Stage) -> None:
-    other = stage.submit(2)
-    request = GenerationRequest("job-f", QUEUE, (1,), SamplingParams(10, 1, stop=("fail:3",)))
-    form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0}
-    stage.store.submit(Submission(request, QUEUE, "me", REVISION, form), rq_job(stage.redis, request.id, QUEUE))
-    finish(stage, stage.worker(), other, request.id)
-    assert stage.field(request.id, "state") == "failed"
-    assert isinstance(stage.rows(request.id)[-1].event, Failed)
-    assert stage.text(other) == expected_text(2, 10)
 
 
 def a_folder_has_one_owner(stage: Stage) -> None:
@@ -488,37 +477,37 @@ def a_folder_has_one_owner(stage: Stage) -> None:
 
 CONTROLS: dict[str, Callable[[Stage], None]] = {
     "no_fence": a_zombie_writes_nothing,
-    "no_row_numbers": a_row_that_is_sent_twice_is_one_row,
+    "no_entry_numbers": an_entry_that_is_sent_twice_is_stored_once,
     "no_crash_count": a_job_that_kills_its_worker_twice_fails,
     "no_blame": suspects_run_in_halves,
-    "no_reclaim": jobs_of_a_dead_worker_go_on,
-    "regenerate_from_the_start": jobs_of_a_dead_worker_go_on,
-    "redraw_on_resume": jobs_of_a_dead_worker_go_on,
-    "no_limit": the_line_has_a_limit,
+    "no_reclaim": jobs_of_a_dead_worker_continue,
+    "regenerate_from_the_start": jobs_of_a_dead_worker_continue,
+    "redraw_on_resume": jobs_of_a_dead_worker_continue,
+    "no_limit": the_queue_has_a_limit,
     "no_idempotency": the_same_key_is_the_same_job,
-    "idempotency_not_scoped": keys_of_others_are_other_keys,
+    "idempotency_not_scoped": idempotency_keys_belong_to_their_owner,
     "no_deadline": a_deadline_ends_a_job,
     "no_reader_grace": a_job_without_a_reader_ends,
     "keyed_jobs_die_at_once": a_keyed_job_stays_for_its_other_reader,
-    "no_rq_state": rq_says_the_same,
-    "skip_the_head": the_line_keeps_its_order,
+    "no_rq_state": rqs_records_agree,
+    "skip_the_head": the_queue_keeps_its_order,
     "claims_not_numbered": a_claim_whose_answer_was_lost_is_answered_again,
     "no_gap_fill": a_reader_fills_gaps,
-    "no_sweep": a_reader_finds_what_came_last,
+    "no_sweep": a_reader_finds_a_lost_last_entry,
     "unbounded_readers": a_slow_reader_holds_little,
     "rewind_unnoticed": a_log_that_was_rewound_is_noticed,
-    "keep_what_has_a_gap": a_job_whose_log_was_rewound_goes_on_from_it,
-    "two_step_submit": half_a_submission_is_none,
-    "ignore_client_gone": a_caller_who_leaves_is_noticed,
-    "cut_on_sigterm": a_process_that_leaves_says_so,
-    "end_cleanly": nobody_takes_a_part_for_the_whole,
-    "publish_before_append": nothing_is_shown_that_is_not_kept,
+    "keep_what_has_a_gap": a_job_whose_log_was_rewound_continues_from_it,
+    "two_step_submit": half_a_submission_is_no_job,
+    "ignore_client_gone": a_caller_that_disconnects_is_noticed,
+    "cut_on_sigterm": a_stopping_process_closes_its_streams,
+    "end_cleanly": no_client_takes_a_part_for_the_whole,
+    "publish_before_append": nothing_is_published_that_is_not_logged,
     "ignore_cancels": a_cancel_reaches_the_engine,
-    "no_release": a_deploy_blames_nobody,
-    "drop_rows_when_redis_is_away": rows_wait_for_redis,
+    "no_release": a_deploy_makes_no_suspects,
+    "drop_entries_when_redis_is_away": entries_wait_for_redis,
     "no_room_made": a_full_worker_makes_room,
-    "regenerate_after_making_room": a_job_that_made_room_goes_on_from_its_log,
-    "drop_the_log_on_making_room": a_job_that_made_room_goes_on_from_its_log,
+    "regenerate_after_making_room": a_job_that_made_room_continues_from_its_log,
+    "drop_the_log_on_making_room": a_job_that_made_room_continues_from_its_log,
     "no_lock": a_folder_has_one_owner,
-    "no_hang_watch": the_parent_hears_of_every_step,
+    "no_hang_watch": every_step_is_reported_to_the_parent,
 }

@@ -1,4 +1,4 @@
-"""Gaps between the deltas of a stream, set against the faults that fell into them, and what the service was meanwhile.
+"""Gaps between the deltas of a stream, by the faults within them and the state of the service.
 
 With faults every second a stall may hold several of them: a worker is killed, its successor is killed while it starts,
 then Redis goes. How long one fault stops a stream is what the stalls with one fault say.
@@ -20,7 +20,7 @@ Fault = tuple[float, float, str]  # from, until, what
 
 @dataclass
 class Stalls:
-    """Seconds, by the number of faults within."""
+    """Lengths of stalls in seconds, by the number of faults within them."""
 
     found: list[tuple[float, float]] = field(default_factory=list)  # s, when it ended; not yet set against faults
     by_faults: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -57,6 +57,6 @@ class Stalls:
 
 
 def share(values: Sequence[float], of: float) -> float:
-    """The value below which this share of all lies."""
+    """The percentile for a share between 0 and 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(of * len(ordered)))] if ordered else 0.0

@@ -1,4 +1,4 @@
-"""Random faults under load, and not one delta lost, doubled or wrong. `make chaos` is the same at any size."""
+"""Random faults under load: no delta is lost, doubled or wrong. `make chaos` runs the same at any size."""
 
 import pytest
 
@@ -10,7 +10,7 @@ SECONDS = 30.0
 
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_doubled_or_wrong_under_random_faults() -> None:
-    """Two keys and fewer places than clients, so that jobs make room while all else breaks."""
+    """Two keys and fewer places than clients, so that jobs also make room under faults."""
     options = Options(num_apis=2, num_workers=2, max_num_seqs=6, step_s=0.02)
     plan = Plan(SECONDS, seed=7, num_clients=24, num_keys=2, max_tokens=150, options=options)
     report = run(plan)

@@ -1,4 +1,4 @@
-"""A process killed at every named place, all at once: each place has a queue, a worker, perhaps an API of its own."""
+"""A process is killed at each named place. All places run at once, each with a queue and a worker of its own."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ from tests.chaos.client import Api, Client, History, chat
 from tests.chaos.harness import Harness, Options, free_ports, running, wait_until
 from tests.chaos.killpoints import PLACES
 
-WORKER_PLACES = [place for place, (module, *_) in PLACES.items() if module.startswith("worker.")]
 API_PLACES = [place for place, (module, *_) in PLACES.items() if module.startswith("common.redis.store")]
 RELEASES = ("before the release", "after the release")
 NUM_TOKENS = 30
@@ -29,7 +28,7 @@ def model_of(place: str) -> str:
 
 
 class Lane:
-    """One place: its queue, its worker, its three callers."""
+    """One place with its queue, worker and three callers."""
 
     def __init__(self, harness: Harness, place: str, folder: Path) -> None:
         self.harness = harness

@@ -1,4 +1,4 @@
-"""What a run says of itself: why streams stood still, and what it was waiting for when it did not end."""
+"""Reports of runs: the reasons of stalls, and what a run that did not end was waiting for."""
 
 import time
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_run_that_does_not_end_says_what_it_waited_for() -> None:
 
 
 def test_a_valkey_that_cannot_start_is_not_waited_for(tmp_path: Path) -> None:
-    """Valkey refuses a file that is no append-only file."""
+    """Valkey refuses a file that is not an append-only file."""
     folder = tmp_path / "appendonlydir"
     folder.mkdir()
     (folder / "appendonly.aof.manifest").write_text("nonsense\n")

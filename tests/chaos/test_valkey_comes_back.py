@@ -1,4 +1,4 @@
-"""Valkey is killed and takes a while to read its file; streams go on as soon as it answers."""
+"""Valkey is killed and takes a while to read its file; streams continue as soon as it answers."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ WITHIN_S = 1.0
 
 
 async def kill_and_watch(harness: Harness) -> tuple[float, float, list[float]]:
-    """When Valkey was killed, when it answered again, and when deltas came."""
+    """The times at which Valkey was killed, it answered again, and deltas arrived."""
     history = History(7, 500, "stream")
     reading = asyncio.create_task(Client(Api(harness.port), history).stream(background=True))
     while len(history.frames) < 5:
@@ -34,7 +34,7 @@ async def kill_and_watch(harness: Harness) -> tuple[float, float, list[float]]:
     return killed, answered, [frame.at for frame in history.frames]
 
 
-def test_streams_go_on_as_soon_as_valkey_answers() -> None:
+def test_streams_continue_as_soon_as_valkey_answers() -> None:
     with running(OPTIONS) as harness:
         pipeline = harness.redis.pipeline(transaction=False)
         for number in range(NUM_FILLING):
