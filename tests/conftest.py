@@ -41,6 +41,6 @@ def redis(valkey_url: str) -> Iterator["Redis"]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The whole service with the demo model, shared by all tests that do it no harm."""
+    """The whole service with the demo model, shared by all tests that do not break it."""
     with RunningService(tmp_path_factory.mktemp("omni")) as running:
         yield running.start()

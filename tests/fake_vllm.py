@@ -22,12 +22,12 @@ MODEL = "elsewhere"
 
 
 def scores_after(token_ids: Sequence[int], seed: int = 0) -> np.ndarray:
-    """[VOCAB_SIZE]: what the model thinks of each token as the next."""
+    """Logits [VOCAB_SIZE] of the next token."""
     return np.random.default_rng([seed, len(token_ids), *token_ids[-8:]]).normal(size=VOCAB_SIZE) * 3
 
 
 def next_token(body: dict[str, Any], generated: Sequence[int]) -> int:
-    """What vLLM's sampler does to scores, in its order; a seed takes the place of its noise."""
+    """The token that vLLM's sampler would choose, with a seed in place of its noise."""
     scores = scores_after([*body["prompt"], *generated], body.get("seed", 0))
     if body.get("allowed_token_ids") is not None:
         assert 0 < len(body["allowed_token_ids"]) <= 1024
@@ -44,7 +44,7 @@ def next_token(body: dict[str, Any], generated: Sequence[int]) -> int:
 
 
 class FakeVllm:
-    """`url` stays the same over its deaths. `faults`: given to the next questions, by what their name says."""
+    """`url` stays the same when the server dies and returns. `faults`: names of faults for the next requests."""
 
     def __init__(self, step_s: float = 0.0) -> None:
         self.step_s = step_s
@@ -53,7 +53,7 @@ class FakeVllm:
         self.tokens_to_death: int | None = None
         self.is_sick = False
         self.kills_length = 0  # a prompt of so many tokens is too much for it
-        self.num_open = 0  # answers under way
+        self.num_open = 0  # answers being streamed
         self.died = threading.Event()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
@@ -73,7 +73,7 @@ class FakeVllm:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def die(self) -> None:
-        """As kill -9: nobody is told, every connection ends."""
+        """Like kill -9: every connection ends without a reply."""
         with self._lock:
             server, self._server = self._server, None
             sockets, self._sockets = self._sockets, set()
@@ -87,7 +87,7 @@ class FakeVllm:
         self.died.set()
 
     def count_down(self) -> None:
-        """One token more; the one that is due ends the server."""
+        """Count one token; the server dies at the chosen one."""
         with self._lock:
             if self.tokens_to_death is not None:
                 self.tokens_to_death -= 1
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def logprobs_of(body: dict[str, Any], generated: Sequence[int]) -> dict[str, Any]:
-    """Of the last token: raw, and the drawn one listed first beside the likeliest."""
+    """Raw logprobs of the last token: the sampled one first, then the likeliest."""
     scores = scores_after([*body["prompt"], *generated[:-1]], body.get("seed", 0))
     values = scores - np.log(np.exp(scores).sum())
     drawn = generated[-1]

@@ -29,7 +29,7 @@ TREE: dict[str, Any] = {
 
 
 def allows(grammar: Grammar | None, text: str) -> bool:
-    """Whether the grammar allows the text as a whole answer."""
+    """True if the grammar allows the text as a complete answer."""
     assert grammar is not None
     matcher = LLMatcher(tokenizer(), grammar.text, log_level=0, limits=parser_limits())
     assert not matcher.is_error(), matcher.get_error()

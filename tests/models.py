@@ -93,7 +93,7 @@ CHUNKED = {
     "attention_chunk_size": 16,
     "layer_types": ["chunked_attention", "full_attention"],
 }
-BY_MASK = {  # a window that attention is not told of
+BY_MASK = {  # their window reaches attention as a mask only
     "sliding_window": 16,
     "use_sliding_window": True,
     "max_window_layers": 2,
@@ -167,7 +167,7 @@ def save_model(folder: Path, family: str, *, dtype: torch.dtype = torch.float32,
 
 
 def save_encoder(folder: Path, **changes: Any) -> Path:
-    """Write a random BERT and its tokenizer, which puts tokens around a text and, as many do, cuts and pads."""
+    """Write a random BERT and its tokenizer, which adds tokens around a text and, like many, truncates and pads."""
     torch.manual_seed(0)
     sizes = {name: BASE[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
     config = BertConfig(

@@ -28,12 +28,12 @@ def free_port() -> int:
 
 
 def is_template(process: psutil.Process) -> bool:
-    """It shares its command line with the worker forked from it, which has a name of its own."""
+    """True for a template. A worker forked from it has the same command line but another process name."""
     return "--template-fd" in process.cmdline() and process.name() != "omni-worker"
 
 
 def worker_of(supervisor: int) -> psutil.Process:
-    """The child that serves, not the template that it was forked from."""
+    """The serving child of a supervisor, not its template."""
     return [child for child in psutil.Process(supervisor).children() if not is_template(child)][0]
 
 
@@ -56,7 +56,7 @@ class RunningService:
             "HF_HUB_OFFLINE": "1",
             **(settings or {}),
         }
-        self.env_of: dict[str, dict[str, str]] = {}  # what one process is told beyond that
+        self.env_of: dict[str, dict[str, str]] = {}  # additional environment of one process
         self.log_path = folder / "service.log"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -109,7 +109,7 @@ class RunningService:
 
     @staticmethod
     def command(name: str, api_module: str = "api.server") -> list[str]:
-        """What Procfile says, by the interpreter that runs us."""
+        """The Procfile's command, run by this interpreter."""
         run = ["common.process.supervise", name]
         worker = ["--", sys.executable, "-m", "worker.main"]
         server = ["--", sys.executable, "-m", api_module]
@@ -133,7 +133,7 @@ class RunningService:
         raise TimeoutError(f"the service did not become healthy:\n{self.log()[-4000:]}")
 
     def stream(self, num_tokens: int, at: int, then: Callable[[], None]) -> str:
-        """The text of one greedy answer of the model "tiny"; at its chunk number `at` something happens."""
+        """The text of one greedy answer of the model "tiny"; `then` is called at chunk number `at`."""
         text = ""
         answer = self.openai().completions.create(
             model="tiny", prompt="the quick brown fox", max_tokens=num_tokens, temperature=0, stream=True,
@@ -162,5 +162,5 @@ class RunningService:
 
 
 def without_comments(stream: str) -> str:
-    """Server-sent events as a client takes them in: lines that begin with a colon say nothing."""
+    """Server-sent events without comments, the lines that begin with a colon."""
     return re.sub(r"^:.*\n", "", stream, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""One start of the service by `make run`, `omni serve` or plain honcho, and what is left of it when it ends."""
+"""One start of the service by `make run`, `omni serve` or plain honcho, and the processes it leaves behind."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ class Started:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def wait_live(self) -> "Started":
-        """Its API answers and reads from Redis."""
+        """Wait until its API answers and reads from Redis."""
         wait_until(lambda: self.get("/v1/jobs").status_code == 200, 60, self.log_path.name)
         return self
 
@@ -57,7 +57,7 @@ class Started:
 
 
 def end_all(started: Started, number: int, whom: psutil.Process | None = None) -> None:
-    """Nobody of it runs a few seconds later."""
+    """Assert that none of its processes runs a few seconds later."""
     everybody = started.everybody()
     assert len(everybody) >= 4
     (whom or started.process).send_signal(number)

@@ -1,4 +1,4 @@
-"""docs/architecture/reading-path.md is true: its parts exist, stand in an order that imports give, and are short."""
+"""docs/architecture/reading-path.md is true: its parts exist, are in the order of imports, and are short."""
 
 import ast
 import re

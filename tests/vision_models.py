@@ -62,7 +62,7 @@ def tokenizer(**named: str) -> PreTrainedTokenizerFast:
 
 
 def llava() -> Made:
-    """Images are tokens like others, in one piece."""
+    """An image's tokens are causal and contiguous."""
     words = tokenizer()
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**VISION, image_size=28, patch_size=14, initializer_factor=20.0),
@@ -76,14 +76,14 @@ def llava() -> Made:
 
 
 def llava_wide() -> Made:
-    """As wide as worker/kernels needs it."""
+    """Llava with the widths that worker/kernels needs."""
     config, processor, place = llava()
     config.text_config = LlamaConfig(**TEXT | {"hidden_size": 64, "head_dim": 32})
     return config, processor, place
 
 
 def idefics3() -> Made:
-    """An image is cut into parts, with words between them."""
+    """An image becomes several parts with text tokens between them."""
     words = tokenizer()
     config = Idefics3Config(
         vision_config=VISION | {"image_size": 28, "patch_size": 7, "initializer_range": 0.5},
@@ -96,7 +96,7 @@ def idefics3() -> Made:
 
 
 def gemma3() -> Made:
-    """The tokens of an image see each other, the layers have windows, and the place is another token than the image."""
+    """An image's tokens attend to each other, layers have windows, and the placeholder is not the image token."""
     words = tokenizer(image_token=IMAGE, boi_token=START, eoi_token=END)
     image_id, start_id, end_id = words.convert_tokens_to_ids([IMAGE, START, END])
     layers = {"head_dim": 8, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
@@ -114,7 +114,7 @@ def gemma3() -> Made:
 
 
 def qwen2_5_vl() -> Made:
-    """An image's tokens have positions in two dimensions, and take fewer of them than they are."""
+    """An image's tokens have positions in two dimensions, fewer than there are tokens."""
     words = tokenizer()
     image_id, start_id, end_id, video_id = words.convert_tokens_to_ids([IMAGE, START, END, "<video>"])
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}

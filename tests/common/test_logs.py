@@ -1,4 +1,4 @@
-"""The fields of a log line, and what is kept out of it."""
+"""The fields of a log line; prompts and keys never appear in one."""
 
 import logging
 import sys

@@ -42,7 +42,7 @@ def render(messages: list[dict[str, Any]], **options: Any) -> str:
 
 
 def all_wordings() -> Iterator[Wordings]:
-    """Every Wordings of every skill."""
+    """The Wordings of every skill."""
     for name, module in sys.modules.items():
         if name.startswith("demo.skills."):
             yield from (value for value in vars(module).values() if isinstance(value, Wordings))

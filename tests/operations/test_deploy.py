@@ -1,4 +1,4 @@
-"""What is in deploy/ is taken by the tools that will read it, where they are installed; a real nginx streams."""
+"""The files of deploy/ are accepted by the tools that read them, where installed; a real nginx streams."""
 
 import os
 import re

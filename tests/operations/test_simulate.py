@@ -35,13 +35,13 @@ def test_the_same_seed_gives_the_same_result():
 
 
 @pytest.mark.parametrize("num_heavy", [100, 1000])
-def test_a_light_key_hardly_waits_beside_a_heavy_one(num_heavy):
+def test_a_light_key_hardly_waits_for_a_heavy_one(num_heavy):
     shape = Shape(1, num_heavy + 1, max_num_seqs=16, num_heavy=num_heavy, think_ms=5000, duration_ms=300_000)
     waits = Simulation(shape).run().waits
     assert quantile(waits["light"], 0.5) < 1000
     assert quantile(waits["heavy"], 0.5) > 10 * quantile(waits["light"], 0.5)
 
 
-def test_more_workers_do_more():
+def test_more_workers_raise_the_throughput():
     few, many = (row_of(Shape(num, 1000, duration_ms=120_000))["done/s"] for num in (1, 4))
     assert many > 1.5 * few

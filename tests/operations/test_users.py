@@ -1,4 +1,4 @@
-"""Each process under its own Redis user (deploy/valkey/users.conf): all that it needs, and nothing else."""
+"""Each process has its own Redis user (deploy/valkey/users.conf) with exactly the rights that it needs."""
 
 import os
 import re
@@ -35,7 +35,7 @@ REGISTRIES = ("queued", "started", "finished", "failed", "canceled", "scheduled"
 
 
 class GuardedValkey:
-    """Started by deploy/valkey/start.sh. `root` is the test's own user, who sees what was refused to the others."""
+    """A Valkey started by deploy/valkey/start.sh. `root` is the test's own user, who sees the others' refusals."""
 
     def __init__(self, folder: Path, without: str) -> None:
         self.port = free_port()
@@ -59,7 +59,7 @@ class GuardedValkey:
         return f"redis://{user}:{user}'s%20&%20own%2F@127.0.0.1:{self.port}/0"
 
     def refused(self) -> list[tuple[str, str, str]]:
-        """Who was refused what since the last time that this was asked."""
+        """The commands refused to each user since the last call."""
         found = [(entry["username"], entry["reason"], entry["object"]) for entry in self.root.acl_log()]
         self.root.acl_log_reset()
         return found
@@ -106,7 +106,7 @@ def test_the_whole_service_is_refused_nothing(valkey: GuardedValkey, service: Ru
         again = http.post(stream, json=ENDLESS | {"background": True}, headers={"Idempotency-Key": "a"})
         assert again.json()["id"] == runs["id"]
         wait_until(lambda: http.get(f"{jobs}/{runs['id']}").json()["tokens"])
-        service.worker().kill()  # its job is taken back, and goes on
+        service.worker().kill()  # its job returns to the queue and continues
         wait_until(lambda: http.get(f"{jobs}/{late['id']}").json()["state"] == "failed")
         went_on = [b"1", b"0"]
         wait_until(lambda: valkey.root.hmget(f"omni:job:{runs['id']}", "crashes", "suspect") == went_on, 60)
@@ -161,7 +161,7 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_nobody_can_do_more_than_its_part(valkey: GuardedValkey, user: str) -> None:
+def test_no_user_can_do_more_than_its_part(valkey: GuardedValkey, user: str) -> None:
     with connect(valkey.url(user)) as redis:
         assert redis.ping()
         for words in NOBODY + FORBIDDEN[user]:
@@ -188,7 +188,7 @@ def test_without_a_user_nothing_is_answered(valkey: GuardedValkey) -> None:
         (" +zrangebyscore", lambda store: store.expire("q")),
     ],
 )
-def test_what_is_taken_away_is_missed(tmp_path: Path, without: str, work: Callable[[Store], object]) -> None:
+def test_every_right_is_needed(tmp_path: Path, without: str, work: Callable[[Store], object]) -> None:
     with guarded_valkey(tmp_path, without) as valkey:
         valkey.root.hset("omni:job:x", mapping={"state": "running", "queue": "q", "owner": "o", "member": "m"})
         valkey.root.zadd("omni:workers", {"1": 1})

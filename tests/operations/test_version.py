@@ -1,4 +1,4 @@
-"""The version stands in common/__init__.py; everything that states it reads it there, and the changelog agrees."""
+"""common/__init__.py holds the version; everything else reads it there, and the changelog agrees."""
 
 import re
 import subprocess

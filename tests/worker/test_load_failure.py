@@ -1,4 +1,4 @@
-"""A model that cannot be loaded: one sentence that says what to change, and the end unless it passes by itself."""
+"""A model that cannot be loaded: one sentence that says what to change, and another try only if that may help."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,7 @@ def status_of(code: int) -> HfHubHTTPError:
 
 
 def because(cause: Exception) -> OSError:
-    """As transformers says it."""
+    """The error as transformers raises it."""
     error = OSError("We couldn't connect to the hub")
     error.__cause__ = cause
     return error
@@ -67,7 +67,7 @@ def because(cause: Exception) -> OSError:
         (TypeError("cannot assign"), False),
     ],
 )
-def test_only_what_passes_by_itself_is_tried_again(
+def test_only_passing_faults_are_tried_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, passes: bool
 ) -> None:
     monkeypatch.setattr("worker.load_failure.is_offline_mode", lambda: False)

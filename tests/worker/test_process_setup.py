@@ -1,4 +1,4 @@
-"""A worker process is set up before torch is loaded, and only when it is told to."""
+"""A worker process is set up before torch is loaded, and only by a call."""
 
 import ctypes
 import subprocess

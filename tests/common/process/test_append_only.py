@@ -1,4 +1,4 @@
-"""Valkey's append-only file on a full disk. The Valkey is real; its limit on the size of files stands for the disk."""
+"""Valkey's append-only file on a full disk: a real Valkey with a limit on the size of files."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""The line is shared fairly between keys, in order within a key; limits are kept inside the script."""
+"""The queue is shared fairly between keys and keeps the order within a key; scripts enforce the limits."""
 
 import threading
 from itertools import count
@@ -18,8 +18,8 @@ from worker.jobs.publisher import Publisher
 QUEUE = "fair"
 
 
-class Line:
-    """A line with submitters and one worker that only claims."""
+class Queue:
+    """A queue with submitters and one worker that only claims."""
 
     def __init__(self, redis):
         self.redis = redis
@@ -44,7 +44,7 @@ class Line:
         return [claim.request.id for claim in claims if claim is not None]
 
     def serve(self, num_tokens):
-        """The next job is claimed, makes so many tokens and ends; returns its id."""
+        """Claim the next job, generate this many tokens and end it; returns its id."""
         claim = self.ledger.claim(0)
         job_id = claim.request.id
         self.publisher.open(job_id, claim.num_entries, claim.is_suspect)
@@ -59,7 +59,7 @@ class Line:
 
 @pytest.fixture
 def line(redis):
-    return Line(redis)
+    return Queue(redis)
 
 
 def owners(ids):
@@ -135,7 +135,7 @@ def test_a_key_that_stayed_away_is_owed_nothing_and_one_that_comes_back_owes_wha
 
 
 def test_a_key_whose_jobs_wait_behind_all_others_lowers_no_level(line):
-    """It is served last, so its tokens stay few; who comes new must not begin there."""
+    """It is served last, so its level stays low; a new key must not begin there."""
     line.put("late", 5, priority=5)
     line.put("a", 50)
     for _ in range(20):
@@ -165,7 +165,7 @@ def test_shares_are_forgotten_when_no_job_waits_or_runs(line, redis):
 
 
 def test_a_job_that_an_older_worker_has_served_is_left_alone(line, redis):
-    """One that is replaced after the API takes jobs out of the line, but not out of the key's part of it."""
+    """A worker that is replaced after the API removes jobs from the queue, but not from the key's part of it."""
     line.put("a")
     served = line.serve(3)
     redis.zadd(f"omni:line:{QUEUE}:a", {redis.hget(f"omni:job:{served}", "member"): 0})
@@ -176,7 +176,7 @@ def test_a_job_that_an_older_worker_has_served_is_left_alone(line, redis):
 
 
 def test_an_older_worker_can_give_a_job_back(line, redis):
-    """It puts the job where `score` says."""
+    """An older worker puts the job at its `score`."""
     [job_id] = line.put("a")
     member, score = redis.hmget(f"omni:job:{job_id}", "member", "score")
     assert float(score) == redis.zscore(f"omni:waiting:{QUEUE}", member)

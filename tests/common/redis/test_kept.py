@@ -1,4 +1,4 @@
-"""What is counted of each key's memory stays what is there, whatever happens to jobs, workers and Redis."""
+"""The counted memory of each key equals the stored memory, whatever happens to jobs, workers and Redis."""
 
 from random import Random
 
@@ -47,7 +47,7 @@ class Walk:
             del self.jobs[job_id]
 
     def expire(self) -> None:
-        """As Redis does it: without a script."""
+        """Delete expired keys as Redis does, without a script."""
         for job_id in self.ended()[:2]:
             owner = self.jobs.pop(job_id)
             self.stage.redis.delete(f"omni:job:{job_id}", f"omni:log:{job_id}", f"rq:job:{job_id}")

@@ -19,7 +19,7 @@ HASH_CALL = re.compile(r"redis\.call\('H\w+', (?:key|JOB \.\. \w+),([^()]*)")
 
 
 def prefix(name: str) -> str:
-    """A name of a document without what stands for a queue, a job, an owner or a fence."""
+    """A documented name without its placeholder for a queue, a job, an owner or a fence."""
     return re.sub(r"(?<=:)([A-Z]+(:[A-Z]+)?|\*)$", "", name)
 
 

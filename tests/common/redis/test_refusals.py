@@ -1,4 +1,4 @@
-"""The refusal of a key that keeps too much says what would help."""
+"""The refusal of a key that keeps too much names the remedies."""
 
 import pytest
 

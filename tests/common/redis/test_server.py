@@ -1,4 +1,4 @@
-"""A Redis on other machines without a password is told of, by each process that uses it."""
+"""Each process warns of a Redis on another machine without a password."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Claims: in order, once, with what the log already holds."""
+"""Claims are made in order and once, and bring the logged part of the answer."""
 
 import pytest
 from redis import Redis
@@ -29,7 +29,7 @@ def test_a_claim_brings_what_was_logged(stage: Stage) -> None:
     assert len(claim.logged[0].token_ids) == 4
 
 
-def test_fences_rise_and_a_lost_one_says_so(stage: Stage) -> None:
+def test_fences_rise_and_a_lost_one_raises(stage: Stage) -> None:
     first, second = stage.worker().ledger, stage.worker().ledger
     assert second.fence > first.fence
     first.release()
@@ -82,7 +82,7 @@ def test_a_successor_frees_its_predecessors_jobs_without_waiting_for_the_lease(s
     assert successor.ledger.bury(dead.ledger.fence) == 0
 
 
-def test_the_lease_is_renewed_though_nothing_can_be_told_beside_it(stage: Stage) -> None:
+def test_the_lease_is_renewed_even_if_the_report_fails(stage: Stage) -> None:
     worker = stage.worker()
 
     def fields() -> dict[str, str]:
@@ -93,7 +93,7 @@ def test_the_lease_is_renewed_though_nothing_can_be_told_beside_it(stage: Stage)
     assert stage.redis.pttl(keys.worker_key(worker.ledger.fence)) > 1000
 
 
-def test_a_heartbeat_hears_of_cancels_whose_message_was_lost(stage: Stage) -> None:
+def test_a_heartbeat_finds_cancels_whose_message_was_lost(stage: Stage) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
     turn(worker, 2)

@@ -1,4 +1,4 @@
-"""A full worker and an owner who waits: a place within a step, and nothing of the one who gave way is lost."""
+"""A full worker makes room for a waiting owner within a step; the jobs that give way lose nothing."""
 
 import itertools
 import os
@@ -37,7 +37,7 @@ def held(worker: OmniWorker) -> int:
 
 
 def judged(stage: Stage, jobs: dict[str, tuple[int, int]]) -> list[str]:
-    """What is wrong with these jobs (id -> seed, tokens)."""
+    """The faults of these jobs (id -> seed, tokens)."""
     report = Report()
     check_redis(report, stage.redis, QUEUE, jobs)
     for job_id, (seed, num_tokens) in jobs.items():
@@ -64,7 +64,7 @@ def test_a_light_key_beside_four_hundred_long_jobs_of_another_has_a_place_in_the
         assert held(worker) == 8
 
 
-def test_who_gave_way_goes_on_exactly_once_and_in_order(stage: Stage) -> None:
+def test_a_job_that_gave_way_continues_exactly_once_and_in_order(stage: Stage) -> None:
     workers = [stage.worker(max_num_seqs=4) for _ in range(2)]
     jobs: dict[str, tuple[int, int]] = {}
     for seed in range(30):
@@ -84,7 +84,7 @@ def test_who_gave_way_goes_on_exactly_once_and_in_order(stage: Stage) -> None:
     assert judged(stage, jobs) == []
 
 
-def test_two_owners_come_to_halves_and_then_nothing_moves(stage: Stage) -> None:
+def test_two_owners_reach_halves_and_then_no_job_moves(stage: Stage) -> None:
     worker = stage.worker(max_num_seqs=8)
     for owner in "ab":
         for seed in range(20):
@@ -98,7 +98,7 @@ def test_two_owners_come_to_halves_and_then_nothing_moves(stage: Stage) -> None:
     assert stage.redis.hget(f"omni:metrics:{QUEUE}", "jobs_that_made_room") == b"4"
 
 
-def test_one_key_alone_displaces_nobody_and_nobody_is_asked_at_each_step(
+def test_one_key_alone_displaces_no_job_and_does_not_ask_redis_at_each_step(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = stage.worker(max_num_seqs=2)
@@ -130,8 +130,8 @@ def test_no_job_joins_suspects_and_no_suspect_gives_way(stage: Stage) -> None:
     assert [stage.field(job_id, "state") for job_id in suspects].count("running") == 1
 
 
-def test_a_lost_answer_leaves_nobody_without_a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The jobs were changed in Redis, and the worker did not hear of it."""
+def test_a_lost_reply_leaves_no_job_without_a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs were changed in Redis, and the worker did not receive the reply."""
     worker = stage.worker(max_num_seqs=2)
     jobs = {stage.submit(seed, 60, owner="a"): (seed, 60) for seed in range(4)}
     turn(worker, 3)
@@ -193,7 +193,7 @@ def test_order_within_an_owner_stays(stage: Stage) -> None:
 
 
 class RealEngine:
-    """A line, and a worker with a real model of float32 that runs `max_num_seqs` at a time."""
+    """A queue, and a worker with a real float32 model that runs `max_num_seqs` sequences at a time."""
 
     def __init__(self, stage: Stage, folder: Path, max_num_seqs: int, **limits: int) -> None:
         config = EngineConfig(max_num_seqs=max_num_seqs, max_step_tokens=64, threads=1, dtype="float32", **limits)  # type: ignore[arg-type]
@@ -237,7 +237,7 @@ LONG = [
 ]
 
 
-def test_what_a_model_says_is_the_same_whether_it_made_room_or_not(stage: Stage, model_folder: ModelFolder) -> None:
+def test_an_answer_is_the_same_whether_its_job_made_room_or_not(stage: Stage, model_folder: ModelFolder) -> None:
     real = RealEngine(stage, model_folder(), max_num_seqs=5)
     undisturbed = [real.submit(number, "a", **sampling) for number, sampling in enumerate(LONG)]
     finish(stage, real.worker, *undisturbed)

@@ -1,4 +1,4 @@
-"""OmniWorker: admits in order, survives a Redis that is away, gives back what it cannot go on with."""
+"""OmniWorker admits in order, waits while Redis is away, and gives back jobs that it cannot continue."""
 
 import pytest
 from redis import Redis

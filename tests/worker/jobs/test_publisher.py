@@ -1,4 +1,4 @@
-"""The publisher: rows numbered, sent once for good, refused rows told."""
+"""The publisher numbers entries, sends until each is stored once, and reports refusals."""
 
 import pytest
 from redis import Redis
@@ -102,7 +102,7 @@ def test_a_lost_fence_ends_it(stage: Stage, valkey_url: str) -> None:
         publisher.confirm()
 
 
-def test_what_waiting_cannot_cure_is_raised(stage: Stage, valkey_url: str) -> None:
+def test_an_error_that_waiting_cannot_cure_is_raised(stage: Stage, valkey_url: str) -> None:
     job_id, publisher = opened(stage, valkey_url)
     stage.redis.set(f"omni:log:{job_id}", "not a stream")
     publisher.send([(job_id, DELTA)])

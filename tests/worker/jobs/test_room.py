@@ -76,7 +76,7 @@ def crowds(draw: st.DrawFn) -> tuple[list[Held], dict[str, float]]:
 
 @settings(max_examples=300, deadline=None)
 @given(crowds(), st.sampled_from(OWNERS), st.integers(-1, 1), st.integers(1, 4))
-def test_after_a_change_nobody_who_gave_holds_less_than_who_got(
+def test_after_a_change_no_giver_holds_less_than_the_receiver(
     crowd: tuple[list[Held], dict[str, float]], owner: str, priority: int, places: int
 ) -> None:
     held, weights = crowd
@@ -97,8 +97,8 @@ def test_after_a_change_nobody_who_gave_holds_less_than_who_got(
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 24), st.lists(st.sampled_from(OWNERS), min_size=1, max_size=60))
-def test_changes_come_to_an_end_though_everybody_wants_everything(capacity: int, wishes: list[str]) -> None:
-    """Whoever is asked for next: with places alone no crowd keeps changing."""
+def test_changes_end_even_if_every_owner_wants_every_place(capacity: int, wishes: list[str]) -> None:
+    """In any order of requests, changes of places end."""
     held = held_by("a" * capacity)
     num_changes = 0
     for number, owner in enumerate(wishes * 20):

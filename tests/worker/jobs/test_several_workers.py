@@ -1,4 +1,4 @@
-"""Two workers of one model: one line, taken from its head by whoever has room; what one leaves the other finishes."""
+"""Two workers of one model take jobs from the head of one queue; one finishes the jobs that the other leaves."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def stage(redis: "Redis") -> Stage:
 
 
 def narrow(worker: OmniWorker, num_seqs: int, claimed: list[tuple[str, str]]) -> OmniWorker:
-    """The worker with so many places, and a note of each claim: who, what."""
+    """A worker with this many places, which notes each claim as (worker, job)."""
     claim: Callable[[int], Claim | None] = worker.ledger.claim
 
     def noted(num_suspects: int) -> Claim | None:
@@ -31,7 +31,7 @@ def narrow(worker: OmniWorker, num_seqs: int, claimed: list[tuple[str, str]]) ->
     return worker
 
 
-def test_two_workers_share_one_line_and_keep_its_order(stage: Stage) -> None:
+def test_two_workers_share_one_queue_and_keep_its_order(stage: Stage) -> None:
     claimed: list[tuple[str, str]] = []
     workers = [narrow(stage.worker(), num_seqs, claimed) for num_seqs in (1, 3)]
     ids = [stage.submit(seed, 3 + seed % 4) for seed in range(16)]
@@ -43,7 +43,7 @@ def test_two_workers_share_one_line_and_keep_its_order(stage: Stage) -> None:
     assert [stage.text(job_id) for job_id in ids] == [expected_text(seed, 3 + seed % 4) for seed in range(16)]
 
 
-def test_what_a_dead_worker_held_is_first_in_line_for_the_other(stage: Stage) -> None:
+def test_the_jobs_of_a_dead_worker_are_first_in_the_queue(stage: Stage) -> None:
     claimed: list[tuple[str, str]] = []
     dead, living = (narrow(stage.worker(), 2, claimed) for _ in range(2))
     ids = [stage.submit(seed, 8) for seed in range(6)]

@@ -1,4 +1,4 @@
-"""Model folders with some damage, and what their load ends with."""
+"""Damaged model folders, and the error that loading each ends with."""
 
 import json
 from collections.abc import Callable

@@ -51,7 +51,7 @@ def truncated(keep: list[int], temperature: float = 1.0) -> torch.Tensor:
         ({"temperature": 0.5}, [0, 1, 2, 3, 4, 5]),
         ({"top_k": 2}, [0, 1]),
         ({"top_k": 1}, [0]),
-        ({"top_p": 0.75}, [0, 1]),  # 0.562, 0.769: the token that crosses the line is in
+        ({"top_p": 0.75}, [0, 1]),  # 0.562, 0.769: the token that reaches the limit is kept
         ({"top_p": 0.55}, [0]),
         ({"top_p": 0.0}, [0]),
         ({"min_p": 0.2}, [0, 1, 2]),  # relative to the likeliest: 1, 0.37, 0.22, 0.14

@@ -95,7 +95,7 @@ def test_rows_of_byte_tokens_add_up_to_the_decoders_text(kind: str, parts: list[
     names: list[str] = []
     for before, part in pairwise(["", *parts]):
         if isinstance(before, bytes) and isinstance(part, bytes):
-            names.append("s")  # a row is text, or no text at all; what is both is the next test's
+            names.append("s")  # only runs that are all text or no text; the next test has mixed ones
         names += [part] if isinstance(part, str) else [BYTES[byte] for byte in part]
     has_broken = any(isinstance(part, bytes) and not part.decode(errors="ignore") for part in parts)
     assume(not (has_broken and skips and SPECIAL in parts))  # a token that is left out joins two rows
