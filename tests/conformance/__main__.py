@@ -78,7 +78,7 @@ def main(chosen: list[str]) -> int:
 
 @contextmanager
 def demo() -> Iterator[Mapping[str, str]]:
-    """Where clients find the service with the demo model."""
+    """The address of a service with the demo model."""
     with tempfile.TemporaryDirectory() as folder, RunningService(Path(folder)) as service:
         service.start()
         yield {"OMNI_URL": service.url, "OMNI_KEY": service.key}
@@ -86,7 +86,7 @@ def demo() -> Iterator[Mapping[str, str]]:
 
 @contextmanager
 def paced() -> Iterator[Mapping[str, str]]:
-    """Where they find one whose model says fifty tokens a second, and the process to restart."""
+    """The address of a service that generates fifty tokens a second, and the process to restart."""
     with running(Options(step_s=0.02, through_proxy=False)) as harness:
         pid = str(harness.apis[0].popen.pid)
         yield {"OMNI_URL": harness.url, "OMNI_KEY": "sk-chaos", "OMNI_CLIENT_MODEL": "fake", "OMNI_API_PID": pid}

@@ -1,4 +1,4 @@
-"""api.server with large work done in the way of all other requests: the control of test_standstill.py.
+"""api.server with large work done in the event loop: the control of test_standstill.py.
 
 python -m tests.e2e.api_without_threads
 """

@@ -13,7 +13,7 @@ FLAGS = """
 
 @pytest.fixture(scope="module")
 def browser():
-    """Not longer than a module: while it is open, an event loop runs in this thread."""
+    """Closed after each module: while it is open, an event loop runs in this thread."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}; on Debian: apt-get install chromium")
@@ -25,7 +25,7 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    """A fresh profile. Whatever the page complains about fails the test."""
+    """A page with a fresh profile. Any error that it reports fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(60_000)  # a machine that is busy with other things is slow, not wrong
     page = context.new_page()

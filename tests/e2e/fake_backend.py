@@ -1,4 +1,4 @@
-"""A stand-in for the API that does what a real one does only on a bad day: the page's tests choose by what they type.
+"""A stand-in for the API with the faults of a real one. The page's tests choose the fault by the typed text.
 
 The last user message picks the script: its first word is a key of SCRIPTS, anything else is echoed.
 """
@@ -18,7 +18,7 @@ STATIC = Path(__file__).parents[2] / "api" / "static"
 CSP = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
 KEY = "sk-local"
 STEP_S = 0.02
-NUM_SLOW = 80  # words of the answer that is long enough to do something meanwhile
+NUM_SLOW = 80  # words of the answer that is long enough for a test to act during it
 
 MARKDOWN = """Here is **bold**, `code` and a [link](https://example.com).
 
@@ -67,7 +67,7 @@ SCRIPTS = {
 
 
 class Job:
-    """An answer that is made whether or not somebody reads it."""
+    """An answer that is generated with or without a reader."""
 
     def __init__(self, job_id: str, text: str) -> None:
         self.id = job_id
@@ -79,7 +79,7 @@ class Job:
         self.has_ids = False
 
     def frames(self) -> list[dict[str, Any]]:
-        """Those that are there by now."""
+        """The frames generated so far."""
         num_made = max(0, int((time.monotonic() - self.started) / STEP_S))
         made = [self.frame(delta) for delta in self.deltas[:num_made]]
         if num_made <= len(self.deltas):

@@ -42,7 +42,7 @@ class Host:
         return self.run([sys.executable, "-m", *words], environment, log)
 
     def pull(self) -> None:
-        """Nothing gets through any more, and nobody is told."""
+        """Drop all packets from now on, without a reply."""
         ip("link", "set", self.cable, "down")
 
     def plug_in(self) -> None:
@@ -59,7 +59,7 @@ class Host:
 
 @contextmanager
 def hosts(*names: str) -> Iterator[list[Host]]:
-    """So many hosts; we are on their network too. Raises OSError or CalledProcessError where that is not allowed."""
+    """This many hosts, on a network with us. Raises OSError or CalledProcessError where that is not allowed."""
     number = os.getpid() % 1000
     bridge, network = f"omni{number}", f"10.213.{number % 250}"
     made: list[Host] = []

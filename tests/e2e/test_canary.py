@@ -1,4 +1,4 @@
-"""A prompt and a key with a canary in them go through the service, its errors and a killed worker: nobody tells."""
+"""A prompt and a key with a canary go through the service, its errors and a killed worker: no log holds them."""
 
 import os
 import re
@@ -18,7 +18,7 @@ KEY = "sk-canary-key-51d2e8"
 
 @pytest.fixture
 def quiet(tmp_path):
-    """An own instance, with an own key and machine-readable logs: it will be harmed."""
+    """An instance of its own with JSON logs and its own key, because the tests break it."""
     with RunningService(tmp_path, {"OMNI_API_KEYS": KEY}) as running:
         running.key = KEY
         yield running.start().start("dashboard")
@@ -36,7 +36,7 @@ def hostile_bodies():
     yield chat | {"chat_template_kwargs": {PROMPT: PROMPT}}
 
 
-def test_no_prompt_and_no_key_is_ever_told(quiet: RunningService):
+def test_no_prompt_and_no_key_is_logged(quiet: RunningService):
     with quiet.http() as http:
         chat = {"model": "omni-demo", "messages": [{"role": "system", "content": PROMPT}], "max_tokens": 5}
         assert http.post("/v1/chat/completions", json=chat).status_code == 200

@@ -1,4 +1,4 @@
-"""/v1/completions, /tokenize and /detokenize as callers see them."""
+"""/v1/completions, /tokenize and /detokenize, end to end."""
 
 import json
 import time
@@ -25,7 +25,7 @@ def test_a_text_is_completed(service: RunningService) -> None:
     assert answer.usage and answer.usage.completion_tokens <= 8
 
 
-def test_a_stream_says_what_the_whole_answer_says(service: RunningService) -> None:
+def test_a_stream_has_the_text_of_the_whole_answer(service: RunningService) -> None:
     body = ONCE | {"prompt": ["One", "Two", "Three"], "n": 2, "seed": 7, "temperature": 1}
     with service.http() as http:
         whole = http.post("/v1/completions", json=body).json()
@@ -80,7 +80,7 @@ def test_an_idempotency_key_stands_for_all_prompts(service: RunningService) -> N
     assert other.status_code == 422
 
 
-def test_a_background_text_is_taken_at_once_and_fetched_later(service: RunningService) -> None:
+def test_a_background_text_is_accepted_at_once_and_fetched_later(service: RunningService) -> None:
     with service.http() as http:
         taken = http.post("/v1/completions", json=ONCE | {"background": True, "prompt": ["One", "Two"]})
         assert taken.status_code == 202 and taken.json()["choices"] == []
@@ -90,7 +90,7 @@ def test_a_background_text_is_taken_at_once_and_fetched_later(service: RunningSe
         assert len(answer.json()["choices"]) == 2
 
 
-def test_a_caller_who_leaves_ends_all_prompts(service: RunningService) -> None:
+def test_a_caller_that_disconnects_ends_all_prompts(service: RunningService) -> None:
     body = ONCE | {"prompt": ["One", "Two"], "max_tokens": 1500, "ignore_eos": True, "stream": True}
     with service.http() as http:
         with http.stream("POST", "/v1/completions", json=body) as response:
@@ -103,7 +103,7 @@ def test_a_caller_who_leaves_ends_all_prompts(service: RunningService) -> None:
             assert state == "cancelled"
 
 
-def test_a_text_can_be_held_to_a_grammar(service: RunningService) -> None:
+def test_a_text_follows_a_grammar(service: RunningService) -> None:
     with service.http() as http:
         answer = http.post("/v1/completions", json=ONCE | {"guided_choice": ["yes", "no"]}).json()
     assert answer["choices"][0]["text"] in ("yes", "no")
@@ -132,7 +132,7 @@ def test_a_conversation_is_counted_as_chat_counts_it(service: RunningService) ->
         ("/v1/completions", ONCE | {"prompt": "word " * 4000}, 400, "prompt"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(
+def test_a_field_that_cannot_be_honoured_is_refused_by_name(
     service: RunningService, path: str, body: dict[str, Any], status: int, param: str
 ) -> None:
     with service.http() as http:

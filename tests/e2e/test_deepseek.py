@@ -1,4 +1,4 @@
-"""A tiny random DeepSeek-V3.2, end to end: its own writing of conversations, its thinking switch, its DSML calls."""
+"""A tiny random DeepSeek-V3.2, end to end: its conversation format, its thinking switch, its DSML calls."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
         yield running.start().openai(max_retries=0)
 
 
-def test_its_tools_are_called_in_its_own_markup(client: openai.OpenAI) -> None:
+def test_tools_are_called_in_its_own_markup(client: openai.OpenAI) -> None:
     options = {"model": "deepseek-v3.2", "messages": ASK, "tools": [TOOL], "tool_choice": "required"}
     with client.chat.completions.stream(**options, parallel_tool_calls=False, seed=1) as stream:
         texts = [event.delta for event in stream if event.type == "content.delta"]
@@ -45,7 +45,7 @@ def test_thinking_is_off_until_it_is_asked_for(client: openai.OpenAI) -> None:
     assert thinking.choices[0].message.content == ""
 
 
-def test_what_its_writing_cannot_say_is_a_400(client: openai.OpenAI) -> None:
+def test_a_conversation_that_its_format_cannot_express_is_a_400(client: openai.OpenAI) -> None:
     orphan = [*ASK, {"role": "tool", "tool_call_id": "none", "content": "21"}]
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="deepseek-v3.2", messages=orphan)

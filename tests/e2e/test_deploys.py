@@ -1,4 +1,4 @@
-"""A deploy in the middle of an answer: nobody takes the part that came for the whole, and who resumes loses nothing."""
+"""A deploy in mid-answer: no client takes the part for the whole, and a client that resumes loses nothing."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def stage() -> Iterator[Harness]:
 
 
 def sigterm(stage: Harness) -> "list[psutil.Process]":
-    """Each process is asked to leave; its parent starts the next."""
+    """Each process gets SIGTERM; its parent starts the next."""
     asked = stage.api_processes()
     for process in asked:
         process.terminate()
@@ -42,7 +42,7 @@ def sigterm(stage: Harness) -> "list[psutil.Process]":
 
 
 def sighup(stage: Harness) -> "list[psutil.Process]":
-    """The supervisor puts a new process beside each old one first."""
+    """The supervisor starts a new process before it stops the old one."""
     old = stage.api_processes()
     stage.apis[0].send(signal.SIGHUP)
     return old
@@ -70,7 +70,7 @@ def bodies(num_tokens: int) -> dict[str, dict[str, Any]]:
 
 
 async def streams(stage: Harness, restart: Restart, num_tokens: int, **fields: Any) -> dict[str, bytes]:
-    """All that one stream of each endpoint sends when everything is restarted in its middle."""
+    """The whole of one stream of each endpoint when everything is restarted in its middle."""
     api = Api(stage.port)
     opened = {
         path: await api.open("POST", path, {"model": "fake", "stream": True, "seed": 7} | body | fields)
@@ -127,7 +127,7 @@ def test_a_stream_ends_with_an_error_in_the_words_of_its_endpoint(stage: Harness
 
 
 @both
-def test_who_asked_for_ids_is_told_to_come_back_and_misses_nothing(stage: Harness, restart: Restart) -> None:
+def test_a_client_that_asked_for_ids_is_sent_retry_and_misses_nothing(stage: Harness, restart: Restart) -> None:
     fields = {"stream_options": {"include_event_ids": True}, "background": True}
     sent = asyncio.run(streams(stage, restart, 400, **fields))
 
@@ -184,7 +184,7 @@ def test_openais_client_raises(stage: Harness, restart: Restart, endpoint: str) 
 
 
 @both
-def test_an_answer_that_is_not_streamed_comes_whole_or_with_a_503(stage: Harness, restart: Restart) -> None:
+def test_an_answer_that_is_not_streamed_is_complete_or_a_503(stage: Harness, restart: Restart) -> None:
     async def run() -> None:
         api = Api(stage.port)
         before = jobs_of(stage)
@@ -216,7 +216,7 @@ def jobs_of(stage: Harness) -> set[bytes]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nobody_resumes_after_what_was_never_said(stage: Harness, path: str) -> None:
+def test_a_stream_cannot_be_resumed_after_a_number_that_never_existed(stage: Harness, path: str) -> None:
     async def run() -> None:
         api = Api(stage.port)
         body = {"model": "fake", "stream": True, "background": True} | bodies(3)[path]
@@ -231,7 +231,7 @@ def test_nobody_resumes_after_what_was_never_said(stage: Harness, path: str) -> 
 
 
 @both
-def test_the_command_line_goes_on_where_it_was(stage: Harness, restart: Restart) -> None:
+def test_the_command_line_continues_where_it_was(stage: Harness, restart: Restart) -> None:
     before = jobs_of(stage)
     old: list[psutil.Process] = []
 
@@ -262,7 +262,7 @@ def log_key(job_key: bytes) -> str:
 
 
 def test_without_that_error_the_same_client_takes_a_part_for_the_whole() -> None:
-    """The control: the tests above can fail."""
+    """The control of the tests above."""
     with running(Options(step_s=STEP_S, through_proxy=False, mutations=("end_cleanly",))) as broken:
         client = openai.OpenAI(base_url=f"{broken.url}/v1", api_key="sk-chaos", max_retries=0)
         num_chunks = 0

@@ -1,4 +1,4 @@
-"""What the service promises when something dies, hangs, fills up or leaves: one test a promise, on real processes.
+"""The promises of docs/architecture/durability.md, one test each, on real processes.
 
 The worker is the real one around a weightless engine (tests/chaos/fake_worker.py): a test can say what a token does.
 """
@@ -42,7 +42,7 @@ def go(work: Coroutine[Any, Any, T], timeout_s: float = 60.0) -> T:
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Harness]:
-    """Two API processes and a worker. The model `idle` has a line and nobody who serves it."""
+    """Two API processes and a worker. The model `idle` has a queue and no worker."""
     options = Options(
         num_apis=2,
         step_s=STEP_S,
@@ -75,7 +75,7 @@ def streaming(api: Api, num_tokens: int = 50, **fields: Any) -> Client:
 
 
 async def until(condition: Any, timeout_s: float = 20.0) -> float:
-    """Returns the seconds that it took."""
+    """Wait for the condition; returns the seconds that it took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < timeout_s, "waited too long"
@@ -88,7 +88,7 @@ def assert_clean(stage: Harness, *clients: Client, queue: str = "fake") -> None:
     assert report.is_clean, str(report)
 
 
-def test_the_same_response_goes_on_when_the_worker_is_killed(stage: Harness, api: Api) -> None:
+def test_the_same_response_continues_when_the_worker_is_killed(stage: Harness, api: Api) -> None:
     async def run() -> Client:
         client = streaming(api, 100)
         reading = asyncio.create_task(client.stream())
@@ -125,7 +125,7 @@ def test_a_deploy_of_the_worker_is_no_crash(stage: Harness, api: Api) -> None:
 
 @pytest.mark.parametrize("model", ["fake", "idle"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_caller_who_leaves_takes_the_job_along(stage: Harness, api: Api, model: str, stream: bool) -> None:
+def test_a_caller_that_disconnects_ends_its_job(stage: Harness, api: Api, model: str, stream: bool) -> None:
     async def run() -> None:
         seed = seed_of(1)
         before = set(stage.redis.scan_iter("omni:job:*"))
@@ -197,7 +197,7 @@ def test_a_deadline_ends_a_job_with_a_clear_error(stage: Harness, api: Api) -> N
     go(run())
 
 
-def test_exactly_so_many_wait_and_the_next_are_told_when_to_come_back(stage: Harness, api: Api) -> None:
+def test_exactly_max_queue_jobs_wait_and_the_next_get_retry_after(stage: Harness, api: Api) -> None:
     async def ask(number: int) -> tuple[int, str]:
         response = await api.open(
             "POST", "/v1/chat/completions", chat(seed_of(number), 5, model="idle", background=True)
@@ -257,7 +257,7 @@ def test_a_stream_resumes_byte_for_byte(stage: Harness, api: Api) -> None:
     go(run())
 
 
-def test_the_job_of_a_killed_api_process_ends_when_nobody_comes_back(stage: Harness, api: Api) -> None:
+def test_the_job_of_a_killed_api_process_ends_without_a_reader(stage: Harness, api: Api) -> None:
     async def run() -> None:
         left, kept = streaming(api, 5000), streaming(api, 150)
         staying = asyncio.create_task(kept.stream(background=True))
@@ -275,7 +275,7 @@ def test_the_job_of_a_killed_api_process_ends_when_nobody_comes_back(stage: Harn
 
 
 def restart_by_sigterm(stage: Harness) -> None:
-    """Each process is asked to leave; its parent starts the next."""
+    """Each process gets SIGTERM; its parent starts the next."""
     for process in stage.api_processes():
         process.terminate()
         process.wait(30)
@@ -283,7 +283,7 @@ def restart_by_sigterm(stage: Harness) -> None:
 
 
 def restart_by_sighup(stage: Harness) -> None:
-    """The supervisor puts a new process beside each old one first."""
+    """The supervisor starts a new process before it stops the old one."""
     old = stage.api_processes()
     stage.apis[0].send(signal.SIGHUP)
     wait_until(lambda: not any(process.is_running() for process in old) and stage.num_listening() == 2, 40)
@@ -394,7 +394,7 @@ def test_poison_fails_alone_and_a_hang_is_ended_by_the_parent(stage: Harness, ap
             worker.end()
 
 
-def test_running_jobs_go_on_when_memory_is_short_and_new_ones_are_told_to_wait(stage: Harness, api: Api) -> None:
+def test_running_jobs_continue_when_memory_is_short_and_new_ones_get_503(stage: Harness, api: Api) -> None:
     async def run() -> Client:
         client = streaming(api, 200)
         reading = asyncio.create_task(client.stream(background=True))
@@ -420,7 +420,7 @@ def test_running_jobs_go_on_when_memory_is_short_and_new_ones_are_told_to_wait(s
     assert_clean(stage, client)
 
 
-def test_scripts_that_redis_forgot_are_given_again(stage: Harness, api: Api) -> None:
+def test_scripts_that_redis_lost_are_loaded_again(stage: Harness, api: Api) -> None:
     async def run() -> Client:
         client = streaming(api, 60)
         reading = asyncio.create_task(client.stream(background=True))
@@ -456,8 +456,8 @@ def test_an_eviction_policy_that_deletes_jobs_refuses_to_start(stage: Harness) -
     assert "noeviction" in ended.stderr
 
 
-def test_without_redis_the_api_says_so_and_recovers_with_it(tmp_path: Path) -> None:
-    """Down at the start, then a wrong password, then back: nothing ends, nothing is started again."""
+def test_without_redis_the_api_answers_503_and_recovers_with_it(tmp_path: Path) -> None:
+    """Away at the start, then a wrong password, then back: no process ends or is restarted."""
     [port] = free_ports(1)
     url = f"redis://:secret@127.0.0.1:{port}/0"
     with running(Options(redis_url=url, through_proxy=False), wait=False) as harness:
@@ -497,7 +497,7 @@ def test_without_redis_the_api_says_so_and_recovers_with_it(tmp_path: Path) -> N
         assert pids == {process.pid for one in (*harness.apis, *harness.workers) for process in one.descendants()}
 
 
-def test_a_failover_by_sentinel_is_lived_through(tmp_path: Path) -> None:
+def test_a_failover_by_sentinel_is_survived(tmp_path: Path) -> None:
     first, second, guard = free_ports(3)
     servers = [
         valkey(tmp_path / "a", "--port", str(first), "--appendonly", "yes"),

@@ -63,7 +63,7 @@ def test_texts_are_embedded_as_transformers_would(client: openai.OpenAI, folder:
     assert answer.usage.prompt_tokens == answer.usage.total_tokens > 20
 
 
-def test_both_encodings_say_the_same_and_dimensions_cut_to_unit_length(client: openai.OpenAI) -> None:
+def test_both_encodings_hold_the_same_vector_and_dimensions_cut_to_unit_length(client: openai.OpenAI) -> None:
     whole = client.embeddings.create(model="tiny-bert", input=WORDS[0], encoding_format="float").data[0].embedding
     assert client.embeddings.create(model="tiny-bert", input=WORDS[0]).data[0].embedding == whole  # asks for base64
     short = client.embeddings.create(model="tiny-bert", input=WORDS[0], dimensions=4).data[0].embedding
@@ -71,7 +71,7 @@ def test_both_encodings_say_the_same_and_dimensions_cut_to_unit_length(client: o
     assert short[0] / short[1] == pytest.approx(whole[0] / whole[1], rel=1e-4)
 
 
-def test_token_ids_are_taken_as_they_are(client: openai.OpenAI, running: RunningService) -> None:
+def test_token_ids_are_embedded_unchanged(client: openai.OpenAI, running: RunningService) -> None:
     with running.http() as http:
         ids = http.post("/tokenize", json={"model": "tiny-bert", "prompt": WORDS[0]}).json()["tokens"]
     by_text = client.embeddings.create(model="tiny-bert", input=WORDS[0]).data[0].embedding
@@ -93,7 +93,7 @@ def test_token_ids_are_taken_as_they_are(client: openai.OpenAI, running: Running
         ({"model": "gpt-4o"}, 404, "model"),
     ],
 )
-def test_what_cannot_be_embedded_is_refused_by_name(
+def test_an_input_that_cannot_be_embedded_is_refused_by_name(
     running: RunningService, change: dict[str, Any], status: int, param: str
 ) -> None:
     answer = embed(running, **change)
@@ -106,7 +106,7 @@ def test_an_encoder_does_not_chat(client: openai.OpenAI) -> None:
     assert "tiny-bert" in [model.id for model in client.models.list()]
 
 
-def test_a_request_outlives_its_worker_and_leaves_with_its_caller(running: RunningService) -> None:
+def test_a_request_outlives_its_worker_and_ends_with_its_caller(running: RunningService) -> None:
     process = running.processes["embedder"]
     process.terminate()
     process.wait(10)

@@ -1,4 +1,4 @@
-"""A caller that closes its sending half still reads; one that closes both halves has left."""
+"""A caller that closes its sending half still reads; one that closes both halves has disconnected."""
 
 import json
 import socket
@@ -19,14 +19,14 @@ NOTICED_S = 4.0  # the last of the first looks comes after 3 s
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Harness]:
-    """A worker for the model `fake`, and the model `idle`, which nobody serves."""
+    """A worker for the model `fake`; the model `idle` has none."""
     with running(Options(step_s=0.02, through_proxy=False)) as harness:
         Ledger(harness.redis, "idle", "nobody").publish_card(fake_load("", ("idle",), None, None).card)
         yield harness
 
 
 def ask(stage: Harness, body: dict[str, Any], version: str = "1.1", *, is_last: bool = True) -> socket.socket:
-    """A request whose sender says that nothing follows, if it is the last one."""
+    """Send a request; the last one on a connection also closes the sending half."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", stage.port))
     connection.settimeout(30)
@@ -75,7 +75,7 @@ def test_a_half_closed_caller_gets_its_answer(stage: Harness, stream: bool) -> N
 
 @both
 @pytest.mark.parametrize("model", ["fake", "idle"])
-def test_a_half_closed_caller_that_leaves_after_all_is_noticed(stage: Harness, stream: bool, model: str) -> None:
+def test_a_half_closed_caller_that_disconnects_is_noticed(stage: Harness, stream: bool, model: str) -> None:
     seed = 20 + 2 * stream + (model == "idle")
     with ask(stage, chat(seed, 5000, stream=stream, model=model)):
         job_id = job_of(stage, seed)
@@ -83,7 +83,7 @@ def test_a_half_closed_caller_that_leaves_after_all_is_noticed(stage: Harness, s
     assert stage.job(job_id)["code"] == "client_gone"
 
 
-def test_who_leaves_behind_the_bytes_of_a_next_request_is_noticed(stage: Harness) -> None:
+def test_a_caller_that_disconnects_after_part_of_a_next_request_is_noticed(stage: Harness) -> None:
     with ask(stage, chat(40, 5000), is_last=False) as connection:
         job_id = job_of(stage, 40)
         connection.sendall(b"GET /livez HTTP/1.1\r\n")
@@ -93,6 +93,6 @@ def test_who_leaves_behind_the_bytes_of_a_next_request_is_noticed(stage: Harness
     wait_until(lambda: stage.state(job_id) == "cancelled", NOTICED_S + 4)
 
 
-def test_http_1_0_knows_no_interim_answers_so_its_half_close_is_leaving(stage: Harness) -> None:
+def test_over_http_1_0_a_half_close_is_a_disconnect(stage: Harness) -> None:
     with ask(stage, chat(30, 5000), version="1.0"):
         wait_until(lambda: stage.state(job_of(stage, 30)) == "cancelled", NOTICED_S + 4)

@@ -77,7 +77,9 @@ def test_the_other_endpoints_take_images_too(client: openai.OpenAI, running: Run
         ((RED,) * 9, "messages"),
     ],
 )
-def test_what_is_no_bounded_data_url_is_refused_by_name(client: openai.OpenAI, urls: Any, param: str) -> None:
+def test_an_image_that_is_not_a_bounded_data_url_is_refused_by_name(
+    client: openai.OpenAI, urls: Any, param: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="tiny", messages=asked(*urls))
     assert refused.value.param == param
@@ -90,7 +92,7 @@ def test_a_damaged_image_and_too_long_a_prompt_are_400s(client: openai.OpenAI) -
         client.chat.completions.create(model="tiny", messages=asked(*[RED] * 8, text="x" * 225))
 
 
-def test_an_answer_goes_on_when_its_worker_dies(client: openai.OpenAI, running: RunningService) -> None:
+def test_an_answer_continues_when_its_worker_dies(client: openai.OpenAI, running: RunningService) -> None:
     options: dict[str, Any] = {"model": "tiny", "messages": asked(GREEN), "max_tokens": 200, "seed": 3}
     options |= {"temperature": 1, "extra_body": {"ignore_eos": True}}
     whole = client.chat.completions.create(**options).choices[0].message.content

@@ -1,4 +1,4 @@
-"""Memory is bounded, for each key and in all, on the whole service."""
+"""The whole service bounds memory, for each key and in total."""
 
 import os
 import signal
@@ -54,13 +54,13 @@ def test_an_eviction_policy_that_is_set_while_all_runs_is_noticed(small: Running
 
 
 def resident(service: RunningService) -> int:
-    """Bytes that the API's processes take."""
+    """Resident bytes of the API's processes."""
     api = psutil.Process(service.processes["api"].pid)
     return sum(process.memory_info().rss for process in api.children(recursive=True))
 
 
-def test_what_was_sent_is_let_go_while_its_answer_is_waited_for(small: RunningService) -> None:
-    """100 MB of fields that nobody knows are sent, and the worker stands still."""
+def test_bodies_are_freed_while_their_answers_are_awaited(small: RunningService) -> None:
+    """100 MB of unknown fields are sent while the worker is suspended."""
     ask(small, ballast=["x" * 100] * 20_000)
     before = resident(small)
     os.killpg(small.processes["worker"].pid, signal.SIGSTOP)
@@ -79,15 +79,15 @@ def test_what_was_sent_is_let_go_while_its_answer_is_waited_for(small: RunningSe
 
 
 def announced(service: RunningService, key: str) -> socket.socket:
-    """A caller that says it sends 8 MB, and sends little."""
+    """A caller that announces 8 MB and sends a few bytes."""
     caller = socket.create_connection(("127.0.0.1", service.port), 20)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
     caller.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {8 * 2**20}\r\n\r\n{{".encode())
     return caller
 
 
-def test_bodies_that_never_come_leave_room_for_another_keys(small: RunningService) -> None:
-    """256 MB are announced: the last of them are refused at once, the others when their time is over."""
+def test_bodies_that_never_arrive_leave_room_for_those_of_another_key(small: RunningService) -> None:
+    """256 MB are announced: the last bodies are refused at once, the others at their timeout."""
     callers = [announced(small, soak.GREEDY) for _ in range(32)]
     try:
         assert ask(small, soak.OTHER, ballast="x" * 7 * 2**20).status_code == 200

@@ -88,7 +88,7 @@ def test_the_request_carries_what_the_settings_say(chat, backend):
     ]
 
 
-def test_the_place_in_line_is_shown_while_one_waits(chat):
+def test_the_place_in_the_queue_is_shown_while_a_request_waits(chat):
     say(chat, "queue")
     chat.wait_for_selector(f"{ANSWER} .status:has-text('Waiting: number 2 in line')")
     until_done(chat)
@@ -171,7 +171,7 @@ def test_markdown_is_drawn_and_nothing_in_it_runs_or_loads(chat):
 
 
 def drawn(chat, texts):
-    """The texts as Markdown on the page, one under the other."""
+    """Draw the texts as Markdown on the page, one below the other."""
     chat.evaluate(
         """async (texts) => {
             const { MarkdownView } = await import("/static/chat/markdown.js");
@@ -219,7 +219,7 @@ def test_a_tables_columns_are_aligned_as_written(chat):
 
 
 def test_what_markdown_writes_is_on_the_page(chat):
-    """Each attribute that the renderer writes gets past the purifier."""
+    """The purifier keeps each attribute that the renderer writes."""
     text = '[a](https://a.example "why") ![b](https://b.example)\n\n~~c~~ ***d***\n\n```c++\ne\n```\n\n> f\n\n---\n'
     [body] = drawn(chat, [text])
     link = body.locator("a").first
@@ -329,7 +329,7 @@ def test_markdown_that_streams_ends_as_markdown_drawn_at_once(chat):
 # Nothing lost
 
 
-def test_a_reload_in_mid_answer_goes_on_where_it_was(chat, backend):
+def test_a_reload_in_mid_answer_continues_where_it_was(chat, backend):
     say(chat, "slow")
     wait_for_words(chat, 20)
     chat.reload()
@@ -342,7 +342,7 @@ def test_a_reload_in_mid_answer_goes_on_where_it_was(chat, backend):
     )
 
 
-def test_an_answer_goes_on_while_another_conversation_is_open(chat):
+def test_an_answer_continues_while_another_conversation_is_open(chat):
     say(chat, "slow")
     wait_for_words(chat, 5)
     chat.click("#new-chat")
@@ -362,7 +362,7 @@ def test_a_broken_connection_is_picked_up_without_a_gap_or_a_repeat(chat, backen
     assert backend.jobs["chatcmpl-1"].is_dropped
 
 
-def test_a_request_whose_answer_was_never_heard_is_sent_again_as_the_same_job(chat, backend):
+def test_a_request_whose_answer_never_arrived_is_sent_again_as_the_same_job(chat, backend):
     say(chat, "unheard")
     until_done(chat)
     assert answer(chat) == "You said: unheard"
@@ -418,7 +418,7 @@ def test_a_refusal_is_shown_and_can_be_tried_again(status, error, advice, chat, 
     assert answer(chat) == "You said: hello"
 
 
-def test_a_failure_in_mid_answer_keeps_what_came(chat):
+def test_a_failure_in_mid_answer_keeps_the_text_so_far(chat):
     say(chat, "fail")
     notice = chat.wait_for_selector(f"{ANSWER} .notice:visible").inner_text()
     assert "CUDA out of memory" in notice
@@ -435,7 +435,7 @@ def test_a_refused_key_leads_to_the_settings(chat):
     chat.wait_for_selector("#banner", state="hidden")
 
 
-# For everybody
+# Accessibility
 
 
 def test_every_control_has_a_name_and_the_page_works_by_keyboard(chat):
@@ -508,7 +508,7 @@ def board(page, backend):
     return page
 
 
-def test_the_board_shows_workers_line_running_jobs_and_failures(board):
+def test_the_board_shows_workers_queue_running_jobs_and_failures(board):
     assert board.inner_text("#live") == "Live"
     worker = board.inner_text(".worker")
     for part in ("omni-demo", "ready", "813", "25 %", "3.0 GiB", "1 h 2 min", "worker 7"):

@@ -11,7 +11,7 @@ from tests.service import RunningService
 
 ANSWER = ".message.assistant:last-child"
 STORY = "Tell me a long story about a fox."
-LENGTH = {"ignore_eos": True, "max_tokens": 800}  # whatever the model says
+LENGTH = {"ignore_eos": True, "max_tokens": 800}  # a long answer of any text
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def until_done(page):
 
 @contextmanager
 def worker_halted(service):
-    """The answer stays unfinished meanwhile, however fast the machine is."""
+    """Suspend the worker, so that an answer stays unfinished on a machine of any speed."""
     processes = psutil.Process(service.processes["worker"].pid).children(recursive=True)
     for process in processes:
         process.suspend()
@@ -58,7 +58,7 @@ def worker_halted(service):
 
 
 def kept(page):
-    """The answer as the page keeps it."""
+    """The answer in the page's storage."""
     page.wait_for_timeout(500)  # it is written a moment after it changed
     return page.evaluate(
         "JSON.parse(localStorage['omni.chat.' + JSON.parse(localStorage['omni.open'])]).messages.at(-1)"
@@ -66,12 +66,12 @@ def kept(page):
 
 
 def whole(service, answer):
-    """The same answer over plain HTTP."""
+    """The same answer by plain HTTP."""
     with service.http() as http:
         return http.get(f"/v1/chat/completions/{answer['job']}").json()
 
 
-def test_one_types_and_tokens_arrive(chat, service):
+def test_a_typed_message_is_answered_token_by_token(chat, service):
     say(chat, STORY)
     chat.wait_for_selector(f"{ANSWER}.running .body:not(:empty)")
     until_done(chat)
@@ -92,7 +92,7 @@ def test_stop_cancels_the_job(chat, service):
         assert http.get(f"/v1/jobs/{kept(chat)['job']}").json()["state"] == "cancelled"
 
 
-def test_a_reload_in_mid_answer_goes_on_where_it_was(chat, service):
+def test_a_reload_in_mid_answer_continues_where_it_was(chat, service):
     say(chat, STORY)
     wait_for_text(chat, 10)
     with worker_halted(service):
@@ -103,7 +103,7 @@ def test_a_reload_in_mid_answer_goes_on_where_it_was(chat, service):
     assert shown["content"] == whole(service, shown)["choices"][0]["message"]["content"]
 
 
-def test_the_server_words_its_refusals(chat):
+def test_refusals_show_the_server_message(chat):
     say(chat, "hello " * 3000)
     notice = chat.wait_for_selector(f"{ANSWER} .notice:visible").inner_text()
     assert "tokens" in notice and "Start a new chat" in notice
@@ -129,7 +129,7 @@ def test_a_waiting_job_is_cancelled_on_the_board(page, service):
 
 
 def kill_api(service):
-    """With SIGKILL: asked to leave, it would first wait for an answer that is as short as this one."""
+    """By SIGKILL: after SIGTERM it would first finish an answer that is as short as this one."""
     parent = psutil.Process(service.processes["api"].pid)
     for process in (parent, *parent.children(recursive=True)):
         process.kill()
@@ -137,7 +137,7 @@ def kill_api(service):
 
 
 def test_an_answer_outlives_the_api_process(page, service, tmp_path):
-    """The page comes back by itself, to the text as far as it is."""
+    """The page reconnects by itself and continues the text."""
     own = RunningService(tmp_path, {"REDIS_URL": service.redis_url}).start("api")
     own.wait_healthy()
     try:

@@ -1,4 +1,4 @@
-"""The examples of the user's reference (docs/api/inference.md), run as they are printed there but for the host."""
+"""The examples of docs/api/inference.md run as printed, except for the host."""
 
 import json
 import shutil
@@ -111,7 +111,7 @@ def test_the_streaming_example_gives_frames_and_done(service: RunningService) ->
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
 
-def test_the_request_of_the_reference_is_answered_as_it_says(service: RunningService) -> None:
+def test_the_request_of_the_reference_is_answered_as_documented(service: RunningService) -> None:
     with service.http() as http:
         answer = http.post("/v1/chat/completions", json=json.loads(REQUEST_BODY))
     assert answer.status_code == 200

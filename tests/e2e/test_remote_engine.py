@@ -1,4 +1,4 @@
-"""The whole service with its tokens from elsewhere: a client's stream outlives the server behind it, and the worker."""
+"""The whole service with a vLLM server behind it: a client's stream outlives that server, and the worker."""
 
 import os
 import signal
@@ -62,7 +62,7 @@ def test_a_stream_outlives_the_server_and_the_worker(served: RunningService, bac
     assert served.stream(60, 10, kill_the_worker) == whole
 
 
-def test_a_reader_who_leaves_ends_the_answer_at_the_server(served: RunningService, backend: FakeVllm) -> None:
+def test_a_client_that_disconnects_ends_the_answer_at_the_server(served: RunningService, backend: FakeVllm) -> None:
     wait_for_health(served, "healthy")
     answer = served.openai().completions.create(
         model="tiny", prompt="over the lazy dog", max_tokens=200, stream=True, extra_body={"ignore_eos": True}
@@ -75,7 +75,7 @@ def test_a_reader_who_leaves_ends_the_answer_at_the_server(served: RunningServic
         time.sleep(0.05)
 
 
-def test_what_the_server_refuses_is_refused_with_its_words(served: RunningService, backend: FakeVllm) -> None:
+def test_a_refusal_of_the_server_is_passed_on_with_its_message(served: RunningService, backend: FakeVllm) -> None:
     backend.faults.append(400)
     with pytest.raises(openai.BadRequestError, match="not today"):
         served.openai(max_retries=0).completions.create(model="tiny", prompt="fox", max_tokens=4)

@@ -1,4 +1,4 @@
-"""`make run` as a person uses it: one start, restarts of dead processes, one stop that leaves none."""
+"""`make run` on a terminal: one start, restarts of dead processes, one stop that leaves none."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The whole service, as a caller sees it: real HTTP, real queue, real worker, real model."""
+"""The whole service from a caller's side: real HTTP, queue, worker and model."""
 
 import json
 import time
@@ -24,7 +24,7 @@ def test_a_chat_is_answered(service: RunningService) -> None:
     assert answer.usage and answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_a_stream_says_what_the_whole_answer_says(service: RunningService) -> None:
+def test_a_stream_has_the_text_of_the_whole_answer(service: RunningService) -> None:
     client = service.openai()
     whole = client.chat.completions.create(model="omni-demo", messages=HELLO, temperature=0)
     chunks = list(
@@ -40,7 +40,7 @@ def test_a_stream_says_what_the_whole_answer_says(service: RunningService) -> No
     )
 
 
-def test_every_frame_is_plain_data_and_the_last_is_done(service: RunningService) -> None:
+def test_every_frame_is_data_and_the_last_is_done(service: RunningService) -> None:
     body = {"model": "omni-demo", "messages": HELLO, "stream": True, "temperature": 0}
     with service.http() as http:
         frames = without_comments(http.post("/v1/chat/completions", json=body).text).removesuffix("\n\n").split("\n\n")
@@ -49,7 +49,7 @@ def test_every_frame_is_plain_data_and_the_last_is_done(service: RunningService)
     assert all(json.loads(frame.removeprefix("data: "))["choices"] for frame in frames[:-1])
 
 
-def test_who_asks_for_ids_gets_every_frame_numbered(service: RunningService) -> None:
+def test_a_client_that_asks_for_ids_gets_every_frame_numbered(service: RunningService) -> None:
     body = {"model": "omni-demo", "messages": HELLO, "stream": True, "temperature": 0}
     body["stream_options"] = {"include_event_ids": True}
     with service.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -78,7 +78,7 @@ def test_a_stored_completion_can_be_fetched_and_its_stream_resumed_anywhere(serv
         assert stored["choices"][0]["message"]["content"] == text
 
 
-def test_a_background_job_is_taken_at_once_and_fetched_later(service: RunningService) -> None:
+def test_a_background_job_is_accepted_at_once_and_fetched_later(service: RunningService) -> None:
     with service.http() as http:
         taken = http.post("/v1/chat/completions", json={"model": "omni-demo", "messages": HELLO, "background": True})
         assert taken.status_code == 202 and taken.json()["status"] in ("queued", "in_progress")
@@ -88,7 +88,7 @@ def test_a_background_job_is_taken_at_once_and_fetched_later(service: RunningSer
         assert answer.json()["choices"][0]["message"]["content"]
 
 
-def test_many_at_once_all_get_the_answer_of_one_alone(service: RunningService) -> None:
+def test_many_requests_at_once_get_the_answer_of_one_alone(service: RunningService) -> None:
     client = service.openai()
     alone = client.chat.completions.create(model="omni-demo", messages=HELLO, temperature=0).choices[0].message.content
     streams = [
@@ -153,7 +153,7 @@ def test_models_are_listed_and_found_by_id(service: RunningService) -> None:
         ({"logit_bias": {"x": 1}}, 400, None, "logit_bias"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(
+def test_a_field_that_cannot_be_honoured_is_refused_by_name(
     service: RunningService, change: dict[str, object], status: int, code: str | None, param: str
 ) -> None:
     with service.http() as http:

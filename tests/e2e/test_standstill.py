@@ -1,4 +1,4 @@
-"""A large request keeps nobody else waiting: a small size of `python -m bench.hostile --standstill`."""
+"""A large request delays no other: a small size of `python -m bench.hostile --standstill`."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ def measured() -> Iterator[dict[str, Measured]]:
 
 
 def longest_ms(idle: Measured) -> float:
-    """A busy machine is given what it takes without any large request, five times over."""
+    """The longest wait allowed: five times that without a large request, on this machine."""
     return max(LONGEST_MS, 5 * idle.livez_ms, 5 * idle.stream_ms)
 
 

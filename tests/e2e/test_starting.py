@@ -64,7 +64,7 @@ def test_a_folder_without_weights_is_refused_at_the_start(
 
 
 def test_a_worker_by_itself_refuses_it_too(environment: dict[str, str]) -> None:
-    """As under systemd; it does not wait for Redis first."""
+    """As under systemd. It refuses before it waits for Redis."""
     worker = [
         sys.executable,
         "-m",

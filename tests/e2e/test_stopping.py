@@ -1,4 +1,4 @@
-"""A stop always ends the service, whatever happened to its terminal and its processes."""
+"""A stop always ends the service, even without its terminal or some of its processes."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from tests.started import HONCHO, START, Started, end_all
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe that is full after one page."""
+    """A pipe that holds one page."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     yield reader, writer

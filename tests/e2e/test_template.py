@@ -1,4 +1,4 @@
-"""Workers forked from a template: streams go on through each death of supervisor, template and worker."""
+"""Workers forked from a template: streams continue after each death of supervisor, template and worker."""
 
 import asyncio
 import signal
@@ -34,7 +34,7 @@ def stage(service_of_one_worker: Harness) -> Harness:
 
 
 def read_through(stage: Harness, seed: int, then: Callable[[], None]) -> Client:
-    """The answer of one stream, in the middle of which something happens; checked."""
+    """Read one stream, call `then` in its middle, and check the answer."""
 
     async def run() -> Client:
         history = History(seed, 100, "stream")

@@ -1,4 +1,4 @@
-"""A service whose model is shared by two ranks: the same text as of one, and a rank's death is the worker's."""
+"""A service whose model is shared by two ranks: the text of one rank, and a rank's death ends the worker."""
 
 import os
 import signal

@@ -58,7 +58,7 @@ def test_a_tool_is_called_and_its_result_answered(ask):
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED])
-def test_a_call_that_is_asked_for_comes_streamed_and_whole_alike(ask, choice):
+def test_a_required_call_is_the_same_streamed_and_whole(ask, choice):
     options = {"tools": [WEATHER], "tool_choice": choice, "seed": 1, "parallel_tool_calls": False}
     whole = ask(**options)
     assert whole.choices[0].finish_reason == "tool_calls"
@@ -71,7 +71,7 @@ def test_a_call_that_is_asked_for_comes_streamed_and_whole_alike(ask, choice):
     assert not any("<tool_call>" in (choice.delta.content or "") for choice in chunks)
 
 
-def test_a_stop_string_in_its_arguments_breaks_no_call_that_must_come(ask):
+def test_a_stop_string_in_its_arguments_breaks_no_required_call(ask):
     answer = ask(tools=[WEATHER], tool_choice="required", stop=["Paris", "Rome"], parallel_tool_calls=False).choices[0]
     assert answer.finish_reason == "tool_calls"
     assert json.loads(answer.message.tool_calls[0].function.arguments)["city"] in ("Paris", "Rome")
@@ -116,7 +116,7 @@ def test_an_answer_is_parsed_into_a_model(client):
         ({"grammar": 'root ::= "a" "b"+ "c"'}, "ab+c"),
     ],
 )
-def test_the_forms_of_other_servers_hold_too(ask, extra, pattern):
+def test_the_fields_of_other_servers_are_honoured(ask, extra, pattern):
     answer = ask(extra_body=extra, max_tokens=40, temperature=1).choices[0]
     assert answer.finish_reason == "length" or re.fullmatch(pattern, answer.message.content)
 
@@ -128,7 +128,7 @@ def test_logprobs_spell_the_answer_in_bytes(ask):
     assert all(len(entry.top_logprobs) == 3 and entry.logprob <= 0 for entry in entries)
 
 
-def test_an_answer_is_continued_from_what_the_caller_began(ask):
+def test_an_answer_continues_the_text_that_the_caller_began(ask):
     begun = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "<think>\nThe user"}]
     extra = {"continue_final_message": True, "min_tokens": 8}
     message = ask(messages=begun, extra_body=extra, max_tokens=8, temperature=0).choices[0].message
@@ -145,13 +145,13 @@ def test_an_answer_is_continued_from_what_the_caller_began(ask):
         ({"guided_regex": "("}, "guided_regex"),
     ],
 )
-def test_what_cannot_be_honoured_is_a_400_that_names_it(ask, extra, param):
+def test_a_field_that_cannot_be_honoured_is_a_400_that_names_it(ask, extra, param):
     with pytest.raises(openai.BadRequestError) as refused:
         ask(extra_body=extra)
     assert refused.value.param == param
 
 
-def test_a_response_calls_a_tool_and_goes_on_from_its_result(client):
+def test_a_response_calls_a_tool_and_continues_from_its_result(client):
     tool = {"type": "function", **WEATHER["function"]}
     options = {"model": MODEL, "tools": [tool], "temperature": 0}
     first = client.responses.create(**options, input=ASK[0]["content"], tool_choice="required")
@@ -178,7 +178,7 @@ def test_a_response_is_streamed_parsed_and_resumed(client):
     assert isinstance(parsed.output_parsed, Person)
 
 
-def test_a_background_response_is_polled_cancelled_and_forgotten(client):
+def test_a_background_response_is_polled_cancelled_and_deleted(client):
     response = client.responses.create(model=MODEL, input="Hello", background=True, temperature=0)
     assert response.status == "queued"
     while response.status in ("queued", "in_progress"):

@@ -1,4 +1,4 @@
-"""A request's spans, from a real service to a real OTLP receiver: one trace, the caller's own."""
+"""A request's spans reach an OTLP receiver, in one trace: the caller's."""
 
 import threading
 import time

@@ -45,7 +45,7 @@ def test_the_example_settings_are_all_settings_with_their_defaults():
 
 
 @needs("systemd-analyze")
-def test_systemd_takes_the_units(tmp_path):
+def test_systemd_accepts_the_units(tmp_path):
     for unit in (DEPLOY / "systemd").iterdir():
         text = unit.read_text().replace("/opt/protocol-omni/.venv/bin/python", shutil.which("python3") or "")
         (tmp_path / unit.name).write_text(text.replace("User=omni", "User=nobody"))
@@ -87,17 +87,17 @@ def test_the_image_holds_every_package_that_the_processes_import():
 
 
 @needs("hadolint")
-def test_hadolint_has_nothing_to_say():
+def test_hadolint_finds_nothing():
     checked = subprocess.run(["hadolint", str(DEPLOY / "Dockerfile")], capture_output=True, text=True)
     assert checked.returncode == 0 and not checked.stdout, checked.stdout
 
 
-def test_proxies_let_through_what_we_take():
+def test_proxies_pass_bodies_up_to_our_limit():
     assert f"client_max_body_size {MAX_BODY_BYTES // 2**20}m" in (DEPLOY / "nginx.conf").read_text()
 
 
 @needs("caddy")
-def test_caddy_takes_its_file():
+def test_caddy_accepts_its_file():
     checked = subprocess.run(
         ["caddy", "validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")], capture_output=True
     )
@@ -129,7 +129,7 @@ def nginx(service: RunningService, tmp_path):
             server.terminate()
 
 
-def test_a_stream_goes_through_nginx_as_it_comes(nginx, service: RunningService):
+def test_nginx_passes_a_stream_on_without_buffering(nginx, service: RunningService):
     deadline = time.monotonic() + 10
     while True:
         try:

@@ -32,12 +32,12 @@ def test_every_metric_that_is_asked_for_exists(service: RunningService):
             assert re.sub(r"_(total|bucket|sum|count)$", "", name) in families, name
 
 
-def test_panels_lie_beside_each_other():
+def test_panels_do_not_overlap():
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in GRAFANA["panels"]]
     assert len(set(places)) == len(places) and len({panel["id"] for panel in GRAFANA["panels"]}) == len(places)
 
 
-def test_promtool_takes_the_rules():
+def test_promtool_accepts_the_rules():
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed")
     checked = subprocess.run(["promtool", "check", "rules", str(ALERTS)], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The frame of a client's script: its checks run in order, one line each; the exit status says whether all passed."""
+"""Runs a client's checks in order and prints a line for each; the exit status is 0 if all passed."""
 
 import asyncio
 import inspect
@@ -17,7 +17,7 @@ URL = os.environ.get("OMNI_URL", "http://127.0.0.1:8000")
 KEY = os.environ.get("OMNI_KEY", "sk-local")
 MODEL = os.environ.get("OMNI_CLIENT_MODEL", "omni-demo")
 HELLO = "Hello!"
-LONG: dict[str, Any] = {"max_tokens": 3000, "extra_body": {"ignore_eos": True}}  # an answer that nobody waits for
+LONG: dict[str, Any] = {"max_tokens": 3000, "extra_body": {"ignore_eos": True}}  # an answer that no check waits for
 WEATHER = {
     "type": "function",
     "function": {
@@ -43,7 +43,7 @@ def jobs() -> list[dict[str, Any]]:
 
 @contextmanager
 def leaving() -> Iterator[None]:
-    """What is asked for in the block and not waited for must be cancelled, and soon."""
+    """A request of the block that is abandoned there must be cancelled soon."""
     known = {job["id"] for job in jobs()}
     yield
     deadline = time.monotonic() + 15
@@ -85,7 +85,7 @@ def wait_for_the_end_of(pids: list[int]) -> None:
 
 
 def run(*checks: Callable[[], Any]) -> None:
-    """Each check is a function whose name says what holds. Ends the process."""
+    """Run the checks, each a function named after what it checks. Ends the process."""
     num_failed = 0
     for check in checks:
         name = check.__name__.replace("_", " ")
