@@ -1,4 +1,4 @@
-// The chat page: joins the store, the views and the answers on their way.
+// The chat page: connects the store, the views and the running answers.
 
 import { Answer, emptyAnswer, isRunning } from "./chat/answer.js";
 import { Composer } from "./chat/composer.js";
@@ -22,7 +22,7 @@ const SUGGESTIONS = [
 class App {
   constructor() {
     this.store = new Store({ onError: (text) => this.announce(text), onForeign: (id) => this.follow(id) });
-    this.answers = new Map(); // message id -> Answer on its way
+    this.answers = new Map(); // message id -> running Answer
     const openSettings = () => this.panel.toggle(true);
     this.panel = new Panel({
       onKey: () => this.models.load(this.current.options.model),
@@ -92,7 +92,7 @@ class App {
     else this.refresh();
   }
 
-  /** Another tab went on with this conversation, or deleted it. What is on its way here stays. */
+  /** Another tab has changed or deleted this conversation. Running answers of this tab stay. */
   follow(id) {
     if (id !== this.current.id) return this.refresh();
     if (this.current.messages.some(({ id }) => this.answers.has(id))) return;
@@ -135,7 +135,7 @@ class App {
     this.answer(this.current);
   }
 
-  /** A lost answer is picked up where it broke; a refused one is asked for again. */
+  /** Resumes a lost answer; repeats the request of a refused one. */
   retry(message) {
     if (message.state !== "lost") return this.again(message);
     message.state = "waiting";
@@ -175,7 +175,7 @@ class App {
     };
     const answer = new Answer({ message, messages, key: apiKey(), onChange });
     this.answers.set(message.id, answer);
-    this.store.flush(); // before the first byte leaves: a reload finds the question
+    this.store.flush(); // before the request is sent, so that a reload finds the question
     onChange();
     this.refresh();
     await answer.run();
@@ -184,7 +184,7 @@ class App {
     if (conversation === this.current) this.announce(ending(message) || message.error?.message || `Answer: ${message.content}`);
   }
 
-  /** After a reload: every answer that was on its way goes on from the last event that was kept. */
+  /** After a reload: resume every running answer after its last stored event. */
   resumeAll() {
     for (const conversation of this.store.list()) {
       for (const message of conversation.messages.filter(isRunning)) {
@@ -199,7 +199,7 @@ class App {
     this.refresh();
   }
 
-  /** For screen readers: one sentence at a time, never token by token. */
+  /** Announces whole sentences to screen readers, not tokens. */
   announce(text) {
     byId("announcement").textContent = text.slice(0, 1000);
   }

@@ -1,4 +1,4 @@
-// The board: what the workers do, who waits, who runs, what failed.
+// The board: workers, waiting and running jobs, recent failures.
 
 import { Feed } from "./board/feed.js";
 import { Rows } from "./board/rows.js";
@@ -42,7 +42,7 @@ const key = (item) => item.id;
 
 const cards = new WeakMap(); // element -> WorkerCard
 const workers = new Rows(byId("workers"), {
-  key: ({ fence, queue }) => `${fence} ${queue}`, // one that loads has no fence yet
+  key: ({ fence, queue }) => `${fence} ${queue}`, // a loading worker has no fence yet
   make() {
     const card = new WorkerCard();
     cards.set(card.element, card);

@@ -1,2 +1,2 @@
-// Light or dark before the first paint. A plain script: modules run too late and would flash.
+// Sets light or dark before the first paint. A plain script, because a module would run after it.
 document.documentElement.dataset.theme = localStorage.getItem("omni.theme") ?? "auto";

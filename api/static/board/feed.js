@@ -1,4 +1,4 @@
-// The board's one stream: opened with the admin key, opened again after a growing pause when it breaks.
+// The board's stream, opened with the admin key and reopened with growing pauses.
 
 import { ApiError, openBoard } from "../chat/api.js";
 import { readFrames } from "../chat/sse.js";
@@ -29,7 +29,7 @@ export class Feed {
     }
   }
 
-  /** Returns why it ended. */
+  /** Returns the error that ended the stream. */
   async follow(key, signal, onLive) {
     const attempt = new AbortController();
     let alarm;
@@ -45,7 +45,7 @@ export class Feed {
         onLive();
         if (data) this.onBoard(JSON.parse(data));
         if (data) this.onState("live");
-        else this.onState("retrying", new ApiError(`${comment}.`)); // the server is there, its Redis is not
+        else this.onState("retrying", new ApiError(`${comment}.`)); // the server answers, its Redis does not
       }
       return new ApiError("The stream ended.");
     } catch (error) {

@@ -1,4 +1,4 @@
-// A list kept in step with the data: one element per key, made once, so a focused button stays where it is.
+// A list with one element per key, created once and then updated, so that a button keeps its focus.
 
 export class Rows {
   /** `make(item)` builds an element, `update(element, item)` fills it. */

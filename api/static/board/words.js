@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Numbers, durations and shares as text.
 
 export function duration(seconds) {
   const whole = Math.max(0, Math.floor(Number(seconds) || 0));

@@ -1,4 +1,4 @@
-// One worker: what its device does now, and the last two minutes of its tokens per second.
+// One worker: its device, batch and memory, and the last two minutes of its tokens per second.
 
 import { h } from "../chat/dom.js";
 import { bytes, duration, grouped, loading, percent } from "./words.js";
@@ -43,7 +43,7 @@ export class WorkerCard {
     const used = Number(worker.kv_used) || 0;
     const total = Number(worker.kv_total) || 0;
     part("model").textContent = worker.queue ?? worker.model;
-    part("model").title = worker.model; // the weights that really run
+    part("model").title = worker.model; // the weights that it runs
     part("state").textContent = worker.state ?? "";
     part("state").dataset.state = worker.state ?? "";
     part("device").textContent = [worker.device, worker.fence ? `worker ${worker.fence}` : ""].filter(Boolean).join(" · ");

@@ -1,23 +1,23 @@
-// One answer on its way: sent, followed, picked up again when the connection breaks or the page was reloaded, stopped.
+// One running answer: sends the request, reads the stream, resumes it after a broken connection or a reload, stops it.
 
 import { ApiError, cancelJob, resumeChat, startChat } from "./api.js";
 import { fold, toRequest } from "./fold.js";
 import { parseQueued, readFrames } from "./sse.js";
 
-const SILENCE_MS = 45_000; // the server says something at least every 15 s
+const SILENCE_MS = 45_000; // the server sends a keep-alive every 15 s
 const PAUSES_MS = [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000];
 
 export const isRunning = (message) => ["sending", "waiting", "streaming"].includes(message.state);
 
 export class Answer {
-  /** `messages` is what the answer answers; `onChange` is called after each change of `message`. */
+  /** `messages`: the conversation before the answer. `onChange` is called after each change of `message`. */
   constructor({ message, messages, key, onChange }) {
     Object.assign(this, { message, messages, key, onChange });
     this.abort = new AbortController();
     this.wakeUp = () => {};
   }
 
-  /** Ends when the message is done, stopped, failed or lost. Never throws. */
+  /** Resolves when the message is done, stopped, failed or lost. Never rejects. */
   async run() {
     window.addEventListener("online", () => this.wakeUp(), { signal: this.abort.signal });
     for (let failures = 0; isRunning(this.message); ) {
@@ -37,7 +37,7 @@ export class Answer {
     this.abort.abort();
   }
 
-  /** A refused first request is the user's to repeat; an accepted job is worth waiting for. */
+  /** Only an accepted job is retried; a refused first request is left to the user. */
   mayTryAgain(error) {
     if (!(error instanceof ApiError)) return error.name === "AbortError" || error instanceof TypeError;
     return this.message.job ? error.isPassing : error.status === 0;
@@ -66,7 +66,7 @@ export class Answer {
   async open(signal) {
     const { message, key } = this;
     if (message.job) return resumeChat(message.job, message.last, { key, signal });
-    // the message's id makes this safe to send twice: the server starts one job for it
+    // the message's id is the Idempotency-Key: sent twice, the request still starts one job
     const response = await startChat(toRequest(this.messages, message.options), { key, signal, id: message.id });
     const job = response.headers.get("Omni-Job-Id");
     if (job) message.job = job;
@@ -91,7 +91,7 @@ export class Answer {
       message.numDeltas += 1;
       message.state = "streaming";
     }
-    if (id) message.last = id; // kept together with the text, so a resume repeats and loses nothing
+    if (id) message.last = id; // stored with the text, so that a resumed stream neither repeats nor skips any
     this.change({ queued: null });
   }
 
@@ -113,7 +113,7 @@ export class Answer {
     this.abort.abort();
   }
 
-  /** Shown as stopped at once; the job is cancelled as soon as its id is known. */
+  /** Marks the message as stopped at once and cancels the job as soon as its id is known. */
   stop() {
     this.change({ stopping: true });
     if (this.message.job) this.cancel();
@@ -122,7 +122,7 @@ export class Answer {
   }
 
   cancel() {
-    cancelJob(this.message.job, this.key).catch(() => {}); // ended already, or its key is gone
+    cancelJob(this.message.job, this.key).catch(() => {}); // it has ended, or the key was revoked
   }
 
   change(fields) {

@@ -1,8 +1,8 @@
-// Every request to the server, and what its refusals become.
+// Requests to the server; a refusal becomes an ApiError.
 
-const ROOT = new URL("../../", import.meta.url); // also right behind a proxy that adds a path
+const ROOT = new URL("../../", import.meta.url); // also correct behind a proxy that adds a path
 
-/** A refusal, in the server's own words. `status` is 0 when no answer came. */
+/** A refusal with the server's message. `status` is 0 without a response. */
 export class ApiError extends Error {
   constructor(message, { status = 0, code = null, param = null, retryAfter = null, isFinal = false } = {}) {
     super(message);
@@ -19,7 +19,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The response if it is a 2xx; else throws ApiError. An abort goes through as it is. */
+/** The response if it is a 2xx. Otherwise throws ApiError; an AbortError is passed on. */
 export async function call(path, { key, method = "GET", body, headers = {}, signal } = {}) {
   const options = { method, signal, headers: { ...headers, Authorization: `Bearer ${key}` }, cache: "no-store" };
   if (body) {
@@ -36,7 +36,7 @@ export async function call(path, { key, method = "GET", body, headers = {}, sign
 
 async function refusal(response) {
   const seconds = Number(response.headers.get("Retry-After"));
-  const isFinal = response.headers.get("x-should-retry") === "false"; // the server says that a retry would only repeat it
+  const isFinal = response.headers.get("x-should-retry") === "false"; // a retry would only repeat the failure
   const facts = { status: response.status, retryAfter: seconds > 0 ? seconds : null, isFinal };
   try {
     const { error } = await response.json();

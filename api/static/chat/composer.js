@@ -1,4 +1,4 @@
-// The box one types in. Enter sends (a new line on a touch screen), Shift+Enter breaks the line, Esc stops.
+// The message box. Enter sends (on a touch screen it adds a line), Shift+Enter adds a line, Esc stops the answer.
 
 export class Composer {
   constructor({ form, area, sendButton, stopButton, onSend, onStop }) {
@@ -33,7 +33,7 @@ export class Composer {
     this.area.style.height = `${Math.min(this.area.scrollHeight, 240)}px`;
   }
 
-  /** While an answer runs, Stop stands where Send was; the focus stays where it was or moves with it. */
+  /** Shows Stop in place of Send while an answer runs; a focus on either moves to the box. */
   setRunning(isRunning) {
     const focused = document.activeElement;
     this.isRunning = isRunning;

@@ -1,4 +1,4 @@
-// Small tools for building elements. Text always goes in as text.
+// Functions that build elements. Text is inserted as text, never as HTML.
 
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -22,7 +22,7 @@ const ICONS = {
   check: "M5 13l4 4 10-10",
 };
 
-/** A line drawing; the button around it carries the name. */
+/** A decorative icon; the button around it has the accessible name. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 24 24");
@@ -34,7 +34,7 @@ export function icon(name) {
   return svg;
 }
 
-/** Works on plain http in a local network too, where navigator.clipboard is missing. */
+/** Copies text, also over plain http, where navigator.clipboard is missing. */
 export async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = h("textarea", { class: "visually-hidden", "aria-hidden": "true" });

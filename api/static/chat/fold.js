@@ -1,6 +1,6 @@
 // Chunks folded into a message. Pure: no network, no page, no clock.
 
-/** Adds one chat.completion.chunk to the message. Returns true when it brought something to read. */
+/** Adds one chat.completion.chunk to the message. Returns true if it added text, reasoning or calls. */
 export function fold(message, chunk) {
   if (chunk.error) {
     const { message: text, code = null, param = null } = chunk.error;
@@ -28,12 +28,12 @@ function foldCall(toolCalls, { index = 0, id, function: { name, arguments: text 
   call.arguments += text ?? "";
 }
 
-/** The calls of an answer that ended with them; those of one that was cut off may be in halves. */
+/** The tool calls of an answer that ended with them; in one that was cut off they may be incomplete. */
 export function wholeCalls({ finishReason, toolCalls = [] }) {
   return finishReason === "tool_calls" ? toolCalls : [];
 }
 
-/** The message as the API takes it. Reasoning stays here: models do not expect it back. */
+/** The message in the API's form, without its reasoning, which models do not expect back. */
 export function toApi(message) {
   const { role, content, toolCallId } = message;
   if (role === "tool") return { role, content, tool_call_id: toolCallId };
@@ -46,7 +46,7 @@ export function toApi(message) {
   return { role, content: content || null, tool_calls: calls };
 }
 
-/** The body of the request that asks for an answer to `messages`. Empty options are the server's to choose. */
+/** The request body for an answer to `messages`. Empty options are left out, so that the server's defaults apply. */
 export function toRequest(messages, options) {
   const system = options.system?.trim() ? [{ role: "system", content: options.system }] : [];
   const worth = messages.filter((message) => message.content || wholeCalls(message).length);
@@ -54,8 +54,8 @@ export function toRequest(messages, options) {
     model: options.model,
     messages: [...system, ...worth.map(toApi)],
     stream: true,
-    background: true, // the job goes on when this page goes away
-    stream_options: { include_usage: true, include_event_ids: true }, // a broken stream is picked up by its ids
+    background: true, // the job goes on when this page is closed
+    stream_options: { include_usage: true, include_event_ids: true }, // needed to resume a broken stream
   };
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if (options[name] !== undefined && options[name] !== "") body[name] = Number(options[name]);

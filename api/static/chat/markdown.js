@@ -1,13 +1,13 @@
-// A model's Markdown as safe elements. While it streams, only the blocks that changed are built again.
+// A model's Markdown as safe elements. During a stream only changed blocks are rebuilt.
 
 import hljs from "../vendor/highlight.js";
 import { Lexer, Marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/purify.js";
 import { h, icon } from "./dom.js";
 
-const MAX_HIGHLIGHT = 50_000; // characters; beyond it colour costs more than it gives
+const MAX_HIGHLIGHT = 50_000; // characters; highlighting more takes too long
 
-const MAX_DEPTH = 32; // quotes, lists and emphasis inside one another; what lies deeper is text
+const MAX_DEPTH = 32; // of nested quotes, lists and emphasis; deeper ones are shown as text
 
 const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
 
@@ -15,8 +15,8 @@ const marked = new Marked({
   gfm: true,
   breaks: true,
   renderer: {
-    html: ({ text }) => escape(text), // a tag in an answer is text to read
-    image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`, // nothing is fetched unasked
+    html: ({ text }) => escape(text), // HTML in an answer is shown as text
+    image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`, // images are not loaded
   },
 });
 
@@ -55,7 +55,7 @@ const ALLOWED = {
   RETURN_DOM_FRAGMENT: true,
 };
 
-/** Markdown -> DocumentFragment that holds nothing able to run or to load. */
+/** Markdown -> DocumentFragment without anything that runs or loads. */
 function render(tokens) {
   const fragment = DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {

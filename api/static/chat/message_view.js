@@ -129,6 +129,6 @@ function pretty(text) {
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
   } catch {
-    return text; // still streaming, or not JSON: as it came
+    return text; // still streaming, or not JSON
   }
 }

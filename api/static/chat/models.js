@@ -1,4 +1,4 @@
-// The model picker, and the banner that says why there is none yet.
+// The model picker, and the banner shown while there is no model.
 
 import { listModels } from "./api.js";
 import { byId, h } from "./dom.js";
@@ -15,7 +15,7 @@ export class Models {
     this.select.addEventListener("change", () => onPick(this.select.value));
   }
 
-  /** Asks until the server has models; a loading model is worth waiting for, a refused key is not. */
+  /** Polls until the server has models. A refused key ends the polling. */
   async load(wanted) {
     clearTimeout(this.timer);
     try {
@@ -32,7 +32,7 @@ export class Models {
     this.pick(wanted);
   }
 
-  /** A model that is gone falls back to the first. */
+  /** Selects a model; the first one if it is no longer served. */
   pick(wanted) {
     const known = [...this.select.options].map((option) => option.value);
     this.select.value = known.includes(wanted) ? wanted : (known[0] ?? "");

@@ -1,4 +1,4 @@
-// The settings panel: key, system prompt, sampling, tools. Each change is kept at once.
+// The settings panel: key, system prompt, sampling, tools. Each change is stored at once.
 
 import { byId } from "./dom.js";
 import { apiKey, setApiKey } from "./key.js";
@@ -6,7 +6,7 @@ import { apiKey, setApiKey } from "./key.js";
 const OPTIONS = ["system", "temperature", "top_p", "max_tokens", "seed", "stop", "tools"];
 
 export class Panel {
-  /** `onKey()` after the key changed; `onOptions(name, value)` after an option of the conversation did. */
+  /** `onKey()`: the key has changed. `onOptions(name, value)`: an option of the conversation has changed. */
   constructor({ onKey, onOptions }) {
     this.element = byId("panel");
     this.opener = byId("open-panel");

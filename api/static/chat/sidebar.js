@@ -43,7 +43,7 @@ export class Sidebar {
     return h("li", {}, name, bin);
   }
 
-  /** On a phone the list is a drawer; on a wide page it is always there. */
+  /** Opens or closes the list, which is a drawer on narrow screens and always visible on wide ones. */
   toggle(open = !this.element.classList.contains("open")) {
     if (open === this.element.classList.contains("open")) return;
     this.element.classList.toggle("open", open);

@@ -9,7 +9,7 @@ export async function* readFrames(body) {
   try {
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) return; // a frame that its blank line did not end is not a frame
+      if (done) return; // an incomplete frame is dropped
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines.map((text) => text.replace(/\r$/, ""))) {

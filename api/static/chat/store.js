@@ -1,4 +1,4 @@
-// Conversations in localStorage, one entry each: written in one go, also while the page is being closed.
+// Conversations in localStorage, one entry each, written synchronously, so that closing the page loses nothing.
 
 import { randomId } from "./dom.js";
 
@@ -7,7 +7,7 @@ const SAVE_EVERY_MS = 300;
 const TITLE_LENGTH = 48;
 
 export class Store {
-  /** `onError(text)` when nothing more fits; `onForeign(id)` after another tab changed a conversation. */
+  /** `onError(text)`: storage is full. `onForeign(id)`: another tab changed a conversation. */
   constructor({ onError, onForeign }) {
     Object.assign(this, { onError, onForeign });
     this.loaded = new Map(); // id -> conversation: one object each, shared by the page and a running answer
@@ -21,7 +21,7 @@ export class Store {
 
   follow(key, newValue) {
     const id = key.slice(PREFIX.length);
-    if (this.unsaved.has(id)) return; // written here too, and soon again
+    if (this.unsaved.has(id)) return; // this tab has a newer version to write
     if (newValue === null) this.loaded.delete(id);
     else this.load(key);
     this.onForeign(id);
@@ -57,7 +57,7 @@ export class Store {
     localStorage.removeItem(PREFIX + id);
   }
 
-  /** Writes soon; `flush` writes now. A conversation without messages is not kept. */
+  /** Schedules a write; `flush` writes now. A conversation without messages is not stored. */
   save(conversation) {
     if (!this.loaded.has(conversation.id)) return; // deleted while its answer was stopping
     const first = conversation.messages.find((message) => message.role === "user");

@@ -1,4 +1,4 @@
-// auto (as the system is) -> light -> dark, kept in the browser.
+// The theme button: auto (the system's) -> light -> dark. The choice is stored in the browser.
 
 const ORDER = ["auto", "light", "dark"];
 

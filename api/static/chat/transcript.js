@@ -1,4 +1,4 @@
-// The messages of the open conversation, drawn at most once a frame, kept at the bottom while the reader is there.
+// The messages of the open conversation, drawn at most once a frame. Scrolls along while the reader is at the bottom.
 
 import { copyText, h, icon } from "./dom.js";
 import { MessageView } from "./message_view.js";
@@ -31,7 +31,7 @@ export class Transcript {
     this.toEnd();
   }
 
-  /** Draws soon; a message that is not on the page is left alone. */
+  /** Schedules a redraw of a message that is on the page. */
   update(message) {
     if (!this.views.has(message.id)) return;
     if (this.changed.size === 0) requestAnimationFrame(() => this.draw());
@@ -66,7 +66,7 @@ export class Transcript {
   }
 }
 
-/** What an empty conversation shows: a few things to say. */
+/** The suggestions that an empty conversation shows. */
 export function welcome(suggestions, onPick) {
   const buttons = suggestions.map((text) => h("button", { type: "button", onclick: () => onPick(text) }, text));
   return h(

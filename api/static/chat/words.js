@@ -1,13 +1,13 @@
-// What the page says about a message: where it stands, how fast it was, what to do about an error.
+// The texts under a message: progress, speed, and advice after an error.
 
 const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 2 : 1)} s`;
 
-/** The line under a running answer. */
+/** The progress of a running answer. */
 export function progress({ state, queued, retrying }) {
   if (retrying) return "Connection lost. Reconnecting…";
   if (queued?.position > 0) {
     const wait = queued.eta ? `, about ${Math.max(1, Math.round(queued.eta))} s` : "";
-    return `Waiting: number ${queued.position} in line${wait}`;
+    return `Waiting: number ${queued.position} in the queue${wait}`;
   }
   return { sending: "Sending…", waiting: "Waiting for the first token…", streaming: "" }[state] ?? "";
 }
@@ -24,14 +24,14 @@ export function figures(message) {
   return parts.join(" · ");
 }
 
-/** Why the answer ended, where that is worth a word. */
+/** The reason for an end other than the model's own; otherwise empty. */
 export function ending({ state, finishReason }) {
   if (state === "stopped") return "Stopped";
   if (state !== "done") return "";
   return { length: "Cut at the token limit", content_filter: "Withheld by a filter" }[finishReason] ?? "";
 }
 
-/** One sentence on what to do next. */
+/** What to do after an error, in one sentence. */
 export function advice({ status, code, retryAfter }) {
   if (code === "context_length_exceeded") return "Start a new chat, or lower the token limit in the settings.";
   if (code === "model_not_found") return "Choose another model at the top.";
