@@ -13,7 +13,7 @@ TICKET = "omni:ticket"  # counter
 IDEM = "omni:idem:"  # + owner:SHA-256 of the Idempotency-Key; hash
 # The queue
 WAITING = "omni:waiting:"  # + queue; sorted set of members `ticket:job`
-LINE = "omni:line:"  # + queue:owner; sorted set of one owner's members
+OWNER_QUEUE = "omni:line:"  # + queue:owner; sorted set of one owner's members
 SUSPECTS = "omni:suspects:"  # + queue; sorted set
 DEADLINES = "omni:deadlines:"  # + queue; sorted set
 READERS = "omni:readers:"  # + queue; sorted set

@@ -11,13 +11,13 @@ LOGPROB_BYTES = 40
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request and what the queue must know of it."""
+    """A request with its owner, queue and limits."""
 
     request: GenerationRequest
     queue: str
     owner: str
     revision: str
-    form: dict[str, Any]  # the response's metadata, kept so that any process can build the same response again
+    form: dict[str, Any]  # the response's metadata, from which any process can build the response
     background: bool = False
     deadline_s: float = 0.0  # 0: none
     idempotency_key: str = ""

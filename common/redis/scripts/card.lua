@@ -1,4 +1,4 @@
--- Publishes what the API must know of a model to encode prompts for it. ARGV: queue card revision, then the served ids.
+-- Publishes a model's card, from which the API encodes prompts. ARGV: queue card revision, then the served ids.
 local queue, card, revision = unpack(ARGV, 1, 3)
 redis.call('SET', CARD .. queue, card)
 redis.call('HSET', REVISIONS, queue, revision)

@@ -1,4 +1,4 @@
--- Put in front of every script, behind the names of common/redis/keys.py: the clock, the shares of owners, a job's end.
+-- Precedes every script, after the names of common/redis/keys.py: the clock, the shares of owners, a job's end.
 local DEADLINE_PASSED = 'The request passed its deadline before it was finished; allow more time or ask for fewer tokens.'
 local BY_OPERATOR = 'The job was cancelled by an operator.'
 local PRIORITY_STEP = 1e11  -- one step of priority weighs more than any difference in tokens between two owners
@@ -52,7 +52,7 @@ end
 -- Fair shares, counted in tokens (docs/decisions/0007). SERVED holds, for each owner with a waiting or running job, the
 -- tokens read and made for it, divided by its weight. The owner with the least is next; among equals, the one with fewer
 -- places.
-local function line_of(queue, owner) return LINE .. queue .. ':' .. owner end
+local function owner_queue(queue, owner) return OWNER_QUEUE .. queue .. ':' .. owner end
 
 -- Gives a new or returning owner the level of the others: it gets no credit for the time in which it asked for nothing.
 local function enter(queue, owner)
@@ -68,7 +68,7 @@ local function enter(queue, owner)
 end
 
 local function leave_if_idle(queue, owner)
-  if redis.call('EXISTS', line_of(queue, owner)) == 1 or redis.call('HEXISTS', PLACES .. queue, owner) == 1 then return end
+  if redis.call('EXISTS', owner_queue(queue, owner)) == 1 or redis.call('HEXISTS', PLACES .. queue, owner) == 1 then return end
   local level = redis.call('ZSCORE', SERVED .. queue, owner)
   redis.call('ZREM', SERVED .. queue, owner)
   if level then redis.call('HSET', FAIR .. queue, 'served:' .. owner, level) end
@@ -93,7 +93,7 @@ end
 
 -- Moves the owner's first waiting job to its exact place; the places of its later jobs are estimates.
 local function settle(queue, owner)
-  local first, class = unpack(redis.call('ZRANGE', line_of(queue, owner), 0, 0, 'WITHSCORES'))
+  local first, class = unpack(redis.call('ZRANGE', owner_queue(queue, owner), 0, 0, 'WITHSCORES'))
   if first then redis.call('ZADD', WAITING .. queue, 'XX', 'LT', due_at(queue, owner, class), first) end
 end
 
@@ -106,14 +106,14 @@ local function head_of(queue)
     if not head then return false end
     local owner = redis.call('HGET', JOB .. id_of(head), 'owner')
     if not owner then return head end
-    local line = line_of(queue, owner)
-    local first, class = unpack(redis.call('ZRANGE', line, 0, 0, 'WITHSCORES'))
+    local own = owner_queue(queue, owner)
+    local first, class = unpack(redis.call('ZRANGE', own, 0, 0, 'WITHSCORES'))
     if not first then return head end
-    if first ~= head and not redis.call('ZSCORE', line, head) then
-      return head  -- enqueued by a version without a line for each owner
+    if first ~= head and not redis.call('ZSCORE', own, head) then
+      return head  -- enqueued by a version without queues of owners
     end
     if first ~= head and not redis.call('ZSCORE', waiting, first) then
-      redis.call('ZREM', line, first)  -- it has ended, or a version without such lines has claimed it
+      redis.call('ZREM', own, first)  -- it has ended, or a version without queues of owners has claimed it
     else
       local due = due_at(queue, owner, class)
       if tonumber(score) >= due then return first end
@@ -128,7 +128,7 @@ local function dequeue(id, queue, member)
   redis.call('ZREM', SUSPECTS .. queue, member)
   redis.call('LREM', RQ_QUEUE .. queue, 1, id)
   local owner = redis.call('HGET', JOB .. id, 'owner')
-  if owner and redis.call('ZREM', line_of(queue, owner), member) == 1 then settle(queue, owner) end
+  if owner and redis.call('ZREM', owner_queue(queue, owner), member) == 1 then settle(queue, owner) end
 end
 
 -- Removes RQ's record of the execution of a job by this worker.
@@ -213,7 +213,7 @@ local function requeue(id, queue, queues, ahead)
   redis.call('HSET', key, 'state', 'queued', 'fence', 0)
   hold_places(queue, owner, -(places or 1))
   local class = (priority or 0) - ahead
-  if queues == WAITING then redis.call('ZADD', line_of(queue, owner), class, member) end
+  if queues == WAITING then redis.call('ZADD', owner_queue(queue, owner), class, member) end
   redis.call('ZADD', queues .. queue, due_at(queue, owner, class), member)
   rq_stop_execution(id, queue, fence, worker)
   redis.call('HSET', RQ_JOB .. id, 'status', 'queued')

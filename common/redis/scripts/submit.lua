@@ -29,10 +29,10 @@ if idem then
     return {'again', 'id', known}
   end
 end
-local waiting, line = WAITING .. queue, line_of(queue, owner)
+local waiting, own = WAITING .. queue, owner_queue(queue, owner)
 local size = redis.call('ZCARD', waiting)
 -- A full queue still takes one job of a key that has none in it: no key shuts the others out.
-if size >= tonumber(max_queue) and redis.call('EXISTS', line) == 1 then return {'full', 'size', size} end
+if size >= tonumber(max_queue) and redis.call('EXISTS', own) == 1 then return {'full', 'size', size} end
 
 -- A tenth of the memory is left for the answers of accepted jobs. It is checked here and not once a second, because a burst
 -- fills what is free in less. A user without INFO learns it from the first write, which fails when memory is full.
@@ -81,7 +81,7 @@ local fair = FAIR .. queue
 if redis.call('ZCARD', SERVED .. queue) == 0 then redis.call('DEL', fair) end
 enter(queue, owner)
 local level = tonumber(redis.call('ZSCORE', SERVED .. queue, owner))
-if redis.call('EXISTS', line) == 1 then level = math.max(level, tonumber(redis.call('HGET', fair, 'end:' .. owner) or 0)) end
+if redis.call('EXISTS', own) == 1 then level = math.max(level, tonumber(redis.call('HGET', fair, 'end:' .. owner) or 0)) end
 redis.call('HSET', fair, 'end:' .. owner, string.format('%.3f', level + cost / weight), 'weight:' .. owner, weight)
 
 if per_minute > 0 then
@@ -109,7 +109,7 @@ redis.call('ZADD', OWN_JOBS .. owner, NOT_ENDED + ticket, id)
 redis.call('PERSIST', OWN_JOBS .. owner)
 redis.call('SADD', OWN_QUEUED .. owner, id)
 redis.call('ZADD', waiting, score, member)
-redis.call('ZADD', line, priority, member)
+redis.call('ZADD', own, priority, member)
 settle(queue, owner)
 redis.call('HSET', RQ_JOB .. id, unpack(ARGV, last_own + 1))
 redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. queue)

@@ -1,4 +1,4 @@
--- What a full worker must know to decide whether one of its jobs makes room. ARGV: fence queue
+-- Describes the head of the queue and the owners' shares, for a full worker that may have to make room. ARGV: fence queue
 -- Returns {'fenced'} | {'nobody'} (the queue is empty, or suspects wait, which no other job joins)
 --       | {'head', name, value, ...}, where `shares` holds {owner, places, weight} for the head's owner and for each
 --       owner that holds places

@@ -58,7 +58,7 @@ class Queue:
 
 
 @pytest.fixture
-def line(redis):
+def queue(redis):
     return Queue(redis)
 
 
@@ -66,194 +66,194 @@ def owners(ids):
     return "".join(job_id[0] for job_id in ids)
 
 
-def test_with_one_key_the_queue_is_first_in_first_out(line):
-    ids = line.put("a", 20)
-    assert line.claim(5) == ids[:5]
-    ids += line.put("a", 5)
-    assert line.claim(30) == ids[5:]
-    more = line.put("a", 3)
-    assert line.claim(3) == more
+def test_with_one_key_the_queue_is_first_in_first_out(queue):
+    ids = queue.put("a", 20)
+    assert queue.claim(5) == ids[:5]
+    ids += queue.put("a", 5)
+    assert queue.claim(30) == ids[5:]
+    more = queue.put("a", 3)
+    assert queue.claim(3) == more
 
 
-def test_a_key_with_a_thousand_waiting_jobs_does_not_delay_the_first_of_another(line):
-    line.put("a", 1000)
-    line.claim(7)
-    [first] = line.put("b")
-    assert line.claim() == [first]
+def test_a_key_with_a_thousand_waiting_jobs_does_not_delay_the_first_of_another(queue):
+    queue.put("a", 1000)
+    queue.claim(7)
+    [first] = queue.put("b")
+    assert queue.claim() == [first]
 
 
-def test_two_busy_keys_take_turns(line):
-    line.put("a", 50)
-    line.claim(10)
-    line.put("b", 20)
-    assert owners(line.claim(20)).count("b") == 10
+def test_two_busy_keys_take_turns(queue):
+    queue.put("a", 50)
+    queue.claim(10)
+    queue.put("b", 20)
+    assert owners(queue.claim(20)).count("b") == 10
 
 
-def test_a_key_of_weight_three_is_served_three_times_as_often(line):
-    heavy, light = line.add_key(weight=3), line.add_key(weight=1)
-    line.put(heavy, 40)
-    line.put(light, 40)
-    served = [job_id.split("-")[0] for job_id in line.claim(20)]
+def test_a_key_of_weight_three_is_served_three_times_as_often(queue):
+    heavy, light = queue.add_key(weight=3), queue.add_key(weight=1)
+    queue.put(heavy, 40)
+    queue.put(light, 40)
+    served = [job_id.split("-")[0] for job_id in queue.claim(20)]
     assert served.count(heavy) == 15
 
 
-def test_shares_are_counted_in_tokens_so_long_jobs_do_not_bring_more(line):
-    line.put("a", 60, max_tokens=200)
-    line.put("b", 60, max_tokens=20)
+def test_shares_are_counted_in_tokens_so_long_jobs_do_not_bring_more(queue):
+    queue.put("a", 60, max_tokens=200)
+    queue.put("b", 60, max_tokens=20)
     tokens = {"a": 0, "b": 0}
     for _ in range(55):
-        waiting = line.store.redis.zrange(f"omni:waiting:{QUEUE}", 0, -1)
+        waiting = queue.store.redis.zrange(f"omni:waiting:{QUEUE}", 0, -1)
         assert {member.decode().partition(":")[2][0] for member in waiting} == {"a", "b"}
-        head = line.ledger.waiter().head.owner
-        tokens[line.serve(200 if head == "a" else 20)[0]] += 202 if head == "a" else 22
+        head = queue.ledger.waiter().head.owner
+        tokens[queue.serve(200 if head == "a" else 20)[0]] += 202 if head == "a" else 22
     assert abs(tokens["a"] - tokens["b"]) <= 202
 
 
-def test_a_large_max_tokens_that_is_not_used_costs_nothing(line):
-    line.put("a", 40, max_tokens=100_000)
-    line.put("b", 40, max_tokens=10)
-    served = owners([line.serve(10) for _ in range(40)])
+def test_a_large_max_tokens_that_is_not_used_costs_nothing(queue):
+    queue.put("a", 40, max_tokens=100_000)
+    queue.put("b", 40, max_tokens=10)
+    served = owners([queue.serve(10) for _ in range(40)])
     assert served.count("a") == served.count("b") == 20
 
 
-def test_prompts_count_too(line):
-    line.put("a", 40, prompt=198)
-    line.put("b", 40, prompt=2)
-    served = owners([line.serve(2) for _ in range(40)])
+def test_prompts_count_too(queue):
+    queue.put("a", 40, prompt=198)
+    queue.put("b", 40, prompt=2)
+    served = owners([queue.serve(2) for _ in range(40)])
     assert served.count("a") < 3
 
 
-def test_a_key_that_stayed_away_is_owed_nothing_and_one_that_comes_back_owes_what_it_had(line):
-    line.put("a", 50)
-    line.put("b", 1)
+def test_a_key_that_stayed_away_is_owed_nothing_and_one_that_comes_back_owes_what_it_had(queue):
+    queue.put("a", 50)
+    queue.put("b", 1)
     for _ in range(21):
-        line.serve(100)
-    line.put("b", 20)
-    line.put("c", 20)
-    served = owners([line.serve(100) for _ in range(30)])
+        queue.serve(100)
+    queue.put("b", 20)
+    queue.put("c", 20)
+    served = owners([queue.serve(100) for _ in range(30)])
     assert max(map(served.count, "abc")) - min(map(served.count, "abc")) <= 1
 
 
-def test_a_key_whose_jobs_wait_behind_all_others_lowers_no_level(line):
+def test_a_key_whose_jobs_wait_behind_all_others_lowers_no_level(queue):
     """It is served last, so its level stays low; a new key must not begin there."""
-    line.put("late", 5, priority=5)
-    line.put("a", 50)
+    queue.put("late", 5, priority=5)
+    queue.put("a", 50)
     for _ in range(20):
-        line.serve(100)
-    line.put("b", 20)
-    assert owners([line.serve(100) for _ in range(20)]).count("b") == 10
+        queue.serve(100)
+    queue.put("b", 20)
+    assert owners([queue.serve(100) for _ in range(20)]).count("b") == 10
 
 
-def test_newcomers_come_one_after_the_other(line):
-    line.put("a", 50)
-    line.serve(100)
-    ids = [line.put(owner)[0] for owner in "bcdef"]
-    assert line.claim(5) == ids
+def test_newcomers_come_one_after_the_other(queue):
+    queue.put("a", 50)
+    queue.serve(100)
+    ids = [queue.put(owner)[0] for owner in "bcdef"]
+    assert queue.claim(5) == ids
 
 
-def test_shares_are_forgotten_when_no_job_waits_or_runs(line, redis):
-    line.put("a", 3)
-    line.put("b", 1)
-    cancelled, *_ = line.put("c", 2)
-    line.store.cancel(cancelled)
+def test_shares_are_forgotten_when_no_job_waits_or_runs(queue, redis):
+    queue.put("a", 3)
+    queue.put("b", 1)
+    cancelled, *_ = queue.put("c", 2)
+    queue.store.cancel(cancelled)
     for _ in range(5):
-        line.serve(10)
+        queue.serve(10)
     left = {key.decode() for key in redis.keys("omni:*")}
     assert not {key for key in left if key.startswith(("omni:places:", "omni:line:", "omni:served:"))}
-    line.put("d")
+    queue.put("d")
     assert redis.hgetall(f"omni:fair:{QUEUE}").keys() == {b"end:d", b"weight:d"}
 
 
-def test_a_job_that_an_older_worker_has_served_is_left_alone(line, redis):
+def test_a_job_that_an_older_worker_has_served_is_left_alone(queue, redis):
     """A worker that is replaced after the API removes jobs from the queue, but not from the key's part of it."""
-    line.put("a")
-    served = line.serve(3)
+    queue.put("a")
+    served = queue.serve(3)
     redis.zadd(f"omni:line:{QUEUE}:a", {redis.hget(f"omni:job:{served}", "member"): 0})
-    [new] = line.put("a")
-    assert line.claim() == [new]
+    [new] = queue.put("a")
+    assert queue.claim() == [new]
     assert redis.hget(f"omni:job:{served}", "state") == b"finished"
     assert redis.zrange(f"omni:line:{QUEUE}:a", 0, -1) == []
 
 
-def test_an_older_worker_can_give_a_job_back(line, redis):
+def test_an_older_worker_can_give_a_job_back(queue, redis):
     """An older worker puts the job at its `score`."""
-    [job_id] = line.put("a")
+    [job_id] = queue.put("a")
     member, score = redis.hmget(f"omni:job:{job_id}", "member", "score")
     assert float(score) == redis.zscore(f"omni:waiting:{QUEUE}", member)
 
 
-def test_an_empty_queue_carries_no_credit_over(line):
-    line.put("a", 100)
-    line.claim(100)
-    line.put("a", 3)
-    line.put("b", 3)
-    assert owners(line.claim(6)) == "bababa"  # a holds a hundred places
+def test_an_empty_queue_carries_no_credit_over(queue):
+    queue.put("a", 100)
+    queue.claim(100)
+    queue.put("a", 3)
+    queue.put("b", 3)
+    assert owners(queue.claim(6)) == "bababa"  # a holds a hundred places
 
 
-def test_jobs_of_a_worker_that_left_are_served_before_newer_ones(line, redis):
-    ids = line.put("a", 30)
-    line.claim(30)
-    new = line.put("a", 2)
-    line.ledger.release()
-    line.ledger.register()
-    assert line.claim(32) == ids + new
+def test_jobs_of_a_worker_that_left_are_served_before_newer_ones(queue, redis):
+    ids = queue.put("a", 30)
+    queue.claim(30)
+    new = queue.put("a", 2)
+    queue.ledger.release()
+    queue.ledger.register()
+    assert queue.claim(32) == ids + new
 
 
-def test_a_key_may_go_ahead_as_far_as_its_right_goes(line):
-    vip = line.add_key(priority=5)
-    waiting = line.put("a", 3)
-    late = line.put("a", 1, priority=3)
-    [ahead] = line.put(vip, 1, priority=-5)
-    assert line.claim(5) == [ahead, *waiting, *late]
+def test_a_key_may_go_ahead_as_far_as_its_right_goes(queue):
+    vip = queue.add_key(priority=5)
+    waiting = queue.put("a", 3)
+    late = queue.put("a", 1, priority=3)
+    [ahead] = queue.put(vip, 1, priority=-5)
+    assert queue.claim(5) == [ahead, *waiting, *late]
     with pytest.raises(InvalidRequest) as refused:
-        line.put(vip, 1, priority=-6)
+        queue.put(vip, 1, priority=-6)
     assert refused.value.param == "priority"
     with pytest.raises(InvalidRequest):
-        line.put("a", 1, priority=-1)
+        queue.put("a", 1, priority=-1)
 
 
-def test_the_limits_of_a_key_are_named_when_they_are_reached(line):
-    few = line.add_key(max_in_flight=3)
-    line.put(few, 2)
-    line.claim(1)
-    line.put(few, 1)
+def test_the_limits_of_a_key_are_named_when_they_are_reached(queue):
+    few = queue.add_key(max_in_flight=3)
+    queue.put(few, 2)
+    queue.claim(1)
+    queue.put(few, 1)
     with pytest.raises(KeyLimited, match="max_in_flight, which is 3") as refused:
-        line.put(few)
+        queue.put(few)
     assert refused.value.param == "max_in_flight" and refused.value.quota.num_in_flight == 3
-    short = line.add_key(max_queued=1)
-    line.put(short)
+    short = queue.add_key(max_queued=1)
+    queue.put(short)
     with pytest.raises(KeyLimited, match="max_queued"):
-        line.put(short)
-    line.claim(3)
-    line.put(short)
+        queue.put(short)
+    queue.claim(3)
+    queue.put(short)
 
 
-def test_tokens_per_minute_are_reserved_and_what_was_not_used_is_given_back(line):
-    owner = line.add_key(tokens_per_minute=100)
-    [job_id] = line.put(owner, max_tokens=88)  # 2 of prompt: 90 in all
+def test_tokens_per_minute_are_reserved_and_what_was_not_used_is_given_back(queue):
+    owner = queue.add_key(tokens_per_minute=100)
+    [job_id] = queue.put(owner, max_tokens=88)  # 2 of prompt: 90 in all
     with pytest.raises(KeyLimited, match="tokens_per_minute") as refused:
-        line.put(owner, max_tokens=88)
+        queue.put(owner, max_tokens=88)
     assert 40 <= refused.value.retry_after_s <= 50
-    line.store.cancel(job_id)
-    line.put(owner, max_tokens=88)
+    queue.store.cancel(job_id)
+    queue.put(owner, max_tokens=88)
 
 
-def test_a_request_larger_than_the_budget_waits_for_a_full_one_and_is_not_refused_for_ever(line):
-    owner = line.add_key(tokens_per_minute=100)
-    line.put(owner, max_tokens=5000)
+def test_a_request_larger_than_the_budget_waits_for_a_full_one_and_is_not_refused_for_ever(queue):
+    owner = queue.add_key(tokens_per_minute=100)
+    queue.put(owner, max_tokens=5000)
     with pytest.raises(KeyLimited):
-        line.put(owner, max_tokens=1)
+        queue.put(owner, max_tokens=1)
 
 
-def test_a_hundred_racing_clients_get_exactly_as_many_places_as_there_are(line):
-    owner = line.add_key(max_in_flight=20)
+def test_a_hundred_racing_clients_get_exactly_as_many_places_as_there_are(queue):
+    owner = queue.add_key(max_in_flight=20)
     taken, refused = [], []
 
     def race(number):
         request = GenerationRequest(f"r-{number}", QUEUE, (1,), SamplingParams(max_tokens=1, seed=1))
         try:
             taken.append(
-                line.store.submit(Submission(request, QUEUE, owner, "r", {}), rq_job(line.redis, f"r-{number}", QUEUE))
+                queue.store.submit(Submission(request, QUEUE, owner, "r", {}), rq_job(queue.redis, f"r-{number}", QUEUE))
             )
         except KeyLimited:
             refused.append(number)
@@ -266,14 +266,14 @@ def test_a_hundred_racing_clients_get_exactly_as_many_places_as_there_are(line):
     assert (len(taken), len(refused)) == (20, 80)
 
 
-def test_places_are_given_back_when_jobs_end_or_their_worker_dies(line, redis):
-    owner = line.add_key(max_in_flight=2)
-    first, _ = line.put(owner, 2)
-    assert line.claim(1) == [first]
-    redis.delete(f"omni:worker:{line.ledger.fence}")
-    line.ledger.reclaim()
-    assert line.keys.usage(owner) == (2, 0)
+def test_places_are_given_back_when_jobs_end_or_their_worker_dies(queue, redis):
+    owner = queue.add_key(max_in_flight=2)
+    first, _ = queue.put(owner, 2)
+    assert queue.claim(1) == [first]
+    redis.delete(f"omni:worker:{queue.ledger.fence}")
+    queue.ledger.reclaim()
+    assert queue.keys.usage(owner) == (2, 0)
     for job_id in redis.smembers(f"omni:own:queued:{owner}"):
-        line.store.cancel(job_id.decode())
-    assert line.keys.usage(owner) == (0, 0)
-    line.put(owner, 2)
+        queue.store.cancel(job_id.decode())
+    assert queue.keys.usage(owner) == (0, 0)
+    queue.put(owner, 2)
