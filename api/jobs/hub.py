@@ -77,10 +77,6 @@ class EventHub:
             for subscription in filter(is_meant, subscriptions):
                 subscription.close()
 
-    @property
-    def num_subscriptions(self) -> int:
-        return sum(map(len, self._subscriptions.values()))
-
     def dispatch(self, message: bytes) -> None:
         """Hand on the log entries of one engine step: [[job id, seq, event], ...]."""
         for job_id, seq, fields in orjson.loads(message):

@@ -27,10 +27,6 @@ class Subscription:
         self.is_closing = False
         self._entries: deque[LogEntry] = deque()
 
-    @property
-    def num_live(self) -> int:
-        return len(self._entries)
-
     def push(self, entry: LogEntry) -> None:
         if len(self._entries) >= MAX_LIVE_ENTRIES:
             self._entries.clear()  # the reader is slow: it will find the gap and read the log

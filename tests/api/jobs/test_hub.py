@@ -93,7 +93,7 @@ def test_a_slow_reader_holds_a_bounded_number_of_entries_and_reads_the_rest_from
     store.num_written = len(store.all_entries)
     for row in store.all_entries:
         hub.dispatch(message([row]))
-        assert subscription.num_live <= MAX_LIVE_ENTRIES
+        assert len(subscription._entries) <= MAX_LIVE_ENTRIES
     assert read_all(store, subscription) == list(range(1, 1002))
 
 

@@ -253,7 +253,9 @@ def test_a_hundred_racing_clients_get_exactly_as_many_places_as_there_are(queue)
         request = GenerationRequest(f"r-{number}", QUEUE, (1,), SamplingParams(max_tokens=1, seed=1))
         try:
             taken.append(
-                queue.store.submit(Submission(request, QUEUE, owner, "r", {}), rq_job(queue.redis, f"r-{number}", QUEUE))
+                queue.store.submit(
+                    Submission(request, QUEUE, owner, "r", {}), rq_job(queue.redis, f"r-{number}", QUEUE)
+                )
             )
         except KeyLimited:
             refused.append(number)

@@ -80,13 +80,6 @@ def expected(server: FakeVllm, num_tokens: int) -> list[int]:
     return generated
 
 
-def wait_until_back(remote: Remote) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while remote.engine.state == "away":
-        assert time.monotonic() < deadline
-        remote.step()
-
-
 def test_tokens_text_and_ends_are_ours(remote: Remote, server: FakeVllm) -> None:
     remote.add(max_tokens=12, ignore_eos=True)
     remote.finish()
