@@ -71,7 +71,6 @@ untooled_turn = turn_of(UNTOOLED)
 base_turn = turn_of(BASE)
 copying_turn = turn_of(("repeat", "spell", "counting", "sums", "JSON"))
 hard_turn = turn_of(("sums", "times tables", "counting", "repeat", "spell", "reverse", "JSON"))
-plain_capitals_turn = turn_of(("capitals", "days and months", "greetings"))
 
 
 def untooled_or_unknown(rng: Random, held_out: bool) -> Turn:

@@ -69,7 +69,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def reason(error: BaseException) -> str:
-    """What is wrong, and what to install or change."""
+    """The fault, and what to install or change."""
     text = brief(error)
     if isinstance(error, ImportError):
         return f"it needs a Python package that is not installed ({text}). {how_to_install(error)}"

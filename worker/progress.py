@@ -1,4 +1,4 @@
-"""How far the start of a worker is: what it does now, and the share of the whole that is done (0 to 1)."""
+"""Progress of a worker's start: the current stage, and the share that is done (0 to 1)."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

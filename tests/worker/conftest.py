@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, SamplingParams
 from tests.models import save_model
 from tests.worker.gpu_stand_ins import PAGE, flash_kernel
-from worker.engine.admission import GrammarCompiler
 from worker.engine.engine import Engine
 from worker.kernels.native import NoKernels, load_kernels
 from worker.models.loader import EngineConfig, load
+from worker.sampling.grammar import GrammarCompiler
 
 SMALL = EngineConfig(max_num_seqs=8, max_step_tokens=16, threads=1)
 

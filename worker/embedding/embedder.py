@@ -173,7 +173,7 @@ class Embedder:
         """The vector of each input. After a failure each input is embedded alone, so that only the culprit fails."""
         try:
             vectors = self._forward(batch)
-        except Exception as error:  # whatever one input provokes must not end the others
+        except Exception as error:  # an error in one input must not end the others
             failure = failure_of(error)
             if len(batch) == 1:
                 logger.exception("request %s failed in its step", batch[0].request_id)

@@ -143,7 +143,7 @@ class Engine:
         return self.scheduler.schedule()
 
     def _is_live(self, row: ScheduledSequence) -> bool:
-        """The row's sequence has neither ended nor been cancelled, and its inputs were right."""
+        """True if the row's sequence has neither ended nor been cancelled, and its inputs are valid."""
         state = self.requests.get(row.sequence.request_id)
         is_ours = state is not None and row.sequence in state.sequences
         return is_ours and row.sequence.finish_reason is None and not row.is_void

@@ -1,4 +1,4 @@
-"""The interface between the worker and whatever generates: our own engine, an encoder, or a server behind HTTP."""
+"""The interface between the worker and an engine: our own, an encoder, or a server behind HTTP."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass

@@ -60,7 +60,7 @@ class Step:
             if in_flight is None:  # the grammars are up to date: their masks are filled during the forward pass
                 self._masks = mask_filler.start(self._sequences)
             self._logits = runner.forward(self.batch, in_flight.drawn if in_flight is not None else None)
-        except Exception as error:  # whatever one row provokes must not end the others
+        except Exception as error:  # an error in one row must not end the others
             self._fail(error)
 
     @torch.inference_mode()

@@ -1,7 +1,7 @@
 """OmniWorker: an RQ worker that admits jobs in order into one engine and runs many of them at once.
 
-RQ is known only here and in api/jobs/generation.py. The records of jobs are written by the scripts of
-common/redis/scripts, in the same step as our own state, so that RQ's registries are right at every moment; this class
+RQ is known only here, in api/jobs/generation.py and in the dashboard. The records of jobs are written by the scripts of
+common/redis/scripts, in the same step as our own state, so that RQ's registries are always right; this class
 registers the worker itself.
 """
 
@@ -154,7 +154,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
 
     def publish(self, events: list[tuple[str, Event]]) -> None:
         for job_id, reason in self.publisher.confirm().items():
-            logger.warning("the log of %s takes no more from us (%s); dropping it", job_id, reason)
+            logger.warning("the log of %s accepts no more entries (%s); the job is dropped", job_id, reason)
             self._drop(job_id)
             if reason == "gap":
                 patiently(partial(self.ledger.give_back, job_id))

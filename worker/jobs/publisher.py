@@ -145,7 +145,7 @@ class Publisher:
 
 
 def end_of(event: Event) -> tuple[EndState | Literal[""], str]:
-    """The job's final state and code after this event; empty while the job goes on."""
+    """The job's final state and code after this event; empty while the job continues."""
     if isinstance(event, Delta):
         return "", ""
     if isinstance(event, Failed):

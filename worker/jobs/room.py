@@ -65,7 +65,7 @@ def make_room(
         given.append(victim.id)
         share = left[victim.owner]
         left[victim.owner] = Share(share.places - victim.places, share.weight)
-    for job_id in given[:-1]:  # a larger job added later may have made an earlier one needless
+    for job_id in given[:-1]:  # a larger job added later may have made an earlier one unnecessary
         if fits(rest := [other for other in given if other != job_id]):
             given = rest
     return given

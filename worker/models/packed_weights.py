@@ -1,4 +1,4 @@
-"""Checkpoints whose weights are packed (quantized) already: which of them can be read, and what is refused."""
+"""Checkpoints with packed (quantized) weights: the kinds that can be read, and the refusal of others."""
 
 from typing import Any
 

@@ -31,7 +31,7 @@ class Runner(Protocol):
         """
 
     def forget(self, sequence: Sequence) -> None:
-        """Drop what is kept of a sequence outside its KV blocks, which it has lost."""
+        """Drop all state of a sequence outside its KV blocks, which it has lost."""
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """Prepare for steps of this size. `kv_cache` is the final one."""

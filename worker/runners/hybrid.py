@@ -97,11 +97,6 @@ class HybridRunner(ModelRunner):
         wanted = [logits[row.sequence] for row in rows if row.samples]
         return torch.cat(wanted).float() if wanted else torch.empty(0)
 
-    @property
-    def num_states(self) -> int:
-        """The number of sequences whose states are held."""
-        return len(self._states) + len(self._together)
-
     def can_continue(self, sequence: Sequence) -> bool:
         return sequence in self._states or sequence in self._together
 

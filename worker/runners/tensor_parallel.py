@@ -93,7 +93,7 @@ class LeadingRunner(ModelRunner):
         self._maker = maker
 
     def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
-        """See Runner. After a failure the ranks may be at different places, so it ends the process, and thereby all."""
+        """See Runner. A failure ends this process and so all ranks, because they may wait at different collectives."""
         self._channel.send(RankCommand.STEP, self._maker, pack_rows(rows))
         try:
             return super().forward(rows)

@@ -29,7 +29,7 @@ UNDECIDED = -2  # sentinel: top_p needs a full sort of this row; sample it again
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Sampled tokens [S] and the logprobs that were asked for.
+    """Sampled tokens [S] and the requested logprobs.
 
     The token is None where a row has no finite logit, and UNDECIDED where `may_defer` allowed that.
     """

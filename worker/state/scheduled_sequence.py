@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from worker.state.sequence import Sequence
 
-UNREAD = 0  # stands for a pending token among input ids until the runner puts in the sampled one
+UNREAD = 0  # placeholder of a pending token among input ids; the runner replaces it
 
 
 @dataclass(slots=True)
