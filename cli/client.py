@@ -5,18 +5,20 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
+from types import MappingProxyType
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import click
 
-from common.settings import Settings
+from common.settings import ServerSettings, Settings
 
 CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # the service ends a job without a reader after 30
 PAUSE_S = 0.5
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
+OWN_ADDRESS = MappingProxyType({"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"})
 
 
 class Refused(click.ClickException):
@@ -130,6 +132,11 @@ def client_of(context: click.Context) -> Client:
     """A client for --url and --key; by default for the service that the settings describe."""
     given = context.obj
     settings: Settings = given["settings"]()
-    host = "127.0.0.1" if settings.server.is_loopback else settings.server.host
     key = given["key"] or (*settings.server.admins, *settings.server.api_keys)[0]
-    return Client(given["url"] or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{settings.server.port}", key)
+    return Client(given["url"] or url_of(settings.server), key)
+
+
+def url_of(server: ServerSettings) -> str:
+    """The address at which this machine reaches the service."""
+    host = OWN_ADDRESS.get(server.host, server.host)
+    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"

@@ -66,7 +66,7 @@ def environment_findings() -> Iterator[Finding]:
 def settings_findings(settings: Settings) -> Iterator[Finding]:
     checks: tuple[Callable[[Settings], Finding], ...] = (
         redis_finding,
-        redis_door_finding,
+        redis_access_finding,
         folder_finding,
         disk_finding,
         port_finding,
@@ -152,7 +152,7 @@ def redis_finding(settings: Settings) -> Finding:
     return Finding("good", f"Redis {version} answers, {info['used_memory_human']} used")
 
 
-def redis_door_finding(settings: Settings) -> Finding:
+def redis_access_finding(settings: Settings) -> Finding:
     if hosts := open_hosts(settings.redis.given_url):
         todo = "Give it users with passwords (deploy/valkey/users.conf) and name one in REDIS_URL."
         return Finding("bad", f"REDIS_URL leads to {hosts} without a password", todo)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
+import click
 from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
@@ -54,12 +55,12 @@ class AnswerView:
         self._end_line()
 
     def add_thought(self, text: str) -> None:
-        self._write(Text(text, style="dim"))
+        self._write(text, style="dim")
 
     def add(self, text: str) -> None:
         self.text += text
         if not self._console.is_terminal:
-            self._write(Text(text))
+            self._write(text)
             return
         if self._live is None:
             self._end_line()
@@ -67,8 +68,11 @@ class AnswerView:
             self._live.start()
         self._live.update(Markdown(self._end_of_text()))
 
-    def _write(self, text: Text) -> None:
-        self._console.print(text, end="")
+    def _write(self, text: str, style: str = "") -> None:
+        if self._console.is_terminal:
+            self._console.print(Text(text, style=style), end="")
+        else:
+            click.echo(text, nl=False)  # rich would expand tabs
         self._is_mid_line = True
 
     def _end_line(self) -> None:

@@ -21,6 +21,13 @@ def test_an_answer_in_a_pipe_is_its_text(capsys):
     assert capsys.readouterr().out == "**bold** [red] text\n" and view.text == "**bold** [red] text"
 
 
+def test_a_pipe_gets_tabs_and_line_ends_unchanged(capsys):
+    with AnswerView() as view:
+        view.add_thought("1\t2\n")
+        view.add("all:\r\n\tcc a.c\t# [b]")
+    assert capsys.readouterr().out == "1\t2\nall:\r\n\tcc a.c\t# [b]\n"
+
+
 def test_an_answer_that_never_came_leaves_no_line(capsys):
     with AnswerView():
         pass
