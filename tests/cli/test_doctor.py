@@ -23,7 +23,7 @@ def test_a_running_service_has_no_bad_finding(omni, monkeypatch):
         (doctor.model_finding, {"OMNI_MODEL": "./nowhere"}, "OMNI_MODEL"),
         (doctor.key_finding, {"OMNI_HOST": "0.0.0.0"}, "OMNI_API_KEYS"),
         (doctor.redis_finding, {"REDIS_URL": "unix:///nowhere/at/all.sock"}, "REDIS_URL"),
-        (doctor.redis_door_finding, {"REDIS_URL": "redis://10.0.0.5:6379"}, "REDIS_URL"),
+        (doctor.redis_access_finding, {"REDIS_URL": "redis://10.0.0.5:6379"}, "REDIS_URL"),
     ],
 )
 def test_a_bad_finding_names_the_setting_to_change(check, changes, todo):
