@@ -6,7 +6,7 @@ are never allowed. flask-cors adds `Vary: Origin` to granted answers only; a sha
 
 import re
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 from flask_cors import CORS
 
 from common.settings import Settings
@@ -36,6 +36,12 @@ def install_cors(app: Flask, settings: Settings) -> None:
         vary_header=False,
         intercept_exceptions=False,  # every error has a handler, whose answer passes here too
     )
+
+    @app.before_request
+    def preflight() -> Response | None:
+        """Granted for any route, or a page could not read the 404 of one that does not exist."""
+        is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        return Response(status=204) if is_preflight else None
 
     @app.after_request
     def vary(response: Response) -> Response:

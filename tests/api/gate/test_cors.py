@@ -23,11 +23,18 @@ def preflight(origin: str) -> dict[str, str]:
 @pytest.mark.parametrize("origin", ["http://localhost", "http://localhost:5173", "http://127.0.0.1:3000"])
 def test_a_preflight_from_here_is_granted_without_a_key(origin: str) -> None:
     answer = client().options("/v1/chat/completions", headers=preflight(origin))
-    assert answer.status_code == 200
+    assert answer.status_code == 204
     assert answer.headers["Access-Control-Allow-Origin"] == origin
     assert answer.headers["Access-Control-Allow-Headers"] == "authorization"
     assert "POST" in answer.headers["Access-Control-Allow-Methods"]
     assert "Origin" in answer.headers["Vary"]
+
+
+def test_a_page_can_read_that_a_route_does_not_exist() -> None:
+    granted = client().options("/v1/audio/speech", headers=preflight("http://localhost"))
+    assert granted.status_code == 204
+    refused = client().post("/v1/audio/speech", headers={"Origin": "http://localhost"})
+    assert refused.status_code == 404 and refused.headers["Access-Control-Allow-Origin"] == "http://localhost"
 
 
 @pytest.mark.parametrize(
