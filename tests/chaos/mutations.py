@@ -32,7 +32,7 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     "no_blame": [("reclaim.lua", "if is_crash and (is_suspect[id] or num_suspects == 0) then", "if false then")],
     "no_reclaim": [("reclaim.lua", "redis.call('EXISTS', WORKER .. fence) == 0", "false")],
     "no_limit": [("submit.lua", "if size >= tonumber(max_queue)", "if false")],
-    "full_for_all": [("submit.lua", "redis.call('EXISTS', line) == 1 then return", "true then return")],
+    "full_for_all": [("submit.lua", "redis.call('EXISTS', own) == 1 then return", "true then return")],
     "no_idempotency": [("submit.lua", "if known and", "if false and")],
     "idempotency_not_scoped": [("submit.lua", "IDEM .. owner .. ':' .. idem_hash", "IDEM .. idem_hash")],
     "no_deadline": [("expire.lua", "cancel(id, 'timeout'", "tostring(id, 'timeout'")],
