@@ -14,13 +14,13 @@ run: .venv/.run ## install into .venv and serve the demo model, or OMNI_MODEL, o
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-install: .venv/.run ## put `omni` into PREFIX/bin (PREFIX=~/.local), from where it runs this checkout
+install: .venv/.run ## link `omni` into PREFIX/bin (PREFIX=~/.local); it runs this checkout
 	@mkdir -p "$(DESTDIR)$(PREFIX)/bin"
 	@ln -sfn "$(CURDIR)/omni" "$(DESTDIR)$(PREFIX)/bin/omni"
 	@echo "installed $(DESTDIR)$(PREFIX)/bin/omni"
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "$(PREFIX)/bin is not on the PATH yet" ;; esac
 
-uninstall: ## take it away again
+uninstall: ## remove `omni` from PREFIX/bin
 	@rm -f "$(DESTDIR)$(PREFIX)/bin/omni"
 
 # Two at a time, a file in one process: much of a test's time is waiting.
@@ -34,7 +34,7 @@ check: .venv/.test ## formatting, lint, types, the rules of the house, lock file
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_house.py
 
-format: .venv/.test ## format, and mend what the linter can
+format: .venv/.test ## format, and apply the fixes of the linter
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

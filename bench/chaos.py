@@ -39,7 +39,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def bounded_run(plan: Plan) -> Report:
-    """Raises TooLong: it ends, whatever happens."""
+    """Run with a time limit. Raises TooLong."""
     with bounded(plan.seconds + SPARE_S, lambda: plan.doing()):
         return run(plan)
 

@@ -84,7 +84,7 @@ def loaded_again(path: str, config: EngineConfig) -> LoadedModel:
 
 
 def measure_tight(path: str, config: EngineConfig, args: argparse.Namespace) -> None:
-    """What a KV cache gives that holds `--fit` sequences: to so many callers, and to four times as many."""
+    """Throughput with a KV cache that holds `--fit` sequences: with that many callers, and with four times as many."""
     cache = Engine(loaded_again(path, config), config).runner.kv_cache
     width = sum(keys[0, 0].nbytes + values[0, 0].nbytes for keys, values in zip(cache.keys, cache.values, strict=True))
     heads = cache.shapes[0].num_kv_heads
@@ -101,7 +101,7 @@ def measure_tight(path: str, config: EngineConfig, args: argparse.Namespace) -> 
 
 
 def noise(rng: random.Random) -> str:
-    """A picture that nobody has seen before, as a data URL."""
+    """A picture of random pixels, as a data URL."""
     data = io.BytesIO()
     Image.frombytes("RGB", (SIDE, SIDE), rng.randbytes(3 * SIDE * SIDE)).save(data, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

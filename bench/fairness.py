@@ -1,4 +1,4 @@
-"""Two keys, one with a hundred times the other's load: how long does the light one wait?
+"""The waiting time of a key while another has a hundred times its load.
 
     python -m bench.fairness                    # starts the service itself, with the demo model; half a minute
     python -m bench.fairness --long 400         # the heavy key has 400 long jobs in the background instead

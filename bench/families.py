@@ -1,4 +1,4 @@
-"""Every type of model that transformers lists for text generation: which way it runs here, and whether it is the same.
+"""Each model type that transformers lists for text generation: its runner here, and if its tokens are the same.
 
     python -m bench.families [TYPE...]
 
@@ -29,7 +29,7 @@ LENGTHS = (3, 40, 17, 90)  # tokens of the prompts: beyond the windows too
 NUM_TOKENS = 20
 TIME_LIMIT_S = 180
 LARGEST = 60_000_000  # parameters; some types cannot be made small by their configuration
-NAMES = {  # what a size is called, and what it becomes where a configuration has it
+NAMES = {  # fields of sizes, and their values where a configuration has them
     VOCAB_SIZE: ("vocab_size", "vocab_size_per_layer_input"),
     128: ("hidden_size", "d_model", "n_embd"),
     96: ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size", "intermediate_size_mlp"),
@@ -134,7 +134,7 @@ def is_none(config: Any, name: str) -> bool:
 
 
 def save(name: str, folder: Path) -> None:
-    """Raises whatever a type raises that cannot be made small."""
+    """Write a small model of the type. Raises any error of a type that cannot be made small."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(small_config(name), dtype=torch.float32)
     if sum(weight.numel() for weight in model.parameters()) > LARGEST:
@@ -167,7 +167,7 @@ def try_one(name: str) -> dict[str, str]:
 
 @torch.inference_mode()
 def verdict(model: Any, bench: Bench, length: int) -> str:
-    """The same, or which token was the first that differed, and whether it is what the whole text leads to."""
+    """Equal, or the first token that differs, and if a pass over the whole text gives it."""
     prompt, ours = prompt_of(length), bench.token_ids(f"r{length}")
     try:
         theirs = bench.generate(prompt, NUM_TOKENS)

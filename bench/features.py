@@ -1,4 +1,4 @@
-"""What the richer requests cost: `python -m bench.features`. Requests/s at `max_tokens` 1, plain and with each feature.
+"""The cost of request features: `python -m bench.features`. Requests/s at `max_tokens` 1, plain and with each one.
 
 Each row is a closed loop of a few callers against the demo service; the rows take turns, so that a busy machine slows
 all of them alike.

@@ -1,4 +1,4 @@
-"""From the request's last byte to the first streamed text on an idle service, and how much of it is not the model's.
+"""The time from a request's last byte to the first streamed text on an idle service, and the part outside the model.
 
     python -m bench.first_byte --base http://127.0.0.1:8000 --count 200
 

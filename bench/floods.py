@@ -1,4 +1,4 @@
-"""What floods of large requests leave an API process with: `python -m bench.floods [--floods 10]`.
+"""Memory of an API process after floods of large requests: `python -m bench.floods [--floods 10]`.
 
 Each flood is twelve texts of 8 MB for /tokenize at the same time. The table says the process' memory (RSS) at its most
 and once it has been left alone for a moment.

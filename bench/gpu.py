@@ -1,4 +1,4 @@
-"""One command on a machine with a GPU: is the engine right there, and how fast? `python -m bench.gpu`
+"""Checks and timings of the engine on a machine with a GPU: `python -m bench.gpu`
 
 It has never run on a GPU: none could be had. What it calls was checked against the sources of torch 2.13.
 
@@ -36,7 +36,7 @@ def say_machine(device: torch.device) -> None:
 
 
 def section(title: str, run: Callable[[], object]) -> bool:
-    """Whether it ended well. What broke is printed, and nothing else is broken by it."""
+    """Run one section; False if it failed. The error is printed, and later sections still run."""
     print(f"\n## {title}\n", flush=True)
     started = time.perf_counter()
     try:

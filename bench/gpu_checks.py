@@ -1,4 +1,4 @@
-"""Whether the GPU computes what it should: torch's paged kernel alone, then the engine against the model it runs."""
+"""Correctness on a GPU: torch's paged kernel alone, then the engine against transformers."""
 
 import random
 from collections.abc import Sequence as Seq

@@ -43,10 +43,10 @@ def in_turn(engine: Engine) -> Iterator[None]:
 
 
 class Speed:
-    """One engine, and what is asked of it in turn. Each table is a method; none needs another."""
+    """One engine and its measurements. Each table is a method that needs no other."""
 
     def __init__(self, shape: str, device: torch.device) -> None:
-        """Prints how long each part of the start took, and what memory it left."""
+        """Prints the time of each part of the start, and the memory after it."""
         started = time.perf_counter()
         self.shape, self.device = shape, device
         model = random_model(shape, device, torch.bfloat16)
@@ -87,7 +87,7 @@ class Speed:
         print_table(self.engine, self.weights, read_bandwidth(self.device), list(BATCHES), 1024)
 
     def shares(self) -> None:
-        """What of a step is the GPU's recording, and what the rest adds, overlapped and in turn."""
+        """The recorded part of a step and the rest, overlapped and in turn."""
         rows = []
         for batch in BATCHES:
             overlapped = step_seconds(self.engine, batch, 1024, num_steps=REPLAYS)
@@ -109,7 +109,7 @@ class Speed:
         return statistics.median(times)
 
     def sampling(self) -> None:
-        """A step of 32 streams, by what they ask, and how often Python waits for the GPU besides reading tokens."""
+        """A step of 32 streams by sampling parameters, and the number of waits for the GPU besides reading tokens."""
         rows = [
             (name, step_seconds(self.engine, 32, 512 + at, REPLAYS, **asked) * 1e3, self._waits(**asked))
             for at, (name, asked) in enumerate(SAMPLINGS.items())
@@ -136,7 +136,7 @@ class Speed:
         print(table(["streams", "tokens/s", "first token p50 ms", "gap p50 ms", "gap p99 ms"], rows))
 
     def growth(self) -> None:
-        """Step time against batch and context, and what a long prompt does to others."""
+        """Step time against batch and context, and the delay of others by a long prompt."""
         with in_turn(self.engine):  # else a step's time would be that of the one before
             self._growth()
 
@@ -156,7 +156,7 @@ class Speed:
         print("\n8 streams\n\n" + table(["", "gap p50 ms", "p99 ms", "max ms", "steps"], gaps))
 
     def fp8(self) -> None:
-        """Steps with fp8 weights beside bf16 ones. The last table: the engine of the others makes room."""
+        """Steps with fp8 weights and with bf16 ones. The last table, because it frees the engine of the others."""
         Fp8().check("auto", self.device)
         plain = [step_seconds(self.engine, batch, 1024, REPLAYS) * 1e3 for batch in BATCHES]
         del self.engine

@@ -1,4 +1,4 @@
-"""How a step's time grows with the batch and with the context: `python -m bench.growth [--longest 32768]`.
+"""The growth of step time with batch and context: `python -m bench.growth [--longest 32768]`.
 
 The engine alone on the tiny shape, whose context is long. Batch: so many sequences decode together. Context: one prompt
 is read in chunks up to the longest, then decodes at several lengths. Beside: streams decode on while a longest prompt
@@ -36,7 +36,7 @@ class Step:
 
 
 class Bench:
-    """One engine, and prompts that share nothing unless they are asked to."""
+    """One engine, and prompts without a common prefix unless requested."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self.engine = engine

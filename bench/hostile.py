@@ -160,7 +160,7 @@ def gate() -> Callable[[bytes], None]:
 
 
 def posted(connection: http.client.HTTPConnection, raw: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
-    """A kept connection may be closed meanwhile: it is opened anew once, as clients do. Raises OSError."""
+    """POST on a kept connection, which is reopened once if the server has closed it. Raises OSError."""
     is_kept = connection.sock is not None
     try:
         connection.request("POST", "/v1/chat/completions", raw, headers)
@@ -174,7 +174,7 @@ def posted(connection: http.client.HTTPConnection, raw: bytes, headers: dict[str
 
 
 def over_http(seed: int, size: int, url: str, key: str, num_clients: int) -> Counter[str]:
-    """Statuses, and whether connections broke."""
+    """Counts of statuses and of broken connections."""
     outcomes: Counter[str] = Counter()
     lock = threading.Lock()
 

@@ -39,7 +39,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of every target, and how often."""
+    """The requests to every target, and their number."""
 
     words: int = 95  # per prompt
     tokens: int = 64  # per answer

@@ -1,4 +1,4 @@
-"""What grammars add to a whole engine step: `python -m bench.mask_steps [--batch 16] [--model demo/model]`.
+"""The cost of grammars in a whole engine step: `python -m bench.mask_steps [--batch 16] [--model demo/model]`.
 
 The same engine, batch and sampling, free and with a grammar for every row, in turns, so that a busy machine slows both.
 """

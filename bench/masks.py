@@ -1,4 +1,4 @@
-"""What grammars cost per engine step: `python -m bench.masks [--vocab 1920 8192 128256] [--batch 16]`.
+"""The cost of grammar masks per engine step: `python -m bench.masks [--vocab 1920 8192 128256] [--batch 16]`.
 
 A batch of rows, each at its own place in a random text of its grammar, as after some steps of decoding. Times are
 medians over the steps; the slowest is a first visit to a place in the grammar, which fills the lexer's tables.

@@ -1,4 +1,4 @@
-"""What the service adds to the engine: `python -m bench.overhead [--shape tiny llama-150m] [--count 200]`.
+"""The time that the service adds to the engine: `python -m bench.overhead [--shape tiny llama-150m] [--count 200]`.
 
 1. Idle, one request after the other: request in to first text out, minus the engine's own steps, and where each
    millisecond goes. The clocks are around functions of the running processes (bench.trace).
@@ -47,7 +47,7 @@ STEPS = "engine steps"
 
 
 def first_text(connection: http.client.HTTPConnection, model: str, text: str) -> tuple[float, float]:
-    """When the request was sent and when its first text was read. One token, so that one step says it all."""
+    """The times when a request was sent and when its first text was read. One token, so that one step suffices."""
     body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True, "max_tokens": 1}
     headers = {"Content-Type": "application/json", "Authorization": "Bearer sk-local"}
     raw = json.dumps(body | {"ignore_eos": True, "temperature": 0})
@@ -128,7 +128,7 @@ def engine_alone(model: Path, streams: int, plan: load.Plan, seed: int, threads:
 
 
 def num_prompt_tokens(model: Path, num_words: int, num_prompts: int, seed: int) -> int:
-    """The mean of the load generator's prompts with this seed, with what the chat template puts around them."""
+    """The mean length of the load generator's prompts with this seed, chat template included."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     rnd = random.Random(seed)
     texts = [load.prompt(rnd, num_words) for _ in range(num_prompts)]
@@ -169,7 +169,7 @@ def share(model: Path, streams: int, plan: load.Plan, threads: str) -> str:
 
 
 def under_load(model: Path, streams: int, plan: load.Plan, threads: str) -> str:
-    """What the worker and the API do while they serve: milliseconds per engine step, by span."""
+    """The work of worker and API under load: milliseconds per engine step, by span."""
     with our_service(model, is_traced=True, OMNI_THREADS=threads) as ours:
         level, _ = through_service(ours, streams, plan, 5)
         spans = read_spans(ours)

@@ -1,4 +1,4 @@
-"""What a token costs besides the model: `python -m bench.path [--streams 64] [--step 0.02]`.
+"""Processor time of a token outside the model: `python -m bench.path [--streams 64] [--step 0.02]`.
 
 Open streams at a weightless engine; processor time (user and system) of worker, Valkey and API a token, while all run.
 """

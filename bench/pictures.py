@@ -21,7 +21,7 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], path: Path, caption: str) -> None:
-    """Panels side by side, as PNG; says so and goes on where matplotlib is missing."""
+    """Panels side by side, as PNG. Without matplotlib it only prints a note."""
     try:
         import matplotlib
     except ImportError:

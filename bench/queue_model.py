@@ -17,7 +17,7 @@ MEASURED = Path(__file__).parent / "service_times.json"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is simulated. Times in ms."""
+    """Parameters of the simulated service. Times in ms."""
 
     num_workers: int
     num_clients: int
@@ -29,7 +29,7 @@ class Shape:
     think_ms: float = 20_000.0
     duration_ms: float = 600_000.0
     num_heavy: int = 0  # clients of one key; each other client has a key of its own when this is set
-    is_fair: bool = True  # False: first come, first served, whoever asks
+    is_fair: bool = True  # False: first come, first served across all keys
     max_queue: int = 1_000_000
     seed: int = 1
 
@@ -59,7 +59,7 @@ class SimulatedQueue:
         self.waiting.setdefault(owner, deque()).append((self.num_tickets, what))
 
     def take(self, num_tokens: float = 1.0) -> tuple[str, Any]:
-        """`num_tokens`: what the job will have taken."""
+        """`num_tokens`: the tokens of the job in the end."""
         owner = min(self.waiting, key=self.due)
         _, what = self.waiting[owner].popleft()
         if not self.waiting[owner]:
@@ -86,7 +86,7 @@ class SimulatedQueue:
 
 @dataclass(slots=True)
 class Worker:
-    """Counts its steps in `done`, which goes on faster or slower with the batch; a sequence ends at a count."""
+    """Counts its steps in `done`, whose speed depends on the batch; a sequence ends at a count."""
 
     shape: Shape
     ends: list[tuple[float, int, int]] = field(default_factory=list)  # (count, ticket, client)

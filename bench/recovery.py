@@ -1,4 +1,4 @@
-"""How long open streams stand still when the worker is killed with -9, and what its template costs in memory.
+"""The pause of open streams after `kill -9` of the worker, and the memory of its template.
 
     python -m bench.recovery                    # the demo model, 16 streams, 10 kills of the worker, 3 of the template
     python -m bench.recovery --without-template # each worker starts from nothing
@@ -52,7 +52,7 @@ class Stream:
 
 @dataclass
 class Kill:
-    """What one kill did; seconds."""
+    """The times of one kill, in seconds."""
 
     gap_s: float
     parts_s: dict[str, float] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def children(service: RunningService) -> list[psutil.Process]:
 
 
 def parts(service: RunningService, log_bytes: int, killed: float) -> dict[str, float]:
-    """Seconds from the kill to what the service's log says, in that order."""
+    """Seconds from the kill to each of these lines of the service's log, in order."""
     found: dict[str, float] = {}
     for line in service.log_path.read_bytes()[log_bytes:].splitlines():
         try:
@@ -144,7 +144,7 @@ async def measure(service: RunningService, args: argparse.Namespace) -> dict[str
 
 
 def memory(service: RunningService) -> list[list[Any]]:
-    """MB of each process of the worker's: resident, its share of what is shared, its own alone."""
+    """MB of each worker process: resident, proportional share, private."""
     rows: list[list[Any]] = []
     for process in [psutil.Process(service.processes["worker"].pid), *children(service)]:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]

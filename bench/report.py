@@ -1,4 +1,4 @@
-"""What every benchmark says beside its figures: tables, the machine, and how busy it was."""
+"""Parts of every benchmark's report: tables, the machine, and its load."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def processor() -> str:
 
 
 def load_average() -> float:
-    """Processes that wanted a core, over the last minute. What is measured counts too: look before and after."""
+    """Runnable processes, averaged over the last minute. The measured ones count too: read it before and after."""
     return round(os.getloadavg()[0], 2)
 
 

@@ -1,4 +1,4 @@
-"""How near a decode step comes to the machine's memory bandwidth. python -m bench.roofline MODEL [--quantize int8]
+"""Memory bandwidth of a decode step, as a share of the machine's. python -m bench.roofline MODEL [--quantize int8]
 
 A step must read every weight that it multiplies with and the keys and values of every sequence, once. That many bytes
 over the measured bandwidth is the shortest time it can take; the table says what share of a step's time that is.
@@ -40,7 +40,7 @@ def read_bandwidth(device: torch.device) -> float:
 
 
 def weight_bytes(model: Any, quantize: str) -> float:
-    """What one step multiplies with: all weights but the input embedding, of which it reads a row per token."""
+    """Bytes of the weights that one step reads: all but the input embedding, of which it reads a row per token."""
     embedding = model.get_input_embeddings().weight
     is_tied = model.get_output_embeddings().weight is embedding
     numbers = sum(parameter.numel() for parameter in model.parameters())
@@ -51,7 +51,7 @@ def weight_bytes(model: Any, quantize: str) -> float:
 
 @contextmanager
 def decoding(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> Iterator[None]:
-    """In here `batch` sequences of about `context` tokens decode, greedy unless asked, for `num_steps` steps."""
+    """Within this, `batch` sequences of about `context` tokens decode for `num_steps` steps, greedily by default."""
     for at in range(batch):
         prompt = tuple((at * 7919 + token * 31) % (engine.card.vocab_size - 8) + 4 for token in range(context))
         usual = {"max_tokens": num_steps + batch + 8, "seed": 0, "temperature": 0.0, "ignore_eos": True}

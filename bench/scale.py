@@ -93,7 +93,7 @@ def watched(harness: Harness) -> Iterator[dict[str, Peak]]:
 
 
 def claims_out_of_order(harness: Harness) -> tuple[int, int]:
-    """(jobs that were claimed, those of them that somebody behind them was claimed before)."""
+    """(claimed jobs, and how many of them were claimed after a later one)."""
     pipeline = harness.redis.pipeline(transaction=False)
     for key in harness.redis.scan_iter("omni:job:*", count=1000):
         pipeline.hmget(key, "ticket", "first_claimed")

@@ -111,7 +111,7 @@ def peer(command: str, model: Path, ready: str = "http://127.0.0.1:{port}/v1/mod
 
 
 def end_on_sigterm() -> None:
-    """So that what was started here is ended also when this process is told to end."""
+    """Turn SIGTERM into an exit that also ends the processes started here."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 

@@ -1,4 +1,4 @@
-"""What bench.simulate is fed with, measured here: python -m bench.service_times ~/.cache/omni-bench/models/llama-150m
+"""Measures the input of bench.simulate: python -m bench.service_times ~/.cache/omni-bench/models/llama-150m
 
 The engine: milliseconds of a prompt, and of a decode step as a line through its batches. Valkey: microseconds of its
 one thread for a job (submit, claim, end), a step's append, each row in it, and a worker's heartbeat.
@@ -41,7 +41,7 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def quartile(times: Sequence[float]) -> float:
-    """A quarter was faster: what others do on the machine makes the rest slower."""
+    """The first quartile, because other work on the machine only makes times longer."""
     return sorted(times)[len(times) // 4]
 
 

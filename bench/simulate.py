@@ -1,4 +1,4 @@
-"""How long do callers wait, is it fair, what does Redis do, and where does it end? Played with measured times.
+"""Simulates the queue with measured times: waiting, fairness, the load of Redis, and the limits.
 
     python -m bench.simulate --workers 1,8,64 --clients 10,1000,100000 --picture docs/images/scaling.png
     python -m bench.simulate --fairness --picture docs/images/fairness.png    # one key with many clients, one with one
@@ -60,7 +60,7 @@ def row_of(shape: Shape, costs: Mapping[str, float] | None = None) -> Row:
 
 
 def measured() -> dict[str, Any]:
-    """What bench.service_times found on the machine that it names."""
+    """The result of bench.service_times, with its machine."""
     times: dict[str, Any] = json.loads(MEASURED.read_text())
     return times
 

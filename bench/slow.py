@@ -1,4 +1,4 @@
-"""500 callers that send slowly, then 500 that read slowly: what do the others notice?
+"""The latency of other callers while 500 send slowly, and while 500 read slowly.
 
     python -m bench.slow                        # starts the service itself, with the demo model; 2 minutes
 
@@ -118,7 +118,7 @@ def good_calls(place: tuple[str, int], key: str, num_calls: int) -> list[float]:
 
 
 def long_job(place: tuple[str, int], key: str) -> str:
-    """The id of an answer that is longer than what the kernel takes off a server's hands."""
+    """The id of an answer that is longer than the kernel's send buffers."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     body = {"model": "omni-demo", "messages": [{"role": "user", "content": "A long story, please."}], **LONG}
     connection = http.client.HTTPConnection(*place, timeout=60)
@@ -133,7 +133,7 @@ def long_job(place: tuple[str, int], key: str) -> str:
 
 
 def compare(place: tuple[str, int], key: str, num_slow: int, num_calls: int) -> bool:
-    """Prints a table; whether p99 stayed below twice that without slow callers."""
+    """Prints a table; True if p99 stayed below twice that without slow callers."""
     job_id = long_job(place, key)
     good_calls(place, key, 20)
     rows = {"nobody": good_calls(place, key, num_calls)}

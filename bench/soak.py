@@ -90,7 +90,7 @@ ATTACKS: tuple[Callable[[random.Random], Attack], ...] = (
 
 @dataclass
 class Seen:
-    """What both keys were answered, and what memory was used meanwhile."""
+    """The answers to both keys, and the memory used."""
 
     greedy: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
@@ -98,7 +98,7 @@ class Seen:
     samples: list[dict[str, float]] = field(default_factory=list)
 
     def verdict(self, max_memory: int) -> list[str]:
-        """What went wrong; empty when nothing did."""
+        """The failed checks; empty if all passed."""
         faults = []
         if set(self.other) != {"200"}:
             faults.append(f"the other key was answered {dict(self.other)}")
@@ -112,7 +112,7 @@ class Seen:
 
 
 def post(url: str, path: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float) -> str:
-    """The status, with the limit that was reached, or the name of what went wrong before there was one."""
+    """The status with the limit that was reached, or the name of an error without a status."""
     try:
         answer = httpx2.post(url + path, json=body, headers=headers, timeout=timeout_s)
     except httpx2.HTTPError as error:
@@ -138,11 +138,11 @@ def hold_back(service: RunningService, seen: Seen, stop: threading.Event) -> Non
         f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {GREEDY}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {8 * MIB}\r\n\r\n"
     )
-    while not stop.wait(HOLD_EVERY_S):  # what is held back shuts the other attacks out
+    while not stop.wait(HOLD_EVERY_S):  # held bodies keep the other attacks out
         with ExitStack() as stack:
             for _ in range(HELD_BACK):
                 caller = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 10))
-                with suppress(OSError):  # refused meanwhile
+                with suppress(OSError):  # refused by the server
                     caller.sendall(head.encode() + b" " * MIB)
                 seen.greedy["hold_back opened"] += 1
             stop.wait(2)

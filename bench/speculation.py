@@ -1,4 +1,4 @@
-"""Where prompt lookup helps and where it costs: `python -m bench.speculation [--drafts 0 4 8] [--streams 1 16]`.
+"""Gain and cost of prompt lookup by kind of text: `python -m bench.speculation [--drafts 0 4 8] [--streams 1 16]`.
 
 The demo model answers held-out questions of some skills, greedily: some answers repeat what stands in the prompt, some
 do not. Random weights would not do here: what they say repeats nothing. Tokens/s of the engine alone, prompts included,

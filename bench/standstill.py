@@ -1,4 +1,4 @@
-"""How long one caller's largest requests keep the others of an API process waiting.
+"""The delay of other callers of an API process by one caller's largest requests.
 
     python -m bench.hostile --standstill                       8 MB of each kind, against a weightless engine
     python -m bench.hostile --standstill --bytes 200000 --only chat,tokenize
@@ -34,7 +34,7 @@ OPTIONS = Options(worker_module="bench.wide_worker", through_proxy=False, step_s
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one body did to others, in milliseconds."""
+    """The delay of others by one body, in milliseconds."""
 
     body: Body
     status: str
@@ -117,7 +117,7 @@ def read_streams(port: int, waits: Any) -> None:
 
 @contextmanager
 def wide_service(**options: Any) -> Iterator[Harness]:
-    """One API process, a worker, and a card of an encoder that nobody runs."""
+    """One API process, a worker, and the card of an encoder without a worker."""
     with running(replace(OPTIONS, **options)) as harness:
         from bench.wide_worker import wide_card
 

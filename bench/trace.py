@@ -1,4 +1,4 @@
-"""The service's processes with stopwatches around what a request passes: `python -m bench.trace api|worker`.
+"""The service's processes with timers around the functions on a request's path: `python -m bench.trace api|worker`.
 
 Started by bench.overhead only. Every call becomes a line [name, start, end] in the file that BENCH_TRACE names; the
 clock is the machine's, so lines of several processes can be laid side by side.
@@ -47,9 +47,9 @@ class Spans:
         self.lines: list[tuple[str, float, float]] = []
 
     def start(self) -> None:
-        threading.Thread(target=self.write_for_ever, daemon=True).start()
+        threading.Thread(target=self.write_forever, daemon=True).start()
 
-    def write_for_ever(self) -> None:
+    def write_forever(self) -> None:
         while True:
             time.sleep(FLUSH_S)
             lines, self.lines = self.lines, []
@@ -61,7 +61,7 @@ class Spans:
             started = time.perf_counter()
             result = function(*args, **kwargs)
             ended = time.perf_counter()
-            if result is not None or name != "claim":  # a look into an empty line is no claim
+            if result is not None or name != "claim":  # an empty queue gives no claim
                 self.lines.append((name, started, ended))
             return result
 
@@ -69,7 +69,7 @@ class Spans:
 
 
 def install(places: tuple[Place, ...], spans: Spans) -> None:
-    """Raises AttributeError for a function that is not where it was: this file must follow."""
+    """Raises AttributeError for a function that has moved; then bring this file up to date."""
     for name, module, attribute in places:
         owner: Any = importlib.import_module(module)
         *classes, last = attribute.split(".")

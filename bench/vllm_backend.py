@@ -77,7 +77,7 @@ class Vllm:
 
 
 class Show:
-    """What is tried, and what came of it."""
+    """The checks and their results."""
 
     def __init__(self, service: RunningService, vllm: Vllm) -> None:
         self.service = service
