@@ -79,7 +79,7 @@ def test_ids_lead_back_to_their_text(text: str) -> None:
         ("/v1/embeddings", {"model": "tiny"}, 400, "input"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(
+def test_a_field_that_cannot_be_honoured_is_refused_by_name(
     post: Post, path: str, body: dict[str, Any], status: int, param: str
 ) -> None:
     answered, answer = post(path, body)

@@ -203,7 +203,7 @@ def test_a_stream_has_the_shapes_that_openai_publishes(name: str, encoder: Promp
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_a_stream_goes_on_after_any_of_its_frames(name: str, encoder: PromptEncoder) -> None:
+def test_a_stream_continues_after_any_of_its_frames(name: str, encoder: PromptEncoder) -> None:
     frames = streamed(TRANSCRIPTS[name], encoder).split("\n\n")
     num_numbered = sum("id: " in frame for frame in frames)
     for after in range(num_numbered + 1):

@@ -17,7 +17,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nOmni-Job-Id: chatcmpl-1\r\nTransfer-Encoding: chunke
 
 @contextmanager
 def saying(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """The address of a server that says one of these to each caller, and what it was asked."""
+    """The address of a server that sends these answers in turn, and the requests that it received."""
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -55,7 +55,7 @@ def test_a_stream_that_breaks_is_not_taken_for_an_answer(ending: bytes) -> None:
             next(events)
 
 
-def test_a_chat_is_picked_up_after_the_last_event_that_came() -> None:
+def test_a_chat_is_resumed_after_the_last_received_event() -> None:
     first = HEAD + chunk(b"id: 1\n" + FRAME) + chunk(b"id: 2\n" + FRAME) + chunk(b"retry: 1000\n") + b"0\r\n\r\n"
     away = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     rest = HEAD + chunk(b"id: 3\n" + FRAME) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"

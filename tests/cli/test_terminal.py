@@ -28,7 +28,7 @@ def test_a_pipe_gets_tabs_and_line_ends_unchanged(capsys):
     assert capsys.readouterr().out == "1\t2\nall:\r\n\tcc a.c\t# [b]\n"
 
 
-def test_an_answer_that_never_came_leaves_no_line(capsys):
+def test_an_answer_that_never_arrived_leaves_no_line(capsys):
     with AnswerView():
         pass
     assert capsys.readouterr().out == ""

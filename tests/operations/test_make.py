@@ -1,4 +1,4 @@
-"""make's targets for people: help, install and uninstall; and that hooks and CI run what make runs."""
+"""The targets help, install and uninstall; hooks and CI run the same programs as make."""
 
 import os
 import re

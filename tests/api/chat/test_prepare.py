@@ -78,7 +78,7 @@ def test_allowed_tools_are_the_only_ones_offered(encoder):
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_together_is_refused_and_named(encoder, change, param):
+def test_fields_that_contradict_each_other_are_refused_and_named(encoder, change, param):
     with pytest.raises(InvalidRequest) as refused:
         prepared(encoder, **change)
     assert refused.value.param == param

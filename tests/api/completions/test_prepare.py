@@ -1,4 +1,4 @@
-"""What is refused, and the jobs that the prompts of a request become."""
+"""Fields that are refused, and the jobs that the prompts of a request become."""
 
 from typing import Any
 
@@ -105,7 +105,7 @@ def test_a_suffix_is_filled_in_with_the_tokenizers_own_tokens_and_code_stays_tex
         ({}, "prompt"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], param: str) -> None:
+def test_a_field_that_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         prepared(body)
     assert refused.value.param == param

@@ -44,7 +44,7 @@ def test_a_single_input_may_be_text_or_ids(inputs: Any) -> None:
         ({"input": "a", "background": True}, "background"),
     ],
 )
-def test_what_cannot_be_embedded_is_refused_by_name(body: dict[str, Any], param: str) -> None:
+def test_an_input_that_cannot_be_embedded_is_refused_by_name(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         prepared(**body)
     assert refused.value.param == param

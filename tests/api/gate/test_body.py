@@ -113,7 +113,7 @@ def test_large_valid_requests_are_accepted(value):
 
 
 def test_other_greenlets_run_while_a_body_is_read():
-    """Pieces that take time each: whoever is ready meanwhile is not kept waiting until the end."""
+    """Each piece takes time; a greenlet that is ready in between does not wait for the end."""
     pieces, turns = iter([b"a"] * 20 + [b""]), []
 
     def read(size):

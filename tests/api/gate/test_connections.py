@@ -76,7 +76,7 @@ GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def raw_answer(peer: tuple[str, int], stack: ExitStack | None = None) -> bytes:
-    """What comes first; the connection stays open as long as the stack."""
+    """The first bytes of the answer; the connection stays open as long as the stack."""
     raw = socket.create_connection(peer, timeout=10)
     with raw if stack is None else ExitStack():
         if stack is not None:

@@ -190,7 +190,7 @@ def test_any_host_is_answered_off_loopback_and_where_any_page_may_call(changes):
     assert not allowed_hosts(read_settings(changes))
 
 
-def test_slow_small_bodies_of_unknown_size_keep_nobody_out(service: RunningService):
+def test_slow_small_bodies_of_unknown_size_keep_no_caller_out(service: RunningService):
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-local\r\n"
     head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
     slow = [socket.create_connection(("127.0.0.1", service.port), 5) for _ in range(40)]

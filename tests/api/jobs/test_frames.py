@@ -1,4 +1,4 @@
-"""How a stream ends that cannot go on: with an error in its endpoint's format, whatever the cause."""
+"""A stream that cannot continue ends with an error in its endpoint's format, for every cause."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The hub and events(): every entry once and in order, whatever pub/sub loses, repeats or delays."""
+"""The hub and events(): every entry once and in order, even if pub/sub loses, repeats or delays messages."""
 
 import random
 from types import SimpleNamespace

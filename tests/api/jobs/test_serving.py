@@ -1,4 +1,4 @@
-"""How answers are served: headers, ids, and no subscription left behind whatever becomes of the request."""
+"""Serving of answers: headers, ids, and no subscription left open after any end of a request."""
 
 from collections.abc import Callable
 from typing import Any

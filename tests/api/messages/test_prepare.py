@@ -51,7 +51,7 @@ def test_options_become_a_chat_requests(encoder):
     assert chat_request(body).thinking.type == "enabled"
 
 
-def test_what_coding_agents_send_is_understood(encoder):
+def test_requests_of_coding_agents_are_understood(encoder):
     ephemeral = {"cache_control": {"type": "ephemeral"}}
     body = asked(
         max_tokens=32_000,
@@ -85,7 +85,7 @@ def test_a_message_that_the_caller_began_is_continued():
         ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
     ],
 )
-def test_what_cannot_be_done_is_refused_and_named(change, param):
+def test_a_field_that_cannot_be_honoured_is_refused_and_named(change, param):
     with pytest.raises(InvalidRequest) as refused:
         chat_request(asked(**change))
     assert refused.value.param == param

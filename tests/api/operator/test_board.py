@@ -33,7 +33,7 @@ def put(store, job_id, owner="o" * 32, **changes):
     return store.submit(submission, rq_job(store.redis, job_id, QUEUE)).job_id
 
 
-def test_a_snapshot_shows_who_waits_who_runs_and_what_failed(store, redis):
+def test_a_snapshot_shows_waiting_running_and_failed_jobs(store, redis):
     ledger = Ledger(redis, QUEUE, "w1")
     ledger.register()
     ledger.renew(

@@ -40,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 
 class Growth:
-    """What the counters grew by since this was made."""
+    """Growth of the counters since its creation."""
 
     def __init__(self, service: RunningService) -> None:
         self.service = service
@@ -50,7 +50,7 @@ class Growth:
         return value(scrape(self.service), name, **labels) - value(self.before, name, **labels)
 
     def wait_for(self, expected: dict[str, int], **labels: str) -> None:
-        """Workers and API processes send what they count once a second: wait until all of it has arrived."""
+        """Wait until the counts, which workers and API processes send once a second, have arrived."""
         with suppress(TimeoutError):
             wait_until(lambda: self.all(expected, **labels) == expected)
         assert self.all(expected, **labels) == expected

@@ -1,4 +1,4 @@
-"""A template that loops or grows without end is stopped, and the process goes on."""
+"""A template that loops or grows without end is stopped, and the process continues."""
 
 import resource
 import time
@@ -45,7 +45,7 @@ def test_a_hostile_template_is_the_callers_400_within_its_time(monkeypatch, temp
     assert time.monotonic() - began < 5
 
 
-def test_what_ends_in_time_is_left_alone():
+def test_work_that_ends_in_time_is_left_alone():
     with bounded(5, 2**28):
         text = "x" * 1000
     assert text and not time.sleep(0)

@@ -1,4 +1,4 @@
-"""Whether an answer begins with thinking, from the rendered prompt and the model card."""
+"""The prompt and the model card tell if an answer begins with thinking."""
 
 import pytest
 

@@ -121,7 +121,7 @@ def test_an_answer_can_be_continued():
         ([WEATHER, calling(), result(), {"role": "assistant", "content": "x"}, calling(), result()], True),
     ],
 )
-def test_what_the_format_cannot_say_is_refused_and_the_field_is_named(messages, thinking):
+def test_a_field_that_the_format_cannot_express_is_refused_and_named(messages, thinking):
     with pytest.raises(InvalidRequest) as refused:
         encode_chat(messages, thinking=thinking)
     assert refused.value.param == "messages"
@@ -142,7 +142,7 @@ def test_any_of_the_known_switches_turns_thinking_on(switches, wanted):
     assert thinking_wanted(switches) is wanted
 
 
-def test_what_the_encoder_writes_the_parser_reads_back():
+def test_the_parser_reads_back_the_output_of_the_encoder():
     prompt = encode_chat([WEATHER, calling(content="I look.", reasoning_content="Hm."), result()], thinking=True)
     answer = prompt.partition("<think>")[2].partition(EOS)[0]
     parser = AnswerParser("opened", DEEPSEEK_V32, "s")

@@ -128,7 +128,7 @@ def test_a_model_without_a_word_of_thinking_does_not_think(encoder):
         ({"chat_template": "{{ messages[9].content }}"}, "refuses"),
     ],
 )
-def test_what_the_template_cannot_write_is_refused(encoder_of, changes, message):
+def test_messages_that_the_template_cannot_write_are_refused(encoder_of, changes, message):
     with pytest.raises(InvalidRequest, match=message):
         encoder_of(**changes).encode_chat(conversation([{"role": "user", "content": "Hi"}]))
 

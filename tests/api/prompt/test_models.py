@@ -28,7 +28,7 @@ def test_a_card_is_read_once_for_all_names_and_requests(redis):
     assert redis.info("stats")["total_net_output_bytes"] - before < 50_000
 
 
-def test_a_model_that_has_changed_is_described_anew(redis):
+def test_a_model_that_has_changed_gets_a_new_card(redis):
     serve(redis, CARD)
     models = Models(Store(redis), ())
     models.described()

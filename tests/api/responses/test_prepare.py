@@ -1,4 +1,4 @@
-"""A responses request as a chat request, and what a response repeats of it."""
+"""A responses request as a chat request, and the fields that a response repeats."""
 
 import orjson
 import pytest
@@ -62,7 +62,7 @@ def test_options_become_a_chat_requests(encoder):
     assert chat.reasoning_effort == "none" and chat.response_format.json_schema.schema_ == schema
 
 
-def test_what_coding_agents_send_is_understood(encoder):
+def test_requests_of_coding_agents_are_understood(encoder):
     body = asked(
         instructions="You are an agent.",
         input=[
@@ -120,7 +120,7 @@ def test_a_response_continues_the_previous_one(encoder):
         ({"metadata": {str(number): "x" for number in range(17)}}, "metadata"),
     ],
 )
-def test_what_this_endpoint_cannot_do_is_refused_and_named(change, param):
+def test_a_field_that_this_endpoint_cannot_honour_is_refused_and_named(change, param):
     with pytest.raises(InvalidRequest) as refused:
         chat_request(asked(**change), [])
     assert refused.value.param == param

@@ -32,7 +32,7 @@ TOO_MUCH = [
 
 
 @pytest.mark.parametrize("model", BODIES)
-def test_what_openai_allows_is_accepted(model):
+def test_fields_that_openai_allows_are_accepted(model):
     assert parse(model, {"model": "tiny"} | BODIES[model] | MOST)
 
 

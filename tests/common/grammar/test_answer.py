@@ -1,4 +1,4 @@
-"""Grammars of an answer's text: what each form allows, and what is refused."""
+"""Grammars of an answer's text: the texts that each form allows, and the forms that are refused."""
 
 import subprocess
 import sys

@@ -51,7 +51,7 @@ def test_a_sticky_folder_like_tmp_is_refused_even_if_empty(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_what_cannot_be_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FolderRefused, match=r"^OMNI_DATA_DIR=.*choose another\.$"):
         take(tmp_path / name)

@@ -67,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
-    """What lies in the folder: which file, how long. The lock's time and the log's lines may change."""
+    """The files of the folder and their sizes. The lock's time and the log's lines may change."""
     found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*")}
     return {name: (stat.st_ino, stat.st_size) for name, stat in found.items()}
 

@@ -74,7 +74,7 @@ def test_a_signal_while_they_start_ends_all() -> None:
         assert ended.returncode == 128 + signal.SIGINT
 
 
-def test_a_process_can_write_while_nobody_reads(tmp_path: Path) -> None:
+def test_a_process_can_write_without_a_reader(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     ended = run({"one": f"yes | head -c 4000000; touch {tmp_path}/written; exec sleep 100"}, writer)
     os.close(writer)

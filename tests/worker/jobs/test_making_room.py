@@ -48,7 +48,7 @@ def judged(stage: Stage, jobs: dict[str, tuple[int, int]]) -> list[str]:
     return [*report.verdicts, *(f"omni:{name} was left" for name in left)]
 
 
-def test_a_light_key_beside_four_hundred_long_jobs_of_another_has_a_place_in_the_next_step(stage: Stage) -> None:
+def test_a_light_key_gets_a_place_in_the_next_step_despite_four_hundred_long_jobs_of_another(stage: Stage) -> None:
     worker = stage.worker(max_num_seqs=8)
     for seed in range(400):
         stage.submit(seed, 1900, owner="heavy")

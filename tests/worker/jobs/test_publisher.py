@@ -120,5 +120,5 @@ def test_an_error_that_waiting_cannot_cure_is_raised(stage: Stage, valkey_url: s
         (Failed("timeout", ""), ("failed", "timeout")),
     ],
 )
-def test_an_event_says_how_its_job_ends(event: Delta | Finished | Failed, state: tuple[str, str]) -> None:
+def test_an_event_has_the_final_state_of_its_job(event: Delta | Finished | Failed, state: tuple[str, str]) -> None:
     assert end_of(event) == state

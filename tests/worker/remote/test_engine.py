@@ -28,7 +28,7 @@ def server() -> Iterator[FakeVllm]:
 
 
 class Remote:
-    """A RemoteEngine on the tiny Llama's tokenizer, and what each request has received."""
+    """A RemoteEngine on the tiny Llama's tokenizer, and the events of each request."""
 
     def __init__(self, engine: RemoteEngine) -> None:
         self.engine = engine
@@ -96,7 +96,7 @@ def test_the_card_is_the_folders_and_no_longer_than_the_server_allows(remote: Re
     assert remote.engine.card.eos_token_ids == (0,)
 
 
-def test_what_a_request_asks_for_reaches_the_server(remote: Remote, server: FakeVllm) -> None:
+def test_the_parameters_of_a_request_reach_the_server(remote: Remote, server: FakeVllm) -> None:
     asked = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "presence_penalty": 0.2}
     asked |= {"frequency_penalty": 0.3, "repetition_penalty": 1.1, "max_tokens": 9}
     remote.add(**asked, logit_bias=((5, 2.0),), stop_token_ids=(9,), min_tokens=4, logprobs=2, seed=11)

@@ -39,7 +39,7 @@ def test_the_earliest_of_several_stop_strings_cuts_the_text() -> None:
 
 
 @given(st.lists(st.text("ab", max_size=3)), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3))
-def test_what_is_shown_is_the_text_up_to_the_first_stop_string_however_it_is_cut(
+def test_the_visible_text_ends_before_the_first_stop_string_however_it_is_cut(
     pieces: list[str], stops: list[str]
 ) -> None:
     text = "".join(pieces)
