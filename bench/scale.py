@@ -153,7 +153,7 @@ QUEUED = ("queued", "refused", "accepted/s", "API grew MiB", "Valkey KiB/job", "
 QUEUED += ("drained/s", "unfinished", "claims out of order", "load average")
 
 
-async def put_in_line(url: str, num_jobs: int) -> tuple[list[str], float]:
+async def enqueue_many(url: str, num_jobs: int) -> tuple[list[str], float]:
     """Background jobs by CALLERS callers; returns ids (empty where refused) and seconds."""
     headers = {"Authorization": f"Bearer {KEYS[0]}"}
     body = {"model": MODEL, "messages": [{"role": "user", "content": "wait"}], "max_tokens": 1, "background": True}
@@ -182,7 +182,7 @@ async def look_up(url: str, ids: list[str]) -> list[float]:
 
 async def fill(url: str, num_jobs: int) -> tuple[list[str], float, list[float]]:
     """Ids, seconds until all were accepted, and milliseconds to look up some of them."""
-    ids, elapsed = await put_in_line(url, num_jobs)
+    ids, elapsed = await enqueue_many(url, num_jobs)
     print(f"{num_jobs} jobs enqueued in {elapsed:.0f} s", flush=True)
     return ids, elapsed, await look_up(url, [job_id for job_id in ids if job_id][:: max(1, num_jobs // 200)])
 

@@ -183,18 +183,18 @@ def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
     entries = redis.xrange(f"omni:log:{job_id}")
     numbers = [int(entry_id.split(b"-")[0]) for entry_id, _ in entries]
     if numbers != list(range(1, len(entries) + 1)):
-        report.wrong.append(f"the log of {job_id} has the rows {numbers[:5]}...{numbers[-3:]}")
-    rows = [orjson.loads(fields[b"e"]) for _, fields in entries]
-    ends = [at for at, row in enumerate(rows) if "end" in row or "fail" in row]
-    if ends != [len(rows) - 1]:
-        report.wrong.append(f"the log of {job_id} ({state}) has {len(ends)} ends in {len(rows)} rows")
+        report.wrong.append(f"the log of {job_id} has the entries {numbers[:5]}...{numbers[-3:]}")
+    events = [orjson.loads(fields[b"e"]) for _, fields in entries]
+    ends = [at for at, event in enumerate(events) if "end" in event or "fail" in event]
+    if ends != [len(events) - 1]:
+        report.wrong.append(f"the log of {job_id} ({state}) has {len(ends)} ends in {len(events)} entries")
     fences = [int(fields[b"a"]) for _, fields in entries if fields[b"a"] != b"0"]
     holders = [fence for fence, _ in groupby(fences)]
     num_returns = int(
         redis.hget(f"omni:job:{job_id}", "made_room") or 0
     )  # it may have moved to another worker and back
     if len(holders) - len(set(holders)) > num_returns:
-        report.wrong.append(f"the log of {job_id} has rows under a fence that had been replaced: {holders[:20]}")
+        report.wrong.append(f"the log of {job_id} has entries under a fence that had been replaced: {holders[:20]}")
 
 
 def blame(report: Report, done: Sequence[tuple[float, float, str]], pulse: Pulse, most: int = 5) -> None:

@@ -1,6 +1,6 @@
 """Many open streams of which some decode, and a long queue, without faults. Reports their memory.
 
-The first streams are long, so that all are open while the line fills; then everything is drained and checked.
+The first streams are long, so that all are open while the queue fills; then everything is drained and checked.
 """
 
 import asyncio
@@ -53,11 +53,11 @@ def num_waiting(harness: Harness) -> int:
 
 
 def show(harness: Harness, what: str) -> None:
-    running, line = num_running(harness), num_waiting(harness)
+    running, queued = num_running(harness), num_waiting(harness)
     worker = sum(one.worker().memory_info().rss for one in harness.workers)
     valkey = harness.redis.info("memory")["used_memory_rss"]
     streams, load = harness.hub_readers(), os.getloadavg()[0]
-    print(f"{what}: {streams} streams open, {running} jobs run, {line} wait; load average {load:.1f}")
+    print(f"{what}: {streams} streams open, {running} jobs run, {queued} wait; load average {load:.1f}")
     print(f"  {api_memory(harness)}; worker {worker / 2**20:.0f} MB, Valkey {valkey / 2**20:.0f} MB", flush=True)
 
 
@@ -89,7 +89,7 @@ async def open_streams(harness: Harness, api: Api, num_streams: int, hold_s: flo
     return reading
 
 
-async def put_in_line(api: Api, num_queued: int) -> list[History]:
+async def enqueue_many(api: Api, num_queued: int) -> list[History]:
     async def put(number: int) -> History:
         history = History(10**6 + number, 5, "queued")
         body = chat(history.seed, history.num_tokens, background=True)
@@ -119,14 +119,14 @@ async def drive(harness: Harness, num_streams: int, num_queued: int) -> list[His
     reading = await open_streams(harness, api, num_streams, hold_s)
     show(harness, f"after {time.monotonic() - began:.0f} s")
     asked = time.monotonic()
-    queued = await put_in_line(api, num_queued)
+    queued = await enqueue_many(api, num_queued)
     show(harness, f"{num_queued} more accepted in {time.monotonic() - asked:.0f} s")
     streams = list(await asyncio.gather(*reading))
     show(harness, f"all streams ended after {time.monotonic() - began:.0f} s")
     while num_waiting(harness) + num_running(harness) and time.monotonic() - began < GRACE_S:
         await asyncio.sleep(0.2)
     await asyncio.sleep(1.0)
-    show(harness, f"the line is empty after {time.monotonic() - began:.0f} s")
+    show(harness, f"the queue is empty after {time.monotonic() - began:.0f} s")
     return streams + queued
 
 

@@ -20,7 +20,7 @@ PLACES: dict[str, tuple[str, str, str, str]] = {
     "after a step, before it is sent": ("worker.jobs.publisher", "Publisher", "send", "before"),
     "after it is sent, before it is confirmed": ("worker.jobs.publisher", "Publisher", "send", "after"),
     "after it is confirmed": ("worker.jobs.publisher", "Publisher", "confirm", "after"),
-    "after the last row, before the next loop": ("worker.jobs.omni_worker", "OmniWorker", "_count", "after"),
+    "after the last entry, before the next loop": ("worker.jobs.omni_worker", "OmniWorker", "_count", "after"),
     "before the release": ("worker.jobs.ledger", "Ledger", "release", "before"),
     "after the release": ("worker.jobs.ledger", "Ledger", "release", "after"),
     "before the registration": ("worker.jobs.ledger", "Ledger", "register", "before"),

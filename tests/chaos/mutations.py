@@ -162,9 +162,9 @@ def no_gap_fill() -> None:
 
     def events(store: Any, subscription: Any, after: int, *, is_new: bool) -> Any:
         while True:
-            for row in subscription.take():
-                yield row
-                if isinstance(row.event, (Finished, Failed)):
+            for entry in subscription.take():
+                yield entry
+                if isinstance(entry.event, (Finished, Failed)):
                     return
             if subscription.is_client_gone:
                 raise api_events.ClientGone
@@ -267,12 +267,12 @@ def publish_before_append() -> None:
     real = Publisher.send
 
     def send(self: Publisher, events: Any) -> list[str]:
-        rows = []
+        entries = []
         for job_id, event in events:
             if (progress := self._progress.get(job_id)) is not None:
-                rows.append([job_id, progress.num_entries + 1, json.loads(encode_event(event))])
-        if rows:
-            self._redis.publish(keys.EVENTS, json.dumps(rows))
+                entries.append([job_id, progress.num_entries + 1, json.loads(encode_event(event))])
+        if entries:
+            self._redis.publish(keys.EVENTS, json.dumps(entries))
             if named() and random.random() < 0.01:
                 os.kill(os.getpid(), 9)
         return real(self, events)

@@ -81,11 +81,11 @@ class Stage:
     def field(self, job_id: str, name: str) -> str:
         return (self.redis.hget(keys.job_key(job_id), name) or b"").decode()
 
-    def rows(self, job_id: str) -> list[LogEntry]:
+    def entries(self, job_id: str) -> list[LogEntry]:
         return self.store.log.entries(job_id, count=10_000)
 
     def text(self, job_id: str) -> str:
-        return "".join(getattr(row.event, "text", "") for row in self.rows(job_id))
+        return "".join(getattr(entry.event, "text", "") for entry in self.entries(job_id))
 
 
 def turn(worker: OmniWorker, times: int = 1) -> None:
@@ -118,9 +118,9 @@ def publish(stage: Stage, job_id: str, *numbers: int) -> None:
     """Put entries with these numbers into a subscription, as if they had been published."""
     from common.wire_codec import encode_event
 
-    for row in stage.rows(job_id):
-        if row.seq in numbers:
-            stage.hub.dispatch(b'[["%s",%d,%s]]' % (job_id.encode(), row.seq, encode_event(row.event)))
+    for entry in stage.entries(job_id):
+        if entry.seq in numbers:
+            stage.hub.dispatch(b'[["%s",%d,%s]]' % (job_id.encode(), entry.seq, encode_event(entry.event)))
 
 
 def told_text(told: list[Any]) -> str:
@@ -157,7 +157,7 @@ def an_entry_that_is_sent_twice_is_stored_once(stage: Stage) -> None:
     worker.publisher._read()  # the answer is lost
     worker.publisher._write()
     finish(stage, worker, job_id)
-    assert [row.seq for row in stage.rows(job_id)] == list(range(1, 12))
+    assert [entry.seq for entry in stage.entries(job_id)] == list(range(1, 12))
     assert stage.text(job_id) == expected_text(1, 10)
 
 
@@ -194,7 +194,7 @@ def jobs_of_a_dead_worker_continue(stage: Stage) -> None:
     successor.ledger.reclaim()
     finish(stage, successor, job_id)
     assert stage.text(job_id) == expected_text(1, 10)
-    end = stage.rows(job_id)[-1].event
+    end = stage.entries(job_id)[-1].event
     assert isinstance(end, Finished) and end.completion_tokens == 10
 
 
@@ -418,15 +418,15 @@ def a_job_that_made_room_continues_from_its_log(stage: Stage) -> None:
     long = [stage.submit(seed, 40, owner="long") for seed in range(3)]
     turn(worker, 5)
     short = stage.submit(9, 2, owner="short")
-    shown = [len(stage.rows(job_id)) for job_id in long]
+    shown = [len(stage.entries(job_id)) for job_id in long]
     turn(worker, 4)
     assert stage.field(short, "state") == "finished"
-    assert all(len(stage.rows(job_id)) >= num_entries for job_id, num_entries in zip(long, shown, strict=True))
+    assert all(len(stage.entries(job_id)) >= num_entries for job_id, num_entries in zip(long, shown, strict=True))
     finish(stage, worker, *long)
     assert sum(int(stage.field(job_id, "made_room") or 0) for job_id in long) == 1
     for seed, job_id in enumerate(long):
         assert stage.text(job_id) == expected_text(seed, 40)
-        end = stage.rows(job_id)[-1].event
+        end = stage.entries(job_id)[-1].event
         assert isinstance(end, Finished) and end.completion_tokens == 40
         assert (stage.field(job_id, "crashes"), stage.field(job_id, "suspect")) == ("0", "0")
 
