@@ -14,6 +14,7 @@ from common.process.child import Watch
 from tests.chaos.harness import free_ports, wait_until
 
 ROOT = Path(__file__).parents[3]
+TEMPLATED = (sys.executable, "-m", "common.process.supervise", "worker", "--watch", "--template", "--", sys.executable)
 CHILD = """
 import os, sys, time, signal
 if "--template-fd" in sys.argv:
@@ -97,17 +98,7 @@ def test_sigterm_reaches_the_child_and_sigkill_follows(tmp_path: Path, extra: li
 def test_the_end_does_not_wait_for_a_child_that_is_not_forked_yet(tmp_path: Path) -> None:
     template = tmp_path / "child.py"
     template.write_text("import time\nprint('imports', flush=True)\ntime.sleep(1000)")
-    command = [
-        sys.executable,
-        "-m",
-        "common.process.supervise",
-        "worker",
-        "--watch",
-        "--template",
-        "--",
-        sys.executable,
-    ]
-    parent = subprocess.Popen([*command, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    parent = subprocess.Popen([*TEMPLATED, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"imports\n"
     parent.send_signal(signal.SIGTERM)
@@ -119,35 +110,15 @@ def test_only_the_template_looks_for_gpus_without_initializing_cuda(tmp_path: Pa
     child = tmp_path / "child.py"
     forks = "import os, sys\nfrom worker.template import fork_when_asked\n"
     child.write_text(f"{forks}{told}sys.stdout.flush()\nfork_when_asked(int(sys.argv[2]))\n{told}sys.exit(2)")
-    command = [
-        sys.executable,
-        "-m",
-        "common.process.supervise",
-        "worker",
-        "--watch",
-        "--template",
-        "--",
-        sys.executable,
-    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([*command, str(child)], cwd=ROOT, env=environment, capture_output=True, timeout=30)
+    ended = subprocess.run([*TEMPLATED, str(child)], cwd=ROOT, env=environment, capture_output=True, timeout=30)
     assert (ended.stdout.split(), ended.returncode) == ([b"1", b"None"], 2)
 
 
 def test_a_template_that_ends_without_a_child_is_restarted(tmp_path: Path) -> None:
     template = tmp_path / "child.py"
     template.write_text("print('began', flush=True)")
-    command = [
-        sys.executable,
-        "-m",
-        "common.process.supervise",
-        "worker",
-        "--watch",
-        "--template",
-        "--",
-        sys.executable,
-    ]
-    parent = subprocess.Popen([*command, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    parent = subprocess.Popen([*TEMPLATED, str(template)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert parent.stdout is not None
     began = 0
     while began < 3:
