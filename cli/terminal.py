@@ -81,5 +81,5 @@ class AnswerView:
             self._is_mid_line = False
 
     def _end_of_text(self) -> str:
-        """As many lines as the terminal shows: a live display cannot scroll."""
+        """The last lines that the terminal has room for, because a live display cannot scroll."""
         return "\n".join(self.text.splitlines()[-(self._console.height - 2) :])

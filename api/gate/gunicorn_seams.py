@@ -134,7 +134,7 @@ def closing_answer(status: str, body: dict[str, Any], *headers: str) -> bytes:
 
 
 def write(client: Any, data: bytes) -> None:
-    """As much as the kernel's buffer takes: no client is waited for."""
+    """Write as much as the kernel's buffer takes, without waiting."""
     try:
         util.write_nonblock(client, data)
     except OSError:

@@ -63,7 +63,7 @@ class EventHub:
         return not others
 
     def end_streams(self) -> None:
-        """This process is about to stop: accept no more jobs, end open streams so that they can be resumed."""
+        """Accept no more jobs and end open streams so that they can be resumed, before the process stops."""
         self.is_closing = True
         self._close(lambda subscription: not subscription.waits_for_end)
 
@@ -102,7 +102,7 @@ class EventHub:
                 subscription.update(status)
 
     def _wake_all(self) -> None:
-        """Also while Redis is away, so that quiet streams send their keep-alives."""
+        """Wake every subscription, so that quiet streams send keep-alives also while Redis is away."""
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.wake.set()

@@ -35,7 +35,7 @@ def dumped(value: Any) -> bytes:
 
 
 def _in_pieces(value: Any) -> bytes:
-    """As orjson.dumps, but a large value a piece at a time."""
+    """orjson.dumps, with a large value serialized piece by piece."""
     if not is_large(value):
         return orjson.dumps(value)
     if isinstance(value, dict):

@@ -182,7 +182,7 @@ def identified(response: Response, meta: ResponseMeta) -> Response:
 
 
 def new_delivery(http: Request, options: QueueOptions) -> Delivery:
-    """As the body of a new request asks."""
+    """The delivery that the body of a new request asks for."""
     return Delivery(
         stream=options.stream,
         with_ids=options.event_ids or "Last-Event-ID" in http.headers,
@@ -191,7 +191,7 @@ def new_delivery(http: Request, options: QueueOptions) -> Delivery:
 
 
 def fetched_delivery(http: Request, found: StoredAnswer[Any]) -> Delivery:
-    """As the query and headers of a GET ask. Raises InvalidRequest for a `starting_after` that is not a number."""
+    """The delivery that a GET asks for. Raises InvalidRequest for a `starting_after` that is not a number."""
     dialect = found.endpoint.dialect
     if wants_stream(http):
         if dialect.numbers_events:  # from 0: after number 4 the client has received 5 events

@@ -48,7 +48,7 @@ class SpareMemory:
             self._is_due = self._is_due or g.get("num_body_bytes", 0) >= LARGE_BYTES
 
     def give_back(self) -> None:
-        """To be called about once a second: one trim for all large requests that have ended since."""
+        """Trim once for all large requests that have ended since the last call. Call it about once a second."""
         if self._is_due and self._trim is not None:
             self._is_due = False
             gevent.spawn(in_native_thread, self._trim, 0)  # the caller does not wait for a free thread

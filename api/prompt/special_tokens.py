@@ -25,7 +25,7 @@ class Guard:
         return self._special.sub(self._hide, text) if len(text) <= STRETCH else "".join(self._stretches(text))
 
     def _stretches(self, text: str) -> Iterator[str]:
-        """As re.sub, but a long text a stretch at a time, because a search holds the GIL."""
+        """re.sub on a long text, stretch by stretch, because a search holds the GIL."""
         assert self._special is not None
         at = 0
         while at < len(text):

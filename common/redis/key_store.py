@@ -98,7 +98,7 @@ class KeyStore:
         return int(self.redis.get(keys.KEYS_VERSION) or 0)
 
     def all(self) -> list[KeyRecord]:
-        """By name."""
+        """The keys, sorted by name."""
         owners = sorted(self.redis.hgetall(keys.KEY_NAMES).items())
         pipeline = self.redis.pipeline(transaction=False)
         for _, owner in owners:
