@@ -190,9 +190,8 @@ def check_log(report: Report, redis: "Redis", job_id: str, state: str) -> None:
         report.wrong.append(f"the log of {job_id} ({state}) has {len(ends)} ends in {len(events)} entries")
     fences = [int(fields[b"a"]) for _, fields in entries if fields[b"a"] != b"0"]
     holders = [fence for fence, _ in groupby(fences)]
-    num_returns = int(
-        redis.hget(f"omni:job:{job_id}", "made_room") or 0
-    )  # it may have moved to another worker and back
+    # the job may have moved to another worker and back
+    num_returns = int(redis.hget(f"omni:job:{job_id}", "made_room") or 0)
     if len(holders) - len(set(holders)) > num_returns:
         report.wrong.append(f"the log of {job_id} has entries under a fence that had been replaced: {holders[:20]}")
 

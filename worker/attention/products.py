@@ -60,9 +60,7 @@ def product_attention(
     elif batch > 1:
         mask = mask.repeat(kv_heads, 1, 1)
     step = num_rows
-    if (
-        mask.shape[1] == num_rows > num_shared
-    ):  # a chunk of a prompt: its earlier pieces do not attend to its later keys
+    if mask.shape[1] == num_rows > num_shared:  # a prompt chunk: its earlier pieces do not attend to its later keys
         step = num_shared * max(16, min(PIECE_QUERIES, MAX_SCORES // (kv_heads * num_shared * num_keys)))
     outputs = []
     for start in range(0, num_rows, step):

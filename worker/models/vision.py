@@ -21,9 +21,8 @@ from worker.state.sequence import Sequence
 logger = logging.getLogger(__name__)
 
 TORCHVISION = "pip install torchvision==0.28.0 may help"  # the release for the torch of requirements.txt
-TOKEN_KINDS = frozenset(
-    {"token_type_ids", "mm_token_type_ids"}
-)  # 1 for an image's tokens, which may attend to each other
+# inputs that are 1 for an image's tokens, which may attend to each other
+TOKEN_KINDS = frozenset({"token_type_ids", "mm_token_type_ids"})
 OF_TOKENS = frozenset({*TOKEN_KINDS, "input_ids", "attention_mask", "labels"})
 
 
