@@ -69,7 +69,7 @@ def grammars() -> dict[str, Grammar]:
 
 
 def measure(compiler: GrammarCompiler, grammar: Grammar, vocab_size: int, batch: int) -> dict[str, float]:
-    """Milliseconds: to compile, and per step to fill the masks, to apply them and to accept the drawn tokens."""
+    """Milliseconds: to compile, and per step to fill the masks, to apply them and to accept the sampled tokens."""
     started = time.perf_counter()
     states = [compiler.compile(grammar.text)]
     compiled = time.perf_counter() - started
@@ -85,9 +85,9 @@ def measure(compiler: GrammarCompiler, grammar: Grammar, vocab_size: int, batch:
         times.append(time.perf_counter())
         apply_bitmask(logits, bitmask)
         times.append(time.perf_counter())
-        drawn = logits.argmax(dim=1).tolist()
+        sampled = logits.argmax(dim=1).tolist()
         times.append(time.perf_counter())
-        states = [advanced(state, token, compiler, grammar) for state, token in zip(states, drawn, strict=True)]
+        states = [advanced(state, token, compiler, grammar) for state, token in zip(states, sampled, strict=True)]
         times.append(time.perf_counter())
         fills.append(times[1] - times[0])
         applies.append(times[2] - times[1])

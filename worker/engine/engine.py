@@ -42,7 +42,7 @@ class Engine:
         self.drafter = Drafter(config.speculate) if takes_drafts else None
         self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
         wants_overlap = self.device.type == "cuda" if config.overlap is None else config.overlap
-        self.overlaps = wants_overlap and self.runner.takes_drawn and self.drafter is None  # drafts need all tokens
+        self.overlaps = wants_overlap and self.runner.takes_pending and self.drafter is None  # drafts need all tokens
         self._in_flight: Step | None = None  # the last step while its samples are still to be read
         self._num_cached_tokens = 0
         self._last_step_s = 0.0
@@ -58,7 +58,7 @@ class Engine:
         step.forward(self.runner, self.mask_filler, self._in_flight)
         events += self._commit(self._in_flight)  # overlap: the step before, while the device computes this one
         step.sample(self.mask_filler, self._is_live, may_defer=self.overlaps)
-        self._in_flight = step if self.overlaps and step.drawn is not None else None
+        self._in_flight = step if self.overlaps and step.sampled is not None else None
         if self._in_flight is None:
             events += self._commit(step)  # no overlap, or a failure
         else:

@@ -41,7 +41,7 @@ class Scheduler:
         has_company = any(sequence.is_decoding for sequence in self.running)
         for is_decoding in (True, False):
             for sequence in [seq for seq in self.running if seq.is_decoding is is_decoding and self._may_run(seq)]:
-                if budget == 0 or self._is_drawn_out(sequence) or not sequence.block_ids:  # preempted just now
+                if budget == 0 or self._has_last_token(sequence) or not sequence.block_ids:  # preempted just now
                     continue
                 num_tokens = min(sequence.num_uncomputed, budget)
                 if has_company:
@@ -134,8 +134,8 @@ class Scheduler:
     def _may_run(self, sequence: Sequence) -> bool:
         return not self._suspects or sequence.request_id in self._suspects
 
-    def _is_drawn_out(self, sequence: Sequence) -> bool:
-        """Its pending token is the last one that it may have."""
+    def _has_last_token(self, sequence: Sequence) -> bool:
+        """True if its pending token is the last one that it may have."""
         is_full = sequence.num_tokens >= self.max_model_len
         is_long = sequence.num_completion_tokens >= sequence.sampling.max_tokens
         return sequence.pending is not None and (is_full or is_long)

@@ -46,7 +46,7 @@ class Step:
         self._samples: PendingSamples | None = None
 
     @property
-    def drawn(self) -> torch.Tensor | None:
+    def sampled(self) -> torch.Tensor | None:
         """Sampled token ids [S] on the device; None if nothing was sampled."""
         return self._samples.token_ids if self._samples is not None else None
 
@@ -59,7 +59,7 @@ class Step:
         try:
             if in_flight is None:  # the grammars are up to date: their masks are filled during the forward pass
                 self._masks = mask_filler.start(self._sequences)
-            self._logits = runner.forward(self.batch, in_flight.drawn if in_flight is not None else None)
+            self._logits = runner.forward(self.batch, in_flight.sampled if in_flight is not None else None)
         except Exception as error:  # an error in one row must not end the others
             self._fail(error)
 
@@ -122,10 +122,10 @@ class Step:
             logger.warning("a step of %d rows failed (%s); running them alone", len(self.batch), type(error).__name__)
 
 
-def verify(row: ScheduledSequence, drawn: list[int | None], logprobs: list[TokenLogprob | None]) -> Outcome:
+def verify(row: ScheduledSequence, sampled: list[int | None], logprobs: list[TokenLogprob | None]) -> Outcome:
     """Keep the samples up to the first that differs from the draft."""
     kept: list[int] = []
-    for at, token_id in enumerate(drawn):
+    for at, token_id in enumerate(sampled):
         if token_id is None:
             return Outcome(row, failure=Failed(JobFailed.code, "The model gave no usable probabilities."))
         if token_id == UNDECIDED:

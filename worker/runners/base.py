@@ -21,13 +21,13 @@ class Runner(Protocol):
     """The engine's interface to a model: a forward pass over a step's rows, and the cache that they use."""
 
     kv_cache: KVCache
-    takes_drawn: bool  # forward() reads pending tokens from `drawn`
+    takes_pending: bool  # forward() reads pending tokens from `sampled`
     takes_drafts: bool  # forward() computes drafted tokens together with the next one
 
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [S, vocab], float32: for each row that samples, of its last token and of each drafted one, in order.
 
-        `drawn`: the token ids of the step in flight, on the device.
+        `sampled`: the token ids of the step in flight, on the device.
         """
 
     def forget(self, sequence: Sequence) -> None:
@@ -40,14 +40,14 @@ class Runner(Protocol):
 class ModelRunner:
     """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
 
-    takes_drawn = takes_drafts = True
+    takes_pending = takes_drafts = True
 
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.attend_with = attend_with
 
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. Rows are computed in kernel order; their logits are returned in the order of `rows`."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
@@ -56,7 +56,7 @@ class ModelRunner:
         places = torch.tensor([at for row in ordered for at in positions_of(row)])
         wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
         positions, selected = upload(places, device), upload(wanted, device)
-        return self._run(flat_inputs(ordered, drawn, device), positions, paged, selected).float()
+        return self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the KV blocks."""
@@ -93,13 +93,13 @@ class ModelRunner:
         return logits
 
 
-def flat_inputs(rows: Seq[ScheduledSequence], drawn: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Token ids [T] of the rows; pending ones are read from `drawn` [S], the samples of the step in flight."""
+def flat_inputs(rows: Seq[ScheduledSequence], sampled: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Token ids [T] of the rows; pending ones are read from `sampled` [S], the samples of the step in flight."""
     inputs = upload(torch.tensor([token_id for row in rows for token_id in row.input_ids]), device)
     pending = pending_inputs(rows)
-    if drawn is not None and pending:
+    if sampled is not None and pending:
         at, index = upload(torch.tensor(pending), device).unbind(1)
-        inputs[at] = drawn_tokens(drawn, index)
+        inputs[at] = sampled_tokens(sampled, index)
     return inputs
 
 
@@ -109,9 +109,9 @@ def pending_inputs(rows: Seq[ScheduledSequence]) -> list[tuple[int, int]]:
     return [(stop - 1, row.pending) for row, stop in zip(rows, stops, strict=True) if row.pending is not None]
 
 
-def drawn_tokens(drawn: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def sampled_tokens(sampled: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """The samples at `index`. One that failed reads as token 0: its row is dropped when the samples are read."""
-    return drawn[index].clamp(min=0)
+    return sampled[index].clamp(min=0)
 
 
 def kernel_order(row: ScheduledSequence) -> tuple[bool, int]:

@@ -21,7 +21,7 @@ from worker.device import check_device, upload
 from worker.kernels.elementwise import Elementwise, compiled
 from worker.kernels.quantized import Quantization
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
-from worker.runners.base import AttentionMaker, drawn_tokens, positions_of
+from worker.runners.base import AttentionMaker, positions_of, sampled_tokens
 from worker.runners.decoder import DecoderRunner
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -85,13 +85,13 @@ class GraphedDecoderRunner(DecoderRunner):
         logger.info("recorded decode steps of (sequences, blocks of the longest): %s", shapes)
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         is_decode = all(row.num_inputs == 1 and row.samples for row in rows)
         step = self._step_for(rows) if is_decode else None
         if step is None:
-            return super().forward(rows, drawn)
-        self._fill(step, rows, drawn)
+            return super().forward(rows, sampled)
+        self._fill(step, rows, sampled)
         return step.replay()[: len(rows)].float()
 
     def _step_for(self, rows: Seq[ScheduledSequence]) -> StaticStep | None:
@@ -117,13 +117,13 @@ class GraphedDecoderRunner(DecoderRunner):
         replay = capture(lambda: self._run(inputs, positions, attention, selected))
         return StaticStep(inputs, positions, attention, replay)
 
-    def _fill(self, step: StaticStep, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None) -> None:
+    def _fill(self, step: StaticStep, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None) -> None:
         """Copy the rows into the buffers, in one transfer. The kernel skips old blocks beyond a row's keys."""
         table = step_table(rows, len(step.inputs), self.spare_block, self.kv_cache.block_size)
         filled = upload(torch.from_numpy(table), step.inputs.device)
         tokens, pending, positions, slots, num_keys = filled[:, :NUM_FIXED].unbind(1)
-        if drawn is not None and len(drawn):
-            tokens = torch.where(pending == KNOWN, tokens, drawn_tokens(drawn, pending.clamp(min=0)))
+        if sampled is not None and len(sampled):
+            tokens = torch.where(pending == KNOWN, tokens, sampled_tokens(sampled, pending.clamp(min=0)))
         step.inputs.copy_(tokens)
         step.positions.copy_(positions)
         step.attention.slots.copy_(slots)

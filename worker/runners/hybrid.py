@@ -55,7 +55,7 @@ class PlacedAttention:
 class HybridRunner(ModelRunner):
     """`places`: the layers that attend and their places in the cache. `reads_whole`: prompts are not cut in chunks."""
 
-    takes_drawn = takes_drafts = False
+    takes_pending = takes_drafts = False
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class HybridRunner(ModelRunner):
         self._stack: States | None = None
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         for sequence in [*self._together, *self._states]:
             if not sequence.block_ids:  # preempted

@@ -51,7 +51,7 @@ class ImagePromptRunner:
         if stock_attention != STOCK_NAME:
             raise Unsupported(f"it reads images by {stock_attention} attention")
         self.inner = inner
-        self.takes_drawn, self.takes_drafts = inner.takes_drawn, inner.takes_drafts
+        self.takes_pending, self.takes_drafts = inner.takes_pending, inner.takes_drafts
         self._model = model
         self._language_model = model.get_decoder()
         self._images = images
@@ -70,20 +70,20 @@ class ImagePromptRunner:
         self.inner.kv_cache = kv_cache
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
-        read = {at: self._read(row, drawn) for at, row in enumerate(rows) if self._is_to_be_read(row)}
+        read = {at: self._read(row, sampled) for at, row in enumerate(rows) if self._is_to_be_read(row)}
         others = [row for at, row in enumerate(rows) if at not in read]
         if not read:
-            return self.inner.forward(rows, drawn)
-        computed = iter(self._computed(others, drawn))
+            return self.inner.forward(rows, sampled)
+        computed = iter(self._computed(others, sampled))
         return torch.cat([read[at] if at in read else next(computed) for at in range(len(rows))])
 
-    def _computed(self, rows: list[ScheduledSequence], drawn: torch.Tensor | None) -> list[torch.Tensor]:
+    def _computed(self, rows: list[ScheduledSequence], sampled: torch.Tensor | None) -> list[torch.Tensor]:
         """The logits of each row."""
         if not rows:
             return []
-        return list(torch.split(self.inner.forward(rows, drawn), [row.num_samples for row in rows]))
+        return list(torch.split(self.inner.forward(rows, sampled), [row.num_samples for row in rows]))
 
     def forget(self, sequence: Sequence) -> None:
         self.inner.forget(sequence)
@@ -104,14 +104,14 @@ class ImagePromptRunner:
         sequence.position_shift = self.shifts[sequence.cache_salt]
         return False
 
-    def _read(self, row: ScheduledSequence, drawn: torch.Tensor | None) -> torch.Tensor:
+    def _read(self, row: ScheduledSequence, sampled: torch.Tensor | None) -> torch.Tensor:
         """The row's logits, as forward() returns them. Chunks that end before the last image are not computed yet."""
         sequence, stop = row.sequence, row.start + row.num_inputs
         device = self.kv_cache.keys[0].device
         if stop < sequence.images_end:
             return torch.empty(0, self._model.config.get_text_config().vocab_size, device=device)
         row = row.from_start()
-        inputs = flat_inputs([row], drawn, device)
+        inputs = flat_inputs([row], sampled, device)
         self._slots = upload(torch.tensor(token_slots([row], self.kv_cache.block_size)), device)
         seen = self._images.inputs(sequence.images, row.input_ids, self._model) | self.inner.begin(sequence)
         wanted = torch.arange(stop - 1 - len(sequence.draft), stop, device=device)

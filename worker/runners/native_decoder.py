@@ -94,9 +94,9 @@ class NativeDecoderRunner(DecoderRunner):
         ):
             raise Unsupported("its widths or scores are not those of the kernels")
 
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
-        compute = partial(super().forward, drawn=drawn)
+        compute = partial(super().forward, sampled=sampled)
         return compute(rows) if self.micro_batches is None else self.micro_batches.run(compute, rows)
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:

@@ -29,7 +29,7 @@ WITH_IMAGES = (Mode.WHOLE_PROMPT, Mode.NO_CACHE)  # a pass with an image's pixel
 class SequentialRunner:
     """`kv_cache` has no tensors: it only counts blocks, so that no more sequences are admitted than memory can hold."""
 
-    takes_drawn = takes_drafts = False
+    takes_pending = takes_drafts = False
 
     def __init__(self, model: Any, kv_cache: KVCache, mode: Mode, images: ImageProcessor | None = None) -> None:
         self.model = model
@@ -41,7 +41,7 @@ class SequentialRunner:
         self._cache_name = cache_parameter(model)
 
     @torch.inference_mode()
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. Rows have no drafts and no pending tokens."""
         logits = [self._run(row) for row in rows]
         wanted = [last for row, last in zip(rows, logits, strict=True) if row.samples]

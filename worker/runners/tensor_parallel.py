@@ -83,7 +83,7 @@ class SharedKVCache(KVCache):
 class LeadingRunner(ModelRunner):
     """Rank 0's ModelRunner, which makes the other ranks compute the same pass."""
 
-    takes_drawn = False  # the other ranks receive token ids
+    takes_pending = False  # the other ranks receive token ids
 
     def __init__(
         self, model: Any, kv_cache: KVCache, channel: Channel, maker: int, attend_with: AttentionMaker
@@ -92,7 +92,7 @@ class LeadingRunner(ModelRunner):
         self._channel = channel
         self._maker = maker
 
-    def forward(self, rows: Seq[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. A failure ends this process and so all ranks, because they may wait at different collectives."""
         self._channel.send(RankCommand.STEP, self._maker, pack_rows(rows))
         try:

@@ -14,11 +14,11 @@ def break_forward(bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exceptio
     """Forward raises `error` for a batch that holds POISON, or gives NaN for its row when there is no error."""
     forward = bench.engine.runner.forward
 
-    def broken(rows: list[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def broken(rows: list[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         is_bad = [POISON in row.sequence.token_ids[: row.sequence.num_prompt_tokens] for row in rows]
         if error is not None and any(is_bad):
             raise error
-        logits = forward(rows, drawn)
+        logits = forward(rows, sampled)
         sampling = [bad for bad, row in zip(is_bad, rows, strict=True) if row.samples]
         logits[torch.tensor(sampling, dtype=torch.bool)] = torch.nan
         return logits
@@ -84,13 +84,13 @@ def test_a_block_that_a_failed_step_did_not_fill_is_not_shared(bench: Bench, mon
     bench.add("unbroken", prompt, cache_salt="apart", **choices)
     bench.finish()
 
-    def broken(rows: list[ScheduledSequence], drawn: torch.Tensor | None = None) -> torch.Tensor:
+    def broken(rows: list[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         nonlocal is_due
         places = {row.sequence.index: row.start for row in rows if row.sequence.request_id == "bad"}
         is_due = is_due or places.get(1) == 47
         if is_due and 0 in places:
             raise RuntimeError("kernel")
-        return forward(rows, drawn)
+        return forward(rows, sampled)
 
     monkeypatch.setattr(bench.engine.runner, "forward", broken)
     bench.add("bad", prompt, **choices)

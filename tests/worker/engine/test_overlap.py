@@ -143,9 +143,9 @@ def test_a_long_prompt_alone_is_at_most_one_step_ahead_of_its_reading(
     bench = Bench(model_folder(), OVERLAPPED)
     forward, read, ahead = bench.engine.runner.forward, PendingSamples.read, [0]
 
-    def launched(rows: Any, drawn: Any = None) -> torch.Tensor:
+    def launched(rows: Any, sampled: Any = None) -> torch.Tensor:
         ahead.append(ahead[-1] + 1)
-        return forward(rows, drawn)
+        return forward(rows, sampled)
 
     def was_read(samples: PendingSamples) -> Any:
         ahead.append(ahead[-1] - 1)
@@ -175,9 +175,9 @@ def test_choices_share_a_prompt_that_is_still_in_flight(
     bench = Bench(model_folder(), replace(OVERLAPPED, max_step_tokens=64))
     forward, seen = bench.engine.runner.forward, []
 
-    def noted(rows: Any, drawn: Any = None) -> torch.Tensor:
+    def noted(rows: Any, sampled: Any = None) -> torch.Tensor:
         seen.extend(row.num_tokens for row in rows)
-        return forward(rows, drawn)
+        return forward(rows, sampled)
 
     monkeypatch.setattr(bench.engine.runner, "forward", noted)
     bench.add("r", prompt_of(48), n=4, max_tokens=1)
@@ -216,7 +216,7 @@ def test_the_rows_of_a_step_that_fails_in_flight_are_computed_alone(
         return broken
 
     if place == "forward":
-        broken = at_times_broken(bench.engine.runner.forward, lambda rows, drawn=None: len(rows))
+        broken = at_times_broken(bench.engine.runner.forward, lambda rows, sampled=None: len(rows))
         monkeypatch.setattr(bench.engine.runner, "forward", broken)
     else:
         broken = at_times_broken(step_module.sample, lambda logits, sequences, *_: len(sequences))
@@ -261,11 +261,11 @@ def test_a_single_row_that_fails_while_another_step_is_in_flight_is_computed_aga
     bench = Bench(model_folder(), OVERLAPPED)
     forward, broken = bench.engine.runner.forward, []
 
-    def broken_once(rows: Any, drawn: Any = None) -> torch.Tensor:
-        if drawn is not None and not broken:
+    def broken_once(rows: Any, sampled: Any = None) -> torch.Tensor:
+        if sampled is not None and not broken:
             broken.append(rows)
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(rows, drawn)
+        return forward(rows, sampled)
 
     monkeypatch.setattr(bench.engine.runner, "forward", broken_once)
     bench.add("r", prompt_of(9))

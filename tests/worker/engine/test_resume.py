@@ -34,7 +34,7 @@ def log_of(events: list[Event]) -> dict[int, LoggedChoice]:
 
 CASES = {
     "greedy": {"temperature": 0.0},
-    "drawn": {"temperature": 1.5, "seed": 11},
+    "sampled": {"temperature": 1.5, "seed": 11},
     "truncated": {"temperature": 1.2, "top_p": 0.8, "top_k": 40, "seed": 3},
     "penalties": {"temperature": 0.0, "presence_penalty": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.3},
     "stop": {"temperature": 1.0, "seed": 2, "stop": ("zz", "ü", "the fox")},

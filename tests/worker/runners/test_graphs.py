@@ -41,9 +41,9 @@ def shapes_used(runner: GraphedDecoderRunner, monkeypatch: pytest.MonkeyPatch) -
     seen = []
     fill = runner._fill
 
-    def noted(step, rows, drawn) -> None:  # type: ignore[no-untyped-def]
+    def noted(step, rows, sampled) -> None:  # type: ignore[no-untyped-def]
         seen.append((len(rows), tuple(step.attention.block_table.shape)))
-        fill(step, rows, drawn)
+        fill(step, rows, sampled)
 
     monkeypatch.setattr(runner, "_fill", noted)
     return seen
