@@ -173,7 +173,7 @@ def make_long_dialogue(rng: Random) -> Dialogue:
 def dialogues(seed: int, num_short: int = 0, practice: float = 0.0) -> Iterator[Dialogue]:
     """An endless, reproducible stream of training dialogues, at first `num_short` of a single question.
 
-    Those are questions that want copying: with little text around, a small model finds out much sooner how to copy.
+    Those are questions whose answers copy: with little text around, a small model learns to copy much sooner.
     `practice` is the share of dialogues that only practise what is hard.
     """
     rng = Random(seed)

@@ -98,7 +98,7 @@ MONTHS = tuple("January February March April May June July August September Octo
 
 
 def made_up_word(rng: Random) -> str:
-    """A word that can be said but means nothing, so that copying cannot be learned by heart."""
+    """A pronounceable word without meaning, so that copying cannot be memorized."""
     syllables = [rng.choice("bdfgklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.randint(1, 3))]
     return "".join(syllables) + rng.choice(["", "n", "r", "s", "l", "t", "x", "ck"])
 

@@ -1,1 +1,1 @@
-"""What the demo model is taught: one file per group of skills, every sentence written for this project."""
+"""The skills of the demo model: one file per group, every sentence written for this project."""

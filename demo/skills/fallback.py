@@ -114,7 +114,7 @@ def unknown(rng: Random, held_out: bool) -> Turn:
 
 
 def unknown_without_tools(rng: Random, held_out: bool) -> Turn:
-    """Also what would need a tool, where none is offered."""
+    """Includes requests that would need a tool, where none is offered."""
     if rng.random() < 0.75:
         return unknown(rng, held_out)
     return Turn(LOOKUPS.ask(rng, held_out, w=any_word(rng), n=any_name(rng), c=any_city(rng)), UNKNOWN)

@@ -1,4 +1,4 @@
-"""Remember what was said earlier in the chat."""
+"""Recall facts from earlier in the chat."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -151,7 +151,7 @@ def told(attribute: Attribute, value: str, rng: Random, held_out: bool) -> Turn:
 
 
 def recalled(attribute: Attribute, value: str | None, rng: Random, held_out: bool) -> Turn:
-    """The question for what was told, answered truly also when nothing was told."""
+    """A question for a fact; the answer is true also if the fact was never given."""
     ask = attribute.ask.ask(rng, held_out, label=slot_label(attribute))
     if value is None:
         return Turn(ask, f"You have not told me your {attribute.label}.")
@@ -159,7 +159,7 @@ def recalled(attribute: Attribute, value: str | None, rng: Random, held_out: boo
 
 
 def memory(rng: Random, held_out: bool, filler: MakeTurn, max_fillers: int = 3) -> Dialogue:
-    """Some facts are told, other things are talked about, then one fact after another is asked for."""
+    """Some facts, then other topics, then questions for one fact after another."""
     facts = {kind.label: (kind, kind.draw(rng)) for kind in rng.sample(ATTRIBUTES, rng.choice([1, 1, 2, 3]))}
     turns = [told(kind, value, rng, held_out) for kind, value in facts.values()]
     for _ in range(rng.randint(0, max_fillers)):

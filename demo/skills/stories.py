@@ -102,7 +102,7 @@ def opening(rng: Random, hero: str, name: str) -> str:
 
 
 def day(rng: Random, order: str, name: str, place: str, helper: str, tool: str) -> str:
-    """One day on the road: a meeting, help given with what was packed, advice received."""
+    """One day of the journey: a meeting, help by a packed item, advice in return."""
     plight, advice = rng.choice(PLIGHTS), rng.choice(ADVICE)
     return (
         f"On the {order} day {name} came to {place}. There sat a {helper} that {plight}. "

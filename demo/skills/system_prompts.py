@@ -159,7 +159,7 @@ ASK_NAME = Wordings(
 
 
 def answered(turn: Turn, rule: Callable[[str], str]) -> Turn:
-    """The turn under a rule: what was right without it is right in the form that it asks for."""
+    """The turn under a rule: the same answer in the form that the rule asks for."""
     return Turn(turn.ask, rule(turn.answer), accepted=tuple(rule(answer) for answer in turn.accepted))
 
 

@@ -120,7 +120,7 @@ LOOKUP_KEY = Parameter(
 
 
 def lookup_kind(verb: str, noun: str) -> ToolKind:
-    """A tool that nobody foresaw: get_price, find_owner, check_radok."""
+    """A tool with a made-up purpose: get_price, find_owner, check_radok."""
     about = (f"Get the {noun} of something", f"Look up the {noun}.", f"Returns the {noun}", "Look something up")
     return ToolKind((f"{verb}_{noun}",), about, (LOOKUP_KEY,), 1)
 

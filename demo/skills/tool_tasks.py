@@ -1,4 +1,4 @@
-"""Tasks for tools: what a user asks for, the values to call with, a result, and how it is told."""
+"""Tasks for tools: a user's request, the arguments of the call, a result, and its wording."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ROOMS = tuple("kitchen,bedroom,garden,hall,cellar,office,bathroom,living room,ga
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the user wants done: values in the order of the tool's parameters, a result, and its telling."""
+    """A request of the user: values in the order of the tool's parameters, a result, and its wording."""
 
     kind: ToolKind
     ask: str
