@@ -25,12 +25,12 @@ def metrics_key(queue: str) -> str:
 
 
 def bucket_of(milliseconds: float) -> int:
-    """The number of the bucket, from 1; the last is for all that is longer than every bound."""
+    """The number of the bucket, from 1; the last holds times above every bound."""
     return next((number for number, bound in enumerate(BOUNDS_MS, 1) if milliseconds <= bound), len(BOUNDS_MS) + 1)
 
 
 class Tally:
-    """Counts made in this process, sent to Redis now and then; any thread may add."""
+    """Counts made in this process, sent to Redis by flush(); any thread may add."""
 
     def __init__(self, queue: str) -> None:
         self._key = metrics_key(queue)

@@ -1,4 +1,4 @@
-"""The Lua scripts of common/redis/scripts. Each is one atomic change of what Redis holds."""
+"""The Lua scripts of common/redis/scripts. Each is one atomic change."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 from common.redis import keys, metrics, rq_seams
 
 FOLDER = Path(__file__).parent / "scripts"
-# Redis lets a script that has removed something write though memory is full: accepted jobs go on to their end.
+# With full memory Redis lets a script write only once it has deleted something, and accepted jobs must still end.
 GO_ON = "redis.call('DEL', LOG)\n"  # no job has an empty id
 STOPPED_BY_FULL_MEMORY = frozenset({"submit"})
 
