@@ -54,7 +54,7 @@ def test_append_takes_rows_in_order_under_the_fence_of_the_claim_only(stage: Sta
     assert append(stage, fence, "nobody", 1) == ["nobody:unknown"]
     assert append(stage, fence, job_id, 2, "finished") == []
     assert append(stage, fence, job_id, 3) == [f"{job_id}:finished"]
-    assert [row.seq for row in stage.rows(job_id)] == [1, 2]
+    assert [entry.seq for entry in stage.entries(job_id)] == [1, 2]
 
 
 def test_an_ended_job_gets_a_time_to_live_and_leaves_every_index(stage: Stage) -> None:
