@@ -41,6 +41,14 @@ def blocks(lock: str) -> Iterator[tuple[str, str]]:
             yield normal(found[1]), block
 
 
+def difference(listed: str, name: str, wanted: str | None, locked: str | None) -> str:
+    if locked is None:
+        return f"{listed} lists {name} {wanted}, but its lock does not"
+    return (
+        f"{listed} lists {name} {wanted}, but its lock {locked}" if wanted else f"only the lock of {listed} has {name}"
+    )
+
+
 def lock_of(folder: Path, listed: str) -> str:
     names = (RUN, TORCH) if listed == "requirements.txt" else (listed.replace(".txt", ".lock"),)
     return "".join(path.read_text() for name in names if (path := folder / name).exists())
@@ -54,7 +62,7 @@ def faults(folder: Path) -> Iterator[str]:
         direct = {name for name, block in blocks(lock) if re.search(rf" -r {re.escape(listed)}$", block, re.MULTILINE)}
         for name in sorted(wanted.keys() | direct):
             if wanted.get(name) != locked.get(name):
-                yield f"{listed} has {name} {wanted.get(name, 'not at all')}, its lock {locked.get(name, 'not at all')}"
+                yield difference(listed, name, wanted.get(name), locked.get(name))
         yield from (f"{name} has no hash" for name, block in blocks(lock) if "--hash=sha256:" not in block)
     torch = pins((folder / "requirements.txt").read_text()).get("torch")
     if pins((folder / CPU).read_text()).get("torch") != f"{torch}+cpu":
@@ -131,7 +139,7 @@ def main(command: str, folder: Path) -> int:
     elif command != "check":
         raise SystemExit(__doc__)
     found = list(faults(folder))
-    print("".join(f"{fault}; `make relock` mends it\n" for fault in found), end="", file=sys.stderr)
+    print("".join(f"{fault}; run `make relock`\n" for fault in found), end="", file=sys.stderr)
     return 1 if found else 0
 
 

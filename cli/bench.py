@@ -19,4 +19,8 @@ def bench(context: click.Context, arguments: tuple[str, ...]) -> None:
     os.chdir(ROOT)
     # in this process, because another process's command line would show the key
     sys.argv = ["omni bench", "--target", f"here={client.url}/v1", "--key", client.key, *arguments]
-    runpy.run_module("bench.load", run_name="__main__")
+    try:
+        runpy.run_module("bench.load", run_name="__main__")
+    except ModuleNotFoundError as error:
+        sentence = f"omni bench needs the Python package {error.name}; install it with: make -C {ROOT} .venv/.test"
+        raise click.ClickException(sentence) from None

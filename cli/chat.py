@@ -1,5 +1,6 @@
 """omni chat: talk to the model in the terminal."""
 
+import sys
 import time
 from typing import Any
 
@@ -29,9 +30,10 @@ def chat(
         return
     while True:
         try:
-            text = console().input("[green]you[/green]> ")
+            text = console().input("[green]you[/green]> " if sys.stdin.isatty() else "")
         except (EOFError, KeyboardInterrupt):
-            click.echo()
+            if sys.stdin.isatty():
+                click.echo()
             return
         if not text.strip():
             continue

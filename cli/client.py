@@ -8,6 +8,7 @@ from http.client import HTTPException
 from types import MappingProxyType
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import click
@@ -131,9 +132,19 @@ def refusal(error: HTTPError) -> str:
 def client_of(context: click.Context) -> Client:
     """A client for --url and --key; by default for the service that the settings describe."""
     given = context.obj
+    if given["url"] and not is_http_address(given["url"]):
+        raise click.ClickException(f"--url {given['url']} is no address; write it as http://127.0.0.1:8000")
     settings: Settings = given["settings"]()
     key = given["key"] or (*settings.server.admins, *settings.server.api_keys)[0]
     return Client(given["url"] or url_of(settings.server), key)
+
+
+def is_http_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is not a number
+        return False
 
 
 def url_of(server: ServerSettings) -> str:

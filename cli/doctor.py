@@ -221,4 +221,8 @@ def key_finding(settings: Settings) -> Finding:
         return Finding("bad", f"OMNI_HOST is {settings.server.host} and the API key is the public default", todo)
     if not settings.server.admin_keys:
         return Finding("warn", "there is no admin key: the board and /metrics are closed", "Set OMNI_ADMIN_KEYS.")
-    return Finding("good", f"{len(settings.server.api_keys)} keys, {len(settings.server.admins)} admin keys")
+    return Finding("good", f"{counted(settings.server.api_keys, 'API')}, {counted(settings.server.admins, 'admin')}")
+
+
+def counted(keys: tuple[str, ...], kind: str) -> str:
+    return f"{len(keys)} {kind} key{'' if len(keys) == 1 else 's'}"

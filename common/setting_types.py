@@ -1,20 +1,68 @@
-"""Types of settings: each turns the text of a setting into a value or refuses it."""
+"""Types of settings, which turn a setting's text into a value or refuse it, and the sentences that refuse."""
 
+import io
 import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, BeforeValidator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 MIN_MEMORY = 16 * 2**20  # the largest request body and what is made of it
 UNITS = MappingProxyType({"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40})
 BYTES = re.compile(r"(\d{1,15}) ?(b|kb|mb|gb|tb|)")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
+ENGINE = re.compile(r"vllm\+https?://([^/@\s]*@)?[^/@\s]+(/[^@\s]*)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 NO_REDIS_ADDRESS = (
     "REDIS_URL is not a Redis address; write redis://user:password@host:6379/0, rediss://..., unix:///path or "
     "redis+sentinel://:password@host:26379/service, with %2F for a / in a password."
 )
+
+REMOVED = MappingProxyType(
+    {
+        "OMNI_OVERLAP": "steps overlap on a GPU and take turns on a CPU; remove it.",
+        "OMNI_MAX_STEP_TOKENS": "it follows from the model and the device; remove it.",
+        "OMNI_FAILURE_TTL": "failures are kept as long as answers; set OMNI_RESULT_TTL.",
+        "OMNI_ENGINE_KEY": "write the key into the address: OMNI_ENGINE=vllm+http://:KEY@host:port.",
+        "OMNI_EMBEDDING_MODEL_NAME": (
+            "the id is the last part of OMNI_EMBEDDING_MODEL; to change it, point that at a symbolic link with the "
+            "name you want."
+        ),
+        "OMNI_EMBEDDING_DEVICE": (
+            "the encoder runs on the CPU; for a GPU start `worker.main --embeddings --device cuda:1`."
+        ),
+        "OMNI_MAX_CONNECTIONS_PER_ADDRESS": (
+            "the limit is fixed at 1,000; private addresses are exempt; limit callers in your proxy."
+        ),
+        "OMNI_ALLOWED_HOSTS": "add https://NAME to OMNI_CORS_ORIGINS, whose hosts are answered on loopback.",
+        "OMNI_DASHBOARD_PASSWORD": "set OMNI_ADMIN_KEYS; the dashboard then asks for user `omni` and one of them.",
+        "OMNI_DASHBOARD_WRITABLE": "the dashboard is read-only; cancel jobs with `omni cancel` or on the board.",
+        "OMNI_LOG_FORMAT": "logs are plain text on a terminal and JSON elsewhere; remove it.",
+        "OMNI_OTLP_ENDPOINT": "set OTEL_EXPORTER_OTLP_ENDPOINT, OpenTelemetry's own name for it.",
+    }
+)  # what to do instead
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """The values of a `.env` file; none without one. Raises ValueError for a line that python-dotenv would skip."""
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}.") from None
+    for line in parse_stream(io.StringIO(text)):
+        if line.error or (line.key and line.value is None):
+            raise ValueError(
+                f"{path}, line {line.original.line} is not NAME=value, or its quote is not closed; correct it."
+            )
+    return {name: value or "" for name, value in dotenv_values(stream=io.StringIO(text)).items()}
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -42,6 +90,40 @@ def none_if_empty(text: Any) -> Any:
     return None if text == "" else text
 
 
+def check_not_empty(text: Any) -> Any:
+    if not str(text).strip():
+        raise ValueError("it must not be empty")
+    return text
+
+
+def check_device(text: str) -> str:
+    if not DEVICE.fullmatch(text):
+        raise ValueError("it is auto, cpu, cuda or cuda:N")
+    return text
+
+
+def check_engine(text: str) -> str:
+    if text and not ENGINE.fullmatch(text):
+        raise ValueError("it is empty or vllm+http://host:port, with a key vllm+http://:KEY@host:port")
+    return text
+
+
+def check_collector(text: str) -> str:
+    """Also refuses an address while OpenTelemetry's packages are missing."""
+    if text and not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
+        raise ValueError("it is an http or https address, such as http://127.0.0.1:4318")
+    if text and not has_opentelemetry():
+        raise ValueError("it needs OpenTelemetry, which is not installed; run `make traces`, or set it to nothing")
+    return text
+
+
+def has_opentelemetry() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def is_redis_address(url: str) -> bool:
     """Checks the form only. redis+sentinel:// needs hosts and a service, unix:// a path."""
     try:
@@ -58,6 +140,43 @@ def is_redis_address(url: str) -> bool:
     return is_known and has_database and has_ports
 
 
+def refusal(fields: Mapping[str, FieldInfo], error: ErrorDetails) -> str:
+    """One sentence for a refused value, or for values that do not go together. It leaves out what may hold a key."""
+    if not error["loc"]:
+        return text_of(error)
+    name = str(error["loc"][0])
+    value = "" if "@" in str(error["input"]) else f"={error['input']!r}"
+    return f"{name}{value} is refused: {allowed(fields[name], error)}."
+
+
+def text_of(error: ErrorDetails) -> str:
+    return error["msg"].removeprefix("Value error, ")
+
+
+def allowed(field: FieldInfo, error: ErrorDetails) -> str:
+    """The values that a field takes: its range, its choices, or the text of its own check."""
+    limits = {
+        name: getattr(part, name) for part in field.metadata for name in ("gt", "ge", "le") if hasattr(part, name)
+    }
+    if limits:
+        empty = "empty or " if field.default is None else ""
+        kind = "a number" if field.annotation is float else "a whole number"
+        return f"it is {empty}{kind} {range_of(**limits)}"
+    if error["type"] == "literal_error":
+        return f"it is {error['ctx']['expected']}".replace("''", "empty").replace("'", "")
+    return text_of(error)
+
+
+def range_of(gt: float | None = None, ge: int | None = None, le: int | None = None) -> str:
+    if gt is not None:
+        return f"above {gt:g}"
+    return f"from {ge} to {le}" if le is not None else f"of at least {ge}"
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 AutoInt = Annotated[int | None, BeforeValidator(none_if_empty)]
 Bytes = Annotated[int | None, BeforeValidator(parse_bytes)]
+NonEmpty = Annotated[str, AfterValidator(check_not_empty)]
+Device = Annotated[str, AfterValidator(check_device)]
+EngineAddress = Annotated[str, AfterValidator(check_engine)]
+Collector = Annotated[str, AfterValidator(check_collector)]

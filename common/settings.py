@@ -6,15 +6,30 @@ Only this module knows the process environment; the functions at its end serve t
 import os
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
-from common.setting_types import NO_REDIS_ADDRESS, AutoInt, Bytes, Names, is_origin, is_redis_address
+from common.setting_types import (
+    NO_REDIS_ADDRESS,
+    REMOVED,
+    AutoInt,
+    Bytes,
+    Collector,
+    Device,
+    EngineAddress,
+    Names,
+    NonEmpty,
+    check_not_empty,
+    is_origin,
+    is_redis_address,
+    read_file,
+    refusal,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo" / "model"
@@ -23,22 +38,6 @@ SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
 ON_TERMINAL = "PROCFILE_ON_TERMINAL"  # set by common/process/start.py, whose processes write to pipes
 HONCHO = "HONCHO_PROCESS_NAME"
-REMOVED = MappingProxyType(
-    {
-        "OMNI_OVERLAP": "steps overlap on a GPU and take turns on a CPU; remove it.",
-        "OMNI_MAX_STEP_TOKENS": "it follows from the model and the device; remove it.",
-        "OMNI_FAILURE_TTL": "failures are kept as long as answers; set OMNI_RESULT_TTL.",
-        "OMNI_ENGINE_KEY": "write the key into the address: OMNI_ENGINE=vllm+http://:KEY@host:port.",
-        "OMNI_EMBEDDING_MODEL_NAME": "the last part of OMNI_EMBEDDING_MODEL, such as a link's name, is the id.",
-        "OMNI_EMBEDDING_DEVICE": "it is the CPU; for a GPU start `worker.main --embeddings --device cuda:1`.",
-        "OMNI_MAX_CONNECTIONS_PER_ADDRESS": "it is 1000, without private addresses; limit callers in your proxy.",
-        "OMNI_ALLOWED_HOSTS": "add https://NAME to OMNI_CORS_ORIGINS, whose hosts are answered on loopback.",
-        "OMNI_DASHBOARD_PASSWORD": "set OMNI_ADMIN_KEYS; the dashboard then asks for user `omni` and one of them.",
-        "OMNI_DASHBOARD_WRITABLE": "the dashboard is read-only; cancel jobs with `omni cancel` or on the board.",
-        "OMNI_LOG_FORMAT": "logs are plain text on a terminal and JSON elsewhere; remove it.",
-        "OMNI_OTLP_ENDPOINT": "set OTEL_EXPORTER_OTLP_ENDPOINT, OpenTelemetry's own name for it.",
-    }
-)  # what to do instead
 
 
 class SettingsError(Exception):
@@ -61,7 +60,7 @@ class SettingsGroup(BaseModel):
 class ServerSettings(SettingsGroup):
     """The API's address, keys and processes."""
 
-    host: str = setting("OMNI_HOST", "127.0.0.1")
+    host: NonEmpty = setting("OMNI_HOST", "127.0.0.1")
     port: int = setting("OMNI_PORT", 8000, ge=1, le=65535)
     api_keys: Names = setting("OMNI_API_KEYS", ("sk-local",))
     admin_keys: Names = setting("OMNI_ADMIN_KEYS", ())
@@ -91,8 +90,8 @@ class ModelSettings(SettingsGroup):
 
     source: str = setting("OMNI_MODEL", str(DEMO_MODEL))
     given_names: Names = setting("OMNI_MODEL_NAME", ())
-    engine: str = setting("OMNI_ENGINE", "", pattern=r"^(vllm\+https?://([^/@\s]*@)?[^/@\s]+(/[^@\s]*)?)?$")
-    device: str = setting("OMNI_DEVICE", "auto")
+    engine: EngineAddress = setting("OMNI_ENGINE", "")
+    device: Device = setting("OMNI_DEVICE", "auto")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("OMNI_DTYPE", "auto")
     quantize: Literal["", "int8", "int4", "fp8"] = setting("OMNI_QUANTIZE", "")
     speculate: int = setting("OMNI_SPECULATE", 0, ge=0, le=16)
@@ -157,7 +156,7 @@ class RedisSettings(SettingsGroup):
     """The operator's Redis, or the embedded Valkey and its folder."""
 
     given_url: str = setting("REDIS_URL", "")
-    data_dir: Path = setting("OMNI_DATA_DIR", Path(".data"))
+    data_dir: Annotated[Path, BeforeValidator(check_not_empty)] = setting("OMNI_DATA_DIR", Path(".data"))
     max_memory: Bytes = setting("OMNI_MAX_MEMORY", None)
 
     @model_validator(mode="after")
@@ -184,7 +183,7 @@ class OperatorSettings(SettingsGroup):
     """The operator's dashboard and traces."""
 
     dashboard_port: int = setting("OMNI_DASHBOARD_PORT", 9181, ge=1, le=65535)
-    traces_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    traces_endpoint: Collector = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 
 class Settings(SettingsGroup):
@@ -204,15 +203,19 @@ class Settings(SettingsGroup):
         return self
 
 
-def setting_names() -> tuple[str, ...]:
-    """Every environment name, in the order of the groups."""
+def setting_fields() -> dict[str, FieldInfo]:
+    """The field of every environment name, in the order of the groups."""
     groups = [field.annotation for field in Settings.model_fields.values()]
-    return tuple(
-        str(field.validation_alias)
+    return {
+        str(field.validation_alias): field
         for group in groups
         if isinstance(group, type) and issubclass(group, SettingsGroup)
         for field in group.model_fields.values()
-    )
+    }
+
+
+def setting_names() -> tuple[str, ...]:
+    return tuple(setting_fields())
 
 
 def read_settings(values: Mapping[str, str]) -> Settings:
@@ -221,7 +224,9 @@ def read_settings(values: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{removed[0]} is no longer a setting: {REMOVED[removed[0]]}")
     known = setting_names()
     if unknown := sorted(name for name in values if name.startswith("OMNI_") and name not in known):
-        raise SettingsError(f"{unknown[0]} is not a setting; .env.example lists them all.")
+        near = get_close_matches(unknown[0], known, 1, cutoff=0.8)
+        hint = f"; did you mean {near[0]}?" if near else "; .env.example lists them all."
+        raise SettingsError(f"{unknown[0]} is not a setting{hint}")
     try:
         return Settings(
             server=ServerSettings.model_validate(values),
@@ -232,22 +237,15 @@ def read_settings(values: Mapping[str, str]) -> Settings:
             operator=OperatorSettings.model_validate(values),
         )
     except ValidationError as error:
-        raise SettingsError(sentence_of(error)) from None
-
-
-def sentence_of(error: ValidationError) -> str:
-    first = error.errors()[0]
-    reason = str(first["msg"]).removeprefix("Value error, ")
-    if not first["loc"]:
-        return reason
-    name = str(first["loc"][0])
-    value = "" if "@" in str(first["input"]) else f"={first['input']!r}"  # it may hold a key
-    return f"{name}{value} is refused: {reason}. See .env.example."
+        raise SettingsError(refusal(setting_fields(), error.errors()[0])) from None
 
 
 def load_settings() -> Settings:
     """The environment's settings, and those of `.env` that it lacks. Raises SettingsError."""
-    file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    try:
+        file = read_file(Path(".env"))
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     return read_settings(file | os.environ)
 
 

@@ -7,7 +7,7 @@ a job that went through several workers too.
 from collections.abc import Mapping
 from typing import Any
 
-from common.settings import Settings, SettingsError
+from common.settings import Settings
 
 SERVICE_NAME = "protocol-omni"
 Attributes = Mapping[str, str | int | float]
@@ -17,15 +17,12 @@ class Traces:
     """Creates spans and sends them to a collector in the background."""
 
     def __init__(self, endpoint: str, process: str) -> None:
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-        except ImportError:
-            needed = "pip install -r requirements-traces.txt"
-            raise SettingsError(f"OTEL_EXPORTER_OTLP_ENDPOINT is set, which needs: {needed}") from None
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
         resource = Resource.create({"service.name": SERVICE_NAME, "omni.process": process})
         self._provider = TracerProvider(resource=resource)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
@@ -56,5 +53,5 @@ class Traces:
 
 
 def traces_of(settings: Settings, process: str) -> Traces | None:
-    """None if traces are off. Raises SettingsError if they are on and the packages are missing."""
+    """None if traces are off."""
     return Traces(settings.operator.traces_endpoint, process) if settings.operator.traces_endpoint else None

@@ -5,17 +5,23 @@ from collections.abc import Sequence as Seq
 import torch
 
 
+class NoSuchDevice(ValueError):
+    """The machine has no such device, or torch cannot use it."""
+
+
 def choose_device(name: str) -> torch.device:
-    """The device of a torch name, or for "auto" a GPU if there is one. Raises ValueError for one that is not there."""
+    """The device of a torch name, or for "auto" a GPU if there is one. Raises NoSuchDevice."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"{name!r} is not a device; auto, cpu, cuda and cuda:1 are.") from error
+        raise NoSuchDevice(f"{name!r} is not a device; auto, cpu, cuda and cuda:N are.") from error
     num_gpus = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
-        raise ValueError(f"there is no device {name}: torch {torch.__version__} sees {num_gpus} GPUs. Try omni doctor.")
+        raise NoSuchDevice(
+            f"there is no device {name}: torch {torch.__version__} sees {num_gpus} GPUs. Try omni doctor."
+        )
     return device
 
 

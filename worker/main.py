@@ -102,6 +102,7 @@ def load_and_warm_up(settings: Settings, ledger: Ledger, *, embeds: bool, device
     """The engine, ready to generate; its progress is reported in Redis. Exits with one sentence for a bad model."""
     from transformers.utils.logging import disable_progress_bar
 
+    from worker.device import NoSuchDevice
     from worker.load_failure import give_up
     from worker.models.download import downloaded
 
@@ -120,6 +121,8 @@ def load_and_warm_up(settings: Settings, ledger: Ledger, *, embeds: bool, device
     try:
         engine = load_embedder(settings, device, on_progress) if embeds else load_engine(settings, on_progress)
         engine.warm_up(on_progress)
+    except NoSuchDevice as error:
+        refuse(f"{'--device ' if embeds else 'OMNI_DEVICE='}{device if embeds else settings.model.device}: {error}")
     except Exception as error:  # transformers, its plugins and a model's own code may raise anything
         model = settings.model
         setting = f"OMNI_EMBEDDING_MODEL={settings.embedding.source}" if embeds else f"OMNI_MODEL={model.source}"
@@ -150,7 +153,7 @@ def log_ready(settings: Settings, *, embeds: bool) -> None:
         logger.info("Protocol OMNI serves embeddings by %s.", settings.embedding.names[0])
         return
     server, name = settings.server, settings.model.queue
-    host = "127.0.0.1" if server.is_loopback else server.host
+    host = "127.0.0.1" if server.is_loopback or server.host == "0.0.0.0" else server.host
     key = "sk-local" if "sk-local" in server.api_keys else "YOUR_KEY"
     logger.info(
         "Protocol OMNI serves %s. Try: curl http://%s:%d/v1/chat/completions -H 'Content-Type: application/json' "

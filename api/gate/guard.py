@@ -32,7 +32,7 @@ def install_guard(app: Flask, settings: Settings) -> None:
         check_framing(request)
         if hosts and host_name(request.host) not in hosts:
             raise MisdirectedRequest(
-                f"The host {request.host[:100]!r} is not answered here; add its origin to OMNI_CORS_ORIGINS.",
+                f"This server does not answer for host {request.host[:100]!r}; add its origin to OMNI_CORS_ORIGINS.",
             )
 
     @app.after_request
@@ -44,9 +44,9 @@ def install_guard(app: Flask, settings: Settings) -> None:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """The Host names that are answered; empty: any. On loopback, against DNS rebinding, only known ones."""
+    """The Host names that are answered; empty: any. On loopback only known ones, against DNS rebinding, and no `*`."""
     server = settings.server
-    if not server.is_loopback or "*" in server.cors_origins:
+    if not server.is_loopback:
         return frozenset()
     origins = (urlsplit(origin).hostname or "" for origin in server.cors_origins)
     return frozenset({*LOOPBACK, server.host.lower(), *origins} - {""})

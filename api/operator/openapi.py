@@ -45,7 +45,7 @@ def openapi(app: Flask) -> dict[str, Any]:
         "info": {
             "title": "Protocol OMNI",
             "version": __version__,
-            "description": "An OpenAI-compatible API before one GPU.",
+            "description": "An OpenAI-compatible API in front of one GPU.",
         },
         "paths": paths,
         "components": {

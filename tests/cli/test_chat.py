@@ -12,3 +12,4 @@ def test_a_message_is_answered_with_its_rate_on_stderr(omni):
 def test_a_conversation_continues_until_its_input_ends(omni):
     talked = omni("chat", "--max-tokens", "4", input="Hello!\nAnd now?\n")
     assert talked.exit_code == 0 and talked.stderr.count("tokens,") == 2
+    assert "you>" not in talked.stdout, "a prompt is for a terminal"

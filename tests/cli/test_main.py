@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from cli.bench import bench
 from cli.serve import ROOT
+from common.settings import read_settings
 
 
 @pytest.mark.parametrize("command", [["./omni"], [sys.executable, "-m", "omni"]])
@@ -27,3 +30,22 @@ def test_a_bad_setting_is_one_sentence():
         env={"OMNI_PORT": "zero", "PATH": ""},
     )
     assert shown.returncode == 1 and "OMNI_PORT" in shown.stderr and "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "http://x:y"])
+def test_a_url_that_is_no_address_is_one_sentence(url):
+    shown = subprocess.run(
+        [sys.executable, "-m", "omni", "--url", url, "jobs"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 1 and shown.stderr == (
+        f"Error: --url {url} is no address; write it as http://127.0.0.1:8000\n"
+    )
+
+
+def test_the_load_generator_names_a_package_that_it_lacks(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)  # as after `make run`, which installs no packages for tests
+    given = {"url": "http://127.0.0.1:1", "key": "sk-local", "settings": lambda: read_settings({})}
+    shown = CliRunner().invoke(bench, [], obj=given)
+    assert shown.exit_code == 1 and "needs the Python package aiohttp; install it with: make -C" in shown.stderr

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from common.redis.connection import connect
+from common.setting_types import REMOVED
 from common.settings import (
     HONCHO,
     ON_TERMINAL,
-    REMOVED,
     ROOT,
     SettingsError,
     child_environment,
@@ -115,13 +115,67 @@ def test_redis_url_wins_over_the_embedded_server(monkeypatch: pytest.MonkeyPatch
         ("OMNI_DATA_DIR", "/" + "x" * 120, "OMNI_DATA_DIR is too long"),
         ("OMNI_MAX_MEMORY", "lots", "OMNI_MAX_MEMORY='lots'"),
         ("OMNI_MAX_MEMORY", "1mb", "OMNI_MAX_MEMORY='1mb'"),
-        ("OMNI_PROT", "8000", "OMNI_PROT is not a setting"),
+        ("OMNI_PROT", "8000", "OMNI_PROT is not a setting; did you mean OMNI_PORT?"),
+        ("OMNI_X", "1", "OMNI_X is not a setting; .env.example lists them all."),
+        ("OMNI_HOST", "", "OMNI_HOST='' is refused: it must not be empty."),
+        ("OMNI_DATA_DIR", " ", "OMNI_DATA_DIR=' ' is refused: it must not be empty."),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "is refused: it is an http or https address, such as"),
     ],
 )
 def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=re.escape(said)):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("OMNI_PORT", "eighty", "a whole number from 1 to 65535"),
+        ("OMNI_PORT", "", "a whole number from 1 to 65535"),
+        ("OMNI_SPECULATE", "17", "a whole number from 0 to 16"),
+        ("OMNI_THREADS", "auto", "empty or a whole number from 1 to 1024"),
+        ("OMNI_MAX_MODEL_LEN", "8", "empty or a whole number of at least 16"),
+        ("OMNI_STEP_TIMEOUT", "0", "a number above 0"),
+        ("OMNI_QUANTIZE", "off", "empty, int8, int4 or fp8"),
+        ("OMNI_DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
+        ("OMNI_ENGINE", "http://x", "empty or vllm+http://host:port, with a key vllm+http://:KEY@host:port"),
+    ],
+)
+def test_a_refusal_says_what_is_allowed(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: value})
+    assert str(refused.value) == f"{name}={value!r} is refused: it is {allowed}."
+
+
+def test_an_address_of_a_collector_is_refused_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    monkeypatch.setattr("common.setting_types.has_opentelemetry", lambda: False)
+    with pytest.raises(SettingsError, match="run `make traces`, or set it to nothing"):
+        read_settings(collector)
+    monkeypatch.setattr("common.setting_types.has_opentelemetry", lambda: True)
+    assert read_settings(collector).operator.traces_endpoint == "http://127.0.0.1:4318"
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (b"OMNI_PORT=1\nnot a setting\n", ".env, line 2 is not NAME=value"),
+        (b"OMNI_PORT\n", ".env, line 1 is not NAME=value"),
+        (b"# keys\nOMNI_API_KEYS='sk-1\nOMNI_PORT=2\n", ".env, line 2 is not NAME=value, or its quote is not closed"),
+        ("OMNI_PORT=1\n".encode("utf-16"), ".env cannot be read as UTF-8 text"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_line(tmp_path: Path, file: bytes, said: str) -> None:
+    (tmp_path / ".env").write_bytes(file)
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        load_settings()
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_hold_comments(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OMNI_PORT=1 # a comment\n\nexport OMNI_MODEL_NAME='a'\n", encoding="utf-8-sig")
+    settings = load_settings()
+    assert (settings.server.port, settings.model.names) == (1, ("a",))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from common.settings import SettingsError, read_settings
+from common.settings import read_settings
 from common.tracing import traces_of
 from tests.service import RunningService
 
@@ -68,11 +68,3 @@ def test_a_job_is_one_trace_from_the_caller_to_the_last_token(collector, tmp_pat
 
 def test_traces_are_off_by_default():
     assert traces_of(read_settings({}), "api") is None
-
-
-def test_traces_without_their_packages_are_refused_with_what_to_install(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(SettingsError, match="pip install -r requirements-traces.txt"):
-        traces_of(read_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}), "api")

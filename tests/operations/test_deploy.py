@@ -37,11 +37,19 @@ def test_only_real_settings_are_named(path):
 def test_the_example_settings_are_all_settings_with_their_defaults():
     example = {}
     for line in (ROOT / ".env.example").read_text().splitlines():
-        name, equals, value = line.removeprefix("# OMNI_MODEL=").partition("=")
+        name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             example[name] = value
-    assert {*example, "OMNI_MODEL"} == set(setting_names())
+    assert {*example, "OMNI_MODEL", "OMNI_DATA_DIR"} == set(setting_names())
     assert read_settings(example) == read_settings({})
+
+
+def test_the_example_sets_nothing_that_a_unit_sets():
+    """A line of an EnvironmentFile wins over Environment=, so such a line would keep a unit from starting."""
+    example = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    for unit in (DEPLOY / "systemd").glob("*.service"):
+        names = set(re.findall(r"^Environment=(\w+)=", unit.read_text(), re.MULTILINE))
+        assert "OMNI_DATA_DIR" in names and not names & example, unit
 
 
 @needs("systemd-analyze")

@@ -2,16 +2,30 @@
 
 import pytest
 import torch
+from redis import Redis
 
+from common.settings import DEMO_MODEL, read_settings
 from tests.worker.conftest import Bench, prompt_of
 from worker import device
+from worker.jobs.ledger import Ledger
+from worker.main import load_and_warm_up
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "tpu-v9"])
 def test_an_absent_device_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(device.NoSuchDevice, match=name):
         device.choose_device(name)
+
+
+@pytest.mark.parametrize(("embeds", "setting"), [(False, "OMNI_DEVICE=cuda:9"), (True, "--device cuda:9")])
+def test_a_worker_without_its_device_names_the_setting(
+    embeds: bool, setting: str, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_settings({"OMNI_DEVICE": "cuda:9", "OMNI_EMBEDDING_MODEL": str(DEMO_MODEL)})
+    with pytest.raises(SystemExit, match="2"):
+        load_and_warm_up(settings, Ledger(redis, "queue", "worker"), embeds=embeds, device="cuda:9")
+    assert f"configuration: {setting}: there is no device cuda:9" in capsys.readouterr().err
 
 
 def test_the_named_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:

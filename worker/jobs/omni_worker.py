@@ -188,7 +188,7 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         self.publisher.confirm()
         given_back = self.ledger.release()
         if given_back:
-            logger.info("gave %d unfinished jobs back; the next worker continues them", given_back)
+            logger.info("unfinished jobs returned to the queue: %d; the next worker continues them", given_back)
         self.register_death()
 
     def report(self) -> Mapping[str, Any]:

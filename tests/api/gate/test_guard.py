@@ -185,9 +185,14 @@ def test_hosts_are_named_in_any_case():
     assert "evil.example" not in hosts
 
 
-@pytest.mark.parametrize("changes", [{"OMNI_CORS_ORIGINS": "*"}, {"OMNI_HOST": "0.0.0.0"}])
-def test_any_host_is_answered_off_loopback_and_where_any_page_may_call(changes):
-    assert not allowed_hosts(read_settings(changes))
+def test_any_host_is_answered_off_loopback():
+    assert not allowed_hosts(read_settings({"OMNI_HOST": "0.0.0.0"}))
+
+
+@pytest.mark.parametrize("origins", ["*", "*,https://chat.example"])
+def test_on_loopback_a_star_lets_every_page_call_but_adds_no_host(origins):
+    hosts = allowed_hosts(read_settings({"OMNI_CORS_ORIGINS": origins}))
+    assert hosts - {"127.0.0.1", "localhost", "::1"} == ({"chat.example"} if "chat" in origins else set())
 
 
 def test_slow_small_bodies_of_unknown_size_keep_no_caller_out(service: RunningService):
