@@ -221,7 +221,7 @@ class RealEngine:
 
     def heard(self, job_id: str) -> tuple[list[tuple[int, ...]], str, Finished]:
         """Token ids of each choice, all text, and the end."""
-        *deltas, end = [row.event for row in self.stage.rows(job_id)]
+        *deltas, end = [entry.event for entry in self.stage.entries(job_id)]
         assert isinstance(end, Finished) and all(isinstance(event, Delta) for event in deltas)
         by_choice: dict[int, tuple[int, ...]] = {}
         for delta in sorted(deltas, key=lambda delta: delta.index):

@@ -63,7 +63,7 @@ def test_two_reasons_to_cancel_are_one_end(stage: Stage) -> None:
         worker.inbox.cancel(job_id, Failed(code, "gone"))
     turn(worker, 2)
     assert worker.publisher.confirm() == {}
-    rows = stage.rows(job_id)
+    rows = stage.entries(job_id)
     assert [isinstance(row.event, Failed) for row in rows].count(True) == 1
 
 

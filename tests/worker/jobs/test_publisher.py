@@ -33,7 +33,7 @@ def test_one_call_carries_a_step(stage: Stage, valkey_url: str) -> None:
     job_id, publisher = opened(stage, valkey_url)
     publisher.send([(job_id, DELTA), (job_id, DELTA), ("not ours", DELTA)])
     assert publisher.confirm() == {}
-    assert [row.seq for row in stage.rows(job_id)] == [1, 2]
+    assert [entry.seq for entry in stage.entries(job_id)] == [1, 2]
 
 
 def test_it_waits_for_redis_and_sends_again(stage: Stage, valkey_url: str) -> None:
@@ -44,7 +44,7 @@ def test_it_waits_for_redis_and_sends_again(stage: Stage, valkey_url: str) -> No
     publisher.send([(job_id, DELTA), (job_id, Finished(3, 2))])
     publisher._drop_connection()
     assert publisher.confirm() == {}
-    assert [row.seq for row in stage.rows(job_id)] == [1, 2, 3]
+    assert [entry.seq for entry in stage.entries(job_id)] == [1, 2, 3]
     assert stage.field(job_id, "state") == "finished"
 
 
@@ -54,7 +54,7 @@ def test_a_forgotten_script_is_loaded_again(stage: Stage, valkey_url: str) -> No
         publisher.send([(job_id, DELTA)])
         publisher.confirm()
         stage.redis.script_flush()
-    assert len(stage.rows(job_id)) == 3
+    assert len(stage.entries(job_id)) == 3
 
 
 def test_full_memory_stops_no_answer(stage: Stage, valkey_url: str) -> None:
@@ -63,7 +63,7 @@ def test_full_memory_stops_no_answer(stage: Stage, valkey_url: str) -> None:
     try:
         publisher.send([(job_id, DELTA)])
         assert publisher.confirm() == {}
-        assert len(stage.rows(job_id)) == 1
+        assert len(stage.entries(job_id)) == 1
     finally:
         stage.redis.config_set("maxmemory", 0)
 
@@ -75,7 +75,7 @@ def test_a_full_disk_is_waited_out(stage: Stage, valkey_url: str, monkeypatch: p
     num_entries: list[int] = []
 
     def make_room(seconds: float) -> None:
-        num_entries.append(len(stage.rows(job_id)))
+        num_entries.append(len(stage.entries(job_id)))
         stage.redis.config_set("min-replicas-to-write", 0)
 
     monkeypatch.setattr("worker.jobs.publisher.time.sleep", make_room)
@@ -84,7 +84,7 @@ def test_a_full_disk_is_waited_out(stage: Stage, valkey_url: str, monkeypatch: p
         assert publisher.confirm() == {}
     finally:
         stage.redis.config_set("min-replicas-to-write", 0)
-    assert num_entries == [0] and len(stage.rows(job_id)) == 1
+    assert num_entries == [0] and len(stage.entries(job_id)) == 1
 
 
 def test_refusals_name_the_job_and_the_reason(stage: Stage, valkey_url: str) -> None:
