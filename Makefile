@@ -21,7 +21,11 @@ install: .venv/.run ## link `omni` into PREFIX/bin (PREFIX=~/.local); it runs th
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "$(PREFIX)/bin is not on the PATH yet" ;; esac
 
 uninstall: ## remove `omni` from PREFIX/bin
-	@rm -f "$(DESTDIR)$(PREFIX)/bin/omni"
+	@link="$(DESTDIR)$(PREFIX)/bin/omni"; if [ "$$(readlink "$$link")" = "$(CURDIR)/omni" ]; then \
+	  rm "$$link" && echo "removed $$link"; \
+	else \
+	  echo "$$link is not a link to this checkout; nothing is removed"; \
+	fi
 
 # Two at a time, a file in one process: much of a test's time is waiting.
 test: .venv/.test ## run all tests, on a CPU; ARGS="tests/api -x" runs some

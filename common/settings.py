@@ -37,6 +37,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
 ON_TERMINAL = "PROCFILE_ON_TERMINAL"  # set by common/process/start.py, whose processes write to pipes
+STARTER = "PROCFILE_RUNNER"  # its pid, set there too
 HONCHO = "HONCHO_PROCESS_NAME"
 
 
@@ -243,10 +244,9 @@ def read_settings(values: Mapping[str, str]) -> Settings:
 def load_settings() -> Settings:
     """The environment's settings, and those of `.env` that it lacks. Raises SettingsError."""
     try:
-        file = read_file(Path(".env"))
+        return read_settings(read_file(Path(".env")) | os.environ)
     except ValueError as error:
         raise SettingsError(str(error)) from None
-    return read_settings(file | os.environ)
 
 
 def settings_or_exit() -> Settings:
@@ -267,6 +267,11 @@ def torchrun_place() -> tuple[int, int] | None:
     """Rank and number of ranks, if torchrun started this process."""
     rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
     return (int(rank), int(size)) if rank and size and "MASTER_ADDR" in os.environ else None
+
+
+def starter_pid() -> int:
+    """The parent's pid if the parent is the Procfile runner, otherwise 0."""
+    return os.getppid() if os.environ.get(STARTER) == str(os.getppid()) else 0
 
 
 def started_by_honcho() -> bool:

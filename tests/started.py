@@ -22,6 +22,7 @@ class Started:
     def __init__(self, folder: Path, *processes: str, command: list[str] = START, output: int | None = None) -> None:
         """`output` is where it writes, if not into a file."""
         self.service = RunningService(folder)
+        self.command = command
         self.log_path = folder.with_suffix(f".{time.monotonic_ns()}")
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(

@@ -32,13 +32,15 @@ class Owner:
 
     pid: int  # 0 if unknown
     is_stopping: bool
+    starter: int = 0  # the Procfile runner, which ends all processes in order; 0 without one
 
     @property
     def name(self) -> str:
-        return f"process {self.pid}" if self.pid else "another process"
+        pid = self.starter if self.starter and is_alive(self.starter) else self.pid
+        return f"process {pid}" if pid else "another process"
 
 
-def take(folder: Path) -> int:
+def take(folder: Path, starter: int = 0) -> int:
     """Become the owner; returns the lock's file descriptor. Raises FolderRefused."""
     make_private(folder)
     try:
@@ -55,7 +57,7 @@ def take(folder: Path) -> int:
             raise
     except OSError as error:
         raise FolderRefused(f"OMNI_DATA_DIR={folder} cannot be locked: {error.strerror}; choose another.") from error
-    write(fd, f"{os.getpid()}")
+    write(fd, f"{os.getpid()} {starter}")
     return fd
 
 
@@ -81,7 +83,7 @@ def is_answered(path: Path) -> bool:
 
 def mark_stopping(fd: int) -> None:
     """Note in the lock's file that the owner is stopping, so that the next start waits for it."""
-    write(fd, f"{os.getpid()} stopping")
+    write(fd, f"{os.getpid()} {read(fd).starter} stopping")
 
 
 def owner_of(folder: Path) -> Owner | None:
@@ -104,8 +106,8 @@ def write(fd: int, text: str) -> None:
 
 def read(fd: int) -> Owner:
     words = os.pread(fd, 32, 0).split()
-    pid = int(words[0]) if words and words[0].isdigit() else 0
-    return Owner(pid, is_stopping=len(words) > 1 or (pid > 0 and not is_alive(pid)))
+    pid, starter = (int(word) if word.isdigit() else 0 for word in (*words, b"", b"")[:2])
+    return Owner(pid, b"stopping" in words or (pid > 0 and not is_alive(pid)), starter)
 
 
 def is_alive(pid: int) -> bool:

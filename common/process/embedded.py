@@ -27,7 +27,7 @@ from common.process.machine_memory import queue_bytes
 from common.process.processes import die_with_parent, parent_of
 from common.process.valkey_seams import append_always, server_path
 from common.redis.connection import connect
-from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho
+from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho, starter_pid
 
 logger = logging.getLogger("omni.redis")
 
@@ -149,7 +149,7 @@ def main() -> None:
         stopping.wait()
         return
     try:
-        lock_fd = take(settings.redis.data_dir.resolve())
+        lock_fd = take(settings.redis.data_dir.resolve(), starter_pid())
     except FolderRefused as error:
         refuse(str(error))
     Syncing(settings.redis.data_dir).start()

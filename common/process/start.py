@@ -17,6 +17,7 @@ from common.settings import (
     HONCHO,
     ON_TERMINAL,
     ROOT,
+    STARTER,
     Settings,
     SettingsError,
     child_environment,
@@ -59,7 +60,10 @@ def main() -> None:
     except (SettingsError, FolderRefused, AddressTaken, UnknownProcess) as error:
         refuse(str(error))
     # a new program, without the 30 MB that the checks have loaded
-    environment = child_environment(**{HONCHO: None, ON_TERMINAL: "1" if sys.stdout.isatty() else None})
+    is_terminal = sys.stdout.isatty()
+    environment = child_environment(
+        **{HONCHO: None, ON_TERMINAL: "1" if is_terminal else None, STARTER: str(os.getpid())}
+    )
     os.execve(sys.executable, [sys.executable, "-m", "common.process.procfile", *sys.argv[1:]], environment)
 
 

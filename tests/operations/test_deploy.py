@@ -85,7 +85,20 @@ def test_compose_gives_each_process_its_own_redis_user():
     assert [name.upper() for name, _ in users] == [password for _, password in users]
     for name, user in (("api", "api"), ("worker", "worker"), ("embedder", "worker")):
         assert f"://{user}:${{REDIS_{user.upper()}_PASSWORD}}@valkey:" in services[name]["environment"]["REDIS_URL"]
-    assert {f"REDIS_{password}_PASSWORD" for _, password in users} == set(services["valkey"]["environment"])
+    without_dashboard = {"api", "worker", "admin"}
+    assert {f"REDIS_{user.upper()}_PASSWORD" for user in without_dashboard} == set(services["valkey"]["environment"])
+
+
+@pytest.mark.parametrize("dashboard", ["", "d"])
+def test_the_dashboard_has_a_redis_user_only_with_a_password(tmp_path, dashboard):
+    (tmp_path / "valkey-server").write_text("#!/bin/sh\nexec cat\n")
+    (tmp_path / "valkey-server").chmod(0o755)
+    passwords = {f"REDIS_{user}_PASSWORD": "p" for user in ("API", "WORKER", "ADMIN")}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **passwords, "REDIS_DASHBOARD_PASSWORD": dashboard}
+    command = ["sh", str(DEPLOY / "valkey" / "start.sh")]
+    configuration = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    users = re.findall(r"^user (\w+) on #[0-9a-f]{64} ", configuration, re.MULTILINE)
+    assert users == ["api", "worker", *(["dashboard"] if dashboard else []), "admin"]
 
 
 def test_the_image_holds_every_package_that_the_processes_import():

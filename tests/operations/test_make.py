@@ -32,8 +32,16 @@ def test_omni_is_installed_runs_from_any_folder_and_is_removed(tmp_path: Path) -
     elsewhere.mkdir()
     done = subprocess.run([launcher, "--version"], cwd=elsewhere, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"Protocol OMNI {__version__}\n"
-    make("uninstall", f"PREFIX={tmp_path}")
+    assert make("uninstall", f"PREFIX={tmp_path}") == f"removed {launcher}\n"
     assert not launcher.is_symlink()
+
+
+def test_a_program_of_another_checkout_is_not_removed(tmp_path: Path) -> None:
+    launcher = tmp_path / "bin" / "omni"
+    assert make("uninstall", f"PREFIX={tmp_path}").endswith("nothing is removed\n")
+    launcher.parent.mkdir()
+    launcher.symlink_to("/opt/protocol-omni/omni")
+    assert make("uninstall", f"PREFIX={tmp_path}").endswith("nothing is removed\n") and launcher.is_symlink()
 
 
 def test_a_prefix_on_the_path_needs_no_hint(tmp_path: Path) -> None:

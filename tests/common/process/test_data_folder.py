@@ -72,6 +72,18 @@ def test_a_second_owner_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
     os.close(take(tmp_path))
 
 
+def test_the_process_that_started_the_first_owner_is_named_while_it_runs(tmp_path: Path) -> None:
+    """It ends all processes in order; the owner alone would end Valkey while the worker still needs it."""
+    for starter, named in ((os.getppid(), os.getppid()), (ended_process(), os.getpid())):
+        fd = take(tmp_path, starter)
+        with pytest.raises(FolderRefused, match=f"is in use by process {named},"):
+            take(tmp_path)
+        mark_stopping(fd)
+        owner = owner_of(tmp_path)
+        assert owner is not None and owner.is_stopping and owner.name == f"process {named}"
+        os.close(fd)
+
+
 def test_asking_for_the_owner_does_not_take_the_lock(tmp_path: Path) -> None:
     assert owner_of(tmp_path) is None
     fd = take(tmp_path)
