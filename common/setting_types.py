@@ -39,9 +39,6 @@ REMOVED = MappingProxyType(
         "OMNI_EMBEDDING_DEVICE": (
             "the encoder runs on the CPU; for a GPU start `worker.main --embeddings --device cuda:1`."
         ),
-        "OMNI_MAX_CONNECTIONS_PER_ADDRESS": (
-            "the limit is fixed at 1,000; private addresses are exempt; limit callers in your proxy."
-        ),
         "OMNI_ALLOWED_HOSTS": "add https://NAME to OMNI_CORS_ORIGINS, whose hosts are answered on loopback.",
         "OMNI_DASHBOARD_PASSWORD": "set OMNI_ADMIN_KEYS; the dashboard then asks for user `omni` and one of them.",
         "OMNI_DASHBOARD_WRITABLE": "the dashboard is read-only; cancel jobs with `omni cancel` or on the board.",

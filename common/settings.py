@@ -67,6 +67,7 @@ class ServerSettings(SettingsGroup):
     admin_keys: Names = setting("OMNI_ADMIN_KEYS", ())
     cors_origins: Names = setting("OMNI_CORS_ORIGINS", ("http://localhost", "http://127.0.0.1"))
     processes: int = setting("OMNI_API_PROCESSES", 1, ge=1, le=64)
+    max_connections_per_address: int = setting("OMNI_MAX_CONNECTIONS_PER_ADDRESS", 1000, ge=0, le=1_000_000)
 
     @model_validator(mode="after")
     def check(self) -> "ServerSettings":

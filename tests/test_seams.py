@@ -47,7 +47,9 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 class TestGunicorn:
     """api/gate/gunicorn_seams.py."""
 
-    @pytest.mark.parametrize("name", ["init_process", "handle", "handle_request", "handle_error", "handle_exit"])
+    @pytest.mark.parametrize(
+        "name", ["init_process", "load_wsgi", "handle", "handle_request", "handle_error", "handle_exit"]
+    )
     def test_an_overridden_method_has_the_parameters_of_gunicorns(self, name: str) -> None:
         from gunicorn.workers.ggevent import GeventWorker
 

@@ -1,7 +1,6 @@
 """Limits the connections that each network has open to this process, so that one caller cannot take all 10,000.
 
-Loopback and private addresses are not counted: proxies and container gateways bring all their callers from one of them,
-and proxies have limits of their own.
+Loopback is not counted: a proxy on this machine brings all its callers from there, and has limits of its own.
 """
 
 import logging
@@ -11,11 +10,9 @@ from typing import Any
 
 logger = logging.getLogger("omni.api")
 
-MAX_PER_NETWORK = 1000
-
 
 class Connections:
-    """Open connections per network."""
+    """Open connections per network. A limit of 0 is none."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -24,7 +21,7 @@ class Connections:
 
     def enter(self, network: str) -> bool:
         """False if the network has reached its limit. Otherwise a call of leave() must follow."""
-        if not network:
+        if not network or not self.limit:
             return True
         if self._open[network] < self.limit:
             self._open[network] += 1
@@ -35,7 +32,7 @@ class Connections:
         return False
 
     def leave(self, network: str) -> None:
-        if not network:
+        if not network or not self.limit:
             return
         left = self._open[network] - 1
         if left > 0:
@@ -46,12 +43,12 @@ class Connections:
 
 
 def network_of(address: Any) -> str:
-    """The bucket a peer is counted under: its IPv4 address or IPv6 /64; empty (uncounted) for unix and private ones."""
+    """The bucket a peer is counted under: its IPv4 address or IPv6 /64; empty (uncounted) for unix and loopback."""
     if not isinstance(address, tuple):
         return ""
     ip = ip_address(str(address[0]))
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
-    if ip.is_private:
+    if ip.is_loopback:
         return ""
     return str(ip) if isinstance(ip, IPv4Address) else f"{IPv6Address(int(ip) >> 64 << 64)}/64"

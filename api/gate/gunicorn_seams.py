@@ -29,7 +29,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
-from api.gate.connections import MAX_PER_NETWORK, Connections, network_of
+from api.gate.connections import Connections, network_of
 from api.gate.errors import error_body
 
 logger = logging.getLogger("omni.api")
@@ -51,8 +51,13 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         warnings.simplefilter("ignore", MonkeyPatchWarning)  # no module imported before the patch waits for anything
         StreamServer.max_accept = 1
-        self.connections = Connections(MAX_PER_NETWORK)
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        service = self.wsgi.extensions.get("omni")  # the dashboard has none
+        limit = service.settings.server.max_connections_per_address if service is not None else 0
+        self.connections = Connections(limit)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         network = network_of(addr)

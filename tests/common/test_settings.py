@@ -39,7 +39,7 @@ def test_the_defaults_serve_the_demo_model_on_loopback() -> None:
 
 
 def test_there_are_few_settings() -> None:
-    assert len(setting_names()) <= 26
+    assert len(setting_names()) <= 28
 
 
 def test_the_readme_lists_exactly_the_settings() -> None:
