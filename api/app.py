@@ -14,9 +14,10 @@ from api.completions.routes import completion_routes
 from api.embeddings.routes import embedding_routes
 from api.gate.body import MAX_BODY_BYTES, install_draining
 from api.gate.cors import install_cors
-from api.gate.errors import error_body, openai_error
+from api.gate.errors import error_answer
 from api.gate.guard import install_guard
 from api.gate.tracing import install_traces
+from api.jobs.answers import FAULT
 from api.jobs.events import ClientGone
 from api.jobs.generation import unavailable
 from api.jobs.json_answers import install_json
@@ -37,15 +38,15 @@ from common.settings import Settings
 
 logger = logging.getLogger("omni.api")
 
-HTTP_CODES: Mapping[int, str] = MappingProxyType(
-    {404: NotFound.code, 405: MethodNotAllowed.code, 413: BodyTooLarge.code}
+HTTP_ERRORS: Mapping[int | None, type[OmniError]] = MappingProxyType(
+    {404: NotFound, 405: MethodNotAllowed, 413: BodyTooLarge}
 )  # of Flask's own errors
 
 
 def create_app(settings: Settings) -> Flask:
     """The application of one API process; api/server.py starts its service after the fork."""
     app = Flask("api", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1  # werkzeug refuses a body as soon as it is this long
     install_json(app)
     service = build_service(settings)
     app.extensions["omni"] = service
@@ -76,15 +77,15 @@ def create_app(settings: Settings) -> Flask:
 
 
 def install_errors(app: Flask) -> None:
-    """Answer every failure with OpenAI's error object."""
+    """Answer every failure with the error object of the path's API, OpenAI's or Anthropic's."""
 
     @app.errorhandler(OmniError)
     def known(error: OmniError) -> tuple[dict[str, Any], int, dict[str, str]]:
-        return openai_error(error)
+        return error_answer(error, request.path)
 
     @app.errorhandler(RedisError)
     def redis_failed(error: RedisError) -> tuple[dict[str, Any], int, dict[str, str]]:
-        return openai_error(unavailable(error))
+        return error_answer(unavailable(error), request.path)
 
     @app.errorhandler(ClientGone)
     def gone(_: ClientGone) -> tuple[str, int]:
@@ -92,11 +93,11 @@ def install_errors(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
-        code = HTTP_CODES.get(error.code or 500, InvalidRequest.code)
         message = f"{error.description} ({request.method} {request.path[:100]})"
-        return error_body(code, message), error.code or 500, dict(error.get_headers()[1:] if error.code == 405 else [])
+        body, _, _ = error_answer(HTTP_ERRORS.get(error.code, InvalidRequest)(message), request.path)
+        return body, error.code or 500, dict(error.get_headers()[1:] if error.code == 405 else [])
 
     @app.errorhandler(Exception)
-    def unknown(error: Exception) -> tuple[dict[str, Any], int]:
+    def unknown(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
         logger.exception("a request failed unexpectedly")
-        return error_body(OmniError.code, "The server failed in an unexpected way; its log says more."), 500
+        return error_answer(OmniError(FAULT), request.path)

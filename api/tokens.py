@@ -22,6 +22,7 @@ def token_routes(service: Service) -> Blueprint:
     def tokenize() -> dict[str, Any]:
         service.keys.caller(request)
         body = parse(TokenizeRequest, read_body(request))
+        check_together(body)
         encoder = service.models.encoder(body.model or service.settings.model.queue, task=None)
         ids = ids_of(body, encoder)
         return {
@@ -41,6 +42,11 @@ def token_routes(service: Service) -> Blueprint:
         return {"prompt": encoder.decode(body.tokens)}
 
     return routes
+
+
+def check_together(body: TokenizeRequest) -> None:
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequest("Give either 'prompt' or 'messages'.", param="prompt")
 
 
 def names_of(ids: Sequence[int], encoder: PromptEncoder) -> list[str | None]:

@@ -57,6 +57,8 @@ def _body(request: Request, take: Callable[[int], None]) -> bytes:
 def _pieces(request: Request, take: Callable[[int], None]) -> Iterator[bytes]:
     """A body without an announced length reserves room as it arrives, because most of them are small."""
     if request.content_length is not None:
+        if request.content_length > MAX_BODY_BYTES:
+            raise RequestEntityTooLarge
         yield from in_turns(request.stream.read, PIECE_BYTES)
         return
     for piece in in_turns(request.stream.read, CHUNKED_PIECE_BYTES):

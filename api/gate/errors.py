@@ -47,6 +47,7 @@ NO_RETRY = frozenset(
     {"out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed", "stream_rewound"}
 )
 
+MESSAGES_PATH = "/v1/messages"
 # HTTP status -> Anthropic's error type.
 MESSAGES_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -81,9 +82,8 @@ def error_headers(error: OmniError) -> dict[str, str]:
     return headers
 
 
-def openai_error(error: OmniError) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Body, status, headers."""
-    return error_body(error.code, error.message, error.param), status_of(error.code), error_headers(error)
+def openai_error(error: OmniError) -> dict[str, Any]:
+    return error_body(error.code, error.message, error.param)
 
 
 def messages_error(error: OmniError) -> dict[str, Any]:
@@ -91,3 +91,10 @@ def messages_error(error: OmniError) -> dict[str, Any]:
     status = status_of(error.code)
     kind = MESSAGES_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+def error_answer(error: OmniError, path: str) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Body, status and headers: Anthropic's body for /v1/messages and the paths below it, elsewhere OpenAI's."""
+    is_anthropic = path == MESSAGES_PATH or path.startswith(f"{MESSAGES_PATH}/")
+    body = messages_error(error) if is_anthropic else openai_error(error)
+    return body, status_of(error.code), error_headers(error)

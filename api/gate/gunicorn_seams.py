@@ -26,11 +26,12 @@ from gevent.monkey import MonkeyPatchWarning
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.glogging import Logger as GunicornLogger
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException, UnsupportedTransferCoding
 from gunicorn.workers.ggevent import GeventWorker
 
 from api.gate.connections import Connections, network_of
 from api.gate.errors import error_body
+from common.errors import InvalidRequest, UnsupportedCoding
 
 logger = logging.getLogger("omni.api")
 
@@ -108,13 +109,16 @@ class OmniLogger(GunicornLogger):  # type: ignore[misc]
 
 def malformed(error: ParseException) -> bytes:
     """The whole answer to bytes that gunicorn could not parse as a request."""
-    if isinstance(error, LimitRequestLine):
+    code = InvalidRequest.code
+    if isinstance(error, UnsupportedTransferCoding):
+        status, code = "501 Not Implemented", UnsupportedCoding.code
+    elif isinstance(error, LimitRequestLine):
         status = "414 URI Too Long"
     elif isinstance(error, LimitRequestHeaders):
         status = "431 Request Header Fields Too Large"
     else:
         status = "400 Bad Request"
-    return closing_answer(status, error_body("invalid_request", f"{status[4:]}: {error}"))
+    return closing_answer(status, error_body(code, f"{status[4:]}: {error}"))
 
 
 def refuse_connection(client: Any, limit: int) -> None:

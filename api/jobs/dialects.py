@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from api.gate.errors import error_body, messages_error
+from api.gate.errors import messages_error, openai_error
 from api.jobs import sse
 from common.errors import OmniError
 
@@ -21,7 +21,7 @@ class Dialect:
 
 
 def _openai_error(error: OmniError, _: int) -> dict[str, Any]:
-    return error_body(error.code, error.message, error.param)
+    return openai_error(error)
 
 
 def _response_error(error: OmniError, num_chunks: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A new request: respond(enqueue(call, ENDPOINT, prepare(call))). An earlier one: 
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from flask import Request, Response, jsonify
+from flask import Request, Response, after_this_request, jsonify
 
 from api.gate.auth import Caller
 from api.gate.notes import note_enqueued, note_quota
@@ -149,6 +149,7 @@ def reopen(
 
 def fetch(service: Service, http: Request, found: StoredAnswer[MetaT]) -> Response:
     """GET: the stream after the last chunk received, the whole answer, or its progress."""
+    identify(found.meta)
     delivery = fetched_delivery(http, found)
     if delivery.progress is not None:
         return respond_early(found.endpoint, found.meta, delivery.progress)
@@ -157,28 +158,34 @@ def fetch(service: Service, http: Request, found: StoredAnswer[MetaT]) -> Respon
 
 def respond(pending: PendingAnswer[Any]) -> Response:
     """The HTTP response: a stream, the whole answer or, for a background request, its progress."""
+    identify(pending.meta)
     if pending.enqueued is not None:
         note_enqueued(pending.enqueued)
     if pending.delivery.stream:
-        return identified(pending.stream(), pending.meta)
+        return pending.stream()
     if pending.delivery.progress is not None:
         pending.answer.close()
         return respond_early(pending.endpoint, pending.meta, pending.delivery.progress)
-    return identified(jsonify(pending.body()), pending.meta)
+    return jsonify(pending.body())
 
 
 def respond_early(endpoint: Endpoint[MetaT], meta: MetaT, progress: AnswerProgress) -> Response:
     """The progress of the jobs, which go on without a client."""
     assert endpoint.unfinished is not None
+    identify(meta)
     body, status = endpoint.unfinished(meta, progress)
     response = jsonify(body)
     response.status_code = status
-    return identified(response, meta)
-
-
-def identified(response: Response, meta: ResponseMeta) -> Response:
-    response.headers["Omni-Job-Id"] = meta.id
     return response
+
+
+def identify(meta: ResponseMeta) -> None:
+    """Put the job's id into the header of this request's response, also when it is an error."""
+
+    @after_this_request
+    def stamp(response: Response) -> Response:
+        response.headers["Omni-Job-Id"] = meta.id
+        return response
 
 
 def new_delivery(http: Request, options: QueueOptions) -> Delivery:
@@ -191,7 +198,7 @@ def new_delivery(http: Request, options: QueueOptions) -> Delivery:
 
 
 def fetched_delivery(http: Request, found: StoredAnswer[Any]) -> Delivery:
-    """The delivery that a GET asks for. Raises InvalidRequest for a `starting_after` that is not a number."""
+    """The delivery that a GET asks for. Raises InvalidRequest for a query that is not valid."""
     dialect = found.endpoint.dialect
     if wants_stream(http):
         if dialect.numbers_events:  # from 0: after number 4 the client has received 5 events
@@ -203,7 +210,11 @@ def fetched_delivery(http: Request, found: StoredAnswer[Any]) -> Delivery:
 
 
 def wants_stream(http: Request) -> bool:
-    return http.args.get("stream") == "true" or "text/event-stream" in http.headers.get("Accept", "")
+    """The query's `stream`, or the `Accept` header. Raises InvalidRequest for another `stream` than true or false."""
+    stream = http.args.get("stream", "false")
+    if stream not in ("true", "false"):
+        raise InvalidRequest("'stream' must be true or false.", param="stream")
+    return stream == "true" or "text/event-stream" in http.headers.get("Accept", "")
 
 
 def starting_after(http: Request) -> int:

@@ -80,12 +80,12 @@ def schemas() -> dict[str, Any]:
 
 def operation(name: str, rule: Rule) -> dict[str, Any]:
     described = DESCRIBED.get(name, Described(rule.endpoint.replace(".", ": ").replace("_", " ")))
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = {described.media_type: {}}
     if described.answer is not None:
-        content["application/json"] = {"schema": reference(described.answer)}
+        content = {"application/json": {"schema": reference(described.answer)}}
     if described.is_streamed or described.is_resumable:
         content["text/event-stream"] = {}
-    responses: dict[str, Any] = {"200": {"description": "Done", **({"content": content} if content else {})}}
+    responses: dict[str, Any] = {"200": {"description": "Done", "content": content}}
     if described.may_be_pending:
         responses["202"] = {
             "description": "Queued or in progress",

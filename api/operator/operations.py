@@ -26,6 +26,7 @@ class Described:
     is_resumable: bool = False  # takes `stream` and `starting_after`
     may_be_pending: bool = False  # may answer 202: queued or in progress
     is_open: bool = False  # needs no key
+    media_type: str = "application/json"  # of an answer without a model
     error: type[BaseModel] = answers.ErrorBody
 
 
@@ -71,5 +72,7 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         "GET /readyz": Described("The same as /health", answers.Health, is_open=True),
         "GET /livez": Described("The process answers", None, is_open=True),
         "GET /openapi.json": Described("This document", None, is_open=True),
+        "GET /metrics": Described("Metrics for Prometheus", media_type="text/plain"),
+        "GET /admin/board": Described("The board: a snapshot a second", media_type="text/event-stream"),
     }
 )

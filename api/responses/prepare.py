@@ -1,10 +1,11 @@
 """A responses request -> the equivalent chat request, prepared, with the conversation that it continues."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from api.chat.prepare import chat_input
+from api.chat.prepare import ChatInput, chat_input
 from api.gate.auth import Caller
 from api.jobs.call import Call
 from api.jobs.service import Service
@@ -31,6 +32,7 @@ from api.schema.responses import AllowedChoice, FunctionChoice, ResponsesRequest
 from common.errors import InvalidRequest, NotFound, PreviousResponseNotFound
 
 LOGPROBS = "message.output_text.logprobs"
+MESSAGES = re.compile(r"(?<!these )messages(\[\d+\](\.\w+\[\d+\])?)?")  # as refusals name the field, or a part of it
 
 
 def prepare(call: Call[ResponsesRequest]) -> Prepared[ResponsesMeta]:
@@ -38,14 +40,23 @@ def prepare(call: Call[ResponsesRequest]) -> Prepared[ResponsesMeta]:
     check_together(call.body)
     context = context_of(call)
     body = offload(chat_request, call.body, context)
-    chat = chat_input(body, call.encoder, call.service.grammars)
+    chat = input_of(body, call)
     meta = response_meta(call.body, call.raw, context, chat.options)
     return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body))
 
 
 def count_tokens(call: Call[ResponsesRequest]) -> int:
-    chat = chat_input(offload(chat_request, call.body, context_of(call)), call.encoder, call.service.grammars)
-    return len(chat.prompt.ids)
+    return len(input_of(offload(chat_request, call.body, context_of(call)), call).prompt.ids)
+
+
+def input_of(body: ChatRequest, call: Call[ResponsesRequest]) -> ChatInput:
+    """The chat input. A refusal that names the chat request's `messages` names `input`, which the caller sent."""
+    try:
+        return chat_input(body, call.encoder, call.service.grammars)
+    except InvalidRequest as refused:
+        if (refused.param or "").partition("[")[0] != "messages":
+            raise
+        raise type(refused)(MESSAGES.sub("input", refused.message), param="input") from None
 
 
 def check_together(body: ResponsesRequest) -> None:

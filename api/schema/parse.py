@@ -63,10 +63,19 @@ def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
 
 
 def _deepest(error: ValidationError) -> ErrorDetails:
-    """The first fault. In a union, the fault of the member that matched furthest."""
+    """The first fault. In a union, the fault of the member that matched furthest, if possible in its type too."""
     faults = error.errors(include_url=False)
-    place = faults[0]["loc"][:-1]
-    return max((fault for fault in faults if fault["loc"][: len(place)] == place), key=lambda fault: len(fault["loc"]))
+    first = faults[0]["loc"]
+    place = next((first[:at] for at, part in enumerate(first) if _is_member(part)), first[:-1])
+    return max(
+        (fault for fault in faults if fault["loc"][: len(place)] == place),
+        key=lambda fault: (len(fault["loc"]), not fault["type"].endswith("_type")),
+    )
+
+
+def _is_member(part: str | int) -> bool:
+    """True for the name of a union's member, which pydantic puts into a path."""
+    return isinstance(part, str) and (part in UNION_MEMBERS or not part.isidentifier())
 
 
 def _path(location: tuple[str | int, ...]) -> str:
@@ -75,6 +84,6 @@ def _path(location: tuple[str | int, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() and part not in UNION_MEMBERS:
+        elif not _is_member(part):
             path += f".{part[:MAX_NAME]}" if path else part
     return path

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from api.schema.base import MAX_MESSAGES, MAX_TOOLS, Base, TokenId
 from api.schema.chat import Message, Tool
@@ -19,12 +19,6 @@ class TokenizeRequest(Base):
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
-
-    @model_validator(mode="after")
-    def one_of_two(self) -> "TokenizeRequest":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either 'prompt' or 'messages'")
-        return self
 
 
 class DetokenizeRequest(Base):

@@ -68,8 +68,8 @@ def test_ids_lead_back_to_their_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "param"),
     [
-        ("/tokenize", {}, 400, ""),
-        ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, 400, ""),
+        ("/tokenize", {}, 400, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, 400, "prompt"),
         ("/tokenize", {"prompt": 5}, 400, "prompt"),
         ("/tokenize", {"model": "gpt-4o", "prompt": "a"}, 404, "model"),
         ("/detokenize", {}, 400, "tokens"),

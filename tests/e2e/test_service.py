@@ -162,6 +162,25 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": STORY, "max_tokens": 1900}),
+        ("/v1/completions", {"prompt": "Once", "max_tokens": 1900}),
+        ("/v1/responses", {"input": "Tell me a story.", "max_output_tokens": 1900}),
+        ("/v1/messages", {"messages": STORY, "max_tokens": 1900}),
+    ],
+)
+def test_the_error_of_a_job_that_timed_out_has_its_id_in_a_header(
+    service: RunningService, path: str, body: dict[str, object]
+) -> None:
+    with service.http() as http:
+        answer = http.post(path, json=body | {"model": "omni-demo", "timeout": 0.05, "ignore_eos": True})
+        assert answer.status_code == 504
+        job = http.get(f"/v1/jobs/{answer.headers['Omni-Job-Id']}").json()
+    assert (job["state"], job["code"]) == ("failed", "timeout")
+
+
 def test_without_a_key_nothing_is_served_but_health(service: RunningService) -> None:
     with service.http() as http:
         for path in ("/v1/models", "/v1/jobs"):

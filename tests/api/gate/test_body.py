@@ -1,5 +1,6 @@
 """Bytes to a typed request: faults are refused by name, and no bytes cause an internal error."""
 
+import io
 import json
 import time
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.gate.body import in_turns
+from api.app import create_app
+from api.gate.body import MAX_BODY_BYTES, in_turns
 from api.gate.json_object import MAX_DEPTH, parse_object
 from api.schema.chat import ChatRequest
 from api.schema.messages import MessagesRequest
@@ -19,6 +21,7 @@ from bench.hostile import FIELDS, RAW, Hostile, gate, in_process
 from common.errors import InvalidRequest, OmniError
 from common.grammar.answer import json_value
 from common.json_bounds import MAX_FIELDS, MAX_VALUES
+from common.settings import read_settings
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -182,3 +185,19 @@ def test_two_thousand_hostile_requests_are_refused_or_accepted():
     assert outcomes.total() == 2000
     assert outcomes["invalid_request"] > 1000 and outcomes["accepted"] > 50
     assert set(outcomes) <= {"accepted", "invalid_request", "context_length_exceeded"}
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize(("num_bytes", "status"), [(MAX_BODY_BYTES, 400), (MAX_BODY_BYTES + 1, 413)])
+def test_a_body_may_be_as_large_as_the_limit(is_chunked, num_bytes, status):
+    raw = b"{}".ljust(num_bytes)  # without a model: a 400, once it was read
+    client = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"})).test_client()
+    sent = {"input_stream": io.BytesIO(raw)} if is_chunked else {"data": raw}
+    answer = client.post(
+        "/v1/chat/completions",
+        content_type="application/json",
+        headers={"Authorization": "Bearer sk-local"},
+        environ_overrides={"wsgi.input_terminated": True},
+        **sent,
+    )
+    assert answer.status_code == status

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding
 from gunicorn.workers.ggevent import GeventWorker
 
-from api.gate.gunicorn_seams import OmniGeventWorker
+from api.gate.gunicorn_seams import OmniGeventWorker, malformed
 
 
 @pytest.mark.parametrize("is_alive", [True, False])
@@ -19,3 +20,13 @@ def test_a_connection_is_kept_only_by_a_process_that_stays(is_alive: bool, monke
     else:
         with pytest.raises(StopIteration):
             worker.handle_request(None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UnsupportedTransferCoding("br, chunked"), b"501"), (InvalidHeader("TRANSFER-ENCODING"), b"400")],
+)
+def test_a_coding_that_is_not_known_is_a_501_and_a_body_without_an_end_a_400(
+    error: ParseException, status: bytes
+) -> None:
+    assert malformed(error).split()[1] == status

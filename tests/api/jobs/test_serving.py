@@ -103,3 +103,21 @@ def test_a_stream_is_resumed_after_a_whole_number_only(path, body, post, client,
     refused = client.get(f"{path}/{answer_id}?stream=true&starting_after=x", headers=KEY)
     assert refused.status_code == 400 and refused.get_json()["error"]["param"] == "starting_after"
     assert not hub._subscriptions
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED[:2])
+@pytest.mark.parametrize("query", ["", "?stream=true&starting_after=99"])
+def test_the_error_of_a_job_has_its_id_in_a_header(path, body, query, client, post) -> None:
+    answer_id = post(path, body).get_json()["id"]
+    for job in client.get("/v1/jobs", headers=KEY).get_json()["data"]:
+        client.delete(f"/v1/jobs/{job['id']}", headers=KEY)
+    failed = client.get(f"{path}/{answer_id}{query}", headers=KEY)
+    assert (failed.status_code, failed.headers.get("Omni-Job-Id")) == (409, answer_id)
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+def test_a_stream_is_asked_for_with_true_or_false(path, body, post, client) -> None:
+    answer_id = post(path, body).get_json()["id"]
+    refused = client.get(f"{path}/{answer_id}?stream=maybe", headers=KEY)
+    assert refused.status_code == 400 and refused.get_json()["error"]["param"] == "stream"
+    assert client.get(f"{path}/{answer_id}?stream=false", headers=KEY).mimetype == "application/json"

@@ -71,3 +71,10 @@ def test_only_operations_without_a_key_are_open(document: dict[str, Any]) -> Non
     opened = {path for path, methods in document["paths"].items() for said in methods.values() if not said["security"]}
     assert {"/health", "/livez", "/readyz", "/openapi.json"} <= opened
     assert not any(path.startswith("/v1/") for path in opened)
+
+
+def test_every_operation_says_the_media_type_of_its_answer(document: dict[str, Any]) -> None:
+    paths = document["paths"]
+    assert all(said["responses"]["200"]["content"] for methods in paths.values() for said in methods.values())
+    for path, media_type in (("/admin/board", "text/event-stream"), ("/metrics", "text/plain")):
+        assert list(paths[path]["get"]["responses"]["200"]["content"]) == [media_type]

@@ -6,11 +6,12 @@ import pytest
 from api.chat.prepare import chat_input
 from api.reading.choice import ParseOptions
 from api.responses.chunks import ResponseChunks, ResponsesMeta
-from api.responses.prepare import chat_request, echo_of, numbered_items, response_meta
+from api.responses.prepare import chat_request, echo_of, numbered_items, prepare, response_meta
 from api.schema.parse import parse
 from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
+from tests.api.calls import call_of
 from tests.api.events import folded, log
 
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
@@ -161,3 +162,19 @@ def test_a_response_keeps_what_its_schema_knows_and_nothing_else():
     [item] = form.input
     assert item["content"] == [{"type": "input_text", "text": "Hi"}, {k: image[k] for k in ("type", "image_url")}]
     assert (form.echo["tools"], form.echo["metadata"], form.echo["truncation"]) == ([function], {"a": "b"}, "disabled")
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ("word " * 5000, "Shorten the input."),
+        (
+            [{"role": "user", "content": [{"type": "input_file"}]}],
+            "'input': this model takes text only, not parts of type 'input_file'.",
+        ),
+    ],
+)
+def test_a_refusal_of_the_chat_s_messages_names_the_input(items, reason, encoder):
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(call_of(ResponsesRequest, {"model": "tiny", "input": items}, encoder))
+    assert refused.value.param == "input" and refused.value.message.endswith(reason)

@@ -90,3 +90,27 @@ def test_every_body_is_accepted_or_refused_with_its_field_named(model: type[Base
 def test_a_parsed_request_parses_to_itself(model: type[BaseModel]) -> None:
     parsed = parse(model, good_body(model))
     assert parse(model, parsed.model_dump(by_alias=True, exclude_none=True)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "param", "reason"),
+    [
+        (CompletionRequest, {"prompt": [-1]}, "prompt[0][0]", "greater than or equal to 0"),
+        (CompletionRequest, {"prompt": ["a", 1]}, "prompt[1]", "valid string"),
+        (EmbeddingRequest, {"input": []}, "input", "at least 1 item"),
+        (ResponsesRequest, {"input": []}, "input", "at least 1 item"),
+        (ResponsesRequest, {"input": 1}, "input", "valid string"),
+        (
+            ChatRequest,
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4097}]},
+            "messages[0].content",
+            "at most 4096 items",
+        ),
+    ],
+)
+def test_a_refusal_is_about_the_form_that_was_meant(
+    model: type[BaseModel], changes: dict[str, Any], param: str, reason: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(model, good_body(model) | changes)
+    assert refused.value.param == param and reason in refused.value.message

@@ -1,0 +1,19 @@
+"""The chat page and the board, as the application serves them."""
+
+import re
+from urllib.parse import urljoin
+
+import pytest
+
+from api.app import create_app
+from common.settings import read_settings
+
+LINK = re.compile(r'(?:href|src)="([^"#:]+)"')
+
+
+@pytest.mark.parametrize("page", ["/", "/board"])
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    client = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"})).test_client()
+    links = LINK.findall(client.get(page).get_data(as_text=True))
+    assert links
+    assert [link for link in links if client.get(urljoin(page, link)).status_code != 200] == []
