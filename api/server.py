@@ -16,6 +16,7 @@ from gunicorn.app.base import BaseApplication
 
 from api.gate.gunicorn_seams import GRACE_S
 from common.logs import set_up_logging
+from common.process.listener import bracketed, url_of
 from common.redis.server import warn_of_open_redis
 from common.settings import Settings, log_format, settings_or_exit
 
@@ -91,7 +92,7 @@ def make_api(settings: Settings) -> tuple[Any, str]:
     app.extensions["omni"].start()
     collect_rarely()
     return_large_blocks()
-    url = f"http://{bracketed(settings.server.host)}:{settings.server.port}"
+    url = url_of(settings.server.host, settings.server.port)
     return app, f"chat at {url}/, board at {url}/board"
 
 
@@ -99,10 +100,6 @@ def make_dashboard(settings: Settings) -> tuple[Any, str]:
     from api.operator.dashboard import create_dashboard  # only now: gevent has patched the standard library
 
     return create_dashboard(settings), f"rq-dashboard at http://127.0.0.1:{settings.operator.dashboard_port}/"
-
-
-def bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def warn_of_default_key(settings: Settings) -> None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
-from types import MappingProxyType
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -13,13 +12,13 @@ from urllib.request import Request, urlopen
 
 import click
 
-from common.settings import ServerSettings, Settings
+from common.process.listener import url_of
+from common.settings import Settings
 
 CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # the service ends a job without a reader after 30
 PAUSE_S = 0.5
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
-OWN_ADDRESS = MappingProxyType({"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"})
 
 
 class Refused(click.ClickException):
@@ -136,7 +135,7 @@ def client_of(context: click.Context) -> Client:
         raise click.ClickException(f"--url {given['url']} is no address; write it as http://127.0.0.1:8000")
     settings: Settings = given["settings"]()
     key = given["key"] or (*settings.server.admins, *settings.server.api_keys)[0]
-    return Client(given["url"] or url_of(settings.server), key)
+    return Client(given["url"] or url_of(settings.server.host, settings.server.port), key)
 
 
 def is_http_address(url: str) -> bool:
@@ -145,9 +144,3 @@ def is_http_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of a port that is not a number
         return False
-
-
-def url_of(server: ServerSettings) -> str:
-    """The address at which this machine reaches the service."""
-    host = OWN_ADDRESS.get(server.host, server.host)
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"

@@ -21,6 +21,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from common.logs import set_up_logging
 from common.model.source import check_model
 from common.process.child import EXIT_TRY_AGAIN
+from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
 from common.redis.server import memory_of, warn_of_open_redis
 from common.settings import Settings, SettingsError, log_format, refuse, settings_or_exit, torchrun_place
@@ -153,12 +154,11 @@ def log_ready(settings: Settings, *, embeds: bool) -> None:
         logger.info("Protocol OMNI serves embeddings by %s.", settings.embedding.names[0])
         return
     server, name = settings.server, settings.model.queue
-    host = "127.0.0.1" if server.is_loopback or server.host == "0.0.0.0" else server.host
     key = "sk-local" if "sk-local" in server.api_keys else "YOUR_KEY"
     logger.info(
-        "Protocol OMNI serves %s. Try: curl http://%s:%d/v1/chat/completions -H 'Content-Type: application/json' "
+        "Protocol OMNI serves %s. Try: curl %s/v1/chat/completions -H 'Content-Type: application/json' "
         '-H \'Authorization: Bearer %s\' -d \'{"model": "%s", "messages": [{"role": "user", "content": "Hello!"}]}\'',
-        name, host, server.port, key, name,
+        name, url_of(server.host, server.port), key, name,
     )  # fmt: skip
 
 

@@ -8,8 +8,7 @@ from threading import Thread
 import click
 import pytest
 
-from cli.client import Client, url_of
-from common.settings import read_settings
+from cli.client import Client
 
 FRAME = b'data: {"choices":[]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\nOmni-Job-Id: chatcmpl-1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -81,17 +80,3 @@ def test_connections_that_break_at_once_are_opened_with_a_pause_between(monkeypa
     with saying(empty, empty, empty, HEAD + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n") as (url, _):
         assert list(Client(url, "sk-local").chat({})) == []
     assert len(pauses) == 3
-
-
-@pytest.mark.parametrize(
-    ("host", "address"),
-    [
-        ("localhost", "127.0.0.1"),
-        ("0.0.0.0", "127.0.0.1"),
-        ("10.0.0.5", "10.0.0.5"),
-        ("::1", "[::1]"),
-        ("::", "[::1]"),
-    ],
-)
-def test_the_service_is_reached_at_the_address_it_listens_on(host: str, address: str) -> None:
-    assert url_of(read_settings({"OMNI_HOST": host}).server) == f"http://{address}:8000"

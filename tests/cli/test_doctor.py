@@ -31,6 +31,11 @@ def test_a_bad_finding_names_the_setting_to_change(check, changes, todo):
     assert finding.level == "bad" and todo in finding.todo
 
 
+def test_keys_are_counted():
+    settings = read_settings({"OMNI_HOST": "0.0.0.0", "OMNI_API_KEYS": "a,b", "OMNI_ADMIN_KEYS": "c"})
+    assert doctor.key_finding(settings).what == "2 API keys, 1 admin key"
+
+
 def test_a_port_of_another_program_is_bad(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -45,6 +45,7 @@ def test_a_url_that_is_no_address_is_one_sentence(url):
 def test_the_load_generator_names_a_package_that_it_lacks(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.delitem(sys.modules, "bench.load", raising=False)
     monkeypatch.setitem(sys.modules, "aiohttp", None)  # as after `make run`, which installs no packages for tests
     given = {"url": "http://127.0.0.1:1", "key": "sk-local", "settings": lambda: read_settings({})}
     shown = CliRunner().invoke(bench, [], obj=given)

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from common.process.listener import Address, AddressTaken, listen
+from common.process.listener import Address, AddressTaken, listen, url_of
 
 
 def test_a_connection_waits_for_the_next_process_that_accepts() -> None:
@@ -31,3 +31,17 @@ def test_control_closing_the_port_resets_connections_in_its_queue() -> None:
         holder.close()
         with pytest.raises(ConnectionResetError):
             caller.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("localhost", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("10.0.0.5", "10.0.0.5"),
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+    ],
+)
+def test_the_service_is_reached_at_the_address_it_listens_on(host: str, address: str) -> None:
+    assert url_of(host, 8000) == f"http://{address}:8000"
