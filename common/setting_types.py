@@ -51,7 +51,7 @@ REMOVED = MappingProxyType(
 def read_file(path: Path) -> dict[str, str]:
     """The values of a `.env` file; none without one. Raises ValueError for a line that python-dotenv would skip."""
     try:
-        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() or path.is_fifo() else ""
     except (OSError, UnicodeError) as error:
         raise ValueError(f"{path} cannot be read as UTF-8 text: {error}.") from None
     for line in parse_stream(io.StringIO(text)):
@@ -74,7 +74,7 @@ def parse_bytes(text: str) -> int | None:
     found = BYTES.fullmatch(text.strip().lower())
     number = int(found[1]) * UNITS[found[2]] if found else 0
     if number < MIN_MEMORY:
-        raise ValueError("it is a number of bytes, such as 512mb or 2gb, and 16mb at least")
+        raise ValueError("it must be a number of bytes, such as 512mb or 2gb, and 16mb at least")
     return number
 
 
@@ -95,20 +95,20 @@ def check_not_empty(text: Any) -> Any:
 
 def check_device(text: str) -> str:
     if not DEVICE.fullmatch(text):
-        raise ValueError("it is auto, cpu, cuda or cuda:N")
+        raise ValueError("it must be auto, cpu, cuda or cuda:N")
     return text
 
 
 def check_engine(text: str) -> str:
     if text and not ENGINE.fullmatch(text):
-        raise ValueError("it is empty or vllm+http://host:port, with a key vllm+http://:KEY@host:port")
+        raise ValueError("it must be empty or vllm+http://host:port, with a key vllm+http://:KEY@host:port")
     return text
 
 
 def check_collector(text: str) -> str:
     """Also refuses an address while OpenTelemetry's packages are missing."""
     if text and not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
-        raise ValueError("it is an http or https address, such as http://127.0.0.1:4318")
+        raise ValueError("it must be an http or https address, such as http://127.0.0.1:4318")
     if text and not has_opentelemetry():
         raise ValueError("it needs OpenTelemetry, which is not installed; run `make traces`, or set it to nothing")
     return text
@@ -158,9 +158,9 @@ def allowed(field: FieldInfo, error: ErrorDetails) -> str:
     if limits:
         empty = "empty or " if field.default is None else ""
         kind = "a number" if field.annotation is float else "a whole number"
-        return f"it is {empty}{kind} {range_of(**limits)}"
+        return f"it must be {empty}{kind} {range_of(**limits)}"
     if error["type"] == "literal_error":
-        return f"it is {error['ctx']['expected']}".replace("''", "empty").replace("'", "")
+        return f"it must be {error['ctx']['expected']}".replace("''", "empty").replace("'", "")
     return text_of(error)
 
 

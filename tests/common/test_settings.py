@@ -1,9 +1,11 @@
 """Settings: read once, refused with one sentence that names them."""
 
 import io
+import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -119,7 +121,7 @@ def test_redis_url_wins_over_the_embedded_server(monkeypatch: pytest.MonkeyPatch
         ("OMNI_X", "1", "OMNI_X is not a setting; .env.example lists them all."),
         ("OMNI_HOST", "", "OMNI_HOST='' is refused: it must not be empty."),
         ("OMNI_DATA_DIR", " ", "OMNI_DATA_DIR=' ' is refused: it must not be empty."),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "is refused: it is an http or https address, such as"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "is refused: it must be an http or https address, such as"),
     ],
 )
 def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -145,7 +147,7 @@ def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name:
 def test_a_refusal_says_what_is_allowed(name: str, value: str, allowed: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({name: value})
-    assert str(refused.value) == f"{name}={value!r} is refused: it is {allowed}."
+    assert str(refused.value) == f"{name}={value!r} is refused: it must be {allowed}."
 
 
 def test_an_address_of_a_collector_is_refused_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +178,14 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_hold_comments(tmp_path: Pat
     (tmp_path / ".env").write_text("OMNI_PORT=1 # a comment\n\nexport OMNI_MODEL_NAME='a'\n", encoding="utf-8-sig")
     settings = load_settings()
     assert (settings.server.port, settings.model.names) == (1, ("a",))
+
+
+def test_a_file_may_be_a_pipe_from_a_password_manager(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env")
+    writer = threading.Thread(target=(tmp_path / ".env").write_text, args=("OMNI_PORT=1\n",))
+    writer.start()
+    assert load_settings().server.port == 1
+    writer.join()
 
 
 @pytest.mark.parametrize(
