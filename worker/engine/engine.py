@@ -183,9 +183,14 @@ class Engine:
         return events
 
     def _note_cached(self, state: RequestState, row: ScheduledSequence) -> None:
-        """The first row of a request starts where the prefix cache ended."""
+        """The first row of a request starts where the prefix cache ended.
+
+        A resumed row may start after the prompt. It counts no more than a new one, whose last prompt token is computed.
+        """
         if state.cached_tokens is None:
-            state.cached_tokens = min(row.start, row.sequence.num_prompt_tokens)
+            block_size = self.runner.kv_cache.block_size
+            most = (row.sequence.num_prompt_tokens - 1) // block_size * block_size
+            state.cached_tokens = min(row.start, most)
             self._num_cached_tokens += state.cached_tokens
 
     def _accept(self, outcome: Outcome) -> Delta | None:

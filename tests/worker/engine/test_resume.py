@@ -56,6 +56,17 @@ def test_resumed_after_any_event_the_rest_is_the_same(case: str, bench: Bench) -
         assert replace(rest[-1], cached_tokens=0) == replace(end, cached_tokens=0)
 
 
+def test_a_resumed_request_counts_as_many_cached_tokens_as_a_new_one(bench: Bench) -> None:
+    """A prompt of whole blocks: the resumed sequence finds also its last block, which a new one has to compute."""
+    block_size = bench.engine.runner.kv_cache.block_size
+    request = bench.request("r", prompt_of(2 * block_size), temperature=0.0, max_tokens=4)
+    run(bench, request)
+    *deltas, again = run(bench, request)
+    resumed = run(bench, request, log_of(deltas[:2]))[-1]
+    assert isinstance(again, Finished) and again.cached_tokens == block_size
+    assert resumed == again
+
+
 def test_a_character_cut_in_half_by_the_crash_comes_out_whole(bench: Bench) -> None:
     first, *others = bench.loaded.tokenizer.encode("🙈").ids
     logged = {0: LoggedChoice((first,), "")}
