@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -137,6 +138,12 @@ def is_redis_address(url: str) -> bool:
     return is_known and has_database and has_ports
 
 
+def suggestion(name: str, known: Collection[str]) -> str:
+    """What to do about an unknown name."""
+    near = get_close_matches(name, known, 1, cutoff=0.8)
+    return f"did you mean {near[0]}?" if near else ".env.example lists them all."
+
+
 def refusal(fields: Mapping[str, FieldInfo], error: ErrorDetails) -> str:
     """One sentence for a refused value, or for values that do not go together. It leaves out what may hold a key."""
     if not error["loc"]:
@@ -174,6 +181,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 AutoInt = Annotated[int | None, BeforeValidator(none_if_empty)]
 Bytes = Annotated[int | None, BeforeValidator(parse_bytes)]
 NonEmpty = Annotated[str, AfterValidator(check_not_empty)]
+Folder = Annotated[Path, BeforeValidator(check_not_empty)]
 Device = Annotated[str, AfterValidator(check_device)]
 EngineAddress = Annotated[str, AfterValidator(check_engine)]
 Collector = Annotated[str, AfterValidator(check_collector)]

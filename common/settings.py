@@ -6,12 +6,11 @@ Only this module knows the process environment; the functions at its end serve t
 import os
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from common.setting_types import (
@@ -22,13 +21,14 @@ from common.setting_types import (
     Collector,
     Device,
     EngineAddress,
+    Folder,
     Names,
     NonEmpty,
-    check_not_empty,
     is_origin,
     is_redis_address,
     read_file,
     refusal,
+    suggestion,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,7 +158,7 @@ class RedisSettings(SettingsGroup):
     """The operator's Redis, or the embedded Valkey and its folder."""
 
     given_url: str = setting("REDIS_URL", "")
-    data_dir: Annotated[Path, BeforeValidator(check_not_empty)] = setting("OMNI_DATA_DIR", Path(".data"))
+    data_dir: Folder = setting("OMNI_DATA_DIR", Path(".data"))
     max_memory: Bytes = setting("OMNI_MAX_MEMORY", None)
 
     @model_validator(mode="after")
@@ -226,9 +226,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{removed[0]} is no longer a setting: {REMOVED[removed[0]]}")
     known = setting_names()
     if unknown := sorted(name for name in values if name.startswith("OMNI_") and name not in known):
-        near = get_close_matches(unknown[0], known, 1, cutoff=0.8)
-        hint = f"; did you mean {near[0]}?" if near else "; .env.example lists them all."
-        raise SettingsError(f"{unknown[0]} is not a setting{hint}")
+        raise SettingsError(f"{unknown[0]} is not a setting; {suggestion(unknown[0], known)}")
     try:
         return Settings(
             server=ServerSettings.model_validate(values),
