@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import common.errors
-from api.app import HTTP_CODES
+from api.app import HTTP_ERRORS
 from api.gate.errors import NO_RETRY, STATUS
 from common.errors import JobFailed, OmniError
 from common.redis.script import FOLDER
@@ -30,7 +30,7 @@ JOB_CODES = {kind.code for kind in tree(JobFailed)}
 
 def test_every_code_has_a_status_and_every_status_a_code() -> None:
     assert CODES == STATUS.keys()
-    assert NO_RETRY <= CODES and set(HTTP_CODES.values()) <= CODES
+    assert NO_RETRY <= CODES and {error.code for error in HTTP_ERRORS.values()} <= CODES
 
 
 def test_the_docstring_draws_the_tree_with_its_statuses() -> None:

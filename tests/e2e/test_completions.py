@@ -122,7 +122,7 @@ def test_a_conversation_is_counted_as_chat_counts_it(service: RunningService) ->
 @pytest.mark.parametrize(
     ("path", "body", "status", "param"),
     [
-        ("/tokenize", {"model": "omni-demo"}, 400, ""),
+        ("/tokenize", {"model": "omni-demo"}, 400, "prompt"),
         ("/tokenize", {"model": "gpt-4o", "prompt": "a"}, 404, "model"),
         ("/detokenize", {"tokens": [10**6]}, 400, "tokens"),
         ("/detokenize", {"tokens": [-1]}, 400, "tokens[0]"),
