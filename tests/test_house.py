@@ -62,7 +62,7 @@ ARROWS = {
         "progress": (),
     },
     "common": {
-        "process": ("redis", "model", "settings", "logs", "errors"),
+        "process": ("redis", "model", "flag", "settings", "logs", "errors"),
         "redis": ("wire", "wire_codec", "errors", "quota", "settings", "setting_types", "json_bytes"),
         "grammar": ("wire", "errors", "settings", "json_bounds", "json_bytes"),
         "model": ("wire", "errors", "settings"),
@@ -77,6 +77,7 @@ ARROWS = {
         "json_bytes": (),
         "logs": (),
         "quota": (),
+        "flag": (),
     },
     "dispatcher": {},
 }  # fmt: skip

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
+from common.flag import Flag
 from common.logs import set_up_logging
 from common.process.append_only import Syncing, mend
 from common.process.data_folder import FolderRefused, mark_stopping, take
@@ -121,7 +121,7 @@ class Endings:
         return pause_s
 
 
-def keep(settings: Settings, lock_fd: int, stopping: threading.Event) -> "subprocess.Popen[bytes]":
+def keep(settings: Settings, lock_fd: int, stopping: Flag) -> "subprocess.Popen[bytes]":
     """Run Valkey, with restarts, until `stopping` is set. Returns the last process."""
     endings = Endings(settings)
     server = start(settings, lock_fd)
@@ -141,7 +141,7 @@ def main() -> None:
         follow(starter)
     os.umask(0o077)  # inherited by Valkey, whose files hold prompts
     set_up_logging(log_format())
-    stopping = threading.Event()
+    stopping = Flag()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     if settings.redis.given_url:

@@ -12,6 +12,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.flag import Flag
 from common.process.child import EXIT_TRY_AGAIN
 from common.redis import keys
 from common.redis.server import memory_of
@@ -24,7 +25,7 @@ logger = logging.getLogger("omni.worker")
 LEASE_S = keys.LEASE_MS / 1000
 
 
-class Wake(threading.Event):
+class Wake(Flag):
     """Set when the loop has work; `also` interrupts an engine that waits in a step."""
 
     def __init__(self, also: Callable[[], None]) -> None:

@@ -1,10 +1,10 @@
 """The open streams of a remote engine and the events they have brought."""
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from common.flag import Flag
 from worker.remote.client import Stream, VllmClient
 from worker.remote.sequence import RemoteSequence
 from worker.remote.wire import StreamEvent
@@ -18,7 +18,7 @@ class Streams:
         self._vocab_size = vocab_size
         self._open: dict[Stream, RemoteSequence] = {}
         self._events: deque[tuple[Stream, StreamEvent]] = deque()
-        self._wake = threading.Event()
+        self._wake = Flag()
 
     def __len__(self) -> int:
         return len(self._open)
