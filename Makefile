@@ -72,7 +72,9 @@ clean: ## remove the installed packages and the demo's data
 	@test -d .venv || $(PYTHON) -m venv .venv
 	@echo "installing requirements.lock (the first time takes a minute or more)"
 	@$(PIP) -r requirements.lock
-	@if command -v nvidia-smi >/dev/null || ! $(PIP) -r requirements-cpu.lock 2>/dev/null; then \
+	@if command -v nvidia-smi >/dev/null; then $(PIP) -r requirements-torch.lock; \
+	elif ! $(PIP) -r requirements-cpu.lock 2>/dev/null; then \
+	  echo "there is no locked CPU build of torch for this machine: installing PyPI's, which brings CUDA (5 GB)"; \
 	  $(PIP) -r requirements-torch.lock; \
 	fi
 	@touch $@

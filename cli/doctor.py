@@ -113,7 +113,7 @@ def gpu_finding() -> Finding:
     if not has_nvidia_gpu():
         return Finding("warn", f"no GPU; torch {torch.__version__} runs on the CPU", "Fine for small models.")
     if torch.version.cuda is None:
-        todo = "Install a CUDA build of torch (https://pytorch.org/get-started/locally)."
+        todo = "Run: .venv/bin/python -m pip uninstall -y torch; make -B .venv/.run"
         return Finding("bad", f"there is a GPU, but torch {torch.__version__} is a build without CUDA", todo)
     todo = "Compare the driver (nvidia-smi) with the CUDA version of torch, and install a newer driver."
     return Finding(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @click.command()
 @click.option("--host", help="OMNI_HOST: where to listen.")
 @click.option("--port", type=int, help="OMNI_PORT.")
-@click.option("--model", help="OMNI_MODEL: a folder, or a repository id.")
+@click.option("--model", help="OMNI_MODEL: the full path of a folder, or a repository id.")
 @click.argument("processes", nargs=-1)
 def serve(host: str | None, port: int | None, model: str | None, processes: tuple[str, ...]) -> None:
     """Start the service: redis, api, worker and dashboard, or only the named PROCESSES. Ctrl-C ends it."""

@@ -1,7 +1,7 @@
 """A flag that a signal handler may set.
 
 threading.Event deadlocks there: set() holds a lock, and a second signal runs the handler inside the first. The kernel
-sends SIGTERM several times when a parent with threads dies, once for each of its threads.
+sends SIGTERM up to once for each thread of a parent that dies.
 """
 
 from contextlib import suppress

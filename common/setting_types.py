@@ -4,7 +4,6 @@ import io
 import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -101,24 +100,17 @@ def check_device(text: str) -> str:
 
 
 def check_engine(text: str) -> str:
-    if text and not ENGINE.fullmatch(text):
+    if text and not (ENGINE.fullmatch(text) and is_url(text)):
         raise ValueError("it must be empty or vllm+http://host:port, with a key vllm+http://:KEY@host:port")
     return text
 
 
-def check_collector(text: str) -> str:
-    """Also refuses an address while OpenTelemetry's packages are missing."""
-    if text and not (text.startswith(("http://", "https://")) and urlsplit(text).hostname):
-        raise ValueError("it must be an http or https address, such as http://127.0.0.1:4318")
-    if text and not has_opentelemetry():
-        raise ValueError("it needs OpenTelemetry, which is not installed; run `make traces`, or set it to nothing")
-    return text
-
-
-def has_opentelemetry() -> bool:
+def is_url(text: str) -> bool:
+    """Whether it has a host, and no port that is not a number."""
     try:
-        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
-    except ModuleNotFoundError:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
         return False
 
 
@@ -184,4 +176,3 @@ NonEmpty = Annotated[str, AfterValidator(check_not_empty)]
 Folder = Annotated[Path, BeforeValidator(check_not_empty)]
 Device = Annotated[str, AfterValidator(check_device)]
 EngineAddress = Annotated[str, AfterValidator(check_engine)]
-Collector = Annotated[str, AfterValidator(check_collector)]

@@ -18,7 +18,6 @@ from common.setting_types import (
     REMOVED,
     AutoInt,
     Bytes,
-    Collector,
     Device,
     EngineAddress,
     Folder,
@@ -185,7 +184,7 @@ class OperatorSettings(SettingsGroup):
     """The operator's dashboard and traces."""
 
     dashboard_port: int = setting("OMNI_DASHBOARD_PORT", 9181, ge=1, le=65535)
-    traces_endpoint: Collector = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    traces_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 
 class Settings(SettingsGroup):

@@ -4,10 +4,15 @@ The queue, prefill and decode spans of a job are made after its end, from the ti
 a job that went through several workers too.
 """
 
+import logging
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
+from common.setting_types import is_url
 from common.settings import Settings
+
+logger = logging.getLogger("omni")
 
 SERVICE_NAME = "protocol-omni"
 Attributes = Mapping[str, str | int | float]
@@ -53,5 +58,21 @@ class Traces:
 
 
 def traces_of(settings: Settings, process: str) -> Traces | None:
-    """None if traces are off."""
-    return Traces(settings.operator.traces_endpoint, process) if settings.operator.traces_endpoint else None
+    """None if traces are off, or cannot be made: the machine may export the name for other programs."""
+    endpoint = settings.operator.traces_endpoint
+    if not endpoint:
+        return None
+    if not (endpoint.startswith(("http://", "https://")) and is_url(endpoint)):
+        logger.warning("no traces: OTEL_EXPORTER_OTLP_ENDPOINT is not an address such as http://127.0.0.1:4318")
+        return None
+    if not has_opentelemetry():
+        logger.warning("no traces: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is missing; run `make traces`")
+        return None
+    return Traces(endpoint, process)
+
+
+def has_opentelemetry() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False

@@ -72,7 +72,7 @@ ARROWS = {
         "wire": ("errors",),
         "wire_codec": ("wire", "errors"),
         "images": ("errors",),
-        "tracing": ("settings",),
+        "tracing": ("settings", "setting_types"),
         "json_bounds": ("errors",),
         "json_bytes": (),
         "logs": (),
@@ -99,6 +99,7 @@ CONSTANT_CALLS = frozenset(
         "frozenset", "tuple", "MappingProxyType", "re.compile", "compile", "TypeVar", "ParamSpec", "NewType", "Path",
         "logging.getLogger", "getLogger", "object", "Literal", "int", "float", "str", "bytes", "len", "sum", "min",
         "max", "range", "Field", "getattr", "get_original", "struct.Struct", "torch.finfo", "fields", "timedelta",
+        "get_args",
     }
 )  # fmt: skip
 

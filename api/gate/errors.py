@@ -1,4 +1,4 @@
-"""OmniError -> the OpenAI error body, status and headers. The only status table."""
+"""OmniError -> the OpenAI error body, status and headers. The only table of codes and their statuses."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,6 +1,7 @@
 """Overrides of gunicorn, and uses of it beyond its documented API. Re-check them when gunicorn is upgraded.
 
-- `GeventWorker.init_process`: quiet imports, one accept a turn, the connection limit. Check: the order.
+- `GeventWorker.init_process`: quiet imports, one accept a turn. Check: the order.
+- `GeventWorker.load_wsgi`: the connection limit. Check: `wsgi` is the application then.
 - `GeventWorker.handle`: counts connections per network before a byte is read. Check: it runs once a connection.
 - `GeventWorker.handle_request`: drops clients that stopped reading; a leaving process ends its connections.
   Check: what it returns, and `alive`.
@@ -12,7 +13,7 @@
 - `wsgi.input.failed`: gunicorn closes a connection whose body was not read to its end.
 - `Logger.setup`: gunicorn's log lines take the format of all others. Check: `error_log`.
 
-tests/test_seams.py touches each entry.
+tests/test_seams.py touches each entry; tests/e2e/test_half_closed.py the socket in `environ`.
 """
 
 import errno

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from flask import Request
-from pydantic import BaseModel
 
 from api.gate.auth import Caller
 from api.gate.body import read_body
 from api.jobs.service import Service
 from api.prompt.encoder import PromptEncoder
+from api.schema.base import ForModel
 from api.schema.parse import parse
 from common.wire import Task
 
-BodyT = TypeVar("BodyT", bound=BaseModel)
+BodyT = TypeVar("BodyT", bound=ForModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,9 @@ class Call(Generic[BodyT]):
     encoder: PromptEncoder
 
     @classmethod
-    def of(cls, service: Service, http: Request, schema: type[BodyT], task: Task | None = "generate") -> "Call[BodyT]":
+    def of(cls, service: Service, http: Request, schema: type[BodyT], task: Task = "generate") -> "Call[BodyT]":
         """Raises the refusals of the gate, ModelNotFound or ModelNotReady."""
         caller = service.keys.caller(http)
         raw = read_body(http)
         body = parse(schema, raw)
-        model: str = raw.get("model") or service.settings.model.queue
-        return cls(service, http, caller, raw, body, service.models.encoder(model, task))
+        return cls(service, http, caller, raw, body, service.models.encoder(body.model, task))

@@ -1,4 +1,4 @@
-"""events(job, after) -> its log entries, live and from the log, with notices in between."""
+"""events(store, subscription, after) -> the log entries of a job, live and from the log, with notices in between."""
 
 import time
 from collections.abc import Iterator

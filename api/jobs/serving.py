@@ -4,7 +4,7 @@ A new request: respond(enqueue(call, ENDPOINT, prepare(call))). An earlier one: 
 """
 
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, get_args
 
 from flask import Request, Response, after_this_request, jsonify
 
@@ -20,11 +20,10 @@ from api.prompt.encoder import PromptEncoder
 from api.request.response_meta import ResponseMeta, job_ids
 from api.request.submission import MetaT, Prepared, QueueOptions, Sender, submissions
 from common.errors import InvalidRequest, JobFailed, KeyLimited, NotFound
-from common.quota import Enqueued
 from common.redis.job_view import JobView
-from common.wire import JobState
+from common.wire import EndState, JobState
 
-ENDED: tuple[JobState, ...] = ("finished", "failed", "cancelled")
+ENDED: tuple[JobState, ...] = get_args(EndState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,6 @@ class PendingAnswer(Generic[MetaT]):
     meta: MetaT
     encoder: PromptEncoder
     delivery: Delivery
-    enqueued: Enqueued | None = None  # None when an earlier answer is fetched
 
     def body(self) -> dict[str, Any]:
         """Wait for the end of the jobs. Raises JobFailed, ClientGone, or Restarting."""
@@ -90,6 +88,7 @@ def enqueue(call: Call[Any], endpoint: Endpoint[MetaT], prepared: Prepared[MetaT
     answer = Answer(service, call.http, *ids, is_background=options.background)
     try:
         enqueued = submit_all(service.store, submissions(prepared, endpoint.kind, call.encoder.card, sender_of(call)))
+        note_enqueued(enqueued)
         if enqueued.job_id != meta.id:
             found = stored(service, call.caller, endpoint, enqueued.job_id)
             answer.attach(*(job.id for job in found.jobs))
@@ -101,7 +100,8 @@ def enqueue(call: Call[Any], endpoint: Endpoint[MetaT], prepared: Prepared[MetaT
     except BaseException:
         answer.close()
         raise
-    return PendingAnswer(endpoint, answer, meta, call.encoder, new_delivery(call.http, options), enqueued)
+    identify(meta)
+    return PendingAnswer(endpoint, answer, meta, call.encoder, new_delivery(call.http, options))
 
 
 def sender_of(call: Call[Any]) -> Sender:
@@ -158,21 +158,19 @@ def fetch(service: Service, http: Request, found: StoredAnswer[MetaT]) -> Respon
 
 def respond(pending: PendingAnswer[Any]) -> Response:
     """The HTTP response: a stream, the whole answer or, for a background request, its progress."""
-    identify(pending.meta)
-    if pending.enqueued is not None:
-        note_enqueued(pending.enqueued)
-    if pending.delivery.stream:
-        return pending.stream()
     if pending.delivery.progress is not None:
         pending.answer.close()
         return respond_early(pending.endpoint, pending.meta, pending.delivery.progress)
-    return jsonify(pending.body())
+    try:
+        return pending.stream() if pending.delivery.stream else jsonify(pending.body())
+    except BaseException:
+        pending.answer.close()
+        raise
 
 
 def respond_early(endpoint: Endpoint[MetaT], meta: MetaT, progress: AnswerProgress) -> Response:
     """The progress of the jobs, which go on without a client."""
     assert endpoint.unfinished is not None
-    identify(meta)
     body, status = endpoint.unfinished(meta, progress)
     response = jsonify(body)
     response.status_code = status
@@ -202,7 +200,7 @@ def fetched_delivery(http: Request, found: StoredAnswer[Any]) -> Delivery:
     dialect = found.endpoint.dialect
     if wants_stream(http):
         if dialect.numbers_events:  # from 0: after number 4 the client has received 5 events
-            after = starting_after(http) + ("starting_after" in http.args)
+            after = starting_after(http) + bool(http.args.get("starting_after"))
             return Delivery(stream=True, after=after, with_ids="Last-Event-ID" in http.headers)
         return Delivery(stream=True, after=starting_after(http), with_ids=True)
     is_early = found.endpoint.unfinished is not None and not found.has_ended

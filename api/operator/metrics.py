@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.jobs.service import Service
+from common.redis import keys
 from common.redis.metrics import BOUNDS_MS, SERVICE, read
 from common.redis.server import memory_of
 from common.redis.store import Store
@@ -68,7 +69,7 @@ class Counts:
                     if field.startswith(f"{name}|"):
                         labelled.add_metric([queue, field.partition("|")[2]], number)
             yield labelled
-        restarts = [(queue, int(self.store.redis.get(f"omni:crashes:{queue}") or 0)) for queue in self.queues]
+        restarts = [(queue, int(self.store.redis.get(keys.CRASHES + queue) or 0)) for queue in self.queues]
         yield self._counter("worker_restarts", "Workers that died and were replaced.", restarts)
         yield from self._gauges()
         yield http_requests(self.store)
@@ -106,7 +107,7 @@ class Counts:
         )
 
     def _num_waiting(self, queue: str) -> int:
-        return self.store.directory.num_waiting(queue) + int(self.store.redis.zcard(f"omni:suspects:{queue}"))
+        return self.store.directory.num_waiting(queue) + int(self.store.redis.zcard(keys.SUSPECTS + queue))
 
     @staticmethod
     def _counter(name: str, text: str, values: Sequence[tuple[str, int]]) -> Metric:

@@ -5,7 +5,7 @@
 - `app.redis_conn`: the attribute that its views read.
 - `rq.serializers`: RQ and rq-dashboard fall back to pickle in several places. Check: the names that they fall back to.
 
-tests/test_seams.py touches each entry.
+tests/test_seams.py touches each entry; tests/api/operator/test_dashboard.py shows the pages.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 from api.jobs.call import Call
 from api.jobs.endpoint import AnswerProgress
 from api.jobs.service import Service
-from api.jobs.serving import ENDED, Delivery, StoredAnswer, enqueue, fetch, reopen, respond, respond_early
+from api.jobs.serving import ENDED, Delivery, StoredAnswer, enqueue, fetch, identify, reopen, respond, respond_early
 from api.responses.chunks import RESPONSE, ResponsesMeta
 from api.responses.prepare import count_tokens, prepare, stored_response
 from api.schema.responses import ResponsesRequest
@@ -60,6 +60,7 @@ def add_stored(routes: Blueprint, service: Service) -> None:
         found(response_id)
         had_ended = service.store.cancel(response_id) in ENDED
         response = found(response_id)
+        identify(response.meta)
         if not had_ended:
             return respond_early(RESPONSE, response.meta, AnswerProgress("cancelled"))
         return respond(reopen(service, request, response, Delivery(failure_is_body=True)))

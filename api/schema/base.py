@@ -65,7 +65,13 @@ def as_list_of_prompts(value: Any) -> Any:
     return [value] if is_one else value
 
 
-class Labelled(Base):
+class ForModel(Base):
+    """A request that names its model."""
+
+    model: str = Field(min_length=1, max_length=256)
+
+
+class Labelled(ForModel):
     """Labels that callers put on a request. They never change the answer; bounded, because some of them are stored."""
 
     metadata: Metadata | None = None
@@ -82,7 +88,6 @@ class StreamOptions(Base):
 class Sampling(Labelled):
     """Sampling fields that chat, completions and responses share. None: the default in docs/api/inference.md."""
 
-    model: str = Field(min_length=1, max_length=256)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=1_000_000)

@@ -29,7 +29,6 @@ class EmbeddingRequest(Labelled):
         }
     )
 
-    model: str = Field(min_length=1, max_length=256)
     input: Inputs
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1)

@@ -13,6 +13,7 @@ from api.schema.base import (
     MAX_TOOLS,
     MIN_TIMEOUT_S,
     Base,
+    ForModel,
     Label,
     StopStrings,
     StreamOptions,
@@ -90,12 +91,11 @@ class MessagesMetadata(Base):
     user_id: Label | None = None
 
 
-class CountRequest(Base):
+class CountRequest(ForModel):
     """POST /v1/messages/count_tokens."""
 
     refused: ClassVar[Mapping[str, Refusal]] = REFUSED
 
-    model: str = Field(min_length=1, max_length=256)
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: str | ContentBlocks | None = None
     tools: list[MessagesTool] | None = Field(None, max_length=MAX_TOOLS)

@@ -106,8 +106,9 @@ def write(fd: int, text: str) -> None:
 
 def read(fd: int) -> Owner:
     words = os.pread(fd, 32, 0).split()
+    is_stopping = b"stopping" in words or b"leaving" in words  # leaving: by an older version
     pid, starter = (int(word) if word.isdigit() else 0 for word in (*words, b"", b"")[:2])
-    return Owner(pid, b"stopping" in words or (pid > 0 and not is_alive(pid)), starter)
+    return Owner(pid, is_stopping or (pid > 0 and not is_alive(pid)), starter)
 
 
 def is_alive(pid: int) -> bool:

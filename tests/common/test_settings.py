@@ -121,7 +121,11 @@ def test_redis_url_wins_over_the_embedded_server(monkeypatch: pytest.MonkeyPatch
         ("OMNI_X", "1", "OMNI_X is not a setting; .env.example lists them all."),
         ("OMNI_HOST", "", "OMNI_HOST='' is refused: it must not be empty."),
         ("OMNI_DATA_DIR", " ", "OMNI_DATA_DIR=' ' is refused: it must not be empty."),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "is refused: it must be an http or https address, such as"),
+        (
+            "OMNI_ENGINE",
+            "vllm+http://[::1",
+            "OMNI_ENGINE='vllm+http://[::1' is refused: it must be empty or vllm+http://",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -148,15 +152,6 @@ def test_a_refusal_says_what_is_allowed(name: str, value: str, allowed: str) -> 
     with pytest.raises(SettingsError) as refused:
         read_settings({name: value})
     assert str(refused.value) == f"{name}={value!r} is refused: it must be {allowed}."
-
-
-def test_an_address_of_a_collector_is_refused_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
-    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
-    monkeypatch.setattr("common.setting_types.has_opentelemetry", lambda: False)
-    with pytest.raises(SettingsError, match="run `make traces`, or set it to nothing"):
-        read_settings(collector)
-    monkeypatch.setattr("common.setting_types.has_opentelemetry", lambda: True)
-    assert read_settings(collector).operator.traces_endpoint == "http://127.0.0.1:4318"
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,12 @@ def test_compose_runs_what_the_image_has_and_opens_loopback_only():
             assert not source.startswith(".") or (DEPLOY / source).exists(), source
 
 
+def test_compose_sets_no_limit_of_connections_per_address():
+    """All callers come from Docker's gateway."""
+    api = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["api"]
+    assert api["environment"]["OMNI_MAX_CONNECTIONS_PER_ADDRESS"] == "0"
+
+
 def test_compose_gives_each_process_its_own_redis_user():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     users = re.findall(r"^user (\w+) on #HASH_OF_(\w+)_PASSWORD ", (DEPLOY / "valkey" / "users.conf").read_text(), re.M)

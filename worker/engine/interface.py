@@ -32,7 +32,7 @@ class EngineStats:
 
 
 class AnyEngine(Protocol):
-    """One thread calls it; only interrupt(), state and stats() may be used from others."""
+    """One thread calls it; only interrupt(), state, stats() and has_work may be used from others."""
 
     card: ModelCard
 

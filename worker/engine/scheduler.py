@@ -114,7 +114,7 @@ class Scheduler:
     @property
     def num_preempted(self) -> int:
         """Waiting sequences that were preempted."""
-        return sum(sequence.is_preempted for sequence in self.waiting)
+        return sum(sequence.is_preempted for sequence in tuple(self.waiting))  # other threads read it
 
     def _can_grow(self, head: Sequence) -> bool:
         """True if the cache can hold the head to its end. An idle engine takes any head that fits now."""

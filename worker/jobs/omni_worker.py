@@ -103,8 +103,8 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
             self._begin(claim)
 
     def _head_fits(self) -> bool:
-        """True if the head of the queue would start at once. make_room() cannot help a job that was claimed too early:
-        it would wait in the engine for the end of another's long answer.
+        """True if the first choice of the queue's head would start at once: make_room() cannot help a job that was
+        claimed too early and waits in the engine.
         """
         if self.publisher.num_suspects or self.engine.has_ample_room():
             return True
@@ -114,8 +114,8 @@ class OmniWorker(SimpleWorker):  # type: ignore[misc]
         if waiter is None:
             return True
         head = waiter.head
-        fits = self.engine.has_room(head.num_prompt_tokens, head.places, head.max_tokens)
-        self._check_head_at = 0.0 if fits else time.monotonic() + CONTESTED_S
+        fits = self.engine.has_room(head.num_prompt_tokens, 1, head.max_tokens)
+        self._check_head_at = 0.0 if fits else time.monotonic() + (CONTESTED_S if waiter.num_owners > 1 else IDLE_S)
         return fits
 
     def make_room(self) -> None:

@@ -1,15 +1,20 @@
 """Serving of answers: headers, ids, and no subscription left open after any end of a request."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
+from flask import Flask, request
 from flask.testing import FlaskClient
 from redis import Redis
 
 from api.app import create_app
 from api.jobs.hub import EventHub
+from api.jobs.serving import fetched_delivery
 from api.prompt.encoder import PromptEncoder
+from api.responses.chunks import RESPONSE
 from common.redis import keys
 from common.settings import read_settings
 from common.wire_codec import encode_card
@@ -62,6 +67,23 @@ def test_every_answer_has_its_job_s_id_in_a_header(path, body, post, client) -> 
     again = client.get(f"{path}/{answer_id}", headers=KEY)
     assert answer.headers["Omni-Job-Id"] == again.headers["Omni-Job-Id"] == answer_id
     assert again.status_code == answer.status_code
+
+
+@pytest.mark.parametrize("query", ["", "?stream=true"])
+def test_a_form_that_this_version_cannot_read_leaves_no_subscription(query, post, client, hub, redis: "Redis") -> None:
+    answer_id = post("/v1/chat/completions", TALK).get_json()["id"]
+    form = orjson.loads(redis.hget(keys.job_key(answer_id), "form"))
+    form["reading"]["tool_format"] = "of a newer version"
+    redis.hset(keys.job_key(answer_id), mapping={"form": orjson.dumps(form), "state": "finished"})
+    assert client.get(f"/v1/chat/completions/{answer_id}{query}", headers=KEY).status_code == 500
+    assert not hub._subscriptions
+
+
+@pytest.mark.parametrize(("query", "num_received"), [("starting_after=2", 3), ("starting_after=", 3), ("", 3)])
+def test_numbered_events_are_counted_from_a_number_or_from_a_header(query: str, num_received: int) -> None:
+    found: Any = SimpleNamespace(endpoint=RESPONSE)
+    with Flask("test").test_request_context(f"/?stream=true&{query}", headers={"Last-Event-ID": "3"}):
+        assert fetched_delivery(request, found).after == num_received
 
 
 def test_an_idempotency_key_of_another_endpoint_is_a_mismatch(post, hub) -> None:

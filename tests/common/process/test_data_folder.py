@@ -121,6 +121,13 @@ def test_sigkill_releases_the_folder_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - began < data_folder.RUNNING_S
 
 
+def test_an_older_version_that_is_stopping_is_known_by_its_word(tmp_path: Path) -> None:
+    fd = take(tmp_path / "data")
+    os.pwrite(fd, f"{os.getpid()} leaving".ljust(31).encode(), 0)
+    owner = owner_of(tmp_path / "data")
+    assert owner is not None and owner.is_stopping
+
+
 def test_a_start_waits_for_an_owner_that_is_stopping(tmp_path: Path) -> None:
     with holder(tmp_path, "leaving", 2 * data_folder.RUNNING_S):
         os.close(take(tmp_path))

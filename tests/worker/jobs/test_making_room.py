@@ -269,3 +269,19 @@ def test_a_job_too_long_for_what_is_left_is_not_claimed_to_wait_in_the_engine(
     turn(real.worker, 3)
     assert stage.field(light, "first_row")
     finish(stage, real.worker, light, *long)
+
+
+def test_a_job_with_many_choices_is_claimed_as_soon_as_its_first_one_fits(
+    stage: Stage, model_folder: ModelFolder
+) -> None:
+    """Its choices share the prompt, and may be more than there are places."""
+    real = RealEngine(stage, model_folder(), 4, max_model_len=128, kv_memory_bytes=20 * BYTES_PER_BLOCK)
+    answer = {"temperature": 0.0, "ignore_eos": True}
+    running = [real.submit(number, "a", max_tokens=60, **answer) for number in range(2)]
+    turn(real.worker, 3)
+    assert real.engine.has_room(21, 1, 20) and not real.engine.has_room(21, 6, 20)
+    assert not real.engine.has_ample_room()
+    many = real.submit(2, "a", max_tokens=20, n=6, **answer)
+    turn(real.worker, 6)
+    assert stage.field(many, "first_row") and not stage.field(running[0], "ended_at")
+    finish(stage, real.worker, many, *running)

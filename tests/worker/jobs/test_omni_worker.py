@@ -1,5 +1,10 @@
 """OmniWorker admits in order, waits while Redis is away, and gives back jobs that it cannot continue."""
 
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 from redis import Redis
 from redis.exceptions import BusyLoadingError, ResponseError
@@ -73,11 +78,24 @@ def test_many_jobs_run_in_one_worker_and_end_right(stage: Stage) -> None:
     assert [stage.text(job_id) for job_id in ids] == [expected_text(seed, 5 + seed) for seed in range(20)]
 
 
-def test_a_worker_that_leaves_is_not_taken_for_replaced(stage: Stage) -> None:
+def test_a_worker_that_leaves_during_a_beat_is_not_taken_for_replaced(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ends with leave(), so that beat is fenced."""
     worker = stage.worker()
-    heartbeat = Heartbeat(worker.ledger, worker.inbox, worker.report)
+    has_begun, may_go_on, exits = threading.Event(), threading.Event(), list[int]()
+    monkeypatch.setattr(os, "_exit", exits.append)
+
+    def report() -> Mapping[str, Any]:
+        has_begun.set()
+        may_go_on.wait(20)
+        return {}
+
+    heartbeat = Heartbeat(worker.ledger, worker.inbox, report)
     heartbeat.start()
+    assert has_begun.wait(20)
     heartbeat.stop()
-    worker.leave()  # its lease ends here; a beat now would be fenced, and end the process
+    worker.leave()
+    may_go_on.set()
     heartbeat.join(20)
-    assert not heartbeat.is_alive()
+    assert not heartbeat.is_alive() and not exits
