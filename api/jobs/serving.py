@@ -158,7 +158,7 @@ def fetch(service: Service, http: Request, found: StoredAnswer[MetaT]) -> Respon
 
 def respond(pending: PendingAnswer[Any]) -> Response:
     """The HTTP response: a stream, the whole answer or, for a background request, its progress."""
-    if pending.delivery.progress is not None:
+    if pending.delivery.progress is not None and not pending.delivery.stream:
         pending.answer.close()
         return respond_early(pending.endpoint, pending.meta, pending.delivery.progress)
     try:
