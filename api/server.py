@@ -15,10 +15,11 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from api.gate.gunicorn_seams import GRACE_S
+from common.environment import log_format
 from common.logs import set_up_logging
 from common.process.listener import bracketed, url_of
 from common.redis.server import warn_of_open_redis
-from common.settings import Settings, log_format, settings_or_exit
+from common.settings import Settings, settings_or_exit
 
 logger = logging.getLogger("omni.api")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from common.settings import child_environment
+from common.environment import child_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 

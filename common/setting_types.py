@@ -165,7 +165,7 @@ def allowed(field: FieldInfo, error: ErrorDetails) -> str:
 
 def range_of(gt: float | None = None, ge: int | None = None, le: int | None = None) -> str:
     if gt is not None:
-        return f"above {gt:g}"
+        return f"above {gt:g}" + (f" and up to {le:g}" if le is not None else "")
     return f"from {ge} to {le}" if le is not None else f"of at least {ge}"
 
 

@@ -1,9 +1,5 @@
-"""Settings: read once at process start from the environment and `.env`, frozen, refused when wrong.
+"""Settings: read once at process start from the environment and `.env`, frozen, refused when wrong."""
 
-Only this module knows the process environment; the functions at its end serve the other needs for it.
-"""
-
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from common.environment import child_environment
 from common.setting_types import (
     NO_REDIS_ADDRESS,
     REMOVED,
@@ -35,9 +32,6 @@ DEMO_MODEL = ROOT / "demo" / "model"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
-ON_TERMINAL = "PROCFILE_ON_TERMINAL"  # set by common/process/start.py, whose processes write to pipes
-STARTER = "PROCFILE_RUNNER"  # its pid, set there too
-HONCHO = "HONCHO_PROCESS_NAME"
 
 
 class SettingsError(Exception):
@@ -95,7 +89,10 @@ class ModelSettings(SettingsGroup):
     device: Device = setting("OMNI_DEVICE", "auto")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("OMNI_DTYPE", "auto")
     quantize: Literal["", "int8", "int4", "fp8"] = setting("OMNI_QUANTIZE", "")
+    kv_dtype: Literal["auto", "fp8"] = setting("OMNI_KV_DTYPE", "auto")
+    gpu_memory_utilization: float = setting("OMNI_GPU_MEMORY_UTILIZATION", 0.9, gt=0, le=1)
     speculate: int = setting("OMNI_SPECULATE", 0, ge=0, le=16)
+    draft_model: str = setting("OMNI_DRAFT_MODEL", "")
     tensor_parallel: int = setting("OMNI_TENSOR_PARALLEL", 1, ge=1, le=64)
     threads: AutoInt = setting("OMNI_THREADS", None, ge=1, le=1024)
     max_num_seqs: AutoInt = setting("OMNI_MAX_NUM_SEQS", None, ge=1, le=4096)
@@ -103,10 +100,16 @@ class ModelSettings(SettingsGroup):
 
     @model_validator(mode="after")
     def check(self) -> "ModelSettings":
-        if self.tensor_parallel > 1 and (self.engine or self.quantize or self.device != "auto"):
-            raise ValueError("OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, no OMNI_ENGINE and no OMNI_QUANTIZE.")
-        if self.engine and (self.quantize or self.speculate):
-            raise ValueError("OMNI_QUANTIZE and OMNI_SPECULATE have no effect here; set them where OMNI_ENGINE runs.")
+        if self.tensor_parallel > 1 and (self.engine or self.quantize or self.draft_model or self.device != "auto"):
+            raise ValueError(
+                "OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, and without OMNI_ENGINE, OMNI_QUANTIZE and "
+                "OMNI_DRAFT_MODEL."
+            )
+        if self.engine and (self.quantize or self.speculate or self.draft_model or self.kv_dtype != "auto"):
+            raise ValueError(
+                "OMNI_QUANTIZE, OMNI_KV_DTYPE, OMNI_SPECULATE and OMNI_DRAFT_MODEL have no effect here; set them where "
+                "OMNI_ENGINE runs."
+            )
         return self
 
     @property
@@ -242,7 +245,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
 def load_settings() -> Settings:
     """The environment's settings, and those of `.env` that it lacks. Raises SettingsError."""
     try:
-        return read_settings(read_file(Path(".env")) | os.environ)
+        return read_settings(read_file(Path(".env")) | child_environment())
     except ValueError as error:
         raise SettingsError(str(error)) from None
 
@@ -259,39 +262,3 @@ def refuse(sentence: str) -> NoReturn:
     """End the process. Its parent takes the status to mean that a restart would not help."""
     print(f"configuration: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
-
-
-def torchrun_place() -> tuple[int, int] | None:
-    """Rank and number of ranks, if torchrun started this process."""
-    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    return (int(rank), int(size)) if rank and size and "MASTER_ADDR" in os.environ else None
-
-
-def starter_pid() -> int:
-    """The parent's pid if the parent is the Procfile runner, otherwise 0."""
-    return os.getppid() if os.environ.get(STARTER) == str(os.getppid()) else 0
-
-
-def started_by_honcho() -> bool:
-    """True under plain `honcho start`, which puts a process of its own between itself and this one."""
-    return HONCHO in os.environ
-
-
-def log_format() -> Literal["plain", "json"]:
-    """Plain text for a terminal, also through a Procfile runner; JSON for files, pipes, systemd and containers."""
-    return "plain" if sys.stdout.isatty() or ON_TERMINAL in os.environ or started_by_honcho() else "json"
-
-
-def child_environment(**changes: str | None) -> dict[str, str]:
-    """This process's environment with some names set, or removed by None."""
-    return {name: value for name, value in (os.environ | changes).items() if value is not None}
-
-
-def set_default(name: str, value: str) -> None:
-    """Set a name in this process's environment for a library that reads it when loaded, unless it is set already."""
-    os.environ.setdefault(name, value)
-
-
-def forget(name: str) -> None:
-    """Remove a name from this process's environment, and so from its children's."""
-    os.environ.pop(name, None)

@@ -47,11 +47,12 @@ ARROWS = {
         "jobs": ("engine", *ROOTS),
         "remote": ("engine", "models", "sampling", "state", *ROOTS),
         "embedding": ("engine", "models", *ROOTS),
-        "engine": ("runners", "sampling", "models", "state", *ROOTS),
+        "engine": ("drafting", "runners", "sampling", "models", "state", *ROOTS),
+        "drafting": ("runners", "sampling", "models", "kernels", "state", *ROOTS),
         "runners": ("attention", "kernels", "models", "sampling", "state", "ranks", *ROOTS),
         "models": ("kernels", "state", *ROOTS),
-        "sampling": ("state", *ROOTS),
-        "attention": ("state", *ROOTS),
+        "sampling": ("kernels", "state", *ROOTS),
+        "attention": ("kernels", "state", *ROOTS),
         "kernels": ROOTS,
         "state": ROOTS,
         "template": (),
@@ -62,11 +63,12 @@ ARROWS = {
         "progress": (),
     },
     "common": {
-        "process": ("redis", "model", "flag", "settings", "logs", "errors"),
+        "process": ("redis", "model", "flag", "settings", "environment", "logs", "errors"),
         "redis": ("wire", "wire_codec", "errors", "quota", "settings", "setting_types", "json_bytes"),
         "grammar": ("wire", "errors", "settings", "json_bounds", "json_bytes"),
         "model": ("wire", "errors", "settings"),
-        "settings": ("setting_types",),
+        "settings": ("setting_types", "environment"),
+        "environment": (),
         "setting_types": (),
         "errors": ("quota",),
         "wire": ("errors",),
@@ -86,6 +88,7 @@ ARROWS = {
 KNOWERS = {
     "torch": ("worker",),
     "transformers": ("worker",),
+    "triton": ("worker.kernels.gpu",),
     "flask": ("api",),
     "gunicorn": ("api",),
     "gevent": ("api",),
@@ -183,11 +186,11 @@ def test_each_library_has_one_knower(library: str) -> None:
     assert not wrong, wrong
 
 
-def test_only_settings_know_the_environment() -> None:
+def test_only_one_module_knows_the_environment() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in files_of(*HOUSES, "cli")
-        if module_of(path) != "common.settings"
+        if module_of(path) != "common.environment"
         for node in ast.walk(tree_of(path))
         if ast.unparse(node) in {"os.environ", "os.environb", "os.getenv", "os.putenv", "from os import environ"}
     ]

@@ -4,8 +4,9 @@ import logging
 import signal
 import sys
 
+from common.environment import log_format
 from common.logs import set_up_logging
-from common.settings import Settings, log_format, settings_or_exit
+from common.settings import Settings, settings_or_exit
 from worker.load_failure import give_up
 from worker.models.loader import EngineConfig, load
 from worker.process_setup import prepare_process

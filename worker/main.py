@@ -18,13 +18,14 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
+from common.environment import log_format, torchrun_place
 from common.logs import set_up_logging
 from common.model.source import check_model
 from common.process.child import EXIT_TRY_AGAIN
 from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
 from common.redis.server import memory_of, warn_of_open_redis
-from common.settings import Settings, SettingsError, log_format, refuse, settings_or_exit, torchrun_place
+from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
 from common.wire import ModelCard
 from worker.engine.interface import AnyEngine

@@ -2,7 +2,7 @@
 
 import ctypes
 
-from common.settings import set_default
+from common.environment import set_default
 
 # How long OpenMP's threads spin for more work before they sleep, in iterations (about 50 ms): longer than the pause
 # between two steps, so that a step does not begin by waking them. Read once, when torch is loaded.

@@ -18,9 +18,10 @@ from functools import partial
 import torch
 from torch import distributed
 
+from common.environment import child_environment, torchrun_place
 from common.process.child import EXIT_CONFIGURATION
 from common.process.processes import die_with_parent
-from common.settings import Settings, child_environment, torchrun_place
+from common.settings import Settings
 
 logger = logging.getLogger("omni.worker")
 

@@ -13,9 +13,9 @@ import socket
 import sys
 from typing import NoReturn
 
+from common.environment import forget
 from common.process.processes import die_with_parent, set_process_name
 from common.process.template import GPUS_BY_NVML
-from common.settings import forget
 
 logger = logging.getLogger("omni.worker")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
+from common.environment import log_format, started_by_honcho, starter_pid
 from common.flag import Flag
 from common.logs import set_up_logging
 from common.process.append_only import Syncing, mend
@@ -27,7 +28,7 @@ from common.process.machine_memory import queue_bytes
 from common.process.processes import die_with_parent, parent_of
 from common.process.valkey_seams import append_always, server_path
 from common.redis.connection import connect
-from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho, starter_pid
+from common.settings import Settings, refuse, settings_or_exit
 
 logger = logging.getLogger("omni.redis")
 

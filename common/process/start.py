@@ -9,21 +9,12 @@ import sys
 from collections.abc import Container
 from contextlib import ExitStack
 
+from common.environment import HONCHO, ON_TERMINAL, STARTER, child_environment
 from common.model.source import check_model
 from common.process.data_folder import FolderRefused, take
 from common.process.listener import Address, AddressTaken, listen
 from common.process.procfile import UnknownProcess, commands_of
-from common.settings import (
-    HONCHO,
-    ON_TERMINAL,
-    ROOT,
-    STARTER,
-    Settings,
-    SettingsError,
-    child_environment,
-    refuse,
-    settings_or_exit,
-)
+from common.settings import ROOT, Settings, SettingsError, refuse, settings_or_exit
 
 EVERYWHERE = ("0.0.0.0", "::")
 

@@ -26,12 +26,13 @@ import socket
 import sys
 from collections.abc import Callable
 
+from common.environment import log_format, started_by_honcho, torchrun_place
 from common.logs import set_up_logging
 from common.process.child import EXIT_CONFIGURATION, Child, Command
 from common.process.honcho_seams import follow
 from common.process.listener import Address, AddressTaken, listen
 from common.process.processes import die_with_parent, parent_of
-from common.settings import Settings, log_format, refuse, settings_or_exit, started_by_honcho, torchrun_place
+from common.settings import Settings, refuse, settings_or_exit
 
 logger = logging.getLogger("omni.supervise")
 

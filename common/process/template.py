@@ -13,8 +13,8 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
+from common.environment import child_environment
 from common.process.processes import adopt_orphans, die_with_parent, reap_orphans
-from common.settings import child_environment
 
 logger = logging.getLogger("omni.supervise")
 

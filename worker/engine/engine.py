@@ -11,6 +11,7 @@ import torch
 
 from common.errors import OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, SamplingParams
+from worker.drafting.lookup import Drafter
 from worker.engine.admission import Admission
 from worker.engine.interface import NOTHING_LOGGED, EngineStats
 from worker.engine.requests import Requests
@@ -21,7 +22,6 @@ from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.runners.choose import build_runner
 from worker.sampling.grammar import GrammarCompiler
 from worker.sampling.masks import MaskFiller
-from worker.sampling.speculation import Drafter
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import RequestState, Sequence
 

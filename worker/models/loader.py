@@ -38,7 +38,10 @@ class EngineConfig:
     dtype: str = "auto"
     threads: int | None = None  # CPU threads
     quantization: Quantization | None = None
-    speculate: int = 0  # tokens drafted by prompt lookup; 0: off
+    kv_dtype: str = "auto"  # of the KV cache: as the model computes, or "fp8"
+    gpu_memory_utilization: float = 0.9  # of the GPU's memory, the share that this process may fill
+    speculate: int = 0  # most tokens drafted for a sequence and step; 0: off
+    draft_model: str = ""  # a folder or hub id
     overlap: bool | None = None  # start a forward pass before the last one's tokens are read; None: on a GPU
     kv_memory_bytes: int | None = None
     num_ranks: int = 1  # processes that share the model, this one included
@@ -52,7 +55,10 @@ class EngineConfig:
             dtype=settings.model.dtype,
             threads=settings.model.threads,
             quantization=quantization_named(settings.model.quantize),
+            kv_dtype=settings.model.kv_dtype,
+            gpu_memory_utilization=settings.model.gpu_memory_utilization,
             speculate=settings.model.speculate,
+            draft_model=settings.model.draft_model,
             num_ranks=num_ranks,
         )
 

@@ -8,7 +8,6 @@ import torch
 from common.process.machine_memory import available_bytes
 from worker.models.config_fields import largest
 from worker.models.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
-from worker.sampling.speculation import MAX_DRAFTED
 from worker.state.kv_cache import LayerShape
 
 GPU_MEMORY_SHARE = 0.9  # of the memory that is free when the weights are loaded
@@ -17,6 +16,7 @@ CPU_MEMORY_SHARE = 0.25  # of the available memory, at most
 MIN_CPU_BYTES = 2**30
 GPU_WORKSPACE_BYTES = 2**30  # CUDA graphs, buffers of libraries, fragmentation
 MAX_IMAGE_PROMPT = 16384  # tokens up to the last image, for whose single pass memory is reserved
+MAX_DRAFTED = 48  # draft tokens a step, over all sequences; with more the forward pass becomes compute-bound
 LOGITS_COPIES = 6  # in float32, that sampling holds at once
 BURST_FLOPS = 5e10  # of a step while many prompts wait, on a CPU: about 70 ms of one core in bf16
 MIN_BURST_TOKENS = 1024

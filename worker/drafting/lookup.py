@@ -7,12 +7,12 @@ tokens a step gives, never which.
 from array import array
 from collections.abc import Iterable
 
+from worker.runners.limits import MAX_DRAFTED
 from worker.sampling.logit_rules import has_rules
 from worker.state.sequence import Sequence
 
 NGRAMS = (4, 3, 2)  # numbers of last tokens to look for, longest first
 LOOKBACK = 8192  # tokens searched
-MAX_DRAFTED = 48  # tokens a step, over all sequences; with more the forward pass becomes compute-bound
 
 
 class Drafter:

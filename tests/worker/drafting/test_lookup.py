@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+from worker.drafting.lookup import look_up
 from worker.runners.decoder import DecoderRunner
-from worker.sampling.speculation import look_up
 
 
 @pytest.mark.parametrize(
