@@ -1,0 +1,20 @@
+"""What the kernels share: a matrix product that is also right in Triton's interpreter."""
+
+import triton
+import triton.language as tl
+
+
+def is_interpreted() -> bool:
+    """True in tests: Triton's interpreter runs the kernels on a CPU, one program after the other."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def dot(left, right, sums, IN_FLOAT32: tl.constexpr):
+    """`sums` + left @ right, in float32. The interpreter multiplies the bit patterns of bf16, so it gets IN_FLOAT32.
+
+    triton-lang/triton#11584. Launchers pass is_interpreted().
+    """
+    if IN_FLOAT32:
+        return tl.dot(left.to(tl.float32), right.to(tl.float32), sums, input_precision="ieee")
+    return tl.dot(left, right, sums)
