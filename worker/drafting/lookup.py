@@ -1,39 +1,39 @@
-"""Prompt lookup: drafts the tokens that followed an earlier occurrence of the last few tokens.
-
-A draft is verified in the same forward pass, and random numbers belong to positions: speculation changes how many
-tokens a step gives, never which.
-"""
+"""Prompt lookup: guesses the tokens that followed an earlier occurrence of the last few tokens."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 
-from worker.runners.limits import MAX_DRAFTED
-from worker.sampling.logit_rules import has_rules
+from worker.progress import OnProgress
+from worker.runners.base import Runner
+from worker.runners.limits import MAX_DRAFTED, Limits
+from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 NGRAMS = (4, 3, 2)  # numbers of last tokens to look for, longest first
 LOOKBACK = 8192  # tokens searched
 
 
-class Drafter:
-    """Sets the `draft` of decoding sequences."""
+class PromptLookup:
+    """A Guesser that needs neither weights nor state."""
 
-    def __init__(self, num_ahead: int) -> None:
-        self.num_ahead = num_ahead  # most draft tokens of a sequence
+    max_guesses = MAX_DRAFTED
+    feature_layers: tuple[int, ...] = ()
+    kv_bytes_per_token = 0
 
-    def draft(self, sequences: Iterable[Sequence], max_model_len: int) -> None:
-        """Oldest first. Sequences whose logits depend on counts or grammars get no draft."""
-        budget = MAX_DRAFTED
-        for sequence in sequences:
-            room = min(
-                self.num_ahead,
-                budget,
-                sequence.sampling.max_tokens - sequence.num_completion_tokens - 1,
-                max_model_len - sequence.num_tokens - 1,
-            )
-            can_draft = room > 0 and sequence.is_decoding and not has_rules(sequence)
-            sequence.draft = look_up(sequence.token_ids, room) if can_draft else []
-            budget -= len(sequence.draft)
+    def attach(self, runner: Runner, limits: Limits) -> None:
+        """Nothing depends on them."""
+
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
+        """Nothing to prepare."""
+
+    def guess(self, wanted: Seq[tuple[Sequence, int]]) -> list[list[int]]:
+        return [look_up(sequence.token_ids, num_ahead) for sequence, num_ahead in wanted]
+
+    def note(self, rows: Seq[ScheduledSequence]) -> None:
+        """The sequences hold all that is needed."""
+
+    def forget(self, sequence: Sequence) -> None:
+        """Nothing is kept."""
 
 
 def look_up(token_ids: list[int], num_ahead: int) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 
 from common.errors import OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, SamplingParams
-from worker.drafting.lookup import Drafter
+from worker.drafting.choose import choose_guesser, drafter_with
 from worker.engine.admission import Admission
 from worker.engine.interface import NOTHING_LOGGED, EngineStats
 from worker.engine.requests import Requests
@@ -32,17 +32,17 @@ class Engine:
     state = "ready"
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, compiler: GrammarCompiler | None = None) -> None:
-        self.runner, limits = build_runner(loaded, config)
+        guesser = choose_guesser(loaded, config)  # before the memory for the KV cache is measured
+        self.runner, limits = build_runner(loaded, config, guesser.kv_bytes_per_token if guesser is not None else 0)
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model
         self.device = loaded.device
         self.requests = Requests[RequestState]()
         self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects)
         self.admission = Admission(loaded.tokenizer, self.card, compiler, loaded.images)
-        takes_drafts = config.speculate > 0 and self.runner.takes_drafts
-        self.drafter = Drafter(config.speculate) if takes_drafts else None
+        self.drafter = drafter_with(guesser, config, self.runner, limits)
         self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
         wants_overlap = self.device.type == "cuda" if config.overlap is None else config.overlap
-        self.overlaps = wants_overlap and self.runner.takes_pending and self.drafter is None  # drafts need all tokens
+        self.overlaps = wants_overlap and self.runner.takes_pending and not self.drafter.is_on  # drafts need all tokens
         self._in_flight: Step | None = None  # the last step while its samples are still to be read
         self._num_cached_tokens = 0
         self._last_step_s = 0.0
@@ -61,6 +61,7 @@ class Engine:
         self._in_flight = step if self.overlaps and step.sampled is not None else None
         if self._in_flight is None:
             events += self._commit(step)  # no overlap, or a failure
+            self.drafter.note([row for row in step.batch if self._is_live(row)], has_failed=step.failure is not None)
         else:
             for row in step.leave_pending(self._is_live):
                 self.scheduler.share(row)
@@ -128,7 +129,8 @@ class Engine:
 
     def warm_up(self, on_progress: OnProgress) -> None:
         """Run every kernel once, so that the first caller does not pay for it."""
-        self.runner.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len, on_progress)
+        for part in (self.runner, self.drafter):
+            part.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len, on_progress)
         on_progress("first step", FIRST_STEP)
         sampling = SamplingParams(max_tokens=2, seed=0, ignore_eos=True)
         self.add(GenerationRequest("warm-up", self.card.names[0], (1,), sampling, cache_salt="warm-up"))
@@ -138,8 +140,7 @@ class Engine:
 
     def _schedule(self) -> list[ScheduledSequence]:
         """The next batch, with drafts where speculation is on."""
-        if self.drafter is not None:
-            self.drafter.draft(self.scheduler.running, self.card.max_model_len)
+        self.drafter.draft(self.scheduler.running, self.card.max_model_len)
         return self.scheduler.schedule()
 
     def _is_live(self, row: ScheduledSequence) -> bool:
@@ -204,6 +205,7 @@ class Engine:
             if sequence.finish_reason is not None:
                 break
         self.scheduler.commit(row, num_accepted)
+        self.drafter.verified(row, num_accepted)
         self.requests.num_generated_tokens += num_accepted
         if not num_accepted:
             return None
@@ -218,3 +220,4 @@ class Engine:
     def _retire(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence)
         self.runner.forget(sequence)
+        self.drafter.forget(sequence)

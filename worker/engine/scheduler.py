@@ -60,7 +60,6 @@ class Scheduler:
     def commit(self, row: ScheduledSequence, num_accepted: int) -> None:
         """The row's first `num_accepted` samples are tokens now; all but the last were computed as a draft."""
         num_verified = max(num_accepted - 1, 0)
-        row.sequence.draft = []
         row.sequence.advance(num_verified)
         self.kv_cache.cache_blocks(row.sequence, row.start, row.start + row.num_tokens + num_verified)
 

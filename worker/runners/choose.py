@@ -41,8 +41,11 @@ from worker.state.kv_cache import KVCache, LayerShape
 logger = logging.getLogger(__name__)
 
 
-def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Limits]:
-    """A runner for many sequences in a step if its logits agree with the stock model's, else one at a time."""
+def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: int = 0) -> tuple[Runner, Limits]:
+    """A runner for many sequences in a step if its logits agree with the stock model's, else one at a time.
+
+    `draft_token_bytes`: of a token in a draft model's KV cache, which gets as many blocks.
+    """
     if config.num_ranks > 1:
         return leading_runner(loaded, config)
     model = loaded.model
@@ -60,7 +63,9 @@ def build_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[Runner, Lim
     else:
         shapes = layers.shapes
         state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
-        limits = choose_limits(loaded, config, shapes, num_parameters, state_bytes)  # now that the weights are in place
+        limits = choose_limits(  # now that the weights are in place
+            loaded, config, shapes, num_parameters, state_bytes, draft_token_bytes
+        )
         if state_bytes:
             logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
         room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device

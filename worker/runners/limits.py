@@ -37,16 +37,23 @@ class Limits:
 
 
 def choose_limits(
-    loaded: LoadedModel, config: EngineConfig, shapes: list[LayerShape], num_parameters: int, state_bytes: int = 0
+    loaded: LoadedModel,
+    config: EngineConfig,
+    shapes: list[LayerShape],
+    num_parameters: int,
+    state_bytes: int = 0,
+    draft_token_bytes: int = 0,
 ) -> Limits:
-    """`state_bytes`: memory of a sequence besides its keys and values.
+    """`state_bytes`: memory of a sequence besides its keys and values; `draft_token_bytes`: of a token's in a second
+    cache with as many blocks.
 
     Raises ValueError if not even one sequence of the requested length fits.
     """
     max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
     max_burst_tokens = config.max_step_tokens or burst_size(loaded.device, num_parameters, max_step_tokens)
     block_size = block_size_for(loaded.device)
-    bytes_per_block = sum(shape.width for shape in shapes) * loaded.dtype.itemsize * block_size
+    bytes_per_token = sum(shape.width for shape in shapes) * loaded.dtype.itemsize + draft_token_bytes
+    bytes_per_block = bytes_per_token * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters)
     num_kept = 1 if loaded.device.type == "cuda" else 0  # blocks that padding rows of a recorded step write to
     if state_bytes:  # twice, because a state exists twice while it is stacked with others
