@@ -9,6 +9,7 @@ import torch
 
 from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
+from worker.models.features import FeatureTap, in_asked_order
 from worker.progress import OnProgress
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -41,6 +42,8 @@ class ModelRunner:
     """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
 
     takes_pending = takes_drafts = True
+    feature_layers: tuple[int, ...] = ()  # whose hidden states are handed over; set before warm_up()
+    features: torch.Tensor | None = None  # of all tokens of the last step, [T, width * layers]; None where it failed
 
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
         self.model = model
@@ -56,7 +59,10 @@ class ModelRunner:
         places = torch.tensor([at for row in ordered for at in positions_of(row)])
         wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
         positions, selected = upload(places, device), upload(wanted, device)
-        return self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
+        self.features = None
+        logits = self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
+        self.features = self._features_of(ordered, order)
+        return logits
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the KV blocks."""
@@ -82,13 +88,23 @@ class ModelRunner:
     def share_weights(self) -> None:
         """As release_weights(), for a model that still has to run: its layers compute with the copies."""
 
+    def _features_of(self, ordered: Seq[ScheduledSequence], order: Seq[int]) -> torch.Tensor | None:
+        return None if self.features is None else in_asked_order(self.features, ordered, order)
+
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
-        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]."""
-        output = self.model(
-            input_ids=inputs[None], position_ids=positions[None], use_cache=False, paged=paged, logits_to_keep=selected
-        )
+        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]. Sets `features` if they are wanted."""
+        tap = FeatureTap(self.feature_layers, self.model.config.get_text_config().num_hidden_layers)
+        with tap.hooked(self.model):
+            output = self.model(
+                input_ids=inputs[None],
+                position_ids=positions[None],
+                use_cache=False,
+                paged=paged,
+                logits_to_keep=selected,
+            )
+        self.features = tap.features
         logits: torch.Tensor = output.logits[0]
         return logits
 

@@ -21,6 +21,7 @@ from worker.kernels.fused import fused_linear
 from worker.kernels.linear import Linear, drop_weights
 from worker.kernels.proxies import proxies
 from worker.kernels.quantized import Quantization
+from worker.models.features import FeatureTap
 from worker.runners.base import AttentionMaker, ModelRunner
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
@@ -118,13 +119,26 @@ class DecoderRunner(ModelRunner):
         add_norm, swiglu = self.elementwise.add_norm, self.elementwise.swiglu
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
         normed = self.layers[0].attention_norm(hidden)
+        tap = FeatureTap(self.feature_layers, len(self.layers))
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            tap.take(layer_idx, hidden)
             attended = self._attend(layer_idx, layer, normed, cos, sin, paged)
-            if next_norm is self.norm:  # the last layer: the rest is computed only for wanted logits
+            if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
                 hidden, attended = hidden[selected], attended[selected]
             hidden, normed = add_norm(hidden, layer.attention_out(attended), layer.mlp_norm.weight, layer.mlp_norm.eps)
             mlp_out = layer.down(swiglu(layer.gate_up(normed)))
             hidden, normed = add_norm(hidden, mlp_out, next_norm.weight, next_norm.eps)
+        return self._logits(tap, hidden, normed, selected)
+
+    def _logits(
+        self, tap: FeatureTap, hidden: torch.Tensor, normed: torch.Tensor, selected: torch.Tensor
+    ) -> torch.Tensor:
+        """The pass's end: `hidden` and `normed` of all tokens where the tap needs them, else of the selected ones."""
+        if tap.needs_all_tokens:
+            tap.take(len(self.layers), hidden)
+            tap.take(len(self.layers) + 1, normed)
+            normed = normed[selected]
+        self.features = tap.features
         return self.head(normed)
 
     def _attend(

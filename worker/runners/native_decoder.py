@@ -14,6 +14,7 @@ from worker.attention.spec import AttentionSpec
 from worker.kernels.heap import keep_freed_memory
 from worker.kernels.native import NoKernels, load_kernels
 from worker.kernels.quantized import Quantization
+from worker.models.features import FeatureTap
 from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker
 from worker.runners.decoder import DecoderRunner, Layer, Norm
@@ -97,7 +98,11 @@ class NativeDecoderRunner(DecoderRunner):
     def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         compute = partial(super().forward, sampled=sampled)
-        return compute(rows) if self.micro_batches is None else self.micro_batches.run(compute, rows)
+        if (
+            self.micro_batches is None or self.feature_layers
+        ):  # passes hand over no features: one would replace another's
+            return compute(rows)
+        return self.micro_batches.run(compute, rows)
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """See Runner. Called when the memory of packed weights has been returned to the system."""
@@ -126,16 +131,18 @@ class NativeDecoderRunner(DecoderRunner):
         items = paged.items(MAX_ROWS // self.num_shared)
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
         normed = self._add_norm(hidden, None, self.layers[0].attention_norm)
+        tap = FeatureTap(self.feature_layers, len(self.layers))
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            tap.take(layer_idx, hidden)
             qkv = layer.qkv(normed)
             self._rotate_and_write(layer_idx, layer, qkv, cos, sin, paged)
             attended = self._attend_items(layer_idx, layer, qkv, items, paged)
-            if next_norm is self.norm:  # the last layer: the rest is computed only for wanted logits
+            if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
                 hidden, attended = hidden[selected], attended[selected]
             normed = self._add_norm(hidden, layer.attention_out(attended), layer.mlp_norm)
             mlp_out = layer.down(self._swiglu(layer.gate_up(normed)))
             normed = self._add_norm(hidden, mlp_out, next_norm)
-        return self.head(normed)
+        return self._logits(tap, hidden, normed, selected)
 
     def _add_norm(self, hidden: torch.Tensor, change: torch.Tensor | None, norm: Norm) -> torch.Tensor:
         """Add to `hidden` in place; returns its norm."""
