@@ -219,13 +219,6 @@ class TestTorch:
         product = torch_seams.int4_product(inputs, torch_seams.pack_int4(codes), 32, scales_and_zeros)
         assert are_close(product, inputs.float() @ ((codes - 8) * 0.5 + 0.25).T)
 
-    def test_a_function_can_be_compiled_for_many_static_widths(self) -> None:
-        double = torch_seams.compile_many(lambda numbers: numbers * 2, 16)
-        numbers = torch.ones(2, 3)
-        torch_seams.mark_static(numbers, 1)
-        with torch.compiler.set_stance("force_eager"):  # type: ignore[no-untyped-call]
-            assert double(numbers).eq(2).all()
-
     def test_torch_has_an_openmp_runtime_to_share(self) -> None:
         library = torch_seams.openmp_library()
         assert library is not None and library.name.startswith("libgomp")

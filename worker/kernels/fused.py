@@ -3,22 +3,19 @@
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from worker.kernels.elementwise import Elementwise
 from worker.kernels.linear import Linear, PackedLinear, PlainLinear, can_pack, drop_weights, joined
 from worker.kernels.quantized import Quantization
 
 
-def fused_linear(
-    modules: Seq[Any], quantization: Quantization | None = None, elementwise: Elementwise | None = None
-) -> Linear:
+def fused_linear(modules: Seq[Any], quantization: Quantization | None = None) -> Linear:
     """The product of all `modules`, their outputs side by side.
 
     Quantized weights replace those of the modules, which can no longer run. Weights whose widths the quantization does
-    not take stay as they are. `elementwise` has the rounding that fp8 applies to its inputs.
+    not take stay as they are.
     """
     num_out, num_in = sum(len(module.weight) for module in modules), modules[0].weight.shape[1]
     if quantization is not None and quantization.fits(num_out, num_in):
-        linear = quantization.linear(*joined(modules), elementwise or Elementwise())
+        linear = quantization.linear(*joined(modules))
         drop_weights(modules)  # now, not when the model is complete: a GPU may have no room for both
         return linear
     if modules[0].weight.device.type != "cpu":

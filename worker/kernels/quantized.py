@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.functional import ScalingType, scaled_mm
 
-from worker.kernels.elementwise import Elementwise, to_fp8
+from worker.kernels.elementwise import fp8_rounding, to_fp8
 from worker.kernels.linear import Linear
 from worker.kernels.torch_seams import int4_product, int8_product, pack_int4
 
@@ -78,12 +78,12 @@ class Int4Linear:
 class Fp8Linear:
     """e4m3 with one scale per output row. Inputs are rounded to e4m3 too, with one scale per token; returns bf16."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, elementwise: Elementwise) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Both widths are multiples of FP8_MULTIPLE."""
         self.weight, scale = to_fp8(weight)  # [out, in]
         self.scale = scale.view(1, -1)
         self.bias = None if bias is None else bias.bfloat16()
-        self.to_fp8 = elementwise.to_fp8
+        self.to_fp8 = fp8_rounding(weight.device)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         rows, scale = self.to_fp8(inputs)
@@ -111,7 +111,7 @@ class Quantization(ABC):
         """Raises ValueError where the device, or OMNI_DTYPE, has no such products."""
 
     @abstractmethod
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None, elementwise: Elementwise) -> Linear:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """The product with `weight` [out, in] quantized."""
 
     def fits(self, num_out: int, num_in: int) -> bool:
@@ -130,7 +130,7 @@ class Int8(Quantization):
     def check(self, dtype: str, device: torch.device) -> None:
         check_is_cpu(self, device)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None, elementwise: Elementwise) -> Linear:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         return Int8Linear(weight, bias)
 
 
@@ -143,7 +143,7 @@ class Int4(Quantization):
     def check(self, dtype: str, device: torch.device) -> None:
         check_is_cpu(self, device)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None, elementwise: Elementwise) -> Linear:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         fits = weight.shape[0] % GROUP == weight.shape[1] % GROUP == 0
         return Int4Linear(weight, bias) if fits else Int8Linear(weight, bias)
 
@@ -171,7 +171,7 @@ class Fp8(Quantization):
             )
         ones = torch.ones(FP8_MULTIPLE, FP8_MULTIPLE, dtype=torch.bfloat16, device=device)
         try:
-            Fp8Linear(ones, None, Elementwise())(ones)
+            Fp8Linear(ones, None)(ones)
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise ValueError(f"OMNI_QUANTIZE=fp8 does not run on {device} with this torch: {error}") from error
         if device.type == "cpu":
@@ -180,8 +180,8 @@ class Fp8(Quantization):
     def fits(self, num_out: int, num_in: int) -> bool:
         return num_out % FP8_MULTIPLE == num_in % FP8_MULTIPLE == 0
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None, elementwise: Elementwise) -> Linear:
-        return Fp8Linear(weight, bias, elementwise)
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        return Fp8Linear(weight, bias)
 
 
 QUANTIZATIONS: tuple[type[Quantization], ...] = (Int8, Int4, Fp8)

@@ -3,10 +3,8 @@
 Each docstring has the reason, and what to check when torch is upgraded; tests/test_seams.py calls them all.
 """
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -69,28 +67,6 @@ def int4_product(
     On an upgrade: tests/worker/kernels/test_quantized.py compares it with the exact product.
     """
     return torch._weight_int4pack_mm_for_cpu(inputs, packed, group, scales_and_zeros)
-
-
-def mark_static(tensor: torch.Tensor, dim: int) -> None:
-    """Tell the compiler that this dimension is a constant of the kernel.
-
-    Why: torch.compile makes a dimension dynamic when it changes for the first time; torch.compiler has no such call.
-    On an upgrade: look for a public one in torch.compiler; bench.gpu shows what a dynamic width costs.
-    """
-    torch._dynamo.mark_static(tensor, dim)
-
-
-def compile_many(function: Callable[..., Any], max_forms: int) -> Callable[..., Any]:
-    """torch.compile for a function that is called with up to `max_forms` combinations of widths.
-
-    Why: the default limit of 8 is silent, and calls beyond it run uncompiled. The argument is missing in older torch
-    (where the default applies) and in the type stubs.
-    On an upgrade: remove the check when requirements.txt excludes those versions.
-    """
-    has_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
-    limit = {"recompile_limit": max_forms} if has_limit else {}
-    compiled: Callable[..., Any] = torch.compile(function, **limit)  # type: ignore[call-overload]
-    return compiled
 
 
 def openmp_library() -> Path | None:

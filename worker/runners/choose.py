@@ -16,7 +16,7 @@ from worker.models.loader import EngineConfig, LoadedModel, count_parameters
 from worker.models.transformers_seams import attention_of
 from worker.runners.base import AttentionMaker, ModelRunner, Runner
 from worker.runners.decoder import DecoderRunner
-from worker.runners.graphs import GraphedDecoderRunner, UncompiledDecoderRunner
+from worker.runners.graphs import GraphedDecoderRunner
 from worker.runners.hybrid import HybridRunner, keeps_states
 from worker.runners.image_prompts import ImagePromptRunner, LanguagePart
 from worker.runners.layer_survey import LayerSurvey, survey_layers
@@ -143,7 +143,7 @@ def fast_runner(
     model = loaded.model
     probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
     makers = attention_makers(loaded)
-    on_gpu = (GraphedDecoderRunner, UncompiledDecoderRunner, ModelRunner)
+    on_gpu = (GraphedDecoderRunner, ModelRunner)
     on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
     runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
     if loaded.images is not None:

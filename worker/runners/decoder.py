@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
-from worker.kernels.elementwise import Elementwise
+from worker.kernels.elementwise import rotate, swiglu
 from worker.kernels.fused import fused_linear
 from worker.kernels.linear import Linear, drop_weights
 from worker.kernels.proxies import proxies
@@ -31,6 +31,7 @@ QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 ATTENTION_PARTS = frozenset({*QKV, "o_proj"})
 HEAD_NORMS = frozenset({"q_norm", "k_norm"})
 MLP_PARTS = frozenset({*GATE_UP, "down_proj", "act_fn"})
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin of a step's tokens
 
 
 class Norm:
@@ -40,9 +41,6 @@ class Norm:
         self.weight = module.weight.detach()
         self.eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
         self.shape = tuple(self.weight.shape)
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.rms_norm(inputs, self.shape, self.weight, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +67,9 @@ class DecoderRunner(ModelRunner):
         specs: Seq[AttentionSpec],
         attend_with: AttentionMaker = PagedAttention,
         quantization: Quantization | None = None,
-        elementwise: Elementwise | None = None,
     ) -> None:
         """`specs`: how each layer attends. Raises Unsupported for a model with other parts than those known here."""
         super().__init__(model, kv_cache, attend_with)
-        self.elementwise = elementwise or Elementwise()
         check_parts(model, {"model", "lm_head"})
         body = model.model
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
@@ -83,14 +79,11 @@ class DecoderRunner(ModelRunner):
             raise Unsupported("its layers differ in shape")
         self.embedding = body.embed_tokens.weight.detach()
         self.rotary = body.rotary_emb
-        self.layers = [
-            layer_of(module, spec, quantization, self.elementwise)
-            for module, spec in zip(body.layers, specs, strict=True)
-        ]
+        self.layers = [layer_of(module, spec, quantization) for module, spec in zip(body.layers, specs, strict=True)]
         self.num_axes = num_axes_of(self.rotary)
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
-        self.head = fused_linear([model.lm_head], quantization and quantization.for_head(), self.elementwise)
+        self.head = fused_linear([model.lm_head], quantization and quantization.for_head())
 
     def release_weights(self) -> None:
         """Free the model's own copies of packed weights. The model itself can no longer run."""
@@ -115,19 +108,18 @@ class DecoderRunner(ModelRunner):
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
         hidden = F.embedding(inputs, self.embedding)
-        cos, sin = self._rotation(hidden, positions)
-        add_norm, swiglu = self.elementwise.add_norm, self.elementwise.swiglu
+        rotation = self._rotation(hidden, positions)
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
-        normed = self.layers[0].attention_norm(hidden)
+        normed = self._normed(hidden, self.layers[0].attention_norm)
         tap = FeatureTap(self.feature_layers, len(self.layers))
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             tap.take(layer_idx, hidden)
-            attended = self._attend(layer_idx, layer, normed, cos, sin, paged)
+            attended = self._attend(layer_idx, layer, normed, rotation, paged)
             if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
                 hidden, attended = hidden[selected], attended[selected]
-            hidden, normed = add_norm(hidden, layer.attention_out(attended), layer.mlp_norm.weight, layer.mlp_norm.eps)
-            mlp_out = layer.down(swiglu(layer.gate_up(normed)))
-            hidden, normed = add_norm(hidden, mlp_out, next_norm.weight, next_norm.eps)
+            hidden, normed = self._add_norm(hidden, layer.attention_out(attended), layer.mlp_norm)
+            mlp_out = layer.down(self._gated(layer.gate_up(normed)))
+            hidden, normed = self._add_norm(hidden, mlp_out, next_norm)
         return self._logits(tap, hidden, normed, selected)
 
     def _logits(
@@ -141,14 +133,20 @@ class DecoderRunner(ModelRunner):
         self.features = tap.features
         return self.head(normed)
 
+    def _normed(self, hidden: torch.Tensor, norm: Norm) -> torch.Tensor:
+        return torch.rms_norm(hidden, norm.shape, norm.weight, norm.eps)
+
+    def _add_norm(self, hidden: torch.Tensor, change: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual stream plus `change`, and its norm; all [T, hidden]."""
+        hidden = hidden + change
+        return hidden, self._normed(hidden, norm)
+
+    def _gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[T, 2 * width] -> [T, width]."""
+        return swiglu(gate_up)
+
     def _attend(
-        self,
-        layer_idx: int,
-        layer: Layer,
-        normed: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        paged: Attention,
+        self, layer_idx: int, layer: Layer, normed: torch.Tensor, rotation: Rotation, paged: Attention
     ) -> torch.Tensor:
         """The attention of one layer, [T, heads * dim]; its keys and values are written to the cache."""
         num_tokens, dim, heads, kv_heads = len(normed), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads
@@ -156,14 +154,14 @@ class DecoderRunner(ModelRunner):
         rotated = qkv[:, : (heads + kv_heads) * dim].view(num_tokens, heads + kv_heads, dim)
         if layer.head_norms is not None:
             query_norm, key_norm = layer.head_norms
-            rotated[:, :heads] = query_norm(rotated[:, :heads])
-            rotated[:, heads:] = key_norm(rotated[:, heads:])
-        rotated = self.elementwise.rotate(rotated, cos, sin)
+            rotated[:, :heads] = self._normed(rotated[:, :heads], query_norm)
+            rotated[:, heads:] = self._normed(rotated[:, heads:], key_norm)
+        rotate(rotated, *rotation)
         value = qkv[:, (heads + kv_heads) * dim :].view(num_tokens, kv_heads, dim)
         paged.write(layer_idx, rotated[:, heads:], value)
         return paged.attend(layer_idx, rotated[:, :heads], layer.spec).flatten(1)
 
-    def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> Rotation:
         """cos, and sin with the signs of rotate_half, [T, 1, dim]."""
         cos, sin = self._cos_sin(hidden, positions)
         half = sin.shape[-1] // 2
@@ -192,7 +190,7 @@ def num_axes_of(rotary: Any) -> int:
     return 1 if is_one else 3
 
 
-def layer_of(module: Any, spec: AttentionSpec, quantization: Quantization | None, elementwise: Elementwise) -> Layer:
+def layer_of(module: Any, spec: AttentionSpec, quantization: Quantization | None) -> Layer:
     """Raises Unsupported for a layer with other parts than those computed here."""
     check_parts(module, LAYER_PARTS)
     attention, mlp = module.self_attn, module.mlp
@@ -202,7 +200,7 @@ def layer_of(module: Any, spec: AttentionSpec, quantization: Quantization | None
     check_are_plain(attention, ATTENTION_PARTS)
     check_are_plain(mlp, MLP_PARTS - {"act_fn"})
     check_is_silu(mlp.act_fn)
-    linear = partial(fused_linear, quantization=quantization, elementwise=elementwise)
+    linear = partial(fused_linear, quantization=quantization)
     return Layer(
         attention_norm=Norm(module.input_layernorm),
         qkv=linear([getattr(attention, name) for name in QKV]),

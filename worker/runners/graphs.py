@@ -18,7 +18,6 @@ import torch
 from worker.attention.spec import AttentionSpec
 from worker.attention.varlen import VarlenAttention
 from worker.device import check_device, upload
-from worker.kernels.elementwise import Elementwise, compiled
 from worker.kernels.quantized import Quantization
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.runners.base import AttentionMaker, positions_of, sampled_tokens
@@ -49,8 +48,6 @@ class StaticStep:
 class GraphedDecoderRunner(DecoderRunner):
     """A DecoderRunner that records decode steps once and replays them."""
 
-    default_elementwise: Callable[[], Elementwise] = staticmethod(compiled)
-
     def __init__(
         self,
         model: Any,
@@ -58,9 +55,8 @@ class GraphedDecoderRunner(DecoderRunner):
         specs: Seq[AttentionSpec],
         attend_with: AttentionMaker = VarlenAttention.of_rows,
         quantization: Quantization | None = None,
-        elementwise: Elementwise | None = None,
     ) -> None:
-        super().__init__(model, kv_cache, specs, attend_with, quantization, elementwise or self.default_elementwise())
+        super().__init__(model, kv_cache, specs, attend_with, quantization)
         self.steps: dict[tuple[int, int], StaticStep] = {}  # by (sequences, blocks of the longest)
         self.spare_block = 0
 
@@ -193,9 +189,3 @@ def no_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-class UncompiledDecoderRunner(GraphedDecoderRunner):
-    """For GPU machines without a working compiler."""
-
-    default_elementwise = staticmethod(Elementwise)

@@ -130,7 +130,7 @@ class NativeDecoderRunner(DecoderRunner):
         cos, sin = (part.contiguous() for part in self._cos_sin(hidden, positions))
         items = paged.items(MAX_ROWS // self.num_shared)
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
-        normed = self._add_norm(hidden, None, self.layers[0].attention_norm)
+        normed = self._add_norm_in_place(hidden, None, self.layers[0].attention_norm)
         tap = FeatureTap(self.feature_layers, len(self.layers))
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             tap.take(layer_idx, hidden)
@@ -139,12 +139,12 @@ class NativeDecoderRunner(DecoderRunner):
             attended = self._attend_items(layer_idx, layer, qkv, items, paged)
             if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
                 hidden, attended = hidden[selected], attended[selected]
-            normed = self._add_norm(hidden, layer.attention_out(attended), layer.mlp_norm)
+            normed = self._add_norm_in_place(hidden, layer.attention_out(attended), layer.mlp_norm)
             mlp_out = layer.down(self._swiglu(layer.gate_up(normed)))
-            normed = self._add_norm(hidden, mlp_out, next_norm)
+            normed = self._add_norm_in_place(hidden, mlp_out, next_norm)
         return self._logits(tap, hidden, normed, selected)
 
-    def _add_norm(self, hidden: torch.Tensor, change: torch.Tensor | None, norm: Norm) -> torch.Tensor:
+    def _add_norm_in_place(self, hidden: torch.Tensor, change: torch.Tensor | None, norm: Norm) -> torch.Tensor:
         """Add to `hidden` in place; returns its norm."""
         out = torch.empty_like(hidden)
         added = change.data_ptr() if change is not None else None

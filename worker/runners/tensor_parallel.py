@@ -26,10 +26,10 @@ from worker.runners.probe import (
     stock_logits,
     use_paged_attention,
 )
-from worker.runners.step_wire import pack_rows, unpack_rows
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
+from worker.state.step_wire import pack_rows, unpack_rows
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ import torch
 
 from tests.worker.conftest import SMALL, ModelFolder
 from tests.worker.gpu_stand_ins import PAGE
-from worker.kernels.elementwise import Elementwise
 from worker.models.loader import load
 from worker.runners.graphs import GraphedDecoderRunner
 from worker.runners.layer_survey import survey_layers
@@ -25,7 +24,6 @@ def test_the_probe_detects_a_kernel_that_is_wrong_for_the_second_sequence(
     use_paged_attention(model)
     cache = KVCache(layers.shapes, PROBE_SEQS, PAGE, torch.float32, torch.device("cpu"))
     runner = GraphedDecoderRunner(model, cache, layers.specs)
-    runner.elementwise = Elementwise()
     check_equal(runner, model, expected)
     monkeypatch.setattr(
         "worker.attention.varlen.kernel_options", lambda *asked: SimpleNamespace(window=(-1, 0), num_splits=None)

@@ -9,8 +9,8 @@ import pytest
 from tests.service import ROOT, free_port
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from tests.worker.shared_engine import answers
-from worker.runners.step_wire import pack_rows, unpack_rows
 from worker.state.scheduled_sequence import ScheduledSequence
+from worker.state.step_wire import pack_rows, unpack_rows
 
 pytestmark = pytest.mark.timeout(300)
 

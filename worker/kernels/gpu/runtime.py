@@ -1,7 +1,9 @@
-"""What the kernels share: a matrix product that is also right in Triton's interpreter."""
+"""What the kernels share: a matrix product that is also right in Triton's interpreter, warps, fp8's range."""
 
 import triton
 import triton.language as tl
+
+FP8_LARGEST: tl.constexpr = 448.0  # of e4m3
 
 
 def is_interpreted() -> bool:
@@ -18,3 +20,8 @@ def dot(left, right, sums, IN_FLOAT32: tl.constexpr):
     if IN_FLOAT32:
         return tl.dot(left.to(tl.float32), right.to(tl.float32), sums, input_precision="ieee")
     return tl.dot(left, right, sums)
+
+
+def warps_for(block: int) -> int:
+    """Warps of a program that holds `block` numbers: 16 a thread, and more only for rows beyond 8,192."""
+    return max(1, min(32 if block > 16384 else 16, block // 512))
