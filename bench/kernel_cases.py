@@ -51,7 +51,12 @@ def sampling_cases() -> list[KernelCase]:
 
 
 def step_inputs_cases() -> list[KernelCase]:
-    return []
+    from worker.kernels.gpu import step_inputs
+
+    pointers = {"table": "*i32", "sampled": "*i64", "longs": "*i64", "ints": "*i32", "block_table": "*i32"}
+    signature = pointers | dict.fromkeys(step_inputs.RUNTIME_NUMBERS, "i32")
+    constants = {"BLOCK": step_inputs.BLOCK}
+    return [KernelCase("fill_step", step_inputs.fill_step_kernel, signature, constants, num_warps=4, num_stages=3)]
 
 
 FILES: tuple[Callable[[], list[KernelCase]], ...] = (

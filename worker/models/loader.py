@@ -24,6 +24,7 @@ from worker.progress import OnProgress
 
 logger = logging.getLogger(__name__)
 
+FP8_KV = "fp8"  # of OMNI_KV_DTYPE
 SMALL_MODEL_PARAMETERS = 50_000_000  # with fewer, float32 on a CPU costs little and makes seeds exact
 
 
@@ -83,6 +84,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     use_device(device)
     if config.quantization is not None:
         config.quantization.check(config.dtype, device)
+    check_kv_dtype(config, device)
     on_progress("tokenizer", 0.0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model_config = AutoConfig.from_pretrained(model_path)
@@ -126,6 +128,14 @@ def import_family(model_path: str) -> None:
             model_class(config).from_config(config)
     except Exception as error:  # the worker meets the same fault, and its error is explained
         logger.debug("%s is not prepared: %s", model_path, error)
+
+
+def check_kv_dtype(config: EngineConfig, device: torch.device) -> None:
+    """Raises ValueError for an OMNI_KV_DTYPE that cannot be had here."""
+    if config.kv_dtype == FP8_KV and device.type != "cuda":
+        raise ValueError("OMNI_KV_DTYPE=fp8 needs a GPU: set it to auto, or OMNI_DEVICE to a GPU.")
+    if config.kv_dtype == FP8_KV and config.num_ranks > 1:
+        raise ValueError("OMNI_KV_DTYPE=fp8 works on one GPU only: set it to auto, or OMNI_TENSOR_PARALLEL to 1.")
 
 
 def model_class(model_config: Any) -> Any:

@@ -7,10 +7,9 @@ import torch
 
 from common.process.machine_memory import available_bytes
 from worker.models.config_fields import largest
-from worker.models.loader import SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
+from worker.models.loader import FP8_KV, SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
 from worker.state.kv_cache import LayerShape
 
-GPU_MEMORY_SHARE = 0.9  # of the memory that is free when the weights are loaded
 STATES_SHARE = 0.5  # of the KV cache's memory, for states where a model has them
 CPU_MEMORY_SHARE = 0.25  # of the available memory, at most
 MIN_CPU_BYTES = 2**30
@@ -52,7 +51,7 @@ def choose_limits(
     max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
     max_burst_tokens = config.max_step_tokens or burst_size(loaded.device, num_parameters, max_step_tokens)
     block_size = block_size_for(loaded.device)
-    bytes_per_token = sum(shape.width for shape in shapes) * loaded.dtype.itemsize + draft_token_bytes
+    bytes_per_token = sum(shape.width for shape in shapes) * kv_dtype(loaded, config).itemsize + draft_token_bytes
     bytes_per_block = bytes_per_token * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters)
     num_kept = 1 if loaded.device.type == "cuda" else 0  # blocks that padding rows of a recorded step write to
@@ -71,8 +70,9 @@ def choose_limits(
             )
         if num_tokens == 0:
             raise ValueError(
-                f"{memory} bytes are left for keys and values when the weights are loaded, and one block of "
-                f"{block_size} tokens takes {bytes_per_block}; a smaller model or a larger GPU is needed."
+                f"{memory} bytes are left for keys and values when the weights are loaded, and the least, "
+                f"{1 + num_kept} blocks of {block_size} tokens, takes {(1 + num_kept) * bytes_per_block}; a "
+                "smaller model or more memory is needed."
             )
         max_model_len = num_tokens
     max_chunk_pairs = chunk_pairs(loaded.model, num_parameters, max_step_tokens)
@@ -107,17 +107,46 @@ def chunk_pairs(model: Any, num_parameters: int, max_step_tokens: int) -> int:
 
 
 def block_size_for(device: torch.device) -> int:
-    """Tokens per KV block; prefixes are shared in multiples of it. The GPU's paged kernel takes no fewer than 256."""
-    return 256 if device.type == "cuda" else 16
+    """Tokens per KV block; prefixes are shared in multiples of it. A GPU's kernel reads a block at a time."""
+    return 64 if device.type == "cuda" else 16
+
+
+def kv_dtype(loaded: LoadedModel, config: EngineConfig) -> torch.dtype:
+    """The dtype of keys and values in the cache."""
+    return torch.float8_e4m3fn if config.kv_dtype == FP8_KV else loaded.dtype
 
 
 def kv_memory_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> int:
-    """Memory for the KV cache: on a GPU most of what is free, on a CPU as much as the weights take."""
+    """Memory for the KV cache: on a GPU the rest of this process's share, on a CPU as much as the weights take.
+
+    Raises ValueError if the share of the GPU is used up.
+    """
     if loaded.device.type == "cuda":
         torch.cuda.empty_cache()  # else memory that loading and probing freed counts as used
-        free, _ = torch.cuda.mem_get_info(loaded.device)
-        return max(0, int(free * GPU_MEMORY_SHARE) - workspace_bytes(loaded, config, num_parameters))
+        free, total = torch.cuda.mem_get_info(loaded.device)
+        return gpu_share(free, total, config.gpu_memory_utilization, workspace_bytes(loaded, config, num_parameters))
     return min(int(available_bytes() * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
+
+
+def gpu_share(free: int, total: int, share: float, workspace: int) -> int:
+    """`share` of the card's memory without what is in use on it, by any process, and without the workspace.
+
+    All in bytes. Raises ValueError if nothing is left.
+    """
+    used = total - free
+    left = int(total * share) - used - workspace
+    if left > 0:
+        return left
+    raise ValueError(
+        f"OMNI_GPU_MEMORY_UTILIZATION={share:g} of the GPU's {gib(total)} GiB leaves no memory for keys and values: "
+        f"{gib(used)} GiB are in use, by this model's weights and by other processes, and a step needs "
+        f"{gib(workspace)} GiB; raise it (up to 1), end other processes on the GPU, lower OMNI_MAX_NUM_SEQS, or choose "
+        "a smaller model."
+    )
+
+
+def gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f}"
 
 
 def workspace_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> int:
