@@ -5,14 +5,7 @@ import triton
 import triton.language as tl
 
 BLOCK = 1024
-RUNTIME_NUMBERS = [
-    "num_tokens",
-    "num_longs",
-    "num_ints",
-    "num_entries",
-    "width",
-    "stride",
-]  # one compiled kernel for all
+RUNTIME_NUMBERS = ("num_tokens", "num_longs", "num_ints", "num_entries", "width", "stride")  # one compiled form for all
 
 
 @triton.jit(do_not_specialize=RUNTIME_NUMBERS, do_not_specialize_on_alignment=["sampled"])
