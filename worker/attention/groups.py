@@ -32,7 +32,7 @@ class AttentionGroup:
     def gather(self, pool: torch.Tensor) -> torch.Tensor:
         """Keys or values of the group, [kv_heads, batch, num_keys, dim]."""
         rows = pool[:, self.blocks] if isinstance(self.blocks, slice) else pool.index_select(1, self.blocks)
-        return rows.view(len(pool), self.batch, -1, pool.shape[-1])[:, :, : self.num_keys]
+        return rows.reshape(len(pool), self.batch, -1, pool.shape[-1])[:, :, : self.num_keys]
 
     def mask(self, window: int | None, num_shared: int, dtype: torch.dtype) -> torch.Tensor | None:
         """[batch, num_queries * num_shared, num_keys]: 0 where a query attends to a key, else -inf; None if all are 0.

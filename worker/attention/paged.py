@@ -6,14 +6,15 @@ from typing import Any, Protocol
 import torch
 from transformers import AttentionInterface
 
-from worker.attention.groups import build_groups, token_slots
+from worker.attention.groups import AttentionGroup, build_groups, token_slots
 from worker.attention.products import attend_group
 from worker.attention.spec import AttentionSpec, attention_spec
 from worker.device import upload
-from worker.state.kv_cache import KVCache
+from worker.state.kv_cache import FP8, KVCache, as_indexed
 from worker.state.scheduled_sequence import ScheduledSequence
 
 ATTENTION_NAME = "omni_paged"
+MAX_FP8 = torch.finfo(FP8).max
 
 
 class Attention(Protocol):
@@ -47,18 +48,43 @@ class PagedAttention:
 
     def attend(self, layer_idx: int, query: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
         """`query` is [T, heads, key_dim]; returns [T, heads, value_dim]."""
-        keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
+        cache = self.kv_cache
         outputs = []
         for group in self.groups:
-            own = query[group.start : group.stop]
-            outputs.append(attend_group(own, group, group.gather(keys), group.gather(values), spec))
+            keys = read_blocks(cache.keys[layer_idx], cache.key_scales[layer_idx], group, query.dtype)
+            values = read_blocks(cache.values[layer_idx], cache.value_scales[layer_idx], group, query.dtype)
+            outputs.append(attend_group(query[group.start : group.stop], group, keys, values, spec))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def write_slots(kv_cache: KVCache, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
     """Write keys and values, [T, kv_heads, dim] each, to the `slots` [T] of the layer's pools."""
-    for pool, new in ((kv_cache.keys[layer_idx], key), (kv_cache.values[layer_idx], value)):
-        pool.flatten(1, 2).index_copy_(1, slots, new.transpose(0, 1))
+    for pool, scales, new in (
+        (kv_cache.keys[layer_idx], kv_cache.key_scales[layer_idx], key),
+        (kv_cache.values[layer_idx], kv_cache.value_scales[layer_idx], value),
+    ):
+        stored = new if scales is None else as_indexed(rounded_to_fp8(new, scales))
+        pool = as_indexed(pool)
+        if pool.is_contiguous():
+            pool.flatten(1, 2).index_copy_(1, slots, stored.transpose(0, 1))
+        else:  # a GPU's
+            by_token = pool.permute(1, 2, 0, 3)  # [blocks, block_size, kv_heads, dim]
+            by_token[slots // kv_cache.block_size, slots % kv_cache.block_size] = stored
+
+
+def rounded_to_fp8(numbers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """[T, kv_heads, dim] divided by the scales [kv_heads]. Larger ones than fp8 has become its largest."""
+    return (numbers.float() / scales[:, None]).clamp(-MAX_FP8, MAX_FP8).to(FP8)
+
+
+def read_blocks(
+    pool: torch.Tensor, scales: torch.Tensor | None, group: AttentionGroup, dtype: torch.dtype
+) -> torch.Tensor:
+    """Keys or values of a group, [kv_heads, batch, num_keys, dim]; those of an fp8 pool are converted to `dtype`."""
+    numbers = group.gather(as_indexed(pool))
+    if scales is None:
+        return numbers
+    return (numbers.view(FP8).float() * scales[:, None, None, None]).to(dtype)
 
 
 def register_attention() -> None:

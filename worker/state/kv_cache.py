@@ -9,6 +9,8 @@ import torch
 from worker.state.block_pool import BlockPool, chain_hash, chain_root
 from worker.state.sequence import Sequence
 
+FP8 = torch.float8_e4m3fn
+
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
@@ -30,12 +32,24 @@ def pool_of(
     """Zeros [heads, blocks, block_size, dim]. Never uninitialized: masked positions are multiplied too, NaN included.
 
     On a CPU the pages come untouched from the kernel, so memory is used only as blocks are written; huge pages are
-    avoided because clearing one stalls a step. On a GPU a token's heads are adjacent, as the kernels need them.
+    avoided because clearing one stalls a step. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim]
+    in memory: a program of the attention kernel reads one head of a block in a row.
     """
     if device.type != "cpu":
-        return torch.zeros(*places, num_heads, dim, dtype=dtype, device=device).permute(2, 0, 1, 3)
+        num_blocks, block_size = places
+        return torch.zeros(num_blocks, num_heads, block_size, dim, dtype=dtype, device=device).transpose(0, 1)
     pages = mmap.mmap(-1, num_heads * math.prod(places) * dim * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)
     return torch.frombuffer(pages, dtype=dtype).view(num_heads, *places, dim)
+
+
+def scales_of(shape: LayerShape, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+    """Ones for an fp8 cache, else None."""
+    return torch.ones(shape.num_kv_heads, dtype=torch.float32, device=device) if dtype == FP8 else None
+
+
+def as_indexed(pool: torch.Tensor) -> torch.Tensor:
+    """The same memory in a dtype that torch can index: fp8 as bytes, whose zero is the number zero."""
+    return pool.view(torch.uint8) if pool.dtype == FP8 else pool
 
 
 class KVCache:
@@ -44,6 +58,9 @@ class KVCache:
     Heads come first, so that gathered blocks are ready for a batched matrix product. The layout of a head within a
     block is the runner's choice (worker/kernels has its own). A block has the same id in all layers. Sequences hold
     their block ids; only this class changes them.
+
+    With the dtype torch.float8_e4m3fn, a key is the stored number times its head's scale, `key_scales[i]` [kv_heads]
+    in float32; with others the scales are None.
     """
 
     def __init__(
@@ -63,6 +80,8 @@ class KVCache:
         places = (num_blocks, block_size)
         self.keys = [pool_of(shape.num_kv_heads, places, shape.key_dim, dtype, device) for shape in shapes]
         self.values = [pool_of(shape.num_kv_heads, places, shape.value_dim, dtype, device) for shape in shapes]
+        self.key_scales = [scales_of(shape, dtype, device) for shape in shapes]
+        self.value_scales = [scales_of(shape, dtype, device) for shape in shapes]
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -119,7 +138,7 @@ class KVCache:
     def wipe(self, block_ids: list[int]) -> None:
         """Set the blocks' keys and values to zero."""
         for pool in self.keys + self.values:
-            pool[:, torch.tensor(block_ids, dtype=torch.long, device=pool.device)] = 0
+            as_indexed(pool)[:, torch.tensor(block_ids, dtype=torch.long, device=pool.device)] = 0
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.shares_prefixes:

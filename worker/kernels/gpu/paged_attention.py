@@ -1,0 +1,192 @@
+"""Attention over paged keys and values: decode steps, prompt chunks and the verification of drafts, by one kernel.
+
+A program computes a tile of queries for one KV head: the query heads that share it are packed as rows, query by query.
+The keys of a tile may be split over several programs, whose parts split_keys.py puts together.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from worker.kernels.gpu.attention_loop import load_dims, page_of, place_of, share_of, squeezed, with_keys
+from worker.kernels.gpu.runtime import dot, is_interpreted
+from worker.kernels.gpu.split_keys import combine_kernel
+
+LOG2_E = 1.4426950408889634  # exponentials are computed as powers of two
+MIN_ROWS = 16  # of a matrix product
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """A layer's pools, [kv_heads, blocks, block_size, dim] each, adjacent in dim only; [kv_heads] scales for fp8."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    key_scales: torch.Tensor | None
+    value_scales: torch.Tensor | None
+    block_table: torch.Tensor  # [N, W] int32
+    num_keys: torch.Tensor  # [N] int32
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """The queries of a launch. Without `rows`, tile n is sequence n, and is skipped if it has more than num_queries."""
+
+    query_starts: torch.Tensor  # [N + 1] int32
+    count: int
+    num_queries: int  # of a tile, at most
+    rows: torch.Tensor | None = None  # [count] int32: sequence of each tile, -1: none
+    starts: torch.Tensor | None = None  # [count] int32: first query of each tile, counted in its sequence
+
+
+@triton.jit
+def attention_kernel(
+    query, out, log_sums, keys, values, key_scales, value_scales, sinks,
+    block_table, num_keys, query_starts, tile_rows, tile_starts, scale, softcap, window, num_tokens,
+    query_token, query_head, table_row, key_head, key_block, key_token, value_head, value_block, value_token,
+    KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, SHARED: tl.constexpr, TILE_QUERIES: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_V: tl.constexpr, IN_FLOAT32: tl.constexpr,
+):  # fmt: skip
+    """`out`: [T, heads, dim]; with `log_sums` [splits, T, heads] its parts in float32, [splits, T, heads, dim].
+
+    Keys are multiplied in two blocks of dimensions, BLOCK_D and BLOCK_R, powers of two; BLOCK_R 0: in one.
+    """
+    head, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row, first, count, position = place_of(tile, tile_rows, tile_starts, query_starts, num_keys, TILE_QUERIES)
+    low, high = share_of(split, tl.num_programs(2), position, count, window, BLOCK_N)
+    if (count <= 0) | (low >= high):
+        return
+    m = tl.arange(0, BLOCK_M)
+    within = tl.minimum(m // SHARED, count - 1)  # rows beyond the last query repeat it and are not stored
+    own_head = head * SHARED + m % SHARED
+    highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.full([BLOCK_M], 0.0, tl.float32)
+    if sinks is not None:
+        if split == 0:
+            highest = tl.load(sinks + own_head).to(tl.float32) * 1.4426950408889634
+            total += 1.0
+    if key_scales is not None:
+        scale *= tl.load(key_scales + head)
+    highest, total, sums = attend_keys(
+        query + (first + within).to(tl.int64)[:, None] * query_token + own_head[:, None] * query_head,
+        keys + head.to(tl.int64) * key_head, values + head.to(tl.int64) * value_head,
+        block_table + row.to(tl.int64) * table_row, low, high, position + within, highest, total,
+        scale, softcap, window, key_block, key_token, value_block, value_token,
+        KEY_DIM, VALUE_DIM, PAGE, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_R, BLOCK_V, IN_FLOAT32,
+    )  # fmt: skip
+    total = tl.where(total == 0, 1.0, total)  # a part without visible keys: 0, and -inf as its maximum
+    sums /= total[:, None]
+    if value_scales is not None:
+        sums *= tl.load(value_scales + head)
+    at = (split.to(tl.int64) * num_tokens + first + within) * tl.num_programs(0) * SHARED + own_head
+    is_query = m // SHARED < count
+    if log_sums is not None:
+        tl.store(log_sums + at, highest + tl.log2(total), mask=is_query)
+    v = tl.arange(0, BLOCK_V)
+    mask = is_query[:, None] & (v[None, :] < VALUE_DIM)
+    tl.store(out + at[:, None] * VALUE_DIM + v[None, :], sums.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def attend_keys(
+    query, keys, values, table, low, high, position, highest, total,
+    scale, softcap, window, key_block, key_token, value_block, value_token,
+    KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_V: tl.constexpr, IN_FLOAT32: tl.constexpr,
+):  # fmt: skip
+    """(maximum, sum, weighted values) of the rows at `query` [BLOCK_M, 1] over the keys [low, high).
+
+    Hidden keys get the score -inf, and values from `high` on read as 0: what a block holds there has no effect.
+    """
+    is_8_bit: tl.constexpr = values.dtype.element_ty.primitive_bitwidth == 8
+    compute: tl.constexpr = tl.float16 if is_8_bit else values.dtype.element_ty  # every e4m3 number is one of fp16
+    d, n, v = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_V)
+    left = load_dims(query + d[None, :], d[None, :], KEY_DIM, BLOCK_D <= KEY_DIM).to(compute)
+    if BLOCK_R > 0:
+        r = BLOCK_D + tl.arange(0, BLOCK_R)
+        right = load_dims(query + r[None, :], r[None, :], KEY_DIM, BLOCK_D + BLOCK_R == KEY_DIM).to(compute)
+    sums = tl.full([BLOCK_M, BLOCK_V], 0.0, tl.float32)
+    for key in tl.range(low, high, BLOCK_N):
+        page, token = page_of(table, key, high, PAGE, BLOCK_N)
+        own_keys = (keys + page * key_block + token * key_token)[None, :]
+        own_values = (values + page * value_block + token * value_token)[:, None]
+        key_d = load_dims(own_keys + d[:, None], d[:, None], KEY_DIM, BLOCK_D <= KEY_DIM).to(compute)
+        scores = dot(left, key_d, tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32), IN_FLOAT32)
+        if BLOCK_R > 0:
+            key_r = load_dims(own_keys + r[:, None], r[:, None], KEY_DIM, BLOCK_D + BLOCK_R == KEY_DIM).to(compute)
+            scores = dot(right, key_r, scores, IN_FLOAT32)
+        scores *= scale
+        if softcap is not None:
+            scores = squeezed(scores, softcap)
+        is_seen = (key + n)[None, :] <= position[:, None]
+        if window is not None:
+            is_seen = is_seen & ((key + n)[None, :] > position[:, None] - window)
+        scores = tl.where(is_seen, scores, float("-inf"))
+        mask = ((key + n)[:, None] < high) & (v[None, :] < VALUE_DIM)
+        value = tl.load(own_values + v[None, :], mask=mask, other=0.0).to(compute)
+        highest, total, sums = with_keys(highest, total, sums, scores, value, IN_FLOAT32)
+    return highest, total, sums
+
+
+def attend(
+    query: torch.Tensor,
+    pages: Pages,
+    tiles: Tiles,
+    out: torch.Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    num_splits: int = 1,
+) -> None:
+    """Attend with the tiles' queries; `query` [T, heads, key_dim] has any strides but the last, `out` is contiguous.
+
+    A query attends to the keys up to its own position, and with `window` to so many of them at most. `sinks` [heads].
+    """
+    num_tokens, num_heads, key_dim = query.shape
+    kv_heads, _, page, value_dim = pages.values.shape
+    if tiles.count == 0:
+        return
+    shape = launch_shape(pages, num_heads // kv_heads, tiles.num_queries)
+    parts, log_sums = out, None
+    if num_splits > 1:
+        parts = torch.empty(num_splits, *out.shape, dtype=torch.float32, device=out.device)
+        log_sums = torch.empty(num_splits, num_tokens, num_heads, dtype=torch.float32, device=out.device)
+    of_tiles = (pages.num_keys, tiles.query_starts, tiles.rows, tiles.starts)
+    attention_kernel[(kv_heads, tiles.count, num_splits)](
+        query, parts, log_sums, pages.keys, pages.values, pages.key_scales, pages.value_scales, sinks,
+        pages.block_table, *of_tiles, scale * LOG2_E, softcap and softcap * LOG2_E, window, num_tokens,
+        *query.stride()[:2], pages.block_table.stride(0), *pages.keys.stride()[:3], *pages.values.stride()[:3],
+        KEY_DIM=key_dim, VALUE_DIM=value_dim, SHARED=num_heads // kv_heads, TILE_QUERIES=tiles.num_queries, PAGE=page,
+        **shape,
+    )  # fmt: skip
+    if log_sums is not None:
+        combine_kernel[(num_heads, tiles.count * tiles.num_queries)](
+            parts, log_sums, out, *of_tiles, window, num_splits, num_tokens, VALUE_DIM=value_dim,
+            TILE_QUERIES=tiles.num_queries, BLOCK_N=shape["BLOCK_N"],
+            BLOCK_S=max(2, triton.next_power_of_2(num_splits)), BLOCK_V=triton.next_power_of_2(value_dim), num_warps=4,
+        )  # fmt: skip
+
+
+def launch_shape(pages: Pages, num_shared: int, num_queries: int) -> dict[str, int | bool]:
+    """The kernel's blocks for a tile of queries, warps and stages. Read registers in docs/kernels.md on a change."""
+    key_dim, value_dim = pages.keys.shape[-1], pages.values.shape[-1]
+    block_d = max(MIN_ROWS, 1 << (key_dim.bit_length() - 1))
+    rest = key_dim - block_d
+    block_m = max(MIN_ROWS, triton.next_power_of_2(num_shared * num_queries))
+    is_wide = max(key_dim, value_dim) > 128
+    return {
+        "BLOCK_M": block_m,
+        "BLOCK_N": 32 if is_wide or pages.keys.dtype == torch.float32 else 64,
+        "BLOCK_D": block_d,
+        "BLOCK_R": max(MIN_ROWS, triton.next_power_of_2(rest)) if rest > 0 else 0,
+        "BLOCK_V": max(MIN_ROWS, triton.next_power_of_2(value_dim)),
+        "IN_FLOAT32": is_interpreted() or pages.keys.dtype == torch.float32,
+        "num_warps": 8 if block_m >= 128 else 4,
+        "num_stages": 2 if block_m > MIN_ROWS else 3,
+    }

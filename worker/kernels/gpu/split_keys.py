@@ -1,0 +1,50 @@
+"""Splits the keys of a launch over programs, so that few tiles fill a GPU, and puts the parts together."""
+
+import torch
+import triton
+import triton.language as tl
+
+from worker.kernels.gpu.attention_loop import place_of, share_of
+
+MAX_SPLITS = 64
+MIN_KEYS = 256  # of a split, at the longest context of the launch
+INTERPRETED_MULTIPROCESSORS = 8
+WAVES = 2  # programs that are wanted for each multiprocessor
+
+
+def choose_splits(num_tiles: int, kv_heads: int, max_keys: int, num_multiprocessors: int) -> int:
+    """Programs that share the keys of a tile; static, while each sequence's own keys are shared equally."""
+    wanted = WAVES * num_multiprocessors // (num_tiles * kv_heads)
+    return max(1, min(wanted, -(-max_keys // MIN_KEYS), MAX_SPLITS))
+
+
+def num_multiprocessors(device: torch.device) -> int:
+    """Of the GPU; in the interpreter a few."""
+    if device.type != "cuda":
+        return INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@triton.jit
+def combine_kernel(
+    parts, log_sums, out, num_keys, query_starts, tile_rows, tile_starts, window, num_splits, num_tokens,
+    VALUE_DIM: tl.constexpr, TILE_QUERIES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """One query of one head. `parts` [splits, T, heads, dim], `log_sums` [splits, T, heads], `out` [T, heads, dim]."""
+    head, num_heads = tl.program_id(0), tl.num_programs(0)
+    tile, query = tl.program_id(1) // TILE_QUERIES, tl.program_id(1) % TILE_QUERIES
+    _, first, count, position = place_of(tile, tile_rows, tile_starts, query_starts, num_keys, TILE_QUERIES)
+    if query >= count:
+        return
+    s, v = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_V)
+    low, high = share_of(s, num_splits, position, count, window, BLOCK_N)
+    at = (first + query).to(tl.int64) * num_heads + head
+    rows = s.to(tl.int64) * num_tokens * num_heads + at
+    is_used = (s < num_splits) & (low < high)
+    sums = tl.load(log_sums + rows, mask=is_used, other=float("-inf"))
+    weights = tl.exp2(sums - tl.max(sums, 0))
+    mask = is_used[:, None] & (v[None, :] < VALUE_DIM)
+    part = tl.load(parts + rows[:, None] * VALUE_DIM + v[None, :], mask=mask, other=0.0)
+    result = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)
+    tl.store(out + at * VALUE_DIM + v, result.to(out.dtype.element_ty), mask=v < VALUE_DIM)
