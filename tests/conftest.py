@@ -1,6 +1,5 @@
 """Shared fixtures: a real Valkey, and the whole real service."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from worker.process_setup import prepare_process
 
 def pytest_configure() -> None:
     prepare_process()  # before any test module loads torch
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Prints what the kernel table finds in a kernel that needs more registers than a thread has.
 
-Run it in a process without TRITON_INTERPRET.
+Run it with TRITON_INTERPRET=0.
 """
 
 import triton
