@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from api.reading.dialects.call_grammar import OfferedFunction
 from api.reading.dialects.hermes import HERMES
 from common.grammar.answer import Grammar, MarkedText, json_object_grammar, json_schema_grammar
-from worker.sampling.grammar import GrammarCompiler, GrammarState, apply_bitmask, bitmask_words
+from worker.sampling.bitmask import apply_bitmask, bitmask_words
+from worker.sampling.grammar import GrammarCompiler, GrammarState
 
 END = 0
 NUM_STEPS = 64

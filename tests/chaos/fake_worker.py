@@ -189,22 +189,24 @@ def stand_in(name: str, **members: Any) -> None:
 
 def leave_out_the_model() -> None:
     """Replace the modules that worker.main imports engines from, so that neither torch nor transformers is loaded."""
+    stand_in(
+        "worker.configuration",
+        engine_config=lambda settings, num_ranks: types.SimpleNamespace(max_num_seqs=settings.model.max_num_seqs),
+    )
     stand_in("worker.engine.engine", Engine=FakeEngine)
     stand_in("worker.embedding.embedder", Embedder=None)
     stand_in("worker.embedding.encoder_model", load_encoder=None)
     stand_in("worker.sampling.grammar", GrammarCompiler=lambda *args: None)
     stand_in(
         "worker.models.loader",
-        EngineConfig=types.SimpleNamespace(
-            of=lambda settings, num_ranks: types.SimpleNamespace(max_num_seqs=settings.model.max_num_seqs)
-        ),
+        EngineConfig=types.SimpleNamespace,
         LoadedModel=FakeLoaded,
         load=fake_load,
         import_family=lambda model: None,
     )
     stand_in("worker.remote.loader", connect_engine=None)
     alone = types.SimpleNamespace(size=1, join=lambda: None)
-    stand_in("worker.ranks", Ranks=None, our_ranks=lambda settings: alone)
+    stand_in("worker.ranks", Ranks=None, our_ranks=lambda size: alone)
     stand_in("worker.follower", run=None)
     stand_in("worker.load_failure", give_up=None)
     stand_in("worker.models.download", downloaded=lambda model, tell: tell)

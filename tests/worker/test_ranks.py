@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from common.settings import read_settings
 from worker import ranks
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="OMNI_TENSOR_PARALLEL=2 needs as many GPUs; there are 1"):
-        ranks.our_ranks(read_settings({"OMNI_TENSOR_PARALLEL": "2"}))
+        ranks.our_ranks(2)

@@ -9,9 +9,8 @@ from common.errors import ContextLengthExceeded, InvalidRequest, OmniError, Resu
 from common.model.spelling import REPLACEMENT, Spelling
 from common.wire import Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
 from worker.models.vision import ImageProcessor
-from worker.sampling.grammar import GrammarCompiler
 from worker.state.detokenizer import Detokenizer
-from worker.state.sequence import GrammarCursor, RequestState, Sequence
+from worker.state.sequence import GrammarCursor, Grammars, RequestState, Sequence
 from worker.state.stopping import VisibleText
 
 NUM_CONTEXT_TOKENS = 6  # of the prompt, so that the first word of a completion keeps its leading space
@@ -24,7 +23,7 @@ class Admission:
         self,
         tokenizer: Tokenizer,
         card: ModelCard,
-        compiler: GrammarCompiler | None,
+        compiler: Grammars | None,
         images: ImageProcessor | None = None,
     ) -> None:
         self._spelling = Spelling(tokenizer)

@@ -20,10 +20,9 @@ from worker.engine.step import Outcome, Step
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.runners.choose import build_runner
-from worker.sampling.grammar import GrammarCompiler
 from worker.sampling.masks import MaskFiller
 from worker.state.scheduled_sequence import ScheduledSequence
-from worker.state.sequence import RequestState, Sequence
+from worker.state.sequence import Grammars, RequestState, Sequence
 
 
 class Engine:
@@ -31,7 +30,7 @@ class Engine:
 
     state = "ready"
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig, compiler: GrammarCompiler | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, config: EngineConfig, compiler: Grammars | None = None) -> None:
         guesser = choose_guesser(loaded, config)  # before the memory for the KV cache is measured
         self.runner, limits = build_runner(loaded, config, guesser.kv_bytes_per_token if guesser is not None else 0)
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model

@@ -9,10 +9,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.distributed import DistributedConfig
 
-from common.settings import Settings
 from common.wire import ModelCard
 from worker.device import choose_device, use_device
-from worker.kernels.quantized import Quantization, quantization_named
+from worker.kernels.quantized import Quantization
 from worker.kernels.torch_seams import has_fast_bf16
 from worker.models.card import check_template, describe
 from worker.models.loading_reports import logs_at_debug, reports_weights
@@ -46,22 +45,6 @@ class EngineConfig:
     overlap: bool | None = None  # start a forward pass before the last one's tokens are read; None: on a GPU
     kv_memory_bytes: int | None = None
     num_ranks: int = 1  # processes that share the model, this one included
-
-    @classmethod
-    def of(cls, settings: Settings, num_ranks: int = 1) -> "EngineConfig":
-        return cls(
-            max_num_seqs=settings.model.max_num_seqs,
-            max_model_len=settings.model.max_model_len,
-            device=settings.model.device,
-            dtype=settings.model.dtype,
-            threads=settings.model.threads,
-            quantization=quantization_named(settings.model.quantize),
-            kv_dtype=settings.model.kv_dtype,
-            gpu_memory_utilization=settings.model.gpu_memory_utilization,
-            speculate=settings.model.speculate,
-            draft_model=settings.model.draft_model,
-            num_ranks=num_ranks,
-        )
 
 
 @dataclass(frozen=True)

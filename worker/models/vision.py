@@ -13,7 +13,6 @@ import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoProcessor
 
 from common.errors import InvalidRequest
-from common.images import decoded
 from common.wire import GenerationRequest, ModelCard
 from worker.models.transformers_seams import position_shift, set_position_shift, shifts_positions
 from worker.state.sequence import Sequence
@@ -74,7 +73,7 @@ class ImageProcessor:
         num_places = request.prompt_ids.count(self.token_id)
         if num_places != len(request.images):
             raise InvalidRequest(f"The model's template has {num_places} places for {len(request.images)} images.")
-        filled = iter([self._own_ids(decoded(url)) for url in request.images])
+        filled = iter([self._own_ids(image) for image in pictures(request.images)])
         prompt_ids: list[int] = []
         for token_id in request.prompt_ids:
             prompt_ids += next(filled) if token_id == self.token_id else [token_id]
@@ -88,7 +87,7 @@ class ImageProcessor:
         """Keyword arguments besides `input_ids` for the pass over an expanded prompt. Raises InvalidRequest."""
         if not images:
             return {}
-        batch = self._process([decoded(url) for url in images], return_tensors="pt")
+        batch = self._process(pictures(images), return_tensors="pt")
         parameter = next(model.parameters())
         given = {name: _placed(value, parameter) for name, value in batch.items() if name not in OF_TOKENS}
         kinds = [int(token_id in self._own_token_ids) for token_id in token_ids]
@@ -105,6 +104,13 @@ class ImageProcessor:
             )
         except (ValueError, TypeError, ArithmeticError) as error:  # for example, an image narrower than a patch
             raise InvalidRequest(f"The model's processor refuses an image: {str(error)[:200]}") from error
+
+
+def pictures(urls: Seq[str]) -> list[Any]:
+    """The images of data URLs. Raises InvalidRequest. Pillow is loaded here, so that texts do without it."""
+    from common.images import decoded
+
+    return [decoded(url) for url in urls]
 
 
 class PositionShifts:

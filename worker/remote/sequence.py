@@ -14,7 +14,7 @@ import torch
 from common.errors import GrammarFailed
 from worker.remote.client import Stream
 from worker.remote.wire import Question
-from worker.sampling.grammar import bitmask_words
+from worker.sampling.bitmask import bitmask_words
 from worker.sampling.logit_rules import is_end_forbidden
 from worker.state.sequence import Sequence
 

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from PIL import Image
 
 from common.wire import GenerationRequest, SamplingParams
 from worker.attention.paged import ATTENTION_NAME, register_attention
@@ -160,6 +159,8 @@ def _image_probe(model: Any, images: ImageProcessor) -> ImageProbe:
 
 def picture() -> str:
     """A data URL of an image without two equal patches."""
+    from PIL import Image
+
     image = Image.merge("RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256), 80)])
     data = io.BytesIO()
     image.resize((PICTURE_SIDE, PICTURE_SIDE)).save(data, format="PNG")

@@ -4,18 +4,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from common.errors import GrammarFailed, InvalidRequest
 from common.grammar.check import parser_limits
+from worker.sampling.bitmask import bitmask_words
 
 KEPT_GRAMMARS = 64  # compiled grammars; each state copies one and grows its own lexer tables
 KEPT_CHARACTERS = 2**19  # of grammar text; a compiled grammar takes up to 130 times its text
@@ -141,30 +139,6 @@ class GrammarCompiler:
             self._compiled[grammar] = matcher
             while len(self._compiled) > KEPT_GRAMMARS or sum(map(len, self._compiled)) > KEPT_CHARACTERS:
                 self._compiled.popitem(last=False)
-
-
-def bitmask_words(vocab_size: int) -> int:
-    """How many int32 words hold one bit per token."""
-    return (vocab_size + 31) // 32
-
-
-def apply_bitmask(logits: torch.Tensor, bitmask: torch.Tensor) -> None:
-    """Set logits [B, V] to -inf, in place, where the bit in bitmask [B, ceil(V / 32)] (same device) is 0."""
-    if logits.device.type == "cpu" and logits.dtype == torch.float32:  # five times as fast as torch
-        added = byte_addends().take(bitmask.numpy().view(np.uint8), axis=0).reshape(len(bitmask), -1)
-        values = logits.numpy()
-        np.add(values, added[:, : values.shape[1]], out=values)
-        return
-    places = torch.arange(8, dtype=torch.uint8, device=logits.device)  # bytes are a third faster than words
-    is_forbidden = ((bitmask.view(torch.uint8).unsqueeze(-1) >> places) & 1).flatten(1)[:, : logits.shape[1]] == 0
-    logits.masked_fill_(is_forbidden, float("-inf"))
-
-
-@cache
-def byte_addends() -> NDArray[np.float32]:
-    """Addends [256, 8] to the logits of eight tokens, by the byte of the mask."""
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    return np.where(bits == 1, np.float32(0), np.float32("-inf"))
 
 
 def _bit(token_id: int) -> int:

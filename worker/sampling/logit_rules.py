@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from common.wire import SamplingParams
 from worker.device import upload
-from worker.sampling.grammar import apply_bitmask
+from worker.sampling.bitmask import apply_bitmask
 from worker.sampling.masks import Masks
 from worker.state.sequence import Sequence
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
 
 import torch
-from llguidance import LLExecutor
 
-from worker.sampling import grammar
+from worker.sampling.bitmask import bitmask_words
 from worker.state.sequence import GrammarCursor, Sequence
 
 Masks = Callable[[], torch.Tensor] | None  # waits for the masks of a step; None if no row has a grammar
@@ -17,8 +18,7 @@ class MaskFiller:
     """Fills masks in a thread for a GPU. On a CPU, where the model has the cores, it fills them when they are read."""
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self._num_words = grammar.bitmask_words(vocab_size)
-        self._executor = LLExecutor() if device.type != "cpu" else None
+        self._num_words = bitmask_words(vocab_size)
         self._thread = ThreadPoolExecutor(1, "masks") if device.type != "cpu" else None
 
     def start(self, sequences: Seq[Sequence]) -> Masks:
@@ -33,11 +33,20 @@ class MaskFiller:
             return self._thread.submit(self._fill, states).result
         return lambda: self._fill(states)
 
+    @cached_property
+    def _executor(self) -> Any:
+        """llguidance's threads; None on a CPU."""
+        from llguidance import LLExecutor
+
+        return LLExecutor() if self._thread is not None else None
+
     def _fill(self, states: list[GrammarCursor]) -> torch.Tensor:
+        from worker.sampling.grammar import GrammarState  # loaded by whoever compiled a grammar
+
         bitmask = torch.empty(len(states), self._num_words, dtype=torch.int32)
-        own = [state for state in states if isinstance(state, grammar.GrammarState)]
+        own = [state for state in states if isinstance(state, GrammarState)]
         if len(own) == len(states):
-            grammar.GrammarState.fill_masks(own, bitmask, self._executor)
+            GrammarState.fill_masks(own, bitmask, self._executor)
         else:
             for state, row in zip(states, bitmask, strict=True):
                 state.fill_mask(row)

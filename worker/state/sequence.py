@@ -19,6 +19,12 @@ class GrammarCursor(Protocol):
     def copy(self) -> "GrammarCursor": ...
 
 
+class Grammars(Protocol):
+    """Compiles a request's grammar (worker/sampling/grammar.py). Raises InvalidRequest."""
+
+    def compile(self, grammar: str) -> GrammarCursor: ...
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One choice of one request: its tokens, how much of their KV is computed, and the text shown so far.

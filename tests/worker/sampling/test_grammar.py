@@ -12,7 +12,8 @@ from api.reading.pieces import ToolCallEnd
 from api.reading.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
 from common.grammar.answer import after_thinking, json_schema_grammar, marked_text, regex_grammar
-from worker.sampling.grammar import KEPT_CHARACTERS, KEPT_GRAMMARS, GrammarCompiler, apply_bitmask, bitmask_words
+from worker.sampling.bitmask import apply_bitmask, bitmask_words
+from worker.sampling.grammar import KEPT_CHARACTERS, KEPT_GRAMMARS, GrammarCompiler
 
 END, TURN_END = 0, 1
 VOCAB_SIZE = 700  # the model has more logits than the tokenizer has tokens

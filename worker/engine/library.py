@@ -1,0 +1,181 @@
+"""The engine as a library: one model in this process, without a server and a queue. docs/library.md has examples."""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import count, repeat
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from common.errors import JobFailed
+from common.wire import Delta, Event, Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TokenLogprob
+from worker.engine.engine import Engine
+from worker.models.loader import EngineConfig, LoadedModel, load
+from worker.progress import OnProgress
+from worker.state.sequence import Grammars
+
+__all__ = (
+    "LLM",
+    "Delta",
+    "Engine",
+    "EngineConfig",
+    "Event",
+    "Failed",
+    "Finished",
+    "Generated",
+    "GeneratedChoice",
+    "GenerationRequest",
+    "SamplingParams",
+)
+
+Prompt = str | Seq[int]  # a text, or its token ids
+Sampling = SamplingParams | Seq[SamplingParams]  # of all prompts, or one for each
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedChoice:
+    """One of a prompt's `n` answers. `finish_reason` is None where the request failed before its end."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A prompt, what was generated for it, and how that ended."""
+
+    prompt_ids: tuple[int, ...]
+    choices: tuple[GeneratedChoice, ...]
+    end: Finished | Failed
+
+    @property
+    def text(self) -> str:
+        """The first choice's text. Raises JobFailed where the request failed."""
+        if isinstance(self.end, Failed):
+            raise JobFailed(self.end.message, code=self.end.code)
+        return self.choices[0].text
+
+
+class LLM:
+    """A model that generates for many prompts at once. One thread calls it."""
+
+    def __init__(
+        self,
+        source: str | Path,
+        config: EngineConfig | None = None,
+        on_progress: OnProgress = lambda what, share: None,
+    ) -> None:
+        """Load a folder or hub id and warm up.
+
+        Raises what transformers raises for a bad model, mostly OSError, ValueError or ImportError.
+        """
+        config = config or EngineConfig()
+        if config.num_ranks > 1:
+            raise ValueError("The library runs a model in one process.")
+        loaded = load(str(source), (Path(source).name,), config, on_progress)
+        self.engine = Engine(loaded, config, grammars_of(loaded))
+        self.engine.warm_up(on_progress)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        self._numbers = count()
+        self._unread: list[tuple[str, Event]] = []  # events of other streams
+
+    def generate(self, prompts: Seq[Prompt], sampling: Sampling) -> list[Generated]:
+        """Answers in the order of the prompts. One that fails does not end the others; its `end` is Failed."""
+        requests = self._requests(prompts, sampling)
+        events: list[list[Event]] = [[] for _ in requests]
+        for place, event in self._events(requests):
+            events[place].append(event)
+        return [gathered(request.prompt_ids, own) for request, own in zip(requests, events, strict=True)]
+
+    def chat(self, conversations: Seq[Seq[dict[str, Any]]], sampling: Sampling, **template: Any) -> list[Generated]:
+        """generate() for conversations: lists of messages such as {"role": "user", "content": "Hello!"}."""
+        return self.generate([self.render(messages, **template) for messages in conversations], sampling)
+
+    def stream(self, prompts: Seq[Prompt], sampling: Sampling) -> Iterator[tuple[int, Event]]:
+        """(place of the prompt, event) as tokens come: for each prompt any number of Delta, then Finished or Failed.
+
+        Several streams may be read in turn; each step computes for all of them. close() cancels a stream's requests.
+        """
+        return self._events(self._requests(prompts, sampling))
+
+    def render(self, messages: Seq[dict[str, Any]], **template: Any) -> list[int]:
+        """Token ids of a conversation in the model's chat template; `template`: for example tools=[...].
+
+        Raises ValueError for a model without a template.
+        """
+        rendered: list[int] = self.tokenizer.apply_chat_template(
+            list(messages), **({"add_generation_prompt": True} | template), tokenize=True, return_dict=False
+        )
+        return rendered
+
+    def _requests(self, prompts: Seq[Prompt], sampling: Sampling) -> list[GenerationRequest]:
+        if isinstance(prompts, str):
+            raise TypeError("`prompts` is a list: write [prompt].")
+        name = self.engine.card.names[0]
+        each = repeat(sampling, len(prompts)) if isinstance(sampling, SamplingParams) else sampling
+        return [
+            GenerationRequest(f"library-{next(self._numbers)}", name, self._ids_of(prompt), params)
+            for prompt, params in zip(prompts, each, strict=True)
+        ]
+
+    def _ids_of(self, prompt: Prompt) -> tuple[int, ...]:
+        return tuple(self.tokenizer(prompt).input_ids) if isinstance(prompt, str) else tuple(prompt)
+
+    def _events(self, requests: Seq[GenerationRequest]) -> Iterator[tuple[int, Event]]:
+        """Add the requests and step until all of them have ended."""
+        places = {request.id: place for place, request in enumerate(requests)}
+        running = set(places)
+        try:
+            for request in requests:
+                self.engine.add(request)
+            while running:
+                if not any(request_id in places for request_id, _ in self._unread):
+                    self._unread += self.engine.step()
+                for request_id, event in self._take(places):
+                    if not isinstance(event, Delta):
+                        running.discard(request_id)
+                    yield places[request_id], event
+        finally:
+            for request_id in running:
+                self.engine.cancel(request_id)
+            self._take(places)
+
+    def _take(self, places: Mapping[str, int]) -> list[tuple[str, Event]]:
+        """The unread events of these requests."""
+        taken = [item for item in self._unread if item[0] in places]
+        self._unread = [item for item in self._unread if item[0] not in places]
+        return taken
+
+
+def gathered(prompt_ids: tuple[int, ...], events: Seq[Event]) -> Generated:
+    """A request's events as one value."""
+    *_, end = events
+    assert not isinstance(end, Delta)
+    deltas: dict[int, list[Delta]] = {}
+    for event in events:
+        if isinstance(event, Delta):
+            deltas.setdefault(event.index, []).append(event)
+    return Generated(prompt_ids, tuple(choice_of(deltas[index]) for index in sorted(deltas)), end)
+
+
+def choice_of(deltas: Seq[Delta]) -> GeneratedChoice:
+    return GeneratedChoice(
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        finish_reason=deltas[-1].finish_reason,
+    )
+
+
+def grammars_of(loaded: LoadedModel) -> Grammars | None:
+    """The model's grammar compiler; None where llguidance is not installed, and requests with a grammar fail."""
+    if find_spec("llguidance") is None:
+        return None
+    from worker.sampling.grammar import GrammarCompiler
+
+    return GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
