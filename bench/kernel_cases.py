@@ -26,20 +26,91 @@ class KernelCase:
     num_stages: int
 
 
+def case_of(
+    name: str, kernel: Any, signature: Mapping[str, str], constants: Mapping[str, Any], num_warps: int
+) -> KernelCase:
+    """A case whose other arguments are None, of a kernel without loops."""
+    absent = dict.fromkeys(name for name in kernel.arg_names if name not in {*signature, *constants})
+    return KernelCase(name, kernel, signature, {**constants, **absent}, num_warps, 3)
+
+
 def paged_attention_cases() -> list[KernelCase]:
     return []
 
 
 def norms_cases() -> list[KernelCase]:
-    return []
+    """Llama's widths; with float32 weights and a norm of the change too, Gemma 3's (27B)."""
+    from worker.kernels.gpu.norms import norm_kernel
+    from worker.kernels.gpu.runtime import warps_for
+
+    strides = {"width": "i32:16", "hidden_stride": "i32:16", "eps": "fp32", "change_eps": "fp32"}
+    row = {"hidden": "*bf16", "weight": "*bf16", "normed": "*bf16"} | strides
+    change = {"change": "*bf16", "added": "*bf16", "change_stride": "i32:16"}
+
+    def case(name: str, block: int, types: Mapping[str, str]) -> KernelCase:
+        return case_of(name, norm_kernel, row | dict(types), {"BLOCK": block}, warps_for(block))
+
+    return [
+        case("rms_norm 4096", 4096, {"change_stride": "i32:16"}),
+        case("add_norm 4096", 4096, change),
+        case("add_norm 8192", 8192, change),
+        case("add_norm 5376, both normed", 8192, change | {"change_weight": "*fp32", "weight": "*fp32"}),
+    ]
 
 
 def rotary_cases() -> list[KernelCase]:
-    return []
+    """Llama, Qwen3 (head norms), an fp8 cache, head sizes 64 and 256, three quarters of each head (Phi-4-mini)."""
+    from worker.kernels.gpu.rotary import constants_of, rotate_and_write_kernel
+
+    names = rotate_and_write_kernel.arg_names
+    strides = {name: "i32:16" for name in names if name.endswith(("_stride", "_head", "_block", "_token"))}
+    counts = dict.fromkeys(("heads", "kv_heads", "query_groups", "kv_groups"), "i32") | {"eps": "fp32"}
+    pointers = {"qkv": "*bf16", "cos": "*fp32", "sin": "*fp32", "slots": "*i64", "keys": "*bf16", "values": "*bf16"}
+    head_norms = {"query_norm": "*bf16", "key_norm": "*bf16"}
+    fp8 = {"keys": "*fp8e4nv", "values": "*fp8e4nv", "key_scales": "*fp32", "value_scales": "*fp32"}
+
+    def case(name: str, dim: int, rotated: int, types: Mapping[str, str]) -> KernelCase:
+        constants = constants_of(dim, rotated, 64)
+        num_warps = constants.pop("num_warps")
+        signature = strides | counts | pointers | dict(types)
+        return case_of(f"rotate_and_write {name}", rotate_and_write_kernel, signature, constants, num_warps)
+
+    return [
+        case("128", 128, 128, {}),
+        case("128, head norms", 128, 128, head_norms),
+        case("128, fp8 cache", 128, 128, fp8),
+        case("64", 64, 64, {}),
+        case("256, head norms", 256, 256, {"query_norm": "*fp32", "key_norm": "*fp32"}),
+        case("96 of 128, head norms, fp8 cache", 128, 96, head_norms | fp8),
+    ]
 
 
 def activations_cases() -> list[KernelCase]:
-    return []
+    from worker.kernels.gpu.activations import ACTIVATIONS, BLOCK, gated_kernel
+
+    signature = {"gate_up": "*bf16", "out": "*bf16", "width": "i32:16", "stride": "i32:16"}
+    return [
+        case_of(f"gated, {name}", gated_kernel, signature, {"ACTIVATION": number, "BLOCK": BLOCK}, 4)
+        for name, number in ACTIVATIONS.items()
+    ]
+
+
+def rounding_cases() -> list[KernelCase]:
+    """Rows of hidden states, and of an MLP of 14336."""
+    from worker.kernels.gpu.rounding import to_fp8_kernel
+    from worker.kernels.gpu.runtime import warps_for
+
+    row = {"rows": "*bf16", "out": "*fp8e4nv", "scales": "*fp32", "width": "i32:16", "stride": "i32:16"}
+    return [
+        case_of(
+            f"to_fp8 {width}",
+            to_fp8_kernel,
+            row | {"smallest": "fp32"},
+            {"LARGEST": 448.0, "BLOCK": block},
+            warps_for(block),
+        )
+        for width, block in ((4096, 4096), (14336, 16384))
+    ]
 
 
 def products_cases() -> list[KernelCase]:
@@ -64,6 +135,7 @@ FILES: tuple[Callable[[], list[KernelCase]], ...] = (
     norms_cases,
     rotary_cases,
     activations_cases,
+    rounding_cases,
     products_cases,
     sampling_cases,
     step_inputs_cases,

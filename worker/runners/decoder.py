@@ -81,6 +81,7 @@ class DecoderRunner(ModelRunner):
         self.rotary = body.rotary_emb
         self.layers = [layer_of(module, spec, quantization) for module, spec in zip(body.layers, specs, strict=True)]
         self.num_axes = num_axes_of(self.rotary)
+        self.num_rotated = self._count_rotated()  # numbers of each head, the first ones
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
         self.head = fused_linear([model.lm_head], quantization and quantization.for_head())
@@ -156,7 +157,7 @@ class DecoderRunner(ModelRunner):
             query_norm, key_norm = layer.head_norms
             rotated[:, :heads] = self._normed(rotated[:, :heads], query_norm)
             rotated[:, heads:] = self._normed(rotated[:, heads:], key_norm)
-        rotate(rotated, *rotation)
+        rotate(rotated[..., : self.num_rotated], *rotation)
         value = qkv[:, (heads + kv_heads) * dim :].view(num_tokens, kv_heads, dim)
         paged.write(layer_idx, rotated[:, heads:], value)
         return paged.attend(layer_idx, rotated[:, :heads], layer.spec).flatten(1)
@@ -168,14 +169,19 @@ class DecoderRunner(ModelRunner):
         signed = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
         return cos[:, None], signed[:, None]
 
+    def _count_rotated(self) -> int:
+        device = self.embedding.device
+        cos, _ = self._cos_sin(torch.zeros(1, device=device), torch.zeros(1, dtype=torch.long, device=device))
+        if cos.shape[1] > self.shape.key_dim or cos.shape[1] % 2:
+            raise Unsupported(f"it rotates {cos.shape[1]} of the {self.shape.key_dim} numbers of a head")
+        return int(cos.shape[1])
+
     def _cos_sin(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin, [T, dim] each, of text tokens, which have the same position on every axis."""
+        """cos and sin, [T, num_rotated] each, of text tokens, which have the same position on every axis."""
         if self.num_axes == 1:
             cos, sin = self.rotary(hidden, positions[None])
         else:
             cos, sin = (part[0] for part in self.rotary(hidden, positions.expand(self.num_axes, 1, -1)))
-        if cos.shape[-1] != self.shape.key_dim:
-            raise Unsupported("it rotates only a part of each head")
         return cos[0], sin[0]
 
 

@@ -88,6 +88,7 @@ class NativeDecoderRunner(DecoderRunner):
         has_plain_scores = all(spec.has_plain_scores for spec in specs)
         if (
             not has_plain_scores
+            or self.num_rotated != dim
             or not fits
             or dim > MAX_DIM
             or self.num_shared > MAX_ROWS

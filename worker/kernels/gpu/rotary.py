@@ -6,10 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.kernels.gpu.runtime import FP8_LARGEST
+from worker.kernels.gpu.runtime import saturated
 
 HEADS_BLOCK = 8  # heads of a program: 16 bytes a thread for heads of 128 bf16 numbers and 2 warps
-FEW_NUMBERS = 256  # of a block, that one warp takes
+WARP_NUMBERS = 256  # of half of the heads, 8 a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def rotate_and_write(
     slots: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    scales: tuple[torch.Tensor, torch.Tensor] | None,
+    scales: tuple[torch.Tensor | None, torch.Tensor | None],
     heads: int,
     kv_heads: int,
 ) -> None:
@@ -43,27 +43,38 @@ def rotate_and_write(
     num_tokens, dim = len(slots), keys.shape[-1]
     if num_tokens == 0:
         return
-    half = cos.shape[1] // 2
-    half_block = triton.next_power_of_2(half)
-    rest = dim - 2 * half
     query_norm, key_norm, eps = (head_norms.query, head_norms.key, head_norms.eps) if head_norms else (None, None, 0.0)
-    key_scales, value_scales = scales or (None, None)
+    key_scales, value_scales = scales
     query_groups, kv_groups = triton.cdiv(heads, HEADS_BLOCK), triton.cdiv(kv_heads, HEADS_BLOCK)
     rotate_and_write_kernel[(num_tokens, query_groups + 2 * kv_groups)](
         qkv, cos, sin, query_norm, key_norm, slots, keys, values, key_scales, value_scales,
-        qkv.stride(0), cos.stride(0), sin.stride(0), keys.shape[2], *keys.stride()[:3], *values.stride()[:3],
+        qkv.stride(0), cos.stride(0), sin.stride(0), *keys.stride()[:3], *values.stride()[:3],
         heads, kv_heads, query_groups, kv_groups, eps,
-        DIM=dim, HALF=half, HALF_BLOCK=half_block, REST_BLOCK=triton.next_power_of_2(rest) if rest else 0,
-        HEADS_BLOCK=HEADS_BLOCK, num_warps=max(1, HEADS_BLOCK * half_block // FEW_NUMBERS),
+        **constants_of(dim, cos.shape[1], keys.shape[2]),
     )  # fmt: skip
+
+
+def constants_of(dim: int, rotated: int, block_size: int) -> dict[str, int]:
+    """What is compiled into a kernel for heads of `dim` numbers of which `rotated` are rotated; and its warps."""
+    half, rest = rotated // 2, dim - rotated
+    half_block = triton.next_power_of_2(half)
+    return {
+        "BLOCK_SIZE": block_size,
+        "DIM": dim,
+        "HALF": half,
+        "HALF_BLOCK": half_block,
+        "REST_BLOCK": triton.next_power_of_2(rest) if rest else 0,
+        "HEADS_BLOCK": HEADS_BLOCK,
+        "num_warps": max(1, HEADS_BLOCK * half_block // WARP_NUMBERS),
+    }
 
 
 @triton.jit
 def rotate_and_write_kernel(
     qkv, cos, sin, query_norm, key_norm, slots, keys, values, key_scales, value_scales,
-    qkv_stride, cos_stride, sin_stride, block_size, key_head, key_block, key_token, value_head, value_block,
+    qkv_stride, cos_stride, sin_stride, key_head, key_block, key_token, value_head, value_block,
     value_token, heads, kv_heads, query_groups, kv_groups, eps,
-    DIM: tl.constexpr, HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, REST_BLOCK: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, REST_BLOCK: tl.constexpr,
     HEADS_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Program (token, group of heads): first the queries' groups, then the keys', then the values'."""
@@ -71,7 +82,7 @@ def rotate_and_write_kernel(
     group = tl.program_id(1)
     row = qkv + token * qkv_stride
     slot = tl.load(slots + token)
-    block, offset = slot // block_size, slot % block_size
+    block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
     if group < query_groups:
         head = group * HEADS_BLOCK + tl.arange(0, HEADS_BLOCK)
         place = row + head * DIM
@@ -140,5 +151,5 @@ def store_heads(places, numbers, is_inside, scales, head, is_head):
     """Numbers [HEADS_BLOCK, columns] divided by their head's scale, if there are scales, and limited to fp8's range."""
     if scales is not None:
         scale = tl.load(scales + head, mask=is_head, other=1.0)[:, None]
-        numbers = tl.clamp(numbers.to(tl.float32) / scale, -FP8_LARGEST, FP8_LARGEST)
+        numbers = saturated(numbers.to(tl.float32) / scale)
     tl.store(places, numbers.to(places.dtype.element_ty), mask=is_inside)

@@ -4,8 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.kernels.elementwise import FP8, SMALLEST_PEAK
-from worker.kernels.gpu.runtime import FP8_LARGEST, warps_for
+from worker.kernels.elementwise import FP8, FP8_MAX, SMALLEST_PEAK
+from worker.kernels.gpu.runtime import saturated, warps_for
 
 
 def to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,19 +16,27 @@ def to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if num_rows:
         block = triton.next_power_of_2(width)
         to_fp8_kernel[(num_rows,)](
-            rows, out, scales, width, rows.stride(0), SMALLEST_PEAK, BLOCK=block, num_warps=warps_for(block)
+            rows,
+            out,
+            scales,
+            width,
+            rows.stride(0),
+            SMALLEST_PEAK,
+            LARGEST=FP8_MAX,
+            BLOCK=block,
+            num_warps=warps_for(block),
         )
     return out, scales
 
 
 @triton.jit
-def to_fp8_kernel(rows, out, scales, width, stride, smallest, BLOCK: tl.constexpr):
+def to_fp8_kernel(rows, out, scales, width, stride, smallest, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
     """One program a row, which it holds in registers between the maximum and the division."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     is_inside = columns < width
     numbers = tl.load(rows + row * stride + columns, mask=is_inside, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(numbers), axis=0), smallest) / FP8_LARGEST
-    rounded = tl.clamp(numbers / scale, -FP8_LARGEST, FP8_LARGEST).to(out.dtype.element_ty)
+    scale = tl.maximum(tl.max(tl.abs(numbers), axis=0), smallest) / LARGEST
+    rounded = saturated(numbers / scale).to(out.dtype.element_ty)
     tl.store(out + row * width + columns, rounded, mask=is_inside)
     tl.store(scales + row, scale)

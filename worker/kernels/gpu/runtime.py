@@ -1,9 +1,7 @@
-"""What the kernels share: a matrix product that is also right in Triton's interpreter, warps, fp8's range."""
+"""What the kernels share: a matrix product that is also right in Triton's interpreter, fp8, warps."""
 
 import triton
 import triton.language as tl
-
-FP8_LARGEST: tl.constexpr = 448.0  # of e4m3
 
 
 def is_interpreted() -> bool:
@@ -20,6 +18,12 @@ def dot(left, right, sums, IN_FLOAT32: tl.constexpr):
     if IN_FLOAT32:
         return tl.dot(left.to(tl.float32), right.to(tl.float32), sums, input_precision="ieee")
     return tl.dot(left, right, sums)
+
+
+@triton.jit
+def saturated(numbers):
+    """float32 limited to the range of e4m3, whose numbers beyond it are NaN."""
+    return tl.clamp(numbers, -448.0, 448.0)
 
 
 def warps_for(block: int) -> int:
