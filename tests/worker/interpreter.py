@@ -1,0 +1,78 @@
+"""Triton's interpreter, made to round as a GPU does, and a count of what a step would launch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8e4nv": torch.float8_e4m3fn,
+    "fp8e5": torch.float8_e5m2,
+}
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # by bytes of a number
+
+
+@pytest.fixture
+def rounds_as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter cuts bf16 off, and loses the carry of fp8: 1.97 becomes 1."""
+    monkeypatch.setattr("triton.runtime.interpreter._convert_float", converted)
+
+
+def converted(numbers: Any, source: Any, target: Any, rounding: Any) -> Any:
+    """Numbers, an array of floats or of the bits of `source`, as bits of `target`; rounded to nearest, ties to even."""
+    given = torch.from_numpy(np.ascontiguousarray(numbers))
+    wide = (given if given.is_floating_point() else given.view(DTYPES[source.name])).float()
+    rounded = wide.to(DTYPES[target.name])
+    bits = rounded.view(BITS[rounded.element_size()]).numpy()
+    return bits.view(f"uint{8 * bits.itemsize}").reshape(numbers.shape)
+
+
+class Launches(TorchDispatchMode):
+    """Names of the kernels that a GPU would run: torch's operators but for views and allocations, and ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self._is_interpreting = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._is_interpreting and not is_view(func) and "empty" not in func._schema.name:
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def launch(self, name: str) -> Iterator[None]:
+        """What the interpreter does with torch is not counted."""
+        self.names.append(name)
+        self._is_interpreting = True
+        yield
+        self._is_interpreting = False
+
+
+def is_view(func: Any) -> bool:
+    """True if the result is the argument's memory, as it is."""
+    returned = func._schema.returns[0].alias_info if func._schema.returns else None
+    return returned is not None and not returned.is_write
+
+
+@contextmanager
+def counted_launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The list to which launches add themselves while this is active."""
+    from triton.runtime.interpreter import GridExecutor
+
+    with Launches() as launches, monkeypatch.context() as patch:
+        launch = GridExecutor.__call__
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> None:
+            with launches.launch(self.fn.__name__):
+                launch(self, *args, **kwargs)
+
+        patch.setattr(GridExecutor, "__call__", call)
+        yield launches.names
