@@ -87,13 +87,14 @@ def main() -> int:
     parser.add_argument("--seqs", type=int, default=None, help="places of the worker")
     parser.add_argument("--seconds", type=float, default=20)
     args = parser.parse_args()
-    settings = {"OMNI_MODEL_NAME": MODEL}
+    settings: dict[str, Any] = {"OMNI_MODEL_NAME": MODEL}
     if args.seqs or not args.long:
         settings["OMNI_MAX_NUM_SEQS"] = str(args.seqs or 8)
     with our_service(DEMO_MODEL, **settings) as ours:
         redis = connect(ours.service.redis_url)
         keys = KeyStore(redis)
         heavy, light = (Target(name, ours.url, MODEL, keys.add(name, KeyLimits())) for name in ("heavy", "light"))
+        loads: tuple[list[Any], list[Any]]
         if args.long:
             loads = ([], asyncio.run(run_beside_long(heavy, light, args.long, args.seconds)))
         else:

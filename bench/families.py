@@ -119,7 +119,9 @@ def small_config(name: str) -> Any:
         *(own.name for own in dataclasses.fields(config_class)),
     }
     optional = {"head_dim", "sliding_window", "window_size"}  # that a type may do without
-    given = {key: size for key, size in SMALL.items() if key in known and not (key in optional and is_none(usual, key))}
+    given: dict[str, Any] = {
+        key: size for key, size in SMALL.items() if key in known and not (key in optional and is_none(usual, key))
+    }
     kinds = list(dict.fromkeys(getattr(usual, "layer_types", None) or []))
     if kinds and "layer_types" in known:
         given["layer_types"] = (kinds * 4)[:4]

@@ -19,8 +19,9 @@ from api.prompt.encoder import PromptEncoder
 from api.schema.chat import Message
 from common.settings import load_settings
 from common.wire import Delta, GenerationRequest, SamplingParams
+from worker.configuration import engine_config
 from worker.engine.engine import Engine
-from worker.models.loader import EngineConfig, LoadedModel, load
+from worker.models.loader import LoadedModel, load
 
 QUESTION = "What is {} plus {}?"
 
@@ -58,7 +59,7 @@ def engine_ms(engine: Engine, encoder: PromptEncoder, text: str, number: int) ->
 
 def load_beside(threads: int) -> tuple[LoadedModel, Engine]:
     settings = load_settings()
-    config = replace(EngineConfig.of(settings), threads=threads)
+    config = replace(engine_config(settings), threads=threads)
     loaded = load(settings.model.source, settings.model.names, config, lambda what, share: None)
     return loaded, Engine(loaded, config)
 

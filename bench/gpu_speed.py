@@ -1,10 +1,9 @@
-"""How fast the engine is on a GPU, how much memory it takes and how soon it is ready: the tables of bench.gpu."""
+"""How fast the engine is on a GPU, how much memory it takes and how soon it is ready: the part `speed` of bench.gpu."""
 
-import gc
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -12,16 +11,13 @@ from typing import Any
 import torch
 
 from bench.engine import measure
-from bench.gpu_model import CONTEXT, LONGEST, as_loaded, random_model
-from bench.report import table
-from bench.roofline import decoding, print_table, read_bandwidth, step_seconds, synchronize, weight_bytes
+from bench.gpu_bench import Bench
+from bench.report import percentile
+from bench.roofline import decoding, kv_bytes, read_bandwidth, seconds_of, step_times
+from common.wire import Delta, GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
-from worker.kernels.quantized import Fp8
-from worker.models.loader import EngineConfig
 
 GIB = 2**30
-BATCHES = (1, 8, 32)
-REPLAYS = 30
 SAMPLINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "greedy": {},
@@ -34,6 +30,63 @@ SAMPLINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+def start(bench: Bench) -> None:
+    """Seconds of each stage until the engine is ready, and the memory then."""
+    engine, report = bench.engine, bench.report
+    steps = getattr(engine.runner, "steps", {})
+    report.say(f"{type(engine.runner).__name__}, {len(steps)} recorded steps, {engine.card.max_model_len} tokens\n")
+    report.columns("stage", "s")
+    for stage, seconds in {"process and imports": bench.import_s, **bench.start.stages}.items():
+        report.row(stage, seconds)
+        report.number(f"start/{stage} s", seconds)
+    report.number("start/all s", bench.import_s + sum(bench.start.stages.values()))
+    cache = engine.runner.kv_cache
+    pools = sum(pool.nbytes for pool in (*cache.keys, *cache.values))
+    memory = {"weights that a step reads": bench.weights / GIB, "KV cache": pools / GIB}
+    if bench.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(bench.device)
+        held = torch.cuda.memory_reserved(bench.device)
+        memory |= {"held by torch, graphs and all": held / GIB, "free": free / GIB, "of the GPU": total / GIB}
+    report.say("")
+    report.columns("", "GiB")
+    for name, size in memory.items():
+        report.row(name, size)
+        report.number(f"memory/{name} GiB", size)
+    report.say(f"\n{cache.pool.num_blocks} blocks of {cache.block_size} tokens, {kv_bytes(engine)} bytes a token")
+
+
+def decode_steps(bench: Bench) -> None:
+    """Steps of several streams against the time that reading takes."""
+    bandwidth = read_bandwidth(bench.device, bench.sizes.block_bytes)
+    bench.free()
+    steps_table(bench, [(batch, bench.sizes.context) for batch in bench.sizes.batches], bandwidth)
+
+
+def long_contexts(bench: Bench) -> None:
+    bandwidth = read_bandwidth(bench.device, bench.sizes.block_bytes)
+    bench.free()
+    steps_table(bench, bench.sizes.long, bandwidth)
+
+
+def steps_table(bench: Bench, shapes: Any, bandwidth: float) -> None:
+    report = bench.report
+    report.columns("streams", "context", "p50 ms", "predicted", "p90 ms", "tokens/s", "at the bandwidth ms", "share")
+    for batch, context in shapes:
+        times = step_times(bench.engine, batch, context, bench.sizes.steps)
+        middle = statistics.median(times)
+        least = (bench.weights + batch * context * kv_bytes(bench.engine)) / bandwidth
+        key = f"step/{batch}x{context}"
+        late = percentile(times, 0.9)
+        expected = report.predicted(f"{key}/p50 ms")
+        report.row(
+            batch, context, middle * 1e3, expected, late * 1e3, batch / middle, least * 1e3, f"{least / middle:.0%}"
+        )
+        report.number(f"{key}/p50 ms", middle * 1e3, steps=len(times))
+        report.number(f"{key}/p90 ms", late * 1e3)
+        report.number(f"{key}/tokens/s", batch / middle)
+        report.number(f"{key}/share", least / middle)
+
+
 @contextmanager
 def in_turn(engine: Engine) -> Iterator[None]:
     """No step of the engine overlaps another in here."""
@@ -42,134 +95,130 @@ def in_turn(engine: Engine) -> Iterator[None]:
     engine.overlaps = overlaps
 
 
-class Speed:
-    """One engine and its measurements. Each table is a method that needs no other."""
+def shares(bench: Bench) -> None:
+    """The recorded part of a step and the rest, overlapped and in turn."""
+    report, num_steps = bench.report, bench.sizes.steps
+    report.columns("streams", "recording", "recording alone ms", "step overlapped ms", "in turn ms")
+    for batch in bench.sizes.batches:
+        overlapped = statistics.median(step_times(bench.engine, batch, bench.sizes.context, num_steps))
+        with in_turn(bench.engine):
+            whole = statistics.median(step_times(bench.engine, batch, bench.sizes.context, num_steps))
+        report.number(f"shares/{batch}/overlapped ms", overlapped * 1e3)
+        report.number(f"shares/{batch}/in turn ms", whole * 1e3)
+        recorded: Any = getattr(bench.engine.runner, "steps", {})
+        own = [key for key in recorded if (key[0] if isinstance(key, tuple) else key) == batch]
+        for key in own:
+            alone = statistics.median(seconds_of(recorded[key].replay, bench.device, num_steps))
+            report.row(batch, str(key), alone * 1e3, overlapped * 1e3, whole * 1e3)
+            report.number(f"shares/{batch}/recording {key} ms", alone * 1e3)
+        if not own:
+            report.row(batch, "none", "", overlapped * 1e3, whole * 1e3)
 
-    def __init__(self, shape: str, device: torch.device) -> None:
-        """Prints the time of each part of the start, and the memory after it."""
-        started = time.perf_counter()
-        self.shape, self.device = shape, device
-        model = random_model(shape, device, torch.bfloat16)
-        synchronize(device)
-        self.weights = weight_bytes(model, "")
-        numbers = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        loaded = time.perf_counter()
-        self.engine = Engine(as_loaded(model, device, CONTEXT), EngineConfig(max_num_seqs=256))
-        probed = time.perf_counter()
-        self.engine.warm_up(lambda stage, share: None)
-        warm = time.perf_counter()
-        recorded = len(getattr(self.engine.runner, "steps", {}))
-        print(
-            f"{type(self.engine.runner).__name__}, {recorded} recorded steps, {self.engine.card.max_model_len} tokens"
-        )
-        print(
-            f"weights made in {loaded - started:.1f} s, engine built in {probed - loaded:.1f} s (probe, compiler), ",
-            end="",
-        )
-        print(f"warm after {warm - probed:.1f} s more (recordings)\n")
-        self._print_memory(numbers)
 
-    def _print_memory(self, weight_numbers: int) -> None:
-        cache = self.engine.runner.kv_cache
-        pools = sum(pool.numel() * pool.element_size() for pool in (*cache.keys, *cache.values))
-        num_tokens = cache.pool.num_blocks * cache.block_size
-        expected = sum(shape.width for shape in cache.shapes) * cache.keys[0].element_size()
-        rows = [("weights", weight_numbers / GIB), ("KV cache", pools / GIB)]
-        if self.device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self.device)
-            rows.append(("held by torch, graphs and all", torch.cuda.memory_reserved(self.device) / GIB))
-            rows += [("free", free / GIB), ("of the GPU", total / GIB)]
-        print(table(["", "GiB"], rows))
-        print(f"\n{num_tokens} tokens of KV, {pools / num_tokens:.0f} bytes each; by arithmetic {expected}", flush=True)
+def sampling(bench: Bench) -> None:
+    """A step of many streams by sampling parameters, and the number of waits for the GPU besides reading tokens."""
+    batch = bench.sizes.few[1]
+    bench.report.columns(f"{batch} streams", "ms a step", "waits a step")
+    for at, (name, asked) in enumerate(SAMPLINGS.items()):
+        times = step_times(bench.engine, batch, bench.sizes.context // 2 + at, bench.sizes.steps, **asked)
+        middle, num_waits = statistics.median(times) * 1e3, waits(bench, batch, **asked)
+        bench.report.row(name, middle, num_waits)
+        bench.report.number(f"sampling/{name}/p50 ms", middle, waits=num_waits)
 
-    def roofline(self) -> None:
-        """Steps of 1, 8 and 32 streams against the time that reading takes."""
-        print_table(self.engine, self.weights, read_bandwidth(self.device), list(BATCHES), 1024)
 
-    def shares(self) -> None:
-        """The recorded part of a step and the rest, overlapped and in turn."""
-        rows = []
-        for batch in BATCHES:
-            overlapped = step_seconds(self.engine, batch, 1024, num_steps=REPLAYS)
-            with in_turn(self.engine):
-                whole = step_seconds(self.engine, batch, 1024, num_steps=REPLAYS)
-            shapes = [shape for shape in getattr(self.engine.runner, "steps", {}) if shape[0] == batch]
-            for shape in sorted(shapes):
-                alone = self._replay_seconds(self.engine.runner.steps[shape].replay)  # type: ignore[union-attr]
-                rows.append((batch, shape[1], alone * 1e3, overlapped * 1e3, whole * 1e3))
-        print(table(["streams", "blocks of the longest", "recording alone ms", "step overlapped ms", "in turn"], rows))
-
-    def _replay_seconds(self, replay: Callable[[], torch.Tensor]) -> float:
-        times = []
-        for _ in range(REPLAYS):
-            started = time.perf_counter()
-            replay()
-            synchronize(self.device)
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-
-    def sampling(self) -> None:
-        """A step of 32 streams by sampling parameters, and the number of waits for the GPU besides reading tokens."""
-        rows = [
-            (name, step_seconds(self.engine, 32, 512 + at, REPLAYS, **asked) * 1e3, self._waits(**asked))
-            for at, (name, asked) in enumerate(SAMPLINGS.items())
-        ]
-        print(table(["32 streams", "ms a step", "waits a step"], rows))
-
-    def _waits(self, **asked: Any) -> float:
-        with decoding(self.engine, 32, 256, REPLAYS, **asked), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            if self.device.type == "cuda":
-                torch.cuda.set_sync_debug_mode("warn")
-            for _ in range(10):
-                self.engine.step()
-            if self.device.type == "cuda":
+def waits(bench: Bench, batch: int, **asked: Any) -> float:
+    """The waits for the GPU that torch warns of, a step."""
+    num_steps = min(10, bench.sizes.steps)
+    with decoding(bench.engine, batch, 16, num_steps, **asked), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if bench.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(num_steps):
+                bench.engine.step()
+        finally:
+            if bench.device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
-        return len([warning for warning in caught if "synchroniz" in str(warning.message)]) / 10
+    return len([warning for warning in caught if "synchroniz" in str(warning.message)]) / num_steps
 
-    def throughput(self) -> None:
-        """Closed loop, prompts of 512 tokens and answers of 128."""
-        rows = []
-        for concurrency in (1, 8, 32, 64, 256):
-            row = measure(self.engine, concurrency, 2 * concurrency, 512, 128)
-            rows.append((concurrency, *list(row.values())[:4]))
-        print(table(["streams", "tokens/s", "first token p50 ms", "gap p50 ms", "gap p99 ms"], rows))
 
-    def growth(self) -> None:
-        """Step time against batch and context, and the delay of others by a long prompt."""
-        with in_turn(self.engine):  # else a step's time would be that of the one before
-            self._growth()
+def throughput(bench: Bench) -> None:
+    """Closed loop: so many callers, each with a new prompt as soon as its answer ends."""
+    report, sizes = bench.report, bench.sizes
+    report.say(f"prompts of {sizes.prompt} tokens, answers of {sizes.answer}\n")
+    report.columns("streams", "tokens/s", "predicted", "first token p50 ms", "gap p50 ms", "gap p99 ms")
+    for streams, num_requests in sizes.streams.items():
+        found = measure(bench.engine, streams, num_requests, sizes.prompt, sizes.answer)
+        key = f"throughput/{streams}"
+        expected = report.predicted(f"{key}/tokens/s")
+        report.row(streams, found["tokens/s"], expected, found["first p50"], found["gap p50"], found["gap p99"])
+        for name, value in found.items():
+            report.number(f"{key}/{name}", value)
 
-    def _growth(self) -> None:
-        from bench import growth  # it draws pictures elsewhere, with a library that a GPU machine may lack
 
-        bench = growth.Bench(self.engine, time.perf_counter)
-        batches = growth.by_batch(bench, growth.BATCHES, 24)
-        print("\n" + table(["batch", "step ms", "x"], growth.with_growth(batches)), flush=True)
-        longest = min(LONGEST, self.engine.card.max_model_len - growth.ROOM)
-        chunks, decodes = growth.by_context(bench, longest, 24)
-        size = self.engine.scheduler.max_step_tokens
-        print("\n" + table(["tokens before", f"chunk of {size}, ms", "x"], growth.with_growth(chunks)))
-        print(f"\n{longest} tokens read in {sum(ms for _, ms in chunks) / 1000:.2f} s, {len(chunks)} steps")
-        print("\n" + table(["context", "decode step ms", "x"], growth.with_growth(decodes)), flush=True)
-        gaps = growth.beside(bench, longest, 8)
-        print("\n8 streams\n\n" + table(["", "gap p50 ms", "p99 ms", "max ms", "steps"], gaps))
+def first_token(bench: Bench) -> None:
+    """From adding a prompt to an idle engine to its first token."""
+    report, num_tokens = bench.report, bench.sizes.prompt
+    times = []
+    for at in range(8):
+        started = time.perf_counter()
+        with arrived(bench.engine, f"first-{at}", at, num_tokens, 1) as request_id:
+            while not tokens_for(bench.engine, request_id):
+                pass
+            times.append((time.perf_counter() - started) * 1e3)
+    middle, late = statistics.median(times), percentile(times, 0.9)
+    report.columns("prompt tokens", "p50 ms", "predicted", "p90 ms", "tokens/s")
+    expected = report.predicted(f"first token/{num_tokens}/p50 ms")
+    report.row(num_tokens, middle, expected, late, num_tokens / middle * 1e3)
+    report.number(f"first token/{num_tokens}/p50 ms", middle)
+    report.number(f"first token/{num_tokens}/p90 ms", late)
 
-    def fp8(self) -> None:
-        """Steps with fp8 weights and with bf16 ones. The last table, because it frees the engine of the others."""
-        Fp8().check("auto", self.device)
-        plain = [step_seconds(self.engine, batch, 1024, REPLAYS) * 1e3 for batch in BATCHES]
-        del self.engine
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        model = random_model(self.shape, self.device, torch.bfloat16)
-        weights = weight_bytes(model, "fp8")
-        engine = Engine(
-            as_loaded(model, self.device, CONTEXT), EngineConfig(max_num_seqs=max(BATCHES), quantization=Fp8())
-        )
-        engine.warm_up(lambda stage, share: None)
-        rounded = [step_seconds(engine, batch, 1024, REPLAYS) * 1e3 for batch in BATCHES]
-        rows = [(batch, old, new, old / new) for batch, old, new in zip(BATCHES, plain, rounded, strict=True)]
-        print(table(["streams", "bf16 ms a step", "fp8 ms a step", "times as fast"], rows))
-        print(f"\n{weights / GIB:.2f} GiB of fp8 weights a step, {self.weights / GIB:.2f} of bf16")
+
+def mixed(bench: Bench) -> None:
+    """Gaps between the tokens of streams that decode, before and while a prompt is read beside them."""
+    report, engine, batch = bench.report, bench.engine, bench.sizes.few[1]
+    report.columns(
+        f"prompt beside {batch} streams", "gap before ms", "gap p50 ms", "largest ms", "predicted", "first ms"
+    )
+    for at, num_tokens in enumerate(bench.sizes.arriving):
+        with decoding(engine, batch, bench.sizes.context // 2, 4 * bench.sizes.steps):
+            before = [timed_step(engine) for _ in range(bench.sizes.steps)]
+            started = time.perf_counter()
+            during = []
+            with arrived(engine, f"late-{at}", 100 + at, num_tokens, 2) as request_id:
+                is_there = False
+                while not is_there:
+                    step_started = time.perf_counter()
+                    is_there = tokens_for(engine, request_id)
+                    during.append((time.perf_counter() - step_started) * 1e3)
+            first = (time.perf_counter() - started) * 1e3
+        key = f"mixed/{num_tokens}"
+        expected = report.predicted(f"{key}/largest gap ms")
+        middle = statistics.median(during)
+        report.row(num_tokens, statistics.median(before), middle, max(during), expected, first)
+        report.number(f"{key}/gap before ms", statistics.median(before))
+        report.number(f"{key}/gap p50 ms", middle, steps=len(during))
+        report.number(f"{key}/largest gap ms", max(during))
+        report.number(f"{key}/first token ms", first)
+
+
+def timed_step(engine: Engine) -> float:
+    started = time.perf_counter()
+    engine.step()
+    return (time.perf_counter() - started) * 1e3
+
+
+def tokens_for(engine: Engine, request_id: str) -> bool:
+    """One step; True if the request got a token."""
+    return any(found == request_id and isinstance(event, Delta) for found, event in engine.step())
+
+
+@contextmanager
+def arrived(engine: Engine, request_id: str, seed: int, num_tokens: int, num_answer: int) -> Iterator[str]:
+    """Within this, the engine has one request more, whose prompt no other shares."""
+    generator = torch.Generator().manual_seed(seed)
+    prompt = torch.randint(4, engine.card.vocab_size, (num_tokens,), generator=generator).tolist()
+    asked = SamplingParams(max_tokens=num_answer, seed=0, temperature=0.0, ignore_eos=True)
+    engine.add(GenerationRequest(request_id, "bench", tuple(prompt), asked))
+    yield request_id
+    engine.cancel(request_id)

@@ -139,12 +139,13 @@ def of_counts(largest: Largest) -> Iterator[Body]:
     said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls}]
     yield Body("4,096 tool calls", CHAT, dumped(chat(messages=said)))
     properties = {f"k{n}": {"type": "string"} for n in range(min(21_000, largest.size // 30))}
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}
+    schema = {"type": "object", "properties": properties}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     yield Body("a tool of 21,000 properties", CHAT, dumped(chat(tools=[tool])))
     yield Body("a forced tool of 21,000 properties", CHAT, dumped(chat(tools=[tool], tool_choice="required")))
     shape = {
         "type": "json_schema",
-        "json_schema": {"name": "x", "strict": True, "schema": tool["function"]["parameters"]},
+        "json_schema": {"name": "x", "strict": True, "schema": schema},
     }
     yield Body("a schema of 21,000 properties", CHAT, dumped(chat(response_format=shape)))
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": dumped(properties).decode()}}
@@ -216,7 +217,7 @@ def of_tokens(largest: Largest) -> Iterator[Body]:
 def of_other_forms(largest: Largest) -> Iterator[Body]:
     asked = {"model": MODEL, "max_output_tokens": 1, "timeout": 2}
     item = {"type": "message", "role": "user", "content": "Hello there"}
-    forms = {
+    forms: dict[str, dict[str, Any]] = {
         "items": {"input": largest.fitted(lambda _: item, 4096)},
         "too many items": {"input": largest.fitted(lambda _: item)},
         "instructions": {"input": "Hi", "instructions": largest.text("be brief ")},

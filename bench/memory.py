@@ -31,8 +31,10 @@ KV_COLUMNS = (
     "measured / arithmetic",
     "KV blocks there are",
 )
-SERVICE_COLUMNS = ("shape", "ready after s", "worker MiB", "API MiB", "Valkey MiB", "supervisors and gunicorn MiB")
-SERVICE_COLUMNS += ("after a burst: worker", "API", "Valkey", "load average")
+SERVICE_COLUMNS = (
+    "shape", "ready after s", "worker MiB", "API MiB", "Valkey MiB", "supervisors and gunicorn MiB",
+    "after a burst: worker", "API", "Valkey", "load average",
+)  # fmt: skip
 
 
 def resident() -> int:

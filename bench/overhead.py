@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -179,8 +179,10 @@ def under_load(model: Path, streams: int, plan: load.Plan, threads: str) -> str:
         sums[name] += (end - begin) * 1000
         calls[name] += 1
     steps = max(calls["step"], 1)
-    order = ("step", "forward", "sample", "detokenize", "claim", "add", "append", "confirm", "telemetry")
-    order += ("hub", "chunks", "frame", "parse", "prompt", "submit")
+    order = (
+        "step", "forward", "sample", "detokenize", "claim", "add", "append", "confirm", "telemetry",
+        "hub", "chunks", "frame", "parse", "prompt", "submit",
+    )  # fmt: skip
     rows = [(name, calls[name], sums[name] / steps, sums[name] * 1000 / max(calls[name], 1)) for name in order]
     in_steps = [(begin, end) for name, begin, end in spans if name == "step"]
     part = sums["step"] / ((in_steps[-1][1] - in_steps[0][0]) * 1000)
@@ -210,7 +212,7 @@ def main() -> None:
     print(machine(), flush=True)
     said = []
     for name in args.shape:
-        parts = {
+        parts: dict[str, Callable[[Path], object]] = {
             "idle": lambda folder: idle(folder, args.count, args.words, args.threads),
             "share": lambda folder: share(folder, args.streams, plan, args.threads),
             "load": lambda folder: under_load(folder, args.streams, plan, args.threads),

@@ -110,7 +110,8 @@ async def one_kill(service: RunningService, num_streams: int, victim: str) -> Ki
 
 
 def children(service: RunningService) -> list[psutil.Process]:
-    return psutil.Process(service.processes["worker"].pid).children()
+    found: list[psutil.Process] = psutil.Process(service.processes["worker"].pid).children()
+    return found
 
 
 def parts(service: RunningService, log_bytes: int, killed: float) -> dict[str, float]:
@@ -172,8 +173,9 @@ def print_kills(victim: str, kills: Sequence[Kill]) -> None:
 class WithoutTemplate(RunningService):
     """Each worker is a process of its own."""
 
-    def command(self, name: str) -> list[str]:
-        return [word for word in super().command(name) if word != "--template"]
+    @staticmethod
+    def command(name: str, api_module: str = "api.server") -> list[str]:
+        return [word for word in RunningService.command(name, api_module) if word != "--template"]
 
 
 def main() -> int:

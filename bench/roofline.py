@@ -7,7 +7,7 @@ over the measured bandwidth is the shortest time it can take; the table says wha
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,31 +22,46 @@ READ_BYTES = 2**30
 BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.5 + 4 / 32, "fp8": 1.0}  # int4 with a bf16 scale and zero for every 32
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def seconds_of(run: Callable[[], object], device: torch.device, tries: int) -> list[float]:
+    """Of each of several runs; on a GPU by its own clock, without the time that Python takes to launch them."""
+    if device.type != "cuda":
+        times = []
+        for _ in range(tries):
+            started = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - started)
+        return times
+    marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(tries + 1)]  # type: ignore[no-untyped-call]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    torch.cuda.synchronize(device)
+    return [before.elapsed_time(after) / 1e3 for before, after in zip(marks, marks[1:], strict=False)]
 
 
-def read_bandwidth(device: torch.device) -> float:
+def read_bandwidth(device: torch.device, num_bytes: int = READ_BYTES) -> float:
     """Bytes per second of reading memory once, the best of several tries."""
-    block = torch.ones(READ_BYTES // 4, device=device)
-    best = float("inf")
-    for _ in range(8):
-        started = time.perf_counter()
-        block.sum()
-        synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return READ_BYTES / best
+    block = torch.ones(num_bytes // 4, device=device)
+    return num_bytes / min(seconds_of(block.sum, device, 8))
+
+
+def copy_bandwidth(device: torch.device, num_bytes: int) -> float:
+    """Bytes per second of a copy, those read and those written."""
+    block = torch.ones(num_bytes // 8, device=device)
+    into = torch.empty_like(block)
+    return num_bytes / min(seconds_of(lambda: into.copy_(block), device, 8))
 
 
 def weight_bytes(model: Any, quantize: str) -> float:
     """Bytes of the weights that one step reads: all but the input embedding, of which it reads a row per token."""
     embedding = model.get_input_embeddings().weight
     is_tied = model.get_output_embeddings().weight is embedding
-    numbers = sum(parameter.numel() for parameter in model.parameters())
+    numbers: int = sum(parameter.numel() for parameter in model.parameters())
     if not is_tied:
-        numbers -= embedding.numel()
-    return numbers * (BYTES_PER_WEIGHT[quantize] if quantize else embedding.element_size())
+        numbers -= int(embedding.numel())
+    each = BYTES_PER_WEIGHT[quantize] if quantize else float(embedding.element_size())
+    return numbers * each
 
 
 @contextmanager
@@ -64,25 +79,35 @@ def decoding(engine: Engine, batch: int, context: int, num_steps: int, **asked: 
         engine.cancel(f"roofline-{batch}-{at}")
 
 
-def step_seconds(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> float:
-    """Median time of such a step. Where steps overlap it is the longer of the GPU's time and Python's."""
+def step_times(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> list[float]:
+    """Seconds of each such step. Where steps overlap each is the longer of the GPU's time and Python's."""
     times = []
     with decoding(engine, batch, context, num_steps, **asked):
         for _ in range(num_steps):
             started = time.perf_counter()
             engine.step()
             times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return times
+
+
+def step_seconds(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> float:
+    """Their median."""
+    return statistics.median(step_times(engine, batch, context, num_steps, **asked))
+
+
+def kv_bytes(engine: Engine) -> int:
+    """Of keys and values, a token of context."""
+    cache = engine.runner.kv_cache
+    return sum(shape.width for shape in cache.shapes) * cache.keys[0].element_size()
 
 
 def print_table(engine: Engine, weights: float, bandwidth: float, batches: list[int], context: int) -> None:
-    cache = engine.runner.kv_cache
-    kv_bytes = sum(shape.width for shape in cache.shapes) * cache.keys[0].element_size() * context
-    print(f"weights {weights / 1e6:.0f} MB, KV {kv_bytes / 1e6:.1f} MB a sequence, {bandwidth / 1e9:.0f} GB/s\n")
+    each = kv_bytes(engine) * context
+    print(f"weights {weights / 1e6:.0f} MB, KV {each / 1e6:.1f} MB a sequence, {bandwidth / 1e9:.0f} GB/s\n")
     print("| streams | ms a step | tokens/s | ms at the bandwidth | share |\n|---|---|---|---|---|")
     for batch in batches:
         seconds = step_seconds(engine, batch, context, num_steps=30)
-        least = (weights + batch * kv_bytes) / bandwidth
+        least = (weights + batch * each) / bandwidth
         figures = f"{seconds * 1e3:.2f} | {batch / seconds:.0f} | {least * 1e3:.2f} | {least / seconds:.0%}"
         print(f"| {batch} | {figures} |", flush=True)
 

@@ -149,8 +149,10 @@ STREAMS = (
     "streams", "errors", "worker restarts", "s", "tokens/s", "TTFT p50 s", "TTFT p99 s", "API CPU ms/stream",
     "API idle MiB", "API KiB/stream", "worker KiB/stream", "Valkey KiB/stream", "claims out of order", "load average",
 )  # fmt: skip
-QUEUED = ("queued", "refused", "accepted/s", "API grew MiB", "Valkey KiB/job", "look up one, p50 ms", "p99 ms")
-QUEUED += ("drained/s", "unfinished", "claims out of order", "load average")
+QUEUED = (
+    "queued", "refused", "accepted/s", "API grew MiB", "Valkey KiB/job", "look up one, p50 ms", "p99 ms",
+    "drained/s", "unfinished", "claims out of order", "load average",
+)  # fmt: skip
 
 
 async def enqueue_many(url: str, num_jobs: int) -> tuple[list[str], float]:

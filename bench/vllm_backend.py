@@ -97,8 +97,8 @@ class Show:
         return body
 
     def ask(self, **fields: Any) -> Any:
-        fields = {"model": "m", "prompt": PROMPT, "max_tokens": 40, "temperature": 0} | fields
-        return self.service.openai(timeout=READY_S).completions.create(**fields)
+        asked: dict[str, Any] = {"model": "m", "prompt": PROMPT, "max_tokens": 40, "temperature": 0} | fields
+        return self.service.openai(timeout=READY_S).completions.create(**asked)
 
     def alike(self) -> None:
         with self.service.http() as http:
@@ -118,13 +118,13 @@ class Show:
         self.say("a stop string ends the text before it", is_right)
 
     def shaped(self) -> None:
-        form = {"type": "json_schema", "json_schema": {"name": "ship", "schema": SCHEMA, "strict": True}}
+        form: Any = {"type": "json_schema", "json_schema": {"name": "ship", "schema": SCHEMA, "strict": True}}
         began = time.monotonic()
         answer = self.service.openai(timeout=READY_S).chat.completions.create(
             model="m",
             messages=[{"role": "user", "content": "A ship."}],
             max_tokens=120,
-            response_format=form,  # type: ignore[arg-type]
+            response_format=form,
         )
         text = answer.choices[0].message.content or ""
         elapsed_ms = (time.monotonic() - began) * 1000

@@ -1,0 +1,73 @@
+"""The sections of bench.gpu in their order, and which of them fit a budget."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench import gpu_attention, gpu_checks, gpu_drafts, gpu_kernels, gpu_profile, gpu_speed, gpu_weights
+from bench.gpu_bench import Bench
+
+
+@dataclass(frozen=True)
+class Section:
+    """Sections of one part share a process, and an engine if they use it."""
+
+    name: str
+    part: str
+    title: str
+    run: Callable[[Bench], None]
+    seconds: float  # that it takes on an H100, by estimate, with what it builds
+    rank: int  # 1 is the most valuable; where time is short, the highest are skipped first
+
+    @property
+    def uses_engine(self) -> bool:
+        return self.part == "speed"
+
+
+SECTIONS = (
+    Section("bandwidth", "kernels", "Memory bandwidth", gpu_kernels.bandwidth, 6, 4),
+    Section("elementwise checks", "kernels", "Norms, rotation, activations", gpu_kernels.elementwise_checks, 15, 3),
+    Section("attention checks", "kernels", "Attention over pages", gpu_attention.checks, 45, 2),
+    Section("attention times", "kernels", "Attention alone", gpu_attention.times, 25, 8),
+    Section("elementwise times", "kernels", "Norms, rotation, activations alone", gpu_kernels.elementwise_times, 8, 13),
+    Section("start", "speed", "Start and memory", gpu_speed.start, 45, 1),
+    Section("steps", "speed", "Decode steps", gpu_speed.decode_steps, 12, 1),
+    Section("profile", "speed", "Kernels of a decode step", gpu_profile.profile, 8, 2),
+    Section("first token", "speed", "Time to the first token", gpu_speed.first_token, 3, 3),
+    Section("mixed", "speed", "Decodes beside an arriving prompt", gpu_speed.mixed, 8, 6),
+    Section("throughput", "speed", "Throughput", gpu_speed.throughput, 30, 5),
+    Section("long", "speed", "Decode steps after much context", gpu_speed.long_contexts, 20, 9),
+    Section("shares", "speed", "Where a step's time goes", gpu_speed.shares, 8, 7),
+    Section("sampling", "speed", "Sampling", gpu_speed.sampling, 15, 14),
+    Section("bf16", "bf16", "Tokens in bf16", gpu_checks.in_bf16, 30, 3),
+    Section("fp8", "weights", "fp8 weights", gpu_weights.fp8, 30, 6),
+    Section("int8", "weights", "int8 weights", gpu_weights.int8, 30, 11),
+    Section("int4", "weights", "int4 weights", gpu_weights.int4, 30, 10),
+    Section("fp8 kv", "weights", "fp8 KV cache", gpu_weights.fp8_kv, 35, 12),
+    Section("drafts", "drafts", "Drafts that are accepted", gpu_drafts.drafts, 60, 7),
+    Section("float32", "float32", "Tokens in float32", gpu_checks.in_float32, 30, 4),
+)
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """The names of the sections that are meant by names of sections and of parts, in their order. Raises ValueError."""
+    known = {word for section in SECTIONS for word in (section.name, section.part)}
+    if not known.issuperset(names):
+        raise ValueError(f"unknown: {', '.join(sorted(set(names) - known))}; there are {', '.join(sorted(known))}")
+    return [section.name for section in SECTIONS if not names or {section.name, section.part} & set(names)]
+
+
+def section_of(name: str) -> Section:
+    return next(section for section in SECTIONS if section.name == name)
+
+
+def fitting(names: Sequence[str], seconds: float, scale: float = 1.0) -> list[str]:
+    """Those that fit into so many seconds, the most valuable ones first to be taken; in the order given.
+
+    `scale`: of the estimates, below 1 for the tiny shape.
+    """
+    chosen: set[str] = set()
+    for section in sorted(map(section_of, names), key=lambda section: section.rank):
+        if scale * section.seconds <= seconds:
+            chosen.add(section.name)
+            seconds -= scale * section.seconds
+    return [name for name in names if name in chosen]
