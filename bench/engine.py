@@ -13,7 +13,6 @@ import time
 from dataclasses import replace
 
 import torch
-from PIL import Image
 
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
@@ -102,6 +101,8 @@ def measure_tight(path: str, config: EngineConfig, args: argparse.Namespace) -> 
 
 def noise(rng: random.Random) -> str:
     """A picture of random pixels, as a data URL."""
+    from PIL import Image  # a GPU machine may lack it
+
     data = io.BytesIO()
     Image.frombytes("RGB", (SIDE, SIDE), rng.randbytes(3 * SIDE * SIDE)).save(data, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

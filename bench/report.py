@@ -9,14 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 DEFAULT_FOLDER = Path.home() / ".cache" / "omni-bench"  # models and results, outside the repository
 
 
 def machine() -> str:
     """One line: date, processor, memory, versions."""
-    memory = psutil.virtual_memory().total / 2**30
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return (
         f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores {processor()}, {memory:.0f} GiB, "
