@@ -14,7 +14,7 @@ from worker.kernels.gpu.split_keys import choose_splits, num_multiprocessors
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 
-TILE_ROWS = 64  # queries times the heads that share a KV head, in a tile of a prompt chunk
+TILE_ROWS = 128  # queries times the heads that share a KV head, in a tile of a prompt chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +85,18 @@ class KernelAttention(PagedAttention):
             self.tensors.block_table,
             self.tensors.num_keys,
         )
-        window = spec.window if spec.window is not None and spec.window < self.max_keys else None
-        max_keys = self.max_keys if window is None else min(self.max_keys, window + tiles.num_queries)
+        max_keys = self.max_keys if spec.window is None else min(self.max_keys, spec.window + tiles.num_queries)
+        is_uneven, num_sms = tiles.rows is None, num_multiprocessors(query.device)
         attend(
             query,
             pages,
             tiles,
             output,
             scale=spec.scale,
-            window=window,
+            window=spec.window,
             softcap=spec.softcap,
             sinks=spec.sinks,
-            num_splits=choose_splits(tiles.count, kv_heads, max_keys, num_multiprocessors(query.device)),
+            num_splits=choose_splits(tiles.count, kv_heads, max_keys, num_sms, is_uneven=is_uneven),
         )
 
 

@@ -42,19 +42,25 @@ def share_of(split, num_splits, position, count, window, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def page_of(table, key, high, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Block ids, int64, and tokens in the block of the BLOCK_N keys from `key` on; one id where a block holds them all.
+def pages_of(table, key, high, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Block ids of the BLOCK_N keys from `key` on: a number if one block holds them all, else [BLOCK_N].
 
-    Keys from `high` on read block 0 or the last block: memory of the pool, so loads need no mask.
+    Keys from `high` on read block 0 or the last block. That is memory of the pool, so loads of keys need no mask.
     """
-    at = tl.arange(0, BLOCK_N)
-    if PAGE == BLOCK_N:
-        return tl.load(table + key // PAGE).to(tl.int64), at
-    elif PAGE > BLOCK_N:
-        return tl.load(table + key // PAGE).to(tl.int64), key % PAGE + at
+    if PAGE >= BLOCK_N:
+        return tl.load(table + key // PAGE, mask=key < high, other=0)
     else:
-        pages = tl.load(table + (key + at) // PAGE, mask=key + at < high, other=0)
-        return pages.to(tl.int64), at % PAGE
+        at = key + tl.arange(0, BLOCK_N)
+        return tl.load(table + at // PAGE, mask=at < high, other=0)
+
+
+@triton.jit
+def places_in_pages(key, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """[BLOCK_N]: where in their blocks the keys from `key` on lie."""
+    if PAGE > BLOCK_N:
+        return key % PAGE + tl.arange(0, BLOCK_N)
+    else:
+        return tl.arange(0, BLOCK_N) % PAGE
 
 
 @triton.jit

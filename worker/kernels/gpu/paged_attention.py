@@ -10,12 +10,25 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.kernels.gpu.attention_loop import load_dims, page_of, place_of, share_of, squeezed, with_keys
+from worker.kernels.gpu.attention_loop import (
+    load_dims,
+    pages_of,
+    place_of,
+    places_in_pages,
+    share_of,
+    squeezed,
+    with_keys,
+)
 from worker.kernels.gpu.runtime import dot, is_interpreted
-from worker.kernels.gpu.split_keys import combine_kernel
+from worker.kernels.gpu.split_keys import combine_kernel, combine_shape
 
 LOG2_E = 1.4426950408889634  # exponentials are computed as powers of two
 MIN_ROWS = 16  # of a matrix product
+WIDE_ROWS = 128  # queries times heads of a tile for which two groups of four warps multiply
+
+# of arguments that change from step to step, a value of 1 or an address makes no other kernel
+VARYING = ("num_tokens", "window", "table_row")
+TABLES = ("block_table", "num_keys", "query_starts", "tile_rows", "tile_starts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +54,7 @@ class Tiles:
     starts: torch.Tensor | None = None  # [count] int32: first query of each tile, counted in its sequence
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=TABLES)
 def attention_kernel(
     query, out, log_sums, keys, values, key_scales, value_scales, sinks,
     block_table, num_keys, query_starts, tile_rows, tile_starts, scale, softcap, window, num_tokens,
@@ -110,8 +123,10 @@ def attend_keys(
         r = BLOCK_D + tl.arange(0, BLOCK_R)
         right = load_dims(query + r[None, :], r[None, :], KEY_DIM, BLOCK_D + BLOCK_R == KEY_DIM).to(compute)
     sums = tl.full([BLOCK_M, BLOCK_V], 0.0, tl.float32)
+    next_page = pages_of(table, low, high, PAGE, BLOCK_N)
     for key in tl.range(low, high, BLOCK_N):
-        page, token = page_of(table, key, high, PAGE, BLOCK_N)
+        page, token = next_page.to(tl.int64), places_in_pages(key, PAGE, BLOCK_N)
+        next_page = pages_of(table, key + BLOCK_N, high, PAGE, BLOCK_N)  # early, so that loads of keys do not wait
         own_keys = (keys + page * key_block + token * key_token)[None, :]
         own_values = (values + page * value_block + token * value_token)[:, None]
         key_d = load_dims(own_keys + d[:, None], d[:, None], KEY_DIM, BLOCK_D <= KEY_DIM).to(compute)
@@ -168,25 +183,31 @@ def attend(
     if log_sums is not None:
         combine_kernel[(num_heads, tiles.count * tiles.num_queries)](
             parts, log_sums, out, *of_tiles, window, num_splits, num_tokens, VALUE_DIM=value_dim,
-            TILE_QUERIES=tiles.num_queries, BLOCK_N=shape["BLOCK_N"],
-            BLOCK_S=max(2, triton.next_power_of_2(num_splits)), BLOCK_V=triton.next_power_of_2(value_dim), num_warps=4,
+            TILE_QUERIES=tiles.num_queries, BLOCK_N=shape["BLOCK_N"], **combine_shape(num_splits, value_dim),
         )  # fmt: skip
 
 
 def launch_shape(pages: Pages, num_shared: int, num_queries: int) -> dict[str, int | bool]:
-    """The kernel's blocks for a tile of queries, warps and stages. Read registers in docs/kernels.md on a change."""
-    key_dim, value_dim = pages.keys.shape[-1], pages.values.shape[-1]
+    """The kernel's blocks for a tile of queries, its warps and stages. docs/kernels.md has the registers they take."""
+    key_dim, value_dim, dtype = pages.keys.shape[-1], pages.values.shape[-1], pages.keys.dtype
     block_d = max(MIN_ROWS, 1 << (key_dim.bit_length() - 1))
     rest = key_dim - block_d
     block_m = max(MIN_ROWS, triton.next_power_of_2(num_shared * num_queries))
-    is_wide = max(key_dim, value_dim) > 128
+    widest = max(key_dim, value_dim)
+    if dtype == torch.float32:  # multiplied without tensor cores
+        block_n = 16
+    elif block_m >= WIDE_ROWS:
+        block_n = 64 if widest <= 192 else 32
+    else:
+        block_n = 64 if widest <= 128 else 32 if widest <= 256 else 16
+    takes_many_registers = widest > 192 or (dtype.itemsize == 1 and widest > 64)
     return {
         "BLOCK_M": block_m,
-        "BLOCK_N": 32 if is_wide or pages.keys.dtype == torch.float32 else 64,
+        "BLOCK_N": block_n,
         "BLOCK_D": block_d,
         "BLOCK_R": max(MIN_ROWS, triton.next_power_of_2(rest)) if rest > 0 else 0,
         "BLOCK_V": max(MIN_ROWS, triton.next_power_of_2(value_dim)),
-        "IN_FLOAT32": is_interpreted() or pages.keys.dtype == torch.float32,
-        "num_warps": 8 if block_m >= 128 else 4,
-        "num_stages": 2 if block_m > MIN_ROWS else 3,
+        "IN_FLOAT32": is_interpreted() or dtype == torch.float32,
+        "num_warps": 8 if block_m >= WIDE_ROWS or takes_many_registers else 4,
+        "num_stages": 2 if block_m >= WIDE_ROWS and widest > 128 else 3,
     }

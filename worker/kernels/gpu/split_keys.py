@@ -7,15 +7,26 @@ import triton.language as tl
 from worker.kernels.gpu.attention_loop import place_of, share_of
 
 MAX_SPLITS = 64
-MIN_KEYS = 256  # of a split, at the longest context of the launch
-INTERPRETED_MULTIPROCESSORS = 8
+MIN_KEYS = 128  # of a split, at the longest context of the launch
+MAX_KEYS = 16384  # of a split, where one sequence may be much longer than the others
 WAVES = 2  # programs that are wanted for each multiprocessor
+INTERPRETED_MULTIPROCESSORS = 8
+
+# as in paged_attention.py
+VARYING = ("num_tokens", "window", "num_splits")
+TABLES = ("num_keys", "query_starts", "tile_rows", "tile_starts")
 
 
-def choose_splits(num_tiles: int, kv_heads: int, max_keys: int, num_multiprocessors: int) -> int:
-    """Programs that share the keys of a tile; static, while each sequence's own keys are shared equally."""
+def choose_splits(
+    num_tiles: int, kv_heads: int, max_keys: int, num_multiprocessors: int, *, is_uneven: bool = False
+) -> int:
+    """Programs that share the keys of a tile, as many as fill the GPU. A sequence shares its own keys equally.
+
+    `is_uneven`: enough, too, that a sequence of `max_keys` beside short ones does not keep one program busy for long.
+    """
     wanted = WAVES * num_multiprocessors // (num_tiles * kv_heads)
-    return max(1, min(wanted, -(-max_keys // MIN_KEYS), MAX_SPLITS))
+    least = -(-max_keys // MAX_KEYS) if is_uneven else 1
+    return max(1, min(max(wanted, least), -(-max_keys // MIN_KEYS), MAX_SPLITS))
 
 
 def num_multiprocessors(device: torch.device) -> int:
@@ -25,7 +36,13 @@ def num_multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-@triton.jit
+def combine_shape(num_splits: int, value_dim: int) -> dict[str, int]:
+    """combine_kernel's blocks, and warps for 64 numbers a thread."""
+    block_s, block_v = max(2, triton.next_power_of_2(num_splits)), triton.next_power_of_2(value_dim)
+    return {"BLOCK_S": block_s, "BLOCK_V": block_v, "num_warps": max(1, min(16, block_s * block_v // 2048))}
+
+
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=TABLES)
 def combine_kernel(
     parts, log_sums, out, num_keys, query_starts, tile_rows, tile_starts, window, num_splits, num_tokens,
     VALUE_DIM: tl.constexpr, TILE_QUERIES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr,
