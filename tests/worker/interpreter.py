@@ -58,6 +58,8 @@ class Launches(TorchDispatchMode):
 
 def is_view(func: Any) -> bool:
     """True if the result is the argument's memory, as it is."""
+    if func is torch.ops.aten.detach_.default:
+        return True
     returned = func._schema.returns[0].alias_info if func._schema.returns else None
     return returned is not None and not returned.is_write
 
