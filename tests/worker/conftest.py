@@ -1,6 +1,6 @@
 """Tiny engines for tests. Models are written once per session; every engine is new."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, SamplingParams
 from tests.models import save_model
-from tests.worker.gpu_stand_ins import PAGE, flash_kernel
 from worker.engine.engine import Engine
 from worker.kernels.native import NoKernels, load_kernels
 from worker.models.loader import EngineConfig, load
@@ -99,14 +98,6 @@ def kernels() -> None:
         load_kernels(torch.float32)
     except NoKernels as reason:
         pytest.skip(str(reason))
-
-
-@pytest.fixture
-def flash() -> Iterator[None]:
-    """For tests that run torch's flash kernel, as it computes on a GPU."""
-    library = flash_kernel(PAGE)
-    yield
-    library._destroy()
 
 
 def prompt_of(num_tokens: int, seed: int = 1) -> list[int]:

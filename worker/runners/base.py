@@ -9,7 +9,7 @@ import torch
 
 from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
-from worker.models.features import FeatureTap, StepFeatures
+from worker.models.features import FeatureTap, in_asked_order
 from worker.progress import OnProgress
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -38,13 +38,31 @@ class Runner(Protocol):
         """Prepare for steps of this size. `kv_cache` is the final one."""
 
 
+Run = Callable[[torch.Tensor, torch.Tensor, Attention, torch.Tensor], torch.Tensor]  # see ModelRunner._run()
+
+
+class RecordedSteps(Protocol):
+    """Steps of fixed shapes that a GPU replays (worker/runners/recorded)."""
+
+    def warm_up(
+        self, runner: "ModelRunner", run: Run, max_num_seqs: int, max_model_len: int, on_progress: OnProgress
+    ) -> None:
+        """Record the runner's forward pass `run` for steps of this size."""
+
+    def replay(
+        self, rows: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Logits as forward() returns them, and the features of the rows; None if no recording holds the rows."""
+
+
 class ModelRunner:
     """Runs a transformers model over a flat batch, its attention replaced by PagedAttention."""
 
     takes_pending = takes_drafts = True
+    can_be_recorded = True  # forward() is one _run()
+    recordings: RecordedSteps | None = None
     feature_layers: tuple[int, ...] = ()  # whose hidden states are handed over; set before warm_up()
-    features: StepFeatures | None = None  # of the last step; None if it failed
-    kept: torch.Tensor | None = None  # the features of the last _run(), [T, width * layers]
+    features: torch.Tensor | None = None  # of all tokens of the last step, [T, width * layers]; None where it failed
 
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
         self.model = model
@@ -55,6 +73,13 @@ class ModelRunner:
         """See Runner. Rows are computed in kernel order; their logits are returned in the order of `rows`."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
+        if self.recordings is not None:
+            self.features = None
+            found = self.recordings.replay(ordered, order, sampled)
+            if found is not None:
+                logits, self.features = found
+                self.features = self._features_of(ordered, order)
+                return logits
         device = self.kv_cache.keys[0].device
         paged = self.attend_with(self.kv_cache, ordered, device)
         places = torch.tensor([at for row in ordered for at in positions_of(row)])
@@ -62,24 +87,16 @@ class ModelRunner:
         positions, selected = upload(places, device), upload(wanted, device)
         self.features = None
         logits = self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
-        self._hand_over(ordered)
+        self.features = self._features_of(ordered, order)
         return logits
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the KV blocks."""
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
-        """Nothing to prepare."""
-
-    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Token ids [T] -> embeddings [T, width]."""
-        embeddings: torch.Tensor = self.model.get_input_embeddings()(token_ids)
-        return embeddings
-
-    def project(self, normed: torch.Tensor) -> torch.Tensor:
-        """Outputs of the final norm, [S, width] -> logits [S, vocab]."""
-        logits: torch.Tensor = self.model.get_output_embeddings()(normed)
-        return logits
+        """See Runner."""
+        if self.recordings is not None:
+            self.recordings.warm_up(self, self._run, max_num_seqs, max_model_len, on_progress)
 
     def can_continue(self, sequence: Sequence) -> bool:
         """True if the runner still holds the state of a partly computed sequence."""
@@ -99,15 +116,13 @@ class ModelRunner:
     def share_weights(self) -> None:
         """As release_weights(), for a model that still has to run: its layers compute with the copies."""
 
-    def _hand_over(self, ordered: Seq[ScheduledSequence]) -> None:
-        """Set `features` to what _run() has kept of these rows."""
-        if self.kept is not None:
-            self.features = StepFeatures(self.kept, ordered)
+    def _features_of(self, ordered: Seq[ScheduledSequence], order: Seq[int]) -> torch.Tensor | None:
+        return None if self.features is None else in_asked_order(self.features, ordered, order)
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
-        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]. Sets `kept` if features are wanted."""
+        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]. Sets `features` if they are wanted."""
         tap = FeatureTap(self.feature_layers, self.model.config.get_text_config().num_hidden_layers)
         with tap.hooked(self.model):
             output = self.model(
@@ -117,7 +132,7 @@ class ModelRunner:
                 paged=paged,
                 logits_to_keep=selected,
             )
-        self.kept = tap.features
+        self.features = tap.features
         logits: torch.Tensor = output.logits[0]
         return logits
 

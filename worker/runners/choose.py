@@ -1,36 +1,37 @@
 """Chooses how a loaded model is run: the fastest way whose logits are those of the stock model."""
 
 import logging
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import torch
 
-from worker.attention.paged import PagedAttention
-from worker.attention.varlen import VarlenAttention, fits_varlen
 from worker.kernels.linear import can_pack
 from worker.kernels.proxies import swap_linears
 from worker.kernels.quantized import Quantization
 from worker.models.config_fields import largest
-from worker.models.loader import EngineConfig, LoadedModel, count_parameters
+from worker.models.loader import FP8_KV, EngineConfig, LoadedModel, count_parameters
 from worker.models.transformers_seams import attention_of
 from worker.runners.base import AttentionMaker, ModelRunner, Runner
+from worker.runners.candidates import attention_makers, candidates, new_recordings, warn_without_triton
 from worker.runners.decoder import DecoderRunner
-from worker.runners.graphs import GraphedDecoderRunner
 from worker.runners.hybrid import HybridRunner, keeps_states
 from worker.runners.image_prompts import ImagePromptRunner, LanguagePart
 from worker.runners.layer_survey import LayerSurvey, survey_layers
-from worker.runners.limits import Limits, block_size_for, choose_limits
+from worker.runners.limits import Limits, block_size_for, choose_limits, kv_dtype
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.probe import (
-    PROBE_LENGTH,
+    MAX_FP8_CACHE_DEVIATION,
     PROBE_SEQS,
     ImageProbe,
     Unsupported,
     attending_part,
     check_equal,
     image_probe,
+    probe_length,
+    probe_logits,
     stock_logits,
     use_paged_attention,
 )
@@ -46,6 +47,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
 
     `draft_token_bytes`: of a token in a draft model's KV cache, which gets as many blocks.
     """
+    warn_without_triton(loaded.device)
     if config.num_ranks > 1:
         return leading_runner(loaded, config)
     model = loaded.model
@@ -57,23 +59,43 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
         layers = survey_layers(model, loaded.card.max_model_len)
         use_paged_attention(model)
         inner = ragged_runner(loaded, config, layers, expected)
+        if config.kv_dtype == FP8_KV:
+            prove_fp8_cache(inner, loaded, layers)
         runner = inner if probe is None else runner_with_images(loaded, inner, layers, probe, stock_attention)
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
-        shapes = layers.shapes
         state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
         limits = choose_limits(  # now that the weights are in place
-            loaded, config, shapes, num_parameters, state_bytes, draft_token_bytes
+            loaded, config, layers.shapes, num_parameters, state_bytes, draft_token_bytes
         )
         if state_bytes:
             logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
-        room = limits.num_blocks, limits.block_size, loaded.dtype, loaded.device
-        runner.kv_cache = KVCache(shapes, *room, shares_prefixes=state_bytes == 0)
+        room = limits.num_blocks, limits.block_size, kv_dtype(loaded, config), loaded.device
+        runner.kv_cache = KVCache(layers.shapes, *room, shares_prefixes=state_bytes == 0)
+        inner.recordings = new_recordings(inner, config)
         return runner, limits
     warn_unquantized(config.quantization, "it runs one sequence at a time")
+    if config.kv_dtype == FP8_KV:
+        logger.warning("OMNI_KV_DTYPE=fp8 has no effect: it runs one sequence at a time, with a cache of transformers")
+        config = replace(config, kv_dtype="auto")
     attending_part(model).set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config, expected, num_parameters)
+
+
+def prove_fp8_cache(runner: ModelRunner, loaded: LoadedModel, layers: LayerSurvey) -> None:
+    """Raises ValueError if keys and values in fp8 change too much of the logits of a runner that is right without."""
+    own = runner.kv_cache
+    expected = probe_logits(runner, loaded.model)[0]
+    runner.kv_cache = cache_to_try(loaded, layers, probe_length(loaded.model), torch.float8_e4m3fn)
+    try:
+        deviation = check_equal(runner, loaded.model, expected, MAX_FP8_CACHE_DEVIATION)
+    except Unsupported as reason:
+        what = f"OMNI_KV_DTYPE=fp8 does not fit {loaded.card.architecture}"
+        raise ValueError(f"{what}: {reason}; set it to auto.") from reason
+    finally:
+        runner.kv_cache = own
+    logger.info("with an fp8 KV cache the logits differ by %.2g of their spread", deviation)
 
 
 def ragged_runner(
@@ -92,9 +114,9 @@ def ragged_runner(
 
 def hybrid_runner(loaded: LoadedModel, layers: LayerSurvey, expected: torch.Tensor) -> HybridRunner:
     """For a model whose layers keep states besides keys and values. Raises Unsupported."""
-    probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
+    probe_cache = cache_to_try(loaded, layers, probe_length(loaded.model))
     refusals = []
-    for reads_whole, maker in product((False, True), attention_makers(loaded)):
+    for reads_whole, maker in product((False, True), attention_makers(loaded.device)):
         try:
             runner = HybridRunner(loaded.model, probe_cache, layers.places, maker, reads_whole=reads_whole)
             check_equal(runner, loaded.model, expected)
@@ -130,27 +152,17 @@ def warn_unquantized(quantization: Quantization | None, why: str) -> None:
         logger.warning("OMNI_QUANTIZE=%s has no effect: %s", quantization.name, why)
 
 
-def attention_makers(loaded: LoadedModel) -> list[AttentionMaker]:
-    """The kinds of attention to try, fastest first."""
-    fits = fits_varlen(loaded.device, loaded.dtype)
-    return [VarlenAttention.of_rows, PagedAttention] if fits else [PagedAttention]
-
-
 def fast_runner(
     loaded: LoadedModel, layers: LayerSurvey, expected: torch.Tensor, quantization: Quantization | None
 ) -> ModelRunner:
     """The fastest runner with the expected logits, on a KV cache just large enough to try it. Raises Unsupported."""
     model = loaded.model
-    probe_cache = cache_to_try(loaded, layers, PROBE_LENGTH)
-    makers = attention_makers(loaded)
-    on_gpu = (GraphedDecoderRunner, ModelRunner)
-    on_cpu = (NativeDecoderRunner, DecoderRunner, ModelRunner)
-    runner_types: tuple[type[ModelRunner], ...] = on_gpu if loaded.device.type == "cuda" else on_cpu
+    probe_cache = cache_to_try(loaded, layers, probe_length(loaded.model))
     if loaded.images is not None:
         warn_unquantized(quantization, "the model reads images with the same weights")
         quantization = None
     refusals = []
-    for runner_type, maker in product(runner_types, makers):
+    for runner_type, maker in candidates(loaded.device):
         try:
             runner = proven_runner(runner_type, model, probe_cache, maker, layers, expected)
         except Unsupported as reason:
@@ -219,11 +231,13 @@ def runner_with_images(
     return runner
 
 
-def cache_to_try(loaded: LoadedModel, layers: LayerSurvey, num_tokens: int) -> KVCache:
+def cache_to_try(
+    loaded: LoadedModel, layers: LayerSurvey, num_tokens: int, dtype: torch.dtype | None = None
+) -> KVCache:
     """A KV cache just large enough for the probe, with sequences of this length."""
     block_size = block_size_for(loaded.device)
     num_blocks = PROBE_SEQS * -(-num_tokens // block_size)
-    return KVCache(layers.shapes, num_blocks, block_size, loaded.dtype, loaded.device)
+    return KVCache(layers.shapes, num_blocks, block_size, dtype or loaded.dtype, loaded.device)
 
 
 def sequential_runner(

@@ -55,7 +55,7 @@ class PlacedAttention:
 class HybridRunner(ModelRunner):
     """`places`: the layers that attend and their places in the cache. `reads_whole`: prompts are not cut in chunks."""
 
-    takes_pending = takes_drafts = False
+    takes_pending = takes_drafts = can_be_recorded = False
 
     def __init__(
         self,

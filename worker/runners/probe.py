@@ -16,18 +16,23 @@ import torch
 from common.wire import GenerationRequest, SamplingParams
 from worker.attention.paged import ATTENTION_NAME, register_attention
 from worker.device import check_device
+from worker.models.config_fields import largest
 from worker.models.transformers_seams import set_position_shift, shifts_positions
 from worker.models.vision import ImageProcessor
 from worker.runners.base import Runner
+from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 from worker.state.stopping import VisibleText
 
 PROBE_LENGTH = 12  # tokens
 PROBE_CHUNKS = (5, 6, 1)  # tokens of each pass: two chunks of a prompt, then a decode step
+GPU_PROBE_LENGTH = 300  # reaches further pages, and keys that are shared among programs (MIN_KEYS of split_keys.py)
+GPU_PROBE_CHUNKS = (70, 229, 1)
 PROBE_SEQS = 2  # in one batch: a kernel may be right for the first sequence only
 # of the logits: root mean square of the difference / standard deviation
 MAX_DEVIATION = MappingProxyType({torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2})
+MAX_FP8_CACHE_DEVIATION = 0.25  # the same with keys and values in fp8, whose rounding errors are 2 to 3 %
 PICTURE_SIDE = 64  # pixels
 TOKENS_BEFORE_PICTURE = 4
 
@@ -55,27 +60,48 @@ def stock_logits(model: Any) -> torch.Tensor:
     return expected
 
 
-def check_equal(runner: Runner, model: Any, expected: torch.Tensor) -> None:
-    """Raises Unsupported unless `runner` computes the expected logits, in chunks and over its cache."""
+def check_equal(runner: Runner, model: Any, expected: torch.Tensor, most: float | None = None) -> float:
+    """The deviation of the logits that `runner` computes, in chunks and over its cache.
+
+    Raises Unsupported if it is larger than `most`, by default what rounding explains.
+    """
+    return compared(probe_logits(runner, model), expected, MAX_DEVIATION[model.dtype] if most is None else most)
+
+
+def probe_logits(runner: Runner, model: Any) -> torch.Tensor:
+    """Logits [PROBE_SEQS, vocab] after the probe tokens. Raises Unsupported."""
     *prompt, next_id = probe_tokens(model).tolist()
     sequences = [probe_sequence(prompt) for _ in range(PROBE_SEQS)]
-    check_sequences(runner, sequences, next_id, PROBE_CHUNKS, expected, model.dtype)
+    chunks = PROBE_CHUNKS if len(prompt) < PROBE_LENGTH else GPU_PROBE_CHUNKS
+    return logits_after(runner, sequences, next_id, chunks)
 
 
-def check_sequences(
-    runner: Runner,
-    sequences: Seq[Sequence],
-    next_id: int,
-    chunks: Seq[int],
-    expected: torch.Tensor,
-    dtype: torch.dtype,
-) -> None:
-    """As check_equal(), for identical prompts in these chunks. `next_id` is appended as if it was sampled."""
+def compared(logits: torch.Tensor, expected: torch.Tensor, most: float) -> float:
+    """The largest deviation of a row of logits [B, vocab] from `expected` [vocab]. Raises Unsupported beyond `most`."""
+    deviation = ((logits - expected).square().mean(dim=-1).sqrt().max() / expected.std()).item()
+    if not deviation <= most:
+        raise Unsupported(f"its logits differ by {deviation:.2g} of their spread")
+    return float(deviation)
+
+
+def max_deviation(dtype: torch.dtype, kv_cache: KVCache) -> float:
+    """Of a model's logits over this cache."""
+    return MAX_FP8_CACHE_DEVIATION if kv_cache.keys[0].dtype == torch.float8_e4m3fn else MAX_DEVIATION[dtype]
+
+
+def logits_after(runner: Runner, sequences: Seq[Sequence], next_id: int, chunks: Seq[int]) -> torch.Tensor:
+    """Logits [B, vocab] after identical prompts in these chunks; `next_id` is appended as if it was sampled.
+
+    Raises Unsupported.
+    """
+    pool = runner.kv_cache.pool
     num_blocks = runner.kv_cache.num_blocks_for(sequences[0].num_tokens + 1)
+    if num_blocks * len(sequences) > pool.num_free:
+        raise Unsupported(f"{pool.num_free} blocks of the KV cache are free")
     for sequence in sequences:
-        sequence.block_ids = runner.kv_cache.pool.allocate(num_blocks)
+        sequence.block_ids = pool.allocate(num_blocks)
     try:
-        logits = expected
+        logits = torch.empty(0)
         for num_tokens in chunks:
             logits = runner.forward([ScheduledSequence(sequence, num_tokens) for sequence in sequences])
             for sequence in sequences:
@@ -89,15 +115,20 @@ def check_sequences(
         for sequence in sequences:
             runner.kv_cache.free(sequence)
             runner.forget(sequence)
-    deviation = ((logits - expected).square().mean(dim=-1).sqrt().max() / expected.std()).item()
-    if not deviation <= MAX_DEVIATION[dtype]:
-        raise Unsupported(f"its logits differ by {deviation:.2g} of their spread")
+    return logits
+
+
+def probe_length(model: Any) -> int:
+    """Tokens of the probe: few on a CPU, where they take time."""
+    longest: int = largest(model.config.get_text_config(), "max_position_embeddings") or GPU_PROBE_LENGTH
+    is_long = next(model.parameters()).device.type == "cuda" and longest >= GPU_PROBE_LENGTH
+    return GPU_PROBE_LENGTH if is_long else PROBE_LENGTH
 
 
 def probe_tokens(model: Any) -> torch.Tensor:
-    """[PROBE_LENGTH] token ids, all different."""
+    """[probe_length()] token ids, the first dozen all different."""
     vocab_size: int = model.config.get_text_config().vocab_size
-    return torch.arange(PROBE_LENGTH, device=next(model.parameters()).device) * 7 % (vocab_size - 1) + 1
+    return torch.arange(probe_length(model), device=next(model.parameters()).device) * 7 % (vocab_size - 1) + 1
 
 
 def probe_sequence(token_ids: Seq[int], images: tuple[str, ...] = (), images_end: int = 0) -> Sequence:
@@ -132,7 +163,7 @@ class ImageProbe:
         chunks = (half, self.images_end - half + 1, rest - 2, 1)
         *prompt, next_id = self.token_ids
         sequences = [probe_sequence(prompt, self.images, self.images_end) for _ in range(PROBE_SEQS)]
-        check_sequences(runner, sequences, next_id, chunks, self.expected, dtype)
+        compared(logits_after(runner, sequences, next_id, chunks), self.expected, MAX_DEVIATION[dtype])
 
 
 @torch.inference_mode()
@@ -145,7 +176,7 @@ def image_probe(model: Any, images: ImageProcessor) -> ImageProbe:
 
 
 def _image_probe(model: Any, images: ImageProcessor) -> ImageProbe:
-    words = [token_id for token_id in probe_tokens(model).tolist() if images.end_of([token_id]) == 0]
+    words = [token_id for token_id in probe_tokens(model)[:PROBE_LENGTH].tolist() if images.end_of([token_id]) == 0]
     prompt = (*words[:TOKENS_BEFORE_PICTURE], images.token_id, *words[TOKENS_BEFORE_PICTURE:])
     request = GenerationRequest("probe", "probe", prompt, SamplingParams(max_tokens=1, seed=0), images=(picture(),))
     token_ids = list(images.expanded(request).prompt_ids)

@@ -14,15 +14,18 @@ import torch
 from torch import distributed
 
 from worker.attention.paged import PagedAttention
-from worker.attention.varlen import VarlenAttention, fits_varlen, runs_varlen
+from worker.attention.spec import AttentionSpec
+from worker.device import check_device
 from worker.models.loader import EngineConfig, LoadedModel, count_parameters
 from worker.ranks import NEVER
 from worker.runners.base import AttentionMaker, ModelRunner
+from worker.runners.candidates import attention_makers
 from worker.runners.layer_survey import survey_layers
 from worker.runners.limits import Limits, choose_limits, kv_memory_bytes
 from worker.runners.probe import (
     Unsupported,
     check_equal,
+    probe_sequence,
     stock_logits,
     use_paged_attention,
 )
@@ -119,11 +122,32 @@ def shared_parts(
     limits = choose_limits(loaded, replace(config, kv_memory_bytes=memory), layers.shapes, num_parameters)
     kv_cache = SharedKVCache(layers.shapes, limits.num_blocks, limits.block_size, loaded.dtype, loaded.device)
     kv_cache.channel = channel
-    makers: list[AttentionMaker] = [PagedAttention]
-    if fits_varlen(loaded.device, loaded.dtype):  # tried by all ranks now, because a step that fails ends them
-        if channel.least(int(layers.has_plain_scores and runs_varlen(kv_cache))):
-            makers.insert(0, VarlenAttention.of_rows)
+    makers = [  # tried by all ranks now, because a step that fails ends them
+        maker
+        for maker in attention_makers(loaded.device)
+        if maker is PagedAttention or channel.least(int(attends(maker, kv_cache, layers.specs, loaded.dtype)))
+    ]
     return expected, kv_cache, limits, channel, makers
+
+
+@torch.inference_mode()
+def attends(maker: AttentionMaker, kv_cache: KVCache, specs: Seq[AttentionSpec], dtype: torch.dtype) -> bool:
+    """True if this kind of attention runs on every layer. Writes nothing."""
+    sequence = probe_sequence([0, 0])
+    sequence.block_ids = kv_cache.pool.allocate(1)
+    device = kv_cache.keys[0].device
+    try:
+        attention = maker(kv_cache, [ScheduledSequence(sequence, 2)], device)
+        for layer_idx, (shape, spec) in enumerate(zip(kv_cache.shapes, specs, strict=True)):
+            num_heads = shape.num_kv_heads if spec.sinks is None else len(spec.sinks)
+            attention.attend(layer_idx, torch.zeros(2, num_heads, shape.key_dim, dtype=dtype, device=device), spec)
+        check_device()
+    except Exception as error:  # kernels fail in many ways
+        logger.warning("not with %s: %s", maker.__qualname__, error)
+        return False
+    finally:
+        kv_cache.free(sequence)
+    return True
 
 
 def leading_runner(loaded: LoadedModel, config: EngineConfig) -> tuple[ModelRunner, Limits]:

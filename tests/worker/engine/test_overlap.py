@@ -10,8 +10,6 @@ import torch
 
 from common.wire import Finished
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
-from tests.worker.gpu_stand_ins import PAGE, CountWaits, flash_kernel, recorded
-from tests.worker.runners.test_graphs import as_on_a_gpu
 from worker.engine import step as step_module
 from worker.sampling.grammar import GrammarCompiler
 from worker.sampling.sampler import PendingSamples
@@ -227,25 +225,6 @@ def test_the_rows_of_a_step_that_fails_in_flight_are_computed_alone(
     assert num_broken > 2
     for num_tokens in (3, 40, 17):
         assert bench.token_ids(f"r{num_tokens}") == bench.generate(prompt_of(num_tokens))
-
-
-def test_recorded_steps_overlap_and_wait_for_nothing_but_the_last_tokens(model_folder: ModelFolder) -> None:
-    library = flash_kernel(PAGE)
-    try:
-        bench = Bench(model_folder(), OVERLAPPED)
-        as_on_a_gpu(bench).record(8, 256, capture=recorded, on_progress=lambda what, share: None)
-        lengths = (3, 40, 17)
-        for num_tokens in lengths:
-            bench.add(f"r{num_tokens}", prompt_of(num_tokens))
-            bench.step(2)
-        bench.step(3)
-        with CountWaits() as waits:
-            bench.step(4)
-        assert waits.count == 0
-        bench.finish()
-        assert all(bench.token_ids(f"r{length}") == bench.generate(prompt_of(length)) for length in lengths)
-    finally:
-        library._destroy()
 
 
 def test_steps_overlap_only_on_a_gpu_unless_configured(model_folder: ModelFolder) -> None:

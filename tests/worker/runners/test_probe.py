@@ -1,32 +1,80 @@
 """The probe compares a runner with the stock model."""
 
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, ModelFolder
 from tests.worker.gpu_stand_ins import PAGE
+from worker.attention.kernel import KernelAttention
+from worker.kernels.gpu.paged_attention import Pages, Tiles
 from worker.models.loader import load
-from worker.runners.graphs import GraphedDecoderRunner
+from worker.runners.base import ModelRunner
 from worker.runners.layer_survey import survey_layers
-from worker.runners.probe import PROBE_SEQS, Unsupported, check_equal, stock_logits, use_paged_attention
+from worker.runners.probe import GPU_PROBE_LENGTH, PROBE_SEQS, Unsupported, check_equal, stock_logits
+from worker.runners.probe import use_paged_attention as use_paged
 from worker.state.kv_cache import KVCache
 
+Attend = Callable[..., None]
 
-@pytest.mark.usefixtures("flash")
-def test_the_probe_detects_a_kernel_that_is_wrong_for_the_second_sequence(
-    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+
+def wrong_for_the_second_sequence(
+    query: torch.Tensor, pages: Pages, tiles: Tiles, out: torch.Tensor, **asked: Any
 ) -> None:
-    model = load(str(model_folder()), ("tiny",), SMALL, lambda what, share: None).model
+    gpu_stand_ins.attend(query, pages, tiles, out, **asked)
+    out[int(tiles.query_starts[1]) :] = 0
+
+
+def wrong_in_the_second_block(query: torch.Tensor, pages: Pages, tiles: Tiles, out: torch.Tensor, **asked: Any) -> None:
+    first = pages.block_table[:, :1].expand_as(pages.block_table)
+    gpu_stand_ins.attend(query, replace(pages, block_table=first), tiles, out, **asked)
+
+
+def wrong_for_split_keys(*args: Any, num_splits: int = 1, **asked: Any) -> None:
+    gpu_stand_ins.attend(*args, **asked)
+    if num_splits > 1:
+        args[-1].zero_()
+
+
+def probed(folder: Any, attend: Attend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raises Unsupported if the probe finds that the kernel is wrong."""
+    monkeypatch.setattr("worker.attention.kernel.attend", attend)
+    model = load(str(folder), ("tiny",), SMALL, lambda what, share: None).model
     expected = stock_logits(model)
     layers = survey_layers(model, PAGE)
-    use_paged_attention(model)
-    cache = KVCache(layers.shapes, PROBE_SEQS, PAGE, torch.float32, torch.device("cpu"))
-    runner = GraphedDecoderRunner(model, cache, layers.specs)
-    check_equal(runner, model, expected)
-    monkeypatch.setattr(
-        "worker.attention.varlen.kernel_options", lambda *asked: SimpleNamespace(window=(-1, 0), num_splits=None)
-    )
+    use_paged(model)
+    num_blocks = PROBE_SEQS * -(-GPU_PROBE_LENGTH // PAGE)
+    cache = KVCache(layers.shapes, num_blocks, PAGE, torch.float32, torch.device("cpu"))
+    check_equal(ModelRunner(model, cache, KernelAttention.of_rows), model, expected)
+
+
+@pytest.mark.parametrize(
+    ("attend", "is_found"),
+    [
+        (gpu_stand_ins.attend, False),
+        (wrong_for_the_second_sequence, True),
+        (wrong_in_the_second_block, False),
+        (wrong_for_split_keys, False),
+    ],
+)
+def test_the_short_probe_of_a_cpu_detects_a_kernel_that_is_wrong_for_the_second_sequence(
+    attend: Attend, is_found: bool, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_found:
+        return probed(model_folder(), attend, monkeypatch)
     with pytest.raises(Unsupported, match="differ"):
-        check_equal(runner, model, expected)
+        probed(model_folder(), attend, monkeypatch)
+
+
+@pytest.mark.parametrize("attend", [wrong_for_the_second_sequence, wrong_in_the_second_block, wrong_for_split_keys])
+def test_the_longer_probe_of_a_gpu_reaches_further_blocks_and_split_keys(
+    attend: Attend, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.runners.probe.probe_length", lambda model: GPU_PROBE_LENGTH)
+    probed(model_folder(), gpu_stand_ins.attend, monkeypatch)
+    with pytest.raises(Unsupported, match="differ"):
+        probed(model_folder(), attend, monkeypatch)

@@ -1,0 +1,60 @@
+"""The ways to run a model's ragged steps on a device, fastest first; the probe decides which of them are right."""
+
+import logging
+from itertools import product
+
+import torch
+
+from worker.attention.paged import PagedAttention
+from worker.device import has_triton
+from worker.models.loader import EngineConfig
+from worker.runners.base import AttentionMaker, ModelRunner, RecordedSteps
+from worker.runners.decoder import DecoderRunner
+from worker.runners.native_decoder import NativeDecoderRunner
+
+logger = logging.getLogger(__name__)
+
+
+def candidates(device: torch.device) -> list[tuple[type[ModelRunner], AttentionMaker]]:
+    """Runners and the attention that they run with."""
+    if device.type != "cuda":
+        return [(runner, PagedAttention) for runner in (NativeDecoderRunner, DecoderRunner, ModelRunner)]
+    makers = attention_makers(device)
+    found = list(product((DecoderRunner, ModelRunner), makers))
+    if uses_kernels(device):
+        from worker.runners.triton_decoder import TritonDecoderRunner
+
+        found.insert(0, (TritonDecoderRunner, makers[0]))
+    return sorted(found, key=lambda way: way[1] is PagedAttention)
+
+
+def attention_makers(device: torch.device) -> list[AttentionMaker]:
+    """The kinds of attention to try."""
+    if not uses_kernels(device):
+        return [PagedAttention]
+    from worker.attention.kernel import KernelAttention
+
+    return [KernelAttention.of_rows, PagedAttention]
+
+
+def uses_kernels(device: torch.device) -> bool:
+    """True if our Triton kernels can be tried."""
+    return device.type == "cuda" and has_triton()
+
+
+def warn_without_triton(device: torch.device) -> None:
+    """Log that a GPU is used without our kernels."""
+    if device.type == "cuda" and not has_triton():
+        logger.warning(
+            "Triton is not installed, so torch's own operators run the model, slowly and without recorded steps; "
+            "torch's CUDA builds for Linux bring it"
+        )
+
+
+def new_recordings(runner: ModelRunner, config: EngineConfig) -> RecordedSteps | None:
+    """Recorded steps for a runner on a GPU whose attention can be recorded."""
+    if runner.attend_with is PagedAttention or not runner.can_be_recorded:
+        return None
+    from worker.runners.recorded.recordings import Recordings
+
+    return Recordings(config.speculate)

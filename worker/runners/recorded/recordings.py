@@ -1,0 +1,136 @@
+"""Records a runner's steps of fixed shapes, and replays the smallest that holds a step's rows.
+
+Outside the recording a step costs one transfer and one kernel (see buffers.py). Padding tokens belong to no
+sequence: they write to a spare block of the KV cache that nobody reads, and what they compute is dropped, NaN included.
+Steps that fit no recording run without one.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+
+from worker.attention.kernel import TILE_ROWS, KernelAttention
+from worker.device import check_device
+from worker.models.config_fields import largest
+from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
+from worker.runners.base import ModelRunner, Run
+from worker.runners.limits import MAX_DRAFTED
+from worker.runners.probe import Unsupported, check_equal, max_deviation, probe_logits
+from worker.runners.recorded.buffers import Spare, StepBuffers
+from worker.runners.recorded.capture import Launches, Record, cuda_capture
+from worker.runners.recorded.shapes import StepShape, step_shapes
+from worker.state.scheduled_sequence import ScheduledSequence
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """One recording, and the tensors that its replay writes."""
+
+    shape: StepShape
+    replay: Launches
+    logits: torch.Tensor  # [S, vocab] float32
+    features: torch.Tensor | None  # [T, width * layers]
+
+
+class Recordings:
+    """The recorded steps of one runner."""
+
+    def __init__(self, max_draft: int = 0) -> None:
+        """`max_draft`: most draft tokens of a sequence; 0: steps with drafts are not recorded."""
+        self.max_draft = max_draft
+        self.steps: list[RecordedStep] = []  # smallest first
+        self._buffers: StepBuffers | None = None
+        self._logits: torch.Tensor | None = None  # [largest S, vocab], which all recordings write to
+
+    def warm_up(
+        self, runner: ModelRunner, run: Run, max_num_seqs: int, max_model_len: int, on_progress: OnProgress
+    ) -> None:
+        """Record what can be recorded of `run`, the runner's forward pass over tensors, and compare the logits."""
+        try:
+            expected = probe_logits(runner, runner.model)[0]
+            self.record(runner, run, max_num_seqs, max_model_len, cuda_capture(), on_progress)
+            check_device()
+            check_equal(runner, runner.model, expected, max_deviation(runner.model.dtype, runner.kv_cache))
+        except Unsupported as reason:
+            logger.warning("steps are not recorded: %s", reason)
+            self.steps.clear()
+
+    def record(
+        self,
+        runner: ModelRunner,
+        run: Run,
+        max_num_seqs: int,
+        max_model_len: int,
+        capture: Record,
+        on_progress: OnProgress,
+    ) -> None:
+        """Record all shapes. After a failure no more of its kind are tried, and those steps run unrecorded."""
+        cache = runner.kv_cache
+        tile_queries = tile_queries_for(runner)
+        shapes = step_shapes(max_num_seqs, self.max_draft, MAX_DRAFTED, tile_queries)
+        (block,) = cache.pool.allocate(1)
+        spare = Spare(block, cache.block_size)
+        num_blocks = cache.num_blocks_for(max_model_len)
+        self._buffers = StepBuffers(shapes, num_blocks, tile_queries, spare, cache.keys[0].device)
+        on_progress("recording graphs", RECORDING)
+        span = (RECORDING, FIRST_STEP)
+        failed: set[str] = set()
+        for shape in counted("recording graphs", shapes, len(shapes), span, on_progress):
+            if shape.kind in failed:
+                continue
+            try:
+                self.steps.insert(0, self._recorded(shape, runner, run, self._buffers, capture))
+            except Exception as error:  # models of any kind wait for the GPU, or there is too little memory
+                failed.add(shape.kind)
+                logger.warning("%s of %d tokens and less are not recorded: %s", shape.kind, shape.num_tokens, error)
+        found = Counter(step.shape.kind for step in self.steps)
+        logger.info("recorded %s", ", ".join(f"{num} {kind}" for kind, num in found.items()) or "nothing")
+
+    @torch.inference_mode()
+    def replay(
+        self, rows: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """See RecordedSteps. `order` has the place of each row among those asked for. Valid until the next step."""
+        step = self.step_for(rows)
+        if step is None or self._buffers is None:
+            return None
+        self._buffers.fill(step.shape, rows, order, sampled)
+        step.replay()
+        return step.logits[: sum(row.num_samples for row in rows)], step.features
+
+    def step_for(self, rows: Seq[ScheduledSequence]) -> RecordedStep | None:
+        """The smallest recorded step that holds the rows."""
+        if self._buffers is None or any(row.start + row.num_inputs > self._buffers.max_keys for row in rows):
+            return None
+        tile_queries = self._buffers.tile_queries
+        return next((step for step in self.steps if step.shape.holds(rows, tile_queries)), None)
+
+    @torch.inference_mode()
+    def _recorded(
+        self, shape: StepShape, runner: ModelRunner, run: Run, buffers: StepBuffers, capture: Record
+    ) -> RecordedStep:
+        inputs, positions, selected, tensors = buffers.views(shape)
+        attention = KernelAttention(runner.kv_cache, tensors, shape.num_queries)
+        buffers.fill(shape, [], [], None)
+
+        def compute() -> None:
+            logits = run(inputs, positions, attention, selected)
+            if self._logits is None:  # in the first of all runs, which is not recorded yet
+                self._logits = logits.new_empty(buffers.num_logits, logits.shape[1], dtype=torch.float32)
+            self._logits[: len(logits)].copy_(logits)
+
+        replay = capture(compute)
+        assert self._logits is not None
+        return RecordedStep(shape, replay, self._logits[: shape.num_logits], runner.features)
+
+
+def tile_queries_for(runner: ModelRunner) -> int:
+    """Queries of a tile of the attention kernel, whose rows are the heads that share keys."""
+    num_heads = largest(runner.model.config.get_text_config(), "num_attention_heads") or 1
+    num_shared = num_heads // min(shape.num_kv_heads for shape in runner.kv_cache.shapes)
+    return max(1, TILE_ROWS // max(1, num_shared))
