@@ -5,7 +5,8 @@ the odd ones: head sizes 64 and 256, an fp8 KV cache. Each takes 1 to 10 s to co
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 
@@ -35,7 +36,76 @@ def case_of(
 
 
 def paged_attention_cases() -> list[KernelCase]:
-    return []
+    """Decodes, drafts of three tokens, prompt chunks in tiles. 64 is gpt-oss, 256 Gemma, 192/128 DeepSeek."""
+    windows, softcap = {"window": "i32"}, {"softcap": "fp32"}
+    return [
+        attention_case("decode 128"),
+        attention_case("decode 128, one split", is_split=False),
+        attention_case("decode 128, pages of 16", page=16),
+        attention_case("decode 128, fp8", is_fp8=True),
+        attention_case("decode 64", num_shared=8, dims=(64, 64), types={"sinks": "*bf16"} | windows),
+        attention_case("decode 96", num_shared=1, dims=(96, 96)),
+        attention_case("decode 256", num_shared=2, dims=(256, 256), types=windows | softcap),
+        attention_case("decode 192/128", num_shared=1, dims=(192, 128)),
+        attention_case("decode 576/512", num_shared=16, dims=(576, 512)),
+        attention_case("drafts 128", num_queries=4),
+        attention_case("tiles 128", num_queries=32, is_split=False),
+        attention_case("tiles 128, splits", num_queries=32),
+        attention_case("tiles 128, fp8", num_queries=32, is_split=False, is_fp8=True),
+        attention_case("tiles 64", num_shared=8, num_queries=16, dims=(64, 64), types={"sinks": "*bf16"} | windows),
+        attention_case("tiles 256", num_shared=2, num_queries=64, dims=(256, 256), types=windows | softcap),
+        attention_case("tiles 192/128", num_shared=1, num_queries=128, dims=(192, 128)),
+        combine_case(64, 128),
+        combine_case(4, 128),
+        combine_case(64, 512),
+    ]
+
+
+def attention_case(
+    name: str,
+    *,
+    num_shared: int = 4,
+    num_queries: int = 1,
+    dims: tuple[int, int] = (128, 128),
+    page: int = 64,
+    is_split: bool = True,
+    is_fp8: bool = False,
+    types: Mapping[str, str] = MappingProxyType({}),
+) -> KernelCase:
+    """`dims`: of keys and of values."""
+    import torch
+
+    from worker.kernels.gpu.paged_attention import attention_kernel, launch_shape
+
+    cache, dtype = ("*fp8e4nv", torch.float8_e4m3fn) if is_fp8 else ("*bf16", torch.bfloat16)
+    strides = [name for name in attention_kernel.arg_names if name.startswith(("query_", "key_", "value_"))]
+    signature = {name: "i32:16" for name in strides if not name.endswith(("_scales", "_starts"))}
+    signature |= dict.fromkeys(("query_starts", "num_keys", "block_table"), "*i32")
+    signature |= {"query": "*bf16", "keys": cache, "values": cache, "out": "*fp32" if is_split else "*bf16"}
+    signature |= {"scale": "fp32", "num_tokens": "i32", "table_row": "i32"} | dict(types)
+    if is_split:
+        signature["log_sums"] = "*fp32"
+    if is_fp8:
+        signature |= {"key_scales": "*fp32", "value_scales": "*fp32"}
+    if name.startswith("tiles"):
+        signature |= {"tile_rows": "*i32", "tile_starts": "*i32"}
+    constants = launch_shape(*dims, dtype, num_shared, num_queries)
+    constants |= {"KEY_DIM": dims[0], "VALUE_DIM": dims[1], "SHARED": num_shared, "PAGE": page}
+    constants["TILE_QUERIES"] = num_queries
+    num_warps, num_stages = constants.pop("num_warps"), constants.pop("num_stages")
+    case = case_of(f"attention, {name}", attention_kernel, signature, constants, num_warps)
+    return replace(case, num_stages=num_stages)
+
+
+def combine_case(num_splits: int, dim: int) -> KernelCase:
+    from worker.kernels.gpu.split_keys import combine_kernel, combine_shape
+
+    constants = combine_shape(num_splits, dim)
+    num_warps = constants.pop("num_warps")
+    signature = {"parts": "*fp32", "log_sums": "*fp32", "out": "*bf16", "num_keys": "*i32", "query_starts": "*i32"}
+    signature |= dict.fromkeys(("num_splits", "num_tokens"), "i32")
+    constants |= {"VALUE_DIM": dim, "TILE_QUERIES": 1, "BLOCK_N": 64}
+    return case_of(f"attention, combine {num_splits} x {dim}", combine_kernel, signature, constants, num_warps)
 
 
 def norms_cases() -> list[KernelCase]:

@@ -167,7 +167,7 @@ def attend(
     kv_heads, _, page, value_dim = pages.values.shape
     if tiles.count == 0:
         return
-    shape = launch_shape(pages, num_heads // kv_heads, tiles.num_queries)
+    shape = launch_shape(key_dim, value_dim, pages.keys.dtype, num_heads // kv_heads, tiles.num_queries)
     parts, log_sums = out, None
     if num_splits > 1:
         parts = torch.empty(num_splits, *out.shape, dtype=torch.float32, device=out.device)
@@ -187,9 +187,13 @@ def attend(
         )  # fmt: skip
 
 
-def launch_shape(pages: Pages, num_shared: int, num_queries: int) -> dict[str, int | bool]:
-    """The kernel's blocks for a tile of queries, its warps and stages. docs/kernels.md has the registers they take."""
-    key_dim, value_dim, dtype = pages.keys.shape[-1], pages.values.shape[-1], pages.keys.dtype
+def launch_shape(
+    key_dim: int, value_dim: int, dtype: torch.dtype, num_shared: int, num_queries: int
+) -> dict[str, int | bool]:
+    """The kernel's blocks for a cache of `dtype` and a tile of `num_queries` of each of the `num_shared` heads.
+
+    docs/kernels.md has the registers that its warps and stages take.
+    """
     block_d = max(MIN_ROWS, 1 << (key_dim.bit_length() - 1))
     rest = key_dim - block_d
     block_m = max(MIN_ROWS, triton.next_power_of_2(num_shared * num_queries))
