@@ -18,6 +18,8 @@ from transformers import (
     Gemma3TextConfig,
     Gemma4TextConfig,
     GenerationConfig,
+    Glm4MoeConfig,
+    Glm4MoeLiteConfig,
     GPTNeoXConfig,
     GptOssConfig,
     JambaConfig,
@@ -126,6 +128,14 @@ HYBRID_FAMILIES: dict[str, Any] = {  # some layers, or parts of them, keep a sta
     "falcon_h1": (FalconH1Config, MAMBA | {"mamba_d_ssm": 64}),
     "jamba": (JambaConfig, {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_d_state": 8}),
 }
+MTP_FAMILIES: dict[str, Any] = {  # besides deepseek_v3; their checkpoints bring a layer that predicts one token more
+    "glm4_moe": (
+        Glm4MoeConfig,
+        {name: value for name, value in DEEPSEEK.items() if "rank" not in name and "qk" not in name}
+        | {"num_key_value_heads": 2, "head_dim": 8, "use_qk_norm": True},
+    ),
+    "glm4_moe_lite": (Glm4MoeLiteConfig, DEEPSEEK | {"mlp_layer_types": ["dense", "sparse"]}),
+}
 SEQUENTIAL_FAMILIES: dict[str, Any] = {
     "deepseek_v32": (
         DeepseekV32Config,
@@ -156,7 +166,7 @@ def small_tokenizer() -> Tokenizer:
 def save_model(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
     """Write a random model of this family, and its tokenizer, into `folder`."""
     torch.manual_seed(seed)
-    config_class, own = (FAMILIES | HYBRID_FAMILIES | SEQUENTIAL_FAMILIES)[family]
+    config_class, own = (FAMILIES | HYBRID_FAMILIES | MTP_FAMILIES | SEQUENTIAL_FAMILIES)[family]
     model = AutoModelForCausalLM.from_config(config_class(**(BASE | own | changes)), dtype=dtype)
     model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=3, do_sample=False)
     model.save_pretrained(folder)

@@ -48,7 +48,7 @@ ARROWS = {
         "remote": ("engine", "models", "sampling", "state", *ROOTS),
         "embedding": ("engine", "models", *ROOTS),
         "engine": ("drafting", "runners", "sampling", "models", "state", *ROOTS),
-        "drafting": ("runners", "sampling", "models", "kernels", "state", *ROOTS),
+        "drafting": ("runners", "sampling", "attention", "models", "kernels", "state", *ROOTS),
         "runners": ("attention", "kernels", "models", "sampling", "state", "ranks", *ROOTS),
         "models": ("kernels", "state", *ROOTS),
         "sampling": ("kernels", "state", *ROOTS),

@@ -2,7 +2,11 @@
 
 import logging
 
+import torch
+
 from worker.drafting.drafter import Drafter, Guesser
+from worker.drafting.heads_eagle3 import load_eagle3
+from worker.drafting.heads_mtp import load_mtp
 from worker.drafting.lookup import PromptLookup
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.runners.base import Runner
@@ -13,6 +17,10 @@ logger = logging.getLogger(__name__)
 USUAL_NUM_AHEAD = 5  # drafted tokens where a draft model is named and no number
 
 
+class DraftFault(ValueError):
+    """OMNI_DRAFT_MODEL cannot be used. Its cause tells why."""
+
+
 def num_drafted(config: EngineConfig) -> int:
     """The most tokens drafted for a sequence and step; 0: none."""
     return config.speculate or (USUAL_NUM_AHEAD if config.draft_model else 0)
@@ -21,9 +29,17 @@ def num_drafted(config: EngineConfig) -> int:
 def choose_guesser(loaded: LoadedModel, config: EngineConfig) -> Guesser | None:
     """Its weights are in place when this returns, so that the model's KV cache gets what memory is left.
 
-    Raises ValueError for a draft model that does not fit the model.
+    Raises DraftFault.
     """
-    return PromptLookup() if num_drafted(config) else None
+    if not config.draft_model:
+        head = load_mtp(loaded) if config.speculate and config.num_ranks == 1 else None
+        return head or (PromptLookup() if config.speculate else None)
+    try:
+        return load_eagle3(config.draft_model, loaded) or PromptLookup()
+    except torch.OutOfMemoryError:
+        raise  # another attempt may succeed
+    except Exception as error:
+        raise DraftFault(f"OMNI_DRAFT_MODEL={config.draft_model}: {error}") from error
 
 
 def drafter_with(guesser: Guesser | None, config: EngineConfig, runner: Runner, limits: Limits) -> Drafter:

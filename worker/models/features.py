@@ -7,6 +7,7 @@ input of the final norm, n + 1 its output.
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -53,16 +54,16 @@ class FeatureTap:
         )
 
 
-def in_asked_order(features: torch.Tensor, ordered: Seq[ScheduledSequence], order: Seq[int]) -> torch.Tensor:
-    """Features [T, width] of the rows before they were sorted; `features` are those of `ordered`, padding may follow.
+class StepFeatures:
+    """The features of a step's tokens, by row."""
 
-    `order`: for each sorted row, its place among the rows before.
-    """
-    starts, start = {}, 0
-    for row, asked_at in zip(ordered, order, strict=True):
-        starts[asked_at] = range(start, start + row.num_inputs)
-        start += row.num_inputs
-    if list(order) == sorted(order):
-        return features[:start]
-    places = [place for asked_at in sorted(starts) for place in starts[asked_at]]
-    return features[torch.tensor(places, device=features.device)]
+    def __init__(self, features: torch.Tensor, rows: Seq[ScheduledSequence]) -> None:
+        """`features` [T, width * layers] of the rows one after another; padding may follow."""
+        stops = list(accumulate(row.num_inputs for row in rows))
+        self._places = {id(row): slice(stop - row.num_inputs, stop) for row, stop in zip(rows, stops, strict=True)}
+        self._features = features
+
+    def of(self, row: ScheduledSequence) -> torch.Tensor | None:
+        """[inputs of the row, width * layers]; None for a row that was not in the step."""
+        place = self._places.get(id(row))
+        return None if place is None else self._features[place]

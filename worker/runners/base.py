@@ -9,7 +9,7 @@ import torch
 
 from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
-from worker.models.features import FeatureTap, in_asked_order
+from worker.models.features import FeatureTap, StepFeatures
 from worker.progress import OnProgress
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -52,7 +52,10 @@ class RecordedSteps(Protocol):
     def replay(
         self, rows: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """Logits as forward() returns them, and the features of the rows; None if no recording holds the rows."""
+        """Logits as forward() returns them, and what _run() kept; None if no recording holds the rows.
+
+        `order`: for each row, which are in kernel order, its place among those asked for.
+        """
 
 
 class ModelRunner:
@@ -62,7 +65,8 @@ class ModelRunner:
     can_be_recorded = True  # forward() is one _run()
     recordings: RecordedSteps | None = None
     feature_layers: tuple[int, ...] = ()  # whose hidden states are handed over; set before warm_up()
-    features: torch.Tensor | None = None  # of all tokens of the last step, [T, width * layers]; None where it failed
+    features: StepFeatures | None = None  # of the last step; None if it failed
+    kept: torch.Tensor | None = None  # the features of the last _run(), [T, width * layers]
 
     def __init__(self, model: Any, kv_cache: KVCache, attend_with: AttentionMaker = PagedAttention) -> None:
         self.model = model
@@ -73,22 +77,24 @@ class ModelRunner:
         """See Runner. Rows are computed in kernel order; their logits are returned in the order of `rows`."""
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
-        if self.recordings is not None:
-            self.features = None
-            found = self.recordings.replay(ordered, order, sampled)
-            if found is not None:
-                logits, self.features = found
-                self.features = self._features_of(ordered, order)
-                return logits
+        self.features = None
+        found = self.recordings.replay(ordered, order, sampled) if self.recordings is not None else None
+        if found is not None:
+            logits, self.kept = found
+        else:
+            logits = self._unrecorded(ordered, order, sampled)
+        self._hand_over(ordered)
+        return logits
+
+    def _unrecorded(
+        self, ordered: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
+    ) -> torch.Tensor:
         device = self.kv_cache.keys[0].device
         paged = self.attend_with(self.kv_cache, ordered, device)
         places = torch.tensor([at for row in ordered for at in positions_of(row)])
         wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
         positions, selected = upload(places, device), upload(wanted, device)
-        self.features = None
-        logits = self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
-        self.features = self._features_of(ordered, order)
-        return logits
+        return self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the KV blocks."""
@@ -97,6 +103,16 @@ class ModelRunner:
         """See Runner."""
         if self.recordings is not None:
             self.recordings.warm_up(self, self._run, max_num_seqs, max_model_len, on_progress)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Token ids [T] -> embeddings [T, width]."""
+        embeddings: torch.Tensor = self.model.get_input_embeddings()(token_ids)
+        return embeddings
+
+    def project(self, normed: torch.Tensor) -> torch.Tensor:
+        """Outputs of the final norm, [S, width] -> logits [S, vocab]."""
+        logits: torch.Tensor = self.model.get_output_embeddings()(normed)
+        return logits
 
     def can_continue(self, sequence: Sequence) -> bool:
         """True if the runner still holds the state of a partly computed sequence."""
@@ -116,13 +132,15 @@ class ModelRunner:
     def share_weights(self) -> None:
         """As release_weights(), for a model that still has to run: its layers compute with the copies."""
 
-    def _features_of(self, ordered: Seq[ScheduledSequence], order: Seq[int]) -> torch.Tensor | None:
-        return None if self.features is None else in_asked_order(self.features, ordered, order)
+    def _hand_over(self, ordered: Seq[ScheduledSequence]) -> None:
+        """Set `features` to what _run() has kept of these rows."""
+        if self.kept is not None:
+            self.features = StepFeatures(self.kept, ordered)
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
-        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]. Sets `features` if they are wanted."""
+        """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]. Sets `kept` if features are wanted."""
         tap = FeatureTap(self.feature_layers, self.model.config.get_text_config().num_hidden_layers)
         with tap.hooked(self.model):
             output = self.model(
@@ -132,7 +150,7 @@ class ModelRunner:
                 paged=paged,
                 logits_to_keep=selected,
             )
-        self.features = tap.features
+        self.kept = tap.features
         logits: torch.Tensor = output.logits[0]
         return logits
 

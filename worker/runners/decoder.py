@@ -86,6 +86,14 @@ class DecoderRunner(ModelRunner):
         self.norm = Norm(body.norm)
         self.head = fused_linear([model.lm_head], quantization and quantization.for_head())
 
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """See ModelRunner."""
+        return F.embedding(token_ids, self.embedding)
+
+    def project(self, normed: torch.Tensor) -> torch.Tensor:
+        """See ModelRunner."""
+        return self.head(normed)
+
     def release_weights(self) -> None:
         """Free the model's own copies of packed weights. The model itself can no longer run."""
         linears = [module for module in self.model.model.layers.modules() if isinstance(module, nn.Linear)]
@@ -131,7 +139,7 @@ class DecoderRunner(ModelRunner):
             tap.take(len(self.layers), hidden)
             tap.take(len(self.layers) + 1, normed)
             normed = normed[selected]
-        self.features = tap.features
+        self.kept = tap.features
         return self.head(normed)
 
     def _normed(self, hidden: torch.Tensor, norm: Norm) -> torch.Tensor:

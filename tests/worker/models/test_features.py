@@ -1,4 +1,4 @@
-"""Every runner hands over the hidden states that the stock model computes, of all tokens in the order of the rows."""
+"""Every runner hands over the hidden states that the stock model computes, of all tokens of each row."""
 
 from typing import Any
 
@@ -60,7 +60,8 @@ def test_features_are_the_stock_models_hidden_states(
             stock_states(bench, sequence.token_ids + sequence.draft)[row.start : row.start + row.num_inputs]
             for sequence, row in zip(sequences, rows, strict=True)
         ]
-        torch.testing.assert_close(runner.features, torch.cat(expected), atol=2e-5, rtol=1e-4)
+        for row, states in zip(rows, expected, strict=True):
+            torch.testing.assert_close(runner.features.of(row), states, atol=2e-5, rtol=1e-4)
         for sequence, num in zip(sequences, chunks, strict=True):
             sequence.advance(num)
 

@@ -34,7 +34,7 @@ class RecordedStep:
     shape: StepShape
     replay: Launches
     logits: torch.Tensor  # [S, vocab] float32
-    features: torch.Tensor | None  # [T, width * layers]
+    kept: torch.Tensor | None  # the features [T, width * layers], if they are wanted
 
 
 class Recordings:
@@ -95,13 +95,13 @@ class Recordings:
     def replay(
         self, rows: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """See RecordedSteps. `order` has the place of each row among those asked for. Valid until the next step."""
+        """See RecordedSteps. The tensors are valid until the next step."""
         step = self.step_for(rows)
         if step is None or self._buffers is None:
             return None
         self._buffers.fill(step.shape, rows, order, sampled)
         step.replay()
-        return step.logits[: sum(row.num_samples for row in rows)], step.features
+        return step.logits[: sum(row.num_samples for row in rows)], step.kept
 
     def step_for(self, rows: Seq[ScheduledSequence]) -> RecordedStep | None:
         """The smallest recorded step that holds the rows."""
@@ -126,7 +126,7 @@ class Recordings:
 
         replay = capture(compute)
         assert self._logits is not None
-        return RecordedStep(shape, replay, self._logits[: shape.num_logits], runner.features)
+        return RecordedStep(shape, replay, self._logits[: shape.num_logits], runner.kept)
 
 
 def tile_queries_for(runner: ModelRunner) -> int:

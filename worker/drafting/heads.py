@@ -1,0 +1,222 @@
+"""Guesses by a head: one decoder layer that reads the model's own hidden states instead of computing its own.
+
+The head's state at position p is computed from the model's features at p (worker/models/features.py) and token p + 1;
+its logits are those of token p + 2. To guess further, its own state stands for the features of the next position.
+
+Its keys and values lie in the blocks of the model's sequences, in a cache of one layer beside the model's. So prefixes
+that the model finds in its cache are in the head's too, and what is preempted is computed again with the model's.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
+from typing import Protocol
+
+import torch
+
+from worker.attention.paged import Attention, PagedAttention
+from worker.device import upload
+from worker.models.loader import LoadedModel
+from worker.progress import OnProgress
+from worker.runners.base import AttentionMaker, ModelRunner, Runner, kernel_order, positions_of
+from worker.runners.limits import Limits
+from worker.runners.probe import probe_sequence
+from worker.sampling.sampler import sample
+from worker.state.kv_cache import KVCache, LayerShape
+from worker.state.scheduled_sequence import ScheduledSequence
+from worker.state.sequence import Sequence
+
+MAX_GUESSES = 16
+WARM_UP_TOKENS = 8
+
+
+class DraftHead(Protocol):
+    """One decoder layer and what is around it. Its layer index in the cache is 0."""
+
+    feature_layers: tuple[int, ...]
+    shape: LayerShape
+    dtype: torch.dtype
+
+    def bind(self, runner: ModelRunner) -> None:
+        """The runner has the model's embeddings and output layer, where the head has none of its own."""
+
+    def combine(self, features: torch.Tensor) -> torch.Tensor:
+        """The model's features [T, width * layers] as the head's states [T, width]."""
+
+    def run(
+        self, token_ids: torch.Tensor, before: torch.Tensor, positions: torch.Tensor, paged: Attention
+    ) -> torch.Tensor:
+        """States [T, width]. `token_ids` [T]: those after `positions` [T]; `before`: combined features, or states."""
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """States [S, width] -> logits [S, tokens of the head]."""
+
+    def model_ids(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """The head's token ids as the model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """What is kept of a sequence between steps."""
+
+    position: int  # the last one whose features were read
+    state: torch.Tensor  # of the head there, [width]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The features of a row that are read: those of the tokens that proved right."""
+
+    row: ScheduledSequence
+    features: torch.Tensor  # [T, width * layers]
+    token_ids: list[int]  # [T], each the one after its position
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A sequence for which up to `num` tokens are guessed, each from the one before."""
+
+    sequence: Sequence
+    num: int
+    last: HeadState
+
+
+class HeadGuesser:
+    """A Guesser."""
+
+    max_guesses = MAX_GUESSES
+
+    def __init__(self, head: DraftHead, loaded: LoadedModel) -> None:
+        """`loaded`: the model that verifies the guesses."""
+        self.head = head
+        self.device = loaded.device
+        self.vocab_size = loaded.card.vocab_size
+        self.feature_layers = head.feature_layers
+        self.kv_bytes_per_token = head.shape.width * head.dtype.itemsize
+        self._states: dict[Sequence, HeadState] = {}
+        self._attend_with: AttentionMaker = PagedAttention
+
+    def attach(self, runner: Runner, limits: Limits) -> None:
+        """See Guesser. Raises ValueError for a runner that hands over no hidden states."""
+        if not isinstance(runner, ModelRunner):
+            raise ValueError("the model's runner hands over no hidden states, which the head reads.")
+        runner.feature_layers = self.feature_layers
+        self.runner = runner
+        self.head.bind(runner)
+        if self.device.type != "cpu":  # on a CPU the runner may have kernels with a layout of their own
+            self._attend_with = runner.attend_with
+        room = limits.num_blocks, limits.block_size, self.head.dtype, self.device
+        self.kv_cache = KVCache([self.head.shape], *room, shares_prefixes=False)
+
+    @torch.inference_mode()
+    def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
+        """Run the kernels once, for a chunk of a prompt and for a single token."""
+        pool = self.runner.kv_cache.pool
+        num_tokens = min(WARM_UP_TOKENS, max_model_len - 1)
+        sequence = probe_sequence([1] * num_tokens)
+        sequence.block_ids = pool.allocate(self.kv_cache.num_blocks_for(num_tokens + 1))
+        token_ids = torch.ones(num_tokens, dtype=torch.long, device=self.device)
+        features = self.runner.embed(token_ids).repeat(1, len(self.feature_layers))
+        states = self._run([part_of(sequence, 0, num_tokens)], token_ids, self.head.combine(features))
+        token_ids = self._pick(states[-1:], [sequence], 0)
+        self._run([part_of(sequence, num_tokens, 1)], token_ids.clamp(min=0), states[-1:])
+        pool.free(sequence.block_ids)
+
+    @torch.inference_mode()
+    def note(self, rows: Seq[ScheduledSequence]) -> None:
+        """See Guesser. Computes the head's states for all inputs that proved right."""
+        readings = []
+        for row in rows:
+            self.forget(row.sequence)
+            if (reading := self._reading(row)) is not None:
+                readings.append((row.sequence, reading))
+        if not readings:
+            return
+        readings.sort(key=lambda item: kernel_order(item[1].row))
+        features = torch.cat([reading.features for _, reading in readings])
+        token_ids = torch.tensor([token_id for _, reading in readings for token_id in reading.token_ids])
+        stops = torch.tensor(list(accumulate(len(reading.token_ids) for _, reading in readings)))
+        before = self.head.combine(torch.nan_to_num(features))  # NaN of a failing request would stay in the cache
+        states = self._run([reading.row for _, reading in readings], upload(token_ids, self.device), before)
+        last = states[upload(stops - 1, self.device)]
+        for (sequence, reading), state in zip(readings, last, strict=True):
+            self._states[sequence] = HeadState(reading.row.start + reading.row.num_tokens - 1, state)
+
+    @torch.inference_mode()
+    def guess(self, wanted: Seq[tuple[Sequence, int]]) -> list[list[int]]:
+        """See Guesser. The tokens stay on the device until all are sampled."""
+        chains = [chain for sequence, num in wanted if (chain := self._chain(sequence, num)) is not None]
+        chains.sort(key=lambda chain: -chain.last.position)  # see kernel_order
+        guesses: dict[Sequence, list[int]] = {chain.sequence: [] for chain in chains}
+        found: list[tuple[list[Chain], torch.Tensor]] = []  # at each number of tokens ahead
+        states = torch.stack([chain.last.state for chain in chains]) if chains else torch.empty(0)
+        for ahead in range(max((chain.num for chain in chains), default=0)):
+            going = [chain for chain in chains if chain.num > ahead]
+            if found:
+                states = self._continue(ahead, *found[-1], states)
+            found.append((going, self._pick(states, [chain.sequence for chain in going], ahead)))
+        for going, token_ids in found:
+            for chain, token_id in zip(going, token_ids.tolist(), strict=True):
+                guesses[chain.sequence].append(token_id)
+        return [usable(guesses.get(sequence, []), self.vocab_size) for sequence, _ in wanted]
+
+    def forget(self, sequence: Sequence) -> None:
+        """See Guesser. Keys and values are in the sequence's own blocks."""
+        self._states.pop(sequence, None)
+
+    def _reading(self, row: ScheduledSequence) -> Reading | None:
+        sequence = row.sequence
+        features = self.runner.features.of(row) if self.runner.features is not None else None
+        token_ids = sequence.token_ids[row.start + 1 : sequence.num_computed + 1]
+        if features is None or not token_ids:
+            return None
+        return Reading(part_of(sequence, row.start, len(token_ids)), features[: len(token_ids)], token_ids)
+
+    def _chain(self, sequence: Sequence, num: int) -> Chain | None:
+        """None where the last step's features are not known, or no block is free for the guesses."""
+        last = self._states.get(sequence)
+        if last is None or last.position != sequence.num_tokens - 2:
+            return None
+        has_room = self.runner.kv_cache.reserve(sequence, sequence.num_tokens + num - 2)
+        return Chain(sequence, num if has_room else 1, last)
+
+    def _continue(self, ahead: int, before: Seq[Chain], token_ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """States after the newest guesses, of the chains that go on. `token_ids`, `states`: of all of `before`."""
+        kept = [at for at, chain in enumerate(before) if chain.num > ahead]
+        if len(kept) < len(before):
+            index = upload(torch.tensor(kept), self.device)
+            token_ids, states = token_ids[index], states[index]
+        rows = [part_of(before[at].sequence, before[at].last.position + ahead, 1) for at in kept]
+        return self._run(rows, token_ids.clamp(min=0), states)
+
+    def _run(self, rows: Seq[ScheduledSequence], token_ids: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """The head's states [T, width] of rows in kernel order. `token_ids`, `before`: see DraftHead.run()."""
+        places = upload(torch.tensor([place for row in rows for place in positions_of(row)]), self.device)
+        return self.head.run(token_ids, before, places, self._attend_with(self.kv_cache, rows, self.device))
+
+    def _pick(self, states: torch.Tensor, sequences: Seq[Sequence], ahead: int) -> torch.Tensor:
+        """The model's token ids [S] at `ahead` tokens after each sequence's end; negative where there is none.
+
+        They are sampled by the random numbers that the model's samples at these positions will use.
+        """
+        positions = [sequence.num_completion_tokens + ahead for sequence in sequences]
+        copies = [part_of(sequence, 0, 1).sequence for sequence in sequences]
+        samples = sample(
+            self.head.logits(states).float(), copies, positions, may_defer=self.device.type != "cpu"
+        ).token_ids
+        return torch.where(samples < 0, samples, self.head.model_ids(samples.clamp(min=0)))
+
+
+def part_of(sequence: Sequence, start: int, num_tokens: int) -> ScheduledSequence:
+    """Tokens of the sequence as a row. The row's copy of the sequence has no draft, and its blocks."""
+    sampling = sequence.sampling
+    if sampling.logprobs is not None:
+        sampling = replace(sampling, logprobs=None)
+    row = ScheduledSequence(replace(sequence, sampling=sampling, draft=[]), num_tokens)
+    row.start = start
+    return row
+
+
+def usable(guess: list[int], vocab_size: int) -> list[int]:
+    """The guess up to the first that is no token of the model."""
+    return list(takewhile(lambda token_id: 0 <= token_id < vocab_size, guess))
