@@ -53,7 +53,8 @@ def warn_without_triton(device: torch.device) -> None:
 
 def new_recordings(runner: ModelRunner, config: EngineConfig) -> RecordedSteps | None:
     """Recorded steps for a runner on a GPU whose attention can be recorded."""
-    if runner.attend_with is PagedAttention or not runner.can_be_recorded:
+    device = runner.kv_cache.keys[0].device
+    if not uses_kernels(device) or runner.attend_with is PagedAttention or not runner.can_be_recorded:
         return None
     from worker.runners.recorded.recordings import Recordings
 
