@@ -10,7 +10,7 @@ that the model finds in its cache are in the head's too, and what is preempted i
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -21,10 +21,13 @@ from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker, ModelRunner, Runner, kernel_order, positions_of
 from worker.runners.limits import Limits
 from worker.runners.probe import probe_sequence
-from worker.sampling.sampler import sample
+from worker.sampling.sampler import likeliest, sample
 from worker.state.kv_cache import KVCache, LayerShape
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
+
+if TYPE_CHECKING:
+    from worker.drafting.heads_recorded import RecordedGuesses
 
 MAX_GUESSES = 16
 WARM_UP_TOKENS = 8
@@ -95,6 +98,7 @@ class HeadGuesser:
         self.kv_bytes_per_token = head.shape.width * head.dtype.itemsize
         self._states: dict[Sequence, HeadState] = {}
         self._attend_with: AttentionMaker = PagedAttention
+        self.recorded: RecordedGuesses | None = None
 
     def attach(self, runner: Runner, limits: Limits) -> None:
         """See Guesser. Raises ValueError for a runner that hands over no hidden states."""
@@ -105,12 +109,12 @@ class HeadGuesser:
         self.head.bind(runner)
         if self.device.type != "cpu":  # on a CPU the runner may have kernels with a layout of their own
             self._attend_with = runner.attend_with
-        room = limits.num_blocks, limits.block_size, self.head.dtype, self.device
+        room = limits.num_blocks + 1, limits.block_size, self.head.dtype, self.device  # one for padding tokens
         self.kv_cache = KVCache([self.head.shape], *room, shares_prefixes=False)
 
     @torch.inference_mode()
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
-        """Run the kernels once, for a chunk of a prompt and for a single token."""
+        """Run the kernels once, for a chunk of a prompt and for a single token, and record the latter."""
         pool = self.runner.kv_cache.pool
         num_tokens = min(WARM_UP_TOKENS, max_model_len - 1)
         sequence = probe_sequence([1] * num_tokens)
@@ -118,9 +122,15 @@ class HeadGuesser:
         token_ids = torch.ones(num_tokens, dtype=torch.long, device=self.device)
         features = self.runner.embed(token_ids).repeat(1, len(self.feature_layers))
         states = self._run([part_of(sequence, 0, num_tokens)], token_ids, self.head.combine(features))
-        token_ids = self._pick(states[-1:], [sequence], 0)
+        token_ids = self._pick(self.head.logits(states[-1:]), [sequence], 0)
         self._run([part_of(sequence, num_tokens, 1)], token_ids.clamp(min=0), states[-1:])
         pool.free(sequence.block_ids)
+        if self.runner.recordings is not None:  # on a GPU with Triton
+            from worker.drafting.heads_recorded import RecordedGuesses
+            from worker.runners.recorded.capture import cuda_capture
+
+            self.recorded = RecordedGuesses(self.head, self.kv_cache, self.kv_cache.pool.num_blocks - 1)
+            self.recorded.record(max_num_seqs, max_model_len, states[-1], cuda_capture())
 
     @torch.inference_mode()
     def note(self, rows: Seq[ScheduledSequence]) -> None:
@@ -149,12 +159,15 @@ class HeadGuesser:
         chains.sort(key=lambda chain: -chain.last.position)  # see kernel_order
         guesses: dict[Sequence, list[int]] = {chain.sequence: [] for chain in chains}
         found: list[tuple[list[Chain], torch.Tensor]] = []  # at each number of tokens ahead
-        states = torch.stack([chain.last.state for chain in chains]) if chains else torch.empty(0)
+        states = logits = torch.empty(0)
         for ahead in range(max((chain.num for chain in chains), default=0)):
             going = [chain for chain in chains if chain.num > ahead]
             if found:
-                states = self._continue(ahead, *found[-1], states)
-            found.append((going, self._pick(states, [chain.sequence for chain in going], ahead)))
+                states, logits = self._continue(ahead, *found[-1], states)
+            else:
+                states = torch.stack([chain.last.state for chain in chains])
+                logits = self.head.logits(states)
+            found.append((going, self._pick(logits, [chain.sequence for chain in going], ahead)))
         for going, token_ids in found:
             for chain, token_id in zip(going, token_ids.tolist(), strict=True):
                 guesses[chain.sequence].append(token_id)
@@ -180,30 +193,42 @@ class HeadGuesser:
         has_room = self.runner.kv_cache.reserve(sequence, sequence.num_tokens + num - 2)
         return Chain(sequence, num if has_room else 1, last)
 
-    def _continue(self, ahead: int, before: Seq[Chain], token_ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """States after the newest guesses, of the chains that go on. `token_ids`, `states`: of all of `before`."""
+    def _continue(
+        self, ahead: int, before: Seq[Chain], token_ids: torch.Tensor, states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States and logits after the newest guesses, of the chains that go on.
+
+        `token_ids` are the guesses and `states` what they were made from, of all of `before`.
+        """
         kept = [at for at, chain in enumerate(before) if chain.num > ahead]
         if len(kept) < len(before):
             index = upload(torch.tensor(kept), self.device)
             token_ids, states = token_ids[index], states[index]
         rows = [part_of(before[at].sequence, before[at].last.position + ahead, 1) for at in kept]
-        return self._run(rows, token_ids.clamp(min=0), states)
+        for index_of, row in enumerate(rows):
+            row.sequence.pending, row.samples = index_of, True
+        found = self.recorded.replay(rows, token_ids, states) if self.recorded is not None else None
+        if found is None:
+            states = self._run(rows, token_ids.clamp(min=0), states)
+            found = states, self.head.logits(states)
+        return found
 
     def _run(self, rows: Seq[ScheduledSequence], token_ids: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The head's states [T, width] of rows in kernel order. `token_ids`, `before`: see DraftHead.run()."""
         places = upload(torch.tensor([place for row in rows for place in positions_of(row)]), self.device)
         return self.head.run(token_ids, before, places, self._attend_with(self.kv_cache, rows, self.device))
 
-    def _pick(self, states: torch.Tensor, sequences: Seq[Sequence], ahead: int) -> torch.Tensor:
+    def _pick(self, logits: torch.Tensor, sequences: Seq[Sequence], ahead: int) -> torch.Tensor:
         """The model's token ids [S] at `ahead` tokens after each sequence's end; negative where there is none.
 
         They are sampled by the random numbers that the model's samples at these positions will use.
         """
+        logits = logits.float()
+        if all(sequence.sampling.temperature == 0 for sequence in sequences):
+            return self.head.model_ids(likeliest(logits))
         positions = [sequence.num_completion_tokens + ahead for sequence in sequences]
         copies = [part_of(sequence, 0, 1).sequence for sequence in sequences]
-        samples = sample(
-            self.head.logits(states).float(), copies, positions, may_defer=self.device.type != "cpu"
-        ).token_ids
+        samples = sample(logits, copies, positions, may_defer=self.device.type != "cpu").token_ids
         return torch.where(samples < 0, samples, self.head.model_ids(samples.clamp(min=0)))
 
 

@@ -56,10 +56,10 @@ class Spied:
         self._logits: dict[Sequence, list[torch.Tensor]] = {}
         guesser._pick, guesser.guess = self.pick, self.guess  # type: ignore[method-assign]
 
-    def pick(self, states: torch.Tensor, sequences: list[Sequence], ahead: int) -> torch.Tensor:
-        for sequence, logits in zip(sequences, self.guesser.head.logits(states), strict=True):
-            self._logits.setdefault(sequence, []).append(logits.double())
-        return self._pick(states, sequences, ahead)
+    def pick(self, logits: torch.Tensor, sequences: list[Sequence], ahead: int) -> torch.Tensor:
+        for sequence, own in zip(sequences, logits, strict=True):
+            self._logits.setdefault(sequence, []).append(own.double())
+        return self._pick(logits, sequences, ahead)
 
     def guess(self, wanted: list[tuple[Sequence, int]]) -> list[list[int]]:
         self._logits = {}

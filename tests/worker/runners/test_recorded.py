@@ -12,12 +12,15 @@ from triton.runtime.interpreter import InterpretedFunction
 from tests.vision_models import save_vision_model
 from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+from tests.worker.drafting.head_models import eagle3_reference, eagle3_tensors, save_eagle3
+from tests.worker.drafting.test_heads import LIMIT, NUM_AHEAD, Spied, deviation, with_eagle3
 from tests.worker.gpu_stand_ins import CountWaits, Recording, launched, recorded
 from tests.worker.models.test_vision import SMALL as SMALL_VISION
 from tests.worker.models.test_vision import TALL, WIDE, tokens
 from tests.worker.models.test_vision import Bench as VisionBench
 from tests.worker.sampling.test_sampler import sequence_with
 from worker.attention.kernel import KernelAttention
+from worker.drafting.heads_recorded import RecordedGuesses
 from worker.kernels.quantized import Fp8, Fp8Linear
 from worker.models.loader import load
 from worker.runners.base import ModelRunner
@@ -335,3 +338,31 @@ def test_a_refused_recording_leaves_the_gpu_usable() -> None:
     with pytest.raises(RuntimeError, match="synchroniz"):
         cuda_capture()(lambda: inputs.add_(inputs.sum().item()))  # type: ignore[arg-type, return-value]
     assert (inputs + 1).tolist() == [1] * 4
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_head_reads_the_hidden_states_of_recorded_steps_and_guesses_in_recorded_ones(
+    tmp_path: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = eagle3_tensors()
+    bench = with_eagle3(model_folder(), save_eagle3(tmp_path, tensors))
+    spied = Spied(bench)
+    guesser = spied.guesser
+    runner = as_on_a_gpu(bench, max_draft=NUM_AHEAD)
+    guesser.runner, guesser._attend_with = runner, KernelAttention.of_rows
+    guesser.recorded = RecordedGuesses(guesser.head, guesser.kv_cache, guesser.kv_cache.pool.num_blocks - 1)
+    guesser.recorded.record(2, 256, torch.zeros(32), recorded)  # three sequences are not recorded
+    seen = shapes_used(runner, monkeypatch)
+    replayed: list[bool] = []
+    replay = guesser.recorded.replay
+
+    def noted(*args: Any) -> Any:
+        found = replay(*args)
+        replayed.append(found is not None)
+        return found
+
+    monkeypatch.setattr(guesser.recorded, "replay", noted)
+    answer(bench, max_tokens=12, ignore_eos=True)
+    assert {name[0] for name in seen} >= {"v", "m"}
+    assert set(replayed) == {True, False}
+    assert deviation(spied, eagle3_reference(model_folder(), tensors)) < LIMIT
