@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from worker.drafting.draft_model import load_draft_model
 from worker.drafting.drafter import Drafter, Guesser
 from worker.drafting.heads_eagle3 import load_eagle3
 from worker.drafting.heads_mtp import load_mtp
@@ -35,7 +36,7 @@ def choose_guesser(loaded: LoadedModel, config: EngineConfig) -> Guesser | None:
         head = load_mtp(loaded) if config.speculate and config.num_ranks == 1 else None
         return head or (PromptLookup() if config.speculate else None)
     try:
-        return load_eagle3(config.draft_model, loaded) or PromptLookup()
+        return load_eagle3(config.draft_model, loaded) or load_draft_model(loaded, config)
     except torch.OutOfMemoryError:
         raise  # another attempt may succeed
     except Exception as error:

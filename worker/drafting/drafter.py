@@ -5,10 +5,12 @@ tokens a step gives, never which.
 """
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from typing import Protocol
 
+from worker.drafting.lengths import Lengths
 from worker.progress import OnProgress
 from worker.runners.base import Runner
 from worker.runners.limits import MAX_DRAFTED, Limits
@@ -17,6 +19,8 @@ from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 logger = logging.getLogger(__name__)
+
+IsLive = Callable[[ScheduledSequence], bool]  # whether the row's sequence goes on
 
 
 class Guesser(Protocol):
@@ -49,12 +53,16 @@ class Guesser(Protocol):
 class Drafter:
     """Sets the `draft` of decoding sequences. A guesser that fails is asked no more, and the answers go on."""
 
-    def __init__(self, guesser: Guesser | None, num_ahead: int) -> None:
+    def __init__(self, guesser: Guesser | None, num_ahead: int, num_budget: int = MAX_DRAFTED) -> None:
+        """`num_ahead`: most tokens for a sequence; `num_budget`: for all of a step."""
         self.guesser = guesser  # None: nothing is drafted
         self.num_ahead = min(num_ahead, guesser.max_guesses) if guesser is not None else 0
+        self.lengths = Lengths(num_budget)
         self.num_drafted = 0  # tokens verified so far
         self.num_accepted = 0  # of these, tokens that proved right
         self._known: set[Sequence] = set()  # that the guesser may hold state of
+        self._wanted: set[Sequence] = set()  # that guesses were wanted for in the last step
+        self._drafted_at = 0.0
 
     @property
     def is_on(self) -> bool:
@@ -72,62 +80,78 @@ class Drafter:
         running = list(running)
         for sequence in self._known.difference(running):
             self.forget(sequence)
-        rooms = self._rooms(running, max_model_len)
-        wanted = [(sequence, room) for sequence, room in zip(running, rooms, strict=True) if room]
         for sequence in running:
             sequence.draft = []
-        if not wanted:
-            return
-        self._known.update(sequence for sequence, _ in wanted)
+        decoding = [sequence for sequence in running if sequence.is_decoding]
+        rooms = [self._room(sequence, max_model_len) for sequence in decoding]
+        lengths = self.lengths.choose(decoding, rooms)
+        wanted = [(sequence, num) for sequence, num in zip(decoding, lengths, strict=True) if num]
+        started = time.perf_counter()
         try:
-            guesses = self.guesser.guess(wanted)
+            guesses = self.guesser.guess(wanted) if wanted else []
         except Exception as error:  # drafts are dispensable
             self._give_up(error)
             return
-        for (sequence, room), guess in zip(wanted, guesses, strict=True):
-            sequence.draft = guess[:room]
+        for (sequence, num), guess in zip(wanted, guesses, strict=True):
+            sequence.draft = guess[:num]
+        self._drafted_at = time.perf_counter()
+        self._note_guesses(wanted, self._drafted_at - started)
 
     def verified(self, row: ScheduledSequence, num_accepted: int) -> None:
         """`num_accepted` of the row's samples are tokens now; all but the last were drafted."""
-        self.num_drafted += len(row.sequence.draft)
-        self.num_accepted += max(0, num_accepted - 1)
+        num_drafted = len(row.sequence.draft)
+        if num_drafted:
+            self.num_drafted += num_drafted
+            self.num_accepted += num_accepted - 1
+            if row.sequence.finish_reason is None:  # else the rest of the draft was not looked at
+                self.lengths.note_verified(row.sequence, num_drafted, num_accepted - 1)
 
-    def note(self, rows: Seq[ScheduledSequence], *, has_failed: bool) -> None:
-        """A step is committed, and these of its rows have not ended."""
+    def note(self, rows: Seq[ScheduledSequence], is_live: IsLive, *, has_failed: bool) -> None:
+        """A step of these rows is committed."""
         if self.guesser is None:
             return
-        if has_failed:  # its rows ran one by one
-            for row in rows:
+        if rows and not has_failed and all(row.samples and row.num_tokens == 1 for row in rows):
+            num_tokens = sum(row.num_inputs for row in rows)
+            self.lengths.note_step(len(rows), num_tokens, time.perf_counter() - self._drafted_at)
+        going = [row for row in rows if is_live(row)]
+        if has_failed:  # they ran one by one
+            for row in going:
                 self.forget(row.sequence)
         else:
-            self._known.update(row.sequence for row in rows)
-            try:
-                self.guesser.note(rows)
-            except Exception as error:
-                self._give_up(error)
+            self._note(going)
         for row in rows:
             row.sequence.draft = []
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence runs no more."""
         self._known.discard(sequence)
+        self._wanted.discard(sequence)
+        self.lengths.forget(sequence)
         if self.guesser is not None:
             self.guesser.forget(sequence)
 
-    def _rooms(self, running: Seq[Sequence], max_model_len: int) -> list[int]:
-        """The most tokens that each sequence may draft."""
-        budget = MAX_DRAFTED
-        rooms = []
-        for sequence in running:
-            room = min(
-                self.num_ahead,
-                budget,
-                sequence.sampling.max_tokens - sequence.num_completion_tokens - 1,
-                max_model_len - sequence.num_tokens - 1,
-            )
-            rooms.append(room if room > 0 and sequence.is_decoding and not has_rules(sequence) else 0)
-            budget -= rooms[-1]
-        return rooms
+    def _room(self, sequence: Sequence, max_model_len: int) -> int:
+        """The most tokens that a decoding sequence may draft."""
+        if has_rules(sequence):
+            return 0
+        num_left = sequence.sampling.max_tokens - sequence.num_completion_tokens
+        return max(0, min(self.num_ahead, num_left - 1, max_model_len - sequence.num_tokens - 1))
+
+    def _note_guesses(self, wanted: Seq[tuple[Sequence, int]], seconds: float) -> None:
+        sequences = {sequence for sequence, _ in wanted}
+        if wanted:
+            self._known |= sequences
+            is_usual = sequences <= self._wanted
+            self.lengths.note_guess(len(wanted), max(num for _, num in wanted), seconds, is_usual=is_usual)
+        self._wanted = sequences
+
+    def _note(self, rows: Seq[ScheduledSequence]) -> None:
+        assert self.guesser is not None
+        self._known.update(row.sequence for row in rows)
+        try:
+            self.guesser.note(rows)
+        except Exception as error:
+            self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         logger.error("no tokens are drafted any more: %s failed", type(self.guesser).__name__, exc_info=error)

@@ -60,7 +60,7 @@ class Engine:
         self._in_flight = step if self.overlaps and step.sampled is not None else None
         if self._in_flight is None:
             events += self._commit(step)  # no overlap, or a failure
-            self.drafter.note([row for row in step.batch if self._is_live(row)], has_failed=step.failure is not None)
+            self.drafter.note(step.batch, self._is_live, has_failed=step.failure is not None)
         else:
             for row in step.leave_pending(self._is_live):
                 self.scheduler.share(row)

@@ -1,0 +1,178 @@
+"""The chosen lengths give the most tokens per second that the measured costs allow."""
+
+import random
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+
+from common.wire import SamplingParams
+from worker.drafting.lengths import Lengths, Measured, best_lengths
+from worker.state.sequence import Sequence
+
+
+def rate(lengths: tuple[int, ...] | list[int], chances: list[float], step_s: list[float], guess_s: float) -> float:
+    """Expected tokens per second."""
+    tokens = sum(
+        1 + sum(chance**ahead for ahead in range(1, num + 1)) for num, chance in zip(lengths, chances, strict=True)
+    )
+    return tokens / (step_s[sum(lengths)] + max(lengths) * guess_s)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_other_lengths_are_better(seed: int) -> None:
+    rng = random.Random(seed)
+    num_seqs = rng.randint(1, 3)
+    rooms = [rng.randint(0, 3) for _ in range(num_seqs)]
+    budget = min(sum(rooms), rng.randint(1, 6))
+    chances = [rng.choice((0.0, 0.3, 0.7, 0.95, 1.0, rng.random())) for _ in range(num_seqs)]
+    step_s = np.cumsum([1.0, *(rng.choice((0.0, 0.05, 0.5)) for _ in range(budget))])
+    guess_s = rng.choice((0.0, 0.05, 0.3))
+    lengths = best_lengths(chances, rooms, step_s, guess_s)
+    assert all(0 <= num <= room for num, room in zip(lengths, rooms, strict=True)) and sum(lengths) <= budget
+    allowed = (each for each in product(*(range(room + 1) for room in rooms)) if sum(each) <= budget)
+    best = max(rate(each, chances, step_s.tolist(), guess_s) for each in allowed)
+    assert rate(lengths, chances, step_s.tolist(), guess_s) == pytest.approx(best)
+
+
+def test_better_guesses_are_followed_further() -> None:
+    step_s = 1 + 0.02 * np.arange(17)
+    lengths = [best_lengths([chance], [16], step_s, 0.1)[0] for chance in (0.05, 0.5, 0.7, 0.9, 0.99)]
+    assert lengths == sorted(lengths) and lengths[0] == 0 and lengths[-1] == 16
+
+
+def test_where_a_token_costs_the_same_drafted_or_not_nothing_is_drafted() -> None:
+    assert best_lengths([0.9] * 4, [5] * 4, 4.0 + np.arange(21), 0.0) == [0, 0, 0, 0]
+
+
+def test_measurements_never_fall_with_the_size_and_move_together() -> None:
+    measured = Measured()
+    measured.note(2, 1.0)
+    measured.note(8, 0.9)
+    measured.note(16, 3.0)
+    assert measured.seconds(np.array([1, 2, 8, 12, 16, 99])) == pytest.approx([1.0, 1.0, 1.0, 2.0, 3.0, 3.0])
+    for _ in range(200):  # everything takes twice as long, but only one size is seen
+        measured.note(16, 6.0)
+    assert measured.seconds(np.array([16]))[0] == pytest.approx(6.0, rel=0.01)
+    assert measured.seconds(np.array([2]))[0] > 1.1
+
+
+def test_one_outlier_changes_little() -> None:
+    measured = Measured()
+    for seconds in (1.0, 1.0, 50.0):
+        measured.note(4, seconds)
+    assert measured.seconds(np.array([4]))[0] <= 1.5
+
+
+class Machine:
+    """Streams on a machine whose steps take `step_s(tokens)`, with a draft model that takes `share` of that.
+
+    A guess is right with `chance`.
+    """
+
+    def __init__(self, step_s: Callable[[int], float], share: float, chance: float, num_streams: int) -> None:
+        self.step_s, self.share, self.chance = step_s, share, chance
+        self.rng = random.Random(0)
+        self.streams = [self.new_stream() for _ in range(num_streams)]
+        self.lengths = Lengths(48)
+        self.num_behind = {stream: stream.num_tokens for stream in self.streams}
+        self.wanted: set[Sequence] = set()
+
+    def new_stream(self) -> Sequence:
+        num = self.rng.randint(50, 300)
+        sampling = SamplingParams(max_tokens=999, seed=0)
+        return Sequence("r", 0, sampling, [1] * num, num, None, frozenset())  # type: ignore[arg-type]
+
+    def speedup(self, num_steps: int = 1500) -> float:
+        """Tokens per second over those without drafts."""
+        seconds, num_tokens = 0.0, 0
+        for _ in range(num_steps):
+            lengths = self.lengths.choose(self.streams, [5] * len(self.streams))
+            drafts = {stream: num for stream, num in zip(self.streams, lengths, strict=True) if num}
+            seconds += self.guess(drafts)
+            size = len(self.streams) + sum(drafts.values())
+            step_s = self.step_s(size) * self.noise()
+            for stream in list(self.streams):
+                num_tokens += self.verify(stream, drafts.get(stream, 0))
+            self.lengths.note_step(len(self.streams), size, step_s)
+            seconds += step_s
+        return num_tokens / len(self.streams) * self.step_s(len(self.streams)) * 1.05 / seconds
+
+    def guess(self, drafts: dict[Sequence, int]) -> float:
+        if not drafts:
+            return 0.0
+        behind = sum(max(0, self.num_behind[stream] - 1) for stream in drafts)
+        ahead = max(drafts.values())
+        read_s = self.step_s(behind) - self.step_s(0)
+        seconds = self.share * (ahead * self.step_s(len(drafts)) + read_s) * self.noise()
+        self.num_behind.update(dict.fromkeys(drafts, 0))
+        self.lengths.note_guess(len(drafts), ahead, seconds, is_usual=drafts.keys() <= self.wanted)
+        self.wanted = set(drafts)
+        return seconds
+
+    def verify(self, stream: Sequence, num_drafted: int) -> int:
+        num_right = 0
+        while num_right < num_drafted and self.rng.random() < self.chance:
+            num_right += 1
+        if num_drafted:
+            self.lengths.note_verified(stream, num_drafted, num_right)
+        stream.token_ids += [1] * (num_right + 1)
+        self.num_behind[stream] += num_right + 1
+        if stream.num_completion_tokens > 300:
+            self.lengths.forget(stream)
+            self.streams[self.streams.index(stream)] = new = self.new_stream()
+            self.num_behind[new] = new.num_tokens
+        return num_right + 1
+
+    def noise(self) -> float:
+        return 1 + 0.1 * self.rng.random()
+
+
+def bound_by_memory(num_tokens: int) -> float:
+    return 10e-3 + 1e-5 * num_tokens
+
+
+def bound_by_arithmetic(num_tokens: int) -> float:
+    return 2e-3 + 8e-3 * num_tokens
+
+
+@pytest.mark.parametrize(
+    ("step_s", "share", "chance", "num_streams", "least"),
+    [
+        (bound_by_memory, 0.1, 0.95, 1, 2.4),
+        (bound_by_memory, 0.1, 0.8, 1, 1.8),
+        (bound_by_memory, 0.3, 0.8, 1, 1.2),
+        (bound_by_memory, 0.1, 0.8, 16, 1.5),
+        (bound_by_memory, 0.3, 0.05, 1, 0.95),
+        (bound_by_memory, 0.3, 0.3, 16, 0.95),
+        (bound_by_arithmetic, 0.1, 0.05, 1, 0.95),
+        (bound_by_arithmetic, 0.3, 0.8, 4, 0.95),
+        (bound_by_arithmetic, 0.1, 0.95, 16, 0.95),
+    ],
+)
+def test_drafts_pay_where_they_can_and_cost_little_where_they_cannot(
+    step_s: Callable[[int], float], share: float, chance: float, num_streams: int, least: float
+) -> None:
+    assert Machine(step_s, share, chance, num_streams).speedup() >= least
+
+
+def test_guesses_that_become_good_are_found_out() -> None:
+    machine = Machine(bound_by_memory, 0.1, 0.05, 1)
+    machine.speedup(400)
+    machine.chance = 0.95
+    machine.speedup(600)
+    assert machine.speedup(400) >= 2
+
+
+def test_a_sequence_without_guesses_does_not_keep_others_from_being_tried() -> None:
+    """The shortest would be tried forever."""
+    machine = Machine(bound_by_memory, 0.1, 0.9, 2)
+    lengths, (short, other) = machine.lengths, machine.streams
+    short.token_ids = [1]
+    tried = set()
+    for _ in range(300):
+        chosen = lengths.choose([short, other], [5, 5])
+        tried.update(stream for stream, num in zip((short, other), chosen, strict=True) if num)
+        lengths.note_step(2, 2, 10e-3)
+    assert tried == {short, other}
