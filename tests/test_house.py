@@ -40,8 +40,8 @@ ARROWS = {
     },
     "worker": {
         "main": (
-            "jobs", "remote", "embedding", "engine", "runners", "models", "sampling", "follower", "template",
-            "configuration", "load_failure", "ranks", "process_setup", *ROOTS,
+            "jobs", "remote", "embedding", "engine", "drafting", "runners", "models", "sampling", "follower",
+            "template", "configuration", "load_failure", "ranks", "process_setup", *ROOTS,
         ),
         "follower": ("runners", "models", "configuration", "load_failure", "ranks", "process_setup", *ROOTS),
         "jobs": ("engine", *ROOTS),

@@ -107,6 +107,7 @@ def load_and_warm_up(settings: Settings, ledger: Ledger, *, embeds: bool, device
     from transformers.utils.logging import disable_progress_bar
 
     from worker.device import NoSuchDevice
+    from worker.drafting.choose import DraftFault
     from worker.load_failure import give_up
     from worker.models.download import downloaded
 
@@ -127,6 +128,8 @@ def load_and_warm_up(settings: Settings, ledger: Ledger, *, embeds: bool, device
         engine.warm_up(on_progress)
     except NoSuchDevice as error:
         refuse(f"{'--device ' if embeds else 'OMNI_DEVICE='}{device if embeds else settings.model.device}: {error}")
+    except DraftFault as fault:
+        give_up(f"OMNI_DRAFT_MODEL={settings.model.draft_model}", fault.error)
     except Exception as error:  # transformers, its plugins and a model's own code may raise anything
         model = settings.model
         setting = f"OMNI_EMBEDDING_MODEL={settings.embedding.source}" if embeds else f"OMNI_MODEL={model.source}"

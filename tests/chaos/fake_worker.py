@@ -194,6 +194,7 @@ def leave_out_the_model() -> None:
         engine_config=lambda settings, num_ranks: types.SimpleNamespace(max_num_seqs=settings.model.max_num_seqs),
     )
     stand_in("worker.engine.engine", Engine=FakeEngine)
+    stand_in("worker.drafting.choose", DraftFault=RuntimeError)
     stand_in("worker.embedding.embedder", Embedder=None)
     stand_in("worker.embedding.encoder_model", load_encoder=None)
     stand_in("worker.sampling.grammar", GrammarCompiler=lambda *args: None)

@@ -1,8 +1,7 @@
 """Chooses what guesses the next tokens: the settings' draft model, the checkpoint's own heads, or prompt lookup."""
 
 import logging
-
-import torch
+from dataclasses import replace
 
 from worker.drafting.draft_model import load_draft_model
 from worker.drafting.drafter import Drafter, Guesser
@@ -19,12 +18,16 @@ USUAL_NUM_AHEAD = 5  # drafted tokens where a draft model is named and no number
 
 
 class DraftFault(ValueError):
-    """OMNI_DRAFT_MODEL cannot be used. Its cause tells why."""
+    """OMNI_DRAFT_MODEL cannot be used, because of `error`."""
+
+    def __init__(self, draft_model: str, error: Exception) -> None:
+        super().__init__(f"OMNI_DRAFT_MODEL={draft_model}: {error}")
+        self.error = error
 
 
-def num_drafted(config: EngineConfig) -> int:
-    """The most tokens drafted for a sequence and step; 0: none."""
-    return config.speculate or (USUAL_NUM_AHEAD if config.draft_model else 0)
+def with_usual_number(config: EngineConfig) -> EngineConfig:
+    """The configuration with as many drafts as a draft model gets where no number is set."""
+    return replace(config, speculate=USUAL_NUM_AHEAD) if config.draft_model and not config.speculate else config
 
 
 def choose_guesser(loaded: LoadedModel, config: EngineConfig) -> Guesser | None:
@@ -37,10 +40,8 @@ def choose_guesser(loaded: LoadedModel, config: EngineConfig) -> Guesser | None:
         return head or (PromptLookup() if config.speculate else None)
     try:
         return load_eagle3(config.draft_model, loaded) or load_draft_model(loaded, config)
-    except torch.OutOfMemoryError:
-        raise  # another attempt may succeed
-    except Exception as error:
-        raise DraftFault(f"OMNI_DRAFT_MODEL={config.draft_model}: {error}") from error
+    except Exception as error:  # as for OMNI_MODEL: a model's own code may raise anything
+        raise DraftFault(config.draft_model, error) from error
 
 
 def drafter_with(guesser: Guesser | None, config: EngineConfig, runner: Runner, limits: Limits) -> Drafter:
@@ -50,4 +51,4 @@ def drafter_with(guesser: Guesser | None, config: EngineConfig, runner: Runner, 
         guesser = None
     if guesser is not None:
         guesser.attach(runner, limits)
-    return Drafter(guesser, num_drafted(config))
+    return Drafter(guesser, config.speculate)

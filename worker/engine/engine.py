@@ -11,7 +11,7 @@ import torch
 
 from common.errors import OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, SamplingParams
-from worker.drafting.choose import choose_guesser, drafter_with
+from worker.drafting.choose import choose_guesser, drafter_with, with_usual_number
 from worker.engine.admission import Admission
 from worker.engine.interface import NOTHING_LOGGED, EngineStats
 from worker.engine.requests import Requests
@@ -31,6 +31,7 @@ class Engine:
     state = "ready"
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, compiler: Grammars | None = None) -> None:
+        config = with_usual_number(config)
         guesser = choose_guesser(loaded, config)  # before the memory for the KV cache is measured
         self.runner, limits = build_runner(loaded, config, guesser.kv_bytes_per_token if guesser is not None else 0)
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model

@@ -159,4 +159,5 @@ def workspace_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: i
         num_tokens = max(num_tokens, min(loaded.card.max_model_len, MAX_IMAGE_PROMPT))
     activations: int = num_tokens * (4 * widest + 8 * text.hidden_size) * loaded.dtype.itemsize
     num_logits: int = (max_num_seqs + (MAX_DRAFTED if config.speculate else 0)) * text.vocab_size
-    return GPU_WORKSPACE_BYTES + activations + num_logits * LOGITS_COPIES * torch.float32.itemsize
+    num_models = 2 if config.draft_model else 1  # each records steps of its own
+    return num_models * GPU_WORKSPACE_BYTES + activations + num_logits * LOGITS_COPIES * torch.float32.itemsize

@@ -1,7 +1,7 @@
 """A draft model changes how many tokens a step gives and nothing else."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -21,21 +21,8 @@ from worker.drafting.lengths import Lengths
 from worker.state.sequence import Sequence
 
 
-@dataclass(slots=True)
-class Full(Lengths):
-    """Drafts as much as there is room for: no measurements."""
-
-    def choose(self, sequences: Any, rooms: Any) -> list[int]:
-        return list(rooms)
-
-
-def drafting(bench: Bench) -> Bench:
-    bench.engine.drafter.lengths = Full(48)
-    return bench
-
-
 def with_draft(folder: Path, draft: Path, **changes: Any) -> Bench:
-    return drafting(Bench(folder, replace(SMALL, speculate=4, draft_model=str(draft), **changes)))
+    return Bench(folder, replace(SMALL, speculate=4, draft_model=str(draft), **changes))
 
 
 def guesser_of(bench: Bench) -> DraftModel:
@@ -68,9 +55,8 @@ def test_tokens_text_and_usage_are_those_without_a_draft_model(seed: int, model_
     """The good draft model is the model itself, so that all guesses are right; of the bad one none is."""
     folder = model_folder()
     plain = with_grammars(folder, SMALL)
-    guessing = drafting(
-        with_grammars(folder, replace(SMALL, speculate=4, draft_model=str(model_folder(seed=seed) if seed else folder)))
-    )
+    draft = model_folder(seed=seed) if seed else folder
+    guessing = with_grammars(folder, replace(SMALL, speculate=4, draft_model=str(draft)))
     for bench in (plain, guessing):
         for at, sampling in enumerate(CASES.values()):
             bench.add(f"r{at}", prompt_of(4 + 7 * at, at), **({"max_tokens": 40, "ignore_eos": at % 2 == 0} | sampling))
@@ -94,9 +80,7 @@ def test_requests_that_are_preempted_and_cancelled_get_the_same_answers(seed: in
     tight = replace(SMALL, max_model_len=64, kv_memory_bytes=2 * (2 * 2 * 8) * 4 * 16 * 7)
     plain = with_grammars(folder, tight)
     twice = 2 * tight.kv_memory_bytes if tight.kv_memory_bytes else None
-    guessing = drafting(
-        with_grammars(folder, replace(tight, kv_memory_bytes=twice, speculate=4, draft_model=str(folder)))
-    )
+    guessing = with_grammars(folder, replace(tight, kv_memory_bytes=twice, speculate=4, draft_model=str(folder)))
     assert guessing.engine.runner.kv_cache.pool.num_blocks == plain.engine.runner.kv_cache.pool.num_blocks
     for bench in (plain, guessing):
         bench.engine.scheduler.forecast.answers.share = 0.0
@@ -309,6 +293,16 @@ def test_a_model_that_cannot_verify_says_so_once(model_folder: ModelFolder, capl
     bench.finish()
     assert isinstance(bench.end("r"), Finished)
     assert len([record for record in caplog.records if "OMNI_DRAFT_MODEL have no effect" in record.message]) == 1
+
+
+def test_measured_lengths_give_the_same_answers(model_folder: ModelFolder) -> None:
+    bench = with_draft(model_folder(), model_folder())
+    bench.engine.drafter.lengths = Lengths(48)
+    for at in range(4):
+        bench.add(f"r{at}", prompt_of(9 + at, at), max_tokens=150, ignore_eos=True)
+    bench.finish()
+    assert all(bench.token_ids(f"r{at}") == bench.generate(prompt_of(9 + at, at), 150) for at in range(4))
+    assert bench.engine.drafter.num_drafted > 0
 
 
 def test_without_a_number_five_tokens_are_drafted(model_folder: ModelFolder) -> None:
