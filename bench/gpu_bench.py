@@ -146,12 +146,17 @@ class Bench:
 
 
 def why_fallback(engine: Engine) -> str:
-    """Empty if the engine replays recorded steps with our attention kernel."""
+    """Empty if the engine replays recorded steps of our kernels."""
     runner: Any = engine.runner
-    steps = getattr(runner, "steps", {})
-    if not hasattr(runner, "steps"):
-        return type(runner).__name__
-    if not steps:
-        return f"{type(runner).__name__} without recorded steps"
-    attention = {type(step.attention).__name__ for step in steps.values()}
-    return "" if attention == {"KernelAttention"} else f"attention by {', '.join(sorted(attention))}"
+    name = type(runner).__name__
+    if name != "TritonDecoderRunner":
+        return name
+    if runner.attend_with.__qualname__ != "KernelAttention.of_rows":
+        return f"{name} with {runner.attend_with.__qualname__}"
+    return "" if recorded_steps(engine) else f"{name} without recorded steps"
+
+
+def recorded_steps(engine: Engine) -> list[Any]:
+    """RecordedSteps of the engine's runner, smallest first."""
+    recordings: Any = getattr(engine.runner, "recordings", None)
+    return list(recordings.steps) if recordings is not None else []

@@ -3,6 +3,7 @@
 import statistics
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.engine import measure
-from bench.gpu_bench import Bench
+from bench.gpu_bench import Bench, recorded_steps
 from bench.report import percentile
 from bench.roofline import decoding, kv_bytes, read_bandwidth, seconds_of, step_times
 from common.wire import Delta, GenerationRequest, SamplingParams
@@ -33,8 +34,9 @@ SAMPLINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def start(bench: Bench) -> None:
     """Seconds of each stage until the engine is ready, and the memory then."""
     engine, report = bench.engine, bench.report
-    steps = getattr(engine.runner, "steps", {})
-    report.say(f"{type(engine.runner).__name__}, {len(steps)} recorded steps, {engine.card.max_model_len} tokens\n")
+    kinds = Counter(step.shape.kind for step in recorded_steps(engine))
+    recorded = ", ".join(f"{num} {kind}" for kind, num in kinds.items()) or "no steps"
+    report.say(f"{type(engine.runner).__name__}, recorded: {recorded}; {engine.card.max_model_len} tokens\n")
     report.columns("stage", "s")
     for stage, seconds in {"process and imports": bench.import_s, **bench.start.stages}.items():
         report.row(stage, seconds)
@@ -98,21 +100,25 @@ def in_turn(engine: Engine) -> Iterator[None]:
 def shares(bench: Bench) -> None:
     """The recorded part of a step and the rest, overlapped and in turn."""
     report, num_steps = bench.report, bench.sizes.steps
-    report.columns("streams", "recording", "recording alone ms", "step overlapped ms", "in turn ms")
+    report.columns("streams", "recorded for", "recording alone ms", "step overlapped ms", "in turn ms")
     for batch in bench.sizes.batches:
         overlapped = statistics.median(step_times(bench.engine, batch, bench.sizes.context, num_steps))
         with in_turn(bench.engine):
             whole = statistics.median(step_times(bench.engine, batch, bench.sizes.context, num_steps))
         report.number(f"shares/{batch}/overlapped ms", overlapped * 1e3)
         report.number(f"shares/{batch}/in turn ms", whole * 1e3)
-        recorded: Any = getattr(bench.engine.runner, "steps", {})
-        own = [key for key in recorded if (key[0] if isinstance(key, tuple) else key) == batch]
-        for key in own:
-            alone = statistics.median(seconds_of(recorded[key].replay, bench.device, num_steps))
-            report.row(batch, str(key), alone * 1e3, overlapped * 1e3, whole * 1e3)
-            report.number(f"shares/{batch}/recording {key} ms", alone * 1e3)
-        if not own:
+        step = next((step for step in recorded_steps(bench.engine) if decodes(step, batch)), None)
+        if step is None:
             report.row(batch, "none", "", overlapped * 1e3, whole * 1e3)
+            continue
+        alone = statistics.median(seconds_of(step.replay, bench.device, num_steps))
+        report.row(batch, step.shape.num_seqs, alone * 1e3, overlapped * 1e3, whole * 1e3)
+        report.number(f"shares/{batch}/recording alone ms", alone * 1e3)
+
+
+def decodes(step: Any, batch: int) -> bool:
+    """True for a recorded step of single tokens that holds so many sequences."""
+    return bool(step.shape.kind == "decode steps" and step.shape.num_seqs >= batch)
 
 
 def sampling(bench: Bench) -> None:

@@ -9,6 +9,7 @@ import statistics
 from bench.gpu_bench import Bench
 from bench.gpu_report import measured_in
 from bench.roofline import BYTES_PER_WEIGHT, step_times
+from worker.engine.engine import Engine
 from worker.kernels.quantized import quantization_named
 
 
@@ -38,6 +39,9 @@ def rounded(bench: Bench, name: str) -> None:
 
 def fp8_kv(bench: Bench) -> None:
     """Steps with much context and an fp8 KV cache."""
+    if bench.device.type != "cuda":
+        bench.report.say("left out: an fp8 KV cache needs a GPU")
+        return
     shapes = [(bench.sizes.few[1], bench.sizes.context), *bench.sizes.long]
     before = bf16_ms(bench, shapes)
     engine = bench.engine_of(bench.model(), max_num_seqs=max(bench.sizes.few), kv_dtype="fp8")
@@ -45,7 +49,9 @@ def fp8_kv(bench: Bench) -> None:
     compare(bench, engine, "fp8 kv", shapes, before, [f"fp8 kv/{batch}x{context}" for batch, context in shapes])
 
 
-def compare(bench: Bench, engine, name, shapes, before, keys) -> None:  # type: ignore[no-untyped-def]
+def compare(
+    bench: Bench, engine: Engine, name: str, shapes: list[tuple[int, int]], before: list[float], keys: list[str]
+) -> None:
     report = bench.report
     report.columns("streams", "context", "bf16 ms", f"{name} ms", "times as fast", "predicted")
     for (batch, context), old, key in zip(shapes, before, keys, strict=True):

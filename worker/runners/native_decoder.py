@@ -65,6 +65,7 @@ class NativeBatch(PagedAttention):
 class NativeDecoderRunner(DecoderRunner):
     """A DecoderRunner that calls torch four times a layer."""
 
+    can_be_recorded = False  # on a CPU
     micro_batches: MicroBatches | None = None  # set for models whose products are too small for several threads
 
     def __init__(
