@@ -1,6 +1,8 @@
 """The operators between a decoder's matrix products, by torch: on a CPU, and on a GPU without Triton."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch.nn import functional as F
@@ -9,6 +11,9 @@ from worker.device import has_triton
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
+ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = MappingProxyType(
+    {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+)
 SMALLEST_PEAK = 1e-12  # taken as the largest number of a row of zeros
 Rounding = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -19,10 +24,10 @@ def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> 
     return heads.mul_(cos).addcmul_(swapped, signed_sin)
 
 
-def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """[T, 2 * width] -> [T, width]."""
+def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+    """[T, 2 * width], gates first -> [T, width]. `activation`: a name of ACTIVATIONS."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    return ACTIVATIONS[activation](gate).mul_(up)
 
 
 def to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,13 +1,10 @@
 """Runs Llama-like models without transformers' modules: the same weights, a fraction of the operators.
 
-Llama, Mistral, Qwen2, Qwen3 and similar families differ only in the parts that are looked up here. A model that has the
-same parts but computes something else fails the probe, which compares logits before anything is served.
+Llama, Mistral, Qwen2, Qwen3, Phi 3, Gemma and similar families differ only in the parts that parts/ looks up. A model
+that has the same parts but computes something else fails the probe, which compares logits before anything is served.
 """
 
 from collections.abc import Sequence as Seq
-from collections.abc import Set
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,45 +13,17 @@ from torch.nn import functional as F
 
 from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
-from worker.kernels.elementwise import rotate, swiglu
+from worker.kernels.elementwise import gated, rotate
 from worker.kernels.fused import fused_linear
-from worker.kernels.linear import Linear, drop_weights
+from worker.kernels.linear import drop_weights
 from worker.kernels.proxies import proxies
 from worker.kernels.quantized import Quantization
 from worker.models.features import FeatureTap
 from worker.runners.base import AttentionMaker, ModelRunner
+from worker.runners.parts.layers import Layer, Norm, check_are_plain, check_parts, gate_up_names, layer_of, qkv_names
+from worker.runners.parts.rotation import Rotary, Rotation
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
-
-LAYER_PARTS = frozenset({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
-QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
-ATTENTION_PARTS = frozenset({*QKV, "o_proj"})
-HEAD_NORMS = frozenset({"q_norm", "k_norm"})
-MLP_PARTS = frozenset({*GATE_UP, "down_proj", "act_fn"})
-Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin of a step's tokens
-
-
-class Norm:
-    """Root mean square norm over the last dimension."""
-
-    def __init__(self, module: Any) -> None:
-        self.weight = module.weight.detach()
-        self.eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
-        self.shape = tuple(self.weight.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One decoder layer. Products that read the same input are fused."""
-
-    attention_norm: Norm
-    qkv: Linear
-    head_norms: tuple[Norm, Norm] | None  # of queries and keys, before the rotation
-    attention_out: Linear
-    mlp_norm: Norm
-    gate_up: Linear
-    down: Linear
-    spec: AttentionSpec
 
 
 class DecoderRunner(ModelRunner):
@@ -77,10 +46,16 @@ class DecoderRunner(ModelRunner):
         self.shape = kv_cache.shapes[0]
         if any(shape != self.shape or shape.key_dim != shape.value_dim for shape in kv_cache.shapes):
             raise Unsupported("its layers differ in shape")
+        config = model.config.get_text_config()
         self.embedding = body.embed_tokens.weight.detach()
-        self.rotary = body.rotary_emb
-        self.layers = [layer_of(module, spec, quantization) for module, spec in zip(body.layers, specs, strict=True)]
-        self.num_axes = num_axes_of(self.rotary)
+        self.embedding_scale = getattr(body.embed_tokens, "embed_scale", None)  # a tensor, in Gemma
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+        self.rotary = Rotary(body.rotary_emb, getattr(config, "layer_types", None))
+        self.layers = [
+            layer_of(module, spec, self.rotary.kind_of(layer_idx), quantization)
+            for layer_idx, (module, spec) in enumerate(zip(body.layers, specs, strict=True))
+        ]
+        self.rotary_kinds = list(dict.fromkeys(layer.rotary_kind for layer in self.layers))
         self.num_rotated = self._count_rotated()  # numbers of each head, the first ones
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
         self.norm = Norm(body.norm)
@@ -103,9 +78,9 @@ class DecoderRunner(ModelRunner):
         """As release_weights(), for a model that still has to run: its layers compute with the packed weights."""
         for module, layer in zip(self.model.model.layers, self.layers, strict=True):
             for linear, owner, names in (
-                (layer.qkv, module.self_attn, QKV),
+                (layer.qkv, module.self_attn, qkv_names(module.self_attn)),
                 (layer.attention_out, module.self_attn, ("o_proj",)),
-                (layer.gate_up, module.mlp, GATE_UP),
+                (layer.gate_up, module.mlp, gate_up_names(module.mlp)),
                 (layer.down, module.mlp, ("down_proj",)),
             ):
                 replaced = [getattr(owner, name) for name in names]
@@ -116,19 +91,20 @@ class DecoderRunner(ModelRunner):
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
-        hidden = F.embedding(inputs, self.embedding)
-        rotation = self._rotation(hidden, positions)
+        hidden = self._embedded(inputs)
+        rotations = {kind: self._rotation(hidden, positions, kind) for kind in self.rotary_kinds}
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
         normed = self._normed(hidden, self.layers[0].attention_norm)
         tap = FeatureTap(self.feature_layers, len(self.layers))
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             tap.take(layer_idx, hidden)
-            attended = self._attend(layer_idx, layer, normed, rotation, paged)
+            attended = self._attend(layer_idx, layer, normed, rotations[layer.rotary_kind], paged)
             if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
                 hidden, attended = hidden[selected], attended[selected]
-            hidden, normed = self._add_norm(hidden, layer.attention_out(attended), layer.mlp_norm)
-            mlp_out = layer.down(self._gated(layer.gate_up(normed)))
-            hidden, normed = self._add_norm(hidden, mlp_out, next_norm)
+            change = layer.attention_out(attended)
+            hidden, normed = self._add_norm(hidden, change, layer.attention_out_norm, layer.mlp_norm)
+            change = layer.down(self._gated(layer.gate_up(normed), layer.activation))
+            hidden, normed = self._add_norm(hidden, change, layer.mlp_out_norm, next_norm)
         return self._logits(tap, hidden, normed, selected)
 
     def _logits(
@@ -140,19 +116,28 @@ class DecoderRunner(ModelRunner):
             tap.take(len(self.layers) + 1, normed)
             normed = normed[selected]
         self.kept = tap.features
-        return self.head(normed)
+        logits = self.head(normed)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def _embedded(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = F.embedding(inputs, self.embedding)
+        return hidden if self.embedding_scale is None else hidden * self.embedding_scale.to(hidden.dtype)
 
     def _normed(self, hidden: torch.Tensor, norm: Norm) -> torch.Tensor:
+        if norm.weight.dtype != hidden.dtype:
+            return torch.rms_norm(hidden.float(), norm.shape, norm.weight, norm.eps).to(hidden.dtype)
         return torch.rms_norm(hidden, norm.shape, norm.weight, norm.eps)
 
-    def _add_norm(self, hidden: torch.Tensor, change: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
-        """The residual stream plus `change`, and its norm; all [T, hidden]."""
-        hidden = hidden + change
+    def _add_norm(
+        self, hidden: torch.Tensor, change: torch.Tensor, change_norm: Norm | None, norm: Norm
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual stream plus `change`, which is normed itself in some families; and the sum's norm."""
+        hidden = hidden + (change if change_norm is None else self._normed(change, change_norm))
         return hidden, self._normed(hidden, norm)
 
-    def _gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def _gated(self, gate_up: torch.Tensor, activation: str) -> torch.Tensor:
         """[T, 2 * width] -> [T, width]."""
-        return swiglu(gate_up)
+        return gated(gate_up, activation)
 
     def _attend(
         self, layer_idx: int, layer: Layer, normed: torch.Tensor, rotation: Rotation, paged: Attention
@@ -170,80 +155,24 @@ class DecoderRunner(ModelRunner):
         paged.write(layer_idx, rotated[:, heads:], value)
         return paged.attend(layer_idx, rotated[:, :heads], layer.spec).flatten(1)
 
-    def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor) -> Rotation:
+    def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor, kind: str | None) -> Rotation:
         """cos, and sin with the signs of rotate_half, [T, 1, dim]."""
-        cos, sin = self._cos_sin(hidden, positions)
+        cos, sin = self.rotary(hidden, positions, kind)
         half = sin.shape[-1] // 2
         signed = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
         return cos[:, None], signed[:, None]
 
     def _count_rotated(self) -> int:
-        device = self.embedding.device
-        cos, _ = self._cos_sin(torch.zeros(1, device=device), torch.zeros(1, dtype=torch.long, device=device))
-        if cos.shape[1] > self.shape.key_dim or cos.shape[1] % 2:
-            raise Unsupported(f"it rotates {cos.shape[1]} of the {self.shape.key_dim} numbers of a head")
-        return int(cos.shape[1])
+        """Raises Unsupported where layers differ."""
+        hidden = torch.zeros(1, device=self.embedding.device)
+        widths = {self.rotary(hidden, hidden.long(), kind)[0].shape[1] for kind in self.rotary_kinds}
+        (width,) = widths if len(widths) == 1 else (0,)
+        if not 0 < width <= self.shape.key_dim or width % 2:
+            raise Unsupported(f"it rotates {sorted(widths)} of the {self.shape.key_dim} numbers of a head")
+        return width
 
-    def _cos_sin(self, hidden: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin, [T, num_rotated] each, of text tokens, which have the same position on every axis."""
-        if self.num_axes == 1:
-            cos, sin = self.rotary(hidden, positions[None])
-        else:
-            cos, sin = (part[0] for part in self.rotary(hidden, positions.expand(self.num_axes, 1, -1)))
-        return cos[0], sin[0]
-
-
-def num_axes_of(rotary: Any) -> int:
-    """The numbers of a token's position: one, or three (time, height, width) in some vision families."""
-    device = next(rotary.buffers()).device
-    hidden, positions = torch.zeros(1, device=device), torch.zeros(3, 1, 2, dtype=torch.long, device=device)
-    try:
-        is_one = rotary(hidden, positions[0])[0].dim() == 3
-    except (IndexError, RuntimeError):
-        is_one = False
-    return 1 if is_one else 3
-
-
-def layer_of(module: Any, spec: AttentionSpec, quantization: Quantization | None) -> Layer:
-    """Raises Unsupported for a layer with other parts than those computed here."""
-    check_parts(module, LAYER_PARTS)
-    attention, mlp = module.self_attn, module.mlp
-    has_head_norms = hasattr(attention, "q_norm")
-    check_parts(attention, ATTENTION_PARTS | HEAD_NORMS if has_head_norms else ATTENTION_PARTS)
-    check_parts(mlp, MLP_PARTS)
-    check_are_plain(attention, ATTENTION_PARTS)
-    check_are_plain(mlp, MLP_PARTS - {"act_fn"})
-    check_is_silu(mlp.act_fn)
-    linear = partial(fused_linear, quantization=quantization)
-    return Layer(
-        attention_norm=Norm(module.input_layernorm),
-        qkv=linear([getattr(attention, name) for name in QKV]),
-        head_norms=(Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None,
-        attention_out=linear([attention.o_proj]),
-        mlp_norm=Norm(module.post_attention_layernorm),
-        gate_up=linear([getattr(mlp, name) for name in GATE_UP]),
-        down=linear([mlp.down_proj]),
-        spec=spec,
-    )
-
-
-def check_parts(module: Any, expected: Set[str]) -> None:
-    """Raises Unsupported unless the module has exactly these parts."""
-    found = {name for name, _ in module.named_children()}
-    if found != expected:
-        raise Unsupported(f"{type(module).__name__} has the parts {sorted(found)}")
-
-
-def check_are_plain(module: Any, names: Set[str]) -> None:
-    """Raises Unsupported unless these parts are plain linear layers; a quantized layer has scales too."""
-    for name in sorted(names):
-        kind = type(getattr(module, name))
-        if kind is not nn.Linear:
-            raise Unsupported(f"{name} is a {kind.__name__}")
-
-
-def check_is_silu(activation: Any) -> None:
-    """Raises Unsupported unless the activation computes SiLU."""
-    inputs = torch.linspace(-8, 8, 33)
-    if not torch.equal(activation(inputs), F.silu(inputs)):
-        raise Unsupported(f"its activation {type(activation).__name__} is not SiLU")
+    @property
+    def is_plain(self) -> bool:
+        """True for the form of Llama: whole heads rotated by one set of frequencies, two norms a layer, SiLU."""
+        is_llama = self.embedding_scale is None and self.softcap is None and self.rotary_kinds == [None]
+        return is_llama and self.num_rotated == self.shape.key_dim and all(layer.is_plain for layer in self.layers)

@@ -17,8 +17,9 @@ from worker.kernels.quantized import Quantization
 from worker.models.features import FeatureTap
 from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker
-from worker.runners.decoder import DecoderRunner, Layer, Norm
+from worker.runners.decoder import DecoderRunner
 from worker.runners.micro_batches import MicroBatches
+from worker.runners.parts.layers import Layer, Norm
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -89,7 +90,7 @@ class NativeDecoderRunner(DecoderRunner):
         has_plain_scores = all(spec.has_plain_scores for spec in specs)
         if (
             not has_plain_scores
-            or self.num_rotated != dim
+            or not self.is_plain
             or not fits
             or dim > MAX_DIM
             or self.num_shared > MAX_ROWS
@@ -129,7 +130,7 @@ class NativeDecoderRunner(DecoderRunner):
         num_padding = padded(len(inputs)) - len(inputs)
         inputs, positions = F.pad(inputs, (0, num_padding)), F.pad(positions, (0, num_padding))
         hidden = F.embedding(inputs, self.embedding)
-        cos, sin = (part.contiguous() for part in self._cos_sin(hidden, positions))
+        cos, sin = (part.contiguous() for part in self.rotary(hidden, positions, None))
         items = paged.items(MAX_ROWS // self.num_shared)
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
         normed = self._add_norm_in_place(hidden, None, self.layers[0].attention_norm)

@@ -68,6 +68,10 @@ def tried(
         ("qwen2", {}),
         ("qwen3", {}),
         ("mistral", {}),
+        ("phi3", {}),
+        ("phi3", {"rope_parameters": HALF_ROTATED["rope_parameters"], "head_dim": 16}),
+        ("gemma2", {}),
+        ("gemma3", {}),
     ],
 )
 def test_prompts_in_chunks_and_decodes_have_the_stock_logits(
@@ -103,12 +107,12 @@ def test_fixed_frequencies_are_the_models_own_and_changing_ones_are_left_to_it(m
     for parameters in ({"rope_type": "default", "rope_theta": 1e6}, YARN):
         runner, _, _ = tried(model_folder(rope_parameters=parameters))
         positions = torch.tensor([0, 1, 77, 4095, 130_000])
-        expected = runner._cos_sin(torch.zeros(1), positions)
-        for ours, theirs in zip(runner._rotation(torch.zeros(1), positions), expected, strict=True):
+        expected = runner.rotary(torch.zeros(1), positions, None)
+        for ours, theirs in zip(runner._rotation(torch.zeros(1), positions, None), expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-        assert runner.fixed is not None
+        assert runner.fixed[None] is not None
     runner, model, expected = tried(model_folder(rope_parameters=DYNAMIC))
-    assert runner.fixed is None
+    assert runner.fixed[None] is None
     check_equal(runner, model, expected)
 
 
