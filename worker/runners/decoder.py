@@ -55,6 +55,8 @@ class DecoderRunner(ModelRunner):
             layer_of(module, spec, self.rotary.kind_of(layer_idx), quantization)
             for layer_idx, (module, spec) in enumerate(zip(body.layers, specs, strict=True))
         ]
+        if any(norm.shape != (self.shape.key_dim,) for layer in self.layers for norm in layer.head_norms or ()):
+            raise Unsupported("its queries and keys are not normed by heads")
         self.rotary_kinds = list(dict.fromkeys(layer.rotary_kind for layer in self.layers))
         self.num_rotated = self._count_rotated()  # numbers of each head, the first ones
         self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim

@@ -28,7 +28,7 @@ def proxies_in(model: nn.Module) -> Iterator[LinearProxy]:
     return (module for module in model.modules() if isinstance(module, LinearProxy))
 
 
-@pytest.mark.parametrize("family", ["gemma3", "mixtral", "qwen3_next"])
+@pytest.mark.parametrize("family", ["gpt_neox", "mixtral", "qwen3_next"])
 def test_linear_layers_of_a_model_that_runs_by_itself_are_packed(family: str, model_folder: ModelFolder) -> None:
     bench = Bench(model_folder(family))
     runner = bench.engine.runner
@@ -45,7 +45,7 @@ def test_a_model_that_accesses_its_weights_directly_keeps_them(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LinearProxy, "forward", lambda self, inputs: inputs @ self.weight)
-    bench = Bench(model_folder("gemma3"))
+    bench = Bench(model_folder("gpt_neox"))
     assert not list(proxies_in(bench.loaded.model))
     bench.add("r", prompt_of(9))
     bench.finish()
