@@ -30,6 +30,11 @@ def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     return ACTIVATIONS[activation](gate).mul_(up)
 
 
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """As gated(), with SiLU."""
+    return gated(gate_up, "silu")
+
+
 def to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows [T, in] in e4m3, each scaled so that its largest number is FP8_MAX; and their scales, float32 [T, 1]."""
     scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=SMALLEST_PEAK) / FP8_MAX

@@ -110,26 +110,30 @@ def rotate_heads(
     source, target, is_head, norm, scales, head, cos, sin, eps,
     DIM: tl.constexpr, HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, REST_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Heads at `source` [HEADS_BLOCK], normed and rotated, to `target`. Each thread writes only what it has read."""
-    column = tl.arange(0, HALF_BLOCK)
-    is_inside = is_head[:, None] & (column < HALF)[None, :]
+    """Heads at `source` [HEADS_BLOCK], normed and rotated, to `target`, which may be the same.
+
+    What all heads share is read for each head, from the first-level cache: in one layout, nothing goes through shared
+    memory.
+    """
+    column = tl.zeros_like(head)[:, None] + tl.arange(0, HALF_BLOCK)[None, :]
+    is_inside = is_head[:, None] & (column < HALF)
     first = tl.load(source[:, None] + column, mask=is_inside, other=0.0).to(tl.float32)
     second = tl.load(source[:, None] + HALF + column, mask=is_inside, other=0.0).to(tl.float32)
     if REST_BLOCK > 0:
-        other = 2 * HALF + tl.arange(0, REST_BLOCK)
-        is_other = is_head[:, None] & (other < DIM)[None, :]
+        other = tl.zeros_like(head)[:, None] + 2 * HALF + tl.arange(0, REST_BLOCK)[None, :]
+        is_other = is_head[:, None] & (other < DIM)
         rest = tl.load(source[:, None] + other, mask=is_other, other=0.0).to(tl.float32)
     if norm is not None:
         squares = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
         if REST_BLOCK > 0:
             squares += tl.sum(rest * rest, axis=1)
         scale = tl.rsqrt(squares / DIM + eps)[:, None]
-        first *= scale * tl.load(norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-        second *= scale * tl.load(norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+        first *= scale * tl.load(norm + column, mask=is_inside, other=0.0).to(tl.float32)
+        second *= scale * tl.load(norm + HALF + column, mask=is_inside, other=0.0).to(tl.float32)
         if REST_BLOCK > 0:
-            rest *= scale * tl.load(norm + other, mask=other < DIM, other=0.0).to(tl.float32)[None, :]
-    angle_cos = tl.load(cos + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-    angle_sin = tl.load(sin + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+            rest *= scale * tl.load(norm + other, mask=is_other, other=0.0).to(tl.float32)
+    angle_cos = tl.load(cos + column, mask=is_inside, other=0.0).to(tl.float32)
+    angle_sin = tl.load(sin + column, mask=is_inside, other=0.0).to(tl.float32)
     store_heads(target[:, None] + column, first * angle_cos - second * angle_sin, is_inside, scales, head, is_head)
     store_heads(
         target[:, None] + HALF + column, second * angle_cos + first * angle_sin, is_inside, scales, head, is_head
