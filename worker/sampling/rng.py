@@ -3,10 +3,23 @@
 A sequence draws the same numbers when it is preempted, batched differently, or continued by another worker.
 """
 
+from collections.abc import Sequence as Seq
+
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.state.sequence import Sequence
+
 UInt64s = NDArray[np.uint64]
+
+
+def draws_of(sequences: Seq[Sequence], positions: Seq[int]) -> NDArray[np.float64]:
+    """The number of each sequence's next sample; `positions` [S]: number of completion tokens before it."""
+    return uniform(
+        np.array([sequence.sampling.seed & (2**64 - 1) for sequence in sequences], dtype=np.uint64),
+        np.array([sequence.index for sequence in sequences], dtype=np.uint64),
+        np.array(positions, dtype=np.uint64),
+    )
 
 
 def uniform(seeds: UInt64s, choices: UInt64s, positions: UInt64s) -> NDArray[np.float64]:

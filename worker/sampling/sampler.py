@@ -1,7 +1,7 @@
 """Logits to tokens for a whole batch, with one copy back to Python.
 
-Rows are sampled together; logit rules (bias, penalties, grammars) run row by row, and only rows whose top_p exceeds the
-candidates are sorted in full.
+Rows are sampled together; logit rules (bias, penalties, grammars) run row by row. On a GPU with Triton one kernel does
+the rest; elsewhere torch, and only rows whose top_p exceeds the candidates are sorted in full.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from common.wire import SamplingParams, TokenLogprob
 from worker.device import ReadBack, upload
+from worker.sampling.kernel_sampler import has_kernel, sampled_by_kernel
 from worker.sampling.logit_rules import apply_rules, has_rules
 from worker.sampling.masks import Masks
-from worker.sampling.rng import uniform
+from worker.sampling.rng import draws_of
 from worker.state.sequence import Sequence
 
 NUM_CANDIDATES = 64  # likeliest tokens, which usually cover top_p; other rows are sorted in full
@@ -87,11 +88,7 @@ class SamplingBatch:
     ) -> "SamplingBatch":
         """`positions` [S]: number of completion tokens before each sample."""
         params = [sequence.sampling for sequence in sequences]
-        draws = uniform(
-            np.array([p.seed & (2**64 - 1) for p in params], dtype=np.uint64),
-            np.array([sequence.index for sequence in sequences], dtype=np.uint64),
-            np.array(positions, dtype=np.uint64),
-        )
+        draws = draws_of(sequences, positions)
         values = [[column.metadata["value"](p, vocab_size) for p in params] for column in cls.columns()]
         drawn, *parts = upload(torch.tensor([draws.tolist(), *values], dtype=torch.float64), device).unsqueeze(-1)
         by_name = {
@@ -140,7 +137,7 @@ def sample(
 
     `positions` [S]: number of completion tokens before each sample. `masks`: the grammars' masks, being filled by
     another thread. `may_defer`: leave a row UNDECIDED rather than wait for the device to tell if it needs a full sort;
-    its sequence must be sampled again with `is_wide`.
+    its sequence must be sampled again with `is_wide`. Triton's kernel, on a GPU that has it, needs no sort.
     """
     wanted = [sequence.sampling.logprobs for sequence in sequences]
     is_plain = all(num is None for num in wanted)
@@ -148,6 +145,9 @@ def sample(
     if any(has_rules(sequence) for sequence in sequences):
         raw = logits if is_plain else logits.clone()
         apply_rules(logits, sequences, masks)
+    if has_kernel(logits.device):
+        token_ids = sampled_by_kernel(logits, sequences, positions, NO_TOKEN)
+        return PendingSamples(token_ids, wanted, logprobs_of(raw, token_ids, wanted))
     token_ids = likeliest(logits)
     best = logits.gather(1, token_ids[:, None])
     if any(sequence.sampling.temperature > 0 for sequence in sequences):
