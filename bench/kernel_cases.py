@@ -192,21 +192,21 @@ def sampling_cases() -> list[KernelCase]:
     from worker.kernels.gpu import sampling
 
     rest = {"token_ids": "*i64", "vocab_size": "i32:16", "stride": "i32:16", "no_token": "i32"}
-    drawn, greedy = ({"parameters": "*fp64"}, {}), ({}, {"parameters": None})
+    parameters, none = {"parameters": "*fp64"}, {"parameters": None}
     return [
         KernelCase(
             name,
             sampling.sample_kernel,
-            {"logits": logits} | pointers | rest,
-            {"NUM_BLOCKS": num_blocks, "BLOCK": sampling.BLOCK, "SPAN": sampling.SPAN} | constants,
+            {"logits": logits} | rest | ({} if is_greedy else parameters),
+            {"NUM_BLOCKS": num_blocks, "BLOCK": sampling.BLOCK, "SPAN": sampling.SPAN} | (none if is_greedy else {}),
             num_warps=sampling.NUM_WARPS,
             num_stages=3,
         )
-        for name, logits, num_blocks, (pointers, constants) in (
-            ("sample, float32", "*fp32", 16, drawn),
-            ("sample, float32, 262,144 tokens", "*fp32", 32, drawn),
-            ("sample, bf16", "*bf16", 16, drawn),
-            ("sample, float32, all greedy", "*fp32", 16, greedy),
+        for name, logits, num_blocks, is_greedy in (
+            ("sample, float32", "*fp32", 16, False),
+            ("sample, float32, 262,144 tokens", "*fp32", 32, False),
+            ("sample, bf16", "*bf16", 16, False),
+            ("sample, float32, all greedy", "*fp32", 16, True),
         )
     ]
 
