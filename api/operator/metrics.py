@@ -32,6 +32,8 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "prefix_cache_hits": "Prompt tokens found in the prefix cache.",
         "num_preemptions": "Sequences whose KV cache was freed for other sequences.",
         "recomputed_tokens": "Tokens prefilled again after a preemption.",
+        "spec_decode_num_draft_tokens": "Tokens drafted by speculation and verified.",
+        "spec_decode_num_accepted_tokens": "Drafted tokens that proved right.",
         "resumed_jobs": "Jobs resumed from their log after their worker ended or they were preempted for another key.",
         "jobs_that_made_room": "Running jobs returned to the queue for another key's job.",
     }

@@ -125,6 +125,8 @@ class Engine:
             memory_used_bytes=torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0,
             num_preempted=self.scheduler.num_preempted,
             recomputed_tokens=self.scheduler.num_recomputed,
+            draft_tokens=self.drafter.num_drafted,
+            accepted_tokens=self.drafter.num_accepted,
         )
 
     def warm_up(self, on_progress: OnProgress) -> None:

@@ -26,6 +26,8 @@ class EngineStats:
     memory_used_bytes: int = 0  # on the GPU; 0 on a CPU
     num_preempted: int = 0  # waiting sequences that were preempted
     recomputed_tokens: int = 0  # of sequences that continue after a preemption or after another worker
+    draft_tokens: int = 0  # guessed and verified
+    accepted_tokens: int = 0  # of these, the ones that proved right
 
     def as_dict(self) -> dict[str, int | float]:
         return asdict(self)

@@ -25,6 +25,8 @@ GROWING: Mapping[str, str] = MappingProxyType(
         "cached_tokens": "prefix_cache_hits",
         "num_preemptions": "num_preemptions",
         "recomputed_tokens": "recomputed_tokens",
+        "draft_tokens": "spec_decode_num_draft_tokens",
+        "accepted_tokens": "spec_decode_num_accepted_tokens",
     }
 )
 

@@ -71,6 +71,8 @@ def test_tokens_text_and_usage_are_those_without_a_draft_model(seed: int, model_
         ]
         assert logprobs[1] == pytest.approx(logprobs[0], abs=1e-4)
     assert acceptance(guessing) < 0.1 if seed else acceptance(guessing) > 0.95
+    stats = guessing.engine.stats()
+    assert stats.accepted_tokens / stats.draft_tokens == acceptance(guessing) and stats.draft_tokens > 200
 
 
 @pytest.mark.parametrize("seed", [5, 15])
