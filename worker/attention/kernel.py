@@ -9,12 +9,11 @@ from worker.attention.groups import token_slots
 from worker.attention.paged import PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.device import upload
-from worker.kernels.gpu.paged_attention import Pages, Tiles, attend
+from worker.kernels.gpu.cache_writes import write
+from worker.kernels.gpu.paged_attention import Pages, Tiles, attend, tile_queries
 from worker.kernels.gpu.split_keys import choose_splits, num_multiprocessors
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
-
-TILE_ROWS = 128  # queries times the heads that share a KV head, in a tile of a prompt chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class StepTensors:
     block_table: torch.Tensor  # [N, W] int32
     tile_rows: torch.Tensor  # [tiles] int32: sequence of each tile of a prompt chunk, -1: none
     tile_starts: torch.Tensor  # [tiles] int32: first query of the tile, counted in its sequence
-    tile_queries: int = TILE_ROWS  # queries of a tile, at most
+    tile_queries: int = 1  # queries of a tile, at most
 
 
 class KernelAttention(PagedAttention):
@@ -58,10 +57,15 @@ class KernelAttention(PagedAttention):
         """For a ragged step, whose rows are in kernel order: single tokens first."""
         return RaggedKernelAttention(kv_cache, rows, device)
 
+    def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        cache = self.kv_cache
+        scales = cache.key_scales[layer_idx], cache.value_scales[layer_idx]
+        write(adjacent(key), adjacent(value), self.slots, cache.keys[layer_idx], cache.values[layer_idx], scales)
+
     def attend(self, layer_idx: int, query: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
-        """`query` is [T, heads, key_dim], adjacent in the last dimension; returns [T, heads, value_dim]."""
+        """`query` is [T, heads, key_dim]; returns [T, heads, value_dim], undefined for tokens of no sequence."""
         value_dim = self.kv_cache.shapes[layer_idx].value_dim
-        output = query.new_empty(*query.shape[:2], value_dim)
+        query, output = adjacent(query), query.new_empty(*query.shape[:2], value_dim)
         few = Tiles(self.tensors.query_starts, self.num_decodes, self.max_queries)
         for tiles in (few, self._tiles(query.shape[1] // self.kv_cache.shapes[layer_idx].num_kv_heads)):
             if tiles.count:
@@ -125,11 +129,17 @@ class RaggedKernelAttention(KernelAttention):
 
     def _tiles(self, num_shared: int) -> Tiles:
         if num_shared not in self._by_shared:
-            num_queries = max(1, TILE_ROWS // num_shared)
+            longest = max((num_queries for _, num_queries in self._chunks), default=0)
+            num_queries = tile_queries(num_shared, self.kv_cache.keys[0].dtype, longest)
             table = tile_table(self._chunks, num_queries)
             rows, starts = upload(torch.tensor(table, dtype=torch.int32).view(-1, 2).T.contiguous(), self.slots.device)
             self._by_shared[num_shared] = Tiles(self.tensors.query_starts, len(table), num_queries, rows, starts)
         return self._by_shared[num_shared]
+
+
+def adjacent(numbers: torch.Tensor) -> torch.Tensor:
+    """The same, adjacent in the last dimension as the kernels need it; a copy only where it is not."""
+    return numbers if numbers.stride(-1) == 1 else numbers.contiguous()
 
 
 def tile_table(chunks: Seq[tuple[int, int]], num_queries: int) -> list[tuple[int, int]]:

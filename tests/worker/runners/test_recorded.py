@@ -20,6 +20,7 @@ from tests.worker.models.test_vision import TALL, WIDE, tokens
 from tests.worker.models.test_vision import Bench as VisionBench
 from tests.worker.sampling.test_sampler import sequence_with
 from worker.attention.kernel import KernelAttention
+from worker.attention.paged import PagedAttention
 from worker.drafting.heads_recorded import RecordedGuesses
 from worker.kernels.quantized import Fp8, Fp8Linear
 from worker.models.loader import load
@@ -47,7 +48,8 @@ def kernels_are_launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention by torch, where the interpreter would take minutes."""
+    """Attention and cache writes by torch, where the interpreter would take minutes."""
+    monkeypatch.setattr(KernelAttention, "write", PagedAttention.write)
     monkeypatch.setattr("worker.attention.kernel.attend", launched(gpu_stand_ins.attend))
 
 

@@ -24,7 +24,9 @@ from worker.kernels.gpu.split_keys import combine_kernel, combine_shape
 
 LOG2_E = 1.4426950408889634  # exponentials are computed as powers of two
 MIN_ROWS = 16  # of a matrix product
-WIDE_ROWS = 128  # queries times heads of a tile for which two groups of four warps multiply
+WIDE_ROWS = 128  # queries times heads in a tile of a prompt chunk, which two groups of four warps multiply
+FEW_ROWS = 64  # in tiles of chunks that need no more
+FLOAT32_ROWS = 32
 
 # of arguments that change from step to step, a value of 1 or an address makes no other kernel
 VARYING = ("num_tokens", "window", "table_row")
@@ -185,6 +187,18 @@ def attend(
             parts, log_sums, out, *of_tiles, window, num_splits, num_tokens, VALUE_DIM=value_dim,
             TILE_QUERIES=tiles.num_queries, BLOCK_N=shape["BLOCK_N"], **combine_shape(num_splits, value_dim),
         )  # fmt: skip
+
+
+def tile_queries(num_shared: int, dtype: torch.dtype, longest: int | None = None) -> int:
+    """Queries in a tile of a prompt chunk where so many heads share keys. `longest` chunk of the step, if known.
+
+    One of two numbers, since each is compiled for.
+    """
+    if dtype == torch.float32:
+        rows = FLOAT32_ROWS
+    else:
+        rows = FEW_ROWS if longest is not None and longest * num_shared <= FEW_ROWS else WIDE_ROWS
+    return max(1, rows // num_shared)
 
 
 def launch_shape(

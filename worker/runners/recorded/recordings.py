@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.attention.kernel import TILE_ROWS, KernelAttention
+from worker.attention.kernel import KernelAttention
 from worker.device import check_device
+from worker.kernels.gpu.paged_attention import tile_queries
 from worker.models.config_fields import largest
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.runners.base import ModelRunner, Run
@@ -133,4 +134,4 @@ def tile_queries_for(runner: ModelRunner) -> int:
     """Queries of a tile of the attention kernel, whose rows are the heads that share keys."""
     num_heads = largest(runner.model.config.get_text_config(), "num_attention_heads") or 1
     num_shared = num_heads // min(shape.num_kv_heads for shape in runner.kv_cache.shapes)
-    return max(1, TILE_ROWS // max(1, num_shared))
+    return tile_queries(max(1, num_shared), runner.kv_cache.keys[0].dtype)
