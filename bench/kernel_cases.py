@@ -50,6 +50,7 @@ def paged_attention_cases() -> list[KernelCase]:
         attention_case("decode 576/512", num_shared=16, dims=(576, 512)),
         attention_case("drafts 128", num_queries=4),
         attention_case("tiles 128", num_queries=32, is_split=False),
+        attention_case("tiles 128, short chunks", num_queries=16),
         attention_case("tiles 128, splits", num_queries=32),
         attention_case("tiles 128, fp8", num_queries=32, is_split=False, is_fp8=True),
         attention_case("tiles 64", num_shared=8, num_queries=16, dims=(64, 64), types={"sinks": "*bf16"} | windows),
@@ -58,6 +59,8 @@ def paged_attention_cases() -> list[KernelCase]:
         combine_case(64, 128),
         combine_case(4, 128),
         combine_case(64, 512),
+        write_case(128),
+        write_case(128, is_fp8=True),
     ]
 
 
@@ -106,6 +109,20 @@ def combine_case(num_splits: int, dim: int) -> KernelCase:
     signature |= dict.fromkeys(("num_splits", "num_tokens"), "i32")
     constants |= {"VALUE_DIM": dim, "TILE_QUERIES": 1, "BLOCK_N": 64}
     return case_of(f"attention, combine {num_splits} x {dim}", combine_kernel, signature, constants, num_warps)
+
+
+def write_case(dim: int, *, is_fp8: bool = False) -> KernelCase:
+    from worker.kernels.gpu.cache_writes import constants_of, write_kernel
+
+    constants = constants_of(8, dim, dim, 64)
+    num_warps = constants.pop("num_warps")
+    cache = "*fp8e4nv" if is_fp8 else "*bf16"
+    signature = {name: "i32:16" for name in write_kernel.arg_names if name.endswith(("_head", "_block", "_token"))}
+    signature |= {"key": "*bf16", "value": "*bf16", "keys": cache, "values": cache}
+    signature |= {"slots": "*i64", "num_tokens": "i32"}
+    if is_fp8:
+        signature |= {"key_scales": "*fp32", "value_scales": "*fp32"}
+    return case_of(f"write {dim}{', fp8' * is_fp8}", write_kernel, signature, constants, num_warps)
 
 
 def norms_cases() -> list[KernelCase]:
