@@ -65,7 +65,7 @@ class DecoderRunner(ModelRunner):
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """See ModelRunner."""
-        return F.embedding(token_ids, self.embedding)
+        return self._embedded(token_ids)
 
     def project(self, normed: torch.Tensor) -> torch.Tensor:
         """See ModelRunner."""
