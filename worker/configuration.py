@@ -4,6 +4,8 @@ from common.settings import Settings
 from worker.kernels.quantized import quantization_named
 from worker.models.loader import EngineConfig
 
+PRODUCTS_FILE = "products.json"  # in OMNI_DATA_DIR
+
 
 def engine_config(settings: Settings, num_ranks: int = 1) -> EngineConfig:
     """The configuration for OMNI_MODEL. Raises ValueError for an unknown quantization."""
@@ -20,4 +22,5 @@ def engine_config(settings: Settings, num_ranks: int = 1) -> EngineConfig:
         speculate=model.speculate,
         draft_model=model.draft_model,
         num_ranks=num_ranks,
+        products_table=settings.redis.data_dir.resolve() / PRODUCTS_FILE,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from worker.kernels.linear import Linear, PackedLinear, PlainLinear, can_pack, drop_weights, joined
+from worker.kernels.linear import Linear, PackedLinear, PlainLinear, can_pack, dense_linear, drop_weights, joined
 from worker.kernels.quantized import Quantization
 
 
@@ -25,13 +25,13 @@ def fused_linear(modules: Seq[Any], quantization: Quantization | None = None) ->
 
 
 def shared_storage_linear(modules: Seq[Any]) -> Linear:
-    """A PlainLinear whose weights the modules use too, as slices: nothing is held twice."""
+    """A linear whose weights the modules use too, as slices: nothing is held twice."""
     if len(modules) == 1:
-        return PlainLinear(modules[0].weight.detach(), getattr(modules[0], "bias", None))
+        return dense_linear(modules[0].weight.detach(), getattr(modules[0], "bias", None))
     weight, bias = joined(modules)
     start = 0
     for module in modules:
         stop = start + len(module.weight)
         module.weight.data = weight[start:stop]
         start = stop
-    return PlainLinear(weight, bias)
+    return dense_linear(weight, bias)

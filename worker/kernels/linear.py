@@ -1,12 +1,15 @@
 """Linear layers in the layout that the machine reads fastest. All take [T, in] and return [T, out]."""
 
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
 
+from worker.device import has_triton
 from worker.kernels.torch_seams import reorder_weight, reordered_product
+from worker.kernels.weights import WEIGHTS, Weights
 
 PACK_BATCH = 64  # rows that the layout is tuned for; products with other numbers of rows use it as well
 
@@ -26,6 +29,33 @@ class PlainLinear:
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return F.linear(inputs, self.weight, self.bias)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """True where our Triton kernels compute products: on NVIDIA's GPUs, as they hold some of its assembler."""
+    return device.type == "cuda" and torch.version.hip is None and has_triton()
+
+
+def kernel_linear(weights: Weights, bias: torch.Tensor | None) -> Linear:
+    """A product by our Triton kernels. Needs has_kernels()."""
+    from worker.kernels.tuning import ProductLinear
+
+    return ProductLinear(weights, bias)
+
+
+def dense_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    """Weights as they are on a GPU: by our kernels where they may be faster, else by torch."""
+    if has_kernels(weight.device) and weight.dtype in (torch.bfloat16, torch.float16) and weight.is_contiguous():
+        return kernel_linear(WEIGHTS["dense"](weight), bias)
+    return PlainLinear(weight, bias)
+
+
+def tune_products(linears: Seq[Linear], device: torch.device, table: Path | None) -> None:
+    """On a GPU, measure how each of the products is computed fastest; `table` keeps that for the next start."""
+    if has_kernels(device):
+        from worker.kernels.tuning import tune
+
+        tune(linears, device, table)
 
 
 class PackedLinear:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class EngineConfig:
     overlap: bool | None = None  # start a forward pass before the last one's tokens are read; None: on a GPU
     kv_memory_bytes: int | None = None
     num_ranks: int = 1  # processes that share the model, this one included
+    products_table: Path | None = None  # a file for what is measured of a GPU's products; None: measured each time
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
+from worker.kernels.linear import Linear
 from worker.models.features import FeatureTap, StepFeatures
 from worker.progress import OnProgress
 from worker.state.kv_cache import KVCache
@@ -125,6 +126,11 @@ class ModelRunner:
     def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write keys and values of a stock forward pass, [T, kv_heads, dim], to the `slots` [T] of the pools."""
         write_slots(self.kv_cache, layer_idx, slots, key, value)
+
+    @property
+    def linears(self) -> list[Linear]:
+        """The products that this runner computes itself, for measurements. This one computes none."""
+        return []
 
     def release_weights(self) -> None:
         """Free the model's weights where this runner has its own copies. This one has none."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from worker.kernels.linear import can_pack
+from worker.kernels.linear import can_pack, tune_products
 from worker.kernels.proxies import swap_linears
 from worker.kernels.quantized import Quantization
 from worker.models.config_fields import largest
@@ -65,6 +65,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
+        tune_products(inner.linears, loaded.device, config.products_table)
         state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
         limits = choose_limits(  # now that the weights are in place
             loaded, config, layers.shapes, num_parameters, state_bytes, draft_token_bytes

@@ -5,6 +5,7 @@ that has the same parts but computes something else fails the probe, which compa
 """
 
 from collections.abc import Sequence as Seq
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.kernels.elementwise import gated, rotate
 from worker.kernels.fused import fused_linear
-from worker.kernels.linear import drop_weights
+from worker.kernels.linear import Linear, drop_weights
 from worker.kernels.proxies import proxies
 from worker.kernels.quantized import Quantization
 from worker.models.features import FeatureTap
@@ -70,6 +71,12 @@ class DecoderRunner(ModelRunner):
     def project(self, normed: torch.Tensor) -> torch.Tensor:
         """See ModelRunner."""
         return self.head(normed)
+
+    @property
+    def linears(self) -> list[Linear]:
+        """See ModelRunner."""
+        of_layers = ((layer.qkv, layer.attention_out, layer.gate_up, layer.down) for layer in self.layers)
+        return [*chain.from_iterable(of_layers), self.head]
 
     def release_weights(self) -> None:
         """Free the model's own copies of packed weights. The model itself can no longer run."""

@@ -16,23 +16,20 @@ from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.gpu_stand_ins import recorded
 from worker.kernels.elementwise import FP8, to_fp8
 from worker.kernels.fused import fused_linear
-from worker.kernels.quantized import (
-    QUANTIZATIONS,
-    Fp8,
-    Fp8Linear,
-    Int4,
-    Int4Linear,
-    Int8,
-    Int8Linear,
-    Quantization,
-    quantization_named,
-)
+from worker.kernels.quantized import QUANTIZATIONS, Fp8, Int4, Int8, Quantization, quantization_named
+from worker.kernels.quantized_linears import Fp8Linear, Int4Linear, Int8Linear
+from worker.kernels.weights import fp8_weights
 from worker.runners.decoder import DecoderRunner
+
+
+def fp8_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Fp8Linear:
+    return Fp8Linear(fp8_weights(weight), bias)
+
 
 Kind = Callable[[torch.Tensor, torch.Tensor | None], Callable[[torch.Tensor], torch.Tensor]]
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [(Int8Linear, 0.02), (Int4Linear, 0.15), (Fp8Linear, 0.05)])
+@pytest.mark.parametrize(("kind", "tolerance"), [(Int8Linear, 0.02), (Int4Linear, 0.15), (fp8_linear, 0.05)])
 @pytest.mark.parametrize("num_rows", [1, 7, 64])
 def test_the_product_is_close_to_the_exact_one(kind: Kind, tolerance: float, num_rows: int) -> None:
     torch.manual_seed(0)
@@ -43,7 +40,7 @@ def test_the_product_is_close_to_the_exact_one(kind: Kind, tolerance: float, num
     assert deviation < tolerance
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear, Fp8Linear])
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear, fp8_linear])
 def test_few_rows_and_many_rows_agree(kind: Kind) -> None:
     torch.manual_seed(0)
     linear = kind(torch.randn(96, 64).bfloat16(), None)
@@ -84,7 +81,7 @@ def test_fp8_multiplies_what_it_rounded_and_nothing_else(num_rows: int) -> None:
     weight, inputs = torch.randn(96, 64).bfloat16(), torch.randn(num_rows, 64).bfloat16() * 1000
     (rows, row_scale), (columns, column_scale) = to_fp8(inputs), to_fp8(weight)
     expected = (rows.float() * row_scale) @ (columns.float() * column_scale).T
-    torch.testing.assert_close(Fp8Linear(weight, None)(inputs), expected.bfloat16(), atol=0, rtol=2**-7)
+    torch.testing.assert_close(fp8_linear(weight, None)(inputs), expected.bfloat16(), atol=0, rtol=2**-7)
 
 
 def test_a_row_is_scaled_by_its_largest_number_and_zeros_stay_zeros() -> None:
@@ -102,20 +99,25 @@ def test_a_gpu_accepts_the_arguments_of_the_fp8_product(num_rows: int, monkeypat
     on_gpu = partial(torch.empty, dtype=torch.bfloat16, device="cuda")
     with FakeTensorMode(), torch.inference_mode():
         inputs = on_gpu(num_rows, 64)
-        output = Fp8Linear(on_gpu(96, 64), on_gpu(96))(inputs)
+        output = fp8_linear(on_gpu(96, 64), on_gpu(96))(inputs)
         assert (tuple(output.shape), output.dtype, output.device.type) == ((num_rows, 96), torch.bfloat16, "cuda")
         with pytest.raises(RuntimeError, match="divisible by 16"):
-            Fp8Linear(on_gpu(90, 64), None)(inputs)
+            fp8_linear(on_gpu(90, 64), None)(inputs)
 
 
 def test_an_fp8_product_can_be_recorded_and_replayed() -> None:
     torch.manual_seed(0)
-    linear = Fp8Linear(torch.randn(96, 64).bfloat16(), torch.randn(96).bfloat16())
+    linear = fp8_linear(torch.randn(96, 64).bfloat16(), torch.randn(96).bfloat16())
     first, second = torch.randn(2, 8, 64).bfloat16()
-    inputs = first.clone()
-    replay = recorded(lambda: linear(inputs))
+    inputs, outputs = first.clone(), torch.empty(8, 96, dtype=torch.bfloat16)
+
+    def step() -> None:
+        outputs.copy_(linear(inputs))
+
+    replay = recorded(step)
     inputs.copy_(second * 100)
-    assert torch.equal(replay(), linear(second * 100))
+    replay()
+    assert torch.equal(outputs, linear(second * 100))
 
 
 def test_fp8_frees_the_weights_that_it_rounded_and_leaves_odd_widths_alone() -> None:
@@ -124,13 +126,46 @@ def test_fp8_frees_the_weights_that_it_rounded_and_leaves_odd_widths_alone() -> 
     assert not isinstance(fused_linear([odd], Fp8()), Fp8Linear | Int8Linear) and odd.weight is not None
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (7, 5)])
-def test_a_gpu_without_fp8_is_refused_in_a_sentence(
-    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("quantization", "capability", "with_triton", "needed"),
+    [(Fp8(), (8, 6), False, "8.9"), (Fp8(), (7, 5), True, "8.0"), (Int8(), (7, 5), True, "8.0")],
+)
+def test_a_gpu_without_the_product_is_refused_in_a_sentence(
+    quantization: Quantization,
+    capability: tuple[int, int],
+    with_triton: bool,
+    needed: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    with pytest.raises(ValueError, match=rf"needs a GPU of compute capability 8\.9 .* has {capability[0]}\."):
-        Fp8().check("auto", torch.device("cuda"))
+    monkeypatch.setattr("worker.kernels.quantized.has_triton", lambda: with_triton)
+    found = ".".join(map(str, capability))
+    with pytest.raises(
+        ValueError, match=rf"{quantization.name} needs a GPU of compute capability {needed} .* has {found}\."
+    ):
+        quantization.check("auto", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0)])
+@pytest.mark.parametrize("quantization", [Int8(), Int4()])
+def test_a_gpu_with_triton_reads_int8_and_int4(
+    quantization: Quantization, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    quantization.check("auto", torch.device("cuda"))
+    with pytest.raises(ValueError, match="OMNI_QUANTIZE=int. computes in 16 bits on a GPU, not float32"):
+        quantization.check("float32", torch.device("cuda"))
+    monkeypatch.setattr("worker.kernels.linear.has_triton", lambda: False)
+    with pytest.raises(ValueError, match=r"OMNI_QUANTIZE=int. needs Triton and an NVIDIA GPU, or a CPU"):
+        quantization.check("auto", torch.device("cuda"))
+
+
+def test_a_gpu_without_products_of_fp8_numbers_keeps_activations_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    Fp8().check("auto", torch.device("cuda"))
+    assert "keeps activations in bf16" in caplog.text
 
 
 def test_a_torch_without_the_fp8_product_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,17 +174,11 @@ def test_a_torch_without_the_fp8_product_is_refused(monkeypatch: pytest.MonkeyPa
     def scaled_mm(*_: object, **__: object) -> None:
         raise NotImplementedError("Rowwise scaling is not currently supported")
 
-    monkeypatch.setattr("worker.kernels.quantized.scaled_mm", scaled_mm)
+    monkeypatch.setattr("worker.kernels.quantized_linears.scaled_mm", scaled_mm)
     with pytest.raises(ValueError, match="OMNI_QUANTIZE=fp8 does not run on cpu .*Rowwise"):
         Fp8().check("auto", torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
-    ("quantization", "dtype", "device", "message"),
-    [(Int8(), "auto", "cuda", "for a CPU only"), (Fp8(), "float16", "cpu", "OMNI_DTYPE to auto or bfloat16")],
-)
-def test_a_device_or_dtype_without_the_product_is_refused(
-    quantization: Quantization, dtype: str, device: str, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        quantization.check(dtype, torch.device(device))
+def test_a_dtype_without_the_product_is_refused() -> None:
+    with pytest.raises(ValueError, match="OMNI_DTYPE to auto or bfloat16"):
+        Fp8().check("float16", torch.device("cpu"))

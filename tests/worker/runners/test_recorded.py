@@ -22,7 +22,8 @@ from tests.worker.sampling.test_sampler import sequence_with
 from worker.attention.kernel import KernelAttention
 from worker.attention.paged import PagedAttention
 from worker.drafting.heads_recorded import RecordedGuesses
-from worker.kernels.quantized import Fp8, Fp8Linear
+from worker.kernels.quantized import Fp8
+from worker.kernels.quantized_linears import Fp8Linear
 from worker.models.loader import load
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
