@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.wire import Failed, Finished, LoggedChoice
-from tests.worker.conftest import Bench, prompt_of
+from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from worker.state.scheduled_sequence import ScheduledSequence
 
 POISON = 319  # a token id; a prompt that contains it breaks the forward pass
@@ -49,6 +49,32 @@ def test_a_row_that_breaks_the_batch_fails_alone(
     assert bench.token_ids("good") == bench.generate(prompt_of(9))
     assert bench.token_ids("late") == bench.generate(prompt_of(7))
     assert bench.engine.stats().kv_blocks_used == 0
+
+
+def test_a_step_that_runs_out_of_memory_frees_it_before_its_rows_run_alone(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(model_folder())
+    break_forward(bench, monkeypatch, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    order: list[str] = []
+    broken = bench.engine.runner.forward
+
+    def noted(rows: list[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
+        order.append(f"forward {len(rows)}")
+        return broken(rows, sampled)
+
+    monkeypatch.setattr(bench.engine.runner, "forward", noted)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("freed"))
+    bench.add("bad", [*prompt_of(3), POISON])
+    bench.add("good", prompt_of(9), max_tokens=1)
+    bench.finish()
+    assert order == ["forward 2", "freed", "forward 1", "freed", "forward 1"]
+    failed = bench.end("bad")
+    assert isinstance(failed, Failed) and failed.code == "out_of_memory"
+    assert failed.message.startswith("CUDA out of memory")
+    assert isinstance(bench.end("good"), Finished)
 
 
 def test_nan_left_in_the_cache_does_not_reach_its_next_user(bench: Bench) -> None:

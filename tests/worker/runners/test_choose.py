@@ -9,6 +9,7 @@ import torch
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker.attention.kernel import KernelAttention
 from worker.attention.paged import PagedAttention
+from worker.attention.spec import AttentionSpec
 from worker.models.loader import LoadedModel, load
 from worker.runners import choose
 from worker.runners.base import ModelRunner
@@ -16,8 +17,9 @@ from worker.runners.candidates import attention_makers, candidates, new_recordin
 from worker.runners.decoder import DecoderRunner
 from worker.runners.layer_survey import survey_layers
 from worker.runners.native_decoder import NativeDecoderRunner
-from worker.runners.probe import use_paged_attention
+from worker.runners.probe import stock_logits, use_paged_attention
 from worker.runners.recorded.recordings import Recordings
+from worker.runners.tensor_parallel import attends
 from worker.runners.triton_decoder import TritonDecoderRunner
 from worker.state.kv_cache import KVCache
 
@@ -117,3 +119,34 @@ def test_a_model_that_runs_one_sequence_at_a_time_has_no_fp8_cache(
     bench.add("r", prompt_of(5), max_tokens=2)
     bench.finish()
     assert len(bench.token_ids("r")) == 2
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "lfm2"])
+def test_layers_that_attend_beside_layers_with_states_use_our_kernel(
+    family: str, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "attention_makers", lambda device: [KERNEL, PagedAttention])
+    loaded = load(str(model_folder(family)), ("tiny",), SMALL, lambda what, share: None)
+    expected, layers = stock_logits(loaded.model), survey_layers(loaded.model, 64)
+    use_paged_attention(loaded.model)
+    runner = choose.hybrid_runner(loaded, layers, expected)
+    assert runner.attend_with == KERNEL
+    assert not runner.can_be_recorded
+
+
+def test_ranks_try_the_kernel_on_every_layer_before_they_agree_on_it(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded, cache = tried(model_folder())
+    specs = [AttentionSpec(scale=1.0)] * len(cache.shapes)
+    free = cache.pool.num_free
+    assert attends(KERNEL, cache, specs, torch.float32)
+    assert not any(pool.any() for pool in cache.keys + cache.values)
+
+    def fails(*args: object, **asked: object) -> None:
+        raise TypeError("no such argument")
+
+    monkeypatch.setattr("worker.attention.kernel.attend", fails)
+    assert not attends(KERNEL, cache, specs, torch.float32)
+    assert "not with KernelAttention.of_rows: no such argument" in caplog.text
+    assert cache.pool.num_free == free

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpretedFunction
 
 from tests.vision_models import save_vision_model
 from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+from tests.worker.drafting.conftest import Longest
 from tests.worker.drafting.head_models import eagle3_reference, eagle3_tensors, save_eagle3
 from tests.worker.drafting.test_heads import LIMIT, NUM_AHEAD, Spied, deviation, with_eagle3
 from tests.worker.gpu_stand_ins import CountWaits, Recording, launched, recorded
@@ -21,6 +23,7 @@ from tests.worker.models.test_vision import Bench as VisionBench
 from tests.worker.sampling.test_sampler import sequence_with
 from worker.attention.kernel import KernelAttention
 from worker.attention.paged import PagedAttention
+from worker.drafting import drafter
 from worker.drafting.heads_recorded import RecordedGuesses
 from worker.kernels.quantized import Fp8
 from worker.kernels.quantized_linears import Fp8Linear
@@ -29,12 +32,15 @@ from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.image_prompts import ImagePromptRunner
 from worker.runners.native_decoder import NativeDecoderRunner
+from worker.runners.probe import use_paged_attention
+from worker.runners.recorded import buffers as buffers_module
 from worker.runners.recorded import recordings as recordings_module
 from worker.runners.recorded.capture import cuda_capture
 from worker.runners.recorded.recordings import Recordings
 from worker.runners.recorded.shapes import FEW_SEQS, NUM_SEQS, step_shapes
 from worker.runners.triton_decoder import TritonDecoderRunner
 from worker.sampling.sampler import sample
+from worker.state.scheduled_sequence import ScheduledSequence
 
 LENGTHS = (3, 40, 17)  # of prompts
 NAMES = {"decode steps": "d", "decode steps with drafts": "v", "mixed steps": "m"}
@@ -42,8 +48,9 @@ NAMES = {"decode steps": "d", "decode steps with drafts": "v", "mixed steps": "m
 
 @pytest.fixture(autouse=True)
 def kernels_are_launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Recordings note the launches of interpreted kernels."""
+    """Recordings note the launches of interpreted kernels. Drafts are as long as there is room for."""
     monkeypatch.setattr(InterpretedFunction, "run", launched(InterpretedFunction.run))
+    monkeypatch.setattr(drafter, "Lengths", Longest)
     yield
 
 
@@ -125,8 +132,11 @@ def test_models_that_run_by_themselves_are_recorded_too(
     family: str, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(model_folder(family))
-    assert type(bench.engine.runner) is ModelRunner
-    seen = shapes_used(as_on_a_gpu(bench), monkeypatch)
+    model = load(str(bench.folder), ("tiny",), SMALL, lambda stage, fraction: None).model
+    use_paged_attention(model)
+    bench.engine.runner = runner = ModelRunner(model, bench.engine.runner.kv_cache, KernelAttention.of_rows)
+    record(runner)
+    seen = shapes_used(runner, monkeypatch)
     answer(bench)
     assert {"d1", "d2", "d4", "m64"} == set(seen)
     for num_tokens in LENGTHS:
@@ -271,6 +281,44 @@ def test_recorded_steps_with_other_logits_are_not_used(
     monkeypatch.setattr(recordings_module, "cuda_capture", lambda: broken)
     runner.warm_up(8, 256, lambda what, share: None)
     assert not recordings.steps and "steps are not recorded: its logits differ" in caplog.text
+
+
+class CountLaunches(TorchDispatchMode):
+    """Counts operators that launch a kernel: those that make new numbers. Views and empty tensors are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and "empty" not in func.name():
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_step_is_one_transfer_one_kernel_and_one_replay(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside a recorded step there were about twenty launches."""
+    bench = Bench(model_folder(), replace(SMALL, overlap=True))
+    runner = as_on_a_gpu(bench)
+    for at in range(3):
+        bench.add(f"r{at}", prompt_of(5 + at))
+    bench.step(2)
+    recordings, seen = runner.recordings, []
+    assert isinstance(recordings, Recordings)
+    silent = [replace(step, replay=lambda step=step: seen.append("replay")) for step in recordings.steps]  # type: ignore[misc]
+    monkeypatch.setattr(recordings, "steps", silent)
+    monkeypatch.setattr("worker.runners.recorded.buffers.upload", lambda values, _: seen.append("transfer") or values)
+    fill = buffers_module.fill_step
+    monkeypatch.setattr("worker.runners.recorded.buffers.fill_step", lambda *args: seen.append("kernel") or fill(*args))
+    rows = [ScheduledSequence(sequence, 1) for sequence in bench.engine.scheduler.running]
+    sampled = torch.zeros(3, dtype=torch.long)
+    with torch.inference_mode(), CountLaunches() as launches:
+        runner.forward(rows, sampled)
+    assert seen == ["transfer", "kernel", "replay"]
+    assert launches.names == []
 
 
 @pytest.mark.usefixtures("fast")

@@ -6,6 +6,7 @@ Steps that fit no recording run without one.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Recordings:
         on_progress: OnProgress,
     ) -> None:
         """Record all shapes. After a failure no more of its kind are tried, and those steps run unrecorded."""
+        started = time.perf_counter()
         cache = runner.kv_cache
         tile_queries = tile_queries_for(runner)
         shapes = step_shapes(max_num_seqs, self.max_draft, MAX_DRAFTED, tile_queries)
@@ -90,7 +92,8 @@ class Recordings:
                 failed.add(shape.kind)
                 logger.warning("%s of %d tokens and less are not recorded: %s", shape.kind, shape.num_tokens, error)
         found = Counter(step.shape.kind for step in self.steps)
-        logger.info("recorded %s", ", ".join(f"{num} {kind}" for kind, num in found.items()) or "nothing")
+        kinds = ", ".join(f"{num} {kind}" for kind, num in found.items()) or "nothing"
+        logger.info("recorded %s in %.1f s", kinds, time.perf_counter() - started)
 
     @torch.inference_mode()
     def replay(
