@@ -25,7 +25,7 @@ from tests.worker.drafting.head_models import (
     save_eagle3,
     save_mtp,
 )
-from worker.drafting.choose import DraftFault
+from worker.drafting.choose import DraftFault, choose_guesser
 from worker.drafting.heads import HeadGuesser
 from worker.drafting.lookup import PromptLookup
 from worker.models.loader import EngineConfig
@@ -284,6 +284,16 @@ def test_a_head_without_safetensors_is_refused(tmp_path: Path, model_folder: Mod
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(DraftFault, match="no .safetensors file"):
         with_eagle3(model_folder(), tmp_path)
+
+
+def test_heads_guess_for_a_model_on_one_gpu_only(places: Path, model_folder: ModelFolder) -> None:
+    folder, config, _ = case_of("glm4_moe", places, model_folder)
+    loaded = Bench(folder, SMALL).loaded
+    assert isinstance(choose_guesser(loaded, replace(config, num_ranks=2)), PromptLookup)
+    loaded = Bench(model_folder(), SMALL).loaded
+    head = save_eagle3(places / "ranks", eagle3_tensors())
+    with pytest.raises(DraftFault, match="on one GPU only"):
+        choose_guesser(loaded, replace(config, draft_model=str(head), num_ranks=2))
 
 
 def test_an_mtp_head_of_another_form_leaves_prompt_lookup(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
