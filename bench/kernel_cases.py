@@ -201,7 +201,61 @@ def rounding_cases() -> list[KernelCase]:
 
 
 def products_cases() -> list[KernelCase]:
-    return []
+    from worker.kernels.gpu import product_kernels as kernels
+    from worker.kernels.gpu.products import ProductConfig
+
+    codes = {"dense": "*bf16", "int8": "*i8", "int4": "*u8", "fp8": "*u8", "fp8_blocks": "*u8"}
+    widths = {"N": "i32:16", "K": "i32:16", "input_stride": "i32:16"}
+
+    def case(kind: str, rows: str, config: ProductConfig) -> KernelCase:
+        """Widths of the 8B Llama are multiples of every block. `rows`: of the vector kernel, how many."""
+        is_part, is_vector = config.num_parts > 1, config.block_m == 0
+        types = {"inputs": "*bf16", "weights": codes[kind], "output": "*fp32" if is_part else "*bf16", **widths}
+        constants: dict[str, Any] = {
+            "IS_EVEN": True, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k, "IN_FLOAT32": False,
+        }  # fmt: skip
+        if kind != "dense":
+            types["scales"] = "*bf16" if kind == "int4" else "*fp32"
+        if is_vector:
+            kernel, constants = kernels.vector_product_kernel, {**constants, "KIND": kind, "NUM_ROWS": int(rows)}
+        else:
+            types |= {"M": "i32", "PART": "i32:16"}
+            constants |= {"BLOCK_M": config.block_m, "IS_PART": is_part}
+            if kind == "int4":
+                types |= {"offsets": "*bf16", "num_inputs": "i32:16"}
+                kernel, constants = kernels.int4_tile_product_kernel, {**constants, "OFFSET": 136.0}
+            else:
+                kernel, constants = kernels.tile_product_kernel, {**constants, "KIND": kind, "SCALE_BLOCK": 128}
+        of_parts = ", parts" if is_part else ""
+        name = f"product {kind}, {rows} rows, {config.block_n} x {config.block_k}{of_parts}"
+        made = case_of(name, kernel, types, constants, config.num_warps)
+        return replace(made, num_stages=config.num_stages)
+
+    sums = {"parts": "*fp32", "scales": "*fp32", "output": "*bf16", "M": "i32", "N": "i32:16"}
+    return [
+        case("dense", "1", ProductConfig(0, 4, 1024, 1, 4, 3)),
+        case("dense", "2", ProductConfig(0, 4, 1024, 1, 4, 3)),
+        case("dense", "1", ProductConfig(0, 8, 512, 1, 2, 3)),
+        case("int8", "1", ProductConfig(0, 4, 2048, 1, 4, 3)),
+        case("fp8", "1", ProductConfig(0, 4, 2048, 1, 4, 3)),
+        case("dense", "16", ProductConfig(16, 64, 128, 1, 4, 4)),
+        case("dense", "16", ProductConfig(16, 64, 128, 4, 4, 4)),
+        case("dense", "16", ProductConfig(16, 32, 256, 1, 4, 4)),
+        case("dense", "16", ProductConfig(16, 16, 256, 1, 2, 5)),
+        case("dense", "16", ProductConfig(16, 64, 256, 1, 4, 3)),
+        case("int8", "16", ProductConfig(16, 32, 256, 1, 2, 4)),
+        case("int8", "16", ProductConfig(16, 32, 256, 2, 2, 4)),
+        case("int8", "16", ProductConfig(16, 64, 256, 1, 4, 3)),
+        case("int4", "16", ProductConfig(16, 32, 64, 1, 2, 4)),
+        case("int4", "16", ProductConfig(16, 64, 64, 1, 2, 4)),
+        case("fp8", "16", ProductConfig(16, 32, 256, 1, 2, 4)),
+        case("fp8_blocks", "16", ProductConfig(16, 32, 128, 1, 2, 4)),
+        case("int8", "32", ProductConfig(32, 64, 128, 1, 4, 4)),
+        case("int8", "64", ProductConfig(64, 128, 128, 1, 8, 3)),
+        case("int8", "128", ProductConfig(128, 128, 64, 1, 8, 3)),
+        case("int4", "64", ProductConfig(64, 128, 64, 1, 8, 3)),
+        case_of("product, sum of 4 parts", kernels.sum_of_parts_kernel, sums, {"NUM_PARTS": 4, "BLOCK_N": 512}, 4),
+    ]
 
 
 def sampling_cases() -> list[KernelCase]:

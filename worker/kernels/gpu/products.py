@@ -148,8 +148,8 @@ def many_rows(weights: Weights, num_rows: int) -> Iterator[ProductConfig]:
     else:
         yield ProductConfig(64, 64, block_k, 1, 4, 3)
         yield ProductConfig(64, 128, block_k, 1, 8, 3)
-    if num_rows > 64:
-        yield ProductConfig(128, 128, min(block_k, 64) if weights.kind != "int4" else block_k, 1, 8, 3)
+    if num_rows > 64 and weights.kind != "int4":  # which would hold more numbers than there are registers
+        yield ProductConfig(128, 128, 64, 1, 8, 3)
 
 
 def parts_for(num_tiles: int, num_turns: int, num_multiprocessors: int) -> int:
