@@ -3,7 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench import gpu_attention, gpu_checks, gpu_drafts, gpu_kernels, gpu_profile, gpu_sampling, gpu_speed, gpu_weights
+from bench import (
+    gpu_attention,
+    gpu_checks,
+    gpu_drafts,
+    gpu_kernels,
+    gpu_products,
+    gpu_profile,
+    gpu_sampling,
+    gpu_speed,
+    gpu_weights,
+)
 from bench.gpu_bench import Bench
 
 
@@ -29,6 +39,7 @@ SECTIONS = (
     Section("attention checks", "kernels", "Attention over pages", gpu_attention.checks, 45, 2),
     Section("attention times", "kernels", "Attention alone", gpu_attention.times, 25, 8),
     Section("elementwise times", "kernels", "Norms, rotation, activations alone", gpu_kernels.elementwise_times, 8, 13),
+    Section("products", "kernels", "Products alone", gpu_products.products, 45, 9),
     Section("sampling alone", "kernels", "Tokens from logits alone", gpu_sampling.sampling_alone, 12, 9),
     Section("start", "speed", "Start and memory", gpu_speed.start, 45, 1),
     Section("steps", "speed", "Decode steps", gpu_speed.decode_steps, 12, 1),
