@@ -36,11 +36,11 @@ def has_kernels(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None and has_triton()
 
 
-def kernel_linear(weights: Weights, bias: torch.Tensor | None) -> Linear:
-    """A product by our Triton kernels. Needs has_kernels()."""
+def kernel_linear(weights: Weights, bias: torch.Tensor | None, *, for_few_rows: bool = False) -> Linear:
+    """A product by our Triton kernels; see ProductLinear. Needs has_kernels()."""
     from worker.kernels.tuning import ProductLinear
 
-    return ProductLinear(weights, bias)
+    return ProductLinear(weights, bias, for_few_rows=for_few_rows)
 
 
 def dense_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:

@@ -107,8 +107,9 @@ class Fp8(Quantization):
         weights = WEIGHTS["fp8"](weight)
         if not has_kernels(weight.device):
             return Fp8Linear(weights, bias)
-        by_kernels = kernel_linear(weights, bias)
-        return by_kernels if why_not_fp8(weight.device) else FewOrManyRows(by_kernels, Fp8Linear(weights, bias))
+        if why_not_fp8(weight.device):
+            return kernel_linear(weights, bias)
+        return FewOrManyRows(kernel_linear(weights, bias, for_few_rows=True), Fp8Linear(weights, bias))
 
 
 QUANTIZATIONS: tuple[type[Quantization], ...] = (Int8, Int4, Fp8)

@@ -35,13 +35,14 @@ BUDGET_S = 15.0  # for measurements of one start, compiling included; what is le
 class ProductLinear:
     """A matrix product on a GPU. The number of rows decides how it is computed, by `configs`; None is torch."""
 
-    def __init__(self, weights: Weights, bias: torch.Tensor | None) -> None:
+    def __init__(self, weights: Weights, bias: torch.Tensor | None, *, for_few_rows: bool = False) -> None:
+        """`for_few_rows`: more than FEW_ROWS are computed elsewhere, and so not measured here."""
         self.weights = weights
         self.bias = bias
         multiprocessors = num_multiprocessors(weights.codes.device)
         self.configs: dict[int, ProductConfig | None] = {
             num_rows: None if weights.kind == "dense" else next(configs_for(weights, num_rows, multiprocessors))
-            for num_rows in (FEW_ROWS if weights.kind == "dense" else FEW_ROWS + MANY_ROWS)
+            for num_rows in (FEW_ROWS if for_few_rows or weights.kind == "dense" else FEW_ROWS + MANY_ROWS)
         }
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -93,6 +94,7 @@ def tune(
                 choice = fastest(list(measurements(group, num_rows, timer or seconds_on_gpu)))
                 kept.put(name, choice)
                 num_measured += 1
+                logger.info("%s: %s", name, ProductConfig(*choice) if choice else "torch")
             if choice is not None:
                 chosen[name] = choice
                 for linear in group:
@@ -101,9 +103,7 @@ def tune(
     check_device()  # frees what the measurements took, before the KV cache takes the rest
     if groups:
         seconds = time.perf_counter() - started
-        logger.info("%d kinds of products, %d measured in %.1f s", len(chosen), num_measured, seconds)
-    for name, choice in chosen.items():
-        logger.debug("%s: %s", name, ProductConfig(*choice) if choice else "torch")
+        logger.info("%d products chosen, %d of them measured in %.1f s", len(chosen), num_measured, seconds)
     return chosen
 
 

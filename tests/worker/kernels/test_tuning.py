@@ -228,4 +228,5 @@ def test_the_head_of_an_int4_model_is_int8_and_fp8_multiplies_fp8_numbers_from_1
     assert isinstance(both, FewOrManyRows) and isinstance(both.many_rows, Fp8Linear)
     inputs = torch.randn(17, 128).bfloat16()
     assert torch.equal(both(inputs), Fp8Linear(fp8_weights(weight), None)(inputs))
+    assert tuple(both.few_rows.configs) == FEW_ROWS  # type: ignore[attr-defined]
     assert both.many_rows.weight.data_ptr() == both.few_rows.weights.codes.data_ptr()  # type: ignore[attr-defined]
