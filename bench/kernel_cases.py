@@ -231,6 +231,17 @@ def products_cases() -> list[KernelCase]:
         made = case_of(name, kernel, types, constants, config.num_warps)
         return replace(made, num_stages=config.num_stages)
 
+    def in_fp16(bf16: KernelCase) -> KernelCase:
+        """int4 without offsets, so that both forms are in the table."""
+        types = {name: kind.replace("bf16", "fp16") for name, kind in bf16.signature.items() if name != "offsets"}
+        absent = {"offsets": None, "OFFSET": 1032.0} if "offsets" in bf16.kernel.arg_names else {}
+        return replace(
+            bf16, name=f"{bf16.name}, fp16", signature=types, constants=MappingProxyType({**bf16.constants, **absent})
+        )
+
+    def with_odd_columns(even: KernelCase) -> KernelCase:
+        return replace(even, name=f"{even.name}, odd", constants=MappingProxyType({**even.constants, "IS_EVEN": False}))
+
     sums = {"parts": "*fp32", "scales": "*fp32", "output": "*bf16", "M": "i32", "N": "i32:16"}
     return [
         case("dense", "1", ProductConfig(0, 4, 1024, 1, 4, 3)),
@@ -249,6 +260,9 @@ def products_cases() -> list[KernelCase]:
         case("int4", "16", ProductConfig(16, 32, 64, 1, 2, 4)),
         case("int4", "16", ProductConfig(16, 64, 64, 1, 2, 4)),
         case("fp8", "16", ProductConfig(16, 32, 256, 1, 2, 4)),
+        in_fp16(case("fp8", "16", ProductConfig(16, 32, 256, 1, 2, 4))),
+        in_fp16(case("int4", "16", ProductConfig(16, 32, 64, 1, 2, 4))),
+        with_odd_columns(case("int8", "16", ProductConfig(16, 32, 256, 1, 2, 4))),
         case("fp8_blocks", "16", ProductConfig(16, 32, 128, 1, 2, 4)),
         case("int8", "32", ProductConfig(32, 64, 128, 1, 4, 4)),
         case("int8", "64", ProductConfig(64, 128, 128, 1, 8, 3)),

@@ -118,8 +118,10 @@ def without(numbers, offsets, at, OFFSET: tl.constexpr, IN_FLOAT32: tl.constexpr
     if IN_FLOAT32:  # the interpreter does not subtract bf16
         numbers = numbers.to(tl.float32)
     if offsets is None:
-        return numbers - OFFSET
-    return numbers - tl.load(offsets + at).to(numbers.dtype)[:, None]
+        difference = numbers - OFFSET
+    else:
+        difference = numbers - tl.load(offsets + at).to(numbers.dtype)[:, None]
+    return difference
 
 
 @triton.jit

@@ -13,13 +13,16 @@ def decode(codes, KIND: tl.constexpr, DTYPE: tl.constexpr, IN_FLOAT32: tl.conste
     """Numbers of type DTYPE. Dense weights are none other; those of fp8 (e4m3) come as bytes."""
     if KIND == "fp8" or KIND == "fp8_blocks":
         if IN_FLOAT32:
-            return fp8_from_bits(codes).to(DTYPE)
-        if DTYPE == tl.float16:
-            return fp8_to_fp16(codes)
-        return fp8_to_bf16(codes)
-    if IN_FLOAT32:
-        return codes.to(tl.float32).to(DTYPE)  # the interpreter has no cast from int8 to bf16
-    return codes.to(DTYPE)
+            numbers = fp8_from_bits(codes).to(DTYPE)
+        elif DTYPE == tl.float16:
+            numbers = fp8_to_fp16(codes)
+        else:
+            numbers = fp8_to_bf16(codes)
+    elif IN_FLOAT32:
+        numbers = codes.to(tl.float32).to(DTYPE)  # the interpreter has no cast from int8 to bf16
+    else:
+        numbers = codes.to(DTYPE)
+    return numbers
 
 
 @triton.jit
@@ -87,9 +90,9 @@ def fp8_to_fp16(codes):
 def low_nibbles(packed, DTYPE: tl.constexpr, IN_FLOAT32: tl.constexpr):
     """128 (bf16) or 1024 (fp16) plus the lower four bits of each byte: the bits are the last ones of its fraction."""
     if IN_FLOAT32:
-        return ((packed & 15).to(tl.float32) + (1024 if DTYPE == tl.float16 else 128)).to(DTYPE)
-    if DTYPE == tl.float16:
-        return tl.inline_asm_elementwise(
+        numbers = ((packed & 15).to(tl.float32) + (1024 if DTYPE == tl.float16 else 128)).to(DTYPE)
+    elif DTYPE == tl.float16:
+        numbers = tl.inline_asm_elementwise(
             """{
             .reg .b32 x<2>;
             prmt.b32 x0, $2, 0, 0x4140;
@@ -103,29 +106,31 @@ def low_nibbles(packed, DTYPE: tl.constexpr, IN_FLOAT32: tl.constexpr):
             is_pure=True,
             pack=4,
         )
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 x<2>;
-        prmt.b32 x0, $2, 0, 0x4140;
-        prmt.b32 x1, $2, 0, 0x4342;
-        lop3.b32 $0, x0, 0x000F000F, 0x43004300, 0xEA;
-        lop3.b32 $1, x1, 0x000F000F, 0x43004300, 0xEA;
-        }""",
-        "=r,=r,r",
-        [packed],
-        dtype=tl.bfloat16,
-        is_pure=True,
-        pack=4,
-    )
+    else:
+        numbers = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 x<2>;
+            prmt.b32 x0, $2, 0, 0x4140;
+            prmt.b32 x1, $2, 0, 0x4342;
+            lop3.b32 $0, x0, 0x000F000F, 0x43004300, 0xEA;
+            lop3.b32 $1, x1, 0x000F000F, 0x43004300, 0xEA;
+            }""",
+            "=r,=r,r",
+            [packed],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=4,
+        )
+    return numbers
 
 
 @triton.jit
 def high_nibbles(packed, DTYPE: tl.constexpr, IN_FLOAT32: tl.constexpr):
     """As low_nibbles(), of the upper four bits."""
     if IN_FLOAT32:
-        return low_nibbles(packed >> 4, DTYPE, IN_FLOAT32)
-    if DTYPE == tl.float16:
-        return tl.inline_asm_elementwise(
+        numbers = low_nibbles(packed >> 4, DTYPE, IN_FLOAT32)
+    elif DTYPE == tl.float16:
+        numbers = tl.inline_asm_elementwise(
             """{
             .reg .b32 x<3>;
             shr.u32 x2, $2, 4;
@@ -140,18 +145,20 @@ def high_nibbles(packed, DTYPE: tl.constexpr, IN_FLOAT32: tl.constexpr):
             is_pure=True,
             pack=4,
         )
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 x<3>;
-        shr.u32 x2, $2, 4;
-        prmt.b32 x0, x2, 0, 0x4140;
-        prmt.b32 x1, x2, 0, 0x4342;
-        lop3.b32 $0, x0, 0x000F000F, 0x43004300, 0xEA;
-        lop3.b32 $1, x1, 0x000F000F, 0x43004300, 0xEA;
-        }""",
-        "=r,=r,r",
-        [packed],
-        dtype=tl.bfloat16,
-        is_pure=True,
-        pack=4,
-    )
+    else:
+        numbers = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 x<3>;
+            shr.u32 x2, $2, 4;
+            prmt.b32 x0, x2, 0, 0x4140;
+            prmt.b32 x1, x2, 0, 0x4342;
+            lop3.b32 $0, x0, 0x000F000F, 0x43004300, 0xEA;
+            lop3.b32 $1, x1, 0x000F000F, 0x43004300, 0xEA;
+            }""",
+            "=r,=r,r",
+            [packed],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=4,
+        )
+    return numbers
