@@ -104,12 +104,14 @@ def test_an_fp8_cache_holds_numbers_over_their_heads_scale_and_limits_them(
 
 def test_tokens_without_a_slot_are_not_written_and_nothing_else_is() -> None:
     case = Case(**LLAMA, slots=[5, -1, -1])
+    whole = case.keys, case.values
+    case.keys, case.values = (pool[:, 1:] for pool in whole)  # a write to slot -1 would fall into the block before
     query, _, _ = case.expected()
     case.run()
     assert_rounded(case.queries(), query)
-    for pool in (case.keys, case.values):
+    for pool in whole:
         written = pool.flatten(1, 2).abs().sum(dim=(0, 2)).nonzero().flatten()
-        assert written.tolist() == [5]
+        assert written.tolist() == [BLOCK_SIZE + 5]
 
 
 def test_padding_rows_may_share_a_slot() -> None:
@@ -129,13 +131,14 @@ def test_the_pools_may_have_any_order_of_memory() -> None:
 
 
 def test_a_pool_of_more_than_two_thousand_million_numbers_is_addressed() -> None:
-    """The pool is a view with a large stride over little memory: a 32-bit offset would fall outside."""
-    case = Case(1, 1, 16, 16, slots=[BLOCK_SIZE])
-    _, key, value = case.expected()
-    room = torch.zeros(2**31 + 2**20, dtype=torch.float8_e4m3fn)  # pages are touched only where it is written
-    case.keys = room.as_strided((1, 2, BLOCK_SIZE, 16), (16, 2**31, 16, 1))
+    """The fourth block lies 2**32 + 256 numbers from the first, which are 256 in 32 bits."""
+    case = Case(1, 1, 16, 16, slots=[4 * BLOCK_SIZE])
+    _, key, _ = case.expected()
+    stride = 2**30 + 64
+    room = torch.zeros(4 * stride + 1024, dtype=FP8)  # only the pages that are written to take memory
+    case.keys = room.as_strided((1, 5, BLOCK_SIZE, 16), (16, stride, 16, 1))
+    case.values = torch.zeros(1, 5, BLOCK_SIZE, 16)
     case.scales = (torch.ones(1), None)
-    case.values = case.values[:, :2]
     case.run()
-    stored = room[2**31 : 2**31 + 16].double()
+    stored = room[4 * stride : 4 * stride + 16].double()
     torch.testing.assert_close(stored, key[0, 0], atol=2**-10, rtol=2**-4)
