@@ -16,7 +16,7 @@ from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.drafting.conftest import Longest
 from tests.worker.drafting.head_models import eagle3_reference, eagle3_tensors, save_eagle3
 from tests.worker.drafting.test_heads import LIMIT, NUM_AHEAD, Spied, deviation, with_eagle3
-from tests.worker.gpu_stand_ins import CountWaits, Recording, launched, recorded
+from tests.worker.gpu_stand_ins import PAGE, CountWaits, Recording, launched, recorded
 from tests.worker.models.test_vision import SMALL as SMALL_VISION
 from tests.worker.models.test_vision import TALL, WIDE, tokens
 from tests.worker.models.test_vision import Bench as VisionBench
@@ -32,7 +32,7 @@ from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.image_prompts import ImagePromptRunner
 from worker.runners.native_decoder import NativeDecoderRunner
-from worker.runners.probe import use_paged_attention
+from worker.runners.probe import probe_sequence, use_paged_attention
 from worker.runners.recorded import buffers as buffers_module
 from worker.runners.recorded import recordings as recordings_module
 from worker.runners.recorded.capture import cuda_capture
@@ -40,6 +40,7 @@ from worker.runners.recorded.recordings import Recordings
 from worker.runners.recorded.shapes import FEW_SEQS, NUM_SEQS, step_shapes
 from worker.runners.triton_decoder import TritonDecoderRunner
 from worker.sampling.sampler import sample
+from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 
 LENGTHS = (3, 40, 17)  # of prompts
@@ -74,9 +75,9 @@ def on_a_gpu(decoder: Any, kind: type[ModelRunner] = DecoderRunner) -> ModelRunn
     return runner
 
 
-def record(runner: ModelRunner, max_draft: int = 0, max_num_seqs: int = 8) -> Recordings:
+def record(runner: ModelRunner, max_draft: int = 0, max_num_seqs: int = 8, max_model_len: int = 256) -> Recordings:
     runner.recordings = recordings = Recordings(max_draft)
-    recordings.record(runner, runner._run, max_num_seqs, 256, recorded, lambda what, share: None)
+    recordings.record(runner, runner._run, max_num_seqs, max_model_len, recorded, lambda what, share: None)
     return recordings
 
 
@@ -159,17 +160,21 @@ def test_drafts_of_mixed_lengths_are_verified_in_recorded_steps(
         assert bench.token_ids(name) == bench.generate(prompt, 40)
 
 
+def interpreted(bench: Bench) -> TritonDecoderRunner:
+    """A GPU's runner over the engine's cache, all of it in the interpreter."""
+    specs = [layer.spec for layer in bench.engine.runner.layers]  # type: ignore[attr-defined]
+    model = load(str(bench.folder), ("tiny",), SMALL, lambda stage, fraction: None).model  # that has its weights still
+    return TritonDecoderRunner(model, bench.engine.runner.kv_cache, specs, KernelAttention.of_rows)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, about what padding tokens hold
 def test_every_kernel_of_a_recorded_step_is_replayed(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of the GPU's code but the recording itself, in the interpreter."""
+    """All of the GPU's code but the recording itself."""
     bench = Bench(model_folder(), replace(SMALL, max_num_seqs=2, overlap=True))
     monkeypatch.setattr("worker.runners.recorded.shapes.MIXED_TOKENS", (16,))
-    specs = [layer.spec for layer in bench.engine.runner.layers]  # type: ignore[attr-defined]
-    model = load(str(bench.folder), ("tiny",), SMALL, lambda stage, fraction: None).model  # that has its weights still
-    runner = TritonDecoderRunner(model, bench.engine.runner.kv_cache, specs, KernelAttention.of_rows)
-    bench.engine.runner = runner
+    bench.engine.runner = runner = interpreted(bench)
     record(runner, max_num_seqs=2)
     seen = shapes_used(runner, monkeypatch)
     bench.add("a", prompt_of(7), max_tokens=4)
@@ -178,6 +183,32 @@ def test_every_kernel_of_a_recorded_step_is_replayed(
     assert {"d1", "d2", "m16"} == set(seen)
     assert bench.token_ids("a") == bench.generate(prompt_of(7), 4)
     assert bench.token_ids("b") == bench.generate(prompt_of(3), 2)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn], ids=str)
+def test_recorded_drafts_over_any_cache_get_the_logits_of_unrecorded_ones(
+    dtype: torch.dtype, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are shared among programs, and a draft reaches a second block."""
+    for name, sizes in (("NUM_SEQS", (2,)), ("VERIFIED_SEQS", (2,)), ("VERIFIED_TOKENS", (4,)), ("MIXED_TOKENS", ())):
+        monkeypatch.setattr(f"worker.runners.recorded.shapes.{name}", sizes)
+    runner = interpreted(Bench(model_folder()))
+    runner.kv_cache = KVCache(runner.kv_cache.shapes, 6, PAGE, dtype, torch.device("cpu"))
+    sequences = [probe_sequence(prompt_of(num_tokens)) for num_tokens in (15, 4)]
+    for sequence in sequences:
+        sequence.block_ids = runner.kv_cache.pool.allocate(2)
+    runner.forward([ScheduledSequence(sequence, len(sequence.token_ids)) for sequence in sequences])
+    for sequence, draft in zip(sequences, ([7, 8, 9], []), strict=True):
+        sequence.advance(len(sequence.token_ids))
+        sequence.append(5)
+        sequence.draft = draft
+    rows = [ScheduledSequence(sequence, 1) for sequence in sequences]
+    expected = runner.forward(rows)
+    record(runner, max_draft=3, max_num_seqs=2, max_model_len=1024)
+    seen = shapes_used(runner, monkeypatch)
+    assert torch.allclose(runner.forward(rows), expected, atol=1e-5)
+    assert seen == ["v8"] and expected.shape[0] == 5
 
 
 @pytest.mark.usefixtures("fast")
@@ -280,7 +311,7 @@ def test_recorded_steps_with_other_logits_are_not_used(
     broken = lambda function: recorded(function) and (lambda: None)  # noqa: E731  # replays nothing
     monkeypatch.setattr(recordings_module, "cuda_capture", lambda: broken)
     runner.warm_up(8, 256, lambda what, share: None)
-    assert not recordings.steps and "steps are not recorded: its logits differ" in caplog.text
+    assert not recordings.steps and "recorded steps are not used: its logits differ" in caplog.text
 
 
 class CountLaunches(TorchDispatchMode):
