@@ -57,7 +57,7 @@ def paged_attention_cases() -> list[KernelCase]:
         attention_case("tiles 256", num_shared=2, num_queries=64, dims=(256, 256), types=windows | softcap),
         attention_case("tiles 192/128", num_shared=1, num_queries=128, dims=(192, 128)),
         combine_case(64, 128),
-        combine_case(4, 128),
+        combine_case(8, 128),
         combine_case(64, 512),
         write_case(128),
         write_case(128, is_fp8=True),

@@ -7,6 +7,7 @@ import triton.language as tl
 from worker.kernels.gpu.attention_loop import place_of, share_of
 
 MAX_SPLITS = 64
+FEW_SPLITS = 8
 MIN_KEYS = 128  # of a split, at the longest context of the launch
 MAX_KEYS = 16384  # of a split, where one sequence may be much longer than the others
 WAVES = 2  # programs that are wanted for each multiprocessor
@@ -37,8 +38,8 @@ def num_multiprocessors(device: torch.device) -> int:
 
 
 def combine_shape(num_splits: int, value_dim: int) -> dict[str, int]:
-    """combine_kernel's blocks, and warps for 64 numbers a thread."""
-    block_s, block_v = max(2, triton.next_power_of_2(num_splits)), triton.next_power_of_2(value_dim)
+    """combine_kernel's blocks, and warps for 64 numbers a thread. Of splits there are two, since each is compiled."""
+    block_s, block_v = FEW_SPLITS if num_splits <= FEW_SPLITS else MAX_SPLITS, triton.next_power_of_2(value_dim)
     return {"BLOCK_S": block_s, "BLOCK_V": block_v, "num_warps": max(1, min(16, block_s * block_v // 2048))}
 
 
