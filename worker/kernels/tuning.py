@@ -91,10 +91,12 @@ def tune(
             name = name_of(group[0].weights, num_rows)
             choice = known(kept.find(name))
             if choice is None and time.perf_counter() - started < BUDGET_S:
-                choice = fastest(list(measurements(group, num_rows, timer or seconds_on_gpu)))
-                kept.put(name, choice)
-                num_measured += 1
-                logger.info("%s: %s", name, ProductConfig(*choice) if choice else "torch")
+                measured = list(measurements(group, num_rows, timer or seconds_on_gpu))
+                if measured:  # or nothing fits into the memory that is free now
+                    choice = fastest(measured)
+                    kept.put(name, choice)
+                    num_measured += 1
+                    logger.info("%s: %s", name, ProductConfig(*choice) if choice else "torch")
             if choice is not None:
                 chosen[name] = choice
                 for linear in group:
@@ -145,9 +147,9 @@ def check_product(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def fastest(measured: Seq[TimedProduct]) -> Choice:
-    """torch's, unless a kernel is faster by more than noise. Empty, which is torch, where nothing was measured."""
-    best = min(measured, key=lambda row: row.seconds, default=None)
-    if best is None or best.config is None:
+    """Of the fastest: torch's, which is empty, unless a kernel is faster by more than noise."""
+    best = min(measured, key=lambda row: row.seconds)
+    if best.config is None:
         return ()
     torchs = [row.seconds for row in measured if row.config is None]
     return () if torchs and best.seconds > (1 - MIN_GAIN) * torchs[0] else astuple(best.config)

@@ -10,13 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.settings import read_settings
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+from worker.configuration import engine_config
 from worker.kernels import tuning
 from worker.kernels.gpu.products import ProductConfig, configs_for
 from worker.kernels.product_table import ProductTable
 from worker.kernels.quantized import Fp8, Int4, Int8, Quantization
 from worker.kernels.quantized_linears import FewOrManyRows, Fp8Linear
-from worker.kernels.tuning import FEW_ROWS, MANY_ROWS, ProductLinear, environment, measured_products, tune
+from worker.kernels.tuning import (
+    FEW_ROWS,
+    MANY_ROWS,
+    ProductLinear,
+    TimedProduct,
+    environment,
+    measured_products,
+    tune,
+)
 from worker.kernels.weights import WEIGHTS, fp8_weights
 from worker.runners.decoder import DecoderRunner
 from worker.runners.probe import probe_logits
@@ -153,6 +163,20 @@ def test_a_kernel_that_computes_something_else_or_fails_is_never_taken(
     assert "out of resources" in caplog.text and "it deviates from torch's product by 0." in caplog.text
 
 
+def test_what_could_not_be_measured_is_not_kept(tmp_path: Path) -> None:
+    def no_memory(num_rows: int, config: ProductConfig | None) -> float:
+        raise RuntimeError("out of memory")
+
+    quantized = linear("int8")
+    tune([quantized], CPU, tmp_path / "products.json", Clock(no_memory))
+    assert not (tmp_path / "products.json").exists() and all(quantized.configs.values())
+
+
+def test_the_worker_keeps_them_in_its_data_folder(tmp_path: Path) -> None:
+    settings = read_settings({"OMNI_DATA_DIR": str(tmp_path)})
+    assert engine_config(settings).products_table == tmp_path.resolve() / "products.json"
+
+
 def test_what_the_budget_leaves_over_is_measured_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,11 +225,18 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("quantization", [Int8(), Int4(), Fp8()])
 def test_a_quantized_model_has_the_logits_of_the_numbers_that_its_weights_stand_for(
-    quantization: Quantization, on_gpu: None, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+    quantization: Quantization,
+    on_gpu: None,
+    model_folder: ModelFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(tuning, "measurements", lambda *_: iter(()))  # tuned without a clock: torch
-    config = replace(SMALL, quantization=quantization, dtype="bfloat16")
+    torchs = TimedProduct("dense", 1, 1, 1, None, TORCHS, 1)
+    monkeypatch.setattr(tuning, "measurements", lambda *_: iter([torchs]))
+    config = replace(SMALL, quantization=quantization, dtype="bfloat16", products_table=tmp_path / "products.json")
     bench = Bench(model_folder(), config)
+    (kept,) = json.loads((tmp_path / "products.json").read_text())["environments"].values()
+    assert set(map(tuple, kept.values())) == {()} and any(name.startswith(quantization.name) for name in kept)
     runner = bench.engine.runner
     assert isinstance(runner, DecoderRunner)
     products = [getattr(one, "few_rows", one) for one in runner.linears]
@@ -216,6 +247,7 @@ def test_a_quantized_model_has_the_logits_of_the_numbers_that_its_weights_stand_
         one.configs = {num_rows: ProductConfig(16, 32, block_k, 1, 1, 2) for num_rows in (1, 16, 256)}
     found = probe_logits(runner, bench.loaded.model)[0]
     assert float((found - expected).abs().max() / expected.std()) < 0.1
+    assert not torch.equal(found, expected)  # the kernels add in another order
     bench.add("r", prompt_of(9), ignore_eos=True, max_tokens=3)
     bench.finish()
     assert len(bench.token_ids("r")) == 3
