@@ -127,12 +127,7 @@ def configs_for(weights: Weights, num_rows: int, num_multiprocessors: int) -> It
         tiles = [(64, 128, 4, 4), (32, 256, 4, 4), (16, 256, 2, 5), (64, 256, 4, 3)]
     elif is_scaled_inside:
         group = weights.group or SCALE_BLOCK
-        tiles = [
-            (32, group, 2, 8),
-            (64, group, 2, 6),
-            (16, group, 1, 8),
-            (64, group, 4, 6),
-        ]  # small ones: many on the way
+        tiles = [(32, group, 2, 8), (64, group, 2, 6), (64, group, 4, 6)]  # small ones: many on their way at once
     else:
         tiles = [(32, 256, 2, 4), (64, 256, 2, 3), (16, 256, 1, 5), (64, 256, 4, 3)]
     for block_n, block_k, num_warps, num_stages in tiles:
