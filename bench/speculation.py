@@ -16,6 +16,8 @@ from itertools import islice, product
 from random import Random
 from statistics import median
 
+from tokenizers import Tokenizer
+
 from bench.engine import loaded_again
 from bench.models import texts
 from bench.report import load_average, machine, table
@@ -73,26 +75,27 @@ def rows(drafts: list[int], streams: list[int], repeat: int) -> Iterator[tuple[o
                 yield num_drafts, num_streams, skill, round(tokens_s), round(found[0][1], 2), load_average()
 
 
-def engines(model: str, draft: str, num_drafts: int, max_num_seqs: int) -> dict[str, Engine]:
+def engines(args: argparse.Namespace) -> dict[str, Engine]:
     """One for each way."""
-    plain = EngineConfig(max_num_seqs=max_num_seqs, kv_memory_bytes=2**30)
-    configs = (plain, replace(plain, speculate=num_drafts), replace(plain, speculate=num_drafts, draft_model=draft))
+    plain = EngineConfig(max_num_seqs=max(args.streams), kv_memory_bytes=2**30, threads=args.threads)
+    lookup = replace(plain, speculate=max(args.drafts))
+    configs = (plain, lookup, replace(lookup, draft_model=args.draft))
     found = {}
     for way, config in zip(WAYS, configs, strict=True):
-        found[way] = Engine(loaded_again(model, config), config)
+        found[way] = Engine(loaded_again(args.model, config), config)
         found[way].warm_up(lambda stage, share: None)
     return found
 
 
 def compared(args: argparse.Namespace) -> Iterator[tuple[object, ...]]:
     """A row for each number of streams, temperature and way."""
-    ways = engines(args.model, args.draft, max(args.drafts), max(args.streams))
-    tokenizer = loaded_again(args.model, EngineConfig()).tokenizer
+    ways = engines(args)
+    tokenizer = Tokenizer.from_str(next(iter(ways.values())).card.tokenizer)
     words = tokenizer.encode("\n".join(islice(texts(), 20)), add_special_tokens=False).ids
     for streams, temperature in product(args.streams, args.temperatures):
         sampling = SamplingParams(max_tokens=ANSWER, seed=1, temperature=temperature, ignore_eos=True)
         rng = Random(streams)
-        starts = [rng.randrange(len(words) - PROMPT) for _ in range(2 * streams)]
+        starts = [rng.randrange(len(words) - PROMPT) for _ in range(streams)]
         prompts = [tuple(words[start : start + PROMPT]) for start in starts]
         found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in WAYS}
         for at, (way, engine) in product(range(args.repeat), ways.items()):
@@ -115,6 +118,7 @@ def main() -> None:
     parser.add_argument("--drafts", type=int, nargs="+", default=[0, 4, 8])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--repeat", type=int, default=3, help="runs; the median counts")
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--model", default="", help="a folder, to compare a draft model")
     parser.add_argument("--draft", default="", help="the folder of its draft model")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
@@ -122,7 +126,9 @@ def main() -> None:
     print(machine())
     if args.model:
         columns = ["streams", "temperature", "drafts by", "tokens/s", "x none", "per step", "accepted", "load average"]
-        print(table(columns, list(compared(args))))
+        print(table(columns, []), flush=True)
+        for row in compared(args):
+            print(f"| {' | '.join(map(str, row))} |", flush=True)
         return
     columns = ["drafts", "streams", "skill", "tokens/s", "tokens per step", "load average"]
     print(table(columns, list(rows(args.drafts, args.streams, args.repeat))))
