@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from worker.drafting.heads_recorded import RecordedGuesses
 
 MAX_GUESSES = 16
+MAX_UNREAD = 16  # tokens of a sequence that wait to be read together, while no guesses are asked for
 WARM_UP_TOKENS = 8
 
 
@@ -67,12 +68,16 @@ class HeadState:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """The features of a row that are read: those of the tokens that proved right."""
+class Unread:
+    """Tokens that proved right, and that the head has not read yet."""
 
-    row: ScheduledSequence
-    features: torch.Tensor  # [T, width * layers]
+    start: int  # position of the first
+    features: list[torch.Tensor]  # together [T, width * layers]
     token_ids: list[int]  # [T], each the one after its position
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class HeadGuesser:
         self.feature_layers = head.feature_layers
         self.kv_bytes_per_token = head.shape.width * head.dtype.itemsize
         self._states: dict[Sequence, HeadState] = {}
+        self._unread: dict[Sequence, Unread] = {}
         self._attend_with: AttentionMaker = PagedAttention
         self.recorded: RecordedGuesses | None = None
 
@@ -134,27 +140,29 @@ class HeadGuesser:
 
     @torch.inference_mode()
     def note(self, rows: Seq[ScheduledSequence]) -> None:
-        """See Guesser. Computes the head's states for all inputs that proved right."""
-        readings = []
+        """See Guesser. The inputs that proved right are read before the next guess, or when they have become many."""
+        features = self.runner.features
+        following = {id(row): row.sequence.token_ids[row.start + 1 : row.sequence.num_computed + 1] for row in rows}
+        known = [row for row in rows if features is not None and features.has(row) and following[id(row)]]
         for row in rows:
-            self.forget(row.sequence)
-            if (reading := self._reading(row)) is not None:
-                readings.append((row.sequence, reading))
-        if not readings:
+            if features is None or not (features.has(row) and following[id(row)]):
+                self.forget(row.sequence)
+        if features is None or not known:
             return
-        readings.sort(key=lambda item: kernel_order(item[1].row))
-        features = torch.cat([reading.features for _, reading in readings])
-        token_ids = torch.tensor([token_id for _, reading in readings for token_id in reading.token_ids])
-        stops = torch.tensor(list(accumulate(len(reading.token_ids) for _, reading in readings)))
-        before = self.head.combine(torch.nan_to_num(features))  # NaN of a failing request would stay in the cache
-        states = self._run([reading.row for _, reading in readings], upload(token_ids, self.device), before)
-        last = states[upload(stops - 1, self.device)]
-        for (sequence, reading), state in zip(readings, last, strict=True):
-            self._states[sequence] = HeadState(reading.row.start + reading.row.num_tokens - 1, state)
+        copies = features.copied([(row, len(following[id(row)])) for row in known])
+        for row, own in zip(known, copies, strict=True):
+            unread = self._unread.get(row.sequence)
+            if unread is None or unread.stop != row.start:
+                unread = self._unread[row.sequence] = Unread(row.start, [], [])
+            unread.features.append(own)
+            unread.token_ids.extend(following[id(row)])
+        if max(len(unread.token_ids) for unread in self._unread.values()) > MAX_UNREAD:
+            self._read(list(self._unread))
 
     @torch.inference_mode()
     def guess(self, wanted: Seq[tuple[Sequence, int]]) -> list[list[int]]:
         """See Guesser. The tokens stay on the device until all are sampled."""
+        self._read([sequence for sequence, _ in wanted if sequence in self._unread])
         chains = [chain for sequence, num in wanted if (chain := self._chain(sequence, num)) is not None]
         chains.sort(key=lambda chain: -chain.last.position)  # see kernel_order
         guesses: dict[Sequence, list[int]] = {chain.sequence: [] for chain in chains}
@@ -176,14 +184,23 @@ class HeadGuesser:
     def forget(self, sequence: Sequence) -> None:
         """See Guesser. Keys and values are in the sequence's own blocks."""
         self._states.pop(sequence, None)
+        self._unread.pop(sequence, None)
 
-    def _reading(self, row: ScheduledSequence) -> Reading | None:
-        sequence = row.sequence
-        features = self.runner.features.of(row) if self.runner.features is not None else None
-        token_ids = sequence.token_ids[row.start + 1 : sequence.num_computed + 1]
-        if features is None or not token_ids:
-            return None
-        return Reading(part_of(sequence, row.start, len(token_ids)), features[: len(token_ids)], token_ids)
+    def _read(self, sequences: Seq[Sequence]) -> None:
+        """Compute the head's states of the tokens that these have not read."""
+        unread = [(sequence, self._unread.pop(sequence)) for sequence in sequences]
+        if not unread:
+            return
+        rows = [part_of(sequence, own.start, len(own.token_ids)) for sequence, own in unread]
+        order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
+        features = torch.cat([part for at in order for part in unread[at][1].features])
+        token_ids = torch.tensor([token_id for at in order for token_id in unread[at][1].token_ids])
+        stops = torch.tensor(list(accumulate(rows[at].num_tokens for at in order)))
+        before = self.head.combine(torch.nan_to_num(features))  # NaN of a failing request would stay in the cache
+        states = self._run([rows[at] for at in order], upload(token_ids, self.device), before)
+        for at, state in zip(order, states[upload(stops - 1, self.device)], strict=True):
+            sequence, own = unread[at]
+            self._states[sequence] = HeadState(own.stop - 1, state)
 
     def _chain(self, sequence: Sequence, num: int) -> Chain | None:
         """None where the last step's features are not known, or no block is free for the guesses."""

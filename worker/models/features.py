@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from worker.device import upload
 from worker.state.scheduled_sequence import ScheduledSequence
 
 
@@ -64,6 +65,17 @@ class StepFeatures:
         self._features = features
 
     def of(self, row: ScheduledSequence) -> torch.Tensor | None:
-        """[inputs of the row, width * layers]; None for a row that was not in the step."""
+        """[inputs of the row, width * layers], valid until the next step; None for a row that was not in this one."""
         place = self._places.get(id(row))
         return None if place is None else self._features[place]
+
+    def copied(self, rows: Seq[tuple[ScheduledSequence, int]]) -> list[torch.Tensor]:
+        """Of each row the features of so many first inputs, in one copy. The rows were in the step."""
+        places = [
+            place for row, num in rows for place in range(self._places[id(row)].start, self._places[id(row)].stop)[:num]
+        ]
+        index = upload(torch.tensor(places), self._features.device)
+        return list(torch.split(self._features[index], [num for _, num in rows]))
+
+    def has(self, row: ScheduledSequence) -> bool:
+        return id(row) in self._places

@@ -178,6 +178,30 @@ def test_preempted_sequences_are_guessed_as_before(places: Path, model_folder: M
     assert deviation(spied, reference) < LIMIT
 
 
+def test_while_no_guesses_are_asked_for_tokens_are_read_many_at_a_time(
+    places: Path, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config, reference = case_of("eagle3", places, model_folder)
+    bench = Bench(folder, config)
+    spied, drafter = Spied(bench), bench.engine.drafter
+    passes: list[int] = []
+    run = spied.guesser.head.run
+
+    def noted(token_ids: torch.Tensor, *args: Any) -> torch.Tensor:
+        passes.append(len(token_ids))
+        return run(token_ids, *args)
+
+    monkeypatch.setattr(spied.guesser.head, "run", noted)
+    drafter.num_ahead = 0
+    for seed in range(2):
+        bench.add(f"r{seed}", prompt_of(7, seed), max_tokens=60, ignore_eos=True)
+    bench.step(40)
+    assert not spied.seen and len(passes) <= 3
+    drafter.num_ahead = NUM_AHEAD
+    bench.finish()
+    assert deviation(spied, reference) < LIMIT
+
+
 def test_a_prefix_in_the_cache_is_in_the_heads_cache_too(places: Path, model_folder: ModelFolder) -> None:
     """The second prompt continues the first answer, whose blocks are not computed again."""
     folder, config, reference = case_of("eagle3", places, model_folder)
