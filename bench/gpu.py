@@ -3,10 +3,10 @@
 Random weights of an 8B Llama's shape; nothing is downloaded. The parts, in this order: `kernels` (each Triton kernel
 against float64 or float32, then alone against the card's bandwidth), `speed` (start, decode steps, profile, first
 token, throughput, prompts beside decodes), `bf16` (tokens of the engine against the model's own), `weights` (fp8, int8,
-int4, an fp8 KV cache), `drafts`, `float32` (tokens again). Each part is a process of its own; a section that fails,
-hangs or takes its process with it costs that section only. `--only` takes names of parts and sections. What does not
-fit into `--budget` is skipped, the least valuable first, and named. Every number is a JSON line in `--out` as soon as
-it is measured.
+int4, an fp8 KV cache), `drafts`, `float32` (tokens again); and `variants`, only if named: other blocks, warps, stages
+and splits. Each part is a process of its own; a section that fails, hangs or takes its process with it costs that
+section only. `--only` takes names of parts and sections. What does not fit into `--budget` is skipped, the least
+valuable first, and named. Every number is a JSON line in `--out` as soon as it is measured.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from bench.gpu_sections import fitting, named, section_of
 from bench.report import machine
 
 WIDTH = 300  # characters of a failure's last line
+DEPTH = 6  # calls of a traceback
 PATIENCE = 3  # times its estimate, that a section may take
 SPARE_S = 40  # added to that
 SCALE = MappingProxyType({"8b": 1.0, "tiny": 0.05})  # of the sections' estimates
@@ -69,13 +70,20 @@ def run_section(name: str, bench: Bench) -> bool:
         section.run(bench)
         bench.synchronize()
     except Exception as error:
-        failure = f"{type(error).__name__}: {error}"[:WIDTH]
-        traceback.print_exc(limit=-6)
+        failure = in_one_line(error)
+        report.say("".join(traceback.format_tb(error.__traceback__)[-DEPTH:]))  # without torch's long messages
+        if error.__cause__ is not None:
+            report.say(f"from {in_one_line(error.__cause__)}")
         report.say(f"FAILED: {section.title}: {failure}")
     seconds = time.perf_counter() - started
     report.line({"ended": name, "seconds": round(seconds, 2), "failure": failure})
     report.say(f"\n({name}: {seconds:.1f} s)")
     return not failure
+
+
+def in_one_line(error: BaseException) -> str:
+    """Its class and the begin of its message, some of which are pages long."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:WIDTH]
 
 
 def is_lost(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from bench import (
     gpu_profile,
     gpu_sampling,
     gpu_speed,
+    gpu_variants,
     gpu_weights,
 )
 from bench.gpu_bench import Bench
@@ -33,13 +34,15 @@ class Section:
         return self.part == "speed"
 
 
+VARIANTS = "variants"  # runs only if it is named
+
 SECTIONS = (
     Section("bandwidth", "kernels", "Memory bandwidth", gpu_kernels.bandwidth, 6, 4),
     Section("elementwise checks", "kernels", "Norms, rotation, activations", gpu_kernels.elementwise_checks, 15, 3),
     Section("attention checks", "kernels", "Attention over pages", gpu_attention.checks, 45, 2),
     Section("attention times", "kernels", "Attention alone", gpu_attention.times, 25, 8),
     Section("elementwise times", "kernels", "Norms, rotation, activations alone", gpu_kernels.elementwise_times, 8, 13),
-    Section("products", "kernels", "Products alone", gpu_products.products, 45, 9),
+    Section("products", "kernels", "Products alone", gpu_products.products, 80, 13),
     Section("sampling alone", "kernels", "Tokens from logits alone", gpu_sampling.sampling_alone, 12, 9),
     Section("start", "speed", "Start and memory", gpu_speed.start, 45, 1),
     Section("steps", "speed", "Decode steps", gpu_speed.decode_steps, 12, 1),
@@ -57,6 +60,8 @@ SECTIONS = (
     Section("fp8 kv", "weights", "fp8 KV cache", gpu_weights.fp8_kv, 35, 12),
     Section("drafts", "drafts", "Drafts that are accepted", gpu_drafts.drafts, 60, 7),
     Section("float32", "float32", "Tokens in float32", gpu_checks.in_float32, 30, 4),
+    Section("attention variants", VARIANTS, "Variants of attention", gpu_variants.attention, 240, 16),
+    Section("elementwise variants", VARIANTS, "Variants of the small kernels", gpu_variants.elementwise, 60, 17),
 )
 
 
@@ -65,7 +70,9 @@ def named(names: Sequence[str]) -> list[str]:
     known = {word for section in SECTIONS for word in (section.name, section.part)}
     if not known.issuperset(names):
         raise ValueError(f"unknown: {', '.join(sorted(set(names) - known))}; there are {', '.join(sorted(known))}")
-    return [section.name for section in SECTIONS if not names or {section.name, section.part} & set(names)]
+    if not names:
+        return [section.name for section in SECTIONS if section.part != VARIANTS]
+    return [section.name for section in SECTIONS if {section.name, section.part} & set(names)]
 
 
 def section_of(name: str) -> Section:
