@@ -68,7 +68,7 @@ class Timings:
         report = self.bench.report
         try:
             is_tiny = self.bench.device.type != "cuda"
-            copies = 1 if is_tiny else max(1, min(16, int(COLD_BYTES / num_bytes) + 1))
+            copies = 1 if is_tiny else max(1, min(64, int(COLD_BYTES / num_bytes) + 1))
             seconds = alone_seconds(runs(copies), self.bench.device)
         except Exception as raised:
             report.row(kernel, case, "", "", f"FAILED: {type(raised).__name__}: {str(raised)[:200]}")
@@ -91,6 +91,7 @@ def alone_seconds(runs: Sequence[Callable[[], object]], device: torch.device) ->
     if device.type != "cuda":
         return statistics.median(seconds_of(runs[0], device, 1))
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         for run in runs:
             run()  # compiles

@@ -67,12 +67,14 @@ def weight_bytes(model: Any, quantize: str) -> float:
 @contextmanager
 def decoding(engine: Engine, batch: int, context: int, num_steps: int, **asked: Any) -> Iterator[None]:
     """Within this, `batch` sequences of about `context` tokens decode for `num_steps` steps, greedily by default."""
+    room = engine.card.max_model_len - context  # the first ones decode while the last ones' prompts are read
     for at in range(batch):
         prompt = tuple((at * 7919 + token * 31) % (engine.card.vocab_size - 8) + 4 for token in range(context))
-        usual = {"max_tokens": num_steps + batch + 8, "seed": 0, "temperature": 0.0, "ignore_eos": True}
+        usual = {"max_tokens": max(num_steps + batch + 8, room), "seed": 0, "temperature": 0.0, "ignore_eos": True}
         sampling = SamplingParams(**(usual | asked))
         engine.add(GenerationRequest(f"roofline-{batch}-{at}", "bench", prompt, sampling))
     while sum(sequence.is_decoding for sequence in engine.scheduler.running) < batch:
+        assert engine.has_work, f"{batch} sequences of {context} tokens do not run together"
         engine.step()
     yield
     for at in range(batch):

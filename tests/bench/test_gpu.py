@@ -14,6 +14,7 @@ from bench.gpu_bench import Bench
 from bench.gpu_predictions import GOALS, PREDICTED, Goal, card_named, predictions_table
 from bench.gpu_report import Report, read_lines
 from bench.gpu_sections import SECTIONS, fitting, named, section_of
+from bench.roofline import decoding
 
 CPU = torch.device("cpu")
 PARTS = tuple(dict.fromkeys(section.part for section in SECTIONS))
@@ -109,3 +110,10 @@ def test_each_goal_has_a_prediction_or_is_one_of_exactness() -> None:
 def test_the_document_has_the_predictions() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
     assert predictions_table() in text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sequences_decode_together_though_their_prompts_take_many_steps(bench: Bench) -> None:
+    engine = bench.engine_of(bench.model(), max_num_seqs=4, max_step_tokens=8)  # 12 steps of prompts, 3 of decodes
+    with decoding(engine, 4, 24, 3):
+        assert sum(sequence.is_decoding for sequence in engine.scheduler.running) == 4
