@@ -114,6 +114,6 @@ def test_the_document_has_the_predictions() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_sequences_decode_together_though_their_prompts_take_many_steps(bench: Bench) -> None:
-    engine = bench.engine_of(bench.model(), max_num_seqs=4, max_step_tokens=8)  # 12 steps of prompts, 3 of decodes
-    with decoding(engine, 4, 24, 3):
+    engine = bench.engine_of(bench.model(), max_num_seqs=4, max_step_tokens=8)  # 30 steps of prompts, 3 of decodes
+    with decoding(engine, 4, 60, 3):
         assert sum(sequence.is_decoding for sequence in engine.scheduler.running) == 4
