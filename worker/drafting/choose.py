@@ -39,10 +39,9 @@ def choose_guesser(loaded: LoadedModel, config: EngineConfig) -> Guesser | None:
         head = load_mtp(loaded) if config.speculate and config.num_ranks == 1 else None
         return head or (PromptLookup() if config.speculate else None)
     try:
-        head = load_eagle3(config.draft_model, loaded)
-        if head is not None and config.num_ranks > 1:
-            raise ValueError("a head guesses for a model on one GPU only.")
-        return head or load_draft_model(loaded, config)
+        if config.num_ranks > 1:  # before rank 0 alone opens a channel that the others never join
+            raise ValueError("a draft model or head guesses for a model on one GPU only.")
+        return load_eagle3(config.draft_model, loaded) or load_draft_model(loaded, config)
     except Exception as error:  # as for OMNI_MODEL: a model's own code may raise anything
         raise DraftFault(config.draft_model, error) from error
 

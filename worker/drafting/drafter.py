@@ -1,7 +1,7 @@
 """Chooses who drafts and how many tokens, and asks a guesser for them.
 
 A draft is verified in the same forward pass, and random numbers belong to positions: speculation changes how many
-tokens a step gives, never which.
+tokens a step gives. Which ones it leaves alone in float32; elsewhere a step of another size rounds differently.
 """
 
 import logging

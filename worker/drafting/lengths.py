@@ -177,7 +177,8 @@ class Lengths:
 
     def _introduced(self, sequences: Seq[Sequence], lengths: list[int]) -> list[int]:
         """The lengths, with few new sequences at once: what more of them cost is measured first."""
-        num_new = max(1, len(self._drafting) // 2) if self._is_usual else 0
+        is_measured = self._is_usual or not self._drafting  # what the last new ones cost; they may have ended
+        num_new = max(1, len(self._drafting) // 2) if is_measured else 0
         for at, sequence in enumerate(sequences):
             if lengths[at] and sequence not in self._drafting:
                 lengths[at] = lengths[at] if num_new > 0 else 0

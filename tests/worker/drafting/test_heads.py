@@ -310,14 +310,14 @@ def test_a_head_without_safetensors_is_refused(tmp_path: Path, model_folder: Mod
         with_eagle3(model_folder(), tmp_path)
 
 
-def test_heads_guess_for_a_model_on_one_gpu_only(places: Path, model_folder: ModelFolder) -> None:
+def test_heads_and_draft_models_guess_for_a_model_on_one_gpu_only(places: Path, model_folder: ModelFolder) -> None:
     folder, config, _ = case_of("glm4_moe", places, model_folder)
     loaded = Bench(folder, SMALL).loaded
     assert isinstance(choose_guesser(loaded, replace(config, num_ranks=2)), PromptLookup)
     loaded = Bench(model_folder(), SMALL).loaded
-    head = save_eagle3(places / "ranks", eagle3_tensors())
-    with pytest.raises(DraftFault, match="on one GPU only"):
-        choose_guesser(loaded, replace(config, draft_model=str(head), num_ranks=2))
+    for draft in (save_eagle3(places / "ranks", eagle3_tensors()), model_folder(seed=7)):
+        with pytest.raises(DraftFault, match="on one GPU only"):
+            choose_guesser(loaded, replace(config, draft_model=str(draft), num_ranks=2))
 
 
 def test_an_mtp_head_of_another_form_leaves_prompt_lookup(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

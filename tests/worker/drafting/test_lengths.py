@@ -78,6 +78,7 @@ class Machine:
         self.lengths = Lengths(48)
         self.num_behind = {stream: stream.num_tokens for stream in self.streams}
         self.wanted: set[Sequence] = set()
+        self.max_tokens = 300
 
     def new_stream(self) -> Sequence:
         num = self.rng.randint(50, 300)
@@ -119,7 +120,7 @@ class Machine:
             self.lengths.note_verified(stream, num_drafted, num_right)
         stream.token_ids += [1] * (num_right + 1)
         self.num_behind[stream] += num_right + 1
-        if stream.num_completion_tokens > 300:
+        if stream.num_completion_tokens > self.max_tokens:
             self.lengths.forget(stream)
             self.streams[self.streams.index(stream)] = new = self.new_stream()
             self.num_behind[new] = new.num_tokens
@@ -176,3 +177,29 @@ def test_a_sequence_without_guesses_does_not_keep_others_from_being_tried() -> N
         tried.update(stream for stream, num in zip((short, other), chosen, strict=True) if num)
         lengths.note_step(2, 2, 10e-3)
     assert tried == {short, other}
+
+
+@pytest.mark.parametrize("max_tokens", [2, 4, 300])
+def test_answers_of_any_length_leave_drafts_to_those_after_them(max_tokens: int) -> None:
+    """An answer that ends after its first guess has shown nothing of what guesses cost."""
+    machine = Machine(bound_by_memory, 0.1, 0.9, 1)
+    assert machine.speedup(200) > 1.5
+    machine.max_tokens = max_tokens
+    machine.speedup(20)
+    machine.max_tokens = 300
+    assert machine.speedup(200) > 1.5
+
+
+def test_when_the_newcomer_ends_after_one_guess_the_next_one_is_drafted_for() -> None:
+    machine = Machine(bound_by_memory, 0.1, 0.9, 1)
+    machine.speedup(200)
+    for _ in range(20):
+        (stream,) = machine.streams
+        machine.lengths.forget(stream)
+        new = machine.new_stream()
+        machine.streams, machine.num_behind[new] = [new], new.num_tokens
+        (num,) = machine.lengths.choose([new], [5])
+        assert num > 0
+        machine.guess({new: num})
+        machine.verify(new, num)
+        machine.lengths.note_step(1, 1 + num, bound_by_memory(1 + num))
