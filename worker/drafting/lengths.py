@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 WEIGHT = 0.25  # of a new measurement in a size's mean
 RISE = 0.05  # the same for guesses that took longer than usual: prompts are read at times
-DRIFT = 0.05  # of a change, for all other sizes: contexts grow, and other programs come and go
+DRIFT = 0.2  # power of what moved one size's mean, for all others: contexts grow, and other programs come and go
 OUTLIER = 3.0  # times the mean, beyond which a measurement counts no further
 USUAL_CHANCE, USUAL_TRIALS = 0.8, 4.0  # of a guess that is right, before anything is known; as if seen so often
 MEMORY = 0.9  # of a sequence's acceptance, per verified draft
@@ -42,8 +42,9 @@ class Measured:
             self._seconds.insert(at, seconds)
             return
         change = min(seconds / self._seconds[at], OUTLIER) - 1
-        own = self._seconds[at] * (1 + (self._rise if change > 0 else WEIGHT) * change)
-        self._seconds = [each * (1 + DRIFT * change) for each in self._seconds]
+        moved = 1 + (self._rise if change > 0 else WEIGHT) * change
+        own = self._seconds[at] * moved
+        self._seconds = [each * moved**DRIFT for each in self._seconds]  # so far as `own` comes back, they do
         self._seconds[at] = own
 
     def knows(self, size: int) -> bool:
