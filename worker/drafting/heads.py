@@ -39,6 +39,7 @@ class DraftHead(Protocol):
 
     feature_layers: tuple[int, ...]
     shape: LayerShape
+    num_heads: int  # of its queries
     dtype: torch.dtype
 
     def bind(self, runner: ModelRunner) -> None:
@@ -120,7 +121,7 @@ class HeadGuesser:
 
     @torch.inference_mode()
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
-        """Run the kernels once, for a chunk of a prompt and for a single token, and record the latter."""
+        """Run the kernels once, for chunks of a prompt and for a single token, and record the latter."""
         pool = self.runner.kv_cache.pool
         num_tokens = min(WARM_UP_TOKENS, max_model_len - 1)
         sequence = probe_sequence([1] * num_tokens)
@@ -134,9 +135,17 @@ class HeadGuesser:
         if self.runner.recordings is not None:  # on a GPU with Triton
             from worker.drafting.heads_recorded import RecordedGuesses
             from worker.runners.recorded.capture import cuda_capture
+            from worker.runners.recorded.first_steps import chunk_forms
 
-            self.recorded = RecordedGuesses(self.head, self.kv_cache, self.kv_cache.pool.num_blocks - 1)
+            spare_block = self.kv_cache.pool.num_blocks - 1
+            self.recorded = RecordedGuesses(self.head, self.kv_cache, spare_block)
             self.recorded.record(max_num_seqs, max_model_len, states[-1], cuda_capture())
+            shared = self.head.num_heads // self.head.shape.num_kv_heads
+            sequence.block_ids = [spare_block] * self.kv_cache.num_blocks_for(max_model_len)
+            for start, num_tokens in chunk_forms(range(shared, shared + 1), max_model_len):
+                rows = [part_of(sequence, start, 1), part_of(sequence, start, num_tokens)]
+                token_ids = torch.ones(1 + num_tokens, dtype=torch.long, device=self.device)
+                self._run(rows, token_ids, states[-1:].expand(len(token_ids), -1))
 
     @torch.inference_mode()
     def note(self, rows: Seq[ScheduledSequence]) -> None:

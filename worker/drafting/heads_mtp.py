@@ -48,6 +48,7 @@ class MtpHead:
         self.dtype = loaded.dtype
         text = loaded.model.config.get_text_config()
         self.feature_layers: tuple[int, ...] = (text.num_hidden_layers + 1,)  # after the final norm
+        self.num_heads: int = text.num_attention_heads
         self.shape = self._shape_of(text.hidden_size, loaded.device)
 
     def bind(self, runner: ModelRunner) -> None:

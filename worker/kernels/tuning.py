@@ -119,6 +119,16 @@ def groups_of(linears: Seq[object]) -> list[list[ProductLinear]]:
     return sorted(groups.values(), key=lambda group: -sum(linear.weights.num_bytes for linear in group))
 
 
+@torch.inference_mode()
+def launch_products(linears: Seq[object]) -> None:
+    """Compute each product in each of its configurations, so that their kernels are compiled."""
+    for group in groups_of(linears):
+        forms = {linear.bias is None: linear for linear in group}
+        for linear in forms.values():
+            for num_rows in linear.configs:
+                linear(random_inputs(linear.weights, num_rows))
+
+
 def measurements(group: Seq[ProductLinear], num_rows: int, timer: Timer) -> Iterator[TimedProduct]:
     """The times of torch and of each configuration that computes what torch does, for linears of equal shape."""
     weights = group[0].weights

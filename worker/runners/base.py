@@ -48,7 +48,7 @@ class RecordedSteps(Protocol):
     def warm_up(
         self, runner: "ModelRunner", run: Run, max_num_seqs: int, max_model_len: int, on_progress: OnProgress
     ) -> None:
-        """Record the runner's forward pass `run` for steps of this size."""
+        """Record the runner's forward pass `run` for steps of this size, and run those that are not recorded once."""
 
     def replay(
         self, rows: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
@@ -83,13 +83,14 @@ class ModelRunner:
         if found is not None:
             logits, self.kept = found
         else:
-            logits = self._unrecorded(ordered, order, sampled)
+            logits = self.unrecorded(ordered, order, sampled)
         self._hand_over(ordered)
         return logits
 
-    def _unrecorded(
+    def unrecorded(
         self, ordered: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
     ) -> torch.Tensor:
+        """forward() of rows in kernel order. `order`: see RecordedSteps.replay()."""
         device = self.kv_cache.keys[0].device
         paged = self.attend_with(self.kv_cache, ordered, device)
         places = torch.tensor([at for row in ordered for at in positions_of(row)])

@@ -51,11 +51,11 @@ def warn_without_triton(device: torch.device) -> None:
         )
 
 
-def new_recordings(runner: ModelRunner, config: EngineConfig) -> RecordedSteps | None:
+def new_recordings(runner: ModelRunner, config: EngineConfig, max_step_tokens: int) -> RecordedSteps | None:
     """Recorded steps for a runner on a GPU whose attention can be recorded."""
     device = runner.kv_cache.keys[0].device
     if not uses_kernels(device) or runner.attend_with is PagedAttention or not runner.can_be_recorded:
         return None
     from worker.runners.recorded.recordings import Recordings
 
-    return Recordings(config.speculate)
+    return Recordings(config.speculate, max_step_tokens)

@@ -74,7 +74,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
             logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
         room = limits.num_blocks, limits.block_size, kv_dtype(loaded, config), loaded.device
         runner.kv_cache = KVCache(layers.shapes, *room, shares_prefixes=state_bytes == 0)
-        inner.recordings = new_recordings(inner, config)
+        inner.recordings = new_recordings(inner, config, limits.max_step_tokens)
         return runner, limits
     warn_unquantized(config.quantization, "it runs one sequence at a time")
     if config.kv_dtype == FP8_KV:

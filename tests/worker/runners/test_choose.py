@@ -66,7 +66,7 @@ def test_on_a_gpu_what_runs_with_our_attention_is_recorded(
     monkeypatch.setattr("worker.runners.candidates.uses_kernels", lambda device: True)
     loaded, cache = tried(model_folder())
     for maker, is_recorded in ((KERNEL, True), (PagedAttention, False)):
-        recordings = new_recordings(ModelRunner(loaded.model, cache, maker), replace(SMALL, speculate=3))
+        recordings = new_recordings(ModelRunner(loaded.model, cache, maker), replace(SMALL, speculate=3), 16)
         assert (recordings is not None) is is_recorded
         assert not isinstance(recordings, Recordings) or recordings.max_draft == 3
 

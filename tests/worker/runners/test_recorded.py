@@ -314,6 +314,32 @@ def test_recorded_steps_with_other_logits_are_not_used(
     assert not recordings.steps and "recorded steps are not used: its logits differ" in caplog.text
 
 
+@pytest.mark.usefixtures("fast")
+def test_an_engine_that_has_run_its_first_steps_is_as_new(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Recorded and unrecorded steps run at its start; then it answers as transformers does, from an empty cache."""
+    bench, told = Bench(model_folder(), replace(SMALL, speculate=NUM_AHEAD)), list[str]()
+    bench.engine.runner = runner = on_a_gpu(bench.engine.runner)
+    runner.recordings = recordings = Recordings(NUM_AHEAD, SMALL.max_step_tokens or 0)
+    monkeypatch.setattr(recordings_module, "cuda_capture", lambda: recorded)
+    before = bench.engine.stats()
+    runner.warm_up(8, 256, lambda what, share: told.append(what))
+    after = bench.engine.stats()
+    assert after == replace(before, kv_blocks_used=before.kv_blocks_used + 1)  # the spare block
+    assert recordings.steps and "first steps" in told and "fails" not in caplog.text
+    assert recordings._spare is not None
+    assert all((pool[:, recordings._spare.block] == 0).all() for pool in runner.kv_cache.keys)
+    answer(bench)
+    assert all(bench.token_ids(f"r{length}") == bench.generate(prompt_of(length)) for length in LENGTHS)
+
+
+def test_an_engine_on_a_cpu_runs_no_first_steps_of_a_gpu(bench: Bench) -> None:
+    told: list[str] = []
+    bench.engine.warm_up(lambda what, share: told.append(what))
+    assert told == ["first step", "ready"]
+
+
 class CountLaunches(TorchDispatchMode):
     """Counts operators that launch a kernel: those that make new numbers. Views and empty tensors are free."""
 

@@ -23,6 +23,7 @@ from worker.runners.limits import MAX_DRAFTED
 from worker.runners.probe import Unsupported, check_equal, max_deviation, probe_logits
 from worker.runners.recorded.buffers import Spare, StepBuffers
 from worker.runners.recorded.capture import Launches, Record, cuda_capture
+from worker.runners.recorded.first_steps import FirstSteps, Sizes
 from worker.runners.recorded.shapes import StepShape, step_shapes
 from worker.state.scheduled_sequence import ScheduledSequence
 
@@ -42,17 +43,22 @@ class RecordedStep:
 class Recordings:
     """The recorded steps of one runner."""
 
-    def __init__(self, max_draft: int = 0) -> None:
+    def __init__(self, max_draft: int = 0, max_step_tokens: int = 0) -> None:
         """`max_draft`: most draft tokens of a sequence; 0: steps with drafts are not recorded."""
         self.max_draft = max_draft
+        self.max_step_tokens = max_step_tokens
         self.steps: list[RecordedStep] = []  # smallest first
         self._buffers: StepBuffers | None = None
+        self._spare: Spare | None = None
         self._logits: torch.Tensor | None = None  # [largest S, vocab], which all recordings write to
 
     def warm_up(
         self, runner: ModelRunner, run: Run, max_num_seqs: int, max_model_len: int, on_progress: OnProgress
     ) -> None:
-        """Record what can be recorded of `run`, the runner's forward pass over tensors, and compare the logits."""
+        """Record what can be recorded of `run`, the runner's forward pass over tensors, and compare the logits.
+
+        Then run steps that are not recorded. Raises ValueError if the memory does not suffice for the largest.
+        """
         expected: torch.Tensor | None = None
         try:
             expected = probe_logits(runner, runner.model)[0]
@@ -66,6 +72,13 @@ class Recordings:
         except Unsupported as reason:
             logger.warning("recorded steps are not used: %s", reason)
             self.steps.clear()
+        num_tokens = max(self.max_step_tokens, max_num_seqs)
+        self.run_first(runner, Sizes(max_num_seqs, num_tokens, max_model_len, self.max_draft), on_progress)
+
+    def run_first(self, runner: ModelRunner, sizes: Sizes, on_progress: OnProgress) -> None:
+        """See FirstSteps. The spare block is there."""
+        assert self._spare is not None
+        FirstSteps(runner, self._spare, sizes, shared_heads(runner)).run(on_progress)
 
     def record(
         self,
@@ -82,7 +95,7 @@ class Recordings:
         tile_queries = tile_queries_for(runner)
         shapes = step_shapes(max_num_seqs, self.max_draft, MAX_DRAFTED, tile_queries)
         (block,) = cache.pool.allocate(1)
-        spare = Spare(block, cache.block_size)
+        self._spare = spare = Spare(block, cache.block_size)
         num_blocks = cache.num_blocks_for(max_model_len)
         self._buffers = StepBuffers(shapes, num_blocks, tile_queries, spare, cache.keys[0].device)
         on_progress("recording graphs", RECORDING)
@@ -140,6 +153,11 @@ class Recordings:
 
 def tile_queries_for(runner: ModelRunner) -> int:
     """Queries of a tile of the attention kernel, whose rows are the heads that share keys."""
+    return tile_queries(shared_heads(runner)[-1], runner.kv_cache.keys[0].dtype)
+
+
+def shared_heads(runner: ModelRunner) -> range:
+    """From the least to the most heads that share a KV head, over the layers."""
     num_heads = largest(runner.model.config.get_text_config(), "num_attention_heads") or 1
-    num_shared = num_heads // min(shape.num_kv_heads for shape in runner.kv_cache.shapes)
-    return tile_queries(max(1, num_shared), runner.kv_cache.keys[0].dtype)
+    shared = [max(1, num_heads // shape.num_kv_heads) for shape in runner.kv_cache.shapes]
+    return range(min(shared), max(shared) + 1)
