@@ -75,6 +75,8 @@ def run_section(name: str, bench: Bench) -> bool:
         if error.__cause__ is not None:
             report.say(f"from {in_one_line(error.__cause__)}")
         report.say(f"FAILED: {section.title}: {failure}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()  # else it would end the process in the middle of something else
     seconds = time.perf_counter() - started
     report.line({"ended": name, "seconds": round(seconds, 2), "failure": failure})
     report.say(f"\n({name}: {seconds:.1f} s)")

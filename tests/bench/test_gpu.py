@@ -57,6 +57,15 @@ def test_a_section_that_fails_costs_itself_only(bench: Bench, monkeypatch: pytes
     assert [line["ended"] for line in lines_of(bench) if "ended" in line] == ["bandwidth", "elementwise times"]
 
 
+def test_the_clock_that_ends_a_hanging_section_stops_with_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(gpu.faulthandler, "dump_traceback_later", lambda *_, **__: calls.append("started"))
+    monkeypatch.setattr(gpu.faulthandler, "cancel_dump_traceback_later", lambda: calls.append("stopped"))
+    with_run(monkeypatch, "bandwidth", failing)
+    gpu.run_part(["bandwidth", "elementwise times"], bench, time.time() + 60)
+    assert calls == ["started", "stopped"] * 2
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_titles_say_that_it_is_a_fallback(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     gpu.run_part(["first token"], bench, time.time() + 60)
