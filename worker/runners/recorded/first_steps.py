@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 MANY_ALTERNATIVES = 20  # logprobs reported with a token, at most
 WAYS_TO_SAMPLE = (
     SamplingParams(max_tokens=1, seed=0, temperature=0.0, logprobs=MANY_ALTERNATIVES),
-    SamplingParams(max_tokens=1, seed=0, top_p=0.9, top_k=50, min_p=0.01, logprobs=MANY_ALTERNATIVES),
+    SamplingParams(
+        max_tokens=1, seed=0, top_p=0.9, top_k=50, min_p=0.01, logit_bias=((0, 1.0),), logprobs=MANY_ALTERNATIVES
+    ),  # a rule: the logits are copied
 )
 TOO_LARGE = (
     "the largest step does not fit into the GPU's memory beside weights and KV cache; lower "
