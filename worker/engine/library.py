@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import count, repeat
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -62,7 +63,7 @@ class Generated:
 
 
 class LLM:
-    """A model that generates for many prompts at once. One thread calls it."""
+    """A model that generates for many prompts at once. Threads that share it take turns, a step each."""
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class LLM:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
         self._numbers = count()
         self._unread: list[tuple[str, Event]] = []  # events of other streams
+        self._turn = RLock()  # of a thread, to call the engine or the tokenizer; a dropped stream is closed in any
 
     def generate(self, prompts: Seq[Prompt], sampling: Sampling) -> list[Generated]:
         """Answers in the order of the prompts. One that fails does not end the others; its `end` is Failed."""
@@ -108,9 +110,10 @@ class LLM:
 
         Raises ValueError for a model without a template.
         """
-        rendered: list[int] = self.tokenizer.apply_chat_template(
-            list(messages), **({"add_generation_prompt": True} | template), tokenize=True, return_dict=False
-        )
+        with self._turn:
+            rendered: list[int] = self.tokenizer.apply_chat_template(
+                list(messages), **({"add_generation_prompt": True} | template), tokenize=True, return_dict=False
+            )
         return rendered
 
     def _requests(self, prompts: Seq[Prompt], sampling: Sampling) -> list[GenerationRequest]:
@@ -124,26 +127,36 @@ class LLM:
         ]
 
     def _ids_of(self, prompt: Prompt) -> tuple[int, ...]:
-        return tuple(self.tokenizer(prompt).input_ids) if isinstance(prompt, str) else tuple(prompt)
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        with self._turn:
+            return tuple(self.tokenizer(prompt).input_ids)
 
     def _events(self, requests: Seq[GenerationRequest]) -> Iterator[tuple[int, Event]]:
         """Add the requests and step until all of them have ended."""
         places = {request.id: place for place, request in enumerate(requests)}
         running = set(places)
         try:
-            for request in requests:
-                self.engine.add(request)
+            with self._turn:
+                for request in requests:
+                    self.engine.add(request)
             while running:
-                if not any(request_id in places for request_id, _ in self._unread):
-                    self._unread += self.engine.step()
-                for request_id, event in self._take(places):
+                for request_id, event in self._next_events(places):
                     if not isinstance(event, Delta):
                         running.discard(request_id)
                     yield places[request_id], event
         finally:
-            for request_id in running:
-                self.engine.cancel(request_id)
-            self._take(places)
+            with self._turn:
+                for request_id in running:
+                    self.engine.cancel(request_id)
+                self._take(places)
+
+    def _next_events(self, places: Mapping[str, int]) -> list[tuple[str, Event]]:
+        """The unread events of these requests; those of one more step where there are none."""
+        with self._turn:
+            if not any(request_id in places for request_id, _ in self._unread):
+                self._unread += self.engine.step()
+            return self._take(places)
 
     def _take(self, places: Mapping[str, int]) -> list[tuple[str, Event]]:
         """The unread events of these requests."""

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,16 @@ def test_a_closed_stream_is_cancelled_and_another_goes_on(llm: LLM) -> None:
     seen += list(kept)
     text = "".join(event.text for at, (_, event) in enumerate(seen) if at not in (1, 3) and isinstance(event, Delta))
     assert text == llm.generate([PROMPTS[1]], GREEDY)[0].text
+    assert not llm.engine.has_work and not llm._unread
+
+
+def test_threads_that_share_a_model_get_the_answers_that_one_gets(llm: LLM) -> None:
+    prompts = [f"Once upon a time {number}" for number in range(8)]
+    expected = [answer.text for answer in llm.generate(prompts, GREEDY)]
+    for _ in range(4):
+        with ThreadPoolExecutor(len(prompts)) as threads:
+            answers = threads.map(lambda prompt: llm.generate([prompt], GREEDY)[0].text, prompts, timeout=30)
+            assert list(answers) == expected
     assert not llm.engine.has_work and not llm._unread
 
 
