@@ -39,6 +39,7 @@ class DraftModel:
     """A Guesser. A sequence that its KV cache has no room for gets no draft."""
 
     feature_layers: tuple[int, ...] = ()
+    reads_prompts = True
 
     def __init__(self, runner: Runner, loaded: LoadedModel, vocab_size: int) -> None:
         """`vocab_size`: of the model that verifies; tokens beyond it are no guesses."""

@@ -28,6 +28,7 @@ class Guesser(Protocol):
 
     max_guesses: int  # most tokens for one sequence
     feature_layers: tuple[int, ...]  # layers of the model whose hidden states it reads from the runner
+    reads_prompts: bool  # a first guess for a sequence takes longer than the next ones
     kv_bytes_per_token: int  # of a KV cache of its own, with as many blocks as the model's; 0 for none
 
     def attach(self, runner: Runner, limits: Limits) -> None:
@@ -57,7 +58,7 @@ class Drafter:
         """`num_ahead`: most tokens for a sequence; `num_budget`: for all of a step."""
         self.guesser = guesser  # None: nothing is drafted
         self.num_ahead = min(num_ahead, guesser.max_guesses) if guesser is not None else 0
-        self.lengths = Lengths(num_budget)
+        self.lengths = Lengths(num_budget, introduces=guesser is not None and guesser.reads_prompts)
         self.num_drafted = 0  # tokens verified so far
         self.num_accepted = 0  # of these, tokens that proved right
         self._known: set[Sequence] = set()  # that the guesser may hold state of

@@ -94,6 +94,7 @@ class HeadGuesser:
     """A Guesser."""
 
     max_guesses = MAX_GUESSES
+    reads_prompts = True
 
     def __init__(self, head: DraftHead, loaded: LoadedModel) -> None:
         """`loaded`: the model that verifies the guesses."""

@@ -116,6 +116,7 @@ class Lengths:
     """Chooses the lengths of drafts. `num_budget`: most drafted tokens of a step."""
 
     num_budget: int
+    introduces: bool = True  # few new sequences at once, for guesses that first read a prompt
     step: Measured = field(default_factory=Measured)  # by tokens
     guess: Measured = field(default_factory=lambda: Measured(RISE))  # for each token ahead, by sequences
     _common: Acceptance = field(default_factory=Acceptance)
@@ -147,7 +148,7 @@ class Lengths:
         self._num_steps += 1
         if self._num_steps % BASELINE_STEPS == 0:
             return [0] * len(rooms)
-        return self._introduced(sequences, lengths)
+        return self._introduced(sequences, lengths) if self.introduces else lengths
 
     def note_step(self, num_seqs: int, num_tokens: int, seconds: float) -> None:
         """A step of so many sequences' single tokens and their drafts took so long."""
@@ -159,7 +160,7 @@ class Lengths:
     def note_guess(self, num_sequences: int, num_ahead: int, seconds: float, *, is_usual: bool) -> None:
         """Guesses took so long. `is_usual`: the same sequences wanted some in the step before."""
         self._is_usual = is_usual
-        if is_usual:
+        if is_usual or not self.introduces:
             self.guess.note(num_sequences, seconds / num_ahead)
         if self._probe.sequence is not None:
             self._probe.allowance_s -= seconds

@@ -18,6 +18,7 @@ class PromptLookup:
 
     max_guesses = MAX_DRAFTED
     feature_layers: tuple[int, ...] = ()
+    reads_prompts = False
     kv_bytes_per_token = 0
 
     def attach(self, runner: Runner, limits: Limits) -> None:

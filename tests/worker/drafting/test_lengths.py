@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from common.wire import SamplingParams
+from worker.drafting.drafter import Drafter
 from worker.drafting.lengths import RISE, WEIGHT, Lengths, Measured, best_lengths
+from worker.drafting.lookup import PromptLookup
 from worker.state.sequence import Sequence
 
 
@@ -75,17 +77,20 @@ def test_noise_in_one_size_leaves_the_others_where_they_were(rise: float) -> Non
     assert measured.seconds(np.array([1, 32])) == pytest.approx([1.0, 2.0], rel=0.1)
 
 
+LOOKUP = 0.001  # of a step's time
+
+
 class Machine:
     """Streams on a machine whose steps take `step_s(tokens)`, with a draft model that takes `share` of that.
 
-    A guess is right with `chance`.
+    A guess is right with `chance`. With a share of LOOKUP or less no prompt is read before the first one.
     """
 
     def __init__(self, step_s: Callable[[int], float], share: float, chance: float, num_streams: int) -> None:
         self.step_s, self.share, self.chance = step_s, share, chance
         self.rng = random.Random(0)
         self.streams = [self.new_stream() for _ in range(num_streams)]
-        self.lengths = Lengths(48)
+        self.lengths = Lengths(48, introduces=share > LOOKUP)
         self.num_behind = {stream: stream.num_tokens for stream in self.streams}
         self.wanted: set[Sequence] = set()
         self.max_tokens = 300
@@ -115,7 +120,7 @@ class Machine:
             return 0.0
         behind = sum(max(0, self.num_behind[stream] - 1) for stream in drafts)
         ahead = max(drafts.values())
-        read_s = self.step_s(behind) - self.step_s(0)
+        read_s = self.step_s(behind) - self.step_s(0) if self.lengths.introduces else 0.0
         seconds = self.share * (ahead * self.step_s(len(drafts)) + read_s) * self.noise()
         self.num_behind.update(dict.fromkeys(drafts, 0))
         self.lengths.note_guess(len(drafts), ahead, seconds, is_usual=drafts.keys() <= self.wanted)
@@ -166,6 +171,14 @@ def test_drafts_pay_where_they_can_and_cost_little_where_they_cannot(
     step_s: Callable[[int], float], share: float, chance: float, num_streams: int, least: float
 ) -> None:
     assert Machine(step_s, share, chance, num_streams).speedup() >= least
+
+
+def test_short_answers_of_many_streams_get_prompt_lookup_from_their_first_step_on() -> None:
+    machine = Machine(bound_by_memory, LOOKUP, 0.8, 8)
+    machine.max_tokens = 20
+    machine.speedup(300)
+    assert machine.speedup(1000) >= 3
+    assert not Drafter(PromptLookup(), 4).lengths.introduces
 
 
 @pytest.mark.parametrize("num_streams", [4, 16])
