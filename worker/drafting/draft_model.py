@@ -104,7 +104,7 @@ class DraftModel:
                 num_missing = min(num_missing, budget)
                 budget -= num_missing
             if num_missing == SHORT == copy.num_uncomputed:  # as if drafted: a step of this form is recorded on a GPU
-                copy.draft = [copy.token_ids.pop()]
+                copy.draft = [copy.remove_last()]
                 rows[sequence] = ScheduledSequence(copy, 1)
             elif num_missing:
                 rows[sequence] = ScheduledSequence(copy, num_missing)
@@ -143,7 +143,8 @@ class DraftModel:
         """Logits after the sequences' last tokens, of the rows that reach them."""
         logits = self._forward(rows, None)
         for row in rows:
-            row.sequence.token_ids += row.sequence.draft
+            for token_id in row.sequence.draft:
+                row.sequence.append(token_id)
         stops, num_samples = [], 0
         for row in rows:
             num_samples += row.num_samples

@@ -29,7 +29,7 @@ class Grammars(Protocol):
 class Sequence:
     """One choice of one request: its tokens, how much of their KV is computed, and the text shown so far.
 
-    `token_ids` holds the prompt and every token sampled and read so far; only `append` adds to it. While steps overlap,
+    `token_ids` holds the prompt and every token sampled and read so far; only `append` adds to it (a draft model's copy follows its original). While steps overlap,
     one more token may be `pending`: sampled, but still on the device. It counts as a token of the sequence everywhere.
     """
 
@@ -80,6 +80,10 @@ class Sequence:
         """Add a token that was sampled and read; it takes the place of the pending one."""
         self.pending = None
         self.token_ids.append(token_id)
+
+    def remove_last(self) -> int:
+        """Take the newest token away again, to have it verified like a drafted one; returns it."""
+        return self.token_ids.pop()
 
     def accept(self, token_id: int, max_model_len: int) -> str:
         """Append a sampled token; returns the text it made visible and sets `finish_reason` when it is the last."""

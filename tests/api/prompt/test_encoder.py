@@ -164,7 +164,7 @@ def test_deepseek_v32_has_its_own_writing(encoder_of):
 def test_arguments_hold_no_more_than_a_request_may_all_calls_together(
     encoder_of, monkeypatch, deepseek, num_calls, arguments
 ):
-    monkeypatch.setattr("api.prompt.conversation.json.loads", None)
+    monkeypatch.setattr("api.prompt.conversation.json", None)  # not even parsed
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": arguments}}
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call] * num_calls}]
     changes = {"architecture": "deepseek_v32", "chat_template": None} if deepseek else {}
