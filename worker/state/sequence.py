@@ -29,8 +29,9 @@ class Grammars(Protocol):
 class Sequence:
     """One choice of one request: its tokens, how much of their KV is computed, and the text shown so far.
 
-    `token_ids` holds the prompt and every token sampled and read so far; only `append` adds to it (a draft model's copy follows its original). While steps overlap,
-    one more token may be `pending`: sampled, but still on the device. It counts as a token of the sequence everywhere.
+    `token_ids` holds the prompt and every token sampled and read so far; only `append` adds to it (a draft model's copy
+    follows its original). While steps overlap, one more token may be `pending`: sampled, but still on the device. It
+    counts as a token of the sequence everywhere.
     """
 
     request_id: str
