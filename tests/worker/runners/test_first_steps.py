@@ -116,6 +116,8 @@ FAMILIES = [
     ("gemma3", {"sliding_window": 700}, decoders.TritonDecoderRunner, None),
     ("llama", {}, ModelRunner, torch.float8_e4m3fn),
     ("qwen3", {}, ModelRunner, None),
+    ("gpt_oss", {"sliding_window": 700}, ModelRunner, None),
+    ("deepseek_v3", {"qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}, ModelRunner, None),
 ]
 
 
@@ -127,7 +129,8 @@ NUM_FORMS: dict[type[ModelRunner], dict[str, int]] = {
     },
     ModelRunner: {"write_kernel": 1, "attention_kernel": 6, "combine_kernel": 6, "sample_kernel": 2},
 }  # fmt: skip
-MORE_FORMS = {"gemma3": {"attention_kernel": 12, "combine_kernel": 9}}  # layers with a window, which is within 8 shares
+WITH_WINDOWS = {"attention_kernel": 12, "combine_kernel": 9}  # of some layers; a window is within 8 shares
+MORE_FORMS = {"gemma3": WITH_WINDOWS, "gpt_oss": WITH_WINDOWS}
 
 
 @pytest.mark.parametrize(("family", "changes", "kind", "cache_dtype"), FAMILIES)
