@@ -85,7 +85,7 @@ def attention_case(
     signature = {name: "i32:16" for name in strides if not name.endswith(("_scales", "_starts"))}
     signature |= dict.fromkeys(("query_starts", "num_keys", "block_table"), "*i32")
     signature |= {"query": "*bf16", "keys": cache, "values": cache, "out": "*fp32" if is_split else "*bf16"}
-    signature |= {"scale": "fp32", "num_tokens": "i32", "table_row": "i32"} | dict(types)
+    signature |= {"scale": "fp32", "num_places": "i32", "table_row": "i32"} | dict(types)
     if is_split:
         signature["log_sums"] = "*fp32"
     if is_fp8:
@@ -106,7 +106,7 @@ def combine_case(num_splits: int, dim: int) -> KernelCase:
     constants = combine_shape(num_splits, dim)
     num_warps = constants.pop("num_warps")
     signature = {"parts": "*fp32", "log_sums": "*fp32", "out": "*bf16", "num_keys": "*i32", "query_starts": "*i32"}
-    signature |= dict.fromkeys(("num_splits", "num_tokens"), "i32")
+    signature["num_splits"] = "i32"
     constants |= {"VALUE_DIM": dim, "TILE_QUERIES": 1, "BLOCK_N": 64}
     return case_of(f"attention, combine {num_splits} x {dim}", combine_kernel, signature, constants, num_warps)
 

@@ -29,7 +29,7 @@ FEW_ROWS = 64  # in tiles of chunks that need no more
 FLOAT32_ROWS = 32
 
 # of arguments that change from step to step, a value of 1 or an address makes no other kernel
-VARYING = ("num_tokens", "window", "table_row")
+VARYING = ("num_places", "window", "table_row")
 TABLES = ("block_table", "num_keys", "query_starts", "tile_rows", "tile_starts")
 
 
@@ -59,13 +59,15 @@ class Tiles:
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=TABLES)
 def attention_kernel(
     query, out, log_sums, keys, values, key_scales, value_scales, sinks,
-    block_table, num_keys, query_starts, tile_rows, tile_starts, scale, softcap, window, num_tokens,
+    block_table, num_keys, query_starts, tile_rows, tile_starts, scale, softcap, window, num_places,
     query_token, query_head, table_row, key_head, key_block, key_token, value_head, value_block, value_token,
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, SHARED: tl.constexpr, TILE_QUERIES: tl.constexpr,
     PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_V: tl.constexpr, IN_FLOAT32: tl.constexpr,
 ):  # fmt: skip
-    """`out`: [T, heads, dim]; with `log_sums` [splits, T, heads] its parts in float32, [splits, T, heads, dim].
+    """`out`: [T, heads, dim]; with `log_sums` [splits, places, heads] parts in float32, [splits, places, heads, dim].
+
+    Each tile has TILE_QUERIES places, so parts take the memory of their own launch, not of all T tokens.
 
     Keys are multiplied in two blocks of dimensions, BLOCK_D and BLOCK_R, powers of two; BLOCK_R 0: in one.
     """
@@ -96,7 +98,10 @@ def attention_kernel(
     sums /= total[:, None]
     if value_scales is not None:
         sums *= tl.load(value_scales + head)
-    at = (split.to(tl.int64) * num_tokens + first + within) * tl.num_programs(0) * SHARED + own_head
+    place = first + within
+    if log_sums is not None:
+        place = split * num_places + tile * TILE_QUERIES + within
+    at = place.to(tl.int64) * tl.num_programs(0) * SHARED + own_head
     is_query = m // SHARED < count
     if log_sums is not None:
         tl.store(log_sums + at, highest + tl.log2(total), mask=is_query)
@@ -165,26 +170,27 @@ def attend(
 
     A query attends to the keys up to its own position, and with `window` to so many of them at most. `sinks` [heads].
     """
-    num_tokens, num_heads, key_dim = query.shape
+    _, num_heads, key_dim = query.shape
     kv_heads, _, page, value_dim = pages.values.shape
     if tiles.count == 0:
         return
     shape = launch_shape(key_dim, value_dim, pages.keys.dtype, num_heads // kv_heads, tiles.num_queries)
-    parts, log_sums = out, None
+    parts, log_sums, num_places = out, None, tiles.count * tiles.num_queries
     if num_splits > 1:
-        parts = torch.empty(num_splits, *out.shape, dtype=torch.float32, device=out.device)
-        log_sums = torch.empty(num_splits, num_tokens, num_heads, dtype=torch.float32, device=out.device)
+        shape_of_parts = num_splits, num_places, num_heads
+        parts = torch.empty(*shape_of_parts, value_dim, dtype=torch.float32, device=out.device)
+        log_sums = torch.empty(shape_of_parts, dtype=torch.float32, device=out.device)
     of_tiles = (pages.num_keys, tiles.query_starts, tiles.rows, tiles.starts)
     attention_kernel[(kv_heads, tiles.count, num_splits)](
         query, parts, log_sums, pages.keys, pages.values, pages.key_scales, pages.value_scales, sinks,
-        pages.block_table, *of_tiles, scale * LOG2_E, softcap and softcap * LOG2_E, window, num_tokens,
+        pages.block_table, *of_tiles, scale * LOG2_E, softcap and softcap * LOG2_E, window, num_places,
         *query.stride()[:2], pages.block_table.stride(0), *pages.keys.stride()[:3], *pages.values.stride()[:3],
         KEY_DIM=key_dim, VALUE_DIM=value_dim, SHARED=num_heads // kv_heads, TILE_QUERIES=tiles.num_queries, PAGE=page,
         **shape,
     )  # fmt: skip
     if log_sums is not None:
-        combine_kernel[(num_heads, tiles.count * tiles.num_queries)](
-            parts, log_sums, out, *of_tiles, window, num_splits, num_tokens, VALUE_DIM=value_dim,
+        combine_kernel[(num_heads, num_places)](
+            parts, log_sums, out, *of_tiles, window, num_splits, VALUE_DIM=value_dim,
             TILE_QUERIES=tiles.num_queries, BLOCK_N=shape["BLOCK_N"], **combine_shape(num_splits, value_dim),
         )  # fmt: skip
 

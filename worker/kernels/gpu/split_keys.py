@@ -14,7 +14,7 @@ WAVES = 2  # programs that are wanted for each multiprocessor
 INTERPRETED_MULTIPROCESSORS = 8
 
 # as in paged_attention.py
-VARYING = ("num_tokens", "window", "num_splits")
+VARYING = ("window", "num_splits")
 TABLES = ("num_keys", "query_starts", "tile_rows", "tile_starts")
 
 
@@ -45,24 +45,28 @@ def combine_shape(num_splits: int, value_dim: int) -> dict[str, int]:
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=TABLES)
 def combine_kernel(
-    parts, log_sums, out, num_keys, query_starts, tile_rows, tile_starts, window, num_splits, num_tokens,
+    parts, log_sums, out, num_keys, query_starts, tile_rows, tile_starts, window, num_splits,
     VALUE_DIM: tl.constexpr, TILE_QUERIES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """One query of one head. `parts` [splits, T, heads, dim], `log_sums` [splits, T, heads], `out` [T, heads, dim]."""
+    """One query of one head. `parts` [splits, places, heads, dim], `log_sums` [splits, places, heads].
+
+    `out` is [T, heads, dim].
+    """
     head, num_heads = tl.program_id(0), tl.num_programs(0)
-    tile, query = tl.program_id(1) // TILE_QUERIES, tl.program_id(1) % TILE_QUERIES
+    place, num_places = tl.program_id(1), tl.num_programs(1)
+    tile, query = place // TILE_QUERIES, place % TILE_QUERIES
     _, first, count, position = place_of(tile, tile_rows, tile_starts, query_starts, num_keys, TILE_QUERIES)
     if query >= count:
         return
     s, v = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_V)
     low, high = share_of(s, num_splits, position, count, window, BLOCK_N)
-    at = (first + query).to(tl.int64) * num_heads + head
-    rows = s.to(tl.int64) * num_tokens * num_heads + at
+    rows = (s.to(tl.int64) * num_places + place) * num_heads + head
     is_used = (s < num_splits) & (low < high)
     sums = tl.load(log_sums + rows, mask=is_used, other=float("-inf"))
     weights = tl.exp2(sums - tl.max(sums, 0))
     mask = is_used[:, None] & (v[None, :] < VALUE_DIM)
     part = tl.load(parts + rows[:, None] * VALUE_DIM + v[None, :], mask=mask, other=0.0)
     result = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)
+    at = (first + query).to(tl.int64) * num_heads + head
     tl.store(out + at * VALUE_DIM + v, result.to(out.dtype.element_ty), mask=v < VALUE_DIM)

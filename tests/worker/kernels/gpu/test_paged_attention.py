@@ -1,6 +1,7 @@
 """The attention kernel against attention written plainly in float64, over memory that is NaN where nobody wrote."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,23 @@ def test_a_launch_for_few_queries_leaves_sequences_with_more_to_tiles() -> None:
     tiles = replace(step.tiles(), num_queries=1)
     output = step.attended(tiles)
     assert output[1:6].isnan().all() and not output[[0, 6]].isnan().any()
+
+
+def test_parts_of_split_keys_take_no_memory_for_the_tokens_of_other_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One decode beside a chunk of 4,096 tokens would take gigabytes."""
+    step = Step(Case(num_queries=(1, 1, 40), num_keys=(40, 33, 90), num_splits=3))
+    output, sizes, empty = step.attended(replace(step.tiles(), count=2, num_queries=1), num_splits=1), [], torch.empty
+
+    def counted(*shape: int, **options: Any) -> torch.Tensor:
+        made = empty(*shape, **options)
+        sizes.append(made.numel())
+        return made
+
+    monkeypatch.setattr(torch, "empty", counted)
+    split = step.attended(replace(step.tiles(), count=2, num_queries=1))
+    assert sum(sizes) == 3 * 2 * step.case.heads * (step.case.key_dim + 1)
+    assert (split[:2] - output[:2]).abs().max() < ERRORS[torch.float32]
+    assert split[2:].isnan().all()
 
 
 def test_a_row_of_padding_reads_the_spare_block_and_harms_nobody() -> None:
