@@ -8,7 +8,7 @@ import torch
 
 from bench.gpu_bench import Bench
 from bench.roofline import seconds_of
-from worker.device import has_triton
+from worker.kernels.available import has_triton
 
 REPEATS = 10  # of a recording
 COLD_BYTES = 256 * 2**20  # data of all copies together, several times an H100's cache of 50 MB

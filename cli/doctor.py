@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
@@ -105,6 +106,11 @@ def gpu_finding() -> Finding:
     import torch
 
     if torch.cuda.is_available():
+        if missing := missing_for_triton():
+            return Finding(
+                "bad", f"GPU: our kernels cannot be compiled, there is no {' and no '.join(missing)}",
+                "Install gcc and the headers of Python (on Debian: gcc python3-dev).",
+            )  # fmt: skip
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
         return Finding(
@@ -119,6 +125,12 @@ def gpu_finding() -> Finding:
     return Finding(
         "bad", f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it", todo
     )
+
+
+def missing_for_triton() -> list[str]:
+    """What Triton compiles its launchers with, and is not here."""
+    missing = [] if any(map(shutil.which, ("cc", "gcc", "clang"))) else ["C compiler"]
+    return missing + ([] if Path(sysconfig.get_path("include"), "Python.h").exists() else ["Python.h"])
 
 
 def has_nvidia_gpu() -> bool:

@@ -1,7 +1,6 @@
 """The device: its choice, asynchronous copies to and from it, and a check that it still works."""
 
 from collections.abc import Sequence as Seq
-from importlib.util import find_spec
 
 import torch
 
@@ -24,11 +23,6 @@ def choose_device(name: str) -> torch.device:
             f"there is no device {name}: torch {torch.__version__} sees {num_gpus} GPUs. Try omni doctor."
         )
     return device
-
-
-def has_triton() -> bool:
-    """True where worker/kernels/gpu can be imported: Triton comes with torch's CUDA builds for Linux."""
-    return find_spec("triton") is not None
 
 
 def use_device(device: torch.device) -> None:

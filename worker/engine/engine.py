@@ -130,14 +130,16 @@ class Engine:
         )
 
     def warm_up(self, on_progress: OnProgress) -> None:
-        """Run every kernel once, so that the first caller does not pay for it."""
+        """Run every kernel once, so that the first caller does not pay for it. Raises RuntimeError if a step fails."""
         for part in (self.runner, self.drafter):
             part.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len, on_progress)
         on_progress("first step", FIRST_STEP)
         sampling = SamplingParams(max_tokens=2, seed=0, ignore_eos=True)
         self.add(GenerationRequest("warm-up", self.card.names[0], (1,), sampling, cache_salt="warm-up"))
         while self.has_work:
-            self.step()
+            for _, event in self.step():
+                if isinstance(event, Failed):
+                    raise RuntimeError(f"the first step failed: {event.message}")
         on_progress("ready", READY)
 
     def _schedule(self) -> list[ScheduledSequence]:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch.nn import functional as F
 
-from worker.device import has_triton
+from worker.kernels.available import has_triton
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
-from worker.device import has_triton
+from worker.kernels.available import has_triton
 from worker.kernels.torch_seams import reorder_weight, reordered_product
 from worker.kernels.weights import WEIGHTS, Weights
 

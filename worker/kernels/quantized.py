@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from worker.device import has_triton
+from worker.kernels.available import has_triton
 from worker.kernels.linear import Linear, has_kernels, kernel_linear
 from worker.kernels.quantized_linears import FP8_MULTIPLE, GROUP, FewOrManyRows, Fp8Linear, Int4Linear, Int8Linear
 from worker.kernels.weights import WEIGHTS

@@ -7,7 +7,8 @@ from math import inf, log
 import torch
 
 from common.wire import SamplingParams
-from worker.device import has_triton, upload
+from worker.device import upload
+from worker.kernels.available import has_triton
 from worker.sampling.rng import draws_of
 from worker.state.sequence import Sequence
 

@@ -1,7 +1,16 @@
-"""What the kernels share: a matrix product that is also right in Triton's interpreter, fp8, warps."""
+"""What the kernels share: a matrix product that is also right in Triton's interpreter, fp8, warps, a trial launch."""
 
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import torch
 import triton
 import triton.language as tl
+
+COMPILERS = ("cc", "gcc", "clang")
+WIDTH = 300  # characters of an error's message
 
 
 def is_interpreted() -> bool:
@@ -29,3 +38,35 @@ def saturated(numbers):
 def warps_for(block: int) -> int:
     """Warps of a program that holds `block` numbers: 16 a thread, and more only for rows beyond 8,192."""
     return max(1, min(32 if block > 16384 else 16, block // 512))
+
+
+@triton.jit
+def fill_kernel(out):
+    tl.store(out, 1.0)
+
+
+def why_no_launch(device: torch.device) -> str:
+    """Empty if a kernel is compiled, launched and right; else what is wrong, and what is missing if that is known.
+
+    Triton compiles a launcher for each kernel with a C compiler, against the headers of Python.
+    """
+    try:
+        found = torch.zeros(1, device=device)
+        fill_kernel[(1,)](found)
+        if found.item() == 1:
+            return ""
+        error = "a kernel that writes a number does not write it"
+    except Exception as raised:  # of a compiler, a driver, a folder that cannot be written
+        error = f"{type(raised).__name__}: {' '.join(str(raised).split())}"[:WIDTH]
+    return "; ".join([error, *missing_parts()])
+
+
+def missing_parts() -> list[str]:
+    """What Triton needs besides itself and is not on this machine, each with a remedy."""
+    missing = []
+    if not any(map(shutil.which, COMPILERS)):
+        missing.append("there is no C compiler: install gcc")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        version = ".".join(map(str, sys.version_info[:2]))
+        missing.append(f"there is no Python.h: install the headers of Python {version} (python{version}-dev on Debian)")
+    return missing
