@@ -139,8 +139,6 @@ def run_all(names: Sequence[str], args: argparse.Namespace, out: Path, until: fl
     report = Report(out, args.device)
     while waiting:
         chosen = fitting(waiting, until - time.time(), SCALE[args.shape])
-        for name in [name for name in waiting if name not in chosen]:
-            skip(name, report)
         if not chosen:
             break
         num_before = len(read_lines(out))
@@ -149,7 +147,9 @@ def run_all(names: Sequence[str], args: argparse.Namespace, out: Path, until: fl
         if not begun:
             report.say(f"\nFAILED: {chosen[0]}: its process did not start")
             begun = {chosen[0]}
-        waiting = [name for name in chosen if name not in begun]
+        waiting = [name for name in waiting if name not in begun]  # more may fit than the estimates said
+    for name in waiting:
+        skip(name, report)
     report.close()
     return not failed(out)
 

@@ -7,7 +7,6 @@ import torch
 
 from bench.gpu_alone import Checks, Timings, can_run_triton, error_of
 from bench.gpu_bench import Bench
-from bench.roofline import read_bandwidth
 from worker.attention.paged import PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.runners.probe import probe_sequence
@@ -109,7 +108,7 @@ def times(bench: Bench) -> None:
     if not can_run_triton(bench):
         return
     is_tiny = bench.shape == "tiny"
-    timings = Timings(bench, read_bandwidth(bench.device, bench.sizes.block_bytes))
+    timings = Timings(bench, bench.read_bandwidth())
     heads, shape = (4, LayerShape(2, 32, 32)) if is_tiny else (32, LayerShape(8, 128, 128))
     for dtype in (torch.bfloat16, FP8):
         kind = "fp8 kv, " if dtype == FP8 else ""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from bench.gpu_model import CONTEXT, as_loaded, random_model
-from bench.gpu_report import Report
-from bench.roofline import weight_bytes
+from bench.gpu_report import Report, measured_in
+from bench.roofline import READ_BYTES, read_bandwidth, weight_bytes
 from worker.engine.engine import Engine
 from worker.models.loader import EngineConfig
 
@@ -112,6 +112,13 @@ class Bench:
         self.weights = weight_bytes(model, "")
         self.start.ends("weights made")
         return self.engine_of(model, self.start, max_num_seqs=self.sizes.max_num_seqs)
+
+    def read_bandwidth(self) -> float:
+        """Bytes per second, as the section `bandwidth` measured; else of a block that fits beside an engine."""
+        measured = measured_in(self.report.out).get("bandwidth/read GB/s")
+        if measured is not None:
+            return measured * 1e9
+        return read_bandwidth(self.device, min(self.sizes.block_bytes, READ_BYTES))
 
     def model(self, num_layers: int | None = None) -> Any:
         made = random_model(self.shape, self.device, torch.bfloat16, num_layers)

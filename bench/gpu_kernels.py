@@ -114,7 +114,7 @@ def rotation_error(shape: Shape, rows: int, dtype: torch.dtype, *, has_norms: bo
     if norms is not None:
         query, key = exact_norm(query, norms.query), exact_norm(key, norms.key)
     run_rotation(shape, qkv, arguments, pools)
-    keys, values = (pool.flatten(1, 2)[:, slots].transpose(0, 1).to(torch.float64) for pool in pools)
+    keys, values = (pool.float().flatten(1, 2)[:, slots].transpose(0, 1).double() for pool in pools)
     rotated = qkv.view(rows, -1, shape.dim)[:, :heads]
     errors = (
         error_of(rotated, turned(query, cos, sin)),
@@ -164,7 +164,7 @@ def elementwise_times(bench: Bench) -> None:
     from worker.kernels.gpu.norms import add_norm
 
     shape = Shape(bench)
-    timings = Timings(bench, read_bandwidth(bench.device, bench.sizes.block_bytes))
+    timings = Timings(bench, bench.read_bandwidth())
     weight = shape.random(shape.hidden)
     for rows in shape.rows:
         case, size = f"{rows} rows", 2 * rows

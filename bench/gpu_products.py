@@ -10,7 +10,6 @@ import torch
 from bench.gpu_alone import alone_seconds, can_run_triton
 from bench.gpu_bench import Bench
 from bench.gpu_model import SHAPES
-from bench.roofline import read_bandwidth
 
 if TYPE_CHECKING:
     from worker.kernels.gpu.products import ProductConfig
@@ -43,7 +42,7 @@ def products(bench: Bench) -> None:
     on_gpu = bench.device.type == "cuda"
     rows = (1, 4, 16) if bench.shape == "8b" else (3,)
     began = time.perf_counter()
-    bandwidth = read_bandwidth(bench.device, bench.sizes.block_bytes)
+    bandwidth = bench.read_bandwidth()
     bench.report.columns("weights", "out x in", "rows", "torch us", "best us", "GB/s", "of the bandwidth", "best")
     timer = seconds_on_gpu if on_gpu else seconds_on_cpu
     measured = measured_products(shapes_of(bench.shape), KINDS, rows, bench.device, timer)

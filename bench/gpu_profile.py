@@ -33,6 +33,7 @@ def profile_batch(bench: Bench, batch: int) -> None:
             bench.synchronize()
             wall_us = (time.perf_counter() - started) * 1e6
     rows = kernels_of(profiler, on_gpu=on_gpu)
+    assert rows, "the profiler saw no kernels"
     num_layers = max(1, len(engine.runner.kv_cache.shapes))
     total_us = sum(us for _, _, us in rows)
     report.say(f"\n{batch} streams, {NUM_STEPS} steps\n")

@@ -10,7 +10,6 @@ import torch
 from bench.gpu_alone import Checks, Timings, can_run_triton
 from bench.gpu_bench import Bench
 from bench.gpu_model import SHAPES
-from bench.roofline import read_bandwidth
 
 NO_TOKEN = -1
 BORDER = 4e-6  # of the weight: a draw nearer to a border between tokens may fall on either side of it
@@ -40,7 +39,7 @@ def sampling_alone(bench: Bench) -> None:
             case = f"{name}, {str(dtype).removeprefix('torch.')} logits"
             checks.check("sample", case, 0.0, partial(wrong_share, bench, rows, dtype, kind))
     checks.end()
-    timings = Timings(bench, read_bandwidth(bench.device, bench.sizes.block_bytes))
+    timings = Timings(bench, bench.read_bandwidth())
     for name, kind in KINDS.items():
         for rows in (2,) if is_tiny else (1, 32):
             size = 4 * rows * SHAPES[bench.shape]["vocab_size"]

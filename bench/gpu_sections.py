@@ -39,10 +39,10 @@ VARIANTS = "variants"  # runs only if it is named
 SECTIONS = (
     Section("bandwidth", "kernels", "Memory bandwidth", gpu_kernels.bandwidth, 6, 4),
     Section("elementwise checks", "kernels", "Norms, rotation, activations", gpu_kernels.elementwise_checks, 15, 3),
-    Section("attention checks", "kernels", "Attention over pages", gpu_attention.checks, 45, 2),
+    Section("attention checks", "kernels", "Attention over pages", gpu_attention.checks, 35, 2),
     Section("attention times", "kernels", "Attention alone", gpu_attention.times, 25, 8),
     Section("elementwise times", "kernels", "Norms, rotation, activations alone", gpu_kernels.elementwise_times, 8, 13),
-    Section("products", "kernels", "Products alone", gpu_products.products, 80, 13),
+    Section("products", "kernels", "Products alone", gpu_products.products, 30, 13),
     Section("sampling alone", "kernels", "Tokens from logits alone", gpu_sampling.sampling_alone, 12, 9),
     Section("start", "speed", "Start and memory", gpu_speed.start, 45, 1),
     Section("steps", "speed", "Decode steps", gpu_speed.decode_steps, 12, 1),

@@ -14,7 +14,7 @@ import torch
 from bench.engine import measure
 from bench.gpu_bench import Bench, recorded_steps
 from bench.report import percentile
-from bench.roofline import decoding, kv_bytes, read_bandwidth, seconds_of, step_times
+from bench.roofline import decoding, kv_bytes, seconds_of, step_times
 from common.wire import Delta, GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
 
@@ -59,13 +59,13 @@ def start(bench: Bench) -> None:
 
 def decode_steps(bench: Bench) -> None:
     """Steps of several streams against the time that reading takes."""
-    bandwidth = read_bandwidth(bench.device, bench.sizes.block_bytes)
+    bandwidth = bench.read_bandwidth()
     bench.free()
     steps_table(bench, [(batch, bench.sizes.context) for batch in bench.sizes.batches], bandwidth)
 
 
 def long_contexts(bench: Bench) -> None:
-    bandwidth = read_bandwidth(bench.device, bench.sizes.block_bytes)
+    bandwidth = bench.read_bandwidth()
     bench.free()
     steps_table(bench, bench.sizes.long, bandwidth)
 

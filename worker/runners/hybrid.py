@@ -155,7 +155,7 @@ class HybridRunner(ModelRunner):
             for numbers in (tokens, [at for row in rows for at in positions_of(row)])
         )
         paged = PlacedAttention(self.attend_with(self.kv_cache, rows, device), self._places)
-        last = torch.tensor([inputs.shape[1] - 1], device=device)  # an int would make the head copy its weights
+        last = upload(torch.tensor([inputs.shape[1] - 1]), device)  # an int would make the head copy its weights
         output = self.model(input_ids=inputs, position_ids=places, paged=paged, logits_to_keep=last, **given)
         logits: torch.Tensor = output.logits[:, 0]
         return logits
