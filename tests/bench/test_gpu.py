@@ -2,6 +2,7 @@
 
 import json
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from bench.gpu_predictions import GOALS, PREDICTED, Goal, card_named, prediction
 from bench.gpu_report import Report, read_lines
 from bench.gpu_sections import SECTIONS, fitting, named, section_of
 from bench.roofline import decoding
+from worker.runners.probe import GPU_PROBE_LENGTH, MAX_DEVIATION, deviation_of
 
 CPU = torch.device("cpu")
 PARTS = tuple(dict.fromkeys(section.part for section in SECTIONS))
@@ -38,6 +40,43 @@ def test_each_part_runs_on_a_cpu(part: str, bench: Bench, capfd: pytest.CaptureF
     ended = {line["ended"]: line["failure"] for line in lines_of(bench) if "ended" in line}
     assert ended == dict.fromkeys(names, "")
     assert any("number" in line or "check" in line for line in lines_of(bench))
+
+
+def test_the_random_model_is_no_test_of_rounding_and_notices_wrong_attention(bench: Bench) -> None:
+    """At the 8B's depth; with weights of one size, attention in another order differs by 0.08 in bf16."""
+    model = bench.model(32)
+    tokens = torch.arange(GPU_PROBE_LENGTH)[None] * 7 % 511 + 1
+    with torch.inference_mode():
+        expected = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+        model.set_attn_implementation("eager")
+        found = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+        without_half = model(input_ids=tokens[:, GPU_PROBE_LENGTH // 2 :], use_cache=False).logits[0, -1].float()
+    assert deviation_of(found, expected) < MAX_DEVIATION[torch.bfloat16] / 2
+    assert deviation_of(without_half, expected) > 2 * MAX_DEVIATION[torch.bfloat16]
+
+
+def test_the_bandwidth_is_measured_once(bench: Bench) -> None:
+    assert bench.read_bandwidth() > 0
+    bench.report.number("bandwidth/read GB/s", 12.5)
+    assert bench.read_bandwidth() == 12.5e9
+
+
+def test_sections_that_did_not_fit_by_estimate_run_if_others_took_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick(names: list[str], args: object, out: Path, until: float) -> None:
+        """Each process runs one section, in no time."""
+        report = Report(out, "CPU")
+        report.line({"began": names[0]})
+        report.line({"ended": names[0], "seconds": 0.1, "failure": ""})
+        report.close()
+
+    monkeypatch.setattr(gpu, "run_apart", quick)
+    first, second = section_of("steps"), section_of("products")
+    out, seconds = tmp_path / "gpu.jsonl", second.seconds + 1
+    assert gpu.run_all([first.name, second.name], Namespace(shape="8b", device="cpu"), out, time.time() + seconds)
+    assert [line["ended"] for line in read_lines(out) if "ended" in line] == ["steps", "products"]
+    assert not [line for line in read_lines(out) if "skipped" in line]
 
 
 def failing(bench: Bench) -> None:

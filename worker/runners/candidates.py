@@ -6,7 +6,7 @@ from itertools import product
 import torch
 
 from worker.attention.paged import PagedAttention
-from worker.device import has_triton
+from worker.kernels.available import has_triton, why_no_triton
 from worker.models.loader import EngineConfig
 from worker.runners.base import AttentionMaker, ModelRunner, RecordedSteps
 from worker.runners.decoder import DecoderRunner
@@ -44,18 +44,19 @@ def uses_kernels(device: torch.device) -> bool:
 
 def warn_without_triton(device: torch.device) -> None:
     """Log that a GPU is used without our kernels."""
-    if device.type == "cuda" and not has_triton():
+    if device.type == "cuda" and (reason := why_no_triton()):
         logger.warning(
-            "Triton is not installed, so torch's own operators run the model, slowly and without recorded steps; "
-            "torch's CUDA builds for Linux bring it"
+            "Triton does not run, so torch's own operators run the model, slowly and without recorded steps: %s", reason
         )
 
 
-def new_recordings(runner: ModelRunner, config: EngineConfig, max_step_tokens: int) -> RecordedSteps | None:
-    """Recorded steps for a runner on a GPU whose attention can be recorded."""
+def new_recordings(
+    runner: ModelRunner, config: EngineConfig, max_step_tokens: int, most: float
+) -> RecordedSteps | None:
+    """Recorded steps for a runner on a GPU whose attention can be recorded. `most`: see Recordings."""
     device = runner.kv_cache.keys[0].device
     if not uses_kernels(device) or runner.attend_with is PagedAttention or not runner.can_be_recorded:
         return None
     from worker.runners.recorded.recordings import Recordings
 
-    return Recordings(config.speculate, max_step_tokens)
+    return Recordings(config.speculate, max_step_tokens, most)

@@ -11,7 +11,7 @@ from worker.kernels.linear import can_pack, tune_products
 from worker.kernels.proxies import swap_linears
 from worker.kernels.quantized import Quantization
 from worker.models.config_fields import largest
-from worker.models.loader import FP8_KV, EngineConfig, LoadedModel, count_parameters
+from worker.models.loader import FP8_KV, EngineConfig, LoadedModel, check_kv_dtype, count_parameters
 from worker.models.transformers_seams import attention_of
 from worker.runners.base import AttentionMaker, ModelRunner, Runner
 from worker.runners.candidates import attention_makers, candidates, new_recordings, warn_without_triton
@@ -25,6 +25,7 @@ from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.probe import (
     MAX_FP8_CACHE_DEVIATION,
     PROBE_SEQS,
+    Expected,
     ImageProbe,
     Unsupported,
     attending_part,
@@ -47,6 +48,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
 
     `draft_token_bytes`: of a token in a draft model's KV cache, which gets as many blocks.
     """
+    check_kv_dtype(config, loaded.device)  # as load() does; a model may have come another way
     warn_without_triton(loaded.device)
     if config.num_ranks > 1:
         return leading_runner(loaded, config)
@@ -61,7 +63,9 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
         inner = ragged_runner(loaded, config, layers, expected)
         if config.kv_dtype == FP8_KV:
             prove_fp8_cache(inner, loaded, layers)
-        runner = inner if probe is None else runner_with_images(loaded, inner, layers, probe, stock_attention)
+        runner: Runner = inner
+        if probe is not None:
+            runner = runner_with_images(loaded, inner, layers, probe, stock_attention, expected.most)
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
@@ -74,7 +78,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
             logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
         room = limits.num_blocks, limits.block_size, kv_dtype(loaded, config), loaded.device
         runner.kv_cache = KVCache(layers.shapes, *room, shares_prefixes=state_bytes == 0)
-        inner.recordings = new_recordings(inner, config, limits.max_step_tokens)
+        inner.recordings = new_recordings(inner, config, limits.max_step_tokens, expected.most)
         return runner, limits
     warn_unquantized(config.quantization, "it runs one sequence at a time")
     if config.kv_dtype == FP8_KV:
@@ -87,10 +91,10 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
 def prove_fp8_cache(runner: ModelRunner, loaded: LoadedModel, layers: LayerSurvey) -> None:
     """Raises ValueError if keys and values in fp8 change too much of the logits of a runner that is right without."""
     own = runner.kv_cache
-    expected = probe_logits(runner, loaded.model)[0]
+    expected = Expected(probe_logits(runner, loaded.model)[0], MAX_FP8_CACHE_DEVIATION)
     runner.kv_cache = cache_to_try(loaded, layers, probe_length(loaded.model), torch.float8_e4m3fn)
     try:
-        deviation = check_equal(runner, loaded.model, expected, MAX_FP8_CACHE_DEVIATION)
+        deviation = check_equal(runner, loaded.model, expected)
     except Unsupported as reason:
         what = f"OMNI_KV_DTYPE=fp8 does not fit {loaded.card.architecture}"
         raise ValueError(f"{what}: {reason}; set it to auto.") from reason
@@ -99,9 +103,7 @@ def prove_fp8_cache(runner: ModelRunner, loaded: LoadedModel, layers: LayerSurve
     logger.info("with an fp8 KV cache the logits differ by %.2g of their spread", deviation)
 
 
-def ragged_runner(
-    loaded: LoadedModel, config: EngineConfig, layers: LayerSurvey, expected: torch.Tensor
-) -> ModelRunner:
+def ragged_runner(loaded: LoadedModel, config: EngineConfig, layers: LayerSurvey, expected: Expected) -> ModelRunner:
     """The fastest runner for many sequences in a step with the expected logits. Raises Unsupported."""
     if layers.found and keeps_states(loaded.model):
         warn_unquantized(config.quantization, "its layers keep states")
@@ -113,7 +115,7 @@ def ragged_runner(
     return runner
 
 
-def hybrid_runner(loaded: LoadedModel, layers: LayerSurvey, expected: torch.Tensor) -> HybridRunner:
+def hybrid_runner(loaded: LoadedModel, layers: LayerSurvey, expected: Expected) -> HybridRunner:
     """For a model whose layers keep states besides keys and values. Raises Unsupported."""
     probe_cache = cache_to_try(loaded, layers, probe_length(loaded.model))
     refusals = []
@@ -130,7 +132,7 @@ def hybrid_runner(loaded: LoadedModel, layers: LayerSurvey, expected: torch.Tens
     raise Unsupported(refusals[-1])
 
 
-def pack_weights(runner: ModelRunner, model: Any, expected: torch.Tensor) -> None:
+def pack_weights(runner: ModelRunner, model: Any, expected: Expected) -> None:
     """On a CPU, pack the linear layers of a model that runs by itself, unless it accesses their weights directly."""
     part = attending_part(model)
     if model.device.type != "cpu" or not can_pack(model.dtype):
@@ -154,7 +156,7 @@ def warn_unquantized(quantization: Quantization | None, why: str) -> None:
 
 
 def fast_runner(
-    loaded: LoadedModel, layers: LayerSurvey, expected: torch.Tensor, quantization: Quantization | None
+    loaded: LoadedModel, layers: LayerSurvey, expected: Expected, quantization: Quantization | None
 ) -> ModelRunner:
     """The fastest runner with the expected logits, on a KV cache just large enough to try it. Raises Unsupported."""
     model = loaded.model
@@ -193,7 +195,7 @@ def proven_runner(
     kv_cache: KVCache,
     maker: AttentionMaker,
     layers: LayerSurvey,
-    expected: torch.Tensor,
+    expected: Expected,
 ) -> ModelRunner:
     """Raises Unsupported unless the runner computes the expected logits."""
     try:
@@ -222,13 +224,13 @@ def new_runner(
 
 
 def runner_with_images(
-    loaded: LoadedModel, inner: ModelRunner, layers: LayerSurvey, probe: ImageProbe, stock_attention: str
+    loaded: LoadedModel, inner: ModelRunner, layers: LayerSurvey, probe: ImageProbe, stock_attention: str, most: float
 ) -> ImagePromptRunner:
-    """Raises Unsupported unless the runner computes the expected logits after a picture."""
+    """Raises Unsupported if the logits after a picture differ from those expected by more than `most`."""
     assert loaded.images is not None
     runner = ImagePromptRunner(loaded.model, inner, loaded.images, stock_attention)
     runner.kv_cache = cache_to_try(loaded, layers, len(probe.token_ids))
-    probe.check(runner, loaded.model.dtype)
+    probe.check(runner, most)
     return runner
 
 
@@ -242,7 +244,7 @@ def cache_to_try(
 
 
 def sequential_runner(
-    loaded: LoadedModel, config: EngineConfig, expected: torch.Tensor, num_parameters: int
+    loaded: LoadedModel, config: EngineConfig, expected: Expected, num_parameters: int
 ) -> tuple[Runner, Limits]:
     """Blocks count as if every layer kept keys and values of full width, the most that any cache takes."""
     text = loaded.model.config.get_text_config()

@@ -6,7 +6,9 @@ sequence at a time with transformers' own cache.
 
 import base64
 import io
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +34,9 @@ GPU_PROBE_CHUNKS = (70, 229, 1)
 PROBE_SEQS = 2  # in one batch: a kernel may be right for the first sequence only
 # of the logits: root mean square of the difference / standard deviation
 MAX_DEVIATION = MappingProxyType({torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2})
+ROUNDINGS = 3.0  # times what roundings of the model's own outputs change, a runner may differ
+MOST_EXPLAINED = 0.3  # a difference beyond it is never taken for rounding
+NUM_ROUNDED = 3  # passes that roundings are measured with
 MAX_FP8_CACHE_DEVIATION = 0.25  # the same with keys and values in fp8, whose rounding errors are 2 to 3 %
 PICTURE_SIDE = 64  # pixels
 TOKENS_BEFORE_PICTURE = 4
@@ -52,20 +57,63 @@ def use_paged_attention(model: Any) -> None:
     attending_part(model).set_attn_implementation(ATTENTION_NAME)
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Logits [vocab] after the probe tokens, and the deviation from them that rounding explains."""
+
+    logits: torch.Tensor
+    most: float
+
+
 @torch.inference_mode()
-def stock_logits(model: Any) -> torch.Tensor:
-    """Logits [vocab] after the probe tokens, computed by the stock model."""
-    logits = model(input_ids=probe_tokens(model)[None], use_cache=False).logits[0, -1]
-    expected: torch.Tensor = logits.float()
-    return expected
+def stock_logits(model: Any) -> Expected:
+    """Computed by the stock model, before its attention is replaced."""
+    tokens = probe_tokens(model)[None]
+    logits = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+    return Expected(logits, explained_by_rounding(model, tokens, logits))
 
 
-def check_equal(runner: Runner, model: Any, expected: torch.Tensor, most: float | None = None) -> float:
-    """The deviation of the logits that `runner` computes, in chunks and over its cache.
+def explained_by_rounding(model: Any, tokens: torch.Tensor, logits: torch.Tensor) -> float:
+    """The deviation that another order of the model's sums makes, in its dtype.
 
-    Raises Unsupported if it is larger than `most`, by default what rounding explains.
+    Some models enlarge rounding errors from layer to layer: of SmolLM2-135M's own implementations of attention in
+    transformers, two differ by 0.09 of the spread after 300 tokens in bf16, and both are right; the same tokens in
+    chunks by 0.16, roundings at random by 0.07 to 0.12.
     """
-    return compared(probe_logits(runner, model), expected, MAX_DEVIATION[model.dtype] if most is None else most)
+    least = MAX_DEVIATION[model.dtype]
+    if model.dtype == torch.float32:
+        return least
+    generator = torch.Generator(tokens.device).manual_seed(0)
+    largest_found = 0.0
+    for _ in range(NUM_ROUNDED):
+        with rounded_anew(model, generator):
+            found = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+        largest_found = max(largest_found, deviation_of(found, logits))
+    return max(least, min(ROUNDINGS * largest_found, MOST_EXPLAINED))
+
+
+@contextmanager
+def rounded_anew(model: torch.nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Within this, numbers that the model's layers put out are rounded up or down, at random."""
+
+    def rounded(module: torch.nn.Module, inputs: object, output: object) -> torch.Tensor | None:
+        if not isinstance(output, torch.Tensor) or output.dtype not in (torch.bfloat16, torch.float16):
+            return None
+        draws = torch.rand(output.shape, generator=generator, device=generator.device).to(output.device)
+        return (output * (1 + torch.finfo(output.dtype).eps * (2 * draws - 1))).to(output.dtype)
+
+    layers = [part for part in model.modules() if next(part.parameters(recurse=False), None) is not None]
+    hooks = [layer.register_forward_hook(rounded) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_equal(runner: Runner, model: Any, expected: Expected) -> float:
+    """The deviation of the logits that `runner` computes, in chunks and over its cache. Raises Unsupported."""
+    return compared(probe_logits(runner, model), expected)
 
 
 def probe_logits(runner: Runner, model: Any) -> torch.Tensor:
@@ -76,17 +124,24 @@ def probe_logits(runner: Runner, model: Any) -> torch.Tensor:
     return logits_after(runner, sequences, next_id, chunks)
 
 
-def compared(logits: torch.Tensor, expected: torch.Tensor, most: float) -> float:
-    """The largest deviation of a row of logits [B, vocab] from `expected` [vocab]. Raises Unsupported beyond `most`."""
-    deviation = ((logits - expected).square().mean(dim=-1).sqrt().max() / expected.std()).item()
-    if not deviation <= most:
-        raise Unsupported(f"its logits differ by {deviation:.2g} of their spread")
-    return float(deviation)
+def compared(logits: torch.Tensor, expected: Expected) -> float:
+    """The largest deviation of a row of logits [B, vocab] from what is expected. Raises Unsupported if it is more."""
+    deviation = deviation_of(logits, expected.logits)
+    if not deviation <= expected.most:
+        raise Unsupported(
+            f"its logits differ by {deviation:.2g} of their spread, and rounding explains {expected.most:.2g}"
+        )
+    return deviation
 
 
-def max_deviation(dtype: torch.dtype, kv_cache: KVCache) -> float:
-    """Of a model's logits over this cache."""
-    return MAX_FP8_CACHE_DEVIATION if kv_cache.keys[0].dtype == torch.float8_e4m3fn else MAX_DEVIATION[dtype]
+def deviation_of(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest root mean square of a row of logits [..., vocab] less `expected` [vocab], of the latter's spread."""
+    return float(((logits - expected).square().mean(dim=-1).sqrt().max() / expected.std()).item())
+
+
+def max_deviation(most: float, kv_cache: KVCache) -> float:
+    """Of logits over this cache, for a model whose roundings explain `most` over one in its own dtype."""
+    return max(most, MAX_FP8_CACHE_DEVIATION) if kv_cache.keys[0].dtype == torch.float8_e4m3fn else most
 
 
 def logits_after(runner: Runner, sequences: Seq[Sequence], next_id: int, chunks: Seq[int]) -> torch.Tensor:
@@ -156,14 +211,14 @@ class ImageProbe:
     images_end: int
     expected: torch.Tensor
 
-    def check(self, runner: Runner, dtype: torch.dtype) -> None:
+    def check(self, runner: Runner, most: float) -> None:
         """Raises Unsupported unless the runner computes the same: half of the picture, the rest, text, a next token."""
         half = self.images_end // 2
         rest = len(self.token_ids) - self.images_end
         chunks = (half, self.images_end - half + 1, rest - 2, 1)
         *prompt, next_id = self.token_ids
         sequences = [probe_sequence(prompt, self.images, self.images_end) for _ in range(PROBE_SEQS)]
-        compared(logits_after(runner, sequences, next_id, chunks), self.expected, MAX_DEVIATION[dtype])
+        compared(logits_after(runner, sequences, next_id, chunks), Expected(self.expected, most))
 
 
 @torch.inference_mode()

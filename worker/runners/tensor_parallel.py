@@ -23,6 +23,7 @@ from worker.runners.candidates import attention_makers
 from worker.runners.layer_survey import survey_layers
 from worker.runners.limits import Limits, choose_limits, kv_memory_bytes
 from worker.runners.probe import (
+    Expected,
     Unsupported,
     check_equal,
     probe_sequence,
@@ -107,7 +108,7 @@ class LeadingRunner(ModelRunner):
 
 def shared_parts(
     loaded: LoadedModel, config: EngineConfig
-) -> tuple[torch.Tensor, KVCache, Limits, Channel, list[AttentionMaker]]:
+) -> tuple[Expected, KVCache, Limits, Channel, list[AttentionMaker]]:
     """The parts that every rank builds, in the same order. Raises ValueError for a model that cannot be shared."""
     model, channel = loaded.model, Channel()
     expected = stock_logits(model)

@@ -10,6 +10,7 @@ from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker.attention.kernel import KernelAttention
 from worker.attention.paged import PagedAttention
 from worker.attention.spec import AttentionSpec
+from worker.engine.engine import Engine
 from worker.models.loader import LoadedModel, load
 from worker.runners import choose
 from worker.runners.base import ModelRunner
@@ -45,10 +46,11 @@ def test_a_gpu_without_triton_runs_on_torch_and_one_warning_says_so(
     warn_without_triton(CPU)
     assert not caplog.text
     monkeypatch.setattr("worker.runners.candidates.has_triton", lambda: False)
+    monkeypatch.setattr("worker.runners.candidates.why_no_triton", lambda: "it is not installed")
     assert candidates(GPU) == [(DecoderRunner, PagedAttention), (ModelRunner, PagedAttention)]
     assert attention_makers(GPU) == [PagedAttention]
     warn_without_triton(GPU)
-    assert caplog.text.count("Triton is not installed") == 1
+    assert caplog.text.count("Triton does not run") == 1 and "it is not installed" in caplog.text
 
 
 def test_a_cpu_gets_none_of_the_gpus_parts(model_folder: ModelFolder) -> None:
@@ -66,7 +68,7 @@ def test_on_a_gpu_what_runs_with_our_attention_is_recorded(
     monkeypatch.setattr("worker.runners.candidates.uses_kernels", lambda device: True)
     loaded, cache = tried(model_folder())
     for maker, is_recorded in ((KERNEL, True), (PagedAttention, False)):
-        recordings = new_recordings(ModelRunner(loaded.model, cache, maker), replace(SMALL, speculate=3), 16)
+        recordings = new_recordings(ModelRunner(loaded.model, cache, maker), replace(SMALL, speculate=3), 16, 0.06)
         assert (recordings is not None) is is_recorded
         assert not isinstance(recordings, Recordings) or recordings.max_draft == 3
 
@@ -110,10 +112,17 @@ def test_an_fp8_cache_on_a_cpu_is_refused_before_the_model_is_loaded(model_folde
         Bench(model_folder(), replace(SMALL, kv_dtype="fp8"))
 
 
+def test_an_fp8_cache_on_a_cpu_is_refused_for_a_model_that_came_another_way(model_folder: ModelFolder) -> None:
+    loaded = load(str(model_folder()), ("tiny",), SMALL, lambda what, share: None)
+    with pytest.raises(ValueError, match="OMNI_KV_DTYPE=fp8 needs a GPU"):
+        Engine(loaded, replace(SMALL, kv_dtype="fp8"))
+
+
 def test_a_model_that_runs_one_sequence_at_a_time_has_no_fp8_cache(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("worker.models.loader.check_kv_dtype", lambda config, device: None)  # as on a GPU
+    for user in ("models.loader", "runners.choose"):  # as on a GPU
+        monkeypatch.setattr(f"worker.{user}.check_kv_dtype", lambda config, device: None)
     bench = Bench(model_folder("mamba"), replace(SMALL, kv_dtype="fp8"))
     assert caplog.text.count("OMNI_KV_DTYPE=fp8 has no effect") == 1
     bench.add("r", prompt_of(5), max_tokens=2)

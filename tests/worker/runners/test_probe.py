@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, ModelFolder
@@ -15,7 +16,15 @@ from worker.kernels.gpu.paged_attention import Pages, Tiles
 from worker.models.loader import load
 from worker.runners.base import ModelRunner
 from worker.runners.layer_survey import survey_layers
-from worker.runners.probe import GPU_PROBE_LENGTH, PROBE_SEQS, Unsupported, check_equal, stock_logits
+from worker.runners.probe import (
+    GPU_PROBE_LENGTH,
+    MAX_DEVIATION,
+    MOST_EXPLAINED,
+    PROBE_SEQS,
+    Unsupported,
+    check_equal,
+    stock_logits,
+)
 from worker.runners.probe import use_paged_attention as use_paged
 from worker.state.kv_cache import KVCache
 
@@ -68,6 +77,27 @@ def test_the_short_probe_of_a_cpu_detects_a_kernel_that_is_wrong_for_the_second_
         return probed(model_folder(), attend, monkeypatch)
     with pytest.raises(Unsupported, match="differ"):
         probed(model_folder(), attend, monkeypatch)
+
+
+def test_a_model_that_enlarges_roundings_is_compared_by_its_own_roundings() -> None:
+    """32 layers of weights of one size: right ways to run it in bf16 may differ by more than those of other models."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 32}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=512, initializer_range=0.08, **sizes, **heads)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
+    expected = stock_logits(model)
+    assert MAX_DEVIATION[torch.bfloat16] < expected.most <= MOST_EXPLAINED
+    assert torch.equal(stock_logits(model).logits, expected.logits)  # the rounding has left no trace
+    layers = survey_layers(model, PAGE)
+    use_paged(model)
+    cache = KVCache(layers.shapes, 2 * PROBE_SEQS, PAGE, torch.bfloat16, torch.device("cpu"))
+    runner = ModelRunner(model, cache)
+    check_equal(runner, model, expected)
+    for layer in model.model.layers:
+        layer.self_attn.scaling *= 1.5
+    with pytest.raises(Unsupported, match=r"differ by .*, and rounding explains 0\."):
+        check_equal(runner, model, expected)
 
 
 @pytest.mark.parametrize("attend", [wrong_for_the_second_sequence, wrong_in_the_second_block, wrong_for_split_keys])

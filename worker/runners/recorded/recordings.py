@@ -20,7 +20,7 @@ from worker.models.config_fields import largest
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
 from worker.runners.base import ModelRunner, Run
 from worker.runners.limits import MAX_DRAFTED
-from worker.runners.probe import Unsupported, check_equal, max_deviation, probe_logits
+from worker.runners.probe import Expected, Unsupported, check_equal, max_deviation, probe_logits
 from worker.runners.recorded.buffers import Spare, StepBuffers
 from worker.runners.recorded.capture import Launches, Record, cuda_capture
 from worker.runners.recorded.first_steps import FirstSteps, Sizes
@@ -43,10 +43,14 @@ class RecordedStep:
 class Recordings:
     """The recorded steps of one runner."""
 
-    def __init__(self, max_draft: int = 0, max_step_tokens: int = 0) -> None:
-        """`max_draft`: most draft tokens of a sequence; 0: steps with drafts are not recorded."""
+    def __init__(self, max_draft: int = 0, max_step_tokens: int = 0, most: float = 1e-3) -> None:
+        """`max_draft`: most draft tokens of a sequence; 0: steps with drafts are not recorded.
+
+        `most`: the deviation of the logits that rounding explains.
+        """
         self.max_draft = max_draft
         self.max_step_tokens = max_step_tokens
+        self.most = most
         self.steps: list[RecordedStep] = []  # smallest first
         self._buffers: StepBuffers | None = None
         self._spare: Spare | None = None
@@ -59,16 +63,17 @@ class Recordings:
 
         Then run steps that are not recorded. Raises ValueError if the memory does not suffice for the largest.
         """
-        expected: torch.Tensor | None = None
+        expected: Expected | None = None
         try:
-            expected = probe_logits(runner, runner.model)[0]
+            most = max_deviation(self.most, runner.kv_cache)
+            expected = Expected(probe_logits(runner, runner.model)[0], most)
         except Unsupported as reason:
             logger.warning("the logits of recorded steps are not compared: %s", reason)
         self.record(runner, run, max_num_seqs, max_model_len, cuda_capture(), on_progress)
         check_device()
         try:
             if expected is not None:
-                check_equal(runner, runner.model, expected, max_deviation(runner.model.dtype, runner.kv_cache))
+                check_equal(runner, runner.model, expected)
         except Unsupported as reason:
             logger.warning("recorded steps are not used: %s", reason)
             self.steps.clear()
