@@ -1,10 +1,10 @@
 """The engine as a library: one model in this process, without a server and a queue. docs/library.md has examples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import count, repeat
+from itertools import count
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from common.errors import JobFailed
 from common.wire import Delta, Event, Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TokenLogprob
+from worker.engine.argument_checks import check_config, check_sampling
 from worker.engine.engine import Engine
 from worker.models.loader import EngineConfig, LoadedModel, load
 from worker.progress import OnProgress
@@ -73,11 +74,11 @@ class LLM:
     ) -> None:
         """Load a folder or hub id and warm up.
 
-        Raises what transformers raises for a bad model, mostly OSError, ValueError or ImportError.
+        Raises TypeError or ValueError for a bad configuration, and for a bad model what transformers raises, mostly
+        OSError, ValueError or ImportError.
         """
         config = config or EngineConfig()
-        if config.num_ranks > 1:
-            raise ValueError("The library runs a model in one process.")
+        check_config(config)
         loaded = load(str(source), (Path(source).name,), config, on_progress)
         self.engine = Engine(loaded, config, grammars_of(loaded))
         self.engine.warm_up(on_progress)
@@ -87,7 +88,10 @@ class LLM:
         self._turn = RLock()  # of a thread, to call the engine or the tokenizer; a dropped stream is closed in any
 
     def generate(self, prompts: Seq[Prompt], sampling: Sampling) -> list[Generated]:
-        """Answers in the order of the prompts. One that fails does not end the others; its `end` is Failed."""
+        """Answers in the order of the prompts. One that fails does not end the others; its `end` is Failed.
+
+        Raises TypeError or ValueError, before anything is computed, for parameters that are out of range.
+        """
         requests = self._requests(prompts, sampling)
         events: list[list[Event]] = [[] for _ in requests]
         for place, event in self._events(requests):
@@ -96,6 +100,8 @@ class LLM:
 
     def chat(self, conversations: Seq[Seq[dict[str, Any]]], sampling: Sampling, **template: Any) -> list[Generated]:
         """generate() for conversations: lists of messages such as {"role": "user", "content": "Hello!"}."""
+        if any(isinstance(messages, Mapping) for messages in conversations):
+            raise TypeError("`conversations` is a list of lists of messages: write [conversation].")
         return self.generate([self.render(messages, **template) for messages in conversations], sampling)
 
     def stream(self, prompts: Seq[Prompt], sampling: Sampling) -> Iterator[tuple[int, Event]]:
@@ -120,7 +126,11 @@ class LLM:
         if isinstance(prompts, str):
             raise TypeError("`prompts` is a list: write [prompt].")
         name = self.engine.card.names[0]
-        each = repeat(sampling, len(prompts)) if isinstance(sampling, SamplingParams) else sampling
+        each = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
+        if len(each) != len(prompts):
+            raise ValueError(f"`sampling` has {len(each)} entries for {len(prompts)} prompts.")
+        for params in each:
+            check_sampling(params, self.engine.card.vocab_size)
         return [
             GenerationRequest(f"library-{next(self._numbers)}", name, self._ids_of(prompt), params)
             for prompt, params in zip(prompts, each, strict=True)
@@ -128,7 +138,7 @@ class LLM:
 
     def _ids_of(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(prompt, str):
-            return tuple(prompt)
+            return ids_of(prompt)
         with self._turn:
             return tuple(self.tokenizer(prompt).input_ids)
 
@@ -163,6 +173,13 @@ class LLM:
         taken = [item for item in self._unread if item[0] in places]
         self._unread = [item for item in self._unread if item[0] not in places]
         return taken
+
+
+def ids_of(prompt: Seq[int]) -> tuple[int, ...]:
+    """Raises TypeError for what is neither a text nor a list of token ids."""
+    if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+        raise TypeError(f"a prompt is a text or a list of token ids, not {prompt!r}.")
+    return tuple(prompt)
 
 
 def gathered(prompt_ids: tuple[int, ...], events: Seq[Event]) -> Generated:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +158,60 @@ def test_a_folder_without_a_model_raises(tmp_path: Path) -> None:
         LLM(tmp_path)
 
 
-def test_several_ranks_are_refused() -> None:
-    with pytest.raises(ValueError, match="one process"):
-        LLM(ROOT / "demo" / "model", EngineConfig(num_ranks=2))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_ranks": 2}, "one process"),
+        ({"quantization": "int8"}, "quantization='int8': write quantization_named"),
+        ({"kv_dtype": "frob"}, "kv_dtype='frob': it is one of auto, fp8"),
+        ({"gpu_memory_utilization": 5}, "gpu_memory_utilization=5: it is from"),
+        ({"speculate": -1}, "speculate=-1: it is from 0 to 16"),
+        ({"speculate": "4"}, "speculate='4': it is an int"),
+        ({"max_model_len": 1}, "max_model_len=1: it is 16 or more"),
+        ({"max_num_seqs": -1}, "max_num_seqs=-1: it is 1 or more"),
+        ({"max_num_seqs": "8"}, "max_num_seqs='8': it is an int"),
+        ({"max_step_tokens": 0}, "max_step_tokens=0"),
+        ({"kv_memory_bytes": 0}, "kv_memory_bytes=0"),
+        ({"threads": 0}, "threads=0: it is from 1 to 1024"),
+    ],
+)
+def test_a_bad_configuration_is_refused_by_its_field(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+        LLM(ROOT / "demo" / "model", EngineConfig(**changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("max_tokens", (0, -1, 5.5, "5", None)),
+        ("seed", (None, "x", 2**64)),
+        ("temperature", (-1.0, float("nan"), "hot")),
+        ("top_p", (0.0, 5)),
+        ("top_k", (-1, 2.5)),
+        ("min_p", (2.0,)),
+        ("repetition_penalty", (0.0, float("inf"))),
+        ("n", (0, -1)),
+        ("logprobs", (-1, 25, True)),
+        ("stop", ("lizard", (1,))),
+        ("stop_token_ids", (("a",), 7)),
+        ("logit_bias", ({5: 100}, ((10**7, 1.0),), ((5, float("inf")),), ((5,),))),
+    ],
+)
+def test_parameters_out_of_range_are_refused_by_their_field(llm: LLM, field: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        params: dict[str, Any] = {"max_tokens": 2, "seed": 0, field: value}
+        with pytest.raises((TypeError, ValueError), match=rf"SamplingParams\.{field}\b"):
+            llm.generate(PROMPTS, [GREEDY, SamplingParams(**params), GREEDY])
+    assert not llm.engine.has_work
+
+
+def test_arguments_of_another_form_are_refused(llm: LLM) -> None:
+    with pytest.raises(ValueError, match="1 entries for 3 prompts"):
+        llm.generate(PROMPTS, [GREEDY])
+    with pytest.raises(TypeError, match="dict in place of SamplingParams"):
+        llm.generate(PROMPTS[:1], [{"max_tokens": 3}])  # type: ignore[list-item]
+    for prompt in (None, b"abc", 5):
+        with pytest.raises(TypeError, match="a text or a list of token ids"):
+            llm.generate([prompt], GREEDY)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=re.escape("write [conversation]")):
+        llm.chat([{"role": "user", "content": "Hello"}], GREEDY)  # type: ignore[list-item]
