@@ -19,6 +19,7 @@ from worker.models.loading_reports import logs_at_debug, reports_weights
 from worker.models.missing_weights import check_complete, missing_weights, needed_for_text
 from worker.models.packed_weights import check_packing, check_unpacked
 from worker.models.rope import fix_frequencies
+from worker.models.transformers_seams import attend_with_softcap
 from worker.models.vision import ImageProcessor, image_processor, is_vision_model
 from worker.progress import OnProgress
 
@@ -97,6 +98,7 @@ def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progr
     model = cast(model, dtype).eval().requires_grad_(False)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     fix_frequencies(model, card.max_model_len)
+    attend_with_softcap(model)
     if images is not None:
         card = images.extend(card)
     check_template(model_path, card)

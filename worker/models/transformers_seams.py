@@ -57,6 +57,17 @@ def stop_switching(rotary: Any, layer_type: str | None) -> None:
         rotary.rope_type[layer_type] = HELD
 
 
+def attend_with_softcap(model: Any) -> None:
+    """Let a model whose attention squeezes its scores (Gemma 2) do so.
+
+    Why: transformers 5.17 chooses torch's attention for it, which ignores the softcap; 5.24 no longer chooses it.
+    On an upgrade: remove it once 5.24 is the oldest that we run on.
+    """
+    softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    if softcap is not None and attention_of(model) == "sdpa":
+        model.set_attn_implementation("eager")
+
+
 def shifts_positions(model: Any) -> bool:
     """True for a family whose images take more or fewer positions than tokens.
 
