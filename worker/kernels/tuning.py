@@ -178,7 +178,7 @@ def seconds_on_gpu(group: Seq[ProductLinear], num_rows: int, config: ProductConf
     in_turn = [group[at % len(group)] for at in range(max(num_linears, 2))]
     in_turn[0].compute(inputs, config)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):  # the first if the second fails
         for linear in in_turn:
             linear.compute(inputs, config)
     graph.replay()

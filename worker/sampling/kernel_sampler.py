@@ -1,5 +1,6 @@
 """Sampling on a GPU with Triton: one transfer and one launch for all rows (worker/kernels/gpu/sampling.py)."""
 
+import logging
 from collections.abc import Sequence as Seq
 from functools import cache
 from math import inf, log
@@ -12,10 +13,26 @@ from worker.kernels.available import has_triton
 from worker.sampling.rng import draws_of
 from worker.state.sequence import Sequence
 
+logger = logging.getLogger(__name__)
+
 
 @cache
 def has_kernel(device: torch.device) -> bool:
-    return device.type == "cuda" and has_triton()
+    """True where the kernel runs, which is tried once: nothing else could stand in for it in the middle of a step."""
+    if device.type != "cuda" or not has_triton():
+        return False
+    from worker.kernels.gpu.sampling import sample_rows
+
+    try:
+        return sample_rows(one_token_of(device), None, -1).item() == 1
+    except Exception as error:  # of Triton's compiler, on a GPU that nobody has tried
+        logger.warning("torch samples: Triton's kernel does not run on %s (%s)", device, error)
+        return False
+
+
+def one_token_of(device: torch.device) -> torch.Tensor:
+    """Logits [1, 2] of which the second is the larger one."""
+    return torch.arange(2.0, device=device)[None]
 
 
 def sampled_by_kernel(

@@ -3,6 +3,7 @@
 import shutil
 import sysconfig
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from worker.kernels import available
 from worker.kernels.elementwise import fp8_rounding, to_fp8
 from worker.kernels.linear import has_kernels
 from worker.runners.candidates import uses_kernels, warn_without_triton
+from worker.sampling import kernel_sampler
 from worker.sampling.kernel_sampler import has_kernel
 
 pytest.importorskip("triton")
@@ -72,6 +74,28 @@ def test_without_a_compiler_everything_runs_on_torch_and_one_warning_says_what_t
     assert broken.num_tries == 1
     assert caplog.text.count("Failed to find C compiler.") == 1
     assert "install gcc" in caplog.text and "headers of Python" in caplog.text
+
+
+class Gpu(NamedTuple):
+    """Looks like one; its tensors are on the CPU."""
+
+    type: str = "cuda"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_torch_samples_where_the_kernel_of_sampling_does_not_run(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*args: object) -> torch.Tensor:
+        raise RuntimeError("no PTX for this GPU")
+
+    monkeypatch.setattr(kernel_sampler, "one_token_of", lambda device: torch.tensor([[0.0, 1.0]]))
+    if fails:
+        monkeypatch.setattr("worker.kernels.gpu.sampling.sample_rows", refuses)
+    has_kernel.cache_clear()
+    assert has_kernel(Gpu()) is not fails  # type: ignore[arg-type]
+    has_kernel.cache_clear()
+    assert ("torch samples" in caplog.text) is fails
 
 
 def test_a_cpu_launches_nothing(broken: Failing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,9 @@ def cuda_capture() -> Record:
                     function()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                function()
+            with torch.cuda.stream(torch.cuda.current_stream()):  # it stays the current one if a capture fails
+                with torch.cuda.graph(graph, pool=pool):
+                    function()
         return graph.replay
 
     return capture
