@@ -20,7 +20,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from common.environment import log_format, torchrun_place
 from common.logs import set_up_logging
-from common.model.source import check_model
+from common.model.source import check_generating, check_model
 from common.process.child import EXIT_TRY_AGAIN
 from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
@@ -230,7 +230,7 @@ def main() -> int:
         if args.embeddings:
             check_model("OMNI_EMBEDDING_MODEL", settings.embedding.source)
         else:
-            check_model("OMNI_MODEL", settings.model.source, needs_weights=not settings.model.engine)
+            check_generating(settings.model)
         return run(settings, watch_fd, args.predecessor, embeds=args.embeddings, device=args.device)
     except SettingsError as error:
         refuse(str(error))

@@ -22,14 +22,15 @@ class FolderFault(Exception):
     """A fault of the folder. The message continues the sentence "... cannot be loaded: "."""
 
 
-def fault_in(folder: Path, *, needs_weights: bool) -> str:
+def fault_in(folder: Path, *, needs_weights: bool, needs_tokenizer: bool = True) -> str:
     """The first fault, with the file's name; empty if there is none."""
     try:
         config = read_object(folder / CONFIG)
         for name in OTHER_OBJECTS:
             if (folder / name).exists():
                 read_object(folder / name)
-        check_tokenizer(folder)
+        if needs_tokenizer:
+            check_tokenizer(folder)
         for path in weight_files(folder, config) if needs_weights else ():
             check_safetensors(path)
     except FolderFault as fault:

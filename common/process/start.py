@@ -10,7 +10,7 @@ from collections.abc import Container
 from contextlib import ExitStack
 
 from common.environment import HONCHO, ON_TERMINAL, STARTER, child_environment
-from common.model.source import check_model
+from common.model.source import check_generating, check_model
 from common.process.data_folder import FolderRefused, take
 from common.process.listener import Address, AddressTaken, listen
 from common.process.procfile import UnknownProcess, commands_of
@@ -22,7 +22,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 def check(settings: Settings, processes: Container[str]) -> None:
     """Raises the error, in one sentence, that would end one of these processes. Releases whatever it took."""
     if "worker" in processes:
-        check_model("OMNI_MODEL", settings.model.source, needs_weights=not settings.model.engine)
+        check_generating(settings.model)
     if "embedder" in processes and settings.embedding.source:
         check_model("OMNI_EMBEDDING_MODEL", settings.embedding.source)
     with ExitStack() as held:

@@ -47,7 +47,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["/nope", "./nope", "../nope", "~/nope", "models/by/me", "/etc/hostname"])
-@pytest.mark.parametrize("setting", ["OMNI_MODEL", "OMNI_EMBEDDING_MODEL"])
+@pytest.mark.parametrize("setting", ["OMNI_MODEL", "OMNI_EMBEDDING_MODEL", "OMNI_DRAFT_MODEL"])
 def test_a_missing_model_is_refused_at_the_start(environment: dict[str, str], setting: str, name: str) -> None:
     assert refused(environment | {setting: name}).startswith(f"configuration: {setting}={name} cannot be loaded: ")
     assert not Path(environment["OMNI_DATA_DIR"]).exists()

@@ -6,9 +6,11 @@ distribution, the guess is what the model samples next, at any temperature.
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from common.model.folder import fault_in
 from worker.device import upload
 from worker.models.loader import EngineConfig, LoadedModel, load
 from worker.progress import OnProgress
@@ -115,6 +117,8 @@ class DraftModel:
         shadow = self._shadows.setdefault(sequence, Shadow(copy_of(sequence)))
         copy = shadow.copy
         self._compare(shadow, sequence)
+        if copy.num_tokens >= self.max_model_len:
+            self._drop(shadow)
         if shadow.is_refused or copy.num_tokens + num > self.max_model_len:
             return None
         if not copy.block_ids and not self._allocate(copy):
@@ -137,7 +141,8 @@ class DraftModel:
         new = token_ids[shadow.num_true :]
         copy.token_ids[shadow.num_true :] = new
         shadow.num_true = len(token_ids)
-        shadow.is_refused |= bool(sequence.images) or max(new, default=0) >= self._vocab_sizes[0]
+        if sequence.images or max(new, default=0) >= self._vocab_sizes[0]:
+            self._drop(shadow)
 
     def _read(self, rows: list[ScheduledSequence]) -> torch.Tensor:
         """Logits after the sequences' last tokens, of the rows that reach them."""
@@ -202,7 +207,13 @@ class DraftModel:
         """The draft model has no usable probabilities for the sequence: its blocks may hold NaN."""
         shadow = self._shadows[sequence]
         self.runner.kv_cache.zero(shadow.copy)
+        self._drop(shadow)
+
+    def _drop(self, shadow: Shadow) -> None:
+        """It gets no more guesses, and others its blocks."""
         shadow.is_refused = True
+        self.runner.kv_cache.free(shadow.copy)
+        shadow.copy.begin_at(0)
 
 
 def copy_of(sequence: Sequence) -> Sequence:
@@ -230,9 +241,12 @@ def load_draft_model(loaded: LoadedModel, config: EngineConfig) -> DraftModel:
         threads=torch.get_num_threads(),  # the number is the process's, and chosen for the larger model
         kv_dtype="auto",
         kv_memory_bytes=FIRST_KV_BYTES,
-        speculate=SHORT - 1,
+        speculate=SHORT - 1,  # what a recorded step of it verifies: see _catch_up
         draft_model="",
     )
+    folder = Path(config.draft_model)
+    if folder.is_dir() and (fault := fault_in(folder, needs_weights=True)):
+        raise ValueError(f"{fault}.")
     draft = load(config.draft_model, ("draft",), own_config, lambda stage, share: None)
     check_same_tokens(draft, loaded)
     runner, _ = build_runner(draft, own_config)

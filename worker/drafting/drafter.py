@@ -6,7 +6,7 @@ tokens a step gives. Which ones it leaves alone in float32; elsewhere a step of 
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from typing import Protocol
 
@@ -15,12 +15,10 @@ from worker.progress import OnProgress
 from worker.runners.base import Runner
 from worker.runners.limits import MAX_DRAFTED, Limits
 from worker.sampling.logit_rules import has_rules
-from worker.state.scheduled_sequence import ScheduledSequence
+from worker.state.scheduled_sequence import IsLive, ScheduledSequence
 from worker.state.sequence import Sequence
 
 logger = logging.getLogger(__name__)
-
-IsLive = Callable[[ScheduledSequence], bool]  # whether the row's sequence goes on
 
 
 class Guesser(Protocol):

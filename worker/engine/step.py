@@ -1,7 +1,7 @@
 """One step's batch: forward pass, samples, and the outcome of each row. A failing row fails alone."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -13,11 +13,9 @@ from worker.device import check_device
 from worker.runners.base import Runner
 from worker.sampling.masks import MaskFiller, Masks
 from worker.sampling.sampler import UNDECIDED, PendingSamples, Sampled, sample
-from worker.state.scheduled_sequence import ScheduledSequence
+from worker.state.scheduled_sequence import IsLive, ScheduledSequence
 
 logger = logging.getLogger(__name__)
-
-IsLive = Callable[[ScheduledSequence], bool]  # whether the row's result is still wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,8 +151,8 @@ def choose_threads(config: EngineConfig, model: Any) -> int:
 def use_threads(config: EngineConfig, model: Any) -> int:
     """Set torch's number of threads; returns the number of passes that a large step may be split into.
 
-    A pass runs on one thread, so there are as many as threads that products do not use. Call this once per process:
-    torch's default is not known any more when another number has been set.
+    A pass runs on one thread, so there are as many as threads that products do not use. Call this once per process
+    without a number: torch's default is not known any more when another one has been set.
     """
     num_default, num_threads = torch.get_num_threads(), choose_threads(config, model)
     torch.set_num_threads(num_threads)

@@ -101,9 +101,8 @@ class NativeDecoderRunner(DecoderRunner):
     def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         compute = partial(super().forward, sampled=sampled)
-        if (
-            self.micro_batches is None or self.feature_layers
-        ):  # passes hand over no features: one would replace another's
+        # passes hand over no features: one would replace another's
+        if self.micro_batches is None or self.feature_layers:
             return compute(rows)
         return self.micro_batches.run(compute, rows)
 

@@ -1,5 +1,6 @@
 """One sequence's part of a step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.state.sequence import Sequence
@@ -57,3 +58,6 @@ class ScheduledSequence:
         whole = ScheduledSequence(self.sequence, self.start + self.num_tokens)
         whole.start, whole.samples = 0, self.samples
         return whole
+
+
+IsLive = Callable[[ScheduledSequence], bool]  # its sequence has neither ended nor been cancelled
