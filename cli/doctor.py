@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cli.serve import ROOT
 from cli.terminal import console
-from common.model.source import fault_of
+from common.model.folder import fault_of
 from common.process.data_folder import owner_of
 from common.redis.connection import connect
 from common.redis.server import open_hosts

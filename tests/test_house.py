@@ -57,7 +57,7 @@ ARROWS = {
         "state": ROOTS,
         "template": (),
         "configuration": ("models", "kernels", *ROOTS),
-        "load_failure": ROOTS,
+        "load_failure": ("models", *ROOTS),
         "ranks": (),
         "process_setup": (),
         "device": (),

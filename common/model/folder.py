@@ -1,6 +1,7 @@
-"""Checks without torch that the files of a model's folder are present and complete."""
+"""Checks without torch that a model's name is possible, and that the files of its folder are present and complete."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,23 @@ TOKENIZERS = (
 )  # files that a tokenizer can be loaded from
 LENGTH_BYTES = 8  # in front of a safetensors file's header
 LFS_POINTER = b"version https://git-lfs"
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 class FolderFault(Exception):
     """A fault of the folder. The message continues the sentence "... cannot be loaded: "."""
+
+
+def fault_of(model: str, *, needs_weights: bool = True, needs_tokenizer: bool = True) -> str:
+    """The fault of the name or its folder, before anything is loaded or downloaded; empty if there is none."""
+    if not model:
+        return "name a folder or a Hugging Face id"
+    path = Path(model)
+    if path.is_dir():
+        return fault_in(path, needs_weights=needs_weights, needs_tokenizer=needs_tokenizer)
+    if path.exists():
+        return "that is a file; name the folder that holds config.json and the weights"
+    return "" if HUB_ID.fullmatch(model) else "there is no such folder, and a Hugging Face id looks like owner/name"
 
 
 def fault_in(folder: Path, *, needs_weights: bool, needs_tokenizer: bool = True) -> str:

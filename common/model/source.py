@@ -1,24 +1,7 @@
 """The model that a setting names: a folder, or a repository of the Hugging Face hub."""
 
-import re
-from pathlib import Path
-
-from common.model.folder import fault_in
+from common.model.folder import fault_of
 from common.settings import ModelSettings, SettingsError
-
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
-
-def fault_of(model: str, *, needs_weights: bool = True, needs_tokenizer: bool = True) -> str:
-    """The fault of the name or its folder, before anything is loaded or downloaded; empty if there is none."""
-    if not model:
-        return "name a folder or a Hugging Face id"
-    path = Path(model)
-    if path.is_dir():
-        return fault_in(path, needs_weights=needs_weights, needs_tokenizer=needs_tokenizer)
-    if path.exists():
-        return "that is a file; name the folder that holds config.json and the weights"
-    return "" if HUB_ID.fullmatch(model) else "there is no such folder, and a Hugging Face id looks like owner/name"
 
 
 def check_model(setting: str, model: str, *, needs_weights: bool = True) -> None:

@@ -9,12 +9,24 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from common.errors import JobFailed
+from common.model.folder import fault_of
 from common.wire import Delta, Event, Failed, Finished, FinishReason, GenerationRequest, SamplingParams, TokenLogprob
-from worker.engine.argument_checks import check_config, check_sampling
+from worker.drafting.choose import DraftFault
+from worker.engine.argument_checks import (
+    checked_each,
+    checked_list,
+    checked_messages,
+    checked_prompt,
+    checked_sampling,
+    checked_text,
+)
 from worker.engine.engine import Engine
+from worker.models.config_checks import checked_config, with_fields
+from worker.models.load_fault import reason
 from worker.models.loader import EngineConfig, LoadedModel, load
 from worker.progress import OnProgress
 from worker.state.sequence import Grammars
@@ -34,7 +46,8 @@ __all__ = (
 )
 
 Prompt = str | Seq[int]  # a text, or its token ids
-Sampling = SamplingParams | Seq[SamplingParams]  # of all prompts, or one for each
+Params = SamplingParams | Mapping[str, Any] | None  # a mapping holds fields; those without a default get usual ones
+Sampling = Params | Seq[Params]  # of all prompts, or one for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,10 @@ class Generated:
 
 
 class LLM:
-    """A model that generates for many prompts at once. Threads that share it take turns, a step each."""
+    """A model that generates for many prompts at once. Threads that share it take turns, a step each.
+
+    All calls raise TypeError or ValueError, before anything is queued, for arguments that cannot be meant.
+    """
 
     def __init__(
         self,
@@ -74,71 +90,67 @@ class LLM:
     ) -> None:
         """Load a folder or hub id and warm up.
 
-        Raises TypeError or ValueError for a bad configuration, and for a bad model what transformers raises, mostly
-        OSError, ValueError or ImportError.
+        Raises TypeError or ValueError for a bad configuration; and OSError, ImportError, MemoryError or ValueError with
+        one sentence for a model that cannot be loaded.
         """
-        config = config or EngineConfig()
-        check_config(config)
-        loaded = load(str(source), (Path(source).name,), config, on_progress)
-        self.engine = Engine(loaded, config, grammars_of(loaded))
-        self.engine.warm_up(on_progress)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        config = checked_config(config)
+        self.engine, self.tokenizer = opened(source, config, on_progress)
         self._numbers = count()
         self._unread: list[tuple[str, Event]] = []  # events of other streams
         self._turn = RLock()  # of a thread, to call the engine or the tokenizer; a dropped stream is closed in any
 
-    def generate(self, prompts: Seq[Prompt], sampling: Sampling) -> list[Generated]:
-        """Answers in the order of the prompts. One that fails does not end the others; its `end` is Failed.
-
-        Raises TypeError or ValueError, before anything is computed, for parameters that are out of range.
-        """
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling = None) -> list[Generated]:
+        """Answers in the order of the prompts. One that fails does not end the others; its `end` is Failed."""
         requests = self._requests(prompts, sampling)
         events: list[list[Event]] = [[] for _ in requests]
         for place, event in self._events(requests):
             events[place].append(event)
         return [gathered(request.prompt_ids, own) for request, own in zip(requests, events, strict=True)]
 
-    def chat(self, conversations: Seq[Seq[dict[str, Any]]], sampling: Sampling, **template: Any) -> list[Generated]:
+    def chat(
+        self, conversations: Iterable[Seq[Mapping[str, Any]]], sampling: Sampling = None, **template: Any
+    ) -> list[Generated]:
         """generate() for conversations: lists of messages such as {"role": "user", "content": "Hello!"}."""
-        if any(isinstance(messages, Mapping) for messages in conversations):
-            raise TypeError("`conversations` is a list of lists of messages: write [conversation].")
-        return self.generate([self.render(messages, **template) for messages in conversations], sampling)
+        listed = [
+            checked_messages(place, messages)
+            for place, messages in enumerate(checked_list("conversations", "messages", conversations))
+        ]
+        return self.generate([self.render(messages, **template) for messages in listed], sampling)
 
-    def stream(self, prompts: Seq[Prompt], sampling: Sampling) -> Iterator[tuple[int, Event]]:
+    def stream(self, prompts: Iterable[Prompt], sampling: Sampling = None) -> Iterator[tuple[int, Event]]:
         """(place of the prompt, event) as tokens come: for each prompt any number of Delta, then Finished or Failed.
 
         Several streams may be read in turn; each step computes for all of them. close() cancels a stream's requests.
         """
         return self._events(self._requests(prompts, sampling))
 
-    def render(self, messages: Seq[dict[str, Any]], **template: Any) -> list[int]:
+    def render(self, messages: Seq[Mapping[str, Any]], **template: Any) -> list[int]:
         """Token ids of a conversation in the model's chat template; `template`: for example tools=[...].
 
         Raises ValueError for a model without a template.
         """
+        checked = checked_messages(0, messages)
         with self._turn:
-            rendered: list[int] = self.tokenizer.apply_chat_template(
-                list(messages), **({"add_generation_prompt": True} | template), tokenize=True, return_dict=False
+            text = self.tokenizer.apply_chat_template(
+                checked, **({"add_generation_prompt": True} | template), tokenize=False
             )
-        return rendered
+            ids: list[int] = self.tokenizer(checked_text("messages", text), add_special_tokens=False).input_ids
+        return ids
 
-    def _requests(self, prompts: Seq[Prompt], sampling: Sampling) -> list[GenerationRequest]:
-        if isinstance(prompts, str):
-            raise TypeError("`prompts` is a list: write [prompt].")
-        name = self.engine.card.names[0]
-        each = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
-        if len(each) != len(prompts):
-            raise ValueError(f"`sampling` has {len(each)} entries for {len(prompts)} prompts.")
-        for params in each:
-            check_sampling(params, self.engine.card.vocab_size)
+    def _requests(self, prompts: Iterable[Prompt], sampling: Sampling) -> list[GenerationRequest]:
+        listed = [
+            checked_prompt(place, prompt) for place, prompt in enumerate(checked_list("prompts", "prompt", prompts))
+        ]
+        card = self.engine.card
+        each = [checked_sampling(params, card.vocab_size) for params in checked_each(sampling, len(listed))]
         return [
-            GenerationRequest(f"library-{next(self._numbers)}", name, self._ids_of(prompt), params)
-            for prompt, params in zip(prompts, each, strict=True)
+            GenerationRequest(f"library-{next(self._numbers)}", card.names[0], self._ids_of(prompt), params)
+            for prompt, params in zip(listed, each, strict=True)
         ]
 
-    def _ids_of(self, prompt: Prompt) -> tuple[int, ...]:
+    def _ids_of(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         if not isinstance(prompt, str):
-            return ids_of(prompt)
+            return prompt
         with self._turn:
             return tuple(self.tokenizer(prompt).input_ids)
 
@@ -175,11 +187,30 @@ class LLM:
         return taken
 
 
-def ids_of(prompt: Seq[int]) -> tuple[int, ...]:
-    """Raises TypeError for what is neither a text nor a list of token ids."""
-    if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
-        raise TypeError(f"a prompt is a text or a list of token ids, not {prompt!r}.")
-    return tuple(prompt)
+def opened(source: str | Path, config: EngineConfig, on_progress: OnProgress) -> tuple[Engine, Any]:
+    """The engine, warm, and the tokenizer. Raises what LLM() raises."""
+    if not isinstance(source, str | Path):
+        raise TypeError(f"source={source!r}: it must be a folder or hub id.")
+    model = str(source)
+    if fault := fault_of(model):
+        raise ValueError(f"{model} cannot be loaded: {fault}.")
+    try:
+        loaded = load(model, (Path(model).absolute().name,), config, on_progress)
+        engine = Engine(loaded, config, grammars_of(loaded))
+        engine.warm_up(on_progress)
+        return engine, AutoTokenizer.from_pretrained(model)
+    except DraftFault as error:
+        text = f"EngineConfig.draft_model={config.draft_model} cannot be loaded: {reason(error.error)}"
+        raise kind_of(error.error)(with_fields(text)) from error.error
+    except Exception as error:  # a model's own code may raise anything
+        raise kind_of(error)(with_fields(f"{model} cannot be loaded: {reason(error)}")) from error
+
+
+def kind_of(error: Exception) -> type[Exception]:
+    """The kind of error that tells of this one."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return MemoryError
+    return next((kind for kind in (OSError, ImportError) if isinstance(error, kind)), ValueError)
 
 
 def gathered(prompt_ids: tuple[int, ...], events: Seq[Event]) -> Generated:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.model.source import fault_of
+from common.model.folder import fault_of
 from common.settings import DEMO_MODEL
 
 Damage = Callable[[Path], object]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.model.source import check_model, fault_of
+from common.model.folder import fault_of
+from common.model.source import check_model
 from common.settings import DEMO_MODEL, SettingsError
 
 

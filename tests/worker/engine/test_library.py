@@ -3,15 +3,21 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from common.errors import JobFailed
+from tests.models import save_model
 from tests.test_house import LAZY_BARE, NEVER_BARE, ROOT
+from tests.worker.models.damaged import cut, set_config
 from worker.engine import LLM, Delta, EngineConfig, Failed, Finished, Generated, SamplingParams
+from worker.kernels.quantized import Int8
+from worker.models.config_checks import checked_config
 
 PAGE = ROOT / "docs" / "library.md"
 GREEDY = SamplingParams(max_tokens=8, seed=0, temperature=0.0, ignore_eos=True)
@@ -159,25 +165,37 @@ def test_a_folder_without_a_model_raises(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("field", "values", "said"),
     [
-        ({"num_ranks": 2}, "one process"),
-        ({"quantization": "int8"}, "quantization='int8': write quantization_named"),
-        ({"kv_dtype": "frob"}, "kv_dtype='frob': it is one of auto, fp8"),
-        ({"gpu_memory_utilization": 5}, "gpu_memory_utilization=5: it is from"),
-        ({"speculate": -1}, "speculate=-1: it is from 0 to 16"),
-        ({"speculate": "4"}, "speculate='4': it is an int"),
-        ({"max_model_len": 1}, "max_model_len=1: it is 16 or more"),
-        ({"max_num_seqs": -1}, "max_num_seqs=-1: it is 1 or more"),
-        ({"max_num_seqs": "8"}, "max_num_seqs='8': it is an int"),
-        ({"max_step_tokens": 0}, "max_step_tokens=0"),
-        ({"kv_memory_bytes": 0}, "kv_memory_bytes=0"),
-        ({"threads": 0}, "threads=0: it is from 1 to 1024"),
+        ("num_ranks", (2,), "one process"),
+        ("quantization", ("frob", 8), "it must be int8, int4, fp8, a Quantization or None"),
+        ("kv_dtype", ("frob", None), "it must be auto or fp8"),
+        ("kv_dtype", ("fp8",), "EngineConfig.kv_dtype=fp8 needs a GPU: set it to auto, or EngineConfig.device"),
+        ("dtype", ("float8", 16), "it must be auto, float32, bfloat16 or float16"),
+        ("device", ("gpu", 0), "it must be auto, cpu, cuda or cuda:N"),
+        ("gpu_memory_utilization", (5, 0, "0.9"), "it must be a number above 0 and up to 1"),
+        ("speculate", (-1, 100, "4", True), "it must be a whole number from 0 to 16"),
+        ("max_model_len", (0, 1), "it must be a whole number of at least 16, or None"),
+        ("max_num_seqs", (0, -1, "8", 2.5), "it must be a whole number from 1 to 4096, or None"),
+        ("max_step_tokens", (0,), "of at least 1"),
+        ("kv_memory_bytes", (0, 1e9), "of at least 1"),
+        ("threads", (0, 10**4), "from 1 to 1024"),
+        ("overlap", (1,), "it must be True, False or None"),
+        ("draft_model", (None,), "a folder or hub id"),
+        ("draft_model", ("/nonexistent",), "EngineConfig.draft_model=/nonexistent cannot be loaded: "),
     ],
 )
-def test_a_bad_configuration_is_refused_by_its_field(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
-        LLM(ROOT / "demo" / "model", EngineConfig(**changes))
+def test_a_bad_configuration_is_refused_by_its_field(field: str, values: tuple[Any, ...], said: str) -> None:
+    for value in values:
+        with pytest.raises((TypeError, ValueError, OSError), match=re.escape(said)) as raised:
+            LLM(ROOT / "demo" / "model", EngineConfig(**{field: value}))
+        assert f"EngineConfig.{field}=" in str(raised.value)
+
+
+def test_a_quantization_is_taken_by_its_name() -> None:
+    given: Any = "int8"
+    assert checked_config(EngineConfig(quantization=given)).quantization == Int8()
+    assert checked_config(EngineConfig(quantization=Int8())).quantization == Int8()
 
 
 @pytest.mark.parametrize(
@@ -185,16 +203,21 @@ def test_a_bad_configuration_is_refused_by_its_field(changes: dict[str, Any], sa
     [
         ("max_tokens", (0, -1, 5.5, "5", None)),
         ("seed", (None, "x", 2**64)),
-        ("temperature", (-1.0, float("nan"), "hot")),
+        ("temperature", (-1.0, 2.1, float("nan"), "hot")),
         ("top_p", (0.0, 5)),
-        ("top_k", (-1, 2.5)),
+        ("top_k", (-2, 2.5)),
         ("min_p", (2.0,)),
+        ("presence_penalty", (3,)),
+        ("frequency_penalty", (-3,)),
         ("repetition_penalty", (0.0, float("inf"))),
         ("n", (0, -1)),
         ("logprobs", (-1, 25, True)),
-        ("stop", ("lizard", (1,))),
-        ("stop_token_ids", (("a",), 7)),
-        ("logit_bias", ({5: 100}, ((10**7, 1.0),), ((5, float("inf")),), ((5,),))),
+        ("stop", ("", (1,), b"a", "\ud800")),
+        ("stop_token_ids", (("a",), 7, (10**7,), (-1,))),
+        ("logit_bias", ({10**7: 1.0}, ((5, float("inf")),), ((5,),), 5, {"a": 1})),
+        ("min_tokens", (-1,)),
+        ("ignore_eos", ("no",)),
+        ("grammar", (5,)),
     ],
 )
 def test_parameters_out_of_range_are_refused_by_their_field(llm: LLM, field: str, values: tuple[Any, ...]) -> None:
@@ -205,13 +228,90 @@ def test_parameters_out_of_range_are_refused_by_their_field(llm: LLM, field: str
     assert not llm.engine.has_work
 
 
-def test_arguments_of_another_form_are_refused(llm: LLM) -> None:
-    with pytest.raises(ValueError, match="1 entries for 3 prompts"):
-        llm.generate(PROMPTS, [GREEDY])
-    with pytest.raises(TypeError, match="dict in place of SamplingParams"):
-        llm.generate(PROMPTS[:1], [{"max_tokens": 3}])  # type: ignore[list-item]
-    for prompt in (None, b"abc", 5):
-        with pytest.raises(TypeError, match="a text or a list of token ids"):
-            llm.generate([prompt], GREEDY)  # type: ignore[list-item]
-    with pytest.raises(TypeError, match=re.escape("write [conversation]")):
-        llm.chat([{"role": "user", "content": "Hello"}], GREEDY)  # type: ignore[list-item]
+def test_other_spellings_of_parameters_mean_the_same(llm: LLM) -> None:
+    usual: dict[str, Any] = {"max_tokens": 6, "seed": 3, "ignore_eos": True}
+    for spelled, field in (
+        ({"stop": "zz"}, {"stop": ("zz",)}),
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"logit_bias": {"5": 100, 6: 1}}, {"logit_bias": ((5, 100.0), (6, 1.0))}),
+        ({"temperature": 1e-7}, {"temperature": 0.0}),
+        ({"seed": torch.tensor([3]).numpy()[0]}, {"seed": 3}),
+    ):
+        expected = llm.generate(PROMPTS[:1], SamplingParams(**(usual | field)))
+        assert llm.generate(PROMPTS[:1], SamplingParams(**(usual | spelled))) == expected
+        assert llm.generate(PROMPTS[:1], usual | spelled) == expected
+
+
+def test_parameters_may_be_left_out(llm: LLM) -> None:
+    twice = llm.generate([PROMPTS[1]] * 2)
+    assert all(isinstance(answer.end, Finished) and len(answer.choices[0].token_ids) <= 256 for answer in twice)
+    assert llm.chat([[{"role": "user", "content": "Hello"}]], {"max_tokens": 4})[0].text
+    assert [place for place, _ in llm.stream(["Hello"], {"max_tokens": 1})][0] == 0
+
+
+def test_prompts_come_in_any_list_of_texts_or_ids(llm: LLM) -> None:
+    expected = llm.generate([[5, 6, 7]] * 3, GREEDY)
+    assert llm.generate((prompt for prompt in [(5, 6, 7), [5, 6, 7], torch.tensor([5, 6, 7])]), GREEDY) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((None, GREEDY), "`prompts` is a list: write [prompt]"),
+        ((b"abc", GREEDY), "`prompts` is a list: write [prompt]"),
+        (([1, 2, 3], GREEDY), "prompts[0] is 1: a prompt is a text or a list of token ids"),
+        ((["Hello", None], GREEDY), "prompts[1] is None"),
+        (([b"abc"], GREEDY), "prompts[0] is b'abc'"),
+        (([[1, "a"]], GREEDY), "prompts[0]: token id='a'"),
+        ((["a\ud800"], GREEDY), "prompts[0]: character 1 is half of a surrogate pair"),
+        ((["Hello"] * 3, [GREEDY]), "1 entries for 3 prompts"),
+        ((["Hello"], [GREEDY] * 2), "2 entries for 1 prompts"),
+        ((["Hello"], {"max_token": 3}), "no field 'max_token'; it has max_tokens, "),
+        ((["Hello"], 5), "sampling=5: it must be a list"),
+        ((["Hello"], ["greedy"]), "sampling='greedy': it must be SamplingParams"),
+    ],
+)
+def test_prompts_of_another_form_are_refused(llm: LLM, arguments: Any, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+        llm.generate(*arguments)
+    assert not llm.engine.has_work
+
+
+@pytest.mark.parametrize(
+    ("conversations", "said"),
+    [
+        ([{"role": "user", "content": "Hello"}], "a single one: [messages]"),
+        ("Hello", "`conversations` is a list: write [messages]"),
+        (["Hello"], "conversations[0] is 'Hello'"),
+        ([[{"content": "Hello"}]], "a message is a mapping with a role"),
+        ([[{"role": "user", "content": "\udc00"}]], "half of a surrogate pair"),
+        ([[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]], "takes text alone"),
+    ],
+)
+def test_conversations_of_another_form_are_refused(llm: LLM, conversations: Any, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+        llm.chat(conversations, GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "its model.safetensors is not a complete safetensors file; copy or download it again"),
+        (lambda folder: (folder / "config.json").unlink(), "there is no config.json in that folder"),
+        (lambda folder: set_config(folder, hidden_size=64), "its weights have other shapes than its config.json says"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("{% if %}"), "chat_template.jinja has a syntax"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_named_with_its_fault(
+    tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    folder = save_model(tmp_path, "llama")
+    damage(folder)
+    with pytest.raises((ValueError, OSError), match=re.escape(f"{folder} cannot be loaded: ")) as raised:
+        LLM(folder)
+    assert said in str(raised.value)
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="/nonexistent/x cannot be loaded: there is no such folder"):
+        LLM("/nonexistent/x")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from worker.load_failure import is_passing, reason
+from worker.load_failure import is_passing
+from worker.models.load_fault import reason
 from worker.models.loader import EngineConfig, LoadedModel, load
 
 

@@ -12,7 +12,8 @@ import torch
 from tests.worker.conftest import SMALL, Bench, ModelFolder
 from tests.worker.drafting.head_models import eagle3_tensors, save_eagle3
 from worker.drafting.heads import HeadGuesser
-from worker.load_failure import is_passing, reason
+from worker.load_failure import is_passing
+from worker.models.load_fault import reason
 from worker.models.loader import load
 from worker.progress import FIRST_STEP
 from worker.runners.base import ModelRunner, kernel_order

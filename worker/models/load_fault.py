@@ -1,0 +1,59 @@
+"""What is wrong with a model that cannot be loaded, in one sentence: the fault, and what to install or change."""
+
+import re
+import sys
+from types import MappingProxyType
+
+import torch
+from safetensors import SafetensorError
+from transformers import __version__
+
+# a word of the error's text -> the package that reads such weights; the first match counts
+LIBRARIES = MappingProxyType(
+    {
+        "compressed-tensors": "compressed-tensors",
+        "AWQ": "gptqmodel",
+        "GPTQ": "gptqmodel optimum",
+        "bitsandbytes": "bitsandbytes",
+        "torchao": "torchao",
+        "HQQ": "hqq",
+        "quanto": "optimum-quanto",
+        "aqlm": "aqlm[gpu,cpu]",
+    }
+)
+UNKNOWN_TYPE = re.compile("model type `(.+?)` but Transformers does not recognize")
+MAX_LENGTH = 300  # of a library's error text
+
+
+def reason(error: BaseException) -> str:
+    """The fault, and what to install or change."""
+    text = brief(error)
+    if isinstance(error, ImportError):
+        return f"it needs a Python package that is not installed ({text}). {how_to_install(error)}"
+    if isinstance(error, SafetensorError):
+        return f"its weights cannot be read ({text}). Copy or download the .safetensors files again."
+    if unknown := UNKNOWN_TYPE.search(text):
+        return f"its config.json names the model_type {unknown[1]!r}, which transformers {__version__} does not know."
+    if "ignore_mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json says. Use both from the same checkpoint."
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the GPU has no room for it ({text}). Stop other programs on the GPU, or choose a smaller model."
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return "there is not enough memory for it. Choose a smaller model, or set OMNI_DTYPE=bfloat16."
+    if isinstance(error, (OSError, ValueError)):
+        return text
+    return (
+        f"its files are not understood ({type(error).__name__}: {text}). Check config.json and the tokenizer's files."
+    )
+
+
+def brief(error: BaseException) -> str:
+    """The error's own text, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}…"
+
+
+def how_to_install(error: ImportError) -> str:
+    library = next((library for word, library in LIBRARIES.items() if word in str(error)), error.name)
+    command = f" ({sys.executable} -m pip install {library})" if library else ""
+    return f"Install it{command}, or choose weights that are not packed this way."
