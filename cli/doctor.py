@@ -106,16 +106,13 @@ def gpu_finding() -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        if missing := missing_for_triton():
-            return Finding(
-                "bad", f"GPU: our kernels cannot be compiled, there is no {' and no '.join(missing)}",
-                "Install gcc and the headers of Python (on Debian: gcc python3-dev).",
-            )  # fmt: skip
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
-        return Finding(
-            "good", f"GPU: {name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
-        )
+        what = f"GPU: {name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
+        if missing := missing_for_triton():
+            todo = "Install gcc and the headers of Python (on Debian: gcc and python3-dev)."
+            return Finding("warn", f"{what}; it will be slow: there is no {' and no '.join(missing)}", todo)
+        return Finding("good", what)
     if not has_nvidia_gpu():
         return Finding("warn", f"no GPU; torch {torch.__version__} runs on the CPU", "Fine for small models.")
     if torch.version.cuda is None:

@@ -79,6 +79,13 @@ def test_sections_that_did_not_fit_by_estimate_run_if_others_took_less(
     assert not [line for line in read_lines(out) if "skipped" in line]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_profile_without_kernels_passes_no_goal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.gpu_profile.kernels_of", lambda profiler, on_gpu: [])
+    assert gpu.run_part(["profile"], bench, time.time() + 60) == 1
+    assert not [line for line in lines_of(bench) if str(line.get("number", "")).startswith("kernels a layer")]
+
+
 def failing(bench: Bench) -> None:
     raise TypeError("no such argument")
 

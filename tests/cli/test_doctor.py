@@ -31,6 +31,20 @@ def test_a_bad_finding_names_the_setting_to_change(check, changes, todo):
     assert finding.level == "bad" and todo in finding.todo
 
 
+@pytest.mark.parametrize(("folder", "tool", "level"), [("/nowhere", None, "warn"), (None, "/usr/bin/cc", "good")])
+def test_a_gpu_without_what_compiles_its_kernels_is_slow(folder, tool, level, tmp_path, monkeypatch):
+    (tmp_path / "Python.h").touch()
+    for name, answer in (
+        ("is_available", True), ("mem_get_info", (70 * 2**30, 80 * 2**30)), ("get_device_name", "NVIDIA H100"),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda answer=answer: answer)
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: folder or str(tmp_path))
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: tool)
+    finding = doctor.gpu_finding()
+    assert finding.level == level and "NVIDIA H100, 70 of 80 GiB free" in finding.what
+    assert ("no C compiler and no Python.h" in finding.what and "gcc" in finding.todo) is (level == "warn")
+
+
 def test_keys_are_counted():
     settings = read_settings({"OMNI_HOST": "0.0.0.0", "OMNI_API_KEYS": "a,b", "OMNI_ADMIN_KEYS": "c"})
     assert doctor.key_finding(settings).what == "2 API keys, 1 admin key"

@@ -179,3 +179,14 @@ def test_the_context_end_is_a_length_finish(bench: Bench) -> None:
     bench.finish()
     assert len(bench.token_ids("r")) == 6
     assert bench.deltas("r")[-1].finish_reason == "length"
+
+
+def test_a_first_step_that_fails_ends_the_start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the worker would say that it is ready, and fail every request."""
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(bench.engine.runner, "forward", broken)
+    with pytest.raises(RuntimeError, match="the first step failed"):
+        bench.engine.warm_up(lambda stage, share: None)
