@@ -39,7 +39,8 @@ PROBE_SEQS = 2  # in one batch: a kernel may be right for the first sequence onl
 MAX_DEVIATION = MappingProxyType({torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2})
 ROUNDINGS = 3.0  # times what roundings of the model's own outputs change, a runner may differ
 MOST_EXPLAINED = 0.3  # a difference beyond it is never taken for rounding
-NUM_ROUNDED = MappingProxyType({"cuda": 3})  # passes that roundings are measured with; one where they take time
+# passes that roundings are measured with; a GPU takes little time, and a mixture's choice of experts flips in some only
+NUM_ROUNDED = MappingProxyType({"cpu": 3, "cuda": 8})
 MAX_FP8_CACHE_DEVIATION = 0.25  # the same with keys and values in fp8, whose rounding errors are 2 to 3 %
 PICTURE_SIDE = 64  # pixels
 TOKENS_BEFORE_PICTURE = 4
@@ -89,7 +90,7 @@ def explained_by_rounding(model: Any, tokens: torch.Tensor, logits: torch.Tensor
     generator = torch.Generator(tokens.device).manual_seed(0)
     largest_found = 0.0
     try:
-        for _ in range(NUM_ROUNDED.get(tokens.device.type, 1)):
+        for _ in range(NUM_ROUNDED.get(tokens.device.type, 3)):
             with rounded_anew(model, generator):
                 found = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
             largest_found = max(largest_found, deviation_of(found, logits))
