@@ -100,17 +100,20 @@ class ModelSettings(SettingsGroup):
 
     @model_validator(mode="after")
     def check(self) -> "ModelSettings":
-        if self.tensor_parallel > 1 and (self.engine or self.quantize or self.draft_model or self.device != "auto"):
-            raise ValueError(
-                "OMNI_TENSOR_PARALLEL goes with OMNI_DEVICE=auto, and without OMNI_ENGINE, OMNI_QUANTIZE and "
-                "OMNI_DRAFT_MODEL."
-            )
-        if self.engine and (self.quantize or self.speculate or self.draft_model or self.kv_dtype != "auto"):
-            raise ValueError(
-                "OMNI_QUANTIZE, OMNI_KV_DTYPE, OMNI_SPECULATE and OMNI_DRAFT_MODEL have no effect here; set them where "
-                "OMNI_ENGINE runs."
-            )
+        if self.tensor_parallel > 1 and (
+            given := self.given("engine", "device", "quantize", "kv_dtype", "draft_model")
+        ):
+            raise ValueError(f"OMNI_TENSOR_PARALLEL does not go with {given}.")
+        if self.engine and (given := self.given("quantize", "kv_dtype", "speculate", "draft_model")):
+            raise ValueError(f"OMNI_ENGINE does not go with {given}: set that at the engine's own server.")
+        if self.kv_dtype == "fp8" and self.device == "cpu":
+            raise ValueError("OMNI_KV_DTYPE=fp8 needs a GPU, and OMNI_DEVICE is cpu.")
         return self
+
+    def given(self, *fields: str) -> str:
+        """The names of these settings that are not at their defaults."""
+        known = type(self).model_fields
+        return " and ".join(f"OMNI_{name.upper()}" for name in fields if getattr(self, name) != known[name].default)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -233,3 +233,20 @@ def test_a_process_with_a_bad_setting_ends_with_one_sentence(module: str) -> Non
     ended = subprocess.run(command, cwd=ROOT, env={"OMNI_PORT": "x", "PATH": ""}, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("configuration: OMNI_PORT='x' is refused") and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"OMNI_TENSOR_PARALLEL": "2", "OMNI_DRAFT_MODEL": "m"}, "does not go with OMNI_DRAFT_MODEL."),
+        ({"OMNI_TENSOR_PARALLEL": "2", "OMNI_KV_DTYPE": "fp8"}, "does not go with OMNI_KV_DTYPE."),
+        (
+            {"OMNI_ENGINE": "vllm+http://x:1", "OMNI_QUANTIZE": "int8", "OMNI_SPECULATE": "4"},
+            "OMNI_ENGINE does not go with OMNI_QUANTIZE and OMNI_SPECULATE: ",
+        ),
+        ({"OMNI_DEVICE": "cpu", "OMNI_KV_DTYPE": "fp8"}, "OMNI_KV_DTYPE=fp8 needs a GPU, and OMNI_DEVICE is cpu."),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named_and_no_others(values: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        read_settings(values)
