@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import fields, replace
+from numbers import Integral
 from reprlib import repr as shown
 from types import MappingProxyType
 from typing import Any
@@ -130,8 +131,10 @@ def checked_prompt(place: int, prompt: Any) -> str | tuple[int, ...]:
         raise TypeError(
             f"{name} is {shown(prompt)}: a prompt is a text or a list of token ids; a single one: [prompt]."
         )
-    any_whole = Numbers(-(2**63), 2**63)
-    return tuple(any_whole.checked(f"{name}: token id", token) for token in token_list(prompt))
+    ids = token_list(prompt)
+    if any(isinstance(token, bool) or not isinstance(token, Integral) for token in ids):
+        raise TypeError(f"{name} is {shown(ids)}: token ids are whole numbers.")
+    return tuple(int(token) for token in ids)
 
 
 def token_list(prompt: Iterable[Any]) -> list[Any]:

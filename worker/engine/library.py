@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import count
@@ -97,7 +98,9 @@ class LLM:
         self.engine, self.tokenizer = opened(source, config, on_progress)
         self._numbers = count()
         self._unread: list[tuple[str, Event]] = []  # events of other streams
+        self._closed: list[Mapping[str, int]] = []  # requests of closed streams, still to be cancelled
         self._turn = RLock()  # of a thread, to call the engine or the tokenizer; a dropped stream is closed in any
+        self._is_busy = False  # a thread calls the engine
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling = None) -> list[Generated]:
         """Answers in the order of the prompts. One that fails does not end the others; its `end` is Failed."""
@@ -159,7 +162,7 @@ class LLM:
         places = {request.id: place for place, request in enumerate(requests)}
         running = set(places)
         try:
-            with self._turn:
+            with self._at_engine():
                 for request in requests:
                     self.engine.add(request)
             while running:
@@ -168,17 +171,37 @@ class LLM:
                         running.discard(request_id)
                     yield places[request_id], event
         finally:
-            with self._turn:
-                for request_id in running:
-                    self.engine.cancel(request_id)
-                self._take(places)
+            self._close(places)
 
     def _next_events(self, places: Mapping[str, int]) -> list[tuple[str, Event]]:
         """The unread events of these requests; those of one more step where there are none."""
-        with self._turn:
+        with self._at_engine():
             if not any(request_id in places for request_id, _ in self._unread):
                 self._unread += self.engine.step()
             return self._take(places)
+
+    @contextmanager
+    def _at_engine(self) -> Iterator[None]:
+        """A thread's turn. Requests that were closed meanwhile are cancelled at its end."""
+        with self._turn:
+            self._is_busy = True
+            try:
+                yield
+            finally:
+                while self._closed:
+                    places = self._closed.pop()
+                    for request_id in places:
+                        self.engine.cancel(request_id)
+                    self._take(places)
+                self._is_busy = False
+
+    def _close(self, places: Mapping[str, int]) -> None:
+        """Cancel what is left of these requests; after the step, if the collector of garbage closes a stream in one."""
+        self._closed.append(places)
+        with self._turn:
+            if not self._is_busy:
+                with self._at_engine():
+                    pass
 
     def _take(self, places: Mapping[str, int]) -> list[tuple[str, Event]]:
         """The unread events of these requests."""
@@ -194,14 +217,16 @@ def opened(source: str | Path, config: EngineConfig, on_progress: OnProgress) ->
     model = str(source)
     if fault := fault_of(model):
         raise ValueError(f"{model} cannot be loaded: {fault}.")
+    draft = f"EngineConfig.draft_model={config.draft_model} cannot be loaded"
+    if config.draft_model and (fault := fault_of(config.draft_model, needs_weights=False, needs_tokenizer=False)):
+        raise ValueError(f"{draft}: {fault}.")
     try:
         loaded = load(model, (Path(model).absolute().name,), config, on_progress)
         engine = Engine(loaded, config, grammars_of(loaded))
         engine.warm_up(on_progress)
         return engine, AutoTokenizer.from_pretrained(model)
     except DraftFault as error:
-        text = f"EngineConfig.draft_model={config.draft_model} cannot be loaded: {reason(error.error)}"
-        raise kind_of(error.error)(with_fields(text)) from error.error
+        raise kind_of(error.error)(with_fields(f"{draft}: {reason(error.error)}")) from error.error
     except Exception as error:  # a model's own code may raise anything
         raise kind_of(error)(with_fields(f"{model} cannot be loaded: {reason(error)}")) from error
 

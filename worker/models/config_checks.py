@@ -9,7 +9,7 @@ from reprlib import repr as shown
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from worker.device import choose_device
+from worker.device import NoSuchDevice, choose_device
 from worker.kernels.quantized import QUANTIZATIONS, Quantization, quantization_named
 from worker.models.loader import FP8_KV, EngineConfig, check_kv_dtype
 
@@ -62,11 +62,10 @@ NUMBERS: Mapping[str, Numbers] = MappingProxyType(
         "num_ranks": Numbers(1),
     }
 )
-CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "dtype": ("auto", "float32", "bfloat16", "float16"),
         "kv_dtype": ("auto", FP8_KV),
-        "overlap": (True, False, None),
     }
 )
 
@@ -85,10 +84,11 @@ def checked_config(config: EngineConfig | None) -> EngineConfig:
     if numbers["num_ranks"] > 1:
         raise ValueError(f"EngineConfig.num_ranks={config.num_ranks}: the library runs a model in one process.")
     for name, choices in CHOICES.items():
-        if not any(
-            type(getattr(config, name)) is type(choice) and getattr(config, name) == choice for choice in choices
-        ):
-            refuse(config, name, f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+        if getattr(config, name) not in choices:
+            refuse(config, name, f"{', '.join(choices[:-1])} or {choices[-1]}")
+    overlap: object = config.overlap
+    if not isinstance(overlap, bool | None):
+        refuse(config, "overlap", "True, False or None")
     if not isinstance(config.device, str) or not DEVICE.fullmatch(config.device):
         refuse(config, "device", "auto, cpu, cuda or cuda:N")
     draft: object = config.draft_model
@@ -132,6 +132,8 @@ def check_device(config: EngineConfig) -> None:
         if config.quantization is not None:
             config.quantization.check(config.dtype, device)
         check_kv_dtype(config, device)
+    except NoSuchDevice as error:
+        raise ValueError(f"EngineConfig.device={config.device}: {error}") from None
     except ValueError as error:
         raise ValueError(with_fields(str(error))) from None
 

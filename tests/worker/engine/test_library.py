@@ -1,5 +1,6 @@
 """The engine as a library, and on a machine that has torch and transformers and little else."""
 
+import gc
 import re
 import subprocess
 import sys
@@ -144,6 +145,34 @@ def test_threads_that_share_a_model_get_the_answers_that_one_gets(llm: LLM) -> N
     assert not llm.engine.has_work and not llm._unread
 
 
+def test_a_stream_that_the_collector_closes_within_a_step_is_cancelled_after_it(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [answer.text for answer in llm.generate(PROMPTS, GREEDY)]
+    cycle: list[Any] = [llm.stream(PROMPTS, SamplingParams(max_tokens=100, seed=0, ignore_eos=True))]
+    next(cycle[0])
+    cycle.append(cycle)
+    del cycle
+    seen: list[str] = []
+
+    def commit(step: Any) -> Any:
+        seen.append("step begins")
+        gc.collect()
+        seen.append("step ends")
+        return commit_of(step)
+
+    def cancel(request_id: str) -> None:
+        seen.append("cancelled")
+        cancel_of(request_id)
+
+    commit_of, cancel_of = llm.engine._commit, llm.engine.cancel
+    monkeypatch.setattr(llm.engine, "_commit", commit)
+    monkeypatch.setattr(llm.engine, "cancel", cancel)
+    assert [answer.text for answer in llm.generate(PROMPTS, GREEDY)] == expected
+    assert "cancelled" in seen and "step begins, cancelled" not in ", ".join(seen)
+    assert not llm.engine.has_work and not llm._unread
+
+
 def test_a_conversation_is_rendered_by_the_model_s_template(llm: LLM) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     ids = llm.render(messages)
@@ -173,6 +202,7 @@ def test_a_folder_without_a_model_raises(tmp_path: Path) -> None:
         ("kv_dtype", ("fp8",), "EngineConfig.kv_dtype=fp8 needs a GPU: set it to auto, or EngineConfig.device"),
         ("dtype", ("float8", 16), "it must be auto, float32, bfloat16 or float16"),
         ("device", ("gpu", 0), "it must be auto, cpu, cuda or cuda:N"),
+        ("device", ("cuda:99",), "there is no device cuda:99"),
         ("gpu_memory_utilization", (5, 0, "0.9"), "it must be a number above 0 and up to 1"),
         ("speculate", (-1, 100, "4", True), "it must be a whole number from 0 to 16"),
         ("max_model_len", (0, 1), "it must be a whole number of at least 16, or None"),
@@ -182,7 +212,8 @@ def test_a_folder_without_a_model_raises(tmp_path: Path) -> None:
         ("threads", (0, 10**4), "from 1 to 1024"),
         ("overlap", (1,), "it must be True, False or None"),
         ("draft_model", (None,), "a folder or hub id"),
-        ("draft_model", ("/nonexistent",), "EngineConfig.draft_model=/nonexistent cannot be loaded: "),
+        ("draft_model", ("/nonexistent",), "EngineConfig.draft_model=/nonexistent cannot be loaded: there is no such"),
+        ("draft_model", (str(PAGE),), "cannot be loaded: that is a file"),
     ],
 )
 def test_a_bad_configuration_is_refused_by_its_field(field: str, values: tuple[Any, ...], said: str) -> None:
@@ -262,7 +293,7 @@ def test_prompts_come_in_any_list_of_texts_or_ids(llm: LLM) -> None:
         (([1, 2, 3], GREEDY), "prompts[0] is 1: a prompt is a text or a list of token ids"),
         ((["Hello", None], GREEDY), "prompts[1] is None"),
         (([b"abc"], GREEDY), "prompts[0] is b'abc'"),
-        (([[1, "a"]], GREEDY), "prompts[0]: token id='a'"),
+        (([[1, "a"]], GREEDY), "prompts[0] is [1, 'a']: token ids are whole numbers"),
         ((["a\ud800"], GREEDY), "prompts[0]: character 1 is half of a surrogate pair"),
         ((["Hello"] * 3, [GREEDY]), "1 entries for 3 prompts"),
         ((["Hello"], [GREEDY] * 2), "2 entries for 1 prompts"),
