@@ -180,7 +180,14 @@ def main(words: Sequence[str] | None = None) -> int:
         bench = Bench(args.shape, device, report, time.time() - args.began)
         return run_part(args.part_of.split(","), bench, args.until)
     until = time.time() + args.budget
-    names = named([word for word in args.only.split(",") if word])
+    try:
+        names = named([word for word in args.only.split(",") if word])
+    except ValueError as error:
+        parser.error(f"--only: {error}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            f"torch {torch.__version__} sees no GPU here; --shape tiny --device cpu is a rehearsal without one"
+        )
     if args.out is not None and args.out.exists():
         parser.error(f"{args.out} is there already")
     say_machine(device)

@@ -12,7 +12,7 @@
 #
 #     bench/gpu_first_run.sh wheels
 #
-# OUT (./gpu-run): gpu.log, all that is printed; gpu.jsonl, a line for each number as soon as it is known; machine.txt.
+# OUT (a new folder in ./gpu-run): gpu.log, all that is printed; gpu.jsonl, a line for each number as soon as it is known; machine.txt.
 # BUDGET (525): seconds for all of it. PYTHON (python3). The exit code is 0 if no section failed.
 set -u -o pipefail
 
@@ -29,10 +29,12 @@ if [ "${1:-}" = wheels ]; then
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .whl "${WHEELS[@]}"
 fi
 
-OUT=${OUT:-./gpu-run}
+OUT=${OUT:-./gpu-run/$(date -u +%Y%m%d-%H%M%S)}
 mkdir -p "$OUT" || exit 2
 OUT=$(cd "$OUT" && pwd)
-rm -f "$OUT/gpu.jsonl"
+for file in gpu.jsonl gpu.log; do # an earlier run's results stay
+    [ -e "$OUT/$file" ] && mv "$OUT/$file" "$OUT/$(date -u +%H%M%S)-$file"
+done
 libraries=$(mktemp -d) || exit 2
 trap 'rm -rf "$libraries"' EXIT
 
@@ -56,7 +58,7 @@ export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton-cache} # part
 } >"$OUT/machine.txt" 2>&1
 
 rest=$((BUDGET - (SECONDS - started)))
-timeout --kill-after=5 $((rest + 10)) "$PYTHON" -m bench.gpu --shape "${SHAPE:-8b}" --device "${DEVICE:-cuda}" \
+timeout --foreground --kill-after=5 $((rest + 10)) "$PYTHON" -m bench.gpu --shape "${SHAPE:-8b}" --device "${DEVICE:-cuda}" \
     --out "$OUT/gpu.jsonl" --budget "$rest" "$@" 2>&1 | tee "$OUT/gpu.log"
 code=${PIPESTATUS[0]}
 echo "exit code $code, $((SECONDS - started)) s" | tee -a "$OUT/gpu.log"

@@ -137,6 +137,8 @@ def main() -> int:
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         print("TRITON_INTERPRET is set: kernels would be interpreted, not compiled", file=sys.stderr)
         return 2
+    if not any(args.only in case.name for case in all_cases()):
+        parser.error(f"--only: no case has {args.only!r} in its name")
     rows = measured([case.name for case in all_cases() if args.write or args.only in case.name])
     print(as_table(rows))
     if args.write:

@@ -172,3 +172,20 @@ def test_sequences_decode_together_though_their_prompts_take_many_steps(bench: B
     engine = bench.engine_of(bench.model(), max_num_seqs=4, max_step_tokens=8)  # 30 steps of prompts, 3 of decodes
     with decoding(engine, 4, 60, 3):
         assert sum(sequence.is_decoding for sequence in engine.scheduler.running) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--only", "frob"], "--only: unknown: frob; there are"), ([], "sees no GPU here; --shape tiny --device cpu")],
+)
+def test_what_cannot_run_is_refused_in_a_sentence(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main(words)
+    assert said in capsys.readouterr().err
+
+
+def test_the_variants_are_a_part_of_their_own() -> None:
+    assert set(named(["variants"])).isdisjoint(named([]))
