@@ -89,11 +89,11 @@ def add_norm_error(shape: Shape, rows: int) -> float:
 
 
 def swiglu_error(shape: Shape, rows: int) -> float:
-    from worker.kernels.gpu.activations import swiglu
+    from worker.kernels.gpu.activations import gated
 
     both = shape.random(rows, 2 * shape.mlp)
     gate, up = both.double().chunk(2, dim=-1)
-    return error_of(swiglu(both), F.silu(gate) * up)
+    return error_of(gated(both, "silu"), F.silu(gate) * up)
 
 
 def rounding_error(shape: Shape, rows: int) -> float:
@@ -160,7 +160,7 @@ def run_rotation(shape: Shape, qkv: torch.Tensor, arguments: tuple[Any, ...], po
 def elementwise_times(bench: Bench) -> None:
     if not can_run_triton(bench):
         return
-    from worker.kernels.gpu.activations import swiglu
+    from worker.kernels.gpu.activations import gated
     from worker.kernels.gpu.norms import add_norm
 
     shape = Shape(bench)
@@ -174,7 +174,7 @@ def elementwise_times(bench: Bench) -> None:
             return [partial(add_norm, *pair, weight, EPS) for pair in made]
 
         def gates(copies: int, rows: int = rows) -> list[Callable[[], object]]:
-            return [partial(swiglu, shape.random(rows, 2 * shape.mlp)) for _ in range(copies)]
+            return [partial(gated, shape.random(rows, 2 * shape.mlp), "silu") for _ in range(copies)]
 
         def rotations(copies: int, rows: int = rows) -> list[Callable[[], object]]:
             made = [rotation_inputs(shape, rows, torch.bfloat16, has_norms=False) for _ in range(copies)]

@@ -125,7 +125,7 @@ def elementwise(bench: Bench) -> None:
             return [partial(norms.add_norm, hidden, change, weight, EPS) for hidden, change in pairs]
 
         def gate_runs(gates: Any = gates) -> list[Callable[[], object]]:
-            return [partial(activations.swiglu, both) for both in gates]
+            return [partial(activations.gated, both, "silu") for both in gates]
 
         def turn_runs(turns: Any = turns) -> list[Callable[[], object]]:
             return [partial(run_rotation, shape, *each) for each in turns]

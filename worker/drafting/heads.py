@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from worker.drafting.heads_recorded import RecordedGuesses
 
 MAX_GUESSES = 16
-MAX_UNREAD = 16  # tokens of a sequence that wait to be read together, while no guesses are asked for
+MAX_BACKLOG = 16  # tokens of a sequence that wait to be read together, while no guesses are asked for
 WARM_UP_TOKENS = 8
 
 
@@ -69,7 +69,7 @@ class HeadState:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class Backlog:
     """Tokens that proved right, and that the head has not read yet."""
 
     start: int  # position of the first
@@ -104,7 +104,7 @@ class HeadGuesser:
         self.feature_layers = head.feature_layers
         self.kv_bytes_per_token = head.shape.width * head.dtype.itemsize
         self._states: dict[Sequence, HeadState] = {}
-        self._unread: dict[Sequence, Unread] = {}
+        self._backlogs: dict[Sequence, Backlog] = {}
         self._attend_with: AttentionMaker = PagedAttention
         self.recorded: RecordedGuesses | None = None
 
@@ -161,18 +161,18 @@ class HeadGuesser:
             return
         copies = features.copied([(row, len(following[id(row)])) for row in known])
         for row, own in zip(known, copies, strict=True):
-            unread = self._unread.get(row.sequence)
-            if unread is None or unread.stop != row.start:
-                unread = self._unread[row.sequence] = Unread(row.start, [], [])
-            unread.features.append(own)
-            unread.token_ids.extend(following[id(row)])
-        if max(len(unread.token_ids) for unread in self._unread.values()) > MAX_UNREAD:
-            self._read(list(self._unread))
+            backlog = self._backlogs.get(row.sequence)
+            if backlog is None or backlog.stop != row.start:
+                backlog = self._backlogs[row.sequence] = Backlog(row.start, [], [])
+            backlog.features.append(own)
+            backlog.token_ids.extend(following[id(row)])
+        if max(len(backlog.token_ids) for backlog in self._backlogs.values()) > MAX_BACKLOG:
+            self._read(list(self._backlogs))
 
     @torch.inference_mode()
     def guess(self, wanted: Seq[tuple[Sequence, int]]) -> list[list[int]]:
         """See Guesser. The tokens stay on the device until all are sampled."""
-        self._read([sequence for sequence, _ in wanted if sequence in self._unread])
+        self._read([sequence for sequence, _ in wanted if sequence in self._backlogs])
         chains = [chain for sequence, num in wanted if (chain := self._chain(sequence, num)) is not None]
         chains.sort(key=lambda chain: -chain.last.position)  # see kernel_order
         guesses: dict[Sequence, list[int]] = {chain.sequence: [] for chain in chains}
@@ -194,22 +194,22 @@ class HeadGuesser:
     def forget(self, sequence: Sequence) -> None:
         """See Guesser. Keys and values are in the sequence's own blocks."""
         self._states.pop(sequence, None)
-        self._unread.pop(sequence, None)
+        self._backlogs.pop(sequence, None)
 
     def _read(self, sequences: Seq[Sequence]) -> None:
         """Compute the head's states of the tokens that these have not read."""
-        unread = [(sequence, self._unread.pop(sequence)) for sequence in sequences]
-        if not unread:
+        backlogs = [(sequence, self._backlogs.pop(sequence)) for sequence in sequences]
+        if not backlogs:
             return
-        rows = [part_of(sequence, own.start, len(own.token_ids)) for sequence, own in unread]
+        rows = [part_of(sequence, own.start, len(own.token_ids)) for sequence, own in backlogs]
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
-        features = torch.cat([part for at in order for part in unread[at][1].features])
-        token_ids = torch.tensor([token_id for at in order for token_id in unread[at][1].token_ids])
+        features = torch.cat([part for at in order for part in backlogs[at][1].features])
+        token_ids = torch.tensor([token_id for at in order for token_id in backlogs[at][1].token_ids])
         stops = torch.tensor(list(accumulate(rows[at].num_tokens for at in order)))
         before = self.head.combine(torch.nan_to_num(features))  # NaN of a failing request would stay in the cache
         states = self._run([rows[at] for at in order], upload(token_ids, self.device), before)
         for at, state in zip(order, states[upload(stops - 1, self.device)], strict=True):
-            sequence, own = unread[at]
+            sequence, own = backlogs[at]
             self._states[sequence] = HeadState(own.stop - 1, state)
 
     def _chain(self, sequence: Sequence, num: int) -> Chain | None:

@@ -15,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from worker.attention.paged import ATTENTION_NAME, Attention, register_attention
+from worker.attention.paged import ATTENTION_NAME, Attention, PagedAttention, register_attention
 from worker.attention.spec import AttentionSpec
 from worker.drafting.heads import HeadGuesser
 from worker.models.loader import LoadedModel
@@ -96,17 +96,13 @@ class MtpHead:
         return seen.shape
 
 
-class SeenShape:
-    """An Attention that computes nothing and keeps the shape of the keys and values."""
+class SeenShape(PagedAttention):
+    """Computes nothing and keeps the shape of the keys and values."""
 
     shape: LayerShape
 
-    def forward(
-        self, layer_idx: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spec: AttentionSpec
-    ) -> torch.Tensor:
-        """See PagedAttention."""
-        self.write(layer_idx, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        return self.attend(layer_idx, query[0].transpose(0, 1), spec)
+    def __init__(self) -> None:
+        """It has no cache."""
 
     def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """See PagedAttention."""

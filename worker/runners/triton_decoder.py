@@ -1,7 +1,8 @@
-"""Runs Llama-like models on a GPU: matrix products by torch, everything between them by our Triton kernels.
+"""Runs Llama-like models on a GPU: everything between the matrix products by our Triton kernels.
 
-Imported only where Triton is installed. A decode step launches ten kernels a layer at most:
-qkv, rotate_and_write, attention (two where keys are split), o, add_norm, gate_up, swiglu, down, add_norm.
+Imported only where Triton is installed. A decode step launches ten kernels a layer:
+qkv, rotate_and_write, attention (two where keys are split), o, add_norm, gate_up, gated, down, add_norm.
+A product that worker/kernels/tuning.py cuts into parts launches one more.
 """
 
 from collections.abc import Sequence as Seq

@@ -21,16 +21,6 @@ def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     return out
 
 
-def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """As gated(), with SiLU."""
-    return gated(gate_up, "silu")
-
-
-def geglu(gate_up: torch.Tensor, *, is_exact: bool) -> torch.Tensor:
-    """As gated(), with GELU: exact, or its approximation by tanh."""
-    return gated(gate_up, "gelu" if is_exact else "gelu_tanh")
-
-
 @triton.jit
 def gated_kernel(gate_up, out, width, stride, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
     """Program (row, block of columns)."""
