@@ -114,7 +114,9 @@ class DraftModel:
 
     def _ready(self, sequence: Sequence, num: int) -> Sequence | None:
         """The sequence's copy with its newest tokens, and blocks for `num` guesses; None if it gets no draft."""
-        shadow = self._shadows.setdefault(sequence, Shadow(copy_of(sequence)))
+        shadow = self._shadows.get(sequence)
+        if shadow is None:
+            shadow = self._shadows[sequence] = Shadow(copy_of(sequence))
         copy = shadow.copy
         self._compare(shadow, sequence)
         if copy.num_tokens >= self.max_model_len:
@@ -191,16 +193,15 @@ class DraftModel:
             going = (sequence for sequence, num in drafting if num > ahead)
             for sequence, token_id in zip(going, token_ids, strict=True):
                 guesses[sequence].append(NO_TOKEN if token_id is None else token_id)
+        failed = [sequence for sequence, guess in guesses.items() if NO_TOKEN in guess]
         for sequence, guess in guesses.items():
             shadow = self._shadows[sequence]
             shadow.copy.token_ids[shadow.num_true :] = guess[:-1]
             shadow.copy.num_taken_back += UNDECIDED in guess  # from now on it is sorted in full
             usable = [0 <= token_id < self._vocab_sizes[1] for token_id in guess]
             del guess[usable.index(False) if False in usable else len(guess) :]
-        for token_ids in found[:1]:
-            for (sequence, _), token_id in zip(drafting, token_ids, strict=True):
-                if token_id is None:
-                    self._refuse(sequence)
+        for sequence in failed:
+            self._refuse(sequence)
         return [guesses.get(sequence, []) for sequence, _ in wanted]
 
     def _refuse(self, sequence: Sequence) -> None:

@@ -69,8 +69,12 @@ class Drafter:
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
         """See Guesser."""
-        if self.guesser is not None:
+        if self.guesser is None:
+            return
+        try:
             self.guesser.warm_up(max_num_seqs, max_model_len, on_progress)
+        except Exception as error:  # drafts are dispensable
+            self._give_up(error)
 
     def draft(self, running: Iterable[Sequence], max_model_len: int) -> None:
         """Oldest first. Sequences whose logits depend on counts or grammars get no draft."""

@@ -22,6 +22,7 @@ FADING = 0.99  # of a sequence's acceptance, per step without a draft
 PROBE_SHARE = 0.02  # of the time, for drafts that are not expected to pay
 PROBE_DRAFTS = 4  # verified drafts of one probe
 PROBE_STEPS = 64  # most steps of one: a sequence may get no guesses
+MAX_ALLOWANCE_S = 1.0  # saved up for probes, else an hour without one would be followed by a minute of them
 BASELINE_STEPS = 128  # after so many steps with drafts, one without is measured
 
 
@@ -49,7 +50,7 @@ class Measured:
 
     def knows(self, size: int) -> bool:
         """A size not much smaller was measured."""
-        at = bisect_right(self._sizes, size)
+        at = bisect_right(self._sizes, rounded(size))
         return at > 0 and 2 * self._sizes[at - 1] >= size
 
     def seconds(self, sizes: NDArray[np.int64]) -> Floats:
@@ -152,7 +153,7 @@ class Lengths:
 
     def note_step(self, num_seqs: int, num_tokens: int, seconds: float) -> None:
         """A step of so many sequences' single tokens and their drafts took so long."""
-        self._probe.allowance_s += PROBE_SHARE * seconds
+        self._probe.allowance_s = min(MAX_ALLOWANCE_S, self._probe.allowance_s + PROBE_SHARE * seconds)
         if self._probe.sequence is not None:
             self._probe.allowance_s -= max(0.0, seconds - float(self.step.seconds(np.array([num_seqs]))[0]))
         self.step.note(num_tokens, seconds)

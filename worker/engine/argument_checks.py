@@ -154,11 +154,11 @@ def checked_each(sampling: Any, num_prompts: int) -> list[Any]:
     return each
 
 
-def checked_messages(place: int, messages: Any) -> list[dict[str, Any]]:
+def checked_messages(name: str, messages: Any) -> list[dict[str, Any]]:
     """A conversation. The library gives the model no images: parts that are not text would be lost without a word."""
-    name = f"conversations[{place}]"
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
-        raise TypeError(f"{name} is {shown(messages)}: a conversation is a list of messages; a single one: [messages].")
+    if isinstance(messages, str | bytes | bytearray | Mapping) or not isinstance(messages, Iterable):
+        hint = "" if name == "messages" else "; a single one: [messages]"
+        raise TypeError(f"{name} is {shown(messages)}: a conversation is a list of messages{hint}.")
     listed = list(messages)
     for message in listed:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):

@@ -115,10 +115,10 @@ class LLM:
     ) -> list[Generated]:
         """generate() for conversations: lists of messages such as {"role": "user", "content": "Hello!"}."""
         listed = [
-            checked_messages(place, messages)
+            checked_messages(f"conversations[{place}]", messages)
             for place, messages in enumerate(checked_list("conversations", "messages", conversations))
         ]
-        return self.generate([self.render(messages, **template) for messages in listed], sampling)
+        return self.generate([self._rendered(messages, template) for messages in listed], sampling)
 
     def stream(self, prompts: Iterable[Prompt], sampling: Sampling = None) -> Iterator[tuple[int, Event]]:
         """(place of the prompt, event) as tokens come: for each prompt any number of Delta, then Finished or Failed.
@@ -132,10 +132,12 @@ class LLM:
 
         Raises ValueError for a model without a template.
         """
-        checked = checked_messages(0, messages)
+        return self._rendered(checked_messages("messages", messages), template)
+
+    def _rendered(self, checked: list[dict[str, Any]], template: Mapping[str, Any]) -> list[int]:
         with self._turn:
             text = self.tokenizer.apply_chat_template(
-                checked, **({"add_generation_prompt": True} | template), tokenize=False
+                checked, **({"add_generation_prompt": True} | dict(template)), tokenize=False
             )
             ids: list[int] = self.tokenizer(checked_text("messages", text), add_special_tokens=False).input_ids
         return ids

@@ -234,6 +234,15 @@ def test_nan_of_a_draft_model_costs_that_sequence_its_drafts(model_folder: Model
     assert bench.engine.drafter.num_accepted > 20  # of the next one, in the blocks that were wiped
 
 
+def test_a_draft_model_that_fails_in_its_warm_up_is_not_asked(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = with_draft(model_folder(), model_folder())
+    monkeypatch.setattr(guesser_of(bench), "warm_up", lambda *_: 1 / 0)
+    bench.engine.drafter.warm_up(4, 64, lambda stage, share: None)
+    assert not bench.engine.drafter.is_on
+
+
 def test_guesses_are_sampled_without_waiting_for_any(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

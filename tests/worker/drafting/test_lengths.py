@@ -9,7 +9,7 @@ import pytest
 
 from common.wire import SamplingParams
 from worker.drafting.drafter import Drafter
-from worker.drafting.lengths import RISE, WEIGHT, Lengths, Measured, best_lengths
+from worker.drafting.lengths import MAX_ALLOWANCE_S, RISE, WEIGHT, Lengths, Measured, best_lengths
 from worker.drafting.lookup import PromptLookup
 from worker.state.sequence import Sequence
 
@@ -234,3 +234,17 @@ def test_when_the_newcomer_ends_after_one_guess_the_next_one_is_drafted_for() ->
         machine.guess({new: num})
         machine.verify(new, num)
         machine.lengths.note_step(1, 1 + num, bound_by_memory(1 + num))
+
+
+def test_a_size_that_was_measured_is_known() -> None:
+    for size in range(1, 300):
+        measured = Measured()
+        measured.note(size, 1.0)
+        assert measured.knows(size), size
+
+
+def test_an_hour_without_probes_is_not_followed_by_a_burst_of_them() -> None:
+    lengths = Lengths(48)
+    for _ in range(180_000):
+        lengths.note_step(1, 1, 0.02)
+    assert lengths._probe.allowance_s <= MAX_ALLOWANCE_S

@@ -184,6 +184,11 @@ def test_a_conversation_is_rendered_by_the_model_s_template(llm: LLM) -> None:
     assert isinstance(answer, Generated) and answer.prompt_ids == tuple(ids)
 
 
+def test_what_is_no_conversation_is_refused_by_the_name_that_was_given(llm: LLM) -> None:
+    with pytest.raises(TypeError, match=r"^messages is 'hi': a conversation is a list of messages\.$"):
+        llm.render("hi")  # type: ignore[arg-type]
+
+
 def test_a_single_text_in_place_of_a_list_is_refused(llm: LLM) -> None:
     with pytest.raises(TypeError, match="write \\[prompt\\]"):
         llm.generate("Hello", GREEDY)
