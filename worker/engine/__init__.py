@@ -4,19 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.engine.library import (
-        LLM,
-        Delta,
-        Engine,
-        EngineConfig,
-        Event,
-        Failed,
-        Finished,
-        Generated,
-        GeneratedChoice,
-        GenerationRequest,
-        SamplingParams,
-    )
+    from common.wire import Delta, Event, Failed, Finished, GenerationRequest, SamplingParams
+    from worker.engine.engine import Engine
+    from worker.engine.library import LLM, Generated, GeneratedChoice
+    from worker.models.loader import EngineConfig
 
 __all__ = (
     "LLM",

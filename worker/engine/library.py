@@ -32,20 +32,6 @@ from worker.models.loader import EngineConfig, LoadedModel, load
 from worker.progress import OnProgress
 from worker.state.sequence import Grammars
 
-__all__ = (
-    "LLM",
-    "Delta",
-    "Engine",
-    "EngineConfig",
-    "Event",
-    "Failed",
-    "Finished",
-    "Generated",
-    "GeneratedChoice",
-    "GenerationRequest",
-    "SamplingParams",
-)
-
 Prompt = str | Seq[int]  # a text, or its token ids
 Params = SamplingParams | Mapping[str, Any] | None  # a mapping holds fields; those without a default get usual ones
 Sampling = Params | Seq[Params]  # of all prompts, or one for each

@@ -7,13 +7,12 @@ from torch.nn.functional import ScalingType, scaled_mm
 from worker.kernels.elementwise import FP8, fp8_rounding
 from worker.kernels.linear import Linear
 from worker.kernels.torch_seams import int4_product, int8_product, pack_int4
-from worker.kernels.weights import Weights
+from worker.kernels.weights import FEW_ROWS, Weights
 
 MAX_KERNEL_ROWS_INT8 = 20  # measured: above this, converting the weights first is faster
 MAX_KERNEL_ROWS_INT4 = 32
 GROUP = 32  # input weights that share one int4 scale
 FP8_MULTIPLE = 16  # both widths are multiples of it, or the GPU has no product
-FEW_ROWS = 16  # limited by memory on a GPU: rounding their activations to fp8 would cost a kernel and gain nothing
 
 
 class Int8Linear:
@@ -65,7 +64,7 @@ class Int4Linear:
 
 
 class FewOrManyRows:
-    """One linear up to FEW_ROWS rows, another beyond."""
+    """One linear up to FEW_ROWS rows, where rounding inputs to fp8 costs a kernel and gains nothing; another beyond."""
 
     def __init__(self, few_rows: Linear, many_rows: Linear) -> None:
         self.few_rows = few_rows

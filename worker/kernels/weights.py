@@ -13,6 +13,7 @@ from worker.kernels.elementwise import FP8, FP8_MAX, SMALLEST_PEAK, to_fp8
 
 WeightKind = Literal["dense", "int8", "int4", "fp8", "fp8_blocks"]
 Encoded = tuple[torch.Tensor, ...]  # codes, scales, and offsets if there are any
+FEW_ROWS = 16  # of inputs: so many fit one tile, and their products wait for the weights
 SCALE_BLOCK = 128  # rows and columns that share a scale of fp8_blocks
 GROUP = 64  # columns that share a scale of int4; kernels take 32, 64 and 128
 CHUNK_BYTES = 1 << 28  # of float32 numbers at a time, while weights are quantized

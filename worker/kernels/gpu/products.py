@@ -14,7 +14,7 @@ from worker.kernels.gpu.product_kernels import (
     vector_product_kernel,
 )
 from worker.kernels.gpu.runtime import is_interpreted
-from worker.kernels.weights import SCALE_BLOCK, Weights, base
+from worker.kernels.weights import FEW_ROWS, SCALE_BLOCK, Weights, base
 
 TRITON_VERSION = str(triton.__version__)
 MOST_PARTS = 8
@@ -22,7 +22,6 @@ PROGRAMS_EACH = 1.75  # multiprocessor has to have so many, for enough bytes to 
 FEWEST_TURNS = 4  # of a program's loop, or loads and products do not overlap
 SUM_BLOCK = 512
 VECTOR_ROWS = 2  # that the vector kernel takes
-FEW_ROWS = 16  # that fit one tile of the smallest height
 DENSE_BYTES = 1 << 26  # of weights that torch multiplies at a time, made dense for it
 
 
