@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from api.reading.dialects.call_grammar import OfferedFunction
-from api.reading.dialects.hermes import HERMES
+from api.reading.dialects.objects.hermes import HERMES
 from common.grammar.answer import Grammar, MarkedText, json_object_grammar, json_schema_grammar
 from worker.sampling.bitmask import apply_bitmask, bitmask_words
 from worker.sampling.grammar import GrammarCompiler, GrammarState

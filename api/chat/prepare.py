@@ -1,6 +1,7 @@
 """A chat request -> prompt ids, sampling, and how the answer is parsed. Responses and messages use it too."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from api.prompt.conversation import Conversation
 from api.prompt.encoder import ChatPrompt, PromptEncoder
 from api.prompt.images import images_of
 from api.reading.choice import ParseOptions
+from api.reading.dialects.dialect import ToolDialect
+from api.reading.parameters import ParameterKind, kinds_of
 from api.request.constraints import grammar_of, must_call, offered_tools
 from api.request.sampling import TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
@@ -64,19 +67,21 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
     execute = executor_for(body)
     images = execute(images_of, body.messages, encoder.card)
     prompt = encoder.encode_chat(execute(conversation_of, body, tools))
+    dialect = encoder.tool_dialect if tools else None
     options = ParseOptions(
-        tool_dialect=encoder.tool_dialect.name if tools and encoder.tool_dialect else None,
+        tool_dialect=dialect.name if dialect else None,
         is_thinking_opened=prompt.thinking == "opened",
         shows_reasoning=body.include_reasoning is not False,
         stop_token_ids=stop_tokens(body, encoder.card),
         must_call=bool(tools) and must_call(body),
+        parameter_kinds=parameter_kinds(tools) if dialect and dialect.reads_kinds else {},
     )
     grammar = execute(grammar_of, body, tools, encoder, prompt.thinking)
     limits = TextLimits(
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=None if grammar is None else grammars.compiled(grammar),
-        skip_special_tokens=_skips_special_tokens(body, encoder, options),
+        skip_special_tokens=_skips_special_tokens(body, encoder, dialect),
     )
     sampling = sampling_params(body, limits, encoder.card, len(prompt.ids))
     if options.must_call:  # stop strings apply to text, not to a call's arguments
@@ -126,9 +131,15 @@ def thinking_kwargs(body: ChatRequest) -> dict[str, Any]:
     return kwargs
 
 
-def _skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, options: ParseOptions) -> bool:
+def parameter_kinds(tools: Sequence[Tool]) -> dict[str, dict[str, ParameterKind]]:
+    """What the schemas say of each function's parameters, as it is stored with the job."""
+    kinds = {tool.function.name: kinds_of(tool.function.parameters) for tool in tools}
+    return {name: found for name, found in kinds.items() if found}
+
+
+def _skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, dialect: ToolDialect | None) -> bool:
     """The caller's choice; else False if a mark that the answer is parsed by is a special token of this model."""
     if body.skip_special_tokens is not None:
         return body.skip_special_tokens
-    marks = [THINK, encoder.tool_dialect.opening] if options.tool_dialect and encoder.tool_dialect else [THINK]
-    return not any(encoder.leaves_out(mark) for mark in marks)
+    marks = (*dialect.openings, *dialect.further_marks) if dialect else ()
+    return not any(encoder.leaves_out(mark) for mark in (THINK, *marks))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.reading.dialects.deepseek_v32 import DSML
+from api.reading.dialects.tags.deepseek_v32 import DSML
 from common.errors import InvalidRequest
 from common.grammar.answer import THINK, THINK_END
 

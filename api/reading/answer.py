@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from api.reading.dialects.dialect import ToolDialect
+from api.reading.parameters import NO_KINDS, Kinds
 from api.reading.pieces import Content, Piece, merged
 from api.reading.reasoning import ReasoningParser
 from api.reading.tool_calls import ToolCallParser
@@ -13,10 +14,16 @@ class AnswerParser:
     """Feed it the text of one choice. `thinking` "none" or `dialect` None turn a part off."""
 
     def __init__(
-        self, thinking: Thinking, dialect: ToolDialect | None, id_seed: str, *, must_call: bool = False
+        self,
+        thinking: Thinking,
+        dialect: ToolDialect | None,
+        id_seed: str,
+        kinds: Kinds = NO_KINDS,
+        *,
+        must_call: bool = False,
     ) -> None:
         self._reasoning = ReasoningParser(opened=thinking == "opened") if thinking != "none" else None
-        self._tool_calls = ToolCallParser(dialect, id_seed, must_call=must_call) if dialect else None
+        self._tool_calls = ToolCallParser(dialect, id_seed, kinds, must_call=must_call) if dialect else None
 
     @property
     def is_thinking(self) -> bool:

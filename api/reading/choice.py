@@ -1,11 +1,12 @@
 """One choice of an answer: deltas in, pieces out, with the options that say how its text is parsed. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from api.reading.answer import AnswerParser
 from api.reading.dialects.known import dialect_named
+from api.reading.parameters import Kinds
 from api.reading.pieces import Piece, Reasoning, merged
 from common.grammar.answer import Thinking
 from common.wire import Delta, Finished, TokenLogprob
@@ -28,6 +29,7 @@ class ParseOptions:
     shows_reasoning: bool = True
     stop_token_ids: tuple[int, ...] = ()  # they end an answer and are not part of it
     must_call: bool = False  # the grammar allows tool calls only
+    parameter_kinds: Kinds = field(default_factory=dict)  # for dialects that write strings without quotes
 
     def ends_with(self, token_ids: Sequence[int]) -> bool:
         """True if the model ended the answer itself, and not a stop string, a limit or the grammar."""
@@ -36,7 +38,8 @@ class ParseOptions:
 
 def stored_options(options: ParseOptions) -> dict[str, Any]:
     """The JSON object that is stored with the job. Its names are fixed: other versions read it too."""
-    return {
+    kinds = {"parameter_kinds": options.parameter_kinds} if options.parameter_kinds else {}
+    return kinds | {
         "tool_format": options.tool_dialect,
         "is_thinking_opened": options.is_thinking_opened,
         "shows_reasoning": options.shows_reasoning,
@@ -53,6 +56,7 @@ def parse_options(fields: Mapping[str, Any]) -> ParseOptions:
         shows_reasoning=fields["shows_reasoning"],
         stop_token_ids=tuple(fields["ends"]),
         must_call=fields["must_call"],
+        parameter_kinds=fields.get("parameter_kinds", {}),
     )
 
 
@@ -64,7 +68,9 @@ class ChoiceParser:
         # Optional, never none: models think although their templates do not mention it.
         thinking: Thinking = "opened" if options.is_thinking_opened else "optional"
         dialect = dialect_named(options.tool_dialect) if options.tool_dialect else None
-        self._parser = AnswerParser(thinking, dialect, f"{job_id}/{index}", must_call=options.must_call)
+        self._parser = AnswerParser(
+            thinking, dialect, f"{job_id}/{index}", options.parameter_kinds, must_call=options.must_call
+        )
         self.num_reasoning_tokens = 0
         self.finish_reason: str | None = None  # as OpenAI spells it
 

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from api.reading.parameters import NO_KINDS, Kinds, ParameterKind
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -47,10 +49,14 @@ Piece = Content | Reasoning | ToolCallStart | ToolCallArguments | ToolCallEnd
 
 
 class CallPieces:
-    """Numbers the calls of one answer. Ids depend on the seed alone, so a replayed answer has the same ids."""
+    """Numbers the calls of one answer. Ids depend on the seed alone, so a replayed answer has the same ids.
 
-    def __init__(self, id_seed: str, *, short_ids: bool = False) -> None:
+    `kinds`: what the offered functions' schemas say of their parameters.
+    """
+
+    def __init__(self, id_seed: str, kinds: Kinds = NO_KINDS, *, short_ids: bool = False) -> None:
         self._id_seed = id_seed
+        self._kinds = kinds
         self._short_ids = short_ids  # nine letters and digits
         self.num_started = 0
         self.num_ended = 0
@@ -59,6 +65,10 @@ class CallPieces:
         digest = hashlib.sha256(f"{self._id_seed}/{self.num_started}".encode()).hexdigest()
         self.num_started += 1
         return ToolCallStart(self.num_started - 1, digest[:9] if self._short_ids else f"call_{digest[:24]}", name)
+
+    def kind_of(self, function: str, parameter: str) -> ParameterKind:
+        """What the function's schema says of a parameter."""
+        return self._kinds.get(function, {}).get(parameter, "mixed")
 
     def arguments(self, text: str) -> ToolCallArguments:
         """More arguments of the newest call."""

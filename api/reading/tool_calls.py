@@ -4,16 +4,20 @@ White space before a call is left out, and text that may begin a call is held ba
 comes out unchanged, unless the answer was cut off before that was certain.
 """
 
+import re
+
 from api.reading.dialects.dialect import BlockParser, ToolDialect
+from api.reading.parameters import NO_KINDS, Kinds
 from api.reading.pieces import CallPieces, Content, Piece, merged, num_held
 
 
 class ToolCallParser:
     """Feed it an answer's text. `id_seed`: the job and choice. `must_call`: the answer is calls only."""
 
-    def __init__(self, dialect: ToolDialect, id_seed: str, *, must_call: bool = False) -> None:
+    def __init__(self, dialect: ToolDialect, id_seed: str, kinds: Kinds = NO_KINDS, *, must_call: bool = False) -> None:
         self._dialect = dialect
-        self._calls = CallPieces(id_seed, short_ids=dialect.has_short_ids)
+        self._opening = re.compile("|".join(map(re.escape, dialect.openings)))
+        self._calls = CallPieces(id_seed, kinds, short_ids=dialect.has_short_ids)
         self._must_call = must_call
         self._block: BlockParser | None = None
         self._is_marked = False  # the block began with the dialect's opening marker
@@ -54,20 +58,21 @@ class ToolCallParser:
         """Emit what is certainly content. Returns the text after an opening marker, if there is one."""
         self._held += text
         begun = self._held.lstrip()
-        if self._dialect.begins_bare and not self._has_text and begun.startswith("{"):
-            return self._open(self._held[: len(self._held) - len(begun)], begun)
-        content, opening, rest = self._held.partition(self._dialect.opening)
-        said = content[: len(content) - (0 if opening else num_held(content, [self._dialect.opening]))].rstrip()
+        if begun and begun[0] in self._dialect.bare and not self._has_text:
+            return self._open(self._held[: len(self._held) - len(begun)], begun, is_marked=False)
+        opening = self._opening.search(self._held)
+        content = self._held[: opening.start()] if opening else self._held
+        said = content[: len(content) - (0 if opening else num_held(content, self._dialect.openings))].rstrip()
         if said:
             pieces.append(Content(said))
             self._has_text = True
         if opening:
-            return self._open(content[len(said) :] + opening, rest)
+            return self._open(content[len(said) :] + opening[0], self._held[opening.end() :], is_marked=True)
         self._held = self._held[len(said) :]
         return None
 
-    def _open(self, before: str, rest: str) -> str:
+    def _open(self, before: str, rest: str, *, is_marked: bool) -> str:
         self._held = ""
-        self._is_marked = self._dialect.opening in before
+        self._is_marked = is_marked
         self._block = self._dialect.new_block(self._calls, before)
         return rest

@@ -15,6 +15,7 @@ from common.redis.submission import Submission
 from common.wire import GenerationRequest, ModelCard
 
 MAX_IDEMPOTENCY_KEY = 256  # characters
+READ_TIMEOUT_GRACE_S = 2.0
 
 MetaT = TypeVar("MetaT", bound=ResponseMeta)
 
@@ -105,11 +106,15 @@ def digest_of(raw: Mapping[str, Any], kind: str) -> str:
 
 
 def deadline_s(timeout: float | None, header: str) -> float:
-    """The body's `timeout`, else the read timeout that an SDK announces; 0 for none."""
+    """The body's `timeout`, else a little more than the read timeout that an SDK announces; 0 for none.
+
+    At its timeout an SDK closes the connection, which cancels the job. The deadline is for
+    connections that a proxy keeps open.
+    """
     if timeout is not None:
         return timeout
     try:
         seconds = float(header)
     except ValueError:
         return 0.0
-    return seconds if 0 < seconds <= MAX_TIMEOUT_S else 0.0
+    return seconds + READ_TIMEOUT_GRACE_S if 0 < seconds <= MAX_TIMEOUT_S else 0.0

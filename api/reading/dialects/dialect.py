@@ -32,12 +32,14 @@ class ToolDialect:
     """One form of tool calls. To add a dialect, write its file and add its record to `DIALECTS` in known.py."""
 
     name: str  # stored with jobs: never changed
-    opening: str  # the marker that begins a block of calls anywhere in an answer
+    openings: tuple[str, ...]  # the markers that begin a block of calls anywhere in an answer
     detect: Callable[[str, str], bool]  # (chat template, architecture): whether such a model writes this dialect
-    new_block: Callable[[CallPieces, str], BlockParser]  # (numbers the calls, text up to the block's content)
+    new_block: Callable[[CallPieces, str], BlockParser]  # (numbers the calls, held text with the marker at its end)
     write_grammar: Callable[[CallRules], Grammar]
-    begins_bare: bool = False  # an answer whose first character is `{` is a block too, without the marker
+    bare: str = ""  # an answer whose first character is one of these is a block too, without a marker
     has_short_ids: bool = False  # the templates refuse call ids of other than nine letters and digits
+    reads_kinds: bool = False  # strings are written without quotes, so the schemas say what is a string
+    further_marks: tuple[str, ...] = ()  # other texts of this form that may be special tokens of a model
     schema_copies: Callable[[Schema], int] = one_copy  # how often the grammar repeats a function's schema
 
     def grammar(

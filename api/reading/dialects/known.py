@@ -1,10 +1,10 @@
 """The tool-call dialects that this server parses and enforces."""
 
-from api.reading.dialects.deepseek_v32 import DEEPSEEK_V32
 from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.hermes import HERMES
-from api.reading.dialects.llama3 import LLAMA3_JSON
-from api.reading.dialects.mistral import MISTRAL, MISTRAL_ARGS
+from api.reading.dialects.objects.hermes import HERMES
+from api.reading.dialects.objects.llama3 import LLAMA3_JSON
+from api.reading.dialects.objects.mistral import MISTRAL, MISTRAL_ARGS
+from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
 
 DIALECTS = (DEEPSEEK_V32, MISTRAL_ARGS, MISTRAL, HERMES, LLAMA3_JSON)  # the first that detects a template is chosen
 

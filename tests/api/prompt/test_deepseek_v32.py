@@ -4,7 +4,7 @@ import pytest
 
 from api.prompt.deepseek_v32 import encode_chat, thinking_wanted
 from api.reading.answer import AnswerParser
-from api.reading.dialects.deepseek_v32 import DEEPSEEK_V32
+from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
 from api.reading.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart
 from common.errors import InvalidRequest
 

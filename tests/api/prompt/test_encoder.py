@@ -5,7 +5,7 @@ from tokenizers import AddedToken
 
 from api.prompt.conversation import Conversation, parsed_object
 from api.prompt.encoder import PromptEncoder
-from api.reading.dialects.deepseek_v32 import DEEPSEEK_V32
+from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
 from api.schema.chat import ChatRequest, Message
 from api.schema.parse import parse
 from common.errors import ContextLengthExceeded, InvalidRequest

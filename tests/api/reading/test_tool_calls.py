@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.reading.answer import AnswerParser
-from api.reading.dialects.deepseek_v32 import DSML
 from api.reading.dialects.json_value import strict_json
 from api.reading.dialects.known import DIALECTS, dialect_named
+from api.reading.dialects.tags.deepseek_v32 import DSML
 from api.reading.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
 from api.reading.tool_calls import ToolCallParser
 
@@ -163,7 +163,7 @@ def test_a_call_that_is_cut_off_is_neither_complete_nor_text(format):
 
 @pytest.mark.parametrize("format", ["hermes", "mistral", "mistral_args", "deepseek_v32"])
 def test_an_optional_call_that_is_cut_off_leaks_no_markup(format):
-    opening = dialect_named(format).opening
+    opening = dialect_named(format).openings[0]
     begun = WRITTEN[format].lstrip()[: len(opening) + 10]
     for text, content in ((begun, ""), ("I look." + begun, "I look."), (opening[:-1], opening[:-1])):
         parser = ToolCallParser(dialect_named(format), "job-1/0")

@@ -39,6 +39,6 @@ def test_a_form_stored_by_an_earlier_version_is_read() -> None:
     assert json.loads(json.dumps(meta.forms())) == [form | {"reading": reading}], "and an earlier version reads ours"
 
 
-@pytest.mark.parametrize(("timeout", "header", "expected"), [(3.0, "9", 3.0), (None, "9", 9.0), (None, "x", 0.0)])
-def test_the_deadline_is_the_body_s_or_the_sdk_s(timeout, header, expected):
+@pytest.mark.parametrize(("timeout", "header", "expected"), [(3.0, "9", 3.0), (None, "9", 11.0), (None, "x", 0.0)])
+def test_the_deadline_is_the_body_s_or_comes_after_the_sdk_s_own_timeout(timeout, header, expected):
     assert deadline_s(timeout, header) == expected

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from api.reading.dialects.call_grammar import OfferedFunction
-from api.reading.dialects.deepseek_v32 import DEEPSEEK_V32, DSML
-from api.reading.dialects.hermes import HERMES
 from api.reading.dialects.known import DIALECTS, dialect_named
+from api.reading.dialects.objects.hermes import HERMES
+from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32, DSML
 from common.errors import InvalidRequest
 from common.grammar.answer import MAX_GRAMMAR_BYTES, MarkedText, marked_text
 from common.grammar.check import GrammarCheck

@@ -3,9 +3,9 @@
 import re
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
-from api.reading.dialects.call_object import CallObject
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.json_value import JsonValue
+from api.reading.dialects.objects.call_object import CallObject
 from api.reading.pieces import CallPieces, Content, Piece
 from common.grammar.answer import Grammar
 
@@ -134,5 +134,5 @@ def detect_args(template: str, _: str) -> bool:
     return OPENING in template and ARGS in template
 
 
-MISTRAL = ToolDialect("mistral", OPENING, detect_list, MistralBlock, list_grammar, has_short_ids=True)
-MISTRAL_ARGS = ToolDialect("mistral_args", OPENING, detect_args, MistralBlock, args_grammar, has_short_ids=True)
+MISTRAL = ToolDialect("mistral", (OPENING,), detect_list, MistralBlock, list_grammar, has_short_ids=True)
+MISTRAL_ARGS = ToolDialect("mistral_args", (OPENING,), detect_args, MistralBlock, args_grammar, has_short_ids=True)

@@ -1,8 +1,8 @@
 """Hermes and Qwen: `<tool_call>` + `{"name": …, "arguments": {…}}` + `</tool_call>`, once per call."""
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
-from api.reading.dialects.call_object import CallObject
 from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
+from api.reading.dialects.objects.call_object import CallObject
 from api.reading.pieces import CallPieces, Piece, num_held
 from common.grammar.answer import Grammar
 
@@ -54,4 +54,4 @@ def detect(template: str, _: str) -> bool:
     return OPENING in template and not has_unsupported_markers(template)
 
 
-HERMES = ToolDialect("hermes", OPENING, detect, HermesBlock, grammar)
+HERMES = ToolDialect("hermes", (OPENING,), detect, HermesBlock, grammar)

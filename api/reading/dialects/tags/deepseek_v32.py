@@ -182,4 +182,4 @@ def detect(template: str, architecture: str) -> bool:
     return architecture == "deepseek_v32" or OPENING in template
 
 
-DEEPSEEK_V32 = ToolDialect("deepseek_v32", OPENING, detect, DsmlBlock, grammar, schema_copies=schema_copies)
+DEEPSEEK_V32 = ToolDialect("deepseek_v32", (OPENING,), detect, DsmlBlock, grammar, schema_copies=schema_copies)

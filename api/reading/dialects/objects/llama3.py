@@ -1,8 +1,8 @@
 """Llama 3: an answer that is `{"name": …, "parameters": {…}}`, sometimes after `<|python_tag|>`; several by `;`."""
 
 from api.reading.dialects.call_grammar import PARAM, CallRules, call_schema, templated
-from api.reading.dialects.call_object import CallObject
 from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
+from api.reading.dialects.objects.call_object import CallObject
 from api.reading.pieces import CallPieces, Piece
 from common.grammar.answer import Grammar, assemble
 
@@ -49,4 +49,4 @@ def detect(template: str, _: str) -> bool:
     return has_markers and not has_unsupported_markers(template)
 
 
-LLAMA3_JSON = ToolDialect("llama3_json", OPENING, detect, Llama3Block, grammar, begins_bare=True)
+LLAMA3_JSON = ToolDialect("llama3_json", (OPENING,), detect, Llama3Block, grammar, bare="{")

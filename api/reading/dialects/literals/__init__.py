@@ -1,0 +1,1 @@
+"""Dialects that write calls as code: Python, or a notation of their own."""

@@ -1,0 +1,1 @@
+"""Dialects that write a call as a JSON object, or its arguments as one."""

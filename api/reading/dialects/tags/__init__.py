@@ -1,0 +1,1 @@
+"""Dialects that write each parameter of a call between tags."""
