@@ -13,14 +13,10 @@ from api.reading.dialects.known import DIALECTS, dialect_named
 from api.reading.dialects.tags.deepseek_v32 import DSML
 from api.reading.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
 from api.reading.tool_calls import ToolCallParser
+from tests.api.reading.dialects.examples import EXAMPLES
+from tests.api.reading.dialects.objects.examples import HERMES
+from tests.api.reading.dialects.tags.examples import DEEPSEEK
 
-HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-DEEPSEEK = (
-    f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n'
-    f'<{DSML}parameter name="city" string="true">Paris "X" <b></{DSML}parameter>\n'
-    f'<{DSML}parameter name="days" string="false">3</{DSML}parameter>\n'
-    f'</{DSML}invoke>\n<{DSML}invoke name="now">\n\n</{DSML}invoke>\n</{DSML}function_calls>'
-)
 FORMATS = [dialect.name for dialect in DIALECTS]
 
 
@@ -132,19 +128,9 @@ def test_a_call_that_breaks_after_it_began_leaks_no_markup():
     assert calls(parse("hermes", [text])) == ([("f", '{"a": 1')], "Bye.")
 
 
-MISTRAL = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "now", "arguments": {}}]'
-WRITTEN = {
-    "hermes": HERMES + "\n" + HERMES,
-    "llama3_json": '{"name": "get_weather", "parameters": {"city": "Paris", "days": 3}}',
-    "mistral": MISTRAL,
-    "mistral_args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]now[ARGS]{}',
-    "deepseek_v32": DEEPSEEK,
-}
-
-
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_call_that_is_cut_off_is_neither_complete_nor_text(format):
-    text = WRITTEN[format]
+    text = EXAMPLES[format].written
     for cut in range(len(text) + 1):
         parser = ToolCallParser(dialect_named(format), "job-1/0", must_call=True)
         pieces = merged([*parser.feed(text[:cut]), *parser.finish(is_cut=True)])
@@ -164,7 +150,7 @@ def test_a_call_that_is_cut_off_is_neither_complete_nor_text(format):
 @pytest.mark.parametrize("format", ["hermes", "mistral", "mistral_args", "deepseek_v32"])
 def test_an_optional_call_that_is_cut_off_leaks_no_markup(format):
     opening = dialect_named(format).openings[0]
-    begun = WRITTEN[format].lstrip()[: len(opening) + 10]
+    begun = EXAMPLES[format].written.lstrip()[: len(opening) + 10]
     for text, content in ((begun, ""), ("I look." + begun, "I look."), (opening[:-1], opening[:-1])):
         parser = ToolCallParser(dialect_named(format), "job-1/0")
         assert calls([*parser.feed(text), *parser.finish(is_cut=True)]) == ([], content)
@@ -227,42 +213,10 @@ def test_mistrals_call_ids_have_nine_characters_as_its_templates_require():
     assert start.id.isalnum()
 
 
-PARTS = {
-    "hermes": [
-        "<tool_call>",
-        "</tool_call>",
-        HERMES,
-        '{"name": "f", "arguments": {"a": "x"}}',
-        "}",
-        "<tool",
-        "\n",
-        "hi",
-        '"',
-    ],
-    "llama3_json": [
-        "<|python_tag|>",
-        '{"name": "f", "parameters": {"a": 1}}',
-        '{"name": "f", ',
-        ";",
-        "{",
-        "}",
-        " ",
-        "<|py",
-    ],
-    "mistral": ["[TOOL_CALLS]", "[", '{"name": "f", "arguments": {}}', "]", ",", "f[ARGS]", "{}", '{"a": 1', " ", "hi"],
-    "mistral_args": ["[TOOL_CALLS]", "f[ARGS]", "{}", '{"a": [1', "]}", " ", "hi", "[TOOL", "[CALL_ID]x"],
-    "deepseek_v32": [
-        *[DEEPSEEK, f"<{DSML}function_calls>", f'<{DSML}invoke name="f">', "<", ">", "\n", "1", "hi"],
-        *[f'<{DSML}parameter name="a" string="true">', f'<{DSML}parameter name="b" string="false">'],
-        *[f"</{DSML}parameter>", f"</{DSML}invoke>", f"</{DSML}function_calls>"],
-    ],
-}
-
-
 @pytest.mark.parametrize("format", FORMATS)
 @given(choice=st.data())
 def test_where_a_text_is_cut_does_not_matter(format, choice):
-    text = "".join(choice.draw(st.lists(st.sampled_from(PARTS[format]), max_size=9)))
+    text = "".join(choice.draw(st.lists(st.sampled_from(EXAMPLES[format].parts), max_size=9)))
     edges = sorted({0, len(text), *choice.draw(st.lists(st.integers(0, len(text)), max_size=9))})
     deltas = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
     assert parse(format, deltas) == parse(format, [text]) == parse(format, list(text))

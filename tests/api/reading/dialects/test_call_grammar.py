@@ -11,6 +11,7 @@ from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32, DSML
 from common.errors import InvalidRequest
 from common.grammar.answer import MAX_GRAMMAR_BYTES, MarkedText, marked_text
 from common.grammar.check import GrammarCheck
+from tests.api.reading.dialects.examples import EXAMPLES
 from tests.grammars import CITY, PLAIN, TREE, allows
 
 FUNCTIONS = [
@@ -18,16 +19,7 @@ FUNCTIONS = [
     OfferedFunction("walk", TREE, True),
     OfferedFunction("now", None),
 ]
-CALLS = {
-    "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
-    "llama3_json": '{"name": "walk", "parameters": {"root": {"next": {"next": null}}}}',
-    "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Rome"}}]',
-    "mistral_args": '[TOOL_CALLS]get_weather[ARGS]{"city": "Rome"}',
-    "deepseek_v32": (
-        f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n<{DSML}parameter name="city" string="true">'
-        f"Ro</me\"</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}function_calls>"
-    ),
-}  # fmt: skip
+CALLS = {name: example.allowed for name, example in EXAMPLES.items()}
 
 
 @pytest.fixture(scope="module")
