@@ -31,14 +31,14 @@ class Client:
     """One client library and the script that uses it."""
 
     name: str
-    group: str  # openai3, openai2, node or tokenizers
+    group: str  # openai3, openai2, node, tokenizers or templates
     script: str
     is_paced: bool = False  # against a model of a steady pace, so that it can be restarted in the middle of an answer
 
     def command(self) -> list[str]:
         if self.group == "node":
             return ["node", str(HERE / "node" / self.script)]
-        if self.group == "tokenizers":  # they are read by our own code
+        if self.group in ("tokenizers", "templates"):  # they are read by our own code
             return [sys.executable, str(HERE / "clients" / self.script)]
         return [str(VENVS / self.group / "bin" / "python"), str(HERE / "clients" / self.script)]
 
@@ -54,6 +54,7 @@ CLIENTS = (
     Client("openai-node", "node", "openai.mjs"),
     Client("AI SDK", "node", "ai_sdk.mjs"),
     Client("real tokenizers", "tokenizers", "real_tokenizers.py"),
+    Client("real templates", "templates", "real_templates.py"),
     Client("openai and anthropic, deployed", "openai3", "deploy.py", is_paced=True),
     Client("openai-node and AI SDK, deployed", "node", "deploy.mjs", is_paced=True),
     Client("schemathesis", "openai3", "schemathesis_run.py"),
@@ -117,6 +118,9 @@ def install(group: str) -> str:
 def install_commands(group: str, wanted: Path, folder: Path) -> Iterator[tuple[list[str], Path]]:
     if group in NPM_GROUPS:
         yield ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], HERE / group
+        return
+    if group == "templates":
+        yield [sys.executable, str(HERE / "fetch_templates.py"), str(folder)], ROOT
         return
     if not (folder / "bin" / "pip").exists():
         yield [sys.executable, "-m", "venv", str(folder)], ROOT

@@ -1,0 +1,94 @@
+"""What is expected of each real template: the dialect of its calls, its reasoning, and what it cannot write."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from template_turns import TURNS
+
+SEVERAL = [name for name, turn in TURNS.items() if len(turn.calls) > 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """None: a form that this server does not read."""
+
+    dialect: str | None = None  # a ToolDialect's name
+    reasoning: str | None = None  # the mark that opens it; None: the template leaves reasoning out of a history
+    cannot: Mapping[str, str] = field(default_factory=dict)  # {a turn of template_turns.py, or *: why not}
+
+
+NO_TEXT = {"text before a call": "it leaves out text beside calls"}
+ONE_CALL = dict.fromkeys(SEVERAL, "it refuses several calls in one turn")
+
+FORMS: dict[str, Form] = {
+    "Apertus-8B-Instruct": Form(),
+    "Apriel-1.6-15b-Thinker-fixed": Form(reasoning="Here are my reasoning steps:"),
+    "Bielik-11B-v3.0-Instruct": Form("hermes", "<think>"),
+    "ByteDance-Seed-OSS": Form(reasoning="<seed:think>"),
+    "Cohere2MoE": Form(reasoning="<|START_THINKING|>"),
+    "CohereForAI-c4ai-command-r-plus-tool_use": Form(),
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": Form(reasoning="<|START_THINKING|>"),
+    "GLM-4.6": Form(reasoning="<think>"),
+    "GLM-4.7-Flash": Form(reasoning="<think>"),
+    "GigaChat3-10B-A1.8B": Form(),
+    "GigaChat3.1-10B-A1.8B": Form(),
+    "HuggingFaceTB-SmolLM3-3B": Form(),
+    "Kimi-K2-Instruct": Form(),
+    "Kimi-K2-Thinking": Form(),
+    "Kimi-K3": Form(reasoning="<|open|>think"),
+    "LFM2-8B-A1B": Form(),
+    "LFM2.5-8B-A1B": Form(reasoning="<think>"),
+    "LFM2.5-Instruct": Form(),
+    "MiMo-VL": Form("hermes"),
+    "MiniMax-M1": Form(),
+    "MiniMax-M2": Form(reasoning="<think>"),
+    "MiniMax-M3": Form(reasoning="<mm:think>"),
+    "Mistral-Small-3.2-24B-Instruct-2506": Form("mistral_args", cannot=NO_TEXT),
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": Form(reasoning="<think>"),
+    "NVIDIA-Nemotron-Nano-v2": Form(),
+    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": Form("hermes", cannot=NO_TEXT),
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": Form("hermes", cannot=NO_TEXT),
+    "Qwen-QwQ-32B": Form("hermes"),
+    "Qwen-Qwen2.5-7B-Instruct": Form("hermes"),
+    "Qwen-Qwen3-0.6B": Form("hermes", "<think>"),
+    "Qwen3-Coder": Form(),
+    "Qwen3.5-4B": Form(reasoning="<think>"),
+    "Reka-Edge": Form("hermes", "<think>"),
+    "Spark2.5": Form(reasoning="<think>"),
+    "StepFun3.5-Flash": Form(reasoning="<think>"),
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": Form(),
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": Form(),
+    "deepseek-ai-DeepSeek-V3.1": Form(),
+    "deepseek-ai-DeepSeek-V3.2": Form(reasoning="<think>"),
+    "deepseek-ai-DeepSeek-V4-Flash-0731": Form(reasoning="<think>"),
+    "deepseek-ai-DeepSeek-V4": Form(reasoning="<think>"),
+    "fireworks-ai-llama-3-firefunction-v2": Form(),
+    "google-gemma-2-2b-it": Form(),
+    "google-gemma-4-31B-it-interleaved": Form(reasoning="<|channel>thought"),
+    "google-gemma-4-31B-it": Form(reasoning="<|channel>thought"),
+    "ibm-granite-granite-3.3-2B-Instruct": Form(),
+    "ibm-granite-granite-4.0": Form("hermes"),
+    "ibm-granite-granite-4.1": Form("hermes"),
+    "inclusionai-ling-3.0-flash": Form(reasoning="<think>"),
+    "llama-cpp-deepseek-r1": Form(),
+    "llama-cpp-rwkv-world": Form(),
+    "meetkai-functionary-medium-v3.1": Form(),
+    "meetkai-functionary-medium-v3.2": Form(),
+    "meta-llama-Llama-3.1-8B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
+    "meta-llama-Llama-3.2-3B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
+    "meta-llama-Llama-3.3-70B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
+    "microsoft-Phi-3.5-mini-instruct": Form(),
+    "mistralai-Ministral-3-14B-Reasoning-2512": Form("mistral_args"),
+    "mistralai-Mistral-Nemo-Instruct-2407": Form("mistral", cannot=NO_TEXT),
+    "moonshotai-Kimi-K2": Form(),
+    "muse-glimmer": Form(reasoning="to=self"),
+    "openai-gpt-oss-120b": Form(reasoning="<|channel|>analysis"),
+    "openbmb-MiniCPM5-1B": Form(reasoning="<think>"),
+    "poolside-Laguna-S-2.1": Form(reasoning="<think>"),
+    "poolside-Laguna-XS-2.1": Form(reasoning="<think>"),
+    "poolside-Laguna-XS.2": Form(reasoning="<think>"),
+    "tencent-Hy3": Form(reasoning="<think:opensource>"),
+    "unsloth-Apriel-1.5": Form(),
+    "unsloth-mistral-Devstral-Small-2507": Form("mistral_args"),
+    "upstage-Solar-Open-100B": Form(reasoning="<|think|>"),
+}
