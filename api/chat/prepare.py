@@ -19,7 +19,6 @@ from api.request.sampling import TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
 from api.schema.chat import ChatRequest, Tool
 from common.errors import InvalidRequest
-from common.grammar.answer import THINK
 from common.grammar.check import GrammarCheck
 from common.wire import GenerationRequest, SamplingParams
 
@@ -70,6 +69,7 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
     dialect = encoder.tool_dialect if tools else None
     options = ParseOptions(
         tool_dialect=dialect.name if dialect else None,
+        reasoning_form=encoder.reasoning_form.name,
         is_thinking_opened=prompt.thinking == "opened",
         shows_reasoning=body.include_reasoning is not False,
         stop_token_ids=stop_tokens(body, encoder.card),
@@ -142,4 +142,4 @@ def _skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, dialect: To
     if body.skip_special_tokens is not None:
         return body.skip_special_tokens
     marks = (*dialect.openings, *dialect.further_marks) if dialect else ()
-    return not any(encoder.leaves_out(mark) for mark in (THINK, *marks))
+    return not any(encoder.leaves_out(mark) for mark in (*encoder.reasoning_form.all_marks, *marks))

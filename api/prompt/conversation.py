@@ -13,9 +13,11 @@ from api.prompt.bounds import TooSlow, bounded
 from api.prompt.images import is_image
 from api.prompt.special_tokens import Guard
 from api.prompt.templates import render_template
+from api.reading.thinking.form import ReasoningForm
+from api.reading.thinking.known import THINK
 from api.schema.chat import Message, Part, Tool
 from common.errors import InvalidRequest
-from common.grammar.answer import THINK, THINK_END, Thinking
+from common.grammar.thinking import Thinking
 from common.json_bounds import bounded_marks
 from common.wire import ModelCard
 
@@ -68,16 +70,23 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
         raise InvalidRequest(f"The model's chat template refuses these messages: {error}", param="messages") from None
 
 
-def thinking_of(rendered: str, conversation: Conversation, card: ModelCard) -> Thinking:
-    """opened: the prompt leaves a `<think>` block open. optional: the answer may begin one. Otherwise none."""
+def thinking_of(rendered: str, conversation: Conversation, card: ModelCard, form: ReasoningForm) -> Thinking:
+    """Where the answer begins, by the end of the prompt: see Thinking."""
     if conversation.continue_final:
-        before, _, opened = rendered.rpartition(THINK)
-        return "opened" if before and THINK_END not in opened else "none"
+        before, opening, opened = rendered.rpartition(form.marks.opening)
+        is_open = bool(before and opening) and not any(closing in opened for closing in form.closings)
+        return "opened" if is_open else "answering"
     end = rendered.rstrip()
-    if end.endswith(THINK):
+    if end.endswith(form.openings):
         return "opened"
-    knows_thinking = card.architecture == "deepseek_v32" or THINK in (card.chat_template or "")
-    return "optional" if knows_thinking and not end.endswith(THINK_END) else "none"
+    if end.endswith(form.closings):
+        return "none"
+    if form.answer_openings and end.endswith(form.answer_openings):
+        return "answering"
+    if form.is_implied:
+        return "opened"
+    knows_thinking = card.architecture == "deepseek_v32" or form.marks.opening in (card.chat_template or "")
+    return "optional" if knows_thinking or form.name != THINK.name else "none"
 
 
 def as_dict(message: Message, number: int, *, accepts_images: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from api.reading.dialects.tags.deepseek_v32 import DSML
 from common.errors import InvalidRequest
-from common.grammar.answer import THINK, THINK_END
+from common.grammar.thinking import THINK, THINK_END
 
 Message = Mapping[str, Any]  # as OpenAI's: role, content (text), tool_calls, tool_call_id, reasoning_content
 

@@ -10,8 +10,11 @@ from api.prompt.encoding import LONG_TEXT, Encoded, TextEncoder
 from api.prompt.special_tokens import Guard
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.known import dialect_for
+from api.reading.thinking.form import ReasoningForm
+from api.reading.thinking.known import form_for
 from common.errors import ContextLengthExceeded, InvalidRequest
-from common.grammar.answer import MarkedText, Thinking, marked_text
+from common.grammar.answer import MarkedText, marked_text
+from common.grammar.thinking import Thinking
 from common.model.spelling import Spelling, shown
 from common.wire import ModelCard
 
@@ -22,7 +25,7 @@ MAX_TOKENS = 400_000  # of one request's prompts together, or of /tokenize; more
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation as token ids, and whether its answer begins with thinking."""
+    """A conversation as token ids, and where in the reasoning or behind it the answer begins."""
 
     ids: tuple[int, ...]
     thinking: Thinking
@@ -42,6 +45,7 @@ class PromptEncoder:
         self._spelling = Spelling(self._tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
         self.tool_dialect: ToolDialect | None = dialect_for(card.chat_template, card.architecture)
+        self.reasoning_form: ReasoningForm = form_for(card.chat_template, card.architecture)
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ids up to where the answer begins. Raises InvalidRequest or ContextLengthExceeded."""
@@ -49,7 +53,8 @@ class PromptEncoder:
         rendered, parts = offload(self._rendered, conversation)
         encoded = self._checked(self._texts.encode([text for text, _ in parts if text], most), most, "messages")
         ids = (in_python_thread if len(parts) > MANY_PARTS else inline)(self._joined, parts, encoded)
-        return ChatPrompt(self.fitting(ids, param="messages"), thinking_of(rendered, conversation, self.card))
+        thinking = thinking_of(rendered, conversation, self.card, self.reasoning_form)
+        return ChatPrompt(self.fitting(ids, param="messages"), thinking)
 
     def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
         """The prompt's text, and the same as pairs of (text, special token that the caller wrote)."""

@@ -6,29 +6,31 @@ from api.reading.dialects.dialect import ToolDialect
 from api.reading.parameters import NO_KINDS, Kinds
 from api.reading.pieces import Content, Piece, merged
 from api.reading.reasoning import ReasoningParser
+from api.reading.thinking.form import ReasoningForm
+from api.reading.thinking.known import THINK
 from api.reading.tool_calls import ToolCallParser
-from common.grammar.answer import Thinking
 
 
 class AnswerParser:
-    """Feed it the text of one choice. `thinking` "none" or `dialect` None turn a part off."""
+    """Feed it the text of one choice. `is_opened`: it begins inside the reasoning. `dialect` None: calls are text."""
 
     def __init__(
         self,
-        thinking: Thinking,
         dialect: ToolDialect | None,
         id_seed: str,
         kinds: Kinds = NO_KINDS,
         *,
+        form: ReasoningForm = THINK,
+        is_opened: bool = False,
         must_call: bool = False,
     ) -> None:
-        self._reasoning = ReasoningParser(opened=thinking == "opened") if thinking != "none" else None
+        self._reasoning = ReasoningParser(form, opened=is_opened)
         self._tool_calls = ToolCallParser(dialect, id_seed, kinds, must_call=must_call) if dialect else None
 
     @property
     def is_thinking(self) -> bool:
         """The text fed so far ends inside the reasoning."""
-        return self._reasoning is not None and self._reasoning.is_thinking
+        return self._reasoning.is_thinking
 
     @property
     def has_called(self) -> bool:
@@ -36,11 +38,11 @@ class AnswerParser:
         return self._tool_calls is not None and self._tool_calls.has_called
 
     def feed(self, text: str) -> list[Piece]:
-        return self._with_calls(self._reasoning.feed(text) if self._reasoning else [Content(text)])
+        return self._with_calls(self._reasoning.feed(text))
 
     def finish(self, *, is_cut: bool = False) -> list[Piece]:
         """The pieces held back, when no text follows. `is_cut`: the model did not end the answer itself."""
-        pieces = self._with_calls(self._reasoning.finish() if self._reasoning else [])
+        pieces = self._with_calls(self._reasoning.finish())
         return merged([*pieces, *(self._tool_calls.finish(is_cut=is_cut) if self._tool_calls else [])])
 
     def _with_calls(self, pieces: Iterable[Piece]) -> list[Piece]:

@@ -8,7 +8,7 @@ from api.reading.answer import AnswerParser
 from api.reading.dialects.known import dialect_named
 from api.reading.parameters import Kinds
 from api.reading.pieces import Piece, Reasoning, merged
-from common.grammar.answer import Thinking
+from api.reading.thinking.known import THINK, form_named
 from common.wire import Delta, Finished, TokenLogprob
 
 
@@ -25,11 +25,12 @@ class ParseOptions:
     """Options of an answer's parser. Stored with the job, so that every process parses the same way."""
 
     tool_dialect: str | None = None  # a ToolDialect's name. None: no tools were offered, so calls are plain text
-    is_thinking_opened: bool = False  # the prompt ended inside a <think> block
+    is_thinking_opened: bool = False  # the prompt ended inside the reasoning
     shows_reasoning: bool = True
     stop_token_ids: tuple[int, ...] = ()  # they end an answer and are not part of it
     must_call: bool = False  # the grammar allows tool calls only
     parameter_kinds: Kinds = field(default_factory=dict)  # for dialects that write strings without quotes
+    reasoning_form: str = THINK.name  # a ReasoningForm's name
 
     def ends_with(self, token_ids: Sequence[int]) -> bool:
         """True if the model ended the answer itself, and not a stop string, a limit or the grammar."""
@@ -39,19 +40,25 @@ class ParseOptions:
 def stored_options(options: ParseOptions) -> dict[str, Any]:
     """The JSON object that is stored with the job. Its names are fixed: other versions read it too."""
     kinds = {"parameter_kinds": options.parameter_kinds} if options.parameter_kinds else {}
-    return kinds | {
-        "tool_format": options.tool_dialect,
-        "is_thinking_opened": options.is_thinking_opened,
-        "shows_reasoning": options.shows_reasoning,
-        "ends": options.stop_token_ids,
-        "must_call": options.must_call,
-    }
+    form = {"reasoning_form": options.reasoning_form} if options.reasoning_form != THINK.name else {}
+    return (
+        kinds
+        | form
+        | {
+            "tool_format": options.tool_dialect,
+            "is_thinking_opened": options.is_thinking_opened,
+            "shows_reasoning": options.shows_reasoning,
+            "ends": options.stop_token_ids,
+            "must_call": options.must_call,
+        }
+    )
 
 
 def parse_options(fields: Mapping[str, Any]) -> ParseOptions:
     """The reverse of stored_options()."""
     return ParseOptions(
         tool_dialect=fields["tool_format"],
+        reasoning_form=fields.get("reasoning_form", THINK.name),
         is_thinking_opened=fields["is_thinking_opened"],
         shows_reasoning=fields["shows_reasoning"],
         stop_token_ids=tuple(fields["ends"]),
@@ -65,11 +72,13 @@ class ChoiceParser:
 
     def __init__(self, options: ParseOptions, job_id: str, index: int) -> None:
         self._options = options
-        # Optional, never none: models think although their templates do not mention it.
-        thinking: Thinking = "opened" if options.is_thinking_opened else "optional"
-        dialect = dialect_named(options.tool_dialect) if options.tool_dialect else None
         self._parser = AnswerParser(
-            thinking, dialect, f"{job_id}/{index}", options.parameter_kinds, must_call=options.must_call
+            dialect_named(options.tool_dialect) if options.tool_dialect else None,
+            f"{job_id}/{index}",
+            options.parameter_kinds,
+            form=form_named(options.reasoning_form),
+            is_opened=options.is_thinking_opened,
+            must_call=options.must_call,
         )
         self.num_reasoning_tokens = 0
         self.finish_reason: str | None = None  # as OpenAI spells it

@@ -1,29 +1,34 @@
-"""Splits `<think>…</think>` at the beginning of an answer from the text that follows."""
+"""Splits the reasoning at the beginning of an answer from the text that follows, and leaves out the marks of both."""
 
+import re
+from collections.abc import Sequence
 from typing import Literal
 
-from api.reading.pieces import Content, Piece, Reasoning, num_held
-from common.grammar.answer import THINK, THINK_END
+from api.reading.pieces import Content, Piece, Reasoning, merged, num_held
+from api.reading.thinking.form import ReasoningForm
+from api.reading.thinking.known import THINK
 
-State = Literal["undecided", "thinking", "answering"]
+State = Literal["undecided", "thinking", "beginning", "answering"]
 
 
 class ReasoningParser:
-    """Feed it an answer's text. White space around the two parts is left out.
+    """Feed it an answer's text. White space around reasoning and beside the marks is left out.
 
-    `opened`: the prompt ended with `<think>`, so the answer begins inside the block. Any later `<think>` is plain text.
+    `opened`: the prompt ended inside the reasoning, so the answer begins there. A later opening mark is plain text.
     """
 
-    def __init__(self, *, opened: bool = False) -> None:
+    def __init__(self, form: ReasoningForm = THINK, *, opened: bool = False) -> None:
+        self._form = form
         self._state: State = "undecided"
         self._opened = opened
         self._has_reasoning = False
-        self._trims_answer = False
+        self._ending = _any_of((*form.closings, *form.ends_before))
+        self._closing = _any_of(form.answer_closings) if form.answer_closings else None
         self._held = ""
 
     @property
     def is_thinking(self) -> bool:
-        """The text fed so far ends inside the block."""
+        """The text fed so far ends inside the reasoning."""
         return self._state == "thinking" or (self._state == "undecided" and self._opened)
 
     def feed(self, text: str) -> list[Piece]:
@@ -31,44 +36,83 @@ class ReasoningParser:
         if self._state == "undecided" and not self._decide():
             return []
         pieces: list[Piece] = self._think() if self._state == "thinking" else []
-        return pieces + self._answer() if self._state == "answering" else pieces
+        if self._state == "beginning":
+            self._begin()
+        return merged([*pieces, *self._answer()]) if self._state == "answering" else pieces
 
     def finish(self) -> list[Piece]:
         """The pieces held back, when no text follows."""
         held, self._held = self._held, ""
-        if self._state == "undecided":
-            return [Reasoning(held.strip())] if self._opened and held.strip() else [Content(held)] if held else []
-        if self._state == "thinking":
-            return [Reasoning(held.rstrip())] if held.strip() else []
-        return []  # only white space before the answer is held back
+        if self.is_thinking:
+            said = held.rstrip() if self._has_reasoning else held.strip()
+            return [Reasoning(said)] if said else []
+        if self._state == "beginning":
+            held = held.lstrip()
+        return [Content(held)] if held else []
 
     def _decide(self) -> bool:
         """Leave the undecided state if the text so far allows it."""
         begun = self._held.lstrip()
-        if len(begun) < len(THINK) and THINK.startswith(begun):
-            return False
-        if begun.startswith(THINK):  # some models repeat the marker that the prompt ended with
-            self._held = begun[len(THINK) :]
+        form = self._form
+        if mark := _mark_at_start(begun, form.openings):  # some models repeat the one that the prompt ended with
+            self._held, self._state = begun[len(mark) :], "thinking"
+        elif self._opened:
+            if _may_become(begun, form.openings):
+                return False
             self._state = "thinking"
+        elif mark := _mark_at_start(begun, form.closings):  # reasoning that is left out
+            self._held, self._state = begun[len(mark) :], "beginning"
+        elif _mark_at_start(begun, form.answer_openings):
+            self._state = "beginning"
+        elif _may_become(begun, (*form.openings, *form.closings, *form.answer_openings)):
+            return False
         else:
-            self._state = "thinking" if self._opened else "answering"
+            self._state = "answering"
         return True
 
     def _think(self) -> list[Piece]:
-        thought, closing, rest = self._held.partition(THINK_END)
-        if not closing:
-            thought = thought[: len(thought) - num_held(thought, [THINK_END])]
+        ending = self._ending.search(self._held)
+        marks = (*self._form.closings, *self._form.ends_before)
+        thought = self._held[: ending.start() if ending else len(self._held) - num_held(self._held, marks)]
         said = thought.rstrip() if self._has_reasoning else thought.strip()
-        if closing:
-            self._held, self._state, self._trims_answer = rest, "answering", True
+        if ending:
+            is_closed = ending[0] in self._form.closings
+            self._held = self._held[ending.end() if is_closed else ending.start() :]
+            self._state = "beginning"
         elif said:
             self._held = self._held[self._held.index(said) + len(said) :]
         self._has_reasoning = self._has_reasoning or bool(said)
         return [Reasoning(said)] if said else []
 
+    def _begin(self) -> None:
+        """Leave out what stands before the answer's text; what may be a mark is held back."""
+        self._held = self._held.lstrip()
+        while mark := _mark_at_start(self._held, self._form.answer_openings):
+            self._held = self._held[len(mark) :].lstrip()
+        if not _may_become(self._held, self._form.answer_openings):
+            self._state = "answering"
+
     def _answer(self) -> list[Piece]:
         text, self._held = self._held, ""
-        if self._trims_answer:
-            text = text.lstrip()
-            self._trims_answer = not text
-        return [Content(text)] if text else []
+        if self._closing is None:
+            return [Content(text)] if text else []
+        pieces: list[Piece] = []
+        while closing := self._closing.search(text):
+            pieces.append(Content(text[: closing.start()].rstrip()))
+            text = text[closing.end() :]
+        said = text[: len(text) - num_held(text, self._form.answer_closings)].rstrip()
+        self._held = text[len(said) :]
+        return [*pieces, Content(said)]
+
+
+def _any_of(marks: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, marks)))
+
+
+def _mark_at_start(text: str, marks: Sequence[str]) -> str:
+    return next((mark for mark in marks if text.startswith(mark)), "")
+
+
+def _may_become(text: str, marks: Sequence[str]) -> bool:
+    """True for an empty text, and for the beginning of a mark."""
+    return not text or any(mark.startswith(text) for mark in marks)

@@ -10,8 +10,6 @@ from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Tool
 from common.errors import InvalidRequest
 from common.grammar.answer import (
     Grammar,
-    Thinking,
-    after_thinking,
     choice_grammar,
     ebnf_grammar,
     either,
@@ -21,6 +19,7 @@ from common.grammar.answer import (
     regex_grammar,
     structured_grammar,
 )
+from common.grammar.thinking import Thinking, after_marked_text, after_thinking, between_marks
 
 
 def offered_tools(body: ChatRequest) -> list[Tool]:
@@ -46,13 +45,18 @@ def offered_tools(body: ChatRequest) -> list[Tool]:
 
 def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, thinking: Thinking) -> Grammar | None:
     """Raises InvalidRequest for a schema or grammar that cannot be enforced."""
+    marks = (thinking, encoder.marked, encoder.reasoning_form.marks)
     answer = answer_grammar(body)
     calls = _calls(body, tools, encoder, is_shaped=answer is not None) if tools else None
+    if answer is not None:
+        answer = between_marks(answer, *marks)
+    elif calls is not None and not must_call(body):
+        calls = after_marked_text(calls, *marks)
     if calls is not None and answer is not None and not must_call(body):
         grammar: Grammar | None = either(calls, answer)
     else:
         grammar = calls or answer
-    return None if grammar is None else after_thinking(grammar, thinking, encoder.marked)
+    return None if grammar is None else after_thinking(grammar, *marks)
 
 
 def answer_grammar(body: Structured) -> Grammar | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
@@ -30,10 +30,6 @@ TEXT = "/(.|\\n)*/"
 CLASS_OR_ESCAPE = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.")
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 TOKEN_ID = re.compile(r"<\[\d+\]>")
-THINK = "<think>"
-THINK_END = "</think>"
-
-Thinking = Literal["none", "opened", "optional"]  # the <think> block that begins an answer; opened: by the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +92,19 @@ def assemble(main: Sequence[str], schemas: Mapping[str, Schema], param: str) -> 
         {"lark_grammar": "\n".join(main)},
         *({"name": name, "json_schema": schemas[name]} for name in schemas),
     ]
-    return _sized(parts, param, is_costly=any(map(is_costly, schemas.values())))
+    return sized(parts, param, is_costly=any(map(is_costly, schemas.values())))
 
 
 def json_object_grammar(param: str = "response_format") -> Grammar:
     """Any JSON object."""
-    return _sized([{"json_schema": {"type": "object", "x-guidance": dict(FREE_JSON)}}], param, is_costly=False)
+    return sized([{"json_schema": {"type": "object", "x-guidance": dict(FREE_JSON)}}], param, is_costly=False)
 
 
 def json_schema_grammar(schema: Any, param: str, *, strict: bool = True) -> Grammar:
     """JSON that the schema allows. If not strict, keywords that cannot be enforced are ignored."""
     checked = checked_schema(schema, param)
     options = {**FREE_JSON} if strict else {**FREE_JSON, "lenient": True}
-    return _sized([{"json_schema": {**checked, "x-guidance": options}}], param, is_costly=is_costly(checked))
+    return sized([{"json_schema": {**checked, "x-guidance": options}}], param, is_costly=is_costly(checked))
 
 
 def regex_grammar(pattern: Any, param: str) -> Grammar:
@@ -119,7 +115,7 @@ def regex_grammar(pattern: Any, param: str) -> Grammar:
         raise InvalidRequest(f"The regex repeats more than {MAX_REPEATS} times.", param=param)
     refuse_deep(pattern, param)
     escaped = re.sub(r"(?s)\\.|/|\n", lambda match: {"/": "\\/", "\n": "\\n"}.get(match[0], match[0]), pattern)
-    return _sized([{"lark_grammar": f"start: /{escaped}/"}], param, is_costly=True)
+    return sized([{"lark_grammar": f"start: /{escaped}/"}], param, is_costly=True)
 
 
 def choice_grammar(choices: Any, param: str) -> Grammar:
@@ -129,7 +125,7 @@ def choice_grammar(choices: Any, param: str) -> Grammar:
     if len(choices) > MAX_CHOICES:
         raise InvalidRequest(f"There may be at most {MAX_CHOICES} choices.", param=param)
     lark = f"start: CHOICE\nCHOICE: {' | '.join(map(quoted, choices))}"  # a terminal is one lexeme
-    return _sized([{"lark_grammar": lark}], param, is_costly=False)
+    return sized([{"lark_grammar": lark}], param, is_costly=False)
 
 
 def ebnf_grammar(grammar: Any, param: str) -> Grammar:
@@ -142,7 +138,7 @@ def ebnf_grammar(grammar: Any, param: str) -> Grammar:
         lark = any_to_lark(grammar)
     except (GbnfToLarkError, ValueError, IndexError, KeyError, RecursionError) as error:
         raise InvalidRequest(f"The grammar cannot be read: {str(error)[:200]}", param=param) from error
-    return _sized([{"lark_grammar": lark}], param, is_costly=True)
+    return sized([{"lark_grammar": lark}], param, is_costly=True)
 
 
 def refuse_deep(text: str, param: str) -> None:
@@ -187,31 +183,21 @@ def json_value(value: Any, param: str) -> Any:
         raise InvalidRequest(f"'{param}' is not JSON: {error}", param=param) from error
 
 
-def after_thinking(grammar: Grammar, thinking: Thinking, marked: MarkedText) -> Grammar:
-    """The grammar of an answer with reasoning: any text up to `</think>`, then the given grammar."""
-    if thinking == "none":
-        return grammar
-    opening = f"({marked.literal(THINK)} thought)?" if thinking == "optional" else "thought"
-    answer, *others = orjson.loads(grammar.text)["grammars"]
-    main = [f"start: {opening} @answer", "thought: thought_body /\\n{1,2}/?", *marked.until("thought_body", THINK_END)]
-    parts = [{"lark_grammar": "\n".join(main)}, {**answer, "name": "answer"}, *others]
-    return _sized(parts, grammar.param, is_costly=grammar.is_costly)
-
-
 def either(calls: Grammar, answer: Grammar) -> Grammar:
     """Either grammar; the beginning of the text decides."""
     parts: list[dict[str, Any]] = [{"lark_grammar": "start: @calls | @answer"}]
     for name, grammar in (("calls", calls), ("answer", answer)):
         head, *others = orjson.loads(grammar.text)["grammars"]
         parts += [{**head, "name": name}, *others]
-    return _sized(parts, answer.param, is_costly=calls.is_costly or answer.is_costly)
+    return sized(parts, answer.param, is_costly=calls.is_costly or answer.is_costly)
 
 
 def _is_bracketed(token: str) -> bool:
     return token.startswith("<") and token.endswith(">")
 
 
-def _sized(parts: list[dict[str, Any]], param: str, *, is_costly: bool) -> Grammar:
+def sized(parts: Sequence[Mapping[str, Any]], param: str, *, is_costly: bool) -> Grammar:
+    """The grammar of these parts. Raises InvalidRequest if it is too large, too deep or not JSON."""
     try:
         text = orjson.dumps({"grammars": parts})
     except (TypeError, RecursionError) as error:

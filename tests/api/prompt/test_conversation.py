@@ -3,6 +3,7 @@
 import pytest
 
 from api.prompt.conversation import Conversation, thinking_of
+from api.reading.thinking.known import THINK, form_for
 from tests.api.conftest import card, chat_tokenizer
 
 
@@ -18,22 +19,43 @@ from tests.api.conftest import card, chat_tokenizer
 )
 def test_the_prompt_and_the_template_tell_whether_an_answer_begins_with_thinking(rendered, template, thinking):
     model = card(chat_tokenizer(), chat_template=template)
-    assert thinking_of(rendered, Conversation(messages=()), model) == thinking
+    assert thinking_of(rendered, Conversation(messages=()), model, THINK) == thinking
 
 
 @pytest.mark.parametrize(
     ("rendered", "thinking"),
     [
-        ("<|assistant|>Four", "none"),
+        ("<|assistant|>Four", "answering"),
         ("<|assistant|><think>Hm", "opened"),
-        ("<|assistant|><think>Hm</think>Four", "none"),
+        ("<|assistant|><think>Hm</think>Four", "answering"),
     ],
 )
 def test_a_continued_answer_thinks_if_its_last_block_is_open(rendered, thinking):
     model = card(chat_tokenizer(), chat_template="... <think> ...")
-    assert thinking_of(rendered, Conversation(messages=(), continue_final=True), model) == thinking
+    assert thinking_of(rendered, Conversation(messages=(), continue_final=True), model, THINK) == thinking
 
 
 def test_deepseek_may_think_without_a_chat_template():
     model = card(chat_tokenizer(), chat_template=None, architecture="deepseek_v32")
-    assert thinking_of("<｜Assistant｜>", Conversation(messages=()), model) == "optional"
+    assert thinking_of("<｜Assistant｜>", Conversation(messages=()), model, THINK) == "optional"
+
+
+@pytest.mark.parametrize(
+    ("rendered", "template", "architecture", "thinking"),
+    [
+        ("<|turn>model\n", "<|channel>thought <channel|>", "gemma4", "optional"),
+        ("<|turn>model\n<|channel>thought\n<channel|>", "<|channel>thought <channel|>", "gemma4", "none"),
+        ("]~b]ai\n</mm:think>", "<mm:think>", "minimax_m3", "none"),
+        ("]~b]ai\n<mm:think>", "<mm:think>", "minimax_m3", "opened"),
+        ("<|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>", "<|START_THINKING|>", "cohere2", "none"),
+        ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]", "apriel", "opened"),
+        ("<|open|>response<|sep|>", "<|open|><|sep|>'response'", "kimi_k3", "answering"),
+        ("<｜Assistant｜>", "<｜Assistant｜> .split('</think>')[-1]", "llama", "opened"),
+        ("<|im_start|>assistant\n", ".split('</think>')[-1]", "qwen2", "opened"),
+        ("<|im_start|>assistant\n", ".split('</think>')[-1]", "lfm2", "none"),
+    ],
+)
+def test_each_form_of_reasoning_is_opened_and_closed_by_its_own_marks(rendered, template, architecture, thinking):
+    model = card(chat_tokenizer(), chat_template=template, architecture=architecture)
+    form = form_for(template, architecture)
+    assert thinking_of(rendered, Conversation(messages=()), model, form) == thinking

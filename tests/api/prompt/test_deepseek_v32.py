@@ -145,7 +145,7 @@ def test_any_of_the_known_switches_turns_thinking_on(switches, wanted):
 def test_the_parser_reads_back_the_output_of_the_encoder():
     prompt = encode_chat([WEATHER, calling(content="I look.", reasoning_content="Hm."), result()], thinking=True)
     answer = prompt.partition("<think>")[2].partition(EOS)[0]
-    parser = AnswerParser("opened", DEEPSEEK_V32, "s")
+    parser = AnswerParser(DEEPSEEK_V32, "s", is_opened=True)
     reasoning, content, start, arguments, end = parser.feed(answer) + parser.finish()
     assert (reasoning, content) == (Reasoning("Hm."), Content("I look."))
     assert isinstance(start, ToolCallStart)

@@ -223,7 +223,7 @@ def test_where_a_text_is_cut_does_not_matter(format, choice):
 
 
 def test_an_answer_is_reasoning_then_content_then_calls():
-    parser = AnswerParser("optional", dialect_named("hermes"), "job-1/0")
+    parser = AnswerParser(dialect_named("hermes"), "job-1/0")
     pieces = parser.feed("<think>Which <tool_call>?</think>\n\nI look.\n" + HERMES) + parser.finish()
     assert pieces[:2] == [Reasoning("Which <tool_call>?"), Content("I look.")]
     assert [type(piece) for piece in pieces[2:]] == [ToolCallStart, ToolCallArguments, ToolCallEnd]

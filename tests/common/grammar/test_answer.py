@@ -10,7 +10,6 @@ from common.errors import InvalidRequest
 from common.grammar.answer import (
     MAX_GRAMMAR_BYTES,
     MAX_NESTING,
-    after_thinking,
     choice_grammar,
     ebnf_grammar,
     json_object_grammar,
@@ -20,7 +19,7 @@ from common.grammar.answer import (
 )
 from common.grammar.check import GrammarCheck
 from common.grammar.json_schema import LARGEST_INTEGER, checked_schema, relaxed_schema, repeats
-from tests.grammars import CITY, PLAIN, TREE, allows
+from tests.grammars import CITY, TREE, allows
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +54,6 @@ def test_each_form_allows_its_texts_and_no_others(check, grammar, good, bad):
     assert check.compiled(grammar) == grammar.text
     assert allows(grammar, good)
     assert not allows(grammar, bad)
-
-
-def test_an_answer_may_think_first():
-    opened = after_thinking(choice_grammar(["yes"], "x"), "opened", PLAIN)
-    assert allows(opened, "Hm.\n</think>\n\nyes")
-    assert not allows(opened, "yes")
 
 
 @pytest.mark.parametrize(

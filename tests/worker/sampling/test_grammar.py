@@ -11,7 +11,8 @@ from api.reading.dialects.known import DIALECTS
 from api.reading.pieces import ToolCallEnd
 from api.reading.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
-from common.grammar.answer import after_thinking, json_schema_grammar, marked_text, regex_grammar
+from common.grammar.answer import json_schema_grammar, marked_text, regex_grammar
+from common.grammar.thinking import after_thinking
 from worker.sampling.bitmask import apply_bitmask, bitmask_words
 from worker.sampling.grammar import KEPT_CHARACTERS, KEPT_GRAMMARS, GrammarCompiler
 
