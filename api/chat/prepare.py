@@ -10,14 +10,14 @@ from api.jobs.call import Call
 from api.process.offload import executor_for
 from api.prompt.conversation import Conversation
 from api.prompt.encoder import ChatPrompt, PromptEncoder
-from api.prompt.images import images_of
+from api.prompt.images import images_of, placed_images
 from api.reading.choice import ParseOptions
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.parameters import ParameterKind, kinds_of
 from api.request.constraints import grammar_of, must_call, offered_tools
 from api.request.sampling import TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
-from api.schema.chat import ChatRequest, Tool
+from api.schema.chat import ChatRequest, Message, Tool
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
 from common.wire import GenerationRequest, SamplingParams
@@ -64,8 +64,8 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
     check_together(body)
     tools = offered_tools(body)
     execute = executor_for(body)
-    images = execute(images_of, body.messages, encoder.card)
-    prompt = encoder.encode_chat(execute(conversation_of, body, tools))
+    messages = execute(placed_images, body.messages, encoder.card)
+    prompt = encoder.encode_chat(execute(conversation_of, body, messages, tools))
     dialect = encoder.tool_dialect if tools else None
     options = ParseOptions(
         tool_dialect=dialect.name if dialect else None,
@@ -86,7 +86,7 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
     sampling = sampling_params(body, limits, encoder.card, len(prompt.ids))
     if options.must_call:  # stop strings apply to text, not to a call's arguments
         sampling = replace(sampling, stop=())
-    return ChatInput(prompt, sampling, options, images)
+    return ChatInput(prompt, sampling, options, images_of(messages, encoder.card))
 
 
 def check_together(body: ChatRequest) -> None:
@@ -108,10 +108,10 @@ def check_together(body: ChatRequest) -> None:
         raise InvalidRequest("'min_tokens' is more than the most tokens asked for.", param="min_tokens")
 
 
-def conversation_of(body: ChatRequest, tools: list[Tool]) -> Conversation:
+def conversation_of(body: ChatRequest, messages: Sequence[Message], tools: Sequence[Tool]) -> Conversation:
     shape = body.response_format
     return Conversation(
-        messages=body.messages,
+        messages=messages,
         tools=tools,
         template_kwargs=thinking_kwargs(body) | (body.chat_template_kwargs or {}),
         response_format=shape.model_dump(by_alias=True, exclude_none=True) if shape is not None else None,

@@ -42,14 +42,28 @@ def user_messages(turn: Turn, param: str) -> list[Message]:
         where = f"{param}.content[{number}]"
         if block.tool_use_id is None:
             raise InvalidRequest(f"'{where}': a tool_result needs 'tool_use_id'.", param=where)
-        result = text_of(block.content or "", where)
-        content = f"Error: {result}" if block.is_error else result
-        messages.append(Message(role="tool", tool_call_id=block.tool_use_id, content=content))
+        messages.append(Message(role="tool", tool_call_id=block.tool_use_id, content=result_of(block)))
     if any(block.type == "image" for block in texts):
         messages.append(Message(role="user", content=[part_of(block, param) for block in texts]))
     elif texts or not messages:
         messages.append(Message(role="user", content=text_of(texts, param)))
     return messages
+
+
+def result_of(block: ContentBlock) -> str | list[Part]:
+    """A tool's result: its text, with its images if it has some. A line of text stands for a block of another type."""
+    inner = [ContentBlock(type="text", text=block.content)] if isinstance(block.content, str) else block.content or []
+    if block.is_error:
+        inner = [ContentBlock(type="text", text="Error: "), *inner]
+    parts = [
+        part_of(part, "tool_result")
+        if part.type == "image" or part.text is not None
+        else Part(type="text", text=f"[{part.type} left out: this server reads text and images only]")
+        for part in inner
+    ]
+    if any(part.type == "image_url" for part in parts):
+        return parts
+    return "".join(part.text or "" for part in parts)
 
 
 def part_of(block: ContentBlock, param: str) -> Part:

@@ -102,7 +102,7 @@ def json_object_grammar(param: str = "response_format") -> Grammar:
 
 def json_schema_grammar(schema: Any, param: str, *, strict: bool = True) -> Grammar:
     """JSON that the schema allows. If not strict, keywords that cannot be enforced are ignored."""
-    checked = checked_schema(schema, param)
+    checked = checked_schema(schema, param, strict=strict)
     options = {**FREE_JSON} if strict else {**FREE_JSON, "lenient": True}
     return sized([{"json_schema": {**checked, "x-guidance": options}}], param, is_costly=is_costly(checked))
 

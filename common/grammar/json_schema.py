@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from common.errors import InvalidRequest
+from common.grammar.endings import refuse_endless
+from common.grammar.settled import settled
 
 Schema = dict[str, Any]
 
@@ -54,8 +56,11 @@ PAIRS = (("minimum", "maximum"), ("minItems", "maxItems"), ("minLength", "maxLen
 REPEAT = re.compile(r"\{(\d{1,12})(?:,(\d{0,12}))?\}")
 
 
-def checked_schema(schema: Any, param: str) -> Schema:
-    """The schema without annotations, or InvalidRequest: too deep, a remote `$ref`, a repeat beyond bounds."""
+def checked_schema(schema: Any, param: str, *, strict: bool = True) -> Schema:
+    """The schema without annotations and what says nothing; not strict: without patterns that cannot be enforced.
+
+    Raises InvalidRequest: too deep, a remote `$ref`, a repeat beyond bounds, a value that never ends.
+    """
     if not isinstance(schema, dict):
         raise InvalidRequest("The schema must be a JSON object.", param=param)
     _refuse_deep_values(schema, param)
@@ -63,16 +68,18 @@ def checked_schema(schema: Any, param: str) -> Schema:
     def check(node: Schema) -> Schema:
         _check_ref(node, param)
         _check_repeats(node, param)
-        kept = {key: value for key, value in node.items() if key not in ANNOTATIONS}
+        kept = settled({key: value for key, value in node.items() if key not in ANNOTATIONS}, param, strict=strict)
         return {**kept, **INTEGER_RANGE} if kept.get("type") == "integer" and not kept.keys() & BOUNDS else kept
 
-    return _rewritten(schema, check)
+    checked = _rewritten(schema, check)
+    refuse_endless(checked, param)
+    return checked
 
 
 def relaxed_schema(schema: Any, param: str) -> Schema:
     """The part of a non-strict function's schema that can be enforced: its shape without the finer rules."""
     try:
-        checked = checked_schema(schema, param)
+        checked = checked_schema(schema, param, strict=False)
     except InvalidRequest:
         return {"type": "object"}
     return _rewritten(checked, _relaxed_node)

@@ -33,6 +33,17 @@ def asked(*urls: str, text: str = "What is it?") -> Any:
     return [{"role": "user", "content": [{"type": "text", "text": text}, *images]}]
 
 
+def read_by_a_tool(url: str) -> Any:
+    call = {"id": "1", "type": "function", "function": {"name": "read", "arguments": "{}"}}
+    result = [{"type": "text", "text": "x.png"}, {"type": "image_url", "image_url": {"url": url}}]
+    asked = {"role": "user", "content": "What is in x.png?"}
+    return [
+        asked,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": result},
+    ]
+
+
 def logprobs(client: openai.OpenAI, messages: Any) -> list[float]:
     answer = client.chat.completions.create(
         model="tiny", messages=messages, max_tokens=4, temperature=0, logprobs=True, extra_body={"ignore_eos": True}
@@ -104,7 +115,11 @@ def test_an_answer_continues_when_its_worker_dies(client: openai.OpenAI, running
     assert "".join(pieces) == whole
 
 
-def test_a_text_model_refuses_images(service: RunningService) -> None:
+def test_a_text_model_refuses_a_user_s_images_and_reads_past_a_tool_s(service: RunningService) -> None:
     with service.http() as http:
         answer: httpx2.Response = http.post("/v1/chat/completions", json={"model": "omni-demo", "messages": asked(RED)})
+        read = http.post(
+            "/v1/chat/completions", json={"model": "omni-demo", "messages": read_by_a_tool(RED), "max_tokens": 1}
+        )
     assert answer.status_code == 400 and "text only" in answer.json()["error"]["message"]
+    assert read.status_code == 200, "an agent's session goes on"

@@ -67,6 +67,19 @@ def test_requests_of_coding_agents_are_understood(encoder):
     assert ready.sampling.max_tokens == 4096 - len(ready.prompt.ids)
 
 
+def test_a_tool_result_keeps_its_images_and_names_what_nobody_here_reads():
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}}
+    results = [
+        {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x.png"}, image]},
+        {"type": "tool_result", "tool_use_id": "2", "is_error": True, "content": [document]},
+    ]
+    [seen, read] = chat_request(asked(messages=[{"role": "user", "content": results}])).messages[-2:]
+    assert [part.type for part in seen.content] == ["text", "image_url"]
+    assert seen.content[1].image_url.url == "data:image/png;base64,AAAA"
+    assert read.content == "Error: [document left out: this server reads text and images only]"
+
+
 def test_a_message_that_the_caller_began_is_continued():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]
     assert chat_request(asked(messages=turns)).continue_final_message
