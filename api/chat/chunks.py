@@ -90,9 +90,16 @@ def delta_of(piece: Content | Reasoning | ToolCallStart | ToolCallArguments) -> 
     if isinstance(piece, Reasoning):
         return {"reasoning_content": piece.text, "reasoning": piece.text}
     if isinstance(piece, ToolCallStart):
-        function = {"name": piece.name, "arguments": ""}
-        return {"tool_calls": [{"index": piece.index, "id": piece.id, "type": "function", "function": function}]}
-    return {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]}
+        return {"tool_calls": [{"index": piece.index, **begun_call(piece)}]}
+    more = {"custom": {"input": piece.text}} if piece.is_custom else {"function": {"arguments": piece.text}}
+    return {"tool_calls": [{"index": piece.index, **more}]}
+
+
+def begun_call(piece: ToolCallStart) -> dict[str, Any]:
+    """OpenAI's call of a function or a custom tool, of which only the name is known."""
+    if piece.is_custom:
+        return {"id": piece.id, "type": "custom", "custom": {"name": piece.name, "input": ""}}
+    return {"id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": ""}}
 
 
 @dataclass(slots=True)
@@ -160,10 +167,10 @@ def tool_calls_of(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     begun: dict[int, dict[str, Any]] = {}
     for piece in merged(pieces):
         if isinstance(piece, ToolCallStart):
-            function = {"name": piece.name, "arguments": ""}
-            begun[piece.index] = {"id": piece.id, "type": "function", "function": function}
+            begun[piece.index] = begun_call(piece)
         elif isinstance(piece, ToolCallArguments):
-            begun[piece.index]["function"]["arguments"] += piece.text
+            kind, text = ("custom", "input") if piece.is_custom else ("function", "arguments")
+            begun[piece.index][kind][text] += piece.text
         elif isinstance(piece, ToolCallEnd):
             calls.append(begun[piece.index])
     return calls

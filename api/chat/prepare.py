@@ -15,6 +15,7 @@ from api.reading.choice import ParseOptions
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.parameters import ParameterKind, kinds_of
 from api.request.constraints import grammar_of, must_call, offered_tools
+from api.request.custom_tools import names_of_custom_tools
 from api.request.sampling import TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
 from api.schema.chat import ChatRequest, Message, Tool
@@ -75,6 +76,7 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
         stop_token_ids=stop_tokens(body, encoder.card),
         must_call=bool(tools) and must_call(body),
         parameter_kinds=parameter_kinds(tools) if dialect and dialect.reads_kinds else {},
+        custom_tools=names_of_custom_tools(body.tools or ()) if tools else (),
     )
     grammar = execute(grammar_of, body, tools, encoder, prompt.thinking)
     limits = TextLimits(

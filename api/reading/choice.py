@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from api.reading.answer import AnswerParser
+from api.reading.custom_input import CustomInputs
 from api.reading.dialects.known import dialect_named
 from api.reading.parameters import Kinds
 from api.reading.pieces import Piece, Reasoning, merged
@@ -31,6 +32,7 @@ class ParseOptions:
     must_call: bool = False  # the grammar allows tool calls only
     parameter_kinds: Kinds = field(default_factory=dict)  # for dialects that write strings without quotes
     reasoning_form: str = THINK.name  # a ReasoningForm's name
+    custom_tools: tuple[str, ...] = ()  # functions that stand for custom tools: their input is shown, not arguments
 
     def ends_with(self, token_ids: Sequence[int]) -> bool:
         """True if the model ended the answer itself, and not a stop string, a limit or the grammar."""
@@ -41,9 +43,11 @@ def stored_options(options: ParseOptions) -> dict[str, Any]:
     """The JSON object that is stored with the job. Its names are fixed: other versions read it too."""
     kinds = {"parameter_kinds": options.parameter_kinds} if options.parameter_kinds else {}
     form = {"reasoning_form": options.reasoning_form} if options.reasoning_form != THINK.name else {}
+    custom = {"custom_tools": options.custom_tools} if options.custom_tools else {}
     return (
         kinds
         | form
+        | custom
         | {
             "tool_format": options.tool_dialect,
             "is_thinking_opened": options.is_thinking_opened,
@@ -64,6 +68,7 @@ def parse_options(fields: Mapping[str, Any]) -> ParseOptions:
         stop_token_ids=tuple(fields["ends"]),
         must_call=fields["must_call"],
         parameter_kinds=fields.get("parameter_kinds", {}),
+        custom_tools=tuple(fields.get("custom_tools", ())),
     )
 
 
@@ -80,6 +85,7 @@ class ChoiceParser:
             is_opened=options.is_thinking_opened,
             must_call=options.must_call,
         )
+        self._custom_inputs = CustomInputs(options.custom_tools)
         self.num_reasoning_tokens = 0
         self.finish_reason: str | None = None  # as OpenAI spells it
 
@@ -95,7 +101,7 @@ class ChoiceParser:
             self.finish_reason = "tool_calls" if has_called else delta.finish_reason
         if not self._options.shows_reasoning:
             pieces = [piece for piece in pieces if not isinstance(piece, Reasoning)]
-        return pieces
+        return self._custom_inputs.read(pieces) if self._options.custom_tools else pieces
 
     def logprobs(self, delta: Delta) -> list[TokenLogprob]:
         """The delta's logprobs without those of stop tokens."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from api.reading.parameters import NO_KINDS, Kinds, ParameterKind
 
@@ -28,14 +28,16 @@ class ToolCallStart:
     index: int
     id: str
     name: str
+    is_custom: bool = False  # of a custom tool: its input follows in place of arguments
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArguments:
-    """More of a call's arguments (JSON text)."""
+    """More of a call's arguments (JSON text), or of a custom tool's input."""
 
     index: int
     text: str
+    is_custom: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def merged(pieces: Iterable[Piece]) -> list[Piece]:
         elif isinstance(piece, Reasoning) and isinstance(last, Reasoning):
             result[-1] = Reasoning(last.text + piece.text)
         elif isinstance(piece, ToolCallArguments) and isinstance(last, ToolCallArguments) and last.index == piece.index:
-            result[-1] = ToolCallArguments(last.index, last.text + piece.text)
+            result[-1] = replace(last, text=last.text + piece.text)
         else:
             result.append(piece)
     return result

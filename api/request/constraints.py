@@ -5,6 +5,7 @@ from typing import Any
 
 from api.prompt.encoder import PromptEncoder
 from api.reading.dialects.call_grammar import OfferedFunction
+from api.request.custom_tools import as_function
 from api.schema.base import Structured
 from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Tool
 from common.errors import InvalidRequest
@@ -23,8 +24,8 @@ from common.grammar.thinking import Thinking, after_marked_text, after_thinking,
 
 
 def offered_tools(body: ChatRequest) -> list[Tool]:
-    """The tools for the prompt. Raises InvalidRequest when `tools` and `tool_choice` contradict each other."""
-    tools = body.tools or []
+    """The tools for the prompt, all as functions. Raises InvalidRequest when `tool_choice` contradicts `tools`."""
+    tools = [as_function(tool) for tool in body.tools or ()]
     names = [tool.function.name for tool in tools]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"'tools' has two functions named {repeated!r}.", param="tools")

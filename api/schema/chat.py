@@ -1,9 +1,10 @@
 """Chat completions: messages, tools and the request of POST /v1/chat/completions."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from api.schema.base import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, Base, Structured
 from api.schema.unsupported import CHAT, LEGACY_MESSAGE, Refusal
@@ -29,6 +30,8 @@ class Part(Base):
     )
 
 
+CUSTOM_INPUT = "input"  # the one parameter of the function that stands for a custom tool
+
 Parts = Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
@@ -37,10 +40,22 @@ class FunctionCall(Base):
     arguments: str = ""
 
 
+def _as_function_call(value: Any) -> Any:
+    """A call of a custom tool as a call of the function that the model is shown for it."""
+    if not isinstance(value, dict) or value.get("type") != "custom" or not isinstance(value.get("custom"), dict):
+        return value
+    custom = value["custom"]
+    arguments = json.dumps({CUSTOM_INPUT: custom.get("input", "")}, ensure_ascii=False)
+    return {"id": value.get("id", ""), "function": {"name": custom.get("name"), "arguments": arguments}}
+
+
 class ToolCall(Base):
     id: str = ""
     type: Literal["function"] = "function"
     function: FunctionCall
+
+
+AnyToolCall = Annotated[ToolCall, BeforeValidator(_as_function_call)]
 
 
 class Message(Base):
@@ -49,7 +64,7 @@ class Message(Base):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Parts | None = None
     name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    tool_calls: Annotated[list[AnyToolCall], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -67,13 +82,56 @@ class Tool(Base):
     function: FunctionDefinition
 
 
+class CustomGrammar(Base):
+    """The rules of a custom tool's input."""
+
+    syntax: Literal["lark", "regex"]
+    definition: str
+
+
+class CustomFormat(Base):
+    type: Literal["text", "grammar"]
+    grammar: CustomGrammar | None = None
+
+
+class CustomDefinition(Base):
+    """A tool whose input is one text, under a grammar if it has one."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
+class CustomTool(Base):
+    type: Literal["custom"]
+    custom: CustomDefinition
+
+
+def _kind_of_tool(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "a custom tool" if kind == "custom" else "a function"
+
+
+ChatTool = Annotated[
+    Annotated[Tool, Tag("a function")] | Annotated[CustomTool, Tag("a custom tool")], Discriminator(_kind_of_tool)
+]
+
+
 class NamedFunction(Base):
     name: str
 
 
 class NamedTool(Base):
+    """A function, or a custom tool, which the model is shown as a function."""
+
     type: Literal["function"] = "function"
     function: NamedFunction
+
+    @model_validator(mode="before")
+    @classmethod
+    def custom_tools_are_functions(cls, value: Any) -> Any:
+        is_custom = isinstance(value, dict) and value.get("type") == "custom"
+        return {"function": value.get("custom")} if is_custom else value
 
 
 class AllowedTools(Base):
@@ -106,7 +164,7 @@ class ChatRequest(Structured):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: list[ChatTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None

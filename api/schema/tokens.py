@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from api.schema.base import MAX_MESSAGES, MAX_TOOLS, Base, TokenId
-from api.schema.chat import Message, Tool
+from api.schema.chat import ChatTool, Message
 
 
 class TokenizeRequest(Base):
@@ -14,7 +14,7 @@ class TokenizeRequest(Base):
     model: str | None = Field(None, max_length=256)
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: list[ChatTool] | None = Field(None, max_length=MAX_TOOLS)
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None

@@ -60,6 +60,17 @@ def test_a_call_is_streamed_as_its_name_then_its_arguments(encoder, step):
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("step", [1, 5, 1000])
+def test_a_custom_tool_s_call_is_openais_form_of_it(encoder, step):
+    text = '<tool_call>\n{"name": "spell", "arguments": {"input": "a\\nb"}}\n</tool_call>'
+    options = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,), custom_tools=("spell",))
+    _, calls, _, choice = streamed_and_folded(encoder, log(text, step=step), reading=options)
+    assert calls[0] | {"id": ""} == {"index": 0, "id": "", "type": "custom", "custom": {"name": "spell", "input": ""}}
+    assert "".join(call["custom"]["input"] for call in calls) == "a\nb"
+    [call] = choice["message"]["tool_calls"]
+    assert call == {"id": calls[0]["id"], "type": "custom", "custom": {"name": "spell", "input": "a\nb"}}
+
+
 def test_an_answer_that_only_calls_has_null_content(encoder):
     body = folded(ChatCompletion(meta(reading=TOOLS), encoder), log(CALL + "\n" + CALL))
     message = body["choices"][0]["message"]

@@ -22,6 +22,37 @@ def test_optional_tools_do_not_constrain_the_answer(encoder):
     assert ready.options.tool_dialect == "hermes"
 
 
+LETTERS = {"type": "grammar", "grammar": {"syntax": "lark", "definition": 'start: "ab"+'}}
+CUSTOM = {"type": "custom", "custom": {"name": "spell", "description": "Spells.", "format": LETTERS}}
+
+
+def test_a_custom_tool_is_shown_as_a_function_of_one_text_and_held_to_its_grammar(encoder):
+    ready = prepared(encoder, tools=[CUSTOM], tool_choice={"type": "custom", "custom": {"name": "spell"}})
+    text = encoder.decode(ready.prompt.ids)
+    assert "Spells." in text and "Text of this Lark grammar" in text
+    assert ready.options.custom_tools == ("spell",) and ready.options.must_call
+    assert '"pattern":"^(?:(?:ab)+)$"' in ready.sampling.grammar
+
+
+def test_a_custom_tool_under_a_grammar_that_no_regex_has_is_only_shown_it(encoder):
+    nested = {"syntax": "lark", "definition": 'start: "(" start ")" | "x"'}
+    tool = {"type": "custom", "custom": {"name": "spell", "format": {"type": "grammar", "grammar": nested}}}
+    ready = prepared(encoder, tools=[tool], tool_choice="required")
+    assert "start " in encoder.decode(ready.prompt.ids) and "pattern" not in ready.sampling.grammar
+
+
+def test_a_custom_tool_s_call_in_the_history_is_a_call_of_its_function(encoder):
+    call = {"id": "c", "type": "custom", "custom": {"name": "spell", "input": 'a"b'}}
+    as_function = {"id": "c", "type": "function", "function": {"name": "spell", "arguments": '{"input": "a\\"b"}'}}
+    texts = [
+        encoder.decode(
+            prepared(encoder, messages=[{"role": "assistant", "tool_calls": [made]}], tools=[CUSTOM]).prompt.ids
+        )
+        for made in (call, as_function)
+    ]
+    assert texts[0] == texts[1] and '{"input": "a\\"b"}' in texts[0]
+
+
 def test_with_tool_choice_none_the_prompt_has_no_tools(encoder):
     without = prepared(encoder, tools=[TOOL], tool_choice="none")
     assert without.prompt == prepared(encoder).prompt

@@ -1,0 +1,42 @@
+"""Custom tools, whose input is one text: the function of one string that the model is shown for each."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from api.schema.chat import CUSTOM_INPUT, CustomGrammar, CustomTool, FunctionDefinition, Tool
+from common.grammar.lark_pattern import lark_pattern
+
+NOTATIONS: Mapping[str, str] = MappingProxyType({"lark": "Lark grammar", "regex": "regular expression"})
+
+
+def as_function(tool: Tool | CustomTool) -> Tool:
+    """The function for a custom tool. A grammar is described, and enforced if it can be written as one regex."""
+    if isinstance(tool, Tool):
+        return tool
+    rules = tool.custom.format.grammar if tool.custom.format else None
+    text: dict[str, Any] = {"type": "string"}
+    if rules is not None:
+        text["description"] = f"Text of this {NOTATIONS[rules.syntax]}:\n{rules.definition}"
+        if (pattern := _pattern(rules)) is not None:
+            text["pattern"] = f"^(?:{pattern})$"
+    definition = FunctionDefinition.model_construct(
+        name=tool.custom.name,
+        description=tool.custom.description,
+        parameters={
+            "type": "object",
+            "properties": {CUSTOM_INPUT: text},
+            "required": [CUSTOM_INPUT],
+            "additionalProperties": False,
+        },
+        strict=True,
+    )
+    return Tool.model_construct(type="function", function=definition)
+
+
+def names_of_custom_tools(tools: Iterable[Tool | CustomTool]) -> tuple[str, ...]:
+    return tuple(tool.custom.name for tool in tools if isinstance(tool, CustomTool))
+
+
+def _pattern(rules: CustomGrammar) -> str | None:
+    return rules.definition if rules.syntax == "regex" else lark_pattern(rules.definition)
