@@ -296,7 +296,7 @@ def is_constant(node: ast.expr) -> bool:
         return False
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func)
-        return name in CONSTANT_CALLS | frozen_classes() or is_method_of_constant(node)
+        return name in CONSTANT_CALLS | frozen_classes() | frozen_makers() or is_method_of_constant(node)
     return all(is_constant(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
 
 
@@ -320,6 +320,17 @@ def frozen_classes() -> frozenset[str]:
                 if any("frozen=True" in item for item in decorators) or any("NamedTuple" in item for item in bases):
                     found.add(node.name)
     return frozenset(found)
+
+
+@cache
+def frozen_makers() -> frozenset[str]:
+    """Names of the house's functions that return an instance of a frozen class."""
+    return frozenset(
+        node.name
+        for path in files_of(*HOUSES)
+        for node in tree_of(path).body
+        if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in frozen_classes()
+    )
 
 
 def test_nothing_is_done_on_import() -> None:

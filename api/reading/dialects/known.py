@@ -3,10 +3,18 @@
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.objects.hermes import HERMES
 from api.reading.dialects.objects.llama3 import LLAMA3_JSON
+from api.reading.dialects.objects.marked_lists import MARKED_LISTS
 from api.reading.dialects.objects.mistral import MISTRAL, MISTRAL_ARGS
 from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
 
-DIALECTS = (DEEPSEEK_V32, MISTRAL_ARGS, MISTRAL, HERMES, LLAMA3_JSON)  # the first that detects a template is chosen
+DIALECTS = (
+    DEEPSEEK_V32,
+    *MARKED_LISTS,
+    MISTRAL_ARGS,
+    MISTRAL,
+    HERMES,
+    LLAMA3_JSON,
+)  # the first that detects a template is chosen
 
 
 def dialect_named(name: str) -> ToolDialect:

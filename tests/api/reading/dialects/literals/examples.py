@@ -1,5 +1,54 @@
-"""One example of each dialect that writes calls as code."""
+"""One example of each dialect that writes calls as code, and of those that write a list between two markers."""
 
 from tests.api.reading.dialects.example import Example
 
-LITERALS: dict[str, Example] = {}
+WEATHER = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+ROME = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
+NOW = '{"name": "now", "arguments": {}}'
+PARTS = (
+    WEATHER,
+    NOW,
+    "[",
+    "]",
+    ",",
+    "\n",
+    "{",
+    "}",
+    '{"name": "f", ',
+    '{"name": "f", "arguments": {"a": [1',
+    " ",
+    "hi",
+)
+
+
+def _listed(opening: str, closing: str) -> Example:
+    return Example(
+        written=f"{opening}[{WEATHER}, {NOW}]{closing}",
+        parts=(opening, closing, *PARTS, opening[:4], closing[:5] or "]"),
+        allowed=f"{opening}[{ROME}]{closing}",
+    )
+
+
+LITERALS: dict[str, Example] = {
+    "apertus": Example(
+        written='<|tools_prefix|>[{"get_weather": {"city": "Paris"}}, {"now": {}}]<|tools_suffix|>',
+        parts=(
+            *["<|tools_prefix|>", "<|tools_suffix|>", '{"f": {"a": 1}}', '{"f', '": ', "[", "]", ",", "{", "}", " "],
+            *["<|tools", "hi", "1", '"', '{"f": 1}'],
+        ),
+        allowed='<|tools_prefix|>[{"walk": {"root": {"next": {"next": null}}}}]<|tools_suffix|>',
+    ),
+    "minimax_m1": Example(
+        written=f"<tool_calls>\n{WEATHER}\n{NOW}\n</tool_calls>",
+        parts=("<tool_calls>", "</tool_calls>", *PARTS, "<tool", "</tool_"),
+        allowed=f"<tool_calls>\n{ROME}\n</tool_calls>",
+    ),
+    "nemotron_v2": _listed("<TOOLCALL>", "</TOOLCALL>"),
+    "phi4": _listed("<|tool_call|>", "<|/tool_call|>"),
+    "functools": Example(
+        written=f"functools[{WEATHER}, {NOW}]",
+        parts=("functools[", "<|tool_call|>", "<|/tool_call|>", *PARTS, "func"),
+        allowed=f"functools[{ROME}]",
+    ),
+    "tool_calls": _listed("<tool_calls>", "</tool_calls>"),
+}
