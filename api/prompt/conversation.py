@@ -79,7 +79,7 @@ def thinking_of(rendered: str, conversation: Conversation, card: ModelCard, form
     end = rendered.rstrip()
     if end.endswith(form.openings):
         return "opened"
-    if end.endswith(form.closings):
+    if end.endswith(form.closings) and (not form.shares_closing or _is_empty_block(end, form)):
         return "none"
     if form.answer_openings and end.endswith(form.answer_openings):
         return "answering"
@@ -87,6 +87,10 @@ def thinking_of(rendered: str, conversation: Conversation, card: ModelCard, form
         return "opened"
     knows_thinking = card.architecture == "deepseek_v32" or form.marks.opening in (card.chat_template or "")
     return "optional" if knows_thinking or form.name != THINK.name else "none"
+
+
+def _is_empty_block(end: str, form: ReasoningForm) -> bool:
+    return end.removesuffix(form.marks.closing).rstrip().endswith(form.openings)
 
 
 def as_dict(message: Message, number: int, *, accepts_images: bool) -> dict[str, Any]:

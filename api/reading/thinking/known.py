@@ -11,6 +11,11 @@ def names(*texts: str) -> Callable[[str, str], bool]:
     return lambda template, architecture: all(text in template for text in texts)
 
 
+def has_response_tags(template: str, architecture: str) -> bool:
+    """Granite 3.3 and ERNIE 4.5. Elsewhere such tags stand around a tool's result."""
+    return "<response></response>" in template or ("<response>" in template and architecture.startswith("ernie"))
+
+
 def closes_only(template: str, architecture: str) -> bool:
     """The first templates of DeepSeek-R1's distillates and of QwQ: they cut reasoning out, but never open it."""
     begins_reasoning = "<｜Assistant｜>" in template or architecture == "qwen2"
@@ -52,6 +57,7 @@ SOLAR = ReasoningForm(
     "solar",
     ThoughtMarks("<|think|>", "<|end|><|begin|>assistant", "<|content|>"),
     detect=names("<|begin|>assistant", "<|think|>"),
+    shares_closing=True,
 )
 APERTUS = ReasoningForm(
     "apertus",
@@ -73,10 +79,8 @@ APRIEL = ReasoningForm(
     other_answer_closings=("[END FINAL RESPONSE]",),
     ends_before=("<tool_calls>[",),
 )
-THINK_RESPONSE = ReasoningForm(  # Granite 3.3, ERNIE 4.5
-    "think_response",
-    ThoughtMarks("<think>", "</think>", "<response>", "</response>"),
-    detect=names("<think>", "<response>"),
+THINK_RESPONSE = ReasoningForm(
+    "think_response", ThoughtMarks("<think>", "</think>", "<response>", "</response>"), detect=has_response_tags
 )
 HUNYUAN = ReasoningForm(
     "hunyuan", ThoughtMarks("<think>", "</think>", "<answer>", "</answer>"), detect=names("<think>", "<answer>")

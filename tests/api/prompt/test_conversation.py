@@ -50,6 +50,8 @@ def test_deepseek_may_think_without_a_chat_template():
         ("<|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>", "<|START_THINKING|>", "cohere2", "none"),
         ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]", "apriel", "opened"),
         ("<|open|>response<|sep|>", "<|open|><|sep|>'response'", "kimi_k3", "answering"),
+        ("<|begin|>user<|content|>Hi<|end|><|begin|>assistant", "<|begin|>assistant<|think|>", "solar", "optional"),
+        ("<|begin|>assistant<|think|><|end|><|begin|>assistant", "<|begin|>assistant<|think|>", "solar", "none"),
         ("<｜Assistant｜>", "<｜Assistant｜> .split('</think>')[-1]", "llama", "opened"),
         ("<|im_start|>assistant\n", ".split('</think>')[-1]", "qwen2", "opened"),
         ("<|im_start|>assistant\n", ".split('</think>')[-1]", "lfm2", "none"),

@@ -30,6 +30,7 @@ from api.prompt.templates import render_template  # noqa: E402
 from api.reading.choice import ChoiceParser, ParseOptions  # noqa: E402
 from api.reading.dialects.known import dialect_for, dialect_named  # noqa: E402
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart  # noqa: E402
+from api.reading.thinking.known import form_for  # noqa: E402
 from common.errors import InvalidRequest  # noqa: E402
 from common.wire import Delta, ModelCard  # noqa: E402
 
@@ -108,10 +109,11 @@ def check_reading(source: str, form: Form, rounds: Rounds) -> None:
 
 def faults_of(card: ModelCard, form: Form, turn: Turn, before: str, text: str, rounds: Rounds) -> Iterator[str]:
     assert form.dialect
-    asked = Conversation(messages=())
+    asked, thought = Conversation(messages=()), form_for(card.chat_template, card.architecture)
     options = ParseOptions(
         tool_dialect=form.dialect,
-        is_thinking_opened=thinking_of(before, asked, card) == "opened",
+        reasoning_form=thought.name,
+        is_thinking_opened=thinking_of(before, asked, card, thought) == "opened",
         stop_token_ids=(STOP,),
         parameter_kinds=parameter_kinds(TOOLS),
     )

@@ -89,6 +89,8 @@ def test_a_call_ends_reasoning_that_was_not_closed():
         ("<|START_THINKING|> <|START_TEXT|>", "cohere2", "cohere_text"),
         ("after 'Here is my thought process:' and 'Here is my response:'", "granite", "granite"),
         ("between <think></think> and <response></response>", "granite", "think_response"),
+        ("'<think>' and '<response>' ~ result ~ '</response>'", "minimax_m2", "think"),
+        ("'</think>\\n\\n<response>\\n'", "ernie4_5_moe", "think_response"),
         ("'<think>\\n\\n</think>\\n' content.split('<answer>')", "hunyuan_v1_moe", "hunyuan"),
         ("format: [BEGIN FINAL RESPONSE] ... [END FINAL RESPONSE]", "llava", "apriel"),
         ("<|begin|>assistant<|think|>", "solar_open", "solar"),
