@@ -10,7 +10,7 @@ from common.grammar.answer import Grammar, MarkedText
 from common.grammar.json_schema import Schema
 
 # Markers of dialects that no file here parses. Templates that have them may resemble Hermes or Llama 3 otherwise.
-UNSUPPORTED_MARKERS = ("<function=", "<arg_key>", "<|tool_calls_section_begin|>")
+UNSUPPORTED_MARKERS = ("<function=", "<arg_key>")
 
 
 class BlockParser(Protocol):

@@ -108,7 +108,7 @@ class CallObject:
             return []
         if self._is_started:
             return [self._calls.end()]
-        arguments = _decoded("".join(self._text))
+        arguments = decoded_arguments("".join(self._text))
         if arguments is None:
             return self._fail()
         if self._name is None:
@@ -144,7 +144,7 @@ class CallObject:
         return [Content("".join(self._raw))] if self.is_broken else []
 
 
-def _decoded(text: str) -> str | None:
+def decoded_arguments(text: str) -> str | None:
     """Arguments as JSON text, also if they were written as a string of JSON; None if they are not an object."""
     value = _loaded(text)
     written = strict_json(value) if isinstance(value, str) else "{}" if text == "null" else text

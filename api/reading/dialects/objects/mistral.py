@@ -3,16 +3,19 @@
 import re
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
-from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.json_value import JsonValue
+from api.reading.dialects.dialect import BlockParser, ToolDialect
 from api.reading.dialects.objects.call_object import CallObject
+from api.reading.dialects.objects.named_call import NAME, NamedCalls
 from api.reading.pieces import CallPieces, Content, Piece
 from common.grammar.answer import Grammar
 
 OPENING = "[TOOL_CALLS]"
 ARGS = "[ARGS]"
-HEADER = re.compile(r"([\w.-]+)(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?")
-HEADER_BEGINNING = re.compile(r"[\w.\[\]-]{1,200}")
+CALLS = NamedCalls(
+    begin=OPENING,
+    head=f"{{name}}{ARGS}",
+    header=re.compile(rf"{NAME}(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*"),
+)
 BETWEEN = " \t\r\n,"
 
 
@@ -22,7 +25,7 @@ class MistralBlock:
     def __init__(self, calls: CallPieces, before: str) -> None:
         self._calls = calls
         self._before = before
-        self._inner: ListBlock | NamedBlock | None = None
+        self._inner: BlockParser | None = None
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
         if self._inner is None:
@@ -30,7 +33,7 @@ class MistralBlock:
             self._before += text[: len(text) - len(begun)]
             if not begun:
                 return [], None
-            self._inner = (ListBlock if begun[0] in "[{" else NamedBlock)(self._calls, self._before)
+            self._inner = (ListBlock if begun[0] in "[{" else CALLS.new_block)(self._calls, self._before)
             text = begun
         return self._inner.read(text)
 
@@ -77,53 +80,10 @@ class ListBlock:
         return True
 
 
-class NamedBlock:
-    """One call as a name, a marker and the arguments."""
-
-    def __init__(self, calls: CallPieces, before: str) -> None:
-        self._calls = calls
-        self._before = before
-        self._header = ""
-        self._value: JsonValue | None = None
-        self._is_spoilt = False
-
-    def read(self, text: str) -> tuple[list[Piece], str | None]:
-        pieces: list[Piece] = []
-        for position, char in enumerate(text):
-            if self._is_spoilt:
-                break
-            if self._value is None and char != "{":
-                self._header += char
-                if not HEADER_BEGINNING.fullmatch(self._header):
-                    return [Content(self._before + self._header)], text[position + 1 :]
-                continue
-            if self._value is None:
-                header = HEADER.fullmatch(self._header)
-                if header is None:
-                    return [Content(self._before + self._header + char)], text[position + 1 :]
-                self._value = JsonValue()
-                pieces.append(self._calls.start(header[1]))
-            took, written = self._value.take(char)
-            pieces.append(self._calls.arguments(written))
-            self._is_spoilt = took == "bad"
-            if took == "last":
-                return [*pieces, self._calls.end()], text[position + 1 :]
-        return pieces, None
-
-    def finish(self) -> list[Piece]:
-        return [] if self._value else [Content(self._before + self._header)]
-
-
 def list_grammar(rules: CallRules) -> Grammar:
     calls = call_schema(rules.schemas, "arguments", prefix="/items")
     array = {"type": "array", "items": calls, "minItems": 1, "maxItems": rules.most_calls}
     return marked_grammar(rules, MarkedCalls(OPENING, ('rest: " "? @calls',), {"calls": templated(array)}))
-
-
-def args_grammar(rules: CallRules) -> Grammar:
-    named = {f"args_{index}": templated(schema) for index, (_, schema) in enumerate(rules.schemas)}
-    ways = [f"{rules.marked.literal(name + ARGS)} @args_{index}" for index, (name, _) in enumerate(rules.schemas)]
-    return marked_grammar(rules, MarkedCalls(OPENING, ("rest: " + " | ".join(ways),), named, between=""))
 
 
 def detect_list(template: str, _: str) -> bool:
@@ -135,4 +95,6 @@ def detect_args(template: str, _: str) -> bool:
 
 
 MISTRAL = ToolDialect("mistral", (OPENING,), detect_list, MistralBlock, list_grammar, has_short_ids=True)
-MISTRAL_ARGS = ToolDialect("mistral_args", (OPENING,), detect_args, MistralBlock, args_grammar, has_short_ids=True)
+MISTRAL_ARGS = ToolDialect(
+    "mistral_args", (OPENING,), detect_args, MistralBlock, CALLS.write_grammar, has_short_ids=True
+)

@@ -3,7 +3,79 @@
 from tests.api.reading.dialects.example import Example
 
 HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+SECTION, SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+CALL, SEPARATOR, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
+KIMI = "<|tool_calls_section_begin|>"
+KIMI_END = "<|tool_calls_section_end|>"
 OBJECTS = {
+    "deepseek_v3": Example(
+        written=(
+            f'{SECTION}{CALL}function{SEPARATOR}get_weather\n```json\n{{"city": "Paris"}}\n```{CALL_END}\n'
+            f"{CALL}function{SEPARATOR}now\n```json\n{{}}\n```{CALL_END}{SECTION_END}"
+        ),
+        parts=(
+            *(SECTION, CALL, f"function{SEPARATOR}f\n```json\n", '{"a": [1]}', '"{}"', "\n```", CALL_END, SECTION_END),
+            *(f"{CALL}function{SEPARATOR}f\n```json\n", "hi", " ", "{", '{"a": x', "<｜tool"),
+        ),
+        allowed=(
+            f'{SECTION}{CALL}function{SEPARATOR}get_weather\n```json\n{{"city": "Rome"}}\n```{CALL_END}{SECTION_END}'
+        ),
+    ),
+    "deepseek_v31": Example(
+        written=(
+            f'{SECTION}{CALL}get_weather{SEPARATOR}{{"city": "Paris"}}{CALL_END}'
+            f"{CALL}now{SEPARATOR}{{}}{CALL_END}{SECTION_END}"
+        ),
+        parts=(
+            *(SECTION, CALL, f"f{SEPARATOR}", '{"a": [1]}', '"{}"', CALL_END, SECTION_END, f"{CALL}f{SEPARATOR}{{}}"),
+            *("hi", " ", "\n", "{", '{"a": x', "<｜tool"),
+        ),
+        allowed=f'{SECTION}{CALL}get_weather{SEPARATOR}{{"city": "Rome"}}{CALL_END}{SECTION_END}',
+    ),
+    "kimi_k2": Example(
+        written=(
+            f'{KIMI}<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{{"city": "Paris"}}'
+            "<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>"
+            f"{KIMI_END}"
+        ),
+        parts=(
+            *(KIMI, KIMI_END, "<|tool_call_begin|>", "functions.f:0<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+            *(
+                "<|tool_call_begin|>f<|tool_call_argument_begin|>",
+                '{"a": [1]}',
+                '"{}"',
+                "hi",
+                " ",
+                "{",
+                '{"a": x',
+                "<|",
+            ),
+        ),
+        allowed=(
+            f'{KIMI}<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{{"city": "Rome"}}'
+            f"<|tool_call_end|>{KIMI_END}"
+        ),
+    ),
+    "solar": Example(
+        written=(
+            "<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_weather<|tool_call:args|>"
+            '{"city": "Paris"}<|tool_call:end|><|tool_call:begin|>a1b2c3d4e6<|tool_call:name|>now<|tool_call:args|>{}'
+            "<|tool_call:end|><|calls|>"
+        ),
+        parts=(
+            *("<|tool_calls|>", "<|calls|>", "<|tool_call:begin|>", "a1", "<|tool_call:name|>f<|tool_call:args|>"),
+            *('{"a": [1]}', '"{}"', "<|tool_call:end|>", "hi", " ", "{", '{"a": x', "<|tool"),
+        ),
+        allowed=(
+            '<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Rome"}'
+            "<|tool_call:end|><|calls|>"
+        ),
+    ),
+    "functionary_v31": Example(
+        written='<function=get_weather>{"city": "Paris"}</function><function=now>{}</function>',
+        parts=("<function=", "f>", "</function>", '{"a": [1]}', '"{}"', "hi", " ", "{", '{"a": x', "<fun", "</fun"),
+        allowed='<function=get_weather>{"city": "Rome"}</function>',
+    ),
     "hermes": Example(
         written=HERMES + "\n" + HERMES,
         parts=(

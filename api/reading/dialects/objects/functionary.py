@@ -1,0 +1,19 @@
+"""Functionary v3.1: `<function=NAME>` + JSON arguments + `</function>`, once per call."""
+
+import re
+
+from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.objects.named_call import NAME, NamedCalls
+
+BEGIN = "<function="
+CALLS = NamedCalls(begin=BEGIN, head="{name}>", header=re.compile(rf"{NAME}>\s*"), end="</function>")
+
+
+def detect(template: str, _: str) -> bool:
+    """The form of Qwen3-Coder begins likewise, but stands in `<tool_call>` and has a tag for each parameter."""
+    return BEGIN in template and "<tool_call>" not in template and "<parameter" not in template
+
+
+FUNCTIONARY_V31 = ToolDialect(
+    "functionary_v31", CALLS.openings, detect, CALLS.new_block, CALLS.write_grammar, further_marks=CALLS.further_marks
+)
