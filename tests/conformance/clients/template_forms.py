@@ -18,6 +18,8 @@ class Form:
 
 
 NO_TEXT = {"text before a call": "it leaves out text beside calls"}
+NO_CALLS = {"*": "it leaves out calls"}
+NO_SANDBOX = {"*": "it fails in the sandbox that transformers renders templates in"}
 ONE_CALL = dict.fromkeys(SEVERAL, "it refuses several calls in one turn")
 
 FORMS: dict[str, Form] = {
@@ -33,8 +35,8 @@ FORMS: dict[str, Form] = {
     "GigaChat3-10B-A1.8B": Form(),
     "GigaChat3.1-10B-A1.8B": Form(),
     "HuggingFaceTB-SmolLM3-3B": Form(),
-    "Kimi-K2-Instruct": Form(),
-    "Kimi-K2-Thinking": Form(),
+    "Kimi-K2-Instruct": Form("kimi_k2", cannot=NO_SANDBOX),
+    "Kimi-K2-Thinking": Form("kimi_k2", cannot=NO_SANDBOX),
     "Kimi-K3": Form(reasoning="<|open|>think"),
     "LFM2-8B-A1B": Form(),
     "LFM2.5-8B-A1B": Form(reasoning="<think>"),
@@ -56,9 +58,9 @@ FORMS: dict[str, Form] = {
     "Reka-Edge": Form("hermes", "<think>"),
     "Spark2.5": Form(reasoning="<think>"),
     "StepFun3.5-Flash": Form(reasoning="<think>"),
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": Form(),
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": Form(),
-    "deepseek-ai-DeepSeek-V3.1": Form(),
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": Form("deepseek_v3", cannot=NO_CALLS),
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": Form("deepseek_v3"),
+    "deepseek-ai-DeepSeek-V3.1": Form("deepseek_v31"),
     "deepseek-ai-DeepSeek-V3.2": Form(reasoning="<think>"),
     "deepseek-ai-DeepSeek-V4-Flash-0731": Form(reasoning="<think>"),
     "deepseek-ai-DeepSeek-V4": Form(reasoning="<think>"),
@@ -70,9 +72,9 @@ FORMS: dict[str, Form] = {
     "ibm-granite-granite-4.0": Form("hermes"),
     "ibm-granite-granite-4.1": Form("hermes"),
     "inclusionai-ling-3.0-flash": Form(reasoning="<think>"),
-    "llama-cpp-deepseek-r1": Form(),
+    "llama-cpp-deepseek-r1": Form("deepseek_v3", cannot=NO_SANDBOX),
     "llama-cpp-rwkv-world": Form(),
-    "meetkai-functionary-medium-v3.1": Form(),
+    "meetkai-functionary-medium-v3.1": Form("functionary_v31"),
     "meetkai-functionary-medium-v3.2": Form(),
     "meta-llama-Llama-3.1-8B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
     "meta-llama-Llama-3.2-3B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
@@ -80,7 +82,7 @@ FORMS: dict[str, Form] = {
     "microsoft-Phi-3.5-mini-instruct": Form(),
     "mistralai-Ministral-3-14B-Reasoning-2512": Form("mistral_args"),
     "mistralai-Mistral-Nemo-Instruct-2407": Form("mistral", cannot=NO_TEXT),
-    "moonshotai-Kimi-K2": Form(),
+    "moonshotai-Kimi-K2": Form("kimi_k2"),
     "muse-glimmer": Form(reasoning="to=self"),
     "openai-gpt-oss-120b": Form(reasoning="<|channel|>analysis"),
     "openbmb-MiniCPM5-1B": Form(reasoning="<think>"),
@@ -90,5 +92,5 @@ FORMS: dict[str, Form] = {
     "tencent-Hy3": Form(reasoning="<think:opensource>"),
     "unsloth-Apriel-1.5": Form(),
     "unsloth-mistral-Devstral-Small-2507": Form("mistral_args"),
-    "upstage-Solar-Open-100B": Form(reasoning="<|think|>"),
+    "upstage-Solar-Open-100B": Form("solar", reasoning="<|think|>", cannot=NO_TEXT),
 }

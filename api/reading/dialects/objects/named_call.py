@@ -13,7 +13,7 @@ from common.grammar.answer import Grammar, MarkedText
 
 NAME = r"([\w.-]+)"
 MAX_HEADER = 200
-HEADER_BEGINNING = re.compile(r'\s*[^\s{"]*\s*(?:`[^{"]*)?')
+HEADER_BEGINNING = re.compile(r'\s*[^\s{"]*\s*(?:[`<\[][^{"]*)?')
 
 
 @dataclass(frozen=True, slots=True)
