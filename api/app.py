@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, g, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
@@ -77,15 +77,17 @@ def create_app(settings: Settings) -> Flask:
 
 
 def install_errors(app: Flask) -> None:
-    """Answer every failure with the error object of the path's API, OpenAI's or Anthropic's."""
+    """Answer every failure with the error object of the path's API: OpenAI's, Anthropic's or Ollama's."""
 
     @app.errorhandler(OmniError)
     def known(error: OmniError) -> tuple[dict[str, Any], int, dict[str, str]]:
-        return error_answer(error, request.path)
+        is_anthropics = "anthropic-version" in request.headers
+        request_id = str(g.get("request_id", ""))
+        return error_answer(error, request.path, request_id=request_id, is_anthropics=is_anthropics)
 
     @app.errorhandler(RedisError)
     def redis_failed(error: RedisError) -> tuple[dict[str, Any], int, dict[str, str]]:
-        return error_answer(unavailable(error), request.path)
+        return known(unavailable(error))
 
     @app.errorhandler(ClientGone)
     def gone(_: ClientGone) -> tuple[str, int]:
@@ -94,10 +96,10 @@ def install_errors(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
         message = f"{error.description} ({request.method} {request.path[:100]})"
-        body, _, _ = error_answer(HTTP_ERRORS.get(error.code, InvalidRequest)(message), request.path)
+        body, _, _ = known(HTTP_ERRORS.get(error.code, InvalidRequest)(message))
         return body, error.code or 500, dict(error.get_headers()[1:] if error.code == 405 else [])
 
     @app.errorhandler(Exception)
     def unknown(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
         logger.exception("a request failed unexpectedly")
-        return error_answer(OmniError(FAULT), request.path)
+        return known(OmniError(FAULT))

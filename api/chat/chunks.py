@@ -60,9 +60,10 @@ class ChatChunks:
         chunks = [self._choice(event.index, delta) for delta in deltas]
         if tokens:
             chunks[0]["choices"][0]["logprobs"] = choice_logprobs(tokens, self.decoder)
-        if event.index not in self._seen:
+        if event.index not in self._seen and (chunks or parser.finish_reason is not None):
             self._seen.add(event.index)
-            chunks.insert(0, self._choice(event.index, {"role": "assistant", "content": ""}))
+            content = None if deltas and "tool_calls" in deltas[0] else ""
+            chunks.insert(0, self._choice(event.index, {"role": "assistant", "content": content}))
         if parser.finish_reason is not None:
             chunks.append(self._choice(event.index, {}, finish_reason=parser.finish_reason))
         return chunks

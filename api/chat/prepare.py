@@ -18,6 +18,7 @@ from api.request.constraints import grammar_of, must_call, offered_tools
 from api.request.custom_tools import names_of_custom_tools
 from api.request.sampling import TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
+from api.schema.base import ALL_TOKENS
 from api.schema.chat import ChatRequest, Message, Tool
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
@@ -106,7 +107,7 @@ def check_together(body: ChatRequest) -> None:
             "'continue_final_message' and 'add_generation_prompt' exclude each other.", param="add_generation_prompt"
         )
     limit = body.max_completion_tokens or body.max_tokens
-    if limit is not None and (body.min_tokens or 0) > limit:
+    if limit not in (None, ALL_TOKENS) and (body.min_tokens or 0) > limit:
         raise InvalidRequest("'min_tokens' is more than the most tokens asked for.", param="min_tokens")
 
 

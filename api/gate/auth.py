@@ -94,6 +94,7 @@ def indexed(callers: Iterable[tuple[str, Caller]]) -> dict[str, tuple[str, Calle
 
 
 def presented_key(request: Request) -> str:
-    """The key as OpenAI's clients send it, or as Anthropic's do."""
+    """The key as OpenAI's clients send it, as Anthropic's do, or as Azure's do."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return bearer or request.headers.get("x-api-key", "") or request.headers.get("api-key", "")

@@ -10,6 +10,8 @@ from gevent import Timeout
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from api.gate.auth import presented_key
+from api.gate.coding import Unpacker, coding_of
+from api.gate.errors import is_ollamas
 from api.gate.gunicorn_seams import MalformedBody, close_after, is_gunicorns
 from api.gate.json_object import parse_object
 from api.process.offload import offload
@@ -19,6 +21,7 @@ from common.redis.keys import owner_of
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_DEADLINE_S = 10.0
 PIECE_BYTES = 64 * 1024
+UNPACKED_PIECE_BYTES = 512 * 1024
 CHUNKED_PIECE_BYTES = 1024  # every byte may be a chunk of its own
 SLICE_S = 0.005
 PAUSE_S = 0.0001  # with a sleep of 0 gevent runs what is ready, but does not look for new events
@@ -31,11 +34,14 @@ def read_body(request: Request) -> dict[str, Any]:
 
     Raises InvalidRequest, BodyTooLarge, Overloaded, or RequestTimeout.
     """
-    if request.mimetype != "application/json":
+    if request.mimetype != "application/json" and not is_ollamas(request.path):  # its clients name any type
         raise UnsupportedMediaType("Send the body as JSON, with 'Content-Type: application/json'.")
+    coding = coding_of(request)
     announced = min(request.content_length or 0, MAX_BODY_BYTES)
     with current_app.extensions["omni"].bodies.held(owner_of(presented_key(request)), announced) as take:
         raw = _body(request, take)
+        if coding:
+            raw = b"".join(_unpacked(Unpacker(raw, coding), take))
         g.num_body_bytes = len(raw)
         return offload(parse_object, raw)
 
@@ -62,6 +68,17 @@ def _pieces(request: Request, take: Callable[[int], None]) -> Iterator[bytes]:
         yield from in_turns(request.stream.read, PIECE_BYTES)
         return
     for piece in in_turns(request.stream.read, CHUNKED_PIECE_BYTES):
+        take(len(piece))
+        yield piece
+
+
+def _unpacked(unpacker: Unpacker, take: Callable[[int], None]) -> Iterator[bytes]:
+    """Refuses a text that is too large as soon as it is."""
+    num_bytes = 0
+    for piece in in_turns(unpacker.read, UNPACKED_PIECE_BYTES):
+        num_bytes += len(piece)
+        if num_bytes > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"The unpacked body is larger than {MAX_BODY_BYTES} bytes.")
         take(len(piece))
         yield piece
 

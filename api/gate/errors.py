@@ -1,4 +1,4 @@
-"""OmniError -> the OpenAI error body, status and headers. The only table of codes and their statuses."""
+"""OmniError -> error body, status and headers, in the form of the path's API. The only table of codes and statuses."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -48,6 +48,7 @@ NO_RETRY = frozenset(
 )
 
 MESSAGES_PATH = "/v1/messages"
+OLLAMA_PATH = "/api"
 # HTTP status -> Anthropic's error type.
 MESSAGES_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -93,8 +94,25 @@ def messages_error(error: OmniError) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
-def error_answer(error: OmniError, path: str) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Body, status and headers: Anthropic's body for /v1/messages and the paths below it, elsewhere OpenAI's."""
-    is_anthropic = path == MESSAGES_PATH or path.startswith(f"{MESSAGES_PATH}/")
-    body = messages_error(error) if is_anthropic else openai_error(error)
+def ollama_error(error: OmniError) -> dict[str, Any]:
+    """Ollama's error object, for /api."""
+    return {"error": error.message}
+
+
+def error_answer(
+    error: OmniError, path: str, *, request_id: str = "", is_anthropics: bool = False
+) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Body, status and headers. `is_anthropics`: a client of Anthropic's asks, whatever the path."""
+    if is_anthropics or _is_below(path, MESSAGES_PATH):
+        body = messages_error(error) | {"request_id": request_id}
+    else:
+        body = ollama_error(error) if is_ollamas(path) else openai_error(error)
     return body, status_of(error.code), error_headers(error)
+
+
+def is_ollamas(path: str) -> bool:
+    return _is_below(path, OLLAMA_PATH)
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")

@@ -1,8 +1,9 @@
-"""Checks every request's Host name and framing; adds request ids and security headers to every answer."""
+"""Checks every request's Host name and framing, tidies its path; adds request ids and security headers to answers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from flask import Flask, Request, Response, g, request
 from common.errors import InvalidRequest, MisdirectedRequest, UnsupportedCoding
 from common.settings import LOOPBACK, Settings
 
+SLASHES = re.compile("/{2,}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
@@ -22,7 +24,19 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 )
 
 
+class TidyPaths:
+    """WSGI: '/v1/models/' and '//v1/models' are '/v1/models', which a base URL that ends in a slash leads to."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["PATH_INFO"] = SLASHES.sub("/", environ.get("PATH_INFO", "")).rstrip("/") or "/"
+        return self._app(environ, start_response)
+
+
 def install_guard(app: Flask, settings: Settings) -> None:
+    app.wsgi_app = TidyPaths(app.wsgi_app)  # type: ignore[method-assign]
     hosts = allowed_hosts(settings)
 
     @app.before_request
@@ -38,6 +52,7 @@ def install_guard(app: Flask, settings: Settings) -> None:
     @app.after_request
     def stamp(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.get("request_id", "")
+        response.headers["Request-Id"] = g.get("request_id", "")  # Anthropic's name for it
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response

@@ -2,6 +2,7 @@
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     """Raises InvalidRequest for NaN, infinities, lone surrogates, encodings other than UTF-8, repeated names, and for
     values that are nested too deeply or too many.
     """
+    raw = raw.removeprefix(BOM_UTF8)
     marks = bounded_marks(raw)
     try:
         value = orjson.loads(raw)

@@ -12,7 +12,11 @@ def model_routes(service: Service) -> Blueprint:
     @routes.get("/v1/models")
     def models() -> dict[str, object]:
         service.keys.caller(request)
-        return {"object": "list", "data": service.models.described()}
+        found = service.models.described()
+        ends = (
+            {"first_id": found[0]["id"], "last_id": found[-1]["id"]} if found else {"first_id": None, "last_id": None}
+        )
+        return {"object": "list", "data": found, **ends, "has_more": False}
 
     @routes.get("/v1/models/<path:name>")
     def model(name: str) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """The served models: id -> encoder, from the cards that workers write to Redis."""
 
+from datetime import UTC, datetime
+
 from api.prompt.encoder import PromptEncoder
 from common.errors import ModelNotFound, ModelNotReady
 from common.redis.store import Store
@@ -82,6 +84,7 @@ class Models:
 
 
 def describe(name: str, card: ModelCard) -> dict[str, object]:
+    """The model object of OpenAI and of Anthropic in one."""
     return {
         "id": name,
         "object": "model",
@@ -90,4 +93,7 @@ def describe(name: str, card: ModelCard) -> dict[str, object]:
         "root": card.root,
         "parent": None,
         "max_model_len": card.max_model_len,
+        "type": "model",  # this and the next two are Anthropic's
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(card.created, UTC).isoformat(),
     }

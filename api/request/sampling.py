@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import dataclass
 
-from api.schema.base import Sampling
+from api.schema.base import ALL_TOKENS, Sampling
 from common.errors import InvalidRequest
 from common.wire import ModelCard, SamplingParams
 
@@ -16,7 +16,7 @@ DEFAULT_MAX_TOKENS = 2048
 class TextLimits:
     """The part of sampling that each endpoint spells in its own way."""
 
-    max_tokens: int | None
+    max_tokens: int | None  # ALL_TOKENS: what the context holds
     logprobs: int | None = None  # alternatives per token; None: no logprobs
     grammar: str | None = None
     skip_special_tokens: bool = True
@@ -29,7 +29,7 @@ def sampling_params(body: Sampling, limits: TextLimits, card: ModelCard, num_pro
         if unknown := next((token for token in tokens or () if int(token) >= card.vocab_size), None):
             raise InvalidRequest(f"'{name}': {unknown} is not a token of this model.", param=name)
     return SamplingParams(
-        max_tokens=min(limits.max_tokens or DEFAULT_MAX_TOKENS, room),
+        max_tokens=room if limits.max_tokens == ALL_TOKENS else min(limits.max_tokens or DEFAULT_MAX_TOKENS, room),
         seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
         temperature=temperature_of(body.temperature),
         top_p=1.0 if body.top_p is None else body.top_p,

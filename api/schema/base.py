@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from api.schema.unsupported import Refusal
 
@@ -38,6 +38,9 @@ class Base(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
+    """'' is no stop string: forms with an empty field send it."""
+    if value == "":
+        return []
     return [value] if isinstance(value, str) else value
 
 
@@ -45,6 +48,21 @@ StopStrings = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
     Field(max_length=MAX_STOP),
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+]
+ALL_TOKENS = -1
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("must be 1 or more, or -1 for as many as the context holds")
+    return value
+
+
+MostTokens = Annotated[  # -1 is LM Studio's and Ollama's "no limit"
+    int,
+    Field(ge=ALL_TOKENS),
+    AfterValidator(_not_zero),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL_TOKENS}]}),
 ]
 Label = Annotated[str, Field(max_length=MAX_LABEL)]
 Metadata = Annotated[
@@ -96,7 +114,7 @@ class Sampling(Labelled):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[str, float] | None = Field(None, max_length=MAX_LOGIT_BIAS)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: MostTokens | None = None
     min_tokens: int | None = Field(None, ge=0)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     stop: StopStrings | None = None

@@ -1,4 +1,7 @@
-"""Chat completions: messages, tools and the request of POST /v1/chat/completions."""
+"""Chat completions: messages, tools and the request of POST /v1/chat/completions.
+
+Forms that known clients send beside OpenAI's are brought into OpenAI's form here.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,8 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from api.schema.base import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, Base, Structured
+from api.schema.base import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, Base, MostTokens, Structured
 from api.schema.unsupported import CHAT, LEGACY_MESSAGE, Refusal
+
+FUNCTION_NAME = r"^[a-zA-Z0-9_.-]+$"
+MAX_FUNCTION_NAME = 128  # Anthropic's limit; OpenAI's is 64
+CHOICES = ("none", "auto", "required", "any")
 
 
 class ImageUrl(Base):
@@ -29,15 +36,25 @@ class Part(Base):
         None
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def text_alone_is_a_part(cls, value: Any) -> Any:
+        return {"type": "text", "text": value} if isinstance(value, str) else value
+
 
 CUSTOM_INPUT = "input"  # the one parameter of the function that stands for a custom tool
 
 Parts = Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
+def _as_arguments(value: Any) -> Any:
+    """Some clients send the object itself, or null for a function without parameters."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else "" if value is None else value
+
+
 class FunctionCall(Base):
     name: str = Field(min_length=1, max_length=256)
-    arguments: str = ""
+    arguments: Annotated[str, BeforeValidator(_as_arguments, json_schema_input_type=str | dict[str, Any] | None)] = ""
 
 
 def _as_function_call(value: Any) -> Any:
@@ -50,8 +67,10 @@ def _as_function_call(value: Any) -> Any:
 
 
 class ToolCall(Base):
-    id: str = ""
-    type: Literal["function"] = "function"
+    """`id` and `type` may be null: clients that put streamed calls together send what they have."""
+
+    id: Annotated[str, BeforeValidator(lambda value: value or "", json_schema_input_type=str | None)] = ""
+    type: Annotated[Literal["function"], BeforeValidator(lambda value: value or "function")] = "function"
     function: FunctionCall
 
 
@@ -71,15 +90,26 @@ class Message(Base):
 
 
 class FunctionDefinition(Base):
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    name: str = Field(min_length=1, max_length=MAX_FUNCTION_NAME, pattern=FUNCTION_NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
 class Tool(Base):
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: FunctionDefinition
+
+    @model_validator(mode="before")
+    @classmethod
+    def flat_tool_is_a_function(cls, value: Any) -> Any:
+        """Cursor sends tools in the form of /v1/responses or of Anthropic, by the model's name."""
+        if not isinstance(value, dict) or "function" in value or "name" not in value:
+            return value
+        kind = value.get("type", "function")
+        function = {name: value.get(name) for name in ("name", "description", "strict")}
+        function["parameters"] = value.get("parameters") or value.get("input_schema")
+        return {"type": "function" if kind == "custom" else kind, "function": function}
 
 
 class CustomGrammar(Base):
@@ -97,7 +127,7 @@ class CustomFormat(Base):
 class CustomDefinition(Base):
     """A tool whose input is one text, under a grammar if it has one."""
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    name: str = Field(min_length=1, max_length=MAX_FUNCTION_NAME, pattern=FUNCTION_NAME)
     description: str | None = None
     format: CustomFormat | None = None
 
@@ -108,8 +138,9 @@ class CustomTool(Base):
 
 
 def _kind_of_tool(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "a custom tool" if kind == "custom" else "a function"
+    if isinstance(value, dict):
+        return "a custom tool" if value.get("type") == "custom" and "input_schema" not in value else "a function"
+    return "a custom tool" if getattr(value, "type", None) == "custom" else "a function"
 
 
 ChatTool = Annotated[
@@ -146,7 +177,15 @@ class AllowedToolsChoice(Base):
     allowed_tools: AllowedTools
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice
+def _as_choice(value: Any) -> Any:
+    """Anthropic's and Mistral's forms: {"type": "auto"}, "any"."""
+    word = value.get("type") if isinstance(value, dict) else value
+    return value if word not in CHOICES else "required" if word == "any" else word
+
+
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice, BeforeValidator(_as_choice)
+]
 
 
 class ThinkingSwitch(Base):
@@ -161,7 +200,7 @@ class ChatRequest(Structured):
     refused: ClassVar[Mapping[str, Refusal]] = CHAT
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: MostTokens | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[ChatTool] | None = Field(None, max_length=MAX_TOOLS)

@@ -1,6 +1,6 @@
 """JSON object -> typed request, or a refusal that names the field. Later code does not check shapes again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,9 +11,6 @@ from api.schema.unsupported import Refusal
 from common.errors import InvalidRequest
 
 MAX_NAME = 64  # characters of a field's name that a refusal quotes
-UNION_MEMBERS = frozenset(
-    {"str", "NamedTool", "AllowedToolsChoice"}
-)  # names of union members, which pydantic puts into its paths
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -29,13 +26,13 @@ def _parsed(model: type[T], body: dict[str, Any]) -> T:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise refusal(error) from None
+        raise refusal(error, body) from None
 
 
-def refusal(error: ValidationError) -> InvalidRequest:
-    """The fault, in one sentence that names the field."""
-    found = _deepest(error)
-    param = _path(found["loc"])
+def refusal(error: ValidationError, body: Mapping[str, Any]) -> InvalidRequest:
+    """The fault, in one sentence that names the field of the body."""
+    found = _deepest(error, body)
+    param = _path(_sent(found, body))
     message = str(found["msg"]).removeprefix("Value error, ")
     return InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param)
 
@@ -62,28 +59,40 @@ def refuse_unsupported(model: type[BaseModel], body: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"'{name}' {refused[name].why}.", param=name)
 
 
-def _deepest(error: ValidationError) -> ErrorDetails:
+def _deepest(error: ValidationError, body: Mapping[str, Any]) -> ErrorDetails:
     """The first fault. In a union, the fault of the member that matched furthest, if possible in its type too."""
     faults = error.errors(include_url=False)
-    first = faults[0]["loc"]
-    place = next((first[:at] for at, part in enumerate(first) if _is_member(part)), first[:-1])
+    first, sent = faults[0]["loc"], _sent(faults[0], body)
+    at = next((at for at, part in enumerate(sent) if part is not first[at]), len(sent))
+    place = first[: at if at < len(first) and len(sent) < len(first) else -1]
     return max(
         (fault for fault in faults if fault["loc"][: len(place)] == place),
         key=lambda fault: (len(fault["loc"]), not fault["type"].endswith("_type")),
     )
 
 
-def _is_member(part: str | int) -> bool:
-    """True for the name of a union's member, which pydantic puts into a path."""
-    return isinstance(part, str) and (part in UNION_MEMBERS or not part.isidentifier())
+def _sent(fault: ErrorDetails, body: Any) -> list[str | int]:
+    """The path of a fault in the body as sent: without the names of union members that pydantic puts into it."""
+    *parts, last = fault["loc"]
+    path: list[str | int] = []
+    value: Any = body
+    for part in parts:
+        if isinstance(part, int):
+            path.append(part)
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+        elif isinstance(value, dict) and part in value:
+            path.append(part)
+            value = value[part]
+    is_field = isinstance(last, int) or fault["type"] == "missing" or (isinstance(value, dict) and last in value)
+    return [*path, last] if is_field else path
 
 
-def _path(location: tuple[str | int, ...]) -> str:
-    """('messages', 0, 'role') -> 'messages[0].role'; pydantic's names of union members are left out."""
+def _path(location: Sequence[str | int]) -> str:
+    """['messages', 0, 'role'] -> 'messages[0].role'."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not _is_member(part):
+        else:
             path += f".{part[:MAX_NAME]}" if path else part
     return path

@@ -190,3 +190,11 @@ def test_the_same_log_gives_the_same_bytes(encoder):
 
 def test_a_failure_is_no_chunk(encoder):
     assert fed(ChatChunks(meta(), encoder), [Failed("out_of_memory", "CUDA out of memory")]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "content"), [(CALL, None), ("So: " + CALL, ""), ("<think>Hm.</think>" + CALL, ""), ("", "")]
+)
+def test_the_first_delta_has_null_for_content_when_a_call_comes_first(text, content, encoder):
+    first, *_ = deltas(fed(ChatChunks(meta(reading=TOOLS), encoder), log(text, step=2)))
+    assert first == {"role": "assistant", "content": content}

@@ -1,5 +1,7 @@
 """Status, body and headers of each failure; two bodies exactly as in the reference."""
 
+import json
+
 import pytest
 
 from api.app import create_app
@@ -75,19 +77,82 @@ def test_errors_have_anthropic_s_format(error, kind):
     assert messages_error(error) == {"type": "error", "error": {"type": kind, "message": "x"}}
 
 
+@pytest.fixture(scope="module")
+def client():
+    return create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"})).test_client()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("GET", "/v1/messages", 405),
-        ("DELETE", "/v1/messages", 405),
+        ("DELETE", "/v1/messages/", 405),
         ("PUT", "/v1/messages/count_tokens", 405),
         ("POST", "/v1/messages/x/y", 404),
         ("POST", "/v1/messages", 401),
     ],
 )
-def test_every_error_below_messages_has_anthropic_s_format(method, path, status):
-    client = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"})).test_client()
+def test_every_error_below_messages_has_anthropic_s_format(method, path, status, client):
     answer = client.open(path, method=method)
+    body = answer.get_json()
     assert answer.status_code == status
-    assert answer.get_json()["type"] == "error"
+    assert body["type"] == "error" and set(body) == {"type", "error", "request_id"}
+    assert body["request_id"] == answer.headers["Request-Id"] == answer.headers["X-Request-Id"]
     assert "code" in client.open("/v1/messagesx", method=method).get_json()["error"]
+    other = client.open("/v1/nothing", method=method, headers={"anthropic-version": "2023-06-01"})
+    assert other.get_json()["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.parametrize(
+    ("family", "path", "message_of"),
+    [
+        ("openai", "/v1/chat/completions", lambda body: body["error"]["message"]),
+        ("anthropic", "/v1/messages", lambda body: body["error"]["message"]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({}, 503),  # Redis is away
+        ({"headers": {"Authorization": "Bearer no"}}, 401),
+        ({"data": b"{"}, 400),
+        ({"data": b"[]"}, 400),
+        ({"data": b"{}".ljust(8 * 2**20 + 1)}, 413),
+        ({"headers": {"Authorization": "Bearer sk-local", "Content-Encoding": "br"}}, 415),
+        ({"method": "PATCH"}, 405),
+    ],
+)
+def test_each_family_of_routes_has_its_own_form_for_every_error(family, path, message_of, change, status, client):
+    body = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    sent = {"method": "POST", "headers": {"Authorization": "Bearer sk-local"}, "data": json.dumps(body)}
+    answer = client.open(path, content_type="application/json", **sent | change)
+    assert (answer.status_code, answer.mimetype) == (status, "application/json")
+    found = answer.get_json()
+    assert message_of(found)
+    assert set(found) == ({"type", "error", "request_id"} if family == "anthropic" else {"error"})
+
+
+def test_an_unexpected_failure_has_its_family_s_form_too(monkeypatch, client):
+    monkeypatch.setattr("api.gate.auth.KeyRing.caller", None)
+    monkeypatch.setitem(client.application.config, "PROPAGATE_EXCEPTIONS", False)
+    assert client.post("/v1/messages").get_json()["error"]["type"] == "api_error"
+    assert client.post("/v1/chat/completions").get_json()["error"]["code"] == "internal_error"
+
+
+@pytest.mark.parametrize("headers", [{"api-key": "sk-local"}, {"x-api-key": "sk-local"}])
+@pytest.mark.parametrize("bearer", [None, "", "Bearer", "Bearer "])
+def test_a_key_may_come_in_any_of_the_three_headers(headers, bearer, client):
+    sent = headers if bearer is None else headers | {"Authorization": bearer}
+    for path in ("/v1/chat/completions", "/v1/messages", "/tokenize"):
+        assert client.post(path, json={}, headers=sent).status_code == 400
+        assert client.post(path, json={}, headers=sent | dict.fromkeys(headers, "no")).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/jobs", "/v1/chat/completions", "/v1/messages", "/livez", "/board"])
+def test_a_slash_too_many_leads_to_the_same_route(path, client):
+    def status(sent):
+        headers = {"Authorization": "Bearer sk-local"}
+        return client.get(path, headers=headers, environ_overrides={"PATH_INFO": sent}).status_code
+
+    for other in (f"{path}/", f"/{path}", f"{path}//", path.replace("/v1", "/v1/")):
+        assert status(other) == status(path) != 404

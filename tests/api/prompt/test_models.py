@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from api.prompt.models import Models
+from api.prompt.models import Models, describe
 from common.redis import keys
 from common.redis.store import Store
 from common.wire_codec import encode_card
@@ -35,3 +35,9 @@ def test_a_model_that_has_changed_gets_a_new_card(redis):
     serve(redis, replace(CARD, revision="2", max_model_len=99))
     assert {model["max_model_len"] for model in models.described()} == {99}
     assert models.encoder("tiny").card.max_model_len == 99
+
+
+def test_a_model_has_the_fields_of_both_apis(encoder):
+    described = describe("tiny", encoder.card)
+    assert (described["object"], described["type"], described["display_name"]) == ("model", "model", "tiny")
+    assert described["created_at"] == "1970-01-01T00:00:00+00:00"

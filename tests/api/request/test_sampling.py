@@ -47,3 +47,9 @@ def test_max_tokens_is_cut_to_the_context(encoder):
 @pytest.mark.parametrize(("asked", "meant"), [(None, 0.7), (0, 0.0), (1e-320, 0.0), (9e-6, 0.0), (1e-4, 1e-4), (2, 2)])
 def test_a_temperature_too_small_to_divide_by_is_greedy(asked, meant):
     assert temperature_of(asked) == meant
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_minus_one_asks_for_as_many_tokens_as_the_context_holds(encoder, name):
+    chat = prepared(encoder, **{name: -1}, min_tokens=3)
+    assert chat.sampling.max_tokens == encoder.card.max_model_len - len(chat.prompt.ids)

@@ -92,3 +92,102 @@ def test_a_value_that_the_engine_would_round_to_zero_is_refused(field):
     with pytest.raises(InvalidRequest) as refused:
         parse(ChatRequest, BODY | {field: 1e-320})
     assert refused.value.param == field
+
+
+def parsed(**changes):
+    return parse(ChatRequest, BODY | changes)
+
+
+OPTIONAL = sorted(set(ChatRequest.model_fields) - {"model", "messages"})
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_null_is_as_good_as_leaving_a_field_out(name):
+    assert parsed(**{name: None}) == parsed()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_tokens": -1},
+        {"max_completion_tokens": -1},
+        {"stop": ""},
+        {"stop": []},
+        {"tools": []},
+        {"logit_bias": {}},
+        {"response_format": {"type": "text"}},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": []}]},
+        {"messages": [{"role": "user", "content": ["Hi", {"type": "text", "text": "x", "cache_control": {}}]}]},
+    ],
+)
+def test_a_value_that_asks_for_nothing_is_accepted(change):
+    assert parsed(**change)
+
+
+def test_an_empty_stop_string_is_none():
+    assert parsed(stop="").stop == []
+
+
+@pytest.mark.parametrize(("name", "sent"), [("max_tokens", 0), ("max_tokens", -2), ("max_completion_tokens", 0)])
+def test_a_limit_that_leaves_nothing_is_refused(name, sent):
+    with pytest.raises(InvalidRequest) as refused:
+        parsed(**{name: sent})
+    assert refused.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ({"type": "auto"}, "auto"),
+        ({"type": "none"}, "none"),
+        ({"type": "any"}, "required"),
+        ("any", "required"),
+        ("required", "required"),
+    ],
+)
+def test_other_servers_forms_of_a_tool_choice_are_known(sent, meant):
+    assert parsed(tool_choice=sent).tool_choice == meant
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"function": {"name": "add", "description": "d", "parameters": {"type": "object"}}},
+        {"type": "function", "name": "add", "description": "d", "parameters": {"type": "object"}},
+        {"name": "add", "description": "d", "input_schema": {"type": "object"}},
+        {"type": "custom", "name": "add", "description": "d", "input_schema": {"type": "object"}},
+    ],
+)
+def test_other_servers_forms_of_a_tool_are_known(sent):
+    [tool] = parsed(tools=[sent]).tools
+    assert tool.model_dump(exclude_none=True) == {
+        "type": "function",
+        "function": {"name": "add", "description": "d", "parameters": {"type": "object"}},
+    }
+
+
+def test_a_call_that_a_client_put_together_itself_is_known():
+    call = {"id": None, "type": None, "function": {"name": "add", "arguments": {"a": "ß"}}}
+    empty = {"function": {"name": "add", "arguments": None}}
+    message = parsed(messages=[{"role": "assistant", "tool_calls": [call, empty]}]).messages[0]
+    assert [(call.id, call.type, call.function.arguments) for call in message.tool_calls] == [
+        ("", "function", '{"a": "ß"}'),
+        ("", "function", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name"),
+        ({"tool_choice": {"type": "function", "function": {"name": 1}}}, "tool_choice.function.name"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice.allowed_tools.tools"),
+        ({"tool_choice": 1}, "tool_choice"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}, {"text": 1}]}]}, "messages[0].content[1].type"),
+        ({"logit_bias": {"1": "x"}}, "logit_bias.1"),
+    ],
+)
+def test_a_refusal_names_the_field_as_it_was_sent(change, param):
+    with pytest.raises(InvalidRequest) as refused:
+        parsed(**change)
+    assert refused.value.param == param and f"'{param}'" in refused.value.message
