@@ -1,12 +1,15 @@
 """The tool-call dialects that this server parses and enforces."""
 
 from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.objects.cohere import COHERE, COMMAND_R
 from api.reading.dialects.objects.deepseek_v3 import DEEPSEEK_V3, DEEPSEEK_V31
 from api.reading.dialects.objects.functionary import FUNCTIONARY_V31
+from api.reading.dialects.objects.granite import GRANITE3
 from api.reading.dialects.objects.hermes import HERMES
 from api.reading.dialects.objects.kimi_k2 import KIMI_K2
 from api.reading.dialects.objects.llama3 import LLAMA3_JSON
 from api.reading.dialects.objects.marked_lists import MARKED_LISTS
+from api.reading.dialects.objects.marked_objects import MARKED_OBJECTS
 from api.reading.dialects.objects.mistral import MISTRAL, MISTRAL_ARGS
 from api.reading.dialects.objects.solar import SOLAR
 from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
@@ -18,6 +21,10 @@ DIALECTS = (  # the first that detects a template is chosen
     KIMI_K2,
     SOLAR,
     FUNCTIONARY_V31,
+    COHERE,
+    COMMAND_R,
+    GRANITE3,
+    *MARKED_OBJECTS,
     *MARKED_LISTS,
     MISTRAL_ARGS,
     MISTRAL,

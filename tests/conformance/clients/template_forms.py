@@ -20,6 +20,7 @@ class Form:
 NO_TEXT = {"text before a call": "it leaves out text beside calls"}
 NO_CALLS = {"*": "it leaves out calls"}
 NO_SANDBOX = {"*": "it fails in the sandbox that transformers renders templates in"}
+FIRST_CALL = dict.fromkeys(SEVERAL, "it writes the first call of a turn only")
 ONE_CALL = dict.fromkeys(SEVERAL, "it refuses several calls in one turn")
 
 FORMS: dict[str, Form] = {
@@ -27,13 +28,15 @@ FORMS: dict[str, Form] = {
     "Apriel-1.6-15b-Thinker-fixed": Form(reasoning="Here are my reasoning steps:"),
     "Bielik-11B-v3.0-Instruct": Form("hermes", "<think>"),
     "ByteDance-Seed-OSS": Form(reasoning="<seed:think>"),
-    "Cohere2MoE": Form(reasoning="<|START_THINKING|>"),
-    "CohereForAI-c4ai-command-r-plus-tool_use": Form(),
-    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": Form(reasoning="<|START_THINKING|>"),
+    "Cohere2MoE": Form("cohere", reasoning="<|START_THINKING|>", cannot=NO_TEXT),
+    "CohereForAI-c4ai-command-r-plus-tool_use": Form(
+        "command_r", cannot={"*": "it fails on a parameter that is a plain object"}
+    ),
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": Form("cohere", reasoning="<|START_THINKING|>", cannot=NO_TEXT),
     "GLM-4.6": Form(reasoning="<think>"),
     "GLM-4.7-Flash": Form(reasoning="<think>"),
-    "GigaChat3-10B-A1.8B": Form(),
-    "GigaChat3.1-10B-A1.8B": Form(),
+    "GigaChat3-10B-A1.8B": Form("gigachat3", cannot=FIRST_CALL),
+    "GigaChat3.1-10B-A1.8B": Form("gigachat31", cannot=FIRST_CALL),
     "HuggingFaceTB-SmolLM3-3B": Form(),
     "Kimi-K2-Instruct": Form("kimi_k2", cannot=NO_SANDBOX),
     "Kimi-K2-Thinking": Form("kimi_k2", cannot=NO_SANDBOX),
@@ -68,7 +71,7 @@ FORMS: dict[str, Form] = {
     "google-gemma-2-2b-it": Form(),
     "google-gemma-4-31B-it-interleaved": Form(reasoning="<|channel>thought"),
     "google-gemma-4-31B-it": Form(reasoning="<|channel>thought"),
-    "ibm-granite-granite-3.3-2B-Instruct": Form(),
+    "ibm-granite-granite-3.3-2B-Instruct": Form("granite3", cannot=NO_CALLS),
     "ibm-granite-granite-4.0": Form("hermes"),
     "ibm-granite-granite-4.1": Form("hermes"),
     "inclusionai-ling-3.0-flash": Form(reasoning="<think>"),

@@ -8,7 +8,7 @@ from api.reading.pieces import CallPieces, Content, Piece
 
 NAME_KEYS = frozenset({"name"})
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
-OTHER_KEYS = frozenset({"id", "type"})
+OTHER_KEYS = frozenset({"id", "type", "tool_call_id"})
 
 
 class CallObject:
@@ -18,8 +18,16 @@ class CallObject:
     `is_broken` is set and the text comes out as content. A later fault ends the call where it stands (`is_spoilt`).
     """
 
-    def __init__(self, calls: CallPieces, before: str = "", *, needs_arguments: bool = False) -> None:
+    def __init__(
+        self,
+        calls: CallPieces,
+        before: str = "",
+        *,
+        needs_arguments: bool = False,
+        name_keys: frozenset[str] = NAME_KEYS,
+    ) -> None:
         self._calls = calls
+        self._name_keys = name_keys
         self._raw = [before]  # all text so far, in case this is not a call
         self._needs_arguments = needs_arguments
         self._state: Literal["open", "key", "colon", "value", "after", "done"] = "open"
@@ -69,9 +77,9 @@ class CallObject:
         if char != '"':
             return []
         self._key, self._text, self._state = "".join(self._text[1:-1]), [], "colon"
-        is_known = self._key in NAME_KEYS | ARGUMENT_KEYS | OTHER_KEYS
+        is_known = self._key in self._name_keys | ARGUMENT_KEYS | OTHER_KEYS
         if self._is_started or self._arguments is not None:
-            self._key = "name" if self._key in NAME_KEYS else ""  # only the first arguments count
+            self._key = "name" if self._key in self._name_keys else ""  # only the first arguments count
         return [] if is_known or self._is_started else self._fail()
 
     def _take_value(self, char: str) -> list[Piece]:
@@ -102,7 +110,7 @@ class CallObject:
 
     def _end_value(self) -> list[Piece]:
         self._state = "after"
-        if self._key in NAME_KEYS and self._name is None:
+        if self._key in self._name_keys and self._name is None:
             return self._end_name()
         if self._key not in ARGUMENT_KEYS:
             return []

@@ -104,4 +104,64 @@ OBJECTS = {
         parts=("[TOOL_CALLS]", "f[ARGS]", "{}", '{"a": [1', "]}", " ", "hi", "[TOOL", "[CALL_ID]x"),
         allowed='[TOOL_CALLS]get_weather[ARGS]{"city": "Rome"}',
     ),
+    "cohere": Example(
+        written=(
+            '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris"}},'
+            '\n    {"tool_call_id": "1", "tool_name": "now", "parameters": {}}\n]<|END_ACTION|>'
+        ),
+        parts=(
+            *(
+                "<|START_ACTION|>",
+                "<|END_ACTION|>",
+                "[",
+                "]",
+                '{"tool_call_id": "0", "tool_name": "f", "parameters": {}}',
+            ),
+            *(", ", "\n", "{", "hi", '"', "<|"),
+        ),
+        allowed=(
+            '<|START_ACTION|>[\n    {"tool_call_id": "12", "tool_name": "get_weather", "parameters": {"city": "Rome"}}'
+            "\n]<|END_ACTION|>"
+        ),
+    ),
+    "command_r": Example(
+        written=(
+            'Action:\n```json\n[\n    {\n        "tool_name": "get_weather",\n        "parameters": {\n'
+            '            "city": "Paris"\n        }\n    },\n    {"tool_name": "now", "parameters": {}}\n]```'
+        ),
+        parts=(
+            *("Action:\n```json\n", "Action: ```json\n", "```", "[", "]", '{"tool_name": "f", "parameters": {}}'),
+            *(", ", "\n", "{", "hi", '"', "Action:"),
+        ),
+        allowed='Action:\n```json\n[\n{"tool_name": "get_weather", "parameters": {"city": "Rome"}}\n]```',
+    ),
+    "granite3": Example(
+        written=(
+            '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "now", "arguments": {}}]'
+        ),
+        parts=("<|tool_call|>", "<tool_call>", "[", "]", '{"name": "f", "arguments": {"a": 1}}', ", ", "{", "hi", "<|"),
+        allowed='<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Rome"}}]',
+    ),
+    "gigachat3": Example(
+        written=(
+            '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "get_weather", "arguments": {"city": "Paris"}}'
+        ),
+        parts=(
+            *("<|message_sep|>\n\nfunction call<|role_sep|>\n", "function call<|role_sep|>\n", "<|message_sep|>"),
+            *('{"name": "f", "arguments": {"a": 1}}', "{", "function", "hi", "\n"),
+        ),
+        allowed=(
+            '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "get_weather", "arguments": {"city": "Rome"}}'
+        ),
+    ),
+    "gigachat31": Example(
+        written='<|function_call|>{"name": "get_weather", "arguments": {"city": "Paris"}}',
+        parts=("<|function_call|>", '{"name": "f", "arguments": {"a": 1}}', "{", "<|fun", "hi", "\n"),
+        allowed='<|function_call|>{"name": "get_weather", "arguments": {"city": "Rome"}}',
+    ),
+    "granite_20b": Example(
+        written='<function_call> {"name": "get_weather", "arguments": {"city": "Paris"}}',
+        parts=("<function_call>", '{"name": "f", "arguments": {"a": 1}}', "{", "<fun", "hi", "\n"),
+        allowed='<function_call> {"name": "get_weather", "arguments": {"city": "Rome"}}',
+    ),
 }
