@@ -1,6 +1,7 @@
 """The tool-call dialects that this server parses and enforces."""
 
 from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.literals.gemma import FUNCTION_GEMMA, GEMMA4
 from api.reading.dialects.objects.cohere import COHERE, COMMAND_R
 from api.reading.dialects.objects.deepseek_v3 import DEEPSEEK_V3, DEEPSEEK_V31
 from api.reading.dialects.objects.functionary import FUNCTIONARY_V31
@@ -25,6 +26,8 @@ DIALECTS = (  # the first that detects a template is chosen
     COMMAND_R,
     GRANITE3,
     *MARKED_OBJECTS,
+    GEMMA4,
+    FUNCTION_GEMMA,
     *MARKED_LISTS,
     MISTRAL_ARGS,
     MISTRAL,

@@ -29,7 +29,20 @@ def _listed(opening: str, closing: str) -> Example:
     )
 
 
+def _gemma(opening: str, mark: str, closing: str) -> Example:
+    return Example(
+        written=f"{opening}call:get_weather{{city:{mark}Paris{mark},days:3}}{closing}{opening}call:now{{}}{closing}",
+        parts=(
+            *[opening, closing, mark, "call:f{", "call:", "{", "}", "[", "]", ",", ":", "a:", "1", "true", " ", "\n"],
+            *[mark[:3], opening[:5], closing[:4], '"', "x", f"a:{mark}b{mark}"],
+        ),
+        allowed=f"{opening}call:get_weather{{city:{mark}Rome{mark}}}{closing}",
+    )
+
+
 LITERALS: dict[str, Example] = {
+    "gemma4": _gemma("<|tool_call>", '<|"|>', "<tool_call|>"),
+    "function_gemma": _gemma("<start_function_call>", "<escape>", "<end_function_call>"),
     "apertus": Example(
         written='<|tools_prefix|>[{"get_weather": {"city": "Paris"}}, {"now": {}}]<|tools_suffix|>',
         parts=(
