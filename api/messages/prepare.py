@@ -1,6 +1,8 @@
 """A messages request -> the equivalent chat request, prepared."""
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from api.chat.prepare import chat_input
@@ -8,6 +10,7 @@ from api.jobs.call import Call
 from api.messages.chunks import MessageMeta
 from api.messages.turns import messages_of
 from api.process.offload import offload
+from api.request.field_names import named
 from api.request.submission import Prepared, QueueOptions, new_id
 from api.schema.base import JsonSchema, ResponseFormat
 from api.schema.chat import (
@@ -22,11 +25,22 @@ from api.schema.chat import (
 from api.schema.messages import CountRequest, MessagesFormat, MessagesRequest, MessagesToolChoice
 from common.errors import InvalidRequest
 
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "messages": "messages",
+        "stop": "stop_sequences",
+        "reasoning_effort": "output_config.effort",
+        "response_format.json_schema.schema": "output_config.format.schema",
+        "response_format": "output_config.format",
+    }
+)
+
 
 def prepare(call: Call[MessagesRequest]) -> Prepared[MessageMeta]:
     """Raises InvalidRequest or ContextLengthExceeded."""
     body = offload(chat_request, call.body)
-    chat = chat_input(body, call.encoder, call.service.grammars)
+    with named(FIELDS):
+        chat = chat_input(body, call.encoder, call.service.grammars)
     meta = MessageMeta(
         id=new_id("msg_"),
         model=body.model,
@@ -39,7 +53,9 @@ def prepare(call: Call[MessagesRequest]) -> Prepared[MessageMeta]:
 
 
 def count_tokens(call: Call[CountRequest]) -> int:
-    chat = chat_input(offload(chat_request, call.body), call.encoder, call.service.grammars)
+    body = offload(chat_request, call.body)
+    with named(FIELDS):
+        chat = chat_input(body, call.encoder, call.service.grammars)
     return len(chat.prompt.ids)
 
 
@@ -64,6 +80,7 @@ def chat_request(body: CountRequest) -> ChatRequest:
         "thinking": ThinkingSwitch(type="disabled" if body.thinking.type == "disabled" else "enabled")
         if body.thinking
         else None,
+        "include_reasoning": not (body.thinking and body.thinking.display == "omitted"),
         "reasoning_effort": body.output_config.effort if body.output_config else None,
         "response_format": format_of((body.output_config and body.output_config.format) or body.output_format),
         "continue_final_message": messages[-1].role == "assistant" and not messages[-1].tool_calls,

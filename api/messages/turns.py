@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from api.messages.blocks import readable
 from api.schema.chat import (
     FunctionCall,
     ImageUrl,
@@ -10,23 +11,27 @@ from api.schema.chat import (
     Part,
     ToolCall,
 )
-from api.schema.messages import ContentBlock, CountRequest, Turn
+from api.schema.messages import BlockSource, ContentBlock, CountRequest, Turn
 from common.errors import InvalidRequest
 
 
 def messages_of(body: CountRequest) -> list[Message]:
     messages = []
     if body.system:
-        messages.append(Message(role="system", content=text_of(body.system, "system")))
+        messages.append(Message(role="system", content=system_of(body.system, "system")))
     for number, turn in enumerate(body.messages):
         param = f"messages[{number}]"
         if turn.role == "assistant":
             messages.append(assistant_message(turn, param))
         elif turn.role == "system":
-            messages.append(Message(role="system", content=text_of(turn.content, param)))
+            messages.append(Message(role="system", content=system_of(turn.content, param)))
         else:
             messages += user_messages(turn, param)
     return messages
+
+
+def system_of(content: str | Sequence[ContentBlock], param: str) -> str:
+    return content if isinstance(content, str) else text_of(list(readable(content)), param)
 
 
 def user_messages(turn: Turn, param: str) -> list[Message]:
@@ -43,6 +48,7 @@ def user_messages(turn: Turn, param: str) -> list[Message]:
         if block.tool_use_id is None:
             raise InvalidRequest(f"'{where}': a tool_result needs 'tool_use_id'.", param=where)
         messages.append(Message(role="tool", tool_call_id=block.tool_use_id, content=result_of(block)))
+    texts = list(readable(texts))
     if any(block.type == "image" for block in texts):
         messages.append(Message(role="user", content=[part_of(block, param) for block in texts]))
     elif texts or not messages:
@@ -52,7 +58,10 @@ def user_messages(turn: Turn, param: str) -> list[Message]:
 
 def result_of(block: ContentBlock) -> str | list[Part]:
     """A tool's result: its text, with its images if it has some. A line of text stands for a block of another type."""
-    inner = [ContentBlock(type="text", text=block.content)] if isinstance(block.content, str) else block.content or []
+    if isinstance(block.content, list):
+        inner = list(readable(block.content))
+    else:
+        inner = [ContentBlock(type="text", text=block.content)] if isinstance(block.content, str) else []
     if block.is_error:
         inner = [ContentBlock(type="text", text="Error: "), *inner]
     parts = [
@@ -67,7 +76,7 @@ def result_of(block: ContentBlock) -> str | list[Part]:
 
 
 def part_of(block: ContentBlock, param: str) -> Part:
-    if block.type != "image" or block.source is None:
+    if block.type != "image" or not isinstance(block.source, BlockSource):
         return Part(type="text", text=text_of([block], param))
     source = block.source
     url = f"data:{source.media_type};base64,{source.data}" if source.type == "base64" else source.url
@@ -86,7 +95,7 @@ def assistant_message(turn: Turn, param: str) -> Message:
             raise InvalidRequest(f"'{where}': a tool_use needs 'id' and 'name'.", param=where)
         arguments = json.dumps(block.input or {}, ensure_ascii=False)
         calls.append(ToolCall(id=block.id, function=FunctionCall(name=block.name, arguments=arguments)))
-    texts = [block for block in turn.content if block.type not in ("tool_use", "thinking", "redacted_thinking")]
+    texts = [block for block in readable(turn.content) if block.type not in ("tool_use", "thinking")]
     thought = "".join(block.thinking or "" for block in turn.content if block.type == "thinking")
     return Message(
         role="assistant",

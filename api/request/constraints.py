@@ -1,5 +1,6 @@
 """A request's tools and response format -> the grammar that constrains its answer, or None."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def offered_tools(body: ChatRequest) -> list[Tool]:
     """The tools for the prompt, all as functions. Raises InvalidRequest when `tool_choice` contradicts `tools`."""
     tools = [as_function(tool) for tool in body.tools or ()]
     names = [tool.function.name for tool in tools]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
+    if repeated := next((name for name, times in Counter(names).items() if times > 1), None):
         raise InvalidRequest(f"'tools' has two functions named {repeated!r}.", param="tools")
     choice = body.tool_choice
     if choice == "none":

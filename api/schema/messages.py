@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from api.schema.base import (
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_TIMEOUT_S,
-    MAX_TOOLS,
     MIN_TIMEOUT_S,
     Base,
     ForModel,
@@ -18,7 +17,11 @@ from api.schema.base import (
     StopStrings,
     StreamOptions,
 )
+from api.schema.chat import FUNCTION_NAME, MAX_FUNCTION_NAME
 from api.schema.unsupported import NOT_HERE, Refusal
+
+MAX_OFFERED = 1024  # tools; Anthropic publishes no limit, and agents with many MCP servers exceed OpenAI's
+SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset")
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
     {
@@ -28,11 +31,14 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
 )
 
 
-class ImageSource(Base):
+class BlockSource(Base):
+    """Where an image or a document is."""
+
     type: str
     media_type: str = ""
     data: str = ""
     url: str = ""
+    content: "str | ContentBlocks | None" = None
 
 
 class ContentBlock(Base):
@@ -45,9 +51,12 @@ class ContentBlock(Base):
     name: str | None = Field(None, min_length=1, max_length=256)
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: "str | ContentBlocks | None" = None
+    content: "str | ContentBlocks | dict[str, Any] | None" = None
     is_error: bool | None = None
-    source: ImageSource | None = None
+    source: BlockSource | str | None = None
+    title: str | None = None
+    context: str | None = None
+    tool_name: str | None = None
 
 
 ContentBlocks = Annotated[list[ContentBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
@@ -58,9 +67,20 @@ class Turn(Base):
     content: str | ContentBlocks
 
 
+def _offered_here(tools: Any) -> Any:
+    """The tools without those that Anthropic's own servers run, which a model may do without."""
+    if not isinstance(tools, list):
+        return tools
+    return [
+        tool
+        for tool in tools
+        if not (isinstance(tool, dict) and isinstance(kind := tool.get("type"), str) and kind.startswith(SERVER_TOOLS))
+    ]
+
+
 class MessagesTool(Base):
-    type: Literal["custom"] = "custom"
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")
+    type: Literal["custom"] | None = "custom"
+    name: str = Field(min_length=1, max_length=MAX_FUNCTION_NAME, pattern=FUNCTION_NAME)
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
@@ -75,6 +95,7 @@ class MessagesToolChoice(Base):
 class MessagesThinking(Base):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = Field(None, ge=1)
+    display: str | None = None
 
 
 class MessagesFormat(Base):
@@ -98,7 +119,9 @@ class CountRequest(ForModel):
 
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: str | ContentBlocks | None = None
-    tools: list[MessagesTool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[
+        Annotated[list[MessagesTool], Field(max_length=MAX_OFFERED)] | None, BeforeValidator(_offered_here)
+    ] = None
     tool_choice: MessagesToolChoice | None = None
     thinking: MessagesThinking | None = None
     output_config: OutputConfig | None = None

@@ -3,13 +3,23 @@
 import pytest
 
 from api.chat.prepare import chat_input
-from api.messages.prepare import chat_request
+from api.messages.prepare import chat_request, prepare
 from api.schema.messages import MessagesRequest
 from api.schema.parse import parse
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
+from tests.api.calls import call_of
 
 TOOL = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}}
+WORDS = {"type": "text", "media_type": "text/plain", "data": "Once."}
+SERVER_TOOLS = [
+    {"type": "web_search_20250305", "name": "web_search", "max_uses": 8},
+    {"type": "web_fetch_20260318", "name": "web_fetch"},
+    {"type": "code_execution_20260521", "name": "code_execution"},
+    {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"},
+    {"type": "mcp_toolset", "mcp_server_name": "x"},
+]
 
 
 def asked(**body):
@@ -69,7 +79,7 @@ def test_requests_of_coding_agents_are_understood(encoder):
 
 def test_a_tool_result_keeps_its_images_and_names_what_nobody_here_reads():
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
-    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}}
+    document = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}}
     results = [
         {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x.png"}, image]},
         {"type": "tool_result", "tool_use_id": "2", "is_error": True, "content": [document]},
@@ -93,7 +103,10 @@ def test_a_message_that_the_caller_began_is_continued():
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}, "messages[0].content[0]"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "computer_20250124", "name": "computer"}]}, "tools[0].type"),
+        ({"tools": [TOOL | {"name": "a" * 129}]}, "tools[0].name"),
+        ({"tools": [TOOL] * 1025}, "tools"),
+        ({"messages": [{"role": "user", "content": [PDF]}]}, "messages[0].content[0]"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
     ],
@@ -102,3 +115,92 @@ def test_a_field_that_cannot_be_honoured_is_refused_and_named(change, param):
     with pytest.raises(InvalidRequest) as refused:
         chat_request(asked(**change))
     assert refused.value.param == param
+
+
+def told(*blocks, **body):
+    """The last message that the model reads of these blocks of the user's."""
+    return chat_request(asked(messages=[{"role": "user", "content": list(blocks)}], **body)).messages[-1].content
+
+
+def test_tools_that_anthropic_s_servers_run_are_left_out(encoder):
+    body = chat_request(asked(tools=[*SERVER_TOOLS, TOOL | {"type": None, "defer_loading": True}]))
+    assert [tool.function.name for tool in body.tools] == ["add"]
+    assert chat_input(body, encoder, GrammarCheck()).options.tool_dialect == "hermes"
+    alone = chat_input(chat_request(asked(tools=SERVER_TOOLS)), encoder, GrammarCheck())
+    assert alone.options.tool_dialect is None
+    with pytest.raises(InvalidRequest, match="not among the tools"):
+        chosen = asked(tools=[*SERVER_TOOLS, TOOL], tool_choice={"type": "tool", "name": "web_search"})
+        chat_input(chat_request(chosen), encoder, GrammarCheck())
+
+
+def test_there_may_be_many_tools_with_long_names(encoder_of):
+    names = [f"mcp__{number:04}__".ljust(128, "x") for number in range(1024)]
+    body = asked(tools=[TOOL | {"name": name} for name in names])
+    encoder = encoder_of(max_model_len=400_000)
+    assert len(chat_input(chat_request(body), encoder, GrammarCheck()).prompt.ids) > 128 * 1024
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ({"type": "document", "source": WORDS}, "Once.\n"),
+        ({"type": "document", "title": "A", "context": "B", "source": WORDS}, "A\nB\nOnce.\n"),
+        (
+            {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "On"}]}},
+            "On\n",
+        ),
+        (
+            {"type": "search_result", "source": "http://x", "title": "X", "content": [{"type": "text", "text": "y"}]},
+            "X\nhttp://x\ny\n",
+        ),
+        ({"type": "compaction", "content": "So far."}, "So far."),
+        ({"type": "tool_reference", "tool_name": "add"}, "Tool add is available."),
+    ],
+)
+def test_blocks_that_are_text_in_another_form_are_read(block, text):
+    assert told(block) == text
+    assert told({"type": "tool_result", "tool_use_id": "1", "content": [block]}) == text
+
+
+def test_what_anthropic_s_servers_wrote_for_themselves_is_left_out():
+    history = [
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}},
+        {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"type": "web_search_result", "url": "x"}]},
+        {"type": "web_fetch_tool_result", "tool_use_id": "s", "content": {"type": "web_fetch_result"}},
+        {"type": "text", "text": "Found."},
+    ]
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": history}]
+    assert chat_request(asked(messages=messages)).messages[-1].content == "Found."
+
+
+def test_a_system_prompt_s_line_about_billing_does_not_reach_the_model():
+    """It changes with each request, so that no prefix would ever be cached."""
+    billing = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1; cch=12345;"}
+    chat = chat_request(asked(system=[billing, {"type": "text", "text": "Be kind."}]))
+    assert chat.messages[0].content == "Be kind."
+
+
+@pytest.mark.parametrize(("display", "is_shown"), [(None, True), ("summarized", True), ("omitted", False)])
+def test_thinking_is_shown_unless_it_is_to_be_omitted(display, is_shown, encoder):
+    body = asked(thinking={"type": "adaptive", "display": display})
+    assert chat_input(chat_request(body), encoder, GrammarCheck()).options.shows_reasoning == is_shown
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "x"}}}},
+            "output_config.format.schema",
+        ),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"system": "x" * 9000}, "messages"),
+    ],
+)
+def test_a_refusal_names_anthropic_s_fields(change, param, encoder):
+    raw = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]} | change
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(call_of(MessagesRequest, raw, encoder))
+    assert refused.value.param == param
+    assert "response_format" not in refused.value.message
