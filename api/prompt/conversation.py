@@ -6,13 +6,21 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from jinja2 import TemplateError
-
 from api.prompt import deepseek_v32
 from api.prompt.bounds import TooSlow, bounded
 from api.prompt.images import is_image
 from api.prompt.special_tokens import Guard
+from api.prompt.template_traits import (
+    REFUSALS,
+    STRICTEST,
+    TEMPLATE_BYTES,
+    TEMPLATE_TIME_S,
+    ChatTemplate,
+    chat_template_of,
+    placed,
+)
 from api.prompt.templates import render_template
+from api.prompt.turns import described, fitted, written_out
 from api.reading.thinking.form import ReasoningForm
 from api.reading.thinking.known import THINK
 from api.schema.chat import Message, Part, Tool
@@ -21,9 +29,6 @@ from common.grammar.thinking import Thinking
 from common.json_bounds import bounded_marks
 from common.wire import ModelCard
 
-TEMPLATE_TIME_S = 2.0
-TEMPLATE_BYTES = 2**30
-REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 TEMPLATE_KWARGS: Mapping[str, type] = MappingProxyType(
     {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
 )
@@ -52,22 +57,52 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     kwargs = checked_kwargs(conversation.template_kwargs)
     if card.architecture == "deepseek_v32" and card.chat_template is None:
         return _render_deepseek_v32(conversation, messages, tools, kwargs, guard)
-    if card.chat_template is None:
+    template = chat_template_of(card, has_tools=bool(tools))
+    if template is None:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
+    if template.traits.wants_text_arguments:
+        messages = [_with_written_arguments(message) for message in messages]
+    messages = written_out(messages, tools, template)
     try:
         with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
-            return render_template(
-                card.chat_template,
-                messages,
-                tools,
-                add_generation_prompt=conversation.add_generation_prompt,
-                continue_final=conversation.continue_final,
-                variables={**card.special_tokens, **kwargs},
-            )
+            return _render_fitted(template, conversation, messages, tools, card.special_tokens | kwargs)
     except (TooSlow, MemoryError):
         raise InvalidRequest("The model's chat template needs too long for these messages.", param="messages") from None
     except REFUSALS as error:
         raise InvalidRequest(f"The model's chat template refuses these messages: {error}", param="messages") from None
+
+
+def _render_fitted(
+    template: ChatTemplate,
+    conversation: Conversation,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]],
+    variables: Mapping[str, Any],
+) -> str:
+    """Raises the first refusal, when the template refuses the messages also after what usually helps."""
+
+    def rendered(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> str:
+        placed_messages, placed_tools, more = placed(template.traits.tools_place, messages, tools)
+        return render_template(
+            template.source,
+            placed_messages,
+            placed_tools,
+            add_generation_prompt=conversation.add_generation_prompt,
+            continue_final=conversation.continue_final,
+            variables={**variables, **more},
+        )
+
+    messages = fitted(messages, template.traits)
+    try:
+        return rendered(messages, tools)
+    except REFUSALS as first:
+        stricter = fitted(messages, STRICTEST), described(tools)
+        if stricter == (messages, tools):
+            raise
+        try:
+            return rendered(*stricter)
+        except REFUSALS:
+            raise first from None
 
 
 def thinking_of(rendered: str, conversation: Conversation, card: ModelCard, form: ReasoningForm) -> Thinking:

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from api.process.offload import in_native_thread, in_python_thread, inline, offload
 from api.prompt.conversation import Conversation, render, thinking_of
 from api.prompt.encoding import LONG_TEXT, Encoded, TextEncoder
 from api.prompt.special_tokens import Guard
+from api.prompt.template_traits import chat_template_of
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.known import dialect_for
+from api.reading.dialects.objects.hermes import HERMES
 from api.reading.thinking.form import ReasoningForm
 from api.reading.thinking.known import form_for
 from common.errors import ContextLengthExceeded, InvalidRequest
@@ -44,8 +47,13 @@ class PromptEncoder:
         self._hidden = [*self._special, *self._turn_marks, *([card.image_token] if card.image_token else [])]
         self._spelling = Spelling(self._tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
-        self.tool_dialect: ToolDialect | None = dialect_for(card.chat_template, card.architecture)
         self.reasoning_form: ReasoningForm = form_for(card.chat_template, card.architecture)
+
+    @cached_property
+    def tool_dialect(self) -> ToolDialect:
+        """The form of calls that the model is asked for and whose answers are read; Hermes' where it has none known."""
+        template = chat_template_of(self.card, has_tools=True)
+        return template.dialect if template else dialect_for(None, self.card.architecture) or HERMES
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ids up to where the answer begins. Raises InvalidRequest or ContextLengthExceeded."""

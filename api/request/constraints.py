@@ -106,10 +106,6 @@ def _schema_grammar(schema: Any, param: str) -> Grammar:
 
 def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, is_shaped: bool) -> Grammar | None:
     """`is_shaped`: an answer that is not a call has a grammar of its own, so there is no free text."""
-    if encoder.tool_dialect is None:
-        raise InvalidRequest(
-            "This model's chat template does not show a form of tool calls that this server can read.", param="tools"
-        )
     named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
     functions = [
         OfferedFunction(tool.function.name, tool.function.parameters, strict=bool(tool.function.strict))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from api.reading.dialects.call_grammar import CallRules, OfferedFunction, call_rules
 from api.reading.pieces import CallPieces, Piece
@@ -27,6 +27,9 @@ def one_copy(_: Schema) -> int:
     return 1
 
 
+CallWriter = Callable[[Sequence[tuple[str, Any]]], str]  # names and arguments (text that is no JSON object, as it is)
+
+
 @dataclass(frozen=True, slots=True)
 class ToolDialect:
     """One form of tool calls. To add a dialect, write its file and add its record to `DIALECTS` in known.py."""
@@ -41,6 +44,7 @@ class ToolDialect:
     reads_kinds: bool = False  # strings are written without quotes, so the schemas say what is a string
     further_marks: tuple[str, ...] = ()  # other texts of this form that may be special tokens of a model
     schema_copies: Callable[[Schema], int] = one_copy  # how often the grammar repeats a function's schema
+    write_calls: CallWriter | None = None  # for models whose templates show no tools, or leave out earlier calls
 
     def grammar(
         self, functions: Sequence[OfferedFunction], *, must_call: bool, parallel: bool, marked: MarkedText

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from common.errors import InvalidRequest
-from tests.api.chat_requests import ALLOWED, JSON_SCHEMA, NAMED, SCHEMA, STRICT, TOOL, grammar, prepared
+from tests.api.chat_requests import ALLOWED, JSON_SCHEMA, NAMED, SCHEMA, STRICT, TOOL, grammar
 from tests.api.conftest import THINKING
 
 
@@ -50,8 +49,10 @@ def test_a_model_may_think_before_a_formatted_answer(encoder_of):
     assert "thought" in text
 
 
-def test_tools_need_a_model_whose_calls_can_be_read(encoder_of):
-    plain = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(InvalidRequest) as refused:
-        prepared(encoder_of(chat_template=plain), tools=[TOOL])
-    assert refused.value.param == "tools"
+def test_a_required_call_of_a_model_without_a_form_of_its_own_is_hermes(encoder_of):
+    plain = encoder_of(chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert grammar(plain, tools=[TOOL]) is None
+    assert grammar(plain, tools=[TOOL], tool_choice="required") == grammar(
+        encoder_of(), tools=[TOOL], tool_choice="required"
+    )
+    assert grammar(plain, tools=[TOOL], tool_choice="none") is None

@@ -1,5 +1,9 @@
 """Hermes and Qwen: `<tool_call>` + `{"name": …, "arguments": {…}}` + `</tool_call>`, once per call."""
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
 from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
 from api.reading.dialects.objects.call_object import CallObject
@@ -54,4 +58,9 @@ def detect(template: str, _: str) -> bool:
     return OPENING in template and not has_unsupported_markers(template)
 
 
-HERMES = ToolDialect("hermes", (OPENING,), detect, HermesBlock, grammar)
+def write_calls(calls: Sequence[tuple[str, Any]]) -> str:
+    written = (json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False) for name, arguments in calls)
+    return "\n".join(f"{OPENING}\n{call}\n{CLOSING}" for call in written)
+
+
+HERMES = ToolDialect("hermes", (OPENING,), detect, HermesBlock, grammar, write_calls=write_calls)

@@ -1,0 +1,177 @@
+"""What a model's chat template takes and what it leaves out, found once by rendering small conversations."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+
+from api.prompt.bounds import TooSlow, bounded
+from api.prompt.templates import render_template
+from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.known import dialect_for
+from api.reading.dialects.objects.hermes import HERMES
+from common.wire import ModelCard
+
+TEMPLATE_TIME_S = 2.0
+TEMPLATE_BYTES = 2**30
+REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+TOOL_NAME, FIRST, SECOND, THIRD = "Qqtool", "Qqfirst", "Qqsecond", "Qqthird"  # texts that no template has of its own
+CALL_ID = "abcdef001"  # some templates take nine letters and digits only
+Message = Mapping[str, Any]
+
+
+ToolsPlace = Literal["tools", "xml_tools", "functions", "system"]  # three variables, and a system message's field
+TOOLS_PLACES: tuple[ToolsPlace, ...] = ("tools", "xml_tools", "functions", "system")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTraits:
+    """The defaults are those of a template that takes all."""
+
+    tools_place: ToolsPlace | None = "tools"  # where it reads the tools that it shows; None: it shows none
+    writes_calls: bool = True  # of an assistant's earlier turn
+    writes_results: bool = True  # messages of the role `tool`
+    wants_text_arguments: bool = False  # of calls, as JSON text
+    takes_several_calls: bool = True  # in one message
+    takes_system: bool = True
+    takes_systems: bool = True  # several at the beginning
+    takes_late_system: bool = True  # between turns
+    alternates: bool = False  # refuses two turns of the user's, one after the other
+
+
+# A template that refuses a conversation may take it after these changes.
+STRICTEST = TemplateTraits(takes_systems=False, takes_late_system=False, alternates=True)
+
+
+def placed(
+    place: ToolsPlace | None, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> tuple[Sequence[Message], Sequence[Mapping[str, Any]], dict[str, Any]]:
+    """Messages, tools and further variables for a template that reads the tools at this place."""
+    if place == "functions":  # firefunction reads it in every chat
+        return messages, (), {"functions": _json(tools), "datetime": datetime.now().strftime("%Y-%m-%d")}
+    if place == "system" and tools:  # Phi-4-mini
+        has_system = messages[0]["role"] == "system"
+        head, rest = (messages[0], messages[1:]) if has_system else ({"role": "system", "content": ""}, messages)
+        return [{**head, "tools": _json([tool["function"] for tool in tools])}, *rest], (), {}
+    if place == "xml_tools" and tools:  # SmolLM3
+        return messages, (), {"xml_tools": tools}
+    return messages, tools if place == "tools" else (), {}
+
+
+def small_tool() -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": {"p": {"type": "string", "description": "d"}},
+        "required": ["p"],
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": TOOL_NAME, "description": "d", "parameters": parameters}}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A template with what is known of it."""
+
+    source: str
+    traits: TemplateTraits
+    dialect: ToolDialect  # of the calls that the model is shown, and writes
+
+
+def chat_template_of(card: ModelCard, *, has_tools: bool) -> ChatTemplate | None:
+    """The one for a conversation with or without tools; None: the model has none."""
+    source = card.tool_chat_template if has_tools and card.tool_chat_template else card.chat_template
+    if source is None:
+        return None
+    return _known(source, card.architecture, tuple(card.special_tokens.items()), card.accepts_images)
+
+
+@lru_cache(maxsize=16)
+def _known(source: str, architecture: str, special_tokens: tuple[tuple[str, str], ...], in_parts: bool) -> ChatTemplate:
+    try:
+        with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
+            traits = traits_of(source, special_tokens, in_parts=in_parts)
+    except (TooSlow, MemoryError):
+        traits = TemplateTraits()
+    dialect = dialect_for(source, architecture)
+    is_shown = dialect is not None and (traits.tools_place is not None or dialect.write_calls is not None)
+    return ChatTemplate(source, traits, dialect if dialect is not None and is_shown else HERMES)
+
+
+def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_parts: bool) -> TemplateTraits:
+    """`in_parts`: a vision model's template, whose messages are lists of parts."""
+    tools = [small_tool()]
+    probe = TemplateProbe(source, dict(special_tokens), in_parts)
+    user, answer = probe.message("user", FIRST), probe.message("assistant", "a")
+    system, later = probe.message("system", SECOND), probe.message("system", THIRD)
+    places = (place for place in TOOLS_PLACES if probe.shows([user], FIRST, TOOL_NAME, place=place, tools=tools))
+    place = next(places, None)
+    if not probe.shows([user], FIRST, place=place):
+        return TemplateTraits(tools_place=place)
+    shows, takes = partial(probe.shows, place=place), partial(probe.takes, place=place)
+    shows_called, takes_called = partial(shows, tools=tools), partial(takes, tools=tools)
+    result = probe.message("tool", THIRD, tool_call_id=CALL_ID, name=TOOL_NAME)
+    call, text_call = probe.called({"p": SECOND}), probe.called(_json({"p": SECOND}))
+    wants_text = not takes_called([user, call, result]) and takes_called([user, text_call, result])
+    call = text_call if wants_text else call
+    twice = {**call, "tool_calls": [*call["tool_calls"], *call["tool_calls"]]}
+    takes_system = shows([system, user], FIRST, SECOND)
+    return TemplateTraits(
+        tools_place=place,
+        writes_calls=shows_called([user, call, result], SECOND),
+        writes_results=shows_called([user, call, result], THIRD),
+        wants_text_arguments=wants_text,
+        takes_several_calls=not takes_called([user, call]) or takes_called([user, twice]),
+        takes_system=takes_system,
+        takes_systems=takes_system and shows([system, later, user], FIRST, SECOND, THIRD),
+        takes_late_system=takes_system and shows([system, user, answer, later, user], FIRST, THIRD),
+        alternates=not takes([user, user]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateProbe:
+    """Renders small conversations with one template."""
+
+    source: str
+    special_tokens: Mapping[str, str]
+    in_parts: bool
+
+    def message(self, role: str, text: str, **fields: Any) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if self.in_parts else text, **fields}
+
+    def called(self, arguments: Any) -> dict[str, Any]:
+        call = {"id": CALL_ID, "type": "function", "function": {"name": TOOL_NAME, "arguments": arguments}}
+        return self.message("assistant", "", tool_calls=[call])
+
+    def takes(self, messages: Sequence[Message], *, place: ToolsPlace | None, tools: Sequence[Any] = ()) -> bool:
+        return self._rendered(messages, place, tools) is not None
+
+    def shows(
+        self, messages: Sequence[Message], *texts: str, place: ToolsPlace | None, tools: Sequence[Any] = ()
+    ) -> bool:
+        """The template takes these messages, and all of the texts stand in the prompt."""
+        rendered = self._rendered(messages, place, tools) or ""
+        return all(text in rendered for text in texts)
+
+    def _rendered(self, messages: Sequence[Message], place: ToolsPlace | None, tools: Sequence[Any]) -> str | None:
+        """None for a conversation that the template refuses."""
+        messages, tools, variables = placed(place, messages, tools)
+        try:
+            return render_template(
+                self.source,
+                messages,
+                tools,
+                add_generation_prompt=True,
+                continue_final=False,
+                variables={**self.special_tokens, **variables},
+            )
+        except REFUSALS:
+            return None

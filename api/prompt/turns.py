@@ -1,0 +1,165 @@
+"""Messages as a chat template takes them: what it would leave out is written as text, what it refuses is rearranged."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from api.prompt.template_traits import ChatTemplate, TemplateTraits
+from api.reading.dialects.dialect import CallWriter
+from api.reading.dialects.objects import hermes
+
+Message = dict[str, Any]
+Content = str | list[Any]  # a vision model's template takes a list of parts
+PARAGRAPH = "\n\n"
+
+TOOLS_TEXT = """# Tools
+
+You can call functions. Each of them is described here as JSON, with the JSON Schema of its arguments:
+<tools>
+{tools}
+</tools>
+
+To call a function, end your answer with a call of this form, with its name and its arguments. Several calls may follow
+one another:
+{example}
+
+The results then come back in <tool_response></tool_response>. Call a function only where one helps."""
+
+
+def written_out(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], template: ChatTemplate
+) -> list[Message]:
+    """The conversation with tools, calls and results as text, each only where the template leaves it out."""
+    traits, write = template.traits, template.dialect.write_calls or hermes.write_calls
+    result = list(messages) if traits.writes_calls else [_with_calls_as_text(message, write) for message in messages]
+    if not traits.writes_results:
+        result = _with_results_as_turns(result)
+    if traits.tools_place is None and tools:
+        listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+        result = _with_system_text(
+            result, TOOLS_TEXT.format(tools=listed, example=write([("function-name", {"argument-name": "value"})]))
+        )
+    return result
+
+
+def fitted(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
+    """The conversation without what the template refuses or drops: system messages, several calls, repeated turns."""
+    result = list(messages) if traits.takes_several_calls else _one_call_each(messages)
+    result = _with_fewer_systems(result, traits)
+    return _alternating(result) if traits.alternates else result
+
+
+def described(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tools with the fields that a caller may leave out and some templates read."""
+    empty = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return [{**tool, "function": empty | tool["function"]} for tool in tools]
+
+
+def joined(first: Content, second: Content, between: str = PARAGRAPH) -> Content:
+    """Two contents as one."""
+    if isinstance(first, str) and isinstance(second, str):
+        return first + between + second if first and second else first or second
+    return [*_parts(first), *([{"type": "text", "text": between}] if first and second else []), *_parts(second)]
+
+
+def _parts(content: Content) -> list[Any]:
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
+
+
+def _with_calls_as_text(message: Message, write: CallWriter) -> Message:
+    if not message.get("tool_calls"):
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    text = write([(function["name"], function["arguments"]) for function in functions])
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    return rest | {"content": joined(message["content"], text, "\n")}
+
+
+def _with_results_as_turns(messages: Sequence[Message]) -> list[Message]:
+    """Results that follow one another become one turn of the user's."""
+    result: list[Message] = []
+    for before, message in zip([None, *messages], messages, strict=False):
+        if message["role"] != "tool":
+            result.append(message)
+            continue
+        text = joined(joined("<tool_response>\n", message["content"], ""), "\n</tool_response>", "")
+        if before is not None and before["role"] == "tool":
+            result[-1] = {"role": "user", "content": joined(result[-1]["content"], text, "\n")}
+        else:
+            result.append({"role": "user", "content": text})
+    return result
+
+
+def _with_system_text(messages: Sequence[Message], text: str) -> list[Message]:
+    first = messages[0]
+    if first["role"] != "system":
+        content = joined([], text) if isinstance(first["content"], list) else text
+        return [{"role": "system", "content": content}, *messages]
+    return [first | {"content": joined(first["content"], text)}, *messages[1:]]
+
+
+def _with_fewer_systems(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
+    """Those at the beginning as one, or as the user's; a later one as the user's, in its place."""
+    num_leading = next((at for at, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    leading, rest = list(messages[:num_leading]), messages[num_leading:]
+    if not traits.takes_systems:
+        leading = _merged(leading)
+    if not traits.takes_system:
+        leading = [message | {"role": "user"} for message in leading]
+    if not traits.takes_late_system:
+        rest = [message | {"role": "user"} if message["role"] == "system" else message for message in rest]
+    return [*leading, *rest]
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """Messages of one role as one message, or none."""
+    result: list[Message] = []
+    for message in messages:
+        result = [result[0] | {"content": joined(result[0]["content"], message["content"])}] if result else [message]
+    return result
+
+
+def _one_call_each(messages: Sequence[Message]) -> list[Message]:
+    """Each call in a turn of its own, before its result."""
+    result: list[Message] = []
+    rest = list(messages)
+    while rest:
+        message = rest.pop(0)
+        calls = message.get("tool_calls") or []
+        if len(calls) < 2:
+            result.append(message)
+            continue
+        num_results = next((at for at, later in enumerate(rest) if later["role"] != "tool"), len(rest))
+        results, rest = rest[:num_results], rest[num_results:]
+        empty: Content = [] if isinstance(message["content"], list) else ""
+        for number, call in enumerate(calls):
+            turn = message if number == 0 else {"role": "assistant", "content": empty}
+            mine = [one for one in results if one.get("tool_call_id") == call["id"]]
+            results = [one for one in results if one not in mine]
+            result += [turn | {"tool_calls": [call]}, *mine]
+        result += results
+    return result
+
+
+def _alternating(messages: Sequence[Message]) -> list[Message]:
+    """The user and the assistant in turn. Calls and results are not counted: templates allow them between."""
+    result: list[Message] = []
+    said = "assistant"
+    for message in messages:
+        turn = _turn_of(message)
+        if turn and turn == said:
+            if result and _turn_of(result[-1]) == turn:
+                result += _merged([result.pop(), message])
+                continue
+            other = "assistant" if turn == "user" else "user"
+            result.append({"role": other, "content": [] if isinstance(message["content"], list) else ""})
+        result.append(message)
+        said = turn or said
+    return result
+
+
+def _turn_of(message: Message) -> str:
+    """user or assistant; '' for a message that is not counted."""
+    return message["role"] if message["role"] in ("user", "assistant") and not message.get("tool_calls") else ""

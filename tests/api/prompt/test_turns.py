@@ -1,0 +1,149 @@
+"""Conversations that a chat template refuses, or of which it leaves something out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from api.messages.prepare import chat_request as of_messages
+from api.prompt.conversation import Conversation, render
+from api.prompt.special_tokens import Guard
+from api.responses.prepare import chat_request as of_responses
+from api.schema.chat import ChatRequest, Tool
+from api.schema.messages import MessagesRequest
+from api.schema.parse import parse
+from api.schema.responses import ResponsesRequest
+from common.errors import InvalidRequest
+from tests.api.chat_requests import prepared
+from tests.api.conftest import CHATML, card, chat_tokenizer
+
+TURNS = "{%- for m in messages -%}[{{ m.role }}]{{ m.content }}{%- endfor -%}"
+ONE_SYSTEM = (
+    "{%- for m in messages -%}{%- if m.role == 'system' and not loop.first -%}"
+    "{{ raise_exception('System message must be at the beginning.') }}{%- endif -%}{%- endfor -%}"
+)
+DROPPING = """{%- for m in messages -%}{%- if m.role != 'system' or loop.first -%}[{{ m.role }}]{{ m.content }}
+{%- endif -%}{%- endfor -%}"""
+ALTERNATING = """{%- set ns = namespace(number=0) -%}
+{%- for m in (messages[1:] if messages[0].role == 'system' else messages) if m.role != 'tool' and not m.tool_calls -%}
+{%- if (m.role == 'user') != (ns.number % 2 == 0) -%}{{ raise_exception('Roles must alternate.') }}{%- endif -%}
+{%- set ns.number = ns.number + 1 -%}{%- endfor -%}"""
+NO_SYSTEM = "{%- if messages[0].role == 'system' -%}{{ raise_exception('System role not supported') }}{%- endif -%}"
+ONE_CALL = """{%- for m in messages -%}[{{ m.role }}]{{ m.content }}{%- if m.tool_calls -%}
+{%- if m.tool_calls | length > 1 -%}{{ raise_exception('One call at once!') }}{%- endif -%}
+{{- m.tool_calls[0].function.name ~ m.tool_calls[0].function.arguments | tojson }}{%- endif -%}{%- endfor -%}"""
+DESCRIBED = (
+    "{%- for tool in tools or [] -%}{{ tool.function.name ~ ': ' + tool.function.description }}{%- endfor -%}" + TURNS
+)
+TEXT_ARGUMENTS = """{%- for m in messages -%}[{{ m.role }}]{{ m.content }}{%- for c in m.tool_calls or [] -%}
+{{- c.function.name + '(' + c.function.arguments + ')' -}}{%- endfor -%}{%- endfor -%}"""
+
+A, B, LATE = ({"role": role, "content": text} for role, text in (("system", "A"), ("developer", "B"), ("system", "L")))
+ASK, SAY, MORE = ({"role": role, "content": role[0]} for role in ("user", "assistant", "user"))
+TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}
+SUM = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+OTHER = {"id": "c2", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [SUM, OTHER]}
+CALL = CALLS | {"tool_calls": [SUM]}
+RESULTS = [{"role": "tool", "tool_call_id": f"c{number}", "content": f"r{number}"} for number in (1, 2)]
+
+
+def rendered(template: str, messages: list[dict[str, Any]], tools: Any = (), **changes: Any) -> str:
+    body = parse(ChatRequest, {"model": "tiny", "messages": messages})
+    conversation = Conversation(body.messages, [Tool.model_validate(tool) for tool in tools])
+    return render(conversation, card(chat_tokenizer(), chat_template=template, **changes), Guard(()))
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([A, A, ASK], "[system]A\n\nA[user]u"),
+        ([A, B, ASK], "[system]A\n\nB[user]u"),
+        ([A, ASK, SAY, LATE, ASK], "[system]A[user]u[assistant]a[user]L[user]u"),
+        ([ASK, LATE], "[user]u[user]L"),
+        ([A, ASK, SAY], "[system]A[user]u[assistant]a"),
+    ],
+)
+def test_a_template_that_wants_one_system_message_first_gets_one(messages, expected):
+    assert rendered(ONE_SYSTEM + TURNS, messages) == expected
+
+
+def test_system_messages_that_a_template_drops_are_not_lost():
+    assert rendered(DROPPING, [A, B, ASK, SAY, LATE, ASK]) == "[system]A\n\nB[user]u[assistant]a[user]L[user]u"
+
+
+def test_a_template_that_takes_the_messages_gets_them_as_they_are():
+    messages = [A, B, ASK, ASK, SAY, SAY, LATE, ASK]
+    expected = "[system]A[system]B[user]u[user]u[assistant]a[assistant]a[system]L[user]u"
+    assert rendered(TURNS, messages) == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([A, ASK, MORE], "[system]A[user]u\n\nu"),
+        ([ASK, SAY, SAY, ASK], "[user]u[assistant]a\n\na[user]u"),
+        ([ASK, SAY, LATE, ASK], "[user]u[assistant]a[user]L\n\nu"),
+        ([SAY, ASK], "[user][assistant]a[user]u"),
+        ([ASK, CALL, RESULTS[0], ASK], "[user]u[assistant][tool]r1[assistant][user]u"),
+        ([ASK, CALL, RESULTS[0], SAY, ASK], "[user]u[assistant][tool]r1[assistant]a[user]u"),
+    ],
+)
+def test_a_template_whose_roles_must_alternate_gets_them_in_turn(messages, expected):
+    assert rendered(ALTERNATING + ONE_SYSTEM + ONE_CALL, messages).replace('add{"a": 1}', "") == expected
+
+
+def test_where_no_system_message_is_taken_its_text_begins_the_users_turn():
+    assert rendered(NO_SYSTEM + ALTERNATING + TURNS, [A, B, ASK, SAY]) == "[user]A\n\nB\n\nu[assistant]a"
+
+
+def test_a_template_that_refuses_several_calls_gets_each_before_its_result():
+    expected = '[user]u[assistant]add{"a": 1}[tool]r1[assistant]now{}[tool]r2'
+    assert rendered(ONE_CALL, [ASK, CALLS, *RESULTS]) == expected
+    assert rendered(ONE_CALL, [ASK, CALLS, *reversed(RESULTS)]) == expected
+
+
+def test_a_template_that_joins_arguments_to_text_gets_them_as_json_text():
+    assert rendered(TEXT_ARGUMENTS, [ASK, CALL, RESULTS[0]]) == '[user]u[assistant]add({"a": 1})[tool]r1'
+
+
+def test_a_tool_without_a_description_is_taken_by_a_template_that_reads_it():
+    bare = {"type": "function", "function": {"name": "add"}}
+    assert rendered(DESCRIBED, [ASK], [bare]) == "add: [user]u"
+
+
+def test_what_is_refused_for_another_reason_is_refused_with_the_first_message():
+    counting = "{{ raise_exception('No ' ~ messages | length ~ ' names!') if messages[0].name }}"
+    with pytest.raises(InvalidRequest, match="No 3 names!"):
+        rendered(counting + TURNS, [ASK | {"name": "x"}, SAY, SAY])
+
+
+def test_images_stay_in_their_order_when_turns_are_joined():
+    shown = """{%- for m in messages -%}[{{ m.role }}]{%- for p in m.content -%}
+{{- '<image>' if p.type == 'image' else p.text }}{%- endfor -%}{%- endfor -%}"""
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
+    prompt = rendered(ALTERNATING + shown, [ASK, picture, ASK, SAY], accepts_images=True)
+    assert prompt == "[user]u\n\n<image>\n\nu[assistant]a"
+
+
+def chat() -> ChatRequest:
+    return parse(ChatRequest, {"model": "tiny", "messages": [A, B, ASK, SAY, LATE, ASK]})
+
+
+def responses() -> ChatRequest:
+    items = [{"role": "developer", "content": "B"}, ASK, SAY, {"role": "system", "content": "L"}, ASK]
+    return of_responses(parse(ResponsesRequest, {"model": "tiny", "instructions": "A", "input": items}), [])
+
+
+def messages() -> ChatRequest:
+    turns = [{"role": "system", "content": "B"}, ASK, SAY, {"role": "system", "content": "L"}, ASK]
+    return of_messages(parse(MessagesRequest, {"model": "tiny", "max_tokens": 9, "system": "A", "messages": turns}))
+
+
+@pytest.mark.parametrize("asked", [chat, responses, messages])
+def test_every_endpoint_s_system_messages_reach_a_template_that_wants_one(asked: Callable[[], ChatRequest], encoder_of):
+    encoder = encoder_of(chat_template=ONE_SYSTEM + CHATML)
+    body = asked().model_dump(exclude_unset=True, exclude_none=True, by_alias=True)
+    text = encoder.decode(prepared(encoder, messages=body["messages"]).prompt.ids)
+    assert text.startswith("<|im_start|>system\nA\n\nB<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant")
+    assert "<|im_start|>user\nL<|im_end|>\n<|im_start|>user\nu<|im_end|>" in text
