@@ -1,7 +1,8 @@
 """Parses one JSON value while it is being written, and emits it as strict JSON.
 
-Unambiguous faults are repaired: Python's True, False and None, control characters in a string, and a backslash that
-escapes nothing. Any other fault ends the value as bad.
+What is meant beyond doubt is repaired: Python's True, False, None and strings in single quotes, NaN and Infinity (null,
+as JavaScript writes them), commas before a closing bracket, comments, control characters in a string, and a backslash
+that escapes nothing. Any other fault ends the value as bad.
 """
 
 import json
@@ -11,14 +12,18 @@ from types import MappingProxyType
 from typing import Literal
 
 Took = Literal["more", "last", "beyond", "bad"]
-Wanted = Literal["value", "value or end", "key", "key or end", "colon", "comma or end"]
+Wanted = Literal["value", "value or end", "key or end", "colon", "comma or end"]
 
 CLOSERS = MappingProxyType({"{": "}", "[": "]"})
+NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
 WORDS = MappingProxyType(
-    {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+    {word: word for word in ("true", "false", "null")}
+    | {"True": "true", "False": "false"}
+    | dict.fromkeys(("None", *NO_NUMBERS), "null")
 )
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 IN_WORD = frozenset(string.ascii_letters + string.digits + "+-.")
+QUOTES = frozenset("\"'")
 SPACE = frozenset(" \t\r\n")
 ESCAPED = frozenset('"\\/bfnrt')
 
@@ -29,14 +34,27 @@ class JsonValue:
     def __init__(self) -> None:
         self._closers: list[str] = []  # for the open brackets, innermost last
         self._wants: Wanted = "value"
-        self._in_string = False
+        self._quote = ""  # of the open string
         self._escape = ""
         self._word = ""
+        self._comment: Literal["", "/", "line", "block", "block*"] = ""
+        self._comma = ""  # with the white space after it; left out before a closing bracket
 
     def take(self, char: str) -> tuple[Took, str]:
         """State and text. `more`: the value goes on; `last`: it ends; `beyond`: it ended before; `bad`: not JSON."""
-        if self._in_string:
+        comma, self._comma = self._comma, ""
+        took, written = self._take(char)
+        if comma and (not written or written in SPACE):
+            self._comma = comma + written
+            return took, ""
+        is_closed = written == char and char in CLOSERS.values() and not self._quote
+        return took, comma[1 if is_closed else 0 :] + written
+
+    def _take(self, char: str) -> tuple[Took, str]:
+        if self._quote:
             return self._take_in_string(char)
+        if self._comment:
+            return self._take_in_comment(char)
         if char in IN_WORD and (self._word or self._wants.startswith("value")):
             self._word += char
             return "more", ""
@@ -55,9 +73,10 @@ class JsonValue:
     def _take_mark(self, char: str) -> tuple[Took, str]:
         if char in SPACE:
             return "more", char
-        if char == '"' and self._wants not in ("colon", "comma or end"):
-            self._in_string = True
-        elif char in CLOSERS and self._wants.startswith("value"):
+        if char in QUOTES and self._wants not in ("colon", "comma or end"):
+            self._quote = char
+            return "more", '"'
+        if char in CLOSERS and self._wants.startswith("value"):
             self._closers.append(CLOSERS[char])
             self._wants = "key or end" if char == "{" else "value or end"
         elif self._closers and char == self._closers[-1] and self._wants.endswith("end"):
@@ -65,12 +84,29 @@ class JsonValue:
             self._wants = "comma or end"
             return "more" if self._closers else "last", char
         elif char == "," and self._wants == "comma or end":
-            self._wants = "key" if self._closers[-1] == "}" else "value"
+            self._wants = "key or end" if self._closers[-1] == "}" else "value or end"
+            self._comma = char
+            return "more", ""
         elif char == ":" and self._wants == "colon":
             self._wants = "value"
+        elif char in "/#" and self._closers:
+            self._comment = "line" if char == "#" else "/"
+            return "more", ""
         else:
             return "bad", ""
         return "more", char
+
+    def _take_in_comment(self, char: str) -> tuple[Took, str]:
+        if self._comment == "/":
+            self._comment = "line" if char == "/" else "block"
+            return "more" if char in "/*" else "bad", ""
+        if self._comment == "line":
+            self._comment = "" if char == "\n" else "line"
+        elif self._comment == "block*" and char == "/":
+            self._comment = ""
+        else:
+            self._comment = "block*" if char == "*" else "block"
+        return "more", ""
 
     def _take_in_string(self, char: str) -> tuple[Took, str]:
         if self._escape:
@@ -78,11 +114,11 @@ class JsonValue:
         if char == "\\":
             self._escape = char
             return "more", ""
-        if char != '"':
-            return "more", json.dumps(char)[1:-1] if char < " " else char
-        self._in_string = False
+        if char != self._quote:
+            return "more", json.dumps(char)[1:-1] if char < " " or char == '"' else char
+        self._quote = ""
         self._wants = "colon" if self._wants.startswith("key") else "comma or end"
-        return "more" if self._closers else "last", char
+        return "more" if self._closers else "last", '"'
 
     def _take_escaped(self, char: str) -> tuple[Took, str]:
         self._escape += char
@@ -92,14 +128,18 @@ class JsonValue:
             if len(self._escape) < 6:
                 return "more", ""
         written, self._escape = self._escape, ""
+        if written[1] == self._quote == "'":
+            return "more", "'"
         if written[1] in ESCAPED or len(written) == 6:
             return "more", written
         return "more", json.dumps(written, ensure_ascii=False)[1:-1]
 
 
 def strict_json(text: str) -> str | None:
-    """The text as one strict JSON value; None if it is not exactly one value."""
+    """The text as one strict JSON value; None if it is not exactly one value, or is likelier to be plain text."""
     value, text = JsonValue(), text.strip()
+    if text.startswith("'") or text in NO_NUMBERS:
+        return None
     written: list[str] = []
     for position, char in enumerate(text + " "):
         took, part = value.take(char)

@@ -45,6 +45,7 @@ def calls(pieces):
         ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', [("f", '{"a": 1}')]),
         ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [("f", '{"a": 1}')]),
         ("hermes", '<tool_call>{"name": "f"}</tool_call>', [("f", "{}")]),
+        ("hermes", "<tool_call>{'name': 'f', 'arguments': {'a': True,},}</tool_call>", [("f", '{"a": true}')]),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "}"}}}\n</tool_call>', [("f", '{"a": "}"}')]),
         ("hermes", '<tool_call>{"name": "f", "arguments": {}}', [("f", "{}")]),
         ("llama3_json", '{"name": "f", "parameters": {"a": [1, 2]}}', [("f", '{"a": [1, 2]}')]),
@@ -168,6 +169,9 @@ def test_an_answer_in_json_that_is_cut_off_is_still_text():
     [
         ('{"x": True, "y": [None, False], "z": 1.5e3}', '{"x": true, "y": [null, false], "z": 1.5e3}'),
         ('{"a": "one\ntwo\t\\d \\u00e4"}', '{"a": "one\\ntwo\\t\\\\d \\u00e4"}'),
+        ("{'a': 'b \"c\" \\'d\\' \\n', 'e': [\"it's\"]}", '{"a": "b \\"c\\" \'d\' \\n", "e": ["it\'s"]}'),
+        ('{"a": [1, 2,], "b": {"c": NaN, }, }', '{"a": [1, 2], "b": {"c": null } }'),
+        ('{"a": 1, // one, "two"\n"b": /* } */ -Infinity # **/\n}', '{"a": 1, "b":  null }'),
     ],
 )
 def test_unambiguous_faults_are_repaired(written, arguments):
@@ -182,7 +186,7 @@ def test_unambiguous_faults_are_repaired(written, arguments):
 
 
 @pytest.mark.parametrize(
-    "bad", ["{'a': 1}", '{"a": Tru}', '{"a": 1,}', '{"a": NaN}', '{"a" 1}', '{"a": "\\uZ"}', "{1: 2}", "{]"]
+    "bad", ["{'a': 1]", '{"a": Tru}', '{"a": 1,,}', '{"a": Na}', '{"a" 1}', '{"a": "\\uZ"}', "{1: 2}", "{]", "{/1}"]
 )
 @pytest.mark.parametrize("format", ["hermes", "mistral_args"])
 def test_a_call_with_invalid_arguments_is_neither_complete_nor_text(format, bad):

@@ -3,7 +3,7 @@
 import json
 from typing import Literal
 
-from api.reading.dialects.json_value import SPACE, JsonValue, strict_json
+from api.reading.dialects.json_value import QUOTES, SPACE, JsonValue, strict_json
 from api.reading.pieces import CallPieces, Content, Piece
 
 NAME_KEYS = frozenset({"name"})
@@ -56,7 +56,7 @@ class CallObject:
             return []
         if self._state == "open" and char == "{":
             self._state = "key"
-        elif self._state == "key" and char == '"':
+        elif self._state == "key" and char in QUOTES:
             self._text = [char]
         elif self._state == "colon" and char == ":":
             self._state, self._value, self._text = "value", JsonValue(), []
@@ -74,7 +74,7 @@ class CallObject:
 
     def _take_key(self, char: str) -> list[Piece]:
         self._text.append(char)
-        if char != '"':
+        if char != self._text[0]:
             return []
         self._key, self._text, self._state = "".join(self._text[1:-1]), [], "colon"
         is_known = self._key in self._name_keys | ARGUMENT_KEYS | OTHER_KEYS

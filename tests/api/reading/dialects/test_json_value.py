@@ -32,3 +32,25 @@ def test_accepted_text_is_json(text):
 
 def refuse(constant):
     raise ValueError(constant)
+
+
+@given(VALUES)
+def test_what_python_prints_comes_out_as_json(value):
+    """Only of `\\x` escapes it is not beyond doubt what they mean."""
+    text = repr([value])
+    if "\\x" not in text and "\\U" not in text and "\\u" not in text:
+        assert json.loads(strict_json(text)) == [value]
+
+
+@given(VALUES)
+def test_commas_before_closing_brackets_are_left_out(value):
+    text = json.dumps([value], indent=1)
+    commas = text.replace("\n]", ",\n]").replace("\n}", ",\n}")
+    assert strict_json(commas) == text
+
+
+def test_text_that_only_resembles_a_value_is_none():
+    assert [strict_json(text) for text in ("'a'", "NaN", "-Infinity", "[1] // 2", "// 1", "#1", "[1 / 2]")] == [
+        None
+    ] * 7
+    assert strict_json("['a', NaN, # 1\n]") == '["a", null ]'
