@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from api.reading.channels import ChannelParser
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.parameters import NO_KINDS, Kinds
 from api.reading.pieces import Content, Piece, merged
@@ -24,7 +25,11 @@ class AnswerParser:
         is_opened: bool = False,
         must_call: bool = False,
     ) -> None:
-        self._reasoning = ReasoningParser(form, opened=is_opened)
+        self._reasoning = (
+            ChannelParser(opened=is_opened, passes_calls=dialect is not None)
+            if form.has_channels
+            else ReasoningParser(form, opened=is_opened)
+        )
         self._tool_calls = ToolCallParser(dialect, id_seed, kinds, must_call=must_call) if dialect else None
 
     @property

@@ -53,7 +53,10 @@ def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder,
     if answer is not None:
         answer = between_marks(answer, *marks)
     elif calls is not None and not must_call(body):
-        calls = after_marked_text(calls, *marks)
+        if not encoder.reasoning_form.has_channels:
+            calls = after_marked_text(calls, *marks)
+        elif thinking == "answering":  # inside a message of text, which no call can follow
+            calls = None
     if calls is not None and answer is not None and not must_call(body):
         grammar: Grammar | None = either(calls, answer)
     else:

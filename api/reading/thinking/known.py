@@ -22,6 +22,13 @@ def closes_only(template: str, architecture: str) -> bool:
     return begins_reasoning and THINK_END in template and THINK_MARKS.opening not in template
 
 
+HARMONY = ReasoningForm(  # gpt-oss; channels.py reads it
+    "harmony",
+    ThoughtMarks("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>"),
+    detect=names("<|channel|>analysis<|message|>"),
+    has_channels=True,
+    shares_closing=True,
+)
 MUSE = ReasoningForm(
     "muse",
     ThoughtMarks("to=self<|message|>", "<|eom|><|start|>assistant", "to=user<|message|>"),
@@ -33,6 +40,7 @@ KIMI_K3 = ReasoningForm(
         "<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>response<|sep|>", "<|close|>response<|sep|>"
     ),
     detect=names("<|open|>", "<|sep|>", "'response'"),
+    other_answer_closings=("<|close|>message<|sep|>",),
 )
 GEMMA4 = ReasoningForm(
     "gemma4", ThoughtMarks("<|channel>thought", "<channel|>"), detect=names("<|channel>thought", "<channel|>")
@@ -97,6 +105,7 @@ IMPLIED_THINK = ReasoningForm("implied_think", THINK_MARKS, detect=closes_only, 
 THINK = ReasoningForm("think", THINK_MARKS, detect=lambda template, architecture: True)
 
 FORMS = (  # the first that detects a template is chosen
+    HARMONY,
     MUSE,
     KIMI_K3,
     GEMMA4,

@@ -87,7 +87,12 @@ FORMS: dict[str, Form] = {
     "mistralai-Mistral-Nemo-Instruct-2407": Form("mistral", cannot=NO_TEXT),
     "moonshotai-Kimi-K2": Form("kimi_k2"),
     "muse-glimmer": Form(reasoning="to=self"),
-    "openai-gpt-oss-120b": Form(reasoning="<|channel|>analysis"),
+    "openai-gpt-oss-120b": Form(
+        "harmony",
+        reasoning="<|channel|>analysis",
+        cannot=dict.fromkeys(SEVERAL, "it writes the first of several calls")
+        | {"text before a call": "it writes text beside a call as analysis"},
+    ),
     "openbmb-MiniCPM5-1B": Form(reasoning="<think>"),
     "poolside-Laguna-S-2.1": Form(reasoning="<think>"),
     "poolside-Laguna-XS-2.1": Form(reasoning="<think>"),

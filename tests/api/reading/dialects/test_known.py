@@ -9,6 +9,7 @@ from api.reading.dialects.known import DIALECTS, dialect_for, dialect_named
     ("template", "architecture", "name"),
     [
         ("{{ '<tool_call>\\n' }}", "qwen3", "hermes"),
+        ("'<|start|>assistant<|channel|>analysis<|message|>' + message.thinking", "gpt_oss", "harmony"),
         ("<tool_call><function=", "qwen3_moe", None),
         ("{{ '[TOOL_CALLS] [' }}", "mistral", "mistral"),
         ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral", "mistral_args"),

@@ -7,7 +7,18 @@ SECTION, SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end�
 CALL, SEPARATOR, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 KIMI = "<|tool_calls_section_begin|>"
 KIMI_END = "<|tool_calls_section_end|>"
+HARMONY = "<|channel|>commentary to=functions."
+JSON = " <|constrain|>json<|message|>"
 OBJECTS = {
+    "harmony": Example(
+        written=f'{HARMONY}get_weather{JSON}{{"city": "Paris"}}<|call|>{HARMONY}now{JSON}{{}}<|call|>',
+        parts=(
+            *(HARMONY, "f", JSON, "<|message|>", '{"a": [1]}', '"{}"', "<|call|>", "<|end|>", "<|start|>assistant"),
+            *("<|channel|>commentary to=python", "hi", " ", "{", '{"a": x', "<|ca", "<|channel|>com"),
+        ),
+        before_text="<|channel|>final<|message|>",
+        allowed=f'{HARMONY}get_weather{JSON}{{"city": "Rome"}}',
+    ),
     "deepseek_v3": Example(
         written=(
             f'{SECTION}{CALL}function{SEPARATOR}get_weather\n```json\n{{"city": "Paris"}}\n```{CALL_END}\n'
