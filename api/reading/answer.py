@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from api.reading.channels import ChannelParser
 from api.reading.dialects.dialect import ToolDialect
+from api.reading.harmony.channels import ChannelParser
 from api.reading.parameters import NO_KINDS, Kinds
 from api.reading.pieces import Content, Piece, merged
 from api.reading.reasoning import ReasoningParser

@@ -6,7 +6,6 @@ from api.reading.dialects.objects.cohere import COHERE, COMMAND_R
 from api.reading.dialects.objects.deepseek_v3 import DEEPSEEK_V3, DEEPSEEK_V31
 from api.reading.dialects.objects.functionary import FUNCTIONARY_V31
 from api.reading.dialects.objects.granite import GRANITE3
-from api.reading.dialects.objects.harmony import HARMONY
 from api.reading.dialects.objects.hermes import HERMES
 from api.reading.dialects.objects.kimi_k2 import KIMI_K2
 from api.reading.dialects.objects.llama3 import LLAMA3_JSON
@@ -15,6 +14,7 @@ from api.reading.dialects.objects.marked_objects import MARKED_OBJECTS
 from api.reading.dialects.objects.mistral import MISTRAL, MISTRAL_ARGS
 from api.reading.dialects.objects.solar import SOLAR
 from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
+from api.reading.harmony.calls import HARMONY
 
 DIALECTS = (  # the first that detects a template is chosen
     HARMONY,

@@ -5,10 +5,10 @@ channels.py splits an answer into its messages; this is what it makes of those t
 
 import re
 
-from api.reading.channels import CALL_OPENING, CHANNEL, CONSTRAIN, ENDS, MAX_HEADER, MESSAGE, START
 from api.reading.dialects.call_grammar import PARAM, CallRules
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.json_value import JsonValue
+from api.reading.harmony.channels import CALL_OPENING, CHANNEL, CONSTRAIN, ENDS, MAX_HEADER, MESSAGE, START
 from api.reading.pieces import CallPieces, Content, Piece, Reasoning, num_held
 from common.grammar.answer import FREE_JSON, TEXT, Grammar, MarkedText, assemble
 

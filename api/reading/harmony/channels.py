@@ -61,8 +61,8 @@ class ChannelParser:
         held, self._held = self._held, ""
         if self._state == "body":
             return [] if self._kind == "reasoning" and not held.strip() else self._said(held)
-        is_header = self._state == "header" and "<|" in held
-        return [] if is_header or (held.isspace() and not self._is_first) else [Content(held)] if held else []
+        is_header = "<|" in held if self._state == "header" else not self._is_first
+        return [] if is_header or not held else [Content(held)]
 
     def _read_between(self) -> list[Piece] | None:
         begun = self._held.lstrip()
