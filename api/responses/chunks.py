@@ -3,7 +3,10 @@
 created, queued?, in_progress, (item added, (part added, deltas, done)?, item done)*, completed | incomplete | failed
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from api.jobs.dialects import RESPONSES
@@ -11,10 +14,15 @@ from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished
 from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
+from api.responses.tools import as_sent
 from common.errors import JobCancelled, ReaderGone
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 CANCELLED = (JobCancelled.code, ReaderGone.code)
+CALLS: Mapping[str, str] = MappingProxyType(  # types of calls, and what the ids of their items begin with
+    {"function_call": "fc", "custom_tool_call": "ctc", "tool_search_call": "tsc"}
+)
+PREFIXES: Mapping[str, str] = MappingProxyType({"message": "msg", "reasoning": "rs", **CALLS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,14 @@ class ResponsesMeta(ParsedMeta):
     echo: dict[str, Any]  # fields of the request that every response object repeats
     input: list[dict[str, Any]]  # this request's items
     context: list[dict[str, Any]]  # the items of the responses before it
+    # Functions that the caller knows by another name or type: what their call items have.
+    calls: dict[str, dict[str, str]] = field(default_factory=dict)
+    num_dropped: int = 0  # items that `truncation: "auto"` left out of the prompt
+
+    def forms(self) -> list[dict[str, Any]]:
+        """Without the fields that other versions do not know, where they say nothing."""
+        [form] = super(ResponsesMeta, self).forms()
+        return [{k: v for k, v in form.items() if v or k not in ("calls", "num_dropped")}]
 
 
 @dataclass(slots=True)
@@ -33,9 +49,8 @@ class OutputItem:
     """An output item whose text is still growing."""
 
     id: str
-    type: str  # reasoning, message, function_call
-    call_id: str = ""
-    name: str = ""
+    type: str  # reasoning, message, function_call, custom_tool_call, tool_search_call
+    call: dict[str, str] = field(default_factory=dict)  # call_id, name, namespace
     text: str = ""
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     status: str = "in_progress"
@@ -54,7 +69,14 @@ class OutputItem:
             return head | {"summary": [], "content": content}
         if self.type == "message":
             return head | {"role": "assistant", "content": content}
-        return head | {"call_id": self.call_id, "name": self.name, "arguments": self.text}
+        if self.type == "tool_search_call":
+            arguments = json.loads(self.text) if self.text and self.is_whole else {}
+            return head | {"call_id": self.call["call_id"], "execution": "client", "arguments": arguments}
+        return head | self.call | {"arguments" if self.type == "function_call" else "input": self.text}
+
+    @property
+    def is_call(self) -> bool:
+        return self.type in CALLS
 
 
 class ResponseChunks:
@@ -127,29 +149,31 @@ class ResponseChunks:
         if isinstance(piece, Reasoning):
             return [*self._begin("reasoning"), self._text("reasoning_text", piece.text)]
         if isinstance(piece, ToolCallStart):
-            return self._begin("function_call", call_id=piece.id, name=piece.name)
+            call = as_sent(self.meta.calls, piece.name)
+            kind = "custom_tool_call" if piece.is_custom else call.pop("type", "function_call")
+            return self._begin(kind, {"call_id": piece.id} | call)
         if isinstance(piece, ToolCallEnd):
             self._items[-1].is_whole = True
             return []
-        return [self._text("function_call_arguments", piece.text)]
+        if self._items[-1].type == "tool_search_call":  # has no events of its own
+            self._items[-1].text += piece.text
+            return []
+        return [self._text("custom_tool_call_input" if piece.is_custom else "function_call_arguments", piece.text)]
 
     def _take_logprobs(self) -> list[TokenLogprob]:
         taken, self._logprobs = self._logprobs, []
         return taken
 
-    def _begin(self, type: str, call_id: str = "", name: str = "") -> list[dict[str, Any]]:
+    def _begin(self, type: str, call: dict[str, str] | None = None) -> list[dict[str, Any]]:
         """Open an item of this type unless one is open; every call is an item of its own."""
-        if self._open is not None and self._open.type == type and type != "function_call":
+        if self._open is not None and self._open.type == type and call is None:
             return []
         events = self._close("completed")
-        prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[type]
-        self._open = OutputItem(
-            f"{prefix}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}", type, call_id, name
-        )
-        self._open.is_whole = type != "function_call"
+        item_id = f"{PREFIXES[type]}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}"
+        self._open = OutputItem(item_id, type, call or {}, is_whole=call is None)
         self._items.append(self._open)
         events.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
-        if type != "function_call":
+        if call is None:
             events.append(self._in_part("content_part.added", part=self._open.part()))
         return events
 
@@ -157,18 +181,20 @@ class ResponseChunks:
         assert self._open is not None
         self._open.text += text
         self._open.logprobs += fields.get("logprobs", ())
-        where = self._in_item if name == "function_call_arguments" else self._in_part
+        where = self._in_item if self._open.is_call else self._in_part
         return where(f"{name}.delta", delta=text, **fields)
 
     def _close(self, status: str) -> list[dict[str, Any]]:
-        """An incomplete call gets no `arguments.done`."""
+        """An incomplete call gets no `done` event for its arguments."""
         if (item := self._open) is None:
             return []
         item.status = status if item.is_whole else "incomplete"
         events = []
-        if item.type == "function_call" and item.is_whole:
-            events.append(self._in_item("function_call_arguments.done", name=item.name, arguments=item.text))
-        elif item.type != "function_call":
+        if item.is_whole and item.type == "function_call":
+            events.append(self._in_item("function_call_arguments.done", name=item.call["name"], arguments=item.text))
+        elif item.is_whole and item.type == "custom_tool_call":
+            events.append(self._in_item("custom_tool_call_input.done", input=item.text))
+        elif not item.is_call:
             is_message = item.type == "message"
             logprobs = {"logprobs": list(item.logprobs)} if is_message else {}
             name = "output_text.done" if is_message else "reasoning_text.done"
@@ -208,10 +234,12 @@ def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
 
 def response_object(meta: ResponsesMeta, status: str, **fields: Any) -> dict[str, Any]:
     """OpenAI's response; `fields` are those that depend on the events: output, usage, error."""
+    dropped = {"dropped_items": meta.num_dropped} if meta.num_dropped else {}
     return {
         "id": meta.id,
         "object": "response",
         "created_at": meta.created,
+        "completed_at": None,  # a response is built from its log alone, in which there are no times
         "status": status,
         "background": meta.background,
         "error": fields.get("error"),
@@ -221,6 +249,7 @@ def response_object(meta: ResponsesMeta, status: str, **fields: Any) -> dict[str
         **meta.echo,
         "store": meta.store,
         "usage": fields.get("usage"),
+        **dropped,
     }
 
 

@@ -1,35 +1,44 @@
 """Input items of /v1/responses -> chat messages."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from api.schema.chat import (
-    FunctionCall,
-    Message,
-    Part,
-    ToolCall,
+from api.responses.tools import shown_name
+from api.schema.chat import CUSTOM_INPUT, FunctionCall, Message, Part, ToolCall
+from api.schema.response_items import (
+    CallOutputItem,
+    CustomCallItem,
+    FunctionCallItem,
+    InputItem,
+    LoadedToolsItem,
+    MessageItem,
+    OtherItem,
+    ReasoningItem,
 )
-from api.schema.responses import InputItem, ResponsesRequest
 from common.errors import InvalidRequest
 
+# Calls of built-in tools that the client may have run, and the field with their arguments.
+ARGUMENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "local_shell_call": "action",
+        "shell_call": "action",
+        "apply_patch_call": "operation",
+        "tool_search_call": "arguments",
+        "mcp_call": "arguments",
+    }
+)
+OUTPUTS = ("local_shell_call_output", "shell_call_output", "apply_patch_call_output")
+COMPACTION = "compaction_trigger"
 
-def messages_of(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> list[Message]:
-    """The instructions, then every item in order."""
-    known = [InputItem.model_validate(item) for item in context]
-    own = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-    ids = {item.id for item in known}
-    turns = Turns([Message(role="system", content=body.instructions)] if body.instructions else [])
-    for item in known:
-        turns.add(item, "previous_response_id")
-    for number, item in enumerate(own):
-        if item.type != "item_reference":
-            turns.add(item, f"input[{number}]")
-        elif item.id not in ids:
-            raise InvalidRequest(
-                f"'input[{number}]' refers to {item.id!r}, which is not an item of previous_response_id.",
-                param=f"input[{number}].id",
-            )
+
+def messages_of(instructions: str | None, items: Iterable[InputItem]) -> list[Message]:
+    """The instructions, then every item in order. Raises InvalidRequest."""
+    turns = Turns([Message(role="system", content=instructions)] if instructions else [])
+    for item in items:
+        turns.add(item)
     turns.end_assistant()
     if not turns.messages:
         raise InvalidRequest("'input' has no message.", param="input")
@@ -45,30 +54,56 @@ class Turns:
     content: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
 
-    def add(self, item: InputItem, param: str) -> None:
-        if item.type == "reasoning":
-            parts = item.content if isinstance(item.content, list) and item.content else item.summary
-            self.reasoning += "".join(part.text or "" for part in parts or ())
-        elif item.type == "function_call":
-            if item.name is None or item.call_id is None:
-                raise InvalidRequest(f"'{param}': a function_call needs 'name' and 'call_id'.", param=param)
-            self.calls.append(
-                ToolCall(id=item.call_id, function=FunctionCall(name=item.name, arguments=item.arguments or "{}"))
-            )
-        elif item.type == "function_call_output":
-            if item.output is None or item.call_id is None:
-                raise InvalidRequest(f"'{param}': a function_call_output needs 'call_id' and 'output'.", param=param)
-            self.end_assistant()
-            self.messages.append(Message(role="tool", tool_call_id=item.call_id, content=item.output))
-        elif item.role is None or item.content is None:
-            raise InvalidRequest(f"'{param}': a message needs 'role' and 'content'.", param=param)
-        elif item.role == "assistant":
+    def add(self, item: InputItem) -> None:
+        if isinstance(item, MessageItem):
+            self._message(item)
+        elif isinstance(item, ReasoningItem):
+            self.reasoning += "".join(part.text or "" for part in item.content or item.summary or ())
+        elif isinstance(item, FunctionCallItem):
+            self._call(item.call_id, shown_name(item.namespace, item.name), item.arguments or "{}")
+        elif isinstance(item, CustomCallItem):
+            self._call(item.call_id, shown_name(item.namespace, item.name), written({CUSTOM_INPUT: item.input}))
+        elif isinstance(item, CallOutputItem):
+            self._output(item.call_id, item.output)
+        elif isinstance(item, LoadedToolsItem):
+            if item.call_id:
+                self._output(item.call_id, written([tool.model_dump(exclude_none=True) for tool in item.tools]))
+        elif isinstance(item, OtherItem):
+            self._other(item)
+
+    def _message(self, item: MessageItem) -> None:
+        if item.role == "assistant":
             if self.calls:
                 self.end_assistant()
-            self.content.append(_text(item.content, param))
+            self.content.append(text_of(item.content))
         else:
             self.end_assistant()
             self.messages.append(Message(role=item.role, content=item.content))
+
+    def _other(self, item: OtherItem) -> None:
+        """A built-in tool's call is shown as a function's; items without words for the model are passed over."""
+        call_id = next((value for value in (item.call_id, item.id) if isinstance(value, str)), "")
+        if item.type in ARGUMENTS:
+            name = item.name if isinstance(item.name, str) and item.name else item.type.removesuffix("_call")
+            self._call(call_id, name, written(getattr(item, ARGUMENTS[item.type])))
+            if item.type == "mcp_call":  # the result is in the same item
+                self._output(call_id, written(item.error if item.output is None else item.output))
+        elif item.type in OUTPUTS:
+            self._output(call_id, written(item.output))
+        elif item.type == COMPACTION:
+            raise InvalidRequest(
+                f"'{COMPACTION}': this server does not compact conversations; 'truncation': 'auto' drops the oldest "
+                "turns.",
+                param="input",
+            )
+
+    def _call(self, call_id: str, name: str, arguments: str) -> None:
+        function = FunctionCall.model_construct(name=name, arguments=arguments)  # with its namespace it may be long
+        self.calls.append(ToolCall.model_construct(id=call_id, type="function", function=function))
+
+    def _output(self, call_id: str, output: str | list[Part]) -> None:
+        self.end_assistant()
+        self.messages.append(Message(role="tool", tool_call_id=call_id, content=output))
 
     def end_assistant(self) -> None:
         """Close the assistant turn, if one is open."""
@@ -84,9 +119,11 @@ class Turns:
         self.reasoning, self.content, self.calls = "", [], []
 
 
-def _text(content: str | list[Part], param: str) -> str:
-    if isinstance(content, str):
-        return content
-    if unknown := next((part.type for part in content if part.type not in ("output_text", "text", "refusal")), None):
-        raise InvalidRequest(f"'{param}': an assistant's message has no parts of type {unknown!r}.", param=param)
-    return "".join(part.text or part.refusal or "" for part in content)
+def text_of(content: str | list[Part]) -> str:
+    """An assistant's words; other parts have none."""
+    return content if isinstance(content, str) else "".join(part.text or part.refusal or "" for part in content)
+
+
+def written(value: Any) -> str:
+    """A value as the model is shown it: a text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps({} if value is None else value, ensure_ascii=False)

@@ -3,50 +3,67 @@
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from api.chat.prepare import ChatInput, chat_input
-from api.gate.auth import Caller
 from api.jobs.call import Call
-from api.jobs.service import Service
-from api.jobs.serving import StoredAnswer, reopen, stored
 from api.process.offload import offload
-from api.reading.choice import ParseOptions
-from api.request.sampling import DEFAULT_TEMPERATURE
+from api.request.sampling import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from api.request.submission import Prepared, QueueOptions, new_id
-from api.responses.chunks import RESPONSE, ResponsesMeta
+from api.responses.chunks import ResponsesMeta
+from api.responses.history import History, history_of, parsed_items
 from api.responses.items import messages_of
+from api.responses.tools import OfferedTools, offered_tools
+from api.responses.truncation import fitted
 from api.schema.base import JsonSchema, ResponseFormat
-from api.schema.chat import (
-    AllowedTools,
-    AllowedToolsChoice,
-    ChatRequest,
-    FunctionDefinition,
-    NamedFunction,
-    NamedTool,
-    Tool,
-    ToolChoice,
-)
+from api.schema.chat import ChatRequest
 from api.schema.parse import known_only
-from api.schema.responses import AllowedChoice, FunctionChoice, ResponsesRequest
-from common.errors import InvalidRequest, NotFound, PreviousResponseNotFound
+from api.schema.response_items import InputItem
+from api.schema.response_tools import ProviderTool
+from api.schema.responses import ResponsesRequest
+from common.errors import InvalidRequest
 
 LOGPROBS = "message.output_text.logprobs"
 MESSAGES = re.compile(r"(?<!these )messages(\[\d+\](\.\w+\[\d+\])?)?")  # as refusals name the field, or a part of it
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A request's chat input, and what its response says of it."""
+
+    chat: ChatInput
+    calls: dict[str, dict[str, str]]  # as ResponsesMeta has them
+    num_dropped: int
+
+
 def prepare(call: Call[ResponsesRequest]) -> Prepared[ResponsesMeta]:
     """Raises InvalidRequest or ContextLengthExceeded."""
     check_together(call.body)
-    context = context_of(call)
-    body = offload(chat_request, call.body, context)
-    chat = input_of(body, call)
-    meta = response_meta(call.body, call.raw, context, chat.options)
-    return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body))
+    response_id = new_id("resp_")
+    history = history_of(call, response_id)
+    ready = ready_of(call, history)
+    meta = response_meta(call.body, call.raw, response_id, history, ready)
+    return Prepared(meta, [ready.chat.request(meta.id, call)], QueueOptions.of(call.body))
 
 
 def count_tokens(call: Call[ResponsesRequest]) -> int:
-    return len(input_of(offload(chat_request, call.body, context_of(call)), call).prompt.ids)
+    return len(ready_of(call, history_of(call, new_id("resp_"))).chat.prompt.ids)
+
+
+def ready_of(call: Call[ResponsesRequest], history: History) -> Ready:
+    items = offload(parsed_items, history)
+    offered = offered_tools(call.body.tools or (), items)
+
+    def chat_of(some: Sequence[InputItem]) -> ChatInput:
+        return input_of(offload(chat_request, call.body, some, offered), call)
+
+    if call.body.truncation != "auto":
+        return Ready(chat_of(items), offered.calls, 0)
+    context = call.encoder.card.max_model_len
+    room = min(call.body.max_output_tokens or DEFAULT_MAX_TOKENS, context // 4)
+    chat, num_dropped = fitted(items, chat_of, lambda chat: len(chat.prompt.ids) + room <= context)
+    return Ready(chat, offered.calls, num_dropped)
 
 
 def input_of(body: ChatRequest, call: Call[ResponsesRequest]) -> ChatInput:
@@ -64,46 +81,16 @@ def check_together(body: ResponsesRequest) -> None:
         raise InvalidRequest("'background' needs the response to be stored.", param="background")
 
 
-def context_of(call: Call[ResponsesRequest]) -> list[dict[str, Any]]:
-    """All items up to the end of `previous_response_id`. Raises InvalidRequest."""
-    response_id = call.body.previous_response_id
-    if response_id is None:
-        return []
-    try:
-        found = stored_response(call.service, call.caller, response_id)
-    except NotFound as error:
-        raise PreviousResponseNotFound(error.message, param="previous_response_id") from None
-    [job] = found.jobs
-    if job.state != "finished":
-        raise InvalidRequest(
-            f"'previous_response_id' is {job.state}; only a finished response can be continued.",
-            param="previous_response_id",
-        )
-    output: list[dict[str, Any]] = reopen(call.service, call.http, found).body()["output"]
-    return [*found.meta.context, *found.meta.input, *output]
-
-
-def stored_response(service: Service, caller: Caller, response_id: str) -> StoredAnswer[ResponsesMeta]:
-    """Raises NotFound also for a response that was sent with `store: false`."""
-    found = stored(service, caller, RESPONSE, response_id)
-    if not found.meta.store:
-        raise NotFound("This response was not stored ('store': false).")
-    return found
-
-
-def chat_request(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> ChatRequest:
-    """The equivalent chat request; `context` holds the items of the earlier responses. Raises InvalidRequest."""
+def chat_request(body: ResponsesRequest, items: Sequence[InputItem], offered: OfferedTools) -> ChatRequest:
+    """The equivalent chat request for these items and tools. Raises InvalidRequest."""
     shared = {name: getattr(body, name) for name in body.model_fields_set & ChatRequest.model_fields.keys()}
     own = {"tools", "tool_choice", "top_logprobs"}
     return ChatRequest.model_construct(
         **{name: value for name, value in shared.items() if name not in own},
-        messages=messages_of(body, context),
+        messages=messages_of(body.instructions, items),
         max_completion_tokens=body.max_output_tokens,
-        tools=[
-            Tool(type="function", function=FunctionDefinition(**tool.model_dump(exclude={"type"})))
-            for tool in body.tools or ()
-        ],
-        tool_choice=_tool_choice(body.tool_choice),
+        tools=offered.tools,
+        tool_choice=offered.choice(body.tool_choice),
         response_format=_response_format(body),
         reasoning_effort=body.reasoning.effort if body.reasoning else None,
         logprobs=LOGPROBS in (body.include or ()),
@@ -112,9 +99,8 @@ def chat_request(body: ResponsesRequest, context: Sequence[dict[str, Any]]) -> C
 
 
 def response_meta(
-    body: ResponsesRequest, raw: dict[str, Any], context: list[dict[str, Any]], options: ParseOptions
+    body: ResponsesRequest, raw: dict[str, Any], response_id: str, history: History, ready: Ready
 ) -> ResponsesMeta:
-    response_id = new_id("resp_")
     return ResponsesMeta(
         id=response_id,
         model=body.model,
@@ -122,62 +108,54 @@ def response_meta(
         store=body.store is not False,
         background=bool(body.background),
         echo=echo_of(body, raw),
-        input=numbered_items(body, raw, response_id),
-        context=context,
-        reading=options,
+        input=history.own,
+        context=history.context,
+        calls=ready.calls,
+        num_dropped=ready.num_dropped,
+        reading=ready.chat.options,
     )
 
 
 def echo_of(body: ResponsesRequest, raw: dict[str, Any]) -> dict[str, Any]:
     """The request's fields that every response object repeats, with the defaults that OpenAI publishes."""
     defaults: dict[str, Any] = {
+        "frequency_penalty": 0.0,
         "instructions": None,
         "max_output_tokens": None,
         "max_tool_calls": None,
         "metadata": {},
         "parallel_tool_calls": True,
+        "presence_penalty": 0.0,
         "previous_response_id": None,
-        "service_tier": "default",
+        "prompt_cache_key": None,
+        "safety_identifier": None,
         "temperature": DEFAULT_TEMPERATURE,
-        "text": {"format": {"type": "text"}},
         "tool_choice": "auto",
-        "tools": [],
         "top_logprobs": 0,
         "top_p": 1.0,
         "truncation": "disabled",
         "user": None,
     }
     sent = known_only(body, raw)
-    echo = {name: sent.get(name, default) for name, default in defaults.items()}
-    reasoning = {
-        "effort": body.reasoning.effort if body.reasoning else None,
-        "summary": body.reasoning.summary if body.reasoning else None,
+    tools = zip(body.tools or (), sent.get("tools", ()), strict=True)
+    return {name: sent.get(name, default) for name, default in defaults.items()} | {
+        "reasoning": {"effort": None, "summary": None} | sent.get("reasoning", {}),
+        "service_tier": "default",  # the only one here
+        "text": _echoed_text(sent.get("text", {})),
+        "tools": [_echoed_tool(tool) for kind, tool in tools if not isinstance(kind, ProviderTool)],
     }
-    return echo | {"reasoning": reasoning}
 
 
-def numbered_items(body: ResponsesRequest, raw: dict[str, Any], response_id: str) -> list[dict[str, Any]]:
-    """The request's own items, each with an id so that it can be listed."""
-    if isinstance(body.input, str):
-        items: list[dict[str, Any]] = [
-            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": body.input}]}
-        ]
-    else:
-        items = [item for item in known_only(body.input, raw["input"]) if item.get("type") != "item_reference"]
-    stem = response_id.removeprefix("resp_")
-    return [
-        {"id": f"item_{stem}{number:03d}"} | {"type": "message"} | {k: v for k, v in item.items() if v is not None}
-        for number, item in enumerate(items)
-    ]
+def _echoed_text(sent: dict[str, Any]) -> dict[str, Any]:
+    wanted: dict[str, Any] = sent.get("format", {"type": "text"})
+    if wanted["type"] == "json_schema":
+        wanted = {"description": None, "strict": False} | wanted
+    return sent | {"format": wanted}
 
 
-def _tool_choice(choice: str | FunctionChoice | AllowedChoice | None) -> ToolChoice | None:
-    if isinstance(choice, FunctionChoice):
-        return NamedTool(function=NamedFunction(name=choice.name))
-    if isinstance(choice, AllowedChoice):
-        tools = [NamedTool(function=NamedFunction(name=tool.name)) for tool in choice.tools]
-        return AllowedToolsChoice(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode, tools=tools))
-    return choice  # type: ignore[return-value]  # the gate let three words through
+def _echoed_tool(sent: dict[str, Any]) -> dict[str, Any]:
+    """A tool that the model is shown, in OpenAI's form, which has a function's fields also when they are null."""
+    return {"description": None, "parameters": None, "strict": None} | sent if sent["type"] == "function" else sent
 
 
 def _response_format(body: ResponsesRequest) -> ResponseFormat | None:

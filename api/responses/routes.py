@@ -10,7 +10,8 @@ from api.jobs.endpoint import AnswerProgress
 from api.jobs.service import Service
 from api.jobs.serving import ENDED, Delivery, StoredAnswer, enqueue, fetch, identify, reopen, respond, respond_early
 from api.responses.chunks import RESPONSE, ResponsesMeta
-from api.responses.prepare import count_tokens, prepare, stored_response
+from api.responses.history import stored_response
+from api.responses.prepare import count_tokens, prepare
 from api.schema.responses import ResponsesRequest
 from common.errors import Conflict, InvalidRequest
 

@@ -34,6 +34,7 @@ from tests.api.events import log
 
 GOLDEN = Path(__file__).parent / "golden"
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+PATCH = '<tool_call>\n{"name": "patch", "arguments": {"input": "*** Begin\\n+a"}}\n</tool_call>'
 THOUGHT = "<think>Hm.</think>Four."
 TOOLS = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,))
 FAILED: list[Event] = [Delta(0, (65,), "Ha"), Failed("out_of_memory", "CUDA out of memory")]
@@ -95,6 +96,12 @@ TRANSCRIPTS = {
     "response_text": response(log("Hello")),
     "response_tool": response(log(CALL, step=9), reading=TOOLS),
     "response_failed": response(FAILED),
+    "response_custom": response(
+        log(PATCH, step=12), reading=ParseOptions(tool_dialect="hermes", stop_token_ids=(258,), custom_tools=("patch",))
+    ),
+    "response_namespace": response(
+        log(CALL, step=60), reading=TOOLS, calls={"add": {"namespace": "sums", "name": "add"}}, num_dropped=2
+    ),
     "message_text": message(log("Hello")),
     "message_tool": message(log(CALL, step=9), reading=TOOLS),
 }

@@ -4,10 +4,12 @@ import orjson
 import pytest
 
 from api.chat.prepare import chat_input
-from api.reading.choice import ParseOptions
 from api.responses.chunks import ResponseChunks, ResponsesMeta
-from api.responses.prepare import chat_request, echo_of, numbered_items, prepare, response_meta
+from api.responses.history import numbered_items
+from api.responses.prepare import chat_request, echo_of, prepare
+from api.responses.tools import offered_tools
 from api.schema.parse import parse
+from api.schema.response_items import StoredItems
 from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
@@ -26,6 +28,18 @@ def asked(**body):
     return parse(ResponsesRequest, {"model": "tiny", "input": "Hi"} | body)
 
 
+def as_chat(context=(), **body):
+    """The chat request for a body, with the items of the responses before it."""
+    request = asked(**body)
+    said = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else body["input"]
+    items = StoredItems(items=[*context, *said]).items
+    return chat_request(request, items, offered_tools(request.tools or (), items))
+
+
+def sent(encoder, **body):
+    return prepare(call_of(ResponsesRequest, {"model": "tiny", "input": "Hi"} | body, encoder))
+
+
 def test_items_become_messages_and_an_assistants_turn_is_one(encoder):
     items = [
         {"role": "developer", "content": "Be kind."},
@@ -35,7 +49,7 @@ def test_items_become_messages_and_an_assistants_turn_is_one(encoder):
         {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c", "output": "2"},
     ]
-    messages = chat_request(asked(input=items, instructions="Short."), []).messages
+    messages = as_chat(input=items, instructions="Short.").messages
     assert [message.role for message in messages] == ["system", "developer", "user", "assistant", "tool"]
     assistant = messages[3]
     assert (assistant.reasoning_content, assistant.content) == ("hm", "I add.")
@@ -44,18 +58,15 @@ def test_items_become_messages_and_an_assistants_turn_is_one(encoder):
 
 def test_options_become_a_chat_requests(encoder):
     schema = {"type": "object", "properties": {}}
-    chat = chat_request(
-        asked(
-            tools=[TOOL],
-            tool_choice={"type": "function", "name": "add"},
-            max_output_tokens=9,
-            reasoning={"effort": "none"},
-            text={"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}},
-            include=["message.output_text.logprobs"],
-            top_logprobs=2,
-            temperature=0.5,
-        ),
-        [],
+    chat = as_chat(
+        tools=[TOOL],
+        tool_choice={"type": "function", "name": "add"},
+        max_output_tokens=9,
+        reasoning={"effort": "none"},
+        text={"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}},
+        include=["message.output_text.logprobs"],
+        top_logprobs=2,
+        temperature=0.5,
     )
     ready = chat_input(chat, encoder, GrammarCheck())
     assert ready.sampling.max_tokens == 9 and ready.sampling.logprobs == 2 and ready.sampling.temperature == 0.5
@@ -64,7 +75,8 @@ def test_options_become_a_chat_requests(encoder):
 
 
 def test_requests_of_coding_agents_are_understood(encoder):
-    body = asked(
+    ready = sent(
+        encoder,
         instructions="You are an agent.",
         input=[
             {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Rules."}]},
@@ -92,14 +104,13 @@ def test_requests_of_coding_agents_are_understood(encoder):
         truncation="disabled",
         client_metadata={"a": "b"},
     )
-    assert chat_input(chat_request(body, []), encoder, GrammarCheck()).prompt.ids
+    assert ready.requests[0].prompt_ids
 
 
 def test_a_response_continues_the_previous_one(encoder):
     said = folded(ResponseChunks(form(), encoder), log("Hello"))["output"]
     context = [{"id": "item_1", "type": "message", "role": "user", "content": "Hi"}, *said]
-    own = [{"type": "item_reference", "id": "item_1"}, {"role": "user", "content": "And?"}]
-    messages = chat_request(asked(input=own), context).messages
+    messages = as_chat(context, input=[{"role": "user", "content": "And?"}]).messages
     assert [message.content for message in messages] == ["Hi", "Hello", "And?"]
 
 
@@ -107,15 +118,22 @@ def test_a_response_continues_the_previous_one(encoder):
     ("change", "param"),
     [
         ({"input": []}, "input"),
-        ({"input": [{"type": "web_search_call"}]}, "input[0].type"),
-        ({"input": [{"type": "function_call", "name": "add"}]}, "input[0]"),
-        ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0]"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].id"),
-        ({"input": [{"role": "user"}]}, "input[0]"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": [{"type": "function_call", "name": "add"}]}, "input[0].call_id"),
+        ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"role": "robot", "content": "Hi"}]}, "input[0].role"),
+        ({"input": [{"type": "compaction_trigger"}]}, "input"),
+        ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input"),
+        ({"tools": [{"name": "add"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function"}]}]}, "tools[0].tools[0].name"),
+        ({"tools": [{"type": "custom", "name": "c", "format": {"type": "grammar"}}]}, "tools"),
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": 5}}, "tool_choice.name"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "always"}, "truncation"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"n": 2}, "n"),
         ({"metadata": {str(number): "x" for number in range(17)}}, "metadata"),
@@ -123,45 +141,53 @@ def test_a_response_continues_the_previous_one(encoder):
 )
 def test_a_field_that_this_endpoint_cannot_honour_is_refused_and_named(change, param):
     with pytest.raises(InvalidRequest) as refused:
-        chat_request(asked(**change), [])
+        as_chat(**change)
     assert refused.value.param == param
 
 
 def test_a_response_repeats_the_request_s_options():
     raw = {"model": "tiny", "input": "Hi", "temperature": 0.2, "tools": [TOOL], "metadata": {"a": "b"}}
-    body = parse(ResponsesRequest, raw)
-    echo = echo_of(body, raw)
-    assert (echo["temperature"], echo["tools"], echo["metadata"]) == (0.2, [TOOL], {"a": "b"})
+    echo = echo_of(parse(ResponsesRequest, raw), raw)
+    assert (echo["temperature"], echo["metadata"]) == (0.2, {"a": "b"})
+    assert echo["tools"] == [TOOL | {"description": None, "strict": None}]
     assert (echo["top_p"], echo["tool_choice"], echo["reasoning"]) == (1.0, "auto", {"effort": None, "summary": None})
-    [item] = numbered_items(body, raw, "resp_1")
-    assert item == {
-        "id": "item_1000",
-        "type": "message",
-        "role": "user",
-        "content": [{"type": "input_text", "text": "Hi"}],
-    }
+    [item] = numbered_items([{"role": "user", "content": "Hi"}], "resp_1")
+    assert item == {"id": "item_1000", "type": "message", "role": "user", "content": "Hi"}
 
 
-def test_a_response_keeps_what_its_schema_knows_and_nothing_else():
-    ballast = {"ballast": "x" * 100_000}
-    parts = [{"type": "input_text", "text": "Hi"} | ballast]
-    image = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"}
-    function = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
+def test_labels_are_repeated_and_the_service_tier_is_the_one_that_served():
     raw = {
         "model": "tiny",
-        "input": [{"role": "user", "content": [*parts, image]} | ballast, {"type": "item_reference", "id": "a"}],
-        "tools": [function | ballast],
+        "input": "Hi",
+        "prompt_cache_key": "k",
+        "safety_identifier": "s",
+        "service_tier": "flex",
+        "text": {"verbosity": "low"},
+        "max_tool_calls": 3,
+    }
+    echo = echo_of(parse(ResponsesRequest, raw), raw)
+    assert (echo["prompt_cache_key"], echo["safety_identifier"], echo["service_tier"]) == ("k", "s", "default")
+    assert echo["text"] == {"format": {"type": "text"}, "verbosity": "low"} and echo["max_tool_calls"] == 3
+
+
+def test_a_response_keeps_what_its_schema_knows_and_nothing_else(encoder):
+    ballast = {"ballast": "x" * 100_000}
+    function = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
+    raw = {
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "Hi"} | ballast]} | ballast,
+            {"type": "image_generation_call", "id": "ig_1", "result": ballast},
+        ],
+        "tools": [function | ballast, {"type": "web_search"} | ballast],
         "text": {"format": {"type": "text"}} | ballast,
         "reasoning": {"effort": "low"} | ballast,
         "tool_choice": {"type": "function", "name": "add"} | ballast,
-        "truncation": False,
         "metadata": {"a": "b"},
     } | ballast
-    form = response_meta(parse(ResponsesRequest, raw), raw, [], ParseOptions())
+    form = sent(encoder, **raw).meta
     assert b"ballast" not in orjson.dumps(form)
-    [item] = form.input
-    assert item["content"] == [{"type": "input_text", "text": "Hi"}, {k: image[k] for k in ("type", "image_url")}]
-    assert (form.echo["tools"], form.echo["metadata"], form.echo["truncation"]) == ([function], {"a": "b"}, "disabled")
+    assert form.input[0]["content"] == [{"type": "input_text", "text": "Hi"}]
+    assert (form.echo["tools"][0]["name"], form.echo["metadata"]) == ("add", {"a": "b"})
 
 
 @pytest.mark.parametrize(
