@@ -156,6 +156,6 @@ class PromptEncoder:
         limit = "maximum context length is" if most == self.card.max_model_len else "limit for this request is"
         return ContextLengthExceeded(
             f"This model's {limit} {most} tokens, but the prompt has {'at least ' if is_least else ''}{length} tokens. "
-            f"Shorten the {param}.",
+            f"Shorten '{param}'.",
             param=param,
         )

@@ -1,14 +1,15 @@
 """A responses request -> the equivalent chat request, prepared, with the conversation that it continues."""
 
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from api.chat.prepare import ChatInput, chat_input
 from api.jobs.call import Call
 from api.process.offload import offload
+from api.request.field_names import named
 from api.request.sampling import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from api.request.submission import Prepared, QueueOptions, new_id
 from api.responses.chunks import ResponsesMeta
@@ -25,7 +26,15 @@ from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest
 
 LOGPROBS = "message.output_text.logprobs"
-MESSAGES = re.compile(r"(?<!these )messages(\[\d+\](\.\w+\[\d+\])?)?")  # as refusals name the field, or a part of it
+FIELDS: Mapping[str, str] = MappingProxyType(  # a chat request's, and what this endpoint has for them
+    {
+        "messages": "input",
+        "max_completion_tokens": "max_output_tokens",
+        "reasoning_effort": "reasoning.effort",
+        "response_format": "text.format",
+        "response_format.json_schema": "text.format",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,9 @@ def ready_of(call: Call[ResponsesRequest], history: History) -> Ready:
     offered = offered_tools(call.body.tools or (), items)
 
     def chat_of(some: Sequence[InputItem]) -> ChatInput:
-        return input_of(offload(chat_request, call.body, some, offered), call)
+        body = offload(chat_request, call.body, some, offered)
+        with named(FIELDS):
+            return chat_input(body, call.encoder, call.service.grammars)
 
     if call.body.truncation != "auto":
         return Ready(chat_of(items), offered.calls, 0)
@@ -64,16 +75,6 @@ def ready_of(call: Call[ResponsesRequest], history: History) -> Ready:
     room = min(call.body.max_output_tokens or DEFAULT_MAX_TOKENS, context // 4)
     chat, num_dropped = fitted(items, chat_of, lambda chat: len(chat.prompt.ids) + room <= context)
     return Ready(chat, offered.calls, num_dropped)
-
-
-def input_of(body: ChatRequest, call: Call[ResponsesRequest]) -> ChatInput:
-    """The chat input. A refusal that names the chat request's `messages` names `input`, which the caller sent."""
-    try:
-        return chat_input(body, call.encoder, call.service.grammars)
-    except InvalidRequest as refused:
-        if (refused.param or "").partition("[")[0] != "messages":
-            raise
-        raise type(refused)(MESSAGES.sub("input", refused.message), param="input") from None
 
 
 def check_together(body: ResponsesRequest) -> None:

@@ -193,7 +193,7 @@ def test_a_response_keeps_what_its_schema_knows_and_nothing_else(encoder):
 @pytest.mark.parametrize(
     ("items", "reason"),
     [
-        ("word " * 5000, "Shorten the input."),
+        ("word " * 5000, "Shorten 'input'."),
         (
             [{"role": "user", "content": [{"type": "input_file"}]}],
             "'input': this model takes text only, not parts of type 'input_file'.",
