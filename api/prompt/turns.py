@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api.prompt.template_traits import ChatTemplate, TemplateTraits
-from api.reading.dialects.dialect import CallWriter
+from api.reading.dialects.dialect import CallWriter, HistoryId
 from api.reading.dialects.objects import hermes
 
 Message = dict[str, Any]
@@ -31,7 +31,10 @@ def written_out(
 ) -> list[Message]:
     """The conversation with tools, calls and results as text, each only where the template leaves it out."""
     traits, write = template.traits, template.dialect.write_calls or hermes.write_calls
-    result = list(messages) if traits.writes_calls else [_with_calls_as_text(message, write) for message in messages]
+    history_id = template.dialect.history_id
+    result = list(messages) if history_id is None else with_history_ids(messages, history_id)
+    if not traits.writes_calls:
+        result = [_with_calls_as_text(message, write) for message in result]
     if not traits.writes_results:
         result = _with_results_as_turns(result)
     if traits.tools_place is None and tools:
@@ -39,6 +42,22 @@ def written_out(
         result = _with_system_text(
             result, TOOLS_TEXT.format(tools=listed, example=write([("function-name", {"argument-name": "value"})]))
         )
+    return result
+
+
+def with_history_ids(messages: Sequence[Message], history_id: HistoryId) -> list[Message]:
+    """The ids of calls and of their results as the model's form has them. A result belongs to the newest such call."""
+    ids: dict[str, str] = {}
+    result, num_calls = [], 0
+    for message in messages:
+        calls = []
+        for call in message.get("tool_calls", ()):
+            ids[call["id"]] = history_id(call["id"], call["function"]["name"], num_calls)
+            calls.append(call | {"id": ids[call["id"]]})
+            num_calls += 1
+        own = message.get("tool_call_id")
+        fields = ({"tool_calls": calls} if calls else {}) | ({"tool_call_id": ids[own]} if own in ids else {})
+        result.append(message | fields)
     return result
 
 

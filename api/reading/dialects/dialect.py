@@ -1,5 +1,6 @@
 """The record that describes one tool-call dialect: how it is recognised, parsed while it streams, and enforced."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ def one_copy(_: Schema) -> int:
     return 1
 
 
+HistoryId = Callable[[str, str, int], str]  # (id, function's name, the call's place in the conversation)
 CallWriter = Callable[[Sequence[tuple[str, Any]]], str]  # names and arguments (text that is no JSON object, as it is)
 
 
@@ -41,6 +43,7 @@ class ToolDialect:
     write_grammar: Callable[[CallRules], Grammar]
     bare: str = ""  # an answer whose first character is one of these is a block too, without a marker
     has_short_ids: bool = False  # the templates refuse call ids of other than nine letters and digits
+    history_id: HistoryId | None = None  # the id that a template wants in the history in place of a call's own
     reads_kinds: bool = False  # strings are written without quotes, so the schemas say what is a string
     further_marks: tuple[str, ...] = ()  # other texts of this form that may be special tokens of a model
     schema_copies: Callable[[Schema], int] = one_copy  # how often the grammar repeats a function's schema
@@ -59,6 +62,11 @@ class ToolDialect:
             return None
         rules = call_rules(functions, self.schema_copies, must_call=must_call, parallel=parallel, marked=marked)
         return self.write_grammar(rules)
+
+
+def short_id(call_id: str, length: int) -> str:
+    """Letters and digits for an id, always the same ones."""
+    return hashlib.sha256(call_id.encode()).hexdigest()[:length]
 
 
 def has_unsupported_markers(template: str) -> bool:

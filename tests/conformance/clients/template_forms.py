@@ -18,8 +18,6 @@ class Form:
 
 
 NO_TEXT = {"text before a call": "it leaves out text beside calls"}
-NO_CALLS = {"*": "it leaves out calls"}
-NO_SANDBOX = {"*": "it fails in the sandbox that transformers renders templates in"}
 FIRST_CALL = dict.fromkeys(SEVERAL, "it writes the first call of a turn only")
 ONE_CALL = dict.fromkeys(SEVERAL, "it refuses several calls in one turn")
 
@@ -38,8 +36,8 @@ FORMS: dict[str, Form] = {
     "GigaChat3-10B-A1.8B": Form("gigachat3", cannot=FIRST_CALL),
     "GigaChat3.1-10B-A1.8B": Form("gigachat31", cannot=FIRST_CALL),
     "HuggingFaceTB-SmolLM3-3B": Form(),
-    "Kimi-K2-Instruct": Form("kimi_k2", cannot=NO_SANDBOX),
-    "Kimi-K2-Thinking": Form("kimi_k2", cannot=NO_SANDBOX),
+    "Kimi-K2-Instruct": Form("kimi_k2"),
+    "Kimi-K2-Thinking": Form("kimi_k2"),
     "Kimi-K3": Form(reasoning="<|open|>think"),
     "LFM2-8B-A1B": Form(),
     "LFM2.5-8B-A1B": Form(reasoning="<think>"),
@@ -61,8 +59,8 @@ FORMS: dict[str, Form] = {
     "Reka-Edge": Form("hermes", "<think>"),
     "Spark2.5": Form(reasoning="<think>"),
     "StepFun3.5-Flash": Form(reasoning="<think>"),
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": Form("deepseek_v3", cannot=NO_CALLS),
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": Form("deepseek_v3"),
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": Form("deepseek_v3"),
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": Form("deepseek_v3", cannot=NO_TEXT),
     "deepseek-ai-DeepSeek-V3.1": Form("deepseek_v31"),
     "deepseek-ai-DeepSeek-V3.2": Form(reasoning="<think>"),
     "deepseek-ai-DeepSeek-V4-Flash-0731": Form(reasoning="<think>"),
@@ -71,11 +69,11 @@ FORMS: dict[str, Form] = {
     "google-gemma-2-2b-it": Form(),
     "google-gemma-4-31B-it-interleaved": Form(reasoning="<|channel>thought"),
     "google-gemma-4-31B-it": Form(reasoning="<|channel>thought"),
-    "ibm-granite-granite-3.3-2B-Instruct": Form("granite3", cannot=NO_CALLS),
+    "ibm-granite-granite-3.3-2B-Instruct": Form("granite3"),
     "ibm-granite-granite-4.0": Form("hermes"),
     "ibm-granite-granite-4.1": Form("hermes"),
     "inclusionai-ling-3.0-flash": Form(reasoning="<think>"),
-    "llama-cpp-deepseek-r1": Form("deepseek_v3", cannot=NO_SANDBOX),
+    "llama-cpp-deepseek-r1": Form("deepseek_v3", cannot={"text before a call": "it leaves out calls beside text"}),
     "llama-cpp-rwkv-world": Form(),
     "meetkai-functionary-medium-v3.1": Form("functionary_v31"),
     "meetkai-functionary-medium-v3.2": Form(),

@@ -2,8 +2,7 @@
 
 import re
 
-from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.objects.named_call import NAME, NamedCalls
+from api.reading.dialects.objects.named_call import NAME, NamedCalls, named_calls
 
 SECTION = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
 BEGIN = "<｜tool▁call▁begin｜>"
@@ -31,19 +30,5 @@ def detect_plain(template: str, _: str) -> bool:
     return BEGIN in template and "```json" not in template
 
 
-DEEPSEEK_V3 = ToolDialect(
-    "deepseek_v3",
-    FENCED.openings,
-    detect_fenced,
-    FENCED.new_block,
-    FENCED.write_grammar,
-    further_marks=FENCED.further_marks,
-)
-DEEPSEEK_V31 = ToolDialect(
-    "deepseek_v31",
-    PLAIN.openings,
-    detect_plain,
-    PLAIN.new_block,
-    PLAIN.write_grammar,
-    further_marks=PLAIN.further_marks,
-)
+DEEPSEEK_V3 = named_calls("deepseek_v3", FENCED, detect_fenced)
+DEEPSEEK_V31 = named_calls("deepseek_v31", PLAIN, detect_plain)

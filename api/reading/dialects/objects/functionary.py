@@ -2,8 +2,7 @@
 
 import re
 
-from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.objects.named_call import NAME, NamedCalls
+from api.reading.dialects.objects.named_call import NAME, NamedCalls, named_calls
 
 BEGIN = "<function="
 CALLS = NamedCalls(begin=BEGIN, head="{name}>", header=re.compile(rf"{NAME}>\s*"), end="</function>")
@@ -14,6 +13,4 @@ def detect(template: str, _: str) -> bool:
     return BEGIN in template and "<tool_call>" not in template and "<parameter" not in template
 
 
-FUNCTIONARY_V31 = ToolDialect(
-    "functionary_v31", CALLS.openings, detect, CALLS.new_block, CALLS.write_grammar, further_marks=CALLS.further_marks
-)
+FUNCTIONARY_V31 = named_calls("functionary_v31", CALLS, detect)

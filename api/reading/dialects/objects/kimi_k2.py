@@ -2,8 +2,7 @@
 
 import re
 
-from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.objects.named_call import NAME, NamedCalls
+from api.reading.dialects.objects.named_call import NAME, NamedCalls, named_calls
 
 BEGIN = "<|tool_call_begin|>"
 ARGUMENTS = "<|tool_call_argument_begin|>"
@@ -21,6 +20,9 @@ def detect(template: str, _: str) -> bool:
     return BEGIN in template and ARGUMENTS in template
 
 
-KIMI_K2 = ToolDialect(
-    "kimi_k2", CALLS.openings, detect, CALLS.new_block, CALLS.write_grammar, further_marks=CALLS.further_marks
-)
+def history_id(_: str, name: str, number: int) -> str:
+    """Kimi's templates write the id itself, and the model knows the function by it."""
+    return f"functions.{name}:{number}"
+
+
+KIMI_K2 = named_calls("kimi_k2", CALLS, detect, history_id)

@@ -1,7 +1,8 @@
 """Lists of JSON calls between two markers: Phi-4-mini, Firefunction, Hunyuan, Jamba, Apriel, Nemotron v2, Apertus."""
 
+import json
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
 from api.reading.dialects.dialect import ToolDialect
@@ -129,8 +130,16 @@ def marked_lists(
     def detect(template: str, _: str) -> bool:
         return hint in template
 
+    def write_calls(calls: Sequence[tuple[str, Any]]) -> str:
+        listed = [{"name": name, "arguments": arguments} for name, arguments in calls]
+        return f"{opening.removesuffix('[')}{json.dumps(listed, ensure_ascii=False)}{closing}"
+
     openings, closings = zip(*marks, strict=True)
-    return ToolDialect(name, openings, detect, new_block, grammar, further_marks=tuple(filter(None, closings)))
+    return ToolDialect(
+        *(name, openings, detect, new_block, grammar),
+        further_marks=tuple(filter(None, closings)),
+        write_calls=write_calls if new_call is CallObject and not in_lines else None,
+    )
 
 
 def named_schema(schemas: Schemas) -> Schema:

@@ -3,7 +3,7 @@
 import re
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
-from api.reading.dialects.dialect import BlockParser, ToolDialect
+from api.reading.dialects.dialect import BlockParser, ToolDialect, short_id
 from api.reading.dialects.objects.call_object import CallObject
 from api.reading.dialects.objects.named_call import NAME, NamedCalls
 from api.reading.pieces import CallPieces, Content, Piece
@@ -94,7 +94,17 @@ def detect_args(template: str, _: str) -> bool:
     return OPENING in template and ARGS in template
 
 
-MISTRAL = ToolDialect("mistral", (OPENING,), detect_list, MistralBlock, list_grammar, has_short_ids=True)
+def history_id(call_id: str, _: str, __: int) -> str:
+    """The templates refuse ids of other than nine letters and digits, which other servers make."""
+    return call_id if re.fullmatch("[a-zA-Z0-9]{9}", call_id) else short_id(call_id, 9)
+
+
+MISTRAL = ToolDialect(
+    *("mistral", (OPENING,), detect_list, MistralBlock, list_grammar), has_short_ids=True, history_id=history_id
+)
 MISTRAL_ARGS = ToolDialect(
-    "mistral_args", (OPENING,), detect_args, MistralBlock, CALLS.write_grammar, has_short_ids=True
+    *("mistral_args", (OPENING,), detect_args, MistralBlock, CALLS.write_grammar),
+    has_short_ids=True,
+    history_id=history_id,
+    further_marks=(ARGS, "[CALL_ID]"),
 )

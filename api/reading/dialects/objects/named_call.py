@@ -1,11 +1,13 @@
 """Calls written as marker, name, marker, JSON arguments, marker: one parser and one grammar for all such forms."""
 
+import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, marked_grammar, templated
-from api.reading.dialects.dialect import BlockParser
+from api.reading.dialects.dialect import BlockParser, HistoryId, ToolDialect
 from api.reading.dialects.json_value import JsonValue
 from api.reading.dialects.objects.call_object import decoded_arguments
 from api.reading.pieces import CallPieces, Content, Piece, num_held
@@ -35,11 +37,6 @@ class NamedCalls:
         return tuple(filter(None, (self.section[0], self.begin)))
 
     @property
-    def further_marks(self) -> tuple[str, ...]:
-        """Texts that may hold special tokens."""
-        return (self.head, self.end, self.section[1])
-
-    @property
     def marks(self) -> tuple[str, ...]:
         """The markers that may follow a call."""
         further = (self.begin, self.section[1]) if self.section[0] else ()
@@ -64,9 +61,28 @@ class NamedCalls:
         rest = f"rest: one {further if rules.parallel else ''} {marked.literal(closing)}"
         return marked_grammar(rules, MarkedCalls(opening, (rest, call), named))
 
+    def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
+        heads = [self.head.replace("{name}", name).replace("{id}", str(at)) for at, (name, _) in enumerate(calls)]
+        texts = [json.dumps(arguments, ensure_ascii=False) for _, arguments in calls]
+        end = self.before_end + self.end
+        written = [f"{self.begin}{head}{text}{end}" for head, text in zip(heads, texts, strict=True)]
+        return self.section[0] + self.between.join(written) + self.section[1]
+
     def _head(self, begin: str, name: str, marked: MarkedText) -> str:
         before, hole, after = (begin + self.head).replace("{name}", name).partition("{id}")
         return f"{_literal(before, marked)} {f'/{self.id_pattern}/' if hole else ''} {_literal(after, marked)}"
+
+
+def named_calls(
+    name: str, form: NamedCalls, detect: Callable[[str, str], bool], history_id: HistoryId | None = None
+) -> ToolDialect:
+    """The dialect of a form."""
+    return ToolDialect(
+        *(name, form.openings, detect, form.new_block, form.write_grammar),
+        further_marks=(form.head, form.end, form.section[1]),  # texts that may hold special tokens
+        write_calls=form.write_calls,
+        history_id=history_id,
+    )
 
 
 class NamedCallBlock:

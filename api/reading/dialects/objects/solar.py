@@ -2,8 +2,8 @@
 
 import re
 
-from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.objects.named_call import NAME, NamedCalls
+from api.reading.dialects.dialect import short_id
+from api.reading.dialects.objects.named_call import NAME, NamedCalls, named_calls
 
 BEGIN = "<|tool_call:begin|>"
 NAME_MARK = "<|tool_call:name|>"
@@ -22,6 +22,8 @@ def detect(template: str, _: str) -> bool:
     return BEGIN in template
 
 
-SOLAR = ToolDialect(
-    "solar", CALLS.openings, detect, CALLS.new_block, CALLS.write_grammar, further_marks=CALLS.further_marks
-)
+def history_id(call_id: str, _: str, __: int) -> str:
+    return call_id if re.fullmatch(CALLS.id_pattern, call_id) else short_id(call_id, 10)
+
+
+SOLAR = named_calls("solar", CALLS, detect, history_id)
