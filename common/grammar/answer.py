@@ -114,7 +114,8 @@ def regex_grammar(pattern: Any, param: str) -> Grammar:
     if repeats(pattern) > MAX_REPEATS:
         raise InvalidRequest(f"The regex repeats more than {MAX_REPEATS} times.", param=param)
     refuse_deep(pattern, param)
-    escaped = re.sub(r"(?s)\\.|/|\n", lambda match: {"/": "\\/", "\n": "\\n"}.get(match[0], match[0]), pattern)
+    spelled = {"/": "\\/", "\n": "\\n", "\\\n": "\\n"}  # a line of Lark ends at a line's end, escaped or not
+    escaped = re.sub(r"(?s)\\.|/|\n", lambda match: spelled.get(match[0], match[0]), pattern)
     return sized([{"lark_grammar": f"start: /{escaped}/"}], param, is_costly=True)
 
 

@@ -2,6 +2,7 @@
 
 Installs each group of clients at its pinned versions into .venv-conformance (npm's into folders beside this file),
 starts Valkey, gunicorn and a worker with the demo model, runs every script, and prints one line per client.
+Agents get a copy of the model with a longer context, and run two at a time.
 A group that cannot be installed is skipped, and why is said.
 """
 
@@ -11,16 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.harness import Options, running
+from tests.conformance.agents.known import AGENTS
+from tests.conformance.agents.model import make
 from tests.service import ROOT, RunningService
 
 HERE = Path(__file__).resolve().parent
-NPM_GROUPS = ("node", "tokenizers")  # in the folder of the same name
+NPM_GROUPS = ("node", "tokenizers", "agents")  # in the folder of the same name
 VENVS = ROOT / ".venv-conformance"
 INSTALL_S = 900
 CLIENT_S = 180
@@ -31,11 +35,13 @@ class Client:
     """One client library and the script that uses it."""
 
     name: str
-    group: str  # openai3, openai2, node, tokenizers or templates
-    script: str
-    is_paced: bool = False  # against a model of a steady pace, so that it can be restarted in the middle of an answer
+    group: str  # openai3, openai2, node, tokenizers, templates, agents or aider
+    script: str  # an agent's name
+    service: str = "demo"  # a name of SERVICES
 
     def command(self) -> list[str]:
+        if self.service == "agents":
+            return [sys.executable, "-m", "tests.conformance.agents", self.script]
         if self.group == "node":
             return ["node", str(HERE / "node" / self.script)]
         if self.group in ("tokenizers", "templates"):  # they are read by our own code
@@ -55,9 +61,10 @@ CLIENTS = (
     Client("AI SDK", "node", "ai_sdk.mjs"),
     Client("real tokenizers", "tokenizers", "real_tokenizers.py"),
     Client("real templates", "templates", "real_templates.py"),
-    Client("openai and anthropic, deployed", "openai3", "deploy.py", is_paced=True),
-    Client("openai-node and AI SDK, deployed", "node", "deploy.mjs", is_paced=True),
+    Client("openai and anthropic, deployed", "openai3", "deploy.py", service="paced"),
+    Client("openai-node and AI SDK, deployed", "node", "deploy.mjs", service="paced"),
     Client("schemathesis", "openai3", "schemathesis_run.py"),
+    *(Client(agent.title, agent.group, name, service="agents") for name, agent in AGENTS.items()),
 )
 
 
@@ -69,10 +76,10 @@ def main(chosen: list[str]) -> int:
         print(f"nothing could be installed: {refusals}")
         return 0
     outcomes = []
-    for serve, is_paced in ((demo, False), (paced, True)):
-        if ours := [client for client in clients if client.is_paced == is_paced]:
-            with serve() as place:
-                outcomes += [run_client(client, place, refusals[client.group]) for client in ours]
+    for name, serve in SERVICES.items():
+        if ours := [client for client in clients if client.service == name]:
+            with serve() as place, ThreadPoolExecutor(2 if name == "agents" else 1) as pool:
+                outcomes += pool.map(lambda client: run_client(client, place, refusals[client.group]), ours)
     print(f"\n{outcomes.count('ok')} clients ok, {outcomes.count('FAIL')} failed, {outcomes.count('skip')} skipped")
     return 1 if "FAIL" in outcomes else 0
 
@@ -91,6 +98,25 @@ def paced() -> Iterator[Mapping[str, str]]:
     with running(Options(step_s=0.02, through_proxy=False)) as harness:
         pid = str(harness.apis[0].popen.pid)
         yield {"OMNI_URL": harness.url, "OMNI_KEY": "sk-chaos", "OMNI_CLIENT_MODEL": "fake", "OMNI_API_PID": pid}
+
+
+@contextmanager
+def agents() -> Iterator[Mapping[str, str]]:
+    """The address of a service with a longer context. Each agent has its own key, so that it lists its own jobs."""
+    with tempfile.TemporaryDirectory() as folder:
+        keys = ",".join(f"sk-{name}" for name in AGENTS)
+        model = make(Path(folder) / "model")
+        settings = {"OMNI_MODEL": str(model), "OMNI_MODEL_NAME": "omni-demo", "OMNI_API_KEYS": keys}
+        with RunningService(Path(folder), settings) as service:
+            service.start()
+            yield {"OMNI_URL": service.url}
+
+
+SERVICES: Mapping[str, Callable[[], AbstractContextManager[Mapping[str, str]]]] = {
+    "demo": demo,
+    "paced": paced,
+    "agents": agents,
+}
 
 
 def install(group: str) -> str:
@@ -117,7 +143,9 @@ def install(group: str) -> str:
 
 def install_commands(group: str, wanted: Path, folder: Path) -> Iterator[tuple[list[str], Path]]:
     if group in NPM_GROUPS:
-        yield ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], HERE / group
+        # `npm ci` refuses agents where a mirror lacks an optional package of another system
+        command = ["install", "--no-save"] if group == "agents" else ["ci"]
+        yield ["npm", *command, "--no-audit", "--no-fund", "--loglevel=error"], HERE / group
         return
     if group == "templates":
         yield [sys.executable, str(HERE / "fetch_templates.py"), str(folder)], ROOT
@@ -134,7 +162,8 @@ def run_client(client: Client, place: Mapping[str, str], refusal: str) -> str:
         print(f"skip {client.name}: it could not be installed ({refusal})", flush=True)
         return "skip"
     started = time.monotonic()
-    env = {**os.environ, **place}
+    own = {"OMNI_KEY": f"sk-{client.script}"} if client.service == "agents" else {}
+    env = {**os.environ, **place, **own}
     done = None
     try:
         done = subprocess.run(client.command(), env=env, capture_output=True, text=True, timeout=CLIENT_S)
