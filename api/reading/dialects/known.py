@@ -2,6 +2,7 @@
 
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.literals.gemma import FUNCTION_GEMMA, GEMMA4
+from api.reading.dialects.literals.pythonic import PYTHONICS
 from api.reading.dialects.objects.cohere import COHERE, COMMAND_R
 from api.reading.dialects.objects.deepseek_v3 import DEEPSEEK_V3, DEEPSEEK_V31
 from api.reading.dialects.objects.functionary import FUNCTIONARY_V31
@@ -30,6 +31,7 @@ DIALECTS = (  # the first that detects a template is chosen
     *MARKED_OBJECTS,
     GEMMA4,
     FUNCTION_GEMMA,
+    *PYTHONICS,
     *MARKED_LISTS,
     MISTRAL_ARGS,
     MISTRAL,

@@ -1,7 +1,11 @@
-"""Llama 3: an answer that is `{"name": …, "parameters": {…}}`, sometimes after `<|python_tag|>`; several by `;`."""
+"""Llama 3: an answer that is `{"name": …, "parameters": {…}}`, sometimes after `<|python_tag|>`; several by `;`.
+
+Built-in tools are called in Python, `<|python_tag|>brave_search.call(query="…")`.
+"""
 
 from api.reading.dialects.call_grammar import PARAM, CallRules, call_schema, templated
 from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
+from api.reading.dialects.literals.python_calls import PythonCalls
 from api.reading.dialects.objects.call_object import CallObject
 from api.reading.pieces import CallPieces, Piece
 from common.grammar.answer import Grammar, assemble
@@ -15,9 +19,18 @@ class Llama3Block:
 
     def __init__(self, calls: CallPieces, before: str) -> None:
         self._calls = calls
+        self._before = before
         self._call = CallObject(calls, before, needs_arguments=True)
+        self._code: PythonCalls | None = None
+        self._may_be_code = before.endswith(OPENING)
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
+        if self._may_be_code and (begun := text.lstrip()):
+            self._may_be_code = False
+            if begun[0].isalpha():
+                self._code = PythonCalls(self._calls, self._before, suffix=".call")
+        if self._code:
+            return self._code.read(text)
         pieces: list[Piece] = []
         for position, char in enumerate(text):
             if self._call.is_done and not self._call.is_spoilt:
@@ -33,12 +46,16 @@ class Llama3Block:
         return pieces, None
 
     def finish(self) -> list[Piece]:
-        return self._call.finish()
+        return (self._code or self._call).finish()
 
 
 def grammar(rules: CallRules) -> Grammar:
+    return json_grammar(rules, OPENING)
+
+
+def json_grammar(rules: CallRules, opening: str) -> Grammar:
     """One call. The marker is optional: an answer that begins with a brace is a call."""
-    tag = f"({rules.marked.literal(OPENING)})? " if OPENING in rules.marked.special_tokens else ""
+    tag = f"({rules.marked.literal(opening)})? " if opening in rules.marked.special_tokens else ""
     free = "" if rules.must_call else "TEXT? | "
     lines = [f"start: {free}{tag}@call", "TEXT: /[^{](.|\\n)*/"]
     return assemble(lines, {"call": templated(call_schema(rules.schemas, "parameters"))}, PARAM)

@@ -9,24 +9,26 @@ from common.grammar.answer import Grammar
 from common.grammar.check import parser_limits
 from tests.grammars import tokenizer
 
+ENDINGS = 5  # how many fragments bring an answer to its end
 ENDS = (("min", float("-inf")), ("max", float("inf")))
 
 
 def walk(grammar: Grammar, rng: Random, fragments: tuple[str, ...], most: int = 400) -> str | None:
     """A random answer, made of the fragments and of single bytes; None if it did not end in `most` steps.
 
-    The fragments stand for what a model likes to write. In the second half those that come last are preferred.
+    The fragments stand for what a model likes to write. After a while the last ones are preferred.
     """
     matcher = LLMatcher(tokenizer(), grammar.text, log_level=0, limits=parser_limits())
     written = bytearray()
     for step in range(most):
         if matcher.is_stopped() or (matcher.is_accepting() and rng.random() < 0.5):
             return written.decode()
-        order = rng.sample(fragments, len(fragments)) if step < most // 4 else fragments[::-1]
+        kept = fragments if step < most // 4 else fragments[-ENDINGS:]
+        order = [*rng.sample(kept, len(kept)), *fragments[::-1]]
         data = next((part.encode() for part in order if _fits(matcher, part.encode())), None)
         if data is None or (step < most // 4 and rng.random() < 0.2):
             mask = matcher.compute_bitmask()
-            allowed = [value for value in range(32, 127) if mask[value // 8] >> (value % 8) & 1]
+            allowed = [value for value in (10, *range(32, 127)) if mask[value // 8] >> (value % 8) & 1]
             if not allowed:
                 return None
             data = bytes([rng.choice(allowed)])

@@ -40,7 +40,48 @@ def _gemma(opening: str, mark: str, closing: str) -> Example:
     )
 
 
+def _python(opening: str, joint: str, closing: str) -> Example:
+    return Example(
+        written=f"{opening}get_weather(city='Paris', days=3){joint}now(){closing}",
+        parts=(
+            *[
+                opening,
+                closing,
+                "f(",
+                "a=",
+                "'",
+                '"',
+                "'b'",
+                ")",
+                "[",
+                "]",
+                ",",
+                "1",
+                "True",
+                "\\",
+                "\n",
+                " ",
+                "{",
+                "}",
+            ],
+            *["f(a=1)", "x", ":", opening[:6], closing[:6], "(", '{"name": "f", "parameters": {"a": 1}}'],
+        ),
+        allowed=f"{opening}get_weather(city='Rome'){closing}",
+    )
+
+
 LITERALS: dict[str, Example] = {
+    "lfm2": _python("<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
+    "olmo3": _python("<function_calls>\n", "\n", "\n</function_calls>"),
+    "pythonic": _python("[", ", ", "]"),
+    "llama4": Example(
+        written='<|python_start|>{"name": "get_weather", "parameters": {"city": "Paris"}}<|python_end|>',
+        parts=(
+            *["<|python_start|>", "<|python_end|>", '{"name": "f", "parameters": {"a": 1}}', "[f(a='b')]", "["],
+            *["]", ",", "{", " ", "\n", "<|py", "hi", "[f(", ")", "'"],
+        ),
+        allowed='{"name": "get_weather", "parameters": {"city": "Rome"}}',
+    ),
     "gemma4": _gemma("<|tool_call>", '<|"|>', "<tool_call|>"),
     "function_gemma": _gemma("<start_function_call>", "<escape>", "<end_function_call>"),
     "apertus": Example(
