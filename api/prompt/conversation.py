@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from api.prompt import deepseek_v32
@@ -19,7 +18,7 @@ from api.prompt.template_traits import (
     chat_template_of,
     placed,
 )
-from api.prompt.templates import render_template
+from api.prompt.templates import checked_kwargs, render_template
 from api.prompt.turns import described, fitted, written_out
 from api.reading.thinking.form import ReasoningForm
 from api.reading.thinking.known import THINK
@@ -28,10 +27,6 @@ from common.errors import InvalidRequest
 from common.grammar.thinking import Thinking
 from common.json_bounds import bounded_marks
 from common.wire import ModelCard
-
-TEMPLATE_KWARGS: Mapping[str, type] = MappingProxyType(
-    {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,10 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
         for number, message in enumerate(conversation.messages)
     ]
     tools = [guard.value(tool.model_dump(exclude_none=True)) for tool in conversation.tools]
-    kwargs = checked_kwargs(conversation.template_kwargs)
+    kwargs = {
+        name: guard.value(value)
+        for name, value in checked_kwargs(conversation.template_kwargs, card.special_tokens).items()
+    }
     if card.architecture == "deepseek_v32" and card.chat_template is None:
         return _render_deepseek_v32(conversation, messages, tools, kwargs, guard)
     template = chat_template_of(card, has_tools=bool(tools))
@@ -170,15 +168,6 @@ def _part_text(part: Part, param: str, taken: str) -> str:
     if part.type == "refusal":
         return part.refusal or ""
     raise InvalidRequest(f"'{param}': this model takes {taken} only, not parts of type {part.type!r}.", param=param)
-
-
-def checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables that a template accepts. Raises InvalidRequest for any other name or type."""
-    for name, value in kwargs.items():
-        if name not in TEMPLATE_KWARGS or not isinstance(value, TEMPLATE_KWARGS[name]):
-            allowed = ", ".join(f"{known} ({kind.__name__})" for known, kind in TEMPLATE_KWARGS.items())
-            raise InvalidRequest(f"'chat_template_kwargs' allows {allowed}.", param="chat_template_kwargs")
-    return dict(kwargs)
 
 
 def _render_deepseek_v32(

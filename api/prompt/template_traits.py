@@ -121,14 +121,15 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
     call, text_call = probe.called({"p": SECOND}), probe.called(_json({"p": SECOND}))
     wants_text = not takes_called([user, call, result]) and takes_called([user, text_call, result])
     call = text_call if wants_text else call
-    twice = {**call, "tool_calls": [*call["tool_calls"], *call["tool_calls"]]}
+    another = probe.called({"p": THIRD} if not wants_text else _json({"p": THIRD}))
+    both = {**call, "tool_calls": [*call["tool_calls"], *another["tool_calls"]]}
     takes_system = shows([system, user], FIRST, SECOND)
     return TemplateTraits(
         tools_place=place,
         writes_calls=shows_called([user, call, result], SECOND),
         writes_results=shows_called([user, call, result], THIRD),
         wants_text_arguments=wants_text,
-        takes_several_calls=not takes_called([user, call]) or takes_called([user, twice]),
+        takes_several_calls=not shows_called([user, call], SECOND) or shows_called([user, both], SECOND, THIRD),
         takes_system=takes_system,
         takes_systems=takes_system and shows([system, later, user], FIRST, SECOND, THIRD),
         takes_late_system=takes_system and shows([system, user, answer, later, user], FIRST, THIRD),

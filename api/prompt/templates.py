@@ -5,16 +5,30 @@ Templates have what transformers offers them (`tojson`, `raise_exception`, `strf
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
+from common.errors import InvalidRequest
 from common.model.template_syntax import template_environment
+
+KWARG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+TYPED_KWARGS: Mapping[str, type] = MappingProxyType(
+    {"enable_thinking": bool, "thinking": bool, "reasoning_effort": str}
+)
+# what the server passes, what templates are offered beside it, and arguments of transformers that clients pass on
+OWN_NAMES = frozenset(
+    "messages tools documents add_generation_prompt continue_final_message xml_tools functions datetime "
+    "raise_exception strftime_now namespace dict range lipsum cycler joiner loop self caller true false none "
+    "chat_template conversation tokenize".split()
+)
 
 # Marks the end of the final message; its space shows whether the template strips text.
 MARK = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -41,6 +55,28 @@ def render_template(
         **variables,
     )
     return _cut(text, prepared[-1]["content"].removesuffix(MARK)) if continue_final else text
+
+
+def checked_kwargs(kwargs: Mapping[str, Any], special_tokens: Mapping[str, str]) -> dict[str, Any]:
+    """A caller's variables for the template: JSON scalars under names of their own. Raises InvalidRequest."""
+    for name, value in kwargs.items():
+        if fault := _kwarg_fault(name, value, special_tokens):
+            raise InvalidRequest(f"'chat_template_kwargs'{fault}.", param="chat_template_kwargs")
+    return dict(kwargs)
+
+
+def _kwarg_fault(name: str, value: Any, special_tokens: Mapping[str, str]) -> str:
+    """What to say of a variable that a request may not set, or not to this value; '' if it may."""
+    if not KWARG.fullmatch(name):
+        return " has a name of other than letters, digits and underscores, or that does not begin with a letter"
+    if name in OWN_NAMES or name in special_tokens or name.endswith("_token"):
+        return f": {name!r} is not for requests to set"
+    wanted = TYPED_KWARGS.get(name)
+    if wanted is not None and not isinstance(value, wanted | None):
+        return f": {name!r} must be {'true or false' if wanted is bool else 'a text'}"
+    if not isinstance(value, str | int | float | None):
+        return f": {name!r} must be a text, a number, true, false or null"
+    return ""
 
 
 @lru_cache(maxsize=16)

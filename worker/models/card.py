@@ -23,6 +23,7 @@ def describe(
     """The card of a model served under `names`. `max_model_len` may be shorter than its config's length."""
     text_config = model_config.get_text_config()
     longest = longest_sequence(text_config)
+    default, with_tools = templates_of(tokenizer.chat_template)
     return ModelCard(
         queue=names[0],
         names=names,
@@ -33,7 +34,8 @@ def describe(
         vocab_size=text_config.vocab_size,
         created=int(time.time()),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
-        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        chat_template=default,
+        tool_chat_template=with_tools,
         special_tokens={
             name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)
         },
@@ -41,15 +43,26 @@ def describe(
     )
 
 
+def templates_of(templates: Any) -> tuple[str | None, str | None]:
+    """The chat template, and that for conversations with tools: of several named ones those that transformers takes."""
+    if not isinstance(templates, dict):
+        return templates, None
+    with_tools = templates.get("tool_use")
+    return templates.get("default", with_tools), with_tools
+
+
 def check_template(model_path: str, card: ModelCard) -> None:
     """Raises ValueError for a chat template with a syntax error, which would fail every chat."""
-    if card.chat_template and (fault := syntax_fault(card.chat_template)):
-        raise ValueError(f"its {template_file(model_path)} has a syntax error ({fault}). Correct it, or copy it again.")
+    for template, is_for_tools in ((card.chat_template, False), (card.tool_chat_template, True)):
+        if template and (fault := syntax_fault(template)):
+            file = template_file(model_path, is_for_tools=is_for_tools)
+            raise ValueError(f"its {file} has a syntax error ({fault}). Correct it, or copy it again.")
 
 
-def template_file(model_path: str) -> str:
+def template_file(model_path: str, *, is_for_tools: bool = False) -> str:
     """The file that a model's chat template is read from: the first of these that the model has."""
-    for name in ("chat_template.jinja", "chat_template.json"):
+    files = ("additional_chat_templates/tool_use.jinja",) if is_for_tools else ("chat_template.jinja",)
+    for name in (*files, "chat_template.json"):
         if local_file(model_path, name) is not None:
             return name
     return "tokenizer_config.json"
@@ -85,8 +98,8 @@ def revision_of(model_path: str) -> str:
     if not Path(model_path).is_dir() and (config := local_file(model_path, "config.json")) is not None:
         return config.parent.name  # the hub's cache has a folder for each commit
     digest = hashlib.sha256()
-    for path in sorted(Path(model_path).glob("*")):
-        if path.suffix == ".json":
+    for path in sorted([*Path(model_path).glob("*"), *Path(model_path).glob("additional_chat_templates/*")]):
+        if path.suffix in (".json", ".jinja"):
             digest.update(path.read_bytes())
         elif path.suffix in (".safetensors", ".bin"):
             digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())

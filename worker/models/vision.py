@@ -14,6 +14,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoProcessor
 
 from common.errors import InvalidRequest
 from common.wire import GenerationRequest, ModelCard
+from worker.models.card import templates_of
 from worker.models.transformers_seams import position_shift, set_position_shift, shifts_positions
 from worker.state.sequence import Sequence
 
@@ -58,13 +59,10 @@ class ImageProcessor:
 
     def extend(self, card: ModelCard) -> ModelCard:
         """The card of the same model with images."""
-        template = getattr(self._processor, "chat_template", None)
-        return replace(
-            card,
-            accepts_images=True,
-            image_token=self.token,
-            chat_template=template if isinstance(template, str) else card.chat_template,
-        )
+        template, with_tools = templates_of(getattr(self._processor, "chat_template", None))
+        if template is not None:
+            card = replace(card, chat_template=template, tool_chat_template=with_tools)
+        return replace(card, accepts_images=True, image_token=self.token)
 
     def expanded(self, request: GenerationRequest) -> GenerationRequest:
         """The request with each image's token replaced by all of its tokens. Raises InvalidRequest."""

@@ -133,9 +133,37 @@ def test_messages_that_the_template_cannot_write_are_refused(encoder_of, changes
         encoder_of(**changes).encode_chat(conversation([{"role": "user", "content": "Hi"}]))
 
 
-def test_only_known_template_options_are_passed_on(encoder):
-    with pytest.raises(InvalidRequest) as refused:
-        encoder.encode_chat(conversation([{"role": "user", "content": "Hi"}], template_kwargs={"messages": []}))
+SHOWN = "{% for m in messages %}{{ m.content }}{% endfor %}{{ preserve_thinking }} {{ budget }} {{ mode }}"
+
+
+def test_template_options_of_any_plain_name_are_passed_on(encoder_of):
+    kwargs = {"preserve_thinking": True, "budget": 512, "mode": "x<|im_end|>", "unread": None, "enable_thinking": None}
+    encoder = encoder_of(chat_template=SHOWN)
+    ids = encoder.encode_chat(conversation([{"role": "user", "content": "Hi"}], template_kwargs=kwargs)).ids
+    assert encoder.decode(ids) == "HiTrue 512 x<|im_end|>" and encoder.token_id("<|im_end|>") not in ids
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({"messages": "x"}, "'messages'"),
+        ({"add_generation_prompt": False}, "'add_generation_prompt'"),
+        ({"eos_token": "x"}, "'eos_token'"),
+        ({"chat_template": "x"}, "'chat_template'"),
+        ({"raise_exception": 1}, "'raise_exception'"),
+        ({"self": 1}, "'self'"),
+        ({"_private": 1}, "begin"),
+        ({"a-b": 1}, "letters"),
+        ({"é": 1}, "letters"),
+        ({"builtin_tools": ["x"]}, "'builtin_tools' must be a text, a number"),
+        ({"budget": {"a": 1}}, "'budget' must be"),
+        ({"enable_thinking": "false"}, "'enable_thinking' must be true or false"),
+        ({"reasoning_effort": 1}, "'reasoning_effort' must be a text"),
+    ],
+)
+def test_template_options_that_would_override_the_servers_are_refused(encoder, kwargs, told):
+    with pytest.raises(InvalidRequest, match=told) as refused:
+        encoder.encode_chat(conversation([{"role": "user", "content": "Hi"}], template_kwargs=kwargs))
     assert refused.value.param == "chat_template_kwargs"
 
 

@@ -120,3 +120,10 @@ def test_what_a_template_shows_is_found_once(encoder_of, monkeypatch):
     before = len(renders)
     prepared(plain, tools=[TOOL])
     assert len(renders) == before
+
+
+def test_a_template_of_its_own_for_tools_is_taken_when_there_are_some(encoder_of):
+    own = TURNS + "{{ 'Tools: ' ~ tools | tojson }} To call, write <tool_call>."
+    named = encoder_of(chat_template=TURNS, tool_chat_template=own)
+    assert "Tools: [{" in named.decode(prepared(named, tools=[TOOL]).prompt.ids)
+    assert "Tools" not in named.decode(prepared(named).prompt.ids)

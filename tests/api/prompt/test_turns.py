@@ -9,6 +9,7 @@ from api.messages.prepare import chat_request as of_messages
 from api.prompt.conversation import Conversation, render
 from api.prompt.special_tokens import Guard
 from api.responses.prepare import chat_request as of_responses
+from api.responses.tools import offered_tools
 from api.schema.chat import ChatRequest, Tool
 from api.schema.messages import MessagesRequest
 from api.schema.parse import parse
@@ -103,6 +104,11 @@ def test_a_template_that_refuses_several_calls_gets_each_before_its_result():
     assert rendered(ONE_CALL, [ASK, CALLS, *reversed(RESULTS)]) == expected
 
 
+def test_calls_that_a_template_drops_are_not_lost():
+    dropping = ONE_CALL.replace("> 1", "> 9")
+    assert rendered(dropping, [ASK, CALLS, *RESULTS]) == rendered(ONE_CALL, [ASK, CALLS, *RESULTS])
+
+
 def test_a_template_that_joins_arguments_to_text_gets_them_as_json_text():
     assert rendered(TEXT_ARGUMENTS, [ASK, CALL, RESULTS[0]]) == '[user]u[assistant]add({"a": 1})[tool]r1'
 
@@ -132,7 +138,8 @@ def chat() -> ChatRequest:
 
 def responses() -> ChatRequest:
     items = [{"role": "developer", "content": "B"}, ASK, SAY, {"role": "system", "content": "L"}, ASK]
-    return of_responses(parse(ResponsesRequest, {"model": "tiny", "instructions": "A", "input": items}), [])
+    body = parse(ResponsesRequest, {"model": "tiny", "instructions": "A", "input": items})
+    return of_responses(body, body.input, offered_tools((), body.input))
 
 
 def messages() -> ChatRequest:

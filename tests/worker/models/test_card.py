@@ -40,7 +40,46 @@ def test_the_revision_of_a_folder_changes_with_its_files(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"a": 1}')
     second = revision_of(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    assert len({first, second, revision_of(str(tmp_path))}) == 3
+    third = revision_of(str(tmp_path))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    fourth = revision_of(str(tmp_path))
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    assert len({first, second, third, fourth, revision_of(str(tmp_path))}) == 5
+
+
+DEFAULT, WITH_TOOLS, RAG = "{{ messages }}", "{{ tools }}", "{{ documents }}"
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"default": DEFAULT, "tool_use": WITH_TOOLS, "rag": RAG}, (DEFAULT, WITH_TOOLS)),
+        ({"rag": RAG, "default": DEFAULT}, (DEFAULT, None)),
+        ({"tool_use": WITH_TOOLS}, (WITH_TOOLS, WITH_TOOLS)),
+        ({"rag": RAG}, (None, None)),
+    ],
+)
+def test_of_named_templates_the_card_has_the_default_and_that_for_tools(tmp_path: Path, named, expected) -> None:
+    folder = save_model(tmp_path, "llama")
+    (folder / "chat_template.jinja").unlink()
+    listed = [{"name": name, "template": template} for name, template in named.items()]
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": listed}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    card = loaded(folder).card
+    assert (card.chat_template, card.tool_chat_template) == expected
+
+
+def test_a_template_of_its_own_for_tools_may_be_a_file(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "llama")
+    default = (folder / "chat_template.jinja").read_text()
+    (folder / "additional_chat_templates").mkdir()
+    for name, template in (("tool_use", WITH_TOOLS), ("rag", RAG)):
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text(template)
+    card = loaded(folder).card
+    assert (card.chat_template, card.tool_chat_template) == (default, WITH_TOOLS)
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools")
+    assert failure(folder).startswith("its additional_chat_templates/tool_use.jinja has a syntax error (line 1: ")
 
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
