@@ -95,6 +95,7 @@ TRANSCRIPTS = {
     "text_prompts": text(log("one"), log("two"), echo="Say "),
     "response_text": response(log("Hello")),
     "response_tool": response(log(CALL, step=9), reading=TOOLS),
+    "response_thought": response(log(THOUGHT, step=6)),
     "response_failed": response(FAILED),
     "response_custom": response(
         log(PATCH, step=12), reading=ParseOptions(tool_dialect="hermes", stop_token_ids=(258,), custom_tools=("patch",))

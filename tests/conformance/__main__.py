@@ -52,6 +52,7 @@ class Client:
 CLIENTS = (
     Client("openai", "openai3", "openai_sync.py"),
     Client("openai async", "openai3", "openai_async.py"),
+    Client("openai responses", "openai3", "responses_client.py"),
     Client("pydantic-ai", "openai3", "pydantic_ai_client.py"),
     Client("llm", "openai3", "llm_command.py"),
     Client("langchain-openai", "openai2", "langchain_openai_client.py"),
@@ -59,6 +60,7 @@ CLIENTS = (
     Client("instructor", "openai2", "instructor_client.py"),
     Client("openai-node", "node", "openai.mjs"),
     Client("AI SDK", "node", "ai_sdk.mjs"),
+    Client("AI SDK responses", "node", "open_responses.mjs"),
     Client("real tokenizers", "tokenizers", "real_tokenizers.py"),
     Client("real templates", "templates", "real_templates.py"),
     Client("openai and anthropic, deployed", "openai3", "deploy.py", service="paced"),
