@@ -87,8 +87,7 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
         skip_special_tokens=_skips_special_tokens(body, encoder, dialect),
     )
     sampling = sampling_params(body, limits, encoder.card, len(prompt.ids))
-    if options.must_call:  # stop strings apply to text, not to a call's arguments
-        sampling = replace(sampling, stop=())
+    sampling = replace(sampling, stop=_stops_of_text(body, sampling, encoder, options))
     return ChatInput(prompt, sampling, options, images_of(messages, encoder.card))
 
 
@@ -138,6 +137,17 @@ def parameter_kinds(tools: Sequence[Tool]) -> dict[str, dict[str, ParameterKind]
     """What the schemas say of each function's parameters, as it is stored with the job."""
     kinds = {tool.function.name: kinds_of(tool.function.parameters) for tool in tools}
     return {name: found for name, found in kinds.items() if found}
+
+
+def _stops_of_text(
+    body: ChatRequest, sampling: SamplingParams, encoder: PromptEncoder, options: ParseOptions
+) -> tuple[str, ...]:
+    """Stop strings apply to text: not to a call's arguments, nor to marks that are kept only to be parsed."""
+    if options.must_call:
+        return ()
+    if body.skip_special_tokens is False:
+        return sampling.stop
+    return tuple(stop for stop in sampling.stop if not encoder.leaves_out(stop))
 
 
 def _skips_special_tokens(body: ChatRequest, encoder: PromptEncoder, dialect: ToolDialect | None) -> bool:

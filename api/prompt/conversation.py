@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.prompt import deepseek_v32
+from api.prompt import deepseek_v32, harmony
 from api.prompt.bounds import TooSlow, bounded
 from api.prompt.images import is_image
 from api.prompt.special_tokens import Guard
@@ -20,6 +20,7 @@ from api.prompt.template_traits import (
 )
 from api.prompt.templates import checked_kwargs, render_template
 from api.prompt.turns import described, fitted, written_out
+from api.reading.harmony.calls import HARMONY
 from api.reading.thinking.form import ReasoningForm
 from api.reading.thinking.known import THINK
 from api.schema.chat import Message, Part, Tool
@@ -60,6 +61,8 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
     if template.traits.wants_text_arguments:
         messages = [_with_written_arguments(message) for message in messages]
+    if template.dialect.name == HARMONY.name:
+        messages, kwargs = harmony.with_one_text(messages), harmony.with_known_effort(kwargs)
     messages = written_out(messages, tools, template)
     try:
         with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
