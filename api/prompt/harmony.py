@@ -17,8 +17,7 @@ def with_one_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def with_known_effort(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The model was taught low, medium and high, and to think always."""
-    effort = kwargs.get("reasoning_effort")
-    return {**kwargs, **({"reasoning_effort": EFFORTS[effort]} if effort in EFFORTS else {})}
+    return {name: EFFORTS.get(value, value) if name == "reasoning_effort" else value for name, value in kwargs.items()}
 
 
 def _with_one_text(message: dict[str, Any]) -> dict[str, Any]:
