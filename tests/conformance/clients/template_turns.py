@@ -22,7 +22,8 @@ ENDS = re.compile(
     r"(?:(?:<\|(?:im_end|eot_id|eom_id|eot|END_OF_TURN_TOKEN|call|calls|return|end|end_of_msg|end_of_text|message_sep|"
     r"role_end|endoftext|assistant_end|flush)\|>|<｜(?:end▁of▁sentence|hy_eos:opensource)｜>|<SPECIAL_12>|<turn\|>|"
     r"<\|tool_response>|</s>|<\[end_of_turn\]>|<seed:eos>|<end_of_turn>|<sep>|</assistant>|\[e~\[|<end_of_sentence>|<｜Assistant｜>|"
-    r"<\|START_OF_TURN_TOKEN\|><\|CHATBOT_TOKEN\|>(?:<\|START_THINKING\|><\|END_THINKING\|>)?)\s*)+\Z"
+    r"<\|START_OF_TURN_TOKEN\|><\|CHATBOT_TOKEN\|>(?:<\|START_THINKING\|><\|END_THINKING\|>)?|"
+    r"<\|start_header_id\|>assistant<\|end_header_id\|>)\s*)+\Z"
 )
 
 

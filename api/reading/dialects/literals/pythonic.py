@@ -1,6 +1,8 @@
 """Calls as Python expressions: Llama 4, Olmo 3, LFM2, and models that are shown `[func_name1(param1=value1)]`."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from api.reading.dialects.call_grammar import PARAM, CallRules, MarkedCalls, marked_grammar
 from api.reading.dialects.dialect import ToolDialect
@@ -100,6 +102,24 @@ def call_rules_of(rules: CallRules) -> tuple[SchemaRules, str]:
     return translated, "call_of_one"
 
 
+def lfm2_calls(calls: Sequence[tuple[str, Any]]) -> str:
+    return f"{LFM2_OPENING}[{', '.join(_written(*call) for call in calls)}]{LFM2_CLOSING}"
+
+
+def olmo_calls(calls: Sequence[tuple[str, Any]]) -> str:
+    return "\n".join([OLMO_OPENING, *(_written(*call) for call in calls), OLMO_CLOSING])
+
+
+def list_calls(calls: Sequence[tuple[str, Any]]) -> str:
+    return f"[{', '.join(_written(*call) for call in calls)}]"
+
+
+def _written(name: str, arguments: Any) -> str:
+    if isinstance(arguments, dict):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"{name}({arguments})"
+
+
 def _further(rules: CallRules, call: str) -> str:
     return f"({call}){{0,{rules.most_calls - 1}}}" if rules.parallel else ""
 
@@ -163,12 +183,23 @@ def detect_llama4(template: str, _: str) -> bool:
     return LLAMA4_OPENING in template
 
 
-LFM2 = ToolDialect("lfm2", (LFM2_OPENING,), detect_lfm2, lfm2_block, lfm2_grammar, further_marks=(LFM2_CLOSING,))
-OLMO3 = ToolDialect("olmo3", (OLMO_OPENING,), detect_olmo, olmo_block, olmo_grammar, further_marks=(OLMO_CLOSING,))
+LFM2 = ToolDialect(
+    *("lfm2", (LFM2_OPENING,), detect_lfm2, lfm2_block, lfm2_grammar),
+    further_marks=(LFM2_CLOSING,),
+    write_calls=lfm2_calls,
+)
+OLMO3 = ToolDialect(
+    *("olmo3", (OLMO_OPENING,), detect_olmo, olmo_block, olmo_grammar),
+    further_marks=(OLMO_CLOSING,),
+    write_calls=olmo_calls,
+)
 PYTHONIC = ToolDialect(
-    "pythonic", (LLAMA4_OPENING,), detect_list, Llama4Block, list_grammar, bare="[{", further_marks=(LLAMA4_CLOSING,)
+    *("pythonic", (LLAMA4_OPENING,), detect_list, Llama4Block, list_grammar, "[{"),
+    further_marks=(LLAMA4_CLOSING,),
+    write_calls=list_calls,
 )
 LLAMA4 = ToolDialect(
-    "llama4", (LLAMA4_OPENING,), detect_llama4, Llama4Block, llama4_grammar, bare="[{", further_marks=(LLAMA4_CLOSING,)
+    *("llama4", (LLAMA4_OPENING,), detect_llama4, Llama4Block, llama4_grammar, "[{"),
+    further_marks=(LLAMA4_CLOSING,),
 )
 PYTHONICS = (PYTHONIC, LLAMA4, LFM2, OLMO3)

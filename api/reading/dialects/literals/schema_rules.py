@@ -32,6 +32,7 @@ class SchemaRules:
         self._root: Schema = {}
         self._refs: dict[str, str] = {}  # of the function's schema: pointer -> rule
         self._waiting: list[str] = []  # pointers whose rules are not written yet
+        self._names: dict[str, str] = {}  # expression -> rule
         self._num_rules = 0
         comma, keyed = notation.comma, f"{notation.any_key} {ANY}"
         self.schemas: dict[str, Schema] = {"number": {"type": "number"}}
@@ -79,18 +80,19 @@ class SchemaRules:
             return f"{self._notation.true} | {self._notation.false}"
         if kind == "null":
             return self._notation.null
-        self._num_rules += 1
-        name = f"number_{self._num_rules}"
-        self.schemas[name] = {"type": kind, **{key: schema[key] for key in schema.keys() & NUMBER}}
+        number = {"type": kind, **{key: schema[key] for key in sorted(schema.keys() & NUMBER)}}
+        name = next((name for name, known in self.schemas.items() if known == number), f"n{len(self.schemas)}")
+        self.schemas[name] = number
         return f"@{name}"
 
     def _string(self, schema: Schema) -> str:
         least, most = _bounds(schema, "Length")
         if not least and most is None:
             return "string"
-        self._num_rules += 1
-        name = f"string_{self._num_rules}"
-        self.lines += self._notation.string(self._marked, name, least, most)
+        name = f"string_{least}_{'any' if most is None else most}"
+        if name not in self._names:
+            self._names[name] = name
+            self.lines += self._notation.string(self._marked, name, least, most)
         return name
 
     def _array(self, schema: Schema) -> str:
@@ -187,16 +189,17 @@ class SchemaRules:
         return schema
 
     def _rule(self, written: str) -> str:
-        """The name of a rule for an expression. A name stands for itself."""
+        """The name of a rule for an expression. A name stands for itself; equal expressions share a rule."""
         if written.isidentifier():
             return written
-        name = self._new_name()
-        self._define(name, written)
-        return name
+        if written not in self._names:
+            self._names[written] = self._new_name()
+            self._define(self._names[written], written)
+        return self._names[written]
 
     def _new_name(self) -> str:
         self._num_rules += 1
-        return f"rule_{self._num_rules}"
+        return f"r{self._num_rules}"
 
     def _define(self, name: str, written: str) -> None:
         self.lines.append(f"{name}: {written}")

@@ -151,7 +151,7 @@ def test_markers_that_are_tokens_are_written_by_their_ids():
     marked = MarkedText({'<|"|>': 7, "<|tool_call>": 8, "<tool_call|>": 9})
     schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}, "required": ["a"]}
     grammar = GEMMA4.grammar([OfferedFunction("f", schema, True)], must_call=True, parallel=True, marked=marked)
-    assert "<[7]> string_" in grammar.text
+    assert "<[7]> string_0_3_text <[7]>" in grammar.text
     assert "<|" not in grammar.text
 
 

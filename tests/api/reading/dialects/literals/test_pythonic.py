@@ -260,3 +260,12 @@ def test_a_schema_may_refer_to_itself():
     grammar = PYTHONIC.grammar([OfferedFunction("f", schema, True)], must_call=True, parallel=True, marked=PLAIN)
     assert allows(grammar, "[f(root={'next': {'next': None}})]")
     assert not allows(grammar, "[f(root={'next': {'next': 1}})]")
+
+
+@ENFORCED
+def test_calls_that_a_template_leaves_out_are_written_as_they_are_read(dialect):
+    rng = Random(3)
+    for _ in range(30):
+        made = [("f", arguments_of(rng)), ("g", arguments_of(rng))]
+        found, content = calls(parse(dialect.name, [dialect.write_calls(made)]))
+        assert ([(name, json.loads(arguments)) for name, arguments in found], content) == (made, "")
