@@ -24,6 +24,7 @@ from api.jobs.json_answers import install_json
 from api.jobs.routes import job_routes
 from api.jobs.service import build_service
 from api.messages.routes import message_routes
+from api.ollama.routes import ollama_routes
 from api.operator.board import board_routes
 from api.operator.health import health_routes
 from api.operator.metrics import metric_routes
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> Flask:
         completion_routes,
         response_routes,
         message_routes,
+        ollama_routes,
         embedding_routes,
         token_routes,
         job_routes,

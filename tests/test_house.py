@@ -22,9 +22,12 @@ ROOTS = ("device", "progress")
 ARROWS = {
     "api": {
         "server": ("app", "operator", "gate", *BASE),
-        "app": ("chat", "completions", "responses", "messages", "embeddings", "operator", "tokens", *ENDPOINT),
+        "app": (
+            "chat", "completions", "responses", "messages", "ollama", "embeddings", "operator", "tokens", *ENDPOINT,
+        ),
         "responses": ("chat", *ENDPOINT),
         "messages": ("chat", *ENDPOINT),
+        "ollama": ("chat", "completions", "embeddings", *ENDPOINT),
         "chat": ENDPOINT,
         "completions": ENDPOINT,
         "embeddings": ENDPOINT,

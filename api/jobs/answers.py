@@ -1,9 +1,8 @@
-"""A job's events -> an SSE stream, or one folded body. Cancels the job when its last client disconnects."""
+"""A job's events -> a stream, or one folded body. Cancels the job when its last client disconnects."""
 
 import errno
 import logging
 from collections.abc import Iterator
-from types import MappingProxyType
 from typing import Any
 
 from flask import Request, Response
@@ -11,7 +10,6 @@ from redis.exceptions import RedisError
 
 from api.gate.client_watch import watching
 from api.gate.gunicorn_seams import client_socket
-from api.jobs import sse
 from api.jobs.dialects import OPENAI, Dialect
 from api.jobs.endpoint import Completion
 from api.jobs.events import REWOUND, ClientGone, Closing, Idle, Notice, Queued, events, logged
@@ -27,13 +25,6 @@ logger = logging.getLogger("omni.api")
 
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAULT = "The server failed in an unexpected way; its log says more."
-SSE_HEADERS = MappingProxyType(
-    {
-        "Content-Type": "text/event-stream; charset=utf-8",
-        "Cache-Control": "no-store",
-        "X-Accel-Buffering": "no",
-    }
-)
 
 
 class Answer:
@@ -74,7 +65,7 @@ class Answer:
             self.service.hub.unsubscribe(subscription)
 
     def stream(self, chunks: Chunks, dialect: Dialect = OPENAI, *, after: int = 0, with_ids: bool = False) -> Response:
-        """SSE of all chunks with a number above `after`. Raises StreamRewound when the jobs ended before."""
+        """All chunks with a number above `after`. Raises StreamRewound when the jobs ended before."""
         frames = Frames(chunks, dialect, after, with_ids=with_ids)
         try:
             first = frames.opening() + self._catch_up(frames)
@@ -83,8 +74,8 @@ class Answer:
             raise
         if self.is_head:  # no body is read, so the end of a stream would not be noticed
             self.close()
-            return Response(headers=SSE_HEADERS)
-        return Response(self._stream(frames, first), headers=SSE_HEADERS)
+            return Response(headers=dialect.headers)
+        return Response(self._stream(frames, first, dialect), headers=dialect.headers)
 
     def fold(self, completion: Completion) -> None:
         """Feed every event up to the end. Raises ClientGone, or Restarting when this process stops."""
@@ -130,12 +121,12 @@ class Answer:
             if entry is None or not isinstance(entry.event, Finished):
                 return
 
-    def _stream(self, frames: Frames, first: bytes) -> Iterator[bytes]:
+    def _stream(self, frames: Frames, first: bytes, dialect: Dialect) -> Iterator[bytes]:
         is_aborted = True
         try:
             with watching(self.client, self._client_gone, self._probe):
                 yield first  # even if it is empty: gunicorn sends the headers with it
-                yield from self._rest(frames)
+                yield from self._rest(frames, dialect)
                 is_aborted = False
         except ClientGone:  # not a clean end: a client that still reads must not take this for the whole answer
             raise ConnectionResetError(errno.ECONNRESET, "the client disconnected") from None
@@ -144,14 +135,14 @@ class Answer:
                 self._cancel_unless_shared()
             self.close()
 
-    def _rest(self, frames: Frames) -> Iterator[bytes]:
+    def _rest(self, frames: Frames, dialect: Dialect) -> Iterator[bytes]:
         """Ends with the end of the job, with an error, or with a frame that says the stream can be resumed."""
         try:
             for item in self._events():
                 if isinstance(item, Closing):
                     yield frames.closing(self._restarting())
                     return
-                yield frames.feed(item.event) if isinstance(item, LogEntry) else self._notice(item)
+                yield frames.feed(item.event) if isinstance(item, LogEntry) else dialect.notice(self._words(item))
             if frames.is_behind:
                 raise StreamRewound(REWOUND)
         except ClientGone:
@@ -169,11 +160,11 @@ class Answer:
             + ("." if self.is_background else f" within {keys.READER_GRACE_S} s; or send the request again.")
         )
 
-    def _notice(self, notice: Queued | Idle) -> bytes:
+    def _words(self, notice: Queued | Idle) -> str:
         if isinstance(notice, Queued):
             seconds = notice.position * self.service.hub.seconds_per_place
-            return sse.comment(f"queued position={notice.position + 1} eta={round(seconds)}")
-        return sse.comment("keep-alive")
+            return f"queued position={notice.position + 1} eta={round(seconds)}"
+        return "keep-alive"
 
     def _events(self) -> Iterator[LogEntry | Notice]:
         """All jobs' entries, one job after the other. The first failure cancels the jobs after it."""

@@ -1,4 +1,4 @@
-"""The SSE frames of one stream: chunks numbered in log order, errors, and the ending. Pure."""
+"""The frames of one stream: chunks numbered in log order, errors, and the ending. Pure."""
 
 from typing import Any, Protocol
 
@@ -21,13 +21,14 @@ class Chunks(Protocol):
 
 
 class Frames:
-    """Chunks numbered up to `after` are counted and not sent. `id:` and `retry:` lines are sent only `with_ids`."""
+    """Chunks numbered up to `after` are counted and not sent. `id:` and `retry:` lines are sent only `with_ids`, and
+    only in server-sent events."""
 
     def __init__(self, chunks: Chunks, dialect: Dialect, after: int = 0, *, with_ids: bool = False) -> None:
         self._chunks = chunks
         self._dialect = dialect
         self._after = after
-        self._with_ids = with_ids
+        self._with_ids = with_ids and not dialect.is_lines
         self._num_chunks = 0
 
     @property
@@ -51,7 +52,7 @@ class Frames:
     def failure(self, error: OmniError) -> bytes:
         """An error frame. It has no number, so no client resumes after it."""
         data = self._dialect.failure(error, max(self._num_chunks, self._after))
-        return sse.frame(data, event=data["type"] if self._dialect.names_events else None)
+        return self._dialect.frame(data)
 
     def closing(self, error: OmniError) -> bytes:
         """The last frame of a process that stops: a client that resumes by ids reconnects, any other gets an error."""
@@ -66,5 +67,5 @@ class Frames:
             self._num_chunks += 1
             if self._num_chunks > self._after:
                 number = self._num_chunks if self._with_ids else None
-                frames += sse.frame(chunk, number, chunk["type"] if self._dialect.names_events else None)
+                frames += self._dialect.frame(chunk, number)
         return frames

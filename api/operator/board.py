@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from api.gate.client_watch import watching
 from api.gate.gunicorn_seams import client_socket
 from api.jobs import sse
-from api.jobs.answers import SSE_HEADERS
+from api.jobs.dialects import OPENAI
 from api.jobs.frames import RESUME_MS
 from api.jobs.service import Service
 from api.operator.snapshot import take_snapshot
@@ -54,7 +54,7 @@ def board_routes(service: Service) -> Blueprint:
     @routes.get("/admin/board")
     def show() -> Response:
         service.keys.admin(request)
-        return Response(frames(service, board, client_socket(request.environ)), headers=SSE_HEADERS)
+        return Response(frames(service, board, client_socket(request.environ)), headers=OPENAI.headers)
 
     return routes
 

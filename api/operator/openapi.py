@@ -65,6 +65,7 @@ def schemas() -> dict[str, Any]:
     used: list[tuple[type[BaseModel], Any]] = [
         (answers.ErrorBody, "serialization"),
         (answers.MessagesError, "serialization"),
+        (answers.OllamaError, "serialization"),
         (answers.Pending, "serialization"),
         (answers.ChatChunk, "serialization"),
     ]
@@ -83,7 +84,9 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
     content: dict[str, Any] = {described.media_type: {}}
     if described.answer is not None:
         content = {"application/json": {"schema": reference(described.answer)}}
-    if described.is_streamed or described.is_resumable:
+    if described.has_lines:
+        content["application/x-ndjson"] = {}
+    elif described.is_streamed or described.is_resumable:
         content["text/event-stream"] = {}
     responses: dict[str, Any] = {"200": {"description": "Done", "content": content}}
     if described.may_be_pending:
@@ -94,7 +97,7 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
     if name in ("GET /health", "GET /readyz"):
         responses["503"] = responses["200"] | {"description": "Still loading"}
     responses["default"] = {
-        "description": "An error object, OpenAI's or Anthropic's",
+        "description": "An error object, OpenAI's, Anthropic's or Ollama's",
         "content": {"application/json": {"schema": reference(described.error)}},
     }
     described_as: dict[str, Any] = {

@@ -11,6 +11,13 @@ from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingRequest
 from api.schema.messages import CountRequest, MessagesRequest
+from api.schema.ollama import (
+    OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+    OllamaModelRequest,
+)
 from api.schema.responses import ResponsesRequest
 from api.schema.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -23,6 +30,7 @@ class Described:
     answer: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     is_streamed: bool = False  # may answer with server-sent events
+    has_lines: bool = False  # may answer with lines of JSON
     is_resumable: bool = False  # takes `stream` and `starting_after`
     may_be_pending: bool = False  # may answer 202: queued or in progress
     is_open: bool = False  # needs no key
@@ -34,6 +42,12 @@ CHAT = Described("Chat", answers.ChatAnswer, ChatRequest, is_streamed=True, may_
 TEXT = Described("Complete a text", answers.TextAnswer, CompletionRequest, is_streamed=True, may_be_pending=True)
 MESSAGE = Described(
     "Chat in Anthropic's form", answers.MessageAnswer, MessagesRequest, is_streamed=True, error=answers.MessagesError
+)
+OLLAMA_CHAT = Described(
+    "Chat in Ollama's form", answers.OllamaAnswer, OllamaChatRequest, has_lines=True, error=answers.OllamaError
+)
+OLLAMA_TEXT = Described(
+    "Generate in Ollama's form", answers.OllamaAnswer, OllamaGenerateRequest, has_lines=True, error=answers.OllamaError
 )
 DESCRIBED: Mapping[str, Described] = MappingProxyType(
     {
@@ -63,6 +77,27 @@ DESCRIBED: Mapping[str, Described] = MappingProxyType(
         "POST /v1/embeddings": Described("Embed texts", answers.EmbeddingAnswer, EmbeddingRequest),
         "POST /tokenize": Described("Text or conversation to token ids", answers.TokenizeAnswer, TokenizeRequest),
         "POST /detokenize": Described("Token ids to text", answers.DetokenizeAnswer, DetokenizeRequest),
+        "POST /api/chat": OLLAMA_CHAT,
+        "POST /api/generate": OLLAMA_TEXT,
+        "GET /api/chat/{job_id}": Described(
+            "Fetch or resume a chat", answers.OllamaAnswer, has_lines=True, is_resumable=True, error=answers.OllamaError
+        ),
+        "GET /api/generate/{job_id}": Described(
+            "Fetch or resume a text", answers.OllamaAnswer, has_lines=True, is_resumable=True, error=answers.OllamaError
+        ),
+        "POST /api/embed": Described("Embed texts", body=OllamaEmbedRequest, error=answers.OllamaError),
+        "POST /api/embeddings": Described("Embed a text", body=OllamaEmbeddingsRequest, error=answers.OllamaError),
+        "GET /api/tags": Described("The served models", error=answers.OllamaError),
+        "GET /api/ps": Described("The loaded models", error=answers.OllamaError),
+        "GET /api/version": Described("The version of Ollama's API", is_open=True, error=answers.OllamaError),
+        "POST /api/show": Described("One model", body=OllamaModelRequest, error=answers.OllamaError),
+        "POST /api/pull": Described(
+            "Done for a served model", body=OllamaModelRequest, has_lines=True, error=answers.OllamaError
+        ),
+        "POST /api/create": Described("Refused", error=answers.OllamaError),
+        "POST /api/copy": Described("Refused", error=answers.OllamaError),
+        "POST /api/push": Described("Refused", error=answers.OllamaError),
+        "DELETE /api/delete": Described("Refused", error=answers.OllamaError),
         "GET /v1/models": Described("The served models", answers.ModelList),
         "GET /v1/models/{name}": Described("One model", answers.Model),
         "GET /v1/jobs": Described("The key's own jobs", answers.JobList),

@@ -121,8 +121,13 @@ def thinking_of(rendered: str, conversation: Conversation, card: ModelCard, form
         return "answering"
     if form.is_implied:
         return "opened"
-    knows_thinking = card.architecture == "deepseek_v32" or form.marks.opening in (card.chat_template or "")
-    return "optional" if knows_thinking or form.name != THINK.name else "none"
+    return "optional" if knows_thinking(card, form) else "none"
+
+
+def knows_thinking(card: ModelCard, form: ReasoningForm) -> bool:
+    """The model may reason before it answers, by its template."""
+    is_known = card.architecture == "deepseek_v32" or form.marks.opening in (card.chat_template or "")
+    return is_known or form.name != THINK.name
 
 
 def _is_empty_block(end: str, form: ReasoningForm) -> bool:

@@ -7,6 +7,8 @@ from common.errors import ModelNotFound, ModelNotReady
 from common.redis.store import Store
 from common.wire import ModelCard, Task
 
+LATEST = ":latest"
+
 
 class Models:
     """Caches one encoder per queue; replaced when the worker's model has another revision."""
@@ -20,9 +22,9 @@ class Models:
 
     def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
         """Raises ModelNotFound for an id that is not served for this task, ModelNotReady while its worker loads."""
-        queue, revision = self.store.directory.queue_of(model)
+        queue, revision = self._queue_of(model)
         if queue is None:
-            if model in self.expected:
+            if model in self.expected or other_name(model) in self.expected:
                 raise self._not_ready(model)
             if task == "embed":
                 raise self._wrong_task(model, task)
@@ -37,6 +39,10 @@ class Models:
         if task is not None and encoder.card.task != task:
             raise self._wrong_task(model, task)
         return encoder
+
+    def _queue_of(self, model: str) -> tuple[str | None, str]:
+        queue, revision = self.store.directory.queue_of(model)
+        return (queue, revision) if queue is not None else self.store.directory.queue_of(other_name(model))
 
     def _not_ready(self, model: str) -> ModelNotReady:
         """The documented message, with the progress of loading if it is known."""
@@ -63,15 +69,19 @@ class Models:
     def names(self) -> list[str]:
         return list(dict.fromkeys([*self.store.directory.models(), *self.expected]))
 
-    def described(self) -> list[dict[str, object]]:
-        """The items of GET /v1/models: each served id, and in `root` the weights it stands for."""
+    def cards(self) -> list[tuple[str, ModelCard]]:
+        """Each served id, with the model it stands for."""
         found = []
         for name in self.store.directory.models():
             queue, revision = self.store.directory.queue_of(name)
             card = None if queue is None else self._card(queue, revision)
             if card is not None:
-                found.append(describe(name, card))
+                found.append((name, card))
         return found
+
+    def described(self) -> list[dict[str, object]]:
+        """The items of GET /v1/models: each served id, and in `root` the weights it stands for."""
+        return [describe(name, card) for name, card in self.cards()]
 
     def _card(self, queue: str, revision: str) -> ModelCard | None:
         """Cached while its model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
@@ -81,6 +91,11 @@ class Models:
             if card is not None:
                 self._cards[queue] = card
         return card
+
+
+def other_name(model: str) -> str:
+    """Ollama's clients leave `:latest` out or add it: both are one model."""
+    return model.removesuffix(LATEST) if model.endswith(LATEST) else model + LATEST
 
 
 def describe(name: str, card: ModelCard) -> dict[str, object]:

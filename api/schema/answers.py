@@ -22,6 +22,16 @@ class ErrorBody(Shape):
     error: ErrorDetail
 
 
+class OllamaError(Shape):
+    error: str
+
+
+class OllamaAnswer(Shape):
+    model: str
+    created_at: str
+    done: bool
+
+
 class Usage(Shape):
     prompt_tokens: int
     completion_tokens: int

@@ -108,6 +108,7 @@ def test_every_error_below_messages_has_anthropic_s_format(method, path, status,
     [
         ("openai", "/v1/chat/completions", lambda body: body["error"]["message"]),
         ("anthropic", "/v1/messages", lambda body: body["error"]["message"]),
+        ("ollama", "/api/chat", lambda body: body["error"]),
     ],
 )
 @pytest.mark.parametrize(

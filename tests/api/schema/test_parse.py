@@ -11,6 +11,7 @@ from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingRequest
 from api.schema.messages import CountRequest, MessagesRequest
+from api.schema.ollama import OllamaChatRequest, OllamaEmbedRequest, OllamaGenerateRequest, OllamaModelRequest
 from api.schema.parse import parse
 from api.schema.responses import ResponsesRequest
 from api.schema.tokens import DetokenizeRequest, TokenizeRequest
@@ -18,7 +19,7 @@ from common.errors import InvalidRequest
 
 MODELS = (
     ChatRequest, CompletionRequest, ResponsesRequest, MessagesRequest, CountRequest, TokenizeRequest, DetokenizeRequest,
-    EmbeddingRequest,
+    EmbeddingRequest, OllamaChatRequest, OllamaGenerateRequest, OllamaEmbedRequest, OllamaModelRequest,
 )  # fmt: skip
 SEEDS: dict[str, Any] = {
     "model": "tiny",

@@ -1,0 +1,1 @@
+"""/api: Ollama's own API, for clients that speak no other."""

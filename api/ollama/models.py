@@ -1,0 +1,85 @@
+"""A model's card in Ollama's words. What a card does not say is empty or 0, because clients expect the fields."""
+
+import hashlib
+from typing import Any
+
+from api.ollama.chunks import written_time
+from api.prompt.conversation import knows_thinking
+from api.prompt.encoder import PromptEncoder
+from api.prompt.fim import fim_tokens
+from api.prompt.models import LATEST
+from api.request.sampling import DEFAULT_TEMPERATURE
+from common.wire import ModelCard
+
+FOR_EVER = "2318-12-31T23:59:59Z"  # models are not unloaded
+
+
+def tagged(name: str) -> str:
+    return name if ":" in name else name + LATEST
+
+
+def listed(name: str, card: ModelCard) -> dict[str, Any]:
+    """An item of /api/tags."""
+    return {
+        "name": tagged(name),
+        "model": tagged(name),
+        "modified_at": written_time(card.created * 10**9),
+        "size": 0,
+        "digest": hashlib.sha256(f"{card.root} {card.revision}".encode()).hexdigest(),
+        "details": details_of(card),
+    }
+
+
+def running(name: str, card: ModelCard) -> dict[str, Any]:
+    """An item of /api/ps."""
+    item = listed(name, card)
+    del item["modified_at"]
+    return item | {"expires_at": FOR_EVER, "size_vram": 0, "context_length": card.max_model_len}
+
+
+def shown(name: str, encoder: PromptEncoder) -> dict[str, Any]:
+    """The answer of /api/show."""
+    card = encoder.card
+    info: dict[str, Any] = {
+        "general.architecture": card.architecture,
+        "general.basename": name,
+        f"{card.architecture}.context_length": card.max_model_len,
+        f"{card.architecture}.vocab_size": card.vocab_size,
+    }
+    if card.num_dimensions is not None:
+        info[f"{card.architecture}.embedding_length"] = card.num_dimensions
+    return {
+        "license": "",
+        "modelfile": f"# Served by Protocol OMNI\nFROM {card.root}\n",
+        "parameters": f"temperature {DEFAULT_TEMPERATURE:g}\nnum_ctx {card.max_model_len}",
+        "template": card.chat_template or "",
+        "details": details_of(card),
+        "model_info": info,
+        "capabilities": capabilities_of(encoder),
+        "modified_at": written_time(card.created * 10**9),
+    }
+
+
+def details_of(card: ModelCard) -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": card.architecture,
+        "families": [card.architecture],
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+
+
+def capabilities_of(encoder: PromptEncoder) -> list[str]:
+    card = encoder.card
+    if card.task == "embed":
+        return ["embedding"]
+    has = {
+        "completion": True,
+        "tools": encoder.tool_dialect is not None,
+        "insert": fim_tokens(encoder.token_id) is not None,
+        "vision": card.accepts_images,
+        "thinking": knows_thinking(card, encoder.reasoning_form),
+    }
+    return [name for name, is_there in has.items() if is_there]

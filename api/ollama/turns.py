@@ -1,0 +1,74 @@
+"""Ollama's messages -> chat messages."""
+
+import json
+from collections.abc import Sequence
+
+from api.schema.chat import FunctionCall, ImageUrl, Message, Part, ToolCall
+from api.schema.ollama import OllamaGenerateRequest, OllamaMessage, OllamaToolCall
+
+DATA = "data:"
+ANY_IMAGE = "data:image/png;base64,"  # the reader looks at the bytes, not at the type
+
+
+class CallIds:
+    """Ids for calls that come without: Ollama's clients tell results by their order, or by the tool's name."""
+
+    def __init__(self) -> None:
+        self._num_calls = 0
+        self._open: list[tuple[str, str]] = []  # (tool's name, id) of the calls without a result so far
+
+    def of_call(self, call: OllamaToolCall) -> str:
+        self._num_calls += 1
+        call_id = call.id or f"call_{self._num_calls}"
+        self._open.append((call.function.name, call_id))
+        return call_id
+
+    def of_result(self, message: OllamaMessage) -> str:
+        """The id that it names, else that of the first open call of its tool, else of the first open call."""
+        matching = [known for known in self._open if message.tool_call_id == known[1]]
+        if message.tool_call_id and not matching:
+            return message.tool_call_id
+        matching = matching or [known for known in self._open if message.tool_name == known[0]] or self._open[:1]
+        if not matching:
+            return "call_0"
+        self._open.remove(matching[0])
+        return matching[0][1]
+
+
+def messages_of(sent: Sequence[OllamaMessage]) -> list[Message]:
+    ids = CallIds()
+    return [message_of(message, ids) for message in sent]
+
+
+def message_of(sent: OllamaMessage, ids: CallIds) -> Message:
+    calls = [
+        ToolCall(id=ids.of_call(call), function=FunctionCall(name=call.function.name, arguments=arguments_of(call)))
+        for call in sent.tool_calls or ()
+    ]
+    is_result = sent.role == "tool"
+    return Message(
+        role=sent.role,
+        content=content_of(sent.content or "", sent.images or ()),
+        reasoning_content=sent.thinking or None,
+        tool_calls=calls or None,
+        tool_call_id=ids.of_result(sent) if is_result else None,
+        name=sent.tool_name if is_result else None,
+    )
+
+
+def arguments_of(call: OllamaToolCall) -> str:
+    return json.dumps(call.function.arguments or {}, ensure_ascii=False)
+
+
+def content_of(text: str, images: Sequence[str]) -> str | list[Part]:
+    if not images:
+        return text
+    urls = [image if image.startswith(DATA) else ANY_IMAGE + image for image in images]
+    pictures = [Part(type="image_url", image_url=ImageUrl(url=url)) for url in urls]
+    return [*pictures, *([Part(type="text", text=text)] if text else [])]
+
+
+def prompt_messages(body: OllamaGenerateRequest) -> list[Message]:
+    """The conversation that a prompt stands for."""
+    system = [Message(role="system", content=body.system)] if body.system else []
+    return [*system, Message(role="user", content=content_of(body.prompt or "", body.images or ()))]
