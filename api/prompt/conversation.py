@@ -46,7 +46,7 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     """The prompt's text, in which `guard` hides special tokens that the caller wrote. Raises InvalidRequest."""
     refuse_large_arguments(conversation.messages)
     messages = [
-        guard.value(_with_parsed_arguments(as_dict(message, number, accepts_images=card.accepts_images)))
+        guard.message(_with_parsed_arguments(as_dict(message, number, accepts_images=card.accepts_images)))
         for number, message in enumerate(conversation.messages)
     ]
     tools = [guard.value(tool.model_dump(exclude_none=True)) for tool in conversation.tools]

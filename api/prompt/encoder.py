@@ -22,6 +22,7 @@ from common.model.spelling import Spelling, shown
 from common.wire import ModelCard
 
 TURN_MARK = re.compile("[|｜]")  # as in <|user|>; some tokenizers do not mark such tokens as special
+BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 MANY_PARTS = 1000  # of a prompt, separated by special tokens that the caller wrote
 MAX_TOKENS = 400_000  # of one request's prompts together, or of /tokenize; more if the model's context is larger
 
@@ -45,6 +46,7 @@ class PromptEncoder:
         self._special = [token.content for token in added if token.special]
         self._turn_marks = [token.content for token in added if TURN_MARK.search(token.content)]
         self._hidden = [*self._special, *self._turn_marks, *([card.image_token] if card.image_token else [])]
+        self._bracketed = [token.content for token in added if BRACKETED.fullmatch(token.content)]
         self._spelling = Spelling(self._tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
         self.reasoning_form: ReasoningForm = form_for(card.chat_template, card.architecture)
@@ -54,6 +56,16 @@ class PromptEncoder:
         """The form of calls that the model is asked for and whose answers are read; Hermes' where it has none known."""
         template = chat_template_of(self.card, has_tools=True)
         return template.dialect if template else dialect_for(None, self.card.architecture) or HERMES
+
+    @cached_property
+    def _markup(self) -> list[str]:
+        """Tokens in brackets that mark reasoning or calls and are not special: those that a template writes, and more.
+
+        Others in brackets are text: Gemma has tokens for HTML.
+        """
+        templates = (self.card.chat_template or "") + (self.card.tool_chat_template or "")
+        marks = {*self.reasoning_form.all_marks, *self.tool_dialect.openings, *self.tool_dialect.further_marks}
+        return [token for token in self._bracketed if token in templates or token in marks]
 
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ids up to where the answer begins. Raises InvalidRequest or ContextLengthExceeded."""
@@ -66,7 +78,7 @@ class PromptEncoder:
 
     def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
         """The prompt's text, and the same as pairs of (text, special token that the caller wrote)."""
-        guard = Guard(self._hidden)
+        guard = Guard(self._hidden, self._markup)
         rendered = render(conversation, self.card, guard)
         return rendered, list(guard.parts(rendered))
 

@@ -48,6 +48,43 @@ def test_special_tokens_in_a_callers_text_are_text(encoder, where):
     assert ids.count(encoder.token_id("<|im_end|>")) == num_turns - 1
 
 
+MARKUP = "a<think>b</think><tool_call>c</tool_call>"
+
+
+def num_marks(encoder, messages, **changes):
+    ids = encoder.encode_chat(conversation(messages, **changes)).ids
+    assert encoder.decode(ids).count("<think>") == sum(str(message).count("<think>") for message in messages)
+    return sum(encoder.token_name(one) in ("<think>", "</think>", "<tool_call>", "</tool_call>") for one in ids)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool", "arguments"])
+def test_markup_in_a_callers_text_is_text_although_its_tokens_are_not_special(encoder, role):
+    messages = [{"role": "user", "content": "Hi"}, {"role": role, "content": MARKUP}]
+    if role == "arguments":
+        arguments = json.dumps({"a": MARKUP})
+        call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": arguments}}
+        messages[1] = {"role": "assistant", "content": None, "tool_calls": [call]}
+    num_own = 2 if role == "arguments" else 0  # the call's own marks
+    assert num_marks(encoder, messages) == num_own
+    tool = TOOL | {"function": TOOL["function"] | {"description": MARKUP}}
+    shown = encoder.encode_chat(conversation(messages[:1], tools=[tool])).ids
+    plain = encoder.encode_chat(conversation(messages[:1], tools=[TOOL])).ids
+    assert shown.count(encoder.token_id("<think>")) == plain.count(encoder.token_id("<think>"))
+
+
+def test_markup_in_the_models_own_turns_and_in_a_begun_answer_stays_tokens(encoder):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": MARKUP}]
+    assert num_marks(encoder, messages) == num_marks(encoder, messages, continue_final=True) == 4
+
+
+def test_tokens_in_brackets_that_mark_nothing_stay_tokens_in_a_callers_text():
+    tokenizer = bytes_tokenizer("<|im_start|>", "<|im_end|>")
+    tokenizer.add_tokens([AddedToken("<table>", special=False)])
+    encoder = PromptEncoder(card(tokenizer))
+    ids = encoder.encode_chat(conversation([{"role": "user", "content": "a<table>"}])).ids
+    assert encoder.token_id("<table>") in ids
+
+
 @pytest.mark.parametrize("deepseek", [False, True])
 def test_an_escape_in_arguments_brings_no_special_token_in(encoder_of, deepseek):
     changes = {"architecture": "deepseek_v32", "chat_template": None} if deepseek else {}
