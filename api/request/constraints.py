@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from api.prompt.encoder import PromptEncoder
 from api.reading.dialects.call_grammar import OfferedFunction
-from api.request.custom_tools import as_function
+from api.request.custom_tools import as_function, names_of_custom_tools, without_rules
 from api.schema.base import Structured
 from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Tool
 from common.errors import InvalidRequest
@@ -108,7 +109,10 @@ def _schema_grammar(schema: Any, param: str) -> Grammar:
 
 
 def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, is_shaped: bool) -> Grammar | None:
-    """`is_shaped`: an answer that is not a call has a grammar of its own, so there is no free text."""
+    """`is_shaped`: an answer that is not a call has a grammar of its own, so there is no free text.
+
+    In a form that cannot hold a custom tool to its rules, the model is only shown them.
+    """
     named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
     functions = [
         OfferedFunction(tool.function.name, tool.function.parameters, strict=bool(tool.function.strict))
@@ -117,7 +121,15 @@ def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, 
     ]
     parallel = body.parallel_tool_calls is not False and named is None
     is_forced = must_call(body) or is_shaped
-    return encoder.tool_dialect.grammar(functions, must_call=is_forced, parallel=parallel, marked=encoder.marked)
+    write = partial(encoder.tool_dialect.grammar, must_call=is_forced, parallel=parallel, marked=encoder.marked)
+    try:
+        return write(functions)
+    except InvalidRequest:
+        custom = names_of_custom_tools(body.tools or ())
+        unruled = [without_rules(function) if function.name in custom else function for function in functions]
+        if unruled == functions:
+            raise
+        return write(unruled)
 
 
 def must_call(body: ChatRequest) -> bool:

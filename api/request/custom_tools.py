@@ -1,9 +1,11 @@
 """Custom tools, whose input is one text: the function of one string that the model is shown for each."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from api.reading.dialects.call_grammar import OfferedFunction
 from api.schema.chat import CUSTOM_INPUT, CustomGrammar, CustomTool, FunctionDefinition, Tool
 from common.grammar.lark_pattern import lark_pattern
 
@@ -23,12 +25,7 @@ def as_function(tool: Tool | CustomTool) -> Tool:
     definition = FunctionDefinition.model_construct(
         name=tool.custom.name,
         description=tool.custom.description,
-        parameters={
-            "type": "object",
-            "properties": {CUSTOM_INPUT: text},
-            "required": [CUSTOM_INPUT],
-            "additionalProperties": False,
-        },
+        parameters=_parameters(text),
         strict=True,
     )
     return Tool.model_construct(type="function", function=definition)
@@ -36,6 +33,20 @@ def as_function(tool: Tool | CustomTool) -> Tool:
 
 def names_of_custom_tools(tools: Iterable[Tool | CustomTool]) -> tuple[str, ...]:
     return tuple(tool.custom.name for tool in tools if isinstance(tool, CustomTool))
+
+
+def without_rules(function: OfferedFunction) -> OfferedFunction:
+    """A custom tool's function, with any text as its input."""
+    return replace(function, parameters=_parameters({"type": "string"}))
+
+
+def _parameters(text: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {CUSTOM_INPUT: text},
+        "required": [CUSTOM_INPUT],
+        "additionalProperties": False,
+    }
 
 
 def _pattern(rules: CustomGrammar) -> str | None:
