@@ -3,10 +3,7 @@
 created, queued?, in_progress, (item added, (part added, deltas, done)?, item done)*, completed | incomplete | failed
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from api.jobs.dialects import RESPONSES
@@ -14,15 +11,21 @@ from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished
 from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
+from api.responses.output import (
+    CUSTOM_CALL,
+    FUNCTION_CALL,
+    MESSAGE,
+    REASONING,
+    SEARCH_CALL,
+    SUMMARY,
+    ItemKind,
+    OutputItem,
+)
 from api.responses.tools import as_sent
 from common.errors import JobCancelled, ReaderGone
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 CANCELLED = (JobCancelled.code, ReaderGone.code)
-CALLS: Mapping[str, str] = MappingProxyType(  # types of calls, and what the ids of their items begin with
-    {"function_call": "fc", "custom_tool_call": "ctc", "tool_search_call": "tsc"}
-)
-PREFIXES: Mapping[str, str] = MappingProxyType({"message": "msg", "reasoning": "rs", **CALLS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,41 +47,6 @@ class ResponsesMeta(ParsedMeta):
         return [{k: v for k, v in form.items() if v or k not in ("calls", "num_dropped")}]
 
 
-@dataclass(slots=True)
-class OutputItem:
-    """An output item whose text is still growing."""
-
-    id: str
-    type: str  # reasoning, message, function_call, custom_tool_call, tool_search_call
-    call: dict[str, str] = field(default_factory=dict)  # call_id, name, namespace
-    text: str = ""
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
-    status: str = "in_progress"
-    is_whole: bool = True  # False for a call until its arguments are complete
-
-    def part(self) -> dict[str, Any]:
-        if self.type == "reasoning":
-            return {"type": "reasoning_text", "text": self.text}
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": list(self.logprobs)}
-
-    def shown(self, *, with_content: bool = True) -> dict[str, Any]:
-        """OpenAI's item."""
-        content = [self.part()] if with_content else []
-        head = {"id": self.id, "type": self.type, "status": self.status}
-        if self.type == "reasoning":
-            return head | {"summary": [], "content": content}
-        if self.type == "message":
-            return head | {"role": "assistant", "content": content}
-        if self.type == "tool_search_call":
-            arguments = json.loads(self.text) if self.text and self.is_whole else {}
-            return head | {"call_id": self.call["call_id"], "execution": "client", "arguments": arguments}
-        return head | self.call | {"arguments" if self.type == "function_call" else "input": self.text}
-
-    @property
-    def is_call(self) -> bool:
-        return self.type in CALLS
-
-
 class ResponseChunks:
     """Turns a job's events into numbered stream events, and folds them. Feed every event once, in log order."""
 
@@ -87,6 +55,8 @@ class ResponseChunks:
         self.decoder = decoder
         self.failed: Failed | None = None
         self._parser = ChoiceParser(meta.reading, meta.id, 0)
+        # The reasoning itself is the summary, if one is wanted: many clients show that alone.
+        self._reasoning = SUMMARY if (meta.echo.get("reasoning") or {}).get("summary") else REASONING
         self._items: list[OutputItem] = []
         self._open: OutputItem | None = None
         self._logprobs: list[TokenLogprob] = []  # of text that the parser still holds back
@@ -114,7 +84,7 @@ class ResponseChunks:
             return [*events, *self._close("incomplete"), self._lifecycle("failed", self.status)]
         is_cut = self._parser.finish_reason == "length"
         self._usage = usage_of(event, self._parser.num_reasoning_tokens)
-        events += [] if self._items else self._begin("message")
+        events += [] if self._items else self._begin(MESSAGE)
         events += self._close("incomplete" if is_cut else "completed")
         return [*events, self._lifecycle("incomplete" if is_cut else "completed", self.status)]
 
@@ -142,47 +112,43 @@ class ResponseChunks:
 
     def _piece(self, piece: Piece) -> list[dict[str, Any]]:
         if isinstance(piece, Content):
-            events = self._begin("message")
-            logprobs = logprob_entries(self._take_logprobs(), self.decoder)
-            return [*events, self._text("output_text", piece.text, logprobs=logprobs)]
+            events = self._begin(MESSAGE)
+            return events + self._text(piece.text, logprobs=logprob_entries(self._take_logprobs(), self.decoder))
         self._take_logprobs()
         if isinstance(piece, Reasoning):
-            return [*self._begin("reasoning"), self._text("reasoning_text", piece.text)]
+            return self._begin(self._reasoning) + self._text(piece.text)
         if isinstance(piece, ToolCallStart):
             call = as_sent(self.meta.calls, piece.name)
-            kind = "custom_tool_call" if piece.is_custom else call.pop("type", "function_call")
-            return self._begin(kind, {"call_id": piece.id} | call)
+            kind = SEARCH_CALL if call.pop("type", "") == SEARCH_CALL.type else FUNCTION_CALL
+            return self._begin(CUSTOM_CALL if piece.is_custom else kind, {"call_id": piece.id} | call)
         if isinstance(piece, ToolCallEnd):
             self._items[-1].is_whole = True
             return []
-        if self._items[-1].type == "tool_search_call":  # has no events of its own
-            self._items[-1].text += piece.text
-            return []
-        return [self._text("custom_tool_call_input" if piece.is_custom else "function_call_arguments", piece.text)]
+        return self._text(piece.text)
 
     def _take_logprobs(self) -> list[TokenLogprob]:
         taken, self._logprobs = self._logprobs, []
         return taken
 
-    def _begin(self, type: str, call: dict[str, str] | None = None) -> list[dict[str, Any]]:
-        """Open an item of this type unless one is open; every call is an item of its own."""
-        if self._open is not None and self._open.type == type and call is None:
+    def _begin(self, kind: ItemKind, call: dict[str, str] | None = None) -> list[dict[str, Any]]:
+        """Open an item of this kind unless one is open; every call is an item of its own."""
+        if self._open is not None and self._open.kind is kind and call is None:
             return []
         events = self._close("completed")
-        item_id = f"{PREFIXES[type]}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}"
-        self._open = OutputItem(item_id, type, call or {}, is_whole=call is None)
+        item_id = f"{kind.prefix}_{self.meta.id.removeprefix('resp_')}{len(self._items):02d}"
+        self._open = OutputItem(item_id, kind, call or {}, is_whole=call is None)
         self._items.append(self._open)
-        events.append(self._about("output_item.added", item=self._open.shown(with_content=False)))
-        if call is None:
-            events.append(self._in_part("content_part.added", part=self._open.part()))
+        events.append(self._about("output_item.added", item=self._open.shown(with_parts=False)))
+        if kind.part_event:
+            events.append(self._in_part(f"{kind.part_event}.added", part=self._open.part()))
         return events
 
-    def _text(self, name: str, text: str, **fields: Any) -> dict[str, Any]:
+    def _text(self, text: str, **fields: Any) -> list[dict[str, Any]]:
         assert self._open is not None
         self._open.text += text
         self._open.logprobs += fields.get("logprobs", ())
-        where = self._in_item if self._open.is_call else self._in_part
-        return where(f"{name}.delta", delta=text, **fields)
+        name = self._open.kind.text_event
+        return [self._in_part(f"{name}.delta", delta=text, **fields)] if name else []
 
     def _close(self, status: str) -> list[dict[str, Any]]:
         """An incomplete call gets no `done` event for its arguments."""
@@ -190,16 +156,10 @@ class ResponseChunks:
             return []
         item.status = status if item.is_whole else "incomplete"
         events = []
-        if item.is_whole and item.type == "function_call":
-            events.append(self._in_item("function_call_arguments.done", name=item.call["name"], arguments=item.text))
-        elif item.is_whole and item.type == "custom_tool_call":
-            events.append(self._in_item("custom_tool_call_input.done", input=item.text))
-        elif not item.is_call:
-            is_message = item.type == "message"
-            logprobs = {"logprobs": list(item.logprobs)} if is_message else {}
-            name = "output_text.done" if is_message else "reasoning_text.done"
-            events.append(self._in_part(name, text=item.text, **logprobs))
-            events.append(self._in_part("content_part.done", part=item.part()))
+        if item.is_whole and item.kind.text_event:
+            events.append(self._in_part(f"{item.kind.text_event}.done", **item.whole_text()))
+        if item.kind.part_event:
+            events.append(self._in_part(f"{item.kind.part_event}.done", part=item.part()))
         events.append(self._about("output_item.done", item=item.shown()))
         self._open = None
         return events
@@ -208,11 +168,9 @@ class ResponseChunks:
         return self._event(name, response=self.response(status))
 
     def _in_part(self, event: str, **fields: Any) -> dict[str, Any]:
-        return self._in_item(event, content_index=0, **fields)
-
-    def _in_item(self, event: str, **fields: Any) -> dict[str, Any]:
         assert self._open is not None
-        return self._about(event, item_id=self._open.id, **fields)
+        place = {self._open.kind.part_number: 0} if self._open.kind.part_number else {}
+        return self._about(event, item_id=self._open.id, **place, **fields)
 
     def _about(self, event: str, **fields: Any) -> dict[str, Any]:
         return self._event(event, output_index=len(self._items) - 1, **fields)

@@ -36,6 +36,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 PATCH = '<tool_call>\n{"name": "patch", "arguments": {"input": "*** Begin\\n+a"}}\n</tool_call>'
 THOUGHT = "<think>Hm.</think>Four."
+ECHO: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
 TOOLS = ParseOptions(tool_dialect="hermes", stop_token_ids=(258,))
 FAILED: list[Event] = [Delta(0, (65,), "Ha"), Failed("out_of_memory", "CUDA out of memory")]
 LIKELY: list[Event] = [
@@ -72,8 +73,7 @@ def text(*logs: list[Event], echo: str | None = None, **changes: Any) -> Transcr
 
 def response(events: list[Event], **changes: Any) -> Transcript:
     fields = {"id": "resp_1", "model": "tiny", "created": 5, "store": True, "background": False}
-    echo = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
-    form = ResponsesMeta(**fields | {"echo": echo, "input": [], "context": []} | changes)
+    form = ResponsesMeta(**fields | {"echo": ECHO, "input": [], "context": []} | changes)
     return Transcript(lambda encoder: ResponseChunks(form, encoder), [events], RESPONSES, ResponseStreamEvent)
 
 
@@ -96,6 +96,7 @@ TRANSCRIPTS = {
     "response_text": response(log("Hello")),
     "response_tool": response(log(CALL, step=9), reading=TOOLS),
     "response_thought": response(log(THOUGHT, step=6)),
+    "response_summary": response(log(THOUGHT, step=6), echo=ECHO | {"reasoning": {"effort": None, "summary": "auto"}}),
     "response_failed": response(FAILED),
     "response_custom": response(
         log(PATCH, step=12), reading=ParseOptions(tool_dialect="hermes", stop_token_ids=(258,), custom_tools=("patch",))

@@ -31,6 +31,13 @@ def test_a_call_in_a_namespace_and_a_custom_tool_s_are_calls_of_functions():
     assert call_and_result(call, output) == ("apply_patch", json.dumps({"input": 'a\n"b"'}), "ok")
 
 
+@pytest.mark.parametrize("field", ["content", "summary"])
+def test_reasoning_comes_back_as_it_was_sent_in_full_or_as_the_summary(field):
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, field: [{"type": "any", "text": "hm"}]}
+    [message] = messages(item, {"role": "assistant", "content": "a"})
+    assert (message.reasoning_content, message.content) == ("hm", "a")
+
+
 def test_a_result_may_have_parts_with_images():
     parts = [{"type": "input_text", "text": "seen"}, {"type": "input_image", "image_url": "data:image/png;base64,AA=="}]
     call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}

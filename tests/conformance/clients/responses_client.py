@@ -93,10 +93,11 @@ def every_event_parses() -> None:
 
 
 def events_of_reasoning_parse() -> None:
-    """The demo model does not reason, so these are of a stream that was found right by hand."""
-    lines = (GOLDEN / "response_thought.sse").read_text().splitlines()
-    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    assert "response.reasoning_text.delta" in parse_events(event for event in events if "response" not in event)
+    """The demo model does not reason, so these are of streams that were found right by hand."""
+    for name, delta in [("thought", "reasoning_text.delta"), ("summary", "reasoning_summary_text.delta")]:
+        lines = (GOLDEN / f"response_{name}.sse").read_text().splitlines()
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        assert f"response.{delta}" in parse_events(event for event in events if "response" not in event)
 
 
 def an_item_of_an_earlier_response_is_named_by_its_id() -> None:

@@ -16,9 +16,10 @@ async function recorded(url, options) {
   return fetch(url, { ...options, body: JSON.stringify({ ...body, ignore_eos: body.max_output_tokens === LONG }) });
 }
 
-// The demo model does not reason: a stream that was found right by hand.
-const THOUGHT = readFileSync(new URL("../../api/golden/response_thought.sse", import.meta.url));
-const thinking = async () => new Response(THOUGHT, { headers: { "Content-Type": "text/event-stream" } });
+// The demo model does not reason: streams that were found right by hand.
+const GOLDEN = { "open-responses": "response_thought.sse", openai: "response_summary.sse" };
+const golden = (name) => readFileSync(new URL(`../../api/golden/${name}`, import.meta.url));
+const streaming = (name) => async () => new Response(golden(name), { headers: { "Content-Type": "text/event-stream" } });
 
 const makers = {
   "open-responses": (fetch) => createOpenResponses({ name: "omni", url: `${PLACE}/v1/responses`, apiKey: KEY, fetch }),
@@ -72,6 +73,14 @@ function checksOf(name, make) {
       hold(second.text.length > 0 && sent.at(-1).input.length === 3);
       hold(name !== "openai" || sent.at(-1).input[1].type === "item_reference", JSON.stringify(sent.at(-1).input[1]));
     },
+    "reasoning is streamed apart from the answer": async () => {
+      const model = make(streaming(GOLDEN[name]))(MODEL);
+      const parts = { reasoning: "", text: "" };
+      for await (const part of ai.streamText({ model, prompt: HELLO }).fullStream) {
+        parts[part.type.split("-")[0]] += part.text ?? "";
+      }
+      hold(parts.reasoning === "Hm." && parts.text === "Four.", JSON.stringify(parts));
+    },
     "an error keeps its status": async () => {
       const failed = await ai.generateText({ ...common, model: provider("gpt-4o") }).catch((error) => error);
       hold(failed.statusCode === 404, String(failed.message));
@@ -93,14 +102,6 @@ const spell = tools.customTool({
 await run({
   ...Object.fromEntries(Object.entries(makers).flatMap(([name, make]) =>
     Object.entries(checksOf(name, make)).map(([title, check]) => [`${name}: ${title}`, check]))),
-  "open-responses: reasoning is streamed apart from the answer": async () => {
-    const model = makers["open-responses"](thinking)(MODEL);
-    const parts = { reasoning: "", text: "" };
-    for await (const part of ai.streamText({ model, prompt: HELLO }).fullStream) {
-      parts[part.type.split("-")[0]] += part.text ?? "";
-    }
-    hold(parts.reasoning === "Hm." && parts.text === "Four.", JSON.stringify(parts));
-  },
   "openai: a custom tool is called under its grammar, streamed, and its result taken": async () => {
     const asked = [{ role: "user", content: HELLO }];
     const common = { ...openai, tools: { spell, web_search: tools.webSearch({}) }, maxRetries: 0, maxOutputTokens: 800 };
