@@ -10,13 +10,15 @@ from api.reading.dialects.dialect import BlockParser, ToolDialect
 from api.reading.parameters import NO_KINDS, Kinds
 from api.reading.pieces import CallPieces, Content, Piece, merged, num_held
 
+NOTHING = "(?!)"  # matches no text
+
 
 class ToolCallParser:
     """Feed it an answer's text. `id_seed`: the job and choice. `must_call`: the answer is calls only."""
 
     def __init__(self, dialect: ToolDialect, id_seed: str, kinds: Kinds = NO_KINDS, *, must_call: bool = False) -> None:
         self._dialect = dialect
-        self._opening = re.compile("|".join(map(re.escape, dialect.openings)))
+        self._opening = re.compile("|".join(map(re.escape, dialect.openings)) or NOTHING)
         self._calls = CallPieces(id_seed, kinds, short_ids=dialect.has_short_ids)
         self._must_call = must_call
         self._block: BlockParser | None = None

@@ -4,35 +4,29 @@ from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.literals.gemma import FUNCTION_GEMMA, GEMMA4
 from api.reading.dialects.literals.pythonic import PYTHONICS
 from api.reading.dialects.objects.cohere import COHERE, COMMAND_R
-from api.reading.dialects.objects.deepseek_v3 import DEEPSEEK_V3, DEEPSEEK_V31
-from api.reading.dialects.objects.functionary import FUNCTIONARY_V31
-from api.reading.dialects.objects.granite import GRANITE3
 from api.reading.dialects.objects.hermes import HERMES
-from api.reading.dialects.objects.kimi_k2 import KIMI_K2
 from api.reading.dialects.objects.llama3 import LLAMA3_JSON
 from api.reading.dialects.objects.marked_lists import MARKED_LISTS
 from api.reading.dialects.objects.marked_objects import MARKED_OBJECTS
-from api.reading.dialects.objects.mistral import MISTRAL, MISTRAL_ARGS
-from api.reading.dialects.objects.solar import SOLAR
+from api.reading.dialects.objects.mistral import MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
+from api.reading.dialects.objects.named_forms import NAMED_FORMS
+from api.reading.dialects.objects.xlam import XLAM
 from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
 from api.reading.harmony.calls import HARMONY
 
 DIALECTS = (  # the first that detects a template is chosen
     HARMONY,
     DEEPSEEK_V32,
-    DEEPSEEK_V3,
-    DEEPSEEK_V31,
-    KIMI_K2,
-    SOLAR,
-    FUNCTIONARY_V31,
+    *NAMED_FORMS,
     COHERE,
     COMMAND_R,
-    GRANITE3,
     *MARKED_OBJECTS,
     GEMMA4,
     FUNCTION_GEMMA,
     *PYTHONICS,
     *MARKED_LISTS,
+    XLAM,
+    MISTRAL_IDS,
     MISTRAL_ARGS,
     MISTRAL,
     HERMES,

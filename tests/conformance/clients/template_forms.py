@@ -46,7 +46,7 @@ FORMS: dict[str, Form] = {
     "MiniMax-M1": Form("minimax_m1", cannot=NO_TEXT),
     "MiniMax-M2": Form(reasoning="<think>"),
     "MiniMax-M3": Form(reasoning="<mm:think>"),
-    "Mistral-Small-3.2-24B-Instruct-2506": Form("mistral_args", cannot=NO_TEXT),
+    "Mistral-Small-3.2-24B-Instruct-2506": Form("mistral_ids", cannot=NO_TEXT),
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": Form(reasoning="<think>"),
     "NVIDIA-Nemotron-Nano-v2": Form(
         "nemotron_v2", cannot={"text before a call": "it writes text and calls as two turns"}

@@ -57,7 +57,7 @@ def json_grammar(rules: CallRules, opening: str) -> Grammar:
     """One call. The marker is optional: an answer that begins with a brace is a call."""
     tag = f"({rules.marked.literal(opening)})? " if opening in rules.marked.special_tokens else ""
     free = "" if rules.must_call else "TEXT? | "
-    lines = [f"start: {free}{tag}@call", "TEXT: /[^{](.|\\n)*/"]
+    lines = [f"start: {free}{tag}@call", "TEXT: /\\s*[^\\s{](.|\\n)*/"]
     return assemble(lines, {"call": templated(call_schema(rules.schemas, "parameters"))}, PARAM)
 
 

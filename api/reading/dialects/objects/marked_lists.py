@@ -1,4 +1,7 @@
-"""Lists of JSON calls between two markers: Phi-4-mini, Firefunction, Hunyuan, Jamba, Apriel, Nemotron v2, Apertus."""
+"""Lists of JSON calls between two markers: Phi-4-mini, Firefunction, Hunyuan, Jamba, Apriel, Nemotron v2, Apertus.
+
+MiniMax M1 puts them on lines of their own, and Granite 3 has no closing marker.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -165,4 +168,5 @@ NEMOTRON_V2 = marked_lists("nemotron_v2", "<TOOLCALL>", ("<TOOLCALL>", "</TOOLCA
 PHI4 = marked_lists("phi4", "<|/tool|>", ("<|tool_call|>", "<|/tool_call|>"), ("functools[", ""))
 FUNCTOOLS = marked_lists("functools", "functools[", ("functools[", ""), ("<|tool_call|>", "<|/tool_call|>"))
 TOOL_CALLS = marked_lists("tool_calls", "<tool_calls>", ("<tool_calls>", "</tool_calls>"))
-MARKED_LISTS = (APERTUS, MINIMAX_M1, NEMOTRON_V2, PHI4, FUNCTOOLS, TOOL_CALLS)
+GRANITE3 = marked_lists("granite3", "available_tools<|end_of_role|>", ("<|tool_call|>", ""), ("<tool_call>", ""))
+MARKED_LISTS = (APERTUS, MINIMAX_M1, NEMOTRON_V2, PHI4, GRANITE3, FUNCTOOLS, TOOL_CALLS)

@@ -1,4 +1,7 @@
-"""Mistral: `[TOOL_CALLS]` + `[{"name": …, "arguments": {…}}, …]`, or since v11 `[TOOL_CALLS]name[ARGS]{…}` per call."""
+"""Mistral: `[TOOL_CALLS]` + `[{"name": …, "arguments": {…}}, …]`, or `[TOOL_CALLS]name[ARGS]{…}` per call.
+
+Tokenizers of version 11 have `[CALL_ID]` and an id before the `[ARGS]`, later ones have not.
+"""
 
 import re
 
@@ -11,10 +14,11 @@ from common.grammar.answer import Grammar
 
 OPENING = "[TOOL_CALLS]"
 ARGS = "[ARGS]"
-CALLS = NamedCalls(
-    begin=OPENING,
-    head=f"{{name}}{ARGS}",
-    header=re.compile(rf"{NAME}(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*"),
+CALL_ID = "[CALL_ID]"
+HEADER = re.compile(rf"{NAME}(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*")
+CALLS = NamedCalls(begin=OPENING, head=f"{{name}}{ARGS}", header=HEADER)
+CALLS_WITH_ID = NamedCalls(
+    begin=OPENING, head=f"{{name}}{CALL_ID}{{id}}{ARGS}", header=HEADER, id_pattern="[a-zA-Z0-9]{9}"
 )
 BETWEEN = " \t\r\n,"
 
@@ -86,6 +90,10 @@ def list_grammar(rules: CallRules) -> Grammar:
     return marked_grammar(rules, MarkedCalls(OPENING, ('rest: " "? @calls',), {"calls": templated(array)}))
 
 
+def detect_ids(template: str, _: str) -> bool:
+    return OPENING in template and CALL_ID in template
+
+
 def detect_list(template: str, _: str) -> bool:
     return OPENING in template and ARGS not in template
 
@@ -106,5 +114,11 @@ MISTRAL_ARGS = ToolDialect(
     *("mistral_args", (OPENING,), detect_args, MistralBlock, CALLS.write_grammar),
     has_short_ids=True,
     history_id=history_id,
-    further_marks=(ARGS, "[CALL_ID]"),
+    further_marks=(ARGS, CALL_ID),
+)
+MISTRAL_IDS = ToolDialect(
+    *("mistral_ids", (OPENING,), detect_ids, MistralBlock, CALLS_WITH_ID.write_grammar),
+    has_short_ids=True,
+    history_id=history_id,
+    further_marks=(ARGS, CALL_ID),
 )

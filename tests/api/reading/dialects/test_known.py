@@ -13,6 +13,7 @@ from api.reading.dialects.known import DIALECTS, dialect_for, dialect_named
         ("<tool_call><function=", "qwen3_moe", None),
         ("{{ '[TOOL_CALLS] [' }}", "mistral", "mistral"),
         ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral", "mistral_args"),
+        ("[TOOL_CALLS]{{ name }}[CALL_ID]{{ id }}[ARGS]", "mistral", "mistral_ids"),
         ("{{ '\"parameters\": ' }} <|python_tag|>", "llama", "llama3_json"),
         (None, "deepseek_v32", "deepseek_v32"),
         ("<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n", "deepseek_v3", "deepseek_v3"),

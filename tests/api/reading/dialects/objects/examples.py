@@ -175,4 +175,14 @@ OBJECTS = {
         parts=("<function_call>", '{"name": "f", "arguments": {"a": 1}}', "{", "<fun", "hi", "\n"),
         allowed='<function_call> {"name": "get_weather", "arguments": {"city": "Rome"}}',
     ),
+    "mistral_ids": Example(
+        written='[TOOL_CALLS]get_weather[CALL_ID]abcdef012[ARGS]{"city": "Paris"}[TOOL_CALLS]now[CALL_ID]x[ARGS]{}',
+        parts=("[TOOL_CALLS]", "f[ARGS]", "{}", '{"a": [1', "]}", " ", "hi", "[TOOL", "f[CALL_ID]x[ARGS]"),
+        allowed='[TOOL_CALLS]get_weather[CALL_ID]abcdef012[ARGS]{"city": "Rome"}',
+    ),
+    "xlam": Example(
+        written='[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "now", "arguments": {}}]',
+        parts=("[", "]", '{"name": "f", "arguments": {"a": 1}}', '{"name": "f"}', ", ", "{", "}", " ", "hi"),
+        allowed='[{"name": "get_weather", "arguments": {"city": "Rome"}}]',
+    ),
 }

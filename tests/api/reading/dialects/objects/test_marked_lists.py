@@ -100,7 +100,7 @@ def test_arguments_stream_as_they_are_written():
 def test_any_arguments_are_read_back_in_any_cutting(dialect):
     rng = Random(dialect.name)
     opening = dialect.openings[0]
-    closing = dialect.further_marks[0] if not opening.endswith("[") else ""
+    closing = "" if opening.endswith("[") else "".join(dialect.further_marks[:1])
     begin, between, end = ("\n", "\n", "\n") if dialect.name == "minimax_m1" else ("[", ", ", "]")
     for _ in range(100):
         made = [

@@ -1,4 +1,4 @@
-"""Lists and single objects of Cohere, Granite and GigaChat, as their templates write them."""
+"""Lists and single objects of xLAM, Cohere, Granite and GigaChat, as their templates write them."""
 
 import json
 from random import Random
@@ -41,7 +41,11 @@ def gigachat31(made):
     return "".join(f"<|function_call|>{one}" for one in objects(made, "name", "arguments"))
 
 
-WRITERS = (cohere, command_r, granite3, granite_20b, gigachat3, gigachat31)
+def xlam(made):
+    return "[" + ", ".join(objects(made, "name", "arguments")) + "]"
+
+
+WRITERS = (xlam, cohere, command_r, granite3, granite_20b, gigachat3, gigachat31)
 FUNCTIONS = [OfferedFunction("get_weather", CITY, True), OfferedFunction("walk", TREE, True)]
 WRITERS_BY_NAME = pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.__name__)
 
@@ -54,6 +58,7 @@ WRITERS_BY_NAME = pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: 
         ("<|start_of_role|>available_tools<|end_of_role|>", "granite3"),
         ("{% if available_tools %} <tool_call> <|start_of_role|>", "hermes"),
         ("<|function_call_library|>", "granite_20b"),
+        ("When using tools, make calls in a single JSON array: [", "xlam"),
         ("{{ render({'role': 'function call'}) }}", "gigachat3"),
         ('function_call="<|function_call|>"', "gigachat31"),
     ],
@@ -66,7 +71,7 @@ def test_the_dialect_is_read_off_the_template(template, name):
 def test_what_a_template_writes_is_read_back_however_it_is_cut(writer):
     drawn, dialect = Random(writer.__name__), dialect_named(writer.__name__)
     for _ in range(400):
-        made, said = calls(drawn), drawn.choice(("", "I look.", "a < b, <|"))
+        made, said = calls(drawn), "" if writer is xlam else drawn.choice(("", "I look.", "a < b, <|"))
         assert read(dialect, cut(said + writer(made), drawn)) == (made, said)
 
 
@@ -109,3 +114,19 @@ def test_slips_that_models_are_known_to_make_are_calls_all_the_same(name, text, 
     for deltas in ([text], list(text)):
         found, content = read(dialect_named(name), deltas)
         assert (found, content.strip()) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"name": "Ada", "age": 36}]', "[1] says so", "[]", '{"name": "Ada"}', '[{"name": "Ada"}]', "Hi [{"]
+)
+def test_an_answer_in_json_that_is_no_call_is_text_for_a_form_without_marks(text):
+    for deltas in ([text], list(text)):
+        assert read(dialect_named("xlam"), deltas) == ([], text)
+
+
+@pytest.mark.parametrize("name", ["xlam", "llama3_json"])
+def test_an_answer_may_not_hide_a_call_behind_white_space(name):
+    grammar = dialect_named(name).grammar(FUNCTIONS, must_call=False, parallel=True, marked=PLAIN)
+    assert allows(grammar, "\n It rains. {[")
+    assert allows(grammar, "")
+    assert not allows(grammar, '\n {"name": "other", "parameters": {}}')
