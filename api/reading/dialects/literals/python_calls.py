@@ -6,7 +6,7 @@ from typing import Literal
 
 from api.reading.dialects.json_value import SPACE
 from api.reading.dialects.literals.closing import ClosingMark
-from api.reading.dialects.literals.python_value import PythonValue
+from api.reading.dialects.literals.python_value import MAX_AHEAD, PythonValue
 from api.reading.pieces import CallPieces, Content, Piece
 
 NAME = re.compile(r"[\w.-]+")
@@ -137,6 +137,8 @@ class PythonCalls:
 
 def is_after_argument(text: str) -> bool | None:
     """True if a quote before this text ends an argument; None while that is open."""
+    if len(text) > MAX_AHEAD:
+        return False
     if AFTER_ARGUMENT.match(text):
         return True
     return None if AFTER_ARGUMENT_BEGINNING.fullmatch(text) else False

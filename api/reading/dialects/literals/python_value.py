@@ -11,6 +11,7 @@ from api.reading.dialects.literals.python_string import PythonString
 
 CLOSERS = (("{", "}"), ("[", "]"), ("(", ")"))
 OPENERS = "{[("
+MAX_AHEAD = 300  # characters after a quote that are looked at to see if it is the last one
 QUOTES = "\"'"
 IN_WORD = frozenset(string.ascii_letters + string.digits + "+-._")
 PREFIXES = frozenset({"r", "R", "u", "U", "f", "F"})
@@ -124,7 +125,7 @@ class PythonValue:
 def _followed_by(marks: str) -> Callable[[str], bool | None]:
     def is_end(text: str) -> bool | None:
         begun = text.lstrip()
-        return begun[0] in marks if begun else None
+        return begun[0] in marks if begun else None if len(text) < MAX_AHEAD else False
 
     return is_end
 

@@ -19,12 +19,17 @@ LFM2_OPENING, LFM2_CLOSING = "<|tool_call_start|>", "<|tool_call_end|>"
 LFM2_HINTS = (LFM2_OPENING, "<|tool_list_start|>", '"List of tools: ["')
 OLMO_OPENING, OLMO_CLOSING = "<function_calls>", "</function_calls>"
 LLAMA4_OPENING, LLAMA4_CLOSING = "<|python_start|>", "<|python_end|>"
+LLAMA4_MARKS = (LLAMA4_OPENING, LLAMA4_CLOSING)
+MAX_LEAD = 400  # characters of white space and brackets before a call
 SHOWN_LIST = re.compile(r"\[func_name1?\(")
 ANY_TEXT = re.compile(r"(?s).*")
 
 
 class Llama4Block:
-    """JSON or Python, alone or in a list, perhaps between the markers or behind both of them."""
+    """JSON or Python, alone or in a list, between the markers, behind both (as Meta's template has it) or without.
+
+    That template puts text between the markers; such text is content.
+    """
 
     def __init__(self, calls: CallPieces, before: str) -> None:
         self._calls = calls
@@ -36,10 +41,11 @@ class Llama4Block:
             self._before += text
             begun = self._before.lstrip().removeprefix(LLAMA4_OPENING).lstrip()
             begun = begun.removeprefix(LLAMA4_CLOSING).lstrip()
-            if not begun.lstrip("[ \n") or LLAMA4_CLOSING.startswith(begun):
+            first = begun.lstrip("[ \n")[:1]
+            if len(self._before) < MAX_LEAD and (not first or LLAMA4_CLOSING.startswith(begun)):
                 return [], None
             before = self._before[: len(self._before) - len(begun)]
-            is_json = begun.lstrip("[ \n")[0] == "{"
+            is_json = first == "{"
             self._inner = (
                 MarkedList(self._calls, before, LLAMA4_CLOSING, new_call)
                 if is_json
@@ -71,10 +77,10 @@ def lfm2_grammar(rules: CallRules) -> Grammar:
 
 
 def olmo_grammar(rules: CallRules) -> Grammar:
-    """One call a line."""
+    """One call a line. Some templates put the markers on lines of their own, others do not."""
     translated, call = call_rules_of(rules)
-    line = f'"\\n" {call}'
-    rest = f"rest: {line} {_further(rules, line)} {rules.marked.literal(chr(10) + OLMO_CLOSING)}"
+    further = _further(rules, f'"\\n" {call}')
+    rest = f'rest: "\\n"? {call} {further} "\\n"? {rules.marked.literal(OLMO_CLOSING)}'
     return marked_grammar(rules, MarkedCalls(OLMO_OPENING, (rest, *translated.lines), translated.schemas))
 
 
@@ -194,12 +200,7 @@ OLMO3 = ToolDialect(
     write_calls=olmo_calls,
 )
 PYTHONIC = ToolDialect(
-    *("pythonic", (LLAMA4_OPENING,), detect_list, Llama4Block, list_grammar, "[{"),
-    further_marks=(LLAMA4_CLOSING,),
-    write_calls=list_calls,
+    *("pythonic", LLAMA4_MARKS, detect_list, Llama4Block, list_grammar, "[{"), write_calls=list_calls
 )
-LLAMA4 = ToolDialect(
-    *("llama4", (LLAMA4_OPENING,), detect_llama4, Llama4Block, llama4_grammar, "[{"),
-    further_marks=(LLAMA4_CLOSING,),
-)
+LLAMA4 = ToolDialect("llama4", LLAMA4_MARKS, detect_llama4, Llama4Block, llama4_grammar, "[{")
 PYTHONICS = (PYTHONIC, LLAMA4, LFM2, OLMO3)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import time
 from random import Random
 from typing import Any
 
@@ -143,6 +144,8 @@ def test_strings_that_were_not_escaped_are_read_as_they_were_meant(name, written
         ("llama4", '{"name": "f", "parameters": {"a": "x"}}'),
         ("llama4", '<|python_start|><|python_end|>{"name": "f", "parameters": {"a": "x"}}'),
         ("llama4", '[{"name": "f", "parameters": {"a": "x"}}]'),
+        ("llama4", '<|python_start|>{"name": "f", "parameters": {"a": "x"}}<|python_end|>'),
+        ("olmo3", '<function_calls>f(a="x")</function_calls>'),
         ("pythonic", "  [f(a='x',)]"),
         ("llama3_json", '<|python_tag|>f.call(a="x")'),
     ],
@@ -178,6 +181,12 @@ def test_calls_are_read_also_where_a_mark_is_missing(name, text):
 def test_text_that_is_not_a_call_comes_out_unchanged(name, text):
     for deltas in ([text], list(text)):
         assert calls(parse(name, deltas)) == ([], text)
+
+
+def test_text_between_llama_4s_markers_is_content_and_the_calls_behind_them_are_read():
+    call = '{"name": "f", "parameters": {}}'
+    for deltas in ([text := f"<|python_start|>I look.<|python_end|>{call}{call}"], list(text)):
+        assert calls(parse("llama4", deltas)) == ([("f", "{}"), ("f", "{}")], "<|python_start|>I look.")
 
 
 @pytest.mark.parametrize("bad", ["[1, b]", "{1: 2}", "{'a', 'b'}", "['a': 1]", "'x'.upper()", "{]"])
@@ -244,6 +253,23 @@ def test_calls_are_parallel_only_when_that_is_allowed(dialect):
             assert allows(grammar, framed(dialect.name, rome))
             assert allows(grammar, framed(dialect.name, rome, rome)) is parallel
             assert allows(grammar, "It rains.") is not must_call
+
+
+def test_olmos_markers_need_no_lines_of_their_own():
+    grammar = OLMO3.grammar([OfferedFunction("f", CITY, True)], must_call=True, parallel=True, marked=PLAIN)
+    assert allows(grammar, '<function_calls>f(city="x")\nf(city="y")</function_calls>')
+    assert not allows(grammar, '<function_calls>f(city="x")f(city="y")</function_calls>')
+
+
+def test_long_strings_and_much_white_space_are_read_in_linear_time():
+    def seconds(size: int) -> float:
+        began = time.process_time()
+        for inner in ("x" * size, "' " * (size // 2), "'" + " " * size, "\\n" * (size // 2)):
+            parse("pythonic", [f"[f(a='{inner}', b=1)]"])
+        parse("llama4", [" "] * size)
+        return time.process_time() - began
+
+    assert seconds(8_000) < 8 * seconds(2_000)
 
 
 def test_a_name_that_no_argument_can_have_is_refused_if_strict_and_left_out_otherwise():
