@@ -10,6 +10,7 @@ from api.chat.prepare import ChatInput, chat_input
 from api.completions.prepare import prompt_ids_of, text_limits
 from api.jobs.call import Call
 from api.ollama.chunks import OllamaMeta
+from api.ollama.formats import closed
 from api.ollama.turns import messages_of, prompt_messages
 from api.process.offload import offload
 from api.prompt.encoder import ChatPrompt
@@ -78,6 +79,7 @@ def chat_request(body: OllamaChatRequest) -> ChatRequest:
         **options_of(body),
         messages=messages,
         tools=[*body.tools] if body.tools else None,
+        tool_choice=body.tool_choice,
         continue_final_message=_is_begun(messages[-1]),
     )
 
@@ -132,7 +134,7 @@ def format_of(body: OllamaGenerating) -> ResponseFormat | None:
         return None
     if body.format == "json":
         return ResponseFormat(type="json_object")
-    return ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=body.format))
+    return ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=closed(body.format)))
 
 
 def thinking_of(body: OllamaGenerating) -> dict[str, Any]:

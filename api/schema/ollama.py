@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
 
 from api.schema.base import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, Base, ForModel, StopStrings
-from api.schema.chat import Tool
+from api.schema.chat import Tool, ToolChoice
 from api.schema.embeddings import MAX_INPUTS
 from api.schema.unsupported import NOT_HERE, Refusal
 
@@ -79,6 +79,7 @@ class OllamaChatRequest(OllamaGenerating):
 
     messages: Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: ToolChoice | None = None  # our extension: OpenAI's
 
 
 class OllamaGenerateRequest(OllamaGenerating):

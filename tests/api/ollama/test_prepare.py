@@ -104,6 +104,7 @@ def test_tools_are_offered_and_their_form_is_stored(encoder):
     assert chat(encoder, tools=[TOOL]).meta.reading.tool_dialect == "hermes"
     assert chat(encoder, tools=[]).meta.reading.tool_dialect is None
     assert "Adds." in prompt_of(chat(encoder, tools=[TOOL]), encoder)
+    assert chat(encoder, tools=[TOOL], tool_choice="required").meta.reading.must_call
 
 
 @pytest.mark.parametrize(("format", "holds"), [("json", '{"type":"object",'), (SCHEMA, '"integer"')])
