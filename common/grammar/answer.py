@@ -49,11 +49,11 @@ class MarkedText:
 
     def literal(self, text: str) -> str:
         """The text as a sequence of Lark strings and token ids."""
-        return self._joined(self._parts(text))
+        return self._joined(self.parts(text))
 
     def until(self, rule: str, text: str) -> list[str]:
         """Lines that define `rule`: anything up to and including the first `text`."""
-        head, *tail = self._parts(text)
+        head, *tail = self.parts(text)
         if TOKEN_ID.fullmatch(head):
             return [f"{rule}: {rule}_text {self._joined([head, *tail])}", f"{rule}_text: {TEXT}"]
         if not tail:
@@ -64,7 +64,7 @@ class MarkedText:
     def _joined(self, parts: Sequence[str]) -> str:
         return " ".join(part if TOKEN_ID.fullmatch(part) else quoted(part) for part in parts)
 
-    def _parts(self, text: str) -> list[str]:
+    def parts(self, text: str) -> list[str]:
         """The text split at its special tokens, each replaced by its id."""
         present = sorted((token for token in self.special_tokens if token and token in text), key=len, reverse=True)
         if not present:
@@ -114,9 +114,13 @@ def regex_grammar(pattern: Any, param: str) -> Grammar:
     if repeats(pattern) > MAX_REPEATS:
         raise InvalidRequest(f"The regex repeats more than {MAX_REPEATS} times.", param=param)
     refuse_deep(pattern, param)
+    return sized([{"lark_grammar": f"start: /{lark_regex(pattern)}/"}], param, is_costly=True)
+
+
+def lark_regex(pattern: str) -> str:
+    """A pattern as it stands between slashes."""
     spelled = {"/": "\\/", "\n": "\\n", "\\\n": "\\n"}  # a line of Lark ends at a line's end, escaped or not
-    escaped = re.sub(r"(?s)\\.|/|\n", lambda match: spelled.get(match[0], match[0]), pattern)
-    return sized([{"lark_grammar": f"start: /{escaped}/"}], param, is_costly=True)
+    return re.sub(r"(?s)\\.|/|\n", lambda match: spelled.get(match[0], match[0]), pattern)
 
 
 def choice_grammar(choices: Any, param: str) -> Grammar:

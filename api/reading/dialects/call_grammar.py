@@ -51,6 +51,7 @@ class MarkedCalls:
     schemas: Mapping[str, Schema]
     lead: str = ""  # before the first opening, when the answer has no other text
     between: str | None = None  # before each further block; None: one block holds all calls
+    also: tuple[tuple[str, str], ...] = ()  # another opening, and the rule of what follows it
 
 
 def call_rules(
@@ -110,7 +111,12 @@ def _required(rules: CallRules, calls: MarkedCalls) -> list[str]:
 
 def _optional(rules: CallRules, calls: MarkedCalls) -> list[str]:
     start = "start: free | call" if not rules.parallel or calls.between is None else "start: call* free"
-    return [start, f"free: {TEXT}", "call: opened rest", *rules.marked.until("opened", calls.opening)]
+    lines = [start, f"free: {TEXT}", *rules.marked.until("opened", calls.opening)]
+    ways = ["opened rest"]
+    for index, (opening, rule) in enumerate(calls.also):
+        lines += rules.marked.until(f"opened_{index}", opening)
+        ways.append(f"opened_{index} {rule}")
+    return [*lines, f"call: {' | '.join(ways)}"]
 
 
 def _num_bytes(schema: Schema) -> int:

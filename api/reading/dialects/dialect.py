@@ -10,9 +10,6 @@ from api.reading.pieces import CallPieces, Piece
 from common.grammar.answer import Grammar, MarkedText
 from common.grammar.json_schema import Schema
 
-# Markers of dialects that no file here parses. Templates that have them may resemble Hermes or Llama 3 otherwise.
-UNSUPPORTED_MARKERS = ("<function=", "<arg_key>")
-
 
 class BlockParser(Protocol):
     """Parses one block of calls, from the end of its opening marker on."""
@@ -67,7 +64,3 @@ class ToolDialect:
 def short_id(call_id: str, length: int) -> str:
     """Letters and digits for an id, always the same ones."""
     return hashlib.sha256(call_id.encode()).hexdigest()[:length]
-
-
-def has_unsupported_markers(template: str) -> bool:
-    return any(marker in template for marker in UNSUPPORTED_MARKERS)

@@ -11,12 +11,12 @@ from api.reading.dialects.objects.marked_objects import MARKED_OBJECTS
 from api.reading.dialects.objects.mistral import MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
 from api.reading.dialects.objects.named_forms import NAMED_FORMS
 from api.reading.dialects.objects.xlam import XLAM
-from api.reading.dialects.tags.deepseek_v32 import DEEPSEEK_V32
+from api.reading.dialects.tags.tag_forms import TAG_FORMS
 from api.reading.harmony.calls import HARMONY
 
 DIALECTS = (  # the first that detects a template is chosen
     HARMONY,
-    DEEPSEEK_V32,
+    *TAG_FORMS,
     *NAMED_FORMS,
     COHERE,
     COMMAND_R,

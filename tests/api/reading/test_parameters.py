@@ -1,5 +1,7 @@
 """What a function's schema says of its parameters."""
 
+import time
+
 import pytest
 
 from api.reading.parameters import kinds_of
@@ -15,15 +17,31 @@ from api.reading.parameters import kinds_of
         ({"type": "integer"}, "json"),
         ({"type": ["object", "null"]}, "json"),
         ({"oneOf": [{"type": "number"}, {"type": "array"}]}, "json"),
-        ({"type": ["string", "null"]}, None),
+        ({"type": ["string", "null"]}, "text|null"),
         ({"anyOf": [{"type": "string"}, {"$ref": "#/$defs/A"}]}, None),
-        ({"enum": ["a", 1]}, None),
+        ({"enum": ["a", 1]}, "text|integer"),
+        ({"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}]}, "text|array|null"),
+        ({"$ref": "#/$defs/Color"}, "text"),
+        ({"allOf": [{"$ref": "#/$defs/Color"}], "default": "red"}, "text"),
+        ({"$ref": "#/$defs/Loop"}, None),
+        ({"$ref": "#/nowhere"}, None),
         ({}, None),
         (True, None),
     ],
 )
-def test_a_parameter_is_text_json_or_left_out_as_mixed(schema, kind):
-    assert kinds_of({"type": "object", "properties": {"p": schema}}) == ({"p": kind} if kind else {})
+def test_a_parameter_is_text_json_both_or_left_out_as_mixed(schema, kind):
+    named = {"Color": {"enum": ["red", "green"]}, "Loop": {"anyOf": [{"$ref": "#/$defs/Loop"}, {"type": "string"}]}}
+    parameters = {"type": "object", "properties": {"p": schema}, "$defs": named}
+    assert kinds_of(parameters) == ({"p": kind} if kind else {})
+
+
+def test_references_to_each_other_are_looked_up_in_little_time():
+    names = [f"A{number}" for number in range(60)]
+    ways = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
+    parameters = {"properties": {"p": ways}, "$defs": dict.fromkeys(names, ways)}
+    began = time.monotonic()
+    assert kinds_of(parameters) == {}
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("parameters", [None, {}, {"properties": []}])

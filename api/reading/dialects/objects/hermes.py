@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
-from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
+from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.objects.call_object import CallObject
 from api.reading.pieces import CallPieces, Piece, num_held
 from common.grammar.answer import Grammar
@@ -55,7 +55,7 @@ def grammar(rules: CallRules) -> Grammar:
 
 
 def detect(template: str, _: str) -> bool:
-    return OPENING in template and not has_unsupported_markers(template)
+    return OPENING in template
 
 
 def write_calls(calls: Sequence[tuple[str, Any]]) -> str:

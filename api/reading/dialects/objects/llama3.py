@@ -4,7 +4,7 @@ Built-in tools are called in Python, `<|python_tag|>brave_search.call(query="…
 """
 
 from api.reading.dialects.call_grammar import PARAM, CallRules, call_schema, templated
-from api.reading.dialects.dialect import ToolDialect, has_unsupported_markers
+from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.literals.python_calls import PythonCalls
 from api.reading.dialects.objects.call_object import CallObject
 from api.reading.pieces import CallPieces, Piece
@@ -62,8 +62,7 @@ def json_grammar(rules: CallRules, opening: str) -> Grammar:
 
 
 def detect(template: str, _: str) -> bool:
-    has_markers = OPENING in template or '"parameters": ' in template
-    return has_markers and not has_unsupported_markers(template)
+    return OPENING in template or '"parameters": ' in template
 
 
 LLAMA3_JSON = ToolDialect("llama3_json", (OPENING,), detect, Llama3Block, grammar, bare="{")

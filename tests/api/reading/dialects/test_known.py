@@ -10,7 +10,7 @@ from api.reading.dialects.known import DIALECTS, dialect_for, dialect_named
     [
         ("{{ '<tool_call>\\n' }}", "qwen3", "hermes"),
         ("'<|start|>assistant<|channel|>analysis<|message|>' + message.thinking", "gpt_oss", "harmony"),
-        ("<tool_call><function=", "qwen3_moe", None),
+        ("<tool_call><function=x><parameter=", "qwen3_moe", "qwen3_xml"),
         ("{{ '[TOOL_CALLS] [' }}", "mistral", "mistral"),
         ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral", "mistral_args"),
         ("[TOOL_CALLS]{{ name }}[CALL_ID]{{ id }}[ARGS]", "mistral", "mistral_ids"),
