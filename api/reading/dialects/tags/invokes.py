@@ -24,7 +24,7 @@ MINICPM_FORM = TagForm(
 )
 
 
-def _form(block: str, prefix: str) -> TagForm:
+def _form(block: str, prefix: str, lead: str) -> TagForm:
     invoke, parameter = f'<{prefix}invoke name="', f'<{prefix}parameter name="'
     return TagForm(
         opening=f"<{block}>",
@@ -39,7 +39,7 @@ def _form(block: str, prefix: str) -> TagForm:
             value_end="\n",
             call_end=f"</{prefix}invoke>",
             block_end=f"\n</{block}>",
-            lead="\n",
+            lead=lead,
             unnameable='"\n',
         ),
     )
@@ -57,7 +57,7 @@ def _detect_muse(template: str, _: str) -> bool:
     return "<atem:function_calls>" in template
 
 
-MINIMAX_M2 = tag_dialect("minimax_m2", _form("minimax:tool_call", ""), _detect_minimax)
-MUSE = tag_dialect("muse", _form("atem:function_calls", "atem:"), _detect_muse)
+MINIMAX_M2 = tag_dialect("minimax_m2", _form("minimax:tool_call", "", "\n"), _detect_minimax)
+MUSE = tag_dialect("muse", _form("atem:function_calls", "atem:", ""), _detect_muse)
 # A string of several lines or with markup is written as CDATA.
 MINICPM5 = tag_dialect("minicpm5", MINICPM_FORM, _detect_minicpm)

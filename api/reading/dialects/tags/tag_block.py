@@ -5,7 +5,7 @@ A call is certain, and comes out, from its first parameter or its end on. Of a r
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from api.reading.dialects.tags.tag_form import Tag, TagForm, value_ends
@@ -70,7 +70,7 @@ class TagBlock:
         begun = self._held.lstrip()
         self._raw.append(self._held[: len(self._held) - len(begun)])
         self._held = begun
-        if not begun or (found := self._next_tag()) is None:
+        if not begun or (found := _tag_of(begun, self._expected())) is None:
             return False
         kind, tag = found
         if kind not in ("next", "other"):
@@ -94,21 +94,6 @@ class TagBlock:
         else:
             self._leave(pieces)
         return True
-
-    def _next_tag(self) -> tuple[Found, str | re.Match[str]] | None:
-        """The tag that the held text begins with, or "other"; None while undecided."""
-        is_undecided = False
-        for kind, tag in self._expected():
-            if isinstance(tag, Tag):
-                match = tag.match(self._held)
-            else:
-                match = self._held.startswith(tag) or tag.startswith(self._held)
-                if match and len(tag) <= len(self._held):
-                    return kind, tag
-            if isinstance(match, re.Match):
-                return kind, match
-            is_undecided = is_undecided or match
-        return None if is_undecided else ("other", "")
 
     def _expected(self) -> Iterator[tuple[Found, str | Tag]]:
         form = self._form
@@ -217,3 +202,19 @@ class TagBlock:
         _, found, rest = self._held.partition(end)
         self._held = self._held[len(self._held) - num_held(self._held, [end]) :]
         return rest if found else None
+
+
+def _tag_of(text: str, expected: Iterable[tuple[Found, str | Tag]]) -> tuple[Found, str | re.Match[str]] | None:
+    """The tag that the text begins with, or "other"; None while undecided."""
+    is_undecided = False
+    for kind, tag in expected:
+        if isinstance(tag, str):
+            match: re.Match[str] | bool = tag.startswith(text)
+            if text.startswith(tag):
+                return kind, tag
+        else:
+            match = tag.match(text)
+        if not isinstance(match, bool):
+            return kind, match
+        is_undecided = is_undecided or match
+    return None if is_undecided else ("other", "")

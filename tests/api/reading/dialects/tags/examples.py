@@ -45,9 +45,9 @@ def functions(wrapper: str, newline: str) -> Example:
     )
 
 
-def invokes(block: str, prefix: str) -> Example:
+def invokes(block: str, prefix: str, lead: str = "") -> Example:
     return example(
-        f"\n<{block}>\n",
+        f"{lead}<{block}>\n",
         f'<{prefix}invoke name="get_weather">\n{{}}</{prefix}invoke>\n',
         f'<{prefix}parameter name="city">{{}}</{prefix}parameter>\n',
         f'<{prefix}invoke name="now">\n</{prefix}invoke>\n',
@@ -72,7 +72,7 @@ TAGS = {
     "deepseek_v4": dsml("tool_calls"),
     "qwen3_xml": functions("tool_call", "\n"),
     "seed_oss": functions("seed:tool_call", ""),
-    "minimax_m2": invokes("minimax:tool_call", ""),
+    "minimax_m2": invokes("minimax:tool_call", "", "\n"),
     "muse": invokes("atem:function_calls", "atem:"),
     "glm": glm("\n"),
     "glm47": glm(""),
