@@ -37,14 +37,19 @@ class TemplateTraits:
     writes_results: bool = True  # messages of the role `tool`
     wants_text_arguments: bool = False  # of calls, as JSON text
     takes_several_calls: bool = True  # in one message
+    writes_calls_beside_text: bool = True
     takes_system: bool = True
     takes_systems: bool = True  # several at the beginning
     takes_late_system: bool = True  # between turns
+    takes_system_alone: bool = True
+    takes_empty_answers: bool = True
     alternates: bool = False  # refuses two turns of the user's, one after the other
 
 
 # A template that refuses a conversation may take it after these changes.
-STRICTEST = TemplateTraits(takes_systems=False, takes_late_system=False, alternates=True)
+STRICTEST = TemplateTraits(
+    takes_systems=False, takes_late_system=False, takes_system_alone=False, takes_empty_answers=False, alternates=True
+)
 
 
 def placed(
@@ -123,16 +128,21 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
     call = text_call if wants_text else call
     another = probe.called({"p": THIRD} if not wants_text else _json({"p": THIRD}))
     both = {**call, "tool_calls": [*call["tool_calls"], *another["tool_calls"]]}
+    beside = {**call, "content": answer["content"]}
+    is_written = shows_called([user, call, result], SECOND)
     takes_system = shows([system, user], FIRST, SECOND)
     return TemplateTraits(
         tools_place=place,
-        writes_calls=shows_called([user, call, result], SECOND),
+        writes_calls=is_written,
         writes_results=shows_called([user, call, result], THIRD),
         wants_text_arguments=wants_text,
         takes_several_calls=not shows_called([user, call], SECOND) or shows_called([user, both], SECOND, THIRD),
+        writes_calls_beside_text=shows_called([user, beside, result], SECOND) or not is_written,
         takes_system=takes_system,
         takes_systems=takes_system and shows([system, later, user], FIRST, SECOND, THIRD),
-        takes_late_system=takes_system and shows([system, user, answer, later, user], FIRST, THIRD),
+        takes_late_system=takes_system and shows([system, user, answer, later, user], FIRST, SECOND, THIRD),
+        takes_system_alone=not takes_system or shows([system], SECOND),
+        takes_empty_answers=takes([user, probe.message("assistant", ""), user]) or not takes([user, answer, user]),
         alternates=not takes([user, user]),
     )
 

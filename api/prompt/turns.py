@@ -64,14 +64,41 @@ def with_history_ids(messages: Sequence[Message], history_id: HistoryId) -> list
 def fitted(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
     """The conversation without what the template refuses or drops: system messages, several calls, repeated turns."""
     result = list(messages) if traits.takes_several_calls else _one_call_each(messages)
+    if not traits.writes_calls_beside_text:
+        result = [turn for message in result for turn in _with_calls_alone(message)]
     result = _with_fewer_systems(result, traits)
-    return _alternating(result) if traits.alternates else result
+    if traits.alternates:
+        result = _alternating(result)
+    return result if traits.takes_empty_answers else [_with_some_text(message) for message in result]
 
 
 def described(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The tools with the fields that a caller may leave out and some templates read."""
-    empty = {"description": "", "parameters": {"type": "object", "properties": {}}}
-    return [{**tool, "function": empty | tool["function"]} for tool in tools]
+    return [{**tool, "function": _described(tool["function"])} for tool in tools]
+
+
+def _described(function: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {}} | (function.get("parameters") or {})
+    if isinstance(properties := parameters["properties"], dict):
+        parameters["properties"] = {
+            name: _described_property(schema) if isinstance(schema, dict) else schema
+            for name, schema in properties.items()
+        }
+    return {"description": "", **function, "parameters": parameters}
+
+
+def _described_property(schema: Mapping[str, Any]) -> dict[str, Any]:
+    kind = _one_type(schema)
+    rest = {"additionalProperties": True} if kind == "object" else {}
+    return {"description": "", **rest, **schema, "type": kind}
+
+
+def _one_type(schema: Mapping[str, Any]) -> str:
+    """The first JSON type that a schema names beside null: some templates read nothing else."""
+    ways = [schema, *(way for name in ("anyOf", "oneOf", "allOf") for way in schema.get(name) or ())]
+    named = [way.get("type") for way in ways if isinstance(way, dict)]
+    types = [one for name in named for one in (name if isinstance(name, list) else [name]) if one not in (None, "null")]
+    return next((one for one in types if isinstance(one, str)), "string")
 
 
 def joined(first: Content, second: Content, between: str = PARAGRAPH) -> Content:
@@ -125,6 +152,8 @@ def _with_fewer_systems(messages: Sequence[Message], traits: TemplateTraits) -> 
     leading, rest = list(messages[:num_leading]), messages[num_leading:]
     if not traits.takes_systems:
         leading = _merged(leading)
+    if leading and not rest and not traits.takes_system_alone:
+        leading = [*leading[:-1], leading[-1] | {"role": "user"}]
     if not traits.takes_system:
         leading = [message | {"role": "user"} for message in leading]
     if not traits.takes_late_system:
@@ -138,6 +167,21 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         result = [result[0] | {"content": joined(result[0]["content"], message["content"])}] if result else [message]
     return result
+
+
+def _with_calls_alone(message: Message) -> list[Message]:
+    """The text of a turn with calls in a turn of its own before them."""
+    if not message.get("tool_calls") or not message["content"]:
+        return [message]
+    text = {name: value for name, value in message.items() if name != "tool_calls"}
+    empty: Content = [] if isinstance(message["content"], list) else ""
+    return [text, {"role": "assistant", "content": empty, "tool_calls": message["tool_calls"]}]
+
+
+def _with_some_text(message: Message) -> Message:
+    if _turn_of(message) != "assistant" or message["content"]:
+        return message
+    return message | {"content": [{"type": "text", "text": " "}] if isinstance(message["content"], list) else " "}
 
 
 def _one_call_each(messages: Sequence[Message]) -> list[Message]:

@@ -109,6 +109,48 @@ def test_calls_that_a_template_drops_are_not_lost():
     assert rendered(dropping, [ASK, CALLS, *RESULTS]) == rendered(ONE_CALL, [ASK, CALLS, *RESULTS])
 
 
+def test_where_text_hides_calls_it_gets_a_turn_of_its_own():
+    either = """{%- for m in messages -%}[{{ m.role }}]
+{{- m.content or (m.tool_calls[0].function.name ~ m.tool_calls[0].function.arguments | tojson) }}{%- endfor -%}"""
+    expected = '[user]u[assistant]Wait.[assistant]add{"a": 1}[tool]r1'
+    assert rendered(either, [ASK, CALL | {"content": "Wait."}, RESULTS[0]]) == expected
+
+
+def test_a_template_that_shows_the_last_system_message_gets_no_second_one():
+    last = """{%- set ns = namespace(text='') -%}{%- for m in messages if m.role == 'system' -%}
+{%- set ns.text = m.content -%}{%- endfor -%}[system]{{ ns.text }}""" + TURNS.replace(
+        "messages", "messages if m.role != 'system'"
+    )
+    assert rendered(last, [A, ASK, SAY, LATE, ASK]) == "[system]A[user]u[assistant]a[user]L[user]u"
+
+
+def test_a_system_message_alone_is_the_users_turn_where_a_template_wants_one():
+    asking = (
+        "{%- if messages[-1].role == 'system' -%}{{ raise_exception('No user query found.') }}{%- endif -%}" + TURNS
+    )
+    assert rendered(asking, [A, B]) == "[system]A[user]B"
+    assert rendered(TURNS, [A, B]) == "[system]A[system]B"
+
+
+def test_an_empty_answer_is_a_space_where_a_template_wants_some_text():
+    strict = TURNS.replace("{{ m.content }}", "{{ m.content or raise_exception('It must have content.') }}")
+    assert rendered(strict, [ASK, SAY | {"content": ""}, ASK]) == "[user]u[assistant] [user]u"
+
+
+def test_parameters_without_a_plain_type_are_taken_by_a_template_that_reads_it():
+    typed = """{%- for tool in tools or [] -%}{{ tool.function.name }}(
+{%- for name, p in tool.function.parameters.properties | items -%}{{ name + ': ' + p.type + ' ' + p.description + ' ' }}
+{%- endfor -%}){%- endfor -%}"""
+    properties = {
+        "a": {"anyOf": [{"type": "null"}, {"type": "integer"}]},
+        "b": {"type": ["null", "string"]},
+        "c": {"$ref": "#/$defs/X"},
+        "d": {"type": "boolean", "description": "D"},
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}
+    assert rendered(typed + TURNS, [ASK], [tool]) == "f(a: integer  b: string  c: string  d: boolean D )[user]u"
+
+
 def test_a_template_that_joins_arguments_to_text_gets_them_as_json_text():
     assert rendered(TEXT_ARGUMENTS, [ASK, CALL, RESULTS[0]]) == '[user]u[assistant]add({"a": 1})[tool]r1'
 

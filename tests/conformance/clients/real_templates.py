@@ -1,4 +1,4 @@
-"""Chat templates of real models: rendered as transformers does, and the calls that they write are read back.
+"""Chat templates of real models: rendered as transformers does, no conversation is refused, and calls are read back.
 
 Needs no service: it reads the templates that fetch_templates.py unpacked. `real_templates.py NAME ...` checks those
 whose names contain one of these words. template_forms.py says what is expected of each.
@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from jinja2 import TemplateError  # noqa: E402  (the repository is no installed package)
 from template_forms import FORMS, Form  # noqa: E402
-from template_turns import TOOLS, TURNS, Turn, spoken  # noqa: E402
+from template_sessions import check_sessions  # noqa: E402
+from template_turns import TOOLS, TURNS, CannotCut, Turn, spoken  # noqa: E402
 from transformers.utils.chat_template_utils import render_jinja_template  # noqa: E402
 
 from api.chat.prepare import parameter_kinds  # noqa: E402
@@ -100,7 +101,7 @@ def check_reading(source: str, form: Form, rounds: Rounds) -> None:
         reason = form.cannot.get(name, form.cannot.get("*", ""))
         try:
             before, text = spoken(card, turn, short_ids=short_ids)
-        except InvalidRequest as refused:
+        except (InvalidRequest, CannotCut) as refused:
             assert reason, f"{name}: {refused}"
             continue
         faults = list(faults_of(card, form, turn, before, text, rounds))
@@ -187,9 +188,13 @@ def checks_of(path: Path, rounds: Rounds) -> list[Callable[[], None]]:
     def reading() -> None:
         check_reading(source, FORMS[path.stem], rounds)
 
+    def sessions() -> None:
+        check_sessions(path.stem, card_of(source))
+
     rendering.__name__ = f"{path.stem}: rendered as transformers does"
     reading.__name__ = f"{path.stem}: what it writes is read back"
-    return [rendering, reading]
+    sessions.__name__ = f"{path.stem}: nothing that agents send is refused or lost"
+    return [rendering, reading, sessions]
 
 
 def main(chosen: list[str]) -> None:

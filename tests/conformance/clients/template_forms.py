@@ -28,7 +28,7 @@ FORMS: dict[str, Form] = {
     "ByteDance-Seed-OSS": Form("seed_oss", reasoning="<seed:think>"),
     "Cohere2MoE": Form("cohere", reasoning="<|START_THINKING|>", cannot=NO_TEXT),
     "CohereForAI-c4ai-command-r-plus-tool_use": Form(
-        "command_r", cannot={"*": "it fails on a parameter that is a plain object"}
+        "command_r", cannot={"*": "it writes its instructions after the turn"}
     ),
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": Form("cohere", reasoning="<|START_THINKING|>", cannot=NO_TEXT),
     "GLM-4.6": Form("glm", reasoning="<think>"),
@@ -92,8 +92,7 @@ FORMS: dict[str, Form] = {
     "openai-gpt-oss-120b": Form(
         "harmony",
         reasoning="<|channel|>analysis",
-        cannot=dict.fromkeys(SEVERAL, "it writes the first of several calls")
-        | {"text before a call": "it writes text beside a call as analysis"},
+        cannot={"text before a call": "it writes text beside a call as analysis"},
     ),
     "openbmb-MiniCPM5-1B": Form("minicpm5", reasoning="<think>"),
     "poolside-Laguna-S-2.1": Form("glm47", reasoning="<think>"),
