@@ -19,13 +19,14 @@ from pathlib import Path
 
 import psutil
 
-from tests.conformance.agents.shim import ForcedCall, Schema, Shim
+from tests.conformance.agents.shim import Forced, ForcedCall, Schema, Shim
 from tests.service import ROOT
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"
 TURN_S = 60
 NOTE = "The secret word is pomegranate."
+EDITED = "The secret word is pineapple."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Agent:
     environment: Callable[[Place], Mapping[str, str]]
     reading: Callable[[Schema], ForcedCall] | None  # a call that reads a file, its name's schema given; None: no tools
     named: str = "{note}"  # how that call names the file
+    editing: Forced | None = None  # a call or an answer that changes the note
     ready: str = ""  # it resumes in a terminal only: type the prompt when this is on the screen
     group: str = "agents"  # where it is installed
 

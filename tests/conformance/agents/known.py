@@ -1,9 +1,10 @@
 """The agents, with the settings that docs/clients.md shows."""
 
 import json
+import re
 
-from tests.conformance.agents.agent import Agent, Place
-from tests.conformance.agents.shim import ForcedCall, Schema, closed
+from tests.conformance.agents.agent import EDITED, NOTE, Agent, Place
+from tests.conformance.agents.shim import ForcedCall, ForcedFields, ForcedInput, Schema, closed
 
 CONTEXT = 131_072
 OUTPUT = 8_192
@@ -15,10 +16,27 @@ def nothing(place: Place) -> dict[str, str]:
 
 def codex() -> Agent:
     def files(place: Place) -> dict[str, str]:
+        known = {
+            "slug": place.model,
+            "display_name": place.model,
+            "context_window": CONTEXT,
+            "input_modalities": ["text"],
+            "base_instructions": "You are a coding agent.",
+            "shell_type": "unified_exec",
+            "apply_patch_tool_type": "freeform",
+            "truncation_policy": {"mode": "tokens", "limit": 10_000},
+            "supported_reasoning_levels": [],
+            "support_verbosity": False,
+            "experimental_supported_tools": [],
+            "visibility": "list",
+            "supported_in_api": True,
+            "priority": 1,
+        }
         config = f"""
 model = "{place.model}"
 model_provider = "omni"
-model_context_window = {CONTEXT}
+model_catalog_json = "{place.home}/.codex/models.json"
+sandbox_mode = "workspace-write"
 check_for_update_on_startup = false
 
 [analytics]
@@ -30,19 +48,22 @@ plugins = false
 [model_providers.omni]
 name = "Protocol OMNI"
 base_url = "{place.url}/v1"
-env_key = "OMNI_API_KEY"
+env_key = "LOCAL_API_KEY"
 wire_api = "responses"
 """
-        return {".codex/config.toml": config}
+        return {".codex/config.toml": config, ".codex/models.json": json.dumps({"models": [known]})}
+
+    patch = ["*** Begin Patch", "*** Update File: note.txt", "@@", f"-{NOTE}", f"+{EDITED}", "*** End Patch"]
 
     return Agent(
         "Codex",
         turn=["codex", "exec"],
         resume=["codex", "exec", "resume", "--last"],
         files=files,
-        environment=lambda place: {"OMNI_API_KEY": place.key},
+        environment=lambda place: {"LOCAL_API_KEY": place.key},
         reading=lambda path: ForcedCall("exec_command", {"cmd": path}),
         named="cat {note}",
+        editing=ForcedInput("apply_patch", "\n".join(patch)),
     )
 
 
@@ -124,7 +145,7 @@ def pi() -> Agent:
         provider = {
             "baseUrl": f"{place.url}/v1",
             "api": "openai-completions",
-            "apiKey": "$OMNI_API_KEY",
+            "apiKey": "$LOCAL_API_KEY",
             "models": [model],
         }
         return {".pi/agent/models.json": json.dumps({"providers": {"omni": provider}})}
@@ -135,7 +156,7 @@ def pi() -> Agent:
         turn=[*command, "-p"],
         resume=[*command, "--continue", "-p"],
         files=files,
-        environment=lambda place: {"OMNI_API_KEY": place.key, "PI_OFFLINE": "1", "PI_TELEMETRY": "0"},
+        environment=lambda place: {"LOCAL_API_KEY": place.key, "PI_OFFLINE": "1", "PI_TELEMETRY": "0"},
         reading=lambda path: ForcedCall("read", {"path": path}),
     )
 
@@ -235,6 +256,7 @@ def aider() -> Agent:
         files=lambda place: {".aider.model.metadata.json": json.dumps(metadata)},
         environment=environment,
         reading=None,
+        editing=ForcedFields({"structured_outputs": {"regex": re.escape(f"note.txt\n```\n{EDITED}\n```\n")}}),
         group="aider",
     )
 

@@ -7,6 +7,7 @@ arguments. The model then writes the call itself, through the service's grammar.
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -45,6 +46,23 @@ class ForcedCall:
         return {"type": "function", "name": self.tool}
 
 
+@dataclass(frozen=True, slots=True)
+class ForcedInput:
+    """The model must call a custom tool of the agent, whose input is this text. Responses only."""
+
+    tool: str
+    text: str
+
+    def change(self, request: dict[str, Any]) -> bool:
+        """Changes a request that offers the tool. False: it does not."""
+        for tool in request.get("tools") or ():
+            if tool.get("type") == "custom" and tool["name"] == self.tool:
+                tool["format"] = {"type": "grammar", "syntax": "regex", "definition": re.escape(self.text)}
+                request["tool_choice"] = {"type": "custom", "name": self.tool}
+                return True
+        return False
+
+
 def closed(properties: Mapping[str, Schema]) -> dict[str, Any]:
     """The schema of an object with exactly these properties."""
     return {
@@ -64,6 +82,9 @@ class ForcedFields:
     def change(self, request: dict[str, Any]) -> bool:
         request |= self.fields
         return True
+
+
+Forced = ForcedCall | ForcedInput | ForcedFields
 
 
 @dataclass(slots=True)
@@ -110,7 +131,7 @@ class Shim:
         self.log = log
         self.exchanges: list[Exchange] = []
         self.foreign_hosts: list[str] = []  # what the agent asked of the network beside the service
-        self.forced: ForcedCall | ForcedFields | None = None
+        self.forced: Forced | None = None
         self.loop = asyncio.new_event_loop()
         self.server = self.loop.run_until_complete(asyncio.start_server(self.serve, "127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
