@@ -140,7 +140,7 @@ class ResponseChunks:
         self._items.append(self._open)
         events.append(self._about("output_item.added", item=self._open.shown(with_parts=False)))
         if kind.part_event:
-            events.append(self._in_part(f"{kind.part_event}.added", part=self._open.part()))
+            events.append(self._in(self._open, f"{kind.part_event}.added", part=self._open.part()))
         return events
 
     def _text(self, text: str, **fields: Any) -> list[dict[str, Any]]:
@@ -148,29 +148,28 @@ class ResponseChunks:
         self._open.text += text
         self._open.logprobs += fields.get("logprobs", ())
         name = self._open.kind.text_event
-        return [self._in_part(f"{name}.delta", delta=text, **fields)] if name else []
+        return [self._in(self._open, f"{name}.delta", delta=text, **fields)] if name else []
 
     def _close(self, status: str) -> list[dict[str, Any]]:
-        """An incomplete call gets no `done` event for its arguments."""
-        if (item := self._open) is None:
+        """A call that is cut off gets no `done` events: clients run a call when its item is done, whatever its status."""
+        item, self._open = self._open, None
+        if item is None or not item.is_whole:
             return []
-        item.status = status if item.is_whole else "incomplete"
+        item.status = status
         events = []
-        if item.is_whole and item.kind.text_event:
-            events.append(self._in_part(f"{item.kind.text_event}.done", **item.whole_text()))
+        if item.kind.text_event:
+            events.append(self._in(item, f"{item.kind.text_event}.done", **item.whole_text()))
         if item.kind.part_event:
-            events.append(self._in_part(f"{item.kind.part_event}.done", part=item.part()))
-        events.append(self._about("output_item.done", item=item.shown()))
-        self._open = None
-        return events
+            events.append(self._in(item, f"{item.kind.part_event}.done", part=item.part()))
+        return [*events, self._about("output_item.done", item=item.shown())]
 
     def _lifecycle(self, name: str, status: str) -> dict[str, Any]:
         return self._event(name, response=self.response(status))
 
-    def _in_part(self, event: str, **fields: Any) -> dict[str, Any]:
-        assert self._open is not None
-        place = {self._open.kind.part_number: 0} if self._open.kind.part_number else {}
-        return self._about(event, item_id=self._open.id, **place, **fields)
+    def _in(self, item: OutputItem, event: str, **fields: Any) -> dict[str, Any]:
+        """An event of an item's text, or of the part that holds it."""
+        place = {item.kind.part_number: 0} if item.kind.part_number else {}
+        return self._about(event, item_id=item.id, **place, **fields)
 
     def _about(self, event: str, **fields: Any) -> dict[str, Any]:
         return self._event(event, output_index=len(self._items) - 1, **fields)

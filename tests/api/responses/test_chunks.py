@@ -73,12 +73,11 @@ def test_an_answer_cut_off_is_incomplete(encoder):
     assert response["output"][0]["status"] == "incomplete"
 
 
-def test_a_call_that_was_cut_off_is_incomplete_and_not_in_the_output(encoder):
+def test_a_call_that_was_cut_off_is_never_said_to_be_done_and_not_in_the_output(encoder):
     events = log("I add." + CALL[: CALL.index("1}}")], finish_reason="length")
     said = fed(ResponseChunks(meta(reading=ParseOptions(tool_dialect="hermes")), encoder), events)
-    assert "function_call_arguments.done" not in names(said)
-    assert said[-2]["item"]["type"] == "function_call" and said[-2]["item"]["status"] == "incomplete"
-    assert said[-1]["type"] == "response.incomplete"
+    assert names(said)[-2:] == ["function_call_arguments.delta", "incomplete"]
+    assert [event["item"]["type"] for event in said if event["type"] == "response.output_item.done"] == ["message"]
     assert [item["type"] for item in said[-1]["response"]["output"]] == ["message"]
     failed = [*events[:-2], Failed("cancelled", "why")]
     said = fed(ResponseChunks(meta(reading=ParseOptions(tool_dialect="hermes")), encoder), failed)
