@@ -151,7 +151,7 @@ class ResponseChunks:
         return [self._in(self._open, f"{name}.delta", delta=text, **fields)] if name else []
 
     def _close(self, status: str) -> list[dict[str, Any]]:
-        """A call that is cut off gets no `done` events: clients run a call when its item is done, whatever its status."""
+        """A call that was cut off gets no `done` events: clients run a call whose item is done, whatever its status."""
         item, self._open = self._open, None
         if item is None or not item.is_whole:
             return []

@@ -17,7 +17,7 @@ from api.responses.history import History, history_of, parsed_items
 from api.responses.items import messages_of
 from api.responses.tools import OfferedTools, offered_tools
 from api.responses.truncation import fitted
-from api.schema.base import JsonSchema, ResponseFormat
+from api.schema.base import ALL_TOKENS, JsonSchema, ResponseFormat
 from api.schema.chat import ChatRequest
 from api.schema.parse import known_only
 from api.schema.response_items import InputItem
@@ -89,7 +89,7 @@ def chat_request(body: ResponsesRequest, items: Sequence[InputItem], offered: Of
     return ChatRequest.model_construct(
         **{name: value for name, value in shared.items() if name not in own},
         messages=messages_of(body.instructions, items),
-        max_completion_tokens=body.max_output_tokens,
+        max_completion_tokens=body.max_output_tokens or ALL_TOKENS,  # as at OpenAI: agents send no limit
         tools=offered.tools,
         tool_choice=offered.choice(body.tool_choice),
         response_format=_response_format(body),

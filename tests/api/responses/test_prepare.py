@@ -114,6 +114,12 @@ def test_a_response_continues_the_previous_one(encoder):
     assert [message.content for message in messages] == ["Hi", "Hello", "And?"]
 
 
+def test_an_answer_may_take_what_the_context_holds_unless_a_limit_is_sent(encoder):
+    [whole], [limited] = sent(encoder).requests, sent(encoder, max_output_tokens=9).requests
+    assert len(whole.prompt_ids) + whole.sampling.max_tokens == encoder.card.max_model_len
+    assert limited.sampling.max_tokens == 9
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
