@@ -1,4 +1,5 @@
 import json
+import re
 from random import Random
 
 import pytest
@@ -8,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from api.reading.dialects.call_grammar import OfferedFunction
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.known import DIALECTS
-from api.reading.pieces import ToolCallEnd
+from api.reading.pieces import ToolCallEnd, ToolCallStart
 from api.reading.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
 from common.grammar.answer import json_schema_grammar, marked_text, regex_grammar
@@ -22,6 +23,7 @@ SENTENCES = [
     "the weather in Paris is fine, the weather in Rome is not",
     '<think>\nIt asks for the weather.\n</think>\n\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}',
 ]
+MARK = re.compile(r"<[^<>\s{}]+>|\[[A-Z_]+\]")
 WEATHER = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "maximum": 99}},
@@ -38,7 +40,7 @@ def tokenizer():
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=500,
-        special_tokens=["<|end|>", "<|turn_end|>"],
+        special_tokens=["<|eos|>", "<|turn_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -185,6 +187,29 @@ def test_a_model_that_must_call_can_only_call_correctly(compiler, tokenizer, dia
         assert isinstance(end, ToolCallEnd)
         assert start.name == "get_weather"
         assert json.loads(arguments.text).keys() == {"city", "days"}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_marks_that_are_special_tokens_are_enforced_as_these(tokenizer, dialect: ToolDialect):
+    """Special tokens are no part of free text, so every call of such a model follows the rules."""
+    marks = sorted({mark for text in (*dialect.openings, *dialect.further_marks) for mark in MARK.findall(text)})
+    special = Tokenizer.from_str(tokenizer.to_str())
+    special.add_tokens([AddedToken(mark, special=True) for mark in marks])
+    compiler, rng, called = GrammarCompiler(special, [END, TURN_END], VOCAB_SIZE), Random(dialect.name), set()
+    for must_call in (True, False):
+        grammar = dialect.grammar(
+            [OfferedFunction("get_weather", WEATHER, True)],
+            must_call=must_call,
+            parallel=True,
+            marked=marked_text(special.to_str()),
+        )
+        for _ in range(3):
+            state, parser = compiler.compile(grammar.text), ToolCallParser(dialect, "seed")
+            pieces = parser.feed(special.decode(babble(state, rng, 150), skip_special_tokens=False))
+            starts = [piece for piece in pieces + parser.finish() if isinstance(piece, ToolCallStart)]
+            assert {start.name for start in starts} <= {"get_weather"}
+            called |= {must_call} if starts else set()
+    assert True in called
 
 
 def test_a_model_may_think_before_it_answers_in_json(compiler, tokenizer, weather):

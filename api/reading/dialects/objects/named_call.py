@@ -28,6 +28,7 @@ class NamedCalls:
     end: str = ""  # ends each call
     before_end: str = ""  # between the arguments and `end`
     section: tuple[str, str] = ("", "")  # around all calls of an answer
+    is_end: bool = False  # the section's closing marker ends the answer: grammars leave it to the model
     between: str = ""  # between two calls
     id_pattern: str = ""
 
@@ -58,7 +59,7 @@ class NamedCalls:
         if not opening:
             return marked_grammar(rules, MarkedCalls(self.begin, ("rest: one", call), named, between=self.between))
         further = f"({_literal(self.between, marked)} one){{0,{rules.most_calls - 1}}}"
-        rest = f"rest: one {further if rules.parallel else ''} {marked.literal(closing)}"
+        rest = f"rest: one {further if rules.parallel else ''} {'' if self.is_end else marked.literal(closing)}"
         return marked_grammar(rules, MarkedCalls(opening, (rest, call), named))
 
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:

@@ -47,6 +47,7 @@ SOLAR_OPEN = NamedCalls(
     header=re.compile(rf"\s*[\w-]*\s*{re.escape(SOLAR_NAME)}\s*{NAME}\s*{re.escape(SOLAR_ARGUMENTS)}\s*"),
     end="<|tool_call:end|>",
     section=("<|tool_calls|>", "<|calls|>"),
+    is_end=True,
     id_pattern="[a-z0-9]{10}",
 )
 FUNCTION_BEGIN = "<function="

@@ -79,7 +79,7 @@ OBJECTS = {
         ),
         allowed=(
             '<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Rome"}'
-            "<|tool_call:end|><|calls|>"
+            "<|tool_call:end|>"
         ),
     ),
     "functionary_v31": Example(

@@ -42,6 +42,11 @@ FORMS = list(TEMPLATES)
 FUNCTIONS = [OfferedFunction("get_weather", CITY, True), OfferedFunction("walk", TREE, True)]
 
 
+def enforced(form, made):
+    """As the grammar has it: Solar's model ends its answer itself."""
+    return written(form, made).removesuffix("<|calls|>")
+
+
 def written(form, made, *, ascii_only=False):
     opening, call, between, closing = TEMPLATES[form]
     texts = [call.format(name, json.dumps(arguments, ensure_ascii=ascii_only)) for name, arguments in made]
@@ -83,13 +88,13 @@ def test_a_grammar_allows_what_the_template_writes(form):
     made = [("get_weather", {"city": "Rome"}), ("walk", {"root": {"next": None}})]
     for must_call in (True, False):
         free = dialect_named(form).grammar(FUNCTIONS, must_call=must_call, parallel=True, marked=PLAIN)
-        assert allows(free, written(form, made))
+        assert allows(free, enforced(form, made))
         one = dialect_named(form).grammar(FUNCTIONS, must_call=must_call, parallel=False, marked=PLAIN)
-        assert allows(one, written(form, made[:1]))
-        assert not allows(one, written(form, made))
-        assert not allows(free, written(form, [("get_weather", {"city": 3})]))
-        assert not allows(free, written(form, [("get_weather", {})]))
-        assert not allows(free, written(form, [("other", {"city": "Rome"})]))
+        assert allows(one, enforced(form, made[:1]))
+        assert not allows(one, enforced(form, made))
+        assert not allows(free, enforced(form, [("get_weather", {"city": 3})]))
+        assert not allows(free, enforced(form, [("get_weather", {})]))
+        assert not allows(free, enforced(form, [("other", {"city": "Rome"})]))
 
 
 @pytest.mark.parametrize("form", FORMS)
