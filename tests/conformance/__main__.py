@@ -35,7 +35,7 @@ class Client:
     """One client library and the script that uses it."""
 
     name: str
-    group: str  # openai3, openai2, node, tokenizers, templates, agents or aider
+    group: str  # openai3, openai2, node, tokenizers, templates, harmony, agents or aider
     script: str  # an agent's name
     service: str = "demo"  # a name of SERVICES
 
@@ -44,7 +44,7 @@ class Client:
             return [sys.executable, "-m", "tests.conformance.agents", self.script]
         if self.group == "node":
             return ["node", str(HERE / "node" / self.script)]
-        if self.group in ("tokenizers", "templates"):  # they are read by our own code
+        if self.group in ("tokenizers", "templates", "harmony"):  # they are read by our own code
             return [sys.executable, str(HERE / "clients" / self.script)]
         return [str(VENVS / self.group / "bin" / "python"), str(HERE / "clients" / self.script)]
 
@@ -65,6 +65,7 @@ CLIENTS = (
     Client("AI SDK responses", "node", "open_responses.mjs"),
     Client("real tokenizers", "tokenizers", "real_tokenizers.py"),
     Client("real templates", "templates", "real_templates.py"),
+    Client("openai-harmony", "harmony", "harmony_reference.py"),  # it reads a package of the real tokenizers' too
     Client("openai and anthropic, deployed", "openai3", "deploy.py", service="paced"),
     Client("openai-node and AI SDK, deployed", "node", "deploy.mjs", service="paced"),
     Client("schemathesis", "openai3", "schemathesis_run.py"),
