@@ -45,8 +45,9 @@ def render_template(
 ) -> str:
     """Raises what jinja2 and the template raise, and ValueError for a final message that cannot be continued."""
     prepared = [_with_reasoning(message) for message in messages]
+    final = ""
     if continue_final:
-        prepared[-1]["content"] = _final_text(source, prepared) + MARK
+        final, prepared[-1]["content"] = _marked(_final_content(source, prepared))
     text = compiled(source).render(
         messages=prepared,
         tools=list(tools) or None,
@@ -54,7 +55,7 @@ def render_template(
         add_generation_prompt=add_generation_prompt and not continue_final,
         **variables,
     )
-    return _cut(text, prepared[-1]["content"].removesuffix(MARK)) if continue_final else text
+    return _cut(text, final) if continue_final else text
 
 
 def checked_kwargs(kwargs: Mapping[str, Any], special_tokens: Mapping[str, str]) -> dict[str, Any]:
@@ -139,13 +140,23 @@ def _with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message} if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def _final_text(source: str, messages: Sequence[Mapping[str, Any]]) -> str:
+def _final_content(source: str, messages: Sequence[Mapping[str, Any]]) -> Any:
     content = messages[-1].get("content") if messages else None
     if content is None:
         raise ValueError("the final message has no content to continue")
     if "content" not in source:
         raise ValueError("the template does not write the content of messages")
-    return str(content)
+    return content
+
+
+def _marked(content: Any) -> tuple[str, Any]:
+    """The text at the end of a content, and the content with the mark behind it."""
+    if not isinstance(content, list):
+        return str(content), str(content) + MARK
+    for at in reversed(range(len(content))):
+        if "text" in (part := content[at]):
+            return part["text"], [*content[:at], part | {"text": part["text"] + MARK}, *content[at + 1 :]]
+    raise ValueError("the final message has no text to continue")
 
 
 def _cut(text: str, final: str) -> str:

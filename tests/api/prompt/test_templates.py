@@ -72,6 +72,25 @@ def test_it_is_what_transformers_renders(template: str, continue_final: bool) ->
         assert ours(template, continue_final=continue_final) == expected
 
 
+def test_a_final_message_of_parts_is_continued_as_in_transformers() -> None:
+    parts = [
+        {"type": "image"},
+        {"type": "text", "text": "It is "},
+        {"type": "text", "text": " so far "},
+        {"type": "image"},
+    ]
+    messages = [*MESSAGES[:-1], {"role": "assistant", "content": parts}]
+    shown = """{%- for m in messages -%}[{{ m.role }}]{%- if m.content is string -%}{{ m.content }}{%- else -%}
+{%- for p in m.content -%}{{ p.text }}{%- endfor -%}{%- endif -%}{%- endfor -%}<end>"""
+    theirs, _ = render_jinja_template(
+        [messages], chat_template=shown, tools=TOOLS, continue_final_message=True, **VARIABLES
+    )
+    assert ours(shown, messages, continue_final=True) == theirs[0]
+    assert theirs[0].endswith("[assistant]It is  so far ")
+    with pytest.raises(ValueError, match="no text to continue"):
+        ours(shown, [{"role": "assistant", "content": [{"type": "image"}]}], continue_final=True)
+
+
 @pytest.mark.parametrize(
     "template",
     [
