@@ -102,16 +102,31 @@ def _one_type(schema: Mapping[str, Any]) -> str:
 
 
 def joined(first: Content, second: Content, between: str = PARAGRAPH) -> Content:
-    """Two contents as one."""
+    """Two contents as one. Texts that meet become one part: some templates read only the first."""
+    if isinstance(first, list) or isinstance(second, list):
+        first, second = _parts(first), _parts(second)
+    if _is_empty(first) or _is_empty(second):
+        return second if _is_empty(first) else first
     if isinstance(first, str) and isinstance(second, str):
-        return first + between + second if first and second else first or second
-    return [*_parts(first), *([{"type": "text", "text": between}] if first and second else []), *_parts(second)]
+        return first + between + second
+    *head, last = _parts(first)
+    following, *tail = _parts(second)
+    if last["type"] == following["type"] == "text":
+        return [*head, {"type": "text", "text": last["text"] + between + following["text"]}, *tail]
+    return [*head, last, *([{"type": "text", "text": between}] if between else []), following, *tail]
 
 
 def _parts(content: Content) -> list[Any]:
-    if isinstance(content, list):
-        return content
-    return [{"type": "text", "text": content}] if content else []
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def _is_empty(content: Content) -> bool:
+    return not any(part.get("text", part["type"] != "text") for part in _parts(content))
+
+
+def _only(text: str, like: Content) -> Content:
+    """A text as the content of a message, in the form of another message's content."""
+    return [{"type": "text", "text": text}] if isinstance(like, list) else text
 
 
 def _with_calls_as_text(message: Message, write: CallWriter) -> Message:
@@ -141,8 +156,7 @@ def _with_results_as_turns(messages: Sequence[Message]) -> list[Message]:
 def _with_system_text(messages: Sequence[Message], text: str) -> list[Message]:
     first = messages[0]
     if first["role"] != "system":
-        content = joined([], text) if isinstance(first["content"], list) else text
-        return [{"role": "system", "content": content}, *messages]
+        return [{"role": "system", "content": _only(text, first["content"])}, *messages]
     return [first | {"content": joined(first["content"], text)}, *messages[1:]]
 
 
@@ -171,17 +185,16 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
 
 def _with_calls_alone(message: Message) -> list[Message]:
     """The text of a turn with calls in a turn of its own before them."""
-    if not message.get("tool_calls") or not message["content"]:
+    if not message.get("tool_calls") or _is_empty(message["content"]):
         return [message]
     text = {name: value for name, value in message.items() if name != "tool_calls"}
-    empty: Content = [] if isinstance(message["content"], list) else ""
-    return [text, {"role": "assistant", "content": empty, "tool_calls": message["tool_calls"]}]
+    return [text, {"role": "assistant", "content": _only("", message["content"]), "tool_calls": message["tool_calls"]}]
 
 
 def _with_some_text(message: Message) -> Message:
-    if _turn_of(message) != "assistant" or message["content"]:
+    if _turn_of(message) != "assistant" or not _is_empty(message["content"]):
         return message
-    return message | {"content": [{"type": "text", "text": " "}] if isinstance(message["content"], list) else " "}
+    return message | {"content": _only(" ", message["content"])}
 
 
 def _one_call_each(messages: Sequence[Message]) -> list[Message]:
@@ -196,9 +209,8 @@ def _one_call_each(messages: Sequence[Message]) -> list[Message]:
             continue
         num_results = next((at for at, later in enumerate(rest) if later["role"] != "tool"), len(rest))
         results, rest = rest[:num_results], rest[num_results:]
-        empty: Content = [] if isinstance(message["content"], list) else ""
         for number, call in enumerate(calls):
-            turn = message if number == 0 else {"role": "assistant", "content": empty}
+            turn = message if number == 0 else {"role": "assistant", "content": _only("", message["content"])}
             mine = [one for one in results if one.get("tool_call_id") == call["id"]]
             results = [one for one in results if one not in mine]
             result += [turn | {"tool_calls": [call]}, *mine]
@@ -217,7 +229,7 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
                 result += _merged([result.pop(), message])
                 continue
             other = "assistant" if turn == "user" else "user"
-            result.append({"role": other, "content": [] if isinstance(message["content"], list) else ""})
+            result.append({"role": other, "content": _only("", message["content"])})
         result.append(message)
         said = turn or said
     return result

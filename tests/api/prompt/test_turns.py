@@ -174,6 +174,13 @@ def test_images_stay_in_their_order_when_turns_are_joined():
     assert prompt == "[user]u\n\n<image>\n\nu[assistant]a"
 
 
+def test_a_system_message_is_one_part_because_some_templates_read_no_second_one():
+    first_part = """{%- for m in messages -%}[{{ m.role }}]{{ m.content[0].text }}{%- endfor -%}"""
+    parts = [{"type": "text", "text": text} for text in ("A", "B")]
+    prompt = rendered(ONE_SYSTEM + first_part, [A | {"content": parts}, A, ASK], accepts_images=True)
+    assert prompt == "[system]AB\n\nA[user]u"
+
+
 def chat() -> ChatRequest:
     return parse(ChatRequest, {"model": "tiny", "messages": [A, B, ASK, SAY, LATE, ASK]})
 

@@ -27,9 +27,9 @@ from transformers.utils.chat_template_utils import render_jinja_template  # noqa
 
 from api.chat.prepare import parameter_kinds  # noqa: E402
 from api.prompt.conversation import Conversation, thinking_of  # noqa: E402
+from api.prompt.template_traits import chat_template_of  # noqa: E402
 from api.prompt.templates import render_template  # noqa: E402
 from api.reading.choice import ChoiceParser, ParseOptions  # noqa: E402
-from api.reading.dialects.known import dialect_for, dialect_named  # noqa: E402
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart  # noqa: E402
 from api.reading.thinking.known import form_for  # noqa: E402
 from common.errors import InvalidRequest  # noqa: E402
@@ -91,16 +91,14 @@ def check_rendering(source: str) -> None:
 
 def check_reading(source: str, form: Form, rounds: Rounds) -> None:
     card = card_of(source)
-    dialect = dialect_for(source, card.architecture)
-    found = dialect.name if dialect else None
-    assert found == form.dialect, f"its calls are taken for {found}, and not for {form.dialect}"
-    if form.dialect is None:
-        return
-    short_ids = dialect_named(form.dialect).has_short_ids
+    template = chat_template_of(card, has_tools=True)
+    assert template
+    found = template.dialect
+    assert found.name == form.dialect, f"its calls are read as {found.name}, and not as {form.dialect}"
     for name, turn in TURNS.items():
         reason = form.cannot.get(name, form.cannot.get("*", ""))
         try:
-            before, text = spoken(card, turn, short_ids=short_ids)
+            before, text = spoken(card, turn, short_ids=found.has_short_ids)
         except (InvalidRequest, CannotCut) as refused:
             assert reason, f"{name}: {refused}"
             continue
@@ -109,7 +107,6 @@ def check_reading(source: str, form: Form, rounds: Rounds) -> None:
 
 
 def faults_of(card: ModelCard, form: Form, turn: Turn, before: str, text: str, rounds: Rounds) -> Iterator[str]:
-    assert form.dialect
     asked, thought = Conversation(messages=()), form_for(card.chat_template, card.architecture)
     options = ParseOptions(
         tool_dialect=form.dialect,

@@ -10,9 +10,7 @@ SEVERAL = [name for name, turn in TURNS.items() if len(turn.calls) > 1]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """None: a form that this server does not read."""
-
-    dialect: str | None = None  # a ToolDialect's name
+    dialect: str  # a ToolDialect's name; Hermes' where a template has no form of its own
     reasoning: str | None = None  # the mark that opens it; None: the template leaves reasoning out of a history
     cannot: Mapping[str, str] = field(default_factory=dict)  # {a turn of template_turns.py, or *: why not}
 
@@ -35,7 +33,7 @@ FORMS: dict[str, Form] = {
     "GLM-4.7-Flash": Form("glm47", reasoning="<think>"),
     "GigaChat3-10B-A1.8B": Form("gigachat3", cannot=FIRST_CALL),
     "GigaChat3.1-10B-A1.8B": Form("gigachat31", cannot=FIRST_CALL),
-    "HuggingFaceTB-SmolLM3-3B": Form(),
+    "HuggingFaceTB-SmolLM3-3B": Form("hermes"),
     "Kimi-K2-Instruct": Form("kimi_k2"),
     "Kimi-K2-Thinking": Form("kimi_k2"),
     "Kimi-K3": Form("kimi_k3", reasoning="<|open|>think"),
@@ -45,7 +43,7 @@ FORMS: dict[str, Form] = {
     "MiMo-VL": Form("hermes"),
     "MiniMax-M1": Form("minimax_m1", cannot=NO_TEXT),
     "MiniMax-M2": Form("minimax_m2", reasoning="<think>"),
-    "MiniMax-M3": Form(reasoning="<mm:think>"),
+    "MiniMax-M3": Form("hermes", reasoning="<mm:think>"),
     "Mistral-Small-3.2-24B-Instruct-2506": Form("mistral_ids", cannot=NO_TEXT),
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": Form("qwen3_xml", reasoning="<think>"),
     "NVIDIA-Nemotron-Nano-v2": Form(
@@ -68,7 +66,7 @@ FORMS: dict[str, Form] = {
     "deepseek-ai-DeepSeek-V4-Flash-0731": Form("deepseek_v4", reasoning="<think>"),
     "deepseek-ai-DeepSeek-V4": Form("deepseek_v4", reasoning="<think>"),
     "fireworks-ai-llama-3-firefunction-v2": Form("functools"),
-    "google-gemma-2-2b-it": Form(),
+    "google-gemma-2-2b-it": Form("hermes"),
     "google-gemma-4-31B-it-interleaved": Form("gemma4", reasoning="<|channel>thought"),
     "google-gemma-4-31B-it": Form("gemma4", reasoning="<|channel>thought"),
     "ibm-granite-granite-3.3-2B-Instruct": Form("granite3"),
@@ -76,13 +74,13 @@ FORMS: dict[str, Form] = {
     "ibm-granite-granite-4.1": Form("hermes"),
     "inclusionai-ling-3.0-flash": Form("glm", reasoning="<think>"),
     "llama-cpp-deepseek-r1": Form("deepseek_v3", cannot={"text before a call": "it leaves out calls beside text"}),
-    "llama-cpp-rwkv-world": Form(),
+    "llama-cpp-rwkv-world": Form("hermes"),
     "meetkai-functionary-medium-v3.1": Form("functionary_v31"),
-    "meetkai-functionary-medium-v3.2": Form(),
+    "meetkai-functionary-medium-v3.2": Form("hermes", cannot={"*": "it writes a form that is not read"}),
     "meta-llama-Llama-3.1-8B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
     "meta-llama-Llama-3.2-3B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
     "meta-llama-Llama-3.3-70B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
-    "microsoft-Phi-3.5-mini-instruct": Form(),
+    "microsoft-Phi-3.5-mini-instruct": Form("hermes"),
     "mistralai-Ministral-3-14B-Reasoning-2512": Form("mistral_args"),
     "mistralai-Mistral-Nemo-Instruct-2407": Form("mistral", cannot=NO_TEXT),
     "moonshotai-Kimi-K2": Form("kimi_k2"),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from api.prompt.conversation import Conversation, render
@@ -96,7 +97,12 @@ DROP_TEXT = (  # beside calls
 
 
 def check_sessions(name: str, card: ModelCard) -> None:
-    faults = list(faults_of(card, needs_tools=name in NEED_TOOLS, drops_text=name in DROP_TEXT))
+    in_parts = [replace(card, accepts_images=True)] if "image" in (card.chat_template or "") else []
+    faults = [
+        fault
+        for one in (card, *in_parts)
+        for fault in faults_of(one, needs_tools=name in NEED_TOOLS, drops_text=name in DROP_TEXT)
+    ]
     assert not faults, f"{len(faults)}: {faults[0]}"
 
 
