@@ -6,6 +6,7 @@ from typing import Literal
 
 from api.reading.dialects.json_value import SPACE
 from api.reading.dialects.literals.closing import ClosingMark
+from api.reading.dialects.literals.python_string import TEXT_END
 from api.reading.dialects.literals.python_value import MAX_AHEAD, PythonValue
 from api.reading.pieces import CallPieces, Content, Piece
 
@@ -13,8 +14,10 @@ NAME = re.compile(r"[\w.-]+")
 ARGUMENT = re.compile(r"[^\s=,()\[\]{}'\"#]+")
 BETWEEN = " \t\r\n;,"
 # What follows the quote at the end of an argument: another argument, or the end of the call and what comes after it.
-AFTER_ARGUMENT = re.compile(rf"\s*(?:,\s*{ARGUMENT.pattern}\s*=|,?\s*\)[ \t]*[\],;<\r\n])")
-AFTER_ARGUMENT_BEGINNING = re.compile(rf"\s*(?:,\s*(?:{ARGUMENT.pattern}\s*)?|,?\s*\)[ \t]*)?")
+NEXT_ARGUMENT = rf",\s*{ARGUMENT.pattern}\s*="
+IN_LIST = re.compile(rf"\s*(?:{NEXT_ARGUMENT}|,?\s*\)\s*(?:[\]{TEXT_END}]|,\s*{NAME.pattern}\())")
+IN_LINES = re.compile(rf"\s*(?:{NEXT_ARGUMENT}|,?\s*\)\s*(?:[;<{TEXT_END}]|,?\s*{NAME.pattern}\())")
+BEGINNING = re.compile(rf"\s*(?:,\s*(?:{ARGUMENT.pattern}\s*)?|,?\s*\)\s*(?:,?\s*(?:{NAME.pattern})?)?)?")
 
 State = Literal["between", "name", "open", "argument", "equals", "value", "after", "comma"]
 Verdict = Literal["more", "over", "beyond", "bad"]  # over: the block ends with this character; beyond: before it
@@ -38,7 +41,7 @@ class PythonCalls:
         self._key = ""
         self._before_key = ""
         self._is_key_due = False  # it is given out with the first piece of its value
-        self._value = PythonValue(is_after_argument)
+        self._value = self._new_value()
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
         pieces: list[Piece] = []
@@ -84,7 +87,7 @@ class PythonCalls:
         if self._state == "argument" and ARGUMENT.fullmatch(char):
             self._key += char
         elif self._state in ("argument", "equals") and char == "=":
-            self._state, self._value = "value", PythonValue(is_after_argument)
+            self._state, self._value = "value", self._new_value()
         elif self._state in ("open", "after", "comma") and char == ")":
             pieces += [*self._start(), self._calls.arguments("}" if self._key else "{}"), self._calls.end()]
             self._state, self._raw, self._is_started, self._has_called = "between", "", False, True
@@ -128,6 +131,10 @@ class PythonCalls:
             self._state = "after"
         return "more"
 
+    def _new_value(self) -> PythonValue:
+        after = IN_LIST if self._is_listed else IN_LINES
+        return PythonValue(lambda text: _is_after_argument(text, after))
+
     def _start(self) -> list[Piece]:
         if self._is_started:
             return []
@@ -135,10 +142,8 @@ class PythonCalls:
         return [self._calls.start(self._name.removesuffix(self._suffix))]
 
 
-def is_after_argument(text: str) -> bool | None:
+def _is_after_argument(text: str, after: re.Pattern[str]) -> bool | None:
     """True if a quote before this text ends an argument; None while that is open."""
-    if len(text) > MAX_AHEAD:
-        return False
-    if AFTER_ARGUMENT.match(text):
+    if after.match(text):
         return True
-    return None if AFTER_ARGUMENT_BEGINNING.fullmatch(text) else False
+    return None if BEGINNING.fullmatch(text) and len(text) < MAX_AHEAD else False

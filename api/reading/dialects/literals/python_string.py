@@ -9,6 +9,7 @@ ESCAPE = re.compile(
     r"\\(?:[abfnrtv\\'\"\n]|[0-3][0-7]{2}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|N\{[^}]{1,80}\})"
 )
 ESCAPE_BEGINNING = re.compile(r"\\(?:[0-7]{1,2}|x[0-9a-fA-F]?|u[0-9a-fA-F]{0,3}|U[0-9a-fA-F]{0,7}|N(?:\{[^}]{0,80})?)?")
+TEXT_END = "\0"  # stands for the end of the answer
 OCTAL = re.compile(r"\\[0-7]{1,2}")
 
 
@@ -51,7 +52,7 @@ class PythonString:
 
     def finish(self) -> str | None:
         """The text after the string, if the string has ended where no text follows."""
-        is_over = self._held[:1] == self._quote and not self._is_triple and self._is_end(self._held[1:] + "\n")
+        is_over = self._held[:1] == self._quote and not self._is_triple and self._is_end(self._held[1:] + TEXT_END)
         return self._held[1:] if is_over else None
 
     def _take_escape(self, char: str) -> tuple[str, str]:

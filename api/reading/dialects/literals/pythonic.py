@@ -25,49 +25,52 @@ SHOWN_LIST = re.compile(r"\[func_name1?\(")
 ANY_TEXT = re.compile(r"(?s).*")
 
 
-class Llama4Block:
-    """JSON or Python, alone or in a list, between the markers, behind both (as Meta's template has it) or without.
+class PythonOrJson:
+    """Python's calls, or JSON ones, which LFM2 writes if it is asked to and Llama 4 writes by itself.
 
-    That template puts text between the markers; such text is content.
+    The closing marker may also stand right before the calls: Meta's template puts an assistant's text between the
+    markers and the calls behind them.
     """
 
-    def __init__(self, calls: CallPieces, before: str) -> None:
+    def __init__(self, calls: CallPieces, before: str, closing: str) -> None:
         self._calls = calls
         self._before = before
+        self._closing = closing
+        self._lead = ""  # the text until it is clear which kind follows
         self._inner: MarkedList | PythonCalls | None = None
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
         if self._inner is None:
-            self._before += text
-            begun = self._before.lstrip().removeprefix(LLAMA4_OPENING).lstrip()
-            begun = begun.removeprefix(LLAMA4_CLOSING).lstrip()
-            first = begun.lstrip("[ \n")[:1]
-            if len(self._before) < MAX_LEAD and (not first or LLAMA4_CLOSING.startswith(begun)):
+            self._lead += text
+            text = self._lead.lstrip().removeprefix(self._closing).lstrip()
+            first = text.lstrip("[ \n")[:1]
+            if len(self._lead) < MAX_LEAD and (not first or self._closing.startswith(text)):
                 return [], None
-            before = self._before[: len(self._before) - len(begun)]
-            is_json = first == "{"
-            self._inner = (
-                MarkedList(self._calls, before, LLAMA4_CLOSING, new_call)
-                if is_json
-                else PythonCalls(self._calls, before, LLAMA4_CLOSING)
-            )
-            text = begun
+            before = self._before + self._lead[: len(self._lead) - len(text)]
+            if first == "{":
+                self._inner = MarkedList(self._calls, before, self._closing, new_call)
+            else:
+                self._inner = PythonCalls(self._calls, before, self._closing)
         return self._inner.read(text)
 
     def finish(self) -> list[Piece]:
-        return self._inner.finish() if self._inner else [Content(self._before)]
+        return self._inner.finish() if self._inner else [Content(self._before + self._lead)]
 
 
 def new_call(calls: CallPieces, before: str) -> CallObject:
     return CallObject(calls, before, needs_arguments=True)
 
 
-def lfm2_block(calls: CallPieces, before: str) -> PythonCalls:
-    return PythonCalls(calls, before, LFM2_CLOSING)
+def lfm2_block(calls: CallPieces, before: str) -> PythonOrJson:
+    return PythonOrJson(calls, before, LFM2_CLOSING)
 
 
-def olmo_block(calls: CallPieces, before: str) -> PythonCalls:
-    return PythonCalls(calls, before, OLMO_CLOSING)
+def olmo_block(calls: CallPieces, before: str) -> PythonOrJson:
+    return PythonOrJson(calls, before, OLMO_CLOSING)
+
+
+def llama4_block(calls: CallPieces, before: str) -> PythonOrJson:
+    return PythonOrJson(calls, before, LLAMA4_CLOSING)
 
 
 def lfm2_grammar(rules: CallRules) -> Grammar:
@@ -200,7 +203,7 @@ OLMO3 = ToolDialect(
     write_calls=olmo_calls,
 )
 PYTHONIC = ToolDialect(
-    *("pythonic", LLAMA4_MARKS, detect_list, Llama4Block, list_grammar, "[{"), write_calls=list_calls
+    *("pythonic", LLAMA4_MARKS, detect_list, llama4_block, list_grammar, "[{"), write_calls=list_calls
 )
-LLAMA4 = ToolDialect("llama4", LLAMA4_MARKS, detect_llama4, Llama4Block, llama4_grammar, "[{")
+LLAMA4 = ToolDialect("llama4", LLAMA4_MARKS, detect_llama4, llama4_block, llama4_grammar, "[{")
 PYTHONICS = (PYTHONIC, LLAMA4, LFM2, OLMO3)

@@ -58,7 +58,7 @@ class SchemaRules:
     def _value(self, schema: Any) -> str:
         """The rule of a value that the schema allows."""
         if not isinstance(schema, dict):
-            return ANY if schema is not False else self._refused("false")
+            return ANY if schema is not False else self._otherwise("false", ANY)
         if "$ref" in schema:
             return self._referred(schema)
         if "enum" in schema or "const" in schema:
@@ -146,7 +146,7 @@ class SchemaRules:
         values = schema["enum"] if "enum" in schema else [schema["const"]]
         kinds = _types(schema) if "type" in schema else ()
         fitting = [value for value in values if not kinds or _kinds_of(value) & set(kinds)]
-        return fitting or [self._refused("enum")]
+        return fitting or self._otherwise("enum", values)
 
     def _constant(self, value: Any) -> str:
         notation = self._notation
@@ -177,7 +177,7 @@ class SchemaRules:
         while isinstance(schema, dict) and "$ref" in schema:
             pointer = schema["$ref"]
             if pointer in seen:
-                return self._refused("$ref")
+                return self._otherwise("$ref", {})
             seen.add(pointer)
             schema = self._root
             for part in pointer.removeprefix("#").split("/")[1:]:
@@ -185,7 +185,7 @@ class SchemaRules:
                 try:
                     schema = schema[int(key)] if isinstance(schema, list) else schema[key]
                 except (KeyError, IndexError, ValueError, TypeError):
-                    return self._refused("$ref")
+                    return self._otherwise("$ref", {})
         return schema
 
     def _rule(self, written: str) -> str:
@@ -205,18 +205,17 @@ class SchemaRules:
         self.lines.append(f"{name}: {written}")
 
     def _check(self, keywords: set[str]) -> None:
-        """Refuse keywords that cannot be translated, where the function is strict."""
+        """Refuse what cannot be enforced, where the function is strict."""
         if keywords and self._function in self._strict_names:
-            self._refuse(min(keywords))
+            raise InvalidRequest(
+                f"This model's calls cannot be made to follow {min(keywords)!r} in a schema "
+                f"(function {self._function!r}).",
+                param=PARAM,
+            )
 
-    def _refused(self, keyword: str) -> Any:
-        self._refuse(keyword)
-
-    def _refuse(self, keyword: str) -> None:
-        raise InvalidRequest(
-            f"This model's calls cannot be made to follow {keyword!r} in a schema (function {self._function!r}).",
-            param=PARAM,
-        )
+    def _otherwise(self, keyword: str, instead: Any) -> Any:
+        self._check({keyword})
+        return instead
 
 
 def _types(schema: Schema) -> Sequence[str]:
