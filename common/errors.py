@@ -56,9 +56,14 @@ class InvalidRequest(OmniError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and answer do not fit the model's context."""
+    """Prompt and answer do not fit the model's context. `num_tokens` and `most` are 0 where they are not known."""
 
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, param: str | None = None, num_tokens: int = 0, most: int = 0) -> None:
+        super().__init__(message, param=param)
+        self.num_tokens = num_tokens
+        self.most = most
 
 
 class PreviousResponseNotFound(InvalidRequest):

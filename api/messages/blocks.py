@@ -20,6 +20,15 @@ def readable(blocks: Iterable[ContentBlock]) -> Iterator[ContentBlock]:
         yield block if text is None else ContentBlock(type="text", text=text)
 
 
+def referenced_tools(blocks: Iterable[ContentBlock]) -> Iterator[str]:
+    """The names in tool_reference blocks, also in those inside tools' results."""
+    for block in blocks:
+        if block.type == "tool_reference" and block.tool_name:
+            yield block.tool_name
+        elif block.type == "tool_result" and isinstance(block.content, list):
+            yield from referenced_tools(block.content)
+
+
 def _text_of(block: ContentBlock) -> str | None:
     """None for a block that is not text, such as a PDF."""
     if block.type == "tool_reference":

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from api.chat.prepare import chat_input
+from api.chat.prepare import ChatInput, chat_input
 from api.jobs.call import Call
+from api.messages.blocks import referenced_tools
 from api.messages.chunks import MessageMeta
 from api.messages.turns import messages_of
 from api.process.offload import offload
@@ -22,8 +23,8 @@ from api.schema.chat import (
     Tool,
     ToolChoice,
 )
-from api.schema.messages import CountRequest, MessagesFormat, MessagesRequest, MessagesToolChoice
-from common.errors import InvalidRequest
+from api.schema.messages import CountRequest, MessagesFormat, MessagesRequest, MessagesTool, MessagesToolChoice
+from common.errors import ContextLengthExceeded, InvalidRequest
 
 FIELDS: Mapping[str, str] = MappingProxyType(
     {
@@ -39,8 +40,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
 def prepare(call: Call[MessagesRequest]) -> Prepared[MessageMeta]:
     """Raises InvalidRequest or ContextLengthExceeded."""
     body = offload(chat_request, call.body)
-    with named(FIELDS):
-        chat = chat_input(body, call.encoder, call.service.grammars)
+    chat = input_of(body, call)
     meta = MessageMeta(
         id=new_id("msg_"),
         model=body.model,
@@ -53,10 +53,19 @@ def prepare(call: Call[MessagesRequest]) -> Prepared[MessageMeta]:
 
 
 def count_tokens(call: Call[CountRequest]) -> int:
-    body = offload(chat_request, call.body)
+    return len(input_of(offload(chat_request, call.body), call).prompt.ids)
+
+
+def input_of(body: ChatRequest, call: Call[Any]) -> ChatInput:
+    """Its refusals have Anthropic's names and, for a prompt that is too long, the words from which Claude Code reads
+    by how much it must shorten the conversation.
+    """
     with named(FIELDS):
-        chat = chat_input(body, call.encoder, call.service.grammars)
-    return len(chat.prompt.ids)
+        try:
+            return chat_input(body, call.encoder, call.service.grammars)
+        except ContextLengthExceeded as refused:
+            refused.message = f"prompt is too long: {refused.num_tokens} tokens > {refused.most} maximum"
+            raise
 
 
 def chat_request(body: CountRequest) -> ChatRequest:
@@ -73,7 +82,7 @@ def chat_request(body: CountRequest) -> ChatRequest:
                     name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
                 ),
             )
-            for tool in body.tools or ()
+            for tool in shown_tools(body)
         ],
         "tool_choice": tool_choice_of(choice),
         "parallel_tool_calls": not (choice is not None and choice.disable_parallel_tool_use),
@@ -97,6 +106,16 @@ def chat_request(body: CountRequest) -> ChatRequest:
             "timeout": body.timeout,
         }
     return ChatRequest.model_construct(**fields)
+
+
+def shown_tools(body: CountRequest) -> list[MessagesTool]:
+    """A deferred tool is shown once a tool_reference in the conversation, or `tool_choice`, names it."""
+    tools = body.tools or []
+    if not any(tool.defer_loading for tool in tools):
+        return tools
+    blocks = (block for turn in body.messages if isinstance(turn.content, list) for block in turn.content)
+    wanted = {body.tool_choice.name if body.tool_choice else None, *referenced_tools(blocks)}
+    return [tool for tool in tools if not tool.defer_loading or tool.name in wanted]
 
 
 def tool_choice_of(choice: MessagesToolChoice | None) -> ToolChoice | None:

@@ -3,6 +3,7 @@
 from flask import Blueprint, request
 
 from api.jobs.service import Service
+from api.prompt.models import other_name
 from common.errors import ModelNotReady
 
 
@@ -22,7 +23,7 @@ def model_routes(service: Service) -> Blueprint:
     def model(name: str) -> dict[str, object]:
         service.keys.caller(request)
         for described in service.models.described():
-            if described["id"] == name:
+            if described["id"] in (name, other_name(name)):
                 return described
         service.models.encoder(name)
         raise ModelNotReady("Model not ready")

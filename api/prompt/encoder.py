@@ -170,4 +170,6 @@ class PromptEncoder:
             f"This model's {limit} {most} tokens, but the prompt has {'at least ' if is_least else ''}{length} tokens. "
             f"Shorten '{param}'.",
             param=param,
+            num_tokens=length,
+            most=most,
         )

@@ -21,7 +21,8 @@ from api.schema.chat import FUNCTION_NAME, MAX_FUNCTION_NAME
 from api.schema.unsupported import NOT_HERE, Refusal
 
 MAX_OFFERED = 1024  # tools; Anthropic publishes no limit, and agents with many MCP servers exceed OpenAI's
-SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset")
+TOOL_SEARCH = "tool_search_tool_"
+SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", TOOL_SEARCH, "advisor_", "mcp_toolset")
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
     {
@@ -68,14 +69,17 @@ class Turn(Base):
 
 
 def _offered_here(tools: Any) -> Any:
-    """The tools without those that Anthropic's own servers run, which a model may do without."""
+    """The tools without those that Anthropic's own servers run, which a model may do without.
+
+    Without their search for tools, no tool is deferred.
+    """
     if not isinstance(tools, list):
         return tools
-    return [
-        tool
-        for tool in tools
-        if not (isinstance(tool, dict) and isinstance(kind := tool.get("type"), str) and kind.startswith(SERVER_TOOLS))
-    ]
+    kinds = [str(tool.get("type")) if isinstance(tool, dict) else "" for tool in tools]
+    ours = [tool for tool, kind in zip(tools, kinds, strict=True) if not kind.startswith(SERVER_TOOLS)]
+    if any(kind.startswith(TOOL_SEARCH) for kind in kinds):
+        return [tool | {"defer_loading": False} if isinstance(tool, dict) else tool for tool in ours]
+    return ours
 
 
 class MessagesTool(Base):
@@ -84,6 +88,7 @@ class MessagesTool(Base):
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
+    defer_loading: bool | None = None
 
 
 class MessagesToolChoice(Base):

@@ -1,12 +1,14 @@
 """Anthropic's request as a chat request."""
 
+import re
+
 import pytest
 
 from api.chat.prepare import chat_input
 from api.messages.prepare import chat_request, prepare
 from api.schema.messages import MessagesRequest
 from api.schema.parse import parse
-from common.errors import InvalidRequest
+from common.errors import ContextLengthExceeded, InvalidRequest
 from common.grammar.check import GrammarCheck
 from tests.api.calls import call_of
 
@@ -131,6 +133,29 @@ def test_tools_that_anthropic_s_servers_run_are_left_out(encoder):
     with pytest.raises(InvalidRequest, match="not among the tools"):
         chosen = asked(tools=[*SERVER_TOOLS, TOOL], tool_choice={"type": "tool", "name": "web_search"})
         chat_input(chat_request(chosen), encoder, GrammarCheck())
+
+
+def offered(tools, **body):
+    return [tool.function.name for tool in chat_request(asked(tools=tools, **body)).tools]
+
+
+def test_a_deferred_tool_is_shown_once_the_conversation_refers_to_it():
+    later = TOOL | {"name": "later", "defer_loading": True}
+    found = {"type": "tool_reference", "tool_name": "later"}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [found]}
+    assert offered([TOOL, later]) == ["add"]
+    for block in (found, result):
+        assert offered([TOOL, later], messages=[{"role": "user", "content": [block]}]) == ["add", "later"]
+    assert offered([TOOL, later], tool_choice={"type": "tool", "name": "later"}) == ["add", "later"]
+    search = {"type": "tool_search_tool_bm25_20251119", "name": "tool_search_tool_bm25"}
+    assert offered([TOOL, later, search]) == ["add", "later"]
+
+
+def test_a_prompt_that_is_too_long_is_refused_in_words_that_claude_code_reads(encoder):
+    raw = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "x" * 5000}]}
+    with pytest.raises(ContextLengthExceeded) as refused:
+        prepare(call_of(MessagesRequest, raw, encoder))
+    assert re.fullmatch(r"prompt is too long: 5\d\d\d tokens > 4096 maximum", refused.value.message)
 
 
 def test_there_may_be_many_tools_with_long_names(encoder_of):

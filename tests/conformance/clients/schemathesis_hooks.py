@@ -18,8 +18,10 @@ def map_body(context: Any, body: Any) -> Any:
     if isinstance(changed.get("model"), str):
         changed["model"] = MODEL
     for name in LIMITS:
-        if isinstance(changed.get(name), int) and changed[name] > MAX_TOKENS:
+        if isinstance(changed.get(name), int) and not 0 <= changed[name] <= MAX_TOKENS:
             changed[name] = MAX_TOKENS
+    if isinstance(options := changed.get("options"), dict):  # Ollama's
+        changed["options"] = options | {"num_predict": MAX_TOKENS}
     if not any(changed.get(name) for name in LIMITS) and ("messages" in changed or "input" in changed):
         changed["max_tokens" if "messages" in changed else "max_output_tokens"] = MAX_TOKENS
     return changed
