@@ -69,12 +69,13 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
     messages = execute(placed_images, body.messages, encoder.card)
     prompt = encoder.encode_chat(execute(conversation_of, body, messages, tools))
     dialect = encoder.tool_dialect if tools else None
+    ends = () if body.ignore_eos else encoder.end_token_ids
     options = ParseOptions(
         tool_dialect=dialect.name if dialect else None,
         reasoning_form=encoder.reasoning_form.name,
         is_thinking_opened=prompt.thinking == "opened",
         shows_reasoning=body.include_reasoning is not False,
-        stop_token_ids=stop_tokens(body, encoder.card),
+        stop_token_ids=(*stop_tokens(body, encoder.card), *ends),
         must_call=bool(tools) and must_call(body),
         parameter_kinds=parameter_kinds(tools) if dialect and dialect.reads_kinds else {},
         custom_tools=names_of_custom_tools(body.tools or ()) if tools else (),
@@ -87,7 +88,11 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
         skip_special_tokens=_skips_special_tokens(body, encoder, dialect),
     )
     sampling = sampling_params(body, limits, encoder.card, len(prompt.ids))
-    sampling = replace(sampling, stop=_stops_of_text(body, sampling, encoder, options))
+    sampling = replace(
+        sampling,
+        stop=_stops_of_text(body, sampling, encoder, options),
+        stop_token_ids=(*sampling.stop_token_ids, *ends),
+    )
     return ChatInput(prompt, sampling, options, images_of(messages, encoder.card))
 
 

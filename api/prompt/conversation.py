@@ -22,10 +22,9 @@ from api.prompt.templates import checked_kwargs, render_template
 from api.prompt.turns import described, fitted, written_out
 from api.reading.harmony.calls import HARMONY
 from api.reading.thinking.form import ReasoningForm
-from api.reading.thinking.known import THINK
 from api.schema.chat import Message, Part, Tool
 from common.errors import InvalidRequest
-from common.grammar.thinking import Thinking
+from common.grammar.thinking import THINK, Thinking
 from common.json_bounds import bounded_marks
 from common.wire import ModelCard
 
@@ -127,7 +126,7 @@ def thinking_of(rendered: str, conversation: Conversation, card: ModelCard, form
 def knows_thinking(card: ModelCard, form: ReasoningForm) -> bool:
     """The model may reason before it answers, by its template."""
     is_known = card.architecture == "deepseek_v32" or form.marks.opening in (card.chat_template or "")
-    return is_known or form.name != THINK.name
+    return is_known or form.marks.opening != THINK
 
 
 def _is_empty_block(end: str, form: ReasoningForm) -> bool:

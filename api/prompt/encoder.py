@@ -50,6 +50,8 @@ class PromptEncoder:
         self._spelling = Spelling(self._tokenizer)
         self.marked: MarkedText = marked_text(card.tokenizer)
         self.reasoning_form: ReasoningForm = form_for(card.chat_template, card.architecture)
+        ends = map(self._tokenizer.token_to_id, self.reasoning_form.end_tokens)
+        self.end_token_ids: tuple[int, ...] = tuple(token_id for token_id in ends if token_id is not None)
 
     @cached_property
     def tool_dialect(self) -> ToolDialect:

@@ -22,6 +22,7 @@ class ReasoningForm:
     other_answer_openings: tuple[str, ...] = ()
     other_answer_closings: tuple[str, ...] = ()
     ends_before: tuple[str, ...] = ()  # marks of a call that end reasoning which is still open
+    end_tokens: tuple[str, ...] = ()  # they end an answer, although some copies of a model do not say so
     has_channels: bool = False  # an answer is several messages, and calls and text stand in different ones
     shares_closing: bool = False  # other turns end with the closing mark too
     is_implied: bool = False  # an answer begins inside the reasoning although neither prompt nor model opens it

@@ -26,6 +26,7 @@ HARMONY = ReasoningForm(  # gpt-oss; channels.py reads it
     "harmony",
     ThoughtMarks("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>"),
     detect=names("<|channel|>analysis<|message|>"),
+    end_tokens=("<|return|>", "<|call|>"),
     has_channels=True,
     shares_closing=True,
 )
@@ -100,6 +101,12 @@ KIMI_K2 = ReasoningForm(
     detect=names("<think>", "<|tool_calls_section_begin|>"),
     ends_before=("<|tool_calls_section_begin|>",),
 )
+GIGACHAT = ReasoningForm(
+    "gigachat",
+    THINK_MARKS,
+    detect=names("<|role_sep|>", "<|message_sep|>"),
+    other_answer_closings=("<|message_sep|>",),
+)
 IMPLIED_THINK = ReasoningForm("implied_think", THINK_MARKS, detect=closes_only, is_implied=True)
 # Every other model: many think although their templates do not mention it.
 THINK = ReasoningForm("think", THINK_MARKS, detect=lambda template, architecture: True)
@@ -123,6 +130,7 @@ FORMS = (  # the first that detects a template is chosen
     HUNYUAN,
     EXAONE,
     KIMI_K2,
+    GIGACHAT,
     IMPLIED_THINK,
     THINK,
 )

@@ -21,7 +21,11 @@ ONE_CALL = dict.fromkeys(SEVERAL, "it refuses several calls in one turn")
 
 FORMS: dict[str, Form] = {
     "Apertus-8B-Instruct": Form("apertus"),
-    "Apriel-1.6-15b-Thinker-fixed": Form("tool_calls", reasoning="Here are my reasoning steps:"),
+    "Apriel-1.6-15b-Thinker-fixed": Form(
+        "tool_calls",
+        reasoning="Here are my reasoning steps:",
+        cannot={"reasoning": "in a history it leaves out the mark that opens it"},
+    ),
     "Bielik-11B-v3.0-Instruct": Form("hermes", "<think>"),
     "ByteDance-Seed-OSS": Form("seed_oss", reasoning="<seed:think>"),
     "Cohere2MoE": Form("cohere", reasoning="<|START_THINKING|>", cannot=NO_TEXT),

@@ -1,6 +1,7 @@
 """Requests to a model that writes harmony: what is enforced is read back, and marks are no text."""
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -41,6 +42,14 @@ def test_marks_stay_in_the_text_and_the_form_is_stored(encoder):
 def test_a_mark_is_no_text_that_a_stop_string_could_meet(encoder):
     assert prepared(encoder, stop=["<|end|>", "END"]).sampling.stop == ("END",)
     assert prepared(encoder, stop=["<|end|>"], skip_special_tokens=False).sampling.stop == ("<|end|>",)
+
+
+def test_a_call_ends_the_answer_although_the_card_does_not_say_so(encoder):
+    other = PromptEncoder(replace(harmony_card(), eos_token_ids=()))
+    ends = encoder.card.eos_token_ids
+    assert prepared(other, tools=[TOOL]).sampling.stop_token_ids == ends
+    assert prepared(other, tools=[TOOL]).options.stop_token_ids == ends
+    assert prepared(other, tools=[TOOL], ignore_eos=True).sampling.stop_token_ids == ()
 
 
 def walked(compiler, text, ends, rng, most=600):

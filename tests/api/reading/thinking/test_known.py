@@ -96,6 +96,7 @@ def test_a_call_ends_reasoning_that_was_not_closed():
         ("<|begin|>assistant<|think|>", "solar_open", "solar"),
         ("<|inner_prefix|>", "apertus", "apertus"),
         ("'<|start|>assistant<|channel|>analysis<|message|>' + message.thinking", "gpt_oss", "harmony"),
+        ("'<|role_sep|>' and '<|message_sep|>'", "deepseek_v3", "gigachat"),
         ("<thought> content.split('</thought>')", "exaone", "exaone"),
         ("'<think{}>'.format(HYTK) ':opensource'", "hunyuan", "hy3"),
         ("<｜Assistant｜> content.split('</think>')[-1]", "llama", "implied_think"),
