@@ -204,6 +204,8 @@ def cline() -> Agent:
             "apiKey": place.key,
             "model": place.model,
             "baseUrl": f"{place.url}/v1",
+            "contextWindow": CONTEXT,
+            "maxTokens": OUTPUT,
         }
         provider = {"settings": settings, "updatedAt": "2026-01-01T00:00:00.000Z", "tokenSource": "manual"}
         providers = {
@@ -248,12 +250,16 @@ def aider() -> Agent:
             "mode": "chat",
         }
     }
+    settings = [{"name": "openai/omni-demo", "extra_params": {"max_tokens": OUTPUT}}]
     command = ["aider", "--yes-always", "--no-pretty", "--no-show-release-notes", "--file", "note.txt"]
     return Agent(
         "aider",
         turn=[*command, "--message"],
         resume=[*command, "--restore-chat-history", "--message"],
-        files=lambda place: {".aider.model.metadata.json": json.dumps(metadata)},
+        files=lambda place: {
+            ".aider.model.metadata.json": json.dumps(metadata),
+            ".aider.model.settings.yml": json.dumps(settings),
+        },
         environment=environment,
         reading=None,
         editing=ForcedFields({"structured_outputs": {"regex": re.escape(f"note.txt\n```\n{EDITED}\n```\n")}}),
