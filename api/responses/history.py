@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.gate.auth import Caller
+from api.gate.body import MAX_BODY_BYTES
 from api.jobs.call import Call
 from api.jobs.service import Service
 from api.jobs.serving import Delivery, StoredAnswer, reopen, stored
@@ -13,9 +14,10 @@ from api.schema.parse import known_only
 from api.schema.response_items import InputItem, ReferenceItem, StoredItems
 from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest, NotFound, PreviousResponseNotFound
+from common.json_bytes import json_bytes
 
 ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})\d{2,}")  # as numbered_items() and chunks.py make them
-MAX_REFERENCED = 64  # responses that the references of one request are looked up in
+MAX_REFERENCED = 16  # responses that the references of one request are looked up in
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +80,25 @@ class Resolver:
     num_read: int = 0
 
     def resolved(self, context: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The request's items as they are stored. A reference to an item of the context says nothing new."""
+        """The request's items as they are stored. A reference to an item that is there says nothing new."""
         body, raw = self.call.body, self.call.raw
         if isinstance(body.input, str):
             return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": body.input}]}]
         known = {item.get("id") for item in context}
         sent = known_only(body.input, raw["input"])
-        items: list[dict[str, Any]] = []
+        first: dict[str, int] = {}  # number of the first reference to each item
+        for number, item in enumerate(body.input):
+            if isinstance(item, ReferenceItem) and item.id not in known:
+                first.setdefault(item.id, number)
         # Backwards: the newest response holds the items of those before it too.
-        for number in range(len(sent) - 1, -1, -1):
-            item = body.input[number]
-            if not isinstance(item, ReferenceItem):
-                items.append(sent[number])
-            elif item.id not in known:
-                items.append(self._item(item.id, f"input[{number}].id"))
-        return items[::-1]
+        found = {number: self._item(item_id, f"input[{number}].id") for item_id, number in reversed(first.items())}
+        if sum(len(json_bytes(item)) for item in found.values()) > MAX_BODY_BYTES:
+            raise InvalidRequest("The items that 'input' refers to are too large together.", param="input")
+        return [
+            found.get(number, sent[number])
+            for number, item in enumerate(body.input)
+            if number in found or not isinstance(item, ReferenceItem)
+        ]
 
     def _item(self, item_id: str, param: str) -> dict[str, Any]:
         if item_id not in self.found and (match := ITEM_ID.fullmatch(item_id)):

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from api.responses.tools import shown_name
+from api.responses.tools import names_in, shown_name
 from api.schema.chat import CUSTOM_INPUT, FunctionCall, Message, Part, ToolCall
 from api.schema.response_items import (
+    BuiltInItem,
     CallOutputItem,
     CustomCallItem,
     FunctionCallItem,
     InputItem,
     LoadedToolsItem,
     MessageItem,
-    OtherItem,
     ReasoningItem,
 )
 from common.errors import InvalidRequest
@@ -67,9 +67,15 @@ class Turns:
             self._output(item.call_id, item.output)
         elif isinstance(item, LoadedToolsItem):
             if item.call_id:
-                self._output(item.call_id, written([tool.model_dump(exclude_none=True) for tool in item.tools]))
-        elif isinstance(item, OtherItem):
-            self._other(item)
+                self._output(item.call_id, written({"tools": names_in(item.tools)}))  # the prompt describes them
+        elif isinstance(item, BuiltInItem):
+            self._built_in(item)
+        elif item.type == COMPACTION:
+            raise InvalidRequest(
+                f"'{COMPACTION}': this server does not compact conversations; 'truncation': 'auto' drops the oldest "
+                "turns.",
+                param="input",
+            )
 
     def _message(self, item: MessageItem) -> None:
         if item.role == "assistant":
@@ -80,22 +86,15 @@ class Turns:
             self.end_assistant()
             self.messages.append(Message(role=item.role, content=item.content))
 
-    def _other(self, item: OtherItem) -> None:
-        """A built-in tool's call is shown as a function's; items without words for the model are passed over."""
+    def _built_in(self, item: BuiltInItem) -> None:
         call_id = next((value for value in (item.call_id, item.id) if isinstance(value, str)), "")
-        if item.type in ARGUMENTS:
-            name = item.name if isinstance(item.name, str) and item.name else item.type.removesuffix("_call")
-            self._call(call_id, name, written(getattr(item, ARGUMENTS[item.type])))
-            if item.type == "mcp_call":  # the result is in the same item
-                self._output(call_id, written(item.error if item.output is None else item.output))
-        elif item.type in OUTPUTS:
+        if item.type in OUTPUTS:
             self._output(call_id, written(item.output))
-        elif item.type == COMPACTION:
-            raise InvalidRequest(
-                f"'{COMPACTION}': this server does not compact conversations; 'truncation': 'auto' drops the oldest "
-                "turns.",
-                param="input",
-            )
+            return
+        name = item.name if isinstance(item.name, str) and item.name else item.type.removesuffix("_call")
+        self._call(call_id, name, written(getattr(item, ARGUMENTS[item.type])))
+        if item.type == "mcp_call":  # the result is in the same item
+            self._output(call_id, written(item.error if item.output is None else item.output))
 
     def _call(self, call_id: str, name: str, arguments: str) -> None:
         function = FunctionCall.model_construct(name=name, arguments=arguments)  # with its namespace it may be long

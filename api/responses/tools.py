@@ -50,14 +50,13 @@ class OfferedTools:
         if isinstance(tool, ProviderTool):
             self.left_out.append(tool.type)
             return
-        own_name = SEARCH if isinstance(tool, SearchTool) else tool.name
-        name = shown_name(namespace.name if namespace else None, own_name)
+        name = _shown_as(tool, namespace)
         lead = namespace.description if namespace and is_first else None
         self.tools.append(_chat_tool(tool, name, "\n\n".join(filter(None, (lead, tool.description))) or None))
         if isinstance(tool, SearchTool):
             self.calls[name] = {"type": "tool_search_call"}
         if namespace is not None:
-            self.calls[name] = {"namespace": namespace.name, "name": own_name}
+            self.calls[name] = {"namespace": namespace.name, "name": getattr(tool, "name", SEARCH)}
             self.members.setdefault(namespace.name, []).append(name)
 
     def choice(self, choice: str | AllowedChoice | ToolReference | None) -> ToolChoice | None:
@@ -109,11 +108,16 @@ def offered_tools(tools: Sequence[ResponseTool], items: Iterable[InputItem] = ()
     names = {tool_name(tool) for tool in offered.tools}
     for loaded in items:
         for tool, namespace, is_first in _flat(loaded.tools) if isinstance(loaded, LoadedToolsItem) else ():
-            name = shown_name(namespace.name if namespace else None, getattr(tool, "name", tool.type))
+            name = _shown_as(tool, namespace)
             if name not in names and not isinstance(tool, ProviderTool):
                 names.add(name)
                 offered.add(tool, namespace, is_first=is_first)
     return offered
+
+
+def names_in(tools: Sequence[ResponseTool]) -> list[str]:
+    """The names under which the model is shown these tools."""
+    return [_shown_as(tool, space) for tool, space, _ in _flat(tools) if not isinstance(tool, ProviderTool)]
 
 
 def shown_name(namespace: str | None, name: str) -> str:
@@ -121,6 +125,10 @@ def shown_name(namespace: str | None, name: str) -> str:
     if not namespace:
         return name
     return namespace + name if namespace.endswith("__") else f"{namespace}__{name}"
+
+
+def _shown_as(tool: MemberTool, namespace: NamespaceTool | None) -> str:
+    return shown_name(namespace.name if namespace else None, getattr(tool, "name", tool.type))
 
 
 def tool_name(tool: Tool | CustomTool) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
@@ -71,10 +71,19 @@ class ReferenceItem(Base):
     id: ItemId
 
 
-class OtherItem(Base):
-    """An item of any other type, with the fields that a call of a built-in tool may have."""
+class BuiltInItem(Base):
+    """A call of a built-in tool that the client ran itself, or its result: shown to the model as a function's."""
 
-    type: str
+    type: Literal[
+        "local_shell_call",
+        "local_shell_call_output",
+        "shell_call",
+        "shell_call_output",
+        "apply_patch_call",
+        "apply_patch_call_output",
+        "tool_search_call",
+        "mcp_call",
+    ]
     id: Any = None
     call_id: Any = None
     name: Any = None
@@ -83,6 +92,12 @@ class OtherItem(Base):
     arguments: Any = None
     output: Any = None
     error: Any = None
+
+
+class OtherItem(Base):
+    """An item of any other type. Nothing else of it is kept."""
+
+    type: str = Field(max_length=MAX_ID)
 
 
 KINDS: Mapping[str, str] = MappingProxyType(
@@ -96,6 +111,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "tool_search_output": "loaded tools",
         "additional_tools": "loaded tools",
         "item_reference": "a reference",
+        **dict.fromkeys(get_args(BuiltInItem.model_fields["type"].annotation), "a built-in tool's"),
     }
 )
 
@@ -117,6 +133,7 @@ InputItem = Annotated[
     | Annotated[CallOutputItem, Tag("an output")]
     | Annotated[LoadedToolsItem, Tag("loaded tools")]
     | Annotated[ReferenceItem, Tag("a reference")]
+    | Annotated[BuiltInItem, Tag("a built-in tool's")]
     | Annotated[OtherItem, Tag("another item")],
     Discriminator(_kind_of_item),
 ]

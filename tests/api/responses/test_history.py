@@ -113,3 +113,12 @@ def test_the_responses_that_references_are_looked_up_in_are_bounded(ask, monkeyp
     assert ask({"input": [reference(item) for item in items[:2]]})["status"] == "completed"
     error = ask({"input": [reference(item) for item in items]})
     assert (error["status"], error["param"]) == (400, "input[0].id") and "more than 2" in error["message"]
+
+
+def test_an_item_that_is_named_twice_is_there_once_and_the_sizes_add_up(client, ask, monkeypatch):
+    items = [ask({"input": "2+2?"}, answer="a" * 3000)["output"][0] for _ in range(2)]
+    named = [reference(items[0]), user("?"), reference(items[0])]
+    assert inputs(client, ask({"input": named})) == ["a" * 3000, "?"]
+    monkeypatch.setattr("api.responses.history.MAX_BODY_BYTES", 5000)
+    error = ask({"input": [reference(item) for item in items]})
+    assert (error["status"], error["param"]) == (400, "input") and "too large" in error["message"]

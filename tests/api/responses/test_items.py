@@ -78,7 +78,7 @@ def test_a_result_may_have_parts_with_images():
                 {"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"query": "mail"}},
                 {"type": "tool_search_output", "call_id": "c", "tools": [{"type": "function", "name": "send"}]},
             ),
-            ("tool_search", '{"query": "mail"}', '[{"type": "function", "name": "send"}]'),
+            ("tool_search", '{"query": "mail"}', '{"tools": ["send"]}'),
         ),
     ],
 )
