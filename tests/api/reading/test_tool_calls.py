@@ -234,10 +234,11 @@ def test_an_answer_is_reasoning_then_content_then_calls():
     assert parser.has_called
 
 
-def test_white_space_after_a_call_is_read_in_linear_time():
+@pytest.mark.parametrize("format", ["hermes", "kimi_k2", "functionary_v31"])
+def test_white_space_after_a_call_is_read_in_linear_time(format):
     def seconds(num_blanks):
-        parser = ToolCallParser(dialect_named("hermes"), "s")
-        parser.feed('<tool_call>{"name": "f", "arguments": {}}')
+        parser = ToolCallParser(dialect_named(format), "s")
+        parser.feed(EXAMPLES[format].written.rpartition("<")[0])
         began = time.process_time()
         for _ in range(num_blanks):
             parser.feed("    ")

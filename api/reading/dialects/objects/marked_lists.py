@@ -121,14 +121,27 @@ def marked_lists(
         return MarkedList(calls, before, next(end for begin, end in marks if before.endswith(begin)), new_call)
 
     def grammar(rules: CallRules) -> Grammar:
+        literal = rules.marked.literal
         if in_lines:
-            rest = f'rest: ("\\n" @call){{1,{rules.most_calls}}} {rules.marked.literal(chr(10) + closing)}'
+            rests = [f'("\\n" @call){{1,{rules.most_calls}}} {literal(chr(10) + closing)}']
         else:
             more = f'("," gap @call){{0,{rules.most_calls - 1}}} ' if rules.parallel else ""
-            begin = "" if opening.endswith("[") else '"[" '
-            rest = f"rest: {begin}gap @call {more}gap {rules.marked.literal(']' + closing)}"
-        lines = (rest,) if in_lines else (rest, GAP)
-        return marked_grammar(rules, MarkedCalls(opening, lines, {"call": templated(written(rules.schemas))}))
+            begins = ("" if begin.endswith("[") else '"[" ' for begin, _ in marks)
+            rests = [
+                f"{begin}gap @call {more}gap {literal(']' + end)}"
+                for begin, (_, end) in zip(begins, marks, strict=True)
+            ]
+        names = ["rest", *(f"rest_{index}" for index in range(1, len(rests)))]
+        lines = [f"{name}: {rest}" for name, rest in zip(names, rests, strict=True)]
+        return marked_grammar(
+            rules,
+            MarkedCalls(
+                opening,
+                (*lines, *(() if in_lines else (GAP,))),
+                {"call": templated(written(rules.schemas))},
+                also=tuple((begin, name) for (begin, _), name in zip(marks[1:], names[1:], strict=True)),
+            ),
+        )
 
     def detect(template: str, _: str) -> bool:
         return hint in template

@@ -21,7 +21,8 @@ def marked_object(name: str, hint: str, *openings: str, space: str = "", between
     def grammar(rules: CallRules) -> Grammar:
         rest = f'rest: "{space}" @call' if space else "rest: @call"
         call = templated(call_schema(rules.schemas, "arguments"))
-        return marked_grammar(rules, MarkedCalls(openings[0], (rest,), {"call": call}, between=between))
+        also = tuple((opening, "rest") for opening in openings[1:])
+        return marked_grammar(rules, MarkedCalls(openings[0], (rest,), {"call": call}, between=between, also=also))
 
     def detect(template: str, _: str) -> bool:
         return hint in template

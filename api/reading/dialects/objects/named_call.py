@@ -50,17 +50,21 @@ class NamedCalls:
         """Calls as the template writes them."""
         marked, (opening, closing) = rules.marked, self.section
         named = {f"args_{index}": templated(schema) for index, (_, schema) in enumerate(rules.schemas)}
-        begin, end = self.begin if opening else "", _literal(self.before_end + self.end, marked)
+        end = _literal(self.before_end + self.end, marked)
         calls = [
-            f"{self._head(begin, name, marked)} @{arguments} {end}"
+            f"{self._head(name, marked)} @{arguments} {end}"
             for (name, _), arguments in zip(rules.schemas, named, strict=True)
         ]
-        call = "one: " + " | ".join(calls)
+        call = "call_written: " + " | ".join(calls)
         if not opening:
-            return marked_grammar(rules, MarkedCalls(self.begin, ("rest: one", call), named, between=self.between))
-        further = f"({_literal(self.between, marked)} one){{0,{rules.most_calls - 1}}}"
-        rest = f"rest: one {further if rules.parallel else ''} {'' if self.is_end else marked.literal(closing)}"
-        return marked_grammar(rules, MarkedCalls(opening, (rest, call), named))
+            rest = "rest: call_written"
+            return marked_grammar(rules, MarkedCalls(self.begin, (rest, call), named, between=self.between))
+        further = f"({marked.literal(self.between + self.begin)} call_written){{0,{rules.most_calls - 1}}}"
+        closed = "" if self.is_end else marked.literal(closing)
+        opened = f"opened_call: call_written {further if rules.parallel else ''} {closed}"
+        rest = f"rest: {marked.literal(self.begin)} opened_call"
+        also = ((self.begin, "opened_call"),)
+        return marked_grammar(rules, MarkedCalls(opening, (rest, opened, call), named, also=also))
 
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         heads = [self.head.replace("{name}", name).replace("{id}", str(at)) for at, (name, _) in enumerate(calls)]
@@ -69,8 +73,8 @@ class NamedCalls:
         written = [f"{self.begin}{head}{text}{end}" for head, text in zip(heads, texts, strict=True)]
         return self.section[0] + self.between.join(written) + self.section[1]
 
-    def _head(self, begin: str, name: str, marked: MarkedText) -> str:
-        before, hole, after = (begin + self.head).replace("{name}", name).partition("{id}")
+    def _head(self, name: str, marked: MarkedText) -> str:
+        before, hole, after = self.head.replace("{name}", name).partition("{id}")
         return f"{_literal(before, marked)} {f'/{self.id_pattern}/' if hole else ''} {_literal(after, marked)}"
 
 
@@ -126,15 +130,17 @@ class NamedCallBlock:
         """Consume a marker that follows a call. As of every step: False while more text is needed."""
         form = self._form
         begun = self._held.lstrip()
+        if self._raw:
+            self._raw += self._held[: len(self._held) - len(begun)]
+        self._held = begun
         mark = next((mark for mark in form.marks if begun.startswith(mark)), None)
         if mark is None:
             if any(mark.startswith(begun) for mark in form.marks):
                 return False
             return self._give_up(pieces)
-        num_read = len(self._held) - len(begun) + len(mark)
         if self._raw or mark == form.begin:
-            self._raw += self._held[:num_read]
-        self._held = self._held[num_read:]
+            self._raw += mark
+        self._held = begun[len(mark) :]
         if mark == form.begin:
             self._state = "header"
         elif mark == form.section[1] or not form.section[0] and mark == form.end:

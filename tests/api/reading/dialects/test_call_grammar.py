@@ -57,6 +57,18 @@ def test_with_a_strict_function_text_is_free_and_a_call_is_not(name):
     assert not allows(grammar, CALLS[name].replace("weather", "wether").replace("root", "toor"))
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_after_another_opening_follows_the_rules_too(name):
+    dialect = dialect_named(name)
+    grammar = dialect.grammar(FUNCTIONS, must_call=False, parallel=True, marked=PLAIN)
+    for opening in dialect.openings[1:]:
+        for before in dialect.openings:
+            text = "I look. " + CALLS[name].replace(before, opening, 1).replace("weather", "wether").replace(
+                "root", "toor"
+            )
+            assert opening not in text or not allows(grammar, text), text
+
+
 @pytest.mark.parametrize(("name", "joint"), [("hermes", "\n"), ("mistral_args", "")])
 def test_calls_are_parallel_only_when_that_is_allowed(name, joint):
     two = joint.join([CALLS[name]] * 2)
