@@ -22,7 +22,7 @@ from common.grammar.answer import (
     regex_grammar,
     structured_grammar,
 )
-from common.grammar.thinking import Thinking, after_marked_text, after_thinking, between_marks
+from common.grammar.thinking import Thinking, after_empty_marks, after_marked_text, after_thinking, between_marks
 
 
 def offered_tools(body: ChatRequest) -> list[Tool]:
@@ -51,18 +51,26 @@ def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder,
     marks = (thinking, encoder.marked, encoder.reasoning_form.marks)
     answer = answer_grammar(body)
     calls = _calls(body, tools, encoder, is_shaped=answer is not None) if tools else None
+    is_free = answer is None and not must_call(body)
+    if calls is not None:
+        calls = _placed(calls, thinking, encoder, is_free=is_free)
     if answer is not None:
         answer = between_marks(answer, *marks)
-    elif calls is not None and not must_call(body):
-        if not encoder.reasoning_form.has_channels:
-            calls = after_marked_text(calls, *marks)
-        elif thinking == "answering":  # inside a message of text, which no call can follow
-            calls = None
     if calls is not None and answer is not None and not must_call(body):
         grammar: Grammar | None = either(calls, answer)
     else:
         grammar = calls or answer
     return None if grammar is None else after_thinking(grammar, *marks)
+
+
+def _placed(calls: Grammar, thinking: Thinking, encoder: PromptEncoder, *, is_free: bool) -> Grammar | None:
+    """The calls with what stands before them in the model's form. `is_free`: that may be text."""
+    form, marks = encoder.reasoning_form, (thinking, encoder.marked, encoder.reasoning_form.marks)
+    if not is_free:
+        return after_empty_marks(calls, *marks) if form.answers_always else calls
+    if not form.has_channels:
+        return after_marked_text(calls, *marks)
+    return None if thinking == "answering" else calls  # no call can follow inside a message of text
 
 
 def answer_grammar(body: Structured) -> Grammar | None:

@@ -25,6 +25,7 @@ class ThoughtMarks:
     closing: str
     answer_opening: str = ""
     answer_closing: str = ""
+    closes_alone: bool = False  # a model that does not think writes the closing mark
 
 
 THINK_MARKS = ThoughtMarks(THINK, THINK_END)
@@ -37,30 +38,39 @@ def after_thinking(
     if thinking in ("none", "answering"):
         return grammar
     opening = marked.literal(marks.opening)  # some models repeat the one that the prompt ended with
-    begun = f"({opening} thought)?" if thinking == "optional" else f"({opening})? thought"
+    alone = f" | {marked.literal(marks.closing)}" if marks.closes_alone else ""
+    begun = f"({opening} thought{alone})?" if thinking == "optional" else f"({opening})? thought"
     main = [f"start: {begun} @after_thought", f"thought: thought_body {LINE_ENDS}"]
     return _around(grammar, [*main, *marked.until("thought_body", marks.closing)], "after_thought")
 
 
 def between_marks(grammar: Grammar, thinking: Thinking, marked: MarkedText, marks: ThoughtMarks) -> Grammar:
     """The grammar of an answer's whole text, between the marks that the model writes around it."""
-    if not marks.answer_opening or thinking == "answering":
+    if not marks.answer_opening:
         return grammar
     closing = f" {LINE_ENDS} {marked.literal(marks.answer_closing)}" if marks.answer_closing else ""
-    return _around(
-        grammar, [f"start: {marked.literal(marks.answer_opening)} {LINE_ENDS} @marked_answer{closing}"], "marked_answer"
-    )
+    if thinking == "answering":
+        return _around(grammar, [f"start: @marked_answer ({closing})?"], "marked_answer") if closing else grammar
+    opening = f"{marked.literal(marks.answer_opening)} {LINE_ENDS}"
+    return _around(grammar, [f"start: {opening} @marked_answer{closing}"], "marked_answer")
 
 
 def after_marked_text(grammar: Grammar, thinking: Thinking, marked: MarkedText, marks: ThoughtMarks) -> Grammar:
     """The given grammar, before which text may stand between an answer's marks."""
-    if not marks.answer_opening or thinking == "answering":
+    if not marks.answer_opening or (thinking == "answering" and not marks.answer_closing):
         return grammar
-    opening = marked.literal(marks.answer_opening)
+    opening = "" if thinking == "answering" else marked.literal(marks.answer_opening)
     if not marks.answer_closing:
         return _around(grammar, [f"start: ({opening})? @after_marked"], "after_marked")
     until = marked.until("text", marks.answer_closing)
     return _around(grammar, [f"start: ({opening} text)? @after_marked", *until], "after_marked")
+
+
+def after_empty_marks(grammar: Grammar, thinking: Thinking, marked: MarkedText, marks: ThoughtMarks) -> Grammar:
+    """The given grammar, before which an answer's marks stand with nothing between them."""
+    closing = marked.literal(marks.answer_closing)
+    begun = closing if thinking == "answering" else f"({marked.literal(marks.answer_opening)} {closing})?"
+    return _around(grammar, [f"start: {begun} @after_marks"], "after_marks")
 
 
 def _around(grammar: Grammar, main: list[str], name: str) -> Grammar:

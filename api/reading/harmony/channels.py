@@ -68,7 +68,9 @@ class ChannelParser:
         begun = self._held.lstrip()
         if begun.startswith(BEGINNINGS):
             self._held, self._state = begun, "header"
-        elif not begun or any(mark.startswith(begun) for mark in BEGINNINGS):
+        elif begun.startswith(ENDS):  # twice, or of nothing
+            self._held = begun[begun.index("|>") + 2 :]
+        elif not begun or any(mark.startswith(begun) for mark in (*BEGINNINGS, *ENDS)):
             return None
         else:  # no header: an answer that the prompt began, or a model that left it out
             self._begin("content")

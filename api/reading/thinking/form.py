@@ -24,6 +24,7 @@ class ReasoningForm:
     ends_before: tuple[str, ...] = ()  # marks of a call that end reasoning which is still open
     end_tokens: tuple[str, ...] = ()  # they end an answer, although some copies of a model do not say so
     has_channels: bool = False  # an answer is several messages, and calls and text stand in different ones
+    answers_always: bool = False  # the marks around the answer's text stand before calls too, if there is none
     shares_closing: bool = False  # other turns end with the closing mark too
     is_implied: bool = False  # an answer begins inside the reasoning although neither prompt nor model opens it
 

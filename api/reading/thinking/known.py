@@ -42,13 +42,16 @@ KIMI_K3 = ReasoningForm(
     ),
     detect=names("<|open|>", "<|sep|>", "'response'"),
     other_answer_closings=("<|close|>message<|sep|>",),
+    answers_always=True,
 )
 GEMMA4 = ReasoningForm(
     "gemma4", ThoughtMarks("<|channel>thought", "<channel|>"), detect=names("<|channel>thought", "<channel|>")
 )
 BRACKETS = ReasoningForm("brackets", ThoughtMarks("[THINK]", "[/THINK]"), detect=names("[THINK]"))
 SEED = ReasoningForm("seed", ThoughtMarks("<seed:think>", "</seed:think>"), detect=names("<seed:think>"))
-MINIMAX_M3 = ReasoningForm("minimax_m3", ThoughtMarks("<mm:think>", "</mm:think>"), detect=names("<mm:think>"))
+MINIMAX_M3 = ReasoningForm(
+    "minimax_m3", ThoughtMarks("<mm:think>", "</mm:think>", closes_alone=True), detect=names("<mm:think>")
+)
 HY3 = ReasoningForm(
     "hy3", ThoughtMarks("<think:opensource>", "</think:opensource>"), detect=names("<think{}>", ":opensource")
 )

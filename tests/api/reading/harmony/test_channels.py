@@ -52,6 +52,7 @@ from tests.api.reading.harmony.answers import CALL, NEXT, cut, message, read
         ("The end of a text that the prompt began.", "", "The end of a text that the prompt began.", []),
         (" to whom?", "", " to whom?", []),
         ("<|message|>Hello", "", "Hello", []),
+        (f"<|end|>{NEXT}<|channel|>final<|message|>Hello<|end|><|return|>", "", "Hello", []),
         (f"<|channel|>analysis<|message|>Hm.{NEXT}<|channel|>final<|message|>Four.", "Hm.", "Four.", []),
         (f"<|channel|>analysis<|end|>{NEXT}<|channel|>final<|message|>Four.", "", "Four.", []),
         (
