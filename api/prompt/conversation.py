@@ -17,6 +17,7 @@ from api.prompt.template_traits import (
     ChatTemplate,
     chat_template_of,
     placed,
+    with_taken_effort,
 )
 from api.prompt.templates import checked_kwargs, render_template
 from api.prompt.turns import described, fitted, written_out
@@ -63,6 +64,7 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     if template.dialect.name == HARMONY.name:
         messages, kwargs = harmony.with_one_text(messages), harmony.with_known_effort(kwargs)
     messages = written_out(messages, tools, template)
+    kwargs = with_taken_effort(kwargs, template.traits)
     try:
         with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
             return _render_fitted(template, conversation, messages, tools, card.special_tokens | kwargs)

@@ -21,6 +21,7 @@ TEMPLATE_BYTES = 2**30
 REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 TOOL_NAME, FIRST, SECOND, THIRD = "Qqtool", "Qqfirst", "Qqsecond", "Qqthird"  # texts that no template has of its own
 CALL_ID = "abcdef001"  # some templates take nine letters and digits only
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")  # the less first
 Message = Mapping[str, Any]
 
 
@@ -44,6 +45,7 @@ class TemplateTraits:
     takes_system_alone: bool = True
     takes_empty_answers: bool = True
     alternates: bool = False  # refuses two turns of the user's, one after the other
+    efforts: tuple[str, ...] = EFFORTS
 
 
 # A template that refuses a conversation may take it after these changes.
@@ -65,6 +67,17 @@ def placed(
     if place == "xml_tools" and tools:  # SmolLM3
         return messages, (), {"xml_tools": tools}
     return messages, tools if place == "tools" else (), {}
+
+
+def with_taken_effort(kwargs: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
+    """The variables with the next higher effort that the template takes, or the highest; `none` is left out instead."""
+    effort = kwargs.get("reasoning_effort")
+    if effort in traits.efforts or effort not in EFFORTS:
+        return dict(kwargs)
+    rest = {name: value for name, value in kwargs.items() if name != "reasoning_effort"}
+    taken = [one for one in traits.efforts if one != "none"]
+    higher = [one for one in taken if EFFORTS.index(one) > EFFORTS.index(effort)]
+    return rest if effort == "none" or not taken else rest | {"reasoning_effort": [*higher, taken[-1]][0]}
 
 
 def small_tool() -> dict[str, Any]:
@@ -144,6 +157,7 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
         takes_system_alone=not takes_system or shows([system], SECOND),
         takes_empty_answers=takes([user, probe.message("assistant", ""), user]) or not takes([user, answer, user]),
         alternates=not takes([user, user]),
+        efforts=tuple(effort for effort in EFFORTS if probe.takes_effort(user, effort, place)),
     )
 
 
@@ -172,7 +186,13 @@ class TemplateProbe:
         rendered = self._rendered(messages, place, tools) or ""
         return all(text in rendered for text in texts)
 
-    def _rendered(self, messages: Sequence[Message], place: ToolsPlace | None, tools: Sequence[Any]) -> str | None:
+    def takes_effort(self, user: Message, effort: str, place: ToolsPlace | None) -> bool:
+        has_efforts = "reasoning_effort" in self.source
+        return not has_efforts or self._rendered([user], place, (), reasoning_effort=effort) is not None
+
+    def _rendered(
+        self, messages: Sequence[Message], place: ToolsPlace | None, tools: Sequence[Any], **options: str
+    ) -> str | None:
         """None for a conversation that the template refuses."""
         messages, tools, variables = placed(place, messages, tools)
         try:
@@ -182,7 +202,7 @@ class TemplateProbe:
                 tools,
                 add_generation_prompt=True,
                 continue_final=False,
-                variables={**self.special_tokens, **variables},
+                variables={**self.special_tokens, **variables, **options},
             )
         except REFUSALS:
             return None

@@ -174,6 +174,20 @@ def test_images_stay_in_their_order_when_turns_are_joined():
     assert prompt == "[user]u\n\n<image>\n\nu[assistant]a"
 
 
+@pytest.mark.parametrize(
+    ("effort", "shown"), [("low", "low"), ("minimal", "low"), ("medium", "high"), ("max", "high"), ("none", "")]
+)
+def test_an_effort_that_a_template_does_not_know_is_the_next_that_it_knows(effort, shown, encoder_of):
+    knowing = (
+        TURNS
+        + """{%- if reasoning_effort -%}{%- if reasoning_effort not in ['low', 'high'] -%}
+{{- raise_exception('Unknown effort ' ~ reasoning_effort) }}{%- endif -%}{{ reasoning_effort }}{%- endif -%}"""
+    )
+    encoder = encoder_of(chat_template=knowing)
+    ready = prepared(encoder, messages=[ASK], reasoning_effort=effort)
+    assert encoder.decode(ready.prompt.ids) == f"[user]u{shown}"
+
+
 def test_a_system_message_is_one_part_because_some_templates_read_no_second_one():
     first_part = """{%- for m in messages -%}[{{ m.role }}]{{ m.content[0].text }}{%- endfor -%}"""
     parts = [{"type": "text", "text": text} for text in ("A", "B")]
