@@ -7,7 +7,9 @@ from typing import Any
 from api.prompt.turns import joined
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
-EFFORTS: Mapping[str, str] = MappingProxyType({"none": "low", "minimal": "low", "xhigh": "high", "max": "high"})
+EFFORTS: Mapping[str, str] = MappingProxyType(
+    {"none": "low", "minimal": "low", "xhigh": "high", "max": "high", "ultra": "high"}
+)
 
 
 def with_one_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ class Turns:
         elif isinstance(item, CustomCallItem):
             self._call(item.call_id, shown_name(item.namespace, item.name), written({CUSTOM_INPUT: item.input}))
         elif isinstance(item, CallOutputItem):
-            self._output(item.call_id, item.output)
+            self._output(item.call_id, readable(item.output))
         elif isinstance(item, LoadedToolsItem):
             if item.call_id:
                 self._output(item.call_id, written({"tools": names_in(item.tools)}))  # the prompt describes them
@@ -84,7 +84,7 @@ class Turns:
             self.content.append(text_of(item.content))
         else:
             self.end_assistant()
-            self.messages.append(Message(role=item.role, content=item.content))
+            self.messages.append(Message(role=item.role, content=readable(item.content)))
 
     def _built_in(self, item: BuiltInItem) -> None:
         call_id = next((value for value in (item.call_id, item.id) if isinstance(value, str)), "")
@@ -116,6 +116,11 @@ class Turns:
                 )
             )
         self.reasoning, self.content, self.calls = "", [], []
+
+
+def readable(content: str | list[Part]) -> str | list[Part]:
+    """Without the parts that only OpenAI can read."""
+    return content if isinstance(content, str) else [part for part in content if part.type != "encrypted_content"]
 
 
 def text_of(content: str | list[Part]) -> str:

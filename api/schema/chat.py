@@ -206,7 +206,7 @@ class ChatRequest(Structured):
     tools: list[ChatTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
     thinking: ThinkingSwitch | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from api.schema.base import (
     MAX_MESSAGES,
+    MAX_OFFERED,
     MAX_PARTS,
     MAX_TIMEOUT_S,
     MIN_TIMEOUT_S,
@@ -20,7 +21,6 @@ from api.schema.base import (
 from api.schema.chat import FUNCTION_NAME, MAX_FUNCTION_NAME
 from api.schema.unsupported import NOT_HERE, Refusal
 
-MAX_OFFERED = 1024  # tools; Anthropic publishes no limit, and agents with many MCP servers exceed OpenAI's
 TOOL_SEARCH = "tool_search_tool_"
 SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", TOOL_SEARCH, "advisor_", "mcp_toolset")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from api.schema.base import MAX_TOOLS, Base
+from api.schema.base import MAX_OFFERED, Base
 from api.schema.chat import Parts
 from api.schema.response_tools import ResponseTool
 
@@ -61,7 +61,7 @@ class LoadedToolsItem(Base):
     type: Literal["tool_search_output", "additional_tools"]
     id: ItemId | None = None
     call_id: ItemId | None = None
-    tools: list[ResponseTool] = Field(default=[], max_length=MAX_TOOLS)
+    tools: list[ResponseTool] = Field(default=[], max_length=MAX_OFFERED)
 
 
 class ReferenceItem(Base):

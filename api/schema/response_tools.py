@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from api.schema.base import MAX_TOOLS, Base
+from api.schema.base import MAX_OFFERED, Base
+from api.schema.chat import FUNCTION_NAME, MAX_FUNCTION_NAME
 
-MAX_NAME = 128
-ToolName = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[a-zA-Z0-9_.-]+$")]
+ToolName = Annotated[str, Field(min_length=1, max_length=MAX_FUNCTION_NAME, pattern=FUNCTION_NAME)]
 
 
 class FunctionTool(Base):
@@ -81,7 +81,7 @@ class NamespaceTool(Base):
     type: Literal["namespace"]
     name: ToolName
     description: str | None = None
-    tools: list[MemberTool] = Field(max_length=MAX_TOOLS)
+    tools: list[MemberTool] = Field(max_length=MAX_OFFERED)
 
 
 ResponseTool = Annotated[
@@ -105,7 +105,7 @@ class ToolReference(Base):
 class AllowedChoice(Base):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"] = "auto"
-    tools: list[ToolReference] = Field(min_length=1, max_length=MAX_TOOLS)
+    tools: list[ToolReference] = Field(min_length=1, max_length=MAX_OFFERED)
 
 
 def _kind_of_choice(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.schema.base import MAX_MESSAGES, MAX_TOOLS, Base, Sampling
+from api.schema.base import MAX_MESSAGES, MAX_OFFERED, Base, Sampling
 from api.schema.response_items import InputItem
 from api.schema.response_tools import ResponseTool, ResponseToolChoice
 from api.schema.unsupported import CHAT, NOT_HERE, Refusal
@@ -30,7 +30,7 @@ Word = Annotated[str, Field(max_length=MAX_WORD)]
 
 
 class ReasoningOptions(Base):
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
     summary: Word | None = None
 
 
@@ -56,7 +56,7 @@ class ResponsesRequest(Sampling):
     instructions: str | None = None
     previous_response_id: str | None = Field(None, max_length=256)
     max_output_tokens: int | None = Field(None, ge=1)
-    tools: list[ResponseTool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: list[ResponseTool] | None = Field(None, max_length=MAX_OFFERED)
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningOptions | None = None

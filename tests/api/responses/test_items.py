@@ -113,6 +113,15 @@ def test_items_that_say_nothing_to_this_model_are_read_past(item):
     assert messages(item) == []
 
 
+def test_encrypted_parts_are_read_past():
+    parts = [{"type": "encrypted_content", "encrypted_content": "gAAA"}, {"type": "input_text", "text": "seen"}]
+    output = {"type": "function_call_output", "call_id": "c", "output": parts}
+    assert [[part.text for part in message.content] for message in messages(output, USER | {"content": parts})] == [
+        ["seen"],
+        ["seen"],
+    ]
+
+
 def test_an_assistant_s_message_with_parts_of_other_types_keeps_its_words():
     parts = [{"type": "output_text", "text": "a"}, {"type": "of a later year"}, {"type": "refusal", "refusal": "b"}]
     [message] = messages({"role": "assistant", "content": parts})

@@ -95,7 +95,7 @@ def test_requests_of_coding_agents_are_understood(encoder):
         tools=[TOOL | {"strict": False}],
         tool_choice="auto",
         parallel_tool_calls=False,
-        reasoning={"effort": "medium", "summary": "auto"},
+        reasoning={"effort": "ultra", "summary": "auto"},
         store=False,
         stream=True,
         include=["reasoning.encrypted_content"],
