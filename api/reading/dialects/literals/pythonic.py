@@ -43,11 +43,11 @@ class PythonOrJson:
         if self._inner is None:
             self._lead += text
             text = self._lead.lstrip().removeprefix(self._closing).lstrip()
-            first = text.lstrip("[ \n")[:1]
-            if len(self._lead) < MAX_LEAD and (not first or self._closing.startswith(text)):
+            begun = text.lstrip("[ \n")
+            if len(self._lead) < MAX_LEAD and (not begun or self._closing.startswith(text)):
                 return [], None
             before = self._before + self._lead[: len(self._lead) - len(text)]
-            if first == "{":
+            if begun[:1] == "{" and len(self._lead) - len(begun) < MAX_LEAD:
                 self._inner = MarkedList(self._calls, before, self._closing, new_call)
             else:
                 self._inner = PythonCalls(self._calls, before, self._closing)

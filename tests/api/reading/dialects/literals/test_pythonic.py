@@ -274,6 +274,14 @@ def test_long_strings_and_much_white_space_are_read_in_linear_time():
     assert seconds(8_000) < 8 * seconds(2_000)
 
 
+@pytest.mark.parametrize("size", [10, 398, 399, 400, 401, 900])
+def test_where_much_white_space_is_cut_does_not_matter(size):
+    for text in ('{"name": "f", "parameters": {}}', "[f()]", '<|python_end|>{"name": "f", "parameters": {}}'):
+        whole = "<|python_start|>" + " " * size + text
+        one, *others = (parse("llama4", deltas) for deltas in cuttings(whole, Random(size)))
+        assert all(pieces == one for pieces in others)
+
+
 def test_a_name_that_no_argument_can_have_is_refused_if_strict_and_left_out_otherwise():
     schema = {"type": "object", "properties": {"a b": {"type": "string"}, "c": {"type": "integer"}}, "required": ["c"]}
     with pytest.raises(InvalidRequest, match="'a b'"):
