@@ -6,13 +6,13 @@ from typing import Literal
 from api.reading.dialects.json_value import QUOTES, SPACE, JsonValue, strict_json
 from api.reading.pieces import CallPieces, Content, Piece
 
-NAME_KEYS = frozenset({"name"})
+NAME_KEYS = frozenset({"name", "function"})
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 OTHER_KEYS = frozenset({"id", "type", "tool_call_id"})
 
 
 class CallObject:
-    """One call written as `{"name": …, "arguments": {…}}`, taken character by character.
+    """One call written as `{"name": …, "arguments": {…}}`, taken character by character. It may stand in `"function"`.
 
     No piece is given out before the call is certain: it has a name and begins its arguments. If that never happens,
     `is_broken` is set and the text comes out as content. A later fault ends the call where it stands (`is_spoilt`).
@@ -37,6 +37,7 @@ class CallObject:
         self._name: str | None = None
         self._arguments: str | None = None  # read before the name
         self._is_started = False
+        self._is_inside = False  # of the object in `"function"`
         self.is_broken = False
         self.is_spoilt = False
 
@@ -84,6 +85,9 @@ class CallObject:
 
     def _take_value(self, char: str) -> list[Piece]:
         if not self._text and char in SPACE:
+            return []
+        if not self._text and char == "{" and self._key == "function" and not self._is_inside:
+            self._is_inside, self._state = True, "key"
             return []
         took, text = self._value.take(char)
         self._text.append(text)
@@ -141,6 +145,9 @@ class CallObject:
         return [self._calls.start(self._name)]
 
     def _end(self) -> list[Piece]:
+        if self._is_inside:
+            self._is_inside, self._state = False, "after"
+            return []
         if not self._is_started and (self._name is None or self._needs_arguments):
             return self._fail()
         self._state = "done"

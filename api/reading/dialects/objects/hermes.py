@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
-from api.reading.dialects.dialect import ToolDialect
+from api.reading.dialects.dialect import BlockParser, ToolDialect
 from api.reading.dialects.objects.call_object import CallObject
-from api.reading.pieces import CallPieces, Piece, num_held
+from api.reading.dialects.objects.marked_lists import MarkedList
+from api.reading.pieces import CallPieces, Content, Piece, num_held
 from common.grammar.answer import Grammar
 
 OPENING = "<tool_call>"
@@ -16,7 +17,33 @@ STRAY = " \t\r\n}"  # models often write one closing brace too many
 
 
 class HermesBlock:
-    """From after `<tool_call>` to `</tool_call>`."""
+    """From after `<tool_call>` to `</tool_call>`. Some models write a list of calls there."""
+
+    def __init__(self, calls: CallPieces, before: str) -> None:
+        self._calls = calls
+        self._before = before
+        self._inner: BlockParser | None = None
+
+    def read(self, text: str) -> tuple[list[Piece], str | None]:
+        if self._inner is None:
+            begun = text.lstrip()
+            self._before += text[: len(text) - len(begun)]
+            if not begun:
+                return [], None
+            self._inner = (
+                MarkedList(self._calls, self._before, CLOSING, CallObject)
+                if begun[0] == "["
+                else HermesCall(self._calls, self._before)
+            )
+            text = begun
+        return self._inner.read(text)
+
+    def finish(self) -> list[Piece]:
+        return self._inner.finish() if self._inner else [Content(self._before)]
+
+
+class HermesCall:
+    """One call and what stands between it and `</tool_call>`."""
 
     def __init__(self, calls: CallPieces, before: str) -> None:
         self._call = CallObject(calls, before)
