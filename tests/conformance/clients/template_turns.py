@@ -10,7 +10,6 @@ from api.prompt.special_tokens import Guard
 from api.schema.chat import Message, Tool
 from common.wire import ModelCard
 
-MARK = "Qq-text-Qq"
 # what a generation prompt may begin to think with, and a history leaves out
 THOUGHT = re.compile(
     r"\s*(<think>|</think>|<seed:think>|<mm:think>|\[THINK\]|<\|open\|>think|<\|START_THINKING\|>|<\|channel>thought"
