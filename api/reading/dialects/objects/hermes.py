@@ -12,6 +12,7 @@ from api.reading.pieces import CallPieces, Content, Piece, num_held
 from common.grammar.answer import Grammar
 
 OPENING = "<tool_call>"
+MINIMAX_M3 = "]<]minimax[>["  # stands before its tags, whose form is not read
 CLOSING = "</tool_call>"
 STRAY = " \t\r\n}"  # models often write one closing brace too many
 
@@ -82,7 +83,7 @@ def grammar(rules: CallRules) -> Grammar:
 
 
 def detect(template: str, _: str) -> bool:
-    return OPENING in template
+    return OPENING in template and MINIMAX_M3 not in template
 
 
 def write_calls(calls: Sequence[tuple[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from common.errors import InvalidRequest
 from common.grammar.answer import TEXT, TOKEN_ID, MarkedText, lark_regex, quoted
 from common.grammar.json_schema import Schema, property_schema
 
+MAX_COUNTED = 40  # of characters: a longer count and a text that must not occur together make too many states
 CONTAINERS = frozenset({"array", "object"})
 # Texts of each type, and texts that are read as one of it.
 SCALARS = MappingProxyType(
@@ -83,11 +84,10 @@ class RawValues:
         is_free = TEXT in bodies
         plain = {leaf.type for leaf in others if not leaf.rules}
         ruled = {leaf.type for leaf in others} - plain
-        if not is_free:
-            bodies += [SCALARS[name] for name in sorted(plain - CONTAINERS)]
-        scalars = [leaf for leaf in others if leaf.type not in CONTAINERS]
-        words = [quoted(json.dumps(value)) for leaf in scalars for value in leaf.rules.get("enum", ())]
-        ways = [Way("", self._raw(bodies, words, sorted(ruled)))]
+        scalars = [] if is_free else [SCALARS[name] for name in sorted(plain - CONTAINERS)]
+        named = [leaf for leaf in others if leaf.type not in CONTAINERS and "enum" in leaf.rules]
+        scalars += [quoted(json.dumps(value)) for leaf in named for value in leaf.rules["enum"]]
+        ways = [Way("", self._raw(bodies, scalars, sorted(ruled)))]
         held = [leaf for leaf in others if leaf.type in CONTAINERS and (leaf.rules or not is_free)]
         return [*ways, Way("", self._json(json_of(held, root)))] if held else ways
 
@@ -98,9 +98,8 @@ class RawValues:
     def _typed(self, strings: list[Leaf], others: list[Leaf], root: Schema) -> list[Way]:
         """Where a tag names the type, no text can be taken for another one."""
         assert self._form.type_name
-        ways = (
-            [Way(self._form.type_name("string"), self._raw(self._bodies(strings, "text"), [], []))] if strings else []
-        )
+        text = self._form.type_name("string")
+        ways = [Way(text, self._raw(self._bodies(strings, "text"), [], []))] if strings else []
         named: dict[str, list[Leaf]] = {}
         for leaf in others:
             named.setdefault(self._form.type_name(leaf.type), []).append(leaf)
@@ -130,36 +129,46 @@ class RawValues:
                 bodies.append(" & ".join(_rules_of(leaf)) or TEXT)
         return bodies
 
-    def _raw(self, bodies: list[str], words: list[str], ruled: list[str]) -> str:
-        """Any of the bodies that is not read as one of the `ruled` types, or one of the words."""
-        if bodies == [TEXT] and not ruled:
-            self._free = self._free or self._rule("free_value", TEXT)
+    def _raw(self, strings: list[str], scalars: list[str], ruled: list[str]) -> str:
+        """A rule for one of the strings that is not read as one of the `ruled` types, or one of the scalars."""
+        if not strings and not scalars:
+            raise InvalidRequest("None of a parameter's values can be written in this model's calls.", param=PARAM)
+        if strings == [TEXT] and not ruled:
+            self._free = self._free or self._rule("free_value", TEXT, TEXT)
             return self._free
-        text = f"({' | '.join(f'({body})' for body in bodies)})" + "".join(f" & ~{READ_AS[name]}" for name in ruled)
-        return self._rule(f"raw_{len(self.lines)}", " | ".join([f"({text})", *words]))
+        text = " | ".join(f"({body})" for body in strings)
+        said = f"({text})" + "".join(f" & ~{READ_AS[name]}" for name in ruled)
+        return self._rule(f"raw_{len(self.lines)}", " | ".join([f"({said})"] * bool(strings) + scalars), text)
 
-    def _rule(self, rule: str, body: str) -> str:
-        """A rule for the body with the tag that ends it; the body does not hold that tag."""
+    def _rule(self, rule: str, body: str, string: str) -> str:
+        """The body with the tag that ends it, which it does not hold. `string`: what may stand in quotes."""
         form = self._form
-        open_quote, end_quote = form.quotes
-        if not open_quote:
+        opening, closing = form.quotes
+        if not opening:
             self._define(rule, body, form.padding, form.parameter_end)
             return rule
         self._define(f"{rule}_plain", f"({body}) & /[^<&\\n]*/", "", form.parameter_end)
-        self._define(f"{rule}_quoted", body, "", end_quote + form.parameter_end)
-        return f"({rule}_plain | {self._marked.literal(open_quote)} {rule}_quoted)"
+        if not string:
+            return f"{rule}_plain"
+        self._define(f"{rule}_quoted", string, "", closing + form.parameter_end)
+        return f"({rule}_plain | {self._marked.literal(opening)} {rule}_quoted)"
 
     def _define(self, rule: str, body: str, padding: str, end: str) -> None:
         terminal = rule.upper()
-        without_end = f"({body}) & ~/(.|\\n)*{lark_regex(re.escape(end))}(.|\\n)*/"
-        head, *tail = self._marked.parts(padding + end)
-        if TOKEN_ID.fullmatch(head):
-            self.lines += [f"{rule}: {terminal} {self._marked.literal(end)}", f"{terminal}: {without_end}"]
-        elif tail:
-            rest = self._marked.literal((padding + end)[len(head) :])
-            self.lines += [f"{rule}: {terminal} {rest}", f"{terminal}: ({without_end}) {quoted(head)}"]
+        first = self._marked.parts(padding + end)[0]
+        head = "" if TOKEN_ID.fullmatch(first) else first  # text of the ending before a special token
+        rest = (padding + end).removeprefix(head)
+        is_long = any(int(count) > MAX_COUNTED for count in re.findall(r"\{\d*,(\d+)\}", body))
+        ends = [re.escape(end)]
+        if self._form.closing:  # these are read as an end too
+            ends.append(rf"{re.escape(self._form.call_end)}\s*{re.escape(self._form.closing)}")
+        if not is_long:
+            body = f"({body}) & ~/(.|\\n)*({'|'.join(map(lark_regex, ends))})(.|\\n)*/"
+        if rest:
+            body = f"({body}) {quoted(head)}" if head else body
+            self.lines += [f"{rule}: {terminal} {self._marked.literal(rest)}", f"{terminal}: {body}"]
         else:
-            self.lines += [f"{rule}[lazy]: {terminal} {quoted(head)}", f"{terminal}: {without_end}"]
+            self.lines += [f"{rule}[lazy]: {terminal} {quoted(head)}", f"{terminal}: {body}"]
 
 
 def _rules_of(leaf: Leaf) -> list[str]:
@@ -167,7 +176,11 @@ def _rules_of(leaf: Leaf) -> list[str]:
     rules = leaf.rules
     found = []
     if rules.get("minLength") or "maxLength" in rules:
-        found.append(f"/(.|\\n){{{rules.get('minLength', 0)},{rules.get('maxLength', '')}}}/")
+        least, most = rules.get("minLength", 0), rules.get("maxLength", "")
+        if least and most != "" and most > MAX_COUNTED:  # the tag that ends a value cannot begin it
+            found.append(f"/([^<\\n]|<[^\\/|])(.|\\n){{{least - 1},{most - 1}}}/")
+        else:
+            found.append(f"/(.|\\n){{{least},{most}}}/")
     if "pattern" in rules:
         found.append(searched(rules["pattern"]))
     elif "format" in rules:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from api.reading.dialects.tags.tag_form import Tag, TagForm, value_ends
-from api.reading.dialects.tags.tag_value import TagValue, TextValue, new_value
+from api.reading.dialects.tags.tag_value import HeldValue, TagValue, TextValue, new_value
 from api.reading.pieces import CallPieces, Content, Piece, num_held
 
 STRING_TYPES = frozenset({"string", "true"})  # as the tags of parameters say it
@@ -32,6 +32,7 @@ class TagBlock:
         self._parameters: set[str] = set()  # of the call being read
         self._value: TagValue = new_value("json")
         self._is_repeated = False  # the parameter being read
+        self._has_passed_end = False  # a text that would end the value, were it not inside a string of JSON
         self._ends = value_ends(form, "")
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
@@ -54,16 +55,19 @@ class TagBlock:
         pieces: list[Piece] = []
         if self._state in ("value start", "value"):
             last = self._ends.last.search(self._held)
-            if not last:
-                return []
-            self._take(self._held[: last.start()], pieces)
-            if self._value.may_end and self._end_value(pieces):
+            if last:
+                self._take(self._held[: last.start()], pieces)
+                self._held = self._held[last.start() :]
+            if last and self._value.may_end and self._end_value(pieces):
                 self._end_call(pieces)
+            elif self._read_as_text():
+                more, rest = self.read("")
+                pieces += [*more, Content(rest or "")] if rest is not None else [*more, *self.finish()]
             return pieces
         if self._state == "call" and self._is_certain:
             self._end_call(pieces)
         elif self._state != "spoilt" and not (self._has_called and self._state == "calls"):
-            pieces.append(self._content(self._held))
+            pieces.append(Content("".join(self._raw) + self._held))
         return pieces
 
     def _read_tag(self, pieces: list[Piece]) -> bool:
@@ -135,7 +139,7 @@ class TagBlock:
             self._held = self._held.removeprefix(quote)
             self._value = self._value if isinstance(self._value, TextValue) else new_value("text")
         self._ends = value_ends(self._form, quote_end if is_quoted else "")
-        self._state = "value"
+        self._state, self._has_passed_end = "value", False
         return True
 
     def _read_value(self, pieces: list[Piece]) -> bool:
@@ -148,13 +152,26 @@ class TagBlock:
             self._held = self._held[num_certain:]
             return False
         self._take(self._held[: end.start()], pieces)
+        self._held = self._held[end.start() :]
+        if self._value.is_misread and self._read_as_text():
+            return True
         if self._value.may_end:
-            self._held = self._held[end.end() :]
+            self._held = self._held[len(end[0]) :]
             self._end_value(pieces)
         else:  # a closing tag inside a string of JSON
             num_inside = max(1, len(end[0]))
-            self._take(self._held[end.start() :][:num_inside], pieces)
-            self._held = self._held[end.start() + num_inside :]
+            self._take(self._held[:num_inside], pieces)
+            self._held = self._held[num_inside:]
+            self._has_passed_end = True
+        return True
+
+    def _read_as_text(self) -> bool:
+        """Begin a held value anew if an end was passed because it looked like JSON."""
+        if not self._has_passed_end or not isinstance(self._value, HeldValue):
+            return False
+        self._value, text = self._value.plain()
+        self._held = text + self._held
+        self._has_passed_end = False
         return True
 
     def _take(self, text: str, pieces: list[Piece]) -> None:
@@ -188,13 +205,9 @@ class TagBlock:
         if self._state == "call" and self._is_certain:
             self._state = "spoilt"
         else:
-            pieces.append(self._content(self._own))
+            pieces.append(Content("".join(self._raw) + self._own))
             self._held = self._held.removeprefix(self._own)
             self._state = "over"
-
-    def _content(self, more: str) -> Content:
-        raw, self._raw = "".join(self._raw), []
-        return Content(raw + more)
 
     def _read_spoilt(self) -> str | None:
         """The text after a block that broke; None while that has not come."""

@@ -20,6 +20,10 @@ class TagValue(Protocol):
     def is_spoilt(self) -> bool:
         """The JSON returned so far cannot be completed."""
 
+    @property
+    def is_misread(self) -> bool:
+        """What looked like JSON is none; nothing was returned of it."""
+
     def take(self, text: str) -> str: ...
 
     def end(self) -> str: ...
@@ -30,6 +34,7 @@ class TextValue:
 
     may_end = True
     is_spoilt = False
+    is_misread = False
 
     def __init__(self) -> None:
         self._opening = '"'
@@ -43,25 +48,41 @@ class TextValue:
 
 
 class HeldValue:
-    """A string or something else, which shows at its end."""
+    """A string or something else, which shows at its end. `is_plain`: it is known to be no list and no object."""
 
-    may_end = True
     is_spoilt = False
 
-    def __init__(self, kind: ParameterKind) -> None:
+    def __init__(self, kind: ParameterKind, *, is_plain: bool = False) -> None:
         self._kind = kind
+        self._json = None if is_plain else JsonText()
         self._parts: list[str] = []
+
+    @property
+    def may_end(self) -> bool:
+        return self._json is None or self._json.may_end
+
+    @property
+    def is_misread(self) -> bool:
+        return self._json is not None and self._json.is_spoilt
 
     def take(self, text: str) -> str:
         self._parts.append(text)
+        if self._json and not self._json.is_spoilt:
+            self._json.take(text)
         return ""
 
     def end(self) -> str:
         return written_json(self._kind, "".join(self._parts))
 
+    def plain(self) -> tuple["HeldValue", str]:
+        """The value begun anew as a plain one, and the text so far."""
+        return HeldValue(self._kind, is_plain=True), "".join(self._parts)
+
 
 class JsonText:
     """JSON, or what Python writes for it. A list or object streams; a scalar that is no JSON becomes a string."""
+
+    is_misread = False
 
     def __init__(self) -> None:
         self._value = JsonValue()
