@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from api.reading.dialects.call_grammar import OfferedFunction
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.known import DIALECTS
-from api.reading.pieces import ToolCallEnd, ToolCallStart
+from api.reading.pieces import ToolCallEnd, ToolCallStart, merged
 from api.reading.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
 from common.grammar.answer import json_schema_grammar, marked_text, regex_grammar
@@ -183,7 +183,7 @@ def test_a_model_that_must_call_can_only_call_correctly(compiler, tokenizer, dia
         state = compiler.compile(grammar.text)
         parser = ToolCallParser(dialect, "seed")
         pieces = parser.feed(tokenizer.decode(babble(state, Random(seed)), skip_special_tokens=False))
-        start, arguments, end = pieces + parser.finish()
+        start, arguments, end = merged(pieces + parser.finish())
         assert isinstance(end, ToolCallEnd)
         assert start.name == "get_weather"
         assert json.loads(arguments.text).keys() == {"city", "days"}
