@@ -1,6 +1,7 @@
 """Gemma 4 and FunctionGemma: `call:NAME{key:…,key:…}` between two markers, with a third one around strings."""
 
 import re
+from functools import partial
 
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, marked_grammar
 from api.reading.dialects.dialect import ToolDialect
@@ -25,9 +26,9 @@ class GemmaBlock:
         self._calls = calls
         self._before = before  # text of the block so far, until the call is certain
         self._header = ""
-        self._arguments = MarkedObject(mark)
+        self._mark = mark
+        self._arguments: MarkedObject | None = None
         self._closing = ClosingMark(closing)
-        self._is_started = False
         self._is_over = False
         self._is_spoilt = False
 
@@ -36,10 +37,10 @@ class GemmaBlock:
         for position, char in enumerate(text):
             if self._is_over:
                 return pieces, self._closing.after(text[position:], is_spoilt=self._is_spoilt)
-            if not self._is_started:
+            if self._arguments is None:
                 self._header += char
                 if char == "{" and (header := HEADER.fullmatch(self._header)):
-                    self._is_started = True
+                    self._arguments = MarkedObject(self._mark, partial(self._calls.kind_of, header[1]))
                     pieces += [self._calls.start(header[1]), self._calls.arguments("{")]
                 elif len(self._header) > MAX_HEADER or not HEADER_BEGINNING.fullmatch(self._header):
                     return [Content(self._before + self._header)], text[position + 1 :]
@@ -52,7 +53,7 @@ class GemmaBlock:
         return pieces, None
 
     def finish(self) -> list[Piece]:
-        return [] if self._is_started else [Content(self._before + self._header)]
+        return [] if self._arguments else [Content(self._before + self._header)]
 
 
 def gemma(name: str, hint: str, opening: str, mark: str, closing: str) -> ToolDialect:
@@ -74,7 +75,7 @@ def gemma(name: str, hint: str, opening: str, mark: str, closing: str) -> ToolDi
     def detect(template: str, _: str) -> bool:
         return hint in template
 
-    return ToolDialect(name, (opening,), detect, new_block, grammar, further_marks=(mark, closing))
+    return ToolDialect(name, (opening,), detect, new_block, grammar, reads_kinds=True, further_marks=(mark, closing))
 
 
 def notation_of(mark: str) -> Notation:

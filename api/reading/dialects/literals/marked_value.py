@@ -1,12 +1,15 @@
 """Parses an object whose strings stand between two equal markers, while it is being written, and emits it as JSON.
 
-`{key:<|"|>text<|"|>,n:5,ok:true,list:[1,2],inner:{a:null}}`. Strings in quotes and bare words are read too.
+`{key:<|"|>text<|"|>,n:5,ok:true,list:[1,2],inner:{a:null}}`. Strings in quotes and bare words are read too, and where
+the schema is clear, a number without markers as the string, and a string as the number, that it was meant to be.
 """
 
 import json
+from collections.abc import Callable
 from typing import Literal
 
-from api.reading.dialects.json_value import CLOSERS, NUMBER, SPACE, WORDS, JsonValue, Took
+from api.reading.dialects.json_value import CLOSERS, NUMBER, SPACE, WORDS, JsonValue, Took, strict_json
+from api.reading.parameters import ParameterKind
 from api.reading.pieces import num_held
 
 Wants = Literal["key", "colon", "value", "comma"]
@@ -15,8 +18,11 @@ Wants = Literal["key", "colon", "value", "comma"]
 class MarkedObject:
     """Follows one object character by character, from after its opening brace to the closing one."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, kind_of: Callable[[str], ParameterKind]) -> None:
         self._mark = mark
+        self._kind_of = kind_of  # of a member of the object itself
+        self._kind: ParameterKind = "mixed"
+        self._text: str | None = None  # of a string that may stand for another value
         self._closers = ["}"]  # of the open brackets, innermost last
         self._wants: Wants = "key"
         self._has_members = False  # the innermost bracket is not empty
@@ -35,7 +41,8 @@ class MarkedObject:
             self._held += char
             if self._held == self._mark:
                 self._held, self._in_string = "", True
-                return "more", self._comma() + '"'
+                self._text = "" if self._kind == "json" else None
+                return "more", self._comma() + ('"' if self._text is None else "")
             if self._mark.startswith(self._held):
                 return "more", ""
             self._word, self._held = self._held[:-1], ""
@@ -45,13 +52,17 @@ class MarkedObject:
 
     def _take_in_string(self, char: str) -> str:
         self._held += char
-        if self._held.endswith(self._mark):
-            text, self._held = self._held[: -len(self._mark)], ""
-            self._in_string = False
-            return _escaped(text) + self._end_text()
-        num_certain = len(self._held) - num_held(self._held, [self._mark])
-        text, self._held = self._held[:num_certain], self._held[num_certain:]
-        return _escaped(text)
+        is_over = self._held.endswith(self._mark)
+        num_text = len(self._held) - (len(self._mark) if is_over else num_held(self._held, [self._mark]))
+        text, self._held = self._held[:num_text], "" if is_over else self._held[num_text:]
+        self._in_string = not is_over
+        if self._text is None:
+            return _escaped(text) + (self._end_text() if is_over else "")
+        self._text += text
+        if not is_over:
+            return ""
+        self._end_text()
+        return strict_json(self._text) or f'"{_escaped(self._text)}"'
 
     def _take_quoted(self, char: str) -> tuple[Took, str]:
         assert self._quoted is not None
@@ -64,6 +75,7 @@ class MarkedObject:
     def _end_text(self) -> str:
         """The quote at the end of a key or string."""
         self._wants = "colon" if self._wants == "key" else "comma"
+        self._kind = "mixed"
         return '"'
 
     def _take_word(self, char: str) -> tuple[Took, str]:
@@ -72,16 +84,19 @@ class MarkedObject:
             if char != ":":
                 self._word += char
                 return ("bad" if char in "{}[],\n" else "more"), ""
-            key = f"{self._comma()}{json.dumps(self._word.strip(), ensure_ascii=False)}: "
+            key = self._word.strip()
+            written = f"{self._comma()}{json.dumps(key, ensure_ascii=False)}: "
+            self._kind = self._kind_of(key) if len(self._closers) == 1 else "mixed"
             self._word, self._wants = "", "value"
-            return "more", key
+            return "more", written
         if char not in ",]}":
             self._word += char
             return "more", ""
         word, self._word = self._word.strip(), ""
-        written = WORDS.get(word) or (word if NUMBER.fullmatch(word) else json.dumps(word, ensure_ascii=False))
+        is_value = self._kind != "text" and (word in WORDS or NUMBER.fullmatch(word))
+        written = WORDS.get(word, word) if is_value else json.dumps(word, ensure_ascii=False)
         comma = self._comma()
-        self._wants = "comma"
+        self._wants, self._kind = "comma", "mixed"
         took, text = self._take_mark(char)
         return took, comma + written + text
 
@@ -95,6 +110,7 @@ class MarkedObject:
         if char in CLOSERS and wants == "value":
             comma = self._comma()
             self._closers.append(CLOSERS[char])
+            self._kind = "mixed"
             self._wants, self._has_members = ("key" if char == "{" else "value"), False
             return "more", comma + char
         if char == self._closers[-1] and (wants in ("comma", "key") or (wants == "value" and char == "]")):

@@ -93,6 +93,26 @@ def test_what_models_write_otherwise_is_read_or_no_complete_call(text, arguments
             assert json.loads(found) == arguments
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("zip:2139", {"zip": "2139"}),
+        ("zip:true", {"zip": "true"}),
+        ('zip:<|"|>5<|"|>', {"zip": "5"}),
+        ('days:<|"|>5<|"|>', {"days": 5}),
+        ('days:<|"|>[1, {"a": "<"}]<|"|>', {"days": [1, {"a": "<"}]}),
+        ('days:<|"|>five\n<|"|>', {"days": "five\n"}),
+        ('days:[<|"|>5<|"|>],zip:{zip:1},any:5', {"days": ["5"], "zip": {"zip": 1}, "any": 5}),
+        ('any:<|"|>5<|"|>', {"any": "5"}),
+    ],
+)
+def test_a_value_in_the_wrong_marks_becomes_what_its_schema_says(written, meant):
+    text = f"<|tool_call>call:f{{{written}}}<tool_call|>"
+    for deltas in ([text], list(text)):
+        [(_, arguments)], content = calls(parse("gemma4", deltas, {"f": {"zip": "text", "days": "json"}}))
+        assert (json.loads(arguments), content) == (meant, "")
+
+
 @pytest.mark.parametrize("text", ["<|tool_call>call me", "<|tool_call>call:f(", "a <|tool_call|> b", "<|tool_call>"])
 def test_text_that_is_not_a_call_comes_out_unchanged(text):
     for deltas in ([text], list(text)):
