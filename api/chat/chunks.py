@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.chat.old_calls import old_delta, old_message, old_reason
 from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished, unfinished_completion
 from api.process.offload import offload
 from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries, usage_of
@@ -20,6 +21,15 @@ class ChatMeta(ParsedMeta):
     n: int = 1
     include_usage: bool = False
     logprobs: bool = False
+    has_old_calls: bool = False
+
+    def forms(self) -> list[dict[str, Any]]:
+        """Without `has_old_calls` where it is False: other versions do not know it."""
+        [form] = super(ChatMeta, self).forms()
+        return [form if self.has_old_calls else {name: form[name] for name in form if name != "has_old_calls"}]
+
+    def reason(self, parser: ChoiceParser) -> str | None:
+        return old_reason(parser.finish_reason) if self.has_old_calls else parser.finish_reason
 
 
 def choice_logprobs(tokens: Sequence[TokenLogprob], decoder: TokenDecoder) -> dict[str, Any]:
@@ -57,15 +67,18 @@ class ChatChunks:
         tokens = parser.logprobs(event)
         if tokens and not deltas:
             deltas = [{"content": ""}]
+        is_called = bool(deltas) and "tool_calls" in deltas[0]
+        if self.meta.has_old_calls:
+            deltas = [old_delta(delta) for delta in deltas]
         chunks = [self._choice(event.index, delta) for delta in deltas]
         if tokens:
             chunks[0]["choices"][0]["logprobs"] = choice_logprobs(tokens, self.decoder)
         if event.index not in self._seen and (chunks or parser.finish_reason is not None):
             self._seen.add(event.index)
-            content = None if deltas and "tool_calls" in deltas[0] else ""
+            content = None if is_called else ""
             chunks.insert(0, self._choice(event.index, {"role": "assistant", "content": content}))
         if parser.finish_reason is not None:
-            chunks.append(self._choice(event.index, {}, finish_reason=parser.finish_reason))
+            chunks.append(self._choice(event.index, {}, finish_reason=self.meta.reason(parser)))
         return chunks
 
     def _choice(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -141,11 +154,12 @@ class ChatCompletion:
         }
 
     def _choice(self, index: int, choice: _Choice) -> dict[str, Any]:
+        message = message_of(choice.pieces)
         return {
             "index": index,
-            "message": message_of(choice.pieces),
+            "message": old_message(message) if self.meta.has_old_calls else message,
             "logprobs": offload(choice_logprobs, choice.logprobs, self.decoder) if self.meta.logprobs else None,
-            "finish_reason": choice.parser.finish_reason,
+            "finish_reason": self.meta.reason(choice.parser),
         }
 
 

@@ -56,6 +56,7 @@ def prepare(call: Call[ChatRequest]) -> Prepared[ChatMeta]:
         n=body.n or 1,
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         logprobs=bool(body.logprobs),
+        has_old_calls=body.has_old_calls,
         reading=chat.options,
     )
     return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from api.schema.base import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, Base, MostTokens, Structured
+from api.schema.old_calls import with_tool_calls, with_tools
 from api.schema.unsupported import CHAT, LEGACY_MESSAGE, Refusal
 
 FUNCTION_NAME = r"^[a-zA-Z0-9_.-]+$"
@@ -87,6 +88,11 @@ class Message(Base):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def old_calls_are_tool_calls(cls, value: Any) -> Any:
+        return with_tool_calls(value)
 
 
 class FunctionDefinition(Base):
@@ -200,6 +206,9 @@ class ChatRequest(Structured):
     refused: ClassVar[Mapping[str, Refusal]] = CHAT
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    # before the tools that they stand for, so that a refusal names them
+    functions: list[FunctionDefinition] | None = Field(None, max_length=MAX_TOOLS)
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
     max_completion_tokens: MostTokens | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -213,3 +222,13 @@ class ChatRequest(Structured):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     modalities: list[str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def functions_are_tools(cls, value: Any) -> Any:
+        return with_tools(value)
+
+    @property
+    def has_old_calls(self) -> bool:
+        """The answer must have one `function_call`, OpenAI's form before `tool_calls`."""
+        return bool(self.functions)

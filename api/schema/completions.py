@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from api.schema.base import Structured, TokenIds, as_list_of_prompts
-from api.schema.unsupported import CHAT, Refusal
+from api.schema.unsupported import CHAT, OLD_CALLS, Refusal
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 128  # prompts times n
@@ -20,7 +20,7 @@ Prompts = Annotated[
 ]
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
-    {name: refusal for name, refusal in CHAT.items() if name not in HONOURED_HERE}
+    {name: refusal for name, refusal in {**CHAT, **OLD_CALLS}.items() if name not in HONOURED_HERE}
     | {name: Refusal("is for /v1/chat/completions") for name in ("tools", "tool_choice", "messages")}
 )
 

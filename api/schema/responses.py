@@ -9,13 +9,14 @@ from pydantic import Field
 from api.schema.base import MAX_MESSAGES, MAX_OFFERED, Base, Sampling
 from api.schema.response_items import InputItem
 from api.schema.response_tools import ResponseTool, ResponseToolChoice
-from api.schema.unsupported import CHAT, NOT_HERE, Refusal
+from api.schema.unsupported import CHAT, NOT_HERE, OLD_CALLS, Refusal
 
 MAX_WORD = 64
 
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
     {
         **CHAT,
+        **OLD_CALLS,
         "prompt": Refusal("(a stored template) is not supported; send 'instructions' and 'input'"),
         "conversation": Refusal("is not supported; use 'previous_response_id'"),
         "context_management": NOT_HERE,

@@ -23,16 +23,20 @@ DRAWING = Refusal("is not supported; temperature, top_p, top_k, min_p and the pe
 
 LEGACY_MESSAGE: Mapping[str, Refusal] = MappingProxyType(
     {
-        "function_call": Refusal("is OpenAI's old form; send 'tool_calls'"),
         "audio": NO_AUDIO,
     }
 )
 
+OLD_CALLS: Mapping[str, Refusal] = MappingProxyType(
+    {
+        "functions": Refusal("is OpenAI's old form; send 'tools'"),
+        "function_call": Refusal("is OpenAI's old form; send 'tool_choice'", ("none", "auto")),
+    }
+)  # refused beside chat
+
 CHAT: Mapping[str, Refusal] = MappingProxyType(
     {
         # OpenAI
-        "functions": Refusal("is OpenAI's old form; send 'tools'"),
-        "function_call": Refusal("is OpenAI's old form; send 'tool_choice'", ("none", "auto")),
         "audio": NO_AUDIO,
         "web_search_options": Refusal("is not supported: this server fetches nothing from the network"),
         "moderation": NOT_HERE,

@@ -198,3 +198,17 @@ def test_a_failure_is_no_chunk(encoder):
 def test_the_first_delta_has_null_for_content_when_a_call_comes_first(text, content, encoder):
     first, *_ = deltas(fed(ChatChunks(meta(reading=TOOLS), encoder), log(text, step=2)))
     assert first == {"role": "assistant", "content": content}
+
+
+def test_an_answer_to_functions_has_one_function_call(encoder):
+    old = meta(reading=TOOLS, has_old_calls=True)
+    chunks = fed(ChatChunks(old, encoder), log(CALL, step=9))
+    called = [delta["function_call"] for delta in deltas(chunks) if "function_call" in delta]
+    assert called[0]["name"] == "add" and "".join(piece["arguments"] for piece in called) == '{"a": 1}'
+    assert deltas(chunks)[0] == {"role": "assistant", "content": None}
+    assert not any("tool_calls" in delta for delta in deltas(chunks))
+    [choice] = folded(ChatCompletion(old, encoder), log(CALL))["choices"]
+    assert choice["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"] == {"name": "add", "arguments": '{"a": 1}'}
+    assert ChatMeta.from_forms(old.forms()) == old
+    assert "has_old_calls" not in meta().forms()[0] and ChatMeta.from_forms(meta().forms()) == meta()

@@ -3,6 +3,7 @@
 import pytest
 
 from api.schema.chat import ChatRequest
+from api.schema.completions import CompletionRequest
 from api.schema.parse import parse
 from api.schema.unsupported import CHAT
 from common.errors import InvalidRequest
@@ -16,7 +17,8 @@ TOOL = {"type": "function", "function": {"name": "add"}}
     [
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "messages[0].role"),
+        ({"functions": [{"name": "a b"}]}, "functions[0].name"),
+        ({"function_call": "maybe", "functions": [{"name": "add"}]}, "function_call"),
         ({"temperature": 2.5}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"top_p": 0}, "top_p"),
@@ -52,7 +54,9 @@ def test_an_unsupported_field_is_refused_by_name(name):
     parse(ChatRequest, BODY | {name: None})
 
 
-@pytest.mark.parametrize("change", [{"best_of": 1}, {"function_call": "none"}, {"echo": False}, {"functions": []}])
+@pytest.mark.parametrize(
+    "change", [{"best_of": 1}, {"function_call": "none"}, {"function_call": "auto"}, {"echo": False}, {"functions": []}]
+)
 def test_a_harmless_value_of_an_unsupported_field_is_accepted(change):
     assert parse(ChatRequest, BODY | change)
 
@@ -191,3 +195,21 @@ def test_a_refusal_names_the_field_as_it_was_sent(change, param):
     with pytest.raises(InvalidRequest) as refused:
         parsed(**change)
     assert refused.value.param == param and f"'{param}'" in refused.value.message
+
+
+def test_functions_are_tools_of_which_one_is_called():
+    function = {"name": "add", "parameters": {"type": "object"}}
+    body = parsed(functions=[function], function_call={"name": "add"})
+    assert body.tools[0].function.name == body.tool_choice.function.name == "add"
+    assert body.has_old_calls and body.parallel_tool_calls is False
+    assert not parsed(tools=[TOOL]).has_old_calls
+    with pytest.raises(InvalidRequest):
+        parse(CompletionRequest, {"model": "tiny", "prompt": "x", "functions": [function]})
+
+
+def test_an_old_call_and_its_result_are_a_tool_s():
+    call = {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": "{}"}}
+    result = {"role": "function", "name": "add", "content": "2"}
+    called, done = parsed(messages=[call, result]).messages
+    assert called.tool_calls[0].function.name == "add"
+    assert (done.role, done.tool_call_id) == ("tool", called.tool_calls[0].id)

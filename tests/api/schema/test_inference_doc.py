@@ -24,6 +24,7 @@ HONOURED, CHECKED, IGNORED, REFUSED = (
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "seed": 1}
 SCHEMA = {"type": "object", "properties": {}}
 TOOLS = {"tools": [{"type": "function", "function": {"name": "add", "parameters": SCHEMA}}]}
+OLD = {"functions": [TOOLS["tools"][0]["function"]]}
 # An example of each field that changes what is done; the second, where there is one, is what it is compared with.
 EXAMPLES = {
     "messages": ({"messages": [{"role": "user", "content": "Ho"}]},),
@@ -42,6 +43,8 @@ EXAMPLES = {
     "stream_options": ({"stream_options": {"include_usage": True}},),
     "tools": (TOOLS,),
     "tool_choice": (TOOLS | {"tool_choice": "required"}, TOOLS),
+    "functions": ({"functions": [TOOLS["tools"][0]["function"]]},),
+    "function_call": (OLD | {"function_call": {"name": "add"}}, OLD),
     "parallel_tool_calls": (TOOLS | {"parallel_tool_calls": False}, TOOLS),
     "response_format": ({"response_format": {"type": "json_object"}},),
     "reasoning_effort": ({"reasoning_effort": "none"},),

@@ -78,6 +78,21 @@ def a_named_tools_arguments_are_streamed() -> None:
     assert "city" in json.loads(final.message.tool_calls[0].function.arguments)
 
 
+def the_older_functions_are_called_too() -> None:
+    function: Any = WEATHER["function"]
+    old: dict[str, Any] = {"functions": [function], "function_call": {"name": "get_weather"}}
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=800, extra_body=old)
+    called = answer.choices[0].message.function_call
+    assert answer.choices[0].finish_reason == "function_call" and called and "city" in json.loads(called.arguments)
+    said = {"role": "assistant", "content": None, "function_call": called.model_dump()}
+    result = {"role": "function", "name": "get_weather", "content": "sunny"}
+    talk: Any = [*MESSAGES, said, result]
+    again = client.chat.completions.create(
+        model=MODEL, messages=talk, max_tokens=20, extra_body=old | {"function_call": "none"}
+    )
+    assert again.choices[0].message.content is not None
+
+
 def several_choices_and_logprobs_come_back() -> None:
     answer = client.chat.completions.create(
         model=MODEL, messages=MESSAGES, n=3, logprobs=True, top_logprobs=2, max_tokens=4, seed=1
@@ -227,7 +242,8 @@ run(
     a_chat_is_answered, a_stream_ends_with_its_usage, the_stream_helper_puts_the_answer_together,
     parse_gives_a_typed_answer, a_stream_is_parsed_into_a_typed_answer, a_json_object_is_json,
     a_required_tool_is_called_and_its_result_taken_back, a_named_tools_arguments_are_streamed,
-    several_choices_and_logprobs_come_back, a_stop_string_is_never_shown, errors_are_the_sdks_own,
+    the_older_functions_are_called_too, several_choices_and_logprobs_come_back, a_stop_string_is_never_shown,
+    errors_are_the_sdks_own,
     a_refused_stream_raises_before_its_first_chunk, closing_a_stream_cancels_its_job,
     a_timeout_cancels_what_is_not_streamed, the_older_completions_work_streaming_and_not, models_are_listed,
     responses_answer_and_stream, a_response_is_parsed_and_calls_tools, a_responses_tool_call_is_streamed,
