@@ -76,7 +76,9 @@ CLIENTS = (
 def main(chosen: list[str]) -> int:
     """Exit status: 0 when every client that could be installed is content."""
     clients = [client for client in CLIENTS if not chosen or client.name in chosen]
-    refusals = {group: install(group) for group in dict.fromkeys(client.group for client in clients)}
+    groups = list(dict.fromkeys(client.group for client in clients))
+    with ThreadPoolExecutor(2) as pool:  # downloads and compilers take turns with the processor
+        refusals = dict(zip(groups, pool.map(install, groups), strict=True))
     if all(refusals.values()):
         print(f"nothing could be installed: {refusals}")
         return 0

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from tests.conformance.agents.agent import EDITED, NOTE, Run, packed, running
+from tests.conformance.agents.agent import EDITED, NOTE, Run, Turn, packed, running
 from tests.conformance.agents.known import AGENTS
 from tests.conformance.agents.shim import ForcedFields
 from tests.conformance.clients.checks import KEY, MODEL, URL, leaving, run
@@ -26,9 +26,9 @@ class Checks:
     def a_tool_runs_and_its_result_goes_back(self) -> None:
         assert self.run.agent.reading is not None
         self.shim.forced = self.run.agent.reading({"const": self.run.agent.named.format(note=self.run.place.note)})
-        self.ask("Read note.txt")
+        turn = self.ask("Read note.txt")
         assert self.shim.forced is None, "no request offered the tool"
-        assert NOTE in self.shim.exchanges[-1].body.decode(), "the tool's result is not in the last request"
+        assert turn.sent(NOTE), "no request has the tool's result"
 
     def a_file_is_edited(self) -> None:
         self.shim.forced = self.run.agent.editing
@@ -38,14 +38,14 @@ class Checks:
 
     def a_session_goes_on(self) -> None:
         before = "Edit note.txt" if self.run.agent.editing else "Read note.txt"
-        self.ask("What is the capital of France?", resumes=True)
-        assert before in self.shim.exchanges[-1].body.decode(), "the turn before is not in the request"
+        turn = self.ask("What is the capital of France?", resumes=True)
+        assert turn.sent(before), "no request has the turn before"
 
-    def ask(self, prompt: str, resumes: bool = False) -> None:
+    def ask(self, prompt: str, resumes: bool = False) -> Turn:
         """One turn, whose answer the agent must print."""
-        printed = self.run.ask(prompt, resumes)
-        answer = self.run.last_text()
-        assert packed(answer) in packed(printed), (answer, printed)
+        turn = self.run.ask(prompt, resumes)
+        assert turn.answer and packed(turn.answer) in packed(turn.printed), (turn.answer, turn.printed)
+        return turn
 
     def ctrl_c_cancels_the_job(self) -> None:
         reading = self.run.agent.reading

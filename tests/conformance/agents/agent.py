@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conformance.agents.shim import Forced, ForcedCall, Schema, Shim
+from tests.conformance.agents.shim import Exchange, Forced, ForcedCall, Schema, Shim
 from tests.service import ROOT
 
 HERE = Path(__file__).resolve().parent
@@ -61,6 +61,22 @@ class Agent:
     editing: Forced | None = None  # a call or an answer that changes the note
     ready: str = ""  # it resumes in a terminal only: type the prompt when this is on the screen
     group: str = "agents"  # where it is installed
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What an agent printed, and the requests that it sent for it."""
+
+    printed: str
+    exchanges: Sequence[Exchange]
+
+    @property
+    def answer(self) -> str:
+        """The content of the largest request's answer: the others are for titles and the like."""
+        return max(self.exchanges, key=lambda one: (one.text != "", len(one.body))).text
+
+    def sent(self, text: str) -> bool:
+        return any(text.encode() in one.body for one in self.exchanges)
 
 
 class Run:
@@ -108,17 +124,18 @@ class Run:
             start_new_session=True,
         )
 
-    def ask(self, prompt: str, resumes: bool = False) -> str:
-        """What the agent prints on stdout for one turn. It must end well, and no request of it may fail."""
+    def ask(self, prompt: str, resumes: bool = False) -> Turn:
+        """One turn. The agent must end well, and no request of it may fail."""
         first = len(self.shim.exchanges)
         if resumes and self.agent.ready:
             out = self.ask_in_terminal(prompt)
         else:
             out = self.ask_once(*(self.agent.resume if resumes else self.agent.turn), prompt)
-        assert len(self.shim.exchanges) > first, f"no request came: {out[-500:]}"
-        for exchange in self.shim.exchanges[first:]:
+        turn = Turn(out, self.shim.exchanges[first:])
+        assert turn.exchanges, f"no request came: {out[-500:]}"
+        for exchange in turn.exchanges:
             assert exchange.status == 200, f"{exchange.path}: {bytes(exchange.answer)[-300:]!r}"
-        return out
+        return turn
 
     def ask_once(self, *command: str) -> str:
         process = self.start(*command)
@@ -133,14 +150,19 @@ class Run:
         return out
 
     def ask_in_terminal(self, prompt: str) -> str:
-        """Types the prompt, and reads the screen until each word of the answer came: it is drawn piece by piece."""
+        """Types the prompt, and reads the screen until a new word of the answer came: changes are drawn, not lines."""
         first = len(self.shim.exchanges)
         terminal, its_side = pty.openpty()
         fcntl.ioctl(its_side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         environment = {**self.environment(), "TERM": "xterm-256color"}
-        streams = {"stdin": its_side, "stdout": its_side, "stderr": its_side}
         process = subprocess.Popen(
-            self.agent.resume, cwd=self.place.work, env=environment, start_new_session=True, **streams
+            self.agent.resume,
+            cwd=self.place.work,
+            env=environment,
+            stdin=its_side,
+            stdout=its_side,
+            stderr=its_side,
+            start_new_session=True,
         )
         os.close(its_side)
         screen = Screen(terminal)
@@ -149,18 +171,17 @@ class Run:
             os.write(terminal, prompt.encode())
             screen.wait_for(lambda: packed(prompt) in packed(screen.text))
             os.write(terminal, b"\r")
-            screen.wait_for(lambda: self.last_text(first) != "")
-            screen.wait_for(lambda: all(word in screen.text for word in self.last_text(first).split()))
+            screen.wait_for(lambda: len(self.shim.exchanges) > first)
+            turn = Turn("", self.shim.exchanges[first:])
+            screen.wait_for(lambda: turn.answer != "")
+            new = set(re.findall(r"\w+", turn.answer)) - set(re.findall(r"\w+", prompt))
+            screen.wait_for(lambda: any(word in screen.text for word in new))
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             os.close(terminal)
             self.say(" ".join(self.agent.resume), screen.text)
-        return self.last_text(first)
-
-    def last_text(self, first: int = 0) -> str:
-        """The latest answer that has content, of the requests from this number on."""
-        return next((exchange.text for exchange in reversed(self.shim.exchanges[first:]) if exchange.text), "")
+        return turn.answer
 
     def say(self, command: str, *texts: str) -> None:
         print(f"$ {command}", *texts, sep="\n", file=sys.stderr)
