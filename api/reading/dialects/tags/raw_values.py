@@ -68,7 +68,7 @@ class RawValues:
         self._marked = marked
         self.lines: list[str] = []
         self.schemas: dict[str, Schema] = {}
-        self._free = ""
+        self._known: dict[str, str] = {}  # rules, by what they allow
 
     def ways(self, root: Schema, name: str) -> list[Way]:
         """How a property of `root` may be written. Raises InvalidRequest for rules that cannot be enforced."""
@@ -106,7 +106,8 @@ class RawValues:
         return [*ways, *(Way(name, self._json(json_of(leaves, root))) for name, leaves in named.items())]
 
     def _json(self, schema: Schema) -> str:
-        rule = f"args_{len(self.schemas)}"
+        key = json.dumps(schema, sort_keys=True)
+        rule = self._known.setdefault(key, f"args_{len(self.schemas)}")
         self.schemas[rule] = schema
         return f"@{rule} {self._marked.literal(self._form.padding + self._form.parameter_end)}"
 
@@ -133,12 +134,12 @@ class RawValues:
         """A rule for one of the strings that is not read as one of the `ruled` types, or one of the scalars."""
         if not strings and not scalars:
             raise InvalidRequest("None of a parameter's values can be written in this model's calls.", param=PARAM)
-        if strings == [TEXT] and not ruled:
-            self._free = self._free or self._rule("free_value", TEXT, TEXT)
-            return self._free
         text = " | ".join(f"({body})" for body in strings)
         said = f"({text})" + "".join(f" & ~{READ_AS[name]}" for name in ruled)
-        return self._rule(f"raw_{len(self.lines)}", " | ".join([f"({said})"] * bool(strings) + scalars), text)
+        body = " | ".join([f"({said})"] * bool(strings) + scalars)
+        if body not in self._known:
+            self._known[body] = self._rule(f"raw_{len(self._known)}", body, text)
+        return self._known[body]
 
     def _rule(self, rule: str, body: str, string: str) -> str:
         """The body with the tag that ends it, which it does not hold. `string`: what may stand in quotes."""
