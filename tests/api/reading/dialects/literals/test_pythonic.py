@@ -267,11 +267,17 @@ def test_long_strings_and_much_white_space_are_read_in_linear_time():
     def seconds(size: int) -> float:
         began = time.process_time()
         for inner in ("x" * size, "' " * (size // 2), "'" + " " * size, "\\n" * (size // 2)):
-            parse("pythonic", [f"[f(a='{inner}', b=1)]"])
-        parse("llama4", [" "] * size)
+            parser = ToolCallParser(dialect_named("pythonic"), "seed")
+            for start in range(0, size, 4):
+                parser.feed(("[f(a='" if not start else "") + inner[start : start + 4])
+        parser = ToolCallParser(dialect_named("llama4"), "seed")
+        parser.feed("<|python_start|>")
+        for _ in range(size // 4):
+            parser.feed("    ")
         return time.process_time() - began
 
-    assert seconds(8_000) < 8 * seconds(2_000)
+    seconds(1_000)
+    assert seconds(16_000) < 9 * seconds(4_000)
 
 
 @pytest.mark.parametrize("size", [10, 398, 399, 400, 401, 900])
