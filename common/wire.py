@@ -114,10 +114,10 @@ class ModelCard:
     created: int  # unix seconds
     tokenizer: str  # tokenizer.json
     chat_template: str | None
-    tool_chat_template: str | None = None  # for conversations with tools, if the model has one of its own
     special_tokens: dict[str, str] = field(default_factory=dict)  # bos_token, eos_token, ... as templates use them
     eos_token_ids: tuple[int, ...] = ()
     accepts_images: bool = False
     image_token: str = ""  # one per image in the prompt; the worker repeats it as often as the image needs
     task: Task = "generate"
     num_dimensions: int | None = None  # of an encoder's vectors
+    tool_chat_template: str | None = None  # for conversations with tools, if the model has one of its own
