@@ -14,7 +14,7 @@ from api.reading.pieces import CallPieces, Content, Piece, num_held
 from common.grammar.answer import Grammar, MarkedText
 
 NAME = r"([\w.-]+)"
-MAX_HEADER = 200
+MAX_HEADER = 256  # names have up to 128 characters
 HEADER_BEGINNING = re.compile(r'\s*[^\s{"]*\s*(?:[`<\[][^{"]*)?')
 
 

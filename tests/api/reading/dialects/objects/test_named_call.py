@@ -98,6 +98,13 @@ def test_a_grammar_allows_what_the_template_writes(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_the_longest_name_is_read(form):
+    made = [("n" * 128, {"a": 1})]
+    for deltas in ([written(form, made)], list(written(form, made))):
+        assert read(dialect_named(form), deltas) == (made, "")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_arguments_stream_while_they_are_written(form):
     text = written(form, [("f", {"city": "Paris"})])
     begun, _, rest = text.partition("ris")
