@@ -83,7 +83,7 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
     )
     grammar = execute(grammar_of, body, tools, encoder, prompt.thinking)
     limits = TextLimits(
-        max_tokens=body.max_completion_tokens or body.max_tokens,
+        max_tokens=body.max_completion_tokens or body.max_tokens or (ALL_TOKENS if tools else None),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=None if grammar is None else grammars.compiled(grammar),
         skip_special_tokens=_skips_special_tokens(body, encoder, dialect),

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from api.process.offload import offload
 from api.request.response_meta import ResponseMeta
+from api.request.sampling import DEFAULT_MAX_TOKENS
 from api.schema.base import MAX_TIMEOUT_S, Sampling
 from common.errors import InvalidRequest
 from common.json_bytes import json_bytes
@@ -91,9 +92,20 @@ def submissions(prepared: Prepared[Any], kind: str, card: ModelCard, sender: Sen
         kept_s=prepared.kept_s,
         priority=options.priority,
         vector_bytes=prepared.vector_bytes,
+        planned_tokens=planned_tokens(prepared.requests[0], card),
     )
-    others = zip(prepared.requests[1:], forms[1:], strict=True)
-    return [first, *(replace(first, request=request, form=form, idempotency_key="") for request, form in others)]
+    others = [
+        replace(first, request=request, form=form, idempotency_key="", planned_tokens=planned_tokens(request, card))
+        for request, form in zip(prepared.requests[1:], forms[1:], strict=True)
+    ]
+    return [first, *others]
+
+
+def planned_tokens(request: GenerationRequest, card: ModelCard) -> int | None:
+    """An answer that only the context limits counts as one of the default length: agents set no limit."""
+    max_tokens = request.sampling.max_tokens
+    is_open = len(request.prompt_ids) + max_tokens >= card.max_model_len
+    return min(max_tokens, DEFAULT_MAX_TOKENS) if is_open else None
 
 
 def stored_forms(meta: ResponseMeta, kind: str) -> list[dict[str, Any]]:

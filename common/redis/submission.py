@@ -27,6 +27,7 @@ class Submission:
     kept_s: int | None = None  # after its end, when that is less than the settings say
     priority: int = 0  # the lower, the earlier; below 0 only as far as the key's rights go
     vector_bytes: int = 0  # per input, when the inputs are embedded
+    planned_tokens: int | None = None  # of an answer that only the context limits; None: its max_tokens
 
     @property
     def max_entries(self) -> int:
@@ -42,6 +43,7 @@ class Submission:
 
     @property
     def cost(self) -> int:
-        """The most tokens that this request can take; what is not used is given back at the end."""
+        """The tokens that this request is counted as until its end, which settles what it really took."""
         sampling = self.request.sampling
-        return len(self.request.prompt_ids) + sampling.max_tokens * sampling.n
+        planned = sampling.max_tokens if self.planned_tokens is None else self.planned_tokens
+        return len(self.request.prompt_ids) + planned * sampling.n

@@ -8,6 +8,7 @@ from worker.state.kv_cache import KVCache
 from worker.state.sequence import Sequence
 
 LEARN = 1 / 32  # weight of one ended answer
+OPEN_TOKENS = 2048  # planned for an answer that only the context limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +29,21 @@ def most_blocks(demands: Iterable[Demand]) -> int:
 
 
 class AnswerLengths:
-    """The share of `max_tokens` that answers take: learned from ended answers, raised after each preemption."""
+    """The share of their planned tokens that answers take: learned from ended answers, raised after each preemption."""
 
     def __init__(self) -> None:
         self.share = 1.0
 
-    def ended(self, num_tokens: int, max_tokens: int) -> None:
-        self.share += LEARN * (min(1.0, num_tokens / max(max_tokens, 1)) - self.share)
+    def ended(self, num_tokens: int, planned: int) -> None:
+        self.share += LEARN * (min(1.0, num_tokens / max(planned, 1)) - self.share)
 
     def was_too_short(self) -> None:
         """A sequence had to be preempted."""
         self.share = (1 + self.share) / 2
 
-    def expected(self, max_tokens: int, num_tokens: int) -> int:
+    def expected(self, planned: int, num_tokens: int) -> int:
         """Expected length of an answer that has `num_tokens` so far."""
-        return min(max_tokens, max(round(self.share * max_tokens), num_tokens + 1))
+        return max(round(self.share * planned), num_tokens + 1)
 
 
 class Forecast:
@@ -53,9 +54,17 @@ class Forecast:
         self._kv_cache = kv_cache
         self._max_model_len = max_model_len
 
+    def ended(self, sequence: Sequence) -> None:
+        self.answers.ended(sequence.num_completion_tokens, self._planned_for(sequence))
+
+    def planned(self, num_prompt_tokens: int, max_tokens: int) -> int:
+        """Of the tokens that an answer may have, those it is given room for. Agents set no limit, and write little."""
+        is_open = num_prompt_tokens + max_tokens >= self._max_model_len
+        return min(max_tokens, OPEN_TOKENS) if is_open else max_tokens
+
     def of_new(self, num_prompt_tokens: int, max_tokens: int) -> Demand:
         """Demand of a sequence that is not admitted yet."""
-        num_tokens = self.answers.expected(max_tokens, 0)
+        num_tokens = min(max_tokens, self.answers.expected(self.planned(num_prompt_tokens, max_tokens), 0))
         num_left = min(num_prompt_tokens + num_tokens, self._max_model_len) - num_prompt_tokens
         return Demand(self._kv_cache.num_blocks_for(num_prompt_tokens), self._kv_cache.num_blocks_for(max(0, num_left)))
 
@@ -72,6 +81,10 @@ class Forecast:
         return most_blocks([*demands, *new]) <= num_free + sum(held)
 
     def _growth(self, sequence: Sequence) -> int:
-        num_tokens = self.answers.expected(sequence.sampling.max_tokens, sequence.num_completion_tokens)
+        expected = self.answers.expected(self._planned_for(sequence), sequence.num_completion_tokens)
+        num_tokens = min(sequence.sampling.max_tokens, expected)
         at_end = min(sequence.num_prompt_tokens + num_tokens, self._max_model_len)
         return self._kv_cache.num_blocks_for(max(0, at_end - sequence.num_tokens))
+
+    def _planned_for(self, sequence: Sequence) -> int:
+        return self.planned(sequence.num_prompt_tokens, sequence.sampling.max_tokens)

@@ -74,7 +74,7 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> None:
         """Free the sequence's place and blocks, whether it runs or waits."""
         if sequence.finish_reason is not None:
-            self.forecast.answers.ended(sequence.num_completion_tokens, sequence.sampling.max_tokens)
+            self.forecast.ended(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
             self.kv_cache.free(sequence)

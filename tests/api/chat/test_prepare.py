@@ -22,6 +22,17 @@ def test_optional_tools_do_not_constrain_the_answer(encoder):
     assert ready.options.tool_dialect == "hermes"
 
 
+def test_an_answer_that_may_call_tools_is_limited_by_the_context_alone(encoder):
+    """Agents send no limit, and a call that writes a file is long. A plain chat has the default of the reference."""
+    room = encoder.card.max_model_len
+    ready = prepared(encoder, tools=[TOOL])
+    assert ready.sampling.max_tokens == room - len(ready.prompt.ids)
+    assert prepared(encoder, tools=[TOOL], max_tokens=7).sampling.max_tokens == 7
+    assert prepared(encoder, tools=[TOOL], tool_choice="none").sampling.max_tokens == min(
+        2048, room - len(prepared(encoder).prompt.ids)
+    )
+
+
 LETTERS = {"type": "grammar", "grammar": {"syntax": "lark", "definition": 'start: "ab"+'}}
 CUSTOM = {"type": "custom", "custom": {"name": "spell", "description": "Spells.", "format": LETTERS}}
 

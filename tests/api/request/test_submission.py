@@ -1,14 +1,17 @@
 """The job of a prepared request."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from api.chat.chunks import ChatMeta
 from api.chat.prepare import prepare
 from api.reading.choice import ParseOptions
-from api.request.submission import Sender, deadline_s, submissions
+from api.request.response_meta import ResponseMeta
+from api.request.submission import Prepared, QueueOptions, Sender, deadline_s, submissions
 from api.schema.chat import ChatRequest
+from common.wire import GenerationRequest, SamplingParams
 from tests.api.calls import call_of
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
@@ -42,3 +45,15 @@ def test_a_form_stored_by_an_earlier_version_is_read() -> None:
 @pytest.mark.parametrize(("timeout", "header", "expected"), [(3.0, "9", 3.0), (None, "9", 11.0), (None, "x", 0.0)])
 def test_the_deadline_is_the_body_s_or_comes_after_the_sdk_s_own_timeout(timeout, header, expected):
     assert deadline_s(timeout, header) == expected
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "counted"), [(100, 110), (89_000, 89_010), (89_990, 10 + 2048), (200_000, 10 + 2048)]
+)
+def test_an_answer_that_only_the_context_limits_counts_as_one_of_the_default_length(encoder, max_tokens, counted):
+    request = GenerationRequest("chatcmpl-1", "tiny", (1,) * 10, SamplingParams(max_tokens=max_tokens, seed=1))
+    card = replace(encoder.card, max_model_len=90_000)
+    [submission] = submissions(
+        Prepared(ResponseMeta("1", "tiny", 1), [request], QueueOptions()), "chat", card, Sender("o", {})
+    )
+    assert submission.cost == counted

@@ -1,9 +1,11 @@
 """Forecasts of the KV blocks that running sequences need."""
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.growth import AnswerLengths, Demand, most_blocks
+from worker.engine.growth import OPEN_TOKENS, AnswerLengths, Demand, Forecast, most_blocks
+from worker.state.kv_cache import KVCache, LayerShape
 
 demands = st.lists(st.builds(Demand, st.integers(0, 20), st.integers(0, 20)), max_size=8)
 
@@ -30,3 +32,11 @@ def test_the_expected_length_follows_the_answers_and_rises_after_a_preemption() 
     assert lengths.expected(1000, 400) == 401
     lengths.was_too_short()
     assert lengths.expected(1000, 0) > 500
+
+
+def test_an_answer_that_only_the_context_limits_is_given_room_for_a_usual_one() -> None:
+    """Agents set no limit. Room for all that the context holds would leave the others waiting."""
+    forecast = Forecast(KVCache([LayerShape(1, 8, 8)], 8, 16, torch.float32, torch.device("cpu")), 131_072)
+    assert forecast.of_new(1_000, 130_072) == forecast.of_new(1_000, OPEN_TOKENS)
+    assert forecast.of_new(1_000, 100_000).growth > forecast.of_new(1_000, OPEN_TOKENS).growth
+    assert forecast.of_new(131_000, 72).growth == 5
