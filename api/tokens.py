@@ -10,6 +10,7 @@ from api.jobs.service import Service
 from api.process.offload import offload
 from api.prompt.conversation import Conversation
 from api.prompt.encoder import PromptEncoder
+from api.prompt.images import placed_images
 from api.request.custom_tools import as_function
 from api.schema.parse import parse
 from api.schema.tokens import DetokenizeRequest, TokenizeRequest
@@ -60,7 +61,7 @@ def ids_of(body: TokenizeRequest, encoder: PromptEncoder) -> list[int]:
         with_special = body.add_special_tokens is not False
         return encoder.tokenize_all([body.prompt or ""], encoder.most_tokens, with_special)[0]
     conversation = Conversation(
-        messages=body.messages,
+        messages=offload(placed_images, body.messages, encoder.card),
         tools=[as_function(tool) for tool in body.tools or ()],
         template_kwargs=body.chat_template_kwargs or {},
         continue_final=bool(body.continue_final_message),

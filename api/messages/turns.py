@@ -62,17 +62,23 @@ def result_of(block: ContentBlock) -> str | list[Part]:
         inner = list(readable(block.content))
     else:
         inner = [ContentBlock(type="text", text=block.content)] if isinstance(block.content, str) else []
-    if block.is_error:
-        inner = [ContentBlock(type="text", text="Error: "), *inner]
     parts = [
         part_of(part, "tool_result")
         if part.type == "image" or part.text is not None
         else Part(type="text", text=f"[{part.type} left out: this server reads text and images only]")
         for part in inner
     ]
-    if any(part.type == "image_url" for part in parts):
+    if block.is_error:
+        parts = _as_error(parts)
+    if len(parts) > 1 or any(part.type == "image_url" for part in parts):
         return parts
-    return "".join(part.text or "" for part in parts)
+    return parts[0].text or "" if parts else ""
+
+
+def _as_error(parts: list[Part]) -> list[Part]:
+    """The result of a call that has failed says so."""
+    first = parts[0].text if parts and parts[0].type == "text" else None
+    return [Part(type="text", text=f"Error: {first or ''}"), *parts[first is not None :]]
 
 
 def part_of(block: ContentBlock, param: str) -> Part:

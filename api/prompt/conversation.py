@@ -154,7 +154,7 @@ def parts_of(message: Message, number: int) -> list[dict[str, str]]:
     """Parts for a vision model's template. Raises InvalidRequest for a part that is neither text nor image."""
     if message.content is None or isinstance(message.content, str):
         return [{"type": "text", "text": message.content or ""}]
-    if message.role in ("system", "developer") and not any(map(is_image, message.content)):
+    if message.role == "tool" or (message.role in ("system", "developer") and not any(map(is_image, message.content))):
         return [{"type": "text", "text": text_of(message, number)}]  # some templates read its first part only
     return [
         {"type": "image"}
@@ -165,10 +165,13 @@ def parts_of(message: Message, number: int) -> list[dict[str, str]]:
 
 
 def text_of(message: Message, number: int) -> str:
-    """The content as one text. Raises InvalidRequest for a part that is not text."""
+    """The content as one text. Raises InvalidRequest for a part that is not text.
+
+    The parts of a tool's result are separate results (MCP's tools send lists so): each has lines of its own.
+    """
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
-    return "".join(
+    return ("\n" if message.role == "tool" else "").join(
         _part_text(part, f"messages[{number}].content[{index}]", "text") for index, part in enumerate(message.content)
     )
 

@@ -54,6 +54,14 @@ def test_a_conversation_is_written_by_the_models_template(post: Post) -> None:
     assert said["prompt"] == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_an_image_in_a_tool_s_result_is_a_line_of_text_as_in_a_chat(post: Post) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    messages = [{"role": "user", "content": "a"}, {"role": "tool", "tool_call_id": "1", "content": [image]}]
+    _, answer = post("/tokenize", {"messages": messages})
+    _, said = post("/detokenize", {"tokens": answer["tokens"]})
+    assert "[image left out: this model reads text only]" in said["prompt"]
+
+
 def test_nothing_is_no_tokens_and_no_tokens_are_nothing(post: Post) -> None:
     assert post("/tokenize", {"prompt": "", "add_special_tokens": False})[1]["tokens"] == []
     assert post("/detokenize", {"tokens": []})[1] == {"prompt": ""}

@@ -92,6 +92,15 @@ def test_a_tool_result_keeps_its_images_and_names_what_nobody_here_reads():
     assert read.content == "Error: [document left out: this server reads text and images only]"
 
 
+@pytest.mark.parametrize(("is_error", "text"), [(False, "12\n34"), (True, "Error: 12\n34")])
+def test_each_text_of_a_tool_result_stands_on_lines_of_its_own(is_error, text, encoder):
+    blocks = [{"type": "text", "text": "12"}, {"type": "text", "text": "34"}]
+    result = {"type": "tool_result", "tool_use_id": "1", "is_error": is_error, "content": blocks}
+    body = chat_request(asked(messages=[{"role": "user", "content": [result]}]))
+    prompt = encoder.decode(chat_input(body, encoder, GrammarCheck()).prompt.ids)
+    assert text in prompt
+
+
 def test_a_message_that_the_caller_began_is_continued():
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]
     assert chat_request(asked(messages=turns)).continue_final_message

@@ -2,8 +2,9 @@
 
 import pytest
 
-from api.prompt.conversation import Conversation, thinking_of
+from api.prompt.conversation import Conversation, as_dict, thinking_of
 from api.reading.thinking.known import THINK, form_for
+from api.schema.chat import Message, Part
 from tests.api.conftest import card, chat_tokenizer
 
 
@@ -61,3 +62,12 @@ def test_each_form_of_reasoning_is_opened_and_closed_by_its_own_marks(rendered, 
     model = card(chat_tokenizer(), chat_template=template, architecture=architecture)
     form = form_for(template, architecture)
     assert thinking_of(rendered, Conversation(messages=()), model, form) == thinking
+
+
+@pytest.mark.parametrize(("role", "text"), [("tool", "12\n34"), ("user", "1234"), ("assistant", "1234")])
+def test_the_texts_of_a_tool_s_result_are_joined_by_line_breaks(role, text):
+    message = Message(role=role, content=[Part(type="text", text="12"), Part(type="text", text="34")])
+    assert as_dict(message, 0, accepts_images=False)["content"] == text
+    parts = as_dict(message, 0, accepts_images=True)["content"]
+    assert len(parts) == (1 if role == "tool" else 2)
+    assert "".join(part["text"] for part in parts) == text
