@@ -9,8 +9,10 @@ from api.jobs.frames import Chunks
 from api.reading.choice import TokenDecoder
 from api.request.response_meta import ResponseMeta
 from api.request.submission import MetaT
+from common.errors import JobCancelled, ReaderGone
 from common.wire import Event, Failed
 
+CANCELLED = (JobCancelled.code, ReaderGone.code)  # codes of failures that somebody asked for
 Unfinished = tuple[dict[str, Any], int]  # body and HTTP status
 
 

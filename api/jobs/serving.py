@@ -13,7 +13,7 @@ from api.gate.notes import note_enqueued, note_quota
 from api.gate.tracing import traceparent
 from api.jobs.answers import Answer
 from api.jobs.call import Call
-from api.jobs.endpoint import AnswerProgress, Endpoint
+from api.jobs.endpoint import CANCELLED, AnswerProgress, Endpoint
 from api.jobs.generation import submit_all
 from api.jobs.service import Service
 from api.prompt.encoder import PromptEncoder
@@ -77,6 +77,8 @@ class StoredAnswer(Generic[MetaT]):
 
     @property
     def progress(self) -> AnswerProgress:
+        if any(job.cancel_code in CANCELLED for job in self.jobs):
+            return AnswerProgress("cancelled", sum(job.num_tokens for job in self.jobs))
         is_queued = all(job.state == "queued" for job in self.jobs)
         return AnswerProgress("queued" if is_queued else "in_progress", sum(job.num_tokens for job in self.jobs))
 

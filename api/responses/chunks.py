@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.jobs.dialects import RESPONSES
-from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished
+from api.jobs.endpoint import CANCELLED, AnswerProgress, Endpoint, Unfinished
 from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
@@ -22,10 +22,7 @@ from api.responses.output import (
     OutputItem,
 )
 from api.responses.tools import as_sent
-from common.errors import JobCancelled, ReaderGone
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
-
-CANCELLED = (JobCancelled.code, ReaderGone.code)
 
 
 @dataclass(frozen=True, slots=True)

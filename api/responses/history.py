@@ -82,6 +82,8 @@ class Resolver:
     def resolved(self, context: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The request's items as they are stored. A reference to an item that is there says nothing new."""
         body, raw = self.call.body, self.call.raw
+        if body.input is None:
+            return []
         if isinstance(body.input, str):
             return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": body.input}]}]
         known = {item.get("id") for item in context}

@@ -57,6 +57,7 @@ def prepare(call: Call[ResponsesRequest]) -> Prepared[ResponsesMeta]:
 
 
 def count_tokens(call: Call[ResponsesRequest]) -> int:
+    check_together(call.body)
     return len(ready_of(call, history_of(call, new_id("resp_"))).chat.prompt.ids)
 
 
@@ -78,6 +79,8 @@ def ready_of(call: Call[ResponsesRequest], history: History) -> Ready:
 
 
 def check_together(body: ResponsesRequest) -> None:
+    if body.input in (None, []) and body.previous_response_id is None:
+        raise InvalidRequest("'input' is required without 'previous_response_id'.", param="input")
     if body.background and body.store is False:
         raise InvalidRequest("'background' needs the response to be stored.", param="background")
 

@@ -6,17 +6,17 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from api.jobs.call import Call
-from api.jobs.endpoint import AnswerProgress
+from api.jobs.routes import page_size
 from api.jobs.service import Service
-from api.jobs.serving import ENDED, Delivery, StoredAnswer, enqueue, fetch, identify, reopen, respond, respond_early
+from api.jobs.serving import Delivery, StoredAnswer, enqueue, fetch, identify, reopen, respond, respond_early
 from api.responses.chunks import RESPONSE, ResponsesMeta
 from api.responses.history import stored_response
 from api.responses.prepare import count_tokens, prepare
 from api.schema.responses import ResponsesRequest
 from common.errors import Conflict, InvalidRequest
 
-DELETE_TRIES = 20
-DELETE_PAUSE_S = 0.1
+END_TRIES = 20  # a worker ends a cancelled job within a step
+END_PAUSE_S = 0.1
 
 
 def response_routes(service: Service) -> Blueprint:
@@ -59,21 +59,26 @@ def add_stored(routes: Blueprint, service: Service) -> None:
     @routes.post("/v1/responses/<response_id>/cancel")
     def cancel(response_id: str) -> Response:
         found(response_id)
-        had_ended = service.store.cancel(response_id) in ENDED
+        service.store.cancel(response_id)
         response = found(response_id)
+        for _ in range(END_TRIES):
+            if response.has_ended:
+                break
+            time.sleep(END_PAUSE_S)
+            response = found(response_id)
         identify(response.meta)
-        if not had_ended:
-            return respond_early(RESPONSE, response.meta, AnswerProgress("cancelled"))
+        if not response.has_ended:
+            return respond_early(RESPONSE, response.meta, response.progress)
         return respond(reopen(service, request, response, Delivery(failure_is_body=True)))
 
     @routes.delete("/v1/responses/<response_id>")
     def delete(response_id: str) -> dict[str, Any]:
         found(response_id)
         service.store.cancel(response_id)
-        for _ in range(DELETE_TRIES):
+        for _ in range(END_TRIES):
             if service.store.forget(response_id):
                 return {"id": response_id, "object": "response.deleted", "deleted": True}
-            time.sleep(DELETE_PAUSE_S)
+            time.sleep(END_PAUSE_S)
         raise Conflict("The response is still being cancelled; try again.")
 
 
@@ -87,8 +92,7 @@ def page_of(meta: ResponsesMeta) -> dict[str, Any]:
     if after is not None and after not in ids:
         raise InvalidRequest("'after' is not the id of an item of this response.", param="after")
     start = 0 if after is None else ids.index(after) + 1
-    limit = request.args.get("limit", 20, type=int)
-    page = items[start : start + max(1, min(limit, 100))]
+    page = items[start : start + page_size(request)]
     return {
         "object": "list",
         "data": page,

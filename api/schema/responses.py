@@ -53,7 +53,7 @@ class ResponsesRequest(Sampling):
 
     refused: ClassVar[Mapping[str, Refusal]] = REFUSED
 
-    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     instructions: str | None = None
     previous_response_id: str | None = Field(None, max_length=256)
     max_output_tokens: int | None = Field(None, ge=1)

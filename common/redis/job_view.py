@@ -14,7 +14,7 @@ from common.wire import JobState
 
 SHOWN: tuple[JobField, ...] = (
     *("state", "queue", "owner", "model", "member", "created", "first_claimed", "ended", "num_prompt", "tokens"),
-    *("max_tokens", "code", "crashes"),
+    *("max_tokens", "code", "crashes", "cancel"),
 )
 
 
@@ -36,6 +36,7 @@ class JobView:
     position: int  # in the queue, 0 is next; -1 when it does not wait
     code: str
     crashes: int
+    cancel_code: str = ""  # why it was asked to end, also while its worker has not ended it
     form: dict[str, Any] = field(default_factory=dict)  # empty in a list of jobs
 
 
@@ -116,5 +117,6 @@ def _view(job_id: str, fields: Mapping[str, bytes | None], position: int) -> Job
         position=position,
         code=text("code"),
         crashes=number("crashes"),
+        cancel_code=orjson.loads(fields["cancel"] or b"{}").get("code", ""),
         form=orjson.loads(fields.get("form") or b"{}"),
     )

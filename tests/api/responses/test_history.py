@@ -122,3 +122,19 @@ def test_an_item_that_is_named_twice_is_there_once_and_the_sizes_add_up(client, 
     monkeypatch.setattr("api.responses.history.MAX_BODY_BYTES", 5000)
     error = ask({"input": [reference(item) for item in items]})
     assert (error["status"], error["param"]) == (400, "input") and "too large" in error["message"]
+
+
+@pytest.mark.parametrize("sent", [{}, {"input": None}, {"input": []}])
+def test_a_conversation_can_be_continued_without_new_input(sent, client, ask):
+    first = ask({"input": "2+2?"})
+    second = ask({"previous_response_id": first["id"]} | sent, answer="Yes.")
+    assert second["status"] == "completed" and inputs(client, second) == ["2+2?", "Four."]
+    error = ask(sent)
+    assert (error["status"], error["param"]) == (400, "input")
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "x"])
+def test_a_page_of_items_has_1_to_100(limit, client, ask):
+    first = ask({"input": "2+2?"})
+    answer = client.get(f"/v1/responses/{first['id']}/input_items?limit={limit}", headers=KEY)
+    assert answer.status_code == 400 and answer.get_json()["error"]["param"] == "limit"
