@@ -37,12 +37,13 @@ class HarmonyBlock:
     def read(self, text: str) -> tuple[list[Piece], str | None]:
         self._held += text
         if self._recipient is None:
-            header, mark, rest = self._held.partition(MESSAGE)
-            if not mark and len(header) > MAX_HEADER:
+            header, mark, _ = self._held[:MAX_HEADER].partition(MESSAGE)
+            if not mark and len(header) == MAX_HEADER:
                 return [Content(self._before)], self._held
             if not mark:
                 return [], None
-            self._recipient, self._held = re.split(r"\s|<", header, maxsplit=1)[0], rest
+            self._recipient = re.split(r"\s|<", header, maxsplit=1)[0]
+            self._held = self._held[len(header) + len(mark) :]
         end = MARK.search(self._held)
         size = end.start() if end else len(self._held) - num_held(self._held, MARKS)
         said, self._held = self._held[:size], self._held[size:]
@@ -63,14 +64,15 @@ class HarmonyBlock:
             text = text.lstrip()
             if not text:
                 return []
-            if text[0] != "{" or self._recipient == NAMESPACE:
+            if text[0] != "{" or not self._name:
                 self._is_text = True
             else:
                 self._value = JsonValue()
                 return [self._started(), *self._take_value(text, self._value)]
         if self._value:
             return self._take_value(text, self._value)
-        return [(Content if self._recipient.startswith(NAMESPACE) else Reasoning)(text)]
+        is_own = not self._recipient or self._recipient.startswith(NAMESPACE)
+        return [(Content if is_own else Reasoning)(text)]
 
     def _take_value(self, text: str, value: JsonValue) -> list[Piece]:
         pieces: list[Piece] = []
@@ -86,13 +88,17 @@ class HarmonyBlock:
 
     def _ended(self) -> list[Piece]:
         """A message without any text is a call without arguments."""
-        if self._value or self._is_text or self._recipient == NAMESPACE:
+        if self._value or self._is_text or not self._name:
             return []
         return [self._started(), self._calls.arguments("{}"), self._calls.end()]
 
     def _started(self) -> Piece:
-        assert self._recipient is not None
-        return self._calls.start(self._recipient.removeprefix(NAMESPACE))
+        return self._calls.start(self._name)
+
+    @property
+    def _name(self) -> str:
+        """The function's; '' for a message to nobody."""
+        return (self._recipient or "").removeprefix(NAMESPACE)
 
 
 def grammar(rules: CallRules) -> Grammar:

@@ -21,7 +21,7 @@ HEADER_END = re.compile("|".join(map(re.escape, (MESSAGE, *ENDS))))
 RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 CHANNEL_NAME = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
 PEOPLE = frozenset({"user", "assistant", "all"})
-MAX_HEADER = 500  # characters
+MAX_HEADER = 500  # characters, with the mark at its end
 
 Kind = Literal["reasoning", "content", "call"]
 
@@ -77,8 +77,8 @@ class ChannelParser:
         return []
 
     def _read_header(self) -> list[Piece] | None:
-        end = HEADER_END.search(self._held)
-        if end is None and len(self._held) <= MAX_HEADER:
+        end = HEADER_END.search(self._held, 0, MAX_HEADER)
+        if end is None and len(self._held) < MAX_HEADER:
             return None
         if end is None:
             self._begin("content")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-MAX_TAG = 512
+MAX_TAG = 512  # characters
 MAX_SPACE = 64  # between the tag that ends a value and the tag after it
 BREAK = "\r"  # in the texts of a Writing: a newline or nothing
 NUMBER = "\a"  # in the texts of a Writing: the call's number
@@ -21,12 +21,18 @@ class Tag:
     stops: str = "\n"  # characters that are not in such a tag
 
     def match(self, text: str) -> re.Match[str] | bool:
-        """The match at the beginning of the text, else True while the text may become such a tag."""
+        """The match at the beginning of the text, else True while the text may become such a tag.
+
+        Only the text up to the first `end` decides, so that it does not matter in which pieces the text arrives.
+        """
         if not text.startswith(self.start):
             return self.start.startswith(text)
-        if (found := self.pattern.match(text)) or self.end in text[len(self.start) :]:
-            return found or False
-        return len(text) <= MAX_TAG and not any(char in text[len(self.start) :] for char in self.stops)
+        inside, end, _ = text[len(self.start) : MAX_TAG].partition(self.end)
+        if any(char in inside for char in self.stops):
+            return False
+        if not end:
+            return len(text) < MAX_TAG
+        return self.pattern.match(f"{self.start}{inside}{end}") or False
 
 
 @dataclass(frozen=True, slots=True)

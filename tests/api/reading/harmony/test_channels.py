@@ -124,6 +124,20 @@ def test_where_a_broken_answer_is_cut_does_not_matter():
                 assert read(list(text), dialect=dialect, finish=finish)[:4] == whole, (seed, text)
 
 
+@pytest.mark.parametrize("header", ["<|channel|>commentary to=functions.f{}", "<|channel|>final {}"])
+def test_a_header_is_too_long_in_every_cutting_or_in_none(header):
+    for size in (300, *range(440, 500), 600):
+        text = f"{header.format('f' * size)}<|message|>{{}}<|call|>"
+        assert read([text])[:3] == read(list(text))[:3] == read([text[:99], text[99:]])[:3]
+
+
+@pytest.mark.parametrize("recipient", ["", "functions."])
+@pytest.mark.parametrize("arguments", ["{}", '{"x": 1}', ""])
+def test_a_message_to_a_function_without_a_name_is_content(recipient, arguments):
+    text = f"<|channel|>final<|message|>hi <|channel|>commentary to={recipient}<|message|>{arguments}<|end|>"
+    assert read([text])[:3] == read(list(text))[:3] == ("", "hi" + arguments, [])
+
+
 def test_a_forced_call_that_is_cut_off_leaks_no_markup():
     text = f"<|channel|>analysis<|message|>Hm.<|end|>{NEXT}{CALL}"
     for size in range(len(text)):

@@ -115,6 +115,20 @@ def test_text_that_proves_not_to_be_a_call_comes_out_unchanged(text):
     assert calls(parse("qwen3_xml", [text])) == calls(parse("qwen3_xml", list(text))) == ([], text)
 
 
+@pytest.mark.parametrize("name", TAGS)
+@pytest.mark.parametrize("part", ["get_weather", "city"])
+def test_a_name_is_too_long_for_a_tag_in_every_cutting_or_in_none(name, part):
+    for size in (300, *range(460, 516, 3), 600):
+        text = TAGS[name].written.replace(part, "x" * size)
+        assert parse(name, [text]) == parse(name, list(text)) == parse(name, [text[:99], text[99:]])
+
+
+@pytest.mark.parametrize("name", ["a<|sep|>b", "a\nb"])
+def test_a_name_with_a_mark_or_a_line_break_begins_no_call_in_any_cutting(name):
+    text = f'<|open|>tools<|sep|><|open|>call tool="{name}"<|sep|><|close|>call<|sep|><|close|>tools<|sep|>'
+    assert calls(parse("kimi_k3", [text])) == calls(parse("kimi_k3", list(text))) == ([], text)
+
+
 def test_text_after_a_block_that_is_not_closed_is_content():
     text = '<minimax:tool_call>\n<invoke name="f">\n</invoke>\nThat was it.'
     assert calls(parse("minimax_m2", list(text))) == ([("f", "{}")], "\nThat was it.")
