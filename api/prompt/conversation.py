@@ -154,7 +154,7 @@ def parts_of(message: Message, number: int) -> list[dict[str, str]]:
     """Parts for a vision model's template. Raises InvalidRequest for a part that is neither text nor image."""
     if message.content is None or isinstance(message.content, str):
         return [{"type": "text", "text": message.content or ""}]
-    if message.role == "tool" or (message.role in ("system", "developer") and not any(map(is_image, message.content))):
+    if message.role in ("system", "developer", "tool") and not any(map(is_image, message.content)):
         return [{"type": "text", "text": text_of(message, number)}]  # some templates read its first part only
     return [
         {"type": "image"}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from api.prompt.template_traits import ChatTemplate, TemplateTraits
@@ -102,18 +103,25 @@ def _one_type(schema: Mapping[str, Any]) -> str:
 
 
 def joined(first: Content, second: Content, between: str = PARAGRAPH) -> Content:
-    """Two contents as one. Texts that meet become one part: some templates read only the first."""
-    if isinstance(first, list) or isinstance(second, list):
-        first, second = _parts(first), _parts(second)
-    if _is_empty(first) or _is_empty(second):
-        return second if _is_empty(first) else first
-    if isinstance(first, str) and isinstance(second, str):
-        return first + between + second
-    *head, last = _parts(first)
-    following, *tail = _parts(second)
-    if last["type"] == following["type"] == "text":
-        return [*head, {"type": "text", "text": last["text"] + between + following["text"]}, *tail]
-    return [*head, last, *([{"type": "text", "text": between}] if between else []), following, *tail]
+    """Two contents as one."""
+    return all_joined([first, second], between)
+
+
+def all_joined(contents: Sequence[Content], between: str) -> Content:
+    """Contents as one, in linear time. Texts that meet become one part: some templates read only the first."""
+    shown = [content for content in contents if not _is_empty(content)]
+    texts = [content for content in shown if isinstance(content, str)]
+    if len(texts) == len(shown) and not any(isinstance(content, list) for content in contents):
+        return between.join(texts)
+    if not shown:
+        return _parts(contents[-1])
+    gap = _parts(between) if between else []
+    parts = _parts(shown[0]) + [part for content in shown[1:] for part in (*gap, *_parts(content))]
+    result: list[Any] = []
+    for is_text, group in groupby(parts, key=lambda part: part["type"] == "text"):
+        same = list(group)
+        result += _parts("".join(part["text"] for part in same)) if is_text else same
+    return result
 
 
 def _parts(content: Content) -> list[Any]:
@@ -141,15 +149,12 @@ def _with_calls_as_text(message: Message, write: CallWriter) -> Message:
 def _with_results_as_turns(messages: Sequence[Message]) -> list[Message]:
     """Results that follow one another become one turn of the user's."""
     result: list[Message] = []
-    for before, message in zip([None, *messages], messages, strict=False):
-        if message["role"] != "tool":
-            result.append(message)
+    for is_result, group in groupby(messages, key=lambda message: message["role"] == "tool"):
+        if not is_result:
+            result += group
             continue
-        text = joined(joined("<tool_response>\n", message["content"], ""), "\n</tool_response>", "")
-        if before is not None and before["role"] == "tool":
-            result[-1] = {"role": "user", "content": joined(result[-1]["content"], text, "\n")}
-        else:
-            result.append({"role": "user", "content": text})
+        texts = [all_joined(["<tool_response>\n", one["content"], "\n</tool_response>"], "") for one in group]
+        result.append({"role": "user", "content": all_joined(texts, "\n")})
     return result
 
 
@@ -177,10 +182,7 @@ def _with_fewer_systems(messages: Sequence[Message], traits: TemplateTraits) -> 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
     """Messages of one role as one message, or none."""
-    result: list[Message] = []
-    for message in messages:
-        result = [result[0] | {"content": joined(result[0]["content"], message["content"])}] if result else [message]
-    return result
+    return [messages[0] | {"content": all_joined([one["content"] for one in messages], PARAGRAPH)}] if messages else []
 
 
 def _with_calls_alone(message: Message) -> list[Message]:
@@ -220,16 +222,16 @@ def _one_call_each(messages: Sequence[Message]) -> list[Message]:
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:
     """The user and the assistant in turn. Calls and results are not counted: templates allow them between."""
+    turns: list[Message] = []
+    for turn, group in groupby(messages, key=_turn_of):
+        same = list(group)
+        turns += _merged(same) if turn else same
     result: list[Message] = []
     said = "assistant"
-    for message in messages:
+    for message in turns:
         turn = _turn_of(message)
         if turn and turn == said:
-            if result and _turn_of(result[-1]) == turn:
-                result += _merged([result.pop(), message])
-                continue
-            other = "assistant" if turn == "user" else "user"
-            result.append({"role": other, "content": _only("", message["content"])})
+            result.append({"role": "assistant" if turn == "user" else "user", "content": _only("", message["content"])})
         result.append(message)
         said = turn or said
     return result

@@ -1,10 +1,12 @@
 """Models whose chat templates show no tools, or leave earlier calls and their results out."""
 
 import json
+import time
 
 from api.prompt import template_traits
 from api.prompt.conversation import Conversation, render
 from api.prompt.special_tokens import Guard
+from api.prompt.turns import _with_results_as_turns
 from api.reading.choice import ChoiceParser
 from api.reading.pieces import Content, ToolCallArguments
 from api.schema.chat import ChatRequest, Tool
@@ -127,3 +129,11 @@ def test_a_template_of_its_own_for_tools_is_taken_when_there_are_some(encoder_of
     named = encoder_of(chat_template=TURNS, tool_chat_template=own)
     assert "Tools: [{" in named.decode(prepared(named, tools=[TOOL]).prompt.ids)
     assert "Tools" not in named.decode(prepared(named).prompt.ids)
+
+
+def test_many_results_become_a_turn_in_linear_time():
+    results = [{"role": "tool", "content": "x" * 2000} for _ in range(4000)]
+    started = time.thread_time()
+    [turn] = _with_results_as_turns(results)
+    assert turn["content"].count("<tool_response>") == 4000
+    assert time.thread_time() - started < 1
