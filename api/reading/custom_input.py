@@ -75,7 +75,10 @@ class InputText:
 
 def _first_text(arguments: str) -> str:
     """The first string among the arguments; else their JSON."""
-    value = json.loads(arguments or "{}")
+    try:
+        value = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):  # too long a number, or too deep
+        return arguments
     members = value.values() if isinstance(value, dict) else ()
     return next((member for member in members if isinstance(member, str)), arguments if value else "")
 

@@ -47,7 +47,9 @@ def test_an_input_is_shown_while_it_is_written():
         ("{}", ""),
         ('{"input": ""}', ""),
         ('{"input": "a\\ud83db"}', "a\ufffdb"),
+        *((f'{{"lines": {value}}}', f'{{"lines": {value}}}') for value in ("9" * 5_000, "[" * 2_000 + "]" * 2_000)),
     ],
+    ids=lambda text: text[:30],
 )
 def test_arguments_of_another_form_are_read_as_far_as_they_can(arguments, expected):
     for cuts in ((), range(1, len(arguments))):

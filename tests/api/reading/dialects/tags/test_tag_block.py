@@ -116,6 +116,15 @@ def test_text_that_proves_not_to_be_a_call_comes_out_unchanged(text):
 
 
 @pytest.mark.parametrize("name", TAGS)
+@pytest.mark.parametrize("kind", ["mixed", "json", "text|array|integer", "text|number"])
+def test_a_value_may_be_deeper_or_longer_than_a_parser_of_json_takes(name, kind):
+    for value in ("[" * 1_500 + "]" * 1_500, "9" * 5_000):
+        text = TAGS[name].written.replace('Paris "X" <b>', "Paris").replace('"Paris"', "Paris").replace("Paris", value)
+        made, _ = calls(parse(name, [text], {"get_weather": {"city": kind}}))
+        assert value in made[0][1]
+
+
+@pytest.mark.parametrize("name", TAGS)
 @pytest.mark.parametrize("part", ["get_weather", "city"])
 def test_a_name_is_too_long_for_a_tag_in_every_cutting_or_in_none(name, part):
     for size in (300, *range(460, 516, 3), 600):
