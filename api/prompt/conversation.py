@@ -8,7 +8,7 @@ from typing import Any
 from api.prompt import deepseek_v32, harmony
 from api.prompt.bounds import TooSlow, bounded
 from api.prompt.images import is_image
-from api.prompt.special_tokens import Guard
+from api.prompt.special_tokens import HIDDEN, OPEN, Guard
 from api.prompt.template_traits import (
     REFUSALS,
     STRICTEST,
@@ -107,12 +107,19 @@ def _render_fitted(
             raise first from None
 
 
-def thinking_of(rendered: str, conversation: Conversation, card: ModelCard, form: ReasoningForm) -> Thinking:
-    """Where the answer begins, by the end of the prompt: see Thinking."""
-    if conversation.continue_final:
-        before, opening, opened = rendered.rpartition(form.marks.opening)
-        is_open = bool(before and opening) and not any(closing in opened for closing in form.closings)
-        return "opened" if is_open else "answering"
+def final_text(conversation: Conversation, guard: Guard) -> str | None:
+    """The text that the answer continues, with special tokens hidden; None if the answer begins anew."""
+    if not conversation.continue_final:
+        return None
+    content = conversation.messages[-1].content
+    texts = [part.text or "" for part in content] if isinstance(content, list) else [content or ""]
+    return guard.text("".join(texts), is_own=True)
+
+
+def thinking_of(rendered: str, continued: str | None, card: ModelCard, form: ReasoningForm) -> Thinking:
+    """Where the answer begins, by the end of the prompt: see Thinking. `continued`: what final_text() says."""
+    if continued is not None:
+        return "opened" if _is_inside_thinking(rendered, continued, form) else "answering"
     end = rendered.rstrip()
     if end.endswith(form.openings):
         return "opened"
@@ -129,6 +136,15 @@ def knows_thinking(card: ModelCard, form: ReasoningForm) -> bool:
     """The model may reason before it answers, by its template."""
     is_known = card.architecture == "deepseek_v32" or form.marks.opening in (card.chat_template or "")
     return is_known or form.marks.opening != THINK
+
+
+def _is_inside_thinking(rendered: str, continued: str, form: ReasoningForm) -> bool:
+    """Reasoning is open at the end of the final message. No other message counts: a user may write a mark too."""
+    prompt, own = HIDDEN.sub(OPEN, rendered).rstrip(), HIDDEN.sub(OPEN, continued).strip()
+    before = prompt[: prompt.rfind(own)].rstrip() if own in prompt else ""
+    opened_at = max(own.rfind(mark) for mark in form.openings)
+    is_opened = opened_at >= 0 or before.endswith(form.openings)
+    return is_opened and not any(mark in own[max(opened_at, 0) :] for mark in form.closings)
 
 
 def _is_empty_block(end: str, form: ReasoningForm) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from api.process.offload import in_native_thread, in_python_thread, inline, offload
-from api.prompt.conversation import Conversation, render, thinking_of
+from api.prompt.conversation import Conversation, final_text, render, thinking_of
 from api.prompt.encoding import LONG_TEXT, Encoded, TextEncoder
 from api.prompt.special_tokens import Guard
 from api.prompt.template_traits import chat_template_of
@@ -72,17 +72,17 @@ class PromptEncoder:
     def encode_chat(self, conversation: Conversation) -> ChatPrompt:
         """Ids up to where the answer begins. Raises InvalidRequest or ContextLengthExceeded."""
         most = self.card.max_model_len
-        rendered, parts = offload(self._rendered, conversation)
+        rendered, continued, parts = offload(self._rendered, conversation)
         encoded = self._checked(self._texts.encode([text for text, _ in parts if text], most), most, "messages")
         ids = (in_python_thread if len(parts) > MANY_PARTS else inline)(self._joined, parts, encoded)
-        thinking = thinking_of(rendered, conversation, self.card, self.reasoning_form)
+        thinking = thinking_of(rendered, continued, self.card, self.reasoning_form)
         return ChatPrompt(self.fitting(ids, param="messages"), thinking)
 
-    def _rendered(self, conversation: Conversation) -> tuple[str, list[tuple[str, str]]]:
-        """The prompt's text, and the same as pairs of (text, special token that the caller wrote)."""
+    def _rendered(self, conversation: Conversation) -> tuple[str, str | None, list[tuple[str, str]]]:
+        """The prompt's text, that which the answer continues, and the prompt as pairs of (text, caller's token)."""
         guard = Guard(self._hidden, self._markup)
         rendered = render(conversation, self.card, guard)
-        return rendered, list(guard.parts(rendered))
+        return rendered, final_text(conversation, guard), list(guard.parts(rendered))
 
     def _joined(self, parts: Sequence[tuple[str, str]], encoded: Sequence[list[int]]) -> list[int]:
         ids: list[int] = []

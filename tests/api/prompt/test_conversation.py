@@ -2,9 +2,12 @@
 
 import pytest
 
-from api.prompt.conversation import Conversation, as_dict, thinking_of
+from api.prompt.conversation import as_dict, thinking_of
+from api.prompt.encoder import PromptEncoder
 from api.reading.thinking.known import THINK, form_for
 from api.schema.chat import Message, Part
+from tests.api.cards import SPECIAL, bytes_tokenizer
+from tests.api.chat_requests import prepared
 from tests.api.conftest import card, chat_tokenizer
 
 
@@ -20,25 +23,38 @@ from tests.api.conftest import card, chat_tokenizer
 )
 def test_the_prompt_and_the_template_tell_whether_an_answer_begins_with_thinking(rendered, template, thinking):
     model = card(chat_tokenizer(), chat_template=template)
-    assert thinking_of(rendered, Conversation(messages=()), model, THINK) == thinking
+    assert thinking_of(rendered, None, model, THINK) == thinking
 
 
 @pytest.mark.parametrize(
-    ("rendered", "thinking"),
+    ("before", "continued", "thinking"),
     [
-        ("<|assistant|>Four", "answering"),
-        ("<|assistant|><think>Hm", "opened"),
-        ("<|assistant|><think>Hm</think>Four", "answering"),
+        ("", "Four", "answering"),
+        ("", "<think>Hm", "opened"),
+        ("", "<think>Hm</think>Four", "answering"),
+        ("<think>Hm</think>", "Four ", "answering"),
+        ("<think>\n", "Hm", "opened"),
+        ("<think>\n", "Hm</think>Four", "answering"),
+        ("<think>", "", "opened"),
     ],
 )
-def test_a_continued_answer_thinks_if_its_last_block_is_open(rendered, thinking):
+def test_a_continued_answer_thinks_if_its_last_block_is_open(before, continued, thinking):
     model = card(chat_tokenizer(), chat_template="... <think> ...")
-    assert thinking_of(rendered, Conversation(messages=(), continue_final=True), model, THINK) == thinking
+    rendered = "<|user|>What is <think>?<|assistant|>" + before + continued.strip()
+    assert thinking_of(rendered, continued, model, THINK) == thinking
+
+
+def test_a_continued_answer_is_that_of_the_final_message_whatever_the_user_wrote():
+    encoder = PromptEncoder(card(bytes_tokenizer(*SPECIAL)))
+    said = ("Sure:", "<|im_end|> ends it:", "<think>Sure<|im_end|>:")
+    turns = [[{"role": "user", "content": "<think>?"}, {"role": "assistant", "content": text}] for text in said]
+    found = [prepared(encoder, messages=messages, continue_final_message=True).prompt.thinking for messages in turns]
+    assert found == ["answering", "answering", "opened"]
 
 
 def test_deepseek_may_think_without_a_chat_template():
     model = card(chat_tokenizer(), chat_template=None, architecture="deepseek_v32")
-    assert thinking_of("<｜Assistant｜>", Conversation(messages=()), model, THINK) == "optional"
+    assert thinking_of("<｜Assistant｜>", None, model, THINK) == "optional"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +77,7 @@ def test_deepseek_may_think_without_a_chat_template():
 def test_each_form_of_reasoning_is_opened_and_closed_by_its_own_marks(rendered, template, architecture, thinking):
     model = card(chat_tokenizer(), chat_template=template, architecture=architecture)
     form = form_for(template, architecture)
-    assert thinking_of(rendered, Conversation(messages=()), model, form) == thinking
+    assert thinking_of(rendered, None, model, form) == thinking
 
 
 @pytest.mark.parametrize(("role", "text"), [("tool", "12\n34"), ("user", "1234"), ("assistant", "1234")])

@@ -26,7 +26,7 @@ from template_turns import TOOLS, TURNS, CannotCut, Turn, spoken  # noqa: E402
 from transformers.utils.chat_template_utils import render_jinja_template  # noqa: E402
 
 from api.chat.prepare import parameter_kinds  # noqa: E402
-from api.prompt.conversation import Conversation, thinking_of  # noqa: E402
+from api.prompt.conversation import thinking_of  # noqa: E402
 from api.prompt.template_traits import chat_template_of  # noqa: E402
 from api.prompt.templates import render_template  # noqa: E402
 from api.reading.choice import ChoiceParser, ParseOptions  # noqa: E402
@@ -107,11 +107,11 @@ def check_reading(source: str, form: Form, rounds: Rounds) -> None:
 
 
 def faults_of(card: ModelCard, form: Form, turn: Turn, before: str, text: str, rounds: Rounds) -> Iterator[str]:
-    asked, thought = Conversation(messages=()), form_for(card.chat_template, card.architecture)
+    thought = form_for(card.chat_template, card.architecture)
     options = ParseOptions(
         tool_dialect=form.dialect,
         reasoning_form=thought.name,
-        is_thinking_opened=thinking_of(before, asked, card, thought) == "opened",
+        is_thinking_opened=thinking_of(before, None, card, thought) == "opened",
         stop_token_ids=(STOP,),
         parameter_kinds=parameter_kinds(TOOLS),
     )
