@@ -1,6 +1,6 @@
 """Anthropic's content blocks that are text in another form, and those that only Anthropic's own servers read."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from api.schema.messages import BlockSource, ContentBlock
 
@@ -13,11 +13,21 @@ BILLING = "x-anthropic-billing-header:"  # Claude Code's first line of a system 
 def readable(blocks: Iterable[ContentBlock]) -> Iterator[ContentBlock]:
     """Documents, search results and the like as text, without what was written for Anthropic's servers."""
     for block in blocks:
-        is_servers = block.type in LEFT_OUT or block.type.endswith(OF_A_SERVER_TOOL)
-        if is_servers or (block.text or "").startswith(BILLING):
+        if block.type in LEFT_OUT or block.type.endswith(OF_A_SERVER_TOOL):
             continue
         text = None if block.type in OURS else _text_of(block)
         yield block if text is None else ContentBlock(type="text", text=text)
+
+
+def without_billing(system: str | Sequence[ContentBlock]) -> str | list[ContentBlock]:
+    """A system prompt without that line, if it begins with it: no prefix would ever be cached."""
+    if isinstance(system, str):
+        return system.partition("\n")[2] if system.startswith(BILLING) else system
+    text = "".join(block.text or "" for block in system[:1])
+    rest = without_billing(text)
+    if rest == text:
+        return list(system)
+    return [*([ContentBlock(type="text", text=rest)] if isinstance(rest, str) and rest else []), *system[1:]]
 
 
 def referenced_tools(blocks: Iterable[ContentBlock]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from api.messages.blocks import readable
+from api.messages.blocks import readable, without_billing
 from api.schema.chat import (
     FunctionCall,
     ImageUrl,
@@ -17,8 +17,8 @@ from common.errors import InvalidRequest
 
 def messages_of(body: CountRequest) -> list[Message]:
     messages = []
-    if body.system:
-        messages.append(Message(role="system", content=system_of(body.system, "system")))
+    if system := without_billing(body.system or ""):
+        messages.append(Message(role="system", content=system_of(system, "system")))
     for number, turn in enumerate(body.messages):
         param = f"messages[{number}]"
         if turn.role == "assistant":

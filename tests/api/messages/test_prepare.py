@@ -208,11 +208,31 @@ def test_what_anthropic_s_servers_wrote_for_themselves_is_left_out():
     assert chat_request(asked(messages=messages)).messages[-1].content == "Found."
 
 
-def test_a_system_prompt_s_line_about_billing_does_not_reach_the_model():
+BILLING = "x-anthropic-billing-header: cc_version=2.1; cch=12345;"
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        f"{BILLING}\nBe kind.",
+        [{"type": "text", "text": BILLING}, {"type": "text", "text": "Be kind."}],
+        [{"type": "text", "text": f"{BILLING}\nBe "}, {"type": "text", "text": "kind."}],
+    ],
+)
+def test_a_system_prompt_s_line_about_billing_does_not_reach_the_model(system):
     """It changes with each request, so that no prefix would ever be cached."""
-    billing = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1; cch=12345;"}
-    chat = chat_request(asked(system=[billing, {"type": "text", "text": "Be kind."}]))
-    assert chat.messages[0].content == "Be kind."
+    assert chat_request(asked(system=system)).messages[0].content == "Be kind."
+
+
+@pytest.mark.parametrize("system", [BILLING, [{"type": "text", "text": BILLING}]])
+def test_a_system_prompt_of_the_line_about_billing_alone_is_none(system):
+    assert [message.role for message in chat_request(asked(system=system)).messages] == ["user"]
+
+
+def test_the_line_about_billing_is_text_like_any_other_outside_the_beginning_of_the_system_prompt():
+    text = {"type": "text", "text": BILLING}
+    said = asked(system=[{"type": "text", "text": "Be kind.\n"}, text], messages=[{"role": "user", "content": [text]}])
+    assert [message.content for message in chat_request(said).messages] == [f"Be kind.\n{BILLING}", BILLING]
 
 
 @pytest.mark.parametrize(("display", "is_shown"), [(None, True), ("summarized", True), ("omitted", False)])
