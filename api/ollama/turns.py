@@ -1,6 +1,7 @@
 """Ollama's messages -> chat messages."""
 
 import json
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
 from api.schema.chat import FunctionCall, ImageUrl, Message, Part, ToolCall
@@ -15,24 +16,27 @@ class CallIds:
 
     def __init__(self) -> None:
         self._num_calls = 0
-        self._open: list[tuple[str, str]] = []  # (tool's name, id) of the calls without a result so far
+        self._open: OrderedDict[str, str] = OrderedDict()  # id -> tool's name, of the calls without a result so far
+        self._of_tool: defaultdict[str, OrderedDict[str, None]] = defaultdict(OrderedDict)  # their ids by name
 
     def of_call(self, call: OllamaToolCall) -> str:
         self._num_calls += 1
         call_id = call.id or f"call_{self._num_calls}"
-        self._open.append((call.function.name, call_id))
+        self._close(call_id)
+        self._open[call_id] = call.function.name
+        self._of_tool[call.function.name][call_id] = None
         return call_id
 
     def of_result(self, message: OllamaMessage) -> str:
         """The id that it names, else that of the first open call of its tool, else of the first open call."""
-        matching = [known for known in self._open if message.tool_call_id == known[1]]
-        if message.tool_call_id and not matching:
-            return message.tool_call_id
-        matching = matching or [known for known in self._open if message.tool_name == known[0]] or self._open[:1]
-        if not matching:
-            return "call_0"
-        self._open.remove(matching[0])
-        return matching[0][1]
+        candidates = self._of_tool.get(message.tool_name or "") or self._open
+        call_id = message.tool_call_id or next(iter(candidates), "call_0")
+        self._close(call_id)
+        return call_id
+
+    def _close(self, call_id: str) -> None:
+        if (name := self._open.pop(call_id, None)) is not None:
+            del self._of_tool[name][call_id]
 
 
 def messages_of(sent: Sequence[OllamaMessage]) -> list[Message]:

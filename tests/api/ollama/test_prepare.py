@@ -1,5 +1,7 @@
 """Ollama's requests as chat and completion requests."""
 
+import time
+
 import pytest
 
 from api.ollama.embeddings import num_ending, prepare_embed, prepare_embedding, shortened_ids
@@ -87,6 +89,15 @@ def test_calls_and_their_results_are_told_apart_by_id_by_name_or_by_order():
     assert [(said.content, said.tool_call_id) for said in messages[2:]] == [
         ("1", "x"), ("2", "call_1"), ("3", "call_3"), ("4", "y"),
     ]  # fmt: skip
+
+
+def test_results_find_their_calls_in_linear_time():
+    calls = [{"function": {"name": f"f{number}"}} for number in range(4000)]
+    results = [{"role": "tool", "content": "", "tool_name": "other"}] * 4000
+    began = time.process_time()
+    found = told({"role": "assistant", "tool_calls": calls}, *results)
+    assert time.process_time() - began < 0.5
+    assert [message.tool_call_id for message in found[1:]] == [f"call_{number}" for number in range(1, 4001)]
 
 
 def test_images_come_as_base64_or_as_data_urls(encoder_of):
