@@ -20,6 +20,7 @@ LFM2_HINTS = (LFM2_OPENING, "<|tool_list_start|>", '"List of tools: ["')
 OLMO_OPENING, OLMO_CLOSING = "<function_calls>", "</function_calls>"
 LLAMA4_OPENING, LLAMA4_CLOSING = "<|python_start|>", "<|python_end|>"
 LLAMA4_MARKS = (LLAMA4_OPENING, LLAMA4_CLOSING)
+BARE = "[{"
 MAX_LEAD = 400  # characters of white space and brackets before a call
 SHOWN_LIST = re.compile(r"\[func_name1?\(")
 ANY_TEXT = re.compile(r"(?s).*")
@@ -97,7 +98,7 @@ def list_grammar(rules: CallRules) -> Grammar:
 
 def llama4_grammar(rules: CallRules) -> Grammar:
     """One call as JSON, which Meta's own template writes."""
-    return json_grammar(rules, LLAMA4_OPENING)
+    return json_grammar(rules, LLAMA4_OPENING, BARE)
 
 
 def call_rules_of(rules: CallRules) -> tuple[SchemaRules, str]:
@@ -203,7 +204,7 @@ OLMO3 = ToolDialect(
     write_calls=olmo_calls,
 )
 PYTHONIC = ToolDialect(
-    *("pythonic", LLAMA4_MARKS, detect_list, llama4_block, list_grammar, "[{"), write_calls=list_calls
+    *("pythonic", LLAMA4_MARKS, detect_list, llama4_block, list_grammar, BARE), write_calls=list_calls
 )
-LLAMA4 = ToolDialect("llama4", LLAMA4_MARKS, detect_llama4, llama4_block, llama4_grammar, "[{")
+LLAMA4 = ToolDialect("llama4", LLAMA4_MARKS, detect_llama4, llama4_block, llama4_grammar, BARE)
 PYTHONICS = (PYTHONIC, LLAMA4, LFM2, OLMO3)

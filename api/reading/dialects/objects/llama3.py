@@ -3,6 +3,8 @@
 Built-in tools are called in Python, `<|python_tag|>brave_search.call(query="…")`.
 """
 
+import re
+
 from api.reading.dialects.call_grammar import PARAM, CallRules, call_schema, templated
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.literals.python_calls import PythonCalls
@@ -11,6 +13,7 @@ from api.reading.pieces import CallPieces, Piece
 from common.grammar.answer import Grammar, assemble
 
 OPENING = "<|python_tag|>"
+BARE = "{"
 BETWEEN = " \t\r\n;,"
 
 
@@ -50,14 +53,14 @@ class Llama3Block:
 
 
 def grammar(rules: CallRules) -> Grammar:
-    return json_grammar(rules, OPENING)
+    return json_grammar(rules, OPENING, BARE)
 
 
-def json_grammar(rules: CallRules, opening: str) -> Grammar:
-    """One call. The marker is optional: an answer that begins with a brace is a call."""
+def json_grammar(rules: CallRules, opening: str, bare: str) -> Grammar:
+    """One call. The marker is optional: an answer that begins with one of the characters in `bare` is a call."""
     tag = f"({rules.marked.literal(opening)})? " if opening in rules.marked.special_tokens else ""
     free = "" if rules.must_call else "TEXT? | "
-    lines = [f"start: {free}{tag}@call", "TEXT: /\\s*[^\\s{](.|\\n)*/"]
+    lines = [f"start: {free}{tag}@call", f"TEXT: /\\s*[^\\s{re.escape(bare)}](.|\\n)*/"]
     return assemble(lines, {"call": templated(call_schema(rules.schemas, "parameters"))}, PARAM)
 
 
@@ -65,4 +68,4 @@ def detect(template: str, _: str) -> bool:
     return OPENING in template or '"parameters": ' in template
 
 
-LLAMA3_JSON = ToolDialect("llama3_json", (OPENING,), detect, Llama3Block, grammar, bare="{")
+LLAMA3_JSON = ToolDialect("llama3_json", (OPENING,), detect, Llama3Block, grammar, bare=BARE)

@@ -69,6 +69,15 @@ def test_a_call_after_another_opening_follows_the_rules_too(name):
             assert opening not in text or not allows(grammar, text), text
 
 
+@pytest.mark.parametrize("name", [dialect.name for dialect in DIALECTS if dialect.bare])
+def test_free_text_does_not_begin_with_what_is_read_as_a_call(name):
+    dialect = dialect_named(name)
+    grammar = dialect.grammar(FUNCTIONS, must_call=False, parallel=True, marked=PLAIN)
+    for begun in (f"{space}{char}{rest}" for space in ("", " \n") for char in dialect.bare for rest in ("", "g(x=1)]")):
+        assert not allows(grammar, begun), begun
+    assert allows(grammar, "I see [g(x=1)] and {}.")
+
+
 @pytest.mark.parametrize(("name", "joint"), [("hermes", "\n"), ("mistral_args", "")])
 def test_calls_are_parallel_only_when_that_is_allowed(name, joint):
     two = joint.join([CALLS[name]] * 2)
