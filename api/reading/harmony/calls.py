@@ -44,10 +44,13 @@ class HarmonyBlock:
                 return [], None
             self._recipient = re.split(r"\s|<", header, maxsplit=1)[0]
             self._held = self._held[len(header) + len(mark) :]
+        pieces = self._take_object()
+        if self._value and not self._is_over:
+            return pieces, None
         end = MARK.search(self._held)
         size = end.start() if end else len(self._held) - num_held(self._held, MARKS)
         said, self._held = self._held[:size], self._held[size:]
-        pieces = self._take(said)
+        pieces += self._take_text(said)
         if end is None:
             return pieces, None
         rest = self._held if end[0] == START else self._held.removeprefix(end[0])
@@ -56,35 +59,36 @@ class HarmonyBlock:
     def finish(self) -> list[Piece]:
         if self._recipient is None:
             return [Content(self._before + self._held)]
-        return [*self._take(self._held), *self._ended()]
+        return [*self._take_object(), *self._take_text(self._held), *self._ended()]
 
-    def _take(self, text: str) -> list[Piece]:
-        assert self._recipient is not None
+    def _take_object(self) -> list[Piece]:
+        """Take the arguments as far as they have come. A mark in one of their strings is text."""
+        pieces: list[Piece] = []
         if self._value is None and not self._is_text:
-            text = text.lstrip()
-            if not text:
+            self._held = self._held.lstrip()
+            if not self._held.startswith("{") or not self._name:
                 return []
-            if text[0] != "{" or not self._name:
-                self._is_text = True
-            else:
-                self._value = JsonValue()
-                return [self._started(), *self._take_value(text, self._value)]
-        if self._value:
-            return self._take_value(text, self._value)
+            self._value = JsonValue()
+            pieces.append(self._started())
+        if self._value is None or self._is_over:
+            return pieces
+        for at, char in enumerate(self._held):
+            took, written = self._value.take(char)
+            pieces.append(self._calls.arguments(written))
+            if took != "more":
+                self._is_over = True
+                self._held = self._held[at + (took == "last") :]
+                return [*pieces, self._calls.end()] if took == "last" else pieces
+        self._held = ""
+        return pieces
+
+    def _take_text(self, text: str) -> list[Piece]:
+        """Text in place of arguments. What follows these is dropped."""
+        if self._value or not text:
+            return []
+        self._is_text = True
         is_own = not self._recipient or self._recipient.startswith(NAMESPACE)
         return [(Content if is_own else Reasoning)(text)]
-
-    def _take_value(self, text: str, value: JsonValue) -> list[Piece]:
-        pieces: list[Piece] = []
-        for char in text:
-            if self._is_over:
-                break
-            took, written = value.take(char)
-            pieces.append(self._calls.arguments(written))
-            self._is_over = took != "more"
-            if took == "last":
-                pieces.append(self._calls.end())
-        return pieces
 
     def _ended(self) -> list[Piece]:
         """A message without any text is a call without arguments."""

@@ -10,6 +10,7 @@ commentary to nobody, is content; a message to a tool is a call.
 import re
 from typing import Literal
 
+from api.reading.dialects.json_value import JsonValue
 from api.reading.pieces import Content, Piece, Reasoning, merged, num_held
 
 START, CHANNEL, MESSAGE, CONSTRAIN, CALL = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|call|>"
@@ -39,6 +40,7 @@ class ChannelParser:
         self._held = ""
         self._is_first = True  # no message has ended
         self._has_text = False  # in this message
+        self._arguments = ArgumentsText()  # of this message, if it is a call
         self._spoken: set[Kind] = set()  # kinds of which there is text
 
     @property
@@ -92,6 +94,9 @@ class ChannelParser:
         return [Content(f"{CALL_OPENING}{_recipient(header)}{MESSAGE}")] if kind == "call" else []
 
     def _read_body(self) -> list[Piece] | None:
+        if self._kind == "call" and (size := self._arguments.num_inside(self._held)):
+            said, self._held = self._held[:size], self._held[size:]
+            return self._said(said)
         end = BODY_END.search(self._held)
         if end is None:
             size = len(self._held) - num_held(self._held, (*ENDS, START))
@@ -108,6 +113,7 @@ class ChannelParser:
 
     def _begin(self, kind: Kind) -> None:
         self._state, self._kind, self._has_text = "body", kind, False
+        self._arguments = ArgumentsText()
 
     def _said(self, text: str) -> list[Piece]:
         """Text of this message; an empty line stands before it if there was other text of its kind."""
@@ -128,6 +134,30 @@ class ChannelParser:
             return "call" if self._passes_calls and _is_own(role) else "reasoning"
         names = CHANNEL_NAME.findall(header)
         return "reasoning" if not _is_own(role) or (names and names[-1].startswith("analysis")) else "content"
+
+
+class ArgumentsText:
+    """Follows the arguments of a call, because a mark in one of their strings is text."""
+
+    def __init__(self) -> None:
+        self._value: JsonValue | None = None
+        self._is_over = False
+
+    def num_inside(self, text: str) -> int:
+        """The number of characters, at the beginning of what was not counted before, that belong to the arguments."""
+        if self._is_over:
+            return 0
+        begun = text.lstrip()
+        if self._value is None and begun[:1] != "{":
+            self._is_over = bool(begun)
+            return 0 if begun else len(text)
+        self._value = self._value or JsonValue()
+        for at, char in enumerate(text):
+            took, _ = self._value.take(char)
+            if took != "more":
+                self._is_over = True
+                return at + (took == "last")
+        return len(text)
 
 
 def _recipient(header: str) -> str:

@@ -8,7 +8,12 @@ STOP = 200002
 NEXT = "<|start|>assistant"
 CALL = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}'
 TEXTS = ("Hm.", "Two <b>lines</b>\n\nto=functions.f", "über 😀", "a < b <|", "json{}")
-ARGUMENTS = ("{}", '{"city": "Rome", "n": [1, {"a": null}]}', '{\n  "code": "x = \\"<|\\"\\n"\n}')
+ARGUMENTS = (
+    "{}",
+    '{"a": "<|end|><|start|>", "b": "<|call|>"}',
+    '{"city": "Rome", "n": [1, {"a": null}]}',
+    '{\n  "code": "x = \\"<|\\"\\n"\n}',
+)
 
 
 def read(deltas, *, dialect="harmony", opened=False, finish="stop", must_call=False):

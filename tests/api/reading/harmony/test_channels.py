@@ -49,6 +49,13 @@ from tests.api.reading.harmony.answers import CALL, NEXT, cut, message, read
         ),
         ("<|channel|>commentary to=functions.f<|message|>x = 1", "", "x = 1", []),
         ("<|channel|>commentary to=functions.f<|message|>{x", "", "", []),
+        ('<|channel|>commentary to=functions.f<|message|>{"a": <|call|>', "", "", []),
+        (
+            '<|channel|>commentary to=functions.f<|message|>{"a": "x<|end|>y <|start|>"} {}<|call|>',
+            "",
+            "",
+            [("f", '{"a": "x<|end|>y <|start|>"}')],
+        ),
         ("The end of a text that the prompt began.", "", "The end of a text that the prompt began.", []),
         (" to whom?", "", " to whom?", []),
         ("<|message|>Hello", "", "Hello", []),
