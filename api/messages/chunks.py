@@ -3,7 +3,6 @@
 message_start, ping, (content_block_start, content_block_delta*, content_block_stop)*, message_delta, message_stop
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from api.jobs.endpoint import Endpoint
 from api.reading.choice import ChoiceParser, TokenDecoder
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
+from common.json_text import object_in
 from common.wire import Delta, Event, Failed, Finished
 
 
@@ -33,7 +33,7 @@ class OutputBlock:
 
     def shown(self) -> dict[str, Any]:
         if self.type == "tool_use":
-            return {"type": "tool_use", "id": self.id, "name": self.name, "input": _object(self.text)}
+            return {"type": "tool_use", "id": self.id, "name": self.name, "input": object_in(self.text) or {}}
         signature = {"signature": ""} if self.type == "thinking" else {}
         return {"type": self.type, self.type: self.text, **signature}
 
@@ -153,15 +153,6 @@ def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
         "output_tokens": event.completion_tokens,
         "output_tokens_details": {"thinking_tokens": num_reasoning_tokens},
     }
-
-
-def _object(text: str) -> dict[str, Any]:
-    """The arguments as an object; empty while they are incomplete."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 MESSAGE = Endpoint(

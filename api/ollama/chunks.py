@@ -1,6 +1,5 @@
 """Events -> the objects of /api/chat and /api/generate. Pure, except for the durations in the last object."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from api.process.offload import offload
 from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
+from common.json_text import object_in
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 DONE_REASONS: Mapping[str | None, str] = MappingProxyType({"length": "length"})  # else stop, also after calls
@@ -65,7 +65,7 @@ class ToolCalls:
             self._arguments[piece.index] += piece.text
         else:
             begun = self._begun[piece.index]
-            arguments = json.loads(self._arguments[piece.index] or "{}")
+            arguments = object_in(self._arguments[piece.index]) or {}
             return {"id": begun.id, "function": {"index": begun.index, "name": begun.name, "arguments": arguments}}
         return None
 

@@ -50,7 +50,7 @@ def message_of(sent: OllamaMessage, ids: CallIds) -> Message:
         for call in sent.tool_calls or ()
     ]
     is_result = sent.role == "tool"
-    return Message(
+    return Message.model_construct(  # not validated again: with the text there may be a part more than may be sent
         role=sent.role,
         content=content_of(sent.content or "", sent.images or ()),
         reasoning_content=sent.thinking or None,
@@ -75,4 +75,5 @@ def content_of(text: str, images: Sequence[str]) -> str | list[Part]:
 def prompt_messages(body: OllamaGenerateRequest) -> list[Message]:
     """The conversation that a prompt stands for."""
     system = [Message(role="system", content=body.system)] if body.system else []
-    return [*system, Message(role="user", content=content_of(body.prompt or "", body.images or ()))]
+    content = content_of(body.prompt or "", body.images or ())
+    return [*system, Message.model_construct(role="user", content=content)]

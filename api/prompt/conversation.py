@@ -27,6 +27,7 @@ from api.schema.chat import Message, Part, Tool
 from common.errors import InvalidRequest
 from common.grammar.thinking import THINK, Thinking
 from common.json_bounds import bounded_marks
+from common.json_text import object_in
 from common.wire import ModelCard
 
 
@@ -167,29 +168,43 @@ def as_dict(message: Message, number: int, *, accepts_images: bool) -> dict[str,
 
 
 def parts_of(message: Message, number: int) -> list[dict[str, str]]:
-    """Parts for a vision model's template. Raises InvalidRequest for a part that is neither text nor image."""
+    """Parts for a vision model's template. Raises InvalidRequest for a part that is neither text nor image.
+
+    Neighbouring texts are one part: some templates read the first part only, and a control token cut into two would
+    be whole again in the prompt.
+    """
     if message.content is None or isinstance(message.content, str):
         return [{"type": "text", "text": message.content or ""}]
-    if message.role in ("system", "developer", "tool") and not any(map(is_image, message.content)):
-        return [{"type": "text", "text": text_of(message, number)}]  # some templates read its first part only
-    return [
-        {"type": "image"}
-        if is_image(part)
-        else {"type": "text", "text": _part_text(part, f"messages[{number}].content[{index}]", "text and images")}
-        for index, part in enumerate(message.content)
-    ]
+    parts: list[dict[str, str]] = []
+    texts: list[str] = []
+
+    def end_text() -> None:
+        if texts:
+            parts.append({"type": "text", "text": _gap_of(message).join(texts)})
+            texts.clear()
+
+    for index, part in enumerate(message.content):
+        if is_image(part):
+            end_text()
+            parts.append({"type": "image"})
+        else:
+            texts.append(_part_text(part, f"messages[{number}].content[{index}]", "text and images"))
+    end_text()
+    return parts
 
 
 def text_of(message: Message, number: int) -> str:
-    """The content as one text. Raises InvalidRequest for a part that is not text.
-
-    The parts of a tool's result are separate results (MCP's tools send lists so): each has lines of its own.
-    """
+    """The content as one text. Raises InvalidRequest for a part that is not text."""
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
-    return ("\n" if message.role == "tool" else "").join(
+    return _gap_of(message).join(
         _part_text(part, f"messages[{number}].content[{index}]", "text") for index, part in enumerate(message.content)
     )
+
+
+def _gap_of(message: Message) -> str:
+    """What stands between texts. Those of a tool are separate results: MCP's tools send lists so."""
+    return "\n" if message.role == "tool" else ""
 
 
 def _part_text(part: Part, param: str, taken: str) -> str:
@@ -243,11 +258,8 @@ def refuse_large_arguments(messages: Sequence[Message]) -> None:
 
 def parsed_object(text: str) -> Any:
     """The JSON object in a text; the text itself if it holds none."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text
+    value = object_in(text or "{}")
+    return text if value is None else value
 
 
 def written_object(value: Any) -> Any:

@@ -39,10 +39,12 @@ def offered_tools(body: ChatRequest) -> list[Tool]:
             raise InvalidRequest("'tool_choice' needs 'tools'.", param="tool_choice")
         return []
     wanted = _wanted_names(choice)
-    if unknown := next((name for name in wanted if name not in names), None):
+    known = set(names)
+    if unknown := next((name for name in wanted if name not in known), None):
         raise InvalidRequest(f"'tool_choice' names {unknown!r}, which is not among the tools.", param="tool_choice")
     if isinstance(choice, AllowedToolsChoice):
-        return [tool for tool in tools if tool.function.name in wanted]
+        allowed = set(wanted)
+        return [tool for tool in tools if tool.function.name in allowed]
     return tools
 
 

@@ -129,9 +129,11 @@ class Resolver:
 
 
 def numbered_items(items: list[dict[str, Any]], response_id: str) -> list[dict[str, Any]]:
-    """Each item with an id, so that it can be listed and referred to, and with its type."""
+    """Each item with an id, a text, so that it can be listed and referred to, and with its type."""
     stem = response_id.removeprefix("resp_")
     return [
-        {"id": f"item_{stem}{number:03d}"} | {"type": "message"} | {k: v for k, v in item.items() if v is not None}
+        {"type": "message"}
+        | {name: value for name, value in item.items() if value is not None}
+        | {"id": item["id"] if isinstance(item.get("id"), str) else f"item_{stem}{number:03d}"}
         for number, item in enumerate(items)
     ]

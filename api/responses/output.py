@@ -1,8 +1,9 @@
 """The items of a response's output, and how the events of each kind are named."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
+
+from common.json_text import object_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class OutputItem:
         """OpenAI's item."""
         head = {"id": self.id, "type": self.kind.type, "status": self.status}
         if self.kind is SEARCH_CALL:
-            arguments = json.loads(self.text) if self.text and self.is_whole else {}
+            arguments = (object_in(self.text) if self.is_whole else None) or {}
             return head | {"call_id": self.call["call_id"], "execution": "client", "arguments": arguments}
         if self.kind.is_call:
             return head | self.call | {self.kind.text_field: self.text}

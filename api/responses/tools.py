@@ -45,6 +45,7 @@ class OfferedTools:
     calls: dict[str, dict[str, str]] = field(default_factory=dict)  # name -> what its call items have besides the name
     members: dict[str, list[str]] = field(default_factory=dict)  # namespace -> names of its functions
     left_out: list[str] = field(default_factory=list)  # types
+    names: set[str] = field(default_factory=set)  # of `tools`
 
     def add(self, tool: MemberTool, namespace: NamespaceTool | None, *, is_first: bool = False) -> None:
         if isinstance(tool, ProviderTool):
@@ -52,6 +53,7 @@ class OfferedTools:
             return
         name = _shown_as(tool, namespace)
         lead = namespace.description if namespace and is_first else None
+        self.names.add(name)
         self.tools.append(_chat_tool(tool, name, "\n\n".join(filter(None, (lead, tool.description))) or None))
         if isinstance(tool, SearchTool):
             self.calls[name] = {"type": "tool_search_call"}
@@ -64,7 +66,7 @@ class OfferedTools:
         if isinstance(choice, AllowedChoice):
             return self._allowed(choice)
         if isinstance(choice, ToolReference):
-            if not (names := self._names(choice)):
+            if not (names := self._names(choice, self._by_own_name())):
                 raise self._refusal([choice.type])
             return NamedTool(function=NamedFunction(name=names[0]))
         if choice == "required" and self.left_out and not self.tools:
@@ -72,15 +74,20 @@ class OfferedTools:
         return choice  # type: ignore[return-value]  # the gate let three words through
 
     def _allowed(self, choice: AllowedChoice) -> ToolChoice:
-        names = [name for tool in choice.tools for name in self._names(tool)]
+        references = {(tool.type, tool.namespace, tool.name): tool for tool in choice.tools}
+        by_own_name = self._by_own_name()
+        found = (name for tool in references.values() for name in self._names(tool, by_own_name))
+        names = list(dict.fromkeys(found))
         if names:
-            tools = [NamedTool(function=NamedFunction(name=name)) for name in names]
-            return AllowedToolsChoice(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode, tools=tools))
+            # Not validated again: a chat request's list is shorter.
+            tools = [NamedTool.model_construct(function=NamedFunction.model_construct(name=name)) for name in names]
+            allowed = AllowedTools.model_construct(mode=choice.mode, tools=tools)
+            return AllowedToolsChoice.model_construct(type="allowed_tools", allowed_tools=allowed)
         if choice.mode == "required":
             raise self._refusal([tool.type for tool in choice.tools])
         return "none"
 
-    def _names(self, wanted: ToolReference) -> Sequence[str]:
+    def _names(self, wanted: ToolReference, by_own_name: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """The functions that a choice names; none for a tool that is left out."""
         if wanted.type == "namespace":
             return self.members.get(wanted.name or "", ())
@@ -88,10 +95,17 @@ class OfferedTools:
             return [SEARCH] if SEARCH in self.calls else ()
         if wanted.type not in ("function", "custom") or wanted.name is None:
             return ()
-        offered = {tool_name(tool) for tool in self.tools}
         name = shown_name(wanted.namespace, wanted.name)
-        inside = [shown for shown, call in self.calls.items() if call.get("name") == wanted.name]
-        return [name] if name in offered or len(inside) != 1 else inside
+        inside = by_own_name.get(wanted.name, ())
+        return [name] if name in self.names or len(inside) != 1 else inside
+
+    def _by_own_name(self) -> dict[str, list[str]]:
+        """For each name of a function in a namespace, the names that the model is shown."""
+        result: dict[str, list[str]] = {}
+        for shown, call in self.calls.items():
+            if "name" in call:
+                result.setdefault(call["name"], []).append(shown)
+        return result
 
     def _refusal(self, types: Iterable[str]) -> InvalidRequest:
         kinds = ", ".join(dict.fromkeys(repr(kind[:64]) for kind in types))
@@ -105,12 +119,10 @@ def offered_tools(tools: Sequence[ResponseTool], items: Iterable[InputItem] = ()
     offered = OfferedTools()
     for tool, namespace, is_first in _flat(tools):
         offered.add(tool, namespace, is_first=is_first)
-    names = {tool_name(tool) for tool in offered.tools}
     for loaded in items:
         for tool, namespace, is_first in _flat(loaded.tools) if isinstance(loaded, LoadedToolsItem) else ():
             name = _shown_as(tool, namespace)
-            if name not in names and not isinstance(tool, ProviderTool):
-                names.add(name)
+            if name not in offered.names and not isinstance(tool, ProviderTool):
                 offered.add(tool, namespace, is_first=is_first)
     return offered
 

@@ -54,7 +54,7 @@ def _as_arguments(value: Any) -> Any:
 
 
 class FunctionCall(Base):
-    name: str = Field(min_length=1, max_length=256)
+    name: str = Field(min_length=1)  # of any length: a model wrote it
     arguments: Annotated[str, BeforeValidator(_as_arguments, json_schema_input_type=str | dict[str, Any] | None)] = ""
 
 
@@ -231,4 +231,9 @@ class ChatRequest(Structured):
     @property
     def has_old_calls(self) -> bool:
         """The answer must have one `function_call`, OpenAI's form before `tool_calls`."""
-        return bool(self.functions)
+        return (
+            bool(self.functions)
+            and self.parallel_tool_calls is False
+            and self.tools is not None
+            and [getattr(tool, "function", None) for tool in self.tools] == self.functions
+        )

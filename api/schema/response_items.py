@@ -13,7 +13,7 @@ from api.schema.response_tools import ResponseTool
 MAX_ID = 256
 
 ItemId = Annotated[str, Field(max_length=MAX_ID)]
-CallName = Annotated[str, Field(min_length=1, max_length=256)]
+CallName = Annotated[str, Field(min_length=1)]  # of any length: a model wrote it
 
 
 class MessageItem(Base):

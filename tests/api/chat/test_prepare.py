@@ -2,6 +2,8 @@
 
 import pytest
 
+from api.schema.chat import ChatRequest
+from api.schema.parse import parse
 from common.errors import InvalidRequest
 from tests.api.chat_requests import ALLOWED, JSON_SCHEMA, SCHEMA, STRICT, TOOL, prepared
 from tests.api.conftest import THINKING
@@ -116,3 +118,18 @@ def test_fields_that_contradict_each_other_are_refused_and_named(encoder, change
 def test_thinking_can_be_switched_off_in_each_of_the_known_ways(encoder_of, change, expected):
     text = prepared(encoder_of(chat_template=THINKING), **change).prompt
     assert (text.thinking == "none") is expected
+
+
+@pytest.mark.parametrize(
+    ("more", "is_old"),
+    [
+        ({}, True),
+        ({"tools": [{"type": "function", "function": {"name": "g"}}]}, False),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, False),
+    ],
+)
+def test_an_answer_has_the_old_form_only_if_its_tools_came_as_functions(more, is_old):
+    body = parse(ChatRequest, {"model": "tiny", "messages": [{"role": "user", "content": "x"}]} | more)
+    assert not body.has_old_calls
+    body = parse(ChatRequest, body.model_dump(exclude_none=True) | {"functions": [{"name": "f"}]})
+    assert body.has_old_calls == is_old

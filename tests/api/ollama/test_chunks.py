@@ -120,3 +120,10 @@ def test_an_answer_to_nothing_says_that_the_model_is_loaded():
     assert loaded("tiny", is_chat=True, is_unloaded=False)["done_reason"] == "load"
     dropped = loaded("tiny", is_chat=False, is_unloaded=True)
     assert (dropped["done_reason"], dropped["response"], dropped["done"]) == ("unload", "", True)
+
+
+@pytest.mark.parametrize("value", ["[" * 1500 + "]" * 1500, "9" * 5000])
+def test_arguments_that_python_cannot_read_are_an_empty_object(value, encoder):
+    call = f'<tool_call>\n{{"name": "add", "arguments": {{"a": {value}}}}}\n</tool_call>'
+    body = folded(chunks(encoder, reading=TOOLS), log(call))
+    assert [one["function"]["arguments"] for one in body["message"]["tool_calls"]] == [{}]

@@ -222,3 +222,8 @@ def test_the_tokens_after_a_text_are_kept_when_it_is_cut():
     assert shortened_ids(ids, 12, num_ending(ids, [1, 2])) == ids
     assert shortened_ids(ids[:-1], 5, num_ending(ids[:-1], [1])) == [1, 10, 11, 12, 13]
     assert shortened_ids(ids[1:-1], 5, num_ending(ids[1:-1], [])) == [10, 11, 12, 13, 14]
+
+
+def test_a_message_with_the_most_images_may_have_a_text_too():
+    [message] = told({"role": "user", "content": "x", "images": ["a"] * 4096})
+    assert len(message.content) == 4097

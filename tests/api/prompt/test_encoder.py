@@ -241,3 +241,12 @@ def test_arguments_that_are_no_json_object_stay_text():
     assert parsed_object('{"a": [1]}') == {"a": [1]}
     assert parsed_object("[1]") == "[1]"
     assert parsed_object('{"a"') == '{"a"'
+
+
+@pytest.mark.parametrize("value", ['"\\ud83d"', "[" * 900 + "]" * 900, "9" * 5000])
+def test_arguments_that_a_model_wrote_oddly_do_not_end_the_session(value, encoder_of):
+    encoder = encoder_of(max_model_len=20_000)
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": f'{{"a": {value}}}'}}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    messages += [{"role": "tool", "tool_call_id": "1", "content": "r"}]
+    assert '"name": "add"' in encoder.decode(encoder.encode_chat(conversation(messages, tools=[TOOL])).ids)

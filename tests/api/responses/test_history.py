@@ -138,3 +138,23 @@ def test_a_page_of_items_has_1_to_100(limit, client, ask):
     first = ask({"input": "2+2?"})
     answer = client.get(f"/v1/responses/{first['id']}/input_items?limit={limit}", headers=KEY)
     assert answer.status_code == 400 and answer.get_json()["error"]["param"] == "limit"
+
+
+@pytest.mark.parametrize("item_id", [{"a": 1}, [1], 5])
+def test_a_built_in_tool_s_item_with_an_odd_id_gets_one_of_ours(item_id, client, ask):
+    item = {"type": "local_shell_call", "id": item_id, "call_id": "c", "action": {}}
+    first = ask({"input": [item, user("Hi")]})
+    second = ask({"previous_response_id": first["id"], "input": [user("Sure?")]})
+    listed = client.get(f"/v1/responses/{second['id']}/input_items?order=asc", headers=KEY).get_json()["data"]
+    assert listed[0]["id"] == f"item_{first['id'][5:]}000"
+    assert ask({"input": [reference(listed[0])]})["status"] == "completed"
+
+
+def test_a_call_of_a_very_long_name_can_be_continued(ask):
+    name = "x" * 300
+    tool = {"type": "function", "name": "f", "parameters": {}}
+    call = f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>'
+    first = ask({"input": "Hi", "tools": [tool]}, answer=call)
+    assert first["output"][0]["name"] == name
+    second = ask({"previous_response_id": first["id"], "input": [user("Sure?")]})
+    assert second["status"] == "completed"

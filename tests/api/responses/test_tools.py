@@ -1,13 +1,14 @@
 """The tools of a responses request: what the model is shown, and how its calls come back."""
 
 import json
+import time
 
 import pytest
 
 from api.reading.choice import ParseOptions
 from api.responses.chunks import ResponseChunks
 from common.errors import InvalidRequest
-from tests.api.events import fed, log
+from tests.api.events import fed, folded, log
 from tests.api.responses.test_prepare import TOOL, as_chat, form, sent
 
 HOSTED = (
@@ -57,6 +58,16 @@ def test_allowed_tools_may_have_built_in_ones_among_them():
     assert [tool.function.name for tool in agents.allowed_tools.tools] == ["agents_v1__spawn", "agents_v1__stop"]
     with pytest.raises(InvalidRequest, match="web_search"):
         chosen("required", hosted)
+
+
+def test_many_functions_may_be_allowed_and_each_counts_once():
+    many = {"type": "namespace", "name": "n", "tools": [SPAWN | {"name": f"f{number}"} for number in range(512)]}
+    named = [{"type": "function", "name": f"f{number}"} for number in range(512)]
+    choice = {"type": "allowed_tools", "tools": [*named, *[{"type": "namespace", "name": "n"}] * 512]}
+    started = time.thread_time()
+    allowed = as_chat(tools=[many], tool_choice=choice).tool_choice.allowed_tools.tools
+    assert [tool.function.name for tool in allowed] == [f"n__f{number}" for number in range(512)]
+    assert time.thread_time() - started < 0.5
 
 
 def test_a_namespace_becomes_functions_under_its_name(encoder):
@@ -135,3 +146,10 @@ def test_a_job_without_renamed_calls_is_stored_as_before(encoder):
     [stored] = sent(encoder, tools=[TOOL]).meta.forms()
     assert "calls" not in stored and "num_dropped" not in stored
     assert type(sent(encoder).meta).from_forms([stored]).calls == {}
+
+
+def test_a_search_with_arguments_that_python_cannot_read_searches_for_nothing(encoder):
+    text = f'<tool_call>\n{{"name": "tool_search", "arguments": {{"a": {"9" * 5000}}}}}\n</tool_call>'
+    meta = sent(encoder, tools=[SEARCH]).meta
+    made = folded(ResponseChunks(form(calls=meta.calls, reading=meta.reading), encoder), log(text))
+    assert [item["arguments"] for item in made["output"]] == [{}]

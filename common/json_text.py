@@ -1,0 +1,44 @@
+"""A JSON object in a text that a model wrote: the arguments of a call."""
+
+import json
+from typing import Any
+
+MAX_LEVELS = 128  # every later step over the value recurses
+
+
+def object_in(text: str) -> dict[str, Any] | None:
+    """None if the text holds no object, or one that Python cannot read or is nested deeper than MAX_LEVELS.
+
+    Half of an emoji as an escape (a lone surrogate) becomes the replacement character: it cannot be encoded.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
+        return None
+    if not isinstance(value, dict) or _is_deep(value):
+        return None
+    return value if "\\u" not in text else _without_lone_surrogates(value)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_LEVELS + 1):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _without_lone_surrogates(value: dict[str, Any]) -> dict[str, Any]:
+    written = json.dumps(value, ensure_ascii=False)
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        cleaned: dict[str, Any] = json.loads(written.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return cleaned
+    return value
