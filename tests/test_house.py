@@ -81,6 +81,7 @@ ARROWS = {
         "tracing": ("settings", "setting_types"),
         "json_bounds": ("errors",),
         "json_bytes": (),
+        "json_text": (),
         "logs": (),
         "quota": (),
         "flag": (),
