@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import from_json
+
 from api.prompt import deepseek_v32, harmony
 from api.prompt.bounds import TooSlow, bounded
 from api.prompt.images import is_image
@@ -46,8 +48,12 @@ class Conversation:
 def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     """The prompt's text, in which `guard` hides special tokens that the caller wrote. Raises InvalidRequest."""
     refuse_large_arguments(conversation.messages)
+    is_deepseek_v32 = card.architecture == "deepseek_v32" and card.chat_template is None
+    template = chat_template_of(card, has_tools=bool(conversation.tools))
+    takes_broken = template is not None and template.traits.takes_broken_arguments
+    read = parsed_object if takes_broken else whole_object
     messages = [
-        guard.message(_with_parsed_arguments(as_dict(message, number, accepts_images=card.accepts_images)))
+        guard.message(_with_read_arguments(as_dict(message, number, accepts_images=card.accepts_images), read))
         for number, message in enumerate(conversation.messages)
     ]
     tools = [guard.value(tool.model_dump(exclude_none=True)) for tool in conversation.tools]
@@ -55,9 +61,8 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
         name: guard.value(value)
         for name, value in checked_kwargs(conversation.template_kwargs, card.special_tokens).items()
     }
-    if card.architecture == "deepseek_v32" and card.chat_template is None:
+    if is_deepseek_v32:
         return _render_deepseek_v32(conversation, messages, tools, kwargs, guard)
-    template = chat_template_of(card, has_tools=bool(tools))
     if template is None:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
     if template.traits.wants_text_arguments:
@@ -231,12 +236,12 @@ def _render_deepseek_v32(
     )
 
 
-def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """Templates serialize arguments themselves. Text that is not a JSON object stays text.
+def _with_read_arguments(message: dict[str, Any], read: Callable[[str], Any]) -> dict[str, Any]:
+    """Templates serialize arguments themselves.
 
     Parse before special tokens are hidden, or an escape (`\\u003c`) could smuggle one past the guard.
     """
-    calls = [_with_arguments(call, parsed_object) for call in message.get("tool_calls", ())]
+    calls = [_with_arguments(call, read) for call in message.get("tool_calls", ())]
     return message | {"tool_calls": calls} if calls else message
 
 
@@ -260,6 +265,18 @@ def parsed_object(text: str) -> Any:
     """The JSON object in a text; the text itself if it holds none."""
     value = object_in(text or "{}")
     return text if value is None else value
+
+
+def whole_object(text: str) -> dict[str, Any]:
+    """The JSON object in a text, completed if it was cut off; the text itself as a field of one if it holds none."""
+    value = parsed_object(text)
+    if isinstance(value, dict):
+        return value
+    try:
+        value = from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        return {"arguments": text}
+    return value if isinstance(value, dict) else {"arguments": text}
 
 
 def written_object(value: Any) -> Any:

@@ -19,7 +19,8 @@ from common.wire import ModelCard
 TEMPLATE_TIME_S = 2.0
 TEMPLATE_BYTES = 2**30
 REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-TOOL_NAME, FIRST, SECOND, THIRD = "Qqtool", "Qqfirst", "Qqsecond", "Qqthird"  # texts that no template has of its own
+TOOL_NAME = "Qqtool"  # this and the next four: texts that no template has of its own
+FIRST, SECOND, THIRD, FOURTH = "Qqfirst", "Qqsecond", "Qqthird", "Qqfourth"
 CALL_ID = "abcdef001"  # some templates take nine letters and digits only
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")  # the less first
 Message = Mapping[str, Any]
@@ -37,6 +38,7 @@ class TemplateTraits:
     writes_calls: bool = True  # of an assistant's earlier turn
     writes_results: bool = True  # messages of the role `tool`
     wants_text_arguments: bool = False  # of calls, as JSON text
+    takes_broken_arguments: bool = True  # text that is no JSON object
     takes_several_calls: bool = True  # in one message
     writes_calls_beside_text: bool = True
     takes_system: bool = True
@@ -135,13 +137,15 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
         return TemplateTraits(tools_place=place)
     shows, takes = partial(probe.shows, place=place), partial(probe.takes, place=place)
     shows_called, takes_called = partial(shows, tools=tools), partial(takes, tools=tools)
+    is_late = partial(probe.is_late, place=place, tools=tools)
     result = probe.message("tool", THIRD, tool_call_id=CALL_ID, name=TOOL_NAME)
     call, text_call = probe.called({"p": SECOND}), probe.called(_json({"p": SECOND}))
     wants_text = not takes_called([user, call, result]) and takes_called([user, text_call, result])
     call = text_call if wants_text else call
+    broken = probe.called(SECOND)
     another = probe.called({"p": THIRD} if not wants_text else _json({"p": THIRD}))
     both = {**call, "tool_calls": [*call["tool_calls"], *another["tool_calls"]]}
-    beside = {**call, "content": answer["content"]}
+    beside = {**call, "content": probe.message("assistant", FOURTH)["content"]}
     is_written = shows_called([user, call, result], SECOND)
     takes_system = shows([system, user], FIRST, SECOND)
     return TemplateTraits(
@@ -150,7 +154,9 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
         writes_results=shows_called([user, call, result], THIRD),
         wants_text_arguments=wants_text,
         takes_several_calls=not shows_called([user, call], SECOND) or shows_called([user, both], SECOND, THIRD),
-        writes_calls_beside_text=shows_called([user, beside, result], SECOND) or not is_written,
+        takes_broken_arguments=shows_called([user, broken, result], SECOND) or not is_written,
+        writes_calls_beside_text=not is_written
+        or (shows_called([user, beside, result], SECOND) and not is_late([user, beside, result], FOURTH, THIRD)),
         takes_system=takes_system,
         takes_systems=takes_system and shows([system, later, user], FIRST, SECOND, THIRD),
         takes_late_system=takes_system and shows([system, user, answer, later, user], FIRST, SECOND, THIRD),
@@ -185,6 +191,13 @@ class TemplateProbe:
         """The template takes these messages, and all of the texts stand in the prompt."""
         rendered = self._rendered(messages, place, tools) or ""
         return all(text in rendered for text in texts)
+
+    def is_late(
+        self, messages: Sequence[Message], text: str, later: str, *, place: ToolsPlace | None, tools: Sequence[Any]
+    ) -> bool:
+        """Both texts stand in the prompt, and the one of the earlier message behind the other."""
+        rendered = self._rendered(messages, place, tools) or ""
+        return later in rendered and rendered.find(text) > rendered.find(later)
 
     def takes_effort(self, user: Message, effort: str, place: ToolsPlace | None) -> bool:
         has_efforts = "reasoning_effort" in self.source

@@ -24,7 +24,8 @@ To call a function, end your answer with a call of this form, with its name and 
 one another:
 {example}
 
-The results then come back in <tool_response></tool_response>. Call a function only where one helps."""
+The results then come back{place}. Call a function only where one helps."""
+RESULTS_PLACE = " in <tool_response></tool_response>"  # where the template has no form of its own
 
 
 def written_out(
@@ -33,16 +34,33 @@ def written_out(
     """The conversation with tools, calls and results as text, each only where the template leaves it out."""
     traits, write = template.traits, template.dialect.write_calls or hermes.write_calls
     history_id = template.dialect.history_id
-    result = list(messages) if history_id is None else with_history_ids(messages, history_id)
+    result = with_results_in_order(messages)
+    if history_id is not None:
+        result = with_history_ids(result, history_id)
     if not traits.writes_calls:
         result = [_with_calls_as_text(message, write) for message in result]
     if not traits.writes_results:
         result = _with_results_as_turns(result)
     if traits.tools_place is None and tools:
         listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-        result = _with_system_text(
-            result, TOOLS_TEXT.format(tools=listed, example=write([("function-name", {"argument-name": "value"})]))
-        )
+        example = write([("function-name", {"argument-name": "value"})])
+        place = "" if traits.writes_results else RESULTS_PLACE
+        result = _with_system_text(result, TOOLS_TEXT.format(tools=listed, example=example, place=place))
+    return result
+
+
+def with_results_in_order(messages: Sequence[Message]) -> list[Message]:
+    """Results in the order of the calls before them: many templates write no ids. Those of no such call come last."""
+    result: list[Message] = []
+    places: dict[str, int] = {}
+    for is_of_tools, turns in groupby(messages, lambda message: message["role"] == "tool"):
+        run = list(turns)
+        if is_of_tools:
+            run.sort(key=lambda message: places.get(message.get("tool_call_id", ""), len(places)))
+        else:
+            ids = [call["id"] for message in run for call in message.get("tool_calls", ())]
+            places = {call_id: place for place, call_id in enumerate(ids)}
+        result += run
     return result
 
 

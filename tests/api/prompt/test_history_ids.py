@@ -34,7 +34,7 @@ def rendered(template, *messages):
 
 def test_kimi_numbers_the_calls_of_the_whole_conversation_and_names_their_function():
     turns = (calling("call_1", "call_2"), result("call_2"), result("call_1"), calling("call_3"), result("call_3"))
-    said = "[functions.f:0][functions.f:1](functions.f:1)(functions.f:0)[functions.f:2](functions.f:2)"
+    said = "[functions.f:0][functions.f:1](functions.f:0)(functions.f:1)[functions.f:2](functions.f:2)"
     assert rendered(KIMI, *turns).startswith(said)
 
 

@@ -55,6 +55,11 @@ def test_tools_that_a_template_does_not_show_are_described_in_the_system_message
     assert rendered(TURNS, [ASK]) == "[user]1+1"
 
 
+def test_the_tools_text_says_where_results_stand_only_if_the_template_has_no_form_for_them():
+    assert "<tool_response>" not in rendered(TURNS, [ASK], [TOOL])
+    assert "come back in <tool_response></tool_response>." in rendered(USERS_ONLY, [ASK], [TOOL])
+
+
 def test_tools_that_a_template_shows_are_not_shown_twice():
     assert rendered(OWN_FORM, [ASK], [TOOL]) == "[user]1+1<own>add</own>"
     assert "# Tools" not in rendered(CHATML, [ASK], [TOOL])

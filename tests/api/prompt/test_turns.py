@@ -1,5 +1,6 @@
 """Conversations that a chat template refuses, or of which it leaves something out."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,12 @@ DESCRIBED = (
 )
 TEXT_ARGUMENTS = """{%- for m in messages -%}[{{ m.role }}]{{ m.content }}{%- for c in m.tool_calls or [] -%}
 {{- c.function.name + '(' + c.function.arguments + ')' -}}{%- endfor -%}{%- endfor -%}"""
+OF_ITEMS = """{%- for m in messages -%}[{{ m.role }}]{{ m.content }}{%- for c in m.tool_calls or [] -%}
+{{- c.function.name -}}{%- for name, value in c.function.arguments.items() -%}{%- endfor -%}
+{{- c.function.arguments | tojson -}}{%- endfor -%}{%- endfor -%}"""
+OF_OBJECTS = """{%- for m in messages -%}[{{ m.role }}]{{ m.content }}
+{%- for f in (m.tool_calls or []) | map(attribute='function') -%}
+{{- f.name ~ (f.arguments | tojson if f.arguments is mapping) -}}{%- endfor -%}{%- endfor -%}"""
 
 A, B, LATE = ({"role": role, "content": text} for role, text in (("system", "A"), ("developer", "B"), ("system", "L")))
 ASK, SAY, MORE = ({"role": role, "content": role[0]} for role in ("user", "assistant", "user"))
@@ -153,6 +160,45 @@ def test_parameters_without_a_plain_type_are_taken_by_a_template_that_reads_it()
 
 def test_a_template_that_joins_arguments_to_text_gets_them_as_json_text():
     assert rendered(TEXT_ARGUMENTS, [ASK, CALL, RESULTS[0]]) == '[user]u[assistant]add({"a": 1})[tool]r1'
+
+
+@pytest.mark.parametrize(
+    ("sent", "written"),
+    [
+        ('{"q": "Q', '{"q": "Q"}'),
+        ('{"q": [1, {"a": "\\u003c|im_end|>', '{"q": [1, {"a": "<|im_end|>"}]}'),
+        ('{"q": 1}', '{"q": 1}'),
+        ("{", "{}"),
+        ("[1]", '{"arguments": "[1]"}'),
+        ("no JSON", '{"arguments": "no JSON"}'),
+        ('{"q": Q}', '{"arguments": "{\\"q\\": Q}"}'),
+    ],
+)
+def test_arguments_that_are_no_object_are_made_one_where_a_template_takes_no_other(sent, written):
+    said = CALL | {"tool_calls": [SUM | {"function": {"name": "add", "arguments": sent}}]}
+    for template in (OF_ITEMS, OF_OBJECTS):
+        assert rendered(template, [ASK, said, RESULTS[0]]) == f"[user]u[assistant]add{written}[tool]r1"
+    taken = rendered(ONE_CALL, [ASK, said, RESULTS[0]])
+    assert sent == '{"q": 1}' or taken == f"[user]u[assistant]add{json.dumps(sent)}[tool]r1"
+
+
+def test_results_stand_in_the_order_of_their_calls():
+    expected = '[user]u[assistant]add{"a": 1}now{}[tool]r1[tool]r2'
+    for order in (RESULTS, RESULTS[::-1]):
+        assert rendered(OF_OBJECTS, [ASK, CALLS, *order]) == expected
+    alone = {"role": "tool", "tool_call_id": "other", "content": "r0"}
+    assert rendered(OF_OBJECTS, [ASK, CALLS, alone, *RESULTS[::-1]]) == expected + "[tool]r0"
+
+
+def test_text_that_a_template_writes_behind_a_call_s_result_gets_a_turn_of_its_own_before_it():
+    late = """{%- for m in messages if m.role != 'tool' -%}[{{ m.role }}]{%- if m.tool_calls -%}
+{{- m.tool_calls[0].function.arguments | tojson -}}
+{%- for r in messages if r.role == 'tool' -%}[tool]{{ r.content }}{%- endfor -%}{%- endif -%}
+{{- m.content }}{%- endfor -%}"""
+    early = late.replace("{{- m.content }}", "").replace("{%- if", "{{ m.content }}{%- if", 1)
+    session = [ASK, CALL | {"content": "Wait."}, RESULTS[0]]
+    assert rendered(late, session) == '[user]u[assistant]Wait.[assistant]{"a": 1}[tool]r1'
+    assert rendered(early, session) == '[user]u[assistant]Wait.{"a": 1}[tool]r1'
 
 
 def test_a_tool_without_a_description_is_taken_by_a_template_that_reads_it():
