@@ -82,6 +82,26 @@ class CallPieces:
         return ToolCallEnd(self.num_started - 1)
 
 
+class Blanks:
+    """White space that is held back until other text follows. Much of it is joined only once."""
+
+    def __init__(self) -> None:
+        self._held: list[str] = []
+
+    def hold(self, text: str) -> bool:
+        """True if the text is white space, which is held now."""
+        if text.isspace():
+            self._held.append(text)
+            return True
+        return False
+
+    def before(self, text: str) -> str:
+        """The text with all that was held before it."""
+        joined = "".join([*self._held, text])
+        self._held.clear()
+        return joined
+
+
 def merged(pieces: Iterable[Piece]) -> list[Piece]:
     """The pieces with neighbours of one kind joined and empty pieces left out."""
     result: list[Piece] = []

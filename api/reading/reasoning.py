@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from api.reading.pieces import Content, Piece, Reasoning, merged, num_held
+from api.reading.pieces import Blanks, Content, Piece, Reasoning, merged, num_held
 from api.reading.thinking.form import ReasoningForm
 from api.reading.thinking.known import THINK
 
@@ -24,6 +24,7 @@ class ReasoningParser:
         self._has_reasoning = False
         self._ending = _any_of((*form.closings, *form.ends_before))
         self._closing = _any_of(form.answer_closings) if form.answer_closings else None
+        self._blanks = Blanks()
         self._held = ""
 
     @property
@@ -32,7 +33,9 @@ class ReasoningParser:
         return self._state == "thinking" or (self._state == "undecided" and self._opened)
 
     def feed(self, text: str) -> list[Piece]:
-        self._held += text
+        if (self._state != "answering" or self._closing) and self._blanks.hold(text):
+            return []
+        self._held += self._blanks.before(text)
         if self._state == "undecided" and not self._decide():
             return []
         pieces: list[Piece] = self._think() if self._state == "thinking" else []
@@ -42,7 +45,7 @@ class ReasoningParser:
 
     def finish(self) -> list[Piece]:
         """The pieces held back, when no text follows."""
-        held, self._held = self._held, ""
+        held, self._held = self._held + self._blanks.before(""), ""
         if self.is_thinking:
             said = held.rstrip() if self._has_reasoning else held.strip()
             return [Reasoning(said)] if said else []

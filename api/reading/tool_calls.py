@@ -8,7 +8,7 @@ import re
 
 from api.reading.dialects.dialect import BlockParser, ToolDialect
 from api.reading.parameters import NO_KINDS, Kinds
-from api.reading.pieces import CallPieces, Content, Piece, merged, num_held
+from api.reading.pieces import Blanks, CallPieces, Content, Piece, merged, num_held
 
 NOTHING = "(?!)"  # matches no text
 
@@ -23,6 +23,7 @@ class ToolCallParser:
         self._must_call = must_call
         self._block: BlockParser | None = None
         self._is_marked = False  # the block began with the dialect's opening marker
+        self._blanks = Blanks()
         self._held = ""  # white space, and text that may begin a call
         self._has_text = False
 
@@ -32,20 +33,26 @@ class ToolCallParser:
         return 0 < self._calls.num_started == self._calls.num_ended
 
     def feed(self, text: str) -> list[Piece]:
+        if self._block is None and self._blanks.hold(text):
+            return []
+        return merged(self._read(self._blanks.before(text)))
+
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        """The pieces held back, when no text follows. A call that was cut off (`is_cut`) does not become content."""
+        pieces = self._read(self._blanks.before(""))
+        block, self._block = self._block, None
+        held, self._held = self._held, ""
+        pieces += block.finish() if block and not (is_cut and (self._is_marked or self._must_call)) else []
+        if (held.strip() or not self._calls.num_started) and not (is_cut and self._must_call):
+            pieces.append(Content(held))
+        return merged(pieces)
+
+    def _read(self, text: str) -> list[Piece]:
         pieces: list[Piece] = []
         rest: str | None = text
         while rest:
             rest = self._read_block(rest, pieces) if self._block else self._read_text(rest, pieces)
-        return merged(pieces)
-
-    def finish(self, *, is_cut: bool = False) -> list[Piece]:
-        """The pieces held back, when no text follows. A call that was cut off (`is_cut`) does not become content."""
-        block, self._block = self._block, None
-        held, self._held = self._held, ""
-        pieces = block.finish() if block and not (is_cut and (self._is_marked or self._must_call)) else []
-        if (held.strip() or not self._calls.num_started) and not (is_cut and self._must_call):
-            pieces.append(Content(held))
-        return merged(pieces)
+        return pieces
 
     def _read_block(self, text: str, pieces: list[Piece]) -> str | None:
         assert self._block is not None

@@ -11,7 +11,7 @@ import re
 from typing import Literal
 
 from api.reading.dialects.json_value import JsonValue
-from api.reading.pieces import Content, Piece, Reasoning, merged, num_held
+from api.reading.pieces import Blanks, Content, Piece, Reasoning, merged, num_held
 
 START, CHANNEL, MESSAGE, CONSTRAIN, CALL = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|call|>"
 ENDS = ("<|end|>", CALL, "<|return|>")
@@ -37,6 +37,7 @@ class ChannelParser:
         self._passes_calls = passes_calls
         self._state: Literal["between", "header", "body"] = "body" if opened else "between"
         self._kind: Kind = "reasoning"
+        self._blanks = Blanks()
         self._held = ""
         self._is_first = True  # no message has ended
         self._has_text = False  # in this message
@@ -51,7 +52,10 @@ class ChannelParser:
         return self._state == "body" and self._kind == "reasoning"
 
     def feed(self, text: str) -> list[Piece]:
-        self._held += text
+        is_held = self._state == "between" or (self._state == "body" and self._kind == "reasoning")
+        if is_held and self._blanks.hold(text):
+            return []
+        self._held += self._blanks.before(text)
         steps = {"between": self._read_between, "header": self._read_header, "body": self._read_body}
         pieces: list[Piece] = []
         while (more := steps[self._state]()) is not None:
@@ -60,7 +64,7 @@ class ChannelParser:
 
     def finish(self) -> list[Piece]:
         """The pieces held back, when no text follows."""
-        held, self._held = self._held, ""
+        held, self._held = self._held + self._blanks.before(""), ""
         if self._state == "body":
             return [] if self._kind == "reasoning" and not held.strip() else self._said(held)
         is_header = "<|" in held if self._state == "header" else not self._is_first

@@ -12,6 +12,7 @@ from api.reading.dialects.json_value import strict_json
 from api.reading.dialects.known import DIALECTS, dialect_named
 from api.reading.dialects.tags.deepseek_v32 import DSML
 from api.reading.pieces import Content, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
+from api.reading.thinking.known import HARMONY, HUNYUAN, THINK
 from api.reading.tool_calls import ToolCallParser
 from tests.api.reading.dialects.examples import EXAMPLES
 from tests.api.reading.dialects.objects.examples import HERMES
@@ -253,3 +254,29 @@ def test_white_space_after_a_call_is_read_in_linear_time(format):
         return time.process_time() - began
 
     assert seconds(18_000) < 6 * seconds(6_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "begun"),
+    [
+        ("hermes", THINK, ""),
+        ("hermes", THINK, "Hello."),
+        ("hermes", THINK, HERMES),
+        ("hermes", THINK, "<think>"),
+        ("hermes", THINK, "<think>Hm."),
+        ("hermes", THINK, "<think>Hm.</think>"),
+        ("hermes", HUNYUAN, "<answer>Hello."),
+        ("harmony", HARMONY, "<|channel|>analysis<|message|>Hm."),
+        ("harmony", HARMONY, "<|channel|>analysis<|message|>Hm.<|end|>"),
+        ("harmony", HARMONY, "<|channel|>final<|message|>Hello."),
+    ],
+)
+def test_white_space_that_is_held_back_is_read_in_linear_time(name, form, begun):
+    parser = AnswerParser(dialect_named(name), "s", form=form)
+    parser.feed(begun)
+    began = time.process_time()
+    for _ in range(40_000):
+        parser.feed("    ")
+    pieces = parser.feed("<b>")
+    assert time.process_time() - began < 1  # it took 10 s when each blank was joined to those before it
+    assert not begun or "".join(piece.text for piece in pieces).endswith("<b>")
