@@ -14,8 +14,8 @@ from api.prompt.images import images_of, placed_images
 from api.reading.choice import ParseOptions
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.parameters import ParameterKind, kinds_of
-from api.request.constraints import grammar_of, must_call, offered_tools
-from api.request.custom_tools import names_of_custom_tools
+from api.request.constraints import compiled, grammar_of, must_call, offered_tools
+from api.request.custom_tools import check_rules, names_of_custom_tools
 from api.request.sampling import TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
 from api.schema.base import ALL_TOKENS
@@ -82,10 +82,11 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
         custom_tools=names_of_custom_tools(body.tools or ()) if tools else (),
     )
     grammar = execute(grammar_of, body, tools, encoder, prompt.thinking)
+    check_rules(body.tools or (), grammars)
     limits = TextLimits(
         max_tokens=body.max_completion_tokens or body.max_tokens or (ALL_TOKENS if tools else None),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        grammar=None if grammar is None else grammars.compiled(grammar),
+        grammar=None if grammar is None else compiled(grammar, body, grammars),
         skip_special_tokens=_skips_special_tokens(body, encoder, dialect),
     )
     sampling = sampling_params(body, limits, encoder.card, len(prompt.ids))

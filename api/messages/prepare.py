@@ -29,6 +29,7 @@ from common.errors import ContextLengthExceeded, InvalidRequest
 FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "messages": "messages",
+        "tools": "tools",
         "stop": "stop_sequences",
         "reasoning_effort": "output_config.effort",
         "response_format.json_schema.schema": "output_config.format.schema",

@@ -22,7 +22,6 @@ from api.schema.base import ALL_TOKENS, JsonSchema, ResponseFormat
 from api.schema.chat import ChatRequest, Message, ThinkingSwitch
 from api.schema.completions import CompletionRequest
 from api.schema.ollama import (
-    LEAST_TOP_P,
     OllamaChatRequest,
     OllamaGenerateRequest,
     OllamaGenerating,
@@ -110,7 +109,7 @@ def options_of(body: OllamaGenerating) -> dict[str, Any]:
         "model": body.model,
         "temperature": options.temperature,
         "top_k": options.top_k,
-        "top_p": None if options.top_p is None else max(options.top_p, LEAST_TOP_P),
+        "top_p": options.top_p,
         "min_p": options.min_p,
         "seed": None if options.seed == -1 else options.seed,
         "max_tokens": wanted if wanted is not None and wanted > 0 else ALL_TOKENS,

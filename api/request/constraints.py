@@ -1,7 +1,8 @@
 """A request's tools and response format -> the grammar that constrains its answer, or None."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from api.prompt.encoder import PromptEncoder
 from api.reading.dialects.call_grammar import OfferedFunction
 from api.request.custom_tools import as_function, names_of_custom_tools, without_rules
 from api.schema.base import Structured
-from api.schema.chat import AllowedToolsChoice, ChatRequest, NamedTool, Tool
+from api.schema.chat import AllowedToolsChoice, ChatRequest, CustomTool, FunctionDefinition, NamedTool, Tool
 from common.errors import InvalidRequest
 from common.grammar.answer import (
     Grammar,
@@ -22,6 +23,8 @@ from common.grammar.answer import (
     regex_grammar,
     structured_grammar,
 )
+from common.grammar.check import GrammarCheck
+from common.grammar.json_schema import checked_schema
 from common.grammar.thinking import Thinking, after_empty_marks, after_marked_text, after_thinking, between_marks
 
 
@@ -63,6 +66,17 @@ def grammar_of(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder,
     else:
         grammar = calls or answer
     return None if grammar is None else after_thinking(grammar, *marks)
+
+
+def compiled(grammar: Grammar, body: ChatRequest, grammars: GrammarCheck) -> str:
+    """Raises InvalidRequest, which names the strict function whose schema is at fault."""
+    try:
+        return grammars.compiled(grammar)
+    except InvalidRequest:
+        for function, param in _strict_functions(body.tools or ()):
+            with about(function):
+                grammars.compiled(json_schema_grammar(function.parameters, param))
+        raise
 
 
 def _placed(calls: Grammar, thinking: Thinking, encoder: PromptEncoder, *, is_free: bool) -> Grammar | None:
@@ -135,11 +149,31 @@ def _calls(body: ChatRequest, tools: Sequence[Tool], encoder: PromptEncoder, *, 
     try:
         return write(functions)
     except InvalidRequest:
+        for function, param in _strict_functions(body.tools or ()):
+            with about(function):
+                checked_schema(function.parameters, param)
         custom = names_of_custom_tools(body.tools or ())
         unruled = [without_rules(function) if function.name in custom else function for function in functions]
         if unruled == functions:
             raise
         return write(unruled)
+
+
+def _strict_functions(tools: Sequence[Tool | CustomTool]) -> Iterator[tuple[FunctionDefinition, str]]:
+    """Each strict function with a schema, and where the schema was sent."""
+    for number, tool in enumerate(tools):
+        if isinstance(tool, Tool) and tool.function.strict and tool.function.parameters is not None:
+            yield tool.function, f"tools[{number}].function.parameters"
+
+
+@contextmanager
+def about(function: FunctionDefinition) -> Iterator[None]:
+    """In the block, refusals name the function."""
+    try:
+        yield
+    except InvalidRequest as refused:
+        refused.message = f"The strict function {function.name!r}: {refused.message}"
+        raise
 
 
 def must_call(body: ChatRequest) -> bool:

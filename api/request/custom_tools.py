@@ -1,12 +1,14 @@
 """Custom tools, whose input is one text: the function of one string that the model is shown for each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from api.reading.dialects.call_grammar import OfferedFunction
 from api.schema.chat import CUSTOM_INPUT, CustomGrammar, CustomTool, FunctionDefinition, Tool
+from common.grammar.answer import ebnf_grammar
+from common.grammar.check import GrammarCheck
 from common.grammar.lark_pattern import lark_pattern
 
 NOTATIONS: Mapping[str, str] = MappingProxyType({"lark": "Lark grammar", "regex": "regular expression"})
@@ -29,6 +31,14 @@ def as_function(tool: Tool | CustomTool) -> Tool:
         strict=True,
     )
     return Tool.model_construct(type="function", function=definition)
+
+
+def check_rules(tools: Sequence[Tool | CustomTool], grammars: GrammarCheck) -> None:
+    """Raises InvalidRequest for a Lark grammar that is none. One that is not regular is only shown to the model."""
+    for number, tool in enumerate(tools):
+        rules = tool.custom.format.grammar if isinstance(tool, CustomTool) and tool.custom.format else None
+        if rules is not None and rules.syntax == "lark" and _pattern(rules) is None:
+            grammars.compiled(ebnf_grammar(rules.definition, f"tools[{number}].custom.format.grammar.definition"))
 
 
 def names_of_custom_tools(tools: Iterable[Tool | CustomTool]) -> tuple[str, ...]:

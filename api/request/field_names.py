@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from common.errors import InvalidRequest
 
-MESSAGES = "messages"  # their numbers differ, because a system prompt becomes a message
+RENUMBERED = ("messages", "tools")  # a system prompt becomes a message, and tools that are not ours are left out
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def name_of(param: str, sent: Mapping[str, str]) -> str:
     known = max((name for name in sent if is_part(param, name)), key=len, default=None)
     if known is None:
         return param
-    return sent[known] if known == MESSAGES else sent[known] + param[len(known) :]
+    return sent[known] if known in RENUMBERED else sent[known] + param[len(known) :]
 
 
 def is_part(param: str, name: str) -> bool:

@@ -9,6 +9,7 @@ from common.wire import ModelCard, SamplingParams
 
 DEFAULT_TEMPERATURE = 0.7
 GREEDY_BELOW = 1e-5  # only the likeliest token is ever drawn below it, and float32 divides badly by less
+LEAST_TOP_P = 1e-6  # top_p of 0 takes the likeliest token
 DEFAULT_MAX_TOKENS = 2048
 
 
@@ -32,7 +33,7 @@ def sampling_params(body: Sampling, limits: TextLimits, card: ModelCard, num_pro
         max_tokens=room if limits.max_tokens == ALL_TOKENS else min(limits.max_tokens or DEFAULT_MAX_TOKENS, room),
         seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
         temperature=temperature_of(body.temperature),
-        top_p=1.0 if body.top_p is None else body.top_p,
+        top_p=1.0 if body.top_p is None else max(body.top_p, LEAST_TOP_P),
         top_k=max(body.top_k or 0, 0),
         min_p=body.min_p or 0.0,
         presence_penalty=body.presence_penalty or 0.0,

@@ -31,6 +31,7 @@ ARGUMENTS: Mapping[str, str] = MappingProxyType(
     }
 )
 OUTPUTS = ("local_shell_call_output", "shell_call_output", "apply_patch_call_output")
+FILES = ("input_file", "input_audio", "input_video")
 COMPACTION = "compaction_trigger"
 
 
@@ -64,7 +65,7 @@ class Turns:
         elif isinstance(item, CustomCallItem):
             self._call(item.call_id, shown_name(item.namespace, item.name), written({CUSTOM_INPUT: item.input}))
         elif isinstance(item, CallOutputItem):
-            self._output(item.call_id, readable(item.output))
+            self._output(item.call_id, shown_result(item.output))
         elif isinstance(item, LoadedToolsItem):
             if item.call_id:
                 self._output(item.call_id, written({"tools": names_in(item.tools)}))  # the prompt describes them
@@ -121,6 +122,19 @@ class Turns:
 def readable(content: str | list[Part]) -> str | list[Part]:
     """Without the parts that only OpenAI can read."""
     return content if isinstance(content, str) else [part for part in content if part.type != "encrypted_content"]
+
+
+def shown_result(output: str | list[Part]) -> str | list[Part]:
+    """A tool's result, with a line of text for each file: a refusal would end an agent's session."""
+    if isinstance(output, str):
+        return output
+    return [
+        Part(type="text", text=f"[{part.type} left out: this server reads text and images only]")
+        if part.type in FILES
+        else part
+        for part in readable(output)
+        if isinstance(part, Part)
+    ]
 
 
 def text_of(content: str | list[Part]) -> str:

@@ -29,6 +29,7 @@ LOGPROBS = "message.output_text.logprobs"
 FIELDS: Mapping[str, str] = MappingProxyType(  # a chat request's, and what this endpoint has for them
     {
         "messages": "input",
+        "tools": "tools",
         "max_completion_tokens": "max_output_tokens",
         "reasoning_effort": "reasoning.effort",
         "response_format": "text.format",

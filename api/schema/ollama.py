@@ -11,8 +11,6 @@ from api.schema.chat import Tool, ToolChoice
 from api.schema.embeddings import MAX_INPUTS
 from api.schema.unsupported import NOT_HERE, Refusal
 
-LEAST_TOP_P = 1e-6  # top_p of 0 takes the likeliest token
-
 
 class OllamaOptions(Base):
     """`options`: numbers may come as 40.0 or "40". Those that do not change the answer here are not listed."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from api.schema.base import MAX_MESSAGES, MAX_OFFERED, Base, Sampling
 from api.schema.response_items import InputItem
@@ -22,6 +22,7 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "context_management": NOT_HERE,
         "n": Refusal("is not part of this endpoint", (1,)),
         "max_tokens": Refusal("is not part of this endpoint; use 'max_output_tokens'"),
+        "response_format": Refusal("is not part of this endpoint; use 'text.format'"),
         "messages": Refusal("is not part of this endpoint; use 'input'"),
     }
 )
@@ -55,7 +56,9 @@ class ResponsesRequest(Sampling):
 
     input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     instructions: str | None = None
-    previous_response_id: str | None = Field(None, max_length=256)
+    previous_response_id: Annotated[
+        Annotated[str, Field(max_length=256)] | None, BeforeValidator(lambda value: None if value == "" else value)
+    ] = None
     max_output_tokens: int | None = Field(None, ge=1)
     tools: list[ResponseTool] | None = Field(None, max_length=MAX_OFFERED)
     tool_choice: ResponseToolChoice | None = None

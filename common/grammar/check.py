@@ -30,6 +30,7 @@ TRIED_BYTES = 64
 KEPT_VERDICTS = 1024
 DEAD_END = "NoExtension"  # how llguidance's message for such a grammar begins
 NOTHING_FITS = "no text can fulfil it. Look for rules that contradict each other, or that never come to an end."
+ADVICE = re.compile(r"\s*Enable '\w+' option[^.\n]*\.?")  # of llguidance, about options that callers do not have
 EOS_ID = 256
 
 
@@ -133,6 +134,7 @@ def _sentence(error: str) -> str:
     """The error's message, short and on one line."""
     if error.strip().startswith(DEAD_END):
         return NOTHING_FITS
+    error = ADVICE.sub("", error)
     lines = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith("<")]
     return re.sub(r"\s+", " ", " ".join(lines))[:300]
 

@@ -66,6 +66,7 @@ def checked_schema(schema: Any, param: str, *, strict: bool = True) -> Schema:
     _refuse_deep_values(schema, param)
 
     def check(node: Schema) -> Schema:
+        node = {key: value for key, value in node.items() if value is not None or key == "const"}  # null: not there
         _check_ref(node, param)
         _check_repeats(node, param)
         kept = settled({key: value for key, value in node.items() if key not in ANNOTATIONS}, param, strict=strict)

@@ -6,6 +6,7 @@ from typing import Any
 
 from common.errors import InvalidRequest
 from common.grammar.patterns import enforceable
+from common.json_bytes import json_bytes
 
 Schema = dict[str, Any]
 ENFORCED_FORMATS = frozenset(
@@ -27,6 +28,7 @@ IDLE_VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "patternProperties": ({},),
     }
 )
+LABELS = ("title", "description")
 NOTHING: Mapping[str, Any] = MappingProxyType({"anyOf": [False]})
 
 
@@ -38,14 +40,36 @@ def settled(node: Schema, param: str, *, strict: bool) -> Schema:
     if node.get("not") in ({}, True):
         return dict(NOTHING)  # zod's z.never()
     kept = {key: value for key, value in node.items() if value not in IDLE_VALUES.get(key, ())}
-    kept = _with_named_properties(_with_format(kept))
+    kept = _with_named_properties(_with_format(_with_constants(kept)))
     return _with_pattern(kept, param, strict=strict)
+
+
+def _with_constants(node: Schema) -> Schema:
+    """`oneOf` with different constants as their enum."""
+    ways = node.get("oneOf")
+    if not isinstance(ways, list) or node.keys() & {"enum", "const"}:
+        return node
+    said = [
+        (way["const"], way.keys() <= {"const", "type", *LABELS})
+        for way in ways
+        if isinstance(way, dict) and "const" in way
+    ]
+    values = [value for value, is_alone in said if is_alone]
+    if not values or len(values) < len(ways) or len({json_bytes(value) for value in values}) < len(values):
+        return node
+    return {key: value for key, value in node.items() if key != "oneOf"} | {"enum": values}
 
 
 def _with_format(node: Schema) -> Schema:
     """An unknown format beside a pattern is left to the pattern: zod writes both for cuid2, base64 and others."""
     name = node.get("format")
-    is_idle = name in ANNOTATING_FORMATS or (name not in ENFORCED_FORMATS and "pattern" in node)
+    parts = node.get("allOf")  # zod's, for several patterns
+    is_idle = name in ANNOTATING_FORMATS or (
+        name not in ENFORCED_FORMATS
+        and any(
+            isinstance(part, dict) and "pattern" in part for part in (node, *(parts if isinstance(parts, list) else ()))
+        )
+    )
     return {key: value for key, value in node.items() if key != "format"} if "format" in node and is_idle else node
 
 
@@ -56,7 +80,7 @@ def _with_pattern(node: Schema, param: str, *, strict: bool) -> Schema:
     if not isinstance(pattern, str):
         return node
     parts = enforceable(pattern)
-    if parts is None and strict:
+    if parts is None and strict and node.get("format") not in ENFORCED_FORMATS:  # a known format says the same
         raise InvalidRequest(
             f"The schema's pattern {pattern[:80]!r} has a look-around, word boundary or back reference that cannot be "
             "enforced. Write it without, or leave out strict.",

@@ -84,7 +84,10 @@ def test_allowed_tools_are_the_only_ones_offered(encoder):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
         ({"tools": [TOOL, TOOL]}, "tools"),
-        ({"tools": [STRICT | {"function": STRICT["function"] | {"parameters": {"$ref": "http://x"}}}]}, "tools"),
+        (
+            {"tools": [STRICT | {"function": STRICT["function"] | {"parameters": {"$ref": "http://x"}}}]},
+            "tools[0].function.parameters",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
         ({"response_format": JSON_SCHEMA, "guided_choice": ["a"]}, "guided_choice"),
         ({"structured_outputs": {"json": SCHEMA, "regex": "a"}}, "structured_outputs"),
@@ -133,3 +136,22 @@ def test_an_answer_has_the_old_form_only_if_its_tools_came_as_functions(more, is
     assert not body.has_old_calls
     body = parse(ChatRequest, body.model_dump(exclude_none=True) | {"functions": [{"name": "f"}]})
     assert body.has_old_calls == is_old
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"oneOf": [{"minimum": 1}, {"multipleOf": 5}]}}},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a)\\1$"}}},
+    ],
+)
+def test_a_refusal_of_a_strict_schema_names_the_function(schema, encoder):
+    tools = [STRICT, {"type": "function", "function": {"name": "bad", "strict": True, "parameters": schema}}]
+    with pytest.raises(InvalidRequest) as refused:
+        prepared(encoder, tools=tools, tool_choice="required")
+    assert refused.value.param == "tools[1].function.parameters"
+    assert "'bad'" in refused.value.message and "option" not in refused.value.message
+
+
+def test_top_p_of_0_takes_the_likeliest_token(encoder):
+    assert 0 < prepared(encoder, top_p=0).sampling.top_p < 1e-5

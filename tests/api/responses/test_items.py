@@ -126,3 +126,10 @@ def test_an_assistant_s_message_with_parts_of_other_types_keeps_its_words():
     parts = [{"type": "output_text", "text": "a"}, {"type": "of a later year"}, {"type": "refusal", "refusal": "b"}]
     [message] = messages({"role": "assistant", "content": parts})
     assert message.content == "ab"
+
+
+def test_a_line_of_text_stands_for_a_file_in_a_result():
+    parts = [{"type": "input_text", "text": "a"}, {"type": "input_file", "filename": "a", "file_data": "x"}]
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    _, _, content = call_and_result(call, {"type": "function_call_output", "call_id": "c", "output": parts})
+    assert [part.text for part in content] == ["a", "[input_file left out: this server reads text and images only]"]

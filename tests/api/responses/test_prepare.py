@@ -141,6 +141,7 @@ def test_an_answer_may_take_what_the_context_holds_unless_a_limit_is_sent(encode
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"truncation": "always"}, "truncation"),
         ({"max_tokens": 5}, "max_tokens"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"n": 2}, "n"),
         ({"metadata": {str(number): "x" for number in range(17)}}, "metadata"),
     ],
@@ -210,3 +211,7 @@ def test_a_refusal_of_the_chat_s_messages_names_the_input(items, reason, encoder
     with pytest.raises(InvalidRequest) as refused:
         prepare(call_of(ResponsesRequest, {"model": "tiny", "input": items}, encoder))
     assert refused.value.param == "input" and refused.value.message.endswith(reason)
+
+
+def test_an_empty_id_continues_nothing():
+    assert asked(previous_response_id="").previous_response_id is None

@@ -21,7 +21,7 @@ TOOL = {"type": "function", "function": {"name": "add"}}
         ({"function_call": "maybe", "functions": [{"name": "add"}]}, "function_call"),
         ({"temperature": 2.5}, "temperature"),
         ({"temperature": True}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"n": 0}, "n"),
         ({"n": 17}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
