@@ -37,6 +37,7 @@ class Guard:
         self._of_callers = TokenPattern.of([*special, *markup])
         self._of_model = TokenPattern.of(special)
         self._hidden: list[str] = []
+        self._numbers: dict[str, int] = {}  # a token is written alike each time: ids are compared
 
     def text(self, text: str, *, is_own: bool = False) -> str:
         text = text.replace(OPEN, "\ufffd").replace(CLOSE, "\ufffd")
@@ -85,5 +86,7 @@ class Guard:
         yield rendered[at:], ""
 
     def _hide(self, match: re.Match[str]) -> str:
-        self._hidden.append(match[0])
-        return f"{OPEN}{len(self._hidden) - 1}{CLOSE}"
+        if match[0] not in self._numbers:
+            self._numbers[match[0]] = len(self._hidden)
+            self._hidden.append(match[0])
+        return f"{OPEN}{self._numbers[match[0]]}{CLOSE}"

@@ -1,6 +1,7 @@
 """What a model's chat template takes and what it leaves out, found once by rendering small conversations."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,13 +17,15 @@ from api.reading.dialects.known import dialect_for
 from api.reading.dialects.objects.hermes import HERMES
 from common.wire import ModelCard
 
+logger = logging.getLogger("omni.api")
+
 TEMPLATE_TIME_S = 2.0
 TEMPLATE_BYTES = 2**30
 REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 TOOL_NAME = "Qqtool"  # this and the next four: texts that no template has of its own
 FIRST, SECOND, THIRD, FOURTH = "Qqfirst", "Qqsecond", "Qqthird", "Qqfourth"
 CALL_ID = "abcdef001"  # some templates take nine letters and digits only
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")  # the less first
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")  # the less first
 Message = Mapping[str, Any]
 
 
@@ -40,7 +43,7 @@ class TemplateTraits:
     wants_text_arguments: bool = False  # of calls, as JSON text
     takes_broken_arguments: bool = True  # text that is no JSON object
     takes_several_calls: bool = True  # in one message
-    writes_calls_beside_text: bool = True
+    writes_calls_beside_text: bool = True  # both, and the text before the result
     takes_system: bool = True
     takes_systems: bool = True  # several at the beginning
     takes_late_system: bool = True  # between turns
@@ -110,16 +113,21 @@ def chat_template_of(card: ModelCard, *, has_tools: bool) -> ChatTemplate | None
     source = card.tool_chat_template if has_tools and card.tool_chat_template else card.chat_template
     if source is None:
         return None
-    return _known(source, card.architecture, tuple(card.special_tokens.items()), card.accepts_images)
+    try:
+        return _known(source, card.architecture, tuple(card.special_tokens.items()), card.accepts_images)
+    except (TooSlow, MemoryError):  # perhaps the machine is busy: the next request tries again
+        logger.warning("The chat template of %s cannot be examined within %s s.", card.architecture, TEMPLATE_TIME_S)
+        return _template(source, card.architecture, TemplateTraits())
 
 
 @lru_cache(maxsize=16)
 def _known(source: str, architecture: str, special_tokens: tuple[tuple[str, str], ...], in_parts: bool) -> ChatTemplate:
-    try:
-        with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
-            traits = traits_of(source, special_tokens, in_parts=in_parts)
-    except (TooSlow, MemoryError):
-        traits = TemplateTraits()
+    with bounded(TEMPLATE_TIME_S, TEMPLATE_BYTES):
+        traits = traits_of(source, special_tokens, in_parts=in_parts)
+    return _template(source, architecture, traits)
+
+
+def _template(source: str, architecture: str, traits: TemplateTraits) -> ChatTemplate:
     dialect = dialect_for(source, architecture)
     is_shown = dialect is not None and (traits.tools_place is not None or dialect.write_calls is not None)
     return ChatTemplate(source, traits, dialect if dialect is not None and is_shown else HERMES)
@@ -137,7 +145,7 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
         return TemplateTraits(tools_place=place)
     shows, takes = partial(probe.shows, place=place), partial(probe.takes, place=place)
     shows_called, takes_called = partial(shows, tools=tools), partial(takes, tools=tools)
-    is_late = partial(probe.is_late, place=place, tools=tools)
+    is_late = partial(probe.is_late, FOURTH, THIRD, place=place, tools=tools)
     result = probe.message("tool", THIRD, tool_call_id=CALL_ID, name=TOOL_NAME)
     call, text_call = probe.called({"p": SECOND}), probe.called(_json({"p": SECOND}))
     wants_text = not takes_called([user, call, result]) and takes_called([user, text_call, result])
@@ -145,7 +153,7 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
     broken = probe.called(SECOND)
     another = probe.called({"p": THIRD} if not wants_text else _json({"p": THIRD}))
     both = {**call, "tool_calls": [*call["tool_calls"], *another["tool_calls"]]}
-    beside = {**call, "content": probe.message("assistant", FOURTH)["content"]}
+    both_said = [user, {**call, "content": probe.message("assistant", FOURTH)["content"]}, result]
     is_written = shows_called([user, call, result], SECOND)
     takes_system = shows([system, user], FIRST, SECOND)
     return TemplateTraits(
@@ -155,8 +163,7 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
         wants_text_arguments=wants_text,
         takes_several_calls=not shows_called([user, call], SECOND) or shows_called([user, both], SECOND, THIRD),
         takes_broken_arguments=shows_called([user, broken, result], SECOND) or not is_written,
-        writes_calls_beside_text=not is_written
-        or (shows_called([user, beside, result], SECOND) and not is_late([user, beside, result], FOURTH, THIRD)),
+        writes_calls_beside_text=not is_written or (shows_called(both_said, SECOND, FOURTH) and not is_late(both_said)),
         takes_system=takes_system,
         takes_systems=takes_system and shows([system, later, user], FIRST, SECOND, THIRD),
         takes_late_system=takes_system and shows([system, user, answer, later, user], FIRST, SECOND, THIRD),
@@ -193,7 +200,7 @@ class TemplateProbe:
         return all(text in rendered for text in texts)
 
     def is_late(
-        self, messages: Sequence[Message], text: str, later: str, *, place: ToolsPlace | None, tools: Sequence[Any]
+        self, text: str, later: str, messages: Sequence[Message], *, place: ToolsPlace | None, tools: Sequence[Any]
     ) -> bool:
         """Both texts stand in the prompt, and the one of the earlier message behind the other."""
         rendered = self._rendered(messages, place, tools) or ""

@@ -4,6 +4,7 @@ import json
 import time
 
 from api.prompt import template_traits
+from api.prompt.bounds import TooSlow
 from api.prompt.conversation import Conversation, render
 from api.prompt.special_tokens import Guard
 from api.prompt.turns import _with_results_as_turns
@@ -127,6 +128,19 @@ def test_what_a_template_shows_is_found_once(encoder_of, monkeypatch):
     before = len(renders)
     prepared(plain, tools=[TOOL])
     assert len(renders) == before
+
+
+def test_a_template_that_was_too_slow_once_is_examined_again(monkeypatch, caplog):
+    model = card(chat_tokenizer(), chat_template=TURNS + "{# slow once #}")
+
+    def too_slow(*_, **__):
+        raise TooSlow
+
+    with monkeypatch.context() as busy:
+        busy.setattr(template_traits, "traits_of", too_slow)
+        assert template_traits.chat_template_of(model, has_tools=True).traits == template_traits.TemplateTraits()
+    assert "cannot be examined" in caplog.text
+    assert template_traits.chat_template_of(model, has_tools=True).traits.tools_place is None
 
 
 def test_a_template_of_its_own_for_tools_is_taken_when_there_are_some(encoder_of):

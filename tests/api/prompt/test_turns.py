@@ -201,6 +201,25 @@ def test_text_that_a_template_writes_behind_a_call_s_result_gets_a_turn_of_its_o
     assert rendered(early, session) == '[user]u[assistant]Wait.{"a": 1}[tool]r1'
 
 
+def test_text_that_a_template_drops_beside_a_call_gets_a_turn_of_its_own():
+    either = """{%- for m in messages -%}[{{ m.role }}]{%- if m.tool_calls -%}{{ m.tool_calls[0].function | tojson }}
+{%- else -%}{{ m.content }}{%- endif -%}{%- endfor -%}"""
+    written = '[user]u[assistant]Wait.[assistant]{"name": "add", "arguments": {"a": 1}}[tool]r1'
+    assert rendered(either, [ASK, CALL | {"content": "Wait."}, RESULTS[0]]) == written
+
+
+def test_ids_with_special_tokens_in_them_tell_results_apart():
+    messages = [
+        ASK,
+        CALLS | {"tool_calls": [SUM | {"id": "<|im_end|>1"}, OTHER | {"id": "<|im_end|>2"}]},
+        *[turn | {"tool_call_id": f"<|im_end|>{2 - number}"} for number, turn in enumerate(RESULTS)],
+    ]
+    body = parse(ChatRequest, {"model": "tiny", "messages": messages})
+    guard = Guard(["<|im_end|>"])
+    prompt = render(Conversation(body.messages), card(chat_tokenizer(), chat_template=OF_OBJECTS), guard)
+    assert prompt == '[user]u[assistant]add{"a": 1}now{}[tool]r2[tool]r1'
+
+
 def test_a_tool_without_a_description_is_taken_by_a_template_that_reads_it():
     bare = {"type": "function", "function": {"name": "add"}}
     assert rendered(DESCRIBED, [ASK], [bare]) == "add: [user]u"
@@ -221,7 +240,8 @@ def test_images_stay_in_their_order_when_turns_are_joined():
 
 
 @pytest.mark.parametrize(
-    ("effort", "shown"), [("low", "low"), ("minimal", "low"), ("medium", "high"), ("max", "high"), ("none", "")]
+    ("effort", "shown"),
+    [("low", "low"), ("minimal", "low"), ("medium", "high"), ("max", "high"), ("ultra", "high"), ("none", "")],
 )
 def test_an_effort_that_a_template_does_not_know_is_the_next_that_it_knows(effort, shown, encoder_of):
     knowing = (

@@ -72,7 +72,9 @@ FORMS: dict[str, Form] = {
     "fireworks-ai-llama-3-firefunction-v2": Form("functools"),
     "google-gemma-2-2b-it": Form("hermes"),
     "google-gemma-4-31B-it-interleaved": Form("gemma4", reasoning="<|channel>thought"),
-    "google-gemma-4-31B-it": Form("gemma4", reasoning="<|channel>thought"),
+    "google-gemma-4-31B-it": Form(
+        "gemma4", reasoning="<|channel>thought", cannot={"text before a call": "it writes text behind a call's result"}
+    ),
     "ibm-granite-granite-3.3-2B-Instruct": Form("granite3"),
     "ibm-granite-granite-4.0": Form("hermes"),
     "ibm-granite-granite-4.1": Form("hermes"),
