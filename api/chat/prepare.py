@@ -13,7 +13,7 @@ from api.prompt.encoder import ChatPrompt, PromptEncoder
 from api.prompt.images import images_of, placed_images
 from api.reading.choice import ParseOptions
 from api.reading.dialects.dialect import ToolDialect
-from api.reading.parameters import ParameterKind, kinds_of
+from api.reading.parameters import ParameterKind, kinds_of, nested_kinds_of
 from api.request.constraints import compiled, grammar_of, must_call, offered_tools
 from api.request.custom_tools import check_rules, names_of_custom_tools
 from api.request.sampling import TextLimits, sampling_params, stop_tokens
@@ -78,7 +78,7 @@ def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck
         shows_reasoning=body.include_reasoning is not False,
         stop_token_ids=(*stop_tokens(body, encoder.card), *ends),
         must_call=bool(tools) and must_call(body),
-        parameter_kinds=parameter_kinds(tools) if dialect and dialect.reads_kinds else {},
+        parameter_kinds=parameter_kinds(tools, dialect),
         custom_tools=names_of_custom_tools(body.tools or ()) if tools else (),
     )
     grammar = execute(grammar_of, body, tools, encoder, prompt.thinking)
@@ -140,9 +140,12 @@ def thinking_kwargs(body: ChatRequest) -> dict[str, Any]:
     return kwargs
 
 
-def parameter_kinds(tools: Sequence[Tool]) -> dict[str, dict[str, ParameterKind]]:
+def parameter_kinds(tools: Sequence[Tool], dialect: ToolDialect | None) -> dict[str, dict[str, ParameterKind]]:
     """What the schemas say of each function's parameters, as it is stored with the job."""
-    kinds = {tool.function.name: kinds_of(tool.function.parameters) for tool in tools}
+    if dialect is None or not dialect.reads_kinds:
+        return {}
+    read = nested_kinds_of if dialect.reads_nested_kinds else kinds_of
+    kinds = {tool.function.name: read(tool.function.parameters) for tool in tools}
     return {name: found for name, found in kinds.items() if found}
 
 

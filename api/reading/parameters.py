@@ -2,16 +2,21 @@
 
 A parameter's kind is `text` (strings only), `json` (no strings), `mixed` (the schema does not say) or `text|` with the
 other JSON types that it may have besides a string, as in `text|null`.
+Nested kinds name all types (`array|null`). They are listed by path: `a>b` is the member b of the object a, `a>*` each
+member that its schema does not name, and `a>item` each item of the list a.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 ParameterKind = str
 Kinds = Mapping[str, Mapping[str, ParameterKind]]  # {function: {parameter: kind}}; what is not listed is `mixed`
 NO_KINDS: Kinds = MappingProxyType({})
-MAX_DEPTH = 8  # of schemas inside anyOf and the like, and of references to references
+MAX_DEPTH = 8  # of schemas inside anyOf and the like, of references to references, and of nested kinds
+MAX_NESTED = 256  # kinds of one function
+STEP, OTHERS, ITEM = ">", "*", "item"  # in the path of a nested kind
 
 
 def kinds_of(parameters: Mapping[str, Any] | None) -> dict[str, ParameterKind]:
@@ -21,6 +26,56 @@ def kinds_of(parameters: Mapping[str, Any] | None) -> dict[str, ParameterKind]:
         return {}
     kinds = {name: kind_of(types_of(schema, parameters)) for name, schema in properties.items()}
     return {name: kind for name, kind in kinds.items() if kind != "mixed"}
+
+
+def nested_kinds_of(parameters: Mapping[str, Any] | None) -> dict[str, ParameterKind]:
+    """The kinds of one function's parameters and of what is inside them, down to the last level that fits as a whole.
+
+    What has several schemas (by anyOf, or as a list and an object) has the types of all of them.
+    """
+    level: dict[str, list[Any]] = {}
+    given = (parameters or {}).get("properties")
+    for name, schema in given.items() if isinstance(given, dict) else ():
+        level[name] = [schema]
+    kinds: dict[str, ParameterKind] = {}
+    for _ in range(MAX_DEPTH):
+        kinds |= {path: _nested_kind([types_of(schema, parameters) for schema in level[path]]) for path in level}
+        below: dict[str, list[Any]] = {}
+        for path, schemas in level.items():
+            seen: set[int] = set()
+            for step, inner in chain.from_iterable(_inside(one, parameters, seen, MAX_DEPTH) for one in schemas):
+                known = below.setdefault(f"{path}{STEP}{step}", [])
+                if not any(inner is other for other in known):
+                    known.append(inner)
+            if len(kinds) + len(below) > MAX_NESTED:
+                return kinds
+        level = below
+    return kinds
+
+
+def _nested_kind(types: list[frozenset[str]]) -> ParameterKind:
+    named = frozenset().union(*types) if all(types) else frozenset()
+    return "|".join(["text"] * ("string" in named) + sorted(named - {"string"})) or "mixed"
+
+
+def _inside(schema: Any, root: Any, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+    """The schemas of members and items, each with its step of a path. `seen`: the ids of schemas that were met."""
+    if not isinstance(schema, Mapping) or id(schema) in seen or not depth:
+        return
+    seen.add(id(schema))
+    if isinstance(ref := schema.get("$ref"), str):
+        yield from _inside(referred(root, ref), root, seen, depth - 1)
+    for key in ("anyOf", "oneOf", "allOf"):
+        for way in ways if isinstance(ways := schema.get(key), list) else ():
+            yield from _inside(way, root, seen, depth - 1)
+    if isinstance(properties := schema.get("properties"), dict):
+        yield from properties.items()
+    if isinstance(others := schema.get("additionalProperties"), dict):
+        yield OTHERS, others
+    items = schema.get("items")
+    first = schema.get("prefixItems")
+    for item in (*(first if isinstance(first, list) else ()), *((items,) if isinstance(items, dict) else ())):
+        yield ITEM, item
 
 
 def kind_of(types: frozenset[str]) -> ParameterKind:

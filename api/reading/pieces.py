@@ -1,7 +1,7 @@
 """The pieces that an answer is parsed into. A piece that was emitted is never taken back."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from api.reading.parameters import NO_KINDS, Kinds, ParameterKind
@@ -71,6 +71,9 @@ class CallPieces:
     def kind_of(self, function: str, parameter: str) -> ParameterKind:
         """What the function's schema says of a parameter."""
         return self._kinds.get(function, {}).get(parameter, "mixed")
+
+    def kinds_of(self, function: str) -> Mapping[str, ParameterKind]:
+        return self._kinds.get(function, {})
 
     def arguments(self, text: str) -> ToolCallArguments:
         """More arguments of the newest call."""

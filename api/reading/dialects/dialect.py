@@ -42,6 +42,7 @@ class ToolDialect:
     has_short_ids: bool = False  # the templates refuse call ids of other than nine letters and digits
     history_id: HistoryId | None = None  # the id that a template wants in the history in place of a call's own
     reads_kinds: bool = False  # strings are written without quotes, so the schemas say what is a string
+    reads_nested_kinds: bool = False  # also inside lists and objects
     further_marks: tuple[str, ...] = ()  # other texts of this form that may be special tokens of a model
     schema_copies: Callable[[Schema], int] = one_copy  # how often the grammar repeats a function's schema
     write_calls: CallWriter | None = None  # for models whose templates show no tools, or leave out earlier calls

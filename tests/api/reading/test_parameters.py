@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from api.reading.parameters import kinds_of
+from api.reading.parameters import kinds_of, nested_kinds_of
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,26 @@ def test_references_to_each_other_are_looked_up_in_little_time():
 @pytest.mark.parametrize("parameters", [None, {}, {"properties": []}])
 def test_a_function_without_properties_has_no_kinds(parameters):
     assert kinds_of(parameters) == {}
+
+
+def test_nested_kinds_are_listed_by_path_with_the_types_of_all_their_schemas():
+    line = {"type": "object", "properties": {"n": {"type": "integer"}, "s": {"$ref": "#/$defs/name"}}}
+    properties = {
+        "list": {"type": "array", "items": line},
+        "map": {"type": ["object", "null"], "additionalProperties": {"type": "string"}},
+        "way": {"anyOf": [{"type": "object", "properties": {"a": {"type": "string"}}}, line]},
+        "any": {},
+    }
+    assert nested_kinds_of({"properties": properties, "$defs": {"name": {"type": "string"}}}) == {
+        "list": "array",
+        "list>item": "object",
+        "list>item>n": "integer",
+        "list>item>s": "text",
+        "map": "null|object",
+        "map>*": "text",
+        "any": "mixed",
+        "way": "object",
+        "way>a": "text",
+        "way>n": "integer",
+        "way>s": "text",
+    }

@@ -30,6 +30,7 @@ from api.prompt.conversation import thinking_of  # noqa: E402
 from api.prompt.template_traits import chat_template_of  # noqa: E402
 from api.prompt.templates import render_template  # noqa: E402
 from api.reading.choice import ChoiceParser, ParseOptions  # noqa: E402
+from api.reading.dialects.known import dialect_named  # noqa: E402
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart  # noqa: E402
 from api.reading.thinking.known import form_for  # noqa: E402
 from common.errors import InvalidRequest  # noqa: E402
@@ -113,7 +114,7 @@ def faults_of(card: ModelCard, form: Form, turn: Turn, before: str, text: str, r
         reasoning_form=thought.name,
         is_thinking_opened=thinking_of(before, None, card, thought) == "opened",
         stop_token_ids=(STOP,),
-        parameter_kinds=parameter_kinds(TOOLS),
+        parameter_kinds=parameter_kinds(TOOLS, dialect_named(form.dialect)),
     )
     for cutting in cuttings(text):
         rounds.of[form.dialect] += 1

@@ -47,7 +47,11 @@ FORMS: dict[str, Form] = {
     "MiMo-VL": Form("hermes"),
     "MiniMax-M1": Form("minimax_m1", cannot=NO_TEXT),
     "MiniMax-M2": Form("minimax_m2", reasoning="<think>"),
-    "MiniMax-M3": Form("hermes", reasoning="<mm:think>", cannot={"*": "it writes a form that is not read"}),
+    "MiniMax-M3": Form(
+        "minimax_m3",
+        reasoning="<mm:think>",
+        cannot=dict.fromkeys(("values", "a value of any kind"), "it leaves out nulls, and writes {} as an empty text"),
+    ),
     "Mistral-Small-3.2-24B-Instruct-2506": Form("mistral_ids", cannot=NO_TEXT),
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": Form("qwen3_xml", reasoning="<think>"),
     "NVIDIA-Nemotron-Nano-v2": Form(

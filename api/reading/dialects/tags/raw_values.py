@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from api.reading.dialects.call_grammar import PARAM, templated
+from api.reading.dialects.tags.elements import CONTAINERS
 from api.reading.dialects.tags.leaves import Leaf, json_of, leaves_of
 from api.reading.dialects.tags.tag_form import TagForm
 from api.reading.dialects.tags.tag_value import written_json
@@ -15,7 +16,7 @@ from common.grammar.answer import TEXT, TOKEN_ID, MarkedText, lark_regex, quoted
 from common.grammar.json_schema import Schema, property_schema
 
 MAX_COUNTED = 40  # of characters: a longer count and a text that must not occur together make too many states
-CONTAINERS = frozenset({"array", "object"})
+BLANK = "blank"
 # Texts of each type, and texts that are read as one of it.
 SCALARS = MappingProxyType(
     {
@@ -32,6 +33,7 @@ READ_AS = MappingProxyType(
         **dict.fromkeys(("integer", "number"), "/\\s*-?[0-9](.|\\n)*/"),
         "array": "/\\s*\\[(.|\\n)*/",
         "object": "/\\s*\\{(.|\\n)*/",
+        BLANK: "/\\s*/",
     }
 )
 UNENFORCED = frozenset({"not", "if", "then", "else"})
@@ -70,8 +72,11 @@ class RawValues:
         self.schemas: dict[str, Schema] = {}
         self._known: dict[str, str] = {}  # rules, by what they allow
 
-    def ways(self, root: Schema, name: str) -> list[Way]:
-        """How a property of `root` may be written. Raises InvalidRequest for rules that cannot be enforced."""
+    def ways(self, root: Schema, name: str, foreign: frozenset[str] = frozenset()) -> list[Way]:
+        """How a property of `root` may be written. Raises InvalidRequest for rules that cannot be enforced.
+
+        `foreign`: what a string must not be read as, besides the property's own types.
+        """
         kind = kind_of(types_of(root["properties"][name], root))
         if kind == "json" and not self._form.type_name:
             return [Way("", self._json(templated(property_schema(root, name))))]
@@ -80,20 +85,20 @@ class RawValues:
         others = [leaf for leaf in leaves if leaf.type != "string"]
         if self._form.type_name:
             return self._typed(strings, others, root)
-        bodies = self._bodies(strings, kind)
+        bodies = self._bodies(strings, "|".join([kind, *sorted(foreign)]))
         is_free = TEXT in bodies
         plain = {leaf.type for leaf in others if not leaf.rules}
         ruled = {leaf.type for leaf in others} - plain
         scalars = [] if is_free else [SCALARS[name] for name in sorted(plain - CONTAINERS)]
         named = [leaf for leaf in others if leaf.type not in CONTAINERS and "enum" in leaf.rules]
         scalars += [quoted(json.dumps(value)) for leaf in named for value in leaf.rules["enum"]]
-        ways = [Way("", self._raw(bodies, scalars, sorted(ruled)))]
+        ways = [Way("", self._raw(bodies, scalars, sorted(ruled | foreign)))]
         held = [leaf for leaf in others if leaf.type in CONTAINERS and (leaf.rules or not is_free)]
         return [*ways, Way("", self._json(json_of(held, root)))] if held else ways
 
-    def free(self) -> str:
-        """Any text, with the tag that ends it."""
-        return self._raw([TEXT], [], [])
+    def free(self, *but: str) -> str:
+        """Any text but such as is read as one of these types, with the tag that ends it."""
+        return self._raw([TEXT], [], list(but))
 
     def _typed(self, strings: list[Leaf], others: list[Leaf], root: Schema) -> list[Way]:
         """Where a tag names the type, no text can be taken for another one."""

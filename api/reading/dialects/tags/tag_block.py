@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from api.reading.dialects.tags.elements import ElementValue
 from api.reading.dialects.tags.tag_form import Tag, TagForm, value_ends
 from api.reading.dialects.tags.tag_value import HeldValue, TagValue, TextValue, new_value
 from api.reading.pieces import CallPieces, Content, Piece, num_held
@@ -33,6 +34,7 @@ class TagBlock:
         self._value: TagValue = new_value("json")
         self._is_repeated = False  # the parameter being read
         self._has_passed_end = False  # a text that would end the value, were it not inside a string of JSON
+        self._ended = form  # with the end of the parameter being read
         self._ends = value_ends(form, "")
 
     def read(self, text: str) -> tuple[list[Piece], str | None]:
@@ -120,7 +122,10 @@ class TagBlock:
         self._is_repeated = name in self._parameters
         said = tag["type"] if self._form.type_name else None
         kind = ("text" if said in STRING_TYPES else "json") if said else self._calls.kind_of(self._name, name)
-        self._value = new_value(kind)
+        self._ended = self._form.of(name)
+        is_tree = self._form.elements and kind != "text"
+        kinds = self._calls.kinds_of(self._name)
+        self._value = ElementValue(self._form.elements, kinds, name) if is_tree else new_value(kind)
         if not self._is_repeated:
             comma = ", " if self._parameters else "{"
             begun = self._value.take("")
@@ -138,7 +143,7 @@ class TagBlock:
         if is_quoted:
             self._held = self._held.removeprefix(quote)
             self._value = self._value if isinstance(self._value, TextValue) else new_value("text")
-        self._ends = value_ends(self._form, quote_end if is_quoted else "")
+        self._ends = value_ends(self._ended, quote_end if is_quoted else "")
         self._state, self._has_passed_end = "value", False
         return True
 

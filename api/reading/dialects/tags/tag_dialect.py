@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from api.reading.dialects.call_grammar import PARAM, CallRules, MarkedCalls, marked_grammar
-from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.tags.raw_values import RawValues
+from api.reading.dialects.dialect import ToolDialect, one_copy
+from api.reading.dialects.tags.element_rules import ANY_NAME, ElementRules
+from api.reading.dialects.tags.raw_values import RawValues, Way
 from api.reading.dialects.tags.tag_block import TagBlock
 from api.reading.dialects.tags.tag_form import BREAK, NUMBER, TagForm
 from common.errors import InvalidRequest
@@ -14,7 +17,8 @@ from common.grammar.answer import Grammar
 from common.grammar.json_schema import Schema, refers
 
 PARAMETER_KEYS = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "definitions"})
-FREE = MappingProxyType({BREAK: '"\\n"?', NUMBER: "/[1-9][0-9]?/"})
+ANY = "\0"  # in place of a name: any name
+FREE = MappingProxyType({BREAK: '"\\n"?', NUMBER: "/[1-9][0-9]?/", ANY: ANY_NAME})
 
 
 def tag_dialect(
@@ -34,7 +38,8 @@ def tag_dialect(
         write_grammar=lambda rules: TagGrammar(form, rules).written(bare=bare),
         reads_kinds=form.type_name is None,
         further_marks=further_marks or form.marks,
-        schema_copies=_schema_copies,
+        reads_nested_kinds=bool(form.elements),
+        schema_copies=one_copy if form.elements else _schema_copies,
     )
 
 
@@ -46,7 +51,8 @@ class TagGrammar:
         self._form = form
         self._writing = form.writing
         self._rules = rules
-        self._values = RawValues(form, rules.marked)
+        self._values = RawValues(replace(form, parameter_end=form.elements or form.parameter_end), rules.marked)
+        self._elements = ElementRules(form, self._values, rules.marked) if form.elements else None
 
     def written(self, *, bare: bool) -> Grammar:
         """`bare`: a call may stand without the block's opening."""
@@ -82,32 +88,39 @@ class TagGrammar:
             properties |= {name: {} for name in required if name not in properties}
         if not properties and not is_closed:
             return self._any_parameters()
+        ways_of = self._ways_of({**schema, "properties": properties}, is_strict=function in self._rules.strict_names)
         written = []
         for name, value in properties.items():
             if value is False or not name or any(char in name for char in self._writing.unnameable):
                 self._refuse_required(function, name, required)
                 continue
-            ways = self._values.ways({**schema, "properties": properties}, name)
-            texts = " | ".join(f"{self._opened(name, way.type)} {self._valued(way.value)}" for way in ways)
+            texts = " | ".join(
+                f"{self._opened(name, way.type)} {self._valued(way.value, name)}" for way in ways_of(name)
+            )
             written.append(f"({texts})" if name in required else f"({texts})?")
         return " ".join(written)
+
+    def _ways_of(self, root: Schema, *, is_strict: bool) -> Callable[[str], list[Way]]:
+        if self._elements is None:
+            return partial(self._values.ways, root)
+        return self._elements.of(root, is_strict=is_strict)
 
     def _any_parameters(self) -> str:
         """Values of any text, for a function of which nothing is known."""
         type_name = self._form.type_name("string") if self._form.type_name else ""
-        before, after = self._writing.parameter.format(name="\0", type=type_name).split("\0")
-        name = "/[A-Za-z0-9_.-]{1,64}/"
-        return f"({self._spelled(before)} {name} {self._spelled(after)} {self._valued(self._values.free())})*"
+        opened = self._opened(ANY, type_name)
+        value = self._elements.any_value() if self._elements else self._values.free()
+        return f"({opened} {self._valued(value, ANY)})*"
 
     def _opened(self, name: str, type_name: str) -> str:
         return self._spelled(self._writing.parameter.format(name=name, type=type_name))
 
-    def _valued(self, value: str) -> str:
-        return f"{value} {self._spelled(self._writing.value_end)}"
+    def _valued(self, value: str, name: str) -> str:
+        return f"{value} {self._spelled(self._writing.value_end.format(name=name))}"
 
     def _spelled(self, text: str) -> str:
         """Lark for a text of a Writing."""
-        parts = re.split(f"([{BREAK}{NUMBER}])", text)
+        parts = re.split(f"([{BREAK}{NUMBER}{ANY}])", text)
         return " ".join(FREE.get(part) or self._rules.marked.literal(part) for part in parts if part)
 
     def _refuse_required(self, function: str, name: str, required: Sequence[str]) -> None:

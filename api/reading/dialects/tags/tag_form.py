@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 MAX_TAG = 512  # characters
@@ -42,7 +42,7 @@ class Writing:
     call: str  # from the block's opening, or the last call's end, to the first parameter
     parameter: str  # up to the value
     call_end: str  # from the last parameter on
-    value_end: str = ""  # after the tag that ends a value
+    value_end: str = ""  # after the tag that ends a value; of elements: the end's part after the mark
     block_end: str = ""  # after the last call
     lead: str = ""  # before the first block
     between: str | None = None  # before each further block; None: one block holds all calls
@@ -62,7 +62,12 @@ class TagForm:
     writing: Writing
     padding: str = ""  # on both sides of a value, and no part of it
     quotes: tuple[str, str] = ("", "")  # may enclose a string
+    elements: str = ""  # where lists and objects are elements: the mark before each tag. parameter_end has `{name}`
     type_name: Callable[[str], str] | None = None  # how a parameter's tag names a JSON type, if it does
+
+    def of(self, parameter: str) -> "TagForm":
+        """The form with the end of this parameter."""
+        return replace(self, parameter_end=self.parameter_end.format(name=parameter)) if self.elements else self
 
     @property
     def openings(self) -> tuple[str, ...]:
@@ -84,7 +89,7 @@ class ValueEnds:
     last: re.Pattern[str]  # at the end of an answer
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def value_ends(form: TagForm, quote: str) -> ValueEnds:
     """`quote`: the mark that ends the string, if one began it."""
     padding = f"(?:{re.escape(form.padding)})?" if form.padding else ""

@@ -16,7 +16,7 @@ from api.reading.dialects.known import DIALECTS, dialect_for, dialect_named
         ("'<tool_call>' + name + '<arg_key>' ~ k ~ '</arg_key><arg_value>'", "glm4_moe_lite", "glm47"),
         ("'<arg_key{}>'.format(':opensource')", "hunyuan", "hunyuan3"),
         ("'<minimax:tool_call>'", "minimax_m2", "minimax_m2"),
-        ("]<]minimax[>[ ~ '<tool_call>'", "minimax_m3", None),
+        ("]<]minimax[>[ ~ '<tool_call>'", "minimax_m3", "minimax_m3"),
         ("'<function name=' <param name=", "minicpm", "minicpm5"),
         ("open_tag('argument') <|open|>", "kimi_k3", "kimi_k3"),
         ("dsml_token = '｜DSML｜' '<' + dsml_token + 'function_calls>'", "llama", "deepseek_v32"),

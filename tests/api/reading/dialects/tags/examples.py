@@ -4,6 +4,7 @@ from api.reading.dialects.tags.deepseek_v32 import DSML
 from tests.api.reading.dialects.example import Example
 
 S = ":opensource"
+M3 = "]<]minimax[>["
 DEEPSEEK = (
     f'\n\n<{DSML}function_calls>\n<{DSML}invoke name="get_weather">\n'
     f'<{DSML}parameter name="city" string="true">Paris "X" <b></{DSML}parameter>\n'
@@ -73,6 +74,14 @@ TAGS = {
     "qwen3_xml": functions("tool_call", "\n"),
     "seed_oss": functions("seed:tool_call", ""),
     "minimax_m2": invokes("minimax:tool_call", "", "\n"),
+    "minimax_m3": example(
+        f"{M3}<tool_call>\n",
+        f'{M3}<invoke name="get_weather">{{}}{M3}</invoke>\n',
+        f"{M3}<city>{{}}{M3}</city>",
+        f'{M3}<invoke name="now">{M3}</invoke>\n',
+        f"{M3}</tool_call>",
+        *(f'{M3}<invoke name="f">', f"{M3}<a>", f"{M3}</a>", f"{M3}<item>", f"{M3}</item>", M3, f"{M3}</invoke>"),
+    ),
     "muse": invokes("atem:function_calls", "atem:"),
     "glm": glm("\n"),
     "glm47": glm(""),
