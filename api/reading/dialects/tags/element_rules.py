@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.reading.dialects.call_grammar import PARAM
-from api.reading.dialects.tags.elements import CONTAINERS, ElementValue, as_elements, path_to, types_in
+from api.reading.dialects.tags.elements import CONTAINERS, MAX_NAME, ElementValue, as_elements, path_to, types_in
 from api.reading.dialects.tags.leaves import SIBLINGS, Leaf, leaves_of
 from api.reading.dialects.tags.raw_values import BLANK, RawValues, Way
 from api.reading.dialects.tags.tag_form import TagForm
@@ -44,7 +44,7 @@ class ElementRules:
         function = Function(root, nested_kinds_of(root), is_strict)
 
         def ways(name: str) -> list[Way]:
-            rule = self._value(function, root["properties"][name], name)
+            rule = self._value(function, root["properties"][name], name) if len(name) <= MAX_NAME else None
             if rule is None and is_strict:
                 raise InvalidRequest(
                     f"No value of the parameter {name!r} can be written in this model's calls.", param=PARAM
@@ -129,7 +129,7 @@ class ElementRules:
             return self._map(function, others, path, types, is_sole=is_sole)
         members = []
         for name, schema in properties.items():
-            can_be_named = name and not any(char in name for char in self._form.writing.unnameable)
+            can_be_named = 0 < len(name) <= MAX_NAME and not set(name) & set(self._form.writing.unnameable)
             if name == ITEM and "array" in types:
                 can_be_named = False
             rule = self._value(function, schema, path_to(path, name, function.kinds)) if can_be_named else None

@@ -11,10 +11,12 @@ from typing import Any
 
 from api.reading.dialects.json_value import strict_json
 from api.reading.dialects.tags.tag_form import MAX_TAG
-from api.reading.parameters import ITEM, OTHERS, STEP, ParameterKind, type_of
+from api.reading.dialects.tags.tag_value import type_of_written
+from api.reading.parameters import ITEM, OTHERS, STEP, ParameterKind
 from api.reading.pieces import num_held
 
-NAME = '[^/<>\n"][^<>\n"]*'
+MAX_NAME = 128
+NAME = f'[^/<>\n"][^<>\n"]{{0,{MAX_NAME - 1}}}'
 MAX_NESTING = 32
 TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object"})
 
@@ -105,7 +107,7 @@ def scalar_json(kind: ParameterKind, text: str) -> str:
         empty = next((empty for name, empty in EMPTY if name in types), None)
         return empty if empty and not text.strip() else strict_json(text) or json.dumps(text, ensure_ascii=False)
     written = strict_json(text) if types != {"text"} else None
-    found = type_of(json.loads(written)) if written else "string"
+    found = type_of_written(written) if written else "string"
     fits = found in types - CONTAINERS or (found == "integer" and "number" in types)
     return written if written and fits else json.dumps(text, ensure_ascii=False)
 

@@ -5,7 +5,7 @@ A call is certain, and comes out, from its first parameter or its end on. Of a r
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from api.reading.dialects.tags.elements import ElementValue
@@ -122,10 +122,7 @@ class TagBlock:
         self._is_repeated = name in self._parameters
         said = tag["type"] if self._form.type_name else None
         kind = ("text" if said in STRING_TYPES else "json") if said else self._calls.kind_of(self._name, name)
-        self._ended = self._form.of(name)
-        is_tree = self._form.elements and kind != "text"
-        kinds = self._calls.kinds_of(self._name)
-        self._value = ElementValue(self._form.elements, kinds, name) if is_tree else new_value(kind)
+        self._ended, self._value = _begun(self._form, self._calls.kinds_of(self._name), name, kind)
         if not self._is_repeated:
             comma = ", " if self._parameters else "{"
             begun = self._value.take("")
@@ -220,6 +217,12 @@ class TagBlock:
         _, found, rest = self._held.partition(end)
         self._held = self._held[len(self._held) - num_held(self._held, [end]) :]
         return rest if found else None
+
+
+def _begun(form: TagForm, kinds: Mapping[str, str], name: str, kind: str) -> tuple[TagForm, TagValue]:
+    """The form with the end of a parameter, and its value."""
+    is_tree = form.elements and kind != "text"
+    return form.of(name), ElementValue(form.elements, kinds, name) if is_tree else new_value(kind)
 
 
 def _tag_of(text: str, expected: Iterable[tuple[Found, str | Tag]]) -> tuple[Found, str | re.Match[str]] | None:

@@ -129,11 +129,11 @@ def written_json(kind: ParameterKind, text: str) -> str:
 
 def _fits(kind: ParameterKind, written: str) -> bool:
     """A string in quotes does not fit: it is a text with quotes."""
-    found, types = _type_of(written), kind.split("|")
+    found, types = type_of_written(written), kind.split("|")
     return found != "string" and (kind == "mixed" or found in types or (found == "integer" and "number" in types))
 
 
-def _type_of(written: str) -> str:
+def type_of_written(written: str) -> str:
     """The JSON type of a strict value, by its text: it may be too deep or too long a number for a parser."""
     types = {"{": "object", "[": "array", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
     return types.get(written[0]) or ("number" if set(written) & set(".eE") else "integer")
