@@ -112,7 +112,7 @@ def sender_of(call: Call[Any]) -> Sender:
         owner=call.caller.owner,
         raw=call.raw,
         idempotency_key=headers.get("Idempotency-Key", ""),
-        read_timeout=headers.get("x-stainless-read-timeout", ""),
+        read_timeout=headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout", ""),  # Python, Node
         traceparent=traceparent(),
     )
 

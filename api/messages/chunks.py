@@ -97,6 +97,8 @@ class MessageChunks:
     @property
     def stop_reason(self) -> str | None:
         reason = self._parser.finish_reason
+        if reason == "tool_calls" and not any(block.type == "tool_use" and block.is_whole for block in self._blocks):
+            return "end_turn"  # the arguments cannot be read
         if reason == "stop" and self.stop_sequence is not None:
             return "stop_sequence"
         return {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}.get(reason or "")
@@ -117,7 +119,7 @@ class MessageChunks:
         if isinstance(piece, ToolCallStart):
             return self._begin("tool_use", id=piece.id.replace("call_", "toolu_"), name=piece.name, is_whole=False)
         if isinstance(piece, ToolCallEnd):
-            self._blocks[-1].is_whole = True
+            self._blocks[-1].is_whole = object_in(self._blocks[-1].text or "{}") is not None
             return []
         if isinstance(piece, Content):
             events = self._begin("text")

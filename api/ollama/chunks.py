@@ -58,14 +58,16 @@ class ToolCalls:
         self._arguments: dict[int, str] = {}
 
     def add(self, piece: ToolCallStart | ToolCallArguments | ToolCallEnd) -> dict[str, Any] | None:
-        """The call that the piece completes."""
+        """The call that the piece completes; none if its arguments cannot be read."""
         if isinstance(piece, ToolCallStart):
             self._begun[piece.index], self._arguments[piece.index] = piece, ""
         elif isinstance(piece, ToolCallArguments):
             self._arguments[piece.index] += piece.text
         else:
             begun = self._begun[piece.index]
-            arguments = object_in(self._arguments[piece.index]) or {}
+            arguments = object_in(self._arguments[piece.index] or "{}")
+            if arguments is None:
+                return None
             return {"id": begun.id, "function": {"index": begun.index, "name": begun.name, "arguments": arguments}}
         return None
 

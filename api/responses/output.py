@@ -57,7 +57,7 @@ class OutputItem:
         """OpenAI's item."""
         head = {"id": self.id, "type": self.kind.type, "status": self.status}
         if self.kind is SEARCH_CALL:
-            arguments = (object_in(self.text) if self.is_whole else None) or {}
+            arguments = (object_in(self.text) if self.is_whole else None) or {}  # without: a search for nothing
             return head | {"call_id": self.call["call_id"], "execution": "client", "arguments": arguments}
         if self.kind.is_call:
             return head | self.call | {self.kind.text_field: self.text}

@@ -124,6 +124,9 @@ def offered_tools(tools: Sequence[ResponseTool], items: Iterable[InputItem] = ()
             name = _shown_as(tool, namespace)
             if name not in offered.names and not isinstance(tool, ProviderTool):
                 offered.add(tool, namespace, is_first=is_first)
+    inside = {call.get("name") for call in offered.calls.values()}
+    for name in offered.names & inside - offered.calls.keys():  # as_sent() takes an unknown name for a namespace's
+        offered.calls[name] = {"name": name}
     return offered
 
 

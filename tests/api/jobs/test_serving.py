@@ -12,7 +12,7 @@ from redis import Redis
 
 from api.app import create_app
 from api.jobs.hub import EventHub
-from api.jobs.serving import fetched_delivery
+from api.jobs.serving import fetched_delivery, sender_of
 from api.prompt.encoder import PromptEncoder
 from api.responses.chunks import RESPONSE
 from common.redis import keys
@@ -143,3 +143,10 @@ def test_a_stream_is_asked_for_with_true_or_false(path, body, post, client) -> N
     refused = client.get(f"{path}/{answer_id}?stream=maybe", headers=KEY)
     assert refused.status_code == 400 and refused.get_json()["error"]["param"] == "stream"
     assert client.get(f"{path}/{answer_id}?stream=false", headers=KEY).mimetype == "application/json"
+
+
+@pytest.mark.parametrize("header", ["x-stainless-read-timeout", "x-stainless-timeout"])
+def test_the_timeout_that_python_s_or_node_s_client_announces_is_the_job_s(header):
+    http = SimpleNamespace(headers={header: "5"})
+    call = SimpleNamespace(http=http, caller=SimpleNamespace(owner="me"), raw={})
+    assert sender_of(call).read_timeout == "5"

@@ -99,3 +99,9 @@ def test_a_failure_is_no_chunk(encoder):
     completion = MessageChunks(meta(), encoder)
     completion.feed(Failed("out_of_memory", "CUDA out of memory"))
     assert completion.failed is not None
+
+
+def test_a_call_whose_arguments_cannot_be_read_is_not_handed_out_with_others(encoder):
+    call = f'<tool_call>\n{{"name": "add", "arguments": {{"a": {"[" * 150 + "]" * 150}}}}}\n</tool_call>'
+    body = folded(MessageChunks(meta(reading=TOOLS), encoder), log(call))
+    assert body["content"] == [{"type": "text", "text": ""}] and body["stop_reason"] == "end_turn"

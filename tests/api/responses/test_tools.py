@@ -153,3 +153,10 @@ def test_a_search_with_arguments_that_python_cannot_read_searches_for_nothing(en
     meta = sent(encoder, tools=[SEARCH]).meta
     made = folded(ResponseChunks(form(calls=meta.calls, reading=meta.reading), encoder), log(text))
     assert [item["arguments"] for item in made["output"]] == [{}]
+
+
+def test_a_plain_function_s_call_is_not_that_of_a_namespace_with_the_same_name(encoder):
+    tools = [SPAWN, AGENTS]
+    for name, expected in (("spawn", None), ("agents_v1__spawn", "agents_v1")):
+        [item] = called(encoder, name, {}, tools)[-1]["response"]["output"]
+        assert (item["name"], item.get("namespace")) == ("spawn", expected)
