@@ -12,6 +12,7 @@ from api.prompt.conversation import Conversation
 from api.prompt.encoder import PromptEncoder
 from api.prompt.images import placed_images
 from api.request.custom_tools import as_function
+from api.request.template_kwargs import template_kwargs
 from api.schema.parse import parse
 from api.schema.tokens import DetokenizeRequest, TokenizeRequest
 from common.errors import InvalidRequest
@@ -63,7 +64,8 @@ def ids_of(body: TokenizeRequest, encoder: PromptEncoder) -> list[int]:
     conversation = Conversation(
         messages=offload(placed_images, body.messages, encoder.card),
         tools=[as_function(tool) for tool in body.tools or ()],
-        template_kwargs=body.chat_template_kwargs or {},
+        template_kwargs=template_kwargs(body),
         continue_final=bool(body.continue_final_message),
+        add_generation_prompt=body.add_generation_prompt is not False,
     )
     return list(encoder.encode_chat(conversation).ids)

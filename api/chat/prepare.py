@@ -18,6 +18,7 @@ from api.request.constraints import compiled, grammar_of, must_call, offered_too
 from api.request.custom_tools import check_rules, names_of_custom_tools
 from api.request.sampling import TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
+from api.request.template_kwargs import template_kwargs
 from api.schema.base import ALL_TOKENS
 from api.schema.chat import ChatRequest, Message, Tool
 from common.errors import InvalidRequest
@@ -122,22 +123,11 @@ def conversation_of(body: ChatRequest, messages: Sequence[Message], tools: Seque
     return Conversation(
         messages=messages,
         tools=tools,
-        template_kwargs=thinking_kwargs(body) | (body.chat_template_kwargs or {}),
+        template_kwargs=template_kwargs(body),
         response_format=shape.model_dump(by_alias=True, exclude_none=True) if shape is not None else None,
         continue_final=bool(body.continue_final_message),
         add_generation_prompt=body.add_generation_prompt is not False,
     )
-
-
-def thinking_kwargs(body: ChatRequest) -> dict[str, Any]:
-    """OpenAI's and DeepSeek's switches as template variables. Each model's template reads one of them."""
-    kwargs: dict[str, Any] = {}
-    if body.reasoning_effort is not None:
-        is_on = body.reasoning_effort != "none"
-        kwargs = {"reasoning_effort": body.reasoning_effort, "enable_thinking": is_on, "thinking": is_on}
-    if body.thinking is not None:
-        kwargs |= dict.fromkeys(("enable_thinking", "thinking"), body.thinking.type == "enabled")
-    return kwargs
 
 
 def parameter_kinds(tools: Sequence[Tool], dialect: ToolDialect | None) -> dict[str, dict[str, ParameterKind]]:

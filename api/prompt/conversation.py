@@ -233,6 +233,7 @@ def _render_deepseek_v32(
         thinking=deepseek_v32.thinking_wanted(kwargs),
         response_format=guard.value(conversation.response_format),
         continue_final=conversation.continue_final,
+        add_generation_prompt=conversation.add_generation_prompt,
     )
 
 

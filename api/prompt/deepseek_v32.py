@@ -66,6 +66,7 @@ def encode_chat(
     thinking: bool = False,
     response_format: Mapping[str, Any] | None = None,
     continue_final: bool = False,
+    add_generation_prompt: bool = True,
 ) -> str:
     """The prompt's text with its special tokens. Raises InvalidRequest for messages that the format cannot express."""
     turns = [(index, message) for index, message in enumerate(messages) if message["role"] not in SYSTEM_ROLES]
@@ -95,7 +96,9 @@ def encode_chat(
     if calls:
         raise _invalid(len(messages) - 1, f"{len(calls)} tool calls came before, but {len(results)} results")
     text = "".join(parts)
-    return text.removesuffix(EOS) if continue_final else text
+    if continue_final:
+        return text.removesuffix(EOS)
+    return text if add_generation_prompt else text.removesuffix(_think_mark(thinking)).removesuffix(ASSISTANT)
 
 
 def thinking_wanted(template_kwargs: Mapping[str, Any]) -> bool:

@@ -194,6 +194,9 @@ ToolChoice = Annotated[
 ]
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
+
+
 class ThinkingSwitch(Base):
     """DeepSeek's `thinking`."""
 
@@ -215,7 +218,7 @@ class ChatRequest(Structured):
     tools: list[ChatTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"] | None = None
+    reasoning_effort: Effort | None = None
     thinking: ThinkingSwitch | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

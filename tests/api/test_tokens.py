@@ -1,6 +1,7 @@
 """/tokenize, /detokenize and /v1/embeddings of an application whose worker has written its card."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from api.app import create_app
+from api.prompt.encoder import PromptEncoder
 from common.redis import keys
 from common.settings import read_settings
 from common.wire_codec import encode_card
 from tests.api.cards import encoder
+from tests.api.conftest import THINKING
 
 TINY = encoder(adds_bos=True)
 Post = Callable[[str, dict[str, Any]], tuple[int, Any]]
@@ -60,6 +63,28 @@ def test_an_image_in_a_tool_s_result_is_a_line_of_text_as_in_a_chat(post: Post) 
     _, answer = post("/tokenize", {"messages": messages})
     _, said = post("/detokenize", {"tokens": answer["tokens"]})
     assert "[image left out: this model reads text only]" in said["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({"add_generation_prompt": False}, "<|im_end|>\n"),
+        ({"reasoning_effort": "none"}, "<think>\n\n</think>"),
+        ({"thinking": {"type": "disabled"}}, "<think>\n\n</think>"),
+        ({"reasoning_effort": "high"}, "assistant\n"),
+    ],
+)
+def test_what_changes_a_chat_s_prompt_changes_its_tokens(
+    fields: dict[str, Any], end: str, redis: "Redis", valkey_url: str
+) -> None:
+    model = replace(TINY.card, chat_template=THINKING)
+    redis.hset(keys.QUEUES, "tiny", "tiny")
+    redis.hset(keys.REVISIONS, "tiny", model.revision)
+    redis.set(keys.card_key("tiny"), encode_card(model))
+    application = create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny"})).test_client()
+    sent = {"messages": [{"role": "user", "content": "a"}]} | fields
+    answer = application.post("/tokenize", json=sent, headers={"Authorization": "Bearer sk-local"}).get_json()
+    assert PromptEncoder(model).decode(answer["tokens"]).endswith(end)
 
 
 def test_nothing_is_no_tokens_and_no_tokens_are_nothing(post: Post) -> None:

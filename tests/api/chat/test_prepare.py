@@ -116,11 +116,18 @@ def test_fields_that_contradict_each_other_are_refused_and_named(encoder, change
         ({"chat_template_kwargs": {"enable_thinking": False}}, True),
         ({"reasoning_effort": "high"}, False),
         ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, False),
+        ({"chat_template_kwargs": {"thinking": False}}, True),
+        ({"chat_template_kwargs": {"thinking": False, "enable_thinking": True}}, False),
     ],
 )
 def test_thinking_can_be_switched_off_in_each_of_the_known_ways(encoder_of, change, expected):
-    text = prepared(encoder_of(chat_template=THINKING), **change).prompt
-    assert (text.thinking == "none") is expected
+    of_budget = THINKING.replace("not enable_thinking", "thinking_budget == 0").replace("enable_", "")
+    for template in (THINKING, THINKING.replace("enable_thinking", "thinking"), of_budget):
+        switches = change.get("chat_template_kwargs", {})
+        if len(switches) > 1 and template != THINKING:
+            continue
+        text = prepared(encoder_of(chat_template=template), **change).prompt
+        assert (text.thinking == "none") is expected
 
 
 @pytest.mark.parametrize(

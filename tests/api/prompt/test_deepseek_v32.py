@@ -75,6 +75,13 @@ def test_developer_messages_are_system_messages():
     )
 
 
+@pytest.mark.parametrize("thinking", [False, True])
+def test_the_answer_s_beginning_can_be_left_out(thinking):
+    told = [WEATHER, calling(), result()]
+    for messages, end in (([HELLO], "<｜User｜>Hello"), (told, "</result>\n</function_results>\n\n")):
+        assert encode_chat(messages, thinking=thinking, add_generation_prompt=False).endswith(end)
+
+
 def test_tools_are_listed_in_the_system_text_one_json_line_each():
     functions = [{"name": "now", "parameters": {"type": "object"}}, {"name": "héllo", "description": "Greets"}]
     prompt = encode_chat([SYSTEM, HELLO], tools=[{"type": "function", "function": f} for f in functions])
