@@ -1,7 +1,7 @@
 """A messages request -> the equivalent chat request, prepared."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -85,7 +85,7 @@ def chat_request(body: CountRequest) -> ChatRequest:
             )
             for tool in shown_tools(body)
         ],
-        "tool_choice": tool_choice_of(choice),
+        "tool_choice": tool_choice_of(choice, body.tools),
         "parallel_tool_calls": not (choice is not None and choice.disable_parallel_tool_use),
         "thinking": ThinkingSwitch(type="disabled" if body.thinking.type == "disabled" else "enabled")
         if body.thinking
@@ -119,11 +119,16 @@ def shown_tools(body: CountRequest) -> list[MessagesTool]:
     return [tool for tool in tools if not tool.defer_loading or tool.name in wanted]
 
 
-def tool_choice_of(choice: MessagesToolChoice | None) -> ToolChoice | None:
+def tool_choice_of(choice: MessagesToolChoice | None, tools: Sequence[MessagesTool] | None) -> ToolChoice | None:
+    """`tools`: without those of Anthropic's servers."""
     if choice is None or choice.type == "auto":
         return None
     if choice.type == "none":
         return "none"
+    if tools is not None and not tools:
+        raise InvalidRequest(
+            "'tool_choice' demands a tool, but this server runs none of those sent.", param="tool_choice"
+        )
     if choice.type == "any":
         return "required"
     if choice.name is None:

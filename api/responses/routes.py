@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 from api.jobs.call import Call
 from api.jobs.routes import page_size
 from api.jobs.service import Service
-from api.jobs.serving import Delivery, StoredAnswer, enqueue, fetch, identify, reopen, respond, respond_early
+from api.jobs.serving import ENDED, Delivery, StoredAnswer, enqueue, fetch, identify, reopen, respond, respond_early
 from api.responses.chunks import RESPONSE, ResponsesMeta
 from api.responses.history import stored_response
 from api.responses.prepare import count_tokens, prepare
@@ -60,12 +60,12 @@ def add_stored(routes: Blueprint, service: Service) -> None:
     def cancel(response_id: str) -> Response:
         found(response_id)
         service.store.cancel(response_id)
-        response = found(response_id)
         for _ in range(END_TRIES):
-            if response.has_ended:
+            [status] = service.store.poll([response_id])
+            if status.state in ENDED:
                 break
             time.sleep(END_PAUSE_S)
-            response = found(response_id)
+        response = found(response_id)
         identify(response.meta)
         if not response.has_ended:
             return respond_early(RESPONSE, response.meta, response.progress)

@@ -166,9 +166,14 @@ class NamedTool(Base):
 
     @model_validator(mode="before")
     @classmethod
-    def custom_tools_are_functions(cls, value: Any) -> Any:
-        is_custom = isinstance(value, dict) and value.get("type") == "custom"
-        return {"function": value.get("custom")} if is_custom else value
+    def other_forms_are_functions(cls, value: Any) -> Any:
+        """A custom tool, and a tool in the form of /v1/responses or of Anthropic, as tools themselves are taken."""
+        if not isinstance(value, dict):
+            return value
+        kind = value.get("type", "function")
+        if kind in ("function", "custom", "tool") and isinstance(value.get("name"), str) and kind not in value:
+            return {"function": {"name": value["name"]}}
+        return {"function": value.get("custom")} if kind == "custom" else value
 
 
 class AllowedTools(Base):

@@ -258,3 +258,10 @@ def test_a_refusal_names_anthropic_s_fields(change, param, encoder):
         prepare(call_of(MessagesRequest, raw, encoder))
     assert refused.value.param == param
     assert "response_format" not in refused.value.message
+
+
+def test_a_demand_for_a_tool_of_anthropic_s_servers_is_refused_as_such():
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    with pytest.raises(InvalidRequest, match="runs none") as refused:
+        chat_request(asked(tools=tools, tool_choice={"type": "any"}))
+    assert refused.value.param == "tool_choice"

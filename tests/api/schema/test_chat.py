@@ -213,3 +213,9 @@ def test_an_old_call_and_its_result_are_a_tool_s():
     called, done = parsed(messages=[call, result]).messages
     assert called.tool_calls[0].function.name == "add"
     assert (done.role, done.tool_call_id) == ("tool", called.tool_calls[0].id)
+
+
+@pytest.mark.parametrize("kind", ["function", "custom", "tool"])
+def test_a_flat_choice_of_a_tool_is_taken_as_flat_tools_are(kind):
+    choice = parse(ChatRequest, BODY | {"tools": [TOOL], "tool_choice": {"type": kind, "name": "add"}}).tool_choice
+    assert choice.function.name == "add"
