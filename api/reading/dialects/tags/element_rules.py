@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from api.reading.dialects.call_grammar import PARAM
@@ -17,7 +17,7 @@ from common.grammar.json_schema import Schema
 
 ANY_NAME = "/[A-Za-z0-9_.-]{1,64}/"
 ANY_DEPTH = 3  # of values that no schema describes
-MAX_RULES = 2_000
+MAX_VALUES = 1_000  # of one function, nested ones too
 OBJECT = frozenset({"properties", "required", "additionalProperties"})
 ARRAY = frozenset({"items", "prefixItems", "minItems", "maxItems"})
 
@@ -27,6 +27,7 @@ class Function:
     root: Schema
     kinds: Mapping[str, ParameterKind]  # as the answer is read by
     is_strict: bool
+    written: dict[tuple[str, int], str | None] = field(default_factory=dict)  # rules, by path and id of the schema
 
 
 class ElementRules:
@@ -63,8 +64,16 @@ class ElementRules:
         """None if no value can be written: too deep, or none is read back as itself."""
         if schema is True or (isinstance(schema, dict) and not schema.keys() - SIBLINGS):
             return self.any_value()
-        if schema is False or path not in function.kinds or len(self._known) > MAX_RULES:
+        if schema is False or path not in function.kinds:
             return None
+        key = path, id(schema)
+        if key not in function.written:
+            function.written[key] = None  # if there are too many
+            if len(function.written) <= MAX_VALUES:
+                function.written[key] = self._ruled(function, schema, path)
+        return function.written[key]
+
+    def _ruled(self, function: Function, schema: Any, path: str) -> str | None:
         types = types_in(function.kinds[path])
         leaves = leaves_of(_with(function.root, path, schema), path)
         trees = [leaf for leaf in leaves if leaf.type in CONTAINERS]

@@ -1,6 +1,7 @@
 """Lists and objects as elements (MiniMax M3): read back as they were meant, and enforced as the schema has them."""
 
 import json
+import time
 from random import Random
 
 import pytest
@@ -272,3 +273,12 @@ def test_nested_kinds_are_bounded_for_schemas_that_refer_to_themselves():
     assert 30 < len(kinds) <= MAX_NESTED
     assert kinds["p>p1"] == "object"
     grammar_of({"type": "object", "properties": schema["properties"], "$defs": {}}, strict=False)
+
+
+def test_a_schema_of_many_ways_to_itself_is_translated_in_a_moment():
+    way = {"$ref": "#/$defs/way"}
+    ways = [{"type": "object", "properties": {"a": dict(way)}} for _ in range(20)]
+    schema = {**one(way), "$defs": {"way": {"anyOf": ways}}}
+    began = time.process_time()
+    grammar_of(schema)
+    assert time.process_time() - began < 3
