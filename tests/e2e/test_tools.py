@@ -139,7 +139,6 @@ def test_an_answer_continues_the_text_that_the_caller_began(ask):
 @pytest.mark.parametrize(
     ("extra", "param"),
     [
-        ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"guided_regex": "("}, "guided_regex"),
