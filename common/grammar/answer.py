@@ -27,6 +27,9 @@ BOUNDED_WHITESPACE = (
 )
 FREE_JSON: Mapping[str, Any] = MappingProxyType({"whitespace_pattern": BOUNDED_WHITESPACE})
 TEXT = "/(.|\\n)*/"
+# Without a terminal of its own, which matches nothing, llguidance panics at white space where only one of two JSON
+# grammars allows that.
+EITHER = "start: @either_calls | @either_answer | NOTHING\nNOTHING: /a/ & /b/"
 CLASS_OR_ESCAPE = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\.")
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 TOKEN_ID = re.compile(r"<\[\d+\]>")
@@ -190,8 +193,8 @@ def json_value(value: Any, param: str) -> Any:
 
 def either(calls: Grammar, answer: Grammar) -> Grammar:
     """Either grammar; the beginning of the text decides."""
-    parts: list[dict[str, Any]] = [{"lark_grammar": "start: @calls | @answer"}]
-    for name, grammar in (("calls", calls), ("answer", answer)):
+    parts: list[dict[str, Any]] = [{"lark_grammar": EITHER}]
+    for name, grammar in (("either_calls", calls), ("either_answer", answer)):
         head, *others = orjson.loads(grammar.text)["grammars"]
         parts += [{**head, "name": name}, *others]
     return sized(parts, answer.param, is_costly=calls.is_costly or answer.is_costly)
