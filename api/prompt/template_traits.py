@@ -42,6 +42,7 @@ class TemplateTraits:
     writes_results: bool = True  # messages of the role `tool`
     wants_text_arguments: bool = False  # of calls, as JSON text
     takes_broken_arguments: bool = True  # text that is no JSON object
+    thinks_in_parts: bool = False  # reads an earlier turn's reasoning as a part of its content only
     takes_several_calls: bool = True  # in one message
     writes_calls_beside_text: bool = True  # both, and the text before the result
     takes_system: bool = True
@@ -164,6 +165,14 @@ def traits_of(source: str, special_tokens: tuple[tuple[str, str], ...], *, in_pa
         takes_several_calls=not shows_called([user, call], SECOND) or shows_called([user, both], SECOND, THIRD),
         takes_broken_arguments=shows_called([user, broken, result], SECOND) or not is_written,
         writes_calls_beside_text=not is_written or (shows_called(both_said, SECOND, FOURTH) and not is_late(both_said)),
+        thinks_in_parts=all(
+            shows_called([user, {**call, **fields}, result], FOURTH) == is_shown
+            for is_shown, fields in (
+                (True, {"content": [{"type": "thinking", "thinking": FOURTH}]}),
+                (False, {"content": [{"type": "other", "thinking": FOURTH}]}),
+                (False, {"reasoning_content": FOURTH}),
+            )
+        ),
         takes_system=takes_system,
         takes_systems=takes_system and shows([system, later, user], FIRST, SECOND, THIRD),
         takes_late_system=takes_system and shows([system, user, answer, later, user], FIRST, SECOND, THIRD),

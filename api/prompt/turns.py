@@ -82,13 +82,23 @@ def with_history_ids(messages: Sequence[Message], history_id: HistoryId) -> list
 
 def fitted(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
     """The conversation without what the template refuses or drops: system messages, several calls, repeated turns."""
-    result = list(messages) if traits.takes_several_calls else _one_call_each(messages)
+    result = [_with_thinking_part(message) for message in messages] if traits.thinks_in_parts else list(messages)
+    if not traits.takes_several_calls:
+        result = _one_call_each(result)
     if not traits.writes_calls_beside_text:
         result = [turn for message in result for turn in _with_calls_alone(message)]
     result = _with_fewer_systems(result, traits)
     if traits.alternates:
         result = _alternating(result)
     return result if traits.takes_empty_answers else [_with_some_text(message) for message in result]
+
+
+def _with_thinking_part(message: Message) -> Message:
+    reasoning = message.get("reasoning_content")
+    if not reasoning or message["role"] != "assistant":
+        return message
+    rest = {name: value for name, value in message.items() if name not in ("reasoning_content", "reasoning")}
+    return rest | {"content": [{"type": "thinking", "thinking": reasoning}, *_parts(message["content"])]}
 
 
 def described(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

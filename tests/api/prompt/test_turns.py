@@ -208,6 +208,16 @@ def test_text_that_a_template_drops_beside_a_call_gets_a_turn_of_its_own():
     assert rendered(either, [ASK, CALL | {"content": "Wait."}, RESULTS[0]]) == written
 
 
+def test_reasoning_is_a_part_of_the_content_where_a_template_reads_no_other():
+    chunks = """{%- for m in messages -%}[{{ m.role }}]{%- if m.content is string -%}{{ m.content }}{%- else -%}
+{%- for p in m.content -%}{%- if p.type == 'thinking' -%}<{{ p.thinking }}>{%- else -%}{{ p.text }}{%- endif -%}
+{%- endfor -%}{%- endif -%}{%- for c in m.tool_calls or [] -%}{{ c.function.arguments | tojson }}{%- endfor -%}
+{%- endfor -%}"""
+    session = [ASK, CALL | {"content": "Wait.", "reasoning_content": "Hm."}, RESULTS[0], SAY | {"reasoning": "So."}]
+    assert rendered(chunks, session) == '[user]u[assistant]<Hm.>Wait.{"a": 1}[tool]r1[assistant]<So.>a'
+    assert rendered(TURNS, session[:1] + session[3:]) == "[user]u[assistant]a"
+
+
 def test_ids_with_special_tokens_in_them_tell_results_apart():
     messages = [
         ASK,

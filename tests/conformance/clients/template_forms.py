@@ -91,7 +91,7 @@ FORMS: dict[str, Form] = {
     "meta-llama-Llama-3.2-3B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
     "meta-llama-Llama-3.3-70B-Instruct": Form("llama3_json", cannot=ONE_CALL | NO_TEXT),
     "microsoft-Phi-3.5-mini-instruct": Form("hermes"),
-    "mistralai-Ministral-3-14B-Reasoning-2512": Form("mistral_args"),
+    "mistralai-Ministral-3-14B-Reasoning-2512": Form("mistral_args", reasoning="[THINK]"),
     "mistralai-Mistral-Nemo-Instruct-2407": Form("mistral", cannot=NO_TEXT),
     "moonshotai-Kimi-K2": Form("kimi_k2"),
     "muse-glimmer": Form(
