@@ -77,7 +77,7 @@ def capabilities_of(encoder: PromptEncoder) -> list[str]:
         return ["embedding"]
     has = {
         "completion": True,
-        "tools": encoder.tool_dialect is not None,
+        "tools": True,  # those that a template does not show are described in the system message
         "insert": fim_tokens(encoder.token_id) is not None,
         "vision": card.accepts_images,
         "thinking": knows_thinking(card, encoder.reasoning_form),

@@ -104,10 +104,10 @@ def _render_fitted(
     try:
         return rendered(messages, tools)
     except REFUSALS as first:
-        stricter = fitted(messages, STRICTEST), described(tools)
-        if stricter == (messages, tools):
-            raise
         try:
+            stricter = fitted(messages, STRICTEST), described(tools)
+            if stricter == (messages, tools):
+                raise first
             return rendered(*stricter)
         except REFUSALS:
             raise first from None

@@ -210,7 +210,11 @@ def _with_fewer_systems(messages: Sequence[Message], traits: TemplateTraits) -> 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
     """Messages of one role as one message, or none."""
-    return [messages[0] | {"content": all_joined([one["content"] for one in messages], PARAGRAPH)}] if messages else []
+    if not messages:
+        return []
+    thoughts = [one["reasoning_content"] for one in messages if one.get("reasoning_content")]
+    fields = {"reasoning_content": PARAGRAPH.join(thoughts)} if thoughts else {}
+    return [messages[0] | fields | {"content": all_joined([one["content"] for one in messages], PARAGRAPH)}]
 
 
 def _with_calls_alone(message: Message) -> list[Message]:
@@ -241,8 +245,11 @@ def _one_call_each(messages: Sequence[Message]) -> list[Message]:
         results, rest = rest[:num_results], rest[num_results:]
         for number, call in enumerate(calls):
             turn = message if number == 0 else {"role": "assistant", "content": _only("", message["content"])}
-            mine = [one for one in results if one.get("tool_call_id") == call["id"]]
-            results = [one for one in results if one not in mine]
+            if call["id"]:
+                mine = [one for one in results if one.get("tool_call_id") == call["id"]]
+                results = [one for one in results if one not in mine]
+            else:
+                mine, results = results[:1], results[1:]
             result += [turn | {"tool_calls": [call]}, *mine]
         result += results
     return result

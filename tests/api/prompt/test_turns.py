@@ -218,6 +218,27 @@ def test_reasoning_is_a_part_of_the_content_where_a_template_reads_no_other():
     assert rendered(TURNS, session[:1] + session[3:]) == "[user]u[assistant]a"
 
 
+def test_reasoning_of_turns_that_become_one_is_not_lost():
+    thoughts = [SAY | {"reasoning_content": f"R{number}"} for number in (1, 2)]
+    prompt = rendered(
+        ALTERNATING + TURNS.replace("{{ m.content", "<{{ m.reasoning_content }}>{{ m.content"), [ASK, *thoughts]
+    )
+    assert prompt.endswith("[assistant]<R1\n\nR2>a\n\na")
+
+
+def test_calls_and_results_without_ids_belong_together_by_their_order():
+    calls = CALLS | {"tool_calls": [SUM | {"id": None}, OTHER | {"id": None}]}
+    results = [turn | {"tool_call_id": None} for turn in RESULTS]
+    expected = '[user]u[assistant]add{"a": 1}[tool]r1[assistant]now{}[tool]r2'
+    assert rendered(ONE_CALL, [ASK, calls, *results]) == expected
+
+
+def test_a_template_s_refusal_is_what_is_said_beside_a_tool_of_an_odd_schema():
+    odd = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"anyOf": 5}}}}
+    with pytest.raises(InvalidRequest, match="No users!"):
+        rendered("{{ raise_exception('No users!') }}", [ASK], [{"type": "function", "function": odd}])
+
+
 def test_ids_with_special_tokens_in_them_tell_results_apart():
     messages = [
         ASK,
