@@ -80,7 +80,7 @@ def marked_text(tokenizer: str) -> MarkedText:
     """The tokens of a tokenizer.json that llguidance does not read as text: special ones, and all in <brackets>."""
     added = orjson.loads(tokenizer).get("added_tokens", [])
     return MarkedText(
-        {token["content"]: token["id"] for token in added if token["special"] or _is_bracketed(token["content"])}
+        {token["content"]: token["id"] for token in added if token["special"] or is_bracketed(token["content"])}
     )
 
 
@@ -200,7 +200,7 @@ def either(calls: Grammar, answer: Grammar) -> Grammar:
     return sized(parts, answer.param, is_costly=calls.is_costly or answer.is_costly)
 
 
-def _is_bracketed(token: str) -> bool:
+def is_bracketed(token: str) -> bool:
     return token.startswith("<") and token.endswith(">")
 
 

@@ -1,5 +1,6 @@
 """Grammars: the tokens allowed next. A state can be rebuilt from token ids alone, so that jobs resume exactly."""
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
 
 from common.errors import GrammarFailed, InvalidRequest
+from common.grammar.answer import is_bracketed
 from common.grammar.check import parser_limits
 from worker.sampling.bitmask import bitmask_words
 
+UNSEEN = "\ufdd0"  # a code point that is no character
 KEPT_GRAMMARS = 64  # compiled grammars; each state copies one and grows its own lexer tables
 KEPT_CHARACTERS = 2**19  # of grammar text; a compiled grammar takes up to 130 times its text
 
@@ -115,7 +118,7 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int], vocab_size: int) -> None:
         num_tokens = max(vocab_size, tokenizer.get_vocab_size(with_added_tokens=True))
-        self._tokenizer = LLTokenizer(_untrimmed(tokenizer), n_vocab=num_tokens, eos_token=list(eos_token_ids))
+        self._tokenizer = LLTokenizer(_for_grammars(tokenizer), n_vocab=num_tokens, eos_token=list(eos_token_ids))
         textual = frozenset(token_id for token_id in eos_token_ids if not self._tokenizer.is_special_token(token_id))
         self._vocabulary = Vocabulary(bitmask_words(num_tokens), frozenset(eos_token_ids), textual)
         self._compiled: OrderedDict[str, Any] = OrderedDict()
@@ -147,12 +150,26 @@ def _bit(token_id: int) -> int:
     return 1 << bit if bit < 31 else -(1 << 31)
 
 
-def _untrimmed(tokenizer: Tokenizer) -> str:
-    """The tokenizer's JSON without padding and truncation, which a grammar cannot use."""
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    plain.no_padding()
-    plain.no_truncation()
-    return plain.to_str()
+def _for_grammars(tokenizer: Tokenizer) -> str:
+    """The tokenizer's JSON, without padding, truncation and text that stands for a control token.
+
+    llguidance spells a text that must come as the tokenizer does. If a schema demands the text `<|im_end|>`, that must be the letters
+    and never the token, so control tokens get names that no text has. Grammars refer to them by their ids.
+    """
+    fields = json.loads(tokenizer.to_str()) | {"padding": None, "truncation": None, "post_processor": None}
+    renamed: dict[str, str] = {}
+    for token in fields["added_tokens"]:
+        if token["special"] or is_bracketed(token["content"]):
+            renamed[token["content"]] = token["content"] = f"{UNSEEN}{token['content']}"
+            token["special"] = True
+    model = fields["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {renamed.get(piece, piece): token_id for piece, token_id in model["vocab"].items()}
+    else:
+        model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token") in renamed:
+        model["unk_token"] = renamed[model["unk_token"]]
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _reason(matcher: Any) -> str:
