@@ -1,10 +1,12 @@
 """Grammars: the tokens allowed next. A state can be rebuilt from token ids alone, so that jobs resume exactly."""
 
 import json
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -18,6 +20,7 @@ from common.grammar.check import parser_limits
 from worker.sampling.bitmask import bitmask_words
 
 UNSEEN = "\ufdd0"  # a code point that is no character
+REST = re.compile("<non-verbose/>|<backtrace>")  # what follows is for llguidance's authors
 KEPT_GRAMMARS = 64  # compiled grammars; each state copies one and grows its own lexer tables
 KEPT_CHARACTERS = 2**19  # of grammar text; a compiled grammar takes up to 130 times its text
 
@@ -34,9 +37,12 @@ class Vocabulary:
 class GrammarState:
     """The position of one sequence in its grammar."""
 
-    def __init__(self, matcher: Any, vocabulary: Vocabulary, *, has_ended: bool = False) -> None:
+    def __init__(
+        self, matcher: Any, vocabulary: Vocabulary, forget: Callable[[], object], *, has_ended: bool = False
+    ) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._forget = forget  # takes the grammar out of the compiler's cache
         self._has_ended = has_ended  # an end token was accepted
 
     @property
@@ -48,11 +54,11 @@ class GrammarState:
         """Advance by these tokens. Raises GrammarFailed if the grammar does not allow them."""
         if len(token_ids) == 1 and token_ids[0] not in self._vocabulary.eos_token_ids and not self._has_ended:
             if not self._matcher.consume_token(token_ids[0]):
-                raise self._not_allowed()
+                raise self._failed("The grammar did not allow a token.")
             return
         body = list(takewhile(lambda token_id: token_id not in self._vocabulary.eos_token_ids, token_ids))
         if body and (self._has_ended or not self._matcher.consume_tokens(body)):
-            raise self._not_allowed()
+            raise self._failed("The grammar did not allow a token.")
         if len(body) < len(token_ids):
             self._end(token_ids[len(body) :])
 
@@ -92,14 +98,16 @@ class GrammarState:
         if self._vocabulary.textual_eos_ids and not self._matcher.is_accepting():
             self._set_ends(bitmask_row, self._vocabulary.textual_eos_ids, allowed=False)
         if self._matcher.is_error():
-            raise GrammarFailed(f"The grammar became too complex. {_reason(self._matcher)}")
+            raise self._failed("The grammar became too complex.")
 
     def copy(self) -> "GrammarState":
         """An independent state at the same position."""
-        return GrammarState(self._matcher.deep_copy(), self._vocabulary, has_ended=self._has_ended)
+        return GrammarState(self._matcher.deep_copy(), self._vocabulary, self._forget, has_ended=self._has_ended)
 
-    def _not_allowed(self) -> GrammarFailed:
-        return GrammarFailed(f"The grammar did not allow a token. {_reason(self._matcher)}")
+    def _failed(self, fault: str) -> GrammarFailed:
+        """The copies of a matcher share tables, which a panic makes useless, so the next request compiles anew."""
+        self._forget()
+        return GrammarFailed(f"{fault} {_reason(self._matcher)}")
 
     def _end(self, token_ids: Sequence[int]) -> None:
         may_end = self.is_finished or self._matcher.is_accepting()
@@ -135,7 +143,11 @@ class GrammarCompiler:
             if matcher.is_error():
                 raise InvalidRequest(f"The grammar cannot be used: {_reason(matcher)}", param="grammar")
             self._keep(grammar, matcher)
-        return GrammarState(matcher.deep_copy(), self._vocabulary)
+        return GrammarState(matcher.deep_copy(), self._vocabulary, partial(self._drop, grammar))
+
+    def _drop(self, grammar: str) -> None:
+        with self._lock:
+            self._compiled.pop(grammar, None)
 
     def _keep(self, grammar: str, matcher: Any) -> None:
         with self._lock:
@@ -153,8 +165,8 @@ def _bit(token_id: int) -> int:
 def _for_grammars(tokenizer: Tokenizer) -> str:
     """The tokenizer's JSON, without padding, truncation and text that stands for a control token.
 
-    llguidance spells a text that must come as the tokenizer does. If a schema demands the text `<|im_end|>`, that must be the letters
-    and never the token, so control tokens get names that no text has. Grammars refer to them by their ids.
+    llguidance spells a text that must come as the tokenizer does. If a schema demands the text `<|im_end|>`, its
+    letters must come and never the token, so control tokens get names that no text has. Grammars use their ids.
     """
     fields = json.loads(tokenizer.to_str()) | {"padding": None, "truncation": None, "post_processor": None}
     renamed: dict[str, str] = {}
@@ -173,4 +185,4 @@ def _for_grammars(tokenizer: Tokenizer) -> str:
 
 
 def _reason(matcher: Any) -> str:
-    return " ".join(str(matcher.get_error()).split("<non-verbose/>")[0].split())[:300]
+    return " ".join(REST.split(str(matcher.get_error()))[0].split())[:300]

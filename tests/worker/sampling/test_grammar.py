@@ -8,11 +8,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from api.reading.dialects.call_grammar import OfferedFunction
 from api.reading.dialects.dialect import ToolDialect
-from api.reading.dialects.known import DIALECTS
+from api.reading.dialects.known import DIALECTS, dialect_named
 from api.reading.pieces import ToolCallEnd, ToolCallStart, merged
 from api.reading.tool_calls import ToolCallParser
 from common.errors import InvalidRequest, JobFailed
-from common.grammar.answer import json_schema_grammar, marked_text, regex_grammar
+from common.grammar.answer import choice_grammar, either, json_schema_grammar, marked_text, regex_grammar
 from common.grammar.thinking import after_thinking
 from worker.sampling.bitmask import apply_bitmask, bitmask_words
 from worker.sampling.grammar import KEPT_CHARACTERS, KEPT_GRAMMARS, GrammarCompiler
@@ -219,3 +219,34 @@ def test_a_model_may_think_before_it_answers_in_json(compiler, tokenizer, weathe
         state = compiler.compile(grammar.text)
         state.accept(tokenizer.encode(answer).ids)
         assert state.is_finished
+
+
+@pytest.mark.parametrize("text", ["<|turn_end|>", "a<tool_call>b"])
+def test_a_text_that_must_come_is_spelt_in_letters_also_where_it_names_a_control_token(compiler, tokenizer, text):
+    state = compiler.compile(choice_grammar([text], "x").text)
+    ids = babble(state, Random(1))
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    assert not {tokenizer.token_to_id(mark) for mark in ("<|turn_end|>", "<tool_call>")} & set(ids)
+
+
+@pytest.mark.parametrize("name", ["llama3_json", "llama4", "xlam", "hermes", "qwen3_xml"])
+def test_an_answer_is_a_call_or_has_the_shape_also_where_both_begin_alike(compiler, tokenizer, name):
+    look_up = {"type": "object", "properties": {"q": {"type": "string", "maxLength": 5}}}
+    marked = marked_text(tokenizer.to_str())
+    calls = dialect_named(name).grammar(
+        [OfferedFunction("look_up", look_up)], must_call=True, parallel=True, marked=marked
+    )
+    for shape in (WEATHER, {"type": "array", "items": WEATHER}):
+        grammar = either(calls, json_schema_grammar(shape, "response_format")).text
+        for seed in range(10):
+            babble(compiler.compile(grammar), Random(seed), most=60)
+
+
+def test_a_grammar_that_failed_is_compiled_anew_for_the_next_request(compiler, weather):
+    """A panic inside llguidance makes all copies of a matcher useless."""
+    state = compiler.compile(weather)
+    kept = compiler._compiled[weather]
+    with pytest.raises(JobFailed):
+        state.accept([300])
+    compiler.compile(weather)
+    assert compiler._compiled[weather] is not kept

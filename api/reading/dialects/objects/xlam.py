@@ -1,6 +1,6 @@
 """xLAM: an answer that is a JSON list of calls, without any marker."""
 
-from api.reading.dialects.call_grammar import MAX_PARALLEL_CALLS, PARAM, CallRules, call_schema, templated
+from api.reading.dialects.call_grammar import PARAM, CallRules, call_schema, templated
 from api.reading.dialects.dialect import ToolDialect
 from api.reading.dialects.objects.call_object import CallObject
 from api.reading.dialects.objects.marked_lists import MarkedList
@@ -19,10 +19,11 @@ def new_block(calls: CallPieces, before: str) -> MarkedList:
 
 def grammar(rules: CallRules) -> Grammar:
     """An answer that begins with a bracket is calls."""
-    further = f'(", " @call){{0,{MAX_PARALLEL_CALLS - 1}}}' if rules.parallel else ""
+    calls = call_schema(rules.schemas, "arguments", prefix="/items")
+    array = {"type": "array", "items": calls, "minItems": 1, "maxItems": rules.most_calls}
     free = "" if rules.must_call else "TEXT? | "
-    lines = [f'start: {free}"[" @call {further} "]"', "TEXT: /\\s*[^\\s{\\[](.|\\n)*/"]
-    return assemble(lines, {"call": templated(call_schema(rules.schemas, "arguments"))}, PARAM)
+    lines = [f"start: {free}@calls", "TEXT: /\\s*[^\\s{\\[](.|\\n)*/"]
+    return assemble(lines, {"calls": templated(array)}, PARAM)
 
 
 def detect(template: str, _: str) -> bool:
