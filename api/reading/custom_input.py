@@ -13,8 +13,9 @@ from api.reading.pieces import Piece, ToolCallArguments, ToolCallEnd, ToolCallSt
 OPENING = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*"')
 HALF = r"\\u[dD][89abAB][0-9a-fA-F]{2}"  # the first of two escapes that spell one character together
 UNIT = r"\\u[0-9a-fA-F]{4}"
+SECOND = r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 # Characters and whole escapes, up to one that may be unfinished.
-WHOLE = re.compile(rf'(?:[^"\\]|\\[^u]|(?!{HALF}){UNIT}|{HALF}(?:{UNIT}|(?=[^\\]|\\[^u])))*')
+WHOLE = re.compile(rf'(?:[^"\\]|\\[^u]|(?!{HALF}){UNIT}|{HALF}(?:{SECOND}|(?=[^\\]|\\[^u]|(?!{SECOND}){UNIT})))*')
 
 
 class CustomInputs:

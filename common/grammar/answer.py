@@ -86,7 +86,7 @@ def marked_text(tokenizer: str) -> MarkedText:
 
 def quoted(text: str) -> str:
     """A Lark string."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def assemble(main: Sequence[str], schemas: Mapping[str, Schema], param: str) -> Grammar:

@@ -47,6 +47,8 @@ def test_an_input_is_shown_while_it_is_written():
         ("{}", ""),
         ('{"input": ""}', ""),
         ('{"input": "a\\ud83db"}', "a\ufffdb"),
+        ('{"input": "\\ud83d\\ud83d\\ude00"}', "\ufffd\U0001f600"),
+        ('{"input": "\\ud83d\\u0041\\ud83d"}', "\ufffdA\ufffd"),
         *((f'{{"lines": {value}}}', f'{{"lines": {value}}}') for value in ("9" * 5_000, "[" * 2_000 + "]" * 2_000)),
     ],
     ids=lambda text: text[:30],

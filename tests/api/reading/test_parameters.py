@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from api.reading.parameters import kinds_of, nested_kinds_of
+from api.reading.parameters import kinds_of, nested_kinds_of, referred
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,9 @@ def test_nested_kinds_are_listed_by_path_with_the_types_of_all_their_schemas():
         "way>n": "integer",
         "way>s": "text",
     }
+
+
+def test_a_reference_leads_through_lists_and_escapes():
+    root = {"properties": {"a b": {"anyOf": [{"type": "null"}, {"type": "string"}]}}}
+    assert referred(root, "#/properties/a%20b/anyOf/1") == {"type": "string"}
+    assert referred(root, "#/properties/a%20b/anyOf/2") is referred(root, "#/properties/a%20b/anyOf/x") is None

@@ -176,3 +176,8 @@ def test_groups_inside_one_another_are_counted(build):
 def test_parentheses_in_literal_text_are_not_groups():
     assert regex_grammar("[](]\\([^(]" * 500, "x")
     assert ebnf_grammar('root ::= "(((" [(]' + ' "(" [^(]' * 500, "x")
+
+
+def test_a_choice_may_hold_any_character():
+    texts = [f"a{chr(code)}b" for code in (*range(32), 0x7F, 0x80, 0x2028, 0xE000)]
+    assert all(allows(choice_grammar(texts, "choice"), text) for text in texts)

@@ -150,7 +150,7 @@ class NamedCallBlock:
     def _read_header(self, pieces: list[Piece]) -> bool:
         """Consume what stands before the arguments; they may be left out."""
         end = self._form.end
-        ending = re.search('[{"]' + (f"|{re.escape(end)}" if end else ""), self._held)
+        ending = re.search('[{"]' + (f"|{re.escape(end)}" if end else ""), self._held[: MAX_HEADER + len(end) + 1])
         begun = self._held[: ending.end() - 1] if ending else self._held
         if len(begun) > MAX_HEADER or not HEADER_BEGINNING.fullmatch(begun):
             return self._give_up(pieces)

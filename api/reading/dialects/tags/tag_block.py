@@ -60,7 +60,8 @@ class TagBlock:
             if last:
                 self._take(self._held[: last.start()], pieces)
                 self._held = self._held[last.start() :]
-            if last and self._value.may_end and self._end_value(pieces):
+            is_text = self._value.is_misread and self._has_passed_end
+            if last and self._value.may_end and not is_text and self._end_value(pieces):
                 self._end_call(pieces)
             elif self._read_as_text():
                 more, rest = self.read("")
@@ -186,9 +187,8 @@ class TagBlock:
         written = self._value.end()
         if not self._is_repeated:
             pieces.append(self._calls.arguments(written))
-        is_spoilt = self._value.is_spoilt and not self._is_repeated
-        self._state = "spoilt" if is_spoilt else "call"
-        return not is_spoilt
+        self._state = "spoilt" if self._value.is_spoilt and not self._is_repeated else "call"
+        return self._state == "call"
 
     def _make_certain(self, pieces: list[Piece]) -> None:
         if not self._is_certain:

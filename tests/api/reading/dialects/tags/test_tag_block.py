@@ -143,6 +143,16 @@ def test_text_after_a_block_that_is_not_closed_is_content():
     assert calls(parse("minimax_m2", list(text))) == ([("f", "{}")], "\nThat was it.")
 
 
+@pytest.mark.parametrize("name", TAGS)
+@pytest.mark.parametrize("kind", ["mixed", "text|null", "text|array"])
+def test_a_last_value_that_begins_like_a_list_is_read_without_its_tag(name, kind):
+    for value in ("{", "[", "[1, 2", '{"a'):
+        text = TAGS[name].parts[0].replace('Paris "X" <b>', value).replace("Paris", value)
+        for deltas in ([text], list(text)):
+            made, content = calls(parse(name, deltas, {"get_weather": {"city": kind}}))
+            assert (json.loads(made[0][1])["city"], content) == (value, ""), text
+
+
 def test_values_stream_while_they_are_written():
     parser = ToolCallParser(dialect_named("qwen3_xml"), "seed", KINDS)
     parser.feed("<tool_call>\n<function=f>\n<parameter=s>\n")

@@ -182,3 +182,12 @@ def test_tags_that_are_special_tokens_are_written_by_their_ids(name):
     grammar = grammar_of(name, one({"type": ["string", "null"], "maxLength": 9}), MarkedText({ending: 7}))
     assert "<[7]>" in grammar.text
     GrammarCheck().compiled(grammar)
+
+
+def test_a_strict_parameter_may_refer_to_an_alternative_of_another():
+    first = {"anyOf": [{"enum": ["x", "y"]}, {"type": "null"}]}
+    properties = {"a b": first, "p": {"$ref": "#/properties/a%20b/anyOf/0"}}
+    schema = {"type": "object", "properties": properties, "required": ["p"], "additionalProperties": False}
+    grammar = grammar_of("qwen3_xml", schema)
+    assert allows(grammar, qwen("x"))
+    assert not allows(grammar, qwen("z"))
