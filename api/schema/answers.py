@@ -66,11 +66,22 @@ class CalledTool(Shape):
     function: CalledFunction
 
 
+class CustomInput(Shape):
+    name: str
+    input: str
+
+
+class CalledCustomTool(Shape):
+    id: str
+    type: Literal["custom"]
+    custom: CustomInput
+
+
 class AnswerMessage(Shape):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None = None
-    tool_calls: list[CalledTool] | None = None
+    tool_calls: list[CalledTool | CalledCustomTool] | None = None
 
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
@@ -97,11 +108,17 @@ class FunctionPiece(Shape):
     arguments: str | None = None
 
 
+class CustomPiece(Shape):
+    name: str | None = None
+    input: str | None = None
+
+
 class CallPiece(Shape):
     index: int
     id: str | None = None
-    type: Literal["function"] | None = None
+    type: Literal["function", "custom"] | None = None
     function: FunctionPiece | None = None
+    custom: CustomPiece | None = None
 
 
 class ChatDelta(Shape):

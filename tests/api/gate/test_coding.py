@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import zlib
 
 import pytest
@@ -87,6 +88,25 @@ def test_a_bomb_is_refused_before_it_is_unpacked(post, monkeypatch):
 def test_what_cannot_be_unpacked_is_refused_with_the_reason(raw, coding, status, why, post):
     got, error = post(raw, coding)
     assert got == status and why in error["message"]
+
+
+def test_a_packed_body_without_text_is_not_read_to_its_end():
+    unpacker = Unpacker(b"\0\0\0\xff\xff" * 10**5, "deflate")
+    with pytest.raises(InvalidRequest, match="not valid"):
+        unpacker.read(1024)
+    assert len(unpacker._packed) > 4 * 10**5
+
+
+@pytest.mark.parametrize("size", [1000, 10**6])
+def test_a_body_of_many_turns_is_unpacked_as_it_was(size):
+    text = bytes(random.Random(0).randbytes(300_000)) + b"a" * 10**5
+    for packed, coding in (
+        (gzip.compress(text), "gzip"),
+        (zlib.compress(text), "deflate"),
+        (raw_deflate(text), "deflate"),
+    ):
+        unpacker = Unpacker(packed, coding)
+        assert b"".join(iter(lambda unpacker=unpacker: unpacker.read(size), b"")) == text
 
 
 def test_a_text_is_unpacked_piece_by_piece():
