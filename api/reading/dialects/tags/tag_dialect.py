@@ -91,7 +91,7 @@ class TagGrammar:
         ways_of = self._ways_of({**schema, "properties": properties}, is_strict=function in self._rules.strict_names)
         written = []
         for name, value in properties.items():
-            if value is False or not name or any(char in name for char in self._writing.unnameable):
+            if value is False or not name or any(char in name for char in (*self._writing.unnameable, *FREE)):
                 self._refuse_required(function, name, required)
                 continue
             texts = " | ".join(

@@ -162,7 +162,11 @@ def test_what_cannot_be_enforced_is_refused_in_a_strict_schema(rules):
     assert refused.value.param == "tools"
 
 
-@pytest.mark.parametrize(("form", "name"), [("qwen3_xml", "a>b"), ("minimax_m2", 'a"b'), ("glm", "a<b"), ("glm", "")])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("qwen3_xml", "a>b"), ("minimax_m2", 'a"b'), ("glm", "a<b"), ("glm", "")]
+    + [(form, name) for form in TAGS for name in ("a\rb", "a\ab", "a\0b")],
+)
 def test_a_name_that_no_tag_can_hold_is_refused_only_where_it_must_be_written(form, name):
     with pytest.raises(InvalidRequest, match="cannot name the parameter"):
         grammar_of(form, one({"type": "string"}, name))
