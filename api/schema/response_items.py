@@ -67,7 +67,7 @@ class LoadedToolsItem(Base):
 class ReferenceItem(Base):
     """An item of an earlier response, by its id."""
 
-    type: Literal["item_reference"] = "item_reference"
+    type: Literal["item_reference"] | None = "item_reference"
     id: ItemId
 
 
@@ -121,7 +121,7 @@ def _kind_of_item(value: Any) -> str:
     is_sent = isinstance(value, dict)
     kind = value.get("type") if is_sent else getattr(value, "type", None)
     if kind is None:
-        return "a reference" if is_sent and value.keys() == {"id"} else "a message"
+        return "a reference" if is_sent and value.keys() - {"type"} == {"id"} else "a message"
     return KINDS.get(kind, "another item") if isinstance(kind, str) else "another item"
 
 
