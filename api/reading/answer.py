@@ -28,7 +28,7 @@ class AnswerParser:
         self._reasoning = (
             ChannelParser(opened=is_opened, passes_calls=dialect is not None)
             if form.has_channels
-            else ReasoningParser(form, opened=is_opened)
+            else ReasoningParser(form, opened=is_opened, is_forced=must_call)
         )
         self._tool_calls = ToolCallParser(dialect, id_seed, kinds, must_call=must_call) if dialect else None
 

@@ -15,15 +15,21 @@ class ReasoningParser:
     """Feed it an answer's text. White space around reasoning and beside the marks is left out.
 
     `opened`: the prompt ended inside the reasoning, so the answer begins there. A later opening mark is plain text.
+    `is_forced`: a grammar ends the reasoning at its own closing mark alone, so what else may end it is part of it.
     """
 
-    def __init__(self, form: ReasoningForm = THINK, *, opened: bool = False) -> None:
+    def __init__(self, form: ReasoningForm = THINK, *, opened: bool = False, is_forced: bool = False) -> None:
         self._form = form
+        self._thought_closings = (form.marks.closing,) if is_forced else form.closings
+        self._endings = self._thought_closings if is_forced else (*form.closings, *form.ends_before)
         self._state: State = "undecided"
         self._opened = opened
         self._has_reasoning = False
-        self._ending = _any_of((*form.closings, *form.ends_before))
+        self._ending = _any_of(self._endings)
         self._closing = _any_of(form.answer_closings) if form.answer_closings else None
+        self._answer_mark = _any_of((*form.answer_openings, *form.answer_closings))
+        self._is_marked = False  # the answer's own opening mark was read
+        self._depth = 0  # openings of the same kind inside the answer's text
         self._blanks = Blanks()
         self._held = ""
 
@@ -51,6 +57,8 @@ class ReasoningParser:
             return [Reasoning(said)] if said else []
         if self._state == "beginning":
             held = held.lstrip()
+        if self._form.has_plain_marks and held.strip() in self._form.answer_closings:
+            return []  # of an answer that the prompt began
         return [Content(held)] if held else []
 
     def _decide(self) -> bool:
@@ -75,11 +83,11 @@ class ReasoningParser:
 
     def _think(self) -> list[Piece]:
         ending = self._ending.search(self._held)
-        marks = (*self._form.closings, *self._form.ends_before)
-        thought = self._held[: ending.start() if ending else len(self._held) - num_held(self._held, marks)]
+        thought = self._held[: ending.start() if ending else len(self._held) - num_held(self._held, self._endings)]
         said = thought.rstrip() if self._has_reasoning else thought.strip()
         if ending:
-            is_closed = ending[0] in self._form.closings
+            is_closed = ending[0] in self._thought_closings
+            self._is_marked = is_closed and not self._form.answer_openings
             self._held = self._held[ending.end() if is_closed else ending.start() :]
             self._state = "beginning"
         elif said:
@@ -91,11 +99,13 @@ class ReasoningParser:
         """Leave out what stands before the answer's text; what may be a mark is held back."""
         self._held = self._held.lstrip()
         while mark := _mark_at_start(self._held, self._form.answer_openings):
-            self._held = self._held[len(mark) :].lstrip()
+            self._held, self._is_marked = self._held[len(mark) :].lstrip(), True
         if not _may_become(self._held, self._form.answer_openings):
             self._state = "answering"
 
     def _answer(self) -> list[Piece]:
+        if self._form.has_plain_marks:
+            return self._text_with_marks()
         text, self._held = self._held, ""
         if self._closing is None:
             return [Content(text)] if text else []
@@ -105,6 +115,31 @@ class ReasoningParser:
             text = text[closing.end() :]
         said = text[: len(text) - num_held(text, self._form.answer_closings)].rstrip()
         self._held = text[len(said) :]
+        return [*pieces, Content(said)]
+
+    def _text_with_marks(self) -> list[Piece]:
+        """The answer's text without its own closing mark; others in it, as of code that was asked for, are text."""
+        text, position, end = self._held, 0, len(self._held)
+        pieces: list[Piece] = []
+        for mark in self._answer_mark.finditer(text):
+            if mark[0] in self._form.answer_openings:
+                self._depth += 1
+            elif self._depth:
+                self._depth -= 1
+            elif self._is_marked:
+                pieces.append(Content(text[position : mark.start()].rstrip()))
+                self._is_marked, position = False, mark.end()
+                continue
+            elif not text[mark.end() :].strip():
+                end = mark.start()  # text may follow
+                break
+            pieces.append(Content(text[position : mark.end()]))
+            position = mark.end()
+        said = text[position:end]
+        if end == len(text):
+            said = said[: len(said) - num_held(said, (*self._form.answer_openings, *self._form.answer_closings))]
+        said = said.rstrip()
+        self._held = text[position + len(said) :]
         return [*pieces, Content(said)]
 
 

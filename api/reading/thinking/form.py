@@ -23,6 +23,7 @@ class ReasoningForm:
     other_answer_closings: tuple[str, ...] = ()
     ends_before: tuple[str, ...] = ()  # marks of a call that end reasoning which is still open
     end_tokens: tuple[str, ...] = ()  # they end an answer, although some copies of a model do not say so
+    has_plain_marks: bool = False  # the marks around the answer are no tokens, so its text may hold them too
     has_channels: bool = False  # an answer is several messages, and calls and text stand in different ones
     answers_always: bool = False  # the marks around the answer's text stand before calls too, if there is none
     shares_closing: bool = False  # other turns end with the closing mark too

@@ -89,13 +89,20 @@ APRIEL = ReasoningForm(
     ThoughtMarks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
     detect=names("[BEGIN FINAL RESPONSE]"),
     other_answer_closings=("[END FINAL RESPONSE]",),
+    has_plain_marks=True,
     ends_before=("<tool_calls>[",),
 )
 THINK_RESPONSE = ReasoningForm(
-    "think_response", ThoughtMarks("<think>", "</think>", "<response>", "</response>"), detect=has_response_tags
+    "think_response",
+    ThoughtMarks("<think>", "</think>", "<response>", "</response>"),
+    detect=has_response_tags,
+    has_plain_marks=True,
 )
 HUNYUAN = ReasoningForm(
-    "hunyuan", ThoughtMarks("<think>", "</think>", "<answer>", "</answer>"), detect=names("<think>", "<answer>")
+    "hunyuan",
+    ThoughtMarks("<think>", "</think>", "<answer>", "</answer>"),
+    detect=names("<think>", "<answer>"),
+    has_plain_marks=True,
 )
 EXAONE = ReasoningForm("exaone", ThoughtMarks("<thought>", "</thought>"), detect=names("<thought>", "</thought>"))
 KIMI_K2 = ReasoningForm(

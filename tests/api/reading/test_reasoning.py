@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from api.reading.pieces import Content, Reasoning, merged
 from api.reading.reasoning import ReasoningParser
+from api.reading.thinking.known import APRIEL, HUNYUAN, THINK_RESPONSE
 
 
 def parse(deltas, opened=False):
@@ -75,3 +76,28 @@ def test_where_a_text_is_cut_does_not_matter(parts, cuts, opened):
     edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
     deltas = [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
     assert parse(deltas, opened) == parse([text], opened) == parse(list(text), opened)
+
+
+@pytest.mark.parametrize(
+    ("form", "answer", "content"),
+    [
+        (HUNYUAN, "<answer>Write <answer>x</answer> there.</answer>", "Write <answer>x</answer> there."),
+        (THINK_RESPONSE, "As XML:\n<response>a</response>\nis all", "As XML:\n<response>a</response>\nis all"),
+        (THINK_RESPONSE, "<response>\nUse </response> so", "Use so"),
+        (THINK_RESPONSE, "An answer that the prompt began.\n</response>\n", "An answer that the prompt began."),
+        (THINK_RESPONSE, "a </response> b </response>", "a </response> b"),
+        (APRIEL, "[BEGIN FINAL RESPONSE]\nFour.\n[END FINAL RESPONSE]\n", "Four."),
+    ],
+)  # fmt: skip
+def test_an_answer_s_own_closing_mark_is_left_out_and_others_in_it_are_text(form, answer, content):
+    for size in (1, 2, 5, len(answer)):
+        parser = ReasoningParser(form)
+        pieces = [piece for at in range(0, len(answer), size) for piece in parser.feed(answer[at : at + size])]
+        assert merged([*pieces, *parser.finish()]) == [Content(content)]
+
+
+def test_reasoning_before_a_forced_call_ends_at_the_mark_that_the_grammar_knows():
+    answer = 'So: <tool_calls>[{"name": "rm"}]</tool_calls>\n[BEGIN FINAL RESPONSE]\nx'
+    for is_forced, reasoning in ((True, 'So: <tool_calls>[{"name": "rm"}]</tool_calls>'), (False, "So:")):
+        parser = ReasoningParser(APRIEL, opened=True, is_forced=is_forced)
+        assert [*parser.feed(answer), *parser.finish()][0] == Reasoning(reasoning)
