@@ -17,6 +17,7 @@ from api.reading.tool_calls import ToolCallParser
 from tests.api.reading.dialects.examples import EXAMPLES
 from tests.api.reading.dialects.objects.examples import HERMES
 from tests.api.reading.dialects.tags.examples import DEEPSEEK
+from tests.growth import is_linear
 
 FORMATS = [dialect.name for dialect in DIALECTS]
 
@@ -253,7 +254,7 @@ def test_white_space_after_a_call_is_read_in_linear_time(format):
             parser.feed("    ")
         return time.process_time() - began
 
-    assert seconds(18_000) < 6 * seconds(6_000)
+    assert is_linear(seconds, 5_000)
 
 
 @pytest.mark.parametrize(
@@ -278,5 +279,5 @@ def test_white_space_that_is_held_back_is_read_in_linear_time(name, form, begun)
     for _ in range(40_000):
         parser.feed("    ")
     pieces = parser.feed("<b>")
-    assert time.process_time() - began < 1  # it took 10 s when each blank was joined to those before it
+    assert time.process_time() - began < 5  # it took 10 s when each blank was joined to those before it
     assert not begun or "".join(piece.text for piece in pieces).endswith("<b>")

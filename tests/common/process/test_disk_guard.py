@@ -1,6 +1,7 @@
 """No acknowledged command is lost on a full disk, even if Valkey is killed before there is room again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +89,12 @@ def test_no_acknowledged_command_is_lost_when_valkey_is_killed_on_a_full_disk(di
 
 def test_without_the_guard_commands_are_lost(disk: Path) -> None:
     """The control. Turns red when Valkey no longer acknowledges failed writes: the guard can go then."""
-    assert lost(disk, "disk_guard.DiskGuard.check = lambda self: None") > 0
+    for _ in range(3):  # Valkey may refuse in time by chance
+        if lost(disk, "disk_guard.DiskGuard.check = lambda self: None") > 0:
+            return
+        for place in disk.iterdir():
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    pytest.fail("no acknowledged write was lost")
 
 
 def test_writes_are_refused_until_there_is_room_again(

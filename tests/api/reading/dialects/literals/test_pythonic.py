@@ -17,6 +17,7 @@ from common.errors import InvalidRequest
 from tests.api.reading.dialects.reading import PARTS, arguments_of, calls, cuttings, parse
 from tests.api.reading.dialects.walks import an_instance, an_object_schema, fits, walk
 from tests.grammars import CITY, PLAIN, allows
+from tests.growth import is_linear
 
 FRAMES = {
     "lfm2": ("<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
@@ -276,8 +277,7 @@ def test_long_strings_and_much_white_space_are_read_in_linear_time():
             parser.feed("    ")
         return time.process_time() - began
 
-    seconds(1_000)
-    assert seconds(16_000) < 9 * seconds(4_000)
+    assert is_linear(seconds, 4_000)
 
 
 @pytest.mark.parametrize("size", [10, 398, 399, 400, 401, 900])

@@ -83,7 +83,7 @@ def test_a_large_set_of_functions_stays_within_the_limits_and_is_translated_fast
     for dialect in (GEMMA4, PYTHONIC):
         began = time.process_time()
         grammar = dialect.grammar(functions, must_call=True, parallel=True, marked=PLAIN)
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < 5
         assert grammar is not None
         GrammarCheck().compiled(grammar)
 

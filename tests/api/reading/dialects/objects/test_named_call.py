@@ -11,6 +11,7 @@ from api.reading.dialects.known import dialect_named
 from api.reading.tool_calls import ToolCallParser
 from tests.api.reading.dialects.rounds import babbled, calls, cut, read
 from tests.grammars import CITY, PLAIN, TREE, allows
+from tests.growth import is_linear
 
 FENCED = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n{}\n```<｜tool▁call▁end｜>"
 TEMPLATES = {
@@ -173,8 +174,11 @@ def test_after_a_call_whose_arguments_are_no_json_the_next_one_is_read(form):
 
 
 def test_openings_that_begin_no_call_are_read_in_linear_time():
-    began = time.process_time()
-    text = "<|tool_call_begin|> x " * 8_000
-    parser = ToolCallParser(dialect_named("kimi_k2"), "seed")
-    assert "".join(piece.text for piece in parser.feed(text) + parser.finish()) == text
-    assert time.process_time() - began < 2  # it took 6 s when each looked for its brace in all of the text
+    def seconds(number: int) -> float:
+        began = time.process_time()
+        text = "<|tool_call_begin|> x " * number
+        parser = ToolCallParser(dialect_named("kimi_k2"), "seed")
+        assert "".join(piece.text for piece in parser.feed(text) + parser.finish()) == text
+        return time.process_time() - began
+
+    assert is_linear(seconds, 1_000)
