@@ -29,7 +29,7 @@ from common.model.spelling import Spelling  # noqa: E402
 from tests.api.chat_requests import JSON_SCHEMA, NAMED, SCHEMA, STRICT, TOOL, prepared  # noqa: E402
 from tests.api.conftest import card  # noqa: E402
 from tests.api.harmony_model import TEMPLATE  # noqa: E402
-from tests.api.reading.harmony.answers import NEXT, message, read  # noqa: E402
+from tests.api.reading.harmony.answers import NEXT, WITH_MARKS, message, read  # noqa: E402
 from worker.sampling.bitmask import bitmask_words  # noqa: E402
 from worker.sampling.grammar import GrammarCompiler  # noqa: E402
 from worker.state.detokenizer import Detokenizer  # noqa: E402
@@ -94,7 +94,8 @@ def ours(ids: list[int]) -> tuple[str, str, list[tuple[str, Any]]]:
 def any_answer_is_read_alike() -> None:
     for seed in range(NUM_ANSWERS):
         rng = random.Random(seed)
-        messages = [message(rng) for _ in range(rng.randrange(1, 5))]
+        # Encoded here, marks in arguments would become tokens, where the model writes letters.
+        messages = [one for one in (message(rng) for _ in range(5)) if WITH_MARKS not in one[0]][: rng.randrange(1, 5)]
         text = NEXT.join(written + ("<|call|>" if kind == "call" else "<|end|>") for written, (kind, _) in messages)
         ids = OURS.encode(text, add_special_tokens=False).ids
         assert ids == THEIRS.encode(text, allowed_special="all"), text

@@ -8,9 +8,10 @@ STOP = 200002
 NEXT = "<|start|>assistant"
 CALL = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}'
 TEXTS = ("Hm.", "Two <b>lines</b>\n\nto=functions.f", "über 😀", "a < b <|", "json{}")
+WITH_MARKS = '{"a": "<|end|><|start|>", "b": "<|call|>"}'
 ARGUMENTS = (
     "{}",
-    '{"a": "<|end|><|start|>", "b": "<|call|>"}',
+    WITH_MARKS,
     '{"city": "Rome", "n": [1, {"a": null}]}',
     '{\n  "code": "x = \\"<|\\"\\n"\n}',
 )
