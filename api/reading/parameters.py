@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote
+
+from common.grammar.references import referred
 
 ParameterKind = str
 Kinds = Mapping[str, Mapping[str, ParameterKind]]  # {function: {parameter: kind}}; what is not listed is `mixed`
@@ -113,18 +114,6 @@ def _types(schema: Any, root: Any, known: dict[str, frozenset[str]], depth: int)
     parts = schema.get("allOf")
     found = [_types(part, root, known, depth - 1) for part in parts] if isinstance(parts, list) else []
     return frozenset.intersection(*said_types) if (said_types := [types for types in found if types]) else frozenset()
-
-
-def referred(root: Any, ref: str) -> Any:
-    """What a reference within a schema (`#/$defs/x`) leads to; None if it leads nowhere."""
-    found = root if ref.startswith("#") else None
-    for step in ref[1:].split("/")[1:]:
-        key = unquote(step).replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list):
-            found = found[int(key)] if key.isdecimal() and int(key) < len(found) else None
-        else:
-            found = found.get(key) if isinstance(found, Mapping) else None
-    return found
 
 
 def type_of(value: Any) -> str:

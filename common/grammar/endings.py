@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from common.errors import InvalidRequest
+from common.grammar.references import referred
 
 MAX_ROUNDS = 64  # of the search; chains of references that are longer count as good
 
@@ -14,7 +14,7 @@ def refuse_endless(schema: Mapping[str, Any], param: str) -> None:
 
     The smallest fixed point: at first no reference is known to have an end; each round adds those that then have one.
     """
-    targets = {ref: _target(schema, ref) for ref in _refs(schema)}
+    targets = {ref: referred(schema, ref) for ref in _refs(schema)}
     ending: set[str] = set()
     for _ in range(MAX_ROUNDS):
         found = {ref for ref, target in targets.items() if ref not in ending and _ends(target, ending)}
@@ -77,17 +77,3 @@ def _refs(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for child in value:
             yield from _refs(child)
-
-
-def _target(schema: Any, ref: str) -> Any:
-    """What a local reference points to; True, which allows anything, if it points to nothing (refused elsewhere)."""
-    place = schema
-    for name in ref.removeprefix("#").split("/")[1:]:
-        name = unquote(name).replace("~1", "/").replace("~0", "~")
-        if isinstance(place, dict) and name in place:
-            place = place[name]
-        elif isinstance(place, list) and name.isdecimal() and int(name) < len(place):
-            place = place[int(name)]
-        else:
-            return True
-    return place

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from api.reading.parameters import kinds_of, nested_kinds_of, referred
+from api.reading.parameters import kinds_of, nested_kinds_of
+from common.grammar.references import referred
 
 
 @pytest.mark.parametrize(

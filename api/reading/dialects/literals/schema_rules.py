@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote
 
 from api.reading.dialects.call_grammar import PARAM, CallRules
 from api.reading.dialects.literals.notation import Notation
 from common.errors import InvalidRequest
 from common.grammar.json_schema import Schema
+from common.grammar.references import referred
 
 DEFINITIONS = frozenset({"$defs", "definitions"})
 EVERYWHERE = frozenset({"$defs", "definitions", "type"})
@@ -179,13 +179,9 @@ class SchemaRules:
             if pointer in seen:
                 return self._otherwise("$ref", {})
             seen.add(pointer)
-            schema = self._root
-            for part in pointer.removeprefix("#").split("/")[1:]:
-                key = unquote(part).replace("~1", "/").replace("~0", "~")
-                try:
-                    schema = schema[int(key)] if isinstance(schema, list) else schema[key]
-                except (KeyError, IndexError, ValueError, TypeError):
-                    return self._otherwise("$ref", {})
+            schema = referred(self._root, pointer)
+            if schema is None:
+                return self._otherwise("$ref", {})
         return schema
 
     def _rule(self, written: str) -> str:

@@ -7,40 +7,23 @@ from typing import Any
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
 from api.reading.dialects.dialect import BlockParser, ToolDialect
 from api.reading.dialects.objects.call_object import CallObject
+from api.reading.dialects.objects.chosen_block import ChosenBlock
 from api.reading.dialects.objects.marked_lists import MarkedList
-from api.reading.pieces import CallPieces, Content, Piece, num_held
+from api.reading.pieces import CallPieces, Piece, num_held
 from common.grammar.answer import Grammar
 
 OPENING = "<tool_call>"
-MINIMAX_M3 = "]<]minimax[>["  # stands before its tags, whose form is not read
 CLOSING = "</tool_call>"
 STRAY = " \t\r\n}"  # models often write one closing brace too many
 
 
-class HermesBlock:
+def new_block(calls: CallPieces, before: str) -> ChosenBlock:
     """From after `<tool_call>` to `</tool_call>`. Some models write a list of calls there."""
 
-    def __init__(self, calls: CallPieces, before: str) -> None:
-        self._calls = calls
-        self._before = before
-        self._inner: BlockParser | None = None
+    def choose(first: str, calls: CallPieces, before: str) -> BlockParser:
+        return MarkedList(calls, before, CLOSING, CallObject) if first == "[" else HermesCall(calls, before)
 
-    def read(self, text: str) -> tuple[list[Piece], str | None]:
-        if self._inner is None:
-            begun = text.lstrip()
-            self._before += text[: len(text) - len(begun)]
-            if not begun:
-                return [], None
-            self._inner = (
-                MarkedList(self._calls, self._before, CLOSING, CallObject)
-                if begun[0] == "["
-                else HermesCall(self._calls, self._before)
-            )
-            text = begun
-        return self._inner.read(text)
-
-    def finish(self) -> list[Piece]:
-        return self._inner.finish() if self._inner else [Content(self._before)]
+    return ChosenBlock(calls, before, choose)
 
 
 class HermesCall:
@@ -83,7 +66,7 @@ def grammar(rules: CallRules) -> Grammar:
 
 
 def detect(template: str, _: str) -> bool:
-    return OPENING in template and MINIMAX_M3 not in template
+    return OPENING in template
 
 
 def write_calls(calls: Sequence[tuple[str, Any]]) -> str:
@@ -91,4 +74,4 @@ def write_calls(calls: Sequence[tuple[str, Any]]) -> str:
     return "\n".join(f"{OPENING}\n{call}\n{CLOSING}" for call in written)
 
 
-HERMES = ToolDialect("hermes", (OPENING,), detect, HermesBlock, grammar, write_calls=write_calls)
+HERMES = ToolDialect("hermes", (OPENING,), detect, new_block, grammar, write_calls=write_calls)

@@ -8,6 +8,7 @@ import re
 from api.reading.dialects.call_grammar import CallRules, MarkedCalls, call_schema, marked_grammar, templated
 from api.reading.dialects.dialect import BlockParser, ToolDialect, short_id
 from api.reading.dialects.objects.call_object import CallObject
+from api.reading.dialects.objects.chosen_block import ChosenBlock
 from api.reading.dialects.objects.named_call import NAME, NamedCalls
 from api.reading.pieces import CallPieces, Content, Piece
 from common.grammar.answer import Grammar
@@ -23,26 +24,13 @@ CALLS_WITH_ID = NamedCalls(
 BETWEEN = " \t\r\n,"
 
 
-class MistralBlock:
+def new_block(calls: CallPieces, before: str) -> ChosenBlock:
     """From after `[TOOL_CALLS]` to the end of the list or of the single call."""
 
-    def __init__(self, calls: CallPieces, before: str) -> None:
-        self._calls = calls
-        self._before = before
-        self._inner: BlockParser | None = None
+    def choose(first: str, calls: CallPieces, before: str) -> BlockParser:
+        return ListBlock(calls, before) if first in "[{" else CALLS.new_block(calls, before)
 
-    def read(self, text: str) -> tuple[list[Piece], str | None]:
-        if self._inner is None:
-            begun = text.lstrip()
-            self._before += text[: len(text) - len(begun)]
-            if not begun:
-                return [], None
-            self._inner = (ListBlock if begun[0] in "[{" else CALLS.new_block)(self._calls, self._before)
-            text = begun
-        return self._inner.read(text)
-
-    def finish(self) -> list[Piece]:
-        return self._inner.finish() if self._inner else [Content(self._before)]
+    return ChosenBlock(calls, before, choose)
 
 
 class ListBlock:
@@ -108,16 +96,16 @@ def history_id(call_id: str, _: str, __: int) -> str:
 
 
 MISTRAL = ToolDialect(
-    *("mistral", (OPENING,), detect_list, MistralBlock, list_grammar), has_short_ids=True, history_id=history_id
+    *("mistral", (OPENING,), detect_list, new_block, list_grammar), has_short_ids=True, history_id=history_id
 )
 MISTRAL_ARGS = ToolDialect(
-    *("mistral_args", (OPENING,), detect_args, MistralBlock, CALLS.write_grammar),
+    *("mistral_args", (OPENING,), detect_args, new_block, CALLS.write_grammar),
     has_short_ids=True,
     history_id=history_id,
     further_marks=(ARGS, CALL_ID),
 )
 MISTRAL_IDS = ToolDialect(
-    *("mistral_ids", (OPENING,), detect_ids, MistralBlock, CALLS_WITH_ID.write_grammar),
+    *("mistral_ids", (OPENING,), detect_ids, new_block, CALLS_WITH_ID.write_grammar),
     has_short_ids=True,
     history_id=history_id,
     further_marks=(ARGS, CALL_ID),

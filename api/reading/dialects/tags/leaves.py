@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from api.reading.dialects.call_grammar import PARAM, templated
-from api.reading.parameters import referred, type_of
+from api.reading.parameters import type_of
 from common.errors import InvalidRequest
 from common.grammar.json_schema import INTEGER_RANGE, Schema, rebased_schema, refers
+from common.grammar.references import referred
 
 TYPES = ("string", "null", "boolean", "integer", "number", "array", "object")
 # The rules that concern values of one type alone.
