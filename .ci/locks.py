@@ -84,8 +84,10 @@ def write_locks(folder: Path, is_upgrade: bool) -> None:
         bounds = [] if listed == "requirements.txt" else [f"--constraints={name}" for name in (RUN, TORCH)]
         lock = compiled(folder, listed, "--generate-hashes", *bounds, preferred=preferred)
         header = HEADER.format(made_from=listed)
-        if bounds:
-            (folder / listed).with_suffix(".lock").write_text(header + lock)
+        if bounds:  # torch stays the one that is installed
+            own = pins((folder / listed).read_text())
+            kept = [block for name, block in blocks(lock) if name in own or not OF_TORCH.fullmatch(name)]
+            (folder / listed).with_suffix(".lock").write_text(header + "".join(kept))
             continue
         of_torch = {name: OF_TORCH.fullmatch(name) is not None for name, _ in blocks(lock)}
         (folder / RUN).write_text(header + "".join(block for name, block in blocks(lock) if not of_torch[name]))

@@ -9,9 +9,12 @@ from flask import Flask, g, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
+from api.batches.message_routes import message_batch_routes
+from api.batches.routes import batch_routes
 from api.chat.routes import chat_routes
 from api.completions.routes import completion_routes
 from api.embeddings.routes import embedding_routes
+from api.files.routes import file_routes
 from api.gate.body import MAX_BODY_BYTES, install_draining
 from api.gate.cors import install_cors
 from api.gate.errors import error_answer
@@ -24,17 +27,23 @@ from api.jobs.json_answers import install_json
 from api.jobs.routes import job_routes
 from api.jobs.service import build_service
 from api.messages.routes import message_routes
+from api.models.routes import model_routes
 from api.ollama.routes import ollama_routes
+from api.operator.adapters import adapter_routes
 from api.operator.board import board_routes
 from api.operator.health import health_routes
 from api.operator.metrics import metric_routes
-from api.operator.models import model_routes
 from api.operator.openapi import openapi_routes
 from api.operator.pages import page_routes
 from api.operator.request_log import install_request_log
+from api.responses.conversation_routes import conversation_routes
 from api.responses.routes import response_routes
+from api.scores.routes import score_routes
 from api.tokens import token_routes
-from common.errors import BodyTooLarge, InvalidRequest, MethodNotAllowed, NotFound, OmniError
+from api.usage.routes import usage_routes
+from api.webhooks.routes import webhook_routes
+from common.errors import BodyTooLarge, InvalidRequest, MethodNotAllowed, NotFound, OmniError, Unavailable
+from common.records.database import NotStorable, StoreError, is_away
 from common.settings import Settings
 
 logger = logging.getLogger("omni.api")
@@ -61,13 +70,21 @@ def create_app(settings: Settings) -> Flask:
         chat_routes,
         completion_routes,
         response_routes,
+        conversation_routes,
         message_routes,
         ollama_routes,
         embedding_routes,
+        score_routes,
         token_routes,
         job_routes,
+        file_routes,
+        batch_routes,
+        message_batch_routes,
+        usage_routes,
         health_routes,
         model_routes,
+        adapter_routes,
+        webhook_routes,
         board_routes,
         metric_routes,
     ):
@@ -91,6 +108,17 @@ def install_errors(app: Flask) -> None:
     def redis_failed(error: RedisError) -> tuple[dict[str, Any], int, dict[str, str]]:
         return known(unavailable(error))
 
+    @app.errorhandler(NotStorable)
+    def not_storable(_: NotStorable) -> tuple[dict[str, Any], int, dict[str, str]]:
+        return known(InvalidRequest("The request has a text that the store cannot hold, such as one with NUL in it."))
+
+    @app.errorhandler(StoreError)
+    def store_failed(error: StoreError) -> tuple[dict[str, Any], int, dict[str, str]]:
+        if not is_away(error):
+            return unknown(error)
+        logger.warning("the store does not answer (%s)", type(error).__name__)
+        return known(Unavailable("The store does not answer (OMNI_STORE_URL); try again soon."))
+
     @app.errorhandler(ClientGone)
     def gone(_: ClientGone) -> tuple[str, int]:
         return "", 499
@@ -99,7 +127,7 @@ def install_errors(app: Flask) -> None:
     def http(error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
         message = f"{error.description} ({request.method} {request.path[:100]})"
         body, _, _ = known(HTTP_ERRORS.get(error.code, InvalidRequest)(message))
-        return body, error.code or 500, dict(error.get_headers()[1:] if error.code == 405 else [])
+        return body, error.code or 500, dict(error.get_headers()[1:] if error.code in (405, 416) else [])
 
     @app.errorhandler(Exception)
     def unknown(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:

@@ -16,10 +16,11 @@ from gunicorn.app.base import BaseApplication
 
 from api.gate.gunicorn_seams import GRACE_S
 from common.environment import log_format
+from common.files.storage import FileStorage
 from common.logs import set_up_logging
 from common.process.listener import bracketed, url_of
 from common.redis.server import warn_of_open_redis
-from common.settings import Settings, settings_or_exit
+from common.settings import Settings, SettingsError, refuse, settings_or_exit
 
 logger = logging.getLogger("omni.api")
 
@@ -78,6 +79,7 @@ def server_of(settings: Settings, *, is_dashboard: bool, listen_fd: int | None, 
     else:
         bind, num_processes = f"{bracketed(settings.server.host)}:{settings.server.port}", settings.server.processes
         warn_of_default_key(settings)
+        FileStorage(settings.files_url).check()
     warn_of_open_redis(settings.redis.given_url, logger)
     make_app = partial(make_dashboard if is_dashboard else make_api, settings)
     if listen_fd is not None:  # the supervisor starts as many as there should be
@@ -118,7 +120,11 @@ def main() -> int:
     args = parser.parse_args()
     set_up_logging(log_format())
     is_dashboard = args.app == "dashboard"
-    server_of(settings, is_dashboard=is_dashboard, listen_fd=args.listen_fd, watch_fd=args.watch_fd).run()
+    try:
+        server = server_of(settings, is_dashboard=is_dashboard, listen_fd=args.listen_fd, watch_fd=args.watch_fd)
+    except SettingsError as error:
+        refuse(str(error))
+    server.run()
     return 0
 
 

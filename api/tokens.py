@@ -26,7 +26,7 @@ def token_routes(service: Service) -> Blueprint:
         service.keys.caller(request)
         body = parse(TokenizeRequest, read_body(request))
         check_together(body)
-        encoder = service.models.encoder(body.model or service.settings.model.queue, task=None)
+        encoder = service.models.encoder(body.model or service.queue, task=None)
         ids = ids_of(body, encoder)
         return {
             "count": len(ids),
@@ -39,7 +39,7 @@ def token_routes(service: Service) -> Blueprint:
     def detokenize() -> dict[str, str]:
         service.keys.caller(request)
         body = parse(DetokenizeRequest, read_body(request))
-        encoder = service.models.encoder(body.model or service.settings.model.queue, task=None)
+        encoder = service.models.encoder(body.model or service.queue, task=None)
         if (highest := max(body.tokens, default=0)) >= encoder.card.vocab_size:
             raise InvalidRequest(f"'tokens': {highest} is not a token of this model.", param="tokens")
         return {"prompt": encoder.decode(body.tokens)}

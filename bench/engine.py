@@ -10,6 +10,7 @@ import io
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -31,9 +32,10 @@ def measure(
     num_prompt: int,
     num_output: int,
     images: ImageProcessor | None = None,
+    adapters: Sequence[str] = ("",),
 ) -> dict[str, float]:
-    """One closed-loop run; with `images` each prompt begins with a new one. Times in milliseconds, tokens/s over the
-    whole run, prompts included."""
+    """One closed-loop run; with `images` each prompt begins with a new one; `adapters` take turns. Times in
+    milliseconds, tokens/s over the whole run, prompts included."""
     rng = random.Random(concurrency)
     vocab_size = engine.card.vocab_size
     submitted: dict[str, float] = {}
@@ -50,8 +52,9 @@ def measure(
             sampling = SamplingParams(max_tokens=num_output, seed=0, temperature=0.0, ignore_eos=True)
             seen = (noise(rng),) if images is not None else ()
             begin = (images.token_id,) if images is not None else ()
+            adapter = adapters[len(submitted) % len(adapters)]
             submitted[request_id] = time.perf_counter()
-            engine.add(GenerationRequest(request_id, "bench", begin + prompt, sampling, images=seen))
+            engine.add(GenerationRequest(request_id, "bench", begin + prompt, sampling, images=seen, adapter=adapter))
         events = engine.step()
         most = max(most, engine.stats().num_running)
         now = time.perf_counter()

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -175,6 +176,8 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     device = torch.device(args.device)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("worker").setLevel(logging.INFO)  # runners that were tried, and how products are computed
+    warnings.filterwarnings("ignore", message=".*(Synchronization debug mode|Profiler clears events).*")
     if args.part_of:
         report = Report(args.out, device_name(device))
         bench = Bench(args.shape, device, report, time.time() - args.began)

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from bench.report import table
-
 CARDS = ("H100", "H200")
 
 # key -> on an H100, on an H200
@@ -87,8 +85,3 @@ GOALS = (
     Goal("tokens/float32/equal share", (1, 1), is_least=True),
     Goal("tokens/bfloat16/gap", (0.15, 0.15)),
 )
-
-
-def predictions_table() -> str:
-    """As docs/benchmarks.md has it."""
-    return table(["", *CARDS], [(key, *map(float, values)) for key, values in PREDICTED.items()])

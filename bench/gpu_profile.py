@@ -1,12 +1,13 @@
 """Which kernels a decode step consists of, and what each takes: torch.profiler over a few recorded steps."""
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
 
 from bench.gpu_bench import Bench
+from bench.gpu_speed import steps_beside
 from bench.roofline import decoding
 
 NUM_STEPS = 3
@@ -15,38 +16,46 @@ WIDTH = 90  # characters of a kernel's name
 
 
 def profile(bench: Bench) -> None:
+    """Decode steps, then those of a prompt that is read beside streams."""
+    engine, num_layers = bench.engine, max(1, len(bench.engine.runner.kv_cache.shapes))
     for batch in bench.sizes.few:
-        profile_batch(bench, batch)
+        with decoding(engine, batch, bench.sizes.context, 4 * NUM_STEPS):
+            engine.step()
+            rows = kernels_during(bench, lambda: [engine.step() for _ in range(NUM_STEPS)])
+        print_kernels(bench, f"{batch} streams", rows, NUM_STEPS)
+        in_layers = sum(count // (NUM_STEPS * num_layers) for _, count, _ in rows)
+        in_all = sum(count for _, count, _ in rows) / NUM_STEPS
+        bench.report.say(f"\n{in_layers} kernels a layer, {in_all:.0f} a step")
+        bench.report.number(f"kernels a layer/{batch}", in_layers)
+        bench.report.number(f"kernels a step/{batch}", in_all)
+    batch, num_tokens = bench.sizes.few[1], bench.sizes.arriving[0]
+    with decoding(engine, batch, bench.sizes.context, 8 * NUM_STEPS):
+        steps_beside(engine, "first", 51, num_tokens)  # prompts that no other section has: they would be cached
+        rows = kernels_during(bench, lambda: steps_beside(engine, "second", 52, num_tokens))
+    print_kernels(bench, f"a prompt of {num_tokens} tokens beside {batch} streams", rows, 1)
 
 
-def profile_batch(bench: Bench, batch: int) -> None:
-    report, engine = bench.report, bench.engine
+def kernels_during(bench: Bench, run: Callable[[], object]) -> list[tuple[str, int, float]]:
+    """See kernels_of()."""
     on_gpu = bench.device.type == "cuda"
-    activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
-    with decoding(engine, batch, bench.sizes.context, 4 * NUM_STEPS):
-        engine.step()
+    bench.synchronize()
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        run()
         bench.synchronize()
-        with torch.profiler.profile(activities=[activity]) as profiler:
-            started = time.perf_counter()
-            for _ in range(NUM_STEPS):
-                engine.step()
-            bench.synchronize()
-            wall_us = (time.perf_counter() - started) * 1e6
     rows = kernels_of(profiler, on_gpu=on_gpu)
     assert rows, "the profiler saw no kernels"
-    num_layers = max(1, len(engine.runner.kv_cache.shapes))
+    return rows
+
+
+def print_kernels(bench: Bench, title: str, rows: list[tuple[str, int, float]], num_steps: int) -> None:
+    report = bench.report
     total_us = sum(us for _, _, us in rows)
-    report.say(f"\n{batch} streams, {NUM_STEPS} steps\n")
+    report.say(f"\n{title}: kernels of {total_us / num_steps / 1e3:.2f} ms\n")
     report.columns("us a step", "share", "a step", "us each", "kernel")
     for name, count, us in rows[:NUM_ROWS]:
-        report.row(us / NUM_STEPS, f"{us / total_us:.1%}", count / NUM_STEPS, us / count, name[:WIDTH])
-        report.line({"kernel": name, "batch": batch, "us a step": us / NUM_STEPS, "a step": count / NUM_STEPS})
-    in_layers = sum(count // (NUM_STEPS * num_layers) for _, count, _ in rows)
-    in_all = sum(count for _, count, _ in rows) / NUM_STEPS
-    report.say(f"\n{in_layers} kernels a layer, {in_all:.0f} a step; busy {total_us / wall_us:.0%} of the time")
-    report.number(f"kernels a layer/{batch}", in_layers)
-    report.number(f"kernels a step/{batch}", in_all)
-    report.number(f"busy share/{batch}", total_us / wall_us)
+        report.row(us / num_steps, f"{us / total_us:.1%}", count / num_steps, us / count, name[:WIDTH])
+        report.line({"kernel": name, "in": title, "us a step": us / num_steps, "a step": count / num_steps})
+    report.number(f"kernels/{title}/ms", total_us / num_steps / 1e3)
 
 
 def kernels_of(profiler: Any, *, on_gpu: bool) -> list[tuple[str, int, float]]:

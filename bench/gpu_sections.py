@@ -7,7 +7,9 @@ from bench import (
     gpu_attention,
     gpu_checks,
     gpu_drafts,
+    gpu_experts,
     gpu_kernels,
+    gpu_packed,
     gpu_products,
     gpu_profile,
     gpu_sampling,
@@ -26,7 +28,7 @@ class Section:
     part: str
     title: str
     run: Callable[[Bench], None]
-    seconds: float  # that it takes on an H100, by estimate, with what it builds
+    seconds: float  # that it took on an H200, and its process if it is the first of its part
     rank: int  # 1 is the most valuable; where time is short, the highest are skipped first
 
     @property
@@ -37,29 +39,32 @@ class Section:
 VARIANTS = "variants"  # runs only if it is named
 
 SECTIONS = (
-    Section("bandwidth", "kernels", "Memory bandwidth", gpu_kernels.bandwidth, 6, 4),
-    Section("elementwise checks", "kernels", "Norms, rotation, activations", gpu_kernels.elementwise_checks, 15, 3),
-    Section("attention checks", "kernels", "Attention over pages", gpu_attention.checks, 35, 2),
-    Section("attention times", "kernels", "Attention alone", gpu_attention.times, 25, 8),
-    Section("elementwise times", "kernels", "Norms, rotation, activations alone", gpu_kernels.elementwise_times, 8, 13),
+    Section("bandwidth", "kernels", "Memory bandwidth", gpu_kernels.bandwidth, 1, 4),
+    Section("elementwise checks", "kernels", "Norms, rotation, activations", gpu_kernels.elementwise_checks, 8, 3),
+    Section("attention checks", "kernels", "Attention over pages", gpu_attention.checks, 26, 2),
+    Section("attention times", "kernels", "Attention alone", gpu_attention.times, 2, 8),
+    Section("elementwise times", "kernels", "Norms, rotation, activations alone", gpu_kernels.elementwise_times, 1, 13),
     Section("products", "kernels", "Products alone", gpu_products.products, 30, 13),
-    Section("sampling alone", "kernels", "Tokens from logits alone", gpu_sampling.sampling_alone, 12, 9),
-    Section("start", "speed", "Start and memory", gpu_speed.start, 45, 1),
-    Section("steps", "speed", "Decode steps", gpu_speed.decode_steps, 12, 1),
-    Section("profile", "speed", "Kernels of a decode step", gpu_profile.profile, 8, 2),
-    Section("first token", "speed", "Time to the first token", gpu_speed.first_token, 3, 3),
-    Section("mixed", "speed", "Decodes beside an arriving prompt", gpu_speed.mixed, 8, 6),
-    Section("throughput", "speed", "Throughput", gpu_speed.throughput, 30, 5),
-    Section("long", "speed", "Decode steps after much context", gpu_speed.long_contexts, 20, 9),
-    Section("shares", "speed", "Where a step's time goes", gpu_speed.shares, 8, 7),
-    Section("sampling", "speed", "Sampling", gpu_speed.sampling, 15, 14),
-    Section("bf16", "bf16", "Tokens in bf16", gpu_checks.in_bf16, 30, 3),
-    Section("fp8", "weights", "fp8 weights", gpu_weights.fp8, 30, 6),
-    Section("int8", "weights", "int8 weights", gpu_weights.int8, 30, 11),
-    Section("int4", "weights", "int4 weights", gpu_weights.int4, 30, 10),
-    Section("fp8 kv", "weights", "fp8 KV cache", gpu_weights.fp8_kv, 35, 12),
-    Section("drafts", "drafts", "Drafts that are accepted", gpu_drafts.drafts, 60, 7),
-    Section("float32", "float32", "Tokens in float32", gpu_checks.in_float32, 30, 4),
+    Section("sampling alone", "kernels", "Tokens from logits alone", gpu_sampling.sampling_alone, 6, 9),
+    Section("packed checks", "packed", "Products with packed weights", gpu_packed.checks, 30, 3),
+    Section("packed times", "packed", "Products with packed weights alone", gpu_packed.times, 50, 10),
+    Section("experts", "packed", "Experts of a sparse model", gpu_experts.experts, 35, 8),
+    Section("start", "speed", "Start and memory", gpu_speed.start, 25, 1),
+    Section("steps", "speed", "Decode steps", gpu_speed.decode_steps, 4, 1),
+    Section("profile", "speed", "Kernels of a decode step", gpu_profile.profile, 2, 2),
+    Section("first token", "speed", "Time to the first token", gpu_speed.first_token, 1, 3),
+    Section("mixed", "speed", "Decodes beside an arriving prompt", gpu_speed.mixed, 4, 6),
+    Section("throughput", "speed", "Throughput", gpu_speed.throughput, 14, 5),
+    Section("long", "speed", "Decode steps after much context", gpu_speed.long_contexts, 10, 9),
+    Section("shares", "speed", "Where a step's time goes", gpu_speed.shares, 4, 7),
+    Section("sampling", "speed", "Sampling", gpu_speed.sampling, 8, 14),
+    Section("bf16", "bf16", "Tokens in bf16", gpu_checks.in_bf16, 14, 3),
+    Section("fp8", "weights", "fp8 weights", gpu_weights.fp8, 12, 6),
+    Section("int8", "weights", "int8 weights", gpu_weights.int8, 12, 11),
+    Section("int4", "weights", "int4 weights", gpu_weights.int4, 20, 10),
+    Section("fp8 kv", "weights", "fp8 KV cache", gpu_weights.fp8_kv, 18, 12),
+    Section("drafts", "drafts", "Drafts that are accepted", gpu_drafts.drafts, 32, 7),
+    Section("float32", "float32", "Tokens in float32", gpu_checks.in_float32, 18, 4),
     Section("attention variants", VARIANTS, "Variants of attention", gpu_variants.attention, 240, 16),
     Section("elementwise variants", VARIANTS, "Variants of the small kernels", gpu_variants.elementwise, 60, 17),
 )

@@ -89,7 +89,10 @@ def attention(bench: Bench) -> None:
         shapes += [shaped({"num_stages": 4}), shaped({"BLOCK_N": 128, "num_warps": 8})]
         shapes += [shaped({"BLOCK_N": 32, "num_stages": 4})]
     splits = [
-        Variant(f"{num} splits", ((kernel, "choose_splits", lambda *_, num=num, **__: num),))
+        Variant(
+            f"{num} splits",
+            tuple((kernel, name, lambda *_, num=num, **__: num) for name in ("choose_splits", "splits_to_fill")),
+        )
         for num in ((2,) if is_tiny else (1, 4, 8, 16, 32, 64))
     ]
     for dtype in (torch.bfloat16,) if is_tiny else (torch.bfloat16, torch.float8_e4m3fn):

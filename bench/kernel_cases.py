@@ -31,6 +31,7 @@ def case_of(
     name: str, kernel: Any, signature: Mapping[str, str], constants: Mapping[str, Any], num_warps: int
 ) -> KernelCase:
     """A case whose other arguments are None, of a kernel without loops."""
+    constants = {**constants, "OVERLAPS": True} if "OVERLAPS" in kernel.arg_names else constants
     absent = dict.fromkeys(name for name in kernel.arg_names if name not in {*signature, *constants})
     return KernelCase(name, kernel, signature, {**constants, **absent}, num_warps, 3)
 
@@ -84,8 +85,13 @@ def attention_case(
     strides = [name for name in attention_kernel.arg_names if name.startswith(("query_", "key_", "value_"))]
     signature = {name: "i32:16" for name in strides if not name.endswith(("_scales", "_starts"))}
     signature |= dict.fromkeys(("query_starts", "num_keys", "block_table"), "*i32")
-    signature |= {"query": "*bf16", "keys": cache, "values": cache, "out": "*fp32" if is_split else "*bf16"}
-    signature |= {"scale": "fp32", "num_places": "i32", "table_row": "i32"} | dict(types)
+    signature |= {
+        "query": "*bf16",
+        "keys": cache,
+        "values": "*i16" if is_fp8 else cache,
+        "out": "*fp32" if is_split else "*bf16",
+    }
+    signature |= {"scale": "fp32", "num_places": "i32", "usual_splits": "i32", "table_row": "i32"} | dict(types)
     if is_split:
         signature["log_sums"] = "*fp32"
     if is_fp8:
@@ -106,7 +112,7 @@ def combine_case(num_splits: int, dim: int) -> KernelCase:
     constants = combine_shape(num_splits, dim)
     num_warps = constants.pop("num_warps")
     signature = {"parts": "*fp32", "log_sums": "*fp32", "out": "*bf16", "num_keys": "*i32", "query_starts": "*i32"}
-    signature["num_splits"] = "i32"
+    signature |= {"num_splits": "i32", "usual_splits": "i32"}
     constants |= {"VALUE_DIM": dim, "TILE_QUERIES": 1, "BLOCK_N": 64}
     return case_of(f"attention, combine {num_splits} x {dim}", combine_kernel, signature, constants, num_warps)
 
@@ -200,78 +206,6 @@ def rounding_cases() -> list[KernelCase]:
     ]
 
 
-def products_cases() -> list[KernelCase]:
-    from worker.kernels.gpu import product_kernels as kernels
-    from worker.kernels.gpu.products import ProductConfig
-
-    codes = {"dense": "*bf16", "int8": "*i8", "int4": "*u8", "fp8": "*u8", "fp8_blocks": "*u8"}
-    widths = {"N": "i32:16", "K": "i32:16", "input_stride": "i32:16"}
-
-    def case(kind: str, rows: str, config: ProductConfig) -> KernelCase:
-        """Widths of the 8B Llama are multiples of every block. `rows`: of the vector kernel, how many."""
-        is_part, is_vector = config.num_parts > 1, config.block_m == 0
-        types = {"inputs": "*bf16", "weights": codes[kind], "output": "*fp32" if is_part else "*bf16", **widths}
-        constants: dict[str, Any] = {
-            "IS_EVEN": True, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k, "IN_FLOAT32": False,
-        }  # fmt: skip
-        if kind != "dense":
-            types["scales"] = "*bf16" if kind == "int4" else "*fp32"
-        if is_vector:
-            kernel, constants = kernels.vector_product_kernel, {**constants, "KIND": kind, "NUM_ROWS": int(rows)}
-        else:
-            types |= {"M": "i32", "PART": "i32:16"}
-            constants |= {"BLOCK_M": config.block_m, "IS_PART": is_part}
-            if kind == "int4":
-                types |= {"offsets": "*bf16", "num_inputs": "i32:16"}
-                kernel, constants = kernels.int4_tile_product_kernel, {**constants, "OFFSET": 136.0}
-            else:
-                kernel, constants = kernels.tile_product_kernel, {**constants, "KIND": kind, "SCALE_BLOCK": 128}
-        of_parts = ", parts" if is_part else ""
-        name = f"product {kind}, {rows} rows, {config.block_n} x {config.block_k}{of_parts}"
-        made = case_of(name, kernel, types, constants, config.num_warps)
-        return replace(made, num_stages=config.num_stages)
-
-    def in_fp16(bf16: KernelCase) -> KernelCase:
-        """int4 without offsets, so that both forms are in the table."""
-        types = {name: kind.replace("bf16", "fp16") for name, kind in bf16.signature.items() if name != "offsets"}
-        absent = {"offsets": None, "OFFSET": 1032.0} if "offsets" in bf16.kernel.arg_names else {}
-        return replace(
-            bf16, name=f"{bf16.name}, fp16", signature=types, constants=MappingProxyType({**bf16.constants, **absent})
-        )
-
-    def with_odd_columns(even: KernelCase) -> KernelCase:
-        return replace(even, name=f"{even.name}, odd", constants=MappingProxyType({**even.constants, "IS_EVEN": False}))
-
-    sums = {"parts": "*fp32", "scales": "*fp32", "output": "*bf16", "M": "i32", "N": "i32:16"}
-    return [
-        case("dense", "1", ProductConfig(0, 4, 1024, 1, 4, 3)),
-        case("dense", "2", ProductConfig(0, 4, 1024, 1, 4, 3)),
-        case("dense", "1", ProductConfig(0, 8, 512, 1, 2, 3)),
-        case("int8", "1", ProductConfig(0, 4, 2048, 1, 4, 3)),
-        case("fp8", "1", ProductConfig(0, 4, 2048, 1, 4, 3)),
-        case("dense", "16", ProductConfig(16, 64, 128, 1, 4, 4)),
-        case("dense", "16", ProductConfig(16, 64, 128, 4, 4, 4)),
-        case("dense", "16", ProductConfig(16, 32, 256, 1, 4, 4)),
-        case("dense", "16", ProductConfig(16, 16, 256, 1, 2, 5)),
-        case("dense", "16", ProductConfig(16, 64, 256, 1, 4, 3)),
-        case("int8", "16", ProductConfig(16, 32, 256, 1, 2, 4)),
-        case("int8", "16", ProductConfig(16, 32, 256, 2, 2, 4)),
-        case("int8", "16", ProductConfig(16, 64, 256, 1, 4, 3)),
-        case("int4", "16", ProductConfig(16, 32, 64, 1, 2, 8)),
-        case("int4", "16", ProductConfig(16, 64, 64, 1, 2, 6)),
-        case("fp8", "16", ProductConfig(16, 32, 256, 1, 2, 4)),
-        in_fp16(case("fp8", "16", ProductConfig(16, 32, 256, 1, 2, 4))),
-        in_fp16(case("int4", "16", ProductConfig(16, 32, 64, 1, 2, 8))),
-        with_odd_columns(case("int8", "16", ProductConfig(16, 32, 256, 1, 2, 4))),
-        case("fp8_blocks", "16", ProductConfig(16, 32, 128, 1, 2, 8)),
-        case("int8", "32", ProductConfig(32, 64, 128, 1, 4, 4)),
-        case("int8", "64", ProductConfig(64, 128, 128, 1, 8, 3)),
-        case("int8", "128", ProductConfig(128, 128, 64, 1, 8, 3)),
-        case("int4", "64", ProductConfig(64, 128, 64, 1, 8, 3)),
-        case_of("product, sum of 4 parts", kernels.sum_of_parts_kernel, sums, {"NUM_PARTS": 4, "BLOCK_N": 512}, 4),
-    ]
-
-
 def sampling_cases() -> list[KernelCase]:
     """Llama 3's vocabulary of 128,256 tokens, and the 262,144 of Gemma 3."""
     from worker.kernels.gpu import sampling
@@ -311,13 +245,14 @@ FILES: tuple[Callable[[], list[KernelCase]], ...] = (
     rotary_cases,
     activations_cases,
     rounding_cases,
-    products_cases,
     sampling_cases,
     step_inputs_cases,
 )
 
 
 def all_cases() -> list[KernelCase]:
-    cases = [case for of_file in FILES for case in of_file()]
+    from bench.product_cases import products_cases  # which are made of what stands here
+
+    cases = [case for of_file in (*FILES, products_cases) for case in of_file()]
     assert len({case.name for case in cases}) == len(cases), "two cases of one name"
     return cases

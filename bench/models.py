@@ -54,7 +54,10 @@ def train_tokenizer() -> Tokenizer:
 
 
 def config_of(name: str) -> LlamaConfig:
-    width, mlp, layers, heads, kv_heads, head_dim = SHAPES[name]
+    return config_with(*SHAPES[name])
+
+
+def config_with(width: int, mlp: int, layers: int, heads: int, kv_heads: int, head_dim: int) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=width,
@@ -74,17 +77,25 @@ def config_of(name: str) -> LlamaConfig:
 
 def save(name: str, tokenizer: Tokenizer, folder: Path) -> int:
     """Write one model; returns its number of parameters. bf16, but float32 for the smallest."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config_of(name)).to(torch.float32 if name == "tiny" else torch.bfloat16)
+    return save_as(folder / name, config_of(name), tokenizer, torch.float32 if name == "tiny" else torch.bfloat16)
+
+
+def save_as(
+    folder: Path, config: LlamaConfig, tokenizer: Tokenizer, dtype: torch.dtype, seed: int = 0, sharpness: float = 1.0
+) -> int:
+    """`sharpness` scales the logits: where all tokens are about as likely, rounding decides which one is drawn."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config).to(dtype)
     with torch.no_grad():
+        model.lm_head.weight *= sharpness
         model.lm_head.weight[ENDS] = 0
     model.generation_config = GenerationConfig(eos_token_id=ENDS, pad_token_id=PAD, do_sample=False)
-    model.save_pretrained(folder / name)
+    model.save_pretrained(folder)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[3], model_max_length=CONTEXT
     )
     fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder / name)
+    fast.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,10 +1,12 @@
 """The pause of open streams after `kill -9` of the worker, and the memory of its template.
 
     python -m bench.recovery                    # the demo model, 16 streams, 10 kills of the worker, 3 of the template
+    python -m bench.recovery --model FOLDER     # another model
     python -m bench.recovery --without-template # each worker starts from nothing
 
 Gap: the longest pause between two reads of any stream, from just before the kill on. Parts of it, from the kill: when
-the supervisor says so, when the successor begins to load, when it serves, when every stream has gone on.
+the supervisor says so, when the successor begins to load, when its weights are there (kept ones are mapped), when its
+products are, when it serves, when every stream has gone on.
 """
 
 import argparse
@@ -23,12 +25,20 @@ import aiohttp
 import psutil
 
 from bench.report import table
-from tests.service import RunningService, is_template
+from tests.service import RunningService, is_template, worker_of
 
 FLOW_S = 0.5  # of steady tokens before each kill
 TIMEOUT_S = 120.0
 NUM_TOKENS = 1500
-SAYS = {"seen": "worker ended with status", "forked": ": tokenizer (", "loaded": "Protocol OMNI serves"}
+NAME = "bench"  # that the model is served under
+SAYS = {
+    "seen": "worker ended with status",
+    "forked": ": tokenizer (",
+    "weights": "loaded ",
+    "kernels": ": first step (",
+    "serves": "Protocol OMNI serves",
+}
+STREAMS = "streams"  # the part until every stream has gone on
 
 
 @dataclass
@@ -37,17 +47,19 @@ class Stream:
 
     last: float = 0.0
     longest_s: float = 0.0
+    went_on: float = 0.0  # after its longest pause
     num_read: int = 0
     error: str = ""
 
     def read(self) -> None:
         now = time.time()
-        self.longest_s = max(self.longest_s, now - self.last) if self.last else 0.0
+        if self.last and now - self.last > self.longest_s:
+            self.longest_s, self.went_on = now - self.last, now
         self.last = now
         self.num_read += 1
 
     def reset(self) -> None:
-        self.longest_s, self.num_read = 0.0, 0
+        self.longest_s, self.went_on, self.num_read = 0.0, 0.0, 0
 
 
 @dataclass
@@ -60,7 +72,7 @@ class Kill:
 
 async def follow(session: aiohttp.ClientSession, url: str, number: int, stream: Stream) -> None:
     body = {
-        "model": "omni-demo",
+        "model": NAME,
         "messages": [{"role": "user", "content": f"Story number {number}, please."}],
         "max_tokens": NUM_TOKENS, "stream": True, "ignore_eos": True, "seed": number,
     }  # fmt: skip
@@ -94,7 +106,7 @@ async def one_kill(service: RunningService, num_streams: int, victim: str) -> Ki
         try:
             await until(streams, 5)
             await asyncio.sleep(FLOW_S)
-            [process] = [child for child in children(service) if is_template(child) == (victim == "template")]
+            process = worker_of(service.processes["worker"].pid) if victim == "worker" else template_of(service)
             log_bytes = service.log_path.stat().st_size
             for stream in streams:
                 stream.reset()
@@ -102,11 +114,17 @@ async def one_kill(service: RunningService, num_streams: int, victim: str) -> Ki
             process.kill()
             await asyncio.sleep(FLOW_S)
             await until(streams, 20)
-            return Kill(max(stream.longest_s for stream in streams), parts(service, log_bytes, killed))
+            found = parts(service, log_bytes, killed) | {STREAMS: max(stream.went_on for stream in streams) - killed}
+            return Kill(max(stream.longest_s for stream in streams), found)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def template_of(service: RunningService) -> psutil.Process:
+    [template] = [child for child in children(service) if is_template(child)]
+    return template
 
 
 def children(service: RunningService) -> list[psutil.Process]:
@@ -160,7 +178,7 @@ def memory(service: RunningService) -> list[list[Any]]:
 def print_kills(victim: str, kills: Sequence[Kill]) -> None:
     if not kills:
         return
-    names = [name for name in SAYS if any(name in kill.parts_s for kill in kills)]
+    names = [name for name in (*SAYS, STREAMS) if any(name in kill.parts_s for kill in kills)]
     rows = [
         [number, f"{kill.gap_s:.3f}", *(f"{kill.parts_s[name]:.3f}" if name in kill.parts_s else "" for name in names)]
         for number, kill in enumerate(kills, 1)
@@ -180,6 +198,7 @@ class WithoutTemplate(RunningService):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.recovery")
+    parser.add_argument("--model", default="demo", help="a folder or hub id")
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--template-kills", type=int, default=3)
@@ -187,7 +206,7 @@ def main() -> int:
     args = parser.parse_args()
     kind = WithoutTemplate if args.without_template else RunningService
     with tempfile.TemporaryDirectory(prefix="omni-bench-") as folder:
-        service = kind(Path(folder), {"OMNI_THREADS": ""})
+        service = kind(Path(folder), {"OMNI_THREADS": "", "OMNI_MODEL": args.model, "OMNI_MODEL_NAME": NAME})
         try:
             service.start()
             print("MB after the start\n\n" + table(["process", "RSS", "PSS", "private"], memory(service)))

@@ -33,7 +33,7 @@ def wide_card(names: tuple[str, ...], folder: Path = DEMO_MODEL) -> ModelCard:
     )
 
 
-def load(model: str, names: tuple[str, ...], config: Any, tell: Any) -> fake_worker.FakeLoaded:
+def load(model: str, names: tuple[str, ...], config: Any, tell: Any, keep: Any = None) -> fake_worker.FakeLoaded:
     return fake_worker.FakeLoaded(wide_card(names))
 
 

@@ -23,7 +23,7 @@ def chat(
     """Ask one MESSAGE, or chat until Ctrl-D. Ctrl-C stops an answer."""
     client = client_of(context)
     body = {name: value for name, value in sampling.items() if value is not None}
-    body["model"] = model or client.json("GET", "/v1/models")["data"][0]["id"]
+    body["model"] = model or first_model(client)
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     if message is not None:
         ask(client, body, [*messages, {"role": "user", "content": message}])
@@ -41,6 +41,12 @@ def chat(
         messages.append({"role": "assistant", "content": ask(client, body, messages)})
 
 
+def first_model(client: Client) -> str:
+    """The first that generates."""
+    models = client.json("GET", "/v1/models")["data"]
+    return str(next((model["id"] for model in models if model.get("task") == "generate"), models[0]["id"]))
+
+
 def ask(client: Client, body: dict[str, Any], messages: list[dict[str, str]]) -> str:
     """Show the answer while it arrives; returns its text, without the reasoning."""
     began, first, num_tokens = time.monotonic(), 0.0, 0
@@ -48,7 +54,7 @@ def ask(client: Client, body: dict[str, Any], messages: list[dict[str, str]]) ->
         try:
             for event in client.chat(body | {"messages": messages}):
                 if isinstance(event, str):
-                    if event.startswith("queued"):
+                    if event.startswith(("queued", "swapped out", "loading", "waiting")):
                         show_note(f"({event})")
                     continue
                 if "error" in event:

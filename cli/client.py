@@ -1,10 +1,16 @@
 """A small HTTP client for a running service: JSON, and server-sent events. Standard library only."""
 
 import json
+import secrets
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPException
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -18,6 +24,7 @@ from common.settings import Settings
 CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # the service ends a job without a reader after 30
 PAUSE_S = 0.5
+PIECE_BYTES = 256 * 1024
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
 
@@ -36,6 +43,43 @@ class Client:
         with self._open(method, path, body) as response:
             answer: dict[str, Any] = json.load(response)
             return answer
+
+    def text(self, method: str, path: str) -> str:
+        with self._open(method, path) as response:
+            text: str = response.read().decode()
+            return text
+
+    def upload(self, file: Path, purpose: str) -> dict[str, Any]:
+        """POST /v1/files; the file is read as it is sent."""
+        boundary = secrets.token_hex(16)
+        parts = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n{purpose}\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="input.jsonl"\r\n'
+            "Content-Type: application/jsonl\r\n\r\n"
+        ).encode()
+        end = f"\r\n--{boundary}--\r\n".encode()
+        with file.open("rb") as content:
+            pieces = chain((parts,), iter(partial(content.read, PIECE_BYTES), b""), (end,))
+            headers = {
+                "Content-Type": f"multipart/form-data; boundary={boundary}",
+                "Content-Length": str(len(parts) + file.stat().st_size + len(end)),
+            }
+            with self._open("POST", "/v1/files", data=pieces, headers=headers) as response:
+                answer: dict[str, Any] = json.load(response)
+                return answer
+
+    def download(self, path: str, to: Path) -> None:
+        """The body of a GET as a file, which is there when it is whole."""
+        part = to.with_name(f"{to.name}.part")
+        with self._open("GET", path) as response, part.open("wb") as file:
+            try:
+                shutil.copyfileobj(response, file)
+                is_whole = not response.length  # what is left of a body that broke off
+            except HTTPException:
+                is_whole = False
+        if not is_whole:
+            raise click.ClickException("The connection broke before the end; ask again.")
+        part.replace(to)
 
     def events(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[dict[str, Any] | str]:
         """A dict for each data frame, a str for each comment; ends with [DONE]."""
@@ -74,11 +118,20 @@ class Client:
                     raise
             time.sleep(PAUSE_S)
 
-    def _open(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        data = json.dumps(body).encode() if body is not None else None
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        data: Any = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Any:
+        """`data`: what is sent instead of a JSON body, with its headers."""
+        sent = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **headers}
+        data = json.dumps(body).encode() if body is not None else data
         try:
-            return urlopen(Request(f"{self.url}{path}", data, headers, method=method), timeout=600)
+            return urlopen(Request(f"{self.url}{path}", data, sent, method=method), timeout=600)
         except HTTPError as error:
             is_final = error.code < SERVER_ERROR and error.code != TOO_MANY_REQUESTS
             raise (Refused if is_final else click.ClickException)(refusal(error)) from None

@@ -19,11 +19,13 @@ from rich.text import Text
 
 from cli.serve import ROOT
 from cli.terminal import console
-from common.model.folder import fault_of
+from common.model.folder import fault_of, size_of_weights
+from common.model.source import table_fault
 from common.process.data_folder import owner_of
 from common.redis.connection import connect
 from common.redis.server import open_hosts
 from common.settings import Settings, SettingsError
+from common.shelf.table import TableModel
 
 MIN_PYTHON = (3, 11)
 MIN_DISK_BYTES = 2 * 2**30
@@ -71,11 +73,14 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
         folder_finding,
         disk_finding,
         port_finding,
-        model_finding,
         key_finding,
     )
     for check in checks:
         yield check(settings)
+    if settings.models:
+        yield from (table_finding(settings.shelf.table, model) for model in settings.models)
+    else:
+        yield model_finding(settings)
 
 
 def python_finding() -> Finding:
@@ -218,8 +223,17 @@ def model_finding(settings: Settings) -> Finding:
     folder = Path(settings.model.source)
     if not folder.exists():
         return Finding("good", f"model: {settings.model.source} comes from the Hugging Face hub or its cache")
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = size_of_weights(settings.model.source)
     return Finding("good", f"model: {Path(*folder.parts[-2:])}, {size / 2**20:,.0f} MiB of weights")
+
+
+def table_finding(table: str, model: TableModel) -> Finding:
+    if fault := table_fault(model):
+        return Finding("bad", f"{table}, {model.queue}: {fault}", "Correct its [[model]], or omni models remove it.")
+    if not Path(model.source).exists():
+        return Finding("good", f"model {model.queue}: {model.source} comes from the Hugging Face hub or its cache")
+    size = size_of_weights(model.source)
+    return Finding("good", f"model {model.queue}: {model.source}, {size / 2**20:,.0f} MiB of weights")
 
 
 def key_finding(settings: Settings) -> Finding:

@@ -6,7 +6,9 @@ from urllib.parse import quote
 import click
 
 from cli.client import client_of
-from cli.terminal import show_table
+from cli.terminal import moment, show_table
+
+NAMES = ("id", "state", "tier", "position", "age", "tokens", "scheduled for")
 
 
 @click.command()
@@ -16,26 +18,51 @@ def jobs(context: click.Context, everyone: bool) -> None:
     """List this key's jobs, with their places in the queue."""
     client = client_of(context)
     if not everyone:
-        rows = [
-            (job["id"], job["state"], job["position"], f"{job['age_s']:.0f} s", f"{job['tokens']}/{job['max_tokens']}")
-            for job in reversed(client.json("GET", "/v1/jobs?limit=100")["data"])
-        ]
-        show_table(("id", "state", "position", "age", "tokens"), rows)
+        show_table(NAMES, [cells(job) for job in reversed(client.json("GET", "/v1/jobs?limit=100")["data"])])
         return
     board = next(event for event in client.events("GET", "/admin/board") if isinstance(event, dict))
-    show_table(("id", "state", "position", "age", "tokens", "key"), board_rows(board))
+    show_table((*NAMES, "key"), board_rows(board))
+
+
+def cells(job: dict[str, Any]) -> tuple[Any, ...]:
+    """A job of /v1/jobs."""
+    begins = job["scheduled_for"]
+    return (
+        job["id"],
+        state_of(job),
+        job["service_tier"],
+        job["position"],
+        f"{job['age_s']:.0f} s",
+        f"{job['tokens']}/{job['max_tokens']}",
+        moment(begins) if begins else None,
+    )
+
+
+def state_of(job: dict[str, Any]) -> str:
+    """With what it waits for."""
+    if job["scheduled_for"]:
+        return "scheduled"
+    state = "paused" if job.get("paused") else str(job["state"])
+    place = job.get("model_status")
+    return state if place in (None, "loaded") else f"{state} (model {place})"
 
 
 def board_rows(board: dict[str, Any]) -> list[tuple[Any, ...]]:
     running = [
-        (job["id"], "running", "", f"{job['age_s']:.0f} s", f"{job['tokens']}/{job['max_tokens']}", job["owner"])
+        (job["id"], "running", job["tier"], None, f"{job['age_s']:.0f} s", f"{job['tokens']}/{job['max_tokens']}", None,
+         job["owner"])
         for job in board["running"]
-    ]
+    ]  # fmt: skip
     waiting = [
-        (job["id"], "queued", job["position"], f"{job['age_s']:.0f} s", f"{job['prompt_tokens']} to read", job["owner"])
+        (job["id"], "queued", job["tier"], job["position"], f"{job['age_s']:.0f} s", f"{job['prompt_tokens']} to read",
+         None, job["owner"])
         for job in board["waiting"]
+    ]  # fmt: skip
+    scheduled = [
+        (job["id"], "scheduled", job["tier"], None, None, None, moment(job["not_before"]), job["owner"])
+        for job in board["scheduled"]
     ]
-    return running + waiting
+    return running + waiting + scheduled
 
 
 @click.command()
@@ -46,6 +73,4 @@ def cancel(context: click.Context, job_ids: tuple[str, ...]) -> None:
     client = client_of(context)
     for job_id in job_ids:
         answer = client.json("DELETE", f"/v1/jobs/{quote(job_id, safe='')}")
-        if answer["state_before"] is None:
-            raise click.ClickException(f"There is no job {job_id!r}; `omni jobs` lists them.")
         click.echo(f"{job_id} {'cancelled' if answer['deleted'] else 'had ended: ' + answer['state_before']}")

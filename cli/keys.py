@@ -1,17 +1,23 @@
 """omni keys: named API keys with limits, kept in Redis. Changes need no restart and no running service."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 from redis.exceptions import RedisError
 
-from cli.terminal import show_note, show_table
+from cli.owned import Belongings, owner_of_name
+from cli.terminal import CallersPath, show_note, show_table
 from common.errors import OmniError
 from common.redis.connection import connect
 from common.redis.key_store import KeyLimits, KeyStore
+
+NOTICED_S = 2.0  # by then every API process refuses a key that was revoked
+SETTINGS = "omni.settings"  # in the context's `meta`
 
 
 class KeysGroup(click.Group):
@@ -31,9 +37,11 @@ def limit_options(function: Callable[..., None]) -> Callable[..., None]:
         ("--max-in-flight", int, "Requests waiting and running at once; 0 is no limit."),
         ("--max-queued", int, "Requests waiting at once; 0 is no limit."),
         ("--tokens-per-minute", int, "Prompt and answer; 0 is no limit."),
+        ("--tokens-per-day", int, "Prompt and answer, from 00:00 UTC; 0 is no limit."),
         ("--max-kept-bytes", int, "Requests and answers kept until they expire; 0 is no limit of its own."),
         ("--weight", float, "Share of the queue relative to other keys; 1 is normal."),
         ("--priority", int, "How far requests may move ahead: `priority` may be as low as minus this."),
+        ("--tiers", str, "Service tiers that requests may use: some of priority,default,flex."),
     ):
         function = click.option(name, type=kind, help=text)(function)
     return click.option("--admin/--no-admin", default=None, help="May see and cancel all jobs, and read /metrics.")(
@@ -51,16 +59,23 @@ def changed(limits: KeyLimits, given: dict[str, Any]) -> KeyLimits:
 def cells(limits: KeyLimits) -> list[Any]:
     """The cells of a row of `omni keys list`; a limit of 0 shows as -."""
     values = asdict(limits)
-    names = ("max_in_flight", "max_queued", "tokens_per_minute", "max_kept_bytes")
+    names = ("max_in_flight", "max_queued", "tokens_per_minute", "tokens_per_day", "max_kept_bytes")
     caps = ["-" if values[name] == 0 else values[name] for name in names]
-    return [*caps, f"{limits.weight:g}", limits.priority, "yes" if limits.admin else "no"]
+    return [
+        *caps,
+        f"{limits.weight:g}",
+        limits.priority,
+        ",".join(limits.allowed_tiers),
+        "yes" if limits.admin else "no",
+    ]
 
 
 @click.group(cls=KeysGroup)
 @click.pass_context
 def keys(context: click.Context) -> None:
-    """Add, list, limit and revoke API keys."""
-    context.obj = KeyStore(connect(context.obj["settings"]().redis.url))
+    """Add, list, limit, revoke, export and purge API keys."""
+    settings = context.meta[SETTINGS] = context.obj["settings"]()
+    context.obj = KeyStore(connect(settings.redis.url))
 
 
 @keys.command()
@@ -89,9 +104,11 @@ def list_keys(store: KeyStore) -> None:
         "max in flight",
         "max queued",
         "tokens/min",
+        "tokens/day",
         "max kept bytes",
         "weight",
         "priority",
+        "tiers",
         "admin",
         "waiting",
         "running",
@@ -118,3 +135,36 @@ def limits(store: KeyStore, /, name: str, **given: Any) -> None:
 def revoke(store: KeyStore, name: str) -> None:
     """Refuse the key NAME within a second; its jobs continue."""
     store.revoke(name)
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--out", "folder", required=True, type=CallersPath(), help="A folder that is not there yet.")
+@click.pass_context
+def export(context: click.Context, name: str, folder: Path) -> None:
+    """Write all that the key NAME owns: JSON lines, and its files."""
+    store: KeyStore = context.obj
+    owner, _ = owner_of_name(store, name)
+    if folder.exists():
+        raise click.ClickException(f"{folder} is there already; name a new folder.")
+    counts = Belongings(context.meta[SETTINGS], store.redis, owner).export(folder)
+    show_table(("what", "number"), sorted((what, number) for what, number in counts.items() if number))
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--keep-usage", is_flag=True, help="Leave the counts of its usage, which hold no text.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def purge(context: click.Context, name: str, keep_usage: bool, yes: bool) -> None:
+    """Revoke the key NAME, end its jobs and batches, and delete all that it owns."""
+    store: KeyStore = context.obj
+    owner, exists = owner_of_name(store, name)
+    if not yes:
+        click.confirm(f"Delete all that {name!r} owns (answers, conversations, files, batches) for good?", abort=True)
+    if exists:
+        store.revoke(next(record.name for record in store.all() if record.owner == owner))
+        time.sleep(NOTICED_S)
+    belongings = Belongings(context.meta[SETTINGS], store.redis, owner)
+    belongings.end()
+    show_note(f"{belongings.delete(keep_usage=keep_usage)} records deleted.")

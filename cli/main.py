@@ -2,12 +2,17 @@
 
 import click
 
+from cli.batch import batch
 from cli.bench import bench
 from cli.chat import chat
 from cli.doctor import doctor
+from cli.fit import fit
 from cli.jobs import cancel, jobs
 from cli.keys import keys
+from cli.models import models
 from cli.serve import serve
+from cli.usage import usage
+from cli.webhooks import webhooks
 from common import __version__
 from common.settings import SettingsError, load_settings
 
@@ -24,7 +29,7 @@ class OmniGroup(click.Group):
 
 @click.group(
     cls=OmniGroup,
-    commands=(serve, chat, jobs, cancel, keys, bench, doctor),
+    commands=(serve, chat, batch, jobs, cancel, keys, models, usage, webhooks, bench, doctor, fit),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--url", help="Base URL of the service. Default: from OMNI_HOST and OMNI_PORT.")

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 import click
@@ -10,6 +12,8 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
+
+from common.environment import callers_folder
 
 PIPE_WIDTH = 1000  # lines for a file or a pipe are not wrapped
 
@@ -30,9 +34,24 @@ def show_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     out.print(table)
 
 
+def moment(seconds: float) -> str:
+    """Unix seconds as a local time."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def show_note(text: str) -> None:
     """A dim line on stderr, apart from the output."""
     console(stderr=True).print(Text(text, style="dim"))
+
+
+class CallersPath(click.Path):
+    """A path as the caller's shell means it: ./omni runs in the checkout."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(callers_folder() / value, param, ctx)
 
 
 class AnswerView:

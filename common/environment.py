@@ -2,11 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 ON_TERMINAL = "PROCFILE_ON_TERMINAL"  # set by common/process/start.py, whose processes write to pipes
 STARTER = "PROCFILE_RUNNER"  # its pid, set there too
 HONCHO = "HONCHO_PROCESS_NAME"
+CALLED_FROM = "CALLED_FROM"  # set by ./omni, which runs in the checkout
 
 
 def torchrun_place() -> tuple[int, int] | None:
@@ -23,6 +25,11 @@ def starter_pid() -> int:
 def started_by_honcho() -> bool:
     """True under plain `honcho start`, which puts a process of its own between itself and this one."""
     return HONCHO in os.environ
+
+
+def callers_folder() -> Path:
+    """What a relative path on the command line is relative to."""
+    return Path(os.environ.get(CALLED_FROM, ""))
 
 
 def log_format() -> Literal["plain", "json"]:

@@ -3,6 +3,7 @@
 OmniError                         500 internal_error
 ├── InvalidRequest                400 invalid_request
 │   ├── ContextLengthExceeded     400 context_length_exceeded
+│   ├── AddressRefused            400 invalid_request: where a webhook may not go
 │   ├── PreviousResponseNotFound  400 previous_response_not_found
 │   └── BodyTooLarge              413 body_too_large
 ├── Unauthenticated               401 invalid_api_key
@@ -12,12 +13,14 @@ OmniError                         500 internal_error
 ├── MethodNotAllowed              405 method_not_allowed
 ├── RequestTimeout                408 request_timeout
 ├── Conflict                      409 conflict
-│   └── StreamRewound             409 stream_rewound
+│   ├── StreamRewound             409 stream_rewound
+│   └── ConversationLocked        409 conversation_locked
 ├── UnsupportedMediaType          415 unsupported_media_type
 ├── MisdirectedRequest            421 misdirected_request
 ├── IdempotencyMismatch           422 idempotency_mismatch
 ├── Overloaded                    429 rate_limit_exceeded
-│   └── KeyLimited                429 rate_limit_exceeded: a limit of the caller's own key
+│   ├── KeyLimited                429 rate_limit_exceeded: a limit of the caller's own key
+│   └── WindowTooShort            429 window_cannot_be_kept
 ├── UnsupportedCoding             501 not_implemented
 ├── Unavailable                   503 service_unavailable: Redis away, memory or disk full, no worker
 │   ├── ModelNotReady             503 service_unavailable: the worker is still loading
@@ -27,11 +30,14 @@ OmniError                         500 internal_error
 │   ├── ReaderGone                409 client_gone
 │   ├── DeadlinePassed            504 timeout
 │   ├── ModelChanged              409 model_changed
+│   ├── AdapterUnloaded           409 adapter_unloaded
 │   ├── WorkerCrashed             500 worker_crashed
 │   ├── OutOfMemory               500 out_of_memory
+│   ├── ModelLoadFailed           500 model_load_failed
 │   ├── ResumeMismatch            500 resume_mismatch
 │   ├── GrammarFailed             500 grammar_failed
 │   └── BackendError              500 backend_error
+├── StorageFull                   507 insufficient_storage
 └── WireError                     500 wire_error: bytes in Redis that are not ours
 """
 
@@ -62,8 +68,11 @@ class ContextLengthExceeded(InvalidRequest):
 
     def __init__(self, message: str, *, param: str | None = None, num_tokens: int = 0, most: int = 0) -> None:
         super().__init__(message, param=param)
-        self.num_tokens = num_tokens
-        self.most = most
+        self.num_tokens, self.most = num_tokens, most
+
+
+class AddressRefused(InvalidRequest):
+    """A webhook's URL that is not allowed, or whose host cannot be resolved; the message says which."""
 
 
 class PreviousResponseNotFound(InvalidRequest):
@@ -126,6 +135,12 @@ class StreamRewound(Conflict):
     code = "stream_rewound"
 
 
+class ConversationLocked(Conflict):
+    """A response of the conversation has not ended."""
+
+    code = "conversation_locked"
+
+
 class UnsupportedMediaType(OmniError):
     """The body is not JSON."""
 
@@ -160,6 +175,12 @@ class KeyLimited(Overloaded):
     def __init__(self, message: str, *, limit: str, retry_after_s: int, quota: Quota) -> None:
         super().__init__(message, retry_after_s=retry_after_s, param=limit)
         self.quota = quota
+
+
+class WindowTooShort(Overloaded):
+    """A background request cannot end by its deadline, as far as the measured rate says."""
+
+    code = "window_cannot_be_kept"
 
 
 class UnsupportedCoding(OmniError):
@@ -225,6 +246,12 @@ class ModelChanged(JobFailed):
     code = "model_changed"
 
 
+class AdapterUnloaded(JobFailed):
+    """The adapter that the job was accepted for is not loaded any more."""
+
+    code = "adapter_unloaded"
+
+
 class WorkerCrashed(JobFailed):
     """The job killed its worker twice while it ran alone."""
 
@@ -235,6 +262,12 @@ class OutOfMemory(JobFailed):
     """The job did not fit on the device."""
 
     code = "out_of_memory"
+
+
+class ModelLoadFailed(JobFailed):
+    """The model of the table that the job is for cannot be loaded; the message says why."""
+
+    code = "model_load_failed"
 
 
 class ResumeMismatch(JobFailed):
@@ -253,6 +286,12 @@ class BackendError(JobFailed):
     """The engine behind this service sent an unusable response."""
 
     code = "backend_error"
+
+
+class StorageFull(OmniError):
+    """The disk, or the key's share of it, has no room for a file."""
+
+    code = "insufficient_storage"
 
 
 class WireError(OmniError):

@@ -55,5 +55,5 @@ def set_up_logging(log_format: str) -> None:
     plain = log_format == "plain"
     handler.setFormatter(PlainFormatter() if plain else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("rq.worker", "rq.job", "rq.queue", "httpx2"):
+    for noisy in ("rq.worker", "rq.job", "rq.queue", "httpx2", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -11,15 +12,20 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
+WEBHOOK_QUEUE = "omni-webhooks"  # RQ's queue of the dispatcher: no model may have this name
+MAX_ADAPTER_NAME = 128  # characters
 MIN_MEMORY = 16 * 2**20  # the largest request body and what is made of it
 UNITS = MappingProxyType({"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40})
 BYTES = re.compile(r"(\d{1,15}) ?(b|kb|mb|gb|tb|)")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 ENGINE = re.compile(r"vllm\+https?://([^/@\s]*@)?[^/@\s]+(/[^@\s]*)?")
+GGUF_ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
+HOST = re.compile(r"(?=.*[A-Za-z])(\*\.)?[\w-]+(\.[\w-]+)*", re.ASCII)
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 NO_REDIS_ADDRESS = (
     "REDIS_URL is not a Redis address; write redis://user:password@host:6379/0, rediss://..., unix:///path or "
@@ -48,6 +54,15 @@ REMOVED = MappingProxyType(
 )  # what to do instead
 
 
+def setting(name: str, default: Any, **limits: Any) -> Any:
+    """A field with its environment name and its default."""
+    return Field(default, validation_alias=name, **limits)
+
+
+class SettingsGroup(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
 def read_file(path: Path) -> dict[str, str]:
     """The values of a `.env` file; none without one. Raises ValueError for a line that python-dotenv would skip."""
     try:
@@ -67,6 +82,25 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def last_part(model: str) -> str:
+    """The name of a model's folder, repository or GGUF file, without the latter's ending."""
+    return GGUF_ENDING.sub("", model.rstrip("/").rsplit("/", 1)[-1])
+
+
+def parse_adapters(text: str) -> tuple[tuple[str, str], ...]:
+    """'sql=/models/sql,de=/models/de' as pairs of name and folder."""
+    pairs = [(name.strip(), path.strip()) for name, _, path in (part.partition("=") for part in split(text))]
+    if len(dict(pairs)) < len(pairs) or not all(is_adapter_name(name) and path for name, path in pairs):
+        raise ValueError("write NAME=FOLDER,NAME=FOLDER, with another name for each, without spaces")
+    return tuple(pairs)
+
+
+def is_adapter_name(name: str) -> bool:
+    """A model id that can be written in the setting, and in a URL: clients take out "..", servers "//"."""
+    is_short = 0 < len(name) <= MAX_ADAPTER_NAME
+    return is_short and name.isprintable() and not set(name) & set(" ,=") and not {*name.split("/")} & {"", ".", ".."}
+
+
 def parse_bytes(text: str) -> int | None:
     """'512mb' is 512 * 2**20, as in Valkey's own settings; '' is None."""
     if not text.strip():
@@ -76,6 +110,11 @@ def parse_bytes(text: str) -> int | None:
     if number < MIN_MEMORY:
         raise ValueError("it must be a number of bytes, such as 512mb or 2gb, and 16mb at least")
     return number
+
+
+def parse_warm(text: str) -> int | None:
+    """As parse_bytes(), but 0 is allowed: nothing is kept."""
+    return 0 if text.strip() == "0" else parse_bytes(text)
 
 
 def is_origin(text: str) -> bool:
@@ -105,11 +144,43 @@ def check_engine(text: str) -> str:
     return text
 
 
+def check_store(text: str) -> str:
+    if text and not (re.fullmatch(r"postgres(ql)?://\S+|sqlite:///\S+", text) and has_port(text)):
+        raise ValueError("it must be empty, postgresql://user:password@host/database or sqlite:////path/to/file")
+    return text
+
+
+def check_api(text: str) -> str:
+    if text and not (re.fullmatch(r"https?://[^/?#@\s]+/?", text) and is_url(text)):
+        raise ValueError("it must be empty or http://host:port of the API")
+    return text
+
+
+def check_hosts(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        try:
+            ip_network(name.strip("[]"), strict=False)
+        except ValueError:
+            if not HOST.fullmatch(name):
+                raise ValueError(
+                    "it must be empty, or hosts without a port (name, *.name), addresses and networks (10.1.0.0/16)"
+                ) from None
+    return names
+
+
 def is_url(text: str) -> bool:
     """Whether it has a host, and no port that is not a number."""
     try:
         parts = urlsplit(text)
         return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def has_port(text: str) -> bool:
+    """Whether its port, if it has one, is a number. A host may be missing: PostgreSQL on this machine's socket."""
+    try:
+        return urlsplit(text).port != 0
     except ValueError:
         return False
 
@@ -170,9 +241,14 @@ def range_of(gt: float | None = None, ge: int | None = None, le: int | None = No
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]
+Hosts = Annotated[Names, AfterValidator(check_hosts)]
+Adapters = Annotated[tuple[tuple[str, str], ...], BeforeValidator(parse_adapters)]
 AutoInt = Annotated[int | None, BeforeValidator(none_if_empty)]
 Bytes = Annotated[int | None, BeforeValidator(parse_bytes)]
+WarmBytes = Annotated[int | None, BeforeValidator(parse_warm)]
 NonEmpty = Annotated[str, AfterValidator(check_not_empty)]
 Folder = Annotated[Path, BeforeValidator(check_not_empty)]
 Device = Annotated[str, AfterValidator(check_device)]
 EngineAddress = Annotated[str, AfterValidator(check_engine)]
+StoreAddress = Annotated[str, AfterValidator(check_store)]
+ApiAddress = Annotated[str, AfterValidator(check_api)]

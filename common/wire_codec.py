@@ -5,7 +5,10 @@ it would change the answer; it is ignored in events and cards, so that a newer w
 encodes, and a delta is decoded by hand: both happen for every token, and pydantic is slower at them.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
 import orjson
@@ -15,10 +18,13 @@ from common.errors import WireError
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, ModelCard, TokenLogprob
 
 T = TypeVar("T")
+NEWEST: Mapping[str, Any] = MappingProxyType({"is_flex": False, "keep_alive_s": None})  # fields with their defaults
 
 
 def encode_request(request: GenerationRequest) -> bytes:
-    return orjson.dumps(request)
+    """A worker of the version before refuses a field that it does not know: the newest are left out if they can be."""
+    values = {field.name: getattr(request, field.name) for field in fields(request)}
+    return orjson.dumps({name: value for name, value in values.items() if name not in NEWEST or value != NEWEST[name]})
 
 
 def decode_request(raw: bytes | str) -> GenerationRequest:

@@ -3,12 +3,15 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from common.process.valkey_seams import server_path
+from common.records.database import Records
 from common.redis.connection import connect
+from tests import postgresql
 from tests.service import RunningService
 from worker.process_setup import prepare_process
 
@@ -37,6 +40,30 @@ def redis(valkey_url: str) -> Iterator["Redis"]:
     client.flushall()
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.PostgreSQL]:
+    """A private PostgreSQL server; skips where none is installed."""
+    if postgresql.binaries() is None:
+        pytest.skip(postgresql.NEEDS)
+    with postgresql.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/omni.db"
+    server: postgresql.PostgreSQL = request.getfixturevalue("postgresql_server")
+    return server.new_database()
+
+
+@pytest.fixture
+def records(store_url: str) -> Records:
+    """An empty store, on SQLite and on PostgreSQL."""
+    return Records(store_url)
 
 
 @pytest.fixture(scope="session")

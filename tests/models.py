@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     BertConfig,
     BloomConfig,
     DeepseekV3Config,
@@ -31,6 +32,7 @@ from transformers import (
     MixtralConfig,
     OlmoConfig,
     Phi3Config,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2MoeConfig,
@@ -192,6 +194,25 @@ def save_encoder(folder: Path, **changes: Any) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", model_max_length=64).save_pretrained(
         folder
     )
+    return folder
+
+
+def save_cross_encoder(folder: Path, config_class: type[PreTrainedConfig] = BertConfig, **changes: Any) -> Path:
+    """Write a random model with one label and its tokenizer, which joins pairs as the real one's does."""
+    torch.manual_seed(0)
+    sizes = {name: BASE[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    has_types = config_class is BertConfig
+    own: dict[str, Any] = {"num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 3, "num_labels": 1}
+    config = config_class(**(sizes | own | {"initializer_range": 0.5, "type_vocab_size": 1 + has_types} | changes))
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer = small_tokenizer()
+    pair = "<|user|> $A <|assistant|> $B:1 <|assistant|>:1" if has_types else "<|user|> $A <|end|> <|end|> $B <|end|>"
+    names = [(name, tokenizer.token_to_id(name)) for name in ("<|user|>", "<|assistant|>", "<|end|>")]
+    tokenizer.post_processor = processors.TemplateProcessing("<|user|> $A <|assistant|>", pair, names)
+    tokenizer.enable_truncation(16)
+    reads = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
+    options: dict[str, Any] = {"pad_token": "<|pad|>", "model_max_length": 60, "model_input_names": reads}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
     return folder
 
 

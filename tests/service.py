@@ -32,9 +32,14 @@ def is_template(process: psutil.Process) -> bool:
     return "--template-fd" in process.cmdline() and process.name() != "omni-worker"
 
 
+def is_keeper(process: psutil.Process) -> bool:
+    return "common.process.keeper" in process.cmdline()
+
+
 def worker_of(supervisor: int) -> psutil.Process:
-    """The serving child of a supervisor, not its template."""
-    return [child for child in psutil.Process(supervisor).children() if not is_template(child)][0]
+    """The serving child of a supervisor, neither its template nor its keeper."""
+    children = psutil.Process(supervisor).children()
+    return [child for child in children if not is_template(child) and not is_keeper(child)][0]
 
 
 class RunningService:
@@ -52,6 +57,7 @@ class RunningService:
             "OMNI_DATA_DIR": str(folder),
             "OMNI_PORT": str(self.port),
             "OMNI_DASHBOARD_PORT": str(self.dashboard_port),
+            "OMNI_MODEL": "demo",
             "OMNI_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             **(settings or {}),
@@ -118,6 +124,8 @@ class RunningService:
             "api": [*run, "--listen", *server],
             "worker": [*run, "--watch", "--template", *worker],
             "embedder": [*run, "--watch", "--template", "--if", "embedding", *worker, "--embeddings"],
+            "reranker": [*run, "--watch", "--template", "--if", "embedding", *worker, "--embeddings"],
+            "dispatcher": [*run, "--", sys.executable, "-m", "dispatcher.main"],
             "dashboard": [*run, "--listen", "dashboard", *server, "dashboard"],
         }[name]
 
@@ -162,5 +170,5 @@ class RunningService:
 
 
 def without_comments(stream: str) -> str:
-    """Server-sent events without comments, the lines that begin with a colon."""
-    return re.sub(r"^:.*\n", "", stream, flags=re.MULTILINE)
+    """Server-sent events without comments, the lines that begin with a colon, and the blank lines after them."""
+    return re.sub(r"^:.*\n\n?", "", stream, flags=re.MULTILINE)

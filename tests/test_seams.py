@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,6 +31,7 @@ from transformers import (
     MambaConfig,
     MambaForCausalLM,
     Qwen2_5_VLConfig,
+    modeling_utils,
 )
 from transformers import Qwen2_5_VLForConditionalGeneration as QwenVision
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -206,21 +208,24 @@ class TestTorch:
         product = torch_seams.reordered_product()(inputs, reordered, bias, "none", [], "")
         assert are_close(product, linear(inputs, weight, bias))
 
+    def test_a_reordered_weight_is_made_again_on_its_bytes_without_a_copy(self) -> None:
+        weight, inputs = torch.randn(300, 130), torch.randn(3, 130)
+        reordered = torch_seams.reorder_weight(weight, 64)
+        assert torch_seams.is_opaque(reordered) and not torch_seams.is_opaque(weight)
+        numbers, description = torch_seams.bytes_of_opaque(reordered)
+        kept = numbers.clone()
+        again = torch_seams.opaque_tensor(kept, description.clone(), weight.shape, weight.dtype)
+        assert torch_seams.bytes_of_opaque(again)[0].data_ptr() == kept.data_ptr()
+        product = torch_seams.reordered_product()
+        expected = product(inputs, reordered, None, "none", [], "")
+        del reordered, numbers
+        assert torch.equal(product(inputs, again, None, "none", [], ""), expected)
+        left = weakref.ref(again), weakref.ref(kept)
+        del again, kept
+        assert [each() for each in left] == [None, None]  # else each model that is opened again stays in memory
+
     def test_bf16_is_fast_where_the_processor_has_avx512(self) -> None:
         assert torch_seams.has_fast_bf16() or not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-
-    def test_int8_weights_are_multiplied_by_their_scales(self) -> None:
-        weight, scale = torch.randint(-127, 127, (32, 64), dtype=torch.int8), torch.rand(32).bfloat16()
-        inputs = torch.randn(2, 64).bfloat16()
-        expected = inputs.float() @ weight.float().T * scale.float()
-        assert are_close(torch_seams.int8_product(inputs, weight, scale), expected)
-
-    def test_an_int4_code_stands_for_code_minus_8_times_scale_plus_zero(self) -> None:
-        codes = torch.randint(0, 16, (32, 64), dtype=torch.int32)
-        scales_and_zeros = torch.tensor([0.5, 0.25]).repeat(2, 32, 1).bfloat16()  # for 2 groups of 32 inputs
-        inputs = torch.randn(2, 64).bfloat16()
-        product = torch_seams.int4_product(inputs, torch_seams.pack_int4(codes), 32, scales_and_zeros)
-        assert are_close(product, inputs.float() @ ((codes - 8) * 0.5 + 0.25).T)
 
     def test_torch_has_an_openmp_runtime_to_share(self) -> None:
         library = torch_seams.openmp_library()
@@ -237,6 +242,12 @@ class TestTransformers:
         assert transformers_seams.attention_of(model) == "eager"
         model.set_attn_implementation(before)
         assert transformers_seams.attention_of(model) == before == "sdpa"
+
+    def test_the_reservation_of_memory_is_left_out_only_while_asked(self) -> None:
+        own = modeling_utils.caching_allocator_warmup
+        with transformers_seams.without_reservation():
+            assert modeling_utils.caching_allocator_warmup is not own
+        assert modeling_utils.caching_allocator_warmup is own
 
     def test_layers_that_differ_have_a_configuration_each(self) -> None:
         differing = transformers_seams.layer_configs(Gemma4TextConfig(head_dim=8, global_head_dim=32))

@@ -22,5 +22,6 @@ def engine_config(settings: Settings, num_ranks: int = 1) -> EngineConfig:
         speculate=model.speculate,
         draft_model=model.draft_model,
         num_ranks=num_ranks,
+        adapters=model.adapters,
         products_table=settings.redis.data_dir.resolve() / PRODUCTS_FILE,
     )

@@ -1,5 +1,7 @@
 """The device: its choice, asynchronous copies to and from it, and a check that it still works."""
 
+import ctypes
+import gc
 from collections.abc import Sequence as Seq
 
 import torch
@@ -63,3 +65,12 @@ def check_device() -> None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+
+
+def return_memory() -> None:
+    """Give the memory of dropped tensors, and of objects that hold each other, back to the system."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

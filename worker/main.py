@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from uuid import uuid4
@@ -19,22 +19,29 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from common.environment import log_format, torchrun_place
+from common.flag import Flag
 from common.logs import set_up_logging
 from common.model.source import check_generating, check_model
 from common.process.child import EXIT_TRY_AGAIN
 from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
+from common.redis.directory import Directory
 from common.redis.server import memory_of, warn_of_open_redis
 from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
 from common.wire import ModelCard
 from worker.engine.interface import AnyEngine
-from worker.jobs.heartbeat import Heartbeat, Inbox, Listener
-from worker.jobs.ledger import Fenced, Ledger
+from worker.jobs.hang_watch import HangWatch
+from worker.jobs.heartbeat import Heartbeat, Listener
+from worker.jobs.ledger import Fenced, Ledger, bury
 from worker.jobs.omni_worker import OmniWorker
 from worker.jobs.publisher import Publisher
+from worker.jobs.served_model import ServedModel, retried
+from worker.kept.keep import Keep
+from worker.many import worker_of_table
 from worker.process_setup import prepare_process
-from worker.progress import KERNELS, OnProgress
+from worker.progress import OnProgress
+from worker.shelf.opening import OPENING
 from worker.template import fork_when_asked
 
 logger = logging.getLogger("omni.worker")
@@ -49,9 +56,11 @@ NEED_TORCH = (  # what the functions below import, so that a template has loaded
     "worker.load_failure",
     "worker.models.download",
     "worker.models.loader",
+    "worker.opening",
     "worker.ranks",
     "worker.remote.loader",
     "worker.sampling.grammar",
+    "worker.unloaded.cards",
 )
 
 
@@ -72,24 +81,19 @@ def wait_for_redis(redis: "Redis") -> None:
             time.sleep(0.5)
 
 
-def load_engine(settings: Settings, on_progress: OnProgress) -> AnyEngine:
+def load_engine(settings: Settings, on_progress: OnProgress, keep: Keep | None) -> AnyEngine:
     """An engine for OMNI_MODEL: our own, or a client of the server that OMNI_ENGINE names."""
     from worker.configuration import engine_config
-    from worker.engine.engine import Engine
-    from worker.models.loader import load
+    from worker.opening import open_engine
     from worker.ranks import our_ranks
     from worker.remote.loader import connect_engine
-    from worker.sampling.grammar import GrammarCompiler
 
     if settings.model.engine:
         return connect_engine(settings, on_progress)
     ranks = our_ranks(settings.model.tensor_parallel)
     ranks.join()
     config = engine_config(settings, ranks.size)
-    loaded = load(settings.model.source, settings.model.names, config, on_progress)
-    on_progress("kernels", KERNELS)
-    compiler = GrammarCompiler(loaded.tokenizer, loaded.card.eos_token_ids, loaded.card.vocab_size)
-    return Engine(loaded, config, compiler)
+    return open_engine(settings.model.source, settings.model.names, config, on_progress, keep)
 
 
 def load_embedder(settings: Settings, device: str, on_progress: OnProgress) -> AnyEngine:
@@ -102,13 +106,14 @@ def load_embedder(settings: Settings, device: str, on_progress: OnProgress) -> A
     return Embedder(load_encoder(settings.embedding.source, settings.embedding.names, config, on_progress))
 
 
-def load_and_warm_up(settings: Settings, ledger: Ledger, *, embeds: bool, device: str) -> AnyEngine:
+def load_and_warm_up(settings: Settings, ledger: Ledger, keep: Keep | None, *, embeds: bool, device: str) -> AnyEngine:
     """The engine, ready to generate; its progress is reported in Redis. Exits with one sentence for a bad model."""
     from transformers.utils.logging import disable_progress_bar
 
     from worker.device import NoSuchDevice
     from worker.drafting.choose import DraftFault
     from worker.load_failure import give_up
+    from worker.models.adapters.peft_config import GivenAdapterFault
     from worker.models.download import downloaded
 
     disable_progress_bar()
@@ -124,10 +129,12 @@ def load_and_warm_up(settings: Settings, ledger: Ledger, *, embeds: bool, device
     if embeds or not settings.model.engine:
         on_progress = downloaded(settings.embedding.source if embeds else settings.model.source, on_progress)
     try:
-        engine = load_embedder(settings, device, on_progress) if embeds else load_engine(settings, on_progress)
+        engine = load_embedder(settings, device, on_progress) if embeds else load_engine(settings, on_progress, keep)
         engine.warm_up(on_progress)
     except NoSuchDevice as error:
         refuse(f"{'--device ' if embeds else 'OMNI_DEVICE='}{device if embeds else settings.model.device}: {error}")
+    except GivenAdapterFault as fault:
+        refuse(f"OMNI_ADAPTERS: {fault}")
     except DraftFault as fault:
         give_up(f"OMNI_DRAFT_MODEL={settings.model.draft_model}", fault.error)
     except Exception as error:  # transformers, its plugins and a model's own code may raise anything
@@ -143,51 +150,73 @@ def register(ledger: Ledger, card: ModelCard) -> None:
     ledger.register()
 
 
-def retried(ask: Callable[[], object]) -> None:
-    """Repeat a call until Redis answers: a loaded model is worth keeping."""
-    while True:
-        try:
-            ask()
-            return
-        except RedisError as error:
-            if not is_passing(error):
-                raise
-            time.sleep(0.2)
-
-
-def log_ready(settings: Settings, *, embeds: bool) -> None:
-    if embeds:
-        logger.info("Protocol OMNI serves embeddings by %s.", settings.embedding.names[0])
+def log_ready(settings: Settings, card: ModelCard) -> None:
+    if card.task != "generate":
+        served = "scores of pairs" if card.task == "score" else "embeddings"
+        logger.info("Protocol OMNI serves %s by %s.", served, card.queue)
         return
     server, name = settings.server, settings.model.queue
     key = "sk-local" if "sk-local" in server.api_keys else "YOUR_KEY"
     logger.info(
         "Protocol OMNI serves %s. Try: curl %s/v1/chat/completions -H 'Content-Type: application/json' "
-        '-H \'Authorization: Bearer %s\' -d \'{"model": "%s", "messages": [{"role": "user", "content": "Hello!"}]}\'',
+        "-H 'Authorization: Bearer %s' "
+        '-d \'{"model": "%s", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}\'',
         name, url_of(server.host, server.port), key, name,
     )  # fmt: skip
 
 
-def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool, device: str) -> int:
+def run(settings: Settings, args: argparse.Namespace, watch_fd: int) -> int:
     warn_of_open_redis(settings.redis.given_url, logger)
     redis = connect(settings.redis.url, retries=3)
     wait_for_redis(redis)
+    died_in: str = args.died_in
+    for fence in args.predecessor:  # before a model is loaded, so that other workers continue its jobs at once
+        retried(partial(bury, redis, fence, is_blamed=died_in in ("", f"step {fence}")))
+    if not args.embeddings:
+        retried(partial(warn_of_stray_jobs, settings, redis))
+    hang_watch = HangWatch(watch_fd)
+    if settings.models and not args.embeddings:
+        return serve(settings, worker_of_table(settings, redis, hang_watch, Keep(args.keeper_fd), died_in))
+    keep = Keep(args.keeper_fd) if args.keeper_fd is not None else None
+    worker = worker_of_one(settings, redis, hang_watch, keep, embeds=args.embeddings, device=args.device)
+    return serve(settings, worker)
+
+
+def warn_of_stray_jobs(settings: Settings, redis: "Redis") -> None:
+    """They are not ended: another service on this Redis may serve their models, though its worker is away now."""
+    ours = {model.queue for model in settings.models} or {settings.model.queue}
+    for queue, num in Directory(redis).stray_jobs(ours | {*settings.embedding.names[:1]}).items():
+        logger.warning(
+            "%d %s for %s, which is not among this service's models, and no worker serves it: serve it again, or end "
+            "them with omni cancel (omni jobs --all lists them)", num, "job waits" if num == 1 else "jobs wait", queue,
+        )  # fmt: skip
+
+
+def worker_of_one(
+    settings: Settings, redis: "Redis", hang_watch: HangWatch, keep: Keep | None, *, embeds: bool, device: str
+) -> OmniWorker:
+    """For OMNI_MODEL or OMNI_EMBEDDING_MODEL, whose queue takes jobs once the model is loaded."""
     queue = settings.embedding.names[0] if embeds else settings.model.queue
     ledger = Ledger(redis, queue, worker_name=f"omni-{uuid4().hex[:12]}")
-    if predecessor:  # before the model is loaded, so that the queue's other workers continue its jobs at once
-        retried(partial(ledger.bury, predecessor))
-    engine = load_and_warm_up(settings, ledger, embeds=embeds, device=device)
+    engine = load_and_warm_up(settings, ledger, keep, embeds=embeds, device=device)
     retried(partial(register, ledger, engine.card))
-    os.write(watch_fd, f"fence {ledger.fence}\n".encode())
-    inbox, traces = Inbox(engine.interrupt), traces_of(settings, "worker")
+    hang_watch.tell_fences([ledger.fence])
+    wake, traces = Flag(), traces_of(settings, "worker")
     publisher = Publisher(connect(settings.redis.url, retries=0), ledger.fence)
-    worker = OmniWorker(ledger, engine, engine.card, publisher, inbox, watch_fd, traces)
+    model = ServedModel(ledger, engine, publisher, wake, hang_watch, traces)
+    retried(partial(model.adapters.give, {} if embeds else dict(settings.model.adapters)))
+    log_ready(settings, engine.card)
+    return OmniWorker([model], wake, hang_watch)
+
+
+def serve(settings: Settings, worker: OmniWorker) -> int:
+    """Run until SIGTERM, or until this process is replaced."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.stop)
-    heartbeat = Heartbeat(ledger, inbox, worker.report)
+    models = list(worker.models.values())
+    heartbeat = Heartbeat(models, worker.beat)
     heartbeat.start()
-    Listener(connect(settings.redis.url), ledger, inbox).start()
-    log_ready(settings, embeds=embeds)
+    Listener(connect(settings.redis.url), models).start()
     try:
         worker.work()
         heartbeat.stop()
@@ -195,8 +224,15 @@ def run(settings: Settings, watch_fd: int, predecessor: int, *, embeds: bool, de
     except Fenced as error:
         logger.error("%s: this process was replaced and ends", error)
         return EXIT_TRY_AGAIN
+    if any(thread.name == OPENING for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(0)  # the interpreter's end would stop that thread within torch
     gc.freeze()  # the last collection over torch's objects would take seconds on a busy machine
     return 0
+
+
+def fences(text: str) -> list[int]:
+    return [int(fence) for fence in text.split(",") if fence]
 
 
 def main() -> int:
@@ -209,15 +245,18 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(prog="worker.main")
     parser.add_argument("--watch-fd", type=int, default=None)
-    parser.add_argument("--predecessor", type=int, default=0)
+    parser.add_argument("--predecessor", type=fences, default=[], help="the fences of the process before this one")
+    parser.add_argument("--died-in", default="", help="what that process was in when it died")
     parser.add_argument("--template-fd", type=int, default=None, help="fork workers when asked on this socket")
+    parser.add_argument("--keeper-fd", type=int, default=None, help="the door of the keeper of memory")
     parser.add_argument("--embeddings", action="store_true", help="serve OMNI_EMBEDDING_MODEL")
     parser.add_argument("--device", default="cpu", help="of the encoder, with --embeddings")
     args = parser.parse_args()
     if args.template_fd is not None:
         settings = settings_or_exit()
         if not args.embeddings and not settings.model.engine:
-            import_family(settings.model.source)
+            for source in [model.source for model in settings.models] or [settings.model.source]:
+                import_family(source)
         args = parser.parse_args(fork_when_asked(args.template_fd), args)
     settings = settings_or_exit()
     if args.embeddings and not settings.embedding.source:
@@ -229,9 +268,9 @@ def main() -> int:
     try:
         if args.embeddings:
             check_model("OMNI_EMBEDDING_MODEL", settings.embedding.source)
-        else:
+        elif not settings.models:
             check_generating(settings.model)
-        return run(settings, watch_fd, args.predecessor, embeds=args.embeddings, device=args.device)
+        return run(settings, args, watch_fd)
     except SettingsError as error:
         refuse(str(error))
 

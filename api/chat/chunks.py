@@ -13,7 +13,9 @@ from api.process.offload import offload
 from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries, usage_of
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart, merged
 from api.request.response_meta import ParsedMeta
-from common.wire import Delta, Event, Failed, Finished, TokenLogprob
+from common.wire import Delta, Event, Failed, Finished, Tier, TokenLogprob
+
+OPTIONAL = ("has_old_calls", "service_tier", "messages", "metadata", "echo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,24 @@ class ChatMeta(ParsedMeta):
     include_usage: bool = False
     logprobs: bool = False
     has_old_calls: bool = False
+    service_tier: Tier | None = None  # None: not shown
+    # Of a request with `store: true`; otherwise None.
+    messages: list[dict[str, Any]] | None = None
+    metadata: dict[str, str] | None = None
+    echo: dict[str, Any] | None = None  # the request's fields that a stored completion repeats
 
     def forms(self) -> list[dict[str, Any]]:
-        """Without `has_old_calls` where it is False: other versions do not know it."""
+        """Without fields that other versions do not know, where they have no effect."""
         [form] = super(ChatMeta, self).forms()
-        return [form if self.has_old_calls else {name: form[name] for name in form if name != "has_old_calls"}]
+        return [{name: value for name, value in form.items() if value not in (None, False) or name not in OPTIONAL}]
+
+    def head(self, object_name: str) -> dict[str, Any]:
+        head = {"id": self.id, "object": object_name, "created": self.created, "model": self.model}
+        return head | ({"service_tier": self.service_tier} if self.service_tier else {})
+
+    @property
+    def is_stored(self) -> bool:
+        return self.messages is not None
 
     def reason(self, parser: ChoiceParser) -> str | None:
         return old_reason(parser.finish_reason) if self.has_old_calls else parser.finish_reason
@@ -85,13 +100,7 @@ class ChatChunks:
         return self._chunk([{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}])
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        chunk: dict[str, Any] = {
-            "id": self.meta.id,
-            "object": "chat.completion.chunk",
-            "created": self.meta.created,
-            "model": self.meta.model,
-            "choices": choices,
-        }
+        chunk: dict[str, Any] = self.meta.head("chat.completion.chunk") | {"choices": choices}
         if self.meta.include_usage:
             chunk["usage"] = None
         return chunk
@@ -144,14 +153,8 @@ class ChatCompletion:
             self.failed = event
 
     def body(self) -> dict[str, Any]:
-        return {
-            "id": self.meta.id,
-            "object": "chat.completion",
-            "created": self.meta.created,
-            "model": self.meta.model,
-            "choices": [self._choice(index, choice) for index, choice in enumerate(self._choices)],
-            "usage": self._usage,
-        }
+        choices = [self._choice(index, choice) for index, choice in enumerate(self._choices)]
+        return self.meta.head("chat.completion") | {"choices": choices, "usage": self._usage}
 
     def _choice(self, index: int, choice: _Choice) -> dict[str, Any]:
         message = message_of(choice.pieces)
@@ -202,4 +205,5 @@ CHAT = Endpoint(
     chunks=ChatChunks,
     completion=ChatCompletion,
     unfinished=unfinished_chat,
+    is_archived=True,
 )

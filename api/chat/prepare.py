@@ -1,8 +1,9 @@
 """A chat request -> prompt ids, sampling, and how the answer is parsed. Responses and messages use it too."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from api.chat.chunks import ChatMeta
@@ -16,7 +17,7 @@ from api.reading.dialects.dialect import ToolDialect
 from api.reading.parameters import ParameterKind, kinds_of, nested_kinds_of
 from api.request.constraints import compiled, grammar_of, must_call, offered_tools
 from api.request.custom_tools import check_rules, names_of_custom_tools
-from api.request.sampling import TextLimits, sampling_params, stop_tokens
+from api.request.sampling import DEFAULT_TEMPERATURE, TextLimits, sampling_params, stop_tokens
 from api.request.submission import Prepared, QueueOptions, new_id
 from api.request.template_kwargs import template_kwargs
 from api.schema.base import ALL_TOKENS
@@ -24,6 +25,19 @@ from api.schema.chat import ChatRequest, Message, Tool
 from common.errors import InvalidRequest
 from common.grammar.check import GrammarCheck
 from common.wire import GenerationRequest, SamplingParams
+
+ECHOED: Mapping[str, Any] = MappingProxyType(  # with the defaults that OpenAI publishes
+    {
+        "temperature": DEFAULT_TEMPERATURE,
+        "top_p": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "seed": None,
+        "tools": None,
+        "tool_choice": None,
+        "response_format": None,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +72,22 @@ def prepare(call: Call[ChatRequest]) -> Prepared[ChatMeta]:
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         logprobs=bool(body.logprobs),
         has_old_calls=body.has_old_calls,
+        service_tier=call.shown_tier,
+        **(stored_fields(call) if body.store else {}),
         reading=chat.options,
     )
-    return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body))
+    return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body), archive=meta.is_stored)
+
+
+def stored_fields(call: Call[ChatRequest]) -> dict[str, Any]:
+    """What is kept of a request with `store: true`: its messages as sent, and what a stored completion repeats."""
+    body, raw = call.body, call.raw
+    echo = {name: raw.get(name, default) for name, default in ECHOED.items()}
+    return {
+        "messages": raw["messages"],
+        "metadata": {name: value for name, value in (body.metadata or {}).items() if value is not None},
+        "echo": echo | {"input_user": raw.get("user")},
+    }
 
 
 def chat_input(body: ChatRequest, encoder: PromptEncoder, grammars: GrammarCheck) -> ChatInput:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from api.jobs.endpoint import AnswerProgress, Endpoint, Unfinished, unfinished_completion
 from api.reading.choice import TokenDecoder
 from api.request.response_meta import ResponseMeta
-from common.wire import Delta, Event, Failed, Finished, TokenLogprob
+from common.wire import Delta, Event, Failed, Finished, Tier, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class CompletionMeta(ResponseMeta):
     include_usage: bool = False
     logprobs: bool = False
     prompts: tuple[ShownPrompt, ...] = (ShownPrompt(),)  # one per job
+    service_tier: Tier | None = None  # None: not shown
 
     @staticmethod
     def num_jobs(form: Mapping[str, Any]) -> int:
@@ -44,6 +45,8 @@ class CompletionMeta(ResponseMeta):
             "include_usage": self.include_usage,
             "logprobs": self.logprobs,
         }
+        if self.service_tier:
+            shared["service_tier"] = self.service_tier
         return [shared | {"echo": prompt.echo, "prompt_ids": prompt.ids} for prompt in self.prompts]
 
     @classmethod
@@ -155,7 +158,8 @@ class PromptCursor:
 
     def head(self) -> dict[str, Any]:
         meta = self.meta
-        return {"id": meta.id, "object": "text_completion", "created": meta.created, "model": meta.model}
+        head = {"id": meta.id, "object": "text_completion", "created": meta.created, "model": meta.model}
+        return head | ({"service_tier": meta.service_tier} if meta.service_tier else {})
 
 
 class CompletionChunks:

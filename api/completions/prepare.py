@@ -37,6 +37,7 @@ def prepare(call: Call[CompletionRequest]) -> Prepared[CompletionMeta]:
         n=body.n or 1,
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         logprobs=body.logprobs is not None,
+        service_tier=call.shown_tier,
         prompts=tuple(shown_prompts(body, prompts, encoder)),
     )
     requests = [

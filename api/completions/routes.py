@@ -1,4 +1,4 @@
-"""/v1/completions: create; fetch, resume."""
+"""/v1/completions: create; fetch, resume, cancel."""
 
 from flask import Blueprint, Response, request
 
@@ -6,6 +6,7 @@ from api.completions.chunks import COMPLETION
 from api.completions.prepare import prepare
 from api.jobs.call import Call
 from api.jobs.service import Service
+from api.jobs.serving import cancel as cancel_answer
 from api.jobs.serving import enqueue, fetch, respond, stored
 from api.schema.completions import CompletionRequest
 
@@ -24,5 +25,10 @@ def completion_routes(service: Service) -> Blueprint:
     def retrieve(answer_id: str) -> Response:
         caller = service.keys.caller(request)
         return fetch(service, request, stored(service, caller, COMPLETION, answer_id))
+
+    @routes.post("/v1/completions/<answer_id>/cancel")
+    def cancel(answer_id: str) -> Response:
+        caller = service.keys.caller(request)
+        return cancel_answer(service, request, lambda: stored(service, caller, COMPLETION, answer_id))
 
     return routes

@@ -34,7 +34,12 @@ def prepare(call: Call[EmbeddingRequest]) -> Prepared[EmbeddingMeta]:
         cache_salt=call.caller.owner,
         input_lengths=tuple(map(len, inputs)),
     )
-    options = QueueOptions(priority=body.priority or 0, timeout=body.timeout)
+    options = QueueOptions(
+        priority=body.priority or 0,
+        timeout=body.timeout,
+        not_before=body.not_before or 0.0,
+        keep_alive_s=body.keep_alive,
+    )
     row_bytes = vector_bytes(encoder.card.num_dimensions or 0)
     return Prepared(meta, [request], options, kept_s=KEPT_S, vector_bytes=row_bytes)
 

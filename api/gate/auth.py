@@ -2,23 +2,32 @@
 
 import hmac
 import logging
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from flask import Request
+from redis import Redis
 from redis.exceptions import RedisError
 
-from common.errors import Forbidden, Unauthenticated
-from common.redis.key_store import KeyStore, digest_of
+from common.errors import Forbidden, InvalidRequest, Unauthenticated
+from common.redis.dispatch.internal import internal_secret
+from common.redis.key_store import ALL_TIERS, KeyLimits, KeyRecord, KeyStore, digest_of
 from common.redis.keys import owner_of
 from common.settings import Settings
+from common.wire import Tier
 
 logger = logging.getLogger("omni.api")
 
 REFRESH_S = 0.9
 NEW_KEY_S = 0.02  # the managed keys are read again for an unknown key at most this often
 INDEX_LENGTH = 32  # characters of a digest
+ACT_AS, BATCH = "Omni-Act-As", "Omni-Batch"  # headers of the dispatcher: the owner of a batch's line, and the batch
+OWNER = re.compile(r"[0-9a-f]{32}")
+ANY_TIER = ("auto", "standard_only")  # OpenAI's and Anthropic's words for no tier in particular
+SAME_TIER: Mapping[str, Tier] = MappingProxyType({"fast": "priority"})  # as at OpenAI
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,47 @@ class Caller:
 
     owner: str
     is_admin: bool
+    batch: str = ""  # the dispatcher sends a line of this batch for its owner
+    tiers: tuple[Tier, ...] = KeyLimits().allowed_tiers  # that it may use
+
+    def tier(self, asked: str | None) -> Tier:
+        """The tier of a request with this `service_tier`. Raises InvalidRequest for one that the key may not use."""
+        if self.batch:
+            return "flex"
+        if asked is None or asked in ANY_TIER:
+            return "default" if "default" in self.tiers else self.tiers[0]
+        for tier in self.tiers:
+            if tier == SAME_TIER.get(asked, asked):
+                return tier
+        raise InvalidRequest(
+            f"'service_tier': this key may use {' or '.join(self.tiers)}; leave it out, or let an operator allow "
+            f"more (omni keys limits NAME --tiers ...).",
+            param="service_tier",
+        )
+
+
+class InternalKey:
+    """The secret that the dispatcher shows to act for an owner, read from Redis when a request shows one."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+        self._digest = ""
+        self._looked = float("-inf")
+
+    def is_shown(self, request: Request) -> bool:
+        """Compares in constant time. Reads the secret again for another one, but seldom."""
+        digest = digest_of(presented_key(request))
+        if not self._matches(digest) and time.monotonic() - self._looked > NEW_KEY_S:
+            self._looked = time.monotonic()
+            try:
+                secret = internal_secret(self._redis)
+                self._digest = digest_of(secret) if secret else ""
+            except RedisError as error:
+                logger.warning("cannot read the dispatcher's secret (%s)", type(error).__name__)
+        return self._matches(digest)
+
+    def _matches(self, digest: str) -> bool:
+        return bool(self._digest) and hmac.compare_digest(self._digest, digest)
 
 
 class KeyRing:
@@ -38,9 +88,12 @@ class KeyRing:
 
     def __init__(self, settings: Settings, store: KeyStore) -> None:
         self._store = store
+        self._internal = InternalKey(store.redis)
         keys, admins = settings.server.api_keys, settings.server.admins
         self._fixed = indexed((digest_of(key), Caller(owner_of(key), is_admin=False)) for key in keys)
-        self._fixed |= indexed((digest_of(key), Caller(owner_of(key), is_admin=True)) for key in admins)
+        self._fixed |= indexed(
+            (digest_of(key), Caller(owner_of(key), is_admin=True, tiers=ALL_TIERS)) for key in admins
+        )
         self._callers = self._fixed
         self._fixed_names = {owner_of(key): f"admin {number}" for number, key in enumerate(admins, 1)}
         self._fixed_names |= {owner_of(key): f"key {number}" for number, key in enumerate(keys, 1)}
@@ -49,7 +102,10 @@ class KeyRing:
         self._looked = float("-inf")
 
     def caller(self, request: Request) -> Caller:
-        """Raises Unauthenticated, with the same message for every cause."""
+        """Raises Unauthenticated, with the same message for every cause. Without the secret ACT_AS means nothing."""
+        owner = request.headers.get(ACT_AS, "")
+        if OWNER.fullmatch(owner) and self._internal.is_shown(request):
+            return Caller(owner, is_admin=False, batch=request.headers.get(BATCH, ""))
         self.refresh()
         digest = digest_of(presented_key(request))
         found = self._callers.get(digest[:INDEX_LENGTH])
@@ -71,6 +127,14 @@ class KeyRing:
         """A managed key's name, the number of a key of the settings, or else the hash. For operators only."""
         return self._names.get(owner, owner)
 
+    def names(self) -> Mapping[str, str]:
+        """The names of all keys that exist, by owner."""
+        return self._names
+
+    def owner_named(self, name: str) -> str | None:
+        """The owner of the key that name_of() names so."""
+        return next((owner for owner, known in self._names.items() if known == name), None)
+
     def refresh(self, max_age_s: float = REFRESH_S) -> None:
         """Read the managed keys again if they are older than `max_age_s` and have changed."""
         if time.monotonic() - self._looked < max_age_s:
@@ -79,13 +143,17 @@ class KeyRing:
             version = self._store.version()
             if version != self._version:
                 records = self._store.all()
-                managed = ((record.digest, Caller(record.owner, bool(record.limits.admin))) for record in records)
+                managed = ((record.digest, managed_caller(record)) for record in records)
                 self._callers = indexed(managed) | self._fixed
                 self._names = self._fixed_names | {record.owner: record.name for record in records}
                 self._version = version
         except RedisError as error:
             logger.warning("cannot read the managed keys (%s)", type(error).__name__)
         self._looked = time.monotonic()
+
+
+def managed_caller(record: KeyRecord) -> Caller:
+    return Caller(record.owner, bool(record.limits.admin), tiers=record.limits.allowed_tiers)
 
 
 def indexed(callers: Iterable[tuple[str, Caller]]) -> dict[str, tuple[str, Caller]]:

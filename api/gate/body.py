@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -47,13 +48,21 @@ def read_body(request: Request) -> dict[str, Any]:
 
 
 def _body(request: Request, take: Callable[[int], None]) -> bytes:
+    with naming_faults(MAX_BODY_BYTES):
+        try:
+            with Timeout(BODY_DEADLINE_S):
+                return b"".join(_pieces(request, take))
+        except Timeout:
+            raise RequestTimeout(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.") from None
+
+
+@contextmanager
+def naming_faults(most_bytes: int) -> Iterator[None]:
+    """The failures of reading a body, as refusals."""
     try:
-        with Timeout(BODY_DEADLINE_S):
-            return b"".join(_pieces(request, take))
-    except Timeout:
-        raise RequestTimeout(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.") from None
+        yield
     except RequestEntityTooLarge:
-        raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.") from None
+        raise BodyTooLarge(f"The body is larger than {most_bytes} bytes.") from None
     except (ClientDisconnected, OSError):
         raise InvalidRequest("The body ended before its announced length.") from None
     except MalformedBody:

@@ -12,9 +12,14 @@ from flask_cors import CORS
 from common.settings import Settings
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-EXPOSED = ("Omni-Job-Id", "X-Request-Id", "Retry-After", "x-should-retry") + tuple(
-    f"x-ratelimit-{what}-{unit}" for unit in ("requests", "tokens") for what in ("limit", "remaining", "reset")
-)
+EXPOSED = (
+    "Omni-Job-Id",
+    "Omni-Queue-Position",
+    "Omni-Queue-ETA",
+    "X-Request-Id",
+    "Retry-After",
+    "x-should-retry",
+) + tuple(f"x-ratelimit-{what}-{unit}" for unit in ("requests", "tokens") for what in ("limit", "remaining", "reset"))
 PREFLIGHT_S = 600
 HAS_PORT = re.compile(r":\d+\Z")
 PORT = r"(:[1-9]\d{0,4})?"

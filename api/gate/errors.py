@@ -12,6 +12,7 @@ STATUS: Mapping[str, tuple[int, str, str | int | None]] = MappingProxyType(
         "invalid_request": (400, "invalid_request_error", None),
         "context_length_exceeded": (400, "invalid_request_error", "context_length_exceeded"),
         "conflict": (409, "invalid_request_error", "conflict"),
+        "conversation_locked": (409, "invalid_request_error", "conversation_locked"),
         "invalid_api_key": (401, "invalid_request_error", "invalid_api_key"),
         "forbidden": (403, "invalid_request_error", "forbidden"),
         "not_found": (404, "invalid_request_error", "not_found"),
@@ -25,13 +26,17 @@ STATUS: Mapping[str, tuple[int, str, str | int | None]] = MappingProxyType(
         "not_implemented": (501, "invalid_request_error", "not_implemented"),
         "idempotency_mismatch": (422, "invalid_request_error", "idempotency_mismatch"),
         "rate_limit_exceeded": (429, "rate_limit_error", "rate_limit_exceeded"),
+        "window_cannot_be_kept": (429, "rate_limit_error", "window_cannot_be_kept"),
         "cancelled": (409, "invalid_request_error", "cancelled"),
         "client_gone": (409, "invalid_request_error", "cancelled"),
         "timeout": (504, "timeout_error", "timeout"),
         "model_changed": (409, "invalid_request_error", "model_changed"),
+        "adapter_unloaded": (409, "invalid_request_error", "adapter_unloaded"),
+        "insufficient_storage": (507, "invalid_request_error", "insufficient_storage"),
         "service_unavailable": (503, "service_unavailable", 503),
         "server_restarting": (503, "service_unavailable", "server_restarting"),
         "out_of_memory": (500, "internal_error", 500),
+        "model_load_failed": (500, "internal_error", "model_load_failed"),
         "worker_crashed": (500, "internal_error", "worker_crashed"),
         "resume_mismatch": (500, "internal_error", "resume_mismatch"),
         "grammar_failed": (500, "internal_error", "grammar_failed"),
@@ -44,8 +49,11 @@ STATUS: Mapping[str, tuple[int, str, str | int | None]] = MappingProxyType(
 INTERNAL = (500, "internal_error", "internal_error")
 # A retry would only repeat these failures; the SDKs obey the header `x-should-retry`.
 NO_RETRY = frozenset(
-    {"out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed", "stream_rewound"}
-)
+    {
+        "out_of_memory", "worker_crashed", "timeout", "cancelled", "client_gone", "model_changed", "adapter_unloaded",
+        "stream_rewound", "insufficient_storage", "window_cannot_be_kept", "model_load_failed",
+    }
+)  # fmt: skip
 
 MESSAGES_PATH = "/v1/messages"
 OLLAMA_PATH = "/api"

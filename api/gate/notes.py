@@ -8,23 +8,18 @@ from common.quota import Enqueued, Quota
 def note_enqueued(enqueued: Enqueued) -> None:
     """Record the job that answers this request, and its key's quota."""
     g.job_id = enqueued.job_id
-    g.num_waiting = enqueued.num_waiting
-    note_quota(enqueued.quota)
+    g.enqueued = enqueued
 
 
-def note_quota(quota: Quota | None) -> None:
-    g.quota = quota
+def note_refused(quota: Quota, retry_after_s: float) -> None:
+    """Record the quota of a key that has reached a limit."""
+    g.enqueued = Enqueued("", quota=quota, place_s=retry_after_s)
 
 
-def quota() -> Quota | None:
-    """The key's quota; None when the request enqueued nothing and was not refused by a limit."""
-    found: Quota | None = g.get("quota")
+def enqueued() -> Enqueued | None:
+    """The outcome of this request's submission; without a job if a limit of its key refused it."""
+    found: Enqueued | None = g.get("enqueued")
     return found
-
-
-def num_waiting() -> int:
-    """Jobs in the queue when the request was enqueued."""
-    return int(g.get("num_waiting", 0))
 
 
 def ids() -> dict[str, str]:

@@ -12,10 +12,11 @@ from api.gate.client_watch import watching
 from api.gate.gunicorn_seams import client_socket
 from api.jobs.dialects import OPENAI, Dialect
 from api.jobs.endpoint import Completion
-from api.jobs.events import REWOUND, ClientGone, Closing, Idle, Notice, Queued, events, logged
+from api.jobs.events import REWOUND, ClientGone, Closing, Log, Notice, events, logged
 from api.jobs.frames import Chunks, Frames
 from api.jobs.service import Service
 from api.jobs.subscription import Subscription
+from api.jobs.waiting.notices import words_of
 from common.errors import JobCancelled, OmniError, ReaderGone, Restarting, StreamRewound
 from common.redis import keys
 from common.redis.job_log import LogEntry
@@ -31,11 +32,17 @@ class Answer:
     """One client's wait for a job, or for several jobs that are read one after the other.
 
     Open it before the jobs are submitted (`is_new`), so that no entry is missed. Raises Restarting when this process is
-    about to stop. `is_background`: the jobs go on when the client disconnects.
+    about to stop. `is_background`: the jobs go on when the client disconnects. `log`: that of an archived answer.
     """
 
     def __init__(
-        self, service: Service, request: Request, *job_ids: str, is_background: bool, is_new: bool = True
+        self,
+        service: Service,
+        request: Request,
+        *job_ids: str,
+        is_background: bool,
+        is_new: bool = True,
+        log: Log | None = None,
     ) -> None:
         if service.hub.is_closing:
             raise Restarting("This server is restarting; send the request again.")
@@ -46,6 +53,7 @@ class Answer:
         self.is_background = is_background
         self.subscriptions: list[Subscription] = [service.hub.subscribe(job_id) for job_id in job_ids]
         self.is_new = is_new
+        self.log = log
         self._at = (0, 0)  # where to begin: number of the job, and seq in its log
 
     @property
@@ -53,9 +61,10 @@ class Answer:
         """Id of the whole answer."""
         return self.subscriptions[0].job_id
 
-    def attach(self, *job_ids: str) -> None:
+    def attach(self, *job_ids: str, log: Log | None = None) -> None:
         """Read other jobs instead: those that the Idempotency-Key was used for before."""
         self.close()
+        self.log = log or self.log
         self.subscriptions = [self.service.hub.subscribe(job_id) for job_id in job_ids]
         self.is_new = False
 
@@ -75,7 +84,7 @@ class Answer:
         if self.is_head:  # no body is read, so the end of a stream would not be noticed
             self.close()
             return Response(headers=dialect.headers)
-        return Response(self._stream(frames, first, dialect), headers=dialect.headers)
+        return Response(self._stream(frames, first), headers=dialect.headers)
 
     def fold(self, completion: Completion) -> None:
         """Feed every event up to the end. Raises ClientGone, or Restarting when this process stops."""
@@ -116,17 +125,17 @@ class Answer:
         """The entries that the logs hold now, one job after the other, up to the first that has not finished."""
         for number, subscription in enumerate(self.subscriptions):
             entry = None
-            for entry in logged(self.service.store, subscription.job_id):
+            for entry in logged(self.log or self.service.store.log, subscription.job_id):
                 yield number, entry
             if entry is None or not isinstance(entry.event, Finished):
                 return
 
-    def _stream(self, frames: Frames, first: bytes, dialect: Dialect) -> Iterator[bytes]:
+    def _stream(self, frames: Frames, first: bytes) -> Iterator[bytes]:
         is_aborted = True
         try:
             with watching(self.client, self._client_gone, self._probe):
                 yield first  # even if it is empty: gunicorn sends the headers with it
-                yield from self._rest(frames, dialect)
+                yield from self._rest(frames)
                 is_aborted = False
         except ClientGone:  # not a clean end: a client that still reads must not take this for the whole answer
             raise ConnectionResetError(errno.ECONNRESET, "the client disconnected") from None
@@ -135,14 +144,14 @@ class Answer:
                 self._cancel_unless_shared()
             self.close()
 
-    def _rest(self, frames: Frames, dialect: Dialect) -> Iterator[bytes]:
+    def _rest(self, frames: Frames) -> Iterator[bytes]:
         """Ends with the end of the job, with an error, or with a frame that says the stream can be resumed."""
         try:
             for item in self._events():
                 if isinstance(item, Closing):
                     yield frames.closing(self._restarting())
                     return
-                yield frames.feed(item.event) if isinstance(item, LogEntry) else dialect.notice(self._words(item))
+                yield frames.feed(item.event) if isinstance(item, LogEntry) else frames.notice(words_of(item))
             if frames.is_behind:
                 raise StreamRewound(REWOUND)
         except ClientGone:
@@ -160,18 +169,12 @@ class Answer:
             + ("." if self.is_background else f" within {keys.READER_GRACE_S} s; or send the request again.")
         )
 
-    def _words(self, notice: Queued | Idle) -> str:
-        if isinstance(notice, Queued):
-            seconds = notice.position * self.service.hub.seconds_per_place
-            return f"queued position={notice.position + 1} eta={round(seconds)}"
-        return "keep-alive"
-
     def _events(self) -> Iterator[LogEntry | Notice]:
         """All jobs' entries, one job after the other. The first failure cancels the jobs after it."""
         first, seq = self._at
         for number, subscription in enumerate(self.subscriptions[first:], first + 1):
             after, seq = seq, 0
-            for item in events(self.service.store, subscription, after, is_new=self.is_new):
+            for item in events(self.service.store, subscription, after, is_new=self.is_new, log=self.log):
                 yield item
                 if isinstance(item, Closing):
                     return

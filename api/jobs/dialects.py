@@ -36,9 +36,9 @@ class Dialect:
             return json_bytes(chunk) + b"\n"
         return sse.frame(chunk, number, chunk["type"] if self.names_events else None)
 
-    def notice(self, text: str) -> bytes:
+    def notice(self, text: str, *, is_block: bool) -> bytes:
         """Something that clients skip. Before a line of JSON there may be white space, but no empty line."""
-        return b" " if self.is_lines else sse.comment(text)
+        return b" " if self.is_lines else sse.comment(text, is_block=is_block)
 
 
 def _openai_error(error: OmniError, _: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Endpoint: the classes that store, stream and fold one family's answers; one constant in each family's chunks.py."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol
 
 from api.jobs.dialects import OPENAI, Dialect
@@ -13,6 +13,7 @@ from common.errors import JobCancelled, ReaderGone
 from common.wire import Event, Failed
 
 CANCELLED = (JobCancelled.code, ReaderGone.code)  # codes of failures that somebody asked for
+ProgressStatus = Literal["queued", "in_progress", "cancelled"]
 Unfinished = tuple[dict[str, Any], int]  # body and HTTP status
 
 
@@ -31,8 +32,9 @@ class Completion(Protocol):
 class AnswerProgress:
     """Progress of an answer whose jobs have not ended."""
 
-    status: Literal["queued", "in_progress", "cancelled"] = "queued"
+    status: ProgressStatus = "queued"
     num_tokens: int = 0
+    wait: Mapping[str, Any] = field(default_factory=dict)  # its place, forecast, deadline and tier (place.wait_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Endpoint(Generic[MetaT]):
     chunks: Callable[[MetaT, TokenDecoder], Chunks] | None = None  # None: never streamed
     dialect: Dialect = OPENAI
     unfinished: Callable[[MetaT, AnswerProgress], Unfinished] | None = None  # None: always answers with the end
+    is_archived: bool = False  # answers may outlive Redis, in the store; they have one job each
 
 
 def unfinished_completion(meta: ResponseMeta, progress: AnswerProgress, object_name: str) -> Unfinished:
@@ -56,5 +59,6 @@ def unfinished_completion(meta: ResponseMeta, progress: AnswerProgress, object_n
         "choices": [],
         "status": progress.status,
         "tokens": progress.num_tokens,
+        **progress.wait,
     }
     return body, 202

@@ -1,14 +1,16 @@
 """events(store, subscription, after) -> the log entries of a job, live and from the log, with notices in between."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import gevent
 from redis.exceptions import RedisError
 
 from api.jobs.subscription import Subscription
-from common.errors import NotFound, StreamRewound
+from api.jobs.waiting.notices import Told
+from common.errors import NotFound, StreamRewound, Unavailable
 from common.redis.connection import is_passing
 from common.redis.job_log import LogEntry
 from common.redis.store import Store
@@ -23,38 +25,38 @@ KEEP_ALIVE_S = 15.0  # send a keep-alive after this long without an event
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
-    """The job waits; position 0 is the head of the queue."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """No event for KEEP_ALIVE_S, or the connection is to be probed."""
-
-
-@dataclass(frozen=True, slots=True)
 class Closing:
     """This process is stopping: the client can resume at any other one."""
 
 
-Notice = Queued | Idle | Closing
+Notice = Told | Closing
+
+
+class Log(Protocol):
+    """The logs of jobs: in Redis, or those of one archived answer."""
+
+    def entries(self, job_id: str, after: int = 0, count: int = 512) -> list[LogEntry]:
+        """Up to `count` entries with seq > `after`. May raise RedisError."""
+        ...
 
 
 class ClientGone(Exception):
     """The client closed the connection."""
 
 
-def events(store: Store, subscription: Subscription, after: int, *, is_new: bool) -> Iterator[LogEntry | Notice]:
+def events(
+    store: Store, subscription: Subscription, after: int, *, is_new: bool, log: Log | None = None
+) -> Iterator[LogEntry | Notice]:
     """Every log entry with seq > `after`, once and in order, up to and including the last; notices in between.
 
     `is_new`: the subscription is older than the job, so that no entry can be missed; otherwise the log is read first.
-    Waits while Redis is away. Raises ClientGone, NotFound for an unknown job, StreamRewound when the log was rewound.
+    `log`: that of an archived answer.
+    Waits while Redis is away. Raises ClientGone, StreamRewound when the log was rewound, and for an unknown job
+    NotFound, or Unavailable while nothing was sent: the client can ask again.
     """
     seq, must_read = after, not is_new
     while True:
-        entries = _from_log(store, subscription.job_id, seq) if must_read else subscription.take()
+        entries = _from_log(log or store.log, subscription.job_id, seq) if must_read else subscription.take()
         must_read = must_read and bool(entries)
         for entry in entries:
             if entry.seq <= seq:
@@ -75,62 +77,62 @@ def events(store: Store, subscription: Subscription, after: int, *, is_new: bool
         if subscription.is_closing:
             yield Closing()
             return
-        must_read, notice = _wait(store, subscription, seq)
-        if notice is not None:
-            yield notice
+        must_read, notices = _wait(store, subscription, seq)
+        yield from notices
 
 
-def logged(store: Store, job_id: str) -> Iterator[LogEntry]:
+def logged(log: Log, job_id: str) -> Iterator[LogEntry]:
     """The entries that the job's log holds now. Raises RedisError."""
     seq = 0
-    while entries := store.log.entries(job_id, after=seq, count=PAGE_ENTRIES):
+    while entries := log.entries(job_id, after=seq, count=PAGE_ENTRIES):
         yield from entries
         seq = entries[-1].seq
         gevent.sleep(0)  # as in _from_log
 
 
-def _wait(store: Store, subscription: Subscription, seq: int) -> tuple[bool, Notice | None]:
-    """Sleep until something happens. Returns whether the log must be read, and a notice for the client."""
+def _wait(store: Store, subscription: Subscription, seq: int) -> tuple[bool, Sequence[Notice]]:
+    """Sleep until something happens. Returns whether the log must be read, and notices for the client."""
     is_behind = subscription.status.num_entries > seq  # the missing entries may be on their way, or lost
     # Without a timer the sweep wakes it up every second; a timer per entry would cost too much.
     is_awake = subscription.wake.wait(LAG_S if is_behind else None)
     subscription.wake.clear()
     if is_behind and not is_awake:
-        return True, None
+        return True, ()
     status = subscription.status
     if subscription.has_new_status:
         subscription.has_new_status = False
         if status.state == "" or status.num_entries < seq:
-            _check(store, subscription.job_id, seq)
-    if status.state == "queued" and status.position not in (-1, subscription.sent_position):
-        subscription.sent_position = status.position
+            _check(store, subscription, seq)
+    if news := subscription.wait_news.of(status, subscription.entry):
         subscription.last_sent = time.monotonic()
-        return False, Queued(status.position)
+        return False, news
     if time.monotonic() - subscription.last_sent < KEEP_ALIVE_S and not subscription.needs_probe:
-        return False, None
+        return False, ()
     subscription.needs_probe = False
     subscription.last_sent = time.monotonic()
-    return False, Idle()
+    return False, subscription.wait_news.again()
 
 
-def _check(store: Store, job_id: str, seq: int) -> None:
+def _check(store: Store, subscription: Subscription, seq: int) -> None:
     """Poll again before judging: the sweep's status may be older than the job or than the newest live entries."""
     try:
-        [status] = store.poll([job_id])
+        [status] = store.poll([subscription.job_id])
     except RedisError as error:
         if not is_passing(error):
             raise
         return
+    if status.state == "" and subscription.waits_for_end:
+        raise Unavailable("This job was lost with the data of Redis before it was finished; send the request again.")
     if status.state == "":
         raise NotFound("This job does not exist any more; results are kept for a limited time.")
     if status.num_entries < seq:
         raise StreamRewound(REWOUND)
 
 
-def _from_log(store: Store, job_id: str, seq: int) -> list[LogEntry]:
+def _from_log(log: Log, job_id: str, seq: int) -> list[LogEntry]:
     gevent.sleep(0)  # let other requests run between two pages of a long log
     try:
-        return store.log.entries(job_id, after=seq, count=PAGE_ENTRIES)
+        return log.entries(job_id, after=seq, count=PAGE_ENTRIES)
     except RedisError as error:
         if not is_passing(error):
             raise

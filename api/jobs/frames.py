@@ -49,6 +49,9 @@ class Frames:
             frames += self.failure(JobFailed(event.message, code=event.code))
         return frames
 
+    def notice(self, text: str) -> bytes:
+        return self._dialect.notice(text, is_block=not self._with_ids)
+
     def failure(self, error: OmniError) -> bytes:
         """An error frame. It has no number, so no client resumes after it."""
         data = self._dialect.failure(error, max(self._num_chunks, self._after))

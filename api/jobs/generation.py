@@ -50,7 +50,7 @@ def submit_all(store: Store, submissions: Sequence[Submission]) -> Enqueued:
     An older answer may lack jobs, if a process died between two of them; these are enqueued now.
     """
     first = submissions[0].request.id
-    enqueued = submit(store, submissions[0])
+    first_enqueued = enqueued = submit(store, submissions[0])
     answer_id = enqueued.job_id
     ids = job_ids(answer_id, len(submissions))
     try:
@@ -62,7 +62,7 @@ def submit_all(store: Store, submissions: Sequence[Submission]) -> Enqueued:
             for job_id in ids:
                 store.cancel(job_id, message="The queue had no room for all prompts of the request.")
         raise
-    return replace(enqueued, job_id=answer_id)
+    return replace(enqueued, job_id=answer_id, position=first_enqueued.position, eta_s=first_enqueued.eta_s)
 
 
 def unavailable(error: RedisError) -> Unavailable:

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from api.jobs.subscription import Subscription
+from api.prompt.shelf import ShelfReader
 from common.redis import keys
 from common.redis.job_log import LogEntry
 from common.redis.store import Store
@@ -31,11 +32,10 @@ RETRY_S = 0.2
 class EventHub:
     """Owns the subscriptions of this process. Call start() once, after the fork."""
 
-    def __init__(self, store: Store, redis: "Redis", queue: str) -> None:
+    def __init__(self, store: Store, redis: "Redis") -> None:
         self.store = store
         self.redis = redis
-        self.queue = queue
-        self.seconds_per_place = 1.0  # how long the queue takes to move by one
+        self.shelf = ShelfReader(redis)
         self.is_redis_up = False
         self.is_closing = False
         self._subscriptions: dict[str, list[Subscription]] = {}
@@ -86,7 +86,7 @@ class EventHub:
                     subscription.push(entry)
 
     def sweep(self) -> None:
-        """Update every subscription's status, expire jobs, run the periodic tasks."""
+        """Update every subscription's status, admit and expire jobs, run the periodic tasks."""
         waiting = list(self._subscriptions)
         for start in range(0, len(waiting), SWEEP_JOBS):
             self._update(waiting[start : start + SWEEP_JOBS])
@@ -94,12 +94,12 @@ class EventHub:
             self.store.expire(queue)
         for task in self._periodic_tasks:
             task()
-        self.seconds_per_place = self.store.directory.seconds_per_place(self.queue)
 
     def _update(self, job_ids: Sequence[str]) -> None:
+        shelf = self.shelf.entries()
         for job_id, status in zip(job_ids, self.store.poll(job_ids), strict=True):
             for subscription in self._subscriptions.get(job_id, ()):
-                subscription.update(status)
+                subscription.update(status, shelf.get(status.queue))
 
     def _wake_all(self) -> None:
         """Wake every subscription, so that quiet streams send keep-alives also while Redis is away."""

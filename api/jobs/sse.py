@@ -15,12 +15,13 @@ def frame(data: dict[str, Any], number: int | None = None, event: str | None = N
     return head + b"data: " + json_bytes(data) + b"\n\n"
 
 
-def comment(text: str) -> bytes:
+def comment(text: str, *, is_block: bool = False) -> bytes:
     """A line that clients ignore; it keeps proxies from closing an idle connection.
 
-    Not followed by a blank line: after an `id:` line OpenAI's decoder would take that for an event without data.
+    `is_block`: followed by a blank line, for clients that split a stream at these. Not in a stream with `id:` lines:
+    OpenAI's decoder would take that for an event without data.
     """
-    return b": " + text.replace("\n", " ").encode() + b"\n"
+    return b": " + text.replace("\n", " ").encode() + (b"\n\n" if is_block else b"\n")
 
 
 def retry(milliseconds: int) -> bytes:

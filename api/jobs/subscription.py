@@ -5,7 +5,9 @@ from collections import deque
 
 from gevent.event import Event as Wake
 
+from api.jobs.waiting.notices import WaitNews
 from common.redis.job_log import LogEntry
+from common.redis.served.shelf import ShelfEntry
 from common.redis.store import JobStatus
 
 MAX_LIVE_ENTRIES = 64
@@ -18,8 +20,9 @@ class Subscription:
         self.job_id = job_id
         self.wake = Wake()
         self.status = JobStatus("queued", 0, -1)
+        self.entry: ShelfEntry | None = None  # of the job's model, where its worker has several
         self.has_new_status = False
-        self.sent_position = -1  # the queue position that the client was last sent
+        self.wait_news = WaitNews()
         self.last_sent = time.monotonic()
         self.is_client_gone = False
         self.needs_probe = False  # send something, to learn whether the client still reads
@@ -38,8 +41,8 @@ class Subscription:
         self._entries.clear()
         return entries
 
-    def update(self, status: JobStatus) -> None:
-        self.status = status
+    def update(self, status: JobStatus, entry: ShelfEntry | None = None) -> None:
+        self.status, self.entry = status, entry
         self.has_new_status = True
         self.wake.set()
 

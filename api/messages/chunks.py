@@ -3,7 +3,9 @@
 message_start, ping, (content_block_start, content_block_delta*, content_block_stop)*, message_delta, message_stop
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from api.jobs.dialects import ANTHROPIC
@@ -12,13 +14,23 @@ from api.reading.choice import ChoiceParser, TokenDecoder
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
 from common.json_text import object_in
-from common.wire import Delta, Event, Failed, Finished
+from common.wire import Delta, Event, Failed, Finished, Tier
+
+SERVICE_TIERS: Mapping[Tier, str] = MappingProxyType(  # Anthropic's names
+    {"default": "standard", "priority": "priority", "flex": "batch"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class MessageMeta(ParsedMeta):
     num_prompt_tokens: int
     stop: list[str]
+    tier: Tier = "default"
+
+    def forms(self) -> list[dict[str, Any]]:
+        """Without a `tier` that is the default: other versions do not know it."""
+        [form] = super(MessageMeta, self).forms()
+        return [form if self.tier != "default" else {name: form[name] for name in form if name != "tier"}]
 
 
 @dataclass(slots=True)
@@ -86,7 +98,7 @@ class MessageChunks:
             "content": self._content(),
             "stop_reason": self.stop_reason,
             "stop_sequence": self.stop_sequence,
-            "usage": dict(self._usage),
+            "usage": self._usage | {"service_tier": SERVICE_TIERS[self.meta.tier]},
         }
 
     def _content(self) -> list[dict[str, Any]]:

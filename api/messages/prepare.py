@@ -48,6 +48,7 @@ def prepare(call: Call[MessagesRequest]) -> Prepared[MessageMeta]:
         created=int(time.time()),
         num_prompt_tokens=len(chat.prompt.ids),
         stop=call.body.stop_sequences or [],
+        tier=call.tier,
         reading=chat.options,
     )
     return Prepared(meta, [chat.request(meta.id, call)], QueueOptions.of(body))
@@ -105,6 +106,7 @@ def chat_request(body: CountRequest) -> ChatRequest:
             "stream": body.stream,
             "stream_options": body.stream_options,
             "timeout": body.timeout,
+            "not_before": body.not_before,
         }
     return ChatRequest.model_construct(**fields)
 

@@ -163,7 +163,7 @@ def written_time(nanoseconds: int) -> str:
 
 
 def loaded(model: str, *, is_chat: bool, is_unloaded: bool) -> dict[str, Any]:
-    """The answer to a request that only asks for its model to be loaded, or dropped (which nothing here is)."""
+    """The answer to a request that only asks for its model to be loaded, or unloaded."""
     head = {"model": model, "created_at": written_time(time.time_ns())}
     return (
         head | ShownPart().shown(is_chat=is_chat) | {"done": True, "done_reason": "unload" if is_unloaded else "load"}

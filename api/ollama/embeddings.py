@@ -23,36 +23,26 @@ def prepare_embed(call: Call[OllamaEmbedRequest]) -> Prepared[EmbeddingMeta]:
     body = call.body
     texts = [body.input] if isinstance(body.input, str) else body.input or []
     given = texts if body.truncate is False else cut(texts, call.encoder)
-    asked = EmbeddingRequest.model_construct(model=body.model, input=given, dimensions=body.dimensions)
+    asked = EmbeddingRequest.model_construct(
+        model=body.model, input=given, dimensions=body.dimensions, keep_alive=body.keep_alive
+    )
     return prepare(replace(call, body=asked))  # type: ignore[arg-type]  # the same call with another body
 
 
 def prepare_embedding(call: Call[OllamaEmbeddingsRequest]) -> Prepared[EmbeddingMeta]:
     """Raises InvalidRequest or ContextLengthExceeded."""
-    asked = EmbeddingRequest.model_construct(model=call.body.model, input=cut([call.body.prompt or ""], call.encoder))
+    given = cut([call.body.prompt or ""], call.encoder)
+    asked = EmbeddingRequest.model_construct(model=call.body.model, input=given, keep_alive=call.body.keep_alive)
     with named({"input": "prompt"}):
         return prepare(replace(call, body=asked))  # type: ignore[arg-type]
 
 
 def cut(texts: list[str], encoder: PromptEncoder) -> list[list[int]]:
     """Each text's ids, as many as the model takes, with the tokens that it puts around a text."""
-    most = encoder.card.max_model_len
-    tokenized = encoder.tokenize_all([text[: most * LONG_TOKEN] for text in texts], MAX_INPUT_TOKENS, param="input")
-    [around] = encoder.tokenize_all([""], MAX_INPUT_TOKENS)
-    return [shortened_ids(ids, most, num_ending(ids, around)) for ids in tokenized]
-
-
-def shortened_ids(ids: list[int], most: int, num_kept: int) -> list[int]:
-    """At most `most` ids, with the last `num_kept` of them."""
-    return ids if len(ids) <= most else [*ids[: most - num_kept], *ids[len(ids) - num_kept :]]
-
-
-def num_ending(ids: list[int], around: list[int]) -> int:
-    """How many of the tokens around a text stand after it."""
-    num_before = 0
-    while num_before < min(len(ids), len(around)) and ids[num_before] == around[num_before]:
-        num_before += 1
-    return len(around) - num_before
+    most, frame = encoder.card.max_model_len, encoder.text_frame
+    beginnings = [text[: most * LONG_TOKEN] for text in texts]
+    tokenized = encoder.tokenize_all(beginnings, MAX_INPUT_TOKENS, add_special_tokens=False, param="input")
+    return [frame.framed(ids[: most - frame.size]) for ids in tokenized]
 
 
 class VectorsOfTexts(EmbeddingCompletion):

@@ -9,9 +9,10 @@ from api.prompt.encoder import PromptEncoder
 from api.prompt.fim import fim_tokens
 from api.prompt.models import LATEST
 from api.request.sampling import DEFAULT_TEMPERATURE
+from common.redis.served.shelf import ShelfEntry
 from common.wire import ModelCard
 
-FOR_EVER = "2318-12-31T23:59:59Z"  # models are not unloaded
+FOR_EVER = "2318-12-31T23:59:59Z"  # of a model that is not unloaded for being idle
 
 
 def tagged(name: str) -> str:
@@ -24,17 +25,23 @@ def listed(name: str, card: ModelCard) -> dict[str, Any]:
         "name": tagged(name),
         "model": tagged(name),
         "modified_at": written_time(card.created * 10**9),
-        "size": 0,
+        "size": card.file_bytes,
         "digest": hashlib.sha256(f"{card.root} {card.revision}".encode()).hexdigest(),
         "details": details_of(card),
     }
 
 
-def running(name: str, card: ModelCard) -> dict[str, Any]:
-    """An item of /api/ps."""
+def running(name: str, card: ModelCard, entry: ShelfEntry, *, is_on_gpu: bool) -> dict[str, Any]:
+    """An item of /api/ps, of a model that is loaded. Its size is what it takes there, where that is known."""
     item = listed(name, card)
     del item["modified_at"]
-    return item | {"expires_at": FOR_EVER, "size_vram": 0, "context_length": card.max_model_len}
+    size = entry.memory_bytes
+    return item | {
+        "size": size or card.file_bytes,
+        "expires_at": written_time(round(entry.unload_at * 10**9)) if entry.unload_at else FOR_EVER,
+        "size_vram": size if is_on_gpu else 0,
+        "context_length": card.max_model_len,
+    }
 
 
 def shown(name: str, encoder: PromptEncoder) -> dict[str, Any]:
@@ -63,18 +70,18 @@ def shown(name: str, encoder: PromptEncoder) -> dict[str, Any]:
 def details_of(card: ModelCard) -> dict[str, Any]:
     return {
         "parent_model": "",
-        "format": "safetensors",
+        "format": card.file_format,
         "family": card.architecture,
         "families": [card.architecture],
         "parameter_size": "",
-        "quantization_level": "",
+        "quantization_level": card.packing,
     }
 
 
 def capabilities_of(encoder: PromptEncoder) -> list[str]:
     card = encoder.card
-    if card.task == "embed":
-        return ["embedding"]
+    if card.task != "generate":
+        return ["embedding"] if card.task == "embed" else []
     has = {
         "completion": True,
         "tools": True,  # those that a template does not show are described in the system message

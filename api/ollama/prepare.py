@@ -69,7 +69,9 @@ def from_chat(call: Call[Any], chat: ChatInput, *, is_raw: bool = False) -> Prep
         is_raw=is_raw,
         reading=chat.options,
     )
-    return Prepared(meta, [chat.request(meta.id, call)], QueueOptions(stream=body.is_streamed))
+    return Prepared(
+        meta, [chat.request(meta.id, call)], QueueOptions(stream=body.is_streamed, keep_alive_s=body.keep_alive)
+    )
 
 
 def chat_request(body: OllamaChatRequest) -> ChatRequest:

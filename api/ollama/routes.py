@@ -9,6 +9,7 @@ from api.jobs.call import Call
 from api.jobs.dialects import OLLAMA
 from api.jobs.service import Service
 from api.jobs.serving import enqueue, fetch, respond, stored
+from api.models.orders import is_shelved, order_model
 from api.ollama.chunks import CHAT_LINES, GENERATE_LINES, loaded
 from api.ollama.embeddings import EMBED, EMBEDDINGS, prepare_embed, prepare_embedding
 from api.ollama.models import listed, running, shown
@@ -18,14 +19,14 @@ from api.schema.ollama import (
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
     OllamaGenerateRequest,
-    OllamaGenerating,
     OllamaModelRequest,
 )
 from api.schema.parse import parse
 from common import __version__
-from common.errors import MethodNotAllowed
+from common.errors import MethodNotAllowed, Unavailable
 
 VERSION = "0.14.0"  # of Ollama, whose clients ask for at least one that has what they use
+LOAD_S = 300.0  # as Ollama waits for a model
 MANAGED = (("POST", "create"), ("POST", "copy"), ("POST", "push"), ("DELETE", "delete"))
 
 
@@ -43,7 +44,7 @@ def add_generating(routes: Blueprint, service: Service) -> None:
     def ollama_chat() -> Response:
         call = Call.of(service, request, OllamaChatRequest)
         if not call.body.messages:
-            return jsonify(loading(call.body, is_chat=True))
+            return jsonify(loading(call, is_chat=True))
         pending = enqueue(call, CHAT_LINES, prepare_chat(call))
         del call  # frees the body while the answer is waited for
         return respond(pending)
@@ -52,7 +53,7 @@ def add_generating(routes: Blueprint, service: Service) -> None:
     def ollama_generate() -> Response:
         call = Call.of(service, request, OllamaGenerateRequest)
         if not (call.body.prompt or call.body.suffix or call.body.images):
-            return jsonify(loading(call.body, is_chat=False))
+            return jsonify(loading(call, is_chat=False))
         pending = enqueue(call, GENERATE_LINES, prepare_generate(call))
         del call
         return respond(pending)
@@ -66,8 +67,24 @@ def add_generating(routes: Blueprint, service: Service) -> None:
         return fetch(service, request, stored(service, service.keys.caller(request), GENERATE_LINES, job_id))
 
 
-def loading(body: OllamaGenerating, *, is_chat: bool) -> dict[str, Any]:
-    return loaded(body.model, is_chat=is_chat, is_unloaded=body.keep_alive in (0, "0", "0s"))
+def loading(call: Call[Any], *, is_chat: bool) -> dict[str, Any]:
+    keep_or_load(call)
+    return loaded(call.body.model, is_chat=is_chat, is_unloaded=call.body.keep_alive == 0)
+
+
+def keep_or_load(call: Call[Any]) -> None:
+    """A request without a question: loads its model and waits for that, or lets it go when it has nothing to do.
+
+    A worker with one model keeps it. Raises ModelLoadFailed or Unavailable.
+    """
+    service, queue = call.service, call.encoder.card.queue
+    if not is_shelved(service, queue):
+        return
+    keep_alive_s = call.body.keep_alive
+    if keep_alive_s == 0:
+        order_model(service, queue, "unload", keep_alive_s=0.0)
+    elif not order_model(service, queue, "load", keep_alive_s=keep_alive_s, wait_s=LOAD_S):
+        raise Unavailable(f"The model {queue!r} is not loaded yet: others have work; ask again, or send the question.")
 
 
 def add_embedding(routes: Blueprint, service: Service) -> None:
@@ -75,6 +92,7 @@ def add_embedding(routes: Blueprint, service: Service) -> None:
     def ollama_embed() -> Response:
         call = Call.of(service, request, OllamaEmbedRequest, task="embed")
         if not call.body.input:
+            keep_or_load(call)
             return jsonify({"model": call.body.model, "embeddings": []})
         pending = enqueue(call, EMBED, prepare_embed(call))
         del call
@@ -84,6 +102,7 @@ def add_embedding(routes: Blueprint, service: Service) -> None:
     def ollama_embeddings() -> Response:
         call = Call.of(service, request, OllamaEmbeddingsRequest, task="embed")
         if not call.body.prompt:
+            keep_or_load(call)
             return jsonify({"embedding": []})
         pending = enqueue(call, EMBEDDINGS, prepare_embedding(call))
         del call
@@ -104,7 +123,11 @@ def add_models(routes: Blueprint, service: Service) -> None:
     @routes.get("/api/ps")
     def ollama_ps() -> dict[str, Any]:
         service.keys.caller(request)
-        return {"models": [running(name, card) for name, card in service.models.cards()]}
+        cards, shelf = service.models.cards(), service.models.shelf
+        entries = service.models.places({card.queue for _, card in cards})
+        is_on_gpu = any(report.device.startswith("cuda") for report in shelf.reports())
+        loaded = [(name, card, entry) for name, card in cards if (entry := entries[card.queue]).status == "loaded"]
+        return {"models": [running(*each, is_on_gpu=is_on_gpu) for each in loaded]}
 
     @routes.post("/api/show")
     def ollama_show() -> dict[str, Any]:
@@ -130,8 +153,8 @@ def add_managing(routes: Blueprint, service: Service) -> None:
     def refuse() -> Response:
         service.keys.caller(request)
         raise MethodNotAllowed(
-            "Models are chosen by the operator of this server (OMNI_MODEL); they cannot be created, copied, pushed or "
-            "deleted through the API."
+            "Models are chosen by the operator of this server (OMNI_MODEL, OMNI_MODELS); they cannot be created, "
+            "copied, pushed or deleted through the API."
         )
 
     for method, name in MANAGED:

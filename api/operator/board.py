@@ -17,6 +17,7 @@ from api.jobs.dialects import OPENAI
 from api.jobs.frames import RESUME_MS
 from api.jobs.service import Service
 from api.operator.snapshot import take_snapshot
+from api.operator.stored_work import StoredWork
 
 logger = logging.getLogger("omni.api")
 
@@ -28,6 +29,7 @@ class Board:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._stored = StoredWork(service)
         self._frame = b""
         self._taken = 0.0
         self._is_free = BoundedSemaphore(1)
@@ -36,13 +38,14 @@ class Board:
         """Raises RedisError."""
         with self._is_free:
             if time.monotonic() - self._taken >= PERIOD_S:
-                snapshot = take_snapshot(self._service.store, self._service.settings.model.queue)
-                self._frame, self._taken = sse.frame(self._with_names(snapshot)), time.monotonic()
+                snapshot = take_snapshot(self._service.store, self._service.models.expected.values())
+                snapshot = self._with_names(snapshot) | self._stored.newest()
+                self._frame, self._taken = sse.frame(snapshot), time.monotonic()
             return self._frame
 
     def _with_names(self, snapshot: dict[str, Any]) -> dict[str, Any]:
         """The snapshot with names of keys in place of their hashes, where a key has a name."""
-        for job in (*snapshot["waiting"], *snapshot["running"]):
+        for job in (*snapshot["waiting"], *snapshot["running"], *snapshot["scheduled"]):
             job["owner"] = self._service.keys.name_of(job["owner"])
         return snapshot
 

@@ -1,7 +1,10 @@
 """GET /metrics: Redis' counters and the current gauges, for Prometheus. The same in every API process."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
+from typing import Any
 
 from flask import Blueprint, Response, request
 from prometheus_client import CollectorRegistry
@@ -9,8 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.jobs.service import Service
+from api.operator.shelf_metrics import shelf_metrics
+from api.operator.stored_work import StoredCounts
+from common.records.batches import OUTCOMES
 from common.redis import keys
+from common.redis.key_store import ALL_TIERS
 from common.redis.metrics import BOUNDS_MS, SERVICE, read
+from common.redis.served.shelf import nearest
 from common.redis.server import memory_of
 from common.redis.store import Store
 
@@ -22,6 +30,7 @@ HISTOGRAMS: Mapping[str, str] = MappingProxyType(
         "request_prefill_time": "Time from the claim to the first token.",
         "request_decode_time": "Time from the first token to the end.",
         "e2e_request_latency": "Time from accepting the request to its end, for complete answers.",
+        "model_swap_time": "Time that loading a model of a table took.",
     }
 )
 COUNTERS: Mapping[str, str] = MappingProxyType(
@@ -35,15 +44,28 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "spec_decode_num_draft_tokens": "Tokens drafted by speculation and verified.",
         "spec_decode_num_accepted_tokens": "Drafted tokens that proved right.",
         "resumed_jobs": "Jobs resumed from their log after their worker ended or they were preempted for another key.",
-        "jobs_that_made_room": "Running jobs returned to the queue for another key's job.",
+        "jobs_that_made_room": "Running jobs returned to the queue for another key's job of the same tier.",
+        "paused_jobs": "Running jobs returned to the queue for a job of an earlier tier.",
     }
 )
 LABELLED: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "request_success": ("finished_reason", "Ended answers by reason: stop, length, abort (cancelled), error."),
         "request_failed": ("code", "Failed jobs by error code."),
+        "model_swaps": ("reason", "Models of a table that were loaded, by reason."),
         "admissions_refused": ("reason", "Requests that were refused before they were enqueued."),
     }
+)
+# Name, label, what it counts and the label's values: of the store, where rows are kept for OMNI_STORE_TTL.
+STORED: Sequence[tuple[str, str, str, Sequence[str]]] = (
+    (
+        "batches",
+        "status",
+        "Batches that are kept, by status.",
+        ("validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"),
+    ),
+    ("batch_lines", "outcome", "Lines of the batches that are kept, by outcome.", ("waiting", *OUTCOMES)),
+    ("webhook_deliveries", "state", "Webhook deliveries that are kept, by state.", ("pending", "delivered", "failed")),
 )
 WORKER_STATES = ("loading", "ready", "away", "draining")
 
@@ -51,9 +73,14 @@ WORKER_STATES = ("loading", "ready", "away", "draining")
 class Counts:
     """A collector for one scrape. Raises RedisError."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, stored: Mapping[str, Any]) -> None:
+        self.stored = stored
         self.store = service.store
-        self.queues = sorted({service.settings.model.queue, *service.store.directory.models().values()})
+        self.names = service.keys.names()
+        self.queues = sorted({*service.models.expected.values(), *service.store.directory.models().values()})
+        self.places = service.models.places(self.queues)
+        self.reports = service.models.shelf.reports()
+        self.shelf = nearest(self.reports)
         self.counts = {queue: read(self.store.redis, queue) for queue in self.queues}
 
     def collect(self) -> Iterator[Metric]:
@@ -74,7 +101,10 @@ class Counts:
         restarts = [(queue, int(self.store.redis.get(keys.CRASHES + queue) or 0)) for queue in self.queues]
         yield self._counter("worker_restarts", "Workers that died and were replaced.", restarts)
         yield from self._gauges()
+        yield from shelf_metrics(self.reports, self.places)
         yield http_requests(self.store)
+        yield from key_usage(self.store, self.names)
+        yield from stored_counts(self.stored)
 
     def _gauges(self) -> Iterator[Metric]:
         """Current gauges."""
@@ -83,15 +113,15 @@ class Counts:
             ("num_requests_running", "Sequences in the workers' batches.", "num_running"),
             ("num_preempted", "Preempted sequences that wait for KV cache.", "num_preempted"),
             ("generation_tokens_per_second", "Tokens generated in the last second.", "tokens_per_s"),
-            (
-                "memory_used_bytes",
-                "Memory in use by the workers: GPU memory, or the process's on a CPU.",
-                "memory_used",
-            ),
         ):
             yield self._gauge(name, text, [(queue, total(workers, queue, field)) for queue in self.queues])
+        memory = [(queue, self._memory_used(workers, queue)) for queue in self.queues]
+        text = "Memory in use by the workers: GPU memory, or the process's on a CPU; of a table the model's own."
+        yield self._gauge("memory_used_bytes", text, memory)
         waiting = [(queue, self._num_waiting(queue)) for queue in self.queues]
         yield self._gauge("num_requests_waiting", "Jobs in the queue.", waiting)
+        yield self._by_tier("num_requests_waiting_by_tier", "Jobs in the queue, by service tier.", "num_waiting_in")
+        yield self._by_tier("num_requests_running_by_tier", "Sequences in batches, by service tier.", "num_running_in")
         usage = []
         for queue in self.queues:
             blocks = total(workers, queue, "kv_blocks_total")
@@ -108,8 +138,18 @@ class Counts:
             value=memory_of(self.store.redis).free_ratio,
         )
 
+    def _memory_used(self, workers: Sequence[dict[str, str]], queue: str) -> float:
+        entry = self.shelf.get(queue)
+        return total(workers, queue, "memory_used") if entry is None else entry.memory_bytes
+
     def _num_waiting(self, queue: str) -> int:
         return self.store.directory.num_waiting(queue) + int(self.store.redis.zcard(keys.SUSPECTS + queue))
+
+    def _by_tier(self, name: str, text: str, read_name: str) -> Metric:
+        family = GaugeMetricFamily(f"omni:{name}", text, labels=["model_name", "tier"])
+        for queue, tier in product(self.queues, ALL_TIERS):
+            family.add_metric([queue, tier], getattr(self.store.directory, read_name)(queue, tier))
+        return family
 
     @staticmethod
     def _counter(name: str, text: str, values: Sequence[tuple[str, int]]) -> Metric:
@@ -149,14 +189,41 @@ def http_requests(store: Store) -> Metric:
     return family
 
 
+def key_usage(store: Store, names: Mapping[str, str]) -> Iterator[Metric]:
+    """By the names of the keys that exist; what others used is summed up as `revoked`."""
+    tokens = CounterMetricFamily("omni:key_tokens", "Tokens of ended requests by key.", labels=["key", "kind"])
+    seconds = CounterMetricFamily("omni:key_gpu_seconds", "Device time of ended requests by key.", labels=["key"])
+    used: Counter[tuple[str, str]] = Counter()
+    for field, number in store.redis.hgetall(keys.KEY_USAGE).items():
+        owner, _, kind = field.decode().partition("|")
+        used[names.get(owner, "revoked"), kind] += int(number)
+    for (name, kind), number in sorted(used.items()):
+        if kind == "gpu_us":
+            seconds.add_metric([name], number / 1e6)
+        else:
+            tokens.add_metric([name, kind], number)
+    yield tokens
+    yield seconds
+
+
+def stored_counts(stored: Mapping[str, Any]) -> Iterator[Metric]:
+    """None while the store is away: what it last said may be wrong by now."""
+    for name, label, text, values in () if stored["is_store_away"] else STORED:
+        family = GaugeMetricFamily(f"omni:{name}", text, labels=[label])
+        for value in values:
+            family.add_metric([value], stored[name].get(value, 0))
+        yield family
+
+
 def metric_routes(service: Service) -> Blueprint:
     routes = Blueprint("metrics", __name__)
+    counts = StoredCounts(service)
 
     @routes.get("/metrics")
     def metrics() -> Response:
         service.keys.admin(request)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Counts(service))
+        registry.register(Counts(service, counts.newest()))
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
     return routes

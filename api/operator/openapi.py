@@ -19,7 +19,7 @@ from common import __version__
 REF = "#/components/schemas/{model}"
 CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
-PAGES = ("/", "/board", "/static/{name}")  # left out
+PAGES = ("/", "/board", "/batches", "/static/{name}")  # left out
 
 
 def openapi_routes() -> Blueprint:
@@ -109,8 +109,8 @@ def operation(name: str, rule: Rule) -> dict[str, Any]:
     }
     if described.body is not None:
         described_as["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": reference(described.body)}},
+            "required": not described.has_optional_body,
+            "content": {described.body_type: {"schema": reference(described.body)}},
         }
     return described_as
 

@@ -1,4 +1,4 @@
-"""The chat page and the board: static files, served without a key. Their requests need one."""
+"""The chat page, the page of batches and the board: static files, served without a key. Their requests need one."""
 
 from pathlib import Path
 
@@ -17,6 +17,10 @@ def page_routes() -> Blueprint:
     @routes.get("/board")
     def board() -> Response:
         return send_from_directory(STATIC, "board.html")
+
+    @routes.get("/batches")
+    def batches() -> Response:
+        return send_from_directory(STATIC, "batches.html")
 
     @routes.get("/static/<path:name>")
     def static(name: str) -> Response:

@@ -6,7 +6,7 @@ import time
 from flask import Flask, Response, g, request
 
 from api.gate import notes
-from api.gate.rate_headers import rate_headers
+from api.gate.rate_headers import queue_headers, rate_headers
 from api.jobs.service import Service
 
 logger = logging.getLogger("omni.api")
@@ -35,10 +35,10 @@ def install_request_log(app: Flask, service: Service) -> None:
 
     @app.after_request
     def note(response: Response) -> Response:
-        if quota := notes.quota():
-            place_s = service.hub.seconds_per_place
+        if (enqueued := notes.enqueued()) and enqueued.quota:
             max_queue = service.settings.limits.max_queue
-            response.headers.update(rate_headers(quota, notes.num_waiting(), max_queue, place_s))
+            response.headers.update(rate_headers(enqueued.quota, enqueued.num_waiting, max_queue, enqueued.place_s))
+            response.headers.update(queue_headers(enqueued) if enqueued.job_id else {})
         route = request.url_rule.rule if request.url_rule is not None else "none"
         service.tally.add(
             f"http_requests|{request.method if request.url_rule else 'other'} {route} {response.status_code}"

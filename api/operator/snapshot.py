@@ -1,17 +1,22 @@
-"""A snapshot of the service for the operator: workers, the queue, running jobs, recent failures."""
+"""A snapshot of the service for the operator: workers, the queue, running and scheduled jobs, recent failures."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from common.redis import keys, rq_seams
+from common.redis.key_store import ALL_TIERS
 from common.redis.keys import JobField
+from common.redis.served.shelf import ShelfStore
 from common.redis.store import Store
 
 MAX_WAITING = 100
 MAX_FAILED = 50
+MAX_SCHEDULED = 20
 JOB_FIELDS: tuple[JobField, ...] = (
     "owner",
+    "tier",
     "created",
     "first_claimed",
     "num_prompt",
@@ -19,13 +24,15 @@ JOB_FIELDS: tuple[JobField, ...] = (
     "max_tokens",
     "code",
     "ended",
+    "not_before",
 )
 
 
-def take_snapshot(store: Store, queue: str) -> dict[str, Any]:
-    """All queues at one moment; `queue` may still be unknown to Redis. Ages are in seconds; positions count from 1."""
+def take_snapshot(store: Store, expected: Iterable[str]) -> dict[str, Any]:
+    """All queues at one moment; those that are expected may still be unknown to Redis. Ages are in seconds; positions
+    count from 1."""
     now = time.time()
-    queues = sorted({queue, *store.directory.models().values()})
+    queues = sorted({*expected, *store.directory.models().values()})
     fences = store.directory.fences()
     found = store.redis.pipeline(transaction=False)
     for fence in fences:
@@ -39,17 +46,76 @@ def take_snapshot(store: Store, queue: str) -> dict[str, Any]:
     per_queue = replies[len(fences) :]
     queued = [[member.decode().partition(":")[2] for member in members] for members in per_queue[0::3]]
     failed = [job_id.decode() for ids in per_queue[2::3] for job_id in ids]
-    jobs = _jobs(store, [*running, *(job_id for ids in queued for job_id in ids), *failed])
+    scheduled, num_scheduled = _soonest(store, queues)
+    jobs = _jobs(store, [*running, *(job_id for ids in queued for job_id in ids), *failed, *scheduled])
     waiting = [(place + 1, job_id) for ids in queued for place, job_id in enumerate(ids)]
+    waits = {
+        queue: _wait(num, [jobs[job_id] for job_id in ids if job_id in jobs], now)
+        for queue, ids, num in zip(queues, queued, per_queue[1::3], strict=True)
+    }
+    outlooks = store.jobs.outlooks([job_id for _, job_id in waiting])
     recent = sorted((job_id for job_id in failed if job_id in jobs), key=lambda job_id: -jobs[job_id]["ended"])
     return {
         "time": round(now, 3),
         "workers": [*(_worker(worker, now) for worker in store.directory.workers()), *_loading(store, queues, now)],
-        "waiting": [_waiting(place, job_id, jobs[job_id], now) for place, job_id in waiting if job_id in jobs],
+        "waiting": [
+            _waiting(place, job_id, jobs[job_id], now) | {"eta_s": eta_of(outlooks[job_id].eta_s)}
+            for place, job_id in waiting
+            if job_id in jobs
+        ],
         "running": [_running(job_id, jobs[job_id], now) for job_id in running if job_id in jobs],
         "failed": [_failed(job_id, jobs[job_id], now) for job_id in recent[:MAX_FAILED]],
         "num_waiting": sum(per_queue[1::3]),
+        "scheduled": [_scheduled(job_id, jobs[job_id]) for job_id in scheduled if job_id in jobs],
+        "num_scheduled": num_scheduled,
+        "tiers": _tiers(store, queues),
+        "shelves": _shelves(store, waits),
     }
+
+
+def _wait(num_waiting: int, first: Iterable[dict[str, Any]], now: float) -> dict[str, Any]:
+    """Of one model's queue. `first`: its first MAX_WAITING jobs, among which the longest wait is looked for."""
+    return {
+        "num_waiting": num_waiting,
+        "longest_wait_s": max((_age(job["created"], now) for job in first), default=0.0),
+    }
+
+
+def _shelves(store: Store, waits: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The models of each worker that has several, and what waits for them."""
+    nothing = _wait(0, (), 0.0)
+    shelves = [asdict(report) for report in ShelfStore(store.redis).reports()]
+    for shelf in shelves:
+        shelf["entries"] = [entry | waits.get(entry["queue"], nothing) for entry in shelf["entries"]]
+    return shelves
+
+
+def _soonest(store: Store, queues: Sequence[str]) -> tuple[list[str], int]:
+    """The jobs that are admitted next, and how many there are in all."""
+    found = store.redis.pipeline(transaction=False)
+    for queue in queues:
+        found.zrange(keys.LATER + queue, 0, MAX_SCHEDULED - 1, withscores=True)
+        found.zcard(keys.LATER + queue)
+    replies = found.execute()
+    soonest = sorted((time_ms, job_id.decode()) for jobs in replies[0::2] for job_id, time_ms in jobs)
+    return [job_id for _, job_id in soonest[:MAX_SCHEDULED]], sum(replies[1::2])
+
+
+def _tiers(store: Store, queues: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Of each tier, how many jobs wait and how many sequences run."""
+    directory = store.directory
+    return {
+        tier: {
+            "waiting": sum(directory.num_waiting_in(queue, tier) for queue in queues),
+            "running": sum(directory.num_running_in(queue, tier) for queue in queues),
+        }
+        for tier in ALL_TIERS
+    }
+
+
+def eta_of(eta_s: float) -> float | None:
+    """None while nothing has been measured."""
+    return round(eta_s, 1) if eta_s >= 0 else None
 
 
 def _jobs(store: Store, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -61,7 +127,7 @@ def _jobs(store: Store, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     for job_id, values in zip(job_ids, pipeline.execute(), strict=True):
         if values[0] is not None:
             texts = dict(zip(JOB_FIELDS, ((value or b"").decode() for value in values), strict=True))
-            numbers = {name: int(texts[name] or 0) for name in JOB_FIELDS if name not in ("owner", "code")}
+            numbers = {name: int(texts[name] or 0) for name in JOB_FIELDS if name not in ("owner", "tier", "code")}
             found[job_id] = texts | numbers
     return found
 
@@ -100,6 +166,7 @@ def _waiting(place: int, job_id: str, job: dict[str, Any], now: float) -> dict[s
         "position": place,
         "age_s": _age(job["created"], now),
         "owner": job["owner"],
+        "tier": job["tier"] or "default",
         "prompt_tokens": job["num_prompt"],
     }
 
@@ -109,6 +176,7 @@ def _running(job_id: str, job: dict[str, Any], now: float) -> dict[str, Any]:
         "id": job_id,
         "age_s": _age(job["first_claimed"], now),
         "owner": job["owner"],
+        "tier": job["tier"] or "default",
         "tokens": job["tokens"],
         "max_tokens": job["max_tokens"],
     }
@@ -116,6 +184,16 @@ def _running(job_id: str, job: dict[str, Any], now: float) -> dict[str, Any]:
 
 def _failed(job_id: str, job: dict[str, Any], now: float) -> dict[str, Any]:
     return {"id": job_id, "code": job["code"], "age_s": _age(job["ended"], now)}
+
+
+def _scheduled(job_id: str, job: dict[str, Any]) -> dict[str, Any]:
+    """`not_before` is unix seconds."""
+    return {
+        "id": job_id,
+        "owner": job["owner"],
+        "tier": job["tier"] or "default",
+        "not_before": job["not_before"] / 1000,
+    }
 
 
 def _age(since_ms: int, now: float) -> float:

@@ -18,6 +18,8 @@ from pydantic import BaseModel
 LARGE = 16 * 1024  # characters plus values; smaller work is done before a thread would have started
 PYTHON_THREADS = 4
 NATIVE_THREADS = 16
+STORE_THREADS = 4
+FILE_THREADS = 8
 SWITCH_INTERVAL_S = 0.001  # with four threads Python's default of 5 ms would delay every stream by 20 ms
 
 SCALARS = frozenset({int, float, bool, type(None)})
@@ -49,6 +51,16 @@ def in_python_thread(work: Callable[..., T], *args: Any) -> T:
 def in_native_thread(work: Callable[..., T], *args: Any) -> T:
     """work(*args) in the pool for code that releases the GIL. Raises what the work raises."""
     return _finished(_native_threads(gevent.get_hub()), work, args)
+
+
+def in_store_thread(work: Callable[..., T], *args: Any) -> T:
+    """work(*args) in the pool for SQL, whose calls wait for a disk. Raises what the work raises."""
+    return _finished(_store_threads(gevent.get_hub()), work, args)
+
+
+def in_file_thread(work: Callable[..., T], *args: Any) -> T:
+    """work(*args) in the pool for files, of which hundreds of megabytes may be on their way. Raises what it raises."""
+    return _finished(_file_threads(gevent.get_hub()), work, args)
 
 
 def is_large(value: Any, limit: int = LARGE) -> bool:
@@ -98,6 +110,16 @@ def _tried(work: Callable[..., T], args: tuple[Any, ...]) -> "_Done[T]":
 def _python_threads(hub: Any) -> ThreadPool:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     return ThreadPool(PYTHON_THREADS, hub=hub)
+
+
+@cache
+def _store_threads(hub: Any) -> ThreadPool:
+    return ThreadPool(STORE_THREADS, hub=hub)
+
+
+@cache
+def _file_threads(hub: Any) -> ThreadPool:
+    return ThreadPool(FILE_THREADS, hub=hub)
 
 
 @cache

@@ -40,12 +40,13 @@ def bounded(seconds: float, num_bytes: int) -> Iterator[None]:
             with _watched(seconds):
                 yield
             return
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        rest = signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_REAL, *rest)  # of whoever had set one, such as a test's own limit
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from api.reading.thinking.known import form_for
 from common.errors import ContextLengthExceeded, InvalidRequest
 from common.grammar.answer import MarkedText, marked_text
 from common.grammar.thinking import Thinking
+from common.model.frames import PairFrame, TextFrame, pair_frame, text_frame
 from common.model.spelling import Spelling, shown
 from common.wire import ModelCard
 
@@ -53,11 +55,27 @@ class PromptEncoder:
         ends = map(self._tokenizer.token_to_id, self.reasoning_form.end_tokens)
         self.end_token_ids: tuple[int, ...] = tuple(token_id for token_id in ends if token_id is not None)
 
+    def for_card(self, card: ModelCard) -> "PromptEncoder":
+        """The same for a card with the same tokenizer and template."""
+        other = copy(self)
+        other.card = card
+        return other
+
     @cached_property
     def tool_dialect(self) -> ToolDialect:
         """The form of calls that the model is asked for and whose answers are read; Hermes' where it has none known."""
         template = chat_template_of(self.card, has_tools=True)
         return template.dialect if template else dialect_for(None, self.card.architecture) or HERMES
+
+    @cached_property
+    def text_frame(self) -> TextFrame:
+        """The tokens around one text."""
+        return text_frame(self._tokenizer)
+
+    @cached_property
+    def pair_frame(self) -> PairFrame:
+        """The tokens around and between the texts of a pair."""
+        return pair_frame(self._tokenizer)
 
     @cached_property
     def _markup(self) -> list[str]:

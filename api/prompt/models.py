@@ -1,9 +1,16 @@
 """The served models: id -> encoder, from the cards that workers write to Redis."""
 
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from api.prompt.encoder import PromptEncoder
-from common.errors import ModelNotFound, ModelNotReady
+from api.prompt.shelf import ShelfReader, all_entries
+from common.errors import ModelLoadFailed, ModelNotFound, ModelNotReady
+from common.redis.served.adapters import AdapterRecord, AdapterStore, full_revision
+from common.redis.served.shelf import ShelfEntry
 from common.redis.store import Store
 from common.wire import ModelCard, Task
 
@@ -13,71 +20,147 @@ LATEST = ":latest"
 class Models:
     """Caches one encoder per queue; replaced when the worker's model has another revision."""
 
-    def __init__(self, store: Store, expected: tuple[str, ...], embedding_names: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        expected: Mapping[str, str],
+        embedding_names: tuple[str, ...] = (),
+        *,
+        is_table: bool = False,
+    ) -> None:
+        """`expected`: id -> queue, from the settings: known before a worker has written any card. `is_table`: what the
+        table had before is served no more, though its card is still there."""
         self.store = store
-        self.expected = expected + embedding_names  # from the settings: known before any worker has loaded
+        self.is_table = is_table
+        self.expected = {**expected, **dict.fromkeys(embedding_names, *embedding_names[:1])}
         self.embedding_names = embedding_names
+        self.adapters = AdapterStore(store.redis)
+        self.shelf = ShelfReader(store.redis)
         self._encoders: dict[str, PromptEncoder] = {}
         self._cards: dict[str, ModelCard] = {}
 
     def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
-        """Raises ModelNotFound for an id that is not served for this task, ModelNotReady while its worker loads."""
+        """Raises ModelNotFound for an id that is not served for this task, ModelNotReady before its card is there, and
+        ModelLoadFailed for a model that cannot be loaded. A task of None is no work for the model."""
         queue, revision = self._queue_of(model)
+        if queue is None and (record := self._adapter(model)) is not None:
+            return self._adapted(record, task)
         if queue is None:
-            if model in self.expected or other_name(model) in self.expected:
-                raise self._not_ready(model)
-            if task == "embed":
-                raise self._wrong_task(model, task)
+            if (expected := self.expected.get(model) or self.expected.get(other_name(model))) is not None:
+                raise self._not_ready(model, expected)
+            if task in ("embed", "score"):
+                raise self._wrong_task(model, "generate", task)
             names = ", ".join(self.names())
             raise ModelNotFound(f"The model {model[:100]!r} does not exist; this server has {names}.", param="model")
         encoder = self._encoders.get(queue)
         if encoder is None or encoder.card.revision != revision:
             card = self._card(queue, revision)
             if card is None:
-                raise self._not_ready(model)
+                raise self._not_ready(model, queue)
             encoder = self._encoders[queue] = PromptEncoder(card)
-        if task is not None and encoder.card.task != task:
-            raise self._wrong_task(model, task)
+        if task is not None and not serves(encoder.card, task):
+            raise self._wrong_task(model, encoder.card.task, task)
+        if task is not None:
+            self._check_loads(model, queue)
         return encoder
 
     def _queue_of(self, model: str) -> tuple[str | None, str]:
-        queue, revision = self.store.directory.queue_of(model)
-        return (queue, revision) if queue is not None else self.store.directory.queue_of(other_name(model))
+        for name in (model, other_name(model)):
+            queue, revision = self.store.directory.queue_of(name)
+            if queue is not None and self._is_served(name, queue):
+                return queue, revision
+        return None, ""
 
-    def _not_ready(self, model: str) -> ModelNotReady:
-        """The documented message, with the progress of loading if it is known."""
-        embeds = model in self.embedding_names
-        progress = self.store.directory.loading((self.embedding_names if embeds else self.expected)[0])
+    def _is_served(self, name: str, queue: str) -> bool:
+        """Beside a table there may be other workers, whose models it does not name."""
+        if not self.is_table or name in self.expected:
+            return True
+        is_own = queue in self.expected.values()
+        return not is_own and any(worker.get("queue") == queue for worker in self.store.directory.workers())
+
+    def _served(self) -> dict[str, str]:
+        """Id -> queue."""
+        return {name: queue for name, queue in self.store.directory.models().items() if self._is_served(name, queue)}
+
+    def _adapter(self, model: str) -> AdapterRecord | None:
+        """The adapter of this name, once it can be used."""
+        found = self.adapters.get(model) or self.adapters.get(other_name(model))
+        return found if found is not None and found.is_ready else None
+
+    def _adapted(self, record: AdapterRecord, task: Task | None) -> PromptEncoder:
+        """The base's encoder, with a card that names the adapter."""
+        encoder = self.encoder(record.queue, task)
+        return encoder.for_card(card_of(record, encoder.card))
+
+    def _check_loads(self, model: str, queue: str) -> None:
+        """Raises ModelLoadFailed for a model whose loading has failed for good."""
+        entry = self.shelf.entries().get(queue)
+        if entry is not None and not entry.is_served:
+            raise ModelLoadFailed(f"The model {model[:100]!r} cannot be loaded: {entry.fault}")
+
+    def _not_ready(self, model: str, queue: str) -> ModelNotReady:
+        """The documented message, with the progress of loading if it is known. Raises ModelLoadFailed."""
+        self._check_loads(model, queue)
+        progress = self.store.directory.loading(queue)
         far = f": {progress['what']} ({float(progress['share']):.0%})" if "share" in progress else ""
         return ModelNotReady(f"Model not ready{far}", retry_after_s=2)
 
-    def _wrong_task(self, model: str, task: Task) -> ModelNotFound:
-        if task == "generate":
-            fault = "makes embeddings only; for text this server has " + ", ".join(self.generating())
-        elif self.embedding_names:
-            fault = "makes no embeddings; this server has " + ", ".join(self.embedding_names)
-        else:
-            fault = (
-                "makes no embeddings: this server runs a text generation model only. Set OMNI_EMBEDDING_MODEL to an "
-                "encoder, or point the client's embeddings base URL at an embedding server"
+    def _wrong_task(self, model: str, own: Task, asked: Task) -> ModelNotFound:
+        """`own`: what the model is for."""
+        cards = dict(self.cards())
+        loading = [name for name in self.embedding_names if name not in cards and asked != "generate"]
+        others = sorted([name for name, card in cards.items() if serves(card, asked)] + loading)
+        fault = {
+            "generate": "makes no embeddings" if asked == "embed" else "scores no texts",
+            "embed": "makes embeddings only",
+            "score": "is a cross-encoder: it scores pairs of texts, at /v1/rerank and /v1/score, and does nothing else",
+        }[own]
+        if others:
+            fault += f"; {'for text ' if asked == 'generate' else ''}this server has {', '.join(others)}"
+        elif own == "generate":
+            fault += (
+                ": this server runs a text generation model only. Set OMNI_EMBEDDING_MODEL to an encoder, or point the "
+                "client's base URL for such requests at an embedding server"
             )
+        elif own == "score":
+            fault += ". Set OMNI_EMBEDDING_MODEL to an embedder for vectors"
         return ModelNotFound(f"The model {model[:100]!r} {fault}.", param="model")
 
-    def generating(self) -> list[str]:
-        return [name for name in self.names() if name not in self.embedding_names]
+    def places(self, queues: Collection[str]) -> dict[str, ShelfEntry]:
+        """Where the model of each queue is, read now."""
+        table = {*self.expected.values()} - {*self.embedding_names} if self.is_table else ()
+        return all_entries(self.shelf, self.store.directory, queues, table)
+
+    def offered(self) -> list[AdapterRecord]:
+        """The adapters that can be used, sorted by name. A model of the same name goes first."""
+        models = self._served()
+        found = [
+            record for name, record in sorted(self.adapters.all().items()) if record.is_ready and name not in models
+        ]
+        faults = self._adapters_with_faults() if found else set()
+        return [record for record in found if (record.queue, record.name) not in faults]
+
+    def _adapters_with_faults(self) -> set[tuple[str, str]]:
+        """Queues and names of those that a live worker could not load, as after another model is served there."""
+        workers = self.store.directory.workers()
+        reports = [(worker.get("queue", ""), json.loads(worker.get("adapters") or "{}")) for worker in workers]
+        return {(queue, name) for queue, report in reports for name in report.get("faults", ())}
 
     def names(self) -> list[str]:
-        return list(dict.fromkeys([*self.store.directory.models(), *self.expected]))
+        adapters = (record.name for record in self.offered())
+        return list(dict.fromkeys([*self._served(), *self.expected, *adapters]))
 
     def cards(self) -> list[tuple[str, ModelCard]]:
-        """Each served id, with the model it stands for."""
-        found = []
-        for name in self.store.directory.models():
-            queue, revision = self.store.directory.queue_of(name)
-            card = None if queue is None else self._card(queue, revision)
+        """Each served id, with the model it stands for; adapters come last."""
+        found: list[tuple[str, ModelCard]] = []
+        for name, queue in self._served().items():
+            _, revision = self.store.directory.queue_of(name)
+            card = self._card(queue, revision)
             if card is not None:
                 found.append((name, card))
-        return found
+        bases = {card.queue: card for _, card in found}
+        adapters = [record for record in self.offered() if record.queue in bases]
+        return found + [(record.name, card_of(record, bases[record.queue])) for record in adapters]
 
     def described(self) -> list[dict[str, object]]:
         """The items of GET /v1/models: each served id, and in `root` the weights it stands for."""
@@ -93,9 +176,25 @@ class Models:
         return card
 
 
+def serves(card: ModelCard, task: Task) -> bool:
+    """Whether the model is for this task; an embedder scores, too."""
+    return card.task == task or (card.task == "embed" and task == "score")
+
+
 def other_name(model: str) -> str:
     """Ollama's clients leave `:latest` out or add it: both are one model."""
     return model.removesuffix(LATEST) if model.endswith(LATEST) else model + LATEST
+
+
+def card_of(record: AdapterRecord, base: ModelCard) -> ModelCard:
+    """The card of an adapter: its base's, whose tokenizer and template it uses."""
+    return replace(
+        base,
+        root="/".join(Path(record.path).parts[-2:]),
+        revision=full_revision(base.revision, record.revision),
+        created=record.created,
+        adapter=record.name,
+    )
 
 
 def describe(name: str, card: ModelCard) -> dict[str, object]:
@@ -106,7 +205,7 @@ def describe(name: str, card: ModelCard) -> dict[str, object]:
         "created": card.created,
         "owned_by": "protocol-omni",
         "root": card.root,
-        "parent": None,
+        "parent": card.queue if card.adapter else None,
         "max_model_len": card.max_model_len,
         "type": "model",  # this and the next two are Anthropic's
         "display_name": name,

@@ -24,6 +24,8 @@ from api.responses.output import (
 from api.responses.tools import as_sent
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
+OPTIONAL = ("calls", "num_dropped", "conversation")  # fields that versions before did not know
+
 
 @dataclass(frozen=True, slots=True)
 class ResponsesMeta(ParsedMeta):
@@ -37,11 +39,12 @@ class ResponsesMeta(ParsedMeta):
     # Functions that the caller knows by another name or type: what their call items have.
     calls: dict[str, dict[str, str]] = field(default_factory=dict)
     num_dropped: int = 0  # items that `truncation: "auto"` left out of the prompt
+    conversation: str = ""  # id
 
     def forms(self) -> list[dict[str, Any]]:
         """Without the fields that other versions do not know, where they say nothing."""
         [form] = super(ResponsesMeta, self).forms()
-        return [{k: v for k, v in form.items() if v or k not in ("calls", "num_dropped")}]
+        return [{k: v for k, v in form.items() if v or k not in OPTIONAL}]
 
 
 class ResponseChunks:
@@ -60,6 +63,7 @@ class ResponseChunks:
         self._num_events = 0
         self._has_begun = False
         self._usage: dict[str, Any] | None = None
+        self._completed_at: int | None = None
 
     def opening(self) -> list[dict[str, Any]]:
         status = "queued" if self.meta.background else "in_progress"
@@ -81,6 +85,7 @@ class ResponseChunks:
             return [*events, *self._close("incomplete"), self._lifecycle("failed", self.status)]
         is_cut = self._parser.finish_reason == "length"
         self._usage = usage_of(event, self._parser.num_reasoning_tokens)
+        self._completed_at = None if is_cut else event.ended or None
         events += [] if self._items else self._begin(MESSAGE)
         events += self._close("incomplete" if is_cut else "completed")
         return [*events, self._lifecycle("incomplete" if is_cut else "completed", self.status)]
@@ -101,6 +106,7 @@ class ResponseChunks:
         fields: dict[str, Any] = {
             "output": [item.shown() for item in self._items if item.is_whole or item is self._open],
             "usage": self._usage,
+            "completed_at": self._completed_at,
         }
         if self.failed is not None and status == "failed":
             # OpenAI publishes no other code that fits.
@@ -187,13 +193,14 @@ def usage_of(event: Finished, num_reasoning_tokens: int) -> dict[str, Any]:
 
 
 def response_object(meta: ResponsesMeta, status: str, **fields: Any) -> dict[str, Any]:
-    """OpenAI's response; `fields` are those that depend on the events: output, usage, error."""
+    """OpenAI's response; `fields` are those that depend on the events: output, usage, error, completed_at."""
     dropped = {"dropped_items": meta.num_dropped} if meta.num_dropped else {}
+    conversation = {"conversation": {"id": meta.conversation}} if meta.conversation else {}
     return {
         "id": meta.id,
         "object": "response",
         "created_at": meta.created,
-        "completed_at": None,  # a response is built from its log alone, in which there are no times
+        "completed_at": fields.get("completed_at"),
         "status": status,
         "background": meta.background,
         "error": fields.get("error"),
@@ -203,12 +210,13 @@ def response_object(meta: ResponsesMeta, status: str, **fields: Any) -> dict[str
         **meta.echo,
         "store": meta.store,
         "usage": fields.get("usage"),
+        **conversation,
         **dropped,
     }
 
 
 def unfinished_response(meta: ResponsesMeta, progress: AnswerProgress) -> Unfinished:
-    return response_object(meta, progress.status), 200
+    return {**response_object(meta, progress.status), **progress.wait}, 200
 
 
 RESPONSE = Endpoint(
@@ -219,4 +227,5 @@ RESPONSE = Endpoint(
     completion=ResponseChunks,
     dialect=RESPONSES,
     unfinished=unfinished_response,
+    is_archived=True,
 )

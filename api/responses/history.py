@@ -9,6 +9,7 @@ from api.gate.body import MAX_BODY_BYTES
 from api.jobs.call import Call
 from api.jobs.service import Service
 from api.jobs.serving import Delivery, StoredAnswer, reopen, stored
+from api.request.submission import new_id
 from api.responses.chunks import RESPONSE, ResponsesMeta
 from api.schema.parse import known_only
 from api.schema.response_items import InputItem, ReferenceItem, StoredItems
@@ -18,6 +19,15 @@ from common.json_bytes import json_bytes
 
 ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})\d{2,}")  # as numbered_items() and chunks.py make them
 MAX_REFERENCED = 16  # responses that the references of one request are looked up in
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTurn:
+    """A new response: its id, the items before the request's own, and the conversation that they are."""
+
+    response_id: str
+    context: list[dict[str, Any]]
+    conversation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +43,14 @@ def parsed_items(history: History) -> list[InputItem]:
     return StoredItems.model_validate({"items": [*history.context, *history.own]}).items
 
 
-def history_of(call: Call[ResponsesRequest], response_id: str) -> History:
-    """`response_id`: of the new response, which the ids of its items repeat. Raises InvalidRequest or NotFound."""
-    context = context_of(call)
-    return History(context, numbered_items(Resolver(call).resolved(context), response_id))
+def turn_of(call: Call[ResponsesRequest]) -> ResponseTurn:
+    """The turn of a response outside of conversations. Raises InvalidRequest."""
+    return ResponseTurn(new_id("resp_"), context_of(call))
+
+
+def history_of(call: Call[ResponsesRequest], turn: ResponseTurn) -> History:
+    """Raises InvalidRequest or NotFound. The ids of the request's items repeat that of the new response."""
+    return History(turn.context, numbered_items(Resolver(call).resolved(turn.context), turn.response_id))
 
 
 def context_of(call: Call[ResponsesRequest]) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Input items of /v1/responses -> chat messages."""
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -33,17 +35,47 @@ ARGUMENTS: Mapping[str, str] = MappingProxyType(
 OUTPUTS = ("local_shell_call_output", "shell_call_output", "apply_patch_call_output")
 FILES = ("input_file", "input_audio", "input_video")
 COMPACTION = "compaction_trigger"
+MESSAGE = re.compile(r"messages\[(\d+)\]")
 
 
 def messages_of(instructions: str | None, items: Iterable[InputItem]) -> list[Message]:
     """The instructions, then every item in order. Raises InvalidRequest."""
-    turns = Turns([Message(role="system", content=instructions)] if instructions else [])
+    turns = turns_after(instructions)
     for item in items:
         turns.add(item)
     turns.end_assistant()
     if not turns.messages:
         raise InvalidRequest("'input' has no message.", param="input")
     return turns.messages
+
+
+def turns_after(instructions: str | None) -> "Turns":
+    return Turns([Message(role="system", content=instructions)] if instructions else [])
+
+
+@contextmanager
+def blaming(known: Collection[str], instructions: str | None, items: Sequence[InputItem]) -> Iterator[None]:
+    """In the block, refusals of a message name the item that it was made of, if its id is one of `known`."""
+    try:
+        yield
+    except InvalidRequest as refused:
+        item = item_of(refused.param or "", instructions, items)
+        if isinstance(item, MessageItem) and item.id in known:
+            refused.message += f" This is in the item '{item.id}', which came before this request."
+        raise
+
+
+def item_of(param: str, instructions: str | None, items: Iterable[InputItem]) -> InputItem | None:
+    """The item that a message was made of, which `param` names as in 'messages[3].content[0]'."""
+    place = MESSAGE.match(param)
+    if place is None:
+        return None
+    turns = turns_after(instructions)
+    for item in items:
+        turns.add(item)
+        if len(turns.messages) > int(place[1]):
+            return item
+    return None
 
 
 @dataclass(slots=True)

@@ -11,10 +11,10 @@ from api.jobs.call import Call
 from api.process.offload import offload
 from api.request.field_names import named
 from api.request.sampling import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
-from api.request.submission import Prepared, QueueOptions, new_id
+from api.request.submission import Prepared, QueueOptions
 from api.responses.chunks import ResponsesMeta
-from api.responses.history import History, history_of, parsed_items
-from api.responses.items import messages_of
+from api.responses.history import History, ResponseTurn, history_of, parsed_items, turn_of
+from api.responses.items import blaming, messages_of
 from api.responses.tools import OfferedTools, offered_tools
 from api.responses.truncation import fitted
 from api.schema.base import ALL_TOKENS, JsonSchema, ResponseFormat
@@ -24,6 +24,7 @@ from api.schema.response_items import InputItem
 from api.schema.response_tools import ProviderTool
 from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest
+from common.wire import Tier
 
 LOGPROBS = "message.output_text.logprobs"
 FIELDS: Mapping[str, str] = MappingProxyType(  # a chat request's, and what this endpoint has for them
@@ -47,28 +48,31 @@ class Ready:
     num_dropped: int
 
 
-def prepare(call: Call[ResponsesRequest]) -> Prepared[ResponsesMeta]:
-    """Raises InvalidRequest or ContextLengthExceeded."""
+def prepare(call: Call[ResponsesRequest], turn: ResponseTurn | None = None) -> Prepared[ResponsesMeta]:
+    """`turn`: of a response in a conversation. Raises InvalidRequest or ContextLengthExceeded."""
     check_together(call.body)
-    response_id = new_id("resp_")
-    history = history_of(call, response_id)
+    turn = turn or turn_of(call)
+    history = history_of(call, turn)
     ready = ready_of(call, history)
-    meta = response_meta(call.body, call.raw, response_id, history, ready)
-    return Prepared(meta, [ready.chat.request(meta.id, call)], QueueOptions.of(call.body))
+    meta = response_meta(call, turn, history, ready)
+    options = QueueOptions.of(call.body)
+    archive = meta.store or bool(turn.conversation_id)
+    return Prepared(meta, [ready.chat.request(meta.id, call)], options, archive=archive)
 
 
-def count_tokens(call: Call[ResponsesRequest]) -> int:
+def count_tokens(call: Call[ResponsesRequest], turn: ResponseTurn | None = None) -> int:
     check_together(call.body)
-    return len(ready_of(call, history_of(call, new_id("resp_"))).chat.prompt.ids)
+    return len(ready_of(call, history_of(call, turn or turn_of(call))).chat.prompt.ids)
 
 
 def ready_of(call: Call[ResponsesRequest], history: History) -> Ready:
     items = offload(parsed_items, history)
     offered = offered_tools(call.body.tools or (), items)
+    known = [str(item.get("id")) for item in history.context]
 
     def chat_of(some: Sequence[InputItem]) -> ChatInput:
         body = offload(chat_request, call.body, some, offered)
-        with named(FIELDS):
+        with named(FIELDS), blaming(known, call.body.instructions, some):
             return chat_input(body, call.encoder, call.service.grammars)
 
     if call.body.truncation != "auto":
@@ -80,8 +84,14 @@ def ready_of(call: Call[ResponsesRequest], history: History) -> Ready:
 
 
 def check_together(body: ResponsesRequest) -> None:
-    if body.input in (None, []) and body.previous_response_id is None:
-        raise InvalidRequest("'input' is required without 'previous_response_id'.", param="input")
+    if body.conversation is not None and body.previous_response_id is not None:
+        raise InvalidRequest(
+            "Mutually exclusive parameters: 'previous_response_id' and 'conversation'. Ensure you are only providing "
+            "one of them.",
+            param="previous_response_id",
+        )
+    if body.input in (None, []) and body.previous_response_id is None and body.conversation is None:
+        raise InvalidRequest("'input' is required without 'previous_response_id' or 'conversation'.", param="input")
     if body.background and body.store is False:
         raise InvalidRequest("'background' needs the response to be stored.", param="background")
 
@@ -103,25 +113,25 @@ def chat_request(body: ResponsesRequest, items: Sequence[InputItem], offered: Of
     )
 
 
-def response_meta(
-    body: ResponsesRequest, raw: dict[str, Any], response_id: str, history: History, ready: Ready
-) -> ResponsesMeta:
+def response_meta(call: Call[ResponsesRequest], turn: ResponseTurn, history: History, ready: Ready) -> ResponsesMeta:
+    body = call.body
     return ResponsesMeta(
-        id=response_id,
+        id=turn.response_id,
         model=body.model,
         created=int(time.time()),
         store=body.store is not False,
         background=bool(body.background),
-        echo=echo_of(body, raw),
+        echo=echo_of(body, call.raw, call.tier),
         input=history.own,
         context=history.context,
         calls=ready.calls,
         num_dropped=ready.num_dropped,
+        conversation=turn.conversation_id,
         reading=ready.chat.options,
     )
 
 
-def echo_of(body: ResponsesRequest, raw: dict[str, Any]) -> dict[str, Any]:
+def echo_of(body: ResponsesRequest, raw: dict[str, Any], tier: Tier) -> dict[str, Any]:
     """The request's fields that every response object repeats, with the defaults that OpenAI publishes."""
     defaults: dict[str, Any] = {
         "frequency_penalty": 0.0,
@@ -145,7 +155,7 @@ def echo_of(body: ResponsesRequest, raw: dict[str, Any]) -> dict[str, Any]:
     tools = zip(body.tools or (), sent.get("tools", ()), strict=True)
     return {name: sent.get(name, default) for name, default in defaults.items()} | {
         "reasoning": {"effort": None, "summary": None} | sent.get("reasoning", {}),
-        "service_tier": "default",  # the only one here
+        "service_tier": tier,
         "text": _echoed_text(sent.get("text", {})),
         "tools": [_echoed_tool(tool) for kind, tool in tools if not isinstance(kind, ProviderTool)],
     }

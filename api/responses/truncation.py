@@ -44,8 +44,8 @@ def without(items: Sequence[InputItem], units: Sequence[Sequence[int]]) -> list[
 def units_of(items: Sequence[InputItem]) -> list[list[int]]:
     """Numbers of the items that are dropped together, in the order in which they are dropped.
 
-    A unit is a turn or, after the last user's message, a round of calls; a call and its result are in one unit. Not
-    listed, because never dropped: instructions, the last user's message, and the last round.
+    A unit is a user's message with what follows it or, after the last one, a round of calls; a call and its result are
+    in one unit. Not listed, because never dropped: instructions, the last user's message, and the last round.
     """
     sides = [side_of(item) for item in items]
     ids = [call_id if isinstance(call_id := getattr(item, "call_id", None), str) else None for item in items]
@@ -57,7 +57,7 @@ def units_of(items: Sequence[InputItem]) -> list[list[int]]:
     for number, side in enumerate(sides):
         if side == "instructions":
             continue
-        begins = side != before and (side == "user" or (side == "assistant" and number > last_user))
+        begins = side == "user" or (side == "assistant" != before and number > last_user)
         if begins and number > open_until:
             units.append([])
         units[-1].append(number)

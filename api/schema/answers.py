@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from common.redis.served.shelf import ModelStatus
 from common.wire import JobState
 
 
@@ -180,22 +181,12 @@ class DetokenizeAnswer(Shape):
     prompt: str
 
 
-class Model(Shape):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-class ModelList(Shape):
-    object: Literal["list"]
-    data: list[Model]
-
-
 class Job(Shape):
     id: str
     object: Literal["job"]
     state: JobState
+    model_status: ModelStatus | None
+    paused: bool
 
 
 class JobList(Shape):
@@ -276,13 +267,21 @@ class Embedding(Shape):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(Shape):
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingAnswer(Shape):
     object: Literal["list"]
     data: list[Embedding]
     model: str
-    usage: EmbeddingUsage
+    usage: dict[str, int]
+
+
+class RerankAnswer(Shape):
+    id: str
+    model: str
+    results: list[dict[str, Any]]
+    usage: dict[str, int]
+
+
+class ScoreAnswer(Shape):
+    id: str
+    data: list[dict[str, Any]]
+    usage: dict[str, int]

@@ -3,13 +3,26 @@
 Unknown fields are accepted and ignored, because IDEs send many; docs/api/inference.md lists each known one.
 """
 
+import re
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from api.schema.unsupported import Refusal
+from common.shelf.keep_alive import parse_keep_alive
 
 MAX_N = 16
 MAX_STOP = 16
@@ -26,7 +39,12 @@ MAX_SAFETY_IDENTIFIER = 128
 MAX_LABEL = 512  # `user` and the like; OpenAI publishes no limit
 MIN_TIMEOUT_S = 0.001
 MAX_TIMEOUT_S = 86_400.0
+MAX_AHEAD_S = 30 * 86_400.0
 MAX_TOKEN_ID = 2**31
+
+RFC_3339 = re.compile(  # the form; leap seconds, which Python's times do not have, are left out
+    r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
 
 NO_REFUSALS: Mapping[str, Refusal] = MappingProxyType({})
 
@@ -51,6 +69,7 @@ StopStrings = Annotated[
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
 ]
 ALL_TOKENS = -1
+ServiceTier = Literal["auto", "default", "flex", "priority", "fast"]
 
 
 def _not_zero(value: int) -> int:
@@ -84,6 +103,16 @@ def as_list_of_prompts(value: Any) -> Any:
     return [value] if is_one else value
 
 
+def _keep_alive(value: Any) -> Any:
+    """'' is none: forms with an empty field send it."""
+    return None if value in (None, "") else parse_keep_alive(value)
+
+
+KeepAlive = Annotated[
+    float | None, BeforeValidator(_keep_alive, json_schema_input_type=float | str | None)
+]  # how long the model stays loaded after the request, in Ollama's words; None: as it is set
+
+
 class ForModel(Base):
     """A request that names its model."""
 
@@ -97,6 +126,43 @@ class Labelled(ForModel):
     user: Label | None = None
     safety_identifier: str | None = Field(None, max_length=MAX_SAFETY_IDENTIFIER)
     prompt_cache_key: Label | None = None
+
+
+def _time(value: Any) -> Any:
+    """RFC 3339 text -> unix seconds; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    fault = "must be unix seconds, or a time as in 2026-11-27T08:00:00Z"
+    if not RFC_3339.fullmatch(value):
+        raise ValueError(fault)
+    try:
+        return datetime.fromisoformat(value.upper()).timestamp()
+    except ValueError:  # the 30th of February
+        raise ValueError(fault) from None
+
+
+def _near(value: float) -> float:
+    if value > time.time() + MAX_AHEAD_S:
+        raise ValueError("may be 30 days ahead at most")
+    return value
+
+
+NotBefore = Annotated[
+    float,
+    Field(ge=0),
+    AfterValidator(_near),
+    BeforeValidator(_time, json_schema_input_type=float | str),
+]
+
+
+class BackgroundOptions(Base):
+    completion_window: Literal["soonest", "2h", "8h"] | None = None
+
+
+class MetadataChange(Base):
+    """A change of something that is kept. Null removes all metadata."""
+
+    metadata: Metadata | None
 
 
 class StreamOptions(Base):
@@ -125,8 +191,26 @@ class Sampling(Labelled):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     background: bool | None = None
+    background_options: BackgroundOptions | None = None
+    not_before: NotBefore | None = None  # the request is admitted then
+    service_tier: ServiceTier | None = None
     priority: int | None = Field(None, ge=-100, le=100)  # the lower, the earlier; below 0 needs a key with that right
     timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)
+    keep_alive: KeepAlive = None  # our extension: Ollama's
+
+    @property
+    def has_window(self) -> bool:
+        """True if it may take hours: it waits behind requests that are needed sooner."""
+        return self.background_options is not None and self.background_options.completion_window in ("2h", "8h")
+
+    @field_validator("background_options")
+    @classmethod
+    def options_are_for_background(
+        cls, value: BackgroundOptions | None, info: ValidationInfo
+    ) -> BackgroundOptions | None:
+        if value is not None and not info.data.get("background"):
+            raise ValueError('needs "background": true')
+        return value
 
     @field_validator("logit_bias")
     @classmethod

@@ -230,6 +230,7 @@ class ChatRequest(Structured):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     modalities: list[str] | None = None
+    store: bool | None = None
 
     @model_validator(mode="before")
     @classmethod

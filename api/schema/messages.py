@@ -15,6 +15,7 @@ from api.schema.base import (
     Base,
     ForModel,
     Label,
+    NotBefore,
     StopStrings,
     StreamOptions,
 )
@@ -24,10 +25,14 @@ from api.schema.unsupported import NOT_HERE, Refusal
 TOOL_SEARCH = "tool_search_tool_"
 SERVER_TOOLS = ("web_search_", "web_fetch_", "code_execution_", TOOL_SEARCH, "advisor_", "mcp_toolset")
 
+NO_BACKGROUND = Refusal("is not supported for messages; /v1/chat/completions and /v1/responses have it")
+
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
     {
         "mcp_servers": Refusal("is not supported: this server fetches nothing from the network"),
         "container": NOT_HERE,
+        "background": NO_BACKGROUND,
+        "background_options": NO_BACKGROUND,
     }
 )
 
@@ -138,6 +143,7 @@ class MessagesRequest(CountRequest):
     """POST /v1/messages."""
 
     max_tokens: int = Field(ge=1)
+    service_tier: Literal["auto", "standard_only"] | None = None
     stop_sequences: StopStrings | None = None
     temperature: float | None = Field(None, ge=0, le=1)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -145,3 +151,4 @@ class MessagesRequest(CountRequest):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     timeout: float | None = Field(None, ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S)
+    not_before: NotBefore | None = None

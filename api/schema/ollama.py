@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
 
-from api.schema.base import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, Base, ForModel, StopStrings
+from api.schema.base import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, Base, ForModel, KeepAlive, StopStrings
 from api.schema.chat import Tool, ToolChoice
 from api.schema.embeddings import MAX_INPUTS
 from api.schema.unsupported import NOT_HERE, Refusal
@@ -63,7 +63,7 @@ class OllamaGenerating(ForModel):
     format: Annotated[Literal["json"] | dict[str, Any] | None, BeforeValidator(_as_format)] = None
     think: bool | Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     stream: bool | None = None
-    keep_alive: str | float | None = None
+    keep_alive: KeepAlive = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -105,12 +105,14 @@ class OllamaEmbedRequest(ForModel):
     input: str | Annotated[list[str], Field(max_length=MAX_INPUTS)] | None = None
     truncate: bool | None = None
     dimensions: int | None = Field(None, ge=1)
+    keep_alive: KeepAlive = None
 
 
 class OllamaEmbeddingsRequest(ForModel):
     """POST /api/embeddings, the older form, for one text."""
 
     prompt: str | None = None
+    keep_alive: KeepAlive = None
 
 
 class OllamaModelRequest(Base):

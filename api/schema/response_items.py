@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from api.schema.base import MAX_OFFERED, Base
+from api.schema.base import MAX_OFFERED, Base, Metadata
 from api.schema.chat import Parts
 from api.schema.response_tools import ResponseTool
 
 MAX_ID = 256
+MAX_NEW_ITEMS = 20  # of a conversation, at once: OpenAI's limit
 
 ItemId = Annotated[str, Field(max_length=MAX_ID)]
 CallName = Annotated[str, Field(min_length=1)]  # of any length: a model wrote it
@@ -137,6 +138,22 @@ InputItem = Annotated[
     | Annotated[OtherItem, Tag("another item")],
     Discriminator(_kind_of_item),
 ]
+
+
+NewItems = Annotated[list[InputItem], Field(max_length=MAX_NEW_ITEMS)]
+
+
+class NewConversation(Base):
+    """POST /v1/conversations."""
+
+    items: NewItems | None = None
+    metadata: Metadata | None = None
+
+
+class AddedItems(Base):
+    """POST /v1/conversations/{id}/items."""
+
+    items: Annotated[NewItems, Field(min_length=1)]
 
 
 class StoredItems(Base):

@@ -18,7 +18,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         **CHAT,
         **OLD_CALLS,
         "prompt": Refusal("(a stored template) is not supported; send 'instructions' and 'input'"),
-        "conversation": Refusal("is not supported; use 'previous_response_id'"),
         "context_management": NOT_HERE,
         "n": Refusal("is not part of this endpoint", (1,)),
         "max_tokens": Refusal("is not part of this endpoint; use 'max_output_tokens'"),
@@ -49,6 +48,15 @@ class TextOptions(Base):
     verbosity: Word | None = None
 
 
+class ConversationReference(Base):
+    id: str = Field(min_length=1, max_length=256)
+
+
+def _as_reference(value: Any) -> Any:
+    """The id alone is OpenAI's other form."""
+    return {"id": value} if isinstance(value, str) else value
+
+
 class ResponsesRequest(Sampling):
     """POST /v1/responses."""
 
@@ -58,6 +66,10 @@ class ResponsesRequest(Sampling):
     instructions: str | None = None
     previous_response_id: Annotated[
         Annotated[str, Field(max_length=256)] | None, BeforeValidator(lambda value: None if value == "" else value)
+    ] = None
+    conversation: Annotated[
+        ConversationReference | None,
+        BeforeValidator(_as_reference, json_schema_input_type=ConversationReference | str | None),
     ] = None
     max_output_tokens: int | None = Field(None, ge=1)
     tools: list[ResponseTool] | None = Field(None, max_length=MAX_OFFERED)
@@ -70,5 +82,4 @@ class ResponsesRequest(Sampling):
     store: bool | None = None
     max_tool_calls: int | None = Field(None, ge=1)
     truncation: Literal["auto", "disabled"] | None = None
-    service_tier: Word | None = None
     chat_template_kwargs: dict[str, Any] | None = None

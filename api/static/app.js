@@ -14,9 +14,9 @@ import { ending, progress } from "./chat/words.js";
 
 const SUGGESTIONS = [
   "Hello, how are you?",
-  "What is the capital of France?",
+  "Why is the sky blue?",
   "Tell me a story about a dragon.",
-  "Spell the word lantern backwards.",
+  "Write a short poem about the sea.",
 ];
 
 class App {

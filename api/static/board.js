@@ -1,8 +1,9 @@
-// The board: workers, waiting and running jobs, recent failures.
+// The board: models that share a device, workers, waiting, running and scheduled jobs, batches, webhooks that fail, recent failures.
 
 import { Feed } from "./board/feed.js";
 import { Rows } from "./board/rows.js";
-import { duration, grouped, percent } from "./board/words.js";
+import { notLoaded, Shelves } from "./board/shelf.js";
+import { duration, grouped, linesPerSecond, moment, percent, tierNumbers } from "./board/words.js";
 import { WorkerCard } from "./board/worker_card.js";
 import { cancelJob } from "./chat/api.js";
 import { byId, h } from "./chat/dom.js";
@@ -38,6 +39,7 @@ function cancelCell(id) {
 
 const jobRow = (item, ...names) => h("tr", {}, ...cells(...names), cancelCell(item.id));
 
+const TABLES = ["workers", "running", "waiting", "scheduled", "batches", "webhooks", "failed"];
 const key = (item) => item.id;
 
 const cards = new WeakMap(); // element -> WorkerCard
@@ -86,20 +88,85 @@ const failed = new Rows(byId("failed"), {
   update: (row, item) => fill(row, { id: item.id, code: item.code, age: `${duration(item.age_s)} ago` }),
 });
 
+const scheduled = new Rows(byId("scheduled"), {
+  key,
+  make: (item) => jobRow(item, "id", "owner", "when"),
+  update: (row, item) => fill(row, { id: item.id, owner: item.owner, when: moment(item.not_before) }),
+});
+
+const batches = new Rows(byId("batches"), {
+  key,
+  make(item) {
+    const row = h("tr", {}, ...cells("id", "owner", "status", "tokens", "rate", "left"));
+    row.querySelector(".status").append(h("span", { class: "state" }));
+    row.querySelector(".tokens").append(h("progress", { "aria-label": `Progress of ${item.id}` }), h("span", { class: "count" }));
+    return row;
+  },
+  update(row, item) {
+    const failures = item.failed ? `, ${grouped(item.failed)} failed` : "";
+    row.querySelector("progress").value = item.total ? item.done / item.total : 0;
+    row.querySelector(".state").dataset.state = item.status;
+    row.title = [item.model, item.endpoint].filter(Boolean).join(" · ");
+    fill(row, {
+      id: item.id,
+      owner: item.owner,
+      state: item.status.replace("_", " "),
+      count: `${grouped(item.done)} of ${grouped(item.total)}${failures}`,
+      rate: linesPerSecond(item.lines_per_s),
+      left: item.eta === null ? "–" : duration(item.eta - now),
+    });
+  },
+});
+
+const webhooks = new Rows(byId("webhooks"), {
+  key,
+  make() {
+    const row = h("tr", {}, ...cells("id", "owner", "code", "since"));
+    row.querySelector(".id").classList.add("url");
+    return row;
+  },
+  update(row, item) {
+    fill(row, {
+      id: item.url,
+      owner: item.owner,
+      code: item.disabled ? "disabled" : "failing",
+      since: `${duration(now - (item.failing_since ?? item.disabled))}`,
+    });
+    row.title = [item.name, item.id, item.reason].filter(Boolean).join(" · ");
+  },
+});
+
+const shelves = new Shelves();
+
 let now = 0; // the server's clock, as of the board being shown
 
 function show(board) {
   now = board.time;
-  workers.show(board.workers);
+  const away = notLoaded(board.shelves);
+  shelves.show(board.shelves, now);
+  workers.show(board.workers.filter(({ queue }) => !away.has(queue))); // a model that is away has no figures
   running.show(board.running);
   waiting.show(board.waiting);
   failed.show(board.failed);
+  scheduled.show(board.scheduled);
+  batches.show(board.batches);
+  webhooks.show(board.webhooks);
   byId("num-running").textContent = grouped(board.running.length);
   byId("num-waiting").textContent = grouped(board.num_waiting);
   byId("num-failed").textContent = grouped(board.failed.length);
-  const more = board.num_waiting - board.waiting.length;
-  byId("more-waiting").textContent = more > 0 ? `and ${grouped(more)} more` : "";
-  for (const name of ["workers", "running", "waiting", "failed"]) byId(`no-${name}`).hidden = board[name].length > 0;
+  byId("num-scheduled").textContent = grouped(board.num_scheduled);
+  byId("num-batches").textContent = grouped(board.num_open_batches);
+  byId("num-webhooks").textContent = grouped(board.webhooks.length);
+  showMore("waiting", board.num_waiting - board.waiting.length);
+  showMore("scheduled", board.num_scheduled - board.scheduled.length);
+  showMore("batches", board.num_open_batches - board.batches.length);
+  for (const name of ["running", "waiting"]) byId(`tiers-${name}`).textContent = tierNumbers(board.tiers, name);
+  for (const name of TABLES) byId(`no-${name}`).hidden = board[name].length > 0;
+  byId("store-away").hidden = !board.is_store_away;
+}
+
+function showMore(name, number) {
+  byId(`more-${name}`).textContent = number > 0 ? `and ${grouped(number)} more` : "";
 }
 
 function showState(state, error) {

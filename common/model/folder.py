@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.model.fault import FolderFault
+from common.model.gguf_files import gguf_files, headers_of
+from common.model.gguf_header import LFS_POINTER
+
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"  # of a folder that is no model
 OTHER_OBJECTS = ("generation_config.json", "tokenizer_config.json")
 TOKENIZERS = (
     "tokenizer.json",
@@ -16,12 +21,7 @@ TOKENIZERS = (
     "vocab.*",
 )  # files that a tokenizer can be loaded from
 LENGTH_BYTES = 8  # in front of a safetensors file's header
-LFS_POINTER = b"version https://git-lfs"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
-
-class FolderFault(Exception):
-    """A fault of the folder. The message continues the sentence "... cannot be loaded: "."""
 
 
 def fault_of(model: str, *, needs_weights: bool = True, needs_tokenizer: bool = True) -> str:
@@ -29,16 +29,34 @@ def fault_of(model: str, *, needs_weights: bool = True, needs_tokenizer: bool = 
     if not model:
         return "name a folder or a Hugging Face id"
     path = Path(model)
+    try:
+        if files := gguf_files(model):
+            headers_of(files)
+            return ""
+    except FolderFault as fault:
+        return str(fault)
+    except OSError as error:
+        return unreadable(error, path)
     if path.is_dir():
         return fault_in(path, needs_weights=needs_weights, needs_tokenizer=needs_tokenizer)
     if path.exists():
-        return "that is a file; name the folder that holds config.json and the weights"
+        return "that is a file; name a .gguf file, or the folder that holds config.json and the weights"
     return "" if HUB_ID.fullmatch(model) else "there is no such folder, and a Hugging Face id looks like owner/name"
+
+
+def size_of_weights(model: str) -> int:
+    """Bytes of the files with a model's weights; 0 if they are not in a folder or file of this name."""
+    files = gguf_files(model) or Path(model).glob("*.safetensors")
+    return sum(path.stat().st_size for path in files)
 
 
 def fault_in(folder: Path, *, needs_weights: bool, needs_tokenizer: bool = True) -> str:
     """The first fault, with the file's name; empty if there is none."""
     try:
+        if (folder / ADAPTER).is_file() and not (folder / CONFIG).exists():
+            raise FolderFault(
+                "it is a LoRA adapter; name its base model, and the adapter in OMNI_ADAPTERS or the table"
+            )
         config = read_object(folder / CONFIG)
         for name in OTHER_OBJECTS:
             if (folder / name).exists():
@@ -50,8 +68,12 @@ def fault_in(folder: Path, *, needs_weights: bool, needs_tokenizer: bool = True)
     except FolderFault as fault:
         return str(fault)
     except OSError as error:
-        return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
+        return unreadable(error, folder)
     return ""
+
+
+def unreadable(error: OSError, path: Path) -> str:
+    return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One child process: restarted when it ends, with a growing pause, and killed when one of its steps hangs.
 
-A child writes lines to a pipe: `fence N`, `ready`, and `begin` and `end` around each step.
+A child writes lines to a pipe: `fences N,N`, `ready`, `begin N` and `end` around each step under fence N,
+and `load QUEUE` and `load` around the loading of a model beside others.
 """
 
 import logging
@@ -9,9 +10,11 @@ import select
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from common.process.keeper.supervised import KeeperProcess
 from common.process.processes import die_with_parent
 from common.process.template import Forked, Template
 
@@ -32,8 +35,8 @@ class Command:
     name: str
     words: Sequence[str]
     step_timeout_s: float
-    is_worker: bool = False  # gets --predecessor, the fence of the worker before it
-    has_template: bool = False  # forked from a template instead of executed
+    is_worker: bool = False  # gets --predecessor, the fences of the worker before it
+    has_template: bool = False  # forked from a template instead of executed; has a keeper of its memory too
     listen_fd: int | None = None
 
     @property
@@ -49,9 +52,12 @@ class Watch:
         os.set_blocking(self.read_fd, False)
         os.set_inheritable(self.write_fd, True)
         self.step_timeout_s = step_timeout_s
-        self.fence = 0
+        self.fences = ""  # separated by commas
         self.is_ready = False
+        self.died_in = ""  # `step N` under fence N, `load TIMES QUEUE` so many times in a row, or nothing
         self._step_began: float | None = None
+        self._step = self._load = ""
+        self._loads: Counter[str] = Counter()  # deaths in a row by what was being loaded
         self._rest = b""
 
     def read(self, timeout_s: float = 0.0) -> bool:
@@ -65,13 +71,15 @@ class Watch:
         return True
 
     def _take(self, line: bytes) -> None:
-        if line.startswith(b"fence "):
-            self.fence = int(line[6:])
+        if line.startswith(b"fences "):
+            self.fences = line[7:].decode()
             self.is_ready = True
         elif line == b"ready":
             self.is_ready = True
-        elif line == b"begin":
-            self._step_began = time.monotonic()
+        elif line.startswith(b"begin"):
+            self._step_began, self._step = time.monotonic(), line[6:].decode()
+        elif line.startswith(b"load"):
+            self._load = line[5:].decode()
         elif line == b"end":
             self._step_began = None
 
@@ -79,12 +87,17 @@ class Watch:
     def is_stuck(self) -> bool:
         return self._step_began is not None and time.monotonic() - self._step_began > self.step_timeout_s
 
-    def forget_child(self) -> bool:
-        """Read what the dead child wrote last and reset for its successor. Returns whether the child had been ready."""
+    def forget_child(self, *, is_death: bool = True) -> bool:
+        """Read what the child wrote last and reset for its successor. Returns whether the child had been ready."""
         while self.read():
             pass
         was_ready, self.is_ready = self.is_ready, False
-        self._step_began = None
+        step = f"step {self._step}" if self._step_began is not None else ""
+        load = self._load if is_death else ""
+        if was_ready or self._load or step:  # else it ended in its start, and its successor is told what it was told
+            self._loads = Counter({load: self._loads[load] + 1})
+            self.died_in = f"load {self._loads[load]} {load}" if load else step
+        self._step_began, self._load = None, ""
         self._rest = b""
         return was_ready
 
@@ -102,6 +115,7 @@ class Child:
         self.status: int | None = None  # the exit status once there will be no restart
         self._clock = clock
         self._process: subprocess.Popen[bytes] | Forked | None = None
+        self._keeper = KeeperProcess(clock) if command.has_template else None
         self._template = Template(command.words, self._fds, clock) if command.has_template else None
         self._start_at = clock()
         self._began = 0.0
@@ -113,6 +127,8 @@ class Child:
         return self.watch is not None and self.watch.is_ready
 
     def tick(self) -> None:
+        if self._keeper is not None and self._kill_at is None:
+            self._keeper.tick()
         if self.watch is not None:
             self.watch.read()
         if self._process is not None and (status := self._process.poll()) is not None:
@@ -126,7 +142,8 @@ class Child:
         elif self._kill_at is not None and self._clock() >= self._kill_at:
             self._process.kill()
         if self._template is not None and self._kill_at is None:
-            self._template.tick(self._process if isinstance(self._process, Forked) else None)
+            waited_for = self._keeper.pid if self._keeper is not None else 0
+            self._template.tick(self._process if isinstance(self._process, Forked) else None, waited_for)
 
     def stop(self) -> None:
         """Send SIGTERM, and SIGKILL after STOP_S; no restart follows."""
@@ -140,23 +157,31 @@ class Child:
     def close(self) -> None:
         if self._template is not None:
             self._template.end()
+        if self._keeper is not None:
+            self._keeper.end()
         if self.watch is not None:
             self.watch.close()
 
     @property
     def _fds(self) -> list[int]:
         """File descriptors that the child inherits."""
-        watched = [self.watch.write_fd] if self.watch is not None else []
-        return watched + ([self.command.listen_fd] if self.command.listen_fd is not None else [])
+        fds = [
+            self.watch.write_fd if self.watch is not None else None,
+            self.command.listen_fd,
+            self._keeper.door_fd if self._keeper is not None else None,
+        ]
+        return [fd for fd in fds if fd is not None]
 
     def _start(self) -> None:
         extra: list[str] = []
         if self.watch is not None:
             extra += ["--watch-fd", str(self.watch.write_fd)]
             if self.command.is_worker:
-                extra += ["--predecessor", str(self.watch.fence)]
+                extra += ["--predecessor", self.watch.fences, "--died-in", self.watch.died_in]
         if self.command.listen_fd is not None:
             extra += ["--listen-fd", str(self.command.listen_fd)]
+        if self._keeper is not None:
+            extra += ["--keeper-fd", str(self._keeper.door_fd)]
         self._began = self._clock()
         if self._template is not None:
             self._process = self._template.fork(extra)
@@ -165,7 +190,8 @@ class Child:
             self._process = subprocess.Popen(command, pass_fds=self._fds, preexec_fn=die_with_parent)
 
     def _on_exit(self, status: int) -> None:
-        was_ready = self.watch is not None and self.watch.forget_child()
+        is_death = status not in (0, EXIT_TRY_AGAIN)
+        was_ready = self.watch is not None and self.watch.forget_child(is_death=is_death)
         self._process = None
         if self._kill_at is not None or status == EXIT_CONFIGURATION:
             self.status = status

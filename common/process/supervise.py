@@ -3,9 +3,9 @@
     python -m common.process.supervise api --listen -- python -m api.server
     python -m common.process.supervise worker --watch --template -- python -m worker.main
 
---watch gives the child a pipe (--watch-fd N) to which it writes `fence N`, `begin` and `end`. A step longer than
+--watch gives the child a pipe (--watch-fd N) to which it writes `fences N,N`, `begin` and `end`. A step longer than
 OMNI_STEP_TIMEOUT ends with SIGKILL, which works even with a stuck driver or a held GIL. The successor gets the dead
-process's fence (--predecessor N), so it does not wait for a lease to expire.
+process's fences (--predecessor N,N), so it does not wait for a lease to expire.
 
 --template runs the command once, to import everything, and forks each child from that process (template.py), so that a
 successor imports nothing. Without effect where `can_fork` is false.
@@ -14,7 +14,7 @@ successor imports nothing. Without effect where `can_fork` is false.
 dashboard's port for one. SIGHUP replaces the children in turn: the supervisor starts a new one and stops an old one
 when the new one has written `ready`. The port stays open throughout.
 
-Written here because process managers know neither the fence of a worker, nor a step that hangs, nor a template to fork.
+Written here because process managers know no fences of a worker, no step that hangs and no template to fork.
 """
 
 import argparse

@@ -87,8 +87,11 @@ class Template:
             logger.warning("the template died before it could fork a worker")
         return Forked(self._process, self._socket)
 
-    def tick(self, worker: Forked | None) -> None:
-        """Restart a dead template when it is due, and reap orphans that workers left behind."""
+    def tick(self, worker: Forked | None, other_pid: int = 0) -> None:
+        """Restart a dead template when it is due, and reap orphans that workers left behind.
+
+        `other_pid`: of a child of this process that is waited for elsewhere.
+        """
         if self._process is None:
             return
         if worker is not None and worker.pid is None and worker.returncode is None:
@@ -100,7 +103,8 @@ class Template:
             self._start_at = self._clock() + PAUSE_S
         elif self._clock() >= self._start_at:
             self._start()
-        reap_orphans({self._process.pid, worker.pid if worker is not None and worker.pid is not None else 0})
+        worker_pid = worker.pid if worker is not None and worker.pid is not None else 0
+        reap_orphans({self._process.pid, worker_pid, other_pid})
 
     def end(self) -> None:
         if self._process is not None:

@@ -1,12 +1,12 @@
 """The served models, their queues and their workers, as the workers wrote them to Redis."""
 
+from collections.abc import Collection
+
 from redis import Redis
 
 from common.redis import keys
-from common.wire import ModelCard
+from common.wire import ModelCard, Tier
 from common.wire_codec import decode_card
-
-MAX_SECONDS_PER_PLACE = 60.0
 
 
 class Directory:
@@ -50,10 +50,23 @@ class Directory:
     def num_waiting(self, queue: str) -> int:
         return int(self._redis.zcard(keys.waiting_key(queue)))
 
-    def seconds_per_place(self, queue: str) -> float:
-        """Seconds until the queue moves by one, from the workers' measured rates; 1 s when none is known."""
-        rate = sum(float(worker.get("jobs_per_s", 0)) for worker in self.workers() if worker.get("queue") == queue)
-        return min(MAX_SECONDS_PER_PLACE, 1 / rate) if rate > 0 else 1.0
+    def num_waiting_in(self, queue: str, tier: Tier) -> int:
+        """Jobs of one tier in the queue, by the classes around the tier's base."""
+        least, most = ((keys.BASES[tier] + step) * keys.CLASS_STEP for step in (-500, 500))
+        return int(self._redis.zcount(keys.waiting_key(queue), least, f"({most}"))
+
+    def stray_jobs(self, ours: Collection[str]) -> dict[str, int]:
+        """How many jobs wait in each queue that is not among ours and that no live worker serves."""
+        served = {*ours, *(worker.get("queue") for worker in self.workers())}
+        waiting = {}
+        for queue in sorted({*self.models().values()} - served):
+            names = (keys.waiting_key(queue), keys.SUSPECTS + queue, keys.LATER + queue)
+            waiting[queue] = sum(int(self._redis.zcard(name)) for name in names)
+        return {queue: num for queue, num in waiting.items() if num}
+
+    def num_running_in(self, queue: str, tier: Tier) -> int:
+        """Sequences of one tier that workers run."""
+        return sum(map(int, self._redis.hgetall(keys.PLACES[tier] + queue).values()))
 
 
 def _decoded(fields: dict[bytes, bytes]) -> dict[str, str]:

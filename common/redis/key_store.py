@@ -11,14 +11,17 @@ import hashlib
 import secrets
 import time
 from dataclasses import asdict, dataclass
+from typing import cast, get_args
 
 from redis import Redis
 
 from common.errors import Conflict, InvalidRequest, NotFound
 from common.redis import keys
+from common.wire import Tier
 
 PREFIX = "sk-omni-"
 MAX_NAME = 64
+ALL_TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,16 @@ class KeyLimits:
     max_in_flight: int = 0  # waiting and running together
     max_queued: int = 0
     tokens_per_minute: int = 0  # prompt and answer
+    tokens_per_day: int = 0  # prompt and answer, from 00:00 UTC
     max_kept_bytes: int = 0  # requests and answers, until they expire; on top of submit.lua's own bound for every key
     weight: float = 1.0
     priority: int = 0  # how far it may go ahead: requests may ask for `priority` of minus this, or more
+    tiers: str = "default,flex"  # that its requests may use; an admin's may use all
     admin: int = 0
+
+    @property
+    def allowed_tiers(self) -> tuple[Tier, ...]:
+        return ALL_TIERS if self.admin else cast(tuple[Tier, ...], tuple(self.tiers.split(",")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,9 @@ def checked_limits(limits: KeyLimits) -> KeyLimits:
         raise InvalidRequest("'weight' must be between 0.001 and 1000.", param="weight")
     if not 0 <= limits.priority <= 100:
         raise InvalidRequest("'priority' must be between 0 and 100.", param="priority")
-    for name in ("max_in_flight", "max_queued", "tokens_per_minute", "max_kept_bytes"):
+    if not (tiers := limits.tiers.split(",")) or len({*tiers} & {*ALL_TIERS}) < len(tiers):
+        raise InvalidRequest(f"'tiers' must be some of {', '.join(ALL_TIERS)}, with commas in between.", param="tiers")
+    for name in ("max_in_flight", "max_queued", "tokens_per_minute", "tokens_per_day", "max_kept_bytes"):
         if not 0 <= getattr(limits, name) <= 10**12:
             raise InvalidRequest(f"'{name}' must be a whole number from 0 (no limit).", param=name)
     return limits
@@ -84,7 +95,7 @@ class KeyStore:
         """Refuse requests with this key from now on; its jobs go on. Raises NotFound."""
         owner = self._owner(name)
         with self.redis.pipeline(transaction=True) as pipeline:
-            pipeline.hdel(keys.KEY_NAMES, name).delete(keys.KEY + owner, keys.RATE + owner).incr(
+            pipeline.hdel(keys.KEY_NAMES, name).delete(keys.KEY + owner, keys.RATE + owner, keys.DAY + owner).incr(
                 keys.KEYS_VERSION
             ).execute()
 
@@ -127,9 +138,11 @@ def _record(owner: str, stored: dict[bytes, bytes]) -> KeyRecord:
         max_in_flight=int(texts["max_in_flight"]),
         max_queued=int(texts["max_queued"]),
         tokens_per_minute=int(texts["tokens_per_minute"]),
-        max_kept_bytes=int(texts.get("max_kept_bytes", 0)),  # newer than the others
+        tokens_per_day=int(texts.get("tokens_per_day", 0)),  # newer than the others, as is the next
+        max_kept_bytes=int(texts.get("max_kept_bytes", 0)),
         weight=float(texts["weight"]),
         priority=int(texts["priority"]),
+        tiers=texts.get("tiers", KeyLimits().tiers),
         admin=int(texts["admin"]),
     )
     return KeyRecord(texts["name"], owner, texts["digest"], float(texts["created"]), limits)

@@ -1,11 +1,21 @@
 """The answers of submit.lua that refuse a request -> the errors that callers see."""
 
 import math
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from common.errors import IdempotencyMismatch, InvalidRequest, KeyLimited, OmniError, Overloaded, Unavailable
+from common.errors import (
+    IdempotencyMismatch,
+    InvalidRequest,
+    KeyLimited,
+    OmniError,
+    Overloaded,
+    Unavailable,
+    WindowTooShort,
+)
 from common.quota import Quota
+from common.redis.job_view import written_time
 from common.redis.script import Reply
 from common.redis.server import NEARLY_FULL, evicts
 from common.redis.submission import Submission
@@ -18,9 +28,11 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "priority": "priority",
         "memory": "memory",
         "evicts": "maxmemory_policy",
+        "late": "window",
     }
 )
 MEMORY_RETRY_S = 10
+OWN_RETRY_S = 5  # for a place of the key's own: nobody knows when one of its jobs ends
 
 
 def reason_of(reply: Reply) -> str:
@@ -28,11 +40,18 @@ def reason_of(reply: Reply) -> str:
 
 
 def quota_of(reply: Reply) -> Quota:
-    names = ("in_flight", "max_in_flight", "tokens_left", "tokens_per_minute")
-    return Quota(*(reply.number(name) for name in names))
+    return Quota(
+        num_in_flight=reply.number("in_flight"),
+        max_in_flight=reply.number("max_in_flight"),
+        tokens_left=reply.number("tokens_left"),
+        tokens_per_minute=reply.number("tokens_per_minute"),
+        left_today=reply.number("left_today"),
+        tokens_per_day=reply.number("tokens_per_day"),
+        day_left_s=reply.number("day_left_ms") / 1000,
+    )
 
 
-def refusal(reply: Reply, submission: Submission, seconds_per_place: float) -> OmniError:
+def refusal(reply: Reply, submission: Submission) -> OmniError:
     """The error for an outcome other than `ok` and `again`."""
     match reply.outcome:
         case "mismatch":
@@ -43,21 +62,47 @@ def refusal(reply: Reply, submission: Submission, seconds_per_place: float) -> O
             return Unavailable(NEARLY_FULL, retry_after_s=MEMORY_RETRY_S)
         case "evicts":
             return Unavailable(evicts(reply.text("policy")), retry_after_s=MEMORY_RETRY_S)
+        case "late":
+            return too_short(reply.number("needed_ms") / 1000, submission.deadline_s)
         case "full":
             return Overloaded(
                 f"{reply.number('size')} requests are waiting, which is the most this server takes; try again later.",
-                retry_after_s=max(1, round(seconds_per_place)),
+                retry_after_s=max(1, math.ceil(place_s(reply))),
             )
         case _:
-            return key_limited(reply, submission.cost, seconds_per_place)
+            return key_limited(reply, submission.cost, place_s(reply))
+
+
+def place_s(reply: Reply) -> float:
+    """Seconds between two jobs that start."""
+    return reply.number("place_ms") / 1000
+
+
+def too_short(needed_s: float, deadline_s: float) -> WindowTooShort:
+    """The error for a deadline that the measured rate does not allow, or where the model has no place (below 0)."""
+    if needed_s < 0:
+        return WindowTooShort(
+            f"This request cannot end within {deadline_s:g} s: its model cannot be loaded as things stand. "
+            "GET /v1/models says why."
+        )
+    return WindowTooShort(
+        f"This request cannot end within {deadline_s:g} s: at the measured rate it ends in {math.ceil(needed_s)} s. "
+        f"The earliest time that can be kept is {written_time(time.time() + needed_s)}: allow more, or try later.",
+        retry_after_s=max(1, math.ceil(needed_s - deadline_s)),
+    )
 
 
 def key_limited(reply: Reply, cost: int, seconds: float) -> KeyLimited:
-    """The error for a limit of the caller's key, with the seconds after which a retry may succeed."""
+    """The error for a limit of the caller's key, with seconds after which a retry may succeed."""
     name, limit, quota = reply.text("name"), reply.number("limit"), quota_of(reply)
     message = f"This key has reached its limit {name}, which is {limit}."
+    if name in ("max_in_flight", "max_queued"):
+        seconds = OWN_RETRY_S
     if name == "tokens_per_minute":
         seconds = (min(cost, limit) - quota.tokens_left) * 60 / limit
+    if name == "tokens_per_day":
+        seconds = quota.day_left_s
+        message = f"{message[:-1]}; the day ends at 00:00 UTC, {max(0, quota.left_today)} tokens are left of it."
     if name == "max_kept_bytes":
         seconds = max(seconds, reply.number("expires_ms") / 1000)
         message = kept_message(reply.number("kept"), limit)

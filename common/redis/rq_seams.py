@@ -7,6 +7,7 @@ from types import MappingProxyType
 RQ_JOB = "rq:job:"  # + job; hash
 RQ_QUEUES = "rq:queues"  # set of the queues' keys
 RQ_QUEUE = "rq:queue:"  # + queue; list of jobs
+RQ_SCHEDULED = "rq:scheduled:"  # + queue; sorted set of jobs by time (s): the scheduled registry
 RQ_WIP = "rq:wip:"  # + queue; sorted set of executions: the started registry
 RQ_EXECUTION = "rq:execution:"  # + job:fence; hash
 RQ_EXECUTIONS = "rq:executions:"  # + job; sorted set

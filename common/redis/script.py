@@ -1,5 +1,6 @@
 """The Lua scripts of common/redis/scripts. Each is one atomic change."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from common.redis import keys, metrics, rq_seams
 FOLDER = Path(__file__).parent / "scripts"
 # With full memory Redis lets a script write only once it has deleted something, and accepted jobs must still end.
 GO_ON = "redis.call('DEL', LOG)\n"  # no job has an empty id
+LIBRARIES = ("pace", "lib")  # in front of every script, in this order
 STOPPED_BY_FULL_MEMORY = frozenset({"submit"})
 
 
@@ -39,7 +41,7 @@ class Scripts:
         self._scripts = {
             path.stem: redis.register_script(source(path.stem, folder))
             for path in sorted(folder.glob("*.lua"))
-            if path.stem != "lib"
+            if path.stem not in LIBRARIES
         }
 
     def run(self, name: str, *args: Any) -> Any:
@@ -56,8 +58,9 @@ class Scripts:
         return Reply(outcome.decode(), {name.decode(): value for name, value in pairs(values)})
 
     def expire(self, queue: str) -> None:
-        """End the jobs of a queue that are past their deadline or have lost their reader; any process may."""
-        self.run("expire", queue, round(keys.READER_GRACE_S * 1000), rq_seams.now_iso())
+        """Admit the jobs that are due; end those past their deadline or without a reader. Any process may."""
+        while self.run("expire", queue, round(keys.READER_GRACE_S * 1000), rq_seams.now_iso()):
+            pass
 
 
 def pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -71,10 +74,14 @@ def flat(fields: Mapping[Any, Any]) -> list[Any]:
 
 
 def source(name: str, folder: Path) -> str:
-    """The text that the server runs: the names, the library, the script's right to write, the script."""
-    names = "".join(f"local {name} = {lua(value)}\n" for name, value in shared_constants().items())
+    """The text that the server runs: the names that it uses, the libraries, the script's right to write, the script."""
     go_on = "" if name in STOPPED_BY_FULL_MEMORY else GO_ON
-    return names + (folder / "lib.lua").read_text() + go_on + (folder / f"{name}.lua").read_text()
+    libraries = "".join((folder / f"{library}.lua").read_text() for library in LIBRARIES)
+    text = libraries + go_on + (folder / f"{name}.lua").read_text()
+    used = set(re.findall(r"\w+", text))  # Lua takes 200 local names at most
+    return (
+        "".join(f"local {name} = {lua(value)}\n" for name, value in shared_constants().items() if name in used) + text
+    )
 
 
 def shared_constants() -> dict[str, Any]:

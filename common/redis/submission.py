@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from common.wire import GenerationRequest
+from common.redis.keys import BASES
+from common.wire import GenerationRequest, Tier
 
 ENTRY_BYTES = 80  # of one token in a log, as Redis keeps it
 LOGPROB_BYTES = 40
+WINDOWS_S = (2 * 3600, 8 * 3600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,27 @@ class Submission:
     priority: int = 0  # the lower, the earlier; below 0 only as far as the key's rights go
     vector_bytes: int = 0  # per input, when the inputs are embedded
     planned_tokens: int | None = None  # of an answer that only the context limits; None: its max_tokens
+    tier: Tier = "default"
+    not_before_ms: int = 0  # unix time before which it is not admitted; 0: at once
+    window_s: int = 0  # by when a background job must have ended; 0: no window
+    batch: str = ""  # the batch that it is a line of
+    archive: bool = False  # its answer outlives Redis's hour: it is copied into the store when it has ended
+
+    @property
+    def base(self) -> int:
+        """The job's class without its priority; of flex jobs with a window, those with a shorter one go first."""
+        is_background = self.tier == "flex" and self.window_s and not self.batch
+        return BASES[self.tier] - (sum(self.window_s <= window for window in WINDOWS_S) if is_background else 0)
+
+    @property
+    def must_be_kept(self) -> bool:
+        """True if it is refused when it cannot end by its deadline: nobody waits who would notice."""
+        return self.background and self.deadline_s > 0 and not self.batch
+
+    @property
+    def planned(self) -> int:
+        """The tokens that each choice is expected to have at most."""
+        return self.request.sampling.max_tokens if self.planned_tokens is None else self.planned_tokens
 
     @property
     def max_entries(self) -> int:
@@ -44,6 +67,4 @@ class Submission:
     @property
     def cost(self) -> int:
         """The tokens that this request is counted as until its end, which settles what it really took."""
-        sampling = self.request.sampling
-        planned = sampling.max_tokens if self.planned_tokens is None else self.planned_tokens
-        return len(self.request.prompt_ids) + planned * sampling.n
+        return len(self.request.prompt_ids) + self.planned * self.request.sampling.n

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 from tokenizers import AddedToken, Tokenizer
 
 from api.prompt.encoder import PromptEncoder
 from common.wire import ModelCard
 from tests.api.cards import SPECIAL, bytes_tokenizer
+from tests.api.kept import Kept
 
 ROOT = Path(__file__).resolve().parents[2]
 CHATML = (ROOT / "demo" / "chat_template.jinja").read_text()
@@ -54,3 +56,8 @@ def encoder_of() -> Callable[..., PromptEncoder]:
         return PromptEncoder(card(chat_tokenizer(), **changes))
 
     return make
+
+
+@pytest.fixture
+def kept(redis: "Redis", valkey_url: str, tmp_path: Path, encoder: PromptEncoder) -> Kept:
+    return Kept(redis, valkey_url, tmp_path, encoder)

@@ -134,7 +134,7 @@ def opened(
     transcript: Transcript, encoder: PromptEncoder, logs: Logs, after: int = 0, *, with_ids: bool = True
 ) -> Response:
     """The stream that Answer sends for these logs."""
-    service: Any = SimpleNamespace(store=logs, hub=EventHub(logs, None, "tiny"))  # type: ignore[arg-type]
+    service: Any = SimpleNamespace(store=logs, hub=EventHub(logs, None))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
         answer = Answer(service, request, *logs.of, is_background=True)
         answer.is_new = False
@@ -220,7 +220,7 @@ def test_a_stream_continues_after_any_of_its_frames(name: str, encoder: PromptEn
 
 
 def test_a_stream_s_headers_do_not_wait_for_its_first_event(encoder: PromptEncoder) -> None:
-    service: Any = SimpleNamespace(store=None, hub=EventHub(None, None, "tiny"))  # type: ignore[arg-type]
+    service: Any = SimpleNamespace(store=None, hub=EventHub(None, None))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
         answer = Answer(service, request, "job-1", is_background=True)
         stream = answer.stream(TRANSCRIPTS["chat_usage"].chunks(encoder))

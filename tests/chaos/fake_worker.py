@@ -18,7 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
-from worker.engine.interface import NOTHING_LOGGED, EngineStats
+from worker.engine.interface import NOTHING_LOGGED, EngineStats, NoAdapters, WithoutKV
 
 REVISION = "fake-1"
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -49,10 +49,11 @@ class Running:
         return self.request.sampling.seed
 
 
-class FakeEngine:
+class FakeEngine(WithoutKV):
     """An AnyEngine that generates one token a step for every request."""
 
-    state, device = "ready", "fake"
+    state, device, adapters = "ready", "fake", NoAdapters()
+    paces_flex = True
 
     def __init__(self, loaded: Any, config: Any, compiler: Any = None) -> None:
         self.card: ModelCard = loaded.card
@@ -61,18 +62,36 @@ class FakeEngine:
         self.running: dict[str, Running] = {}
         self.suspects: set[str] = set()
         self.num_generated = 0
+        self.gpu_us: dict[str, int] = {}
         self._settled: list[tuple[str, Event]] = []
 
     @property
     def has_work(self) -> bool:
         return bool(self.running or self._settled)
 
-    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
-        return len(self.running.keys() - set(without)) < self.max_num_seqs
+    def has_room(
+        self,
+        num_prompt_tokens: int,
+        n: int,
+        max_tokens: int = 1,
+        without: Collection[str] = (),
+        *,
+        is_flex: bool = False,
+    ) -> bool:
+        """A flex request leaves one place free, and does not run beside others in an engine that does not pace it."""
+        if is_flex and not self.paces_flex and not all(running.request.is_flex for running in self.running.values()):
+            return False
+        num_others = len(self.running.keys() - set(without))
+        return num_others < self.max_num_seqs - is_flex or not num_others
 
-    def has_ample_room(self) -> bool:
+    def has_ample_room(self, *, is_flex: bool = False) -> bool:
         """See AnyEngine."""
-        return self.has_room(1, 1)
+        return self.has_room(1, 1, is_flex=is_flex)
+
+    def take_gpu_us(self) -> dict[str, int]:
+        """See AnyEngine. A token costs 1,000."""
+        taken, self.gpu_us = self.gpu_us, {}
+        return taken
 
     def add(
         self,
@@ -116,6 +135,7 @@ class FakeEngine:
             self.cancel(job_id)
             return [(job_id, Failed("internal_error", "The model failed on this request."))]
         running.num_done += 1
+        self.gpu_us[job_id] = 1000
         self.num_generated += 1
         is_last = running.num_done >= running.request.sampling.max_tokens
         delta = Delta(
@@ -146,6 +166,10 @@ class FakeEngine:
     def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
         time.sleep(float(os.environ.get("CHAOS_LOAD_S", "0")))
 
+    def close(self) -> None:
+        for request_id in list(self.running):
+            self.cancel(request_id)
+
     @staticmethod
     def _finished(running: Running) -> Finished:
         return Finished(len(running.request.prompt_ids), running.num_done)
@@ -165,7 +189,7 @@ def tokenizer_json() -> str:
     return str(tokenizer.to_str())
 
 
-def fake_load(model: str, names: tuple[str, ...], config: Any, tell: Any) -> FakeLoaded:
+def fake_load(model: str, names: tuple[str, ...], config: Any, tell: Any, keep: Any = None) -> FakeLoaded:
     card = ModelCard(
         queue=names[0],
         names=names,
@@ -181,6 +205,10 @@ def fake_load(model: str, names: tuple[str, ...], config: Any, tell: Any) -> Fak
     return FakeLoaded(card)
 
 
+def fake_open(model: str, names: tuple[str, ...], config: Any, tell: Any, keep: Any) -> FakeEngine:
+    return FakeEngine(fake_load(model, names, config, tell), config)
+
+
 def stand_in(name: str, **members: Any) -> None:
     module = types.ModuleType(name)
     vars(module).update(members)
@@ -194,6 +222,8 @@ def leave_out_the_model() -> None:
         engine_config=lambda settings, num_ranks: types.SimpleNamespace(max_num_seqs=settings.model.max_num_seqs),
     )
     stand_in("worker.engine.engine", Engine=FakeEngine)
+    stand_in("worker.opening", open_engine=fake_open)
+    stand_in("worker.unloaded.cards", cold_card=None, is_current=None, task_of=None)
     stand_in("worker.drafting.choose", DraftFault=RuntimeError)
     stand_in("worker.embedding.embedder", Embedder=None)
     stand_in("worker.embedding.encoder_model", load_encoder=None)
@@ -205,6 +235,7 @@ def leave_out_the_model() -> None:
         load=fake_load,
         import_family=lambda model: None,
     )
+    stand_in("worker.models.kept.state", KeptFault=type("KeptFault", (Exception,), {}))
     stand_in("worker.remote.loader", connect_engine=None)
     alone = types.SimpleNamespace(size=1, join=lambda: None)
     stand_in("worker.ranks", Ranks=None, our_ranks=lambda size: alone)

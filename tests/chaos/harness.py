@@ -192,6 +192,7 @@ class Harness:
             name: value for name, value in os.environ.items() if not name.startswith("OMNI_") and name != "REDIS_URL"
         }
         return kept | {
+            "OMNI_MODEL": "demo",
             "OMNI_MODEL_NAME": self.options.model,
             "OMNI_PORT": str(self.port),
             "OMNI_API_KEYS": ",".join(KEYS),

@@ -31,11 +31,13 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "no_blame": [("reclaim.lua", "if is_crash and (is_suspect[id] or num_suspects == 0) then", "if false then")],
     "no_reclaim": [("reclaim.lua", "redis.call('EXISTS', WORKER .. fence) == 0", "false")],
-    "no_limit": [("submit.lua", "if size >= tonumber(max_queue)", "if false")],
-    "full_for_all": [("submit.lua", "redis.call('EXISTS', own) == 1 then return", "true then return")],
+    "no_limit": [("submit.lua", "if num_before >= tonumber(max_queue)", "if false")],
+    "full_for_all": [("submit.lua", "and has_some > 0 then", "then")],
     "no_idempotency": [("submit.lua", "if known and", "if false and")],
     "idempotency_not_scoped": [("submit.lua", "IDEM .. owner .. ':' .. idem_hash", "IDEM .. idem_hash")],
     "no_deadline": [("expire.lua", "cancel(id, 'timeout'", "tostring(id, 'timeout'")],
+    "moved_but_not_removed": [("expire.lua", "redis.call('ZREM', LATER .. queue, id)", "")],
+    "backlog_only_grows": [("lib.lua", "count_waiting(id, queue, -1)", "")],
     "no_reader_grace": [("expire.lua", "cancel(id, 'client_gone'", "tostring(id, 'client_gone'")],
     "keyed_jobs_die_at_once": [("cancel.lua", "and idem then", "and false then")],
     "no_rq_state": [
@@ -43,7 +45,17 @@ SCRIPTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "skip_the_head": [("claim.lua", "head_of(queue)", "redis.call('ZRANGE', WAITING .. queue, -1, -1)[1]")],
     "drop_the_log_on_making_room": [
-        ("claim.lua", "count(queue, 'jobs_that_made_room')", "redis.call('DEL', LOG .. other)"),
+        ("claim.lua", "local is_paused =", "redis.call('DEL', LOG .. other)\nlocal is_paused ="),
+    ],
+    "drop_the_log_on_giving_back": [
+        ("give_back.lua", "requeue(id, queue,", "redis.call('DEL', LOG .. id)\nrequeue(id, queue,"),
+    ],
+    "no_class_base": [("submit.lua", "local class = base + priority", "local class = priority")],
+    "shares_across_tiers": [
+        ("lib.lua", "return redis.call('HGET', JOB .. id, 'tier') or 'default'", "return 'default'"),
+        ("lib.lua", "return tier or 'default',", "return 'default',"),
+        ("submit.lua", "local class = base + priority", "local class = base + priority\ntier = 'default'"),
+        ("append.lua", "tier or 'default'", "'default'"),
     ],
     "claims_not_numbered": [("claim.lua", "if last_number == number then", "if false then")],
     "no_share_of_memory": [("submit.lua", "if kept + most > max_kept then", "if false then")],
@@ -160,7 +172,7 @@ def no_gap_fill() -> None:
     from api.jobs import events as api_events
     from common.wire import Failed, Finished
 
-    def events(store: Any, subscription: Any, after: int, *, is_new: bool) -> Any:
+    def events(store: Any, subscription: Any, after: int, *, is_new: bool, log: Any = None) -> Any:
         while True:
             for entry in subscription.take():
                 yield entry
@@ -213,16 +225,12 @@ def two_step_submit() -> None:
     for path in common.redis.script.FOLDER.glob("*.lua"):
         text = path.read_text()
         if path.name == "submit.lua":
-            text = text.replace("redis.call('ZADD', waiting, score, member)", "")
-            text = text.replace("redis.call('RPUSH', RQ_QUEUE .. queue, id)", "")
-            text = text.replace("local position = redis.call('ZRANK', waiting, member)", "local position = 0")
+            assert "join_queue(id, queue, ticket, view)" in text
+            text = text.replace("join_queue(id, queue, ticket, view)", "")
         (folder / path.name).write_text(text)
     (folder / "push.lua").write_text(
         "local id, queue = unpack(ARGV)\n"
-        "local ticket, member = unpack(redis.call('HMGET', JOB .. id, 'ticket', 'member'))\n"
-        "redis.call('ZADD', WAITING .. queue, ticket, member)\n"
-        "redis.call('RPUSH', RQ_QUEUE .. queue, id)\n"
-        "redis.call('PUBLISH', CONTROL .. queue, WORK)\n"
+        "join_queue(id, queue, redis.call('HGET', JOB .. id, 'ticket'), view_of(queue, now_ms()))\n"
     )
     use_scripts(folder)
     real = Store.submit
@@ -313,9 +321,9 @@ def regenerate_from_the_start() -> None:
 
 def no_room_made() -> None:
     """A full worker makes no room for other keys."""
-    from worker.jobs.omni_worker import OmniWorker
+    from worker.jobs.served_model import ServedModel
 
-    patch(OmniWorker, "make_room", lambda self: None)
+    patch(ServedModel, "make_room", lambda self: None)
 
 
 def regenerate_after_making_room() -> None:
@@ -343,7 +351,7 @@ def no_hang_watch() -> None:
     """The worker does not report its steps to the parent."""
     from worker.jobs.hang_watch import HangWatch
 
-    patch(HangWatch, "run", lambda self, work: work())
+    patch(HangWatch, "run", lambda self, work, fence: work())
 
 
 def no_release() -> None:

@@ -25,6 +25,7 @@ from api.jobs.generation import rq_job
 from api.jobs.hub import EventHub
 from api.jobs.subscription import Subscription
 from common.errors import Conflict, IdempotencyMismatch, Overloaded
+from common.flag import Flag
 from common.process.data_folder import FolderRefused, take
 from common.redis import keys
 from common.redis.job_log import LogEntry
@@ -34,10 +35,11 @@ from common.redis.submission import Submission
 from common.wire import Event, Finished, GenerationRequest, SamplingParams
 from tests.chaos.checker import Report, check_log
 from tests.chaos.fake_worker import REVISION, FakeEngine, FakeLoaded, expected_text, fake_load
-from worker.jobs.heartbeat import Heartbeat, Inbox
+from worker.jobs.hang_watch import HangWatch
+from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.ledger import Fenced, Ledger
-from worker.jobs.omni_worker import OmniWorker
 from worker.jobs.publisher import Publisher
+from worker.jobs.served_model import ServedModel
 
 QUEUE = "fake"
 
@@ -48,18 +50,23 @@ class Stage:
     def __init__(self, redis: "Redis", **options: Any) -> None:
         self.redis = redis
         self.store = Store(redis, **options)
-        self.hub = EventHub(self.store, redis, QUEUE)
+        self.hub = EventHub(self.store, redis)
         self.num_workers = 0
 
-    def submit(self, seed: int, num_tokens: int = 10, **fields: Any) -> str:
+    def submit(self, seed: int, num_tokens: int = 10, queue: str = QUEUE, **fields: Any) -> str:
         request = GenerationRequest(
-            f"job-{seed}-{time.monotonic_ns()}", QUEUE, (1, 2, 3), SamplingParams(num_tokens, seed)
+            f"job-{seed}-{time.monotonic_ns()}",
+            queue,
+            (1, 2, 3),
+            SamplingParams(num_tokens, seed),
+            is_flex=fields.get("tier") == "flex",
+            keep_alive_s=fields.pop("keep_alive_s", None),
         )
-        form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0}
-        submission = Submission(request, QUEUE, fields.pop("owner", "me"), REVISION, form, background=True, **fields)
-        return self.store.submit(submission, rq_job(self.redis, request.id, QUEUE)).job_id
+        form = {"kind": "chat", "id": request.id, "model": queue, "created": 0}
+        submission = Submission(request, queue, fields.pop("owner", "me"), REVISION, form, background=True, **fields)
+        return self.store.submit(submission, rq_job(self.redis, request.id, queue)).job_id
 
-    def worker(self, watch_fd: int | None = None, max_num_seqs: int = 64) -> OmniWorker:
+    def worker(self, watch_fd: int | None = None, max_num_seqs: int = 64) -> ServedModel:
         """A registered worker, which runs only in turn()."""
         self.num_workers += 1
         ledger = Ledger(self.redis, QUEUE, f"worker-{self.num_workers}")
@@ -70,11 +77,11 @@ class Stage:
         engine.step_s = 0.0
         fd = os.open(os.devnull, os.O_WRONLY) if watch_fd is None else watch_fd
         publisher = Publisher(Redis(connection_pool=self.redis.connection_pool), ledger.fence)
-        worker = OmniWorker(ledger, engine, loaded.card, publisher, Inbox(), fd)  # type: ignore[arg-type]
+        worker = ServedModel(ledger, engine, publisher, Flag(), HangWatch(fd))
         ledger.renew({})
         return worker
 
-    def bury(self, worker: OmniWorker) -> None:
+    def bury(self, worker: ServedModel) -> None:
         """The process is dead and its lease has run out."""
         self.redis.delete(keys.worker_key(worker.ledger.fence))
 
@@ -88,9 +95,9 @@ class Stage:
         return "".join(getattr(entry.event, "text", "") for entry in self.entries(job_id))
 
 
-def turn(worker: OmniWorker, times: int = 1) -> None:
+def turn(worker: ServedModel, times: int = 1) -> None:
     for _ in range(times):
-        worker.inbox.wake.set()
+        worker.inbox.wake()
         worker.cancel_requested()
         worker.admit()
         worker.make_room()
@@ -100,7 +107,7 @@ def turn(worker: OmniWorker, times: int = 1) -> None:
             worker.publish([])
 
 
-def finish(stage: Stage, worker: OmniWorker, *job_ids: str) -> None:
+def finish(stage: Stage, worker: ServedModel, *job_ids: str) -> None:
     for _ in range(200):
         if all(stage.field(job_id, "state") in ("finished", "failed", "cancelled") for job_id in job_ids):
             return
@@ -357,7 +364,7 @@ def a_stopping_process_closes_its_streams(stage: Stage) -> None:
 def no_client_takes_a_part_for_the_whole(stage: Stage) -> None:
     """When the process stops, a stream without ids ends with an error in its endpoint's format."""
     for dialect, with_ids in product((OPENAI, RESPONSES, ANTHROPIC), (False, True)):
-        service: Any = SimpleNamespace(store=stage.store, hub=EventHub(stage.store, stage.redis, QUEUE))
+        service: Any = SimpleNamespace(store=stage.store, hub=EventHub(stage.store, stage.redis))
         with Flask("test").test_request_context():
             answer = Answer(service, request, stage.submit(1), is_background=True)
             stream = answer.stream(Silent(), dialect, with_ids=with_ids).iter_encoded()
@@ -396,7 +403,7 @@ def a_cancel_reaches_the_engine(stage: Stage) -> None:
     worker = stage.worker()
     turn(worker, 3)
     assert stage.store.cancel(job_id, "me") == "running"
-    Heartbeat(worker.ledger, worker.inbox, dict).beat()
+    Heartbeat([worker]).beat()
     turn(worker, 2)
     worker.publisher.confirm()
     assert stage.field(job_id, "state") == "cancelled"
@@ -460,11 +467,12 @@ def entries_wait_for_redis(stage: Stage) -> None:
 def every_step_is_reported_to_the_parent(stage: Stage) -> None:
     stage.submit(1)
     reader, writer = os.pipe()
-    turn(stage.worker(writer), 2)
+    worker = stage.worker(writer)
+    turn(worker, 2)
     os.close(writer)
     said = os.read(reader, 1000)
     os.close(reader)
-    assert said.count(b"begin\n") == said.count(b"end\n") == 3  # one admission, two steps
+    assert said.count(b"begin %d\n" % worker.ledger.fence) == said.count(b"end\n") == 3  # one admission, two steps
 
 
 def a_folder_has_one_owner(stage: Stage) -> None:

@@ -6,12 +6,15 @@ import pytest
 from redis import Redis
 
 from tests.chaos.harness import Options, running
+from tests.chaos.later_scenarios import LATER_CONTROLS
 from tests.chaos.memory_scenarios import MEMORY_CONTROLS
 from tests.chaos.mutations import API, EMBEDDED, SCRIPTS, WORKER, broken
 from tests.chaos.scenarios import CONTROLS as LIFE_CONTROLS
 from tests.chaos.scenarios import Stage
+from tests.chaos.shelf_scenarios import SHELF_CONTROLS
+from tests.chaos.tier_scenarios import TIER_CONTROLS
 
-CONTROLS = LIFE_CONTROLS | MEMORY_CONTROLS
+CONTROLS = LIFE_CONTROLS | MEMORY_CONTROLS | TIER_CONTROLS | LATER_CONTROLS | SHELF_CONTROLS
 
 SCENARIOS = {scenario.__name__: scenario for scenario in CONTROLS.values()}
 HARMLESS = {"no_published_entries"}

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 
 import click
@@ -80,3 +81,14 @@ def test_connections_that_break_at_once_are_opened_with_a_pause_between(monkeypa
     with saying(empty, empty, empty, HEAD + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n") as (url, _):
         assert list(Client(url, "sk-local").chat({})) == []
     assert len(pauses) == 3
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Length: 9\r\n", b"Transfer-Encoding: chunked\r\n"], ids=["length", "chunks"]
+)
+def test_a_download_that_breaks_leaves_no_file(tmp_path: Path, head: bytes) -> None:
+    body = chunk(b"half") if b"chunked" in head else b"half"
+    with saying(b"HTTP/1.1 200 OK\r\n" + head + b"Connection: close\r\n\r\n" + body) as (url, _):
+        with pytest.raises(click.ClickException, match="broke"):
+            Client(url, "sk-local").download("/", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -45,6 +45,27 @@ def test_a_gpu_without_what_compiles_its_kernels_is_slow(folder, tool, level, tm
     assert ("no C compiler and no Python.h" in finding.what and "gcc" in finding.todo) is (level == "warn")
 
 
+@pytest.mark.parametrize(
+    "files", [["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], ["m.gguf"]]
+)
+def test_the_size_of_a_models_weights_is_that_of_its_files(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "fault_of", lambda source, needs_weights: "")
+    for name in files:
+        (tmp_path / name).write_bytes(bytes(6 * 2**20 // len(files)))
+    for model in {tmp_path, tmp_path / files[0]} if files == ["m.gguf"] else {tmp_path}:
+        finding = doctor.model_finding(read_settings({"OMNI_MODEL": str(model)}))
+        assert finding.what.endswith(", 6 MiB of weights")
+
+
+def test_each_model_of_a_table_has_a_finding(tmp_path):
+    table = tmp_path / "models.toml"
+    table.write_text('[[model]]\nid = "a"\nmodel = "demo"\n[[model]]\nid = "b"\nmodel = "./none"\n')
+    settings = read_settings({"OMNI_MODELS": str(table), "OMNI_DATA_DIR": str(tmp_path)})
+    good, bad = [found for found in doctor.settings_findings(settings) if "model" in found.what][-2:]
+    assert good.level == "good" and good.what.startswith("model a: ") and "MiB of weights" in good.what
+    assert bad.level == "bad" and f"{table}, b: model={tmp_path}/none cannot be loaded" in bad.what
+
+
 def test_keys_are_counted():
     settings = read_settings({"OMNI_HOST": "0.0.0.0", "OMNI_API_KEYS": "a,b", "OMNI_ADMIN_KEYS": "c"})
     assert doctor.key_finding(settings).what == "2 API keys, 1 admin key"

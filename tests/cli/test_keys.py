@@ -11,7 +11,9 @@ def test_a_key_is_added_listed_limited_and_revoked(omni, service: RunningService
         listed = omni("keys", "list").stdout
         assert "visitor" in listed and key not in listed
         assert omni("keys", "limits", "visitor", "--weight", "2.5", "--admin").exit_code == 0
-        assert re.search(r"visitor\s+\S+\s+-\s+5\s+-\s+-\s+2\.5\s+0\s+yes", omni("keys", "list").stdout)
+        assert re.search(
+            r"visitor\s+\S+\s+-\s+5\s+-\s+-\s+-\s+2\.5\s+0\s+priority,default,flex\s+yes", omni("keys", "list").stdout
+        )
         assert "visitor" in omni("keys", "add", "visitor").stderr
     finally:
         assert omni("keys", "revoke", "visitor").exit_code == 0

@@ -1,5 +1,6 @@
 """Settings: read once, refused with one sentence that names them."""
 
+import importlib
 import io
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 from common.environment import HONCHO, ON_TERMINAL, child_environment, log_format
 from common.redis.connection import connect
 from common.setting_types import REMOVED
-from common.settings import ROOT, SettingsError, load_settings, read_settings, setting_names
+from common.settings import DEMO_MODEL, ROOT, SMOLLM2, SettingsError, load_settings, read_settings, setting_names
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def test_the_defaults_serve_the_demo_model_on_loopback() -> None:
 
 
 def test_there_are_few_settings() -> None:
-    assert len(setting_names()) <= 32  # docs/decisions/0022
+    assert len(setting_names()) <= 40  # docs/decisions/0032
 
 
 def test_the_readme_lists_exactly_the_settings() -> None:
@@ -95,6 +96,18 @@ def test_redis_url_wins_over_the_embedded_server(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
+        (
+            "OMNI_STORE_URL",
+            "mysql://h/omni",
+            "OMNI_STORE_URL='mysql://h/omni' is refused: it must be empty, postgresql://",
+        ),
+        ("OMNI_STORE_URL", "postgresql://u:secret@h:port/d", "OMNI_STORE_URL is refused: it must be empty"),
+        ("OMNI_STORE_URL", "sqlite://omni.db", "OMNI_STORE_URL='sqlite://omni.db' is refused"),
+        ("OMNI_WEBHOOK_HOSTS", "http://hook", "it must be empty, or hosts without a port"),
+        ("OMNI_WEBHOOK_HOSTS", "hook:80", "it must be empty, or hosts without a port"),
+        ("OMNI_WEBHOOK_HOSTS", "hook, 10.0.0", "it must be empty, or hosts without a port"),
+        ("OMNI_WEBHOOK_HOSTS", "10.0.0.0/33", "it must be empty, or hosts without a port"),
+        ("OMNI_MODEL_NAME", "a,omni-webhooks", "'omni-webhooks'"),
         ("OMNI_PORT", "eighty", "OMNI_PORT='eighty'"),
         ("OMNI_PORT", "70000", "OMNI_PORT='70000'"),
         ("OMNI_MAX_QUEUE", "0", "OMNI_MAX_QUEUE='0'"),
@@ -250,3 +263,43 @@ def test_a_process_with_a_bad_setting_ends_with_one_sentence(module: str) -> Non
 def test_settings_that_do_not_go_together_are_named_and_no_others(values: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(said)):
         read_settings(values)
+
+
+def test_adapters_are_names_and_folders_of_their_own() -> None:
+    found = read_settings({"OMNI_ADAPTERS": "sql=/models/sql, me/de.v1 = models/de,"}).model.adapters
+    assert found == (("sql", "/models/sql"), ("me/de.v1", "models/de"))
+    for wrong in ("sql", "sql=", "=/models/sql", "a b=/x", "sql=/x,sql=/y", "..=/x", "a/./b=/x", "/a=/x"):
+        with pytest.raises(SettingsError, match="OMNI_ADAPTERS=.* is refused: write NAME=FOLDER"):
+            read_settings({"OMNI_ADAPTERS": wrong})
+    with pytest.raises(SettingsError, match="OMNI_ADAPTERS names 'omni-demo', which is a model's id already"):
+        read_settings({"OMNI_ADAPTERS": "omni-demo=/x"})
+    for other in ({"OMNI_ENGINE": "vllm+http://x:1"}, {"OMNI_TENSOR_PARALLEL": "2"}):
+        with pytest.raises(SettingsError, match="does not go with OMNI_ADAPTERS"):
+            read_settings({"OMNI_ADAPTERS": "sql=/x", **other})
+
+
+def test_the_default_model_is_smollm2_where_its_package_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small = str(DEMO_MODEL)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / SMOLLM2[0]).exists()])
+    importlib.invalidate_caches()
+    assert read_settings({}).model.source == read_settings({"OMNI_MODEL": "demo"}).model.source == small
+    package = tmp_path / SMOLLM2[0]
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('this is not to be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert read_settings({}).model.source == small  # without its file
+    (package / SMOLLM2[1]).touch()
+    model = read_settings({}).model
+    assert model.source == str(package / SMOLLM2[1])
+    assert model.names == ("deepseek-v3.2", "omni-demo")
+    assert read_settings({"OMNI_MODEL": "demo"}).model.source == small
+
+
+@pytest.mark.parametrize(
+    "source, name",
+    [("/models/Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B-Q4_K_M"), ("big-00001-of-00003.gguf", "big"), ("a/b.c/", "b.c")],
+)
+def test_a_files_name_is_the_id_that_clients_use(source: str, name: str) -> None:
+    assert read_settings({"OMNI_MODEL": source}).model.names == (name,)

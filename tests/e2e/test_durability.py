@@ -178,7 +178,7 @@ def test_a_job_can_be_cancelled_by_its_id_and_only_by_its_owner(stage: Harness, 
         [entry] = [entry for entry in listed["data"] if entry["id"] == job["id"]]
         assert entry["age_s"] < 60 and entry["max_tokens"] == 5000
         if model == "idle":
-            assert (entry["state"], entry["position"], entry["tokens"]) == ("queued", 1, 0) and entry["eta_s"] >= 0
+            assert (entry["state"], entry["position"], entry["tokens"]) == ("queued", 1, 0) and "eta_s" in entry
         assert (await api.ask("DELETE", f"/v1/jobs/{job['id']}"))[0] == 200
         await until(lambda: stage.state(job["id"]) == "cancelled", 3.0)
 

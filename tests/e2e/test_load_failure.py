@@ -10,7 +10,7 @@ from tests.models import save_model
 from tests.service import RunningService
 
 CHANGES = {
-    "a missing library": {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}},
+    "a missing library": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
     "missing layers": {"num_hidden_layers": 12},
     "an unknown type": {"model_type": "nope"},
 }
@@ -24,8 +24,8 @@ def test_one_sentence_and_the_end(tmp_path: Path, kind: str) -> None:
     elif kind == "a broken template":
         (folder / "chat_template.jinja").write_text("{% for x in %}")
     else:
-        if kind == "a missing library" and find_spec("gptqmodel") is not None:
-            pytest.skip("gptqmodel is installed")
+        if kind == "a missing library" and find_spec("bitsandbytes") is not None:
+            pytest.skip("bitsandbytes is installed")
         config = json.loads((folder / "config.json").read_text()) | CHANGES[kind]
         (folder / "config.json").write_text(json.dumps(config))
     service = RunningService(tmp_path, {"OMNI_MODEL": str(folder)})

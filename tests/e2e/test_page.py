@@ -497,6 +497,23 @@ BOARD = {
     "running": [{"id": "chatcmpl-r", "age_s": 3.2, "owner": "alice", "tokens": 128, "max_tokens": 512}],
     "failed": [{"id": "chatcmpl-f", "code": "out_of_memory", "age_s": 70}],
     "num_waiting": 3,
+    "scheduled": [{"id": "chatcmpl-s", "owner": "bob", "tier": "default", "not_before": 1795766400}],
+    "num_scheduled": 1,
+    "tiers": {"priority": {"waiting": 0, "running": 0}, "default": {"waiting": 1, "running": 1}}
+    | {"flex": {"waiting": 2, "running": 0}},
+    "batches": [
+        {"id": "batch_r", "owner": "alice", "status": "in_progress", "endpoint": "/v1/embeddings", "model": "omni-demo"}
+        | {"total": 4000, "done": 1000, "failed": 2, "lines_per_s": 3.456, "eta": 9e9, "created": 0},
+        {"id": "batch_c", "owner": "bob", "status": "completed", "endpoint": "/v1/responses", "model": "omni-demo"}
+        | {"total": 3, "done": 3, "failed": 0, "lines_per_s": None, "eta": None, "created": 0},
+    ],
+    "num_open_batches": 1,
+    "webhooks": [
+        {"id": "we_1", "owner": "bob", "name": "orders", "url": "https://a.example/hook", "failing_since": 1.0}
+        | {"disabled": None, "reason": ""},
+    ],
+    "is_store_away": False,
+    "shelves": [],
 }
 
 
@@ -517,6 +534,22 @@ def test_the_board_shows_workers_queue_running_jobs_and_failures(board):
     assert board.inner_text("#waiting").split() == "1 chatcmpl-w alice 2 s 99 Cancel".split()
     assert board.inner_text("#more-waiting") == "and 2 more"
     assert board.inner_text("#failed").split() == "chatcmpl-f out_of_memory 1 min 10 s ago".split()
+
+
+def test_the_board_shows_batches_tiers_scheduled_jobs_and_webhooks_that_fail(board, backend):
+    running, ended = board.inner_text("#batches tr:first-child"), board.inner_text("#batches tr:last-child")
+    for part in ("batch_r", "alice", "in progress", "1,000 of 4,000, 2 failed", "3.5", " d "):
+        assert part in running
+    assert board.evaluate("document.querySelector('#batches progress').value") == 0.25
+    assert ended.split() == "batch_c bob completed 3 of 3 – –".split()
+    assert board.inner_text("#tiers-waiting") == "default 1 · flex 2"
+    assert board.inner_text("#tiers-running") == ""
+    assert "chatcmpl-s bob" in board.inner_text("#scheduled").replace("\t", " ")
+    assert "https://a.example/hook bob failing" in board.inner_text("#webhooks").replace("\t", " ")
+    assert board.locator("#store-away").is_hidden()
+    backend.board = BOARD | {"is_store_away": True}
+    board.wait_for_selector("#store-away:visible")
+    assert board.locator("#batches tr").count() == 2
 
 
 def test_the_board_is_live_over_one_stream_and_keeps_the_focus(board, backend):

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 import yaml
 
+from api.files.receive import MAX_FILE_BYTES
 from api.gate.body import MAX_BODY_BYTES
 from cli.serve import ROOT
 from common.settings import read_settings, setting_names
@@ -70,7 +71,7 @@ def test_every_process_of_the_procfile_has_a_unit():
 
 def test_compose_runs_what_the_image_has_and_opens_loopback_only():
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    assert set(compose["services"]) == {"api", "worker", "embedder", "valkey", "prometheus", "grafana"}
+    assert set(compose["services"]) == {"api", "worker", "embedder", "dispatcher", "valkey", "prometheus", "grafana"}
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     for name in ("prometheus", "valkey"):
@@ -89,9 +90,9 @@ def test_compose_gives_each_process_its_own_redis_user():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     users = re.findall(r"^user (\w+) on #HASH_OF_(\w+)_PASSWORD ", (DEPLOY / "valkey" / "users.conf").read_text(), re.M)
     assert [name.upper() for name, _ in users] == [password for _, password in users]
-    for name, user in (("api", "api"), ("worker", "worker"), ("embedder", "worker")):
+    for name, user in (("api", "api"), ("worker", "worker"), ("embedder", "worker"), ("dispatcher", "dispatcher")):
         assert f"://{user}:${{REDIS_{user.upper()}_PASSWORD}}@valkey:" in services[name]["environment"]["REDIS_URL"]
-    without_dashboard = {"api", "worker", "admin"}
+    without_dashboard = {"api", "worker", "dispatcher", "admin"}
     assert {f"REDIS_{user.upper()}_PASSWORD" for user in without_dashboard} == set(services["valkey"]["environment"])
 
 
@@ -99,17 +100,17 @@ def test_compose_gives_each_process_its_own_redis_user():
 def test_the_dashboard_has_a_redis_user_only_with_a_password(tmp_path, dashboard):
     (tmp_path / "valkey-server").write_text("#!/bin/sh\nexec cat\n")
     (tmp_path / "valkey-server").chmod(0o755)
-    passwords = {f"REDIS_{user}_PASSWORD": "p" for user in ("API", "WORKER", "ADMIN")}
+    passwords = {f"REDIS_{user}_PASSWORD": "p" for user in ("API", "WORKER", "DISPATCHER", "ADMIN")}
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **passwords, "REDIS_DASHBOARD_PASSWORD": dashboard}
     command = ["sh", str(DEPLOY / "valkey" / "start.sh")]
     configuration = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     users = re.findall(r"^user (\w+) on #[0-9a-f]{64} ", configuration, re.MULTILINE)
-    assert users == ["api", "worker", *(["dashboard"] if dashboard else []), "admin"]
+    assert users == ["api", "worker", "dispatcher", *(["dashboard"] if dashboard else []), "admin"]
 
 
 def test_the_image_holds_every_package_that_the_processes_import():
     copied = set(re.findall(r"^COPY (?:--\S+ )?(\w+) ", (DEPLOY / "Dockerfile").read_text(), re.M))
-    assert {"api", "cli", "common", "worker", "demo"} <= copied
+    assert {"api", "cli", "common", "worker", "dispatcher", "demo"} <= copied
     assert "USER 10001" in (DEPLOY / "Dockerfile").read_text()
 
 
@@ -120,7 +121,10 @@ def test_hadolint_finds_nothing():
 
 
 def test_proxies_pass_bodies_up_to_our_limit():
-    assert f"client_max_body_size {MAX_BODY_BYTES // 2**20}m" in (DEPLOY / "nginx.conf").read_text()
+    for name, form in (("nginx.conf", "client_max_body_size {}m"), ("Caddyfile", "max_size {}MiB")):
+        text = (DEPLOY / name).read_text()
+        assert form.format(MAX_BODY_BYTES // 2**20) in text
+        assert form.format(MAX_FILE_BYTES // 2**20 + 1) in text
 
 
 @needs("caddy")
@@ -156,7 +160,7 @@ def nginx(service: RunningService, tmp_path):
             server.terminate()
 
 
-def test_nginx_passes_a_stream_on_without_buffering(nginx, service: RunningService):
+def wait_for(nginx: str) -> None:
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -165,6 +169,24 @@ def test_nginx_passes_a_stream_on_without_buffering(nginx, service: RunningServi
         except httpx2.HTTPError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_nginx_passes_a_large_file_on_and_refuses_other_large_bodies(nginx, service: RunningService):
+    wait_for(nginx)
+    headers = {"Authorization": f"Bearer {service.key}"}
+    form = {"data": {"purpose": "user_data"}, "files": {"file": ("a", bytes(20_000_000))}}
+    with httpx2.Client(base_url=nginx, headers=headers, timeout=30) as web:
+        made = web.post("/v1/files", **form)
+        assert made.status_code == 200, made.text
+        content = f"/v1/files/{made.json()['id']}/content"
+        assert len(web.get(content).content) == 20_000_000
+        assert web.get(content, headers={"Range": "bytes=5-9"}).status_code == 206
+        assert web.post("/v1/chat/completions", **form).status_code == 413
+        assert web.delete(f"/v1/files/{made.json()['id']}").status_code == 200
+
+
+def test_nginx_passes_a_stream_on_without_buffering(nginx, service: RunningService):
+    wait_for(nginx)
     body = {"model": "omni-demo", "messages": [{"role": "user", "content": "A long story!"}], "stream": True}
     headers = {"Authorization": f"Bearer {service.key}"}
     with httpx2.stream(

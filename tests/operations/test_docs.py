@@ -58,7 +58,8 @@ def test_files_exist(path: Path) -> None:
     in_folders = {name for name in ours if "/" in name and (ROOT / name.split("/")[0]).is_dir()}
     assert [name for name in sorted(in_folders) if not any(ROOT.glob(name))] == []
     python = {name for name in ours if "/" not in name and name.endswith((".py", ".lua"))}
-    assert python - names_of_files() == set()
+    programs = set(re.findall(r"^```\w+\n# (\w+\.py)$", path.read_text(), re.MULTILINE))  # in the document itself
+    assert python - programs - names_of_files() == set()
 
 
 @every_document
@@ -118,6 +119,8 @@ def test_every_decision_has_its_head_and_stands_in_the_index() -> None:
             path
         )
         assert f"]({path.name})" in index
+    numbers = [int(number) for number in re.findall(r"^\| \[(\d+)\]", index, re.MULTILINE)]
+    assert numbers == sorted(set(numbers))
 
 
 def test_every_control_of_the_chaos_tests_is_described() -> None:

@@ -64,6 +64,7 @@ def recorded(function: Callable[[], None]) -> Callable[[], None]:
 def attend(
     query: torch.Tensor, pages: Pages, tiles: Tiles, out: torch.Tensor, *, scale: float, window: int | None = None,
     softcap: float | None = None, sinks: torch.Tensor | None = None, num_splits: int = 1,
+    usual_splits: int | None = None,
 ) -> None:  # fmt: skip
     """What worker/kernels/gpu/paged_attention.py computes, by torch: much faster than the interpreter.
 

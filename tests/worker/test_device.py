@@ -24,7 +24,7 @@ def test_a_worker_without_its_device_names_the_setting(
 ) -> None:
     settings = read_settings({"OMNI_DEVICE": "cuda:9", "OMNI_EMBEDDING_MODEL": str(DEMO_MODEL)})
     with pytest.raises(SystemExit, match="2"):
-        load_and_warm_up(settings, Ledger(redis, "queue", "worker"), embeds=embeds, device="cuda:9")
+        load_and_warm_up(settings, Ledger(redis, "queue", "worker"), None, embeds=embeds, device="cuda:9")
     assert f"configuration: {setting}: there is no device cuda:9" in capsys.readouterr().err
 
 

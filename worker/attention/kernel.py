@@ -11,7 +11,7 @@ from worker.attention.spec import AttentionSpec
 from worker.device import upload
 from worker.kernels.gpu.cache_writes import write
 from worker.kernels.gpu.paged_attention import Pages, Tiles, attend, tile_queries
-from worker.kernels.gpu.split_keys import choose_splits, num_multiprocessors
+from worker.kernels.gpu.split_keys import choose_splits, num_multiprocessors, splits_to_fill
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 
@@ -101,6 +101,7 @@ class KernelAttention(PagedAttention):
             softcap=spec.softcap,
             sinks=spec.sinks,
             num_splits=choose_splits(tiles.count, kv_heads, max_keys, num_sms, is_uneven=is_uneven),
+            usual_splits=splits_to_fill(tiles.count, kv_heads, num_sms),
         )
 
 

@@ -18,6 +18,7 @@ from worker.runners.base import Runner
 from worker.runners.choose import build_runner
 from worker.runners.limits import Limits
 from worker.sampling.sampler import NO_TOKEN, UNDECIDED, PendingSamples, sample
+from worker.state.block_pool import Moves
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -58,7 +59,8 @@ class DraftModel:
     def attach(self, runner: Runner, limits: Limits) -> None:
         """See Guesser."""
         shapes = self.runner.kv_cache.shapes
-        self.runner.kv_cache = KVCache(shapes, limits.num_blocks, limits.block_size, self.dtype, self.device)
+        room = limits.num_blocks, limits.block_size, self.dtype, self.device
+        self.runner.kv_cache = KVCache(shapes, *room, capacity=runner.kv_cache.capacity)
         self._max_prefill = max(MIN_PREFILL, limits.max_step_tokens // PREFILL_SHARE)
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:
@@ -92,6 +94,15 @@ class DraftModel:
         if shadow is not None:
             self.runner.kv_cache.free(shadow.copy)
             self.runner.forget(shadow.copy)
+
+    def resize(self, num_blocks: int, moves: Moves) -> None:
+        """See Guesser. Where too many blocks are in use, all sequences are read again."""
+        cache, copies = self.runner.kv_cache, [shadow.copy for shadow in self._shadows.values()]
+        if cache.pool.num_used > num_blocks:
+            for copy in copies:
+                cache.free(copy)
+                copy.begin_at(0)
+        cache.resize(num_blocks, copies)
 
     def _catch_up(self, wanted: Seq[tuple[Sequence, int]]) -> dict[Sequence, ScheduledSequence]:
         """The next tokens to read of each sequence, all if possible. Prompts are read in parts."""

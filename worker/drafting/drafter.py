@@ -15,6 +15,7 @@ from worker.progress import OnProgress
 from worker.runners.base import Runner
 from worker.runners.limits import MAX_DRAFTED, Limits
 from worker.sampling.logit_rules import has_rules
+from worker.state.block_pool import Moves
 from worker.state.scheduled_sequence import IsLive, ScheduledSequence
 from worker.state.sequence import Sequence
 
@@ -48,6 +49,9 @@ class Guesser(Protocol):
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended or lost its KV blocks. It may be unknown, and may come back."""
 
+    def resize(self, num_blocks: int, moves: Moves) -> None:
+        """The model's KV cache has so many blocks from now on, and these are in other places."""
+
 
 class Drafter:
     """Sets the `draft` of decoding sequences. A guesser that fails is asked no more, and the answers go on."""
@@ -76,8 +80,11 @@ class Drafter:
         except Exception as error:  # drafts are dispensable
             self._give_up(error)
 
-    def draft(self, running: Iterable[Sequence], max_model_len: int) -> None:
-        """Oldest first. Sequences whose logits depend on counts or grammars get no draft."""
+    def draft(self, running: Iterable[Sequence], max_model_len: int, *, has_others: bool = True) -> None:
+        """Oldest first. Sequences whose logits depend on counts or grammars get no draft.
+
+        `has_others`: not all sequences are flex, which get no draft then either.
+        """
         if self.guesser is None:
             return
         running = list(running)
@@ -85,7 +92,7 @@ class Drafter:
             self.forget(sequence)
         for sequence in running:
             sequence.draft = []
-        decoding = [sequence for sequence in running if sequence.is_decoding]
+        decoding = [seq for seq in running if seq.is_decoding and not (seq.is_flex and has_others)]
         rooms = [self._room(sequence, max_model_len) for sequence in decoding]
         lengths = self.lengths.choose(decoding, rooms)
         wanted = [(sequence, num) for sequence, num in zip(decoding, lengths, strict=True) if num]
@@ -132,6 +139,14 @@ class Drafter:
         self.lengths.forget(sequence)
         if self.guesser is not None:
             self.guesser.forget(sequence)
+
+    def resize(self, num_blocks: int, moves: Moves) -> None:
+        """See Guesser."""
+        try:
+            if self.guesser is not None:
+                self.guesser.resize(num_blocks, moves)
+        except Exception as error:  # drafts are dispensable
+            self._give_up(error)
 
     def _room(self, sequence: Sequence, max_model_len: int) -> int:
         """The most tokens that a decoding sequence may draft."""

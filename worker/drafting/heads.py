@@ -22,6 +22,7 @@ from worker.runners.base import AttentionMaker, ModelRunner, Runner, kernel_orde
 from worker.runners.limits import Limits
 from worker.runners.probe import probe_sequence
 from worker.sampling.sampler import likeliest, sample
+from worker.state.block_pool import Moves
 from worker.state.kv_cache import KVCache, LayerShape
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -117,7 +118,8 @@ class HeadGuesser:
         self.head.bind(runner)
         if self.device.type != "cpu":  # on a CPU the runner may have kernels with a layout of their own
             self._attend_with = runner.attend_with
-        room = limits.num_blocks + 1, limits.block_size, self.head.dtype, self.device  # one for padding tokens
+        num_blocks = runner.kv_cache.capacity + 1  # one for padding tokens
+        room = num_blocks, limits.block_size, self.head.dtype, self.device
         self.kv_cache = KVCache([self.head.shape], *room, shares_prefixes=False)
 
     @torch.inference_mode()
@@ -195,6 +197,11 @@ class HeadGuesser:
         """See Guesser. Keys and values are in the sequence's own blocks."""
         self._states.pop(sequence, None)
         self._backlogs.pop(sequence, None)
+
+    def resize(self, num_blocks: int, moves: Moves) -> None:
+        """See Guesser."""
+        self.kv_cache.move(moves)
+        self.kv_cache.give_back(num_blocks)
 
     def _read(self, sequences: Seq[Sequence]) -> None:
         """Compute the head's states of the tokens that these have not read."""

@@ -6,19 +6,19 @@ transformers leaves these tensors out when it loads a model, and has a class tha
 import json
 import logging
 from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from worker.attention.paged import ATTENTION_NAME, Attention, PagedAttention, register_attention
 from worker.attention.spec import AttentionSpec
 from worker.drafting.heads import HeadGuesser
+from worker.models.formats.reader import has_packed
 from worker.models.loader import LoadedModel
+from worker.models.model_files import file_of
 from worker.models.transformers_seams import first_mtp_layer
 from worker.runners.base import ModelRunner
 from worker.state.kv_cache import LayerShape
@@ -123,7 +123,7 @@ def load_mtp(loaded: LoadedModel) -> HeadGuesser | None:
     why = found[0]
     if loaded.images is not None:
         why = "heads guess for models of text only"
-    elif getattr(loaded.model, "is_quantized", False):
+    elif getattr(loaded.model, "is_quantized", False) or has_packed(loaded.model):
         why = "its weights are packed"
     if not why:
         try:
@@ -146,8 +146,3 @@ def tensor_names(model: str) -> frozenset[str]:
         return frozenset()
     with safe_open(file, framework="pt") as tensors:
         return frozenset(chain(tensors.keys()))
-
-
-def file_of(model: str, name: str) -> Path | None:
-    path = Path(model) / name if Path(model).is_dir() else try_to_load_from_cache(model, name)
-    return Path(path) if isinstance(path, str | Path) and Path(path).is_file() else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Seq
 from worker.progress import OnProgress
 from worker.runners.base import Runner
 from worker.runners.limits import MAX_DRAFTED, Limits
+from worker.state.block_pool import Moves
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
@@ -35,6 +36,9 @@ class PromptLookup:
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept."""
+
+    def resize(self, num_blocks: int, moves: Moves) -> None:
+        """No blocks are known."""
 
 
 def look_up(token_ids: list[int], num_ahead: int) -> list[int]:

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 from tokenizers import Tokenizer
 
-from common.errors import ContextLengthExceeded, InvalidRequest, OmniError, ResumeMismatch
+from common.errors import AdapterUnloaded, ContextLengthExceeded, InvalidRequest, OmniError, ResumeMismatch
 from common.model.spelling import REPLACEMENT, Spelling
 from common.wire import Failed, Finished, GenerationRequest, LoggedChoice, ModelCard
+from worker.engine.adapters import NONE, EngineAdapters, LoadedAdapter
 from worker.models.vision import ImageProcessor
 from worker.state.detokenizer import Detokenizer
 from worker.state.sequence import GrammarCursor, Grammars, RequestState, Sequence
@@ -25,11 +26,13 @@ class Admission:
         card: ModelCard,
         compiler: Grammars | None,
         images: ImageProcessor | None = None,
+        adapters: EngineAdapters | None = None,
     ) -> None:
         self._spelling = Spelling(tokenizer)
         self._card = card
         self._compiler = compiler
         self._images = images
+        self._adapters = adapters
 
     def open(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState | Finished | Failed:
         """A request to compute, or its end if it is invalid or its log is complete."""
@@ -40,7 +43,7 @@ class Admission:
         return state.finished() if state.is_finished else state
 
     def _opened(self, request: GenerationRequest, logged: Mapping[int, LoggedChoice]) -> RequestState:
-        """Raises InvalidRequest, ContextLengthExceeded or ResumeMismatch."""
+        """Raises InvalidRequest, ContextLengthExceeded, AdapterUnloaded or ResumeMismatch."""
         if self._images is not None:
             request = self._images.expanded(request)
         self._check(request)
@@ -71,7 +74,7 @@ class Admission:
         return self._compiler.compile(grammar)
 
     def _sequence(self, request: GenerationRequest, index: int, grammar: GrammarCursor | None) -> Sequence:
-        sampling = request.sampling
+        sampling, adapter = request.sampling, self._adapter_of(request)
         eos = () if sampling.ignore_eos else self._card.eos_token_ids
         detokenizer = Detokenizer(
             self._spelling,
@@ -86,11 +89,21 @@ class Admission:
             num_prompt_tokens=len(request.prompt_ids),
             text=VisibleText(detokenizer, sampling.stop, sampling.min_tokens),
             stop_token_ids=frozenset(eos) | frozenset(sampling.stop_token_ids),
-            cache_salt=salt_of(request),
+            cache_salt=salt_of(request, adapter.revision),
+            is_flex=request.is_flex,
+            adapter=adapter.slot,
             images=request.images,
             images_end=self._images.end_of(request.prompt_ids) if self._images is not None and request.images else 0,
             grammar=grammar.copy() if grammar is not None else None,
         )
+
+    def _adapter_of(self, request: GenerationRequest) -> LoadedAdapter:
+        """Raises AdapterUnloaded."""
+        if not request.adapter:
+            return NONE
+        if self._adapters is None:
+            raise AdapterUnloaded("This engine computes without adapters.")
+        return self._adapters.of_request(request.adapter)
 
     def _replay(self, sequence: Sequence, choice: LoggedChoice) -> None:
         """Replay logged tokens through detokenizer, stop strings and grammar. Raises ResumeMismatch."""
@@ -105,9 +118,9 @@ def agrees(text: str, logged: str) -> bool:
     return text == logged or (bool(replaced) and text.startswith(certain))
 
 
-def salt_of(request: GenerationRequest) -> str:
-    """The prefix-cache salt. It includes the image digests, because all images have the same placeholder tokens."""
-    if not request.images:
-        return request.cache_salt
-    digest = hashlib.sha256("\0".join(request.images).encode()).hexdigest()
-    return f"{request.cache_salt}\0{digest}"
+def salt_of(request: GenerationRequest, adapter_revision: str) -> str:
+    """The prefix-cache salt. Keys and values depend on the adapter too, and on images, which have the same tokens."""
+    salt = request.cache_salt
+    if request.images:
+        salt += "\0" + hashlib.sha256("\0".join(request.images).encode()).hexdigest()
+    return f"{salt}\0adapter {adapter_revision}" if adapter_revision else salt

@@ -4,16 +4,20 @@ add -> [waiting] -> schedule -> forward -> sample -> commit -> events
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from common.errors import OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, SamplingParams
+from worker.device import return_memory
 from worker.drafting.choose import choose_guesser, drafter_with, with_usual_number
+from worker.engine.adapters import EngineAdapters
 from worker.engine.admission import Admission
 from worker.engine.interface import NOTHING_LOGGED, EngineStats
+from worker.engine.memory.sizing import KVSizing
+from worker.engine.meter import Meter
 from worker.engine.requests import Requests
 from worker.engine.scheduler import Scheduler
 from worker.engine.step import Outcome, Step
@@ -29,23 +33,33 @@ class Engine:
     """Generates for many requests at once. One thread calls it; `step` never raises for what a request provokes."""
 
     state = "ready"
+    paces_flex = True
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, compiler: Grammars | None = None) -> None:
         config = with_usual_number(config)
+        self.requests = Requests[RequestState]()
+        self.adapters = EngineAdapters(loaded, config, self.requests)
         guesser = choose_guesser(loaded, config)  # before the memory for the KV cache is measured
         self.runner, limits = build_runner(loaded, config, guesser.kv_bytes_per_token if guesser is not None else 0)
+        self.adapters.attach(self.runner)
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model
         self.device = loaded.device
-        self.requests = Requests[RequestState]()
-        self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects)
-        self.admission = Admission(loaded.tokenizer, self.card, compiler, loaded.images)
+        self.meter = Meter(self.requests)
+        self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects, self.meter.flex)
+        self.has_room = self.scheduler.capacity.has_room  # these five: see AnyEngine
+        self.has_ample_room = self.scheduler.capacity.has_ample_room
+        self.take_gpu_us = self.requests.take_gpu_us
+        self.admission = Admission(loaded.tokenizer, self.card, compiler, loaded.images, self.adapters)
         self.drafter = drafter_with(guesser, config, self.runner, limits)
+        self.sizing = KVSizing(self.scheduler, limits, self.drafter)
+        self.resize_kv, self.take_kv_demand = self.sizing.resize, self.sizing.take_demand
         self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
         wants_overlap = self.device.type == "cuda" if config.overlap is None else config.overlap
         self.overlaps = wants_overlap and self.runner.takes_pending and not self.drafter.is_on  # drafts need all tokens
         self._in_flight: Step | None = None  # the last step while its samples are still to be read
-        self._num_cached_tokens = 0
-        self._last_step_s = 0.0
+        self.num_cached_tokens = 0
+        self.last_step_s = 0.0
+        self.is_closed = False
 
     def step(self) -> list[tuple[str, Event]]:
         """Schedule, forward, sample, commit; returns (request id, event) in order.
@@ -54,7 +68,7 @@ class Engine:
         """
         started = time.perf_counter()
         events = self.requests.take_settled()
-        step = Step(self._schedule())
+        step = Step(self._schedule(), started)
         step.forward(self.runner, self.mask_filler, self._in_flight)
         events += self._commit(self._in_flight)  # overlap: the step before, while the device computes this one
         step.sample(self.mask_filler, self._is_live, may_defer=self.overlaps)
@@ -65,20 +79,17 @@ class Engine:
         else:
             for row in step.leave_pending(self._is_live):
                 self.scheduler.share(row)
-        self._last_step_s = time.perf_counter() - started
+        self.last_step_s = time.perf_counter() - started
         return events
+
+    @property
+    def kv_bytes(self) -> int:
+        """See AnyEngine."""
+        return 0 if self.is_closed else self.sizing.num_bytes
 
     @property
     def has_work(self) -> bool:
         return self.requests.has_work or self._in_flight is not None
-
-    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
-        """See AnyEngine."""
-        return self.scheduler.has_room(num_prompt_tokens, n, max_tokens, without)
-
-    def has_ample_room(self) -> bool:
-        """See AnyEngine."""
-        return self.scheduler.has_ample_room()
 
     def add(
         self,
@@ -111,23 +122,7 @@ class Engine:
         """A step never only waits."""
 
     def stats(self) -> EngineStats:
-        pool = self.runner.kv_cache.pool
-        return EngineStats(
-            num_running=len(self.scheduler.running),
-            num_waiting=len(self.scheduler.waiting),
-            kv_blocks_used=pool.num_blocks - pool.num_free,
-            kv_blocks_total=pool.num_blocks,
-            num_preemptions=self.scheduler.num_preemptions,
-            prompt_tokens=self.requests.num_prompt_tokens,
-            cached_tokens=self._num_cached_tokens,
-            generated_tokens=self.requests.num_generated_tokens,
-            last_step_s=self._last_step_s,
-            memory_used_bytes=torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0,
-            num_preempted=self.scheduler.num_preempted,
-            recomputed_tokens=self.scheduler.num_recomputed,
-            draft_tokens=self.drafter.num_drafted,
-            accepted_tokens=self.drafter.num_accepted,
-        )
+        return EngineStats() if self.is_closed else stats_of(self)
 
     def warm_up(self, on_progress: OnProgress) -> None:
         """Run every kernel once, so that the first caller does not pay for it. Raises RuntimeError if a step fails."""
@@ -135,16 +130,28 @@ class Engine:
             part.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len, on_progress)
         on_progress("first step", FIRST_STEP)
         sampling = SamplingParams(max_tokens=2, seed=0, ignore_eos=True)
-        self.add(GenerationRequest("warm-up", self.card.names[0], (1,), sampling, cache_salt="warm-up"))
+        self.add(GenerationRequest("warm-up", self.card.names[0], (1,), sampling, cache_salt="warm-up", is_flex=True))
         while self.has_work:
             for _, event in self.step():
                 if isinstance(event, Failed):
                     raise RuntimeError(f"the first step failed: {event.message}")
         on_progress("ready", READY)
 
+    def close(self) -> None:
+        """See AnyEngine."""
+        if self.is_closed:
+            return
+        for request_id, _ in self.requests.items():
+            self.cancel(request_id)
+        self.runner.kv_cache.drop()
+        self.is_closed, self._in_flight = True, None
+        del self.runner, self.scheduler, self.drafter, self.admission, self.adapters, self.mask_filler, self.meter
+        del self.has_room, self.has_ample_room, self.sizing, self.resize_kv, self.take_kv_demand
+        return_memory()
+
     def _schedule(self) -> list[ScheduledSequence]:
         """The next batch, with drafts where speculation is on."""
-        self.drafter.draft(self.scheduler.running, self.card.max_model_len)
+        self.drafter.draft(self.scheduler.running, self.card.max_model_len, has_others=self.scheduler.has_others)
         return self.scheduler.schedule()
 
     def _is_live(self, row: ScheduledSequence) -> bool:
@@ -158,7 +165,9 @@ class Engine:
         if step is None:
             return []
         outcomes = step.outcomes(self.runner, self.mask_filler, self._is_live)
-        return [event for outcome in outcomes for event in self._commit_row(outcome)]
+        events = [event for outcome in outcomes for event in self._commit_row(outcome)]
+        self.meter.committed(step)
+        return events
 
     def _commit_row(self, outcome: Outcome) -> list[tuple[str, Event]]:
         sequence = outcome.row.sequence
@@ -170,33 +179,25 @@ class Engine:
             self.cancel(request_id)
             return [(request_id, outcome.failure)]
         state = self.requests[request_id]
-        self._note_cached(state, outcome.row)
+        self.num_cached_tokens += state.note_start(outcome.row.start, self.runner.kv_cache.block_size)
         if outcome.is_undecided:
-            self.scheduler.take_back(sequence)
+            sequence.take_back()
             return []
         try:
             delta = self._accept(outcome)
         except OmniError as error:
             self.cancel(request_id)
             return [(request_id, Failed(error.code, error.message))]
-        events: list[tuple[str, Event]] = [(request_id, delta)] if delta is not None else []
+        events: list[tuple[str, Event]] = []
+        if delta is not None:
+            events.append((request_id, delta))
+            self.meter.answered(state)
         if sequence.finish_reason is not None:
             self._retire(sequence)
         if state.is_finished:
             self.requests.remove(request_id)
             events.append((request_id, state.finished()))
         return events
-
-    def _note_cached(self, state: RequestState, row: ScheduledSequence) -> None:
-        """The first row of a request starts where the prefix cache ended.
-
-        A resumed row may start after the prompt. It counts no more than a new one, whose last prompt token is computed.
-        """
-        if state.cached_tokens is None:
-            block_size = self.runner.kv_cache.block_size
-            most = (row.sequence.num_prompt_tokens - 1) // block_size * block_size
-            state.cached_tokens = min(row.start, most)
-            self._num_cached_tokens += state.cached_tokens
 
     def _accept(self, outcome: Outcome) -> Delta | None:
         """Append a row's tokens to its sequence until it ends; None while its prompt is being computed."""
@@ -225,3 +226,25 @@ class Engine:
         self.scheduler.finish(sequence)
         self.runner.forget(sequence)
         self.drafter.forget(sequence)
+
+
+def stats_of(engine: Engine) -> EngineStats:
+    """Of an engine that is not closed."""
+    pool, requests, scheduler = engine.runner.kv_cache.pool, engine.requests, engine.scheduler
+    return EngineStats(
+        num_running=len(scheduler.running),
+        num_waiting=len(scheduler.waiting),
+        num_places=scheduler.max_num_seqs,
+        kv_blocks_used=pool.num_used,
+        kv_blocks_total=pool.num_blocks,
+        num_preemptions=scheduler.num_preemptions,
+        prompt_tokens=requests.num_prompt_tokens,
+        cached_tokens=engine.num_cached_tokens,
+        generated_tokens=requests.num_generated_tokens,
+        last_step_s=engine.last_step_s,
+        memory_used_bytes=torch.cuda.memory_reserved(engine.device) if engine.device.type == "cuda" else 0,
+        num_preempted=scheduler.num_preempted,
+        recomputed_tokens=scheduler.num_recomputed,
+        draft_tokens=engine.drafter.num_drafted,
+        accepted_tokens=engine.drafter.num_accepted,
+    )

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from common.errors import InvalidRequest
 from common.wire import Event, GenerationRequest, LoggedChoice, ModelCard
 
 NOTHING_LOGGED: Mapping[int, LoggedChoice] = MappingProxyType({})
@@ -16,6 +17,7 @@ class EngineStats:
 
     num_running: int = 0
     num_waiting: int = 0
+    num_places: int = 0  # for sequences that run at once; 0 where no number limits them
     kv_blocks_used: int = 0
     kv_blocks_total: int = 0
     num_preemptions: int = 0
@@ -33,10 +35,117 @@ class EngineStats:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class KVDemand:
+    """What an engine uses of its KV cache, by which memory is shared out between engines. All zero: it has none."""
+
+    least_bytes: int = 0  # a sequence of the longest length fits
+    most_bytes: int = 0  # more is of no use
+    peak_bytes: int = 0  # the most that sequences held at a time since the last call
+    num_preemptions: int = 0  # since the last call, because blocks were missing
+
+
+class WithoutKV:
+    """Of an engine without a KV cache in this process."""
+
+    kv_bytes = 0
+
+    def resize_kv(self, num_bytes: int) -> int:
+        """See AnyEngine."""
+        return 0
+
+    def take_kv_demand(self) -> KVDemand:
+        """See AnyEngine."""
+        return KVDemand()
+
+
+class AnyAdapters(Protocol):
+    """The adapters of an engine, by name. Called between steps."""
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Of the content of each."""
+
+    def requests_of(self, name: str) -> list[str]:
+        """The ids of the requests that it computes."""
+
+    def load(self, name: str, path: str) -> str:
+        """Returns its revision. Raises InvalidRequest with one sentence."""
+
+    def unload(self, name: str) -> None:
+        """Its requests must have been cancelled."""
+
+
+class NoAdapters:
+    """Of an engine that computes without any."""
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        return {}
+
+    def requests_of(self, name: str) -> list[str]:
+        return []
+
+    def load(self, name: str, path: str) -> str:
+        raise InvalidRequest(f"The adapter {name!r} cannot be loaded: this engine computes without adapters.")
+
+    def unload(self, name: str) -> None:
+        """There is none."""
+
+
+class NotLoaded(WithoutKV):
+    """Stands for the engine of a model that is not loaded: it has no room, so its jobs wait in their queue."""
+
+    state, device, adapters = "ready", "", NoAdapters()
+    has_work = paces_flex = False
+
+    def __init__(self, card: ModelCard) -> None:
+        self.card = card
+
+    def has_room(self, *args: object, **kwargs: object) -> bool:
+        """See AnyEngine."""
+        return False
+
+    has_ample_room = has_room
+
+    def add(self, request: GenerationRequest, *args: object, **kwargs: object) -> None:
+        """Not called: there is no room."""
+        raise InvalidRequest(f"The model {request.model!r} is not loaded.")
+
+    def step(self) -> list[tuple[str, Event]]:
+        """See AnyEngine."""
+        return []
+
+    def take_gpu_us(self) -> Mapping[str, int]:
+        """See AnyEngine."""
+        return {}
+
+    def interrupt(self) -> None:
+        """There is no step."""
+
+    def cancel(self, request_id: str) -> None:
+        """There is no request."""
+
+    clear_suspicion = cancel
+
+    def stats(self) -> EngineStats:
+        """See AnyEngine."""
+        return EngineStats()
+
+    def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
+        """There is nothing to prepare."""
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
 class AnyEngine(Protocol):
     """One thread calls it; only interrupt(), state, stats() and has_work may be used from others."""
 
     card: ModelCard
+
+    @property
+    def adapters(self) -> AnyAdapters: ...
 
     @property
     def device(self) -> Any: ...
@@ -48,10 +157,23 @@ class AnyEngine(Protocol):
     @property
     def has_work(self) -> bool: ...
 
-    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
-        """True if a request of this size would start to run at once, the request ids in `without` left out."""
+    paces_flex: bool  # flex requests give way to others in every step; else they must not run beside others
 
-    def has_ample_room(self) -> bool:
+    def has_room(
+        self,
+        num_prompt_tokens: int,
+        n: int,
+        max_tokens: int = 1,
+        without: Collection[str] = (),
+        *,
+        is_flex: bool = False,
+    ) -> bool:
+        """True if a request of this size would start to run at once, the request ids in `without` left out.
+
+        A flex request leaves a reserve for others.
+        """
+
+    def has_ample_room(self, *, is_flex: bool = False) -> bool:
         """True if a request of any length would start to run at once."""
 
     def add(
@@ -66,6 +188,9 @@ class AnyEngine(Protocol):
     def step(self) -> list[tuple[str, Event]]:
         """Generate; returns (request id, event) in order. Never raises for what a request provokes."""
 
+    def take_gpu_us(self) -> Mapping[str, int]:
+        """Microseconds of the device that each request took since the last call; a step's are shared by its rows."""
+
     def interrupt(self) -> None:
         """End a step that only waits. May be called from any thread."""
 
@@ -79,3 +204,19 @@ class AnyEngine(Protocol):
 
     def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
         """Do once what the first caller should not wait for. Raises ValueError when nothing can be generated."""
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory that the KV cache may take; 0 where it has none of its own."""
+
+    def resize_kv(self, num_bytes: int) -> int:
+        """Give the KV cache so much memory, between steps; returns what it has then, which may be more or less.
+
+        Answers go on. Where fewer blocks remain than are in use, the youngest sequences are preempted.
+        """
+
+    def take_kv_demand(self) -> KVDemand:
+        """Since the last call."""
+
+    def close(self) -> None:
+        """Free all memory and end all threads. Requests get no further events. It may be called again."""

@@ -27,6 +27,7 @@ from worker.engine.argument_checks import (
 )
 from worker.engine.engine import Engine
 from worker.models.config_checks import checked_config, with_fields
+from worker.models.gguf.model import gguf_model
 from worker.models.load_fault import reason
 from worker.models.loader import EngineConfig, LoadedModel, load
 from worker.progress import OnProgress
@@ -121,6 +122,8 @@ class LLM:
         return self._rendered(checked_messages("messages", messages), template)
 
     def _rendered(self, checked: list[dict[str, Any]], template: Mapping[str, Any]) -> list[int]:
+        if self.tokenizer.chat_template is None and "chat_template" not in template:
+            raise ValueError("The model has no chat template: give generate() a text, or chat_template= a template.")
         with self._turn:
             text = self.tokenizer.apply_chat_template(
                 checked, **({"add_generation_prompt": True} | dict(template)), tokenize=False
@@ -166,6 +169,7 @@ class LLM:
         with self._at_engine():
             if not any(request_id in places for request_id, _ in self._unread):
                 self._unread += self.engine.step()
+                self.engine.take_gpu_us()  # nobody is charged here
             return self._take(places)
 
     @contextmanager
@@ -201,7 +205,7 @@ class LLM:
 def opened(source: str | Path, config: EngineConfig, on_progress: OnProgress) -> tuple[Engine, Any]:
     """The engine, warm, and the tokenizer. Raises what LLM() raises."""
     if not isinstance(source, str | Path):
-        raise TypeError(f"source={source!r}: it must be a folder or hub id.")
+        raise TypeError(f"source={source!r}: it must be a folder, a hub id or a .gguf file.")
     model = str(source)
     if fault := fault_of(model):
         raise ValueError(f"{model} cannot be loaded: {fault}.")
@@ -212,7 +216,8 @@ def opened(source: str | Path, config: EngineConfig, on_progress: OnProgress) ->
         loaded = load(model, (Path(model).absolute().name,), config, on_progress)
         engine = Engine(loaded, config, grammars_of(loaded))
         engine.warm_up(on_progress)
-        return engine, AutoTokenizer.from_pretrained(model)
+        gguf = gguf_model(model)
+        return engine, gguf.tokenizer() if gguf else AutoTokenizer.from_pretrained(model)
     except DraftFault as error:
         raise kind_of(error.error)(with_fields(f"{draft}: {reason(error.error)}")) from error.error
     except Exception as error:  # a model's own code may raise anything

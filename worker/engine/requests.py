@@ -16,6 +16,7 @@ class Requests(Generic[State]):
         self.num_generated_tokens = 0
         self._states: dict[str, State] = {}
         self._settled: list[tuple[str, Event]] = []
+        self.seconds: dict[str, float] = {}  # of the device, by request, which may have ended; until they are taken
 
     @property
     def has_work(self) -> bool:
@@ -29,6 +30,9 @@ class Requests(Generic[State]):
 
     def __getitem__(self, request_id: str) -> State:
         return self._states[request_id]
+
+    def items(self) -> list[tuple[str, State]]:
+        return list(self._states.items())
 
     def get(self, request_id: str) -> State | None:
         return self._states.get(request_id)
@@ -48,6 +52,11 @@ class Requests(Generic[State]):
         """The events of settled requests, once."""
         events, self._settled = self._settled, []
         return events
+
+    def take_gpu_us(self) -> dict[str, int]:
+        """Microseconds of the device by request, once."""
+        taken, self.seconds = self.seconds, {}
+        return {request_id: round(seconds * 1e6) for request_id, seconds in taken.items()}
 
     def remove(self, request_id: str) -> State | None:
         """Drop a request with all that is kept of it; returns its state, or None if it has none."""

@@ -1,19 +1,29 @@
-"""Chooses the tokens that the next step computes. First come, first served; running sequences never stall."""
+"""Chooses the tokens that the next step computes. First come, first served; running sequences never stall.
+
+Flex sequences come after all others: they run in steps that nobody notices, and lose their KV blocks first.
+"""
 
 from collections import deque
 from collections.abc import Collection
 
-from worker.engine.growth import Demand, Forecast
+from worker.engine.costs import NOTHING, StepCosts, work_of
+from worker.engine.flex import FlexRule, StepPace
+from worker.engine.memory.capacity import Capacity
+from worker.engine.memory.growth import Forecast
 from worker.runners.limits import Limits
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
+Rows = dict[int, ScheduledSequence]  # id of a sequence -> its row
+
 
 class Scheduler:
     """Owns `waiting`, `running` (oldest first), and how far each sequence is computed."""
 
-    def __init__(self, kv_cache: KVCache, limits: Limits, suspects: Collection[str] = ()) -> None:
+    def __init__(
+        self, kv_cache: KVCache, limits: Limits, suspects: Collection[str] = (), flex: FlexRule | None = None
+    ) -> None:
         """`suspects`: ids of requests; while there are any, no others run."""
         self.kv_cache = kv_cache
         self.max_num_seqs = limits.max_num_seqs
@@ -26,50 +36,76 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_recomputed = 0  # tokens of sequences that continue after a preemption or after another worker
         self.forecast = Forecast(kv_cache, limits.max_model_len)
+        self.flex = flex or FlexRule(StepCosts())
+        self.capacity = Capacity(kv_cache, limits, self.forecast, self.running, self.waiting)
         self._suspects = suspects
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
+    @property
+    def has_others(self) -> bool:
+        """There are sequences that are not flex."""
+        return not all(sequence.is_flex for sequence in (*self.running, *self.waiting))
+
     def schedule(self) -> list[ScheduledSequence]:
         """The batch of the next step: decodes, then started prompts, then new ones, within the step's token budget.
 
-        Their tokens count as computed from now on.
+        Then the same of flex sequences, at their pace. Their tokens count as computed from now on.
         """
-        rows: dict[int, ScheduledSequence] = {}
-        budget = self._step_tokens()
-        has_company = any(sequence.is_decoding for sequence in self.running)
+        rows: Rows = {}
+        budget = self._step_tokens(is_flex=not self.has_others)
+        if self.has_others:
+            self.flex.note_others()
+            budget = self._fill(rows, budget, None)
+        num_flex = sum(sequence.is_flex for sequence in (*self.running, *self.waiting))
+        if num_flex:
+            num_others = len(rows)
+            self._fill(rows, budget, self.flex.pace(work_of(rows.values())[0] if rows else NOTHING))
+            num_flex -= len(rows) - num_others
+        self.capacity.num_paused = num_flex
+        for row in rows.values():
+            row.sequence.advance(row.num_tokens)
+        return list(rows.values())
+
+    def _fill(self, rows: Rows, budget: int, pace: StepPace | None) -> int:
+        """Add rows of flex sequences at this pace, or of others if it is None; returns what is left of the budget."""
+        is_flex = pace is not None
+        has_company = any(sequence.is_decoding for sequence in self.running if sequence.is_flex is is_flex)
         for is_decoding in (True, False):
-            for sequence in [seq for seq in self.running if seq.is_decoding is is_decoding and self._may_run(seq)]:
+            for sequence in self._runnable(is_flex=is_flex, is_decoding=is_decoding):
                 if budget == 0 or self._has_last_token(sequence) or not sequence.block_ids:  # preempted just now
                     continue
                 num_tokens = min(sequence.num_uncomputed, budget)
                 if has_company:
                     num_tokens = min(num_tokens, self._longest_chunk(sequence))
+                if pace is not None and not (num_tokens := pace.most(sequence, num_tokens)):
+                    return budget
                 if self._make_room(sequence, num_tokens, rows):
-                    rows[id(sequence)] = ScheduledSequence(sequence, num_tokens)
-                    budget = max(0, budget - num_tokens - len(sequence.draft))
-        while budget > 0 and (admitted := self._admit_next()):
-            num_tokens = min(admitted.num_uncomputed, budget)
-            rows[id(admitted)] = ScheduledSequence(admitted, num_tokens)
-            budget -= num_tokens
-        for row in rows.values():
-            row.sequence.advance(row.num_tokens)
-        return list(rows.values())
+                    budget = self._add_row(rows, sequence, num_tokens, budget, pace)
+        while budget > 0 and (head := self._next_waiting(is_flex=is_flex)) is not None:
+            num_tokens = pace.most(head, min(head.num_uncomputed, budget)) if pace is not None else budget
+            if not num_tokens or not self._admit(head):
+                break
+            budget = self._add_row(rows, head, min(head.num_uncomputed, num_tokens), budget, pace)
+        return budget
+
+    def _add_row(self, rows: Rows, sequence: Sequence, num_tokens: int, budget: int, pace: StepPace | None) -> int:
+        rows[id(sequence)] = ScheduledSequence(sequence, num_tokens)
+        if pace is not None:
+            pace.add(sequence, num_tokens)
+        return max(0, budget - num_tokens - len(sequence.draft))
 
     def commit(self, row: ScheduledSequence, num_accepted: int) -> None:
         """The row's first `num_accepted` samples are tokens now; all but the last were computed as a draft."""
         num_verified = max(num_accepted - 1, 0)
         row.sequence.advance(num_verified)
-        self.kv_cache.cache_blocks(row.sequence, row.start, row.start + row.num_tokens + num_verified)
+        stop = row.start + row.num_tokens + num_verified
+        self.kv_cache.cache_blocks(row.sequence, row.start, stop, is_final=row.has_its_blocks)
 
     def share(self, row: ScheduledSequence) -> None:
         """The row is launched: later steps may share the blocks that it fills."""
         self.kv_cache.cache_blocks(row.sequence, row.start, row.start + row.num_tokens)
-
-    def take_back(self, sequence: Sequence) -> None:
-        """The sequence's pending token could not be decided: schedule the token before it again."""
-        sequence.take_back()
 
     def finish(self, sequence: Sequence) -> None:
         """Free the sequence's place and blocks, whether it runs or waits."""
@@ -81,48 +117,27 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
-        """True if a request of this size would start in the next step, the request ids in `without` left out.
-
-        An idle engine takes anything. Preempted sequences go first.
-        """
-        return self._takes(self.forecast.of_new(num_prompt_tokens, max_tokens), n, without)
-
-    def has_ample_room(self) -> bool:
-        """True if a request of any length, with one choice, would start in the next step."""
-        num_blocks = self.kv_cache.num_blocks_for(self.max_model_len)
-        return self._takes(Demand(num_blocks, num_blocks), 1)
-
-    def _takes(self, new: Demand, n: int, without: Collection[str] = ()) -> bool:
-        running, waiting = (
-            [sequence for sequence in sequences if sequence.request_id not in without]
-            for sequences in (self.running, self.waiting)
-        )
-        if not running and not waiting:
-            return True
-        num_ahead = sum(sequence.num_uncomputed for sequence in (*running, *waiting))
-        num_seqs = len(running) + len(waiting) + n
-        is_short = any(sequence.is_preempted for sequence in waiting)
-        if num_ahead >= self.max_burst_tokens or num_seqs > self.max_num_seqs or is_short:
-            return False
-        gone = [block_id for sequence in self.running if sequence not in running for block_id in sequence.block_ids]
-        num_free = self.kv_cache.pool.num_free + len(self.kv_cache.pool.exclusive(gone))
-        queued = [self.forecast.of_waiting(sequence) for sequence in waiting]
-        return self.forecast.suffices(running, [*queued, *[new] * n], num_free)
-
     @property
     def num_preempted(self) -> int:
         """Waiting sequences that were preempted."""
         return sum(sequence.is_preempted for sequence in tuple(self.waiting))  # other threads read it
 
+    def _runnable(self, *, is_flex: bool, is_decoding: bool) -> list[Sequence]:
+        return [
+            sequence
+            for sequence in self.running
+            if sequence.is_flex is is_flex and sequence.is_decoding is is_decoding and self._may_run(sequence)
+        ]
+
     def _can_grow(self, head: Sequence) -> bool:
         """True if the cache can hold the head to its end. An idle engine takes any head that fits now."""
+        running = [sequence for sequence in self.running if head.is_flex or not sequence.is_flex]
         num_free = self.kv_cache.pool.num_free
-        return not self.running or self.forecast.suffices(self.running, [self.forecast.of_waiting(head)], num_free)
+        return not running or self.forecast.suffices(running, [self.forecast.of_waiting(head)], num_free)
 
-    def _step_tokens(self) -> int:
+    def _step_tokens(self, *, is_flex: bool) -> int:
         """The step's token budget, larger while prompts queue up, so that the last of a burst is answered sooner."""
-        prompts = [sequence for sequence in (*self.running, *self.waiting) if not sequence.is_decoding]
+        prompts = [seq for seq in (*self.running, *self.waiting) if seq.is_flex is is_flex and not seq.is_decoding]
         num_behind = sum(sequence.num_uncomputed for sequence in prompts[1:])
         return self.max_burst_tokens if num_behind >= self.max_step_tokens else self.max_step_tokens
 
@@ -139,22 +154,25 @@ class Scheduler:
         is_long = sequence.num_completion_tokens >= sequence.sampling.max_tokens
         return sequence.pending is not None and (is_full or is_long)
 
-    def _admit_next(self) -> Sequence | None:
-        """Move the head of `waiting` to `running`; None if it does not fit. No sequence overtakes the head."""
-        head = next((sequence for sequence in self.waiting if self._may_run(sequence)), None)
-        if head is None or self._waits_for_sibling(head):
-            return None
+    def _next_waiting(self, *, is_flex: bool) -> Sequence | None:
+        """The head of `waiting`, which no sequence overtakes; a flex one only if no others wait."""
+        others = next((seq for seq in self.waiting if not seq.is_flex and self._may_run(seq)), None)
+        head = others or next((seq for seq in self.waiting if self._may_run(seq)), None)
+        return head if head is not None and head.is_flex is is_flex and not self._waits_for_sibling(head) else None
+
+    def _admit(self, head: Sequence) -> bool:
+        """Move the head to `running`; False if it does not fit."""
         while len(self.running) >= self.max_num_seqs or not self._can_grow(head) or not self._allocate(head):
-            paused = next((sequence for sequence in reversed(self.running) if not self._may_run(sequence)), None)
-            if paused is None:
-                return None
-            self._preempt(paused)  # it waits for the suspects, and must not keep them out
+            yielding = [seq for seq in self.running if not self._may_run(seq) or (seq.is_flex and not head.is_flex)]
+            if not yielding:
+                return False
+            self._preempt(yielding[-1])  # it waits for suspects or for others, and must not keep them out
         self.waiting.remove(head)
         self.running.append(head)
         if head.is_preempted or head.num_completion_tokens:
             self.num_recomputed += head.num_uncomputed - 1
         head.is_preempted = False
-        return head
+        return True
 
     def _allocate(self, head: Sequence) -> bool:
         """Give the head its blocks, shared ones first; False if there is no room."""
@@ -171,19 +189,25 @@ class Scheduler:
             for sequence in self.running
         )
 
-    def _make_room(self, sequence: Sequence, num_tokens: int, rows: dict[int, ScheduledSequence]) -> bool:
-        """Blocks for the row, taken from the youngest if necessary; False if that is the sequence itself."""
+    def _make_room(self, sequence: Sequence, num_tokens: int, rows: Rows) -> bool:
+        """Blocks for the row, taken from the youngest if necessary, flex ones first; False if it is the youngest."""
         num_needed = sequence.num_computed + num_tokens
         if not self.kv_cache.reserve(sequence, num_needed + len(sequence.draft)):
             sequence.draft = []  # no sequence is preempted for a draft
         while not self.kv_cache.reserve(sequence, num_needed):
-            victim = self.running[-1]
-            self._preempt(victim)
-            self.forecast.answers.was_too_short()
+            victim = self.preempt_one()
+            if victim.is_flex is sequence.is_flex:
+                self.forecast.answers.was_too_short()
             rows.pop(id(victim), None)
             if victim is sequence:
                 return False
         return True
+
+    def preempt_one(self) -> Sequence:
+        """Take the blocks of the youngest running sequence, of a flex one if there is any; returns it."""
+        victim = next((other for other in reversed(self.running) if other.is_flex), self.running[-1])
+        self._preempt(victim)
+        return victim
 
     def _preempt(self, sequence: Sequence) -> None:
         """Return a sequence to the head of `waiting`; its tokens are kept, its KV is computed again later."""

@@ -10,6 +10,7 @@ import torch
 from common.errors import JobFailed, OmniError, OutOfMemory
 from common.wire import Failed, TokenLogprob
 from worker.device import check_device
+from worker.engine.costs import work_of
 from worker.runners.base import Runner
 from worker.sampling.masks import MaskFiller, Masks
 from worker.sampling.sampler import UNDECIDED, PendingSamples, Sampled, sample
@@ -32,8 +33,11 @@ class Outcome:
 class Step:
     """A batch from its schedule to its outcomes: forward(), sample(), outcomes(). An error is kept in `failure`."""
 
-    def __init__(self, batch: Seq[ScheduledSequence]) -> None:
+    def __init__(self, batch: Seq[ScheduledSequence], began: float = 0.0) -> None:
+        """`began`: when it was scheduled."""
         self.batch = batch
+        self.began = began
+        self.load, self.works = work_of(batch)
         self.failure: Failed | None = None
         self._is_alone = True  # one row, and no other step in flight, so that a failure is the row's own
         # of each sample [S]: its sequence, and the number of draft tokens before it

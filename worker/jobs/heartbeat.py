@@ -1,4 +1,4 @@
-"""Two threads next to the engine's: one renews the lease and collects cancellations, one waits for wake-ups."""
+"""Two threads next to the loop's: one renews leases and collects cancellations, one waits for wake-ups."""
 
 import logging
 import math
@@ -6,8 +6,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -25,28 +25,51 @@ logger = logging.getLogger("omni.worker")
 LEASE_S = keys.LEASE_MS / 1000
 
 
-class Wake(Flag):
-    """Set when the loop has work; `also` interrupts an engine that waits in a step."""
-
-    def __init__(self, also: Callable[[], None]) -> None:
-        super().__init__()
-        self._also = also
-
-    def set(self) -> None:
-        super().set()
-        self._also()
-
-
 class Inbox:
-    """Messages from the threads to the engine's loop: cancellations and wake-ups."""
+    """Messages from the threads to the loop, for one model: cancellations and wake-ups."""
 
-    def __init__(self, interrupt: Callable[[], None] = lambda: None) -> None:
-        self.wake = Wake(interrupt)
+    def __init__(self, loop: Flag, interrupt: Callable[[], None] = lambda: None) -> None:
+        self._loop = loop  # set when the loop has work for any of its models
+        self._interrupt = interrupt  # of an engine that waits in a step
+        self._has_moved = False
         self._cancels: deque[tuple[str, Failed]] = deque()
+        self._adapts = threading.Event()
+        self._orders = threading.Event()
+
+    def wake(self) -> None:
+        """The queue may have changed. Safe in a signal handler."""
+        self._has_moved = True
+        self._loop.set()
+        self._interrupt()
 
     def cancel(self, job_id: str, reason: Failed) -> None:
         self._cancels.append((job_id, reason))
-        self.wake.set()
+        self.wake()
+
+    def adapt(self) -> None:
+        """The list of adapters may have changed."""
+        self._adapts.set()
+        self.wake()
+
+    def order(self) -> None:
+        """There may be orders for the shelf."""
+        self._orders.set()
+        self.wake()
+
+    def take_ordered(self) -> bool:
+        if is_set := self._orders.is_set():  # as below
+            self._orders.clear()
+        return is_set
+
+    def take_moved(self) -> bool:
+        if has_moved := self._has_moved:  # otherwise a message that comes now would be cleared
+            self._has_moved = False
+        return has_moved
+
+    def take_adapt(self) -> bool:
+        if is_set := self._adapts.is_set():  # the same
+            self._adapts.clear()
+        return is_set
 
     def take_cancels(self) -> list[tuple[str, Failed]]:
         taken = []
@@ -55,16 +78,24 @@ class Inbox:
         return taken
 
 
-class Heartbeat(threading.Thread):
-    """Renews the lease, reclaims jobs of dead workers, ends overdue ones. Exits the process when fenced."""
+class Tended(Protocol):
+    """One queue of this worker."""
 
-    def __init__(self, ledger: Ledger, inbox: Inbox, fields: Callable[[], Mapping[str, Any]]) -> None:
+    ledger: Ledger
+    inbox: Inbox
+
+    def report(self) -> Mapping[str, Any]: ...
+
+
+class Heartbeat(threading.Thread):
+    """Renews the leases, reclaims jobs of dead workers, ends overdue ones. Exits the process when fenced."""
+
+    def __init__(self, models: Sequence[Tended], also: Callable[[], None] = lambda: None) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._ledger = ledger
-        self._inbox = inbox
-        self._fields = fields
+        self._models = models
+        self._also = also  # done with each beat
         self._stopping = threading.Event()
-        self._last_fields: Mapping[str, Any] = {}
+        self._last_fields: dict[str, Mapping[str, Any]] = {}  # by queue
         self._renewed = -math.inf
         self._may_reclaim_at = 0.0
         self._logged_fault = ""
@@ -82,21 +113,34 @@ class Heartbeat(threading.Thread):
                 logger.warning("heartbeat: %s", error)
 
     def beat(self) -> None:
-        try:
-            self._last_fields = self._fields()
-        except RedisError as error:  # the lease matters more than the report
-            logger.warning("heartbeat: %s", error)
-        for job_id, reason in self._ledger.renew(self._last_fields).items():
-            self._inbox.cancel(job_id, decode_failed(reason))
+        self._tell(self._also)
+        for model in self._models:
+            self._renew(model)
         self._watch_ourselves()
-        self._ledger.expire()
-        if time.monotonic() >= self._may_reclaim_at and self._ledger.reclaim():
-            self._inbox.wake.set()
+        for model in self._models:
+            model.ledger.expire()
+            if time.monotonic() >= self._may_reclaim_at and model.ledger.reclaim():
+                model.inbox.wake()
         self._watch_redis()
+
+    def _renew(self, model: Tended) -> None:
+        def report() -> None:
+            self._last_fields[model.ledger.queue] = model.report()
+
+        self._tell(report)
+        cancelled = model.ledger.renew(self._last_fields.get(model.ledger.queue, {}))
+        for job_id, reason in cancelled.items():
+            model.inbox.cancel(job_id, decode_failed(reason))
+
+    def _tell(self, ask: Callable[[], None]) -> None:
+        try:
+            ask()
+        except RedisError as error:  # the leases matter more than the reports
+            logger.warning("heartbeat: %s", error)
 
     def _watch_redis(self) -> None:
         """An eviction policy that deletes jobs may be set at any time: logged once."""
-        fault = memory_of(self._ledger.redis).fault
+        fault = memory_of(self._models[0].ledger.redis).fault
         if fault and fault != self._logged_fault:
             logger.error("%s", fault)
         self._logged_fault = fault
@@ -113,30 +157,33 @@ class Heartbeat(threading.Thread):
 
 
 class Listener(threading.Thread):
-    """Reads the queue's control channel. A lost message costs a second: the loop checks by itself that often."""
+    """Reads the queues' control channels. A lost message costs a second: the loop checks by itself that often."""
 
-    def __init__(self, redis: "Redis", ledger: Ledger, inbox: Inbox) -> None:
+    def __init__(self, redis: "Redis", models: Sequence[Tended]) -> None:
         super().__init__(name="listener", daemon=True)
         self._redis = redis
-        self._ledger = ledger
-        self._inbox = inbox
+        self._inboxes = {f"{keys.CONTROL}{model.ledger.queue}".encode(): model.inbox for model in models}
 
     def run(self) -> None:
         while True:
             try:
                 with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    pubsub.subscribe(keys.CONTROL + self._ledger.queue)
+                    pubsub.subscribe(*self._inboxes)
                     while True:
                         message = pubsub.get_message(timeout=1.0)
                         if message is not None:
-                            self.receive(message["data"])
+                            self.receive(self._inboxes[message["channel"]], message["data"])
             except (RedisError, OSError):
                 threading.Event().wait(0.2)
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, inbox: Inbox, message: bytes) -> None:
         if message.startswith(keys.CANCEL.encode()):
             job_id = message.decode().removeprefix(keys.CANCEL)
             raw = self._redis.hget(keys.job_key(job_id), "cancel")
             if raw:
-                self._inbox.cancel(job_id, decode_failed(raw))
-        self._inbox.wake.set()
+                inbox.cancel(job_id, decode_failed(raw))
+        if message == keys.ADAPT.encode():
+            inbox.adapt()
+        if message == keys.ORDERED.encode():
+            inbox.order()
+        inbox.wake()

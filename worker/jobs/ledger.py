@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 
@@ -11,9 +11,9 @@ from common.redis import keys
 from common.redis.job_log import JobLog
 from common.redis.rq_seams import now_iso
 from common.redis.script import Reply, Scripts, flat, pairs
-from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard
+from common.wire import Delta, GenerationRequest, LoggedChoice, ModelCard, Tier
 from common.wire_codec import decode_request, encode_card
-from worker.jobs.room import Head, Share
+from worker.jobs.room import Head, Held, Share
 
 logger = logging.getLogger("omni.worker")
 
@@ -32,8 +32,15 @@ class Claim:
     is_suspect: bool
     revision: str
     owner: str = ""
-    priority: int = 0
+    tier: Tier = "default"
+    class_: int = 0  # the lower, the earlier
     num_made_room: int = 0  # times that it was given back for another owner
+    expected_tokens: int = 0  # of its answer, all choices; 0: not known
+
+    @property
+    def held(self) -> Held:
+        num_places = self.request.sampling.n
+        return Held(self.request.id, self.owner, self.class_, num_places, self.num_made_room, self.tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +110,14 @@ class Ledger:
         reply = self._ask("waiter", self.fence, self.queue)
         if reply.outcome != "head":
             return None
-        numbers = (reply.number(name) for name in ("priority", "num_prompt", "max_tokens", "places"))
-        head = Head(reply.text("id"), reply.text("owner"), *numbers)
+        numbers = (reply.number(name) for name in ("class", "num_prompt", "max_tokens", "places"))
+        head = Head(reply.text("id"), reply.text("owner"), cast(Tier, reply.text("tier")), *numbers)
         shares = {owner.decode(): Share(int(places), float(weight)) for owner, places, weight in reply.values["shares"]}
         return Waiter(head, shares, reply.number("num_owners"))
 
     def reclaim(self, only: int = 0) -> int:
         """Put the jobs of workers with an expired lease (one, or all) back into the queue; returns their number."""
         return int(self._scripts.run("reclaim", self.queue, now_iso(), "", only or ""))
-
-    def bury(self, fence: int) -> int:
-        """Put the jobs of a process known to be dead back into the queue, without waiting for its lease."""
-        self.redis.delete(keys.worker_key(fence))
-        return self.reclaim(fence)
 
     def release(self) -> int:
         """Put all our jobs back into the queue, before others of their class and without blame; ends the fence."""
@@ -144,8 +146,10 @@ class Ledger:
             reply.text("suspect") == "1",
             reply.text("revision"),
             reply.text("owner"),
-            reply.number("priority"),
+            cast(Tier, reply.text("tier")),
+            reply.number("class"),
             reply.number("made_room"),
+            reply.number("expected"),
         )
 
     def _logged(self, job_id: str) -> tuple[dict[int, LoggedChoice], int]:
@@ -160,3 +164,19 @@ class Ledger:
                     )
             last = entries[-1].seq
         return choices, last
+
+
+def bury(redis: "Redis", fence: int, *, is_blamed: bool = True) -> int:
+    """Put the jobs of a process known to be dead back into its queue, without waiting for its lease.
+
+    They count as suspects, unless another model's jobs are to blame for the death.
+    """
+    queue = redis.hget(keys.FENCES, fence)
+    if queue is None:
+        return 0  # another worker has done so
+    ledger = Ledger(redis, queue.decode(), "")
+    if not is_blamed:
+        ledger.fence = fence
+        return ledger.release()
+    redis.delete(keys.worker_key(fence))
+    return ledger.reclaim(fence)

@@ -5,8 +5,8 @@ Redis works while the model does, and no event is visible that is not in the log
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from redis import Redis
@@ -18,7 +18,7 @@ from common.redis.connection import is_passing
 from common.redis.redis_seams import HeldConnection
 from common.redis.rq_seams import now_iso
 from common.redis.script import FOLDER, source
-from common.wire import Delta, EndState, Event, Failed
+from common.wire import Delta, EndState, Event, Failed, Finished
 from common.wire_codec import encode_event
 from worker.jobs.ledger import Fenced
 
@@ -33,6 +33,7 @@ class Progress:
 
     num_entries: int
     is_suspect: bool
+    gpu_us: int = 0  # of the device, not sent yet
 
 
 class Publisher:
@@ -62,6 +63,12 @@ class Publisher:
     def num_suspects(self) -> int:
         return sum(progress.is_suspect for progress in self._progress.values())
 
+    def charge(self, gpu_us: Mapping[str, int]) -> None:
+        """Microseconds of the device by job; each job's next event carries them into its record."""
+        for job_id, more in gpu_us.items():
+            if (progress := self._progress.get(job_id)) is not None:
+                progress.gpu_us += more
+
     def send(self, events: Sequence[tuple[str, Event]]) -> list[str]:
         """Send one step's events; returns the suspects that this step cleared. confirm() reads the reply."""
         arguments: list[Any] = [self.fence, now_iso()]
@@ -75,9 +82,12 @@ class Publisher:
                 cleared.append(job_id)
             state, code = end_of(event)
             num_tokens = len(event.token_ids) if isinstance(event, Delta) else 0
+            if isinstance(event, Finished):
+                event = replace(event, ended=int(time.time()))
             entry = encode_event(event)
             arguments += [job_id, progress.num_entries, entry, num_tokens, state, code, int(progress.is_suspect)]
-            progress.is_suspect = False
+            arguments.append(progress.gpu_us)
+            progress.is_suspect, progress.gpu_us = False, 0
         if len(arguments) > 2:
             self._pending = arguments
             self._write()

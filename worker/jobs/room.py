@@ -1,9 +1,13 @@
-"""The jobs of a full worker that make room for another owner's job."""
+"""The jobs of a full worker that make room for a job of an earlier tier, or of another owner."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-MAX_MADE_ROOM = 32  # times that one job is given back: each time its tokens may be computed again
+from common.wire import Tier
+
+MAX_MADE_ROOM = 32  # times that one job is given back in its own tier: each time its tokens may be computed again
+TIERS: Final[tuple[Tier, ...]] = ("priority", "default", "flex")  # the earliest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,8 @@ class Head:
 
     id: str
     owner: str
-    priority: int  # the lower, the earlier
+    tier: Tier
+    class_: int  # the lower, the earlier
     num_prompt_tokens: int
     max_tokens: int
     places: int = 1  # sequences
@@ -35,9 +40,10 @@ class Held:
 
     id: str
     owner: str
-    priority: int
+    class_: int
     places: int = 1
     num_made_room: int = 0
+    tier: Tier = "default"
 
 
 def make_room(
@@ -45,9 +51,29 @@ def make_room(
 ) -> list[str]:
     """The jobs to give back so that the head fits; empty when it has to wait. `held`: the latest claimed last.
 
+    Jobs of a later tier give way first, whoever's they are and as often as it takes: the last tier first, and of one
+    tier the latest claimed. Only if all of them are not enough, other owners of the head's own tier do.
+    `shares`: of the head's tier. `fits`: whether the head fits without these jobs.
+    """
+    later = [job for job in reversed(held) if TIERS.index(job.tier) > TIERS.index(head.tier)]
+    later.sort(key=lambda job: -TIERS.index(job.tier))
+    given: list[str] = []
+    while not fits(given) and len(given) < len(later):
+        given.append(later[len(given)].id)
+    if not fits(given):
+        peers = [job for job in held if job.tier == head.tier]
+        more = share_room(head, shares, peers, lambda jobs: fits([*given, *jobs]))
+        given = [*given, *more] if more else []
+    return needed(given, fits)
+
+
+def share_room(
+    head: Head, shares: Mapping[str, Share], held: Sequence[Held], fits: Callable[[Sequence[str]], bool]
+) -> list[str]:
+    """The jobs of the head's own tier to give back.
+
     An owner gives up places only if it then still holds as many for its weight as the head's owner will. So each change
     brings the shares nearer to each other, and a series of changes ends. No job gives way to one of a later class.
-    `fits`: whether the head fits without these jobs.
     """
     after = shares[head.owner].level(head.places)
     movable = [job for job in held if may_give_way(job, head) and job.owner in shares]
@@ -65,11 +91,16 @@ def make_room(
         given.append(victim.id)
         share = left[victim.owner]
         left[victim.owner] = Share(share.places - victim.places, share.weight)
-    for job_id in given[:-1]:  # a larger job added later may have made an earlier one unnecessary
+    return given
+
+
+def needed(given: list[str], fits: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Without the jobs that a larger one after them has made unnecessary."""
+    for job_id in given[:-1]:
         if fits(rest := [other for other in given if other != job_id]):
             given = rest
     return given
 
 
 def may_give_way(job: Held, head: Head) -> bool:
-    return job.owner != head.owner and job.priority >= head.priority and job.num_made_room < MAX_MADE_ROOM
+    return job.owner != head.owner and job.class_ >= head.class_ and job.num_made_room < MAX_MADE_ROOM

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -13,10 +14,13 @@ from common.redis.metrics import Tally
 from common.tracing import Traces
 from common.wire import Delta, Event, Failed, Finished
 from worker.jobs.job_spans import JobSpans
+from worker.jobs.ledger import Claim
 
 logger = logging.getLogger("omni.worker")
 
 RATE_WINDOW_S = 10.0
+FIRST_GUESS_S = 0.05  # of the time between two tokens, as in pace.lua
+PACE_SHARE = 1 / 64  # of the newest time in the average
 
 # a growing number of EngineStats -> its counter
 GROWING: Mapping[str, str] = MappingProxyType(
@@ -50,6 +54,43 @@ class JobRate:
         return self._per_s
 
 
+class AnswerTimes:
+    """How long the running answers will go on: by their expected lengths, and the pace of tokens."""
+
+    def __init__(self) -> None:
+        self._token_s = FIRST_GUESS_S  # between two tokens of a choice
+        self._left: dict[str, tuple[float, float, float]] = {}  # job -> tokens of a choice: done, expected, at most
+        self.resuming: set[str] = set()  # jobs whose logged tokens are being computed again
+
+    def begin(self, claim: Claim) -> None:
+        sampling = claim.request.sampling
+        most = float(sampling.max_tokens)
+        expected = min(most, claim.expected_tokens / sampling.n) or most
+        done = sum(len(choice.token_ids) for choice in claim.logged.values()) / sampling.n
+        self._left[claim.request.id] = done, expected, most
+        if done:
+            self.resuming.add(claim.request.id)
+
+    def forget(self, job_id: str) -> None:
+        self._left.pop(job_id, None)
+        self.resuming.discard(job_id)
+
+    def generated(self, job_id: str, num_tokens: int, num_choices: int) -> None:
+        self.resuming.discard(job_id)
+        if job_id in self._left:
+            done, expected, most = self._left[job_id]
+            self._left[job_id] = done + num_tokens / num_choices, expected, most
+
+    def token_took(self, seconds: float) -> None:
+        self._token_s += PACE_SHARE * (seconds - self._token_s)
+
+    def left_s(self) -> float:
+        """Until the last answer is expected to end. As pace.lua: one past its expected length is half of a new one."""
+        rows = self._left.values()
+        left = [max(expected - done, (most - done) * expected / most / 2, 0) for done, expected, most in rows]
+        return max(left, default=0.0) * self._token_s
+
+
 class Telemetry:
     """The engine's thread calls observe(), the heartbeat's thread report()."""
 
@@ -58,8 +99,11 @@ class Telemetry:
         self._redis = redis
         self._tally = Tally(queue)
         self._spans = JobSpans(redis, traces)
+        self.times = AnswerTimes()
         self._last_token: dict[str, dict[int, float]] = {}  # job -> choice -> when
         self._last_stats: dict[str, int] = {}
+        self._num_generated = 0  # not reported yet
+        self._lock = Lock()
         self._reported = time.monotonic()
 
     def observe(self, events: Sequence[tuple[str, Event]]) -> None:
@@ -75,10 +119,19 @@ class Telemetry:
                 if event.index in times:
                     gap_ms = (now - times[event.index]) * 1000 / len(event.token_ids)
                     self._tally.observe("inter_token_latency", gap_ms, len(event.token_ids))
+                    self.times.token_took(gap_ms / 1000)
                 times[event.index] = now
+                self.times.generated(job_id, len(event.token_ids), len(times))
+
+    def loaded(self, reason: str, seconds: float | None) -> None:
+        """The model was loaded; `seconds`: None if it had not left."""
+        if seconds is not None:
+            self._tally.add(f"model_swaps|{reason}")
+            self._tally.observe("model_swap_time", seconds * 1000)
 
     def forget(self, job_id: str) -> None:
         self._last_token.pop(job_id, None)
+        self.times.forget(job_id)
 
     def _log_end(self, job_id: str, event: Event) -> None:
         if isinstance(event, Finished):
@@ -88,13 +141,19 @@ class Telemetry:
         state = "finished" if isinstance(event, Finished) else "failed"
         logger.log(level, "%s %s: %s", job_id, state, text, extra={"fields": {"job_id": job_id}})
 
+    def count(self, stats: Mapping[str, Any]) -> None:
+        """Count what has grown since the last call."""
+        with self._lock:
+            self._num_generated += self._growth("generated_tokens", stats)
+            for name, counter in GROWING.items():
+                self._tally.add(counter, self._growth(name, stats))
+
     def report(self, stats: Mapping[str, Any]) -> dict[str, Any]:
         """Send the counts; returns the fields of the worker's report beyond its stats. Raises RedisError."""
         now = time.monotonic()
         elapsed_s, self._reported = now - self._reported, now
-        num_generated = self._growth("generated_tokens", stats)
-        for name, counter in GROWING.items():
-            self._tally.add(counter, self._growth(name, stats))
+        self.count(stats)
+        num_generated, self._num_generated = self._num_generated, 0
         self._tally.flush(self._redis)
         self._spans.send()
         return {

@@ -1,18 +1,38 @@
 """One matrix product for several linear layers that read the same input."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from worker.kernels.linear import Linear, PackedLinear, PlainLinear, can_pack, dense_linear, drop_weights, joined
+from worker.kernels.linear import Linear, dense_linear, drop_weights, joined
+from worker.kernels.packed.dense import dense_cpu_linear
+from worker.kernels.packed.linear import is_packed, joined_linear
 from worker.kernels.quantized import Quantization
 
 
-def fused_linear(modules: Seq[Any], quantization: Quantization | None = None) -> Linear:
+class PackedBefore:
+    """Products that a runner made before, given out in the same order, in the place of a Quantization."""
+
+    def __init__(self, linears: Iterable[Linear]) -> None:
+        self._left = iter(linears)
+
+    def take(self) -> Linear:
+        return next(self._left)
+
+    def for_head(self) -> "PackedBefore":
+        return self
+
+
+def fused_linear(modules: Seq[Any], quantization: Quantization | PackedBefore | None = None) -> Linear:
     """The product of all `modules`, their outputs side by side.
 
     Quantized weights replace those of the modules, which can no longer run. Weights whose widths the quantization does
     not take stay as they are.
     """
+    if isinstance(quantization, PackedBefore):
+        return quantization.take()
+    if any(is_packed(module) for module in modules):
+        return joined_linear(modules)
     num_out, num_in = sum(len(module.weight) for module in modules), modules[0].weight.shape[1]
     if quantization is not None and quantization.fits(num_out, num_in):
         linear = quantization.linear(*joined(modules))
@@ -20,8 +40,7 @@ def fused_linear(modules: Seq[Any], quantization: Quantization | None = None) ->
         return linear
     if modules[0].weight.device.type != "cpu":
         return shared_storage_linear(modules)
-    weight, bias = joined(modules)
-    return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)
+    return dense_cpu_linear(*joined(modules))
 
 
 def shared_storage_linear(modules: Seq[Any]) -> Linear:

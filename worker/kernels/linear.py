@@ -1,5 +1,6 @@
 """Linear layers in the layout that the machine reads fastest. All take [T, in] and return [T, out]."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from worker.kernels.available import has_triton
+from worker.kernels.packed.encodings import WEIGHTS
+from worker.kernels.packed.weights import Weights
 from worker.kernels.torch_seams import reorder_weight, reordered_product
-from worker.kernels.weights import WEIGHTS, Weights
 
 PACK_BATCH = 64  # rows that the layout is tuned for; products with other numbers of rows use it as well
 
@@ -31,6 +33,15 @@ class PlainLinear:
         return F.linear(inputs, self.weight, self.bias)
 
 
+def parts_of(linear: object) -> Iterator[object]:
+    """A linear, and those that it is made of."""
+    yield linear
+    inner = (getattr(linear, name, None) for name in ("linear", "few_rows", "many_rows"))
+    for part in (*getattr(linear, "linears", ()), *inner):
+        if part is not None:
+            yield from parts_of(part)
+
+
 def has_kernels(device: torch.device) -> bool:
     """True where our Triton kernels compute products: on NVIDIA's GPUs, as they hold some of its assembler."""
     return device.type == "cuda" and torch.version.hip is None and has_triton()
@@ -50,12 +61,19 @@ def dense_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     return PlainLinear(weight, bias)
 
 
-def tune_products(linears: Seq[Linear], device: torch.device, table: Path | None) -> None:
-    """On a GPU, measure how each of the products is computed fastest; `table` keeps that for the next start."""
+def tune_products(linears: Seq[Linear], device: torch.device, table: Path | None, *, is_exact: bool = False) -> None:
+    """Measure how each of the products is computed fastest; `table` keeps that for the next start.
+
+    From here on, products of packed weights on a CPU may round their inputs, unless `is_exact`.
+    """
     if has_kernels(device):
         from worker.kernels.tuning import tune
 
         tune(linears, device, table)
+    if device.type == "cpu":
+        from worker.kernels.packed.choice import choose_ways
+
+        choose_ways(linears, table, is_exact=is_exact)
 
 
 class PackedLinear:
@@ -64,6 +82,10 @@ class PackedLinear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.packed = reorder_weight(weight, PACK_BATCH)
         self.bias = bias
+        self.bind()
+
+    def bind(self) -> None:
+        """Find the operator: of a product that was made before, too."""
         self._multiply = reordered_product()
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -31,9 +31,19 @@ SIGNATURES = MappingProxyType(
         "add_norm": (*[POINTER] * 4, INT, INT, FLOAT),
         "swiglu": (POINTER, POINTER, INT, INT),
         "rotate_and_write": (*[POINTER] * 5, FLOAT, *[POINTER] * 3, LONG, *[INT] * 4),
+        "add_low_rank": (POINTER, LONG, POINTER, LONG, POINTER, INT, INT, POINTER, INT, POINTER, POINTER, INT),
         "attend": (*[POINTER] * 3, LONG, INT, POINTER, POINTER, *[INT] * 4, FLOAT, INT, POINTER),
+        "pack_codes": (POINTER, LONG, INT, INT, POINTER, POINTER),
+        "decode_all": (POINTER, INT, INT, INT, POINTER),
+        "multiply_exact": (POINTER, POINTER, INT, POINTER),
+        "multiply_rounded": (POINTER, POINTER, INT, POINTER),
+        "multiply_fine": (POINTER, POINTER, INT, POINTER),
+        "multiply_dense": (*[POINTER] * 3, INT, INT, INT, POINTER),
+        "can_round": (),
+        "can_multiply_pairs": (),
     }
 )
+ANSWERS = frozenset({"can_round", "can_multiply_pairs"})  # with a whole number
 
 
 class NoKernels(Exception):
@@ -51,7 +61,7 @@ def load_kernels(dtype: torch.dtype) -> ctypes.CDLL:
         raise NoKernels(f"the kernels cannot be loaded ({error})") from error
     for name, argtypes in SIGNATURES.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = argtypes, None
+        function.argtypes, function.restype = argtypes, INT if name in ANSWERS else None
     return library
 
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from worker.kernels.linear import Linear, PackedLinear, PlainLinear, drop_weights
+from worker.kernels.linear import Linear, PlainLinear, drop_weights
+from worker.kernels.packed.dense import dense_cpu_linear
+from worker.kernels.packed.linear import is_packed, joined_linear
+from worker.kernels.packed.tensor import PackedTensor
 
 MAX_DEVIATION = 0.02  # of a product's largest number; rounding to bf16 makes 0.004
 
@@ -55,6 +58,13 @@ def proxies(linear: Linear, modules: Seq[nn.Linear]) -> list[LinearProxy]:
     return found
 
 
+def swapped_linears(part: nn.Module) -> list[Linear]:
+    """The products that replace layers and experts under `part`."""
+    found = [module.shared.linear for module in part.modules() if isinstance(module, LinearProxy)]
+    experts = [getattr(module, "experts_product", None) for module in part.modules()]
+    return [*found, *(linear for product in experts for linear in getattr(product, "linears", ()))]
+
+
 @dataclass(frozen=True, slots=True)
 class LinearSwap:
     """A linear layer of a model, and the SharedLinear behind the proxy that replaces it."""
@@ -70,7 +80,10 @@ class LinearSwap:
     def pack(self) -> None:
         """Compute with packed weights and free the layer's own, unless the packed product deviates."""
         weight, bias = self.module.weight.detach(), self.module.bias
-        packed = PackedLinear(weight, bias)
+        if isinstance(weight, PackedTensor):  # its product is packed already
+            drop_weights([self.module])
+            return
+        packed = dense_cpu_linear(weight, bias)
         inputs = torch.linspace(-1, 1, 3 * weight.shape[1], dtype=weight.dtype).view(3, -1)
         expected = self.shared.linear(inputs).float()
         if (packed(inputs).float() - expected).abs().max() <= MAX_DEVIATION * expected.abs().max():
@@ -78,17 +91,19 @@ class LinearSwap:
             drop_weights([self.module])
 
 
-def swap_linears(part: nn.Module) -> list[LinearSwap]:
-    """Replace every plain `nn.Linear` under `part` by a proxy without weights."""
+def swap_linears(part: nn.Module, *, packed_only: bool = False) -> list[LinearSwap]:
+    """Replace every `nn.Linear` with plain or packed weights under `part` by a proxy without weights."""
+    kinds = (PackedTensor,) if packed_only else (torch.Tensor, PackedTensor)  # and no subclass of torchao's
     plain = [
         (owner, name, module)
         for owner in part.modules()
         for name, module in owner.named_children()
-        if type(module) is nn.Linear and type(module.weight.data) is torch.Tensor  # torchao's are a subclass
+        if type(module) is nn.Linear and type(module.weight.data) in kinds
     ]
     swaps = []
     for owner, name, module in plain:
-        shared = SharedLinear(PlainLinear(module.weight.detach(), module.bias), 1)
+        linear = joined_linear([module]) if is_packed(module) else PlainLinear(module.weight.detach(), module.bias)
+        shared = SharedLinear(linear, 1)
         setattr(owner, name, LinearProxy(shared, 0, module.out_features))
         swaps.append(LinearSwap(owner, name, module, shared))
     return swaps

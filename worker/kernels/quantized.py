@@ -1,9 +1,9 @@
 """Quantized weights: fewer bytes to read per token.
 
-`QUANTIZATIONS` lists the values that OMNI_QUANTIZE may have. int8 and int4 keep activations in 16 bits. On a CPU few
-rows are limited by memory and use torch's kernels; many rows are limited by arithmetic, where it is faster to convert
-the weights to bf16 once per call. On a GPU our Triton kernels read them. fp8 is for a GPU: up to FEW_ROWS rows keep
-activations in bf16, more are rounded too, where the tensor cores multiply fp8 numbers.
+`QUANTIZATIONS` lists the values that OMNI_QUANTIZE may have. int8 and int4 on a CPU are read by our C kernels, which
+round activations to int8 where the processor multiplies such numbers (packed/cpu.py); on a GPU by our Triton kernels,
+which keep activations in 16 bits. fp8 is for a GPU: up to FEW_ROWS rows keep activations in bf16, more are rounded too,
+where the tensor cores multiply fp8 numbers.
 """
 
 import logging
@@ -15,12 +15,12 @@ import torch
 
 from worker.kernels.available import has_triton
 from worker.kernels.linear import Linear, has_kernels, kernel_linear
-from worker.kernels.quantized_linears import FP8_MULTIPLE, GROUP, FewOrManyRows, Fp8Linear, Int4Linear, Int8Linear
-from worker.kernels.weights import WEIGHTS
+from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
+from worker.kernels.packed.linear import packed_linear
+from worker.kernels.quantized_linears import FP8_CAPABILITY, FP8_MULTIPLE, FewOrManyRows, Fp8Linear, why_not_fp8
 
 logger = logging.getLogger(__name__)
 
-FP8_CAPABILITY = (8, 9)  # the first compute capability with fp8 tensor cores
 KERNEL_CAPABILITY = (8, 0)  # the first one with products of bf16
 KERNEL_DTYPES = ("auto", "bfloat16", "float16")
 
@@ -56,23 +56,18 @@ class Int8(Quantization):
         check_kernels(self, dtype, device)
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        return kernel_linear(WEIGHTS["int8"](weight), bias) if has_kernels(weight.device) else Int8Linear(weight, bias)
+        return packed_linear(WEIGHTS["int8"](weight), bias)
 
 
 @dataclass(frozen=True, slots=True)
 class Int4(Quantization):
-    """On a CPU it falls back to int8 where the widths are not multiples of GROUP."""
-
     name = "int4"
 
     def check(self, dtype: str, device: torch.device) -> None:
         check_kernels(self, dtype, device)
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        if has_kernels(weight.device):
-            return kernel_linear(WEIGHTS["int4"](weight), bias)
-        fits = weight.shape[0] % GROUP == weight.shape[1] % GROUP == 0
-        return Int4Linear(weight, bias) if fits else Int8Linear(weight, bias)
+        return packed_linear(WEIGHTS["int4"](weight) if has_kernels(weight.device) else cpu_int4_weights(weight), bias)
 
     def for_head(self) -> Quantization:
         """int8: the logits lose the most by int4."""
@@ -146,15 +141,3 @@ def check_capability(quantization: Quantization, device: torch.device, needed: t
             f"OMNI_QUANTIZE={quantization.name} needs a GPU of compute capability {least} or higher; "
             f"this one has {found}."
         )
-
-
-def why_not_fp8(device: torch.device) -> str:
-    """Why there is no product of fp8 numbers; empty if there is. Computes one to find out."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
-        return "the GPU has none"
-    ones = torch.ones(FP8_MULTIPLE, FP8_MULTIPLE, dtype=torch.bfloat16, device=device)
-    try:
-        Fp8Linear(WEIGHTS["fp8"](ones), None)(ones)
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        return str(error)
-    return ""

@@ -3,7 +3,9 @@
 Each docstring has the reason, and what to check when torch is upgraded; tests/test_seams.py calls them all.
 """
 
+import ctypes
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from pathlib import Path
 
 import torch
@@ -28,6 +30,52 @@ def reordered_product() -> Callable[..., torch.Tensor]:
     return product
 
 
+def is_opaque(tensor: torch.Tensor) -> bool:
+    """True for a weight of reorder_weight(), whose numbers torch hides."""
+    return bool(tensor.layout == torch._mkldnn)  # type: ignore[attr-defined]
+
+
+def bytes_of_opaque(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The numbers of a weight of reorder_weight(), without a copy, and oneDNN's description of their layout; as bytes.
+
+    Why: a product that is kept must be made again without reordering its weight.
+    On an upgrade: these are what AOTInductor writes constants with (torch/_inductor/codecache.py).
+    """
+    operators = torch.ops.mkldnn
+    numbers = (ctypes.c_uint8 * operators._nbytes(tensor)).from_address(operators.data_ptr(tensor))
+    return torch.frombuffer(numbers, dtype=torch.uint8), operators._get_mkldnn_serialized_md(tensor)
+
+
+def opaque_tensor(
+    numbers: torch.Tensor, description: torch.Tensor, shape: Seq[int], dtype: torch.dtype
+) -> torch.Tensor:
+    """A weight of reorder_weight() on these bytes, without a copy. See bytes_of_opaque().
+
+    Why: nothing public makes such a tensor on memory that is there.
+    On an upgrade: compare the argument list with torch/csrc/inductor/aoti_torch/c/shim.h.
+    """
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    size, number, pointer = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
+    make = library.aoti_torch_create_tensor_from_blob_v2
+    make.argtypes = (pointer, size, pointer, pointer, size, *[number] * 3, pointer, number, ctypes.c_char_p, size)
+    name, layout = str(dtype).removeprefix("torch."), bytes(description.tolist())
+    handle = pointer()
+    failed = make(
+        numbers.data_ptr(), len(shape), (size * len(shape))(*shape), (size * len(shape))(*[1] * len(shape)), 0,
+        library[f"aoti_torch_dtype_{name}"](), library.aoti_torch_device_type_cpu(), 0, ctypes.byref(handle),
+        library.aoti_torch_layout__mkldnn(), layout, len(layout),
+    )  # fmt: skip
+    if failed:
+        raise RuntimeError("torch makes no tensor of oneDNN's layout")
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, (pointer, ctypes.c_char_p, pointer)
+    made: torch.Tensor = torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(capsule(handle, None, None))
+    if made._use_count() > 1:  # type: ignore[attr-defined]  # torch 2.13 adds a reference to it
+        library.aoti_torch_delete_tensor_object(handle)
+    made.kept_bytes = numbers  # type: ignore[attr-defined]  # it does not own them
+    return made
+
+
 def has_fast_bf16() -> bool:
     """True if oneDNN multiplies bfloat16 on this processor without converting it to float32.
 
@@ -38,35 +86,6 @@ def has_fast_bf16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # a build without oneDNN
         return False
-
-
-def int8_product(inputs: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """inputs [T, in] times weight [out, in] int8, each output column times its scale [out] -> [T, out].
-
-    Why: torch's only CPU product that reads int8 weights with 16-bit activations.
-    On an upgrade: tests/worker/kernels/test_quantized.py compares it with the exact product.
-    """
-    return torch._weight_int8pack_mm(inputs, weight, scale)
-
-
-def pack_int4(codes: torch.Tensor) -> torch.Tensor:
-    """Codes [out, in], int32 of 0 to 15, in the layout of int4_product().
-
-    Why: the layout depends on the processor and is not documented. The second argument has no meaning on a CPU.
-    On an upgrade: as for int4_product().
-    """
-    return torch._convert_weight_to_int4pack_for_cpu(codes, 1)
-
-
-def int4_product(
-    inputs: torch.Tensor, packed: torch.Tensor, group: int, scales_and_zeros: torch.Tensor
-) -> torch.Tensor:
-    """inputs [T, in] times weights (code - 8) * scale + zero; scales_and_zeros [in / group, out, 2] -> [T, out].
-
-    Why: torch's only CPU product that reads int4 weights.
-    On an upgrade: tests/worker/kernels/test_quantized.py compares it with the exact product.
-    """
-    return torch._weight_int4pack_mm_for_cpu(inputs, packed, group, scales_and_zeros)
 
 
 def openmp_library() -> Path | None:

@@ -11,18 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import astuple, dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from worker.device import check_device
 from worker.kernels.gpu.products import TRITON_VERSION, ProductConfig, by_torch, configs_for, product
+from worker.kernels.linear import parts_of
+from worker.kernels.packed.encodings import WEIGHTS
+from worker.kernels.packed.weights import Weights
 from worker.kernels.product_table import Choice, ProductTable
-from worker.kernels.weights import WEIGHTS, Weights
 
 logger = logging.getLogger(__name__)
 
 FEW_ROWS = (1, 2, 4, 8, 16)  # numbers of rows that are measured; others use the next larger one
+DENSE_ROWS = (32,)  # the same of dense weights besides; torch alone is faster for more
 MANY_ROWS = (32, 64, 128, 256, 512, 1024)  # the same of quantized weights; beyond them torch gets them made dense
 MIN_GAIN = 0.03  # by less, torch is kept: that is noise
 MAX_DEVIATION = 0.02  # from torch's product, of its largest number
@@ -40,9 +44,10 @@ class ProductLinear:
         self.weights = weights
         self.bias = bias
         multiprocessors = num_multiprocessors(weights.codes.device)
+        more_rows = DENSE_ROWS if weights.kind == "dense" else MANY_ROWS
         self.configs: dict[int, ProductConfig | None] = {
             num_rows: None if weights.kind == "dense" else next(configs_for(weights, num_rows, multiprocessors))
-            for num_rows in (FEW_ROWS if for_few_rows or weights.kind == "dense" else FEW_ROWS + MANY_ROWS)
+            for num_rows in (FEW_ROWS if for_few_rows else FEW_ROWS + more_rows)
         }
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -51,10 +56,11 @@ class ProductLinear:
                 return self.compute(inputs, config)
         return self.compute(inputs, None)
 
-    def compute(self, inputs: torch.Tensor, config: ProductConfig | None) -> torch.Tensor:
+    def compute(self, inputs: torch.Tensor, config: ProductConfig | None, *, starts_early: bool = True) -> torch.Tensor:
+        """`starts_early`: see product()."""
         if config is None:
             return by_torch(inputs, self.weights, self.bias)
-        return product(inputs, self.weights, self.bias, config)
+        return product(inputs, self.weights, self.bias, config, starts_early=starts_early)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +116,11 @@ def tune(
 
 
 def groups_of(linears: Seq[object]) -> list[list[ProductLinear]]:
-    """The ProductLinears of equal products, largest weights first; also those behind a linear's `few_rows`."""
+    """The ProductLinears of equal products, largest weights first; also those that others are made of."""
     groups = defaultdict(list)
-    for linear in linears:
-        inner = getattr(linear, "few_rows", linear)
-        if isinstance(inner, ProductLinear):
-            groups[name_of(inner.weights, 0)].append(inner)
+    for linear in chain.from_iterable(map(parts_of, linears)):
+        if isinstance(linear, ProductLinear):
+            groups[name_of(linear.weights, 0)].append(linear)
     return sorted(groups.values(), key=lambda group: -sum(linear.weights.num_bytes for linear in group))
 
 
@@ -176,11 +181,11 @@ def seconds_on_gpu(group: Seq[ProductLinear], num_rows: int, config: ProductConf
     inputs = random_inputs(weights, num_rows)
     num_linears = max(1, min(len(group), MAX_IN_TURN, -(-CACHE_BYTES // weights.num_bytes)))
     in_turn = [group[at % len(group)] for at in range(max(num_linears, 2))]
-    in_turn[0].compute(inputs, config)
+    in_turn[0].compute(inputs, config, starts_early=False)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):  # the first if the second fails
         for linear in in_turn:
-            linear.compute(inputs, config)
+            linear.compute(inputs, config, starts_early=False)
     graph.replay()
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     times = []
@@ -222,7 +227,8 @@ def measured_products(
 
 def name_of(weights: Weights, num_rows: int) -> str:
     """Equal for products that take equally long."""
-    group = f" in groups of {weights.group}{' with offsets' * (weights.offsets is not None)}" if weights.group else ""
+    extra = "offsets" if weights.offsets is not None else "minimums" if weights.minimums is not None else ""
+    group = f" in groups of {weights.group}{extra and f' with {extra}'}" if weights.group else ""
     dtype = str(weights.dtype).removeprefix("torch.")
     return f"{weights.kind}{group} {dtype} {weights.num_out}x{weights.num_in} rows {num_rows}"
 

@@ -2,14 +2,22 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
+import torch
 
+from common.model.folder import CONFIG, size_of_weights
+from common.model.gguf_files import gguf_files
 from common.model.template_syntax import syntax_fault
 from common.wire import ModelCard
 from worker.models.config_fields import USUAL_LENGTH, longest_sequence
+from worker.models.model_files import file_of
+from worker.models.packed_weights import method_of, packing_of
+
+TYPE_NAMES = MappingProxyType({torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"})
 
 
 def describe(
@@ -40,7 +48,25 @@ def describe(
             name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)
         },
         eos_token_ids=eos_token_ids(model_config, generation_config, tokenizer),
+        **weights_fields(model_path, model_config),
     )
+
+
+def weights_fields(model_path: str, model_config: Any) -> dict[str, Any]:
+    """The card's fields of the weights' files, as far as the files here tell."""
+    config = file_of(model_path, CONFIG)
+    folder = str(config.parent) if config else model_path
+    packing = packing_of(folder, model_config) if Path(folder).exists() else None
+    return {
+        "file_format": "gguf" if gguf_files(folder) else "safetensors",
+        "packing": TYPE_NAMES.get(model_config.dtype, "") if packing is None else packing_name(packing),
+        "file_bytes": size_of_weights(folder),
+    }
+
+
+def packing_name(packing: Mapping[str, Any]) -> str:
+    """Such as Q4_K_M, GPTQ, FP8."""
+    return str(packing.get("file_type") or method_of(packing).upper())
 
 
 def templates_of(templates: Any) -> tuple[str | None, str | None]:
@@ -61,25 +87,20 @@ def check_template(model_path: str, card: ModelCard) -> None:
 
 def template_file(model_path: str, *, is_for_tools: bool = False) -> str:
     """The file that a model's chat template is read from: the first of these that the model has."""
-    files = ("additional_chat_templates/tool_use.jinja",) if is_for_tools else ("chat_template.jinja",)
-    for name in (*files, "chat_template.json"):
-        if local_file(model_path, name) is not None:
+    if files := gguf_files(model_path):
+        return files[0].name
+    names = ("additional_chat_templates/tool_use.jinja",) if is_for_tools else ("chat_template.jinja",)
+    for name in (*names, "chat_template.json"):
+        if file_of(model_path, name) is not None:
             return name
     return "tokenizer_config.json"
 
 
-def local_file(model_path: str, name: str) -> Path | None:
-    """A file of the model's folder, or of its place in the hub's cache; None if it is not there."""
-    if Path(model_path).is_dir():
-        path = Path(model_path) / name
-        return path if path.is_file() else None
-    cached = try_to_load_from_cache(model_path, name)
-    return Path(cached) if isinstance(cached, str) else None
-
-
 def shown_name(model_path: str) -> str:
-    """The name of the weights that callers see: a hub id, or the last two parts of a folder's path."""
+    """The name of the weights that callers see: a hub id, a file's name, or the last two parts of a folder's path."""
     path = Path(model_path)
+    if path.is_file():
+        return path.name
     return "/".join(path.resolve().parts[-2:]) if path.is_dir() else model_path
 
 
@@ -94,13 +115,19 @@ def eos_token_ids(model_config: Any, generation_config: Any, tokenizer: Any) -> 
 
 
 def revision_of(model_path: str) -> str:
-    """The hub's commit; for a folder a hash that changes when its files do (weights by size and time)."""
-    if not Path(model_path).is_dir() and (config := local_file(model_path, "config.json")) is not None:
+    """The hub's commit; for a folder or file a hash that changes with its files (weights by size and time)."""
+    if not Path(model_path).exists() and (config := file_of(model_path, "config.json")) is not None:
         return config.parent.name  # the hub's cache has a folder for each commit
     digest = hashlib.sha256()
+    for path in gguf_files(model_path):
+        digest.update(size_and_time(path))
     for path in sorted([*Path(model_path).glob("*"), *Path(model_path).glob("additional_chat_templates/*")]):
         if path.suffix in (".json", ".jinja"):
             digest.update(path.read_bytes())
         elif path.suffix in (".safetensors", ".bin"):
-            digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+            digest.update(size_and_time(path))
     return digest.hexdigest()[:12]
+
+
+def size_and_time(path: Path) -> bytes:
+    return f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()

@@ -100,12 +100,29 @@ def checked_config(config: EngineConfig | None) -> EngineConfig:
     config = replace(
         config,
         **numbers,
+        adapters=checked_adapters(config),
         quantization=checked_quantization(config),
         draft_model=str(draft),
         products_table=None if table is None else Path(str(table)),
     )
     check_device(config)
     return config
+
+
+def checked_adapters(config: EngineConfig) -> tuple[tuple[str, str], ...]:
+    """Raises TypeError or ValueError for what are no pairs of a name and a folder, each name once."""
+    given: object = config.adapters
+    pairs = (
+        [tuple(pair) if isinstance(pair, list | tuple) else () for pair in given]
+        if isinstance(given, list | tuple)
+        else [()]
+    )
+    if not all(len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str | Path) for pair in pairs):
+        refuse(config, "adapters", "pairs of a name and a folder")
+    found = {str(name): str(path) for name, path in pairs}
+    if len(found) < len(pairs):
+        refuse(config, "adapters", "pairs of a name and a folder, each name once")
+    return tuple(found.items())
 
 
 def refuse(config: EngineConfig, name: str, allowed: str) -> NoReturn:

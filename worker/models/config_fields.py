@@ -5,6 +5,8 @@ from typing import Any
 from worker.models.transformers_seams import layer_configs
 
 LENGTH_FIELDS = ("max_position_embeddings", "max_seq_len", "context_length")
+ENCODERS = ("Model", "ForMaskedLM", "ForSequenceClassification")  # endings of architectures
+GENERATES = "LMHeadModel"  # an ending of some that generate, as GPT2LMHeadModel
 USUAL_LENGTH = 2048  # tokens; for families whose config names no longest sequence (state-space models, ALiBi)
 
 
@@ -17,3 +19,8 @@ def largest(config: Any, name: str) -> int | None:
 def longest_sequence(config: Any) -> int | None:
     """The most tokens of prompt and completion that the config names; None where it names none."""
     return next((length for name in LENGTH_FIELDS if (length := largest(config, name)) is not None), None)
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether the config names an architecture that makes states or scores, and no text."""
+    return any(name.endswith(ENCODERS) and not name.endswith(GENERATES) for name in config.architectures or ())

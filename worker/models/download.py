@@ -22,9 +22,9 @@ DOWNLOADED = 0.9  # the share of a start that a download takes
 def downloaded(model: str, on_progress: OnProgress) -> OnProgress:
     """Fetch the weights of a hub model that are not in the cache. Returns the `on_progress` for the rest of the start.
 
-    Without a download (a folder, offline, or all of it cached) that is `on_progress` itself.
+    Without a download (a folder or file, offline, or all of it cached) that is `on_progress` itself.
     """
-    if Path(model).is_dir() or is_offline_mode():
+    if Path(model).exists() or is_offline_mode():
         return on_progress
     try:
         missing = [file for file in weights_of(model) if file.will_download]

@@ -1,5 +1,6 @@
 """What is wrong with a model that cannot be loaded, in one sentence: the fault, and what to install or change."""
 
+import errno
 import re
 import sys
 from types import MappingProxyType
@@ -7,6 +8,8 @@ from types import MappingProxyType
 import torch
 from safetensors import SafetensorError
 from transformers import __version__
+
+from common.model.fault import FolderFault
 
 # a word of the error's text -> the package that reads such weights; the first match counts
 LIBRARIES = MappingProxyType(
@@ -22,6 +25,7 @@ LIBRARIES = MappingProxyType(
     }
 )
 UNKNOWN_TYPE = re.compile("model type `(.+?)` but Transformers does not recognize")
+ALLOCATORS = ("DefaultCPUAllocator", "out of memory")  # in the errors of torch and of CUDA
 MAX_LENGTH = 300  # of a library's error text
 
 
@@ -36,15 +40,26 @@ def reason(error: BaseException) -> str:
         return f"its config.json names the model_type {unknown[1]!r}, which transformers {__version__} does not know."
     if "ignore_mismatched_sizes" in text:
         return "its weights have other shapes than its config.json says. Use both from the same checkpoint."
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and is_out_of_memory(error):
         return f"the GPU has no room for it ({text}). Stop other programs on the GPU, or choose a smaller model."
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+    if is_out_of_memory(error):
         return "there is not enough memory for it. Choose a smaller model, or set OMNI_DTYPE=bfloat16."
+    if isinstance(error, FolderFault):
+        return f"{text}."
     if isinstance(error, (OSError, ValueError)):
         return text
     return (
         f"its files are not understood ({type(error).__name__}: {text}). Check config.json and the tokenizer's files."
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU or on the machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATORS)
 
 
 def brief(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Loads a model folder or hub id: the model, its tokenizer, and the card that describes it to the API."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,19 @@ from transformers.distributed import DistributedConfig
 
 from common.wire import ModelCard
 from worker.device import choose_device, use_device
+from worker.kept.keep import Keep
+from worker.kernels.packed.choice import SMALL_BYTES
 from worker.kernels.quantized import Quantization
 from worker.kernels.torch_seams import has_fast_bf16
 from worker.models.card import check_template, describe
+from worker.models.formats.known import format_of
+from worker.models.formats.reader import check_numbers, has_packed, load_packed, on_meta, weight_bytes
+from worker.models.gguf.model import gguf_model
+from worker.models.kept.key import kept_key
+from worker.models.kept.state import KeptModel, card_of, kept_model, put_state
 from worker.models.loading_reports import logs_at_debug, reports_weights
 from worker.models.missing_weights import check_complete, missing_weights, needed_for_text
-from worker.models.packed_weights import check_packing, check_unpacked
+from worker.models.packed_weights import check_packing, check_unpacked, packing_of
 from worker.models.rope import fix_frequencies
 from worker.models.transformers_seams import attend_with_softcap
 from worker.models.vision import ImageProcessor, image_processor, is_vision_model
@@ -27,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 FP8_KV = "fp8"  # of OMNI_KV_DTYPE
 SMALL_MODEL_PARAMETERS = 50_000_000  # with fewer, float32 on a CPU costs little and makes seeds exact
+SMALL_PACKED_PARAMETERS = 250_000_000  # about SMALL_BYTES in four bits; in bf16 their likeliest tokens would often tie
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class EngineConfig:
     overlap: bool | None = None  # start a forward pass before the last one's tokens are read; None: on a GPU
     kv_memory_bytes: int | None = None
     num_ranks: int = 1  # processes that share the model, this one included
+    adapters: tuple[tuple[str, str], ...] = ()  # name and folder of each
     products_table: Path | None = None  # a file for what is measured of a GPU's products; None: measured each time
 
 
@@ -61,56 +70,89 @@ class LoadedModel:
     dtype: torch.dtype
     images: ImageProcessor | None = None  # of a vision model
     num_passes: int = 1  # that a large step may be split into
+    kept: KeptModel | None = None  # where its weights are kept; they are not yet if it was not restored
 
 
 @logs_at_debug()
-def load(model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress) -> LoadedModel:
-    """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError for a folder that is no model."""
+def load(
+    model_path: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress, keep: Keep | None = None
+) -> LoadedModel:
+    """Load weights and tokenizer onto the chosen device. Raises OSError or ValueError for a folder that is no model.
+
+    `keep`: where the weights are found that another process has kept, or are to be kept.
+    """
     device = choose_device(config.device)
     use_device(device)
     if config.quantization is not None:
         config.quantization.check(config.dtype, device)
     check_kv_dtype(config, device)
     on_progress("tokenizer", 0.0)
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    model_config = AutoConfig.from_pretrained(model_path)
+    kept = kept_model(keep, kept_key(model_path, config)) if keep else None
+    if kept is not None and kept.found is not None:
+        return restored(model_path, names, kept, device)
+    gguf = gguf_model(model_path)
+    tokenizer = gguf.tokenizer() if gguf else AutoTokenizer.from_pretrained(model_path)
+    model_config = gguf.config if gguf else AutoConfig.from_pretrained(model_path)
     has_vision = is_vision_model(model_config)
     if has_vision and config.num_ranks > 1:
         raise ValueError("a vision model runs on one GPU only.")
-    check_packing(model_config)
+    packing = packing_of(model_path, model_config)
+    form = format_of(packing)
+    if form is None:
+        check_packing(packing)
+    check_unpacked(config.quantization, packing)
     images = image_processor(model_path) if has_vision else None
+    family, place = model_class(model_config), placement(device, config.num_ranks)
     with reports_weights(on_progress):
-        model, loading_info = model_class(model_config).from_pretrained(
-            model_path,
-            dtype="auto",
-            use_safetensors=True,
-            output_loading_info=True,
-            **placement(device, config.num_ranks),
-        )
+        if gguf is not None:
+            kind = dtype_for(config, device, gguf.dtype, gguf.num_parameters, is_packed=gguf.has_codes)
+            model, loading_info = gguf.load(family, kind, **place)
+        elif form is None:
+            model, loading_info = family.from_pretrained(
+                model_path, dtype="auto", use_safetensors=True, output_loading_info=True, **place
+            )
+            if packing is None:
+                check_numbers(model_path)
+        else:
+            model, loading_info = load_packed(family, model_path, model_config, form, **place)
     missing = missing_weights(model, loading_info)
     check_complete(model, needed_for_text(model, missing) if has_vision else missing)
     if missing and images is not None:
         logger.warning("%s is served without images: %s is in no file", model_path, missing[0])
         images = None
-    check_unpacked(config.quantization, model)
-    num_passes = use_threads(config, model)
-    dtype = choose_dtype(config, device, model)
+    num_passes, dtype = use_threads(config, model), choose_dtype(config, device, model)
     model = cast(model, dtype).eval().requires_grad_(False)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     fix_frequencies(model, card.max_model_len)
     attend_with_softcap(model)
-    if images is not None:
-        card = images.extend(card)
+    card = card if images is None else images.extend(card)
     check_template(model_path, card)
-    logger.info("loaded %s: %s, %s on %s", model_path, card.architecture, dtype, device)
-    return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype, images, num_passes)
+    logger.info("loaded %s: %s, %s on %s, %s", model_path, card.architecture, dtype, device, sizes(model))
+    return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype, images, num_passes, kept)
+
+
+def restored(model_path: str, names: tuple[str, ...], kept: KeptModel, device: torch.device) -> LoadedModel:
+    """A model of kept weights, without those of its products, which are the runner's (worker/runners/kept)."""
+    assert kept.found is not None
+    about = kept.found.about
+    gguf = gguf_model(model_path)
+    model_config = gguf.config if gguf else AutoConfig.from_pretrained(model_path)
+    model = on_meta(model_class(model_config), model_config).eval()
+    put_state(model, about["state"], kept.found)
+    card = replace(card_of(about["card"]), queue=names[0], names=names)
+    fix_frequencies(model, card.max_model_len)
+    torch.set_num_threads(about["num_threads"])
+    logger.info("loaded %s: its weights were kept, %.2f GiB", model_path, kept.found.num_bytes / 2**30)
+    tokenizer, dtype = Tokenizer.from_str(card.tokenizer), getattr(torch, about["dtype"])
+    return LoadedModel(model, tokenizer, card, device, dtype, None, about["num_passes"], kept)
 
 
 @logs_at_debug()
 def import_family(model_path: str) -> None:
     """Import the code of this model's family, without its weights, for the processes forked from this one."""
     try:
-        config = AutoConfig.from_pretrained(model_path, local_files_only=True)
+        gguf = gguf_model(model_path)
+        config = gguf.config if gguf else AutoConfig.from_pretrained(model_path, local_files_only=True)
         with torch.device("meta"):
             model_class(config).from_config(config)
     except Exception as error:  # the worker meets the same fault, and its error is explained
@@ -145,7 +187,14 @@ def choose_threads(config: EngineConfig, model: Any) -> int:
     """Threads of a product: the setting, else torch's default, but one for a small model, where threads would wait."""
     if config.threads is not None:
         return config.threads
-    return 1 if count_parameters(model) < SMALL_MODEL_PARAMETERS else torch.get_num_threads()
+    return 1 if is_small(model) else torch.get_num_threads()
+
+
+def is_small(model: Any) -> bool:
+    """True for a model whose products are over before several threads have met, on a busy machine above all."""
+    if has_packed(model):
+        return sum(weight_bytes(model).values()) < SMALL_BYTES
+    return count_parameters(model) < SMALL_MODEL_PARAMETERS
 
 
 def use_threads(config: EngineConfig, model: Any) -> int:
@@ -161,6 +210,18 @@ def use_threads(config: EngineConfig, model: Any) -> int:
 
 def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torch.dtype:
     """The dtype of OMNI_DTYPE, or: on a GPU as saved; on a CPU float32 for small models and where bf16 is slow."""
+    saved: torch.dtype = model.dtype
+    if not getattr(model, "is_quantized", False):
+        return dtype_for(config, device, saved, count_parameters(model), is_packed=has_packed(model))
+    if config.dtype not in ("auto", str(saved).removeprefix("torch.")):  # a library's packed weights cannot be cast
+        raise ValueError(f"its packed weights compute in {saved}, not in OMNI_DTYPE={config.dtype}; set it to auto.")
+    return saved
+
+
+def dtype_for(
+    config: EngineConfig, device: torch.device, saved: torch.dtype, num_parameters: int, *, is_packed: bool
+) -> torch.dtype:
+    """choose_dtype() for weights that are not loaded yet."""
     name = config.dtype
     if name != "auto":
         dtype = getattr(torch, name, None)
@@ -169,13 +230,11 @@ def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torc
         return dtype
     if config.quantization is not None:
         return config.quantization.dtype
-    saved: torch.dtype = model.dtype
-    if getattr(model, "is_quantized", False):
-        return saved  # packed weights cannot be cast
     if device.type != "cpu":
         return saved if saved != torch.float32 else torch.bfloat16
-    is_fast = saved == torch.bfloat16 and has_fast_bf16()
-    return saved if is_fast and count_parameters(model) >= SMALL_MODEL_PARAMETERS else torch.float32
+    is_fast = (saved == torch.bfloat16 or is_packed) and has_fast_bf16()
+    most_small = SMALL_PACKED_PARAMETERS if is_packed else SMALL_MODEL_PARAMETERS
+    return torch.bfloat16 if is_fast and num_parameters >= most_small else torch.float32
 
 
 def cast(model: Any, dtype: torch.dtype) -> Any:
@@ -193,6 +252,13 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, buffer)
     return model
+
+
+def sizes(model: Any) -> str:
+    """The memory of a model's weights, for the log: "11.9 GiB of weights: mxfp4 10.6, bfloat16 1.3"."""
+    found = weight_bytes(model)
+    each = ", ".join(f"{kind} {size / 2**30:.2f}" for kind, size in found.items())
+    return f"{sum(found.values()) / 2**30:.2f} GiB of weights: {each}"
 
 
 def count_parameters(model: Any) -> int:

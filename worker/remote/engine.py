@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from common.errors import BackendError, InvalidRequest, JobFailed, OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, ModelCard, SamplingParams, TokenLogprob
 from worker.engine.admission import Admission
-from worker.engine.interface import NOTHING_LOGGED, EngineStats
+from worker.engine.interface import NOTHING_LOGGED, EngineStats, NoAdapters, WithoutKV
 from worker.engine.requests import Requests
 from worker.remote.client import Served, VllmClient
 from worker.remote.sequence import MAX_LISTED, RemoteSequence
@@ -28,8 +28,11 @@ MAX_LOST = 2  # answers that break off without a token; the next attempt is the 
 DEFAULT_NUM_SEQS = 64
 
 
-class RemoteEngine:
+class RemoteEngine(WithoutKV):
     """AnyEngine over HTTP. One thread calls it; the threads of streams and of the watch only wake it."""
+
+    adapters = NoAdapters()
+    paces_flex = False
 
     def __init__(
         self,
@@ -43,7 +46,10 @@ class RemoteEngine:
         self.card = card
         self.device = f"vLLM at {client.url}"
         self.requests = Requests[RequestState]()
+        self.take_gpu_us = self.requests.take_gpu_us  # nothing: what the server's GPU did for whom is not known
+        self.clear_suspicion = self.requests.suspects.discard
         self.streams = Streams(client, card.vocab_size)
+        self.interrupt = self.streams.interrupt
         self.watch = BackendWatch(client, served, self.interrupt)
         self.admission = Admission(tokenizer, card, compiler)
         self.max_num_seqs = max_num_seqs or DEFAULT_NUM_SEQS
@@ -58,16 +64,24 @@ class RemoteEngine:
     def has_work(self) -> bool:
         return self.requests.has_work
 
-    def has_room(self, num_prompt_tokens: int, n: int, max_tokens: int = 1, without: Collection[str] = ()) -> bool:
-        """See AnyEngine. While the server is away, jobs wait in the queue."""
-        if self.watch.is_away:
+    def has_room(
+        self,
+        num_prompt_tokens: int,
+        n: int,
+        max_tokens: int = 1,
+        without: Collection[str] = (),
+        *,
+        is_flex: bool = False,
+    ) -> bool:
+        """See AnyEngine. While the server is away, jobs wait in the queue; flex ones also while others run."""
+        if self.watch.is_away or (is_flex and any(not remote.sequence.is_flex for remote in self._remotes)):
             return False
         num_seqs = sum(remote.sequence.request_id not in without for remote in self._remotes)
         return not num_seqs or num_seqs + n <= self.max_num_seqs
 
-    def has_ample_room(self) -> bool:
+    def has_ample_room(self, *, is_flex: bool = False) -> bool:
         """See AnyEngine."""
-        return self.has_room(1, 1)
+        return self.has_room(1, 1, is_flex=is_flex)
 
     def add(
         self,
@@ -99,24 +113,17 @@ class RemoteEngine:
         self._last_step_s = time.perf_counter() - started
         return events
 
-    def interrupt(self) -> None:
-        """See AnyEngine."""
-        self.streams.interrupt()
-
     def cancel(self, request_id: str) -> None:
         """Drop a request; closing its connections tells the server."""
         self.requests.remove(request_id)
         for remote in [remote for remote in self._remotes if remote.sequence.request_id == request_id]:
             self._retire(remote)
 
-    def clear_suspicion(self, request_id: str) -> None:
-        """See AnyEngine."""
-        self.requests.suspects.discard(request_id)
-
     def stats(self) -> EngineStats:
         return EngineStats(
             num_running=len(self.streams),
             num_waiting=max(0, len(self._remotes) - len(self.streams)),
+            num_places=self.max_num_seqs,
             prompt_tokens=self.requests.num_prompt_tokens,
             generated_tokens=self.requests.num_generated_tokens,
             last_step_s=self._last_step_s,
@@ -132,6 +139,12 @@ class RemoteEngine:
             for _, event in self.step():
                 if isinstance(event, Failed):
                     raise ValueError(event.message)
+
+    def close(self) -> None:
+        """See AnyEngine. The server stays."""
+        for request_id, _ in self.requests.items():
+            self.cancel(request_id)
+        self.watch.stop()
 
     def _startable(self) -> Iterator[RemoteSequence]:
         """Sequences without a stream that may get one now."""

@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from common.settings import Settings
 from worker.models.card import check_template, describe
+from worker.models.gguf.model import gguf_model
 from worker.progress import OnProgress
 from worker.remote.client import Away, Served, VllmClient
 from worker.remote.engine import RemoteEngine
@@ -20,12 +22,7 @@ REPORT_S = 10.0
 def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
     """Raises OSError or ValueError when OMNI_MODEL has no tokenizer or configuration. Waits for the server."""
     tell("tokenizer", 0.0)
-    tokenizer = AutoTokenizer.from_pretrained(settings.model.source)
-    model_config = AutoConfig.from_pretrained(settings.model.source)
-    try:
-        generation_config = GenerationConfig.from_pretrained(settings.model.source)
-    except OSError:  # the file is optional
-        generation_config = GenerationConfig.from_model_config(model_config)
+    tokenizer, model_config, generation_config = read(settings.model.source)
     card = describe(
         settings.model.source,
         settings.model.names,
@@ -40,6 +37,18 @@ def connect_engine(settings: Settings, tell: OnProgress) -> RemoteEngine:
     card = replace(card, max_model_len=min(card.max_model_len, served.max_model_len or card.max_model_len))
     compiler = GrammarCompiler(Tokenizer.from_str(card.tokenizer), card.eos_token_ids, card.vocab_size)
     return RemoteEngine(client, served, card, Tokenizer.from_str(card.tokenizer), compiler, settings.model.max_num_seqs)
+
+
+def read(model: str) -> tuple[Any, Any, GenerationConfig]:
+    """The tokenizer and configurations of a folder, hub id or GGUF file."""
+    if (gguf := gguf_model(model)) is not None:
+        return gguf.tokenizer(), gguf.config, gguf.generation_config
+    config = AutoConfig.from_pretrained(model)
+    try:
+        generation = GenerationConfig.from_pretrained(model)
+    except OSError:  # the file is optional
+        generation = GenerationConfig.from_model_config(config)
+    return AutoTokenizer.from_pretrained(model), config, generation
 
 
 def wait_for(client: VllmClient, tell: OnProgress) -> Served:

@@ -1,7 +1,8 @@
 """From scheduled sequences to logits: the flat inputs of a ragged step, and one forward pass over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -9,13 +10,17 @@ import torch
 
 from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
+from worker.kernels.adapters.linear import CurrentSlots
+from worker.kernels.adapters.low_rank import TokenSlots
 from worker.kernels.linear import Linear
+from worker.kernels.proxies import swapped_linears
 from worker.models.features import FeatureTap, StepFeatures
 from worker.progress import OnProgress
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
+TokenRun = tuple[int, int]  # the slot of an adapter, or 0, and a number of tokens
 AttentionMaker = Callable[[KVCache, Seq[ScheduledSequence], torch.device], Attention]
 
 
@@ -25,6 +30,7 @@ class Runner(Protocol):
     kv_cache: KVCache
     takes_pending: bool  # forward() reads pending tokens from `sampled`
     takes_drafts: bool  # forward() computes drafted tokens together with the next one
+    adapters: "StepAdapters | None"  # which forward() computes rows with
 
     def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [S, vocab], float32: for each row that samples, of its last token and of each drafted one, in order.
@@ -40,6 +46,34 @@ class Runner(Protocol):
 
 
 Run = Callable[[torch.Tensor, torch.Tensor, Attention, torch.Tensor], torch.Tensor]  # see ModelRunner._run()
+
+
+class StepAdapters(Protocol):
+    """The adapters of a runner's model (worker/runners/parts/adapters.py)."""
+
+    current: CurrentSlots
+
+    num_layouts: int  # changes when recordings of passes with adapters become void
+
+    def of_runs(self, runs: Seq[TokenRun]) -> TokenSlots:
+        """The slots of a pass over these tokens, one run after the other."""
+
+    def of_index(self, slots: torch.Tensor) -> TokenSlots:
+        """On a GPU: of a tensor [T], which a recorded step reads again each time."""
+
+    def numbers_of(self, runs: Seq[TokenRun], size: int) -> torch.Tensor:
+        """On a GPU: such a tensor, with tokens without an adapter up to `size`."""
+
+
+def adapted(adapters: StepAdapters | None, runs: Seq[TokenRun]) -> AbstractContextManager[None]:
+    """Within this, a pass over these tokens, one run after the other, computes each with its adapter."""
+    if adapters is None or not any(slot for slot, _ in runs):
+        return nullcontext()
+    return adapters.current.during(adapters.of_runs(runs))
+
+
+def token_runs(rows: Iterable[ScheduledSequence]) -> list[TokenRun]:
+    return [(row.sequence.adapter, row.num_inputs) for row in rows]
 
 
 class RecordedSteps(Protocol):
@@ -65,6 +99,7 @@ class ModelRunner:
     takes_pending = takes_drafts = True
     can_be_recorded = True  # forward() is one _run()
     recordings: RecordedSteps | None = None
+    adapters: StepAdapters | None = None  # set before warm_up()
     feature_layers: tuple[int, ...] = ()  # whose hidden states are handed over; set before warm_up()
     features: StepFeatures | None = None  # of the last step; None if it failed
     kept: torch.Tensor | None = None  # the features of the last _run(), [T, width * layers]
@@ -96,7 +131,8 @@ class ModelRunner:
         places = torch.tensor([at for row in ordered for at in positions_of(row)])
         wanted = torch.tensor(sampled_positions(ordered, order), dtype=torch.long)
         positions, selected = upload(places, device), upload(wanted, device)
-        return self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
+        with adapted(self.adapters, token_runs(ordered)):
+            return self._run(flat_inputs(ordered, sampled, device), positions, paged, selected).float()
 
     def forget(self, sequence: Sequence) -> None:
         """Nothing is kept outside the KV blocks."""
@@ -130,8 +166,8 @@ class ModelRunner:
 
     @property
     def linears(self) -> list[Linear]:
-        """The products that this runner computes itself, for measurements. This one computes none."""
-        return []
+        """The products that this runner computes itself, for measurements: here those that replace the model's own."""
+        return swapped_linears(self.model)
 
     def release_weights(self) -> None:
         """Free the model's weights where this runner has its own copies. This one has none."""

@@ -2,31 +2,41 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
 
+from worker.kernels.experts.swap import ExpertsSwap, swap_experts
 from worker.kernels.linear import can_pack, tune_products
-from worker.kernels.proxies import swap_linears
+from worker.kernels.proxies import LinearSwap, swap_linears
 from worker.kernels.quantized import Quantization
 from worker.models.config_fields import largest
-from worker.models.loader import FP8_KV, EngineConfig, LoadedModel, check_kv_dtype, count_parameters
+from worker.models.formats.reader import has_packed
+from worker.models.loader import (
+    FP8_KV,
+    SMALL_MODEL_PARAMETERS,
+    EngineConfig,
+    LoadedModel,
+    check_kv_dtype,
+    count_parameters,
+)
 from worker.models.transformers_seams import attention_of
 from worker.runners.base import AttentionMaker, ModelRunner, Runner
 from worker.runners.candidates import attention_makers, candidates, new_recordings, warn_without_triton
 from worker.runners.decoder import DecoderRunner
 from worker.runners.hybrid import HybridRunner, keeps_states
-from worker.runners.image_prompts import ImagePromptRunner, LanguagePart
-from worker.runners.layer_survey import LayerSurvey, survey_layers
-from worker.runners.limits import Limits, block_size_for, choose_limits, kv_dtype
+from worker.runners.image_prompts import ImagePromptRunner, LanguagePart, runner_with_images
+from worker.runners.kept.runner import keep_runner, restored_runner
+from worker.runners.layer_survey import LayerSurvey, cache_to_serve, cache_to_try, survey_layers
+from worker.runners.limits import Limits, choose_limits
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.native_decoder import NativeDecoderRunner
+from worker.runners.parts.adapters import Place, RunnerAdapters, Shapes
 from worker.runners.probe import (
     MAX_FP8_CACHE_DEVIATION,
-    PROBE_SEQS,
     Expected,
-    ImageProbe,
     Unsupported,
     attending_part,
     check_equal,
@@ -52,6 +62,9 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
     warn_without_triton(loaded.device)
     if config.num_ranks > 1:
         return leading_runner(loaded, config)
+    if loaded.kept is not None and loaded.kept.found is not None:
+        restored, layers, num_parameters = restored_runner(loaded)
+        return with_room(restored, restored, loaded, config, layers, num_parameters, draft_token_bytes)
     model = loaded.model
     num_parameters = count_parameters(model)
     stock_attention = attention_of(attending_part(model))
@@ -69,23 +82,55 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
     except Unsupported as reason:
         logger.warning("%s runs one sequence at a time: %s", loaded.card.architecture, reason)
     else:
-        tune_products(inner.linears, loaded.device, config.products_table)
-        state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
-        limits = choose_limits(  # now that the weights are in place
-            loaded, config, layers.shapes, num_parameters, state_bytes, draft_token_bytes
+        is_exact = loaded.dtype == torch.float32 and (
+            config.dtype == "float32" or num_parameters < SMALL_MODEL_PARAMETERS
         )
-        if state_bytes:
-            logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
-        room = limits.num_blocks, limits.block_size, kv_dtype(loaded, config), loaded.device
-        runner.kv_cache = KVCache(layers.shapes, *room, shares_prefixes=state_bytes == 0)
-        inner.recordings = new_recordings(inner, config, limits.max_step_tokens, expected.most)
-        return runner, limits
+        tune_products(inner.linears, loaded.device, config.products_table, is_exact=is_exact)
+        if loaded.kept is not None and loaded.images is None:
+            runner = inner = keep_runner(loaded, inner, layers, num_parameters)
+        return with_room(runner, inner, loaded, config, layers, num_parameters, draft_token_bytes, expected.most)
     warn_unquantized(config.quantization, "it runs one sequence at a time")
     if config.kv_dtype == FP8_KV:
         logger.warning("OMNI_KV_DTYPE=fp8 has no effect: it runs one sequence at a time, with a cache of transformers")
         config = replace(config, kv_dtype="auto")
     attending_part(model).set_attn_implementation(stock_attention)
     return sequential_runner(loaded, config, expected, num_parameters)
+
+
+def with_room(
+    runner: Runner,
+    inner: ModelRunner,
+    loaded: LoadedModel,
+    config: EngineConfig,
+    layers: LayerSurvey,
+    num_parameters: int,
+    draft_token_bytes: int,
+    most: float = 0.0,
+) -> tuple[Runner, Limits]:
+    """The runner with its KV cache and recorded steps. `inner`: the same, or the one that it wraps."""
+    state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
+    limits = choose_limits(  # now that the weights are in place
+        loaded, config, layers.shapes, num_parameters, state_bytes, draft_token_bytes
+    )
+    if state_bytes:
+        logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
+    layout = type(inner).__name__
+    runner.kv_cache = cache_to_serve(loaded, layers, limits, config, layout, shares_prefixes=not state_bytes)
+    inner.recordings = new_recordings(inner, config, limits.max_step_tokens, most)
+    return runner, limits
+
+
+def adapters_of_runner(loaded: LoadedModel, runner: Runner, shapes: Shapes) -> RunnerAdapters:
+    """A place for adapters of the linear layers `shapes`, beside the runner's own products and the model's modules."""
+    inner = runner.inner if isinstance(runner, ImagePromptRunner) else runner
+    names = {module: name for name, module in loaded.model.named_modules()}
+    wrap = partial(inner.wrap, names=names) if isinstance(inner, DecoderRunner) else no_own_products
+    return RunnerAdapters(loaded.model, shapes, loaded.dtype, loaded.device, wrap, runs_modules=inner is not runner)
+
+
+def no_own_products(adapters: RunnerAdapters) -> dict[str, Place]:
+    """For a runner of transformers' modules."""
+    return {}
 
 
 def prove_fp8_cache(runner: ModelRunner, loaded: LoadedModel, layers: LayerSurvey) -> None:
@@ -133,11 +178,15 @@ def hybrid_runner(loaded: LoadedModel, layers: LayerSurvey, expected: Expected) 
 
 
 def pack_weights(runner: ModelRunner, model: Any, expected: Expected) -> None:
-    """On a CPU, pack the linear layers of a model that runs by itself, unless it accesses their weights directly."""
+    """Pack the linear layers and experts of a model that runs by itself, unless it accesses their weights directly.
+
+    On a CPU; on a GPU, and of experts, only those whose weights a checkpoint brought packed.
+    """
     part = attending_part(model)
-    if model.device.type != "cpu" or not can_pack(model.dtype):
+    is_plain = model.device.type != "cpu" or not can_pack(model.dtype)
+    if is_plain and not has_packed(model):
         return
-    swaps = swap_linears(part)
+    swaps: list[LinearSwap | ExpertsSwap] = [*swap_linears(part, packed_only=is_plain), *swap_experts(part)]
     try:
         check_equal(runner, model, expected)
     except Unsupported as reason:
@@ -204,7 +253,9 @@ def proven_runner(
         raise
     except Exception as error:  # models of any kind are tried here
         raise Unsupported(f"it cannot be set up for the model ({type(error).__name__}: {error})") from error
-    check_equal(runner, model, expected)
+    deviation = check_equal(runner, model, expected)
+    name = f"{runner_type.__name__} with {maker.__qualname__}"
+    logger.info("%s differs by %.2g of the logits' spread; %.2g is rounding", name, deviation, expected.most)
     return runner
 
 
@@ -223,26 +274,6 @@ def new_runner(
     return runner_type(model, kv_cache, maker)
 
 
-def runner_with_images(
-    loaded: LoadedModel, inner: ModelRunner, layers: LayerSurvey, probe: ImageProbe, stock_attention: str, most: float
-) -> ImagePromptRunner:
-    """Raises Unsupported if the logits after a picture differ from those expected by more than `most`."""
-    assert loaded.images is not None
-    runner = ImagePromptRunner(loaded.model, inner, loaded.images, stock_attention)
-    runner.kv_cache = cache_to_try(loaded, layers, len(probe.token_ids))
-    probe.check(runner, most)
-    return runner
-
-
-def cache_to_try(
-    loaded: LoadedModel, layers: LayerSurvey, num_tokens: int, dtype: torch.dtype | None = None
-) -> KVCache:
-    """A KV cache just large enough for the probe, with sequences of this length."""
-    block_size = block_size_for(loaded.device)
-    num_blocks = PROBE_SEQS * -(-num_tokens // block_size)
-    return KVCache(layers.shapes, num_blocks, block_size, dtype or loaded.dtype, loaded.device)
-
-
 def sequential_runner(
     loaded: LoadedModel, config: EngineConfig, expected: Expected, num_parameters: int
 ) -> tuple[Runner, Limits]:
@@ -253,7 +284,8 @@ def sequential_runner(
     head_dim = largest(text, "head_dim") or text.hidden_size // all_heads
     shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
     limits = choose_limits(loaded, config, shapes, num_parameters)
-    counter = KVCache([], limits.num_blocks, limits.block_size, torch.float32, loaded.device, shares_prefixes=False)
+    room = limits.num_blocks, limits.block_size, torch.float32, loaded.device
+    counter = KVCache([], *room, shares_prefixes=False, capacity=limits.capacity)
     for mode in Mode if loaded.images is None else WITH_IMAGES:
         runner = SequentialRunner(loaded.model, counter, mode, loaded.images)
         try:

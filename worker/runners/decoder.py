@@ -4,7 +4,9 @@ Llama, Mistral, Qwen2, Qwen3, Phi 3, Gemma and similar families differ only in t
 that has the same parts but computes something else fails the probe, which compares logits before anything is served.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -14,14 +16,16 @@ from torch.nn import functional as F
 
 from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
+from worker.kernels.adapters.linear import AdaptedLinear, without_adapters
 from worker.kernels.elementwise import gated, rotate
-from worker.kernels.fused import fused_linear
+from worker.kernels.fused import PackedBefore, fused_linear
 from worker.kernels.linear import Linear, drop_weights
 from worker.kernels.proxies import proxies
 from worker.kernels.quantized import Quantization
 from worker.models.features import FeatureTap
 from worker.runners.base import AttentionMaker, ModelRunner
-from worker.runners.parts.layers import Layer, Norm, check_are_plain, check_parts, gate_up_names, layer_of, qkv_names
+from worker.runners.parts.adapters import Place, RunnerAdapters
+from worker.runners.parts.layers import Layer, Norm, check_are_plain, check_parts, layer_of, parts_of
 from worker.runners.parts.rotation import Rotary, Rotation
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
@@ -36,7 +40,7 @@ class DecoderRunner(ModelRunner):
         kv_cache: KVCache,
         specs: Seq[AttentionSpec],
         attend_with: AttentionMaker = PagedAttention,
-        quantization: Quantization | None = None,
+        quantization: Quantization | PackedBefore | None = None,
     ) -> None:
         """`specs`: how each layer attends. Raises Unsupported for a model with other parts than those known here."""
         super().__init__(model, kv_cache, attend_with)
@@ -76,7 +80,7 @@ class DecoderRunner(ModelRunner):
     def linears(self) -> list[Linear]:
         """See ModelRunner."""
         of_layers = ((layer.qkv, layer.attention_out, layer.gate_up, layer.down) for layer in self.layers)
-        return [*chain.from_iterable(of_layers), self.head]
+        return [*map(without_adapters, chain.from_iterable(of_layers)), self.head]
 
     def release_weights(self) -> None:
         """Free the model's own copies of packed weights. The model itself can no longer run."""
@@ -86,16 +90,24 @@ class DecoderRunner(ModelRunner):
     def share_weights(self) -> None:
         """As release_weights(), for a model that still has to run: its layers compute with the packed weights."""
         for module, layer in zip(self.model.model.layers, self.layers, strict=True):
-            for linear, owner, names in (
-                (layer.qkv, module.self_attn, qkv_names(module.self_attn)),
-                (layer.attention_out, module.self_attn, ("o_proj",)),
-                (layer.gate_up, module.mlp, gate_up_names(module.mlp)),
-                (layer.down, module.mlp, ("down_proj",)),
-            ):
+            for name_of_product, owner, names in parts_of(module):
+                linear: Linear = getattr(layer, name_of_product)
                 replaced = [getattr(owner, name) for name in names]
                 for name, part in zip(names, proxies(linear, replaced), strict=True):
                     setattr(owner, name, part)
         self.model.set_output_embeddings(*proxies(self.head, [self.model.lm_head]))
+
+    def wrap(self, adapters: RunnerAdapters, names: Mapping[nn.Module, str]) -> dict[str, Place]:
+        """Compute with adapters from now on; returns the places of the linear layers. `names`: of the modules."""
+        places: dict[str, Place] = {}
+        for at, module in enumerate(self.model.model.layers):
+            wrapped: dict[str, Any] = {}
+            for name, owner, parts in parts_of(module):
+                change, own = adapters.change_of([f"{names[owner]}.{part}" for part in parts])
+                wrapped[name] = AdaptedLinear(getattr(self.layers[at], name), change, adapters.current)
+                places |= own
+            self.layers[at] = replace(self.layers[at], **wrapped)
+        return places
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
@@ -109,12 +121,20 @@ class DecoderRunner(ModelRunner):
             tap.take(layer_idx, hidden)
             attended = self._attend(layer_idx, layer, normed, rotations[layer.rotary_kind], paged)
             if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
-                hidden, attended = hidden[selected], attended[selected]
+                hidden, attended = self._select(selected, hidden, attended)
             change = layer.attention_out(attended)
             hidden, normed = self._add_norm(hidden, change, layer.attention_out_norm, layer.mlp_norm)
             change = layer.down(self._gated(layer.gate_up(normed), layer.activation))
             hidden, normed = self._add_norm(hidden, change, layer.mlp_out_norm, next_norm)
         return self._logits(tap, hidden, normed, selected)
+
+    def _select(
+        self, selected: torch.Tensor, hidden: torch.Tensor, attended: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rest of the pass computes these tokens only."""
+        if self.adapters is not None:
+            self.adapters.current.narrow(selected)
+        return hidden[selected], attended[selected]
 
     def _logits(
         self, tap: FeatureTap, hidden: torch.Tensor, normed: torch.Tensor, selected: torch.Tensor

@@ -15,7 +15,7 @@ from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.device import upload
 from worker.models.transformers_seams import cache_parameter, layer_states, set_layer_states, state_layers
-from worker.runners.base import AttentionMaker, ModelRunner, kernel_order, positions_of
+from worker.runners.base import AttentionMaker, ModelRunner, adapted, kernel_order, positions_of, token_runs
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -156,7 +156,8 @@ class HybridRunner(ModelRunner):
         )
         paged = PlacedAttention(self.attend_with(self.kv_cache, rows, device), self._places)
         last = upload(torch.tensor([inputs.shape[1] - 1]), device)  # an int would make the head copy its weights
-        output = self.model(input_ids=inputs, position_ids=places, paged=paged, logits_to_keep=last, **given)
+        with adapted(self.adapters, token_runs(rows)):
+            output = self.model(input_ids=inputs, position_ids=places, paged=paged, logits_to_keep=last, **given)
         logits: torch.Tensor = output.logits[:, 0]
         return logits
 

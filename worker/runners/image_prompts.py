@@ -18,11 +18,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from worker.attention.groups import token_slots
 from worker.attention.paged import ATTENTION_NAME
 from worker.device import upload
+from worker.models.loader import LoadedModel
 from worker.models.transformers_seams import position_shift, set_position_shift, shifts_positions
 from worker.models.vision import ImageProcessor
 from worker.progress import OnProgress
-from worker.runners.base import ModelRunner, flat_inputs
-from worker.runners.probe import Unsupported
+from worker.runners.base import ModelRunner, StepAdapters, adapted, flat_inputs, token_runs
+from worker.runners.layer_survey import LayerSurvey, cache_to_try
+from worker.runners.probe import ImageProbe, Unsupported
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -68,6 +70,14 @@ class ImagePromptRunner:
     @kv_cache.setter
     def kv_cache(self, kv_cache: KVCache) -> None:
         self.inner.kv_cache = kv_cache
+
+    @property
+    def adapters(self) -> StepAdapters | None:
+        return self.inner.adapters
+
+    @adapters.setter
+    def adapters(self, adapters: StepAdapters | None) -> None:
+        self.inner.adapters = adapters
 
     @torch.inference_mode()
     def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
@@ -115,7 +125,7 @@ class ImagePromptRunner:
         self._slots = upload(torch.tensor(token_slots([row], self.kv_cache.block_size)), device)
         seen = self._images.inputs(sequence.images, row.input_ids, self._model) | self.inner.begin(sequence)
         wanted = torch.arange(stop - 1 - len(sequence.draft), stop, device=device)
-        with self._reading():
+        with self._reading(), adapted(self.adapters, token_runs([row])):
             output = self._model(input_ids=inputs[None], logits_to_keep=wanted, **seen)
         self._remember_shift(sequence)
         logits: torch.Tensor = output.logits[0, : row.num_samples]
@@ -153,3 +163,14 @@ class ImagePromptRunner:
     def keep(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write a layer's keys and values of the tokens that are being read, [1, kv_heads, T, dim] each."""
         self.inner.keep(layer_idx, self._slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+
+
+def runner_with_images(
+    loaded: LoadedModel, inner: ModelRunner, layers: LayerSurvey, probe: ImageProbe, stock_attention: str, most: float
+) -> ImagePromptRunner:
+    """Raises Unsupported if the logits after a picture differ from those expected by more than `most`."""
+    assert loaded.images is not None
+    runner = ImagePromptRunner(loaded.model, inner, loaded.images, stock_attention)
+    runner.kv_cache = cache_to_try(loaded, layers, len(probe.token_ids))
+    probe.check(runner, most)
+    return runner

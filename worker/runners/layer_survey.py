@@ -4,6 +4,8 @@ The probe's dozen tokens cannot tell a window of thousands from none, so the mod
 for some tokens of the longest sequence.
 """
 
+import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +14,13 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from worker.attention.spec import AttentionSpec, attention_spec
-from worker.runners.probe import Unsupported, attending_part
-from worker.state.kv_cache import LayerShape
+from worker.models.loader import EngineConfig, LoadedModel
+from worker.runners.limits import Limits, block_size_for, kv_dtype
+from worker.runners.probe import PROBE_SEQS, Unsupported, attending_part
+from worker.state.kept_blocks import kept_blocks
+from worker.state.kv_cache import KVCache, LayerShape, pool_bytes
+
+logger = logging.getLogger(__name__)
 
 SURVEY_NAME = "omni_survey"  # of the attention implementation
 QUERIES_AT = (0.3, 0.6, 1.0)  # positions, as shares of the longest sequence
@@ -98,3 +105,37 @@ def survey_layers(model: Any, max_model_len: int) -> LayerSurvey:
         raise Unsupported(f"its forward pass does not take our attention ({type(error).__name__}: {error})") from error
     layers.num_layers = model.config.get_text_config().num_hidden_layers
     return layers
+
+
+def cache_to_serve(
+    loaded: LoadedModel,
+    layers: LayerSurvey,
+    limits: Limits,
+    config: EngineConfig,
+    layout: str,
+    *,
+    shares_prefixes: bool,
+) -> KVCache:
+    """The model's KV cache, on a CPU with what a dead worker has left. `layout`: names how a block holds a head."""
+    dtype = kv_dtype(loaded, config)
+    room = limits.num_blocks, limits.block_size, dtype, loaded.device
+    blocks = None
+    if loaded.kept is not None and loaded.kept.keep.outlives_us and loaded.device.type == "cpu" and shares_prefixes:
+        form = repr((layers.shapes, limits.block_size, str(dtype), limits.capacity, layout)).encode()
+        num_bytes = pool_bytes(layers.shapes, limits.capacity * limits.block_size, dtype)
+        name = f"kv:{loaded.kept.key}:{loaded.card.queue}"  # two queues of one model write to pages of their own
+        try:
+            digest = hashlib.sha256(form).digest()
+            blocks = kept_blocks(loaded.kept.keep, name, digest, limits.capacity, num_bytes)
+        except OSError as error:
+            logger.warning("keys and values are not kept for a successor of this process: %s", error)
+    return KVCache(layers.shapes, *room, shares_prefixes=shares_prefixes, capacity=limits.capacity, kept=blocks)
+
+
+def cache_to_try(
+    loaded: LoadedModel, layers: LayerSurvey, num_tokens: int, dtype: torch.dtype | None = None
+) -> KVCache:
+    """A KV cache just large enough for the probe, with sequences of this length."""
+    block_size = block_size_for(loaded.device)
+    num_blocks = PROBE_SEQS * -(-num_tokens // block_size)
+    return KVCache(layers.shapes, num_blocks, block_size, dtype or loaded.dtype, loaded.device)

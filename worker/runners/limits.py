@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from common.process.machine_memory import available_bytes
+from common.process.machine_memory import available_bytes, total_bytes
 from worker.models.config_fields import largest
 from worker.models.loader import FP8_KV, SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
 from worker.state.kv_cache import LayerShape
@@ -33,6 +33,19 @@ class Limits:
     max_model_len: int
     num_blocks: int
     block_size: int
+    capacity: int = 0  # the most blocks that the cache may ever have: more are of no use, or memory ends
+    num_kept: int = 0  # blocks that padding rows of a recorded step write to
+    bytes_per_block: int = 0
+    state_bytes: int = 0  # of all sequences, besides keys and values
+
+    @property
+    def least_blocks(self) -> int:
+        """A sequence of the longest length fits."""
+        return -(-self.max_model_len // self.block_size) + self.num_kept
+
+    def kv_bytes(self, num_blocks: int) -> int:
+        """Memory of a cache of so many blocks."""
+        return num_blocks * self.bytes_per_block + self.state_bytes
 
 
 def choose_limits(
@@ -54,10 +67,11 @@ def choose_limits(
     bytes_per_token = sum(shape.width for shape in shapes) * kv_dtype(loaded, config).itemsize + draft_token_bytes
     bytes_per_block = bytes_per_token * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters)
-    num_kept = 1 if loaded.device.type == "cuda" else 0  # blocks that padding rows of a recorded step write to
+    num_kept = 1 if loaded.device.type == "cuda" else 0
     if state_bytes:  # twice, because a state exists twice while it is stacked with others
         max_num_seqs = max(1, min(max_num_seqs, int(memory * STATES_SHARE) // (2 * state_bytes)))
-        memory = max(0, memory - max_num_seqs * 2 * state_bytes)
+    all_states = max_num_seqs * 2 * state_bytes
+    memory = max(0, memory - all_states)
     max_model_len = loaded.card.max_model_len
     most_useful = max_num_seqs * -(-max_model_len // block_size) + num_kept
     num_blocks = min(memory // max(bytes_per_block, 1), most_useful)
@@ -77,8 +91,23 @@ def choose_limits(
         max_model_len = num_tokens
     max_chunk_pairs = chunk_pairs(loaded.model, num_parameters, max_step_tokens)
     return Limits(
-        max_num_seqs, max_step_tokens, max_burst_tokens, max_chunk_pairs, max_model_len, num_blocks, block_size
+        max_num_seqs,
+        max_step_tokens,
+        max_burst_tokens,
+        max_chunk_pairs,
+        max_model_len,
+        num_blocks,
+        block_size,
+        capacity=max(num_blocks, min(most_useful, most_blocks(loaded.device, bytes_per_block))),
+        num_kept=num_kept,
+        bytes_per_block=bytes_per_block,
+        state_bytes=all_states,
     )
+
+
+def most_blocks(device: torch.device, bytes_per_block: int) -> int:
+    """As many as all memory of the machine holds, where memory is used only as blocks are written: on a CPU."""
+    return total_bytes() // max(bytes_per_block, 1) if device.type == "cpu" else 0
 
 
 def step_size(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> tuple[int, int]:

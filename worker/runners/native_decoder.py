@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from worker.attention.groups import token_slots
 from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
+from worker.kernels.fused import PackedBefore
 from worker.kernels.heap import keep_freed_memory
 from worker.kernels.native import NoKernels, load_kernels
 from worker.kernels.quantized import Quantization
@@ -75,7 +76,7 @@ class NativeDecoderRunner(DecoderRunner):
         kv_cache: KVCache,
         specs: Seq[AttentionSpec],
         attend_with: AttentionMaker | None = None,
-        quantization: Quantization | None = None,
+        quantization: Quantization | PackedBefore | None = None,
     ) -> None:
         """Raises Unsupported where there are no kernels, or none for the model's widths or scores."""
         try:
@@ -140,7 +141,7 @@ class NativeDecoderRunner(DecoderRunner):
             self._rotate_and_write(layer_idx, layer, qkv, cos, sin, paged)
             attended = self._attend_items(layer_idx, layer, qkv, items, paged)
             if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
-                hidden, attended = hidden[selected], attended[selected]
+                hidden, attended = self._select(selected, hidden, attended)
             normed = self._add_norm_in_place(hidden, layer.attention_out(attended), layer.mlp_norm)
             mlp_out = layer.down(self._swiglu(layer.gate_up(normed)))
             normed = self._add_norm_in_place(hidden, mlp_out, next_norm)

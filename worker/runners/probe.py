@@ -19,6 +19,7 @@ import torch
 from common.wire import GenerationRequest, SamplingParams
 from worker.attention.paged import ATTENTION_NAME, register_attention
 from worker.device import check_device
+from worker.kernels.packed.input_rounding import inputs_rounded, layers_that_round
 from worker.models.config_fields import largest
 from worker.models.transformers_seams import set_position_shift, shifts_positions
 from worker.models.vision import ImageProcessor
@@ -71,10 +72,22 @@ class Expected:
 
 @torch.inference_mode()
 def stock_logits(model: Any) -> Expected:
-    """Computed by the stock model, before its attention is replaced."""
+    """Computed by the stock model, before its attention is replaced. Raises ValueError if they are not finite."""
     tokens = probe_tokens(model)[None]
     logits = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+    if not logits.isfinite().all():
+        raise ValueError(not_finite(model, logits))
     return Expected(logits, explained_by_rounding(model, tokens, logits))
+
+
+def not_finite(model: Any, logits: torch.Tensor) -> str:
+    kind = "NaN" if logits.isnan().any() else "infinite"
+    if model.dtype == torch.float32:
+        return f"its logits are {kind}: its weights are damaged. Copy or download them again."
+    return (
+        f"its logits are {kind}: its weights are damaged, or too large for {str(model.dtype).removeprefix('torch.')}. "
+        "Copy or download them again, or set OMNI_DTYPE=float32."
+    )
 
 
 def explained_by_rounding(model: Any, tokens: torch.Tensor, logits: torch.Tensor) -> float:
@@ -84,7 +97,7 @@ def explained_by_rounding(model: Any, tokens: torch.Tensor, logits: torch.Tensor
     transformers, two differ by 0.09 of the spread after 300 tokens in bf16, and both are right; the same tokens in
     chunks by 0.16, roundings at random by 0.07 to 0.12.
     """
-    least = MAX_DEVIATION[model.dtype]
+    least = max(MAX_DEVIATION[model.dtype], explained_by_rounded_inputs(model, tokens, logits))
     if model.dtype == torch.float32:
         return least
     generator = torch.Generator(tokens.device).manual_seed(0)
@@ -98,6 +111,18 @@ def explained_by_rounding(model: Any, tokens: torch.Tensor, logits: torch.Tensor
         check_device()
         logger.info("what rounding explains is not measured: %s", error)
     return max(least, min(ROUNDINGS * largest_found, MOST_EXPLAINED))
+
+
+def explained_by_rounded_inputs(model: Any, tokens: torch.Tensor, logits: torch.Tensor) -> float:
+    """The deviation that a product of rounded inputs makes where the checkpoint is made for it; 0 for others.
+
+    The stock model does not round, and a runner does where the hardware multiplies such numbers.
+    """
+    if not layers_that_round(model):
+        return 0.0
+    with inputs_rounded(model):
+        found = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
+    return min(ROUNDINGS * deviation_of(found, logits), MOST_EXPLAINED)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from worker.models.transformers_seams import cache_parameter
 from worker.models.vision import ImageProcessor, PositionShifts
 from worker.progress import OnProgress
+from worker.runners.base import StepAdapters, adapted
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
@@ -30,6 +31,7 @@ class SequentialRunner:
     """`kv_cache` has no tensors: it only counts blocks, so that no more sequences are admitted than memory can hold."""
 
     takes_pending = takes_drafts = False
+    adapters: StepAdapters | None = None
 
     def __init__(self, model: Any, kv_cache: KVCache, mode: Mode, images: ImageProcessor | None = None) -> None:
         self.model = model
@@ -75,7 +77,9 @@ class SequentialRunner:
             self.images.inputs(sequence.images, token_ids, self.model) if self.images is not None and is_first else {}
         )
         self._shifts.restore(sequence, is_first=is_first)
-        output = self.model(input_ids=torch.tensor([token_ids], device=device), use_cache=has_cache, **cache, **seen)
+        inputs = torch.tensor([token_ids], device=device)
+        with adapted(self.adapters, [(sequence.adapter, len(token_ids))]):
+            output = self.model(input_ids=inputs, use_cache=has_cache, **cache, **seen)
         self._shifts.save(sequence)
         last: torch.Tensor = output.logits[0, -1:]
         return last

@@ -77,6 +77,7 @@ class SharedKVCache(KVCache):
     """A rank's part of the KV cache; rank 0's allocates for all parts."""
 
     channel: Channel
+    is_elastic = False  # the other ranks would have to move the same blocks
 
     def zero(self, sequence: Sequence) -> None:
         """See KVCache.zero(). The other ranks wipe the same blocks."""

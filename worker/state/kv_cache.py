@@ -1,12 +1,13 @@
 """The paged KV cache: keys and values of all layers in blocks, allocated to sequences and shared by prefix."""
 
-import math
-import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from worker.state.block_pool import BlockPool, chain_hash, chain_root
+from worker.state.block_pool import BlockPool, Moves, chain_hash, chain_root
+from worker.state.host_memory import HostMemory, private_pages, whole_pages
+from worker.state.kept_blocks import KeptBlocks, table_bytes
 from worker.state.sequence import Sequence
 
 FP8 = torch.float8_e4m3fn
@@ -27,19 +28,28 @@ class LayerShape:
 
 
 def pool_of(
-    num_heads: int, places: tuple[int, int], dim: int, dtype: torch.dtype, device: torch.device
+    num_heads: int,
+    places: tuple[int, int],
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory: HostMemory | None = None,
 ) -> torch.Tensor:
     """Zeros [heads, blocks, block_size, dim]. Never uninitialized: masked positions are multiplied too, NaN included.
 
-    On a CPU the pages come untouched from the kernel, so memory is used only as blocks are written; huge pages are
-    avoided because clearing one stalls a step. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim]
-    in memory: a program of the attention kernel reads one head of a block in a row.
+    On a CPU they lie in `memory`. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim] in memory: a
+    program of the attention kernel reads one head of a block in a row.
     """
-    if device.type != "cpu":
-        num_blocks, block_size = places
-        return torch.zeros(num_blocks, num_heads, block_size, dim, dtype=dtype, device=device).transpose(0, 1)
-    pages = mmap.mmap(-1, num_heads * math.prod(places) * dim * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)
-    return torch.frombuffer(pages, dtype=dtype).view(num_heads, *places, dim)
+    if memory is not None:
+        return memory.take((num_heads, *places, dim), dtype)
+    num_blocks, block_size = places
+    return torch.zeros(num_blocks, num_heads, block_size, dim, dtype=dtype, device=device).transpose(0, 1)
+
+
+def pool_bytes(shapes: list[LayerShape], num_slots: int, dtype: torch.dtype) -> int:
+    """Of all pools on a CPU."""
+    sizes = (shape.num_kv_heads * dim * num_slots for shape in shapes for dim in (shape.key_dim, shape.value_dim))
+    return sum(whole_pages(size * dtype.itemsize) for size in sizes)
 
 
 def scales_of(shape: LayerShape, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
@@ -57,7 +67,8 @@ class KVCache:
 
     Heads come first, so that gathered blocks are ready for a batched matrix product. The layout of a head within a
     block is the runner's choice (worker/kernels has its own). A block has the same id in all layers. Sequences hold
-    their block ids; only this class changes them.
+    their block ids; only this class changes them. The tensors have `capacity` blocks, of which the pool's first are in
+    use: on a CPU the others take no memory.
 
     With the dtype torch.float8_e4m3fn, a key is the stored number times its head's scale, `key_scales[i]` [kv_heads]
     in float32; with others the scales are None.
@@ -72,16 +83,37 @@ class KVCache:
         device: torch.device,
         *,
         shares_prefixes: bool = True,
+        capacity: int = 0,
+        kept: KeptBlocks | None = None,
     ) -> None:
+        """`capacity`: the most blocks that it may ever have. `kept`: with pages for so many, which outlive us."""
         self.shapes = shapes
         self.block_size = block_size
         self.shares_prefixes = shares_prefixes
-        self.pool = BlockPool(num_blocks)
-        places = (num_blocks, block_size)
-        self.keys = [pool_of(shape.num_kv_heads, places, shape.key_dim, dtype, device) for shape in shapes]
-        self.values = [pool_of(shape.num_kv_heads, places, shape.value_dim, dtype, device) for shape in shapes]
+        self.capacity = max(num_blocks, capacity)
+        self.kept = kept
+        self._memory: HostMemory | None = None
+        if kept is not None:
+            self._memory = HostMemory(kept.pages, table_bytes(self.capacity), is_shared=True)
+        elif device.type == "cpu" and shapes:
+            self._memory = HostMemory(private_pages(pool_bytes(shapes, self.capacity * block_size, dtype)))
+        places = self.capacity, block_size
+        room = dtype, device, self._memory
+        self.keys = [pool_of(shape.num_kv_heads, places, shape.key_dim, *room) for shape in shapes]
+        self.values = [pool_of(shape.num_kv_heads, places, shape.value_dim, *room) for shape in shapes]
+        self._is_unproved = False  # blocks were found since the last commit
+        if kept is None:
+            self.pool = BlockPool(num_blocks)
+        else:
+            self.pool = BlockPool(max(num_blocks, kept.num_known), kept)
+            self.resize(num_blocks, [])
         self.key_scales = [scales_of(shape, dtype, device) for shape in shapes]
         self.value_scales = [scales_of(shape, dtype, device) for shape in shapes]
+
+    @property
+    def is_elastic(self) -> bool:
+        """It can have more or fewer blocks: their memory comes and goes page by page, or it has no tensors."""
+        return self._memory is not None or not self.shapes
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -101,6 +133,7 @@ class KVCache:
         shared = self._find_prefix(sequence)
         num_new = self.num_blocks_for(sequence.num_tokens) - len(shared)
         self.pool.take(shared)
+        self._is_unproved = self._is_unproved or bool(shared)
         sequence.block_ids = shared + self.pool.allocate(num_new)
         return len(shared) * self.block_size
 
@@ -113,16 +146,23 @@ class KVCache:
             sequence.block_ids += self.pool.allocate(num_missing)
         return True
 
-    def cache_blocks(self, sequence: Sequence, start: int, stop: int) -> None:
-        """Share the blocks that the computed tokens from `start` to `stop` have made full."""
+    def cache_blocks(self, sequence: Sequence, start: int, stop: int, *, is_final: bool = False) -> None:
+        """Share the blocks that the computed tokens from `start` to `stop` have made full.
+
+        `is_final`: the step is committed, so that a successor of this process may have them too.
+        """
         if not self.shares_prefixes:
             return
+        if is_final and self._is_unproved and self.kept is not None:
+            self.kept.proved()
+            self._is_unproved = False
         stop = min(stop, sequence.num_computed)  # less after a preemption
         first, last = start // self.block_size, stop // self.block_size
         if first < last:
             hashes = self._hashes(sequence, last)
+            share = self.pool.keep if is_final and not sequence.images else self.pool.cache
             for at in range(first, last):
-                self.pool.cache(sequence.block_ids[at], hashes[at])
+                share(sequence.block_ids[at], hashes[at])
 
     def free(self, sequence: Sequence) -> None:
         """Take the sequence's blocks; their content stays cached until they are allocated again."""
@@ -139,6 +179,34 @@ class KVCache:
         """Set the blocks' keys and values to zero."""
         for pool in self.keys + self.values:
             as_indexed(pool)[:, torch.tensor(block_ids, dtype=torch.long, device=pool.device)] = 0
+
+    def drop(self) -> None:
+        """Nobody finds the blocks after this process."""
+        if self.kept is not None:
+            self.kept.drop()
+
+    def resize(self, num_blocks: int, sequences: Iterable[Sequence]) -> Moves:
+        """Have so many blocks, at most `capacity` and at least those in use; returns where blocks were moved.
+
+        `sequences`: those that hold blocks.
+        """
+        moves = self.pool.resize(num_blocks, self.move)
+        for sequence in sequences if moves else ():
+            sequence.block_ids[:] = [moves.get(block_id, block_id) for block_id in sequence.block_ids]
+        self.give_back(num_blocks)
+        return moves
+
+    def move(self, moves: Moves) -> None:
+        """Copy blocks to places that are not among them."""
+        for pool in self.keys + self.values if moves else ():
+            old, new = torch.tensor(list(moves.items()), dtype=torch.long, device=pool.device).unbind(1)
+            as_indexed(pool)[:, new] = as_indexed(pool)[:, old]
+
+    def give_back(self, num_blocks: int) -> None:
+        """Free the memory of all blocks but the first ones."""
+        if self._memory is not None and num_blocks < self.capacity:
+            for head in (head for pool in self.keys + self.values for head in pool):
+                self._memory.give_back(head[num_blocks:])
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.shares_prefixes:

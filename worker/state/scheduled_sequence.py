@@ -20,11 +20,13 @@ class ScheduledSequence:
     start: int = field(init=False)  # position of the first token
     samples: bool = field(init=False)  # it reaches the end of the sequence, so the next token can be sampled
     _num_taken_back: int = field(init=False)
+    _block_ids: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.start = self.sequence.num_computed
         self.samples = self.num_tokens == self.sequence.num_uncomputed
         self._num_taken_back = self.sequence.num_taken_back
+        self._block_ids = self.sequence.block_ids
 
     @property
     def num_inputs(self) -> int:
@@ -52,6 +54,11 @@ class ScheduledSequence:
     def is_void(self) -> bool:
         """It was computed from a pending token that was taken back since."""
         return self._num_taken_back != self.sequence.num_taken_back
+
+    @property
+    def has_its_blocks(self) -> bool:
+        """The sequence was not preempted since: its keys and values are where the row wrote them."""
+        return self._block_ids is self.sequence.block_ids
 
     def from_start(self) -> "ScheduledSequence":
         """The same step with every earlier token of the sequence computed again."""

@@ -1,5 +1,6 @@
 """A request inside the engine: one `RequestState`, and one `Sequence` for each of its `n` choices."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +43,8 @@ class Sequence:
     text: VisibleText
     stop_token_ids: frozenset[int]  # the request's own, and the model's end-of-sequence tokens unless they are ignored
     cache_salt: str = ""
+    is_flex: bool = False  # it gives way to all others
+    adapter: int = 0  # its slot in the runner; 0: the base alone
     images: tuple[str, ...] = ()
     images_end: int = 0  # number of tokens up to the end of the last image
     position_shift: int = 0  # for tokens after the images, whose positions may differ from their token counts
@@ -129,6 +132,8 @@ class RequestState:
     request: GenerationRequest
     sequences: list[Sequence]
     cached_tokens: int | None = None  # prompt tokens found in the cache at the first admission
+    added: float = field(default_factory=time.perf_counter)
+    is_answered: bool = False  # it has had a token since
 
     @property
     def is_finished(self) -> bool:
@@ -137,6 +142,17 @@ class RequestState:
     @property
     def completion_tokens(self) -> int:
         return sum(sequence.num_completion_tokens for sequence in self.sequences)
+
+    def note_start(self, start: int, block_size: int) -> int:
+        """The first row starts at token `start`, where the prefix cache ended; returns the cached tokens, once.
+
+        A resumed row may start after the prompt. It counts no more than a new one, whose last prompt token is computed.
+        """
+        if self.cached_tokens is not None:
+            return 0
+        most = (len(self.request.prompt_ids) - 1) // block_size * block_size
+        self.cached_tokens = min(start, most)
+        return self.cached_tokens
 
     def finished(self) -> Finished:
         return Finished(len(self.request.prompt_ids), self.completion_tokens, self.cached_tokens or 0)

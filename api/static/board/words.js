@@ -23,6 +23,20 @@ export const grouped = (number) => Number(number || 0).toLocaleString("en");
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
 
+/** Of a batch; "–" without a measurement. */
+export const linesPerSecond = (rate) => (rate === null || rate === undefined ? "–" : Number(rate).toFixed(rate < 10 ? 1 : 0));
+
+/** A unix time in the reader's own way. */
+export const moment = (seconds) =>
+  new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** "priority 1 · default 2 · flex 40"; empty while there is only the usual tier. */
+export function tierNumbers(tiers, name) {
+  const used = Object.entries(tiers).filter(([, numbers]) => numbers[name] > 0);
+  if (used.every(([tier]) => tier === "default")) return "";
+  return used.map(([tier, numbers]) => `${tier} ${grouped(numbers[name])}`).join(" · ");
+}
+
 /** 0.4, "0.4", {what: "weights", share: "0.4"} -> {share: 0.4, what: "weights"}. */
 export function loading(progress) {
   if (progress === null || progress === undefined || progress === "") return { share: null, what: "" };

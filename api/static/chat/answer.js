@@ -2,7 +2,7 @@
 
 import { ApiError, cancelJob, resumeChat, startChat } from "./api.js";
 import { fold, toRequest } from "./fold.js";
-import { parseQueued, readFrames } from "./sse.js";
+import { parseAway, parseQueued, readFrames } from "./sse.js";
 
 const SILENCE_MS = 45_000; // the server sends a keep-alive every 15 s
 const PAUSES_MS = [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000];
@@ -78,8 +78,9 @@ export class Answer {
   take({ comment, id, data }) {
     const { message } = this;
     if (comment !== undefined) {
-      const queued = parseQueued(comment);
-      if (queued) this.change({ queued });
+      const [queued, away] = [parseQueued(comment), parseAway(comment)];
+      if (queued) this.change({ queued, away: null });
+      if (away) this.change({ away }); // follows the place in the queue
       return;
     }
     if (data === "[DONE]") return this.finish();
@@ -92,24 +93,24 @@ export class Answer {
       message.state = "streaming";
     }
     if (id) message.last = id; // stored with the text, so that a resumed stream neither repeats nor skips any
-    this.change({ queued: null });
+    this.change({ queued: null, away: null });
   }
 
   finish() {
     const { message } = this;
     const state = message.stopping || message.error?.code === "cancelled" ? "stopped" : message.error ? "failed" : "done";
     if (state === "stopped") message.error = null;
-    this.change({ state, queued: null });
+    this.change({ state, queued: null, away: null });
   }
 
   fail(error) {
     const known = error instanceof ApiError ? error : new ApiError(`The answer cannot be read: ${error.message}`);
-    this.change({ state: "failed", queued: null, retrying: false, error: known.toJSON() });
+    this.change({ state: "failed", queued: null, away: null, retrying: false, error: known.toJSON() });
     this.abort.abort();
   }
 
   lose() {
-    this.change({ state: "lost", queued: null, retrying: false });
+    this.change({ state: "lost", queued: null, away: null, retrying: false });
     this.abort.abort();
   }
 
@@ -117,7 +118,7 @@ export class Answer {
   stop() {
     this.change({ stopping: true });
     if (this.message.job) this.cancel();
-    this.change({ state: "stopped", queued: null });
+    this.change({ state: "stopped", queued: null, away: null });
     if (this.message.job) this.abort.abort();
   }
 
@@ -168,6 +169,7 @@ export function emptyAnswer(id, options) {
     job: null,
     last: null,
     queued: null,
+    away: null,
     error: null,
     usage: null,
     finishReason: null,

@@ -19,10 +19,11 @@ export class ApiError extends Error {
   }
 }
 
-/** The response if it is a 2xx. Otherwise throws ApiError; an AbortError is passed on. */
+/** The response if it is a 2xx. `body`: a form, or what is sent as JSON. Otherwise throws ApiError; an AbortError is passed on. */
 export async function call(path, { key, method = "GET", body, headers = {}, signal } = {}) {
   const options = { method, signal, headers: { ...headers, Authorization: `Bearer ${key}` }, cache: "no-store" };
-  if (body) {
+  if (body instanceof FormData) options.body = body;
+  else if (body) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
   }
@@ -61,5 +62,8 @@ export function resumeChat(jobId, after, { key, signal }) {
 }
 
 export const cancelJob = (jobId, key) => call(`v1/jobs/${encodeURIComponent(jobId)}`, { key, method: "DELETE" });
+
+/** `action`: load, unload, pin or unpin. Needs an admin key. */
+export const orderModel = (id, action, key) => call(`v1/models/${encodeURIComponent(id)}/${action}`, { key, method: "POST" });
 
 export const openBoard = (key, signal) => call("admin/board", { key, signal });

@@ -1,11 +1,23 @@
-// The model picker, and the banner shown while there is no model.
+// The model picker with each model's status, and the banner shown while there is no model.
 
 import { listModels } from "./api.js";
 import { byId, h } from "./dom.js";
 import { apiKey } from "./key.js";
+import { nearness } from "./model_words.js";
 import { advice } from "./words.js";
 
 const RETRY_MS = 3000;
+const FRESH_MS = 3000;
+const MAX_WORDS = 90; // characters of a status beside a name; its whole text is the tooltip
+
+const canChat = ({ task }) => (task ?? "generate") === "generate";
+
+/** Adapters follow the model that they belong to. */
+function inOrder(models) {
+  const bases = models.filter(({ parent }) => !parent);
+  const found = bases.flatMap((base) => [base, ...models.filter(({ parent }) => parent === base.id)]);
+  return [...found, ...models.filter((model) => !found.includes(model))];
+}
 
 export class Models {
   constructor({ onPick, openSettings }) {
@@ -13,6 +25,7 @@ export class Models {
     this.select = byId("model");
     this.banner = byId("banner");
     this.select.addEventListener("change", () => onPick(this.select.value));
+    document.addEventListener("visibilitychange", () => this.isStale && !document.hidden && this.refresh());
   }
 
   /** Polls until the server has models. A refused key ends the polling. */
@@ -28,8 +41,46 @@ export class Models {
   }
 
   fill(models, wanted) {
-    this.select.replaceChildren(...models.map(({ id, root }) => h("option", { value: id, title: root }, id)));
+    const offered = inOrder(models.filter(canChat));
+    const known = [...this.select.options].map(({ value }) => value);
+    if (known.join("\n") !== offered.map(({ id }) => id).join("\n")) {
+      this.select.replaceChildren(...offered.map(({ id }) => h("option", { value: id })));
+    }
     this.pick(wanted);
+    this.label(offered);
+    if (models.some(({ status }) => status)) this.refreshLater();
+  }
+
+  /** Says where each model is, unless all are loaded. */
+  label(offered) {
+    const isPlain = offered.every(({ status }) => (status?.state ?? "loaded") === "loaded");
+    offered.forEach((model, index) => {
+      const option = this.select.options[index];
+      const words = isPlain ? "" : nearness(model);
+      const short = words.length > MAX_WORDS ? `${words.slice(0, MAX_WORDS)}…` : words;
+      const text = `${model.parent ? "↳ " : ""}${model.id}${short && ` · ${short}`}`;
+      if (option.textContent !== text) option.textContent = text; // an open list does not flicker
+      option.title = [model.root, words].filter(Boolean).join(" · ");
+    });
+    this.select.title = this.select.selectedOptions[0]?.title ?? "";
+  }
+
+  refreshLater() {
+    this.isStale = false;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.refresh(), FRESH_MS);
+  }
+
+  /** Not while the page is hidden. A server that is away for a moment is no reason for a banner. */
+  async refresh() {
+    clearTimeout(this.timer);
+    this.isStale = document.hidden;
+    if (this.isStale) return;
+    const key = apiKey();
+    const models = await listModels(key).catch(() => null);
+    if (key !== apiKey()) return; // the new key's list is on its way
+    if (models) this.fill(models, this.picked);
+    else this.refreshLater();
   }
 
   /** Selects a model; the first one if it is no longer served. */

@@ -28,9 +28,20 @@ export async function* readFrames(body) {
   }
 }
 
+const NUMBER = /(\w+)=([\d.]+)/g;
+const numbers = (comment) => Object.fromEntries([...comment.matchAll(NUMBER)].map(([, name, text]) => [name, Number(text)]));
+
 /** ": queued position=2 eta=4" -> {position: 2, eta: 4}, anything else -> null. */
 export function parseQueued(comment) {
   if (!comment.startsWith("queued")) return null;
-  const values = Object.fromEntries([...comment.matchAll(/(\w+)=([\d.]+)/g)].map(([, name, text]) => [name, Number(text)]));
-  return { position: values.position ?? null, eta: values.eta ?? null };
+  const { position = null, eta = null } = numbers(comment);
+  return { position, eta };
+}
+
+/** ": swapped out, model=a, eta=12", ": loading model=a progress=0.4 eta=3", ": waiting model=a, its place ..."
+ * -> {progress, eta}, anything else -> null. */
+export function parseAway(comment) {
+  if (!/^(swapped out|loading|waiting) ?,? ?model=/.test(comment)) return null;
+  const { progress = null, eta = null } = numbers(comment.replace(/model=\S+/, "")); // an id may look like a number
+  return { progress, eta };
 }

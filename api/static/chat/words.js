@@ -1,10 +1,16 @@
 // The texts under a message: progress, speed, and advice after an error.
 
+import { awayWords } from "./model_words.js";
+
 const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 2 : 1)} s`;
 
 /** The progress of a running answer. */
-export function progress({ state, queued, retrying }) {
+export function progress({ state, queued, away, retrying, firstAt }) {
   if (retrying) return "Connection lost. Reconnecting…";
+  if (away) {
+    const place = queued?.position > 1 ? `; number ${queued.position} in the queue` : "";
+    return awayWords(away, Boolean(firstAt)) + place;
+  }
   if (queued?.position > 0) {
     const wait = queued.eta ? `, about ${Math.max(1, Math.round(queued.eta))} s` : "";
     return `Waiting: number ${queued.position} in the queue${wait}`;
@@ -35,6 +41,7 @@ export function ending({ state, finishReason }) {
 export function advice({ status, code, retryAfter }) {
   if (code === "context_length_exceeded") return "Start a new chat, or lower the token limit in the settings.";
   if (code === "model_not_found") return "Choose another model at the top.";
+  if (code === "model_load_failed") return "Choose another model at the top; this one's files or memory need the operator.";
   if (status === 0) return "Check that the server runs and that you are online; then try again.";
   if (status === 401 || status === 403) return "Enter a valid API key in the settings.";
   if (status === 404) return "The server no longer has this answer. Ask again.";

@@ -56,7 +56,7 @@ def test_each_failure_has_its_status(error: OmniError, status: int, kind: str, c
 
 def test_a_loading_model_reports_its_progress(redis) -> None:
     store = Store(redis, max_queue=1, ttl_s=1)
-    models = Models(store, ("m",))
+    models = Models(store, {"m": "m"})
     with pytest.raises(ModelNotReady, match="^Model not ready$"):
         models.encoder("m")
     Ledger(redis, "m", worker_name="w").report_loading("weights, 120 of 291", 0.4)

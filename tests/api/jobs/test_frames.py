@@ -37,7 +37,7 @@ class Broken(Counting):
 def told(chunks: Any, entries: Any, dialect: Dialect = OPENAI) -> bytes:
     """All bytes that a stream sends for a log."""
     store = SimpleNamespace(log=SimpleNamespace(entries=entries))
-    service: Any = SimpleNamespace(store=store, hub=EventHub(None, None, "tiny"))  # type: ignore[arg-type]
+    service: Any = SimpleNamespace(store=store, hub=EventHub(None, None))  # type: ignore[arg-type]
     with Flask("test").test_request_context():
         answer = Answer(service, request, "job-1", is_background=True, is_new=False)
         return answer.stream(chunks, dialect).get_data()

@@ -11,13 +11,14 @@ from flask import Flask, request
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.jobs.answers import Answer
-from api.jobs.events import ClientGone, Closing, Idle, Queued, events
+from api.jobs.events import ClientGone, Closing, events
 from api.jobs.hub import EventHub
 from api.jobs.subscription import MAX_LIVE_ENTRIES, Subscription
+from api.jobs.waiting.notices import Idle, Queued, words_of
 from common.errors import Conflict, NotFound, Restarting
 from common.redis.job_log import LogEntry
 from common.redis.store import JobStatus
-from common.wire import Delta, Finished
+from common.wire import Delta, Finished, Tier
 from common.wire_codec import encode_event
 
 
@@ -48,7 +49,7 @@ def message(rows: list[LogEntry]) -> bytes:
 
 
 def hub_for(store: FakeStore) -> EventHub:
-    return EventHub(store, None, "q")  # type: ignore[arg-type]
+    return EventHub(store, None)  # type: ignore[arg-type]
 
 
 def read_all(store: FakeStore, subscription: Subscription, after: int = 0, *, is_new: bool = True) -> list[int]:
@@ -116,11 +117,20 @@ def test_a_waiting_client_is_sent_its_position_only_when_it_changes() -> None:
     store = FakeStore(1)
     subscription = hub_for(store).subscribe("j")
     stream = events(store, subscription, 0, is_new=True)  # type: ignore[arg-type]
-    subscription.update(JobStatus("queued", 0, 4))
-    assert next(stream) == Queued(4)
-    gevent.spawn_later(0, subscription.update, JobStatus("queued", 0, 4))
-    gevent.spawn_later(0.01, subscription.update, JobStatus("queued", 0, 3))
-    assert next(stream) == Queued(3)
+    subscription.update(JobStatus("queued", 0, 4, 9.0))
+    assert next(stream) == Queued(4, 9.0)
+    gevent.spawn_later(0, subscription.update, JobStatus("queued", 0, 4, 9.0))
+    gevent.spawn_later(0.01, subscription.update, JobStatus("queued", 0, 3, 7.0))
+    assert next(stream) == Queued(3, 7.0)
+
+
+@pytest.mark.parametrize(("tier", "words"), [("default", ""), ("flex", " tier=flex"), ("priority", " tier=priority")])
+def test_the_comment_of_a_waiting_job_names_its_tier_unless_it_is_the_default(tier: Tier, words: str) -> None:
+    store = FakeStore(1)
+    subscription = hub_for(store).subscribe("j")
+    subscription.update(JobStatus("queued", 0, 4, 9.0, tier=tier))
+    notice = next(events(store, subscription, 0, is_new=True))  # type: ignore[arg-type]
+    assert isinstance(notice, Queued) and words_of(notice) == f"queued position=5 eta=9{words}"
 
 
 def test_silence_becomes_an_idle_despite_sweeps_without_a_change(

@@ -3,10 +3,8 @@
 from itertools import count
 
 import pytest
-from flask import Flask
 
 from api.jobs.generation import rq_job
-from api.jobs.routes import page_size
 from common.errors import InvalidRequest
 from common.redis.store import Store
 from common.redis.submission import Submission
@@ -80,18 +78,3 @@ def test_neither_a_list_nor_a_look_reads_what_was_asked(store, put, redis):
     assert len(store.jobs.page(OWNER, 5)[0]) == 5
     assert store.jobs.get(ids[0]).form == {"kind": "chat", "model": "model-1"}
     assert redis.info("stats")["total_net_output_bytes"] - before < 50_000
-
-
-@pytest.mark.parametrize(("query", "size"), [("", 20), ("?limit=1", 1), ("?limit=100", 100)])
-def test_a_page_is_as_long_as_asked(query, size):
-    with Flask("x").test_request_context(f"/v1/jobs{query}") as context:
-        assert page_size(context.request) == size
-
-
-@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "1.5", "99999999999999999999"])
-def test_a_page_of_another_length_is_refused(limit):
-    with (
-        Flask("x").test_request_context(f"/v1/jobs?limit={limit}") as context,
-        pytest.raises(InvalidRequest, match="'limit' must be a whole number from 1 to 100"),
-    ):
-        page_size(context.request)

@@ -34,7 +34,8 @@ def client(redis: "Redis", valkey_url: str, encoder: PromptEncoder) -> FlaskClie
     redis.hset(keys.QUEUES, "tiny", "tiny")
     redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(encoder.card))
-    return create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny"})).test_client()
+    values = {"OMNI_API_KEYS": "sk-local", "OMNI_ADMIN_KEYS": "sk-admin", "OMNI_MODEL_NAME": "tiny"}
+    return create_app(read_settings({"REDIS_URL": valkey_url} | values)).test_client()
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_an_idempotency_key_of_another_endpoint_is_a_mismatch(post, hub) -> None
     first = post("/v1/chat/completions", TALK, **{"Idempotency-Key": "k"})
     again = post("/v1/chat/completions", TALK, **{"Idempotency-Key": "k"})
     assert first.get_json()["id"] == again.get_json()["id"]
-    assert post("/v1/messages", TALK, **{"Idempotency-Key": "k"}).status_code == 422
+    assert post("/v1/responses", ASKED[2][1], **{"Idempotency-Key": "k"}).status_code == 422
     assert not hub._subscriptions
 
 
@@ -112,6 +113,28 @@ def test_the_id_of_another_endpoint_s_answer_is_not_found(post, client) -> None:
 def test_the_job_of_a_further_prompt_is_not_an_answer(post, client) -> None:
     answer_id = post("/v1/completions", ASKED[1][1]).get_json()["id"]
     assert client.get(f"/v1/completions/{answer_id}-1", headers=KEY).status_code == 404
+
+
+def test_an_answer_of_several_prompts_is_cancelled_as_a_whole_and_each_of_its_further_jobs_alone(post, client) -> None:
+    def states() -> list[str]:
+        return [client.get(f"/v1/jobs/{job_id}", headers=KEY).get_json()["state"] for job_id in (answer_id, further)]
+
+    answer_id = post("/v1/completions", ASKED[1][1]).get_json()["id"]
+    further = f"{answer_id}-1"
+    assert client.delete(f"/v1/jobs/{further}", headers=KEY).get_json()["deleted"] is True
+    assert states() == ["queued", "cancelled"]
+    answer_id = post("/v1/completions", ASKED[1][1]).get_json()["id"]
+    further = f"{answer_id}-1"
+    gone = client.delete(f"/v1/jobs/{answer_id}", headers=KEY).get_json()
+    assert (gone["id"], gone["deleted"], gone["state_before"]) == (answer_id, True, "queued")
+    assert states() == ["cancelled", "cancelled"]
+    assert client.delete(f"/v1/jobs/{answer_id}", headers=KEY).get_json()["deleted"] is False
+
+
+@pytest.mark.parametrize("key", ["sk-local", "sk-admin"])
+def test_a_job_that_is_not_there_cannot_be_cancelled(client, key) -> None:
+    refused = client.delete("/v1/jobs/chatcmpl-unknown", headers={"Authorization": f"Bearer {key}"})
+    assert refused.status_code == 404 and "no job 'chatcmpl-unknown'" in refused.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
@@ -148,5 +171,5 @@ def test_a_stream_is_asked_for_with_true_or_false(path, body, post, client) -> N
 @pytest.mark.parametrize("header", ["x-stainless-read-timeout", "x-stainless-timeout"])
 def test_the_timeout_that_python_s_or_node_s_client_announces_is_the_job_s(header):
     http = SimpleNamespace(headers={header: "5"})
-    call = SimpleNamespace(http=http, caller=SimpleNamespace(owner="me"), raw={})
+    call = SimpleNamespace(http=http, caller=SimpleNamespace(owner="me", batch=""), raw={}, tier="default")
     assert sender_of(call).read_timeout == "5"

@@ -31,7 +31,7 @@ def test_a_text_is_streamed_in_anthropics_order(encoder):
                 "content": [],
                 "stop_reason": None,
                 "stop_sequence": None,
-                "usage": {"input_tokens": 7, "output_tokens": 0},
+                "usage": {"input_tokens": 7, "output_tokens": 0, "service_tier": "standard"},
             },
         },
         {"type": "ping"},

@@ -106,7 +106,7 @@ def test_logprobs_come_with_the_text(encoder):
 
 def test_a_stream_is_lines_of_json_in_which_an_error_is_a_line_too(encoder):
     frames = Frames(chunks(encoder), OLLAMA, with_ids=True)
-    lines = frames.opening() + OLLAMA.notice("queued position=1 eta=0")
+    lines = frames.opening() + OLLAMA.notice("queued position=1 eta=0", is_block=True)
     for event in [Delta(0, (65,), "Ha"), Failed("out_of_memory", "CUDA out of memory")]:
         lines += frames.feed(event)
     lines += frames.closing(Restarting("Bye.")) + frames.ending()

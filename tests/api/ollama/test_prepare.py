@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from api.ollama.embeddings import num_ending, prepare_embed, prepare_embedding, shortened_ids
+from api.ollama.embeddings import prepare_embed, prepare_embedding
 from api.ollama.prepare import chat_request, prepare_chat, prepare_generate
 from api.schema.ollama import (
     OllamaChatRequest,
@@ -219,14 +219,6 @@ def test_texts_to_embed_are_cut_to_what_the_model_takes_unless_they_must_not_be(
     with pytest.raises(InvalidRequest) as refused:
         embed(encoder, input="Hi", dimensions=9)
     assert refused.value.param == "dimensions"
-
-
-def test_the_tokens_after_a_text_are_kept_when_it_is_cut():
-    ids = [1, *range(10, 20), 2]
-    assert shortened_ids(ids, 5, num_ending(ids, [1, 2])) == [1, 10, 11, 12, 2]
-    assert shortened_ids(ids, 12, num_ending(ids, [1, 2])) == ids
-    assert shortened_ids(ids[:-1], 5, num_ending(ids[:-1], [1])) == [1, 10, 11, 12, 13]
-    assert shortened_ids(ids[1:-1], 5, num_ending(ids[1:-1], [])) == [10, 11, 12, 13, 14]
 
 
 def test_a_message_with_the_most_images_may_have_a_text_too():

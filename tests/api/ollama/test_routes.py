@@ -20,6 +20,8 @@ def serve(redis, valkey_url):
         redis.hset(keys.QUEUES, name, "tiny")
         redis.hset(keys.REVISIONS, "tiny", card.revision)
         redis.set(keys.card_key("tiny"), encode_card(card))
+        redis.zadd(keys.WORKERS, {"1": 1})
+        redis.hset(keys.worker_key(1), "queue", "tiny")
         client = create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": name})).test_client()
 
         def send(method, path, body=None, headers=KEY, **options):
@@ -44,6 +46,15 @@ def test_models_are_listed_with_a_tag(ask, encoder):
     [loaded] = ask("GET", "/api/ps").get_json()["models"]
     assert loaded["context_length"] == encoder.card.max_model_len
     assert datetime.fromisoformat(loaded["expires_at"]).year > 2100
+
+
+def test_files_and_packing_of_a_models_weights_are_told(serve, encoder_of):
+    ask = serve(encoder_of(file_format="gguf", packing="Q4_1", file_bytes=97_000_000).card)
+    [listed], [loaded] = (ask("GET", path).get_json()["models"] for path in ("/api/tags", "/api/ps"))
+    shown = ask("POST", "/api/show", {"model": "tiny"}).get_json()
+    for details in (listed["details"], loaded["details"], shown["details"]):
+        assert (details["format"], details["quantization_level"]) == ("gguf", "Q4_1")
+    assert listed["size"] == loaded["size"] == 97_000_000
 
 
 @pytest.mark.parametrize("field", ["model", "name"])

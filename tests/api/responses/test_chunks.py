@@ -1,6 +1,7 @@
 """A log as the events and the object of a response."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_a_text_is_streamed_in_openais_order(encoder):
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": 9,
     }
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "ended", "completed_at"), [("stop", 1764230, 1764230), ("stop", 0, None), ("length", 9, None)]
+)
+def test_a_completed_response_says_when_the_log_ended(encoder, finish_reason, ended, completed_at):
+    [*deltas, end] = log("Hello", finish_reason=finish_reason)
+    chunks = ResponseChunks(meta(), encoder)
+    events = fed(chunks, [*deltas, replace(end, ended=ended)])
+    assert events[0]["response"]["completed_at"] is None
+    assert events[-1]["response"]["completed_at"] == completed_at == chunks.body()["completed_at"]
 
 
 def test_thoughts_text_and_calls_are_items_of_their_own(encoder):

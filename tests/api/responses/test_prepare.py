@@ -137,7 +137,6 @@ def test_an_answer_may_take_what_the_context_holds_unless_a_limit_is_sent(encode
         ({"tool_choice": "maybe"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": 5}}, "tool_choice.name"),
         ({"max_tool_calls": 0}, "max_tool_calls"),
-        ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"truncation": "always"}, "truncation"),
         ({"max_tokens": 5}, "max_tokens"),
@@ -154,7 +153,7 @@ def test_a_field_that_this_endpoint_cannot_honour_is_refused_and_named(change, p
 
 def test_a_response_repeats_the_request_s_options():
     raw = {"model": "tiny", "input": "Hi", "temperature": 0.2, "tools": [TOOL], "metadata": {"a": "b"}}
-    echo = echo_of(parse(ResponsesRequest, raw), raw)
+    echo = echo_of(parse(ResponsesRequest, raw), raw, "flex")
     assert (echo["temperature"], echo["metadata"]) == (0.2, {"a": "b"})
     assert echo["tools"] == [TOOL | {"description": None, "strict": None}]
     assert (echo["top_p"], echo["tool_choice"], echo["reasoning"]) == (1.0, "auto", {"effort": None, "summary": None})
@@ -172,8 +171,8 @@ def test_labels_are_repeated_and_the_service_tier_is_the_one_that_served():
         "text": {"verbosity": "low"},
         "max_tool_calls": 3,
     }
-    echo = echo_of(parse(ResponsesRequest, raw), raw)
-    assert (echo["prompt_cache_key"], echo["safety_identifier"], echo["service_tier"]) == ("k", "s", "default")
+    echo = echo_of(parse(ResponsesRequest, raw), raw, "flex")
+    assert (echo["prompt_cache_key"], echo["safety_identifier"], echo["service_tier"]) == ("k", "s", "flex")
     assert echo["text"] == {"format": {"type": "text"}, "verbosity": "low"} and echo["max_tool_calls"] == 3
 
 

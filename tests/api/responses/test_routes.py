@@ -7,8 +7,8 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from api.app import create_app
+from api.jobs import serving
 from api.prompt.encoder import PromptEncoder
-from api.responses import routes
 from common.errors import JobCancelled
 from common.redis import keys
 from common.settings import read_settings
@@ -45,7 +45,7 @@ def cancelled(client: FlaskClient, response_id: str) -> dict:
 
 
 def test_a_response_stays_cancelled_while_its_worker_has_not_ended_it(client, running, monkeypatch):
-    monkeypatch.setattr(routes, "END_TRIES", 0)
+    monkeypatch.setattr(serving, "END_TRIES", 0)
     assert seen(client, running)["status"] == "in_progress"
     assert cancelled(client, running)["status"] == "cancelled"
     assert seen(client, running)["status"] == "cancelled"

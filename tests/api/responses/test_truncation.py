@@ -37,7 +37,8 @@ def units(*items):
     [
         ([user("a")], []),
         ([RULES, user("a"), said("b")], []),
-        ([RULES, user("a"), said("b"), RULES, user("c"), user("d")], [[1, 2]]),
+        ([RULES, user("a"), said("b"), RULES, user("c"), user("d")], [[1, 2], [4]]),
+        ([user("a"), user("b"), said("c"), user("d"), user("e"), said("f")], [[0], [1, 2], [3]]),
         ([user("a"), said("b"), user("c"), said("d"), user("e")], [[0, 1], [2, 3]]),
         ([user("a"), call("1"), result("1"), said("b"), user("c")], [[0, 1, 2, 3]]),
         ([user("a"), call("1"), result("1"), call("2"), result("2"), call("3"), result("3")], [[1, 2], [3, 4]]),

@@ -64,7 +64,6 @@ def test_anthropics_user_id_is_bounded_and_the_rest_of_its_metadata_dropped():
 @pytest.mark.parametrize(
     "change",
     [
-        {"service_tier": "x" * 65},
         {"max_tool_calls": "x"},
         {"reasoning": {"summary": "x" * 65}},
         {"text": {"verbosity": "x" * 65}},

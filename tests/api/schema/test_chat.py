@@ -67,7 +67,6 @@ def test_fields_without_effect_on_the_answer_are_accepted():
         "metadata": {"a": "b"},
         "user": "me",
         "safety_identifier": "me",
-        "service_tier": "auto",
         "prompt_cache_key": "k",
         "verbosity": "low",
         "prediction": {"type": "content", "content": "x"},

@@ -50,7 +50,15 @@ EXAMPLES = {
     "reasoning_effort": ({"reasoning_effort": "none"},),
     "background": ({"background": True},),
     "priority": ({"priority": 5},),
+    "service_tier": ({"service_tier": "flex"},),
+    "store": ({"store": True},),
     "timeout": ({"timeout": 5},),
+    "not_before": ({"not_before": 1.5e9},),
+    "keep_alive": ({"keep_alive": "5m"},),
+    "background_options": (
+        {"background": True, "background_options": {"completion_window": "2h"}},
+        {"background": True},
+    ),
     "top_k": ({"top_k": 5},),
     "min_p": ({"min_p": 0.5},),
     "repetition_penalty": ({"repetition_penalty": 1.5},),
@@ -105,7 +113,9 @@ def generated(encoder_of):
         [job] = submissions(ready, "chat", encoder.card, Sender("me", raw))
         request = replace(job.request, id="")
         form = {**job.form, "id": "", "created": 0}
-        return json.dumps([str(request), form, job.background, job.deadline_s, job.priority])
+        return json.dumps(
+            [str(request), form, job.background, job.deadline_s, job.priority, job.not_before_ms, job.window_s]
+        )
 
     return put
 

@@ -52,6 +52,10 @@ def shard_and_empty(folder: Path) -> None:
     "damage, said",
     [
         (delete("config.json"), "there is no config.json in that folder"),
+        (
+            lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"),
+            "it is a LoRA adapter; name its base model, and the adapter in OMNI_ADAPTERS or the table",
+        ),
         (write("config.json", b"[]"), "its config.json is not a JSON object"),
         (write("config.json", b'{"model_type": '), "its config.json is not a JSON object"),
         (write("config.json", b""), "its config.json is not a JSON object"),

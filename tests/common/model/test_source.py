@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.model.folder import fault_of
-from common.model.source import check_model
-from common.settings import DEMO_MODEL, SettingsError
+from common.model.source import check_generating, check_model
+from common.settings import DEMO_MODEL, SettingsError, read_settings
 
 
 @pytest.mark.parametrize("model", [str(DEMO_MODEL), "gpt2", "Qwen/Qwen3-0.6B", "BAAI/bge-small-en-v1.5", "_x/a_b.c-D"])
@@ -27,3 +27,13 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_name_is_refused() -> None:
     assert "name a folder or a Hugging Face id" in fault_of("")
+
+
+def test_an_adapter_that_is_no_folder_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nope"):
+        settings = read_settings({"OMNI_MODEL": str(DEMO_MODEL), "OMNI_ADAPTERS": f"sql={folder}"}).model
+        if folder.exists():
+            check_generating(settings)
+        else:
+            with pytest.raises(SettingsError, match=r"^OMNI_ADAPTERS: the adapter sql=.*nope is not a folder on "):
+                check_generating(settings)

@@ -23,12 +23,12 @@ if "--template-fd" in sys.argv:
         template.uses_cuda = lambda: True
     sys.argv[1:] = template.fork_when_asked(int(sys.argv[2]))
 args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-fd, told = int(args["--watch-fd"]), int(args["--predecessor"])
+fd, told = int(args["--watch-fd"]), int(args["--predecessor"] or 0)
 log = open({log!r}, "a")
 print(told, file=log, flush=True)
 if told >= {lives}:
     sys.exit(2)
-os.write(fd, b"fence %d\\n" % (told + 1))
+os.write(fd, b"fences %d\\n" % (told + 1))
 os.write(fd, b"begin\\n")
 {then}
 """
@@ -129,19 +129,60 @@ def test_a_template_that_ends_without_a_child_is_restarted(tmp_path: Path) -> No
 
 def test_a_dead_childs_step_is_not_its_successors() -> None:
     watch = Watch(step_timeout_s=0.0)
-    os.write(watch.write_fd, b"fence 7\nbegin\n")
+    os.write(watch.write_fd, b"fences 7,8\nbegin\n")
     watch.forget_child()
-    assert (watch.fence, watch.is_stuck) == (7, False)
+    assert (watch.fences, watch.is_stuck) == ("7,8", False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "died_in"),
+    [
+        (b"begin 7\n", "step 7"),
+        (b"begin 7\nend\nbegin 8\n", "step 8"),
+        (b"begin 7\nend\n", ""),
+        (b"load big\nbegin 7\n", "load 1 big"),  # its memory may be what killed the process
+        (b"load big\nload\nbegin 7\n", "step 7"),
+    ],
+)
+def test_a_successor_is_told_what_its_predecessor_died_in(lines: bytes, died_in: str) -> None:
+    watch = Watch(step_timeout_s=0.0)
+    os.write(watch.write_fd, b"fences 7,8\n" + lines)
+    watch.forget_child()
+    assert watch.died_in == died_in
+    os.write(watch.write_fd, b"fences 9\n")
+    watch.forget_child()
+    assert watch.died_in == ""
+
+
+def test_a_successor_is_told_how_often_the_loading_of_a_model_was_deadly() -> None:
+    watch, told = Watch(step_timeout_s=0.0), []
+    for queue in (b"big", b"big", b"other", b"big"):
+        os.write(watch.write_fd, b"load " + queue + b"\n")
+        watch.forget_child()
+        told.append(watch.died_in)
+    assert told == ["load 1 big", "load 2 big", "load 1 other", "load 1 big"]
+    os.write(watch.write_fd, b"load big\n")
+    watch.forget_child(is_death=False)  # it was asked to stop
+    assert watch.died_in == ""
+
+
+def test_a_worker_that_dies_in_its_start_changes_no_count_of_deaths() -> None:
+    watch, told = Watch(step_timeout_s=0.0), []
+    for lines in (b"fences 1\nload big\n", b"", b"fences 2\nload big\n", b"", b"fences 3\n"):
+        os.write(watch.write_fd, lines or b"end\n")
+        watch.forget_child()
+        told.append(watch.died_in)
+    assert told == ["load 1 big", "load 1 big", "load 2 big", "load 2 big", ""]
 
 
 def test_lines_may_arrive_in_pieces() -> None:
     watch = Watch(step_timeout_s=0.0)
-    os.write(watch.write_fd, b"fence 1")
+    os.write(watch.write_fd, b"fences 1")
     watch.read(1.0)
-    assert watch.fence == 0
+    assert watch.fences == ""
     os.write(watch.write_fd, b"2\nbeg")
     watch.read(1.0)
-    assert (watch.fence, watch.is_stuck) == (12, False)
+    assert (watch.fences, watch.is_stuck) == ("12", False)
     os.write(watch.write_fd, b"in\n")
     watch.read(1.0)
     assert watch.is_stuck

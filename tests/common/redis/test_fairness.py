@@ -1,5 +1,6 @@
 """The queue is shared fairly between keys and keeps the order within a key; scripts enforce the limits."""
 
+import math
 import threading
 from itertools import count
 
@@ -9,6 +10,7 @@ from api.jobs.generation import rq_job
 from common.errors import InvalidRequest, KeyLimited
 from common.redis.key_store import KeyLimits, KeyStore
 from common.redis.keys import owner_of
+from common.redis.refusals import OWN_RETRY_S
 from common.redis.store import Store
 from common.redis.submission import Submission
 from common.wire import Delta, Finished, GenerationRequest, SamplingParams
@@ -175,13 +177,6 @@ def test_a_job_that_an_older_worker_has_served_is_left_alone(queue, redis):
     assert redis.zrange(f"omni:line:{QUEUE}:a", 0, -1) == []
 
 
-def test_an_older_worker_can_give_a_job_back(queue, redis):
-    """An older worker puts the job at its `score`."""
-    [job_id] = queue.put("a")
-    member, score = redis.hmget(f"omni:job:{job_id}", "member", "score")
-    assert float(score) == redis.zscore(f"omni:waiting:{QUEUE}", member)
-
-
 def test_an_empty_queue_carries_no_credit_over(queue):
     queue.put("a", 100)
     queue.claim(100)
@@ -220,12 +215,27 @@ def test_the_limits_of_a_key_are_named_when_they_are_reached(queue):
     with pytest.raises(KeyLimited, match="max_in_flight, which is 3") as refused:
         queue.put(few)
     assert refused.value.param == "max_in_flight" and refused.value.quota.num_in_flight == 3
+    assert refused.value.retry_after_s == OWN_RETRY_S
     short = queue.add_key(max_queued=1)
     queue.put(short)
     with pytest.raises(KeyLimited, match="max_queued"):
         queue.put(short)
     queue.claim(3)
     queue.put(short)
+
+
+def test_a_batch_takes_nothing_of_its_key_s_limits_but_tokens_of_the_day(queue, redis):
+    few = queue.add_key(max_in_flight=1, max_queued=1, tokens_per_minute=50, tokens_per_day=100)
+    lines = queue.put(few, 3, tier="flex", batch="batch_1")
+    [own] = queue.put(few)
+    assert queue.claim(4) == [own, *lines] and queue.keys.usage(few) == (0, 1)
+    queue.ledger.release()
+    assert queue.keys.usage(few) == (1, 0)
+    with pytest.raises(KeyLimited, match="max_in_flight"):
+        queue.put(few)
+    queue.put(few, 4, tier="flex", batch="batch_1")
+    with pytest.raises(KeyLimited, match="tokens_per_day"):
+        queue.put(few, tier="flex", batch="batch_1")
 
 
 def test_tokens_per_minute_are_reserved_and_what_was_not_used_is_given_back(queue):
@@ -243,6 +253,73 @@ def test_a_request_larger_than_the_budget_waits_for_a_full_one_and_is_not_refuse
     queue.put(owner, max_tokens=5000)
     with pytest.raises(KeyLimited):
         queue.put(owner, max_tokens=1)
+
+
+def left_today(queue, owner):
+    return int(queue.redis.hget(f"omni:key:{owner}", "tokens_per_day")) - int(
+        queue.redis.hget(f"omni:day:{owner}", "tokens")
+    )
+
+
+def test_tokens_per_day_are_reserved_and_settled_to_what_was_used(queue):
+    owner = queue.add_key(tokens_per_day=100)
+    queue.put(owner, max_tokens=88)
+    with pytest.raises(KeyLimited, match="tokens_per_day, which is 100; the day ends at 00:00 UTC, 10") as refused:
+        queue.put(owner, max_tokens=88)
+    quota = refused.value.quota
+    assert (quota.left_today, quota.tokens_per_day) == (10, 100) and 0 < quota.day_left_s <= 86400
+    assert refused.value.retry_after_s == math.ceil(quota.day_left_s)
+    queue.serve(20)
+    assert left_today(queue, owner) == 100 - 22
+    [job_id] = queue.put(owner, max_tokens=76)
+    queue.store.cancel(job_id)
+    assert left_today(queue, owner) == 100 - 22
+
+
+def test_a_new_day_begins_with_the_whole_limit_and_yesterdays_jobs_take_nothing_from_it(queue):
+    owner = queue.add_key(tokens_per_day=100)
+    queue.put(owner, max_tokens=98)
+    [job_id] = [key.decode() for key in queue.redis.keys("omni:job:*")]
+    yesterday = int(queue.redis.hget(job_id, "day")) - 1
+    queue.redis.hset(job_id, "day", yesterday)
+    queue.redis.hset(f"omni:day:{owner}", "day", yesterday)
+    queue.put(owner, max_tokens=48)
+    assert left_today(queue, owner) == 50
+    queue.serve(98)
+    assert left_today(queue, owner) == 50
+    queue.serve(40)
+    assert left_today(queue, owner) == 58
+
+
+def test_a_request_larger_than_the_day_is_taken_when_nothing_of_the_day_was_used(queue):
+    owner = queue.add_key(tokens_per_day=100)
+    queue.put(owner, max_tokens=5000)
+    queue.serve(10)
+    assert left_today(queue, owner) == 88
+    with pytest.raises(KeyLimited):
+        queue.put(owner, max_tokens=5000)
+
+
+def test_tokens_of_a_day_are_exact_over_the_deaths_of_workers(queue, redis):
+    owner = queue.add_key(tokens_per_day=1000)
+    queue.put(owner, 3, max_tokens=100)
+    for _ in range(3):
+        queue.claim(2)
+        redis.delete(f"omni:worker:{queue.ledger.fence}")
+        queue.ledger = Ledger(redis, QUEUE, "again")
+        queue.publisher = Publisher(redis, queue.ledger.register())
+        queue.ledger.reclaim()
+    for job_id in redis.smembers(f"omni:own:queued:{owner}"):
+        queue.store.cancel(job_id.decode())
+    assert left_today(queue, owner) == 1000
+
+
+def test_what_a_key_used_is_counted_when_its_job_ends(queue, redis):
+    queue.put("a")
+    queue.serve(7)
+    [job_id] = queue.put("a")
+    queue.store.cancel(job_id)
+    assert redis.hgetall("omni:key_usage") == {b"a|prompt": b"2", b"a|completion": b"7"}
 
 
 def test_a_hundred_racing_clients_get_exactly_as_many_places_as_there_are(queue):

@@ -7,7 +7,7 @@ from redis import Redis
 
 from tests.chaos.memory_scenarios import assert_counted, kept, submit
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
-from worker.jobs.omni_worker import OmniWorker
+from worker.jobs.served_model import ServedModel
 
 OWNERS = ("a", "b", "c")
 
@@ -18,7 +18,7 @@ class Walk:
     def __init__(self, redis: "Redis", seed: int) -> None:
         self.random = Random(seed)
         self.stage = Stage(redis)
-        self.worker: OmniWorker = self.stage.worker()
+        self.worker: ServedModel = self.stage.worker()
         self.jobs: dict[str, str] = {}  # id to owner
 
     def submit(self) -> None:

@@ -1,6 +1,7 @@
 """Names in Redis: scripts, users.conf and docs/protocol.md know those of keys.py and rq_seams.py, and no others."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,8 +14,15 @@ from common.wire import JobState
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua"))
-NAMES = {name for name, value in shared_constants().items() if str(value).startswith(("omni:", "rq:"))}
-OURS = {value for value in shared_constants().values() if str(value).startswith("omni:")}
+
+
+def values_of(constant: Any) -> list[str]:
+    """A name, or the names that differ by tier."""
+    return [str(value) for value in (constant.values() if isinstance(constant, Mapping) else [constant])]
+
+
+NAMES = {name for name, value in shared_constants().items() if values_of(value)[0].startswith(("omni:", "rq:"))}
+OURS = {value for constant in shared_constants().values() for value in values_of(constant) if value.startswith("omni:")}
 HASH_CALL = re.compile(r"redis\.call\('H\w+', (?:key|JOB \.\. \w+),([^()]*)")
 
 
@@ -60,7 +68,7 @@ def test_every_declared_field_of_a_job_is_used_by_a_script_or_at_submission() ->
 
 def test_every_key_is_used() -> None:
     lua_text = "".join((FOLDER / f"{name}.lua").read_text() for name in SCRIPTS)
-    python = "".join(path.read_text() for path in ROOT.glob("common/redis/*.py") if path.name != "keys.py")
+    python = "".join(path.read_text() for path in ROOT.glob("common/**/*.py") if path.name != "keys.py")
     for name in NAMES:
         assert re.search(rf"\b{name}\b", lua_text) or re.search(rf"\b(keys|rq_seams)\.{name}\b", python), name
 

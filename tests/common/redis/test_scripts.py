@@ -25,7 +25,7 @@ def kept(redis: "Redis") -> set[str]:
 
 def append(stage: Stage, fence: int, job_id: str, seq: int, end: str = "") -> list[str]:
     row = '{"i":0,"t":[1],"x":"a"}'
-    reply = Scripts(stage.redis).run("append", fence, now_iso(), job_id, seq, row, 1, end, "", 0)
+    reply = Scripts(stage.redis).run("append", fence, now_iso(), job_id, seq, row, 1, end, "", 0, 0)
     return [part.decode() for part in reply]
 
 
@@ -132,7 +132,7 @@ def test_a_guilty_job_among_64_is_found_in_8_crashes(stage: Stage, guilty: int) 
     for _ in range(200):
         if all(stage.field(job_id, "state") in ("finished", "failed") for job_id in ids):
             break
-        worker.inbox.wake.set()
+        worker.inbox.wake()
         worker.admit()
         scheduled = worker.engine.suspects or set(worker.engine.running)  # type: ignore[attr-defined]
         if ids[guilty] in scheduled:

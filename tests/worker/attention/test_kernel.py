@@ -10,7 +10,7 @@ from tests.worker.conftest import SMALL, ModelFolder
 from tests.worker.interpreter import rounds_as_a_gpu
 from worker.attention.kernel import KernelAttention, StepTensors, tile_table
 from worker.attention.paged import PagedAttention
-from worker.kernels.gpu.split_keys import choose_splits
+from worker.kernels.gpu.split_keys import choose_splits, splits_to_fill
 from worker.models.loader import load
 from worker.runners.base import AttentionMaker, ModelRunner
 from worker.runners.choose import cache_to_try
@@ -115,3 +115,6 @@ def test_keys_are_split_until_the_gpu_is_full(asked: tuple[int, int, int, int], 
 
 def test_one_long_sequence_among_many_short_ones_is_split_too() -> None:
     assert choose_splits(64, 8, 36864, 132, is_uneven=True) == 3
+    assert choose_splits(32, 8, 36864, 132, is_uneven=True) == 3
+    assert splits_to_fill(32, 8, 132) == 1  # the short ones are not,
+    assert splits_to_fill(64, 8, 132) > 3  # unless there are more than run at a time

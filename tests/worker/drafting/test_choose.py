@@ -35,6 +35,6 @@ def test_a_worker_without_its_draft_model_names_the_setting(
         (draft / removed).unlink()
     settings = read_settings({"OMNI_MODEL": str(model_folder()), "OMNI_DRAFT_MODEL": str(draft)})
     with pytest.raises(SystemExit, match="2"):
-        load_and_warm_up(settings, Ledger(redis, "queue", "worker"), embeds=False, device="cpu")
+        load_and_warm_up(settings, Ledger(redis, "queue", "worker"), None, embeds=False, device="cpu")
     shown = capsys.readouterr().err
     assert f"configuration: OMNI_DRAFT_MODEL={draft} cannot be loaded: " in shown and said in shown

@@ -1,6 +1,7 @@
 """Embedder: transformers' own vectors in any batch, once and in order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from common.wire import Delta, Event, Failed, Finished, GenerationRequest, Logge
 from tests.models import save_encoder, save_pooling
 from worker.embedding.embedder import Embedder
 from worker.embedding.encoder_model import load_encoder
+from worker.embedding.inputs import EncoderInput
 from worker.embedding.pooling import mode_of
 from worker.models.loader import EngineConfig
 
@@ -111,16 +113,25 @@ def test_a_successor_embeds_only_what_is_not_logged(folder: Path) -> None:
     assert run(engine) == [("a", Finished(sum(map(len, TEXTS)), 0))]
 
 
+def test_texts_of_like_length_are_embedded_together(folder: Path) -> None:
+    """So that little of a step is padding."""
+    engine = embedder(folder, step_tokens=40)
+    engine.add(request("a", [[5] * length for length in (20, 2, 18, 3, 19, 2)]))
+    first = vectors(engine.step(), "a")
+    assert sorted(first) == [1, 3, 5]
+    assert sorted(vectors(run(engine), "a")) == [0, 2, 4]
+
+
 def test_one_bad_text_fails_its_own_request_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = embedder(folder)
-    forward = engine._forward
+    forward = engine._loaded
 
-    def breaks(batch: list[Any]) -> torch.Tensor:
+    def breaks(batch: Sequence[EncoderInput]) -> torch.Tensor:
         if any(77 in text.token_ids for text in batch):
             raise RuntimeError("odd")
         return forward(batch)
 
-    monkeypatch.setattr(engine, "_forward", breaks)
+    monkeypatch.setattr(engine, "_loaded", breaks)
     engine.add(request("good", TEXTS))
     engine.add(request("bad", [[77], [5]]))
     events = run(engine)
@@ -145,6 +156,19 @@ def test_a_request_that_an_encoder_cannot_serve_is_refused(folder: Path) -> None
     engine.add(request("long", [[1] * 65]))
     engine.add(request("odd", [[5000]]))
     assert [event.code for _, event in run(engine) if isinstance(event, Failed)] == ["invalid_request"] * 3
+
+
+def test_flex_inputs_go_after_all_others_and_are_charged_for_their_time(folder: Path) -> None:
+    engine = embedder(folder, step_tokens=100)
+    engine.add(replace(request("batch", [TEXTS[1]] * 100), is_flex=True))
+    engine.step()
+    engine.add(request("first", [TEXTS[1]] * 30))
+    engine.add(replace(request("late", [TEXTS[1]] * 100), is_flex=True))
+    assert engine.has_room(1, 1) and not engine.has_room(1, 1, is_flex=True)
+    order = [job_id for job_id, _ in run(engine)]
+    assert order[:31] == ["first"] * 31 and order.count("batch") > 50
+    charged = engine.take_gpu_us()
+    assert charged["batch"] > charged["first"] > 0 and charged["late"] > 0
 
 
 def test_a_list_of_a_thousand_texts_keeps_no_other_request_out(folder: Path) -> None:

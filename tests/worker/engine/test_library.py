@@ -184,6 +184,16 @@ def test_a_conversation_is_rendered_by_the_model_s_template(llm: LLM) -> None:
     assert isinstance(answer, Generated) and answer.prompt_ids == tuple(ids)
 
 
+def test_a_conversation_with_a_model_without_a_template_is_refused(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    monkeypatch.setattr(llm.tokenizer, "chat_template", None)
+    for call in (llm.render, lambda conversation: llm.chat([conversation], GREEDY)):
+        with pytest.raises(ValueError, match=r"^The model has no chat template: give generate\(\) a text"):
+            call(messages)
+    own = "{{ messages[0].content }}!"
+    assert llm.tokenizer.decode(llm.render(messages, chat_template=own)) == "Hello!"
+
+
 def test_what_is_no_conversation_is_refused_by_the_name_that_was_given(llm: LLM) -> None:
     with pytest.raises(TypeError, match=r"^messages is 'hi': a conversation is a list of messages\.$"):
         llm.render("hi")  # type: ignore[arg-type]
@@ -217,6 +227,7 @@ def test_a_folder_without_a_model_raises(tmp_path: Path) -> None:
         ("kv_memory_bytes", (0, 1e9), "of at least 1"),
         ("threads", (0, 10**4), "from 1 to 1024"),
         ("overlap", (1,), "it must be True, False or None"),
+        ("adapters", ("sql", (("sql",),), (("a", "/x"), ("a", "/y"))), "pairs of a name and a folder"),
         ("draft_model", (None,), "a folder or hub id"),
         ("draft_model", ("/nonexistent",), "EngineConfig.draft_model=/nonexistent cannot be loaded: there is no such"),
         ("draft_model", (str(PAGE),), "cannot be loaded: that is a file"),

@@ -9,7 +9,7 @@ from common.wire import Failed
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import Stage, turn
 from worker.jobs.heartbeat import Heartbeat
-from worker.jobs.ledger import Fenced
+from worker.jobs.ledger import Fenced, bury
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_a_worker_whose_lease_had_run_out_lets_the_others_renew_before_it_takes_
     turn(holder, 2)
     for worker in (holder, other):
         stage.redis.delete(keys.worker_key(worker.ledger.fence))
-    heartbeat = Heartbeat(other.ledger, other.inbox, dict)
+    heartbeat = Heartbeat([other])
     heartbeat.beat()
     assert stage.field(job_id, "state") == "running"
-    Heartbeat(holder.ledger, holder.inbox, dict).beat()
+    Heartbeat([holder]).beat()
     heartbeat._may_reclaim_at = 0.0
     heartbeat.beat()
     assert stage.field(job_id, "fence") == str(holder.ledger.fence)
@@ -72,24 +72,25 @@ def test_a_worker_whose_lease_had_run_out_lets_the_others_renew_before_it_takes_
 
 def test_a_successor_frees_its_predecessors_jobs_without_waiting_for_the_lease(stage: Stage) -> None:
     job_id = stage.submit(1)
-    dead, neighbour, successor = stage.worker(), stage.worker(), stage.worker()
+    dead, neighbour = stage.worker(), stage.worker()
     turn(dead, 3)
     assert dead.publisher.confirm() == {}
     assert neighbour.ledger.claim(0) is None
-    assert successor.ledger.bury(dead.ledger.fence) == 1
+    assert bury(stage.redis, dead.ledger.fence) == 1
     claim = neighbour.ledger.claim(0)
     assert claim is not None and claim.request.id == job_id and claim.num_entries == 3
-    assert successor.ledger.bury(dead.ledger.fence) == 0
+    assert bury(stage.redis, dead.ledger.fence) == 0
 
 
-def test_the_lease_is_renewed_even_if_the_report_fails(stage: Stage) -> None:
+def test_the_lease_is_renewed_even_if_the_report_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = stage.worker()
 
     def fields() -> dict[str, str]:
         raise RedisConnectionError
 
     stage.redis.pexpire(keys.worker_key(worker.ledger.fence), 100)
-    Heartbeat(worker.ledger, worker.inbox, fields).beat()
+    monkeypatch.setattr(worker, "report", fields)
+    Heartbeat([worker]).beat()
     assert stage.redis.pttl(keys.worker_key(worker.ledger.fence)) > 1000
 
 
@@ -98,6 +99,6 @@ def test_a_heartbeat_finds_cancels_whose_message_was_lost(stage: Stage) -> None:
     worker = stage.worker()
     turn(worker, 2)
     stage.store.cancel(job_id, "me")
-    Heartbeat(worker.ledger, worker.inbox, dict).beat()
+    Heartbeat([worker]).beat()
     [(cancelled, reason)] = worker.inbox.take_cancels()
     assert cancelled == job_id and isinstance(reason, Failed) and reason.code == "cancelled"

@@ -11,19 +11,20 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.jobs.generation import rq_job
+from common.flag import Flag
 from common.redis.metrics import read
 from common.redis.submission import Submission
-from common.wire import Delta, Finished, GenerationRequest, SamplingParams
+from common.wire import Delta, Finished, GenerationRequest, SamplingParams, Tier
 from tests.chaos.checker import Report, check_log, check_redis
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
 from tests.worker.conftest import ModelFolder, prompt_of
 from tests.worker.engine.test_sharing import BYTES_PER_BLOCK
 from worker.engine.engine import Engine
-from worker.jobs.heartbeat import Inbox
+from worker.jobs.hang_watch import HangWatch
 from worker.jobs.ledger import Ledger
-from worker.jobs.omni_worker import OmniWorker
 from worker.jobs.publisher import Publisher
+from worker.jobs.served_model import ServedModel
 from worker.models.loader import EngineConfig, load
 
 
@@ -32,7 +33,7 @@ def stage(redis: "Redis") -> Stage:
     return Stage(redis)
 
 
-def held(worker: OmniWorker) -> int:
+def held(worker: ServedModel) -> int:
     return len(worker.engine.running)  # type: ignore[attr-defined]
 
 
@@ -146,7 +147,7 @@ def test_a_lost_reply_leaves_no_job_without_a_worker(stage: Stage, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(worker.ledger._scripts, "run", lose)
-        worker.inbox.wake.set()
+        worker.inbox.wake()
         with pytest.raises(RedisConnectionError):
             worker.admit()
             worker.make_room()
@@ -204,19 +205,18 @@ class RealEngine:
         ledger.publish_card(self.engine.card)
         publisher = Publisher(stage.redis, ledger.register())
         ledger.renew({})
-        self.worker = OmniWorker(
-            ledger, self.engine, self.engine.card, publisher, Inbox(), os.open(os.devnull, os.O_WRONLY)
-        )
+        self.worker = ServedModel(ledger, self.engine, publisher, Flag(), HangWatch(os.open(os.devnull, os.O_WRONLY)))
 
-    def submit(self, number: int, owner: str, **sampling: Any) -> str:
+    def submit(self, number: int, owner: str, tier: Tier = "default", **sampling: Any) -> str:
         request = GenerationRequest(
             f"{owner}-{number}-{time.monotonic_ns()}",
             QUEUE,
             tuple(prompt_of(21, number)),
             SamplingParams(seed=number, **sampling),
+            is_flex=tier == "flex",
         )
         form = {"kind": "chat", "id": request.id, "model": QUEUE, "created": 0}
-        submission = Submission(request, QUEUE, owner, self.engine.card.revision, form, background=True)
+        submission = Submission(request, QUEUE, owner, self.engine.card.revision, form, background=True, tier=tier)
         return self.stage.store.submit(submission, rq_job(self.stage.redis, request.id, QUEUE)).job_id
 
     def heard(self, job_id: str) -> tuple[list[tuple[int, ...]], str, Finished]:

@@ -12,11 +12,14 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from common.errors import InvalidRequest
+from common.process.child import Watch
 from common.wire import Failed
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import QUEUE, Stage, finish, turn
+from worker.jobs.hang_watch import HangWatch
 from worker.jobs.heartbeat import Heartbeat
-from worker.jobs.omni_worker import patiently
+from worker.jobs.served_model import patiently
 
 
 @pytest.fixture
@@ -43,9 +46,9 @@ def test_a_job_for_other_weights_fails_with_a_clear_code(stage: Stage) -> None:
 def test_a_loading_redis_ends_no_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = stage.submit(1)
     worker = stage.worker()
-    monkeypatch.setattr("worker.jobs.omni_worker.RETRY_S", 0.0)
+    monkeypatch.setattr("worker.jobs.served_model.RETRY_S", 0.0)
 
-    def loading(_: int) -> None:
+    def loading(*_: object) -> None:
         raise BusyLoadingError("Redis is loading the dataset in memory")
 
     with monkeypatch.context() as patch:
@@ -72,6 +75,22 @@ def test_two_reasons_to_cancel_are_one_end(stage: Stage) -> None:
     assert [isinstance(row.event, Failed) for row in rows].count(True) == 1
 
 
+def test_a_request_that_is_refused_leaves_no_step_open_for_which_the_worker_would_be_killed() -> None:
+    watch = Watch(step_timeout_s=0.0)
+
+    def refuse() -> None:
+        raise InvalidRequest("too long")
+
+    with pytest.raises(InvalidRequest):
+        HangWatch(watch.write_fd).run(refuse, 7)
+    assert watch.read() and not watch.is_stuck
+    with pytest.raises(ZeroDivisionError):
+        HangWatch(watch.write_fd).run(lambda: 1 // 0, 7)
+    watch.forget_child()
+    assert watch.died_in == "step 7"
+    watch.close()
+
+
 def test_many_jobs_run_in_one_worker_and_end_right(stage: Stage) -> None:
     ids = [stage.submit(seed, 5 + seed) for seed in range(20)]
     finish(stage, stage.worker(), *ids)
@@ -91,7 +110,8 @@ def test_a_worker_that_leaves_during_a_beat_is_not_taken_for_replaced(
         may_go_on.wait(20)
         return {}
 
-    heartbeat = Heartbeat(worker.ledger, worker.inbox, report)
+    monkeypatch.setattr(worker, "report", report)
+    heartbeat = Heartbeat([worker])
     heartbeat.start()
     assert has_begun.wait(20)
     heartbeat.stop()

@@ -36,6 +36,15 @@ def test_one_call_carries_a_step(stage: Stage, valkey_url: str) -> None:
     assert [entry.seq for entry in stage.entries(job_id)] == [1, 2]
 
 
+def test_the_log_says_when_it_ended(stage: Stage, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id, publisher = opened(stage, valkey_url)
+    monkeypatch.setattr("worker.jobs.publisher.time.time", lambda: 1764230000.9)
+    publisher.send([(job_id, Finished(3, 2))])
+    publisher._drop_connection()  # the same time when it is sent again
+    assert publisher.confirm() == {}
+    assert [entry.event for entry in stage.entries(job_id)] == [Finished(3, 2, ended=1764230000)]
+
+
 def test_it_waits_for_redis_and_sends_again(stage: Stage, valkey_url: str) -> None:
     job_id, publisher = opened(stage, valkey_url)
     publisher.send([(job_id, DELTA)])

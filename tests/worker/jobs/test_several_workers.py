@@ -8,7 +8,7 @@ from redis import Redis
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.scenarios import Stage, finish, turn
 from worker.jobs.ledger import Claim
-from worker.jobs.omni_worker import OmniWorker
+from worker.jobs.served_model import ServedModel
 
 
 @pytest.fixture
@@ -16,12 +16,12 @@ def stage(redis: "Redis") -> Stage:
     return Stage(redis)
 
 
-def narrow(worker: OmniWorker, num_seqs: int, claimed: list[tuple[str, str]]) -> OmniWorker:
+def narrow(worker: ServedModel, num_seqs: int, claimed: list[tuple[str, str]]) -> ServedModel:
     """A worker with this many places, which notes each claim as (worker, job)."""
     claim: Callable[[int], Claim | None] = worker.ledger.claim
 
-    def noted(num_suspects: int) -> Claim | None:
-        found = claim(num_suspects)
+    def noted(num_suspects: int, *expected: str) -> Claim | None:
+        found = claim(num_suspects, *expected)
         if found is not None:
             claimed.append((worker.ledger.worker_name, found.request.id))
         return found

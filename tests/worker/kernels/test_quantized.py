@@ -16,9 +16,9 @@ from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.gpu_stand_ins import recorded
 from worker.kernels.elementwise import FP8, to_fp8
 from worker.kernels.fused import fused_linear
+from worker.kernels.packed.encodings import fp8_weights
 from worker.kernels.quantized import QUANTIZATIONS, Fp8, Int4, Int8, Quantization, quantization_named
-from worker.kernels.quantized_linears import Fp8Linear, Int4Linear, Int8Linear
-from worker.kernels.weights import fp8_weights
+from worker.kernels.quantized_linears import Fp8Linear
 from worker.runners.decoder import DecoderRunner
 
 
@@ -29,7 +29,7 @@ def fp8_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Fp8Linear:
 Kind = Callable[[torch.Tensor, torch.Tensor | None], Callable[[torch.Tensor], torch.Tensor]]
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [(Int8Linear, 0.02), (Int4Linear, 0.15), (fp8_linear, 0.05)])
+@pytest.mark.parametrize(("kind", "tolerance"), [(Int8().linear, 0.02), (Int4().linear, 0.15), (fp8_linear, 0.05)])
 @pytest.mark.parametrize("num_rows", [1, 7, 64])
 def test_the_product_is_close_to_the_exact_one(kind: Kind, tolerance: float, num_rows: int) -> None:
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def test_the_product_is_close_to_the_exact_one(kind: Kind, tolerance: float, num
     assert deviation < tolerance
 
 
-@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear, fp8_linear])
+@pytest.mark.parametrize("kind", [Int8().linear, Int4().linear, fp8_linear])
 def test_few_rows_and_many_rows_agree(kind: Kind) -> None:
     torch.manual_seed(0)
     linear = kind(torch.randn(96, 64).bfloat16(), None)
@@ -68,11 +68,14 @@ def test_an_unknown_quantization_is_refused() -> None:
         quantization_named("int3")
 
 
-def test_int4_falls_back_to_int8_for_odd_widths_and_for_the_head() -> None:
-    fitting, odd = (nn.Linear(64, width, dtype=torch.bfloat16).requires_grad_(False) for width in (96, 50))
-    assert isinstance(fused_linear([fitting], Int4()), Int4Linear) and fitting.weight is None
-    assert isinstance(fused_linear([odd], Int4()), Int8Linear)
+def test_the_head_keeps_8_bits() -> None:
     assert Int4().for_head() == Int8() and Fp8().for_head() == Fp8()
+
+
+def test_quantized_weights_replace_those_of_the_module() -> None:
+    module = nn.Linear(70, 50, dtype=torch.bfloat16).requires_grad_(False)
+    fused_linear([module], Int4())
+    assert module.weight is None
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 64])
@@ -123,7 +126,7 @@ def test_an_fp8_product_can_be_recorded_and_replayed() -> None:
 def test_fp8_frees_the_weights_that_it_rounded_and_leaves_odd_widths_alone() -> None:
     fitting, odd = (nn.Linear(64, width, dtype=torch.bfloat16).requires_grad_(False) for width in (48, 50))
     assert isinstance(fused_linear([fitting, fitting], Fp8()), Fp8Linear) and fitting.weight is None
-    assert not isinstance(fused_linear([odd], Fp8()), Fp8Linear | Int8Linear) and odd.weight is not None
+    assert not isinstance(fused_linear([odd], Fp8()), Fp8Linear) and odd.weight is not None
 
 
 @pytest.mark.parametrize(

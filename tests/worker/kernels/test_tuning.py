@@ -15,6 +15,8 @@ from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker.configuration import engine_config
 from worker.kernels import tuning
 from worker.kernels.gpu.products import ProductConfig, configs_for
+from worker.kernels.packed.encodings import WEIGHTS, fp8_weights
+from worker.kernels.packed.linear import packed_linear
 from worker.kernels.product_table import ProductTable
 from worker.kernels.quantized import Fp8, Int4, Int8, Quantization
 from worker.kernels.quantized_linears import FewOrManyRows, Fp8Linear
@@ -27,7 +29,6 @@ from worker.kernels.tuning import (
     measured_products,
     tune,
 )
-from worker.kernels.weights import WEIGHTS, fp8_weights
 from worker.runners.decoder import DecoderRunner
 from worker.runners.probe import probe_logits
 
@@ -67,6 +68,7 @@ def few_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tuning, "configs_for", lambda *words: iter(two(*words)))
     monkeypatch.setattr(tuning, "MANY_ROWS", (32,))
+    monkeypatch.setattr(tuning, "DENSE_ROWS", ())
 
 
 def test_a_kernel_is_taken_only_where_it_is_faster_by_more_than_noise() -> None:
@@ -151,7 +153,9 @@ def test_a_kernel_that_computes_something_else_or_fails_is_never_taken(
 ) -> None:
     chosen, product = linear(), tuning.product
 
-    def wrong(inputs: torch.Tensor, weights: object, bias: object, config: ProductConfig) -> torch.Tensor:
+    def wrong(
+        inputs: torch.Tensor, weights: object, bias: object, config: ProductConfig, *, starts_early: bool
+    ) -> torch.Tensor:
         if config.block_n == 16:
             raise RuntimeError("out of resources")
         return product(inputs, weights, bias, config).mul_(1.1)  # type: ignore[arg-type]
@@ -213,7 +217,7 @@ def test_the_configurations_for_a_gpu_differ_and_the_first_one_fits_small_ones()
         weights = linear(kind, 64, 256).weights
         for num_rows in FEW_ROWS + MANY_ROWS:
             configs = list(configs_for(weights, num_rows, 132))
-            assert len(set(configs)) == len(configs) and bool(configs) == (kind != "dense" or num_rows <= 16)
+            assert len(set(configs)) == len(configs) and bool(configs) == (kind != "dense" or num_rows <= 32)
 
 
 @pytest.fixture
@@ -221,6 +225,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU counts as a GPU with Triton, which the interpreter is."""
     monkeypatch.setattr("worker.kernels.linear.has_kernels", lambda device: True)
     monkeypatch.setattr("worker.kernels.quantized.has_kernels", lambda device: True)
+    monkeypatch.setattr("worker.kernels.packed.linear.has_kernels", lambda device: True)
 
 
 @pytest.mark.parametrize("quantization", [Int8(), Int4(), Fp8()])
@@ -261,4 +266,7 @@ def test_the_head_of_an_int4_model_is_int8_and_fp8_multiplies_fp8_numbers_from_1
     inputs = torch.randn(17, 128).bfloat16()
     assert torch.equal(both(inputs), Fp8Linear(fp8_weights(weight), None)(inputs))
     assert tuple(both.few_rows.configs) == FEW_ROWS  # type: ignore[attr-defined]
+    made_for_it = packed_linear(replace(fp8_weights(weight), inputs="fp8"), None)
+    assert torch.equal(made_for_it(inputs), both(inputs)) and isinstance(made_for_it, FewOrManyRows)
+    assert type(packed_linear(fp8_weights(weight), None)) is ProductLinear  # for inputs that are not rounded
     assert both.many_rows.weight.data_ptr() == both.few_rows.weights.codes.data_ptr()  # type: ignore[attr-defined]

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.gguf_files import save_gguf
 from tests.models import save_model
 from tests.service import ROOT
 from tests.worker.fake_hub import COMMIT, FakeHub
 from tests.worker.models.damaged import failure, loaded
+from tests.worker.models.formats.packers import gptq
+from tests.worker.models.formats.twins import WIDE, save_twins
 from worker.models.card import revision_of
 
 REPO = "omni/small"
@@ -46,6 +49,26 @@ def test_the_revision_of_a_folder_changes_with_its_files(tmp_path: Path) -> None
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     assert len({first, second, third, fourth, revision_of(str(tmp_path))}) == 5
+
+
+def told(path: Path) -> tuple[str, str, int]:
+    card = loaded(path).card
+    return card.file_format, card.packing, card.file_bytes
+
+
+def test_the_card_tells_the_form_of_the_weights_files(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "plain", "llama")
+    assert told(folder) == ("safetensors", "F32", (folder / "model.safetensors").stat().st_size)
+    packing = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+    packed, _ = save_twins(tmp_path, "llama", gptq, packing)
+    assert told(packed) == ("safetensors", "GPTQ", (packed / "model.safetensors").stat().st_size)
+
+
+@pytest.mark.parametrize(("number", "name"), [(3, "Q4_1"), (15, "Q4_K_M"), (1024, "Q4_1")])
+def test_the_card_of_a_gguf_file_tells_its_type_as_llama_cpp_does(number: int, name: str, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", "llama", **WIDE)
+    path = save_gguf(tmp_path / "tiny.gguf", folder, "llama", "Q4_1", general__file_type=number)
+    assert told(path) == ("gguf", name, path.stat().st_size)
 
 
 DEFAULT, WITH_TOOLS, RAG = "{{ messages }}", "{{ tools }}", "{{ documents }}"

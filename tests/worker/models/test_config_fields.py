@@ -5,7 +5,7 @@ from transformers import Gemma4TextConfig, LlamaConfig, MambaConfig, MptConfig
 
 from tests.worker.conftest import Bench, ModelFolder
 from worker.models.card import describe
-from worker.models.config_fields import USUAL_LENGTH, largest, longest_sequence
+from worker.models.config_fields import USUAL_LENGTH, is_encoder, largest, longest_sequence
 from worker.runners.base import ModelRunner
 
 
@@ -46,3 +46,11 @@ def test_a_setting_may_shorten_the_longest_sequence_or_supply_a_missing_one(
 
 def test_a_model_whose_norms_have_no_weights_runs_on_the_ragged_engine(model_folder: ModelFolder) -> None:
     assert type(Bench(model_folder("olmo")).engine.runner) is ModelRunner
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [("BertModel", True), ("BertForMaskedLM", True), ("LlamaForCausalLM", False), ("GPT2LMHeadModel", False)],
+)
+def test_an_encoder_is_told_by_its_architecture(architecture: str, expected: bool) -> None:
+    assert is_encoder(LlamaConfig(architectures=[architecture])) == expected

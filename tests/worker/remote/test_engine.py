@@ -152,6 +152,14 @@ def test_a_cancelled_request_gets_no_more_events(remote: Remote, server: FakeVll
     assert not remote.engine.has_work and remote.engine.has_room(1, 8)
 
 
+def test_a_flex_request_has_room_only_while_no_other_runs(remote: Remote) -> None:
+    assert remote.engine.has_room(1, 1, is_flex=True) and not remote.engine.paces_flex
+    remote.add(max_tokens=4, ignore_eos=True)
+    assert not remote.engine.has_room(1, 1, is_flex=True) and remote.engine.has_room(1, 1)
+    remote.finish()
+    assert remote.engine.has_ample_room(is_flex=True)
+
+
 @pytest.mark.parametrize("penalties", [{}, {"frequency_penalty": 1.5}, {"presence_penalty": 1.5}])
 def test_an_answer_is_the_same_when_the_server_dies_in_the_middle(
     remote: Remote, server: FakeVllm, penalties: dict[str, float]

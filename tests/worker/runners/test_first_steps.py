@@ -31,7 +31,7 @@ recordings = pytest.importorskip("worker.runners.recorded.recordings")
 first_steps = pytest.importorskip("worker.runners.recorded.first_steps")
 buffers = pytest.importorskip("worker.runners.recorded.buffers")
 tuning = pytest.importorskip("worker.kernels.tuning")
-weights = pytest.importorskip("worker.kernels.weights")
+weights = pytest.importorskip("worker.kernels.packed.encodings")
 
 H100 = 132  # multiprocessors
 PAGE = 64

@@ -79,6 +79,24 @@ def test_the_short_probe_of_a_cpu_detects_a_kernel_that_is_wrong_for_the_second_
         probed(model_folder(), attend, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "number", "said"),
+    [
+        (torch.float32, torch.nan, "its logits are NaN: its weights are damaged. Copy"),
+        (torch.bfloat16, torch.nan, "its logits are NaN: its weights are damaged, or too large for bfloat16. Copy"),
+        (torch.float32, torch.inf, "its logits are infinite: "),
+    ],
+)
+def test_a_model_whose_logits_are_not_finite_says_so(dtype: torch.dtype, number: float, said: str) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=64, **sizes), dtype=dtype).eval()
+    with torch.no_grad():
+        model.lm_head.weight[:] = 0 if number != number else 1e38
+        model.model.norm.weight[3] = number if number != number else 1e38
+    with pytest.raises(ValueError, match=said):
+        stock_logits(model)
+
+
 def test_a_model_that_enlarges_roundings_is_compared_by_its_own_roundings() -> None:
     """32 layers of weights of one size: right ways to run it in bf16 may differ by more than those of other models."""
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpretedFunction
 
+from tests.adapters import merge, new_adapter
 from tests.vision_models import save_vision_model
 from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
@@ -32,6 +33,7 @@ from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.image_prompts import ImagePromptRunner
 from worker.runners.native_decoder import NativeDecoderRunner
+from worker.runners.parts.adapters import RunnerAdapters
 from worker.runners.probe import probe_sequence, use_paged_attention
 from worker.runners.recorded import buffers as buffers_module
 from worker.runners.recorded import recordings as recordings_module
@@ -125,6 +127,41 @@ def test_decode_and_mixed_steps_give_the_tokens_of_generate(
     assert {"d1", "d2", "d4", "m64"} == set(seen)
     for num_tokens in LENGTHS:
         assert bench.token_ids(f"r{num_tokens}") == bench.generate(prompt_of(num_tokens))
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("kind", [DecoderRunner, ModelRunner])
+@pytest.mark.parametrize("overlap", [False, True], ids=["in-turn", "overlapped"])
+def test_steps_with_adapters_are_recorded_once_they_are_needed(
+    overlap: bool,
+    kind: type[ModelRunner],
+    model_folder: ModelFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Beside the base's own recordings; other adapters use them too, until one needs more room."""
+    monkeypatch.setattr(RunnerAdapters, "on_gpu", True)
+    folder = model_folder("llama" if kind is DecoderRunner else "gpt_neox")
+    ranks = {"one": 3, "two": 5, "three": 30}
+    adapters = {name: new_adapter(folder, tmp_path / name, rank) for name, rank in ranks.items()}
+    bench = Bench(folder, replace(SMALL, overlap=overlap))
+    runner = as_on_a_gpu(bench, kind=kind)
+    bench.engine.adapters.attach(runner)
+    recordings = runner.recordings
+    assert isinstance(recordings, Recordings)
+    seen = shapes_used(runner, monkeypatch)
+    for names in (["", "one", "two"], ["three", "one", ""]):
+        for name in set(names) - {"", *bench.engine.adapters.revisions}:
+            bench.engine.adapters.load(name, str(adapters[name]))
+        for name in names:
+            request = bench.request(f"{name} of {names}", prompt_of(20), max_tokens=8)
+            bench.engine.add(replace(request, adapter=name))
+            bench.step(2)
+        bench.finish()
+        assert "-" not in seen and all(recordings.with_adapters.values())
+        for name in names:
+            bench.folder = merge(folder, adapters[name], tmp_path / f"merged {name} {names}") if name else folder
+            assert bench.token_ids(f"{name} of {names}") == bench.generate(prompt_of(20), 8), name
 
 
 @pytest.mark.usefixtures("fast")

@@ -142,7 +142,7 @@ STEP = {  # of a step with one layer, besides those of the layer
 def test_a_decode_step_launches_nine_kernels_a_layer_and_one_more_where_keys_are_split(
     context: int, is_split: bool, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.kernels.fused.can_pack", lambda dtype: False)  # products by torch, as on a GPU
+    monkeypatch.setattr("worker.kernels.packed.dense.can_pack", lambda dtype: False)  # products by torch, as on a GPU
     counts = []
     for num_layers in (1, 2):
         runner, _, _ = tried(model_folder(num_hidden_layers=num_layers), blocks=40)

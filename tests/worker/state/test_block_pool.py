@@ -58,3 +58,41 @@ def test_after_any_allocations_every_block_is_free_or_used_once(actions: list[tu
             pool.free(held.pop(0))
     used = [block_id for block_ids in held for block_id in block_ids]
     assert len(set(used)) == len(used) == pool.num_blocks - pool.num_free
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "free", "resize"]), st.integers(1, 12)), max_size=40))
+def test_through_any_resizes_blocks_keep_their_content_their_users_and_their_hashes(
+    actions: list[tuple[str, int]],
+) -> None:
+    pool = BlockPool(8)
+    content: dict[int, bytes] = {}  # by block id
+    held: list[tuple[list[int], list[bytes]]] = []
+    known: dict[bytes, bytes] = {}
+
+    def copy(moves: dict[int, int]) -> None:
+        assert not moves.keys() & moves.values()
+        for old, new in moves.items():
+            content[new] = content[old]
+
+    for number, (action, num) in enumerate(actions):
+        if action == "take" and num <= pool.num_free:
+            block_ids = pool.allocate(num)
+            contents = [b"%d %d" % (number, at) for at in range(num)]
+            for block_id, text in zip(block_ids, contents, strict=True):
+                content[block_id] = known[text] = text
+                pool.cache(block_id, text)
+            held.append((block_ids, contents))
+        elif action == "free" and held:
+            pool.free(held.pop(0)[0])
+        elif action == "resize" and num >= pool.num_used:
+            cached = sum(bool(pool.find([text])) for text in known)
+            moves = pool.resize(num, copy)
+            held = [([moves.get(block_id, block_id) for block_id in ids], texts) for ids, texts in held]
+            assert sum(bool(pool.find([text])) for text in known) == min(cached, num)
+        for block_ids, contents in held:
+            assert [content[block_id] for block_id in block_ids] == contents
+            assert all(block_id < pool.num_blocks for block_id in block_ids)
+        for text in known:
+            assert all(content[block_id] == text for block_id in pool.find([text]))
+        used = [block_id for block_ids, _ in held for block_id in block_ids]
+        assert len(set(used)) == len(used) == pool.num_used and pool.num_used + pool.num_free == pool.num_blocks

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from worker.kernels.gpu.runtime import begin, overlap
+
 ACTIVATIONS = MappingProxyType({"silu": 0, "gelu": 1, "gelu_tanh": 2})  # numbers of the kernel
 BLOCK = 1024  # columns of a program: 16 bytes of each half a thread
 
@@ -16,14 +18,16 @@ def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     out = torch.empty(num_rows, width, dtype=gate_up.dtype, device=gate_up.device)
     if num_rows:
         gated_kernel[(num_rows, triton.cdiv(width, BLOCK))](
-            gate_up, out, width, gate_up.stride(0), ACTIVATION=ACTIVATIONS[activation], BLOCK=BLOCK, num_warps=4
-        )
+            gate_up, out, width, gate_up.stride(0), ACTIVATION=ACTIVATIONS[activation], BLOCK=BLOCK, num_warps=4,
+            **overlap(gate_up.device),
+        )  # fmt: skip
     return out
 
 
 @triton.jit
-def gated_kernel(gate_up, out, width, stride, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+def gated_kernel(gate_up, out, width, stride, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr):
     """Program (row, block of columns)."""
+    begin(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_inside = columns < width

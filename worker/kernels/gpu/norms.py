@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.kernels.gpu.runtime import warps_for
+from worker.kernels.gpu.runtime import begin, overlap, warps_for
 
 
 def rms_norm(inputs: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -49,33 +49,38 @@ def _launch(
     norm_kernel[(num_rows,)](
         hidden, change, change_weight, weight, added, normed, width, hidden.stride(0),
         0 if change is None else change.stride(0), eps, change_eps,
-        BLOCK=block, num_warps=warps_for(block),
+        BLOCK=block, num_warps=warps_for(block), **overlap(hidden.device),
     )  # fmt: skip
 
 
 @triton.jit
 def norm_kernel(
     hidden, change, change_weight, weight, added, normed, width, hidden_stride, change_stride, eps, change_eps,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """One program a row. `change`, `change_weight` and `added` may be None; outputs are contiguous."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     is_inside = columns < width
+    if change_weight is None:  # else there are no registers for them yet
+        weights = tl.load(weight + columns, mask=is_inside, other=0.0)  # which no kernel writes
+    begin(OVERLAPS)
     stored = tl.load(hidden + row * hidden_stride + columns, mask=is_inside, other=0.0)
     if change is not None:
         own = tl.load(change + row * change_stride + columns, mask=is_inside, other=0.0)
         if change_weight is not None:
-            own = normed_row(own, change_weight, columns, is_inside, width, change_eps).to(own.dtype)
+            change_weights = tl.load(change_weight + columns, mask=is_inside, other=0.0)
+            own = normed_row(own, change_weights, width, change_eps).to(own.dtype)
+            weights = tl.load(weight + columns, mask=is_inside, other=0.0)
         stored = (stored.to(tl.float32) + own.to(tl.float32)).to(stored.dtype)
         tl.store(added + row * width + columns, stored, mask=is_inside)
-    result = normed_row(stored, weight, columns, is_inside, width, eps)
+    result = normed_row(stored, weights, width, eps)
     tl.store(normed + row * width + columns, result.to(stored.dtype), mask=is_inside)
 
 
 @triton.jit
-def normed_row(numbers, weight, columns, is_inside, width, eps):
+def normed_row(numbers, weights, width, eps):
     """float32; the numbers outside the row are 0."""
     numbers = numbers.to(tl.float32)
     scale = tl.rsqrt(tl.sum(numbers * numbers, axis=0) / width + eps)
-    return numbers * scale * tl.load(weight + columns, mask=is_inside, other=0.0).to(tl.float32)
+    return numbers * scale * weights.to(tl.float32)

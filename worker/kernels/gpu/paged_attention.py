@@ -10,26 +10,20 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.kernels.gpu.attention_loop import (
-    load_dims,
-    pages_of,
-    place_of,
-    places_in_pages,
-    share_of,
-    squeezed,
-    with_keys,
-)
-from worker.kernels.gpu.runtime import dot, is_interpreted
+from worker.kernels.gpu.attention_loop import attend_keys, place_of, share_of
+from worker.kernels.gpu.runtime import begin, is_interpreted, overlap
 from worker.kernels.gpu.split_keys import combine_kernel, combine_shape
 
+FP8 = torch.float8_e4m3fn
 LOG2_E = 1.4426950408889634  # exponentials are computed as powers of two
 MIN_ROWS = 16  # of a matrix product
 WIDE_ROWS = 128  # queries times heads in a tile of a prompt chunk, which two groups of four warps multiply
 FEW_ROWS = 64  # in tiles of chunks that need no more
 FLOAT32_ROWS = 32
+FEW_PROGRAMS = 256  # of the combination: more would crowd beside attention, which is still running
 
 # of arguments that change from step to step, a value of 1 or an address makes no other kernel
-VARYING = ("num_places", "window", "table_row")
+VARYING = ("num_places", "window", "usual_splits", "table_row")
 TABLES = ("block_table", "num_keys", "query_starts", "tile_rows", "tile_starts")
 
 
@@ -59,11 +53,11 @@ class Tiles:
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=TABLES)
 def attention_kernel(
     query, out, log_sums, keys, values, key_scales, value_scales, sinks,
-    block_table, num_keys, query_starts, tile_rows, tile_starts, scale, softcap, window, num_places,
+    block_table, num_keys, query_starts, tile_rows, tile_starts, scale, softcap, window, num_places, usual_splits,
     query_token, query_head, table_row, key_head, key_block, key_token, value_head, value_block, value_token,
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, SHARED: tl.constexpr, TILE_QUERIES: tl.constexpr,
     PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_V: tl.constexpr, IN_FLOAT32: tl.constexpr,
+    BLOCK_V: tl.constexpr, IN_FLOAT32: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """`out`: [T, heads, dim]; with `log_sums` [splits, places, heads] parts in float32, [splits, places, heads, dim].
 
@@ -71,9 +65,10 @@ def attention_kernel(
 
     Keys are multiplied in two blocks of dimensions, BLOCK_D and BLOCK_R, powers of two; BLOCK_R 0: in one.
     """
+    begin(OVERLAPS)
     head, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     row, first, count, position = place_of(tile, tile_rows, tile_starts, query_starts, num_keys, TILE_QUERIES)
-    low, high = share_of(split, tl.num_programs(2), position, count, window, BLOCK_N)
+    low, high = share_of(split, tl.num_programs(2), usual_splits, position, count, window, BLOCK_N)
     if (count <= 0) | (low >= high):
         return
     m = tl.arange(0, BLOCK_M)
@@ -90,7 +85,7 @@ def attention_kernel(
     highest, total, sums = attend_keys(
         query + (first + within).to(tl.int64)[:, None] * query_token + own_head[:, None] * query_head,
         keys + head.to(tl.int64) * key_head, values + head.to(tl.int64) * value_head,
-        block_table + row.to(tl.int64) * table_row, low, high, position + within, highest, total,
+        block_table + row.to(tl.int64) * table_row, low, high, position, within, highest, total,
         scale, softcap, window, key_block, key_token, value_block, value_token,
         KEY_DIM, VALUE_DIM, PAGE, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_R, BLOCK_V, IN_FLOAT32,
     )  # fmt: skip
@@ -110,50 +105,6 @@ def attention_kernel(
     tl.store(out + at[:, None] * VALUE_DIM + v[None, :], sums.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
-def attend_keys(
-    query, keys, values, table, low, high, position, highest, total,
-    scale, softcap, window, key_block, key_token, value_block, value_token,
-    KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_V: tl.constexpr, IN_FLOAT32: tl.constexpr,
-):  # fmt: skip
-    """(maximum, sum, weighted values) of the rows at `query` [BLOCK_M, 1] over the keys [low, high).
-
-    Hidden keys get the score -inf, and values from `high` on read as 0: what a block holds there has no effect.
-    """
-    is_8_bit: tl.constexpr = values.dtype.element_ty.primitive_bitwidth == 8
-    compute: tl.constexpr = tl.float16 if is_8_bit else values.dtype.element_ty  # every e4m3 number is one of fp16
-    d, n, v = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_V)
-    left = load_dims(query + d[None, :], d[None, :], KEY_DIM, BLOCK_D <= KEY_DIM).to(compute)
-    if BLOCK_R > 0:
-        r = BLOCK_D + tl.arange(0, BLOCK_R)
-        right = load_dims(query + r[None, :], r[None, :], KEY_DIM, BLOCK_D + BLOCK_R == KEY_DIM).to(compute)
-    sums = tl.full([BLOCK_M, BLOCK_V], 0.0, tl.float32)
-    next_page = pages_of(table, low, high, PAGE, BLOCK_N)
-    for key in tl.range(low, high, BLOCK_N):
-        page, token = next_page.to(tl.int64), places_in_pages(key, PAGE, BLOCK_N)
-        next_page = pages_of(table, key + BLOCK_N, high, PAGE, BLOCK_N)  # early, so that loads of keys do not wait
-        own_keys = (keys + page * key_block + token * key_token)[None, :]
-        own_values = (values + page * value_block + token * value_token)[:, None]
-        key_d = load_dims(own_keys + d[:, None], d[:, None], KEY_DIM, BLOCK_D <= KEY_DIM).to(compute)
-        scores = dot(left, key_d, tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32), IN_FLOAT32)
-        if BLOCK_R > 0:
-            key_r = load_dims(own_keys + r[:, None], r[:, None], KEY_DIM, BLOCK_D + BLOCK_R == KEY_DIM).to(compute)
-            scores = dot(right, key_r, scores, IN_FLOAT32)
-        scores *= scale
-        if softcap is not None:
-            scores = squeezed(scores, softcap)
-        is_seen = (key + n)[None, :] <= position[:, None]
-        if window is not None:
-            is_seen = is_seen & ((key + n)[None, :] > position[:, None] - window)
-        scores = tl.where(is_seen, scores, float("-inf"))
-        mask = ((key + n)[:, None] < high) & (v[None, :] < VALUE_DIM)
-        value = tl.load(own_values + v[None, :], mask=mask, other=0.0).to(compute)
-        highest, total, sums = with_keys(highest, total, sums, scores, value, IN_FLOAT32)
-    return highest, total, sums
-
-
 def attend(
     query: torch.Tensor,
     pages: Pages,
@@ -165,11 +116,14 @@ def attend(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     num_splits: int = 1,
+    usual_splits: int | None = None,
 ) -> None:
     """Attend with the tiles' queries; `query` [T, heads, key_dim] has any strides but the last, `out` is contiguous.
 
     A query attends to the keys up to its own position, and with `window` to so many of them at most. `sinks` [heads].
+    `num_splits` programs share the keys of a tile; `usual_splits` do if only a long sequence needs more.
     """
+    usual_splits = usual_splits or num_splits
     _, num_heads, key_dim = query.shape
     kv_heads, _, page, value_dim = pages.values.shape
     if tiles.count == 0:
@@ -180,18 +134,20 @@ def attend(
         shape_of_parts = num_splits, num_places, num_heads
         parts = torch.empty(*shape_of_parts, value_dim, dtype=torch.float32, device=out.device)
         log_sums = torch.empty(shape_of_parts, dtype=torch.float32, device=out.device)
+    values = pages.values.view(torch.int16) if pages.values.dtype == FP8 else pages.values
     of_tiles = (pages.num_keys, tiles.query_starts, tiles.rows, tiles.starts)
     attention_kernel[(kv_heads, tiles.count, num_splits)](
-        query, parts, log_sums, pages.keys, pages.values, pages.key_scales, pages.value_scales, sinks,
+        query, parts, log_sums, pages.keys, values, pages.key_scales, pages.value_scales, sinks,
         pages.block_table, *of_tiles, scale * LOG2_E, softcap and softcap * LOG2_E, window, num_places,
-        *query.stride()[:2], pages.block_table.stride(0), *pages.keys.stride()[:3], *pages.values.stride()[:3],
+        usual_splits, *query.stride()[:2], pages.block_table.stride(0), *pages.keys.stride()[:3], *values.stride()[:3],
         KEY_DIM=key_dim, VALUE_DIM=value_dim, SHARED=num_heads // kv_heads, TILE_QUERIES=tiles.num_queries, PAGE=page,
-        **shape,
+        **shape, **overlap(out.device, starts_early=False),
     )  # fmt: skip
     if log_sums is not None:
         combine_kernel[(num_heads, num_places)](
-            parts, log_sums, out, *of_tiles, window, num_splits, VALUE_DIM=value_dim,
+            parts, log_sums, out, *of_tiles, window, num_splits, usual_splits, VALUE_DIM=value_dim,
             TILE_QUERIES=tiles.num_queries, BLOCK_N=shape["BLOCK_N"], **combine_shape(num_splits, value_dim),
+            **overlap(out.device, starts_early=num_heads * num_places <= FEW_PROGRAMS),
         )  # fmt: skip
 
 
@@ -224,7 +180,10 @@ def launch_shape(
         block_n = 64 if widest <= 192 else 32
     else:
         block_n = 64 if widest <= 128 else 32 if widest <= 256 else 16
-    takes_many_registers = widest > 192 or (dtype.itemsize == 1 and widest > 64)
+    takes_many_registers = widest > 192
+    num_stages = 2 if block_m >= WIDE_ROWS and widest > 128 else 3
+    if dtype.itemsize == 1 and block_m < WIDE_ROWS:
+        num_stages = 4  # as many bytes on their way as with 16 bits
     return {
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
@@ -233,5 +192,5 @@ def launch_shape(
         "BLOCK_V": max(MIN_ROWS, triton.next_power_of_2(value_dim)),
         "IN_FLOAT32": is_interpreted() or dtype == torch.float32,
         "num_warps": 8 if block_m >= WIDE_ROWS or takes_many_registers else 4,
-        "num_stages": 2 if block_m >= WIDE_ROWS and widest > 128 else 3,
+        "num_stages": num_stages,
     }

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from worker.kernels.gpu.runtime import saturated
+from worker.kernels.gpu.runtime import begin, overlap, saturated
 
 HEADS_BLOCK = 8  # heads of a program: 16 bytes a thread for heads of 128 bf16 numbers and 2 warps
 WARP_NUMBERS = 256  # of half of the heads, 8 a thread
@@ -50,7 +50,7 @@ def rotate_and_write(
         qkv, cos, sin, query_norm, key_norm, slots, keys, values, key_scales, value_scales,
         qkv.stride(0), cos.stride(0), sin.stride(0), *keys.stride()[:3], *values.stride()[:3],
         heads, kv_heads, query_groups, kv_groups, eps,
-        **constants_of(dim, cos.shape[1], keys.shape[2]),
+        **constants_of(dim, cos.shape[1], keys.shape[2]), **overlap(qkv.device),
     )  # fmt: skip
 
 
@@ -75,9 +75,10 @@ def rotate_and_write_kernel(
     qkv_stride, cos_stride, sin_stride, key_head, key_block, key_token, value_head, value_block,
     value_token, heads, kv_heads, query_groups, kv_groups, eps,
     BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, REST_BLOCK: tl.constexpr,
-    HEADS_BLOCK: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """Program (token, group of heads): first the queries' groups, then the keys', then the values'."""
+    begin(OVERLAPS)
     token = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     row = qkv + token * qkv_stride

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from worker.kernels.elementwise import FP8, FP8_MAX, SMALLEST_PEAK
-from worker.kernels.gpu.runtime import saturated, warps_for
+from worker.kernels.gpu.runtime import begin, overlap, saturated, warps_for
 
 
 def to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,13 +25,17 @@ def to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             LARGEST=FP8_MAX,
             BLOCK=block,
             num_warps=warps_for(block),
+            **overlap(rows.device),
         )
     return out, scales
 
 
 @triton.jit
-def to_fp8_kernel(rows, out, scales, width, stride, smallest, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+def to_fp8_kernel(
+    rows, out, scales, width, stride, smallest, LARGEST: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr
+):
     """One program a row, which it holds in registers between the maximum and the division."""
+    begin(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     is_inside = columns < width

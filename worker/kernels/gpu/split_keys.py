@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from worker.kernels.gpu.attention_loop import place_of, share_of
+from worker.kernels.gpu.runtime import begin
 
 MAX_SPLITS = 64
 FEW_SPLITS = 8
@@ -14,7 +15,7 @@ WAVES = 2  # programs that are wanted for each multiprocessor
 INTERPRETED_MULTIPROCESSORS = 8
 
 # as in paged_attention.py
-VARYING = ("window", "num_splits")
+VARYING = ("window", "num_splits", "usual_splits")
 TABLES = ("num_keys", "query_starts", "tile_rows", "tile_starts")
 
 
@@ -28,6 +29,14 @@ def choose_splits(
     wanted = WAVES * num_multiprocessors // (num_tiles * kv_heads)
     least = -(-max_keys // MAX_KEYS) if is_uneven else 1
     return max(1, min(max(wanted, least), -(-max_keys // MIN_KEYS), MAX_SPLITS))
+
+
+def splits_to_fill(num_tiles: int, kv_heads: int, num_multiprocessors: int) -> int:
+    """Splits of each sequence that fill the GPU, if all are equally long.
+
+    Where one of each is more than fill it, as many as there are: else the last few programs run by themselves.
+    """
+    return WAVES * num_multiprocessors // (num_tiles * kv_heads) or MAX_SPLITS
 
 
 def num_multiprocessors(device: torch.device) -> int:
@@ -45,14 +54,15 @@ def combine_shape(num_splits: int, value_dim: int) -> dict[str, int]:
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=TABLES)
 def combine_kernel(
-    parts, log_sums, out, num_keys, query_starts, tile_rows, tile_starts, window, num_splits,
+    parts, log_sums, out, num_keys, query_starts, tile_rows, tile_starts, window, num_splits, usual_splits,
     VALUE_DIM: tl.constexpr, TILE_QUERIES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    BLOCK_V: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """One query of one head. `parts` [splits, places, heads, dim], `log_sums` [splits, places, heads].
 
     `out` is [T, heads, dim].
     """
+    begin(OVERLAPS)
     head, num_heads = tl.program_id(0), tl.num_programs(0)
     place, num_places = tl.program_id(1), tl.num_programs(1)
     tile, query = place // TILE_QUERIES, place % TILE_QUERIES
@@ -60,7 +70,7 @@ def combine_kernel(
     if query >= count:
         return
     s, v = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_V)
-    low, high = share_of(s, num_splits, position, count, window, BLOCK_N)
+    low, high = share_of(s, num_splits, usual_splits, position, count, window, BLOCK_N)
     rows = (s.to(tl.int64) * num_places + place) * num_heads + head
     is_used = (s < num_splits) & (low < high)
     sums = tl.load(log_sums + rows, mask=is_used, other=float("-inf"))

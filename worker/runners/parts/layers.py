@@ -14,7 +14,7 @@ from torch import nn
 
 from worker.attention.spec import AttentionSpec
 from worker.kernels.elementwise import ACTIVATIONS
-from worker.kernels.fused import fused_linear
+from worker.kernels.fused import PackedBefore, fused_linear
 from worker.kernels.linear import Linear
 from worker.kernels.quantized import Quantization
 from worker.runners.probe import Unsupported
@@ -70,7 +70,9 @@ class Layer:
         return has_few and self.activation == "silu" and not any(norm.counts_from_one for norm in norms)
 
 
-def layer_of(module: Any, spec: AttentionSpec, kind: str | None, quantization: Quantization | None) -> Layer:
+def layer_of(
+    module: Any, spec: AttentionSpec, kind: str | None, quantization: Quantization | PackedBefore | None
+) -> Layer:
     """Raises Unsupported for a layer with other parts than those computed here."""
     attention, mlp = module.self_attn, module.mlp
     is_gemma, has_head_norms = hasattr(module, "pre_feedforward_layernorm"), hasattr(attention, "q_norm")
@@ -106,6 +108,17 @@ def qkv_names(attention: Any) -> tuple[str, ...]:
 
 def gate_up_names(mlp: Any) -> tuple[str, ...]:
     return FUSED_GATE_UP if hasattr(mlp, FUSED_GATE_UP[0]) else GATE_UP
+
+
+def parts_of(module: Any) -> tuple[tuple[str, Any, tuple[str, ...]], ...]:
+    """The products of a Layer: their names there, and the linear layers in each: their owner and their names."""
+    attention, mlp = module.self_attn, module.mlp
+    return (
+        ("qkv", attention, qkv_names(attention)),
+        ("attention_out", attention, ("o_proj",)),
+        ("gate_up", mlp, gate_up_names(mlp)),
+        ("down", mlp, ("down_proj",)),
+    )
 
 
 def check_parts(module: Any, expected: Set[str]) -> None:

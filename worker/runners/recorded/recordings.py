@@ -8,8 +8,11 @@ Steps that fit no recording run without one.
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -18,7 +21,7 @@ from worker.device import check_device
 from worker.kernels.gpu.paged_attention import tile_queries
 from worker.models.config_fields import largest
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
-from worker.runners.base import ModelRunner, Run
+from worker.runners.base import ModelRunner, Run, StepAdapters, token_runs
 from worker.runners.limits import MAX_DRAFTED
 from worker.runners.probe import Expected, Unsupported, check_equal, max_deviation, probe_logits
 from worker.runners.recorded.buffers import Spare, StepBuffers
@@ -54,6 +57,11 @@ class Recordings:
         self.steps: list[RecordedStep] = []  # smallest first
         self._buffers: StepBuffers | None = None
         self._spare: Spare | None = None
+        self._runner: ModelRunner | None = None
+        self._record: Callable[[StepShape, torch.Tensor | None], RecordedStep] | None = None  # with adapters' slots [T]
+        self.with_adapters: dict[StepShape, RecordedStep | None] = {}
+        self._adapted_layout = 0
+        self._slots = torch.empty(0)  # of the tokens of a step with adapters
         self._logits: torch.Tensor | None = None  # [largest S, vocab], which all recordings write to
 
     def warm_up(
@@ -102,7 +110,11 @@ class Recordings:
         (block,) = cache.pool.allocate(1)
         self._spare = spare = Spare(block, cache.block_size)
         num_blocks = cache.num_blocks_for(max_model_len)
-        self._buffers = StepBuffers(shapes, num_blocks, tile_queries, spare, cache.keys[0].device)
+        device = cache.keys[0].device
+        self._buffers = StepBuffers(shapes, num_blocks, tile_queries, spare, device)
+        self._runner = runner
+        self._record = partial(self._recorded, runner=runner, run=run, buffers=self._buffers, capture=capture)
+        self._slots = torch.zeros(max(shape.num_tokens for shape in shapes), dtype=torch.long, device=device)
         on_progress("recording graphs", RECORDING)
         span = (RECORDING, FIRST_STEP)
         failed: set[str] = set()
@@ -110,7 +122,7 @@ class Recordings:
             if shape.kind in failed:
                 continue
             try:
-                self.steps.insert(0, self._recorded(shape, runner, run, self._buffers, capture))
+                self.steps.insert(0, self._record(shape, None))
             except Exception as error:  # models of any kind wait for the GPU, or there is too little memory
                 failed.add(shape.kind)
                 logger.warning("%s of %d tokens and less are not recorded: %s", shape.kind, shape.num_tokens, error)
@@ -126,9 +138,32 @@ class Recordings:
         step = self.step_for(rows)
         if step is None or self._buffers is None:
             return None
+        if any(row.sequence.adapter for row in rows):
+            step = self._with_adapters(step.shape, rows)
+        if step is None:
+            return None
         self._buffers.fill(step.shape, rows, order, sampled)
         step.replay()
         return step.logits[: sum(row.num_samples for row in rows)], step.kept
+
+    def _with_adapters(self, shape: StepShape, rows: Seq[ScheduledSequence]) -> RecordedStep | None:
+        """The step of this shape with adapters, recorded when it is first needed; None if it cannot be recorded."""
+        adapters = self._runner.adapters if self._runner is not None else None
+        if adapters is None or self._record is None:
+            return None
+        if self._adapted_layout != adapters.num_layouts:
+            self._adapted_layout = adapters.num_layouts
+            self.with_adapters.clear()
+        slots = self._slots[: shape.num_tokens]
+        if shape not in self.with_adapters:
+            slots.zero_()
+            try:
+                self.with_adapters[shape] = self._record(shape, slots)
+            except Exception as error:  # as in record()
+                self.with_adapters[shape] = None
+                logger.warning("%s of %d tokens with adapters are not recorded: %s", shape.kind, len(slots), error)
+        slots.copy_(adapters.numbers_of(token_runs(rows), len(slots)))
+        return self.with_adapters[shape]
 
     def step_for(self, rows: Seq[ScheduledSequence]) -> RecordedStep | None:
         """The smallest recorded step that holds the rows."""
@@ -139,14 +174,22 @@ class Recordings:
 
     @torch.inference_mode()
     def _recorded(
-        self, shape: StepShape, runner: ModelRunner, run: Run, buffers: StepBuffers, capture: Record
+        self,
+        shape: StepShape,
+        slots: torch.Tensor | None,
+        runner: ModelRunner,
+        run: Run,
+        buffers: StepBuffers,
+        capture: Record,
     ) -> RecordedStep:
+        """`slots`: of the adapters of its tokens, which it reads from this tensor; None for a step of the base."""
         inputs, positions, selected, tensors = buffers.views(shape)
         attention = KernelAttention(runner.kv_cache, tensors, shape.num_queries)
         buffers.fill(shape, [], [], None)
 
         def compute() -> None:
-            logits = run(inputs, positions, attention, selected)
+            with adapted_by(runner.adapters, slots):
+                logits = run(inputs, positions, attention, selected)
             if self._logits is None:  # in the first of all runs, which is not recorded yet
                 self._logits = logits.new_empty(buffers.num_logits, logits.shape[1], dtype=torch.float32)
             self._logits[: len(logits)].copy_(logits)
@@ -154,6 +197,13 @@ class Recordings:
         replay = capture(compute)
         assert self._logits is not None
         return RecordedStep(shape, replay, self._logits[: shape.num_logits], runner.kept)
+
+
+def adapted_by(adapters: StepAdapters | None, slots: torch.Tensor | None) -> AbstractContextManager[None]:
+    """Within this, a pass computes its tokens with the adapters in these slots [T]."""
+    if adapters is None or slots is None:
+        return nullcontext()
+    return adapters.current.during(adapters.of_index(slots))
 
 
 def tile_queries_for(runner: ModelRunner) -> int:

@@ -19,6 +19,7 @@ class Case:
     num_keys: tuple[int, ...] = (40, 1, 90)
     tile_queries: int = 0
     num_splits: int = 1
+    usual_splits: int | None = None
     heads: int = 4
     kv_heads: int = 2
     key_dim: int = 16
@@ -83,7 +84,8 @@ class Step:
         output = torch.full((*self.query.shape[:2], self.values.shape[-1]), torch.nan, dtype=case.dtype)
         num_keys = torch.tensor(case.num_keys, dtype=torch.int32)
         pages = Pages(self.keys, self.values, self.key_scales, self.value_scales, self.table, num_keys)
-        options = {"window": case.window, "softcap": case.softcap, "sinks": self.sinks, "num_splits": case.num_splits}
+        options = {"window": case.window, "softcap": case.softcap, "sinks": self.sinks}
+        options |= {"num_splits": case.num_splits, "usual_splits": case.usual_splits}
         attend(self.query, pages, tiles or self.tiles(), output, scale=case.key_dim**-0.5, **(options | changes))
         return output
 

@@ -46,6 +46,18 @@ def test_scores_are_windowed_squeezed_and_share_with_sinks(case: Case, scores: d
     assert_right(replace(case, num_splits=splits, **scores))  # type: ignore[arg-type]
 
 
+def test_a_long_sequence_is_split_more_often_than_short_ones() -> None:
+    assert_right(Case(num_queries=(1, 1, 1), num_keys=(40, 4100, 1), num_splits=3, usual_splits=1))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_splits": 2}, {"softcap": 3.0, "has_sinks": True}, {"is_fp8": True}], ids=str
+)
+def test_wide_tiles_read_the_keys_that_all_rows_see_without_masks(changes: dict[str, object]) -> None:
+    case = Case(num_queries=(70, 3), num_keys=(250, 130), tile_queries=64, page=64, dtype=torch.float16)
+    assert_right(replace(case, **changes))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("window", [63, 64, 65, 89, 90, 91])
 def test_a_window_may_end_anywhere_in_a_block(window: int) -> None:
     assert_right(Case(num_queries=(1,), num_keys=(90,), window=window, num_splits=2))

@@ -1,0 +1,1 @@
+"""/v1/files: uploads in bounded memory, and their content in ranges."""

@@ -1,0 +1,1 @@
+"""Ended answers in the store, where they outlive Redis."""

@@ -1,0 +1,1 @@
+"""Files and batches: requests and answers."""

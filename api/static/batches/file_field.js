@@ -1,0 +1,46 @@
+// The file to upload: chosen, or dropped on its area. Its first line says which endpoint it is for.
+
+import { bytes } from "../board/words.js";
+
+const HEAD = 256 * 1024; // bytes that are read to find the first line
+
+export class FileField {
+  constructor({ field, area, label, onEndpoint }) {
+    Object.assign(this, { field, label, onEndpoint, invitation: label.textContent });
+    field.addEventListener("change", () => this.show());
+    for (const kind of ["dragover", "dragleave", "drop"]) {
+      area.addEventListener(kind, (event) => {
+        event.preventDefault();
+        area.classList.toggle("over", kind === "dragover");
+        if (kind === "drop" && event.dataTransfer.files.length > 0) this.take(event.dataTransfer.files);
+      });
+    }
+  }
+
+  get chosen() {
+    return this.field.files[0];
+  }
+
+  take(files) {
+    this.field.files = files;
+    this.show();
+  }
+
+  clear() {
+    this.field.value = "";
+    this.show();
+  }
+
+  async show() {
+    const file = this.chosen;
+    this.label.textContent = file ? `${file.name}, ${bytes(file.size)}` : this.invitation;
+    if (!file) return;
+    const [line] = (await file.slice(0, HEAD).text()).split("\n");
+    try {
+      const { url } = JSON.parse(line);
+      if (typeof url === "string") this.onEndpoint(url);
+    } catch {
+      // the server says what is wrong with the line
+    }
+  }
+}

@@ -1,0 +1,1 @@
+"""/v1/usage: what keys used, from the ledger."""

@@ -1,0 +1,1 @@
+"""/v1/webhook_endpoints: where a key's events are sent."""

@@ -1,0 +1,109 @@
+"""omni fit: which memory a model takes, and what of it fits on this machine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from cli.model_rows import memory_option, unloaded, worker_report
+from cli.terminal import show_note, show_table
+from common.setting_types import parse_bytes
+from common.settings import DEMO_MODEL
+
+COLUMNS = (
+    "OMNI_QUANTIZE",
+    "dtype",
+    "weights",
+    "workspace",
+    "KV per token",
+    "room for KV",
+    "context",
+    "streams",
+    "",
+)
+
+
+MODEL_COLUMNS = ("id", "task", "weights", "workspace", "KV per token", "context", "")
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--memory", help="What would fit on a GPU of this size, e.g. 24gb. Default: this machine.")
+@click.pass_context
+def fit(context: click.Context, model: str | None, memory: str | None) -> None:
+    """Say which memory MODEL takes and what would fit: a folder, a .gguf file, a config.json or a hub id that is in
+    the cache, or the id of a model of the table. Default: OMNI_MODEL, or all models of OMNI_MODELS. Nothing is loaded
+    or downloaded."""
+    settings = context.obj["settings"]()
+    try:
+        assumed = parse_bytes(memory or "")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--memory") from None
+    if model is None and settings.models:
+        context.exit(int(not show_models(unloaded(memory=assumed), settings.shelf.max_loaded)))
+    sources = {name: one.source for one in settings.models for name in one.ids}
+    given = str(DEMO_MODEL) if model == "demo" else sources.get(model or "", model)  # as OMNI_MODEL has it
+    found = worker_report("worker.fit", given or settings.model.source, *memory_option(assumed))
+    show(found)
+    context.exit(int(all(plan["missing"] for plan in found["plans"])))
+
+
+def show_models(found: Mapping[str, Any], max_loaded: int | None) -> bool:
+    """The models of the table, and whether they fit together. True if each of them fits."""
+    machine, models = found["machine"], found["models"]
+    free = machine["total"] - machine["used"]
+    room = int(machine["total"] * found["share"]) - machine["used"] if machine["is_gpu"] else free
+    show_table(MODEL_COLUMNS, [model_row(model, room) for model in models])
+    needs = sorted(needed(model) for model in models if "fault" not in model)
+    num_loaded = sum(1 for at in range(len(needs)) if sum(needs[-at - 1 :]) <= room)
+    num_loaded = min(num_loaded, max_loaded or num_loaded)
+    together = "all fit at once" if num_loaded == len(needs) else f"any {num_loaded} at once, while the others wait"
+    click.echo(f"\n{machine['name']}: {gib(room)} for models, which take {gib(sum(needs))}: {together}")
+    return len(needs) == len(models) and (not needs or needs[-1] <= room)
+
+
+def needed(model: Mapping[str, Any]) -> int:
+    """Weights, workspace, and the keys and values of one sequence of the whole context, in bytes."""
+    return int(model["weights"] + model["workspace"] + model["kv_per_token"] * model["max_model_len"])
+
+
+def model_row(model: Mapping[str, Any], room: int) -> tuple[str | None, ...]:
+    if "fault" in model:
+        return (model["id"], *[None] * (len(MODEL_COLUMNS) - 2), model["fault"])
+    lacking = needed(model) - room
+    per_token = f"{model['kv_per_token'] / 2**10:,.1f} KiB" if model["kv_per_token"] else None
+    sizes = (gib(model["weights"]), gib(model["workspace"]), per_token, f"{model['max_model_len']:,}")
+    return (model["id"], model["task"], *sizes, "fits" if lacking <= 0 else f"does not fit: needs {gib(lacking)} more")
+
+
+def show(found: Mapping[str, Any]) -> None:
+    machine, sizes = found["machine"], found["parameters"]
+    kinds = ", ".join(f"{name} {billions(number)}" for name, number in sorted(sizes.items(), key=lambda item: -item[1]))
+    click.echo(f"{found['architecture']}: {billions(sum(sizes.values()))} parameters ({kinds})")
+    packed = f"weights packed as {found['packing']}" if found["packing"] else "weights not packed"
+    click.echo(f"{packed}; sequences of {found['context']:,} tokens at most")
+    free = machine["total"] - machine["used"]
+    share = f", of which OMNI_GPU_MEMORY_UTILIZATION leaves {found['share']:.0%}" if machine["is_gpu"] else ""
+    click.echo(f"{machine['name']}: {gib(free)} of {gib(machine['total'])} free{share}\n")
+    show_table(COLUMNS, [row(plan) for plan in found["plans"]])
+    show_note(
+        "streams: sequences of the whole context at once / of 4,096 tokens. Prefixes that requests share are kept once."
+    )
+
+
+def row(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    name, sizes = plan["quantize"] or "(none)", [gib(plan["weights"]), gib(plan["workspace"])]
+    token = f"{plan['kv_per_token'] / 2**10:,.1f} KiB"
+    if plan["missing"]:
+        verdict = f"does not fit: needs {gib(plan['missing'])} more for {plan['why']}"
+        return (name, plan["dtype"], *sizes, token, gib(plan["kv_room"]), "", "", verdict)
+    streams = f"{plan['streams']} / {plan['short_streams']}"
+    return (name, plan["dtype"], *sizes, token, gib(plan["kv_room"]), f"{plan['context']:,}", streams, "fits")
+
+
+def gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:,.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
+
+
+def billions(number: int) -> str:
+    return f"{number / 1e9:,.2f} B" if number >= 1e8 else f"{number / 1e6:,.1f} M"

@@ -1,0 +1,110 @@
+"""omni models load, unload, pin and unpin: orders to the running service."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from cli.client import Client, client_of
+from cli.model_rows import status_text
+from cli.model_table import table_path
+from cli.terminal import console
+from common.shelf.edit import set_key
+from common.shelf.keep_alive import parse_keep_alive
+
+PATH = "/v1/models"
+POLL_S = 0.3
+OLD_WHY_S = 1.5  # so long what held its place before may still be told
+START_S = 15.0
+UNAVAILABLE = "503"
+OLD_FAULT_S = 3.0  # so long the fault of an earlier loading may still be told
+
+
+def order(client: Client, name: str, action: str, is_done: Callable[[dict[str, Any]], bool], **body: Any) -> None:
+    """Ask for it, and show how far it is until it is done. Raises ClickException with the fault of a loading."""
+    path, begin, is_new = f"{PATH}/{quote(name, safe='')}", time.monotonic(), False
+    item = ordered(client, f"{path}/{action}", body)
+    with console(stderr=True).status("") as line:
+        while not is_done(item):
+            status = item.get("status") or {}
+            is_new = is_new or not status.get("failed") or time.monotonic() - begin > OLD_FAULT_S
+            if status.get("failed") and is_new:
+                raise click.ClickException(f"{name}: {status.get('reason')}")
+            if action in ("load", "pin") and status.get("why") and time.monotonic() - begin > OLD_WHY_S:
+                raise click.ClickException(f"{name} cannot be loaded: {status['why']}")
+            line.update(f"{name}: {status_text(item)}")
+            time.sleep(POLL_S)
+            item = client.json("GET", path)
+
+
+def ordered(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Asks again for a while where the service says that no worker is there yet, as after its start."""
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            return client.json("POST", path, body)
+        except click.ClickException as error:
+            if not error.message.startswith(UNAVAILABLE) or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+def state_of(item: dict[str, Any]) -> str:
+    return str((item.get("status") or {}).get("state", ""))
+
+
+@click.command()
+@click.argument("name", metavar="ID")
+@click.option("--keep-alive", help='How long it stays without work, such as "10m"; 0: not at all, -1: for ever.')
+@click.pass_context
+def load(context: click.Context, name: str, keep_alive: str | None) -> None:
+    """Load the model with ID as soon as the others give way, and wait for it."""
+    try:
+        body = {} if keep_alive is None else {"keep_alive": parse_keep_alive(keep_alive)}
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--keep-alive") from None
+    order(client_of(context), name, "load", lambda item: state_of(item) == "loaded", **body)
+    click.echo(f"{name} is loaded")
+
+
+@click.command()
+@click.argument("name", metavar="ID")
+@click.pass_context
+def unload(context: click.Context, name: str) -> None:
+    """Unload the model with ID: its answers are paused, and go on when it is loaded again."""
+    order(client_of(context), name, "unload", lambda item: state_of(item) not in ("loaded", "loading"))
+    click.echo(f"{name} is unloaded")
+
+
+@click.command()
+@click.argument("name", metavar="ID")
+@click.pass_context
+def pin(context: click.Context, name: str) -> None:
+    """Never unload the model with ID, from now on; also written into the table."""
+    set_pin(context, name, True)
+
+
+@click.command()
+@click.argument("name", metavar="ID")
+@click.pass_context
+def unpin(context: click.Context, name: str) -> None:
+    """Let the model with ID leave when another one needs its place; also written into the table."""
+    set_pin(context, name, False)
+
+
+def set_pin(context: click.Context, name: str, wanted: bool) -> None:
+    is_ours = context.obj["url"] is None  # the service of this machine, whose table this is
+    client, word = client_of(context), "pinned" if wanted else "not pinned"
+    try:
+        client.text("GET", "/livez")
+    except click.ClickException:
+        if not is_ours:
+            raise
+        word += " when the service starts"
+    else:
+        order(client, name, "pin" if wanted else "unpin", lambda item: bool(item.get("pinned")) == wanted)
+    if is_ours:
+        set_key(table_path(), name, "pin", True if wanted else None)
+    click.echo(f"{name} is {word}")

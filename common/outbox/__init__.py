@@ -1,0 +1,1 @@
+"""The seam from Redis to the store: the ends of jobs, in order, until the dispatcher has applied them."""

@@ -1,0 +1,1 @@
+"""What each key used, and all that it owns."""

@@ -1,0 +1,1 @@
+"""The table of models: its settings and its file."""

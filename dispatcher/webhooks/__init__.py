@@ -1,0 +1,1 @@
+"""Webhooks: events out of the outbox, and their deliveries, which RQ carries and SQL remembers."""

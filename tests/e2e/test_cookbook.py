@@ -1,0 +1,179 @@
+"""Every program of docs/cookbook.md, run as it is written there against the whole real service.
+
+Those in JavaScript and the one with Anthropic's client are skipped where their packages are missing; `make conformance`
+installs them and runs this file.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.models import save_encoder
+from tests.service import ROOT, RunningService, free_port
+
+BLOCK = re.compile(r"^```(\w+)\n(?:#|//) ([\w.]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text()
+PROGRAMS = {name: text for _, name, text in BLOCK.findall(COOKBOOK)}
+SETTINGS, RECEIVERS = "settings.sh", ("receiver.py", "receiver.mjs")
+NODE_MODULES = ROOT / "tests" / "conformance" / "node" / "node_modules"
+CLIENTS_PYTHON = ROOT / ".venv-conformance" / "openai3" / "bin" / "python"
+PROGRAM_S = 60
+EXPECTED = {  # a file that the program leaves or "" for what it prints -> a pattern of it
+    "batch_from_csv.py": {"answers.csv": r"id,answer\s+7,.+\s+8,.+", "": "completed 2 of 2"},
+    "batch.mjs": {"output.jsonl": r'(?s)"custom_id":\s*"7".*"custom_id":\s*"8"', "": "completed"},
+    "batch.sh": {"output.jsonl": r'(?s)"custom_id":\s*"7".*"custom_id":\s*"8"'},
+    "claude_batch.py": {"": r"(?s)sky .+\nsea .+"},
+    "embed_folder.py": {"vectors.json": r'"notes/a/one.txt": \[', "": r"2 vectors of \d+ numbers"},
+    "flex.py": {"": r"(?s)again\. -> .+day\. -> .+should\. -> "},
+    "flex.mjs": {"": r"(?s)flex .+flex "},
+    "tonight.py": {"": r"resp_\w+ queued"},
+    "in_an_hour.sh": {"": r'"scheduled_for"'},
+    "endpoint.sh": {"": "whsec_"},
+    "ask.py": {"": r"resp_\w+ (queued|in_progress)"},
+    "dataset.py": {"dataset.jsonl": r'\{"messages": \[\{"role": "user", .*\{"role": "assistant"'},
+    "conversation.py": {"": r"(?s).*user My name is Ada.*user What is my name\?"},
+    "conversation.mjs": {"": r"."},
+    "usage.sh": {"usage.csv": r"key.*gpu_seconds"},
+    "usage.py": {"": r"\d s"},
+}
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    encoder = save_encoder(tmp_path_factory.mktemp("model") / "bge-small-en-v1.5")
+    settings = {"OMNI_EMBEDDING_MODEL": str(encoder), "OMNI_WEBHOOK_HOSTS": "127.0.0.1"}
+    with RunningService(tmp_path_factory.mktemp("cookbook"), settings) as service:
+        service.start("redis", "api", "worker", "embedder", "dispatcher")
+        service.wait_healthy()
+        with service.http() as http:
+            deadline = time.monotonic() + 60
+            while http.post("/v1/embeddings", json={"model": encoder.name, "input": "x"}).status_code != 200:
+                assert time.monotonic() < deadline, service.log()
+                time.sleep(0.05)
+        yield service
+
+
+@pytest.fixture(scope="module")
+def environment(running: RunningService, port: int) -> Mapping[str, str]:
+    """What settings.sh exports, for this service."""
+    ours = {
+        "OPENAI_BASE_URL": f"{running.url}/v1",
+        "OPENAI_API_KEY": running.key,
+        "ANTHROPIC_BASE_URL": running.url,
+        "ANTHROPIC_API_KEY": running.key,
+        "ADMIN_KEY": running.key,
+        "HOOK_URL": f"http://127.0.0.1:{port}/hook",
+    }
+    assert set(re.findall(r"(\w+)=", PROGRAMS[SETTINGS])) == set(ours)
+    return os.environ | ours
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all programs and what they read."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    for name, text in PROGRAMS.items():
+        (folder / name).write_text(text)
+    (folder / "reviews.csv").write_text("id,text\n7,It is good.\n8,It is bad.\n")
+    (folder / "notes" / "a").mkdir(parents=True)
+    (folder / "notes" / "a" / "one.txt").write_text("the quick brown fox")
+    (folder / "notes" / "two.txt").write_text("a stream of tokens")
+    if NODE_MODULES.is_dir():
+        (folder / "node_modules").symlink_to(NODE_MODULES)
+    return folder
+
+
+def command(name: str) -> list[str]:
+    """The interpreter and the program. Skips the test where a tool is missing."""
+    kind = name.rpartition(".")[2]
+    for tool in {"sh": ["curl", "jq"], "mjs": ["node"], "py": []}[kind]:
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool}")
+    if kind == "mjs" and not NODE_MODULES.is_dir():
+        pytest.skip("the packages of tests/conformance/node are not installed")
+    python = sys.executable
+    if "import anthropic" in PROGRAMS[name] and find_spec("anthropic") is None:
+        if not CLIENTS_PYTHON.exists():
+            pytest.skip("anthropic is not installed")
+        python = str(CLIENTS_PYTHON)
+    return [{"py": python, "sh": "bash", "mjs": "node"}[kind], name]
+
+
+def printed(name: str, folder: Path, environment: Mapping[str, str]) -> str:
+    done = subprocess.run(
+        command(name), cwd=folder, env=environment, capture_output=True, text=True, timeout=PROGRAM_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_block_has_a_name_and_is_run() -> None:
+    assert COOKBOOK.count("\n```") == 2 * len(PROGRAMS)
+    assert set(PROGRAMS) == {*EXPECTED, *RECEIVERS, SETTINGS}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_program_does_what_it_says(name: str, kitchen: Path, environment: Mapping[str, str]) -> None:
+    output = printed(name, kitchen, environment)
+    for file, pattern in EXPECTED[name].items():
+        text = (kitchen / file).read_text() if file else output
+        assert re.search(pattern, text), text
+
+
+@pytest.mark.parametrize("name", RECEIVERS)
+def test_a_receiver_takes_what_is_signed_and_nothing_else(
+    name: str, kitchen: Path, environment: Mapping[str, str], port: int, running: RunningService
+) -> None:
+    start = command(name)
+    if name.endswith(".py"):
+        start = [sys.executable, "-m", "flask", "--app", "receiver", "run", "--port", str(port)]
+    endpoint = json.loads(printed("endpoint.sh", kitchen, environment))
+    url, secret = environment["HOOK_URL"], endpoint["signing_secret"]
+    received = (kitchen / f"{name}.txt").open("w+")
+    process = subprocess.Popen(
+        start,
+        cwd=kitchen,
+        env={**environment, "OPENAI_WEBHOOK_SECRET": secret, "PORT": str(port)},
+        stdout=received,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        until_it_listens(url, process)
+        forged = {"webhook-id": "evt_1", "webhook-timestamp": str(int(time.time())), "webhook-signature": "v1,AAAA"}
+        assert httpx2.post(url, json={"id": "evt_1"}, headers=forged).status_code == 400
+        printed("ask.py", kitchen, environment)
+        deadline = time.monotonic() + 30
+        while "response.completed" not in (text := (kitchen / f"{name}.txt").read_text()):
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+    finally:
+        process.terminate()
+        process.wait(10)
+        received.close()
+        running.openai().webhooks.delete(endpoint["id"])
+
+
+def until_it_listens(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            httpx2.get(url)
+            return
+        except httpx2.TransportError:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)

@@ -1,0 +1,93 @@
+"""MXFP4 as gpt-oss is released."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from tests.worker.models.formats.reading import numbers_of
+from tests.worker.models.formats.twins import Packed, check_twins, save_twins
+from worker.kernels.experts.looped import LoopedExperts
+from worker.kernels.packed.tensor import PackedTensor
+from worker.models.formats.known import format_of
+from worker.models.formats.mxfp4 import Mxfp4
+from worker.models.formats.reader import weight_bytes
+from worker.runners.base import ModelRunner
+
+PACKING = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "model.embed_tokens"]}
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+# gpt-oss-20b's config.json
+GPT_OSS_20B: Mapping[str, Any] = {
+    "num_hidden_layers": 24, "num_local_experts": 32, "hidden_size": 2880, "intermediate_size": 2880, "head_dim": 64,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 201088, "num_experts_per_tok": 4,
+}  # fmt: skip
+
+
+def rounded(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A matrix [..., out, in] as blocks and scales of a file, and its numbers."""
+    groups = matrix.float().unflatten(-1, (-1, 32))
+    exponents = groups.abs().amax(-1).div(6).clamp(min=2**-60).log2().ceil()
+    scaled = groups / torch.exp2(exponents)[..., None]
+    codes = (scaled.abs()[..., None] - E2M1).abs().argmin(-1)
+    numbers = E2M1[codes] * scaled.sign() * torch.exp2(exponents)[..., None]
+    nibbles = (codes + 8 * (scaled < 0)).to(torch.uint8)
+    blocks = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    return blocks, (exponents + 127).to(torch.uint8), numbers.flatten(-2)
+
+
+def pack(name: str, tensor: torch.Tensor) -> Packed | None:
+    if not name.endswith(("gate_up_proj", "down_proj")):
+        return None
+    blocks, scales, numbers = rounded(tensor.transpose(1, 2))
+    return {f"{name}_blocks": blocks, f"{name}_scales": scales}, numbers.transpose(1, 2).to(tensor.dtype).contiguous()
+
+
+def test_a_file_s_blocks_are_the_numbers_that_transformers_reads() -> None:
+    blocks, scales, numbers = rounded(torch.randn(3, 64, 96))
+    name = "model.layers.0.mlp.experts.down_proj"
+    parts = {f"{name}_blocks": blocks, f"{name}_scales": scales, f"{name}_bias": torch.ones(3, 64)}
+    found = numbers_of(Mxfp4(PACKING), parts)
+    experts = found[name]
+    assert isinstance(experts, PackedTensor) and experts.shape == (3, 96, 64)
+    assert torch.equal(experts.dense(), convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+    assert torch.equal(experts.dense(), numbers.transpose(1, 2))
+    assert type(found[f"{name}_bias"]) is torch.Tensor
+
+
+def test_greedy_tokens_are_those_of_the_twin(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_local_experts": 6}
+    packed, twin = save_twins(tmp_path, "gpt_oss", pack, PACKING, **sizes)
+    bench = check_twins(packed, twin)
+    runner = bench.engine.runner
+    assert type(runner) is ModelRunner
+    products = [module.experts_product for module in runner.model.modules() if hasattr(module, "experts_product")]
+    assert [type(product) for product in products] == [LoopedExperts, LoopedExperts]
+    of_experts = {id(linear) for product in products for linear in product.linears}
+    assert len(of_experts) == 2 * 2 * sizes["num_local_experts"]
+    assert of_experts <= set(map(id, runner.linears))  # which are measured at the start
+
+
+def test_scales_of_another_shape_are_refused() -> None:
+    blocks, scales, _ = rounded(torch.randn(3, 64, 96))
+    with pytest.raises(ValueError, match="do not fit its blocks"):
+        numbers_of(Mxfp4(PACKING), {"a_blocks": blocks, "a_scales": scales[:, :1]})
+
+
+def test_gpt_oss_20b_needs_less_than_16_gb_for_its_weights() -> None:
+    assert isinstance(format_of(PACKING), Mxfp4)
+    with torch.device("meta"):
+        model = GptOssForCausalLM(GptOssConfig(**GPT_OSS_20B)).bfloat16()
+        for layer in model.model.layers:
+            for name in ("gate_up_proj", "down_proj"):
+                experts, num_in, num_out = getattr(layer.mlp.experts, name).shape
+                blocks = torch.empty(experts, num_out, num_in // 32, 16, dtype=torch.uint8)
+                scales = torch.empty(experts, num_out, num_in // 32, dtype=torch.uint8)
+                tensor = Mxfp4(PACKING).tensor({"blocks": blocks, "scales": scales}, torch.bfloat16)
+                setattr(layer.mlp.experts, name, torch.nn.Parameter(tensor, requires_grad=False))
+    sizes = weight_bytes(model)
+    assert sizes["mxfp4"] == 24 * 32 * (5760 + 2880) * 2880 * 17 // 32
+    assert sum(sizes.values()) < 14e9

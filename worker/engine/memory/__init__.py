@@ -1,0 +1,1 @@
+"""KV memory over time: what answers will need, what is left, and its size."""

@@ -1,0 +1,1 @@
+"""What of a model would fit on a machine, by arithmetic: for `omni fit`."""

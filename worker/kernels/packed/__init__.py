@@ -1,0 +1,1 @@
+"""Packed weights: one form for all checkpoints, how it is made, the tensor that carries it, and its products."""

@@ -1,0 +1,1 @@
+"""Models in GGUF files: configuration, tokenizer and weights, which stay packed."""

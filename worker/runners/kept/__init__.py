@@ -1,0 +1,1 @@
+"""Runners on kept weights, made without reading, packing, probing and measuring."""
