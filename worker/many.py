@@ -165,11 +165,10 @@ class EngineOpener:
         if fault := table_fault(model):
             raise FolderFault(fault)
         keep = Keep.none() if model.queue in self._broken else self._keep
-        self._hang_watch.tell_loading(model.queue)
-        try:
-            return open_for_its_task(self._own(model), keep, downloaded(model.source, on_progress), kv_bytes)
-        finally:
-            self._hang_watch.tell_loading("")
+        self._hang_watch.tell_loading(
+            model.queue
+        )  # until Swaps hears of the outcome: warming up may end this process, too
+        return open_for_its_task(self._own(model), keep, downloaded(model.source, on_progress), kv_bytes)
 
     def _own(self, model: TableModel) -> Settings:
         """The settings as if this were the only model."""

@@ -52,16 +52,30 @@ class Models:
                 raise self._wrong_task(model, "generate", task)
             names = ", ".join(self.names())
             raise ModelNotFound(f"The model {model[:100]!r} does not exist; this server has {names}.", param="model")
-        encoder = self._encoders.get(queue)
-        if encoder is None or encoder.card.revision != revision:
-            card = self._card(queue, revision)
-            if card is None:
-                raise self._not_ready(model, queue)
-            encoder = self._encoders[queue] = PromptEncoder(card)
+        encoder = self._encoder_of(queue, revision)
+        if encoder is None:
+            raise self._not_ready(model, queue)
         if task is not None and not serves(encoder.card, task):
             raise self._wrong_task(model, encoder.card.task, task)
         if task is not None:
             self._check_loads(model, queue)
+        return encoder
+
+    def encoder_of_answers(self, queue: str) -> PromptEncoder:
+        """The encoder whose tokens a job of this queue has, also of a model that has left the table: its card is still
+        there. Raises ModelNotFound or ModelNotReady."""
+        own, revision = self.store.directory.queue_of(queue)
+        encoder = self._encoder_of(own, revision) if own is not None else None
+        return encoder if encoder is not None else self.encoder(queue, task=None)
+
+    def _encoder_of(self, queue: str, revision: str) -> PromptEncoder | None:
+        """None before the queue's card is there."""
+        encoder = self._encoders.get(queue)
+        if encoder is None or encoder.card.revision != revision:
+            card = self._card(queue, revision)
+            if card is None:
+                return None
+            encoder = self._encoders[queue] = PromptEncoder(card)
         return encoder
 
     def _queue_of(self, model: str) -> tuple[str | None, str]:

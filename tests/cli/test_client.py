@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from time import monotonic
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -76,7 +78,9 @@ def test_a_job_that_is_gone_is_not_asked_for_again() -> None:
 
 def test_connections_that_break_at_once_are_opened_with_a_pause_between(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("cli.client.time.sleep", pauses.append)
+    monkeypatch.setattr(
+        "cli.client.time", SimpleNamespace(sleep=pauses.append, monotonic=monotonic)
+    )  # not other threads'
     empty = HEAD + b"0\r\n\r\n"
     with saying(empty, empty, empty, HEAD + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n") as (url, _):
         assert list(Client(url, "sk-local").chat({})) == []

@@ -100,6 +100,8 @@ class Swaps:
 
     def _apply(self, change: Change) -> None:
         model = self.models[change.queue]
+        if isinstance(change, Opened | LoadFailed):
+            model.hang_watch.tell_loading("")
         if isinstance(change, Opened):
             self._leaving.pop(change.queue, None)
             self._open(model, change)

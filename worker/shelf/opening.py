@@ -56,6 +56,14 @@ def fault_of(error: BaseException) -> Fault:
     return Fault(reason(error), is_passing(error), is_final=isinstance(error, torch.AcceleratorError))
 
 
+def plain_fault_of(error: BaseException) -> Fault:
+    """fault_of(), which reads what models' own code raises: nothing of that may end the thread without an outcome."""
+    try:
+        return fault_of(error)
+    except Exception:
+        return Fault(type(error).__name__, may_retry=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Landed:
     """The outcome of one swap."""
@@ -149,7 +157,7 @@ class Opener:
                 grown = self._memory.used_bytes() - before
         except BaseException as caught:  # transformers, its plugins and a model's own code may raise anything
             logger.debug("the traceback", exc_info=caught)
-            fault = fault_of(caught)
+            fault = plain_fault_of(caught)
             close_failed(engine)
             engine = None
         if fault is not None:  # only now: the error's frames held what was loaded

@@ -89,7 +89,7 @@ def archived_answer(row: ArchivedRow) -> ArchivedAnswer:
 def decoder_of(service: Service, queue: str, *, is_archived: bool) -> TokenDecoder:
     """Raises ModelNotFound or ModelNotReady, unless the answer is archived: it may be older than the served models."""
     try:
-        return service.models.encoder(queue)
+        return service.models.encoder_of_answers(queue)
     except (ModelNotFound, ModelNotReady):
         if not is_archived:
             raise

@@ -1,5 +1,8 @@
 """Chat completions with `store: true`, as OpenAI's client lists, reads, changes and deletes them."""
 
+import time
+from types import SimpleNamespace
+
 import openai
 import pytest
 
@@ -138,7 +141,9 @@ def test_another_key_sees_none_of_it(ask, kept):
 
 def test_a_completion_that_has_just_ended_is_waited_for(ask, client, kept, monkeypatch):
     chat_id = ask(keeps=False)
-    monkeypatch.setattr("common.outbox.stream.time.sleep", lambda _: kept.keep())
+    monkeypatch.setattr(
+        "common.outbox.stream.time", SimpleNamespace(sleep=lambda _: kept.keep(), monotonic=time.monotonic)
+    )
     assert ids(client.chat.completions.list()) == [chat_id]
 
 

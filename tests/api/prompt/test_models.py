@@ -43,6 +43,16 @@ def test_a_model_that_has_changed_gets_a_new_card(redis):
     assert models.encoder("tiny").card.max_model_len == 99
 
 
+def test_answers_of_a_model_that_left_the_table_are_still_read(redis):
+    serve(redis, CARD)
+    models = Models(Store(redis), {"other": "other"}, is_table=True)
+    with pytest.raises(ModelNotFound):
+        models.encoder(CARD.queue)
+    assert models.encoder_of_answers(CARD.queue).card.max_model_len == 4096
+    with pytest.raises(ModelNotFound):
+        models.encoder_of_answers("never")
+
+
 def test_an_adapter_that_a_live_worker_could_not_load_is_not_listed(redis):
     """As when another model is served under the same id."""
     serve(redis, CARD)

@@ -1,5 +1,8 @@
 """The publisher numbers entries, sends until each is stored once, and reports refusals."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
@@ -87,7 +90,7 @@ def test_a_full_disk_is_waited_out(stage: Stage, valkey_url: str, monkeypatch: p
         num_entries.append(len(stage.entries(job_id)))
         stage.redis.config_set("min-replicas-to-write", 0)
 
-    monkeypatch.setattr("worker.jobs.publisher.time.sleep", make_room)
+    monkeypatch.setattr("worker.jobs.publisher.time", SimpleNamespace(sleep=make_room, time=time.time))
     try:
         publisher.send([(job_id, DELTA)])
         assert publisher.confirm() == {}

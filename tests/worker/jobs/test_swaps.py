@@ -64,12 +64,24 @@ class ScriptedShelf:
         return ShelfReport(worker, 1e12, "cpu", 0, 0, 0, 0, 1, (), why=str(dict(swapped_out)))
 
 
+class ToldWatch(HangWatch):
+    """Keeps what is told of loading."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.loading: list[str] = []
+
+    def tell_loading(self, queue: str) -> None:
+        super().tell_loading(queue)
+        self.loading.append(queue)
+
+
 class Table:
     """One worker process with several models, none of them loaded."""
 
     def __init__(self, stage: Stage, queues: Sequence[str] = (A, B), name: str = "one") -> None:
         self.stage, self.shelf, self.wake = stage, ScriptedShelf(), Flag()
-        watch = HangWatch(os.open(os.devnull, os.O_WRONLY))
+        watch = self.hang_watch = ToldWatch(os.open(os.devnull, os.O_WRONLY))
         self.models = {queue: self._model(queue, name, watch) for queue in queues}
         self.swaps = Swaps(self.shelf, self.models, Event())  # type: ignore[arg-type]
         self.worker = OmniWorker(list(self.models.values()), self.wake, watch, self.swaps)
@@ -268,6 +280,16 @@ def test_jobs_of_a_model_that_can_never_be_loaded_fail_with_the_cause(stage: Sta
     table.open(B)
     table.finish(later)
     assert stage.field(later, "state") == "finished"
+
+
+def test_a_death_counts_as_one_of_loading_until_the_model_is_warm(stage: Stage, table: Table) -> None:
+    """Warming up may end the process as well as reading weights."""
+    table.turn(1, leaving(A, finishes=False))
+    assert table.hang_watch.loading == []
+    table.open(A)
+    assert table.hang_watch.loading == [""]
+    table.turn(1, LoadFailed(B, "it broke", may_retry=True))
+    assert table.hang_watch.loading == ["", ""]
 
 
 def test_jobs_of_a_model_that_may_be_loaded_later_wait(stage: Stage, table: Table) -> None:
