@@ -114,14 +114,14 @@ def times(bench: Bench) -> None:
         kind = "fp8 kv, " if dtype == FP8 else ""
         for batch, num_keys in ((2, 40),) if is_tiny else DECODES:
             step = [(1, num_keys)] * batch
-            num_bytes = batch * num_keys * shape.width * dtype.itemsize
+            num_bytes = batch * num_keys * shape.token_bytes(dtype)
             runs = partial(attention_runs, bench, heads, shape, step, dtype)
             timings.time("attention", f"{kind}{batch} decode, {num_keys} keys", num_bytes, runs)
     for num_queries, num_keys in () if is_tiny else CHUNKS:
         step = [(num_queries, num_keys)]
         runs = partial(attention_runs, bench, heads, shape, step, torch.bfloat16)
         pairs = num_queries * (num_keys - (num_queries - 1) / 2)
-        num_bytes = num_keys * shape.width * 2 + 2 * num_queries * heads * shape.key_dim * 2
+        num_bytes = num_keys * shape.token_bytes(torch.bfloat16) + 2 * num_queries * heads * shape.key_dim * 2
         timings.time("attention", f"chunk of {num_queries}, {num_keys} keys", num_bytes, runs)
         bench.report.say(f"({4 * pairs * heads * shape.key_dim / 1e12:.3f} TFLOP)")
     timings.end()

@@ -58,7 +58,7 @@ def kv(model: Path, num_tokens: int, threads: int | None) -> tuple[object, ...]:
     config = EngineConfig(kv_memory_bytes=4 * 2**30, threads=threads, max_model_len=4096)
     engine = Engine(load(str(model), ("bench",), config, lambda what, share: None), config)
     cache = engine.runner.kv_cache
-    expected = sum(shape.width for shape in cache.shapes) * cache.keys[0].element_size()
+    expected = sum(shape.token_bytes(cache.keys[0].dtype) for shape in cache.shapes)
     read_prompts(engine, 1, 0)  # buffers of the step itself
     before = resident()
     read_prompts(engine, num_tokens // PROMPT, 1)

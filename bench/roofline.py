@@ -100,7 +100,7 @@ def step_seconds(engine: Engine, batch: int, context: int, num_steps: int, **ask
 def kv_bytes(engine: Engine) -> int:
     """Of keys and values, a token of context."""
     cache = engine.runner.kv_cache
-    return sum(shape.width for shape in cache.shapes) * cache.keys[0].element_size()
+    return sum(shape.token_bytes(cache.keys[0].dtype) for shape in cache.shapes)
 
 
 def print_table(engine: Engine, weights: float, bandwidth: float, batches: list[int], context: int) -> None:

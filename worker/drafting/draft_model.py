@@ -51,7 +51,7 @@ class DraftModel:
         self.dtype = runner.kv_cache.keys[0].dtype
         self.max_model_len = loaded.card.max_model_len
         self.max_guesses = self.max_model_len
-        self.kv_bytes_per_token = sum(shape.width for shape in runner.kv_cache.shapes) * self.dtype.itemsize
+        self.kv_bytes_per_token = sum(shape.token_bytes(self.dtype) for shape in runner.kv_cache.shapes)
         self._vocab_sizes = loaded.card.vocab_size, vocab_size  # own, the model's
         self._shadows: dict[Sequence, Shadow] = {}
         self._max_prefill = 0

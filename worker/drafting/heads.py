@@ -103,7 +103,7 @@ class HeadGuesser:
         self.device = loaded.device
         self.vocab_size = loaded.card.vocab_size
         self.feature_layers = head.feature_layers
-        self.kv_bytes_per_token = head.shape.width * head.dtype.itemsize
+        self.kv_bytes_per_token = head.shape.token_bytes(head.dtype)
         self._states: dict[Sequence, HeadState] = {}
         self._backlogs: dict[Sequence, Backlog] = {}
         self._attend_with: AttentionMaker = PagedAttention

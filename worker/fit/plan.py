@@ -92,7 +92,7 @@ def plan(checkpoint: Checkpoint, shape: ModelShape, machine: Machine, config: En
     loaded = stand_in(checkpoint, machine, dtype, config)
     workspace = workspace_bytes(loaded, config, num_parameters) if machine.device.type != "cpu" else 0
     room = config.kv_memory_bytes or kv_room(machine, config, weights, workspace, num_parameters * dtype.itemsize)
-    per_token = sum(layer.width for layer in shape.layers) * kv_dtype(loaded, config).itemsize
+    per_token = sum(layer.token_bytes(kv_dtype(loaded, config)) for layer in shape.layers)
     block = per_token * block_size_for(machine.device)
     num_kept = 1 if machine.device.type == "cuda" else 0
     needed = max((1 + num_kept) * block, (config.max_model_len or 0) * per_token + num_kept * block)

@@ -64,7 +64,7 @@ def choose_limits(
     max_num_seqs, max_step_tokens = step_size(loaded, config, num_parameters)
     max_burst_tokens = config.max_step_tokens or burst_size(loaded.device, num_parameters, max_step_tokens)
     block_size = block_size_for(loaded.device)
-    bytes_per_token = sum(shape.width for shape in shapes) * kv_dtype(loaded, config).itemsize + draft_token_bytes
+    bytes_per_token = sum(shape.token_bytes(kv_dtype(loaded, config)) for shape in shapes) + draft_token_bytes
     bytes_per_block = bytes_per_token * block_size
     memory = config.kv_memory_bytes or kv_memory_bytes(loaded, config, num_parameters)
     num_kept = 1 if loaded.device.type == "cuda" else 0

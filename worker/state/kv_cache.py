@@ -15,16 +15,22 @@ FP8 = torch.float8_e4m3fn
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """Heads and dimensions of one layer's keys and values."""
+    """Heads and dimensions of one layer's keys and values. A layer whose keys are all that it keeps has values of 0."""
 
     num_kv_heads: int
     key_dim: int
     value_dim: int
+    value_dtype: torch.dtype | None = None  # None: as the keys
 
-    @property
-    def width(self) -> int:
-        """Numbers per token."""
-        return self.num_kv_heads * (self.key_dim + self.value_dim)
+    def dtypes(self, dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+        """Of keys and values, in a cache of this dtype."""
+        return dtype, self.value_dtype or dtype
+
+    def token_bytes(self, dtype: torch.dtype) -> int:
+        """Keys and values of a token, in a cache of this dtype."""
+        dims = self.key_dim, self.value_dim
+        sizes = zip(dims, self.dtypes(dtype), strict=True)
+        return self.num_kv_heads * sum(dim * each.itemsize for dim, each in sizes)
 
 
 def pool_of(
@@ -40,7 +46,7 @@ def pool_of(
     On a CPU they lie in `memory`. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim] in memory: a
     program of the attention kernel reads one head of a block in a row.
     """
-    if memory is not None:
+    if memory is not None and dim:
         return memory.take((num_heads, *places, dim), dtype)
     num_blocks, block_size = places
     return torch.zeros(num_blocks, num_heads, block_size, dim, dtype=dtype, device=device).transpose(0, 1)
@@ -48,8 +54,11 @@ def pool_of(
 
 def pool_bytes(shapes: list[LayerShape], num_slots: int, dtype: torch.dtype) -> int:
     """Of all pools on a CPU."""
-    sizes = (shape.num_kv_heads * dim * num_slots for shape in shapes for dim in (shape.key_dim, shape.value_dim))
-    return sum(whole_pages(size * dtype.itemsize) for size in sizes)
+    return sum(
+        whole_pages(shape.num_kv_heads * dim * num_slots * own.itemsize)
+        for shape in shapes
+        for dim, own in zip((shape.key_dim, shape.value_dim), shape.dtypes(dtype), strict=True)
+    )
 
 
 def scales_of(shape: LayerShape, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
@@ -64,6 +73,9 @@ def as_indexed(pool: torch.Tensor) -> torch.Tensor:
 
 class KVCache:
     """Blocks of `block_size` tokens. `keys[i]` is [kv_heads, num_blocks, block_size, key_dim], and so are the values.
+
+    What a layer keeps may be something else than keys and values: latents are keys, with no values or with index keys
+    in their place (worker/attention/latent).
 
     Heads come first, so that gathered blocks are ready for a batched matrix product. The layout of a head within a
     block is the runner's choice (worker/kernels has its own). A block has the same id in all layers. Sequences hold
@@ -98,17 +110,24 @@ class KVCache:
         elif device.type == "cpu" and shapes:
             self._memory = HostMemory(private_pages(pool_bytes(shapes, self.capacity * block_size, dtype)))
         places = self.capacity, block_size
-        room = dtype, device, self._memory
-        self.keys = [pool_of(shape.num_kv_heads, places, shape.key_dim, *room) for shape in shapes]
-        self.values = [pool_of(shape.num_kv_heads, places, shape.value_dim, *room) for shape in shapes]
+        room = device, self._memory
+        dtypes = [shape.dtypes(dtype) for shape in shapes]
+        self.keys = [
+            pool_of(shape.num_kv_heads, places, shape.key_dim, own, *room)
+            for shape, (own, _) in zip(shapes, dtypes, strict=True)
+        ]
+        self.values = [
+            pool_of(shape.num_kv_heads, places, shape.value_dim, own, *room)
+            for shape, (_, own) in zip(shapes, dtypes, strict=True)
+        ]
         self._is_unproved = False  # blocks were found since the last commit
         if kept is None:
             self.pool = BlockPool(num_blocks)
         else:
             self.pool = BlockPool(max(num_blocks, kept.num_known), kept)
             self.resize(num_blocks, [])
-        self.key_scales = [scales_of(shape, dtype, device) for shape in shapes]
-        self.value_scales = [scales_of(shape, dtype, device) for shape in shapes]
+        scales = [[scales_of(shape, own, device) for own in shape.dtypes(dtype)] for shape in shapes]
+        self.key_scales, self.value_scales = [keys for keys, _ in scales], [values for _, values in scales]
 
     @property
     def is_elastic(self) -> bool:

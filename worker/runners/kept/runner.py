@@ -53,7 +53,13 @@ def keep_runner(loaded: LoadedModel, runner: ModelRunner, layers: LayerSurvey, n
             "linears": [form_of(linear, f"linears.{at}", parts) for at, linear in enumerate(runner.linears)],
             "state": state_form(model, parts),
             "layers": [
-                {"layer": layer, "shape": asdict(shape), "spec": form_of_spec(spec, f"specs.{layer}", parts)}
+                {
+                    "layer": layer,
+                    **{
+                        what: form_of_fields(each, f"{what}s.{layer}", parts)
+                        for what, each in (("shape", shape), ("spec", spec))
+                    },
+                }
                 for layer, (shape, spec) in layers.found.items()
             ],
             "num_layers": layers.num_layers,
@@ -85,8 +91,8 @@ def restored_runner(loaded: LoadedModel) -> tuple[ModelRunner, LayerSurvey, int]
     found = loaded.kept.found
     layers = LayerSurvey(loaded.card.max_model_len, num_layers=found.about["num_layers"])
     for each in found.about["layers"]:
-        spec = AttentionSpec(**made_of(each["spec"], found))
-        layers.found[each["layer"]] = LayerShape(**each["shape"]), spec
+        shape, spec = (made_of(each[what], found) for what in ("shape", "spec"))
+        layers.found[each["layer"]] = LayerShape(**shape), AttentionSpec(**spec)
     use_paged_attention(loaded.model)
     return proven_on(found, loaded, layers), layers, found.about["num_parameters"]
 
@@ -112,5 +118,5 @@ def checked_logits(runner: ModelRunner, model: Any) -> torch.Tensor:
     return logits_after(runner, [probe_sequence(prompt)], next_id=0, chunks=(NUM_CHECKED,))
 
 
-def form_of_spec(spec: AttentionSpec, name: str, parts: Parts) -> Any:
-    return form_of({each.name: getattr(spec, each.name) for each in fields(spec)}, name, parts)
+def form_of_fields(thing: LayerShape | AttentionSpec, name: str, parts: Parts) -> Any:
+    return form_of({each.name: getattr(thing, each.name) for each in fields(thing)}, name, parts)
