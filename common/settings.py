@@ -97,6 +97,7 @@ class ModelSettings(SettingsGroup):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("OMNI_DTYPE", "auto")
     quantize: Literal["", "int8", "int4", "fp8"] = setting("OMNI_QUANTIZE", "")
     kv_dtype: Literal["auto", "fp8"] = setting("OMNI_KV_DTYPE", "auto")
+    experts: Literal["auto", "gpu", "ram"] = setting("OMNI_EXPERTS", "auto")
     gpu_memory_utilization: float = setting("OMNI_GPU_MEMORY_UTILIZATION", 0.9, gt=0, le=1)
     speculate: int = setting("OMNI_SPECULATE", 0, ge=0, le=16)
     draft_model: str = setting("OMNI_DRAFT_MODEL", "")
@@ -113,13 +114,17 @@ class ModelSettings(SettingsGroup):
     @model_validator(mode="after")
     def check(self) -> "ModelSettings":
         if self.tensor_parallel > 1 and (
-            given := self.given("adapters", "engine", "device", "quantize", "kv_dtype", "draft_model")
+            given := self.given("adapters", "engine", "device", "quantize", "kv_dtype", "experts", "draft_model")
         ):
             raise ValueError(f"OMNI_TENSOR_PARALLEL does not go with {given}.")
-        if self.engine and (given := self.given("adapters", "quantize", "kv_dtype", "speculate", "draft_model")):
+        if self.engine and (
+            given := self.given("adapters", "quantize", "kv_dtype", "experts", "speculate", "draft_model")
+        ):
             raise ValueError(f"OMNI_ENGINE does not go with {given}: set that at the engine's own server.")
         if self.kv_dtype == "fp8" and self.device == "cpu":
             raise ValueError("OMNI_KV_DTYPE=fp8 needs a GPU, and OMNI_DEVICE is cpu.")
+        if self.experts == "gpu" and self.device == "cpu":
+            raise ValueError("OMNI_EXPERTS=gpu needs a GPU, and OMNI_DEVICE is cpu.")
         return self
 
     def given(self, *fields: str) -> str:

@@ -18,6 +18,7 @@ def engine_config(settings: Settings, num_ranks: int = 1) -> EngineConfig:
         threads=model.threads,
         quantization=quantization_named(model.quantize),
         kv_dtype=model.kv_dtype,
+        experts=model.experts,
         gpu_memory_utilization=model.gpu_memory_utilization,
         speculate=model.speculate,
         draft_model=model.draft_model,

@@ -33,7 +33,7 @@ def test_the_defaults_serve_the_demo_model_on_loopback() -> None:
 
 
 def test_there_are_few_settings() -> None:
-    assert len(setting_names()) <= 40  # docs/decisions/0032
+    assert len(setting_names()) <= 41  # docs/decisions/0049
 
 
 def test_the_readme_lists_exactly_the_settings() -> None:
@@ -258,6 +258,8 @@ def test_a_process_with_a_bad_setting_ends_with_one_sentence(module: str) -> Non
             "OMNI_ENGINE does not go with OMNI_QUANTIZE and OMNI_SPECULATE: ",
         ),
         ({"OMNI_DEVICE": "cpu", "OMNI_KV_DTYPE": "fp8"}, "OMNI_KV_DTYPE=fp8 needs a GPU, and OMNI_DEVICE is cpu."),
+        ({"OMNI_DEVICE": "cpu", "OMNI_EXPERTS": "gpu"}, "OMNI_EXPERTS=gpu needs a GPU, and OMNI_DEVICE is cpu."),
+        ({"OMNI_TENSOR_PARALLEL": "2", "OMNI_EXPERTS": "ram"}, "does not go with OMNI_EXPERTS."),
     ],
 )
 def test_settings_that_do_not_go_together_are_named_and_no_others(values: dict[str, str], said: str) -> None:

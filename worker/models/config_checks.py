@@ -66,6 +66,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "dtype": ("auto", "float32", "bfloat16", "float16"),
         "kv_dtype": ("auto", FP8_KV),
+        "experts": ("auto", "gpu", "ram"),
     }
 )
 

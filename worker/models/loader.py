@@ -49,6 +49,7 @@ class EngineConfig:
     threads: int | None = None  # CPU threads
     quantization: Quantization | None = None
     kv_dtype: str = "auto"  # of the KV cache: as the model computes, or "fp8"
+    experts: str = "auto"  # where routed experts stand: "gpu", "ram", or "auto": on a GPU if they fit, else in RAM
     gpu_memory_utilization: float = 0.9  # of the GPU's memory, the share that this process may fill
     speculate: int = 0  # most tokens drafted for a sequence and step; 0: off
     draft_model: str = ""  # a folder or hub id

@@ -215,6 +215,7 @@ def test_a_folder_without_a_model_raises(tmp_path: Path) -> None:
         ("num_ranks", (2,), "one process"),
         ("quantization", ("frob", 8), "it must be int8, int4, fp8, a Quantization or None"),
         ("kv_dtype", ("frob", None), "it must be auto or fp8"),
+        ("experts", ("cpu", None), "it must be auto, gpu or ram"),
         ("kv_dtype", ("fp8",), "EngineConfig.kv_dtype=fp8 needs a GPU: set it to auto, or EngineConfig.device"),
         ("dtype", ("float8", 16), "it must be auto, float32, bfloat16 or float16"),
         ("device", ("gpu", 0), "it must be auto, cpu, cuda or cuda:N"),
