@@ -113,18 +113,14 @@ class ModelSettings(SettingsGroup):
 
     @model_validator(mode="after")
     def check(self) -> "ModelSettings":
-        if self.tensor_parallel > 1 and (
-            given := self.given("adapters", "engine", "device", "quantize", "kv_dtype", "experts", "draft_model")
-        ):
+        ours = ("adapters", "quantize", "kv_dtype", "experts")
+        if self.tensor_parallel > 1 and (given := self.given("engine", "device", *ours, "draft_model")):
             raise ValueError(f"OMNI_TENSOR_PARALLEL does not go with {given}.")
-        if self.engine and (
-            given := self.given("adapters", "quantize", "kv_dtype", "experts", "speculate", "draft_model")
-        ):
+        if self.engine and (given := self.given(*ours, "speculate", "draft_model")):
             raise ValueError(f"OMNI_ENGINE does not go with {given}: set that at the engine's own server.")
-        if self.kv_dtype == "fp8" and self.device == "cpu":
-            raise ValueError("OMNI_KV_DTYPE=fp8 needs a GPU, and OMNI_DEVICE is cpu.")
-        if self.experts == "gpu" and self.device == "cpu":
-            raise ValueError("OMNI_EXPERTS=gpu needs a GPU, and OMNI_DEVICE is cpu.")
+        for name, value in (("kv_dtype", "fp8"), ("experts", "gpu")):
+            if self.device == "cpu" and getattr(self, name) == value:
+                raise ValueError(f"OMNI_{name.upper()}={value} needs a GPU, and OMNI_DEVICE is cpu.")
         return self
 
     def given(self, *fields: str) -> str:
