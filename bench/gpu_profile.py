@@ -1,5 +1,7 @@
-"""Which kernels a decode step consists of, and what each takes: torch.profiler over a few recorded steps."""
+"""What steps consist of: kernels of recorded ones, by torch.profiler, and Python's functions in unrecorded ones."""
 
+import cProfile
+import pstats
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from bench.roofline import decoding
 
 NUM_STEPS = 3
 NUM_ROWS = 25
+NUM_FUNCTIONS = 20
 WIDTH = 90  # characters of a kernel's name
 
 
@@ -33,6 +36,22 @@ def profile(bench: Bench) -> None:
         steps_beside(engine, "first", 51, num_tokens)  # prompts that no other section has: they would be cached
         rows = kernels_during(bench, lambda: steps_beside(engine, "second", 52, num_tokens))
     print_kernels(bench, f"a prompt of {num_tokens} tokens beside {batch} streams", rows, 1)
+    with decoding(engine, batch, bench.sizes.context, 8 * NUM_STEPS):
+        steps_beside(engine, "third", 53, bench.sizes.arriving[-1])
+        print_functions(bench, f"a prompt of {bench.sizes.arriving[-1]} tokens beside {batch} streams")
+
+
+def print_functions(bench: Bench, title: str) -> None:
+    """Where the processor's time goes in steps that are too large to be recorded."""
+    profiler = cProfile.Profile()
+    times = profiler.runcall(steps_beside, bench.engine, "fourth", 54, bench.sizes.arriving[-1])
+    stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+    report = bench.report
+    report.say(f"\n{title}: steps of {', '.join(f'{ms:.1f}' for ms in times)} ms, by Python's functions\n")
+    report.columns("ms", "calls", "function")
+    rows = sorted(((own, calls, place) for place, (_, calls, own, *_) in stats.items()), reverse=True)
+    for own, calls, (path, line, name) in rows[:NUM_FUNCTIONS]:
+        report.row(own * 1e3, calls, f"{'/'.join(path.split('/')[-2:])}:{line} {name}"[:WIDTH])
 
 
 def kernels_during(bench: Bench, run: Callable[[], object]) -> list[tuple[str, int, float]]:

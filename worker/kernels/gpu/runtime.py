@@ -3,6 +3,7 @@
 import shutil
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,8 +27,14 @@ def overlap(device: torch.device, *, starts_early: bool = True) -> dict[str, boo
     `starts_early` False: only the kernel after it may. Programs that start early go where there is room and not evenly
     over the multiprocessors: attention of 256 programs, two for each, then takes 1.3 times as long on an H200.
     """
-    overlaps = device.type == "cuda" and torch.cuda.get_device_capability(device) >= OVERLAP_CAPABILITY
-    return {"OVERLAPS": overlaps} | ({"launch_pdl": True} if overlaps and starts_early else {})
+    overlaps = can_overlap(device)
+    return {"OVERLAPS": True, "launch_pdl": True} if overlaps and starts_early else {"OVERLAPS": overlaps}
+
+
+@cache
+def can_overlap(device: torch.device) -> bool:
+    """Asked once for a device: an unrecorded step launches hundreds of kernels, and the driver answers slowly."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= OVERLAP_CAPABILITY
 
 
 @triton.jit

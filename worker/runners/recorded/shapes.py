@@ -1,9 +1,9 @@
 """The shapes of the steps that are recorded.
 
-A replay costs the CPU about 0.1 ms; launching a step's 300 to 600 kernels from Python costs 4 to 10 ms. A decode step
-reads every weight once: 15 GB of an 8B model, 5 ms on an H100; unrecorded, the CPU would be the slower side. A step of
-512 tokens computes 2 * 8e9 * 512 operations, 12 ms at 700 TFLOP/s: beyond it the GPU is the slower side, its kernels
-queue up, and a recording gains nothing. Each shape takes about 0.2 s to record (an estimate), so there are few.
+A replay costs the CPU about 0.1 ms; launching a step's 300 to 600 kernels from Python costs 4 to 30 ms. A decode step
+reads every weight once: 15 GB of an 8B model, 5 ms on an H100; unrecorded, the CPU would be the slower side. So it is
+in a step of 544 tokens: 14 ms of kernels on an H200, in a step of 41 ms. Beyond a thousand tokens the GPU is the slower
+side, its kernels queue up, and a recording gains nothing. Each shape takes 0.1 s to record, so there are few.
 """
 
 from collections.abc import Sequence as Seq
@@ -14,7 +14,7 @@ from worker.state.scheduled_sequence import ScheduledSequence
 NUM_SEQS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 448, 512)  # that decode together
 VERIFIED_SEQS = (1, 2, 4, 8, 16, 32)  # that decode together, with drafts
 VERIFIED_TOKENS = (2, 4, 8)  # of each of these sequences on average
-MIXED_TOKENS = (64, 128, 192, 256, 384, 512)  # of steps with prompt chunks
+MIXED_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024)  # of steps with prompt chunks
 FEW_SEQS = 4  # in a step with prompt chunks; for so few, the keys of a sequence are shared among more programs
 MOST_CHUNKS = 16  # prompts in a step with prompt chunks
 
@@ -56,7 +56,7 @@ def step_shapes(max_num_seqs: int, max_draft: int, most_drafted: int, tile_queri
         for num_tokens in {min(size * each, most) for each in VERIFIED_TOKENS} | {most}:
             shapes.add(StepShape(num_tokens, size, 0, 1 + max_draft, num_tokens))
     for num_tokens in MIXED_TOKENS:
-        for size in {min(FEW_SEQS, max_num_seqs), min(num_tokens, max_num_seqs)}:
+        for size in {min(FEW_SEQS, max_num_seqs), min(num_tokens, max_num_seqs, NUM_SEQS[-1])}:
             num_tiles = num_tokens // tile_queries + min(size, MOST_CHUNKS)
             num_logits = min(num_tokens, size + drafted)
             shapes.add(StepShape(num_tokens, size, num_tiles, 1 + max_draft, num_logits))
