@@ -1,30 +1,102 @@
-"""A tiny random DeepSeek-V3.2, end to end: its conversation format, its thinking switch, its DSML calls."""
+"""A small DeepSeek-V3.2 as released, end to end: fp8 blocks, sparse attention, the MTP layer, thinking, DSML calls."""
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import openai
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from tests.models import save_model
+from tests.deepseek import save_deepseek, save_unpacked
 from tests.service import RunningService
+from tests.worker.conftest import prompt_of
 
+NAME = "deepseek-v3.2"
+NUM_STREAMS, NUM_TOKENS = 16, 40
 ASK = [{"role": "user", "content": "Weather?"}]
 CITY = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": CITY, "strict": True}}
 
 
+@dataclass(frozen=True)
+class Served:
+    """The running service, and the answers that transformers gives to the prompts."""
+
+    service: RunningService
+    prompts: list[list[int]]
+    expected: list[list[int]]
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    folder = save_model(tmp_path_factory.mktemp("dsv32"), "deepseek_v32", max_position_embeddings=4096)
-    (folder / "chat_template.jinja").unlink()  # the published model has none
-    settings = {"OMNI_MODEL": str(folder), "OMNI_MODEL_NAME": "deepseek-v3.2"}
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Prompts of 5 to 140 tokens; a query chooses 32."""
+    folder = save_deepseek(tmp_path_factory.mktemp("released"), mtp="agreeing", index_topk=32)
+    unpacked = save_unpacked(folder, tmp_path_factory.mktemp("unpacked"))
+    prompts = [prompt_of(5 + 9 * number, number) for number in range(NUM_STREAMS)]
+    settings = {
+        "OMNI_MODEL": str(folder), "OMNI_MODEL_NAME": NAME, "OMNI_DTYPE": "float32", "OMNI_MAX_MODEL_LEN": "2048",
+        "OMNI_SPECULATE": "2", "OMNI_MAX_NUM_SEQS": str(NUM_STREAMS),
+    }  # fmt: skip
     with RunningService(tmp_path_factory.mktemp("omni"), settings) as running:
-        yield running.start().openai(max_retries=0)
+        with ThreadPoolExecutor(1) as beside:
+            expected = beside.submit(answers_of_transformers, unpacked, prompts)
+            running.start()
+            yield Served(running, prompts, expected.result())
+
+
+@pytest.fixture
+def client(served: Served) -> openai.OpenAI:
+    return served.service.openai(max_retries=0)
+
+
+@torch.inference_mode()
+def answers_of_transformers(folder: Path, prompts: list[list[int]]) -> list[list[int]]:
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", experts_implementation="eager")
+    options: dict[str, Any] = {"max_new_tokens": NUM_TOKENS, "min_new_tokens": NUM_TOKENS, "do_sample": False}
+    answers = [model.generate(torch.tensor([prompt]), **options)[0].tolist() for prompt in prompts]
+    return [answer[len(prompt) :] for answer, prompt in zip(answers, prompts, strict=True)]
+
+
+def stream_all(served: Served, kill_at: int | None = None) -> list[list[int]]:
+    """The tokens of one stream for each prompt, all at once; the worker dies when the first has so many chunks."""
+    barrier = Barrier(NUM_STREAMS)
+
+    def read(number: int) -> list[int]:
+        barrier.wait()
+        answer = served.service.openai(max_retries=0).completions.create(
+            model=NAME, prompt=served.prompts[number], max_tokens=NUM_TOKENS, temperature=0, stream=True,
+            extra_body={"min_tokens": NUM_TOKENS, "return_token_ids": True},
+        )  # fmt: skip
+        token_ids: list[int] = []
+        for at, chunk in enumerate(answer):
+            if number == 0 and at == kill_at:
+                served.service.worker().kill()
+            for choice in chunk.choices:
+                token_ids += (choice.model_extra or {}).get("token_ids") or []
+        return token_ids
+
+    with ThreadPoolExecutor(NUM_STREAMS) as readers:
+        return list(readers.map(read, range(NUM_STREAMS)))
+
+
+def test_sixteen_streams_at_once_are_the_tokens_of_transformers(served: Served) -> None:
+    assert stream_all(served) == served.expected
+
+
+def test_streams_go_on_as_if_nothing_had_happened_when_the_worker_is_killed(served: Served) -> None:
+    before = served.service.worker().pid
+    assert stream_all(served, kill_at=12) == served.expected
+    assert served.service.worker().pid != before
 
 
 def test_tools_are_called_in_its_own_markup(client: openai.OpenAI) -> None:
-    options = {"model": "deepseek-v3.2", "messages": ASK, "tools": [TOOL], "tool_choice": "required"}
+    options = {"model": NAME, "messages": ASK, "tools": [TOOL], "tool_choice": "required"}
     with client.chat.completions.stream(**options, parallel_tool_calls=False, seed=1) as stream:
         texts = [event.delta for event in stream if event.type == "content.delta"]
         whole = stream.get_final_completion().choices[0]
@@ -32,12 +104,12 @@ def test_tools_are_called_in_its_own_markup(client: openai.OpenAI) -> None:
     [call] = whole.message.tool_calls
     assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
     results = [whole.message, {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}]
-    again = client.chat.completions.create(model="deepseek-v3.2", messages=[*ASK, *results], max_tokens=4)
+    again = client.chat.completions.create(model=NAME, messages=[*ASK, *results], max_tokens=4)
     assert again.usage.completion_tokens == 4
 
 
 def test_thinking_is_off_until_it_is_asked_for(client: openai.OpenAI) -> None:
-    options = {"model": "deepseek-v3.2", "messages": ASK, "max_tokens": 6, "extra_body": {"ignore_eos": True}}
+    options = {"model": NAME, "messages": ASK, "max_tokens": 6, "extra_body": {"ignore_eos": True}}
     plain = client.chat.completions.create(**options)
     assert plain.usage.completion_tokens_details.reasoning_tokens == 0
     thinking = client.chat.completions.create(**options, reasoning_effort="high")
@@ -48,5 +120,5 @@ def test_thinking_is_off_until_it_is_asked_for(client: openai.OpenAI) -> None:
 def test_a_conversation_that_its_format_cannot_express_is_a_400(client: openai.OpenAI) -> None:
     orphan = [*ASK, {"role": "tool", "tool_call_id": "none", "content": "21"}]
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="deepseek-v3.2", messages=orphan)
+        client.chat.completions.create(model=NAME, messages=orphan)
     assert refused.value.param == "messages"
