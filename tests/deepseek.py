@@ -151,26 +151,31 @@ def save_deepseek(
     return folder
 
 
-def save_unpacked(packed: Path, folder: Path) -> Path:
-    """Write the same model in float32, without the MTP layer: what transformers reads without code of ours."""
+def save_unpacked(packed: Path, folder: Path, *, with_mtp: bool = False) -> Path:
+    """Write the same model in float32: what transformers reads without code of ours.
+
+    `with_mtp`: the layer that predicts one token more is one of its ordinary layers, the last; else it is left out.
+    """
     config = json.loads((packed / "config.json").read_text())
-    packing = config.pop("quantization_config", None)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "float32", "num_nextn_predict_layers": 0}))
+    tensors = numbers(packed)
+    config.pop("quantization_config", None)
     mtp = f"model.layers.{config['num_hidden_layers']}."
-    tensors = {name: tensor for name, tensor in numbers(packed, packing).items() if not name.startswith(mtp)}
+    if not with_mtp:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(mtp)}
+    changes = {"torch_dtype": "float32", "num_nextn_predict_layers": 0}
+    changes |= {"num_hidden_layers": config["num_hidden_layers"] + with_mtp}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config | changes))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     save_tokenizer(folder, config["vocab_size"])
     return folder
 
 
-def numbers(folder: Path, packing: Mapping[str, Any] | None) -> Tensors:
+def numbers(folder: Path) -> Tensors:
     """All weights of a checkpoint in float32, under their names, the MTP layer's too."""
     tensors: Tensors = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)
-    if packing is None:
-        return {name: tensor.float() for name, tensor in tensors.items()}
     scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith("_scale_inv")}
     return {name: times_scales(tensor, scales.get(f"{name}_scale_inv")) for name, tensor in tensors.items()}
 

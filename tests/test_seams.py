@@ -20,10 +20,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity, linear
 from transformers import (
-    AutoModelForCausalLM,
     DynamicCache,
     Gemma4TextConfig,
     LlamaConfig,
@@ -37,7 +35,6 @@ from transformers import Qwen2_5_VLForConditionalGeneration as QwenVision
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tests.models import BASE, HYBRID_FAMILIES
-from tests.worker.drafting.head_models import save_mtp
 from worker.kernels import torch_seams
 from worker.models import transformers_seams
 
@@ -254,14 +251,6 @@ class TestTransformers:
         assert {config.head_dim for config in differing} == {8, 32}
         config = LlamaConfig()
         assert transformers_seams.layer_configs(config) == [config]
-
-    def test_the_layer_after_the_last_one_is_read_from_the_models_files(self, tmp_path: Path) -> None:
-        model = AutoModelForCausalLM.from_pretrained(save_mtp(tmp_path, "deepseek_v3"))
-        layer = transformers_seams.first_mtp_layer(model, torch.device("cpu"), "eager")
-        stored = load_file(tmp_path / "model.safetensors")
-        assert torch.equal(layer.eh_proj.weight, stored["model.layers.2.eh_proj.weight"])
-        assert torch.equal(layer.post_norm.weight, stored["model.layers.2.shared_head.norm.weight"])
-        assert transformers_seams.attention_of(layer) == "eager"
 
     def test_frequencies_stay_when_switching_is_stopped(self) -> None:
         factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 8}

@@ -36,7 +36,7 @@ def choose_guesser(loaded: LoadedModel, config: EngineConfig) -> Guesser | None:
     Raises DraftFault.
     """
     if not config.draft_model:
-        head = load_mtp(loaded) if config.speculate and config.num_ranks == 1 else None
+        head = load_mtp(loaded, config) if config.speculate and config.num_ranks == 1 else None
         return head or (PromptLookup() if config.speculate else None)
     try:
         if config.num_ranks > 1:  # before rank 0 alone opens a channel that the others never join

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from worker.attention.paged import Attention, PagedAttention
+from worker.attention.paged import Attention
 from worker.device import upload
 from worker.models.loader import LoadedModel
 from worker.progress import OnProgress
@@ -42,6 +42,7 @@ class DraftHead(Protocol):
     shape: LayerShape
     num_heads: int  # of its queries
     dtype: torch.dtype
+    attend_with: AttentionMaker  # what run() gets as `paged`
 
     def bind(self, runner: ModelRunner) -> None:
         """The runner has the model's embeddings and output layer, where the head has none of its own."""
@@ -106,7 +107,6 @@ class HeadGuesser:
         self.kv_bytes_per_token = head.shape.token_bytes(head.dtype)
         self._states: dict[Sequence, HeadState] = {}
         self._backlogs: dict[Sequence, Backlog] = {}
-        self._attend_with: AttentionMaker = PagedAttention
         self.recorded: RecordedGuesses | None = None
 
     def attach(self, runner: Runner, limits: Limits) -> None:
@@ -116,8 +116,6 @@ class HeadGuesser:
         runner.feature_layers = self.feature_layers
         self.runner = runner
         self.head.bind(runner)
-        if self.device.type != "cpu":  # on a CPU the runner may have kernels with a layout of their own
-            self._attend_with = runner.attend_with
         num_blocks = runner.kv_cache.capacity + 1  # one for padding tokens
         room = num_blocks, limits.block_size, self.head.dtype, self.device
         self.kv_cache = KVCache([self.head.shape], *room, shares_prefixes=False)
@@ -250,7 +248,7 @@ class HeadGuesser:
     def _run(self, rows: Seq[ScheduledSequence], token_ids: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The head's states [T, width] of rows in kernel order. `token_ids`, `before`: see DraftHead.run()."""
         places = upload(torch.tensor([place for row in rows for place in positions_of(row)]), self.device)
-        return self.head.run(token_ids, before, places, self._attend_with(self.kv_cache, rows, self.device))
+        return self.head.run(token_ids, before, places, self.head.attend_with(self.kv_cache, rows, self.device))
 
     def _pick(self, logits: torch.Tensor, sequences: Seq[Sequence], ahead: int) -> torch.Tensor:
         """The model's token ids [S] at `ahead` tokens after each sequence's end; negative where there is none.

@@ -14,13 +14,14 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from worker.attention.paged import Attention
+from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.drafting.heads import HeadGuesser
 from worker.kernels.elementwise import rotate, swiglu
 from worker.kernels.fused import fused_linear
 from worker.models.loader import LoadedModel
-from worker.runners.base import ModelRunner
+from worker.runners.base import AttentionMaker, ModelRunner
+from worker.runners.candidates import attention_makers
 from worker.state.kv_cache import LayerShape
 
 LAYER = "midlayer."
@@ -51,6 +52,7 @@ class Eagle3Head:
         for name, heads in zip(QKV, (own.num_attention_heads, *[own.num_key_value_heads] * 2), strict=True):
             check_shape(tensors, name, heads * own.head_dim, 2 * own.hidden_size)
         self.dtype = loaded.dtype
+        self.attend_with: AttentionMaker = PagedAttention
         tensors = {
             name: tensor.to(loaded.device, self.dtype if tensor.is_floating_point() else None)
             for name, tensor in tensors.items()
@@ -75,6 +77,8 @@ class Eagle3Head:
     def bind(self, runner: ModelRunner) -> None:
         """See DraftHead."""
         self.runner = runner
+        if runner.attend_with in attention_makers(self.rotary.inv_freq.device):  # another one is the runner's own
+            self.attend_with = runner.attend_with
 
     def combine(self, features: torch.Tensor) -> torch.Tensor:
         """See DraftHead."""

@@ -1,26 +1,27 @@
-"""MTP heads: a layer after the model's last one, in the same files, trained to predict one token more.
-
-transformers leaves these tensors out when it loads a model, and has a class that reads them afterwards.
-"""
+"""MTP heads: a layer after the model's last one, in the same files, trained to predict one token more."""
 
 import json
 import logging
+from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from worker.attention.paged import ATTENTION_NAME, Attention, PagedAttention, register_attention
-from worker.attention.spec import AttentionSpec
+from worker.attention.paged import Attention
 from worker.drafting.heads import HeadGuesser
-from worker.models.formats.reader import has_packed
-from worker.models.loader import LoadedModel
+from worker.drafting.mtp_layer import MtpLayer, load_mtp_layer
+from worker.kernels.fused import fused_linear
+from worker.kernels.linear import tune_products
+from worker.models.loader import EngineConfig, LoadedModel
 from worker.models.model_files import file_of
-from worker.models.transformers_seams import first_mtp_layer
 from worker.runners.base import ModelRunner
+from worker.runners.choose import ragged_runner
+from worker.runners.layer_survey import survey_layers
+from worker.runners.parts.layers import Norm
+from worker.runners.probe import stock_logits, use_paged_attention
 from worker.state.kv_cache import LayerShape
 
 logger = logging.getLogger(__name__)
@@ -41,15 +42,19 @@ KINDS = MappingProxyType(
 class MtpHead:
     """The family's own decoder layer, after a product that joins a token's embedding and the model's hidden state."""
 
-    def __init__(self, layer: Any, loaded: LoadedModel) -> None:
-        """`layer`: see first_mtp_layer()."""
-        self.layer = layer
-        self.model = loaded.model
-        self.dtype = loaded.dtype
+    def __init__(self, layer: MtpLayer, own: ModelRunner, loaded: LoadedModel) -> None:
+        """`own`: runs `layer.model`. `loaded`: the model that verifies the guesses."""
+        self.own = own
+        own.feature_layers = (2,)  # after the final norm
         text = loaded.model.config.get_text_config()
-        self.feature_layers: tuple[int, ...] = (text.num_hidden_layers + 1,)  # after the final norm
+        self.feature_layers: tuple[int, ...] = (text.num_hidden_layers + 1,)
         self.num_heads: int = text.num_attention_heads
-        self.shape = self._shape_of(text.hidden_size, loaded.device)
+        self.dtype = loaded.dtype
+        self.shape: LayerShape = own.kv_cache.shapes[0]
+        self.attend_with = own.attend_with
+        self.joining = fused_linear([layer.joining])
+        self.token_norm, self.state_norm = Norm(layer.token_norm), Norm(layer.state_norm)
+        self._any_token = torch.zeros(1, dtype=torch.long, device=loaded.device)  # whose logits are not used
 
     def bind(self, runner: ModelRunner) -> None:
         """See DraftHead."""
@@ -63,7 +68,10 @@ class MtpHead:
         self, token_ids: torch.Tensor, before: torch.Tensor, positions: torch.Tensor, paged: Attention
     ) -> torch.Tensor:
         """See DraftHead. The states are those after the head's final norm, as the model's are."""
-        return self._states(self.runner.embed(token_ids), before, positions, paged)
+        both = normed(self.runner.embed(token_ids), self.token_norm), normed(before, self.state_norm)
+        self.own.run_layers(self.joining(torch.cat(both, dim=-1)), positions, paged, self._any_token)
+        assert self.own.kept is not None
+        return self.own.kept
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """See DraftHead."""
@@ -73,47 +81,13 @@ class MtpHead:
         """See DraftHead."""
         return token_ids
 
-    def _states(
-        self, embedded: torch.Tensor, before: torch.Tensor, positions: torch.Tensor, paged: Attention
-    ) -> torch.Tensor:
-        rotary = self.model.get_decoder().rotary_emb
-        states: torch.Tensor = self.layer(
-            embedded[None],
-            before[None],
-            position_embeddings=rotary(embedded[None], positions[None]),
-            attention_mask=None,
-            position_ids=positions[None],
-            cache=None,
-            paged=paged,
-        )
-        return states[0]
 
-    @torch.inference_mode()
-    def _shape_of(self, width: int, device: torch.device) -> LayerShape:
-        seen = SeenShape()
-        hidden = torch.zeros(2, width, dtype=self.dtype, device=device)
-        self._states(hidden, hidden, torch.arange(2, device=device), seen)
-        return seen.shape
+def normed(hidden: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """[T, width] by a norm whose weights may be in float32."""
+    return torch.rms_norm(hidden.to(norm.weight.dtype), norm.shape, norm.weight, norm.eps).to(hidden.dtype)
 
 
-class SeenShape(PagedAttention):
-    """Computes nothing and keeps the shape of the keys and values."""
-
-    shape: LayerShape
-
-    def __init__(self) -> None:
-        """It has no cache."""
-
-    def write(self, layer_idx: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """See PagedAttention."""
-        self.shape = LayerShape(key.shape[1], key.shape[2], value.shape[2])
-
-    def attend(self, layer_idx: int, query: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
-        """See PagedAttention."""
-        return query.new_zeros(*query.shape[:2], self.shape.value_dim)
-
-
-def load_mtp(loaded: LoadedModel) -> HeadGuesser | None:
+def load_mtp(loaded: LoadedModel, config: EngineConfig) -> HeadGuesser | None:
     """The head in the model's own files; None, with a line in the log, if it has one that is not used."""
     text = loaded.model.config.get_text_config()
     names = tensor_names(loaded.model.config.name_or_path)
@@ -123,19 +97,33 @@ def load_mtp(loaded: LoadedModel) -> HeadGuesser | None:
     why = found[0]
     if loaded.images is not None:
         why = "heads guess for models of text only"
-    elif getattr(loaded.model, "is_quantized", False) or has_packed(loaded.model):
-        why = "its weights are packed"
+    elif getattr(loaded.model, "is_quantized", False):
+        why = "its weights are packed by a library"
     if not why:
         try:
-            register_attention()
-            layer = first_mtp_layer(loaded.model, loaded.device, ATTENTION_NAME)
-            return HeadGuesser(MtpHead(layer, loaded), loaded)
+            return HeadGuesser(mtp_head(loaded, config), loaded)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the head is dispensable
             why = f"{type(error).__name__}: {error}"
     logger.warning("the checkpoint's own MTP head is not used: %s", why)
     return None
+
+
+def mtp_head(loaded: LoadedModel, config: EngineConfig) -> MtpHead:
+    """The head, run by the fastest runner that computes what transformers does.
+
+    Raises OSError, ValueError, or Unsupported if no runner does.
+    """
+    layer = load_mtp_layer(loaded)
+    part = replace(loaded, model=layer.model, images=None, kept=None, num_passes=1)
+    expected = stock_logits(layer.model)
+    layers = survey_layers(layer.model, loaded.card.max_model_len)
+    use_paged_attention(layer.model)
+    own = ragged_runner(part, config, layers, expected)
+    is_exact = loaded.dtype == torch.float32
+    tune_products(own.linears, loaded.device, config.products_table, is_exact=is_exact)
+    return MtpHead(layer, own, loaded)
 
 
 def tensor_names(model: str) -> frozenset[str]:

@@ -138,26 +138,3 @@ def set_layer_states(
         setattr(layer, name, dict(getattr(like, name)))
     layer.conv_kernel_size = dict(like.conv_kernel_size)
     layer.device, layer.dtype = like.device, like.dtype
-
-
-def first_mtp_layer(model: Any, device: torch.device, attention: str) -> Any:
-    """The first layer after the model's last one, which predicts a token more, as a module of MtpLayer's form.
-
-    `attention`: the name of its attention implementation.
-
-    Why: transformers reads these weights only for its own generate(), and by lists of the layers that its authors knew.
-    On an upgrade: tests/worker/drafting/test_heads.py compares three families' layers with the same in float64.
-    """
-    from transformers.modeling_layers import MtpModel
-
-    text = model.config.get_text_config()
-    num_layers = getattr(text, "num_mtp_layers", None) or getattr(text, "num_nextn_predict_layers", None) or 1
-    text.num_mtp_layers = num_layers
-    if getattr(text, "mlp_layer_types", None) is not None and getattr(text, "mtp_mlp_layer_types", None) is None:
-        text.mtp_mlp_layer_types = ["sparse"] * num_layers
-    first = text.num_hidden_layers
-    numbers = "|".join(str(number) for number in range(first, first + num_layers))
-    model._keys_to_ignore_on_load_unexpected = [rf"model\.layers\.({numbers})\."]
-    heads = MtpModel.from_pretrained(model, device_map={"": str(device)})
-    heads.set_attn_implementation(attention)
-    return heads.layers[0].to(model.dtype).eval().requires_grad_(False)

@@ -184,14 +184,21 @@ class ModelRunner:
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
         """inputs, positions: [T]; selected: [S] of them -> logits [S, vocab]. Sets `kept` if features are wanted."""
+        return self._modules({"input_ids": inputs[None]}, positions, paged, selected)
+
+    def run_layers(
+        self, hidden: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
+    ) -> torch.Tensor:
+        """Everything after the embedding: hidden states [T, width], which may be overwritten -> logits [S, vocab]."""
+        return self._modules({"inputs_embeds": hidden[None]}, positions, paged, selected)
+
+    def _modules(
+        self, inputs: dict[str, torch.Tensor], positions: torch.Tensor, paged: Attention, selected: torch.Tensor
+    ) -> torch.Tensor:
         tap = FeatureTap(self.feature_layers, self.model.config.get_text_config().num_hidden_layers)
         with tap.hooked(self.model):
             output = self.model(
-                input_ids=inputs[None],
-                position_ids=positions[None],
-                use_cache=False,
-                paged=paged,
-                logits_to_keep=selected,
+                **inputs, position_ids=positions[None], use_cache=False, paged=paged, logits_to_keep=selected
             )
         self.kept = tap.features
         logits: torch.Tensor = output.logits[0]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from tests.models import BASE, VOCAB_SIZE, save_model
+from tests.models import VOCAB_SIZE, save_model
 
 WIDTH, HEADS, KV_HEADS, DIM = 32, 4, 2, 8
 EAGLE3 = {
@@ -221,15 +221,18 @@ def save_mtp(folder: Path, family: str, **changes: Any) -> Path:
 
 
 def mtp_reference(folder: Path) -> Reference:
-    """The block is the third layer of the deeper model, as transformers runs it, with its own causal mask."""
-    stored = load_file(folder / "model.safetensors")
-    own = {
-        name.removeprefix("model.layers.2."): tensor.double()
-        for name, tensor in stored.items()
-        if name.startswith("model.layers.2.")
-    }
+    """Of save_mtp()'s head: the block is the third layer of the deeper model."""
+    return layer_reference(folder, folder / "deeper", load_file(folder / "model.safetensors"), "model.layers.2.")
+
+
+def layer_reference(folder: Path, deeper_folder: Path, stored: Tensors, prefix: str) -> Reference:
+    """The block is the last layer of the deeper model, as transformers runs it, with its own causal mask.
+
+    `folder`: of the model. `stored`: the weights of its checkpoint; the head's names begin with `prefix`.
+    """
+    own = {name.removeprefix(prefix): tensor.double() for name, tensor in stored.items() if name.startswith(prefix)}
     deeper = AutoModelForCausalLM.from_pretrained(
-        folder / "deeper", dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
+        deeper_folder, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
     )
     eps = deeper.config.rms_norm_eps
 
@@ -240,8 +243,7 @@ def mtp_reference(folder: Path) -> Reference:
         hidden = (joined @ own["eh_proj.weight"].T)[None]
         positions = torch.arange(len(token_ids))[None]
         mask = torch.full((len(token_ids), len(token_ids)), float("-inf"), dtype=torch.float64).triu(1)
-        block = deeper.model.layers[2]
-        out = block(
+        out = deeper.model.layers[-1](
             hidden,
             attention_mask=mask[None, None],
             position_ids=positions,
@@ -250,7 +252,7 @@ def mtp_reference(folder: Path) -> Reference:
         return rms_norm(out[0], own["shared_head.norm.weight"], eps)
 
     return Reference(
-        features=model_features(folder, (BASE["num_hidden_layers"] + 1,)),
+        features=model_features(folder, (deeper.config.num_hidden_layers,)),
         combine=lambda features: features,
         states=states,
         logits=lambda state: state @ own["shared_head.head.weight"].T,

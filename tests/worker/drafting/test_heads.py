@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.wire import Finished
+from tests.deepseek import V3, numbers, save_deepseek, save_unpacked
 from tests.models import VOCAB_SIZE, save_model
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.drafting.head_models import (
@@ -21,6 +22,7 @@ from tests.worker.drafting.head_models import (
     eagle3_reference,
     eagle3_tensors,
     knowing_tensors,
+    layer_reference,
     mtp_reference,
     save_eagle3,
     save_mtp,
@@ -120,12 +122,18 @@ CASES: dict[str, dict[str, Any]] = {
     "deepseek_v3": {},
     "glm4_moe": {},
     "glm4_moe_lite": {},
+    "V3 in fp8": {"version": V3},
 }
 
 
 def case_of(case: str, places: Path, model_folder: ModelFolder) -> tuple[Path, EngineConfig, Reference]:
     """A model's folder, settings with the head, and what the head computes."""
     config = replace(SMALL, speculate=NUM_AHEAD)
+    if case.startswith("V3"):
+        folder = save_deepseek(places / case, **CASES[case])
+        deeper = save_unpacked(folder, places / f"{case}, deeper", with_mtp=True)
+        plain = save_unpacked(folder, places / f"{case}, unpacked")
+        return folder, config, layer_reference(plain, deeper, numbers(folder), "model.layers.3.")
     if not case.startswith("eagle3"):
         folder = places / case
         if not folder.exists():

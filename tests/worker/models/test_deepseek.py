@@ -29,7 +29,7 @@ def test_its_weights_are_those_that_transformers_reads_unpacked(version: dict[st
 
 
 def test_the_layer_after_the_last_one_shares_embeddings_and_head(tmp_path: Path) -> None:
-    tensors = numbers(save_deepseek(tmp_path), V32["quantization_config"])
+    tensors = numbers(save_deepseek(tmp_path))
     assert torch.equal(tensors["model.layers.3.embed_tokens.weight"], tensors["model.embed_tokens.weight"])
     assert torch.equal(tensors["model.layers.3.shared_head.head.weight"], tensors["lm_head.weight"])
     assert "model.layers.3.self_attn.indexer.wk.weight" in tensors
