@@ -103,7 +103,7 @@ def check(bench: Bench, layer: Layer) -> None:
             hidden, chosen, _ = layer.inputs(num_tokens)
 
             def run(made: ExpertLayer = made, hidden: torch.Tensor = hidden, chosen: torch.Tensor = chosen) -> float:
-                return error_of(GroupedExperts(made)(hidden, chosen), one_by_one(made, hidden, chosen))
+                return error_of(GroupedExperts(made).outputs(hidden, chosen), one_by_one(made, hidden, chosen))
 
             table.check(f"experts {form}", f"{num_tokens} tokens", ROUNDING, run)
     table.end()

@@ -9,7 +9,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from worker.models.config_fields import largest
 from worker.models.vision import is_vision_model
 from worker.runners.layer_survey import LayerSurvey
-from worker.runners.parts.layers import GEMMA_NORMS, LAYER_PARTS, check_are_plain, check_parts, parts_of
+from worker.runners.parts.layers import GEMMA_NORMS, LAYER_PARTS, parts_of
+from worker.runners.parts.mlp import check_are_plain, check_parts
 from worker.runners.probe import Unsupported, attending_part
 from worker.state.kv_cache import LayerShape
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from worker.kernels.experts.activation import Activation
+from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.linear import PackedLinear, PlainLinear
 from worker.kernels.packed.by_chunks import ByChunks
 from worker.kernels.packed.cpu import CpuLinear
@@ -30,6 +32,8 @@ KINDS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
         "reordered": (Reordered, ()),
         "side_by_side": (SideBySide, ()),
         "weights": (Weights, ()),
+        "looped_experts": (LoopedExperts, ()),
+        "activation": (Activation, ()),
     }
 )
 

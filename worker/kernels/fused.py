@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from typing import Any
 
+from worker.kernels.experts.layer import Experts
 from worker.kernels.linear import Linear, dense_linear, drop_weights, joined
 from worker.kernels.packed.dense import dense_cpu_linear
 from worker.kernels.packed.linear import is_packed, joined_linear
@@ -13,11 +14,16 @@ from worker.kernels.quantized import Quantization
 class PackedBefore:
     """Products that a runner made before, given out in the same order, in the place of a Quantization."""
 
-    def __init__(self, linears: Iterable[Linear]) -> None:
-        self._left = iter(linears)
+    def __init__(self, products: Iterable[Any]) -> None:
+        self._left = iter(products)
 
     def take(self) -> Linear:
-        return next(self._left)
+        linear: Linear = next(self._left)
+        return linear
+
+    def take_experts(self) -> Experts:
+        experts: Experts = next(self._left)
+        return experts
 
     def for_head(self) -> "PackedBefore":
         return self

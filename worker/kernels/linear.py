@@ -61,7 +61,7 @@ def dense_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     return PlainLinear(weight, bias)
 
 
-def tune_products(linears: Seq[Linear], device: torch.device, table: Path | None, *, is_exact: bool = False) -> None:
+def tune_products(linears: Seq[object], device: torch.device, table: Path | None, *, is_exact: bool = False) -> None:
     """Measure how each of the products is computed fastest; `table` keeps that for the next start.
 
     From here on, products of packed weights on a CPU may round their inputs, unless `is_exact`.

@@ -12,7 +12,6 @@ from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
 from worker.kernels.adapters.linear import CurrentSlots
 from worker.kernels.adapters.low_rank import TokenSlots
-from worker.kernels.linear import Linear
 from worker.kernels.proxies import swapped_linears
 from worker.models.features import FeatureTap, StepFeatures
 from worker.progress import OnProgress
@@ -165,7 +164,7 @@ class ModelRunner:
         write_slots(self.kv_cache, layer_idx, slots, key, value)
 
     @property
-    def linears(self) -> list[Linear]:
+    def linears(self) -> list[Any]:
         """The products that this runner computes itself, for measurements: here those that replace the model's own."""
         return swapped_linears(self.model)
 

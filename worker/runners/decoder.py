@@ -1,13 +1,12 @@
 """Runs Llama-like models without transformers' modules: the same weights, a fraction of the operators.
 
-Llama, Mistral, Qwen2, Qwen3, Phi 3, Gemma and similar families differ only in the parts that parts/ looks up. A model
-that has the same parts but computes something else fails the probe, which compares logits before anything is served.
+Llama, Mistral, Mixtral, Qwen2, Qwen3, GLM 4.5, gpt-oss, Phi 3, Gemma and similar families differ only in the parts that
+parts/ looks up. A model that has the same parts but computes something else fails the probe, which compares logits
+before anything is served.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,14 +17,17 @@ from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.kernels.adapters.linear import AdaptedLinear, without_adapters
 from worker.kernels.elementwise import gated, rotate
+from worker.kernels.experts.layer import Experts, has_experts
+from worker.kernels.experts.swap import drop_matrices, use_experts
 from worker.kernels.fused import PackedBefore, fused_linear
-from worker.kernels.linear import Linear, drop_weights
+from worker.kernels.linear import drop_weights
 from worker.kernels.proxies import proxies
 from worker.kernels.quantized import Quantization
 from worker.models.features import FeatureTap
 from worker.runners.base import AttentionMaker, ModelRunner
 from worker.runners.parts.adapters import Place, RunnerAdapters
-from worker.runners.parts.layers import Layer, Norm, check_are_plain, check_parts, layer_of, parts_of
+from worker.runners.parts.layers import Layer, Norm, layer_of, parts_of, product_at, with_product
+from worker.runners.parts.mlp import Product, SparseMlp, check_are_plain, check_parts
 from worker.runners.parts.rotation import Rotary, Rotation
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
@@ -49,24 +51,35 @@ class DecoderRunner(ModelRunner):
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
         check_are_plain(model, {"lm_head"})
         self.shape = kv_cache.shapes[0]
-        if any(shape != self.shape or shape.key_dim != shape.value_dim for shape in kv_cache.shapes):
+        if any(shape != self.shape for shape in kv_cache.shapes):
             raise Unsupported("its layers differ in shape")
         config = model.config.get_text_config()
         self.embedding = body.embed_tokens.weight.detach()
         self.embedding_scale = getattr(body.embed_tokens, "embed_scale", None)  # a tensor, in Gemma
         self.softcap = getattr(config, "final_logit_softcapping", None)
         self.rotary = Rotary(body.rotary_emb, getattr(config, "layer_types", None))
-        self.layers = [
-            layer_of(module, spec, self.rotary.kind_of(layer_idx), quantization)
-            for layer_idx, (module, spec) in enumerate(zip(body.layers, specs, strict=True))
-        ]
-        if any(norm.shape != (self.shape.key_dim,) for layer in self.layers for norm in layer.head_norms or ()):
-            raise Unsupported("its queries and keys are not normed by heads")
+        self.layers = self._layers_of(body.layers, specs, quantization)
         self.rotary_kinds = list(dict.fromkeys(layer.rotary_kind for layer in self.layers))
         self.num_rotated = self._count_rotated()  # numbers of each head, the first ones
-        self.num_heads = body.layers[0].self_attn.o_proj.in_features // self.shape.value_dim
+        self.num_heads = self._count_heads(body.layers[0].self_attn)
         self.norm = Norm(body.norm)
         self.head = fused_linear([model.lm_head], quantization and quantization.for_head())
+
+    def _layers_of(
+        self, modules: Seq[Any], specs: Seq[AttentionSpec], quantization: Quantization | PackedBefore | None
+    ) -> list[Layer]:
+        """Raises Unsupported for a layer with other parts than those known here."""
+        kinds = map(self.rotary.kind_of, range(len(modules)))
+        layers = [layer_of(*each, quantization) for each in zip(modules, specs, kinds, strict=True)]
+        if any(norm.shape != (self.shape.key_dim,) for layer in layers for norm in layer.head_norms or ()):
+            raise Unsupported("its queries and keys are not normed by heads")
+        return layers
+
+    def _count_heads(self, attention: Any) -> int:
+        """The heads of queries. Raises Unsupported for heads that are not computed here."""
+        if self.shape.key_dim != self.shape.value_dim:
+            raise Unsupported("its keys and values differ in width")
+        return int(attention.o_proj.in_features) // self.shape.value_dim
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """See ModelRunner."""
@@ -77,42 +90,60 @@ class DecoderRunner(ModelRunner):
         return self.head(normed)
 
     @property
-    def linears(self) -> list[Linear]:
+    def products(self) -> list[Any]:
+        """The products of linear layers and experts, in the order in which they are made."""
+        found: list[Any] = []
+        for layer in self.layers:
+            found += (layer.qkv, layer.attention_out, *layer.mlp.products)
+        return [*map(without_adapters, found), self.head]
+
+    @property
+    def linears(self) -> list[Any]:
         """See ModelRunner."""
-        of_layers = ((layer.qkv, layer.attention_out, layer.gate_up, layer.down) for layer in self.layers)
-        return [*map(without_adapters, chain.from_iterable(of_layers)), self.head]
+        return [*self.products, *(layer.mlp.router.logits for layer in self.layers if isinstance(layer.mlp, SparseMlp))]
 
     def release_weights(self) -> None:
         """Free the model's own copies of packed weights. The model itself can no longer run."""
-        linears = [module for module in self.model.model.layers.modules() if isinstance(module, nn.Linear)]
-        drop_weights([*linears, self.model.lm_head])
+        modules = list(self.model.model.layers.modules())
+        drop_weights([*(module for module in modules if isinstance(module, nn.Linear)), self.model.lm_head])
+        for module in filter(has_experts, modules):
+            drop_matrices(module)
 
     def share_weights(self) -> None:
         """As release_weights(), for a model that still has to run: its layers compute with the packed weights."""
+        experts: dict[Any, Experts] = {}
         for module, layer in zip(self.model.model.layers, self.layers, strict=True):
-            for name_of_product, owner, names in parts_of(module):
-                linear: Linear = getattr(layer, name_of_product)
-                replaced = [getattr(owner, name) for name in names]
-                for name, part in zip(names, proxies(linear, replaced), strict=True):
-                    setattr(owner, name, part)
+            replace_linears(self._parts_of(module), layer)
+            if isinstance(layer.mlp, SparseMlp):
+                experts[module.mlp.experts] = layer.mlp.experts
+        if experts:
+            use_experts(self.model, experts).pack()
         self.model.set_output_embeddings(*proxies(self.head, [self.model.lm_head]))
 
     def wrap(self, adapters: RunnerAdapters, names: Mapping[nn.Module, str]) -> dict[str, Place]:
         """Compute with adapters from now on; returns the places of the linear layers. `names`: of the modules."""
         places: dict[str, Place] = {}
         for at, module in enumerate(self.model.model.layers):
-            wrapped: dict[str, Any] = {}
-            for name, owner, parts in parts_of(module):
+            for path, owner, parts in self._parts_of(module):
                 change, own = adapters.change_of([f"{names[owner]}.{part}" for part in parts])
-                wrapped[name] = AdaptedLinear(getattr(self.layers[at], name), change, adapters.current)
+                product = AdaptedLinear(product_at(self.layers[at], path), change, adapters.current)
+                self.layers[at] = with_product(self.layers[at], path, product)
                 places |= own
-            self.layers[at] = replace(self.layers[at], **wrapped)
         return places
+
+    def _parts_of(self, module: Any) -> Iterable[Product]:
+        """The products of linear layers in a layer, as _layers_of() makes it of this module."""
+        return parts_of(module)
 
     def _run(
         self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
-        hidden = self._embedded(inputs)
+        return self.run_layers(self._embedded(inputs), positions, paged, selected)
+
+    def run_layers(
+        self, hidden: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
+    ) -> torch.Tensor:
+        """Everything after the embedding: hidden states [T, width], which may be overwritten -> logits [S, vocab]."""
         rotations = {kind: self._rotation(hidden, positions, kind) for kind in self.rotary_kinds}
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
         normed = self._normed(hidden, self.layers[0].attention_norm)
@@ -124,7 +155,7 @@ class DecoderRunner(ModelRunner):
                 hidden, attended = self._select(selected, hidden, attended)
             change = layer.attention_out(attended)
             hidden, normed = self._add_norm(hidden, change, layer.attention_out_norm, layer.mlp_norm)
-            change = layer.down(self._gated(layer.gate_up(normed), layer.activation))
+            change = layer.mlp(normed, self._gated)
             hidden, normed = self._add_norm(hidden, change, layer.mlp_out_norm, next_norm)
         return self._logits(tap, hidden, normed, selected)
 
@@ -205,3 +236,11 @@ class DecoderRunner(ModelRunner):
         """True for the form of Llama: whole heads rotated by one set of frequencies, two norms a layer, SiLU."""
         is_llama = self.embedding_scale is None and self.softcap is None and self.rotary_kinds == [None]
         return is_llama and self.num_rotated == self.shape.key_dim and all(layer.is_plain for layer in self.layers)
+
+
+def replace_linears(parts: Iterable[Product], layer: Layer) -> None:
+    """Let the layer's products compute what these linear layers of modules did."""
+    for path, owner, names in parts:
+        replaced = [getattr(owner, name) for name in names]
+        for name, part in zip(names, proxies(product_at(layer, path), replaced), strict=True):
+            setattr(owner, name, part)

@@ -20,7 +20,7 @@ from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker
 from worker.runners.decoder import DecoderRunner
 from worker.runners.micro_batches import MicroBatches
-from worker.runners.parts.layers import Layer, Norm
+from worker.runners.parts.layers import Layer, Norm, parts_of
 from worker.runners.probe import Unsupported
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -86,8 +86,9 @@ class NativeDecoderRunner(DecoderRunner):
         super().__init__(model, kv_cache, specs, NativeBatch, quantization)
         dim = self.shape.key_dim
         self.num_shared = self.num_heads // self.shape.num_kv_heads
-        width, mlp_width = self.embedding.shape[1], model.config.get_text_config().intermediate_size
-        fits = dim % (2 * LANES) == width % LANES == mlp_width % LANES == 0
+        downs = (owner for layer in model.model.layers for path, owner, _ in parts_of(layer) if path[-1] == "down")
+        widths = {self.embedding.shape[1], *(owner.down_proj.in_features for owner in downs)}
+        fits = dim % (2 * LANES) == 0 and all(width % LANES == 0 for width in widths)
         has_plain_scores = all(spec.has_plain_scores for spec in specs)
         if (
             not has_plain_scores
@@ -123,13 +124,13 @@ class NativeDecoderRunner(DecoderRunner):
             values.data_ptr(), keys.shape[1] * keys.shape[2], num_tokens, 0, kv_heads, dim,
         )  # fmt: skip
 
-    def _run(
-        self, inputs: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
+    def run_layers(
+        self, hidden: torch.Tensor, positions: torch.Tensor, paged: Attention, selected: torch.Tensor
     ) -> torch.Tensor:
+        """See DecoderRunner."""
         assert isinstance(paged, NativeBatch)
-        num_padding = padded(len(inputs)) - len(inputs)
-        inputs, positions = F.pad(inputs, (0, num_padding)), F.pad(positions, (0, num_padding))
-        hidden = F.embedding(inputs, self.embedding)
+        if num_padding := padded(len(hidden)) - len(hidden):
+            hidden, positions = F.pad(hidden, (0, 0, 0, num_padding)), F.pad(positions, (0, num_padding))
         cos, sin = (part.contiguous() for part in self.rotary(hidden, positions, None))
         items = paged.items(MAX_ROWS // self.num_shared)
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
@@ -143,7 +144,7 @@ class NativeDecoderRunner(DecoderRunner):
             if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
                 hidden, attended = self._select(selected, hidden, attended)
             normed = self._add_norm_in_place(hidden, layer.attention_out(attended), layer.mlp_norm)
-            mlp_out = layer.down(self._swiglu(layer.gate_up(normed)))
+            mlp_out = layer.mlp(normed, self._gated)
             normed = self._add_norm_in_place(hidden, mlp_out, next_norm)
         return self._logits(tap, hidden, normed, selected)
 
@@ -154,7 +155,8 @@ class NativeDecoderRunner(DecoderRunner):
         self.kernels.add_norm(hidden.data_ptr(), added, norm.weight.data_ptr(), out.data_ptr(), *hidden.shape, norm.eps)
         return out
 
-    def _swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def _gated(self, gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+        """With SiLU: other activations are refused at the start."""
         num_tokens, width = len(gate_up), gate_up.shape[1] // 2
         out = gate_up.new_empty(num_tokens, width)
         self.kernels.swiglu(gate_up.data_ptr(), out.data_ptr(), num_tokens, width)

@@ -105,7 +105,7 @@ def test_rows_of_several_adapters_and_of_the_base_run_in_one_step(
         ("gemma3", DecoderRunner),
         ("gpt_neox", ModelRunner),
         ("deepseek_v3", ModelRunner),
-        ("mixtral", ModelRunner),
+        ("mixtral", DecoderRunner),
         ("lfm2", HybridRunner),
         ("bloom", SequentialRunner),
     ],

@@ -5,14 +5,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from worker.kernels.elementwise import ACTIVATIONS, gated
+from worker.kernels.experts.activation import activation_name
 from worker.runners.decoder import DecoderRunner
 from worker.runners.native_decoder import NativeDecoderRunner
-from worker.runners.parts.layers import Norm, check_parts, name_of
+from worker.runners.parts.layers import Norm
+from worker.runners.parts.mlp import check_parts, dense_mlp
 from worker.runners.probe import Unsupported
 
 WIDE = {"hidden_size": 64, "head_dim": 32}  # widths that the C kernels take
@@ -58,14 +61,15 @@ def test_a_norm_that_subtracts_the_mean_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_known_by_what_it_computes(name: str) -> None:
-    assert name_of(ACTIVATIONS[name]) == name
+    assert activation_name(ACTIVATIONS[name]) == name
     gate, up = torch.randn(2, 3, 4)
     assert torch.allclose(gated(torch.cat([gate, up], dim=1), name), ACTIVATIONS[name](gate) * up)
 
 
 def test_another_activation_is_refused() -> None:
+    mlp = LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=4, hidden_act="relu"))
     with pytest.raises(Unsupported, match="ReLU"):
-        name_of(nn.ReLU())
+        dense_mlp(mlp, None)
 
 
 def test_dropout_is_no_part_and_any_other_is() -> None:

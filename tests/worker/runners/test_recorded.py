@@ -253,7 +253,7 @@ def test_recorded_steps_with_fp8_weights_give_the_same_tokens(model_folder: Mode
     bench = Bench(model_folder(), replace(SMALL, quantization=Fp8()))
     bench.engine.runner = runner = on_a_gpu(bench.engine.runner)
     assert isinstance(runner, DecoderRunner)
-    products = [runner.head, *(part for layer in runner.layers for part in (layer.qkv, layer.gate_up, layer.down))]
+    products = runner.products
     assert all(isinstance(product, Fp8Linear) for product in products)
     answer(bench, ignore_eos=True)
     unrecorded = [bench.token_ids(f"r{length}") for length in LENGTHS]

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -45,6 +46,6 @@ class AdaptedLinear:
         return outputs
 
 
-def without_adapters(linear: Linear) -> Linear:
+def without_adapters(product: Any) -> Any:
     """The product alone."""
-    return linear.linear if isinstance(linear, AdaptedLinear) else linear
+    return product.linear if isinstance(product, AdaptedLinear) else product

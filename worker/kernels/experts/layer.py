@@ -1,51 +1,90 @@
-"""The experts of one layer of a model, as they are in transformers' modules."""
+"""The experts of one layer of a model, as they are in transformers' modules, and what computes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from worker.kernels.experts.activation import Activate, activation_of
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.packed.weights import Weights
+
+MATRICES = 3  # dimensions of the weights of all experts
+
+
+class Experts(Protocol):
+    """The experts of a layer: for each token the sum of those that it chose, by their weights."""
+
+    def __call__(self, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> None:
+        """hidden [T, width], chosen [T, k] int64, all of a token different, weights [T, k] float32 -> out [T, width].
+
+        Sums are made in float32 and rounded once. `out` has the dtype of `hidden` and shares no memory with it.
+        """
+
+
+@runtime_checkable
+class ExpertsBeside(Experts, Protocol):
+    """Experts that are computed elsewhere, beside what the caller computes in the meantime."""
+
+    def begin(
+        self, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor, out: torch.Tensor
+    ) -> Callable[[], None]:
+        """As a call; `out` holds the sums only when what is returned has been called. Until then nothing may change
+        the arguments."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertLayer:
-    """Weights [experts, out, in] and biases [experts, out]."""
+    """Weights [experts, out, in], dense ones in any memory order, and biases [experts, out]."""
 
     up: Weights  # gates too, where the activation takes some
     down: Weights
     up_bias: torch.Tensor | None
     down_bias: torch.Tensor | None
-    activate: Callable[[torch.Tensor], torch.Tensor]  # outputs of `up` -> inputs of `down`
+    activate: Activate  # outputs of `up` -> inputs of `down`
+
+    @property
+    def num_experts(self) -> int:
+        return len(self.up.codes)
+
+    @property
+    def is_packed(self) -> bool:
+        return self.up.kind != "dense" or self.down.kind != "dense"
 
 
-def packed_layer(module: Any) -> ExpertLayer | None:
-    """The experts of a module whose weights are packed; None for any other module."""
-    if not all(hasattr(module, name) for name in ("has_gate", "has_bias", "is_transposed", "down_proj")):
+def expert_layer(module: Any) -> ExpertLayer | None:
+    """The experts of a module; None for any other module, and for experts that we do not compute."""
+    if not has_experts(module) or getattr(module, "has_post_expert_norm", False):
         return None
-    name, _ = names = packed_names(module)
+    name, _ = names = matrix_names(module)
     up, down = (weights_of(module, name) for name in names)
     if up is None or down is None or up.order is not None or down.order is not None:
         return None
-    return ExpertLayer(
-        up,
-        down,
-        getattr(module, f"{name}_bias") if module.has_bias else None,
-        module.down_proj_bias if module.has_bias else None,
-        module._apply_gate if module.has_gate else module.act_fn,
+    up_bias, down_bias = (
+        (getattr(module, f"{name}_bias").detach(), module.down_proj_bias.detach()) if module.has_bias else (None, None)
     )
+    return ExpertLayer(up, down, up_bias, down_bias, activation_of(module))
 
 
-def packed_names(module: Any) -> tuple[str, str]:
+def has_experts(module: Any) -> bool:
+    """True for the module of a layer's experts."""
+    return all(hasattr(module, name) for name in ("has_gate", "has_bias", "is_transposed", "down_proj"))
+
+
+def matrix_names(module: Any) -> tuple[str, str]:
     """The names of a module's two matrices."""
     return "gate_up_proj" if module.has_gate else "up_proj", "down_proj"
 
 
 def weights_of(module: Any, name: str) -> Weights | None:
-    """Matrices of the module; None if they are not packed, or the other way round than the module wants them."""
+    """Matrices of the module [experts, out, in]; None if they are packed the other way round than it wants them."""
     tensor = getattr(module, name, None)
-    if not isinstance(tensor, PackedTensor) or tensor.is_turned != module.is_transposed or tensor.dim() != 3:
+    if not isinstance(tensor, torch.Tensor) or tensor.dim() != MATRICES:
         return None
-    return tensor.weights
+    if isinstance(tensor, PackedTensor):
+        return tensor.weights if tensor.is_turned == module.is_transposed else None
+    if type(tensor.data) is not torch.Tensor:  # one of torchao's
+        return None
+    matrices = tensor.detach().transpose(1, 2) if module.is_transposed else tensor.detach()
+    return Weights("dense", matrices.dtype, matrices.shape[-1], matrices)

@@ -46,11 +46,11 @@ def keep_runner(loaded: LoadedModel, runner: ModelRunner, layers: LayerSurvey, n
     kept, model, parts = loaded.kept, loaded.model, Parts()
     assert kept is not None
     try:
-        if type(runner) not in RUNNERS.values():
+        if not isinstance(runner, DecoderRunner) or type(runner) not in RUNNERS.values():
             raise NoForm(f"the weights of a {type(runner).__name__} are not kept")
         about = {
             "runner": type(runner).__name__,
-            "linears": [form_of(linear, f"linears.{at}", parts) for at, linear in enumerate(runner.linears)],
+            "products": [form_of(each, f"products.{at}", parts) for at, each in enumerate(runner.products)],
             "state": state_form(model, parts),
             "layers": [
                 {
@@ -101,9 +101,9 @@ def proven_on(found: KeptTensors, loaded: LoadedModel, layers: LayerSurvey) -> M
     """Raises KeptFault where the runner does not compute what it did when its weights were kept."""
     about, model = found.about, loaded.model
     cache = cache_to_try(loaded, layers, NUM_CHECKED + 1)
-    linears = PackedBefore(made_of(form, found) for form in about["linears"])
+    products = PackedBefore(made_of(form, found) for form in about["products"])
     try:
-        runner = RUNNERS[about["runner"]](model, cache, layers.specs, PagedAttention, linears)
+        runner = RUNNERS[about["runner"]](model, cache, layers.specs, PagedAttention, products)
         if isinstance(runner, NativeDecoderRunner) and loaded.num_passes > 1:
             runner.micro_batches = MicroBatches(loaded.num_passes)
         compared(checked_logits(runner, model), Expected(found[PROBE][0], MAX_DEVIATION))

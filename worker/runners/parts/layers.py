@@ -1,31 +1,29 @@
 """The parts of a Llama-like decoder layer, read from transformers' modules.
 
-Families differ in the parts that are looked up here: head norms, norms after attention and MLP (Gemma 2 and 3), the
-activation, fused projections (Phi 3). A layer with any other part is Unsupported.
+Families differ in the parts that are looked up here: head norms, norms after attention and MLP (Gemma 2 and 3), fused
+projections (Phi 3), the MLP. A layer with any other part is Unsupported.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 import torch
-from torch import nn
 
 from worker.attention.spec import AttentionSpec
-from worker.kernels.elementwise import ACTIVATIONS
 from worker.kernels.fused import PackedBefore, fused_linear
 from worker.kernels.linear import Linear
 from worker.kernels.quantized import Quantization
+from worker.runners.parts.mlp import DenseMlp, Mlp, Product, check_are_plain, check_parts, mlp_of, mlp_parts
 from worker.runners.probe import Unsupported
 
 LAYER_PARTS = frozenset({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
 GEMMA_NORMS = frozenset({"pre_feedforward_layernorm", "post_feedforward_layernorm"})
 HEAD_NORMS = frozenset({"q_norm", "k_norm"})
-QKV, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
-FUSED_QKV, FUSED_GATE_UP = ("qkv_proj",), ("gate_up_proj",)
+QKV, FUSED_QKV = ("q_proj", "k_proj", "v_proj"), ("qkv_proj",)
 MAX_WEIGHT_ERROR = 0.02  # of a norm's weights, which may be rounded to bf16
-MAX_ACTIVATION_ERROR = 1e-6
 
 
 class Norm:
@@ -55,9 +53,7 @@ class Layer:
     attention_out: Linear
     attention_out_norm: Norm | None  # before the addition
     mlp_norm: Norm
-    gate_up: Linear
-    activation: str  # of ACTIVATIONS
-    down: Linear
+    mlp: Mlp
     mlp_out_norm: Norm | None  # before the addition
     spec: AttentionSpec
     rotary_kind: str | None  # see Rotary
@@ -67,23 +63,25 @@ class Layer:
         """True for the form of Llama, whose weights of norms have the dtype of the hidden states."""
         norms = [self.attention_norm, self.mlp_norm, *(self.head_norms or ())]
         has_few = self.attention_out_norm is None and self.mlp_out_norm is None
-        return has_few and self.activation == "silu" and not any(norm.counts_from_one for norm in norms)
+        return has_few and self.has_silu and not any(norm.counts_from_one for norm in norms)
+
+    @property
+    def has_silu(self) -> bool:
+        """True if the activation of what all tokens compute is SiLU; experts have their own."""
+        dense = self.mlp if isinstance(self.mlp, DenseMlp) else self.mlp.shared
+        return dense is None or dense.activation == "silu"
 
 
 def layer_of(
     module: Any, spec: AttentionSpec, kind: str | None, quantization: Quantization | PackedBefore | None
 ) -> Layer:
     """Raises Unsupported for a layer with other parts than those computed here."""
-    attention, mlp = module.self_attn, module.mlp
+    attention = module.self_attn
+    qkv = qkv_names(attention)
     is_gemma, has_head_norms = hasattr(module, "pre_feedforward_layernorm"), hasattr(attention, "q_norm")
-    qkv, gate_up = qkv_names(attention), gate_up_names(mlp)
     check_parts(module, LAYER_PARTS | GEMMA_NORMS if is_gemma else LAYER_PARTS)
     check_parts(attention, {*qkv, "o_proj", *(HEAD_NORMS if has_head_norms else ())})
-    activation = getattr(mlp, "act_fn", None) or getattr(mlp, "activation_fn", None)
-    check_parts(mlp, {*gate_up, "down_proj", "act_fn" if hasattr(mlp, "act_fn") else "activation_fn"})
     check_are_plain(attention, {*qkv, "o_proj"})
-    check_are_plain(mlp, {*gate_up, "down_proj"})
-    activation_name = name_of(activation)
     linear = partial(fused_linear, quantization=quantization)
     return Layer(
         attention_norm=Norm(module.input_layernorm),
@@ -92,9 +90,7 @@ def layer_of(
         attention_out=linear([attention.o_proj]),
         attention_out_norm=Norm(module.post_attention_layernorm) if is_gemma else None,
         mlp_norm=Norm(module.pre_feedforward_layernorm if is_gemma else module.post_attention_layernorm),
-        gate_up=linear([getattr(mlp, name) for name in gate_up]),
-        activation=activation_name,
-        down=linear([mlp.down_proj]),
+        mlp=mlp_of(module.mlp, quantization),
         mlp_out_norm=Norm(module.post_feedforward_layernorm) if is_gemma else None,
         spec=spec,
         rotary_kind=kind,
@@ -106,40 +102,24 @@ def qkv_names(attention: Any) -> tuple[str, ...]:
     return FUSED_QKV if hasattr(attention, FUSED_QKV[0]) else QKV
 
 
-def gate_up_names(mlp: Any) -> tuple[str, ...]:
-    return FUSED_GATE_UP if hasattr(mlp, FUSED_GATE_UP[0]) else GATE_UP
+def attention_parts(attention: Any) -> Iterator[Product]:
+    """The products of a Layer's attention."""
+    yield ("qkv",), attention, qkv_names(attention)
+    yield ("attention_out",), attention, ("o_proj",)
 
 
-def parts_of(module: Any) -> tuple[tuple[str, Any, tuple[str, ...]], ...]:
-    """The products of a Layer: their names there, and the linear layers in each: their owner and their names."""
-    attention, mlp = module.self_attn, module.mlp
-    return (
-        ("qkv", attention, qkv_names(attention)),
-        ("attention_out", attention, ("o_proj",)),
-        ("gate_up", mlp, gate_up_names(mlp)),
-        ("down", mlp, ("down_proj",)),
-    )
+def parts_of(module: Any) -> Iterator[Product]:
+    """The products of linear layers in a Layer."""
+    yield from attention_parts(module.self_attn)
+    yield from mlp_parts(module.mlp)
 
 
-def check_parts(module: Any, expected: Set[str]) -> None:
-    """Raises Unsupported unless the module has exactly these parts, besides dropout, which serving leaves out."""
-    found = {name for name, part in module.named_children() if not isinstance(part, nn.Dropout)}
-    if found != expected:
-        raise Unsupported(f"{type(module).__name__} has the parts {sorted(found)}")
+def product_at(part: Any, path: Seq[str]) -> Any:
+    """What stands at a path of attributes."""
+    return reduce(getattr, path, part)
 
 
-def check_are_plain(module: Any, names: Set[str]) -> None:
-    """Raises Unsupported unless these parts are plain linear layers; a quantized layer has scales too."""
-    for name in sorted(names):
-        kind = type(getattr(module, name))
-        if kind is not nn.Linear:
-            raise Unsupported(f"{name} is a {kind.__name__}")
-
-
-def name_of(activation: Any) -> str:
-    """The name in ACTIVATIONS of what the module computes. Raises Unsupported for another activation."""
-    inputs = torch.linspace(-8, 8, 33)
-    for name, function in ACTIVATIONS.items():
-        if torch.allclose(activation(inputs), function(inputs), atol=MAX_ACTIVATION_ERROR, rtol=0):
-            return name
-    raise Unsupported(f"its activation {type(activation).__name__} is none of {', '.join(ACTIVATIONS)}")
+def with_product(part: Any, path: Seq[str], product: Any) -> Any:
+    """The part, of frozen dataclasses, with another product at the path."""
+    name, *rest = path
+    return replace(part, **{name: with_product(getattr(part, name), rest, product) if rest else product})

@@ -33,6 +33,8 @@ class Rotary:
         has_kinds = isinstance(getattr(module, "rope_type", None), dict)
         self.kinds = tuple(layer_types or ()) if has_kinds else None  # of each layer, in order
         self.num_axes = 1 if has_kinds else num_axes_of(module)
+        self.is_halved = False  # cos and sin come for half of the numbers that are rotated, as gpt-oss has them
+        self.is_halved = self._is_halved()
 
     def kind_of(self, layer_idx: int) -> str | None:
         return None if self.kinds is None else self.kinds[layer_idx]
@@ -45,7 +47,17 @@ class Rotary:
             cos, sin = self.module(hidden, positions[None])
         else:
             cos, sin = (part[0] for part in self.module(hidden, positions.expand(self.num_axes, 1, -1)))
+        if self.is_halved:
+            cos, sin = (torch.cat([part, part], dim=-1) for part in (cos, sin))
         return cos[0], sin[0]
+
+    def _is_halved(self) -> bool:
+        kind = None if self.kinds is None else self.kinds[0]
+        frequencies = getattr(self.module, "inv_freq" if kind is None else f"{kind}_inv_freq", None)
+        if not isinstance(frequencies, torch.Tensor):
+            return False
+        nothing = frequencies.new_zeros(1, dtype=torch.float32)
+        return self(nothing, nothing.long(), kind)[0].shape[-1] == len(frequencies)
 
     def fixed(self, kind: str | None) -> FixedFrequencies | None:
         """None for frequencies that depend on the step, or are used in another way than in most models."""

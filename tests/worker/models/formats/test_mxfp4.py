@@ -12,11 +12,13 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from tests.worker.models.formats.reading import numbers_of
 from tests.worker.models.formats.twins import Packed, check_twins, save_twins
 from worker.kernels.experts.looped import LoopedExperts
+from worker.kernels.linear import parts_of
 from worker.kernels.packed.tensor import PackedTensor
 from worker.models.formats.known import format_of
 from worker.models.formats.mxfp4 import Mxfp4
 from worker.models.formats.reader import weight_bytes
-from worker.runners.base import ModelRunner
+from worker.runners.decoder import DecoderRunner
+from worker.runners.parts.mlp import SparseMlp
 
 PACKING = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "model.embed_tokens"]}
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -63,12 +65,13 @@ def test_greedy_tokens_are_those_of_the_twin(tmp_path: Path) -> None:
     packed, twin = save_twins(tmp_path, "gpt_oss", pack, PACKING, **sizes)
     bench = check_twins(packed, twin)
     runner = bench.engine.runner
-    assert type(runner) is ModelRunner
-    products = [module.experts_product for module in runner.model.modules() if hasattr(module, "experts_product")]
+    assert type(runner) is DecoderRunner
+    products = [layer.mlp.experts for layer in runner.layers if isinstance(layer.mlp, SparseMlp)]
     assert [type(product) for product in products] == [LoopedExperts, LoopedExperts]
-    of_experts = {id(linear) for product in products for linear in product.linears}
+    of_experts = {id(linear) for product in products for linear in product.linears}  # type: ignore[attr-defined]
     assert len(of_experts) == 2 * 2 * sizes["num_local_experts"]
-    assert of_experts <= set(map(id, runner.linears))  # which are measured at the start
+    measured = {id(part) for linear in runner.linears for part in parts_of(linear)}  # at the start
+    assert of_experts <= measured
 
 
 def test_scales_of_another_shape_are_refused() -> None:

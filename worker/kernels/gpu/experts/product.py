@@ -18,9 +18,14 @@ class GroupedExperts:
     def __init__(self, layer: ExpertLayer) -> None:
         self.layer = layer
 
-    def __call__(self, hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> None:
+        """See Experts."""
+        outputs = self.outputs(hidden, chosen)
+        out.copy_((outputs * weights[..., None]).sum(dim=1))
+
+    def outputs(self, hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """hidden [T, width], chosen [T, k] -> outputs of the experts [T, k, width]."""
-        layer, num_experts = self.layer, len(self.layer.up.codes)
+        layer, num_experts = self.layer, self.layer.num_experts
         groups = grouped(chosen.flatten(), num_experts, block_rows(chosen.numel(), num_experts))
         up = expert_product(hidden, layer.up, layer.up_bias, groups, top_k=chosen.shape[1])
         down = expert_product(layer.activate(up), layer.down, layer.down_bias, groups, top_k=1)

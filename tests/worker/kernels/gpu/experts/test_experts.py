@@ -103,10 +103,11 @@ def test_a_layer_s_experts_are_those_that_are_computed_one_after_the_other() -> 
         return F.silu(outputs[:, ::2]) * outputs[:, 1::2]
 
     layer = ExpertLayer(up, down, torch.randn(4, 128).bfloat16(), torch.randn(4, 64).bfloat16(), gate)
-    hidden, chosen = torch.randn(6, 64).bfloat16(), choice(6, 2, 4)
-    expected = LoopedExperts(layer)(hidden, chosen)
-    most = 0.02 * float(expected.abs().max())
-    torch.testing.assert_close(GroupedExperts(layer)(hidden, chosen), expected, atol=most, rtol=0.02)
+    hidden, chosen, weights = torch.randn(6, 64).bfloat16(), choice(6, 2, 4), torch.rand(6, 2)
+    expected, found = torch.empty_like(hidden), torch.empty_like(hidden)
+    LoopedExperts(layer)(hidden, chosen, weights, expected)
+    GroupedExperts(layer)(hidden, chosen, weights, found)
+    torch.testing.assert_close(found, expected, atol=0.02 * float(expected.abs().max()), rtol=0.02)
 
 
 @pytest.mark.parametrize("few_rows", [2048, 0], ids=["kernel", "torch"])
@@ -116,13 +117,14 @@ def test_a_recorded_layer_computes_another_choice_of_experts(few_rows: int, monk
     monkeypatch.setattr(InterpretedFunction, "run", launched(InterpretedFunction.run))
     up, down = expert_weights("int8", 4, 64, 64), expert_weights("int8", 4, 64, 64)
     layer = ExpertLayer(up, down, None, None, F.silu)
-    hidden, chosen, outputs = torch.randn(6, 64).bfloat16(), choice(6, 2, 4), torch.zeros(6, 2, 64).bfloat16()
+    hidden, chosen, weights = torch.randn(6, 64).bfloat16(), choice(6, 2, 4), torch.rand(6, 2)
+    expected, outputs = torch.empty_like(hidden), torch.empty_like(hidden)
     with torch.inference_mode():
-        replay = recorded(lambda: outputs.copy_(GroupedExperts(layer)(hidden, chosen)))
+        replay = recorded(lambda: GroupedExperts(layer)(hidden, chosen, weights, outputs))
         hidden.copy_(torch.randn(6, 64))
         chosen.copy_(torch.tensor([[3, 0]] * 6))
         replay()
-    expected = LoopedExperts(layer)(hidden, chosen)
+    LoopedExperts(layer)(hidden, chosen, weights, expected)
     torch.testing.assert_close(outputs, expected, atol=0.02 * float(expected.abs().max()), rtol=0.02)
 
 
