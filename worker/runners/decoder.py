@@ -231,12 +231,6 @@ class DecoderRunner(ModelRunner):
             raise Unsupported(f"it rotates {sorted(widths)} of the {self.shape.key_dim} numbers of a head")
         return width
 
-    @property
-    def is_plain(self) -> bool:
-        """True for the form of Llama: whole heads rotated by one set of frequencies, two norms a layer, SiLU."""
-        is_llama = self.embedding_scale is None and self.softcap is None and self.rotary_kinds == [None]
-        return is_llama and self.num_rotated == self.shape.key_dim and all(layer.is_plain for layer in self.layers)
-
 
 def replace_linears(parts: Iterable[Product], layer: Layer) -> None:
     """Let the layer's products compute what these linear layers of modules did."""

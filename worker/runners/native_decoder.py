@@ -100,6 +100,12 @@ class NativeDecoderRunner(DecoderRunner):
         ):
             raise Unsupported("its widths or scores are not those of the kernels")
 
+    @property
+    def is_plain(self) -> bool:
+        """True for the form of Llama: whole heads rotated by one set of frequencies, two norms a layer, SiLU."""
+        is_llama = self.embedding_scale is None and self.softcap is None and self.rotary_kinds == [None]
+        return is_llama and self.num_rotated == self.shape.key_dim and all(layer.is_plain for layer in self.layers)
+
     def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
         compute = partial(super().forward, sampled=sampled)
