@@ -251,8 +251,9 @@ FILES: tuple[Callable[[], list[KernelCase]], ...] = (
 
 
 def all_cases() -> list[KernelCase]:
-    from bench.product_cases import products_cases  # which are made of what stands here
+    from bench.latent_cases import latent_cases  # which are made of what stands here
+    from bench.product_cases import products_cases
 
-    cases = [case for of_file in (*FILES, products_cases) for case in of_file()]
+    cases = [case for of_file in (*FILES, latent_cases, products_cases) for case in of_file()]
     assert len({case.name for case in cases}) == len(cases), "two cases of one name"
     return cases
