@@ -1,11 +1,13 @@
 """The variants of the kernels for latents that a GPU runs, at DeepSeek-V3.2's sizes; see kernel_cases.py."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from bench.kernel_cases import KernelCase, case_of
-from worker.kernels.gpu.latent import attention, index_scores, places, selection
+from worker.kernels.gpu.latent import attention, index_scores, index_writes, places, selection, writes
 
 RANK, ROTATED, HEADS = 512, 64, 128
 INDEX_HEADS, INDEX_DIM, TOPK, PAGE = 64, 128, 2048, 64
@@ -25,6 +27,9 @@ def latent_cases() -> list[KernelCase]:
         scores_case("tiles", 4096),
         selection_case(),
         places_case(),
+        latents_case(),
+        index_keys_case(),
+        index_queries_case(),
     ]
 
 
@@ -41,9 +46,7 @@ def attention_case(
     constants |= {"WIDTH": RANK + ROTATED, "RANK": RANK, "PAGE": PAGE, "IN_FLOAT32": False}
     num_warps, num_stages = constants.pop("num_warps"), constants.pop("num_stages")
     kernel = attention.latent_attention_kernel
-    return replace(
-        case_of(f"latents, {name}", kernel, signature, constants, num_warps), num_stages=num_stages
-    )
+    return replace(case_of(f"latents, {name}", kernel, signature, constants, num_warps), num_stages=num_stages)
 
 
 def combine_case(num_splits: int) -> KernelCase:
@@ -77,3 +80,30 @@ def places_case() -> KernelCase:
     signature = {"query_starts": "*i32", "num_keys": "*i32", "out": "*i32", "num_seqs": "i32", "num_tokens": "i32"}
     constants = {"TOKENS": places.TOKENS, "SEQUENCES": places.SEQUENCES}
     return case_of("token places", places.token_places_kernel, signature, constants, 4)
+
+
+def latents_case() -> KernelCase:
+    kernel = writes.latents_kernel
+    signature = {name: "i32:16" for name in kernel.arg_names if name.endswith(("_token", "_head"))}
+    signature |= dict.fromkeys(("query", "latents", "norm", "pool", "out"), "*bf16")
+    signature |= {"cos": "*fp32", "sin": "*fp32", "slots": "*i64", "eps": "fp32", "num_heads": "i32:16"}
+    constants = writes.constants_of(RANK, ROTATED, 128)
+    return case_of("latents, rotate and write", kernel, signature, constants, constants.pop("num_warps"))
+
+
+def index_keys_case() -> KernelCase:
+    signature = {"slots": "*i64", "norm": "*bf16", "norm_bias": "*bf16", "eps": "fp32", "heads": "i32"}
+    return index_case("index keys", signature, {"WIDTH": INDEX_DIM + 4, "PAGE": PAGE}, 16)
+
+
+def index_queries_case() -> KernelCase:
+    signature = {"head_weights": "*fp32", "weights": "*fp32", "heads": "i32:16"}
+    return index_case("index queries", signature, {"WIDTH": INDEX_DIM, "PAGE": 1, "eps": 0.0}, INDEX_HEADS)
+
+
+def index_case(name: str, types: Mapping[str, str], sizes: Mapping[str, Any], rows: int) -> KernelCase:
+    signature = {"source": "*bf16", "cos": "*fp32", "sin": "*fp32", "out": "*fp8e4nv", "scales": "*fp32"}
+    signature |= {"num_rows": "i32", "source_token": "i32:16", "cos_token": "i32:16", "sin_token": "i32:16"}
+    cos = torch.empty(1, ROTATED)
+    constants = index_writes.constants_of(INDEX_DIM, (cos, cos), rows) | {"IN_FLOAT32": False} | dict(sizes)
+    return case_of(name, index_writes.index_kernel, signature | dict(types), constants, constants.pop("num_warps"))

@@ -109,22 +109,9 @@ class RaggedKernelAttention(KernelAttention):
     """KernelAttention of a step that is not recorded. Its tiles are as large as a layer's shape wants them."""
 
     def __init__(self, kv_cache: KVCache, rows: Seq[ScheduledSequence], device: torch.device) -> None:
-        width = max(len(row.sequence.block_ids) for row in rows)
-        table = [row.sequence.block_ids + [0] * (width - len(row.sequence.block_ids)) for row in rows]
-        starts, num_keys = [0], [row.start + row.num_inputs for row in rows]
-        for row in rows:
-            starts.append(starts[-1] + row.num_inputs)
-        none = torch.empty(0, dtype=torch.int32)
-        tensors = StepTensors(
-            upload(torch.tensor(token_slots(rows, kv_cache.block_size)), device),
-            upload(torch.tensor(starts, dtype=torch.int32), device),
-            upload(torch.tensor(num_keys, dtype=torch.int32), device),
-            upload(torch.tensor(table, dtype=torch.int32), device),
-            none,
-            none,
-        )
+        tensors, max_keys = tensors_of(kv_cache, rows, device)
         num_decodes = sum(row.num_inputs == 1 for row in rows)
-        super().__init__(kv_cache, tensors, 1, num_decodes, max(num_keys))
+        super().__init__(kv_cache, tensors, 1, num_decodes, max_keys)
         self._chunks = [(at, row.num_inputs) for at, row in enumerate(rows) if row.num_inputs > 1]
         self._by_shared: dict[int, Tiles] = {}
 
@@ -136,6 +123,25 @@ class RaggedKernelAttention(KernelAttention):
             rows, starts = upload(torch.tensor(table, dtype=torch.int32).view(-1, 2).T.contiguous(), self.slots.device)
             self._by_shared[num_shared] = Tiles(self.tensors.query_starts, len(table), num_queries, rows, starts)
         return self._by_shared[num_shared]
+
+
+def tensors_of(kv_cache: KVCache, rows: Seq[ScheduledSequence], device: torch.device) -> tuple[StepTensors, int]:
+    """Of a step that is not recorded, without tiles; and the most keys that a sequence has."""
+    width = max(len(row.sequence.block_ids) for row in rows)
+    table = [row.sequence.block_ids + [0] * (width - len(row.sequence.block_ids)) for row in rows]
+    starts, num_keys = [0], [row.start + row.num_inputs for row in rows]
+    for row in rows:
+        starts.append(starts[-1] + row.num_inputs)
+    none = torch.empty(0, dtype=torch.int32)
+    tensors = StepTensors(
+        upload(torch.tensor(token_slots(rows, kv_cache.block_size)), device),
+        upload(torch.tensor(starts, dtype=torch.int32), device),
+        upload(torch.tensor(num_keys, dtype=torch.int32), device),
+        upload(torch.tensor(table, dtype=torch.int32), device),
+        none,
+        none,
+    )
+    return tensors, max(num_keys)
 
 
 def adjacent(numbers: torch.Tensor) -> torch.Tensor:

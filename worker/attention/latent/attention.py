@@ -10,8 +10,10 @@ import torch
 
 from worker.attention.groups import build_groups, token_slots
 from worker.attention.latent.dense import attend_all
+from worker.attention.latent.index_keys import write_index_keys
+from worker.attention.latent.selected import as_slots, attend_selected
+from worker.attention.latent.selection import Selected, select
 from worker.attention.latent.spec import LatentSpec
-from worker.attention.paged import write_slots
 from worker.device import upload
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -26,16 +28,30 @@ class LatentAttention:
         self.groups = build_groups(rows, kv_cache.block_size, device)
 
     def write(self, layer_idx: int, latents: torch.Tensor, index_keys: torch.Tensor | None) -> None:
-        """This step's latents, [T, width], their last numbers rotated, and index keys, [T, index width], if there are.
+        """This step's latents, [T, width], their last numbers rotated, and index keys, [T, index dim], if there are."""
+        by_slot = as_slots(self.kv_cache.keys[layer_idx])
+        by_slot.index_copy_(0, self.slots, latents.to(by_slot.dtype))
+        if index_keys is not None:
+            write_index_keys(self.kv_cache.values[layer_idx], self.slots, index_keys)
 
-        Both of a dtype that the cache's is of.
+    def select(
+        self, layer_idx: int, index_queries: torch.Tensor, head_weights: torch.Tensor, spec: LatentSpec
+    ) -> Selected | None:
+        """The keys of each token, by their scores for index queries [T, heads, dim], which are rotated.
+
+        `head_weights` [T, heads] float32. None: all keys, as where no token sees more than `spec.topk`.
         """
-        values = latents[:, :0] if index_keys is None else index_keys
-        write_slots(self.kv_cache, layer_idx, self.slots, latents[:, None], values[:, None])
+        if spec.topk is None:
+            return None
+        return select(self.kv_cache.values[layer_idx], self.groups, index_queries, head_weights, spec.topk)
 
-    def attend(self, layer_idx: int, queries: torch.Tensor, spec: LatentSpec) -> torch.Tensor:
+    def attend(
+        self, layer_idx: int, queries: torch.Tensor, selected: Selected | None, spec: LatentSpec
+    ) -> torch.Tensor:
         """Queries [T, heads, width], as latents are -> [T, heads, spec.rank]: weighted sums of latents."""
         pool = self.kv_cache.keys[layer_idx]
+        if selected is not None:
+            return attend_selected(queries, pool, selected, self.groups, spec)
         outputs = []
         for group in self.groups:
             own = queries[group.start : group.stop]

@@ -29,7 +29,7 @@ def parts_of(pool: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a pool in 8 bits, [1, blocks, size, dim + 4]: numbers [blocks, size, dim], scales [blocks, size]. Views."""
     _, _, size, width = pool.shape
     blocks, num_numbers = pool[0].flatten(1), size * (width - SCALE_BYTES)
-    numbers = blocks[:, :num_numbers].unflatten(1, (size, -1))
+    numbers = blocks[:, :num_numbers].view(len(blocks), size, -1)
     return numbers, blocks[:, num_numbers:].view(torch.float32)
 
 
@@ -69,4 +69,4 @@ def turning_matrix(dim: int) -> torch.Tensor:
     signs = torch.ones(1, 1)
     while len(signs) < part:
         signs = torch.cat([torch.cat([signs, signs], 1), torch.cat([signs, -signs], 1)])
-    return torch.block_diag(*[signs * part**-0.5] * (dim // part))
+    return torch.kron(torch.eye(dim // part), signs * part**-0.5)

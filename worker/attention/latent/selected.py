@@ -15,7 +15,7 @@ def attend_selected(
     queries: torch.Tensor, pool: torch.Tensor, selected: Selected, groups: Seq[AttentionGroup], spec: LatentSpec
 ) -> torch.Tensor:
     """`queries` [T, heads, width] over a layer's latents, `pool` [1, blocks, size, width] -> [T, heads, rank]."""
-    latents = pool[0].flatten(0, 1)
+    latents = as_slots(pool)
     output = queries.new_empty(*queries.shape[:2], spec.rank)
     topk = selected.slots.shape[1]
     for group in groups:
@@ -36,3 +36,8 @@ def attend_rows(
     hidden = torch.arange(slots.shape[1], device=slots.device) >= counts[:, None]
     weights = scores.masked_fill_(hidden[:, None], float("-inf")).softmax(dim=-1, dtype=torch.float32)
     return torch.bmm(weights.to(queries.dtype), seen[..., : spec.rank])
+
+
+def as_slots(pool: torch.Tensor) -> torch.Tensor:
+    """A pool of latents as [slots, width], the same memory."""
+    return pool[0].view(-1, pool.shape[3])

@@ -47,7 +47,7 @@ def test_a_step_attends_as_written_out(max_scores: int) -> None:
     attention = LatentAttention(cache, rows, CPU)
     attention.write(0, latents, None)
     with patch.object(dense, "MAX_SCORES", max_scores):
-        found = attention.attend(0, queries, SPEC)
+        found = attention.attend(0, queries, None, SPEC)
     torch.testing.assert_close(found, written_out(cache, rows, queries))
     own = cache.keys[0][0, rows[-1].sequence.block_ids[0], :5]
     assert torch.equal(own, latents[-5:])  # what was compared is what this step has written

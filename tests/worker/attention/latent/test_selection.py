@@ -136,7 +136,9 @@ def test_attention_reads_what_was_selected_and_nothing_else(dtype: torch.dtype) 
     for at, query in enumerate(queries.double()):
         own = latents[0].flatten(0, 1)[selected.slots[at, : selected.counts[at]].long()].double()
         expected = (query @ own.T * spec.scale).softmax(-1) @ own[:, : spec.rank]
-        torch.testing.assert_close(output[at].double(), expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-6, rtol=0)
+        torch.testing.assert_close(
+            output[at].double(), expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-6, rtol=0
+        )
 
 
 def test_pieces_have_one_at_least() -> None:
