@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from worker.attention.spec import AttentionSpec
 
-@dataclass(frozen=True, slots=True)
-class LatentSpec:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentSpec(AttentionSpec):
     """How one layer attends. All its heads read the same vector of a token."""
 
-    scale: float
     rank: int  # the first numbers of a latent, which are values too; the rest is a rotated key
     topk: int | None = None  # keys that a query attends to, chosen by their index keys; None: all of them

@@ -126,7 +126,7 @@ def test_turning_leaves_products_and_spreads_a_large_number(dim: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attention_reads_what_was_selected_and_nothing_else(dtype: torch.dtype) -> None:
-    step, spec = IndexedStep(torch.float32), LatentSpec(0.3, 12, TOPK)
+    step, spec = IndexedStep(torch.float32), LatentSpec(scale=0.3, rank=12, topk=TOPK)
     make = torch.Generator().manual_seed(2)
     latents = torch.randn(1, step.pool.shape[1], PAGE, 16, generator=make).to(dtype)
     queries = torch.randn(len(step.queries), 3, 16, generator=make).to(dtype)

@@ -81,12 +81,12 @@ def latents_kernel(
         tl.store(target + RANK + HALF + h, (second * own_cos + first * own_sin).to(pool.dtype.element_ty), mask=mask)
     else:
         head = (part - 1) * HEADS_BLOCK + tl.arange(0, HEADS_BLOCK)
-        mask = (head < num_heads)[:, None] & (h < HALF)[None, :]
-        source = query + token * query_token + head[:, None] * query_head + OWN + 2 * h[None, :]
-        target = out + token * out_token + head[:, None] * out_head + RANK + h[None, :]
-        first = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-        second = tl.load(source + 1, mask=mask, other=0.0).to(tl.float32)
-        turned_first = first * own_cos[None, :] - second * own_sin[None, :]
-        turned_second = second * own_cos[None, :] + first * own_sin[None, :]
-        tl.store(target, turned_first.to(out.dtype.element_ty), mask=mask)
-        tl.store(target + HALF, turned_second.to(out.dtype.element_ty), mask=mask)
+        is_inside = (head < num_heads)[:, None] & (h < HALF)[None, :]
+        places = query + token * query_token + head[:, None] * query_head + OWN + 2 * h[None, :]
+        targets = out + token * out_token + head[:, None] * out_head + RANK + h[None, :]
+        left = tl.load(places, mask=is_inside, other=0.0).to(tl.float32)
+        right = tl.load(places + 1, mask=is_inside, other=0.0).to(tl.float32)
+        turned_left = left * own_cos[None, :] - right * own_sin[None, :]
+        turned_right = right * own_cos[None, :] + left * own_sin[None, :]
+        tl.store(targets, turned_left.to(out.dtype.element_ty), mask=is_inside)
+        tl.store(targets + HALF, turned_right.to(out.dtype.element_ty), mask=is_inside)
