@@ -103,13 +103,11 @@ def index_kernel(
     at = tl.arange(0, ROWS)
     if slots is not None:
         token = tl.program_id(0) * ROWS + at
-        is_row = token < num_rows
-        row = token
+        row, is_row = token, token < num_rows
         start = token.to(tl.int64) * source_token
     else:
         token = tl.program_id(0) + tl.zeros_like(at)
-        is_row = at < heads
-        row = token * heads + at
+        row, is_row = token * heads + at, at < heads
         start = token.to(tl.int64) * source_token + at * DIM
     d = tl.arange(0, BLOCK_D)
     mask = is_row[:, None] & (d < DIM)[None, :]
@@ -120,16 +118,15 @@ def index_kernel(
         scale = tl.rsqrt(tl.sum(centred * centred, 1) / DIM + eps)
         numbers = normed(centred, scale, norm, norm_bias, d, DIM)
     if HALF > 0:
-        partner = tl.where(d < HALF, d + HALF, d - HALF)
         is_rotated = d < 2 * HALF
-        others = tl.load(source + start[:, None] + partner[None, :], mask=mask & is_rotated[None, :], other=0.0)
-        others = others.to(tl.float32)
+        partner = tl.where(is_rotated, tl.where(d < HALF, d + HALF, d - HALF), 0)
+        inside = mask & is_rotated[None, :]
+        others = tl.load(source + start[:, None] + partner[None, :], mask=inside, other=0.0).to(tl.float32)
         if norm is not None:
-            others = normed(others - mean[:, None], scale, norm, norm_bias, tl.where(is_rotated, partner, 0), DIM)
-        angle = tl.where(d < HALF, d, d - HALF)
-        inside = is_row[:, None] & is_rotated[None, :]
-        own_cos = tl.load(cos + token[:, None] * cos_token + angle[None, :], mask=inside, other=1.0).to(tl.float32)
-        own_sin = tl.load(sin + token[:, None] * sin_token + angle[None, :], mask=inside, other=0.0).to(tl.float32)
+            others = normed(others - mean[:, None], scale, norm, norm_bias, partner, DIM)
+        angle = tl.where(d < HALF, d, d - HALF)[None, :]
+        own_cos = tl.load(cos + token[:, None] * cos_token + angle, mask=inside, other=1.0).to(tl.float32)
+        own_sin = tl.load(sin + token[:, None] * sin_token + angle, mask=inside, other=0.0).to(tl.float32)
         numbers = numbers * own_cos + tl.where(d < HALF, -1.0, 1.0)[None, :] * others * own_sin
     place = row.to(tl.int64) * WIDTH
     if slots is not None:
@@ -140,13 +137,8 @@ def index_kernel(
         if scales is not None:
             place = slot // PAGE * (PAGE * WIDTH) + slot % PAGE * DIM
     if scales is not None:
-        compute: tl.constexpr = source.dtype.element_ty
-        numbers = dot(
-            numbers.to(compute), signs(PART, BLOCK_D).to(compute), tl.full([ROWS, BLOCK_D], 0.0, tl.float32), IN_FLOAT32
-        )
-        numbers = tl.where(mask, numbers * tl.rsqrt(PART + 0.0), 0.0)
-        scale = tl.maximum(tl.max(tl.abs(numbers), 1), SMALLEST) / LARGEST
-        numbers = saturated(numbers / scale[:, None])
+        numbers = turned(numbers.to(source.dtype.element_ty), mask, PART, BLOCK_D, ROWS, IN_FLOAT32)
+        numbers, scale = rounded(numbers, SMALLEST, LARGEST)
         if slots is not None:
             scale_place = slot // PAGE * (PAGE * WIDTH // 4) + PAGE * DIM // 4 + slot % PAGE
             tl.store(scales + scale_place, scale, mask=is_row)
@@ -161,6 +153,21 @@ def normed(centred, scale, norm, norm_bias, d, DIM: tl.constexpr):
     weight = tl.load(norm + d, mask=d < DIM, other=0.0).to(tl.float32)
     bias = tl.load(norm_bias + d, mask=d < DIM, other=0.0).to(tl.float32)
     return centred * scale[:, None] * weight[None, :] + bias[None, :]
+
+
+@triton.jit
+def rounded(numbers, SMALLEST: tl.constexpr, LARGEST: tl.constexpr):
+    """Rows divided by their scales, so that the largest number is LARGEST; and the scales."""
+    scale = tl.maximum(tl.max(tl.abs(numbers), 1), SMALLEST) / LARGEST
+    return saturated(numbers / scale[:, None]), scale
+
+
+@triton.jit
+def turned(numbers, mask, PART: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, IN_FLOAT32: tl.constexpr):
+    """Rows times the orthogonal matrix, 0 where not `mask`."""
+    zeros = tl.full([ROWS, BLOCK_D], 0.0, tl.float32)
+    products = dot(numbers, signs(PART, BLOCK_D).to(numbers.dtype), zeros, IN_FLOAT32)
+    return tl.where(mask, products * tl.rsqrt(PART + 0.0), 0.0)
 
 
 @triton.jit
