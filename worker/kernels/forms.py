@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from worker.kernels.experts.activation import Activation
+from worker.kernels.experts.cpu import CpuExperts
+from worker.kernels.experts.form import ExpertsForm, MatrixForm
 from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.linear import PackedLinear, PlainLinear
 from worker.kernels.packed.by_chunks import ByChunks
@@ -28,6 +30,10 @@ KINDS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
         "pairs": (PairsLinear, ("_multiply",)),
         "cpu": (CpuLinear, ()),
         "laid_out": (LaidOut, ("kernels", "packed", "address")),
+        "experts": (CpuExperts, ("dtype", "kernels", "function", "values", "c_layer")),
+        "experts_form": (ExpertsForm, ()),
+        "matrix_form": (MatrixForm, ()),
+        "activation": (Activation, ()),
         "by_chunks": (ByChunks, ()),
         "reordered": (Reordered, ()),
         "side_by_side": (SideBySide, ()),
@@ -67,7 +73,9 @@ def form_of(thing: Any, name: str, parts: Parts, release: Callable[[], None] = l
     if isinstance(thing, list | tuple):
         return {"list": [form_of(each, f"{name}.{at}", parts) for at, each in enumerate(thing)]}
     if isinstance(thing, dict):
-        return {"pairs": [[form_of(key, name, parts), form_of(each, name, parts)] for key, each in thing.items()]}
+        return {
+            "pairs": [[form_of(key, name, parts), form_of(each, f"{name}.{key}", parts)] for key, each in thing.items()]
+        }
     for kind, (known, left_out) in KINDS.items():
         if type(thing) is known:
             names = getattr(known, "__slots__", None) or vars(thing)

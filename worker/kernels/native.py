@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 DTYPE_FLAGS = MappingProxyType({torch.float32: (), torch.bfloat16: ("-DBF16",)})
 COMPILERS = ("cc", "gcc", "clang")
-COMPILE_TIMEOUT_S = 60
+COMPILE_TIMEOUT_S = 240  # a machine may be busy
 
 POINTER, INT, LONG, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 SIGNATURES = MappingProxyType(
@@ -39,11 +39,13 @@ SIGNATURES = MappingProxyType(
         "multiply_rounded": (POINTER, POINTER, INT, POINTER),
         "multiply_fine": (POINTER, POINTER, INT, POINTER),
         "multiply_dense": (*[POINTER] * 3, INT, INT, INT, POINTER),
+        "compute_experts": (POINTER,),
+        "best_way": (POINTER,),
         "can_round": (),
         "can_multiply_pairs": (),
     }
 )
-ANSWERS = frozenset({"can_round", "can_multiply_pairs"})  # with a whole number
+ANSWERS = frozenset({"best_way", "can_round", "can_multiply_pairs"})  # with a whole number
 
 
 class NoKernels(Exception):

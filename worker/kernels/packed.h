@@ -4,10 +4,14 @@
  * of a byte holding input j of 8 and the high half input j + 4. Numbers of groups are [panels, groups, 16]. A code c stands
  * for (c - zero - offset) * scale + minimum, where `zero` is the same for all codes, and there are offsets, minimums or
  * neither. With `values` a code is an index of 16 whole numbers from 0 to 255, which take its place.
+ *
+ * Experts have two more kinds. E4M3: a panel is [in / 4, 4, 2, 4, 2] bytes, of 4 inputs and 4 times 4 outputs first inputs 0
+ * and 1 of each, then 2 and 3. AS_IT_IS: [in / 2, 16, 2] numbers of 16 bits, or [in, 16] of 32, without scales.
  */
 #include "numbers.h"
 
-enum { FLOAT16, BFLOAT16, FLOAT32 }; /* the type of scales and minimums */
+enum { FLOAT16, BFLOAT16, FLOAT32, FLOAT32_PANEL }; /* the type of scales and minimums; the last: [panels, groups] */
+enum { WHOLE, E4M3, AS_IT_IS };                    /* what codes stand for */
 
 typedef struct {
     const uint8_t *codes;
@@ -15,6 +19,7 @@ typedef struct {
     const uint8_t *offsets, *values;
     const number *bias;                               /* [out] */
     int32_t num_out, num_in, bits, group, form, zero; /* num_in is a multiple of ROUNDED; the group too, or 16 */
+    int32_t kind;
 } Packed;
 
 #define ROUNDED 32 /* inputs that are rounded together */
@@ -40,6 +45,7 @@ static inline vec from_float16(half_bits raw) {
 
 /* 16 numbers of one group of a panel, of the type `form`. */
 static inline vec load_group(const void *numbers, long at, int form) {
+    if (form == FLOAT32_PANEL) return all(((const float *)numbers)[at]);
     if (form == FLOAT32) return FLOATS((const float *)numbers + at * LANES);
     half_bits raw;
     memcpy(&raw, (const uint16_t *)numbers + at * LANES, sizeof raw);
@@ -61,8 +67,40 @@ static inline void load_scales(const Packed *w, long at, vec *scale, vec *least)
     }
 }
 
+/* e4m3: a sign, 4 bits of exponent, 3 of mantissa. As the upper bits of a float they stand for 2^-120 of it. */
+static inline vec from_e4m3(bits code) {
+    bits magnitude = code & 0x7f;
+    vec found = (vec)(magnitude << 20 | (code & 0x80) << 24) * 0x1p120f;
+    return choose((bits)(magnitude == 0x7f), (vec)(bits){0} + __builtin_nanf(""), found);
+}
+
+/* As decode(), of codes that are not whole numbers. */
+static inline void decode_others(const Packed *w, int panel, int first, int count, float *to) {
+    const uint8_t *codes = w->codes + panel * panel_bytes(w) + (long)first * LANES * w->bits / 8;
+    vec scale = all(1);
+    if (w->kind == E4M3) scale = load_group(w->scales, (long)panel * num_groups(w) + first / w->group, w->form);
+    for (int k = 0; k < count; k++) {
+        bits raw = {0};
+        if (w->bits == 32) {
+            FLOATS(to + k * LANES) = FLOATS((const float *)codes + k * LANES);
+            continue;
+        }
+        for (int o = 0; o < LANES; o++) {
+            if (w->kind == E4M3)
+                raw[o] = codes[k / 4 * 64 + o / 4 * 16 + k / 2 % 2 * 8 + o % 4 * 2 + k % 2];
+            else
+                raw[o] = (uint32_t)((const uint16_t *)codes)[k / 2 * 2 * LANES + o * 2 + k % 2] << 16;
+        }
+        FLOATS(to + k * LANES) = w->kind == E4M3 ? from_e4m3(raw) * scale : (vec)raw;
+    }
+}
+
 /* The numbers of inputs [first, first + count) of a panel, [count, 16]; they lie in one group, and both are multiples of 8. */
 static inline void decode(const Packed *w, int panel, int first, int count, float *to) {
+    if (w->kind != WHOLE) {
+        decode_others(w, panel, first, count, to);
+        return;
+    }
     vec scale, least;
     load_scales(w, (long)panel * num_groups(w) + first / w->group, &scale, &least);
     int each = w->bits == 4 ? 8 : 4;

@@ -21,7 +21,7 @@ class CPacked(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "minimums", "offsets", "values", "bias")),
-        *((name, ctypes.c_int32) for name in ("num_out", "num_in", "bits", "group", "form", "zero")),
+        *((name, ctypes.c_int32) for name in ("num_out", "num_in", "bits", "group", "form", "zero", "kind")),
     )
 
 
