@@ -39,7 +39,6 @@ KINDS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
         "side_by_side": (SideBySide, ()),
         "weights": (Weights, ()),
         "looped_experts": (LoopedExperts, ()),
-        "activation": (Activation, ()),
     }
 )
 

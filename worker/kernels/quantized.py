@@ -17,6 +17,7 @@ from worker.kernels.available import has_triton
 from worker.kernels.linear import Linear, has_kernels, kernel_linear
 from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
 from worker.kernels.packed.linear import packed_linear
+from worker.kernels.packed.weights import Weights
 from worker.kernels.quantized_linears import FP8_CAPABILITY, FP8_MULTIPLE, FewOrManyRows, Fp8Linear, why_not_fp8
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,12 @@ class Quantization(ABC):
         """Raises ValueError where the device, or OMNI_DTYPE, has no such products."""
 
     @abstractmethod
+    def encode(self, weight: torch.Tensor) -> Weights:
+        """`weight` [out, in] quantized."""
+
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """The product with `weight` [out, in] quantized."""
+        return packed_linear(self.encode(weight), bias)
 
     def fits(self, num_out: int, num_in: int) -> bool:
         """False for widths that stay as they are."""
@@ -55,8 +60,8 @@ class Int8(Quantization):
     def check(self, dtype: str, device: torch.device) -> None:
         check_kernels(self, dtype, device)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        return packed_linear(WEIGHTS["int8"](weight), bias)
+    def encode(self, weight: torch.Tensor) -> Weights:
+        return WEIGHTS["int8"](weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +71,8 @@ class Int4(Quantization):
     def check(self, dtype: str, device: torch.device) -> None:
         check_kernels(self, dtype, device)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        return packed_linear(WEIGHTS["int4"](weight) if has_kernels(weight.device) else cpu_int4_weights(weight), bias)
+    def encode(self, weight: torch.Tensor) -> Weights:
+        return WEIGHTS["int4"](weight) if has_kernels(weight.device) else cpu_int4_weights(weight)
 
     def for_head(self) -> Quantization:
         """int8: the logits lose the most by int4."""
@@ -98,8 +103,11 @@ class Fp8(Quantization):
     def fits(self, num_out: int, num_in: int) -> bool:
         return num_out % FP8_MULTIPLE == num_in % FP8_MULTIPLE == 0
 
+    def encode(self, weight: torch.Tensor) -> Weights:
+        return WEIGHTS["fp8"](weight)
+
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        weights = WEIGHTS["fp8"](weight)
+        weights = self.encode(weight)
         if not has_kernels(weight.device):
             return Fp8Linear(weights, bias)
         if why_not_fp8(weight.device):

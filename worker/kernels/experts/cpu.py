@@ -17,7 +17,7 @@ from worker.kernels.experts.form import (
     values_of,
     zero_of,
 )
-from worker.kernels.experts.layer import ExpertLayer
+from worker.kernels.experts.layer import Encode, ExpertLayer, encoded
 from worker.kernels.native import NoKernels
 from worker.kernels.packed.layout import FORMS, CPacked, kernels_for
 
@@ -71,18 +71,23 @@ class CpuExperts:
         self.bind()
 
     @classmethod
-    def of(cls, layer: ExpertLayer) -> "CpuExperts":
-        """A copy of the layer's experts. Raises NoKernels, also for forms that no kernel reads."""
+    def of(cls, layer: ExpertLayer, encode: Encode | None = None) -> "CpuExperts":
+        """A copy of the layer's experts, dense ones quantized by `encode`.
+
+        Raises NoKernels, also for forms that no kernel reads.
+        """
         if not isinstance(layer.activate, Activation):
             raise NoKernels("no kernel computes the activation of its experts")
-        if not (can_lay_out(layer.up) and can_lay_out(layer.down)):
-            raise NoKernels(f"no kernel reads experts of {layer.up.kind} in groups of {layer.up.group}")
-        form, num_experts = ExpertsForm.of(layer.up, layer.down, layer.activate), len(layer.up.codes)
+        kernels_for(layer.up.dtype)  # before anything is packed
         tensors: dict[str, torch.Tensor] = {}
-        for expert in range(num_experts):
-            for name, part in lay_out(form, layer.up.matrix(expert), layer.down.matrix(expert)).items():
+        for expert in range(layer.num_experts):
+            up, down = (encoded(part.matrix(expert), encode) for part in (layer.up, layer.down))
+            if not (can_lay_out(up) and can_lay_out(down)):
+                raise NoKernels(f"no kernel reads experts of {up.kind} in groups of {up.group}")
+            form = ExpertsForm.of(up, down, layer.activate)
+            for name, part in lay_out(form, up, down).items():
                 if name not in tensors:
-                    tensors[name] = part.new_empty(num_experts, *part.shape)
+                    tensors[name] = part.new_empty(layer.num_experts, *part.shape)
                 tensors[name][expert] = part
         return cls(form, tensors, layer.up_bias, layer.down_bias)
 
@@ -92,7 +97,10 @@ class CpuExperts:
         self.kernels = kernels_for(self.dtype)
         self.function = ctypes.cast(self.kernels.compute_experts, ctypes.c_void_p).value  # its address
         activation = self.form.activation
-        self.values = {name: values_of(matrix) for name, matrix in (("up", self.form.up), ("down", self.form.down))}
+        self.values = {
+            name: ctypes.c_char_p(values_of(matrix))
+            for name, matrix in (("up", self.form.up), ("down", self.form.down))
+        }
         up, down = self.packed("up", self.form.up), self.packed("down", self.form.down)
         self.c_layer = CExpertLayer(
             up,
@@ -120,7 +128,7 @@ class CpuExperts:
         kind = 2 if form.kind == "dense" else 1 if form.kind.startswith("fp8") else 0
         return CPacked(
             *(None if part is None else part.data_ptr() for part in parts.values()),
-            ctypes.cast(self.values[name], ctypes.c_void_p) if self.values[name] is not None else None,
+            ctypes.cast(self.values[name], ctypes.c_void_p),
             None,
             *(len(form.lanes()), form.width, bits, form.columns, scale_form, zero_of(form, has_least), kind),
         )

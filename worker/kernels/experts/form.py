@@ -141,19 +141,27 @@ def columns_of(form: MatrixForm, weights: Weights) -> torch.Tensor:
     return F.pad(codes, (0, form.width - codes.shape[-1]))
 
 
+def split(tensor: torch.Tensor, dim: int, *sizes: int) -> torch.Tensor:
+    """One dimension as several."""
+    shape = list(tensor.shape)
+    shape[dim : dim + 1 or None] = sizes
+    return tensor.view(shape)
+
+
 def in_lanes(rows: torch.Tensor, lanes: torch.Tensor) -> torch.Tensor:
     """[..., out, n] -> [..., panels, PANEL, n]."""
-    return F.pad(rows, (0, 0, 0, 1)).index_select(-2, lanes.to(rows.device)).unflatten(-2, (-1, PANEL))
+    taken = F.pad(rows, (0, 0, 0, 1)).index_select(-2, lanes.to(rows.device))
+    return split(taken, -2, -1, PANEL)
 
 
 def in_words(form: MatrixForm, codes: torch.Tensor) -> torch.Tensor:
     """[..., panels, PANEL, width] -> bytes [..., n]."""
     if form.kind in ("fp8", "fp8_blocks"):
-        pairs = codes.view(torch.int16).unflatten(-2, (4, 4)).unflatten(-1, (-1, 2))
+        pairs = split(split(codes.view(torch.int16), -2, 4, 4), -1, -1, 2)
         words = pairs.permute(*range(pairs.dim() - 4), -2, -4, -1, -3)
     else:
         if form.kind in ("int4", "mxfp4"):
-            low, high = codes.unflatten(-1, (-1, 2, 4)).unbind(-2)
+            low, high = split(codes, -1, -1, 2, 4).unbind(-2)
             codes = (low | high << 4).flatten(-2)
         words = codes.view(torch.int32).transpose(-1, -2)
     return words.contiguous().view(torch.uint8).flatten(codes.dim() - 3)
@@ -188,16 +196,16 @@ def from_words(form: MatrixForm, words: torch.Tensor) -> torch.Tensor:
     """Bytes [..., n] -> codes as Weights has them, [..., panels, PANEL, columns]."""
     num_panels = len(form.lanes()) // PANEL
     if form.kind in ("fp8", "fp8_blocks"):
-        pairs = words.view(torch.int16).unflatten(-1, (num_panels, form.width // 4, 4, 2, 4))
+        pairs = split(words.view(torch.int16), -1, num_panels, form.width // 4, 4, 2, 4)
         codes = pairs.permute(*range(pairs.dim() - 4), -3, -1, -4, -2).contiguous().flatten(-4, -3).flatten(-2)
         return codes.view(torch.uint8)[..., : form.num_in]
-    columns = words.view(torch.int32).unflatten(-1, (num_panels, -1, PANEL)).transpose(-1, -2).contiguous()
+    columns = split(words.view(torch.int32), -1, num_panels, -1, PANEL).transpose(-1, -2).contiguous()
     if form.kind == "dense":
         return columns.view(getattr(torch, form.dtype))[..., : form.num_in]
     codes = columns.view(torch.uint8)
     if form.kind == "int8":
         return (codes ^ 0x80).view(torch.int8)[..., : form.num_in]
-    codes = torch.stack([codes & 15, codes >> 4], dim=-1).unflatten(-2, (-1, 4)).transpose(-1, -2).flatten(-3)
+    codes = split(torch.stack([codes & 15, codes >> 4], dim=-1), -2, -1, 4).transpose(-1, -2).flatten(-3)
     half = -(-form.num_in // (2 * form.group)) * form.group
     codes = F.pad(codes[..., : 2 * half], (0, max(0, 2 * half - codes.shape[-1])))
     return codes[..., :half] | codes[..., half:] << 4

@@ -1,16 +1,17 @@
 """The experts of one layer of a model, as they are in transformers' modules, and what computes them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from worker.kernels.experts.activation import Activate, activation_of
 from worker.kernels.packed.tensor import PackedTensor
-from worker.kernels.packed.weights import Weights
+from worker.kernels.packed.weights import Weights, stacked_weights
 
 MATRICES = 3  # dimensions of the weights of all experts
+Encode = Callable[[torch.Tensor], Weights]  # a dense matrix [out, in], quantized
 
 
 class Experts(Protocol):
@@ -51,6 +52,18 @@ class ExpertLayer:
     @property
     def is_packed(self) -> bool:
         return self.up.kind != "dense" or self.down.kind != "dense"
+
+    def quantized(self, encode: Encode) -> "ExpertLayer":
+        """With dense weights quantized, one expert after the other."""
+        up, down = (
+            stacked_weights([encoded(part.matrix(expert), encode) for expert in range(self.num_experts)])
+            for part in (self.up, self.down)
+        )
+        return replace(self, up=up, down=down)
+
+
+def encoded(matrix: Weights, encode: Encode | None) -> Weights:
+    return encode(matrix.codes) if encode is not None and matrix.kind == "dense" else matrix
 
 
 def expert_layer(module: Any) -> ExpertLayer | None:

@@ -1,5 +1,6 @@
 """Lets a model's experts compute by our products, by transformers' interface for implementations of experts."""
 
+import logging
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -8,10 +9,14 @@ from typing import Any
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, ExpertsInterface
 
-from worker.kernels.experts.layer import ExpertLayer, Experts, expert_layer, matrix_names
+from worker.kernels.experts.cpu import CpuExperts
+from worker.kernels.experts.layer import Encode, ExpertLayer, Experts, expert_layer, matrix_names
 from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.linear import has_kernels
+from worker.kernels.native import NoKernels
 from worker.kernels.packed.linear import has_kernel
+
+logger = logging.getLogger(__name__)
 
 IMPLEMENTATION = "packed"  # its name in transformers
 STOCK = "grouped_mm"  # what others do
@@ -65,8 +70,14 @@ def drop_matrices(module: Any) -> None:
         setattr(module, name, None)
 
 
-def experts_of(layer: ExpertLayer) -> Experts:
-    """The fastest way on the device of the weights."""
+def experts_of(layer: ExpertLayer, encode: Encode | None = None) -> Experts:
+    """The fastest way on the device of the weights, of which dense ones are quantized by `encode`."""
+    if layer.up.codes.device.type == "cpu":
+        try:
+            return CpuExperts.of(layer, encode)
+        except NoKernels as reason:
+            logger.info("experts one after the other: %s", reason)
+    layer = layer if encode is None else layer.quantized(encode)
     if has_kernels(layer.up.codes.device) and has_kernel(layer.up) and has_kernel(layer.down):
         from worker.kernels.gpu.experts.product import GroupedExperts
 

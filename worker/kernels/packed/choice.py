@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.linear import parts_of
 from worker.kernels.native import processor_features
 from worker.kernels.packed.cpu import AS_THEY_ARE, ROWS, WAYS, CpuLinear
@@ -40,10 +41,14 @@ def choose_ways(
 ) -> None:
     """Set the best way of all CpuLinears among `linears`, a model's, for each number of rows.
 
-    They may round their inputs, unless `is_exact`; those of a small model only to 15 bits.
+    They may round their inputs, unless `is_exact`; those of a small model, and experts, only to 15 bits.
     """
     started = time.perf_counter()
-    parts = [part for part in chain.from_iterable(map(parts_of, linears)) if isinstance(part, CpuLinear)]
+    all_parts = list(chain.from_iterable(map(parts_of, linears)))
+    parts = [part for part in all_parts if isinstance(part, CpuLinear)]
+    for part in all_parts:
+        if isinstance(part, CpuExperts) and not is_exact:
+            part.round_inputs()
     is_small = sum(part.laid_out.num_bytes for part in parts) < SMALL_BYTES
     groups = defaultdict(list)
     for part in parts:

@@ -10,7 +10,7 @@ from torch import nn
 
 from worker.kernels.elementwise import ACTIVATIONS
 from worker.kernels.experts.activation import activation_name
-from worker.kernels.experts.layer import Experts, ExpertsBeside, expert_layer
+from worker.kernels.experts.layer import ExpertLayer, Experts, ExpertsBeside, expert_layer
 from worker.kernels.experts.swap import experts_of, product_of
 from worker.kernels.fused import PackedBefore, fused_linear
 from worker.kernels.linear import Linear
@@ -121,7 +121,12 @@ def experts_product(module: Any, quantization: Quantization | PackedBefore | Non
         return product
     if (layer := expert_layer(module)) is None:
         raise Unsupported(f"{type(module).__name__} has other experts than those computed here")
-    return experts_of(layer)
+    encode = None if quantization is None or not fits(quantization, layer) else quantization.encode
+    return experts_of(layer, encode)
+
+
+def fits(quantization: Quantization, layer: ExpertLayer) -> bool:
+    return all(quantization.fits(part.num_out, part.num_in) for part in (layer.up, layer.down))
 
 
 def gate_up_names(mlp: Any) -> tuple[str, ...]:
