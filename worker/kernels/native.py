@@ -10,6 +10,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,10 +22,10 @@ from worker.kernels.torch_seams import openmp_library
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 DTYPE_FLAGS = MappingProxyType({torch.float32: (), torch.bfloat16: ("-DBF16",)})
 COMPILERS = ("cc", "gcc", "clang")
-COMPILE_TIMEOUT_S = 240  # a machine may be busy
+COMPILE_TIMEOUT_S = 300  # of a file, on a busy machine
 
 POINTER, INT, LONG, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 SIGNATURES = MappingProxyType(
@@ -115,19 +117,28 @@ def processor_features() -> str:
 
 def make(command: list[str], path: Path) -> None:
     """Compile to a temporary file and rename it: no other process loads half a library. Raises NoKernels."""
-    handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
     try:
-        sources = [str(path) for path in sorted(FOLDER.glob("*.c"))]
-        subprocess.run(
-            [*command, "-o", unfinished, *sources], check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S
-        )
-        os.chmod(unfinished, 0o600)  # regardless of the umask
-        os.replace(unfinished, path)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=path.parent) as folder:
+            unfinished = Path(folder) / path.name
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # a process each
+                objects = list(pool.map(partial(make_object, command, Path(folder)), sorted(FOLDER.glob("*.c"))))
+            run([*command, "-shared", "-o", str(unfinished), *objects])
+            os.chmod(unfinished, 0o600)  # regardless of the umask
+            os.replace(unfinished, path)
     except (OSError, subprocess.SubprocessError) as error:
-        Path(unfinished).unlink(missing_ok=True)
         raise NoKernels(f"the kernels do not compile here ({error})") from error
     logger.info("compiled worker/kernels for this processor")
+
+
+def make_object(command: list[str], folder: Path, source: Path) -> str:
+    """The path of what was compiled."""
+    found = str(folder / f"{source.stem}.o")
+    run([*command, "-c", "-o", found, str(source)])
+    return found
+
+
+def run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S)
 
 
 def cache_folder() -> Path:
