@@ -116,6 +116,10 @@ FAMILIES: dict[str, Any] = {
     "gemma2": (Gemma2Config, {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
     "gemma3": (Gemma3TextConfig, WINDOWED),
     "deepseek_v3": (DeepseekV3Config, DEEPSEEK),
+    "deepseek_v32": (  # few index heads would give many keys the same score, 0, and leave the choice to chance
+        DeepseekV32Config,
+        DEEPSEEK | {"index_n_heads": 16, "index_head_dim": 16, "index_topk": 24},
+    ),
     "gpt_oss": (GptOssConfig, WINDOWED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gpt_neox": (GPTNeoXConfig, {}),
     "phi3": (Phi3Config, {}),
@@ -139,10 +143,6 @@ MTP_FAMILIES: dict[str, Any] = {  # besides deepseek_v3; their checkpoints bring
     "glm4_moe_lite": (Glm4MoeLiteConfig, DEEPSEEK | {"mlp_layer_types": ["dense", "sparse"]}),
 }
 SEQUENTIAL_FAMILIES: dict[str, Any] = {
-    "deepseek_v32": (
-        DeepseekV32Config,
-        DEEPSEEK | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 64},
-    ),
     "mamba": (MambaConfig, {"state_size": 8, "max_position_embeddings": None}),  # as real ones
     "bloom": (BloomConfig, {"n_layer": 2, "n_head": 4}),
     "llama4_text": (Llama4TextConfig, CHUNKED),

@@ -35,15 +35,18 @@ class EngineAdapters:
         self._loaded = loaded
         self._is_shared = config.num_ranks > 1
         self._shapes = {} if self._is_shared else linear_shapes(loaded.model, attending_part(loaded.model))
-        self._given = {name: self._read_given(name, path) for name, path in config.adapters}
+        self._given = {name: (path, self._read_given(name, path)) for name, path in config.adapters}
         self._adapters: dict[str, LoadedAdapter] = {}
         self._parts: RunnerAdapters | None = None
 
     def attach(self, runner: Runner) -> None:
-        """Compute with the configuration's adapters from now on."""
+        """Compute with the configuration's adapters from now on. Raises GivenAdapterFault."""
         self._parts = runner.adapters = adapters_of_runner(self._loaded, runner, self._shapes)
-        for name, adapter in self._given.items():
-            self._put(name, adapter)
+        for name, (path, adapter) in self._given.items():
+            try:
+                self._put(name, adapter)
+            except AdapterFault as fault:
+                raise GivenAdapterFault(name, path, fault) from fault
         self._given.clear()
 
     @property

@@ -20,7 +20,8 @@ from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 TokenRun = tuple[int, int]  # the slot of an adapter, or 0, and a number of tokens
-AttentionMaker = Callable[[KVCache, Seq[ScheduledSequence], torch.device], Attention]
+# Makes what _run() takes: an Attention, or, in runners over latents, attention over these.
+AttentionMaker = Callable[[KVCache, Seq[ScheduledSequence], torch.device], Any]
 
 
 class Runner(Protocol):

@@ -5,18 +5,22 @@ from itertools import product
 
 import torch
 
+from worker.attention.latent.attention import LatentAttention
 from worker.attention.paged import PagedAttention
 from worker.kernels.available import has_triton, why_no_triton
 from worker.models.loader import EngineConfig
 from worker.runners.base import AttentionMaker, ModelRunner, RecordedSteps
 from worker.runners.decoder import DecoderRunner
+from worker.runners.latent.runner import LatentRunner
 from worker.runners.native_decoder import NativeDecoderRunner
 
 logger = logging.getLogger(__name__)
 
 
-def candidates(device: torch.device) -> list[tuple[type[ModelRunner], AttentionMaker]]:
-    """Runners and the attention that they run with."""
+def candidates(device: torch.device, *, over_latents: bool = False) -> list[tuple[type[ModelRunner], AttentionMaker]]:
+    """Runners and the attention that they run with, for a model that attends over latents or for another."""
+    if over_latents:
+        return [(LatentRunner, LatentAttention)]
     if device.type != "cuda":
         return [(runner, PagedAttention) for runner in (NativeDecoderRunner, DecoderRunner, ModelRunner)]
     makers = attention_makers(device)
@@ -55,7 +59,11 @@ def new_recordings(
 ) -> RecordedSteps | None:
     """Recorded steps for a runner on a GPU whose attention can be recorded. `most`: see Recordings."""
     device = runner.kv_cache.keys[0].device
-    if not uses_kernels(device) or runner.attend_with is PagedAttention or not runner.can_be_recorded:
+    if (
+        not uses_kernels(device)
+        or runner.attend_with in (PagedAttention, LatentAttention)
+        or not runner.can_be_recorded
+    ):
         return None
     from worker.runners.recorded.recordings import Recordings
 

@@ -12,7 +12,6 @@ from worker.kernels.experts.swap import ExpertsSwap, swap_experts
 from worker.kernels.linear import can_pack, tune_products
 from worker.kernels.proxies import LinearSwap, swap_linears
 from worker.kernels.quantized import Quantization
-from worker.models.config_fields import largest
 from worker.models.formats.reader import has_packed
 from worker.models.loader import (
     FP8_KV,
@@ -29,6 +28,7 @@ from worker.runners.decoder import DecoderRunner
 from worker.runners.hybrid import HybridRunner, keeps_states
 from worker.runners.image_prompts import ImagePromptRunner, LanguagePart, runner_with_images
 from worker.runners.kept.runner import keep_runner, restored_runner
+from worker.runners.latent.survey import survey_latents
 from worker.runners.layer_survey import LayerSurvey, cache_to_serve, cache_to_try, survey_layers
 from worker.runners.limits import Limits, choose_limits
 from worker.runners.micro_batches import MicroBatches
@@ -46,9 +46,9 @@ from worker.runners.probe import (
     stock_logits,
     use_paged_attention,
 )
-from worker.runners.sequential import WITH_IMAGES, Mode, SequentialRunner
+from worker.runners.sequential import sequential_runner
 from worker.runners.tensor_parallel import leading_runner
-from worker.state.kv_cache import KVCache, LayerShape
+from worker.state.kv_cache import KVCache
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
     expected = stock_logits(model)
     try:
         probe = image_probe(model, loaded.images) if loaded.images is not None else None
-        layers = survey_layers(model, loaded.card.max_model_len)
-        use_paged_attention(model)
-        inner = ragged_runner(loaded, config, layers, expected)
+        inner, layers = surveyed_runner(loaded, config, expected)
         if config.kv_dtype == FP8_KV:
             prove_fp8_cache(inner, loaded, layers)
         runner: Runner = inner
@@ -148,6 +146,25 @@ def prove_fp8_cache(runner: ModelRunner, loaded: LoadedModel, layers: LayerSurve
     logger.info("with an fp8 KV cache the logits differ by %.2g of their spread", deviation)
 
 
+def surveyed_runner(loaded: LoadedModel, config: EngineConfig, expected: Expected) -> tuple[ModelRunner, LayerSurvey]:
+    """Over latents where the model attends over such, else over keys and values. Raises Unsupported."""
+    model, max_model_len = loaded.model, loaded.card.max_model_len
+    latents = survey_latents(model, max_model_len, loaded.dtype) if loaded.images is None else None
+    if latents is not None and config.kv_dtype == FP8_KV:
+        raise ValueError(
+            f"OMNI_KV_DTYPE=fp8 does not fit {loaded.card.architecture}, which keeps a latent of each token in "
+            "the place of keys and values, small as it is; set it to auto."
+        )
+    if latents is not None:
+        try:
+            return fast_runner(loaded, latents, expected, config.quantization), latents
+        except Unsupported as reason:
+            logger.warning("%s keeps keys and values, not latents: %s", loaded.card.architecture, reason)
+    layers = survey_layers(model, max_model_len)
+    use_paged_attention(model)
+    return ragged_runner(loaded, config, layers, expected), layers
+
+
 def ragged_runner(loaded: LoadedModel, config: EngineConfig, layers: LayerSurvey, expected: Expected) -> ModelRunner:
     """The fastest runner for many sequences in a step with the expected logits. Raises Unsupported."""
     if layers.found and keeps_states(loaded.model):
@@ -214,7 +231,7 @@ def fast_runner(
         warn_unquantized(quantization, "the model reads images with the same weights")
         quantization = None
     refusals = []
-    for runner_type, maker in candidates(loaded.device):
+    for runner_type, maker in candidates(loaded.device, over_latents=layers.is_of_latents):
         try:
             runner = proven_runner(runner_type, model, probe_cache, maker, layers, expected)
         except Unsupported as reason:
@@ -272,27 +289,3 @@ def new_runner(
         part = model if attending_part(model) is model else LanguagePart(model)
         return runner_type(part, kv_cache, layers.specs, maker, quantization)
     return runner_type(model, kv_cache, maker)
-
-
-def sequential_runner(
-    loaded: LoadedModel, config: EngineConfig, expected: Expected, num_parameters: int
-) -> tuple[Runner, Limits]:
-    """Blocks count as if every layer kept keys and values of full width, the most that any cache takes."""
-    text = loaded.model.config.get_text_config()
-    all_heads = largest(text, "num_attention_heads") or 1
-    heads = largest(text, "num_key_value_heads") or all_heads
-    head_dim = largest(text, "head_dim") or text.hidden_size // all_heads
-    shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
-    limits = choose_limits(loaded, config, shapes, num_parameters)
-    room = limits.num_blocks, limits.block_size, torch.float32, loaded.device
-    counter = KVCache([], *room, shares_prefixes=False, capacity=limits.capacity)
-    for mode in Mode if loaded.images is None else WITH_IMAGES:
-        runner = SequentialRunner(loaded.model, counter, mode, loaded.images)
-        try:
-            check_equal(runner, loaded.model, expected)
-        except Unsupported as reason:
-            logger.info("not with %s: %s", mode.value, reason)
-        else:
-            logger.warning("one sequence at a time, %s", mode.value)
-            return runner, limits
-    raise ValueError(f"{loaded.card.architecture} gives other logits each time it is run.")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from worker.attention.latent.spec import LatentSpec
 from worker.attention.spec import AttentionSpec, attention_spec
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.runners.limits import Limits, block_size_for, kv_dtype
@@ -53,9 +54,9 @@ class LayerSurvey:
         return [self.found[layer_idx][1] for layer_idx in sorted(self.found)]
 
     @property
-    def has_plain_scores(self) -> bool:
-        """True if no layer has a softcap or sinks."""
-        return all(spec.has_plain_scores for spec in self.specs)
+    def is_of_latents(self) -> bool:
+        """True if the layers attend over latents (worker/runners/latent)."""
+        return any(isinstance(spec, LatentSpec) for spec in self.specs)
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any

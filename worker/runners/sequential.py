@@ -1,5 +1,6 @@
 """Runs models that our KV cache cannot hold, one sequence at a time, each with a cache of transformers."""
 
+import logging
 from collections.abc import Sequence as Seq
 from enum import Enum
 from typing import Any
@@ -7,13 +8,19 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from worker.models.config_fields import largest
+from worker.models.loader import EngineConfig, LoadedModel
 from worker.models.transformers_seams import cache_parameter
 from worker.models.vision import ImageProcessor, PositionShifts
 from worker.progress import OnProgress
-from worker.runners.base import StepAdapters, adapted
-from worker.state.kv_cache import KVCache
+from worker.runners.base import Runner, StepAdapters, adapted
+from worker.runners.limits import Limits, choose_limits
+from worker.runners.probe import Expected, Unsupported, check_equal
+from worker.state.kv_cache import KVCache, LayerShape
 from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
+
+logger = logging.getLogger(__name__)
 
 
 class Mode(Enum):
@@ -83,3 +90,27 @@ class SequentialRunner:
         self._shifts.save(sequence)
         last: torch.Tensor = output.logits[0, -1:]
         return last
+
+
+def sequential_runner(
+    loaded: LoadedModel, config: EngineConfig, expected: Expected, num_parameters: int
+) -> tuple[Runner, Limits]:
+    """Blocks count as if every layer kept keys and values of full width, the most that any cache takes."""
+    text = loaded.model.config.get_text_config()
+    all_heads = largest(text, "num_attention_heads") or 1
+    heads = largest(text, "num_key_value_heads") or all_heads
+    head_dim = largest(text, "head_dim") or text.hidden_size // all_heads
+    shapes = [LayerShape(heads, head_dim, head_dim)] * text.num_hidden_layers
+    limits = choose_limits(loaded, config, shapes, num_parameters)
+    room = limits.num_blocks, limits.block_size, torch.float32, loaded.device
+    counter = KVCache([], *room, shares_prefixes=False, capacity=limits.capacity)
+    for mode in Mode if loaded.images is None else WITH_IMAGES:
+        runner = SequentialRunner(loaded.model, counter, mode, loaded.images)
+        try:
+            check_equal(runner, loaded.model, expected)
+        except Unsupported as reason:
+            logger.info("not with %s: %s", mode.value, reason)
+        else:
+            logger.warning("one sequence at a time, %s", mode.value)
+            return runner, limits
+    raise ValueError(f"{loaded.card.architecture} gives other logits each time it is run.")

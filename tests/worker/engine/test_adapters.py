@@ -18,6 +18,7 @@ from worker.models.adapters.peft_config import GivenAdapterFault
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.hybrid import HybridRunner
+from worker.runners.latent.runner import LatentRunner
 from worker.runners.micro_batches import MicroBatches, cut
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.probe import probe_sequence
@@ -104,7 +105,8 @@ def test_rows_of_several_adapters_and_of_the_base_run_in_one_step(
         ("phi3", DecoderRunner),
         ("gemma3", DecoderRunner),
         ("gpt_neox", ModelRunner),
-        ("deepseek_v3", ModelRunner),
+        ("deepseek_v3", LatentRunner),
+        ("deepseek_v32", LatentRunner),
         ("mixtral", DecoderRunner),
         ("lfm2", HybridRunner),
         ("bloom", SequentialRunner),
@@ -114,7 +116,7 @@ def test_models_of_every_runner_take_adapters(
     family: str, runner: type, model_folder: ModelFolder, tmp_path: Path
 ) -> None:
     folder = model_folder(family)
-    adapter = new_adapter(folder, tmp_path / "adapter", seed=5)
+    adapter = save_adapter(tmp_path / "adapter", random_layers(folder, 4, is_served, seed=5), 4)
     bench = with_adapters(folder, {"one": adapter})
     assert isinstance(bench.engine.runner, runner)
     base = bench.generate(prompt_of(20), NUM_TOKENS)
@@ -254,6 +256,18 @@ def test_an_adapter_over_a_packed_checkpoint_gives_the_answer_of_its_twin_with_m
     assert bench.token_ids("base") == bench.generate(prompt_of(20), NUM_TOKENS)
     bench.folder = merge(twin, adapter, tmp_path / "merged")
     assert bench.token_ids("one") == bench.generate(prompt_of(20), NUM_TOKENS) != bench.token_ids("base")
+
+
+def is_served(name: str) -> bool:
+    """Latents are never expanded, and what weighs index heads is no product of its own."""
+    return not name.endswith(("kv_b_proj", "weights_proj"))
+
+
+def test_a_layer_that_is_not_computed_by_itself_takes_no_adapter(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = model_folder("deepseek_v3")
+    adapter = new_adapter(folder, tmp_path / "adapter", seed=5)
+    with pytest.raises(GivenAdapterFault, match=r"changes \S*\.kv_b_proj, .*; train it without this layer"):
+        with_adapters(folder, {"one": adapter})
 
 
 def test_a_fault_in_a_configured_adapter_names_it(wide: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_family_the_cache_cannot_hold_runs_one_at_a_time_and_is_logged(
 
 @pytest.mark.parametrize("mode", Mode)
 def test_a_family_without_a_reliable_cache_is_computed_from_the_start(mode: Mode, model_folder: ModelFolder) -> None:
-    bench = Bench(model_folder("deepseek_v32"))
+    bench = Bench(model_folder("llama4_text"))
     assert isinstance(bench.engine.runner, SequentialRunner)
     bench.engine.runner.mode = mode
     bench.add("r", prompt_of(40), max_tokens=8)

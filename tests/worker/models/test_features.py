@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
+from worker.runners.latent.runner import LatentRunner
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.probe import probe_sequence
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -29,7 +30,7 @@ def stock_states(bench: Bench, token_ids: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("family", "runner_type"),
-    [("llama", NativeDecoderRunner), ("llama", DecoderRunner), ("deepseek_v3", ModelRunner)],
+    [("llama", NativeDecoderRunner), ("llama", DecoderRunner), ("deepseek_v32", LatentRunner)],
 )
 def test_features_are_the_stock_models_hidden_states(
     family: str, runner_type: type[ModelRunner], model_folder: ModelFolder, request: pytest.FixtureRequest

@@ -165,7 +165,7 @@ def test_steps_with_adapters_are_recorded_once_they_are_needed(
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("family", ["gemma3", "deepseek_v3", "gpt_neox", "mixtral", "gemma4", "phi3"])
+@pytest.mark.parametrize("family", ["gemma3", "gpt_neox", "mixtral", "gemma4", "phi3"])
 def test_models_that_run_by_themselves_are_recorded_too(
     family: str, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from worker.kernels.adapters.grouped import GroupedChange, GroupedSlots
 from worker.kernels.adapters.linear import CurrentSlots
 from worker.kernels.adapters.low_rank import NO_ADAPTER, Change, LowRank, TokenSlots
 from worker.kernels.adapters.stacked import Columns, StackedChange, StackedSlots
+from worker.models.adapters.peft_config import AdapterFault
 
 Shapes = Mapping[str, tuple[int, int]]  # of linear layers, by name: outputs, inputs
 Place = tuple[Change, int]  # a product, and which of the linear layers in it
@@ -51,11 +52,14 @@ class RunnerAdapters:
         return self._device.type != "cpu"
 
     def put(self, layers: Mapping[str, LowRank]) -> int:
-        """The slot of a new adapter. If it fails, nothing of the adapter stays."""
+        """The slot of a new adapter. If it fails, nothing of the adapter stays. Raises AdapterFault."""
         self.num_layouts += 1  # first: what fails may have changed some addresses
         if not self._is_wrapped:
             self._own_places = self._wrap(self)
             self._is_wrapped = True
+        for name in layers:
+            if self._own_places and not self._runs_modules and name not in self._own_places:
+                raise AdapterFault(f"changes {name}, which is not computed by itself here; train it without this layer")
         slot = next(number for number in range(1, len(self.slots) + 2) if number not in self.slots)
         if self.on_gpu:
             self._columns.give(slot, max(layer.rank for layer in layers.values()))
