@@ -68,6 +68,12 @@ SIZES: Mapping[str, Sizes] = MappingProxyType(
 )
 
 
+# runners of our kernels, and their attention
+BEST = MappingProxyType(
+    {"TritonDecoderRunner": "KernelAttention.of_rows", "TritonLatentRunner": "KernelLatentAttention.of_rows"}
+)
+
+
 @dataclass
 class Start:
     """Seconds of a start, stage by stage."""
@@ -156,9 +162,9 @@ def why_fallback(engine: Engine) -> str:
     """Empty if the engine replays recorded steps of our kernels."""
     runner: Any = engine.runner
     name = type(runner).__name__
-    if name != "TritonDecoderRunner":
+    if name not in BEST:
         return name
-    if runner.attend_with.__qualname__ != "KernelAttention.of_rows":
+    if runner.attend_with.__qualname__ != BEST[name]:
         return f"{name} with {runner.attend_with.__qualname__}"
     return "" if recorded_steps(engine) else f"{name} without recorded steps"
 

@@ -87,7 +87,7 @@ def latents_case() -> KernelCase:
     signature = {name: "i32:16" for name in kernel.arg_names if name.endswith(("_token", "_head"))}
     signature |= dict.fromkeys(("query", "latents", "norm", "pool", "out"), "*bf16")
     signature |= {"cos": "*fp32", "sin": "*fp32", "slots": "*i64", "eps": "fp32", "num_heads": "i32:16"}
-    constants = writes.constants_of(RANK, ROTATED, 128)
+    constants = writes.constants_of(RANK, ROTATED, 128, True)
     return case_of("latents, rotate and write", kernel, signature, constants, constants.pop("num_warps"))
 
 

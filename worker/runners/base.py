@@ -142,6 +142,12 @@ class ModelRunner:
         if self.recordings is not None:
             self.recordings.warm_up(self, self._run, max_num_seqs, max_model_len, on_progress)
 
+    def recorded_attention(self, tensors: Any, max_queries: int) -> Attention:
+        """Of a recorded step, whose StepTensors are buffers; see KernelAttention."""
+        from worker.attention.kernel import KernelAttention
+
+        return KernelAttention(self.kv_cache, tensors, max_queries)
+
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Token ids [T] -> embeddings [T, width]."""
         embeddings: torch.Tensor = self.model.get_input_embeddings()(token_ids)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def candidates(device: torch.device, *, over_latents: bool = False) -> list[tuple[type[ModelRunner], AttentionMaker]]:
     """Runners and the attention that they run with, for a model that attends over latents or for another."""
     if over_latents:
-        return [(LatentRunner, LatentAttention)]
+        return latent_candidates(device)
     if device.type != "cuda":
         return [(runner, PagedAttention) for runner in (NativeDecoderRunner, DecoderRunner, ModelRunner)]
     makers = attention_makers(device)
@@ -30,6 +30,18 @@ def candidates(device: torch.device, *, over_latents: bool = False) -> list[tupl
 
         found.insert(0, (TritonDecoderRunner, makers[0]))
     return sorted(found, key=lambda way: way[1] is PagedAttention)
+
+
+def latent_candidates(device: torch.device) -> list[tuple[type[ModelRunner], AttentionMaker]]:
+    """As candidates(), for a model that attends over latents."""
+    by_torch: AttentionMaker = LatentAttention
+    found: list[tuple[type[ModelRunner], AttentionMaker]] = [(LatentRunner, by_torch)]
+    if uses_kernels(device):
+        from worker.attention.latent.kernel import KernelLatentAttention
+        from worker.runners.latent.triton import TritonLatentRunner
+
+        found.insert(0, (TritonLatentRunner, KernelLatentAttention.of_rows))
+    return found
 
 
 def attention_makers(device: torch.device) -> list[AttentionMaker]:

@@ -51,11 +51,13 @@ class KernelLatentAttention:
         norm: tuple[torch.Tensor, float],
         rotation: Rotation,
         out: torch.Tensor,
+        *,
+        interleaves: bool,
     ) -> None:
         """As write() of latents that are still to be normed, by weights and eps, and rotated; see the kernel."""
         self._place(layer_idx)
         pool = self.kv_cache.keys[layer_idx]
-        rotate_and_write_latents(query, latents, *norm, rotation, self.slots, pool, out)
+        rotate_and_write_latents(query, latents, *norm, rotation, self.slots, pool, out, interleaves=interleaves)
 
     def write_index(self, layer_idx: int, keys: torch.Tensor, norm: IndexNorm, rotation: Rotation) -> None:
         """Index keys [T, dim] that are still to be normed and rotated."""

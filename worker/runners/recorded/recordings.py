@@ -16,7 +16,6 @@ from functools import partial
 
 import torch
 
-from worker.attention.kernel import KernelAttention
 from worker.device import check_device
 from worker.kernels.gpu.paged_attention import tile_queries
 from worker.models.config_fields import largest
@@ -184,7 +183,7 @@ class Recordings:
     ) -> RecordedStep:
         """`slots`: of the adapters of its tokens, which it reads from this tensor; None for a step of the base."""
         inputs, positions, selected, tensors = buffers.views(shape)
-        attention = KernelAttention(runner.kv_cache, tensors, shape.num_queries)
+        attention = runner.recorded_attention(tensors, shape.num_queries)
         buffers.fill(shape, [], [], None)
 
         def compute() -> None:
