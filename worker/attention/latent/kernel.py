@@ -88,7 +88,7 @@ class KernelLatentAttention:
     def attend(
         self, layer_idx: int, queries: torch.Tensor, selected: Selected | None, spec: LatentSpec, first: int = 0
     ) -> torch.Tensor:
-        """See LatentAttention. Queries of the tokens from `first` on; undefined for tokens of no sequence."""
+        """See LatentAttention. Queries of the tokens from `first` on; 0 for tokens of no sequence."""
         queries = adjacent(queries)
         own = slice(first, first + len(queries))
         pool, table = self.kv_cache.keys[layer_idx], self.tensors.block_table

@@ -31,7 +31,7 @@ class LatentKeys:
     """The keys of each token: the first `counts` of its `slots`, or of its sequence's blocks."""
 
     pool: torch.Tensor  # [1, blocks, size, rank + rotated], contiguous
-    counts: torch.Tensor  # [T] int32; 0: nothing is computed, as for padding
+    counts: torch.Tensor  # [T] int32; 0: the result is 0, as for padding
     slots: torch.Tensor | None = None  # [T, topk] int32
     block_table: torch.Tensor | None = None  # [N, W] int32, without `slots`
     token_rows: torch.Tensor | None = None  # [T] int32: the sequence of each token
@@ -139,6 +139,8 @@ def latent_attention_kernel(
     count = tl.load(counts + token)
     low, high = share_of_count(split, tl.num_programs(2), usual_splits, count, BLOCK_N)
     if low >= high:
+        if log_sums is None:
+            zero_heads(out, token, group, num_heads, RANK, BLOCK_M, BLOCK_R)
         return
     own_slots = slots if slots is None else slots + token * slot_row
     table = block_table
@@ -174,6 +176,15 @@ def latent_attention_kernel(
     tl.store(out + at[:, None] * RANK + r[None, :], sums.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def zero_heads(out, token, group, num_heads, RANK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr):
+    """What heads of a token without keys attend to."""
+    head, r = group * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_R)
+    mask = (head < num_heads)[:, None] & (r < RANK)[None, :]
+    place = out + (token * num_heads + head)[:, None] * RANK + r[None, :]
+    tl.store(place, tl.zeros([BLOCK_M, BLOCK_R], out.dtype.element_ty), mask=mask)
+
+
 @triton.jit(do_not_specialize=("num_splits", "usual_splits"), do_not_specialize_on_alignment=("counts",))
 def combine_latents_kernel(
     parts, log_sums, out, counts, num_splits, usual_splits,
@@ -184,9 +195,11 @@ def combine_latents_kernel(
     head, num_heads = tl.program_id(0), tl.num_programs(0)
     token, num_tokens = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     count = tl.load(counts + token)
-    if count <= 0:
-        return
     s, r = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_R)
+    at = token * num_heads + head
+    if count <= 0:
+        tl.store(out + at * RANK + r, tl.zeros([BLOCK_R], out.dtype.element_ty), mask=r < RANK)
+        return
     low, high = share_of_count(s, num_splits, usual_splits, count, BLOCK_N)
     is_used = (s < num_splits) & (low < high)
     rows = (s.to(tl.int64) * num_tokens + token) * num_heads + head
@@ -195,5 +208,4 @@ def combine_latents_kernel(
     mask = is_used[:, None] & (r[None, :] < RANK)
     part = tl.load(parts + rows[:, None] * RANK + r[None, :], mask=mask, other=0.0)
     result = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)
-    at = token * num_heads + head
     tl.store(out + at * RANK + r, result.to(out.dtype.element_ty), mask=r < RANK)

@@ -55,6 +55,7 @@ def test_all_keys_of_a_sequence_are_attended_to(dtype: torch.dtype, num_splits: 
     out = attended(step, LatentKeys(step.pool, torch.tensor(COUNTS).int(), None, step.table, step.rows), num_splits)
     for at in range(3):
         assert (out[at].double() - step.expected(at, step.seen(at))).abs().max() < BOUNDS[dtype]
+    assert not out[3].any()  # of no sequence
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
