@@ -92,7 +92,7 @@ V3: dict[str, Any] = {  # the released keys; numbers of layers, heads and expert
 V32: dict[str, Any] = V3 | {
     "architectures": ["DeepseekV32ForCausalLM"],
     "index_head_dim": 16,
-    "index_n_heads": 4,
+    "index_n_heads": 32,  # with few, many keys have the score 0, and which of them are chosen is arbitrary
     "index_topk": 32,
     "model_type": "deepseek_v32",
     "quantization_config": V3["quantization_config"] | {"scale_fmt": "ue8m0"},  # scales are powers of two
@@ -120,21 +120,23 @@ def save_deepseek(
     *,
     packed: bool = True,
     mtp: Literal["", "random", "agreeing"] = "random",
+    layer_gain: float = 1.0,
     seed: int = 0,
     version: Mapping[str, Any] = V32,
     **changes: Any,
 ) -> Path:
     """Write config, weights and tokenizer. `version`: V32 or V3; `changes`: of its config.json.
 
-    `packed`: in fp8 as released, else all in bf16. `mtp`: "agreeing" is a layer that mostly guesses what the model says
-    next, since the layers of both then change little; "random" one that seldom does; "" leaves it out.
+    `packed`: in fp8 as released, else all in bf16. `mtp`: "agreeing" is a layer that guesses what the model says next
+    where layers change little (`layer_gain` 0.04: four guesses of five, 0.15: one of three); "random" one that seldom
+    does; "" leaves it out.
     """
     config = {**version, **changes, "num_nextn_predict_layers": int(bool(mtp))}
     if not packed:
         del config["quantization_config"]
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
-    files = [list(plan) for plan in planned(config, 0.15 if mtp == "agreeing" else 1.0, has_mtp=bool(mtp))]
+    files = [list(plan) for plan in planned(config, layer_gain, has_mtp=bool(mtp))]
     weight_map: dict[str, str] = {}
     for number, file in enumerate(files, start=1):
         tensors: Tensors = {}
@@ -198,7 +200,7 @@ def planned(config: Mapping[str, Any], layer_gain: float, *, has_mtp: bool) -> I
         [
             Planned("model.embed_tokens.weight", (vocab, width), "plain", width**0.5, EMBEDDING),
             Planned("model.norm.weight", (width,), "norm"),
-            Planned("lm_head.weight", (vocab, width), "plain", 4.0, HEAD),
+            Planned("lm_head.weight", (vocab, width), "plain", 1.5, HEAD),
         ]
     )
 
@@ -218,7 +220,7 @@ def layer(config: Mapping[str, Any], number: int, gain: float) -> Iterator[Plann
             yield Planned(f"{prefix}.{name}.weight", (width,), "norm")
         yield Planned(f"{prefix}.eh_proj.weight", (width, 2 * width), "plain")
         yield Planned(f"{prefix}.embed_tokens.weight", (config["vocab_size"], width), "plain", width**0.5, EMBEDDING)
-        yield Planned(f"{prefix}.shared_head.head.weight", (config["vocab_size"], width), "plain", 4.0, HEAD)
+        yield Planned(f"{prefix}.shared_head.head.weight", (config["vocab_size"], width), "plain", 1.5, HEAD)
 
 
 def attention(config: Mapping[str, Any], prefix: str, gain: float) -> Iterator[Planned]:

@@ -18,10 +18,9 @@ from worker.kernels.linear import tune_products
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.models.model_files import file_of
 from worker.runners.base import ModelRunner
-from worker.runners.choose import ragged_runner
-from worker.runners.layer_survey import survey_layers
+from worker.runners.choose import surveyed_runner
 from worker.runners.parts.layers import Norm
-from worker.runners.probe import stock_logits, use_paged_attention
+from worker.runners.probe import stock_logits
 from worker.state.kv_cache import LayerShape
 
 logger = logging.getLogger(__name__)
@@ -118,9 +117,7 @@ def mtp_head(loaded: LoadedModel, config: EngineConfig) -> MtpHead:
     layer = load_mtp_layer(loaded)
     part = replace(loaded, model=layer.model, images=None, kept=None, num_passes=1)
     expected = stock_logits(layer.model)
-    layers = survey_layers(layer.model, loaded.card.max_model_len)
-    use_paged_attention(layer.model)
-    own = ragged_runner(part, config, layers, expected)
+    own, _ = surveyed_runner(part, config, expected)
     is_exact = loaded.dtype == torch.float32
     tune_products(own.linears, loaded.device, config.products_table, is_exact=is_exact)
     return MtpHead(layer, own, loaded)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.wire import Finished
-from tests.deepseek import V3, numbers, save_deepseek, save_unpacked
+from tests.deepseek import V3, V32, numbers, save_deepseek, save_unpacked
 from tests.models import VOCAB_SIZE, save_model
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.drafting.head_models import (
@@ -123,6 +123,7 @@ CASES: dict[str, dict[str, Any]] = {
     "glm4_moe": {},
     "glm4_moe_lite": {},
     "V3 in fp8": {"version": V3},
+    "V3.2 in fp8": {"version": V32, "index_topk": 12},
 }
 
 
@@ -239,6 +240,18 @@ def test_a_head_that_knows_what_follows_is_accepted_always(places: Path, model_f
         assert bench.token_ids(f"r{seed}") == plain.token_ids(f"r{seed}")
     drafter = bench.engine.drafter
     assert drafter.num_accepted == drafter.num_drafted > 60
+
+
+def test_an_mtp_head_that_agrees_with_its_model_is_mostly_accepted(tmp_path: Path) -> None:
+    """The control is a random one."""
+    accepted: dict[str, float] = {}
+    for kind in ("agreeing", "random"):
+        folder = save_deepseek(tmp_path / kind, mtp=kind, layer_gain=0.04)  # type: ignore[arg-type]
+        bench = Bench(folder, replace(SMALL, speculate=2))
+        bench.add("r", prompt_of(40), max_tokens=60, ignore_eos=True)
+        bench.finish()
+        accepted[kind] = bench.engine.drafter.num_accepted / bench.engine.drafter.num_drafted
+    assert accepted["random"] < 0.1 < 0.5 < accepted["agreeing"]
 
 
 @pytest.mark.parametrize("case", CASES)
