@@ -12,6 +12,7 @@ from bench import (
     gpu_packed,
     gpu_products,
     gpu_profile,
+    gpu_ram,
     gpu_sampling,
     gpu_speed,
     gpu_variants,
@@ -36,7 +37,7 @@ class Section:
         return self.part == "speed"
 
 
-VARIANTS = "variants"  # runs only if it is named
+VARIANTS, RAM = "variants", "ram"  # run only if they are named
 
 SECTIONS = (
     Section("bandwidth", "kernels", "Memory bandwidth", gpu_kernels.bandwidth, 1, 4),
@@ -65,6 +66,10 @@ SECTIONS = (
     Section("fp8 kv", "weights", "fp8 KV cache", gpu_weights.fp8_kv, 18, 12),
     Section("drafts", "drafts", "Drafts that are accepted", gpu_drafts.drafts, 32, 7),
     Section("float32", "float32", "Tokens in float32", gpu_checks.in_float32, 18, 4),
+    Section("ram link", RAM, "The way to experts in host memory", gpu_ram.link, 40, 5),
+    Section("ram experts", RAM, "Experts in host memory alone", gpu_ram.experts, 60, 4),
+    Section("ram steps", RAM, "Decode steps with experts in host memory", gpu_ram.steps, 200, 2),
+    Section("ram hybrid", RAM, "Decode steps with some experts on the GPU too", gpu_ram.hybrid, 100, 9),
     Section("attention variants", VARIANTS, "Variants of attention", gpu_variants.attention, 240, 16),
     Section("elementwise variants", VARIANTS, "Variants of the small kernels", gpu_variants.elementwise, 60, 17),
 )
@@ -76,7 +81,7 @@ def named(names: Sequence[str]) -> list[str]:
     if not known.issuperset(names):
         raise ValueError(f"unknown: {', '.join(sorted(set(names) - known))}; there are {', '.join(sorted(known))}")
     if not names:
-        return [section.name for section in SECTIONS if section.part != VARIANTS]
+        return [section.name for section in SECTIONS if section.part not in (VARIANTS, RAM)]
     return [section.name for section in SECTIONS if {section.name, section.part} & set(names)]
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 from collections.abc import Sequence as Seq
 
 import torch
@@ -31,6 +32,11 @@ def use_device(device: torch.device) -> None:
     """Make this the current CUDA device; streams and graphs use it implicitly."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+
+
+def usable_cores() -> int:
+    """Cores of the CPU that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -43,6 +43,12 @@ SIGNATURES = MappingProxyType(
         "multiply_dense": (*[POINTER] * 3, INT, INT, INT, POINTER),
         "compute_experts": (POINTER,),
         "best_way": (POINTER,),
+        "open_host_worker": (POINTER,),
+        "close_host_worker": (POINTER,),
+        "keep_for_once": (POINTER, LONG, POINTER),
+        "run_host_node": (POINTER,),
+        "run_host_copy": (POINTER,),
+        "compute_nothing": (POINTER,),
         "can_round": (),
         "can_multiply_pairs": (),
     }

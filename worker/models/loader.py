@@ -17,6 +17,7 @@ from worker.kernels.packed.choice import SMALL_BYTES
 from worker.kernels.quantized import Quantization
 from worker.kernels.torch_seams import has_fast_bf16
 from worker.models.card import check_template, describe
+from worker.models.experts.place import home_of, move_rest
 from worker.models.formats.known import format_of
 from worker.models.formats.reader import check_numbers, has_packed, load_packed, on_meta, weight_bytes
 from worker.models.gguf.model import gguf_model
@@ -98,12 +99,12 @@ def load(
     if has_vision and config.num_ranks > 1:
         raise ValueError("a vision model runs on one GPU only.")
     packing = packing_of(model_path, model_config)
-    form = format_of(packing)
-    if form is None:
+    if (form := format_of(packing)) is None:
         check_packing(packing)
     check_unpacked(config.quantization, packing)
     images = image_processor(model_path) if has_vision else None
-    family, place = model_class(model_config), placement(device, config.num_ranks)
+    home = home_of(model_path, model_config, config, device)
+    family, place = model_class(model_config), placement(home, config.num_ranks)
     with reports_weights(on_progress):
         if gguf is not None:
             kind = dtype_for(config, device, gguf.dtype, gguf.num_parameters, is_packed=gguf.has_codes)
@@ -122,7 +123,7 @@ def load(
         logger.warning("%s is served without images: %s is in no file", model_path, missing[0])
         images = None
     num_passes, dtype = use_threads(config, model), choose_dtype(config, device, model)
-    model = cast(model, dtype).eval().requires_grad_(False)
+    model = move_rest(cast(model, dtype).eval().requires_grad_(False), home, device)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     fix_frequencies(model, card.max_model_len)
     attend_with_softcap(model)

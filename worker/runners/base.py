@@ -12,6 +12,7 @@ from worker.attention.paged import Attention, PagedAttention, write_slots
 from worker.device import upload
 from worker.kernels.adapters.linear import CurrentSlots
 from worker.kernels.adapters.low_rank import TokenSlots
+from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.proxies import swapped_linears
 from worker.models.features import FeatureTap, StepFeatures
 from worker.progress import OnProgress
@@ -100,6 +101,7 @@ class ModelRunner:
     can_be_recorded = True  # forward() is one _run()
     recordings: RecordedSteps | None = None
     adapters: StepAdapters | None = None  # set before warm_up()
+    hosted: HostedExperts | None = None  # the model's experts, where they stand in host memory beside a GPU
     feature_layers: tuple[int, ...] = ()  # whose hidden states are handed over; set before warm_up()
     features: StepFeatures | None = None  # of the last step; None if it failed
     kept: torch.Tensor | None = None  # the features of the last _run(), [T, width * layers]
@@ -111,6 +113,8 @@ class ModelRunner:
 
     def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner. Rows are computed in kernel order; their logits are returned in the order of `rows`."""
+        if self.hosted is not None:
+            self.hosted.between_steps()
         order = sorted(range(len(rows)), key=lambda at: kernel_order(rows[at]))
         ordered = [rows[at] for at in order]
         self.features = None

@@ -34,6 +34,7 @@ from worker.runners.limits import Limits, choose_limits
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.parts.adapters import Place, RunnerAdapters, Shapes
+from worker.runners.parts.hosted import fill_card, hosted_experts
 from worker.runners.probe import (
     MAX_FP8_CACHE_DEVIATION,
     Expected,
@@ -66,12 +67,13 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
         restored, layers, num_parameters = restored_runner(loaded)
         return with_room(restored, restored, loaded, config, layers, num_parameters, draft_token_bytes)
     model = loaded.model
-    num_parameters = count_parameters(model)
+    num_parameters, hosted = count_parameters(model), hosted_experts(loaded, config)
     stock_attention = attention_of(attending_part(model))
     expected = stock_logits(model)
     try:
         probe = image_probe(model, loaded.images) if loaded.images is not None else None
         inner, layers = surveyed_runner(loaded, config, expected)
+        inner.hosted = hosted
         if config.kv_dtype == FP8_KV:
             prove_fp8_cache(inner, loaded, layers)
         runner: Runner = inner
@@ -107,9 +109,8 @@ def with_room(
 ) -> tuple[Runner, Limits]:
     """The runner with its KV cache and recorded steps. `inner`: the same, or the one that it wraps."""
     state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
-    limits = choose_limits(  # now that the weights are in place
-        loaded, config, layers.shapes, num_parameters, state_bytes, draft_token_bytes
-    )
+    fill_card(inner.hosted, loaded, config, layers.shapes, num_parameters)  # now that the other weights are in place
+    limits = choose_limits(loaded, config, layers.shapes, num_parameters, state_bytes, draft_token_bytes)
     if state_bytes:
         logger.info("%d MB of states a sequence: %d run together", state_bytes // 10**6, limits.max_num_seqs)
     layout = type(inner).__name__

@@ -17,6 +17,7 @@ from functools import partial
 import torch
 
 from worker.device import check_device
+from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.gpu.paged_attention import tile_queries
 from worker.models.config_fields import largest
 from worker.progress import FIRST_STEP, RECORDING, OnProgress, counted
@@ -105,7 +106,11 @@ class Recordings:
         started = time.perf_counter()
         cache = runner.kv_cache
         tile_queries = tile_queries_for(runner)
-        shapes = step_shapes(max_num_seqs, self.max_draft, MAX_DRAFTED, tile_queries)
+        shapes = [
+            shape
+            for shape in step_shapes(max_num_seqs, self.max_draft, MAX_DRAFTED, tile_queries)
+            if runner.hosted is None or not runner.hosted.streams(shape.num_tokens)
+        ]
         (block,) = cache.pool.allocate(1)
         self._spare = spare = Spare(block, cache.block_size)
         num_blocks = cache.num_blocks_for(max_model_len)
@@ -187,7 +192,7 @@ class Recordings:
         buffers.fill(shape, [], [], None)
 
         def compute() -> None:
-            with adapted_by(runner.adapters, slots):
+            with adapted_by(runner.adapters, slots), counted_by(runner.hosted, tensors.query_starts[-1:]):
                 logits = run(inputs, positions, attention, selected)
             if self._logits is None:  # in the first of all runs, which is not recorded yet
                 self._logits = logits.new_empty(buffers.num_logits, logits.shape[1], dtype=torch.float32)
@@ -203,6 +208,11 @@ def adapted_by(adapters: StepAdapters | None, slots: torch.Tensor | None) -> Abs
     if adapters is None or slots is None:
         return nullcontext()
     return adapters.current.during(adapters.of_index(slots))
+
+
+def counted_by(hosted: HostedExperts | None, num_tokens: torch.Tensor) -> AbstractContextManager[None]:
+    """Within this, experts in host memory compute the first tokens of a pass only, as many as `num_tokens` [1] says."""
+    return nullcontext() if hosted is None else hosted.counted(num_tokens)
 
 
 def tile_queries_for(runner: ModelRunner) -> int:

@@ -1,0 +1,69 @@
+"""Where the routed experts of a sparse model stand on a machine with a GPU: there, or in host memory beside it."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from common.model.folder import size_of_weights
+from worker.kernels.experts.layer import has_experts
+from worker.models.config_fields import largest
+
+if TYPE_CHECKING:
+    from worker.models.loader import EngineConfig
+
+logger = logging.getLogger(__name__)
+
+COUNTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")  # of configurations
+BESIDE_BYTES = 4 * 2**30  # of a GPU's memory, for a step and the least of keys and values
+
+
+def home_of(model_path: str, model_config: Any, config: "EngineConfig", device: torch.device) -> torch.device:
+    """The device that weights are loaded to: the CPU where experts stay there; the rest is moved then."""
+    host = torch.device("cpu")
+    if device.type != "cuda" or config.num_ranks > 1 or config.experts == "gpu" or not is_sparse(model_config):
+        return device
+    if config.experts == "ram":
+        return host
+    free, total = torch.cuda.mem_get_info(device)
+    room = int(total * config.gpu_memory_utilization) - (total - free) - BESIDE_BYTES
+    if (size := size_of_weights(model_path)) <= room:
+        return device
+    logger.info("%.1f GiB of weights, and room for %.1f on the GPU: experts stay in host memory", gib(size), gib(room))
+    return host
+
+
+def is_sparse(model_config: Any) -> bool:
+    """Whether the configuration has routed experts."""
+    return any((largest(model_config.get_text_config(), name) or 0) > 1 for name in COUNTS)
+
+
+def gib(num_bytes: int) -> float:
+    return num_bytes / 2**30
+
+
+@torch.no_grad()
+def move_rest(model: Any, home: torch.device, device: torch.device) -> Any:
+    """The model with all weights but those of routed experts moved from `home` to a device, if that is another one.
+
+    What modules share, they still share.
+    """
+    if home == device:
+        return model
+    moved: dict[int, Any] = {}
+    kept: list[torch.Tensor] = []  # until the end: another tensor might get the id of one that is gone
+    for module in model.modules():
+        if has_experts(module):
+            continue
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in moved:
+                kept.append(parameter)
+                moved[id(parameter)] = nn.Parameter(parameter.to(device), requires_grad=False)
+            setattr(module, name, moved[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if id(buffer) not in moved:
+                kept.append(buffer)
+                moved[id(buffer)] = buffer.to(device)
+            setattr(module, name, moved[id(buffer)])
+    return model
