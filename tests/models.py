@@ -31,6 +31,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     OlmoConfig,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -38,6 +39,7 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3_5TextConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     Qwen3NextConfig,
 )
 
@@ -142,6 +144,11 @@ MTP_FAMILIES: dict[str, Any] = {  # besides deepseek_v3; their checkpoints bring
     ),
     "glm4_moe_lite": (Glm4MoeLiteConfig, DEEPSEEK | {"mlp_layer_types": ["dense", "sparse"]}),
 }
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+SPARSE_FAMILIES: dict[str, Any] = {  # besides mixtral, gpt_oss and the DeepSeek family
+    "qwen3_moe": (Qwen3MoeConfig, EXPERTS | {"norm_topk_prob": True, "mlp_only_layers": [0]}),
+    "olmoe": (OlmoeConfig, {"num_experts": 8, "num_experts_per_tok": 2}),
+}
 SEQUENTIAL_FAMILIES: dict[str, Any] = {
     "mamba": (MambaConfig, {"state_size": 8, "max_position_embeddings": None}),  # as real ones
     "bloom": (BloomConfig, {"n_layer": 2, "n_head": 4}),
@@ -168,7 +175,7 @@ def small_tokenizer() -> Tokenizer:
 def save_model(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
     """Write a random model of this family, and its tokenizer, into `folder`."""
     torch.manual_seed(seed)
-    config_class, own = (FAMILIES | HYBRID_FAMILIES | MTP_FAMILIES | SEQUENTIAL_FAMILIES)[family]
+    config_class, own = (FAMILIES | HYBRID_FAMILIES | MTP_FAMILIES | SPARSE_FAMILIES | SEQUENTIAL_FAMILIES)[family]
     model = AutoModelForCausalLM.from_config(config_class(**(BASE | own | changes)), dtype=dtype)
     model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=3, do_sample=False)
     model.save_pretrained(folder)

@@ -191,11 +191,12 @@ static void shrink(Tile *tile, const float *before, int rows, int dim) {
  *
  * qkv [tokens, heads + 2 * kv_heads, dim] holds rotated queries; pools as in numbers.h; out [tokens, heads, dim]. An item is
  * four numbers: its first token, the number of tokens, the position of the first one, and the index in `tables` where its
- * block table begins. `window` is the number of tokens that a query attends to, itself included; 0: all.
+ * block table begins. `window` is the number of tokens that a query attends to, itself included; 0: all. `sinks` [heads]
+ * are scores that take a share of the weights and add no value, or null.
  */
 void attend(const number *qkv, const number *keys, const number *values, long num_slots, int block_size,
             const int32_t *tables, const int32_t *item_list, int items, int heads, int kv_heads, int dim, float scale,
-            int window, number *out) {
+            int window, const float *sinks, number *out) {
     int shared = heads / kv_heads;
     long stride = (long)(heads + 2 * kv_heads) * dim;
     Pools pools = {keys, values, num_slots, block_size, dim, window, tables};
@@ -214,8 +215,8 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
         for (int r = 0; r < rows; r++) {
             const number *query = qkv + (first_token + r / shared) * stride + (head * shared + r % shared) * dim;
             for (int i = 0; i < dim; i += LANES) store_operand(tile.queries + r * dim + i, load(query + i));
-            tile.most[r] = MINUS_INFINITY;
-            tile.total[r] = 0;
+            tile.most[r] = sinks ? sinks[head * shared + r % shared] : MINUS_INFINITY;
+            tile.total[r] = sinks ? 1 : 0;
         }
         memset(tile.queries + rows * dim, 0, (padded - rows) * dim * sizeof(operand));
         memset(tile.weights + rows * CHUNK, 0, (padded - rows) * CHUNK * sizeof(operand));

@@ -36,18 +36,20 @@ void swiglu(const number *gate_up, number *out, int tokens, int width) {
     }
 }
 
-/* Rotates one head from `x` to `to`; with `norm` weights, normalizes it first. */
-static void rotate(const number *x, number *to, const number *cos, const number *sin, const number *norm, float eps, int dim) {
+/* Rotates the first `rotated` numbers of one head in place; with `norm` weights, normalizes all of it first. */
+static void rotate(number *x, const number *cos, const number *sin, const number *norm, float eps, int rotated, int dim) {
     vec scale = all(norm ? inverse_rms(x, dim, eps) : 1.0f);
-    for (int i = 0, j = dim / 2; i < dim / 2; i += LANES, j += LANES) {
+    for (int i = 0, j = rotated / 2; i < rotated / 2; i += LANES, j += LANES) {
         vec a = load(x + i) * scale, b = load(x + j) * scale;
         if (norm) {
             a *= load(norm + i);
             b *= load(norm + j);
         }
-        store(to + i, a * load(cos + i) - b * load(sin + i));
-        store(to + j, b * load(cos + j) + a * load(sin + j));
+        store(x + i, a * load(cos + i) - b * load(sin + i));
+        store(x + j, b * load(cos + j) + a * load(sin + j));
     }
+    if (norm)
+        for (int i = rotated; i < dim; i += LANES) store(x + i, load(x + i) * scale * load(norm + i));
 }
 
 /* Writes a token's key and value to its place in their group. */
@@ -73,26 +75,27 @@ static void prefetch_pair(const number *keys, const number *values, int place, i
 }
 
 /* Rotates the queries and keys of qkv [tokens, heads + 2 * kv_heads, dim] in place; writes keys and values to the pools.
- * Pools are [kv_heads, num_slots / 16] groups; slots [tokens]; cos and sin [tokens, dim]; the norms [dim] or null.
+ * Pools are [kv_heads, num_slots / 16] groups; slots [tokens]; cos and sin [tokens, rotated], a multiple of
+ * 32; the norms [dim] or null.
  */
 void rotate_and_write(number *qkv, const number *cos, const number *sin, const number *query_norm, const number *key_norm,
                       float eps, const int64_t *slots, number *keys, number *values, long num_slots, int tokens, int heads,
-                      int kv_heads, int dim) {
+                      int kv_heads, int rotated, int dim) {
 #pragma omp parallel for if ((long)tokens * (heads + kv_heads) * dim >= PARALLEL_FROM)
     for (int t = 0; t < tokens; t++) {
         number *own = qkv + (long)t * (heads + 2 * kv_heads) * dim;
-        const number *c = cos + (long)t * dim, *s = sin + (long)t * dim;
+        const number *c = cos + (long)t * rotated, *s = sin + (long)t * rotated;
         int place = slots[t] % LANES;
         for (int h = 0; h < kv_heads; h++) {
             long group = (h * num_slots + slots[t] - place) * dim;
             prefetch_pair(keys + group, values + group, place, dim);
         }
-        for (int h = 0; h < heads; h++) rotate(own + h * dim, own + h * dim, c, s, query_norm, eps, dim);
+        for (int h = 0; h < heads; h++) rotate(own + h * dim, c, s, query_norm, eps, rotated, dim);
         int is_last = t + 1 == tokens || slots[t + 1] != slots[t] + 1; /* else the next token fills the word */
         for (int h = 0; h < kv_heads; h++) {
             long group = (h * num_slots + slots[t] - place) * dim;
             number *key = own + (heads + h) * dim;
-            rotate(key, key, c, s, key_norm, eps, dim);
+            rotate(key, c, s, key_norm, eps, rotated, dim);
             write_pair(key, own + (heads + kv_heads + h) * dim, keys + group, values + group, place, dim);
             if (is_last && place % IN_WORD == 0) clear_rest(values + group, place, dim);
         }

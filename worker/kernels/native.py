@@ -32,9 +32,9 @@ SIGNATURES = MappingProxyType(
     {
         "add_norm": (*[POINTER] * 4, INT, INT, FLOAT),
         "swiglu": (POINTER, POINTER, INT, INT),
-        "rotate_and_write": (*[POINTER] * 5, FLOAT, *[POINTER] * 3, LONG, *[INT] * 4),
+        "rotate_and_write": (*[POINTER] * 5, FLOAT, *[POINTER] * 3, LONG, *[INT] * 5),
         "add_low_rank": (POINTER, LONG, POINTER, LONG, POINTER, INT, INT, POINTER, INT, POINTER, POINTER, INT),
-        "attend": (*[POINTER] * 3, LONG, INT, POINTER, POINTER, *[INT] * 4, FLOAT, INT, POINTER),
+        "attend": (*[POINTER] * 3, LONG, INT, POINTER, POINTER, *[INT] * 4, FLOAT, INT, POINTER, POINTER),
         "pack_codes": (POINTER, LONG, INT, INT, POINTER, POINTER),
         "decode_all": (POINTER, INT, INT, INT, POINTER),
         "multiply_exact": (POINTER, POINTER, INT, POINTER),

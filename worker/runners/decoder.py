@@ -5,7 +5,7 @@ parts/ looks up. A model that has the same parts but computes something else fai
 before anything is served.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -204,7 +204,7 @@ class DecoderRunner(ModelRunner):
     ) -> torch.Tensor:
         """The attention of one layer, [T, heads * dim]; its keys and values are written to the cache."""
         num_tokens, dim, heads, kv_heads = len(normed), self.shape.key_dim, self.num_heads, self.shape.num_kv_heads
-        qkv = layer.qkv(normed)
+        qkv = norm_rows(layer.qkv(normed), layer, self._normed)
         rotated = qkv[:, : (heads + kv_heads) * dim].view(num_tokens, heads + kv_heads, dim)
         if layer.head_norms is not None:
             query_norm, key_norm = layer.head_norms
@@ -230,6 +230,16 @@ class DecoderRunner(ModelRunner):
         if not 0 < width <= self.shape.key_dim or width % 2:
             raise Unsupported(f"it rotates {sorted(widths)} of the {self.shape.key_dim} numbers of a head")
         return width
+
+
+def norm_rows(qkv: torch.Tensor, layer: Layer, normed: Callable[[torch.Tensor, Norm], torch.Tensor]) -> torch.Tensor:
+    """Queries, keys and values of each token, of which all queries and all keys are normed where the layer says so."""
+    start = 0
+    for norm in layer.row_norms or ():
+        part = qkv[:, start : start + norm.shape[0]]
+        part.copy_(normed(part, norm))
+        start += norm.shape[0]
+    return qkv
 
 
 def replace_linears(parts: Iterable[Product], layer: Layer) -> None:

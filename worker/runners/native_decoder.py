@@ -18,7 +18,7 @@ from worker.kernels.quantized import Quantization
 from worker.models.features import FeatureTap
 from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker
-from worker.runners.decoder import DecoderRunner
+from worker.runners.decoder import DecoderRunner, norm_rows
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.parts.layers import Layer, Norm, parts_of
 from worker.runners.probe import Unsupported
@@ -88,10 +88,9 @@ class NativeDecoderRunner(DecoderRunner):
         self.num_shared = self.num_heads // self.shape.num_kv_heads
         downs = (owner for layer in model.model.layers for path, owner, _ in parts_of(layer) if path[-1] == "down")
         widths = {self.embedding.shape[1], *(owner.down_proj.in_features for owner in downs)}
-        fits = dim % (2 * LANES) == 0 and all(width % LANES == 0 for width in widths)
-        has_plain_scores = all(spec.has_plain_scores for spec in specs)
+        fits = dim % LANES == self.num_rotated % (2 * LANES) == 0 and all(width % LANES == 0 for width in widths)
         if (
-            not has_plain_scores
+            any(spec.softcap is not None for spec in specs)
             or not self.is_plain
             or not fits
             or dim > MAX_DIM
@@ -99,12 +98,15 @@ class NativeDecoderRunner(DecoderRunner):
             or kv_cache.block_size % LANES
         ):
             raise Unsupported("its widths or scores are not those of the kernels")
+        self.sinks = [None if spec.sinks is None else spec.sinks.detach().float().contiguous() for spec in specs]
+        for norm in (self.norm, *(norm for layer in self.layers for norm in layer.norms)):
+            norm.weight = norm.weight.to(self.embedding.dtype)  # some models keep these alone in float32
 
     @property
     def is_plain(self) -> bool:
-        """True for the form of Llama: whole heads rotated by one set of frequencies, two norms a layer, SiLU."""
+        """True for the form of Llama: heads rotated by one set of frequencies, two norms a layer, SiLU."""
         is_llama = self.embedding_scale is None and self.softcap is None and self.rotary_kinds == [None]
-        return is_llama and self.num_rotated == self.shape.key_dim and all(layer.is_plain for layer in self.layers)
+        return is_llama and all(layer.is_plain for layer in self.layers)
 
     def forward(self, rows: Seq[ScheduledSequence], sampled: torch.Tensor | None = None) -> torch.Tensor:
         """See Runner."""
@@ -144,7 +146,7 @@ class NativeDecoderRunner(DecoderRunner):
         tap = FeatureTap(self.feature_layers, len(self.layers))
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             tap.take(layer_idx, hidden)
-            qkv = layer.qkv(normed)
+            qkv = norm_rows(layer.qkv(normed), layer, self._normed)
             self._rotate_and_write(layer_idx, layer, qkv, cos, sin, paged)
             attended = self._attend_items(layer_idx, layer, qkv, items, paged)
             if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
@@ -178,7 +180,7 @@ class NativeDecoderRunner(DecoderRunner):
             query_norm and query_norm.weight.data_ptr(), key_norm and key_norm.weight.data_ptr(),
             query_norm.eps if query_norm else 0.0, batch.slots.data_ptr(), keys.data_ptr(), values.data_ptr(),
             keys.shape[1] * keys.shape[2], len(batch.slots), self.num_heads, self.shape.num_kv_heads,
-            self.shape.key_dim,
+            self.num_rotated, self.shape.key_dim,
         )  # fmt: skip
 
     def _attend_items(
@@ -189,9 +191,10 @@ class NativeDecoderRunner(DecoderRunner):
         dim = self.shape.key_dim
         out = qkv.new_empty(len(qkv), self.num_heads * dim)
         out[len(batch.slots) :] = 0
+        sinks = self.sinks[layer_idx]
         self.kernels.attend(
             qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), keys.shape[1] * keys.shape[2], keys.shape[2],
             batch.tables.ctypes.data, items.ctypes.data, len(items), self.num_heads, self.shape.num_kv_heads, dim,
-            layer.spec.scale, layer.spec.window or 0, out.data_ptr(),
+            layer.spec.scale, layer.spec.window or 0, None if sinks is None else sinks.data_ptr(), out.data_ptr(),
         )  # fmt: skip
         return out

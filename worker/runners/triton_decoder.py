@@ -17,7 +17,7 @@ from worker.kernels.gpu.activations import gated
 from worker.kernels.gpu.rotary import HeadNorms, rotate_and_write
 from worker.kernels.quantized import Quantization
 from worker.runners.base import AttentionMaker
-from worker.runners.decoder import DecoderRunner
+from worker.runners.decoder import DecoderRunner, norm_rows
 from worker.runners.parts.layers import Layer, Norm
 from worker.runners.parts.rotation import Rotation
 from worker.runners.probe import Unsupported
@@ -67,7 +67,7 @@ class TritonDecoderRunner(DecoderRunner):
         assert isinstance(paged, PagedAttention)
         cache, heads = self.kv_cache, self.num_heads
         scales = cache.key_scales[layer_idx], cache.value_scales[layer_idx]
-        qkv = layer.qkv(normed)
+        qkv = norm_rows(layer.qkv(normed), layer, self._normed)
         rotate_and_write(
             qkv, *rotation, self.head_norms[layer_idx], paged.slots, cache.keys[layer_idx], cache.values[layer_idx],
             scales, heads, self.shape.num_kv_heads,

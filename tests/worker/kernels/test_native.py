@@ -136,13 +136,13 @@ class Attended:
         pools, num_slots = (self.keys.data_ptr(), self.values.data_ptr()), self.keys.shape[1]
         self.kernels.rotate_and_write(
             qkv.data_ptr(), one.data_ptr(), none.data_ptr(), None, None, 0.0, where.data_ptr(), *pools, num_slots,
-            len(slots), self.HEADS, self.KV_HEADS, self.DIM,
+            len(slots), self.HEADS, self.KV_HEADS, self.DIM, self.DIM,
         )  # fmt: skip
         tables = np.arange(self.NUM_BLOCKS, dtype=np.int32)[::-1].copy()
         table = np.array(items, dtype=np.int32)
         self.kernels.attend(
             qkv.data_ptr(), *pools, num_slots, self.BLOCK_SIZE, tables.ctypes.data, table.ctypes.data, len(items),
-            self.HEADS, self.KV_HEADS, self.DIM, self.DIM**-0.5, 0, out.data_ptr(),
+            self.HEADS, self.KV_HEADS, self.DIM, self.DIM**-0.5, 0, None, out.data_ptr(),
         )  # fmt: skip
         return out
 

@@ -49,7 +49,8 @@ class Layer:
 
     attention_norm: Norm
     qkv: Linear
-    head_norms: tuple[Norm, Norm] | None  # of queries and keys, before the rotation
+    head_norms: tuple[Norm, Norm] | None  # of each head of queries and keys, before the rotation
+    row_norms: tuple[Norm, Norm] | None  # of all queries and all keys of a token, before the rotation
     attention_out: Linear
     attention_out_norm: Norm | None  # before the addition
     mlp_norm: Norm
@@ -61,9 +62,13 @@ class Layer:
     @property
     def is_plain(self) -> bool:
         """True for the form of Llama, whose weights of norms have the dtype of the hidden states."""
-        norms = [self.attention_norm, self.mlp_norm, *(self.head_norms or ())]
         has_few = self.attention_out_norm is None and self.mlp_out_norm is None
-        return has_few and self.has_silu and not any(norm.counts_from_one for norm in norms)
+        return has_few and self.has_silu and not any(norm.counts_from_one for norm in self.norms)
+
+    @property
+    def norms(self) -> list[Norm]:
+        """All but those before additions."""
+        return [self.attention_norm, self.mlp_norm, *(self.head_norms or ()), *(self.row_norms or ())]
 
     @property
     def has_silu(self) -> bool:
@@ -83,10 +88,13 @@ def layer_of(
     check_parts(attention, {*qkv, "o_proj", *(HEAD_NORMS if has_head_norms else ())})
     check_are_plain(attention, {*qkv, "o_proj"})
     linear = partial(fused_linear, quantization=quantization)
+    norms = (Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None
+    of_rows = norms is not None and norms[0].shape[0] != attention.head_dim
     return Layer(
         attention_norm=Norm(module.input_layernorm),
         qkv=linear([getattr(attention, name) for name in qkv]),
-        head_norms=(Norm(attention.q_norm), Norm(attention.k_norm)) if has_head_norms else None,
+        head_norms=None if of_rows else norms,
+        row_norms=norms if of_rows else None,
         attention_out=linear([attention.o_proj]),
         attention_out_norm=Norm(module.post_attention_layernorm) if is_gemma else None,
         mlp_norm=Norm(module.pre_feedforward_layernorm if is_gemma else module.post_attention_layernorm),
