@@ -99,6 +99,7 @@ def latent_layer_of(
         attention_norm=Norm(module.input_layernorm),
         qkv=qkv,
         head_norms=None,
+        row_norms=None,
         attention_out=attention_out,
         attention_out_norm=None,
         mlp_norm=Norm(module.post_attention_layernorm),

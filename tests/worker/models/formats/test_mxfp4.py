@@ -68,9 +68,7 @@ def test_greedy_tokens_are_those_of_the_twin(tmp_path: Path) -> None:
     assert type(runner) is DecoderRunner
     products = [layer.mlp.experts for layer in runner.layers if isinstance(layer.mlp, SparseMlp)]
     assert [type(product) for product in products] == [CpuExperts, CpuExperts]
-    assert {id(product) for product in products} <= {
-        id(linear) for linear in runner.linears
-    }  # told to round
+    assert {id(product) for product in products} <= {id(linear) for linear in runner.linears}  # told to round
 
 
 def test_scales_of_another_shape_are_refused() -> None:
