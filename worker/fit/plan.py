@@ -16,6 +16,7 @@ from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
 from worker.kernels.quantized import QUANTIZATIONS, Quantization
 from worker.models.loader import EngineConfig, count_parameters, dtype_for
 from worker.models.vision import is_vision_model
+from worker.runners.latent.parts import any_parts_of
 from worker.runners.limits import (
     CPU_MEMORY_SHARE,
     MIN_CPU_BYTES,
@@ -25,7 +26,6 @@ from worker.runners.limits import (
     kv_dtype,
     workspace_bytes,
 )
-from worker.runners.parts.layers import parts_of
 
 SHORT = 4096  # tokens of a usual sequence
 CONTEXT_BYTES = 2**29  # that CUDA takes of a GPU for each process
@@ -161,9 +161,9 @@ def quantized_bytes(model: Any, dtype: torch.dtype, quantization: Quantization, 
     total = count_parameters(model) * dtype.itemsize
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     products = [
-        ([getattr(owner, name) for name in names], quantization)
+        ([owner.get_submodule(name) for name in names], quantization)
         for layer in model.model.layers
-        for _, owner, names in parts_of(layer)
+        for _, owner, names in any_parts_of(layer)
     ]
     for modules, kind in [*products, ([head], quantization.for_head())]:
         num_out, num_in = sum(module.out_features for module in modules), modules[0].in_features

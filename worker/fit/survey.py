@@ -8,8 +8,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from worker.models.config_fields import largest
 from worker.models.vision import is_vision_model
+from worker.runners.latent.parts import any_parts_of
+from worker.runners.latent.survey import survey_latents
 from worker.runners.layer_survey import LayerSurvey
-from worker.runners.parts.layers import GEMMA_NORMS, LAYER_PARTS, parts_of
+from worker.runners.parts.layers import GEMMA_NORMS, LAYER_PARTS
 from worker.runners.parts.mlp import check_are_plain, check_parts
 from worker.runners.probe import Unsupported, attending_part
 from worker.state.kv_cache import LayerShape
@@ -42,6 +44,8 @@ def shape_of(model: Any) -> ModelShape:
 @torch.inference_mode()
 def survey_of(model: Any) -> LayerSurvey | None:
     """None if its forward pass depends on numbers, or no layer attends."""
+    if not is_vision_model(model.config) and (latents := survey_latents(model, 2, model.dtype)) is not None:
+        return latents
     ids = torch.zeros(1, 2, dtype=torch.long, device="meta")
     without_experts(model)
     for more in (
@@ -86,7 +90,7 @@ def is_decoder(model: Any, survey: LayerSurvey) -> bool:
         for layer in model.model.layers:
             is_gemma = hasattr(layer, "pre_feedforward_layernorm")
             check_parts(layer, LAYER_PARTS | GEMMA_NORMS if is_gemma else LAYER_PARTS)
-            for _, owner, names in parts_of(layer):
+            for _, owner, names in any_parts_of(layer):
                 check_are_plain(owner, {*names})
     except (Unsupported, AttributeError):
         return False

@@ -132,7 +132,29 @@ def burst_size(device: torch.device, num_parameters: int, max_step_tokens: int) 
 def chunk_pairs(model: Any, num_parameters: int, max_step_tokens: int) -> int:
     """Query-key pairs whose attention costs as much as one full step's matmuls; the cap for a prompt chunk."""
     text = model.config.get_text_config()
-    return num_parameters * max_step_tokens // int(2 * text.num_hidden_layers * text.hidden_size)
+    return num_parameters * max_step_tokens // int(text.num_hidden_layers * pair_products(text))
+
+
+def pair_products(text: Any) -> int:
+    """Multiplications in one layer that a query and a key take. Where keys are selected, all others are only scored."""
+    if (rank := largest(text, "kv_lora_rank")) is None:
+        return int(2 * text.hidden_size)
+    if (index_heads := largest(text, "index_n_heads")) is not None:
+        return index_heads * int(text.index_head_dim)
+    return int(text.num_attention_heads * (2 * rank + text.qk_rope_head_dim))
+
+
+def attention_numbers(text: Any) -> int:
+    """Of a token in one layer's attention, that a step holds at once beside what is as wide as hidden states.
+
+    Over latents: queries, their products with the keys' matrix, alone and beside their rotated part, and twice what
+    they attend to, before and after heads and tokens change places.
+    """
+    if (rank := largest(text, "kv_lora_rank")) is None:
+        return 0
+    own = int(text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim)
+    index = (largest(text, "index_n_heads") or 0) * (largest(text, "index_head_dim") or 0)
+    return int(text.num_attention_heads * (own + 4 * rank + text.qk_rope_head_dim)) + index
 
 
 def block_size_for(device: torch.device) -> int:
@@ -186,7 +208,9 @@ def workspace_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: i
     num_tokens = max(max_step_tokens, max_num_seqs)
     if loaded.images is not None:  # a prompt goes through in one pass up to its last image
         num_tokens = max(num_tokens, min(loaded.card.max_model_len, MAX_IMAGE_PROMPT))
-    activations: int = num_tokens * (4 * widest + 8 * text.hidden_size) * loaded.dtype.itemsize
+    activations: int = (
+        num_tokens * (4 * widest + 8 * text.hidden_size + attention_numbers(text)) * loaded.dtype.itemsize
+    )
     num_logits: int = (max_num_seqs + (MAX_DRAFTED if config.speculate else 0)) * text.vocab_size
     num_models = 2 if config.draft_model else 1  # each records steps of its own
     return num_models * GPU_WORKSPACE_BYTES + activations + num_logits * LOGITS_COPIES * torch.float32.itemsize

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import DeepseekV3Config, DeepseekV32Config
 
 from tests.worker.conftest import SMALL
 from worker.models.loader import EngineConfig, LoadedModel, check_kv_dtype
@@ -100,3 +101,14 @@ def test_an_fp8_cache_that_is_impossible_is_refused(device: str, num_ranks: int,
     with pytest.raises(ValueError, match=f"OMNI_KV_DTYPE=fp8 {reason}"):
         check_kv_dtype(EngineConfig(kv_dtype="fp8", num_ranks=num_ranks), torch.device(device))
     check_kv_dtype(EngineConfig(num_ranks=num_ranks), torch.device(device))
+
+
+def test_attention_over_latents_is_counted_in_a_steps_memory_and_time() -> None:
+    config = DeepseekV32Config(num_hidden_layers=1)
+    plain = SimpleNamespace(hidden_size=7168)
+    assert limits.attention_numbers(plain) == 0 and limits.pair_products(plain) == 2 * 7168
+    of_heads = 128 * (192 + 128 + 576 + 3 * 512)  # queries and values; absorbed queries; products with latents
+    assert limits.attention_numbers(config) == of_heads + 64 * 128
+    assert limits.pair_products(config) == 64 * 128  # beyond 2,048 keys a pair costs its index scores
+    dense = DeepseekV3Config(num_hidden_layers=1)
+    assert limits.pair_products(dense) == 128 * (576 + 512)

@@ -17,7 +17,7 @@ from worker.kernels.fused import PackedBefore, fused_linear
 from worker.kernels.linear import Linear, PlainLinear
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.quantized import Quantization
-from worker.runners.parts.layers import LAYER_PARTS, Layer, Norm
+from worker.runners.parts.layers import LAYER_PARTS, Layer, Norm, parts_of
 from worker.runners.parts.mlp import Product, check_are_plain, check_parts, mlp_of, mlp_parts
 from worker.runners.probe import Unsupported
 
@@ -147,6 +147,11 @@ def latent_parts_of(module: Any) -> Iterator[Product]:
     for name, names in attention_names(module.self_attn):
         yield (name,), module.self_attn, names
     yield from mlp_parts(module.mlp)
+
+
+def any_parts_of(module: Any) -> Iterator[Product]:
+    """As parts_of(), for a layer that attends over latents or another way."""
+    return latent_parts_of(module) if hasattr(module.self_attn, "kv_b_proj") else parts_of(module)
 
 
 def both_ups(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:

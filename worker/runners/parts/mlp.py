@@ -155,6 +155,6 @@ def check_parts(module: Any, expected: Set[str]) -> None:
 def check_are_plain(module: Any, names: Set[str]) -> None:
     """Raises Unsupported unless these parts are plain linear layers; a quantized layer has scales too."""
     for name in sorted(names):
-        kind = type(getattr(module, name))
+        kind = type(module.get_submodule(name))
         if kind is not nn.Linear:
             raise Unsupported(f"{name} is a {kind.__name__}")
