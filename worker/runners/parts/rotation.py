@@ -44,7 +44,7 @@ class Rotary:
         if kind is not None:
             cos, sin = self.module(hidden, positions[None], kind)
         elif self.num_axes == 1:
-            cos, sin = self.module(hidden, positions[None])
+            cos, sin = cos_and_sin(self.module(hidden, positions[None]), hidden.dtype)
         else:
             cos, sin = (part[0] for part in self.module(hidden, positions.expand(self.num_axes, 1, -1)))
         if self.is_halved:
@@ -80,12 +80,20 @@ class Rotary:
         return fixed if is_same else None
 
 
+def cos_and_sin(found: Any, dtype: torch.dtype) -> Rotation:
+    """What a rotary module puts out; in DeepSeek V2 one complex number of both."""
+    if isinstance(found, torch.Tensor):
+        return found.real.to(dtype), found.imag.to(dtype)
+    cos, sin = found
+    return cos, sin
+
+
 def num_axes_of(rotary: Any) -> int:
     """The numbers of a token's position: one, or three (time, height, width) in some vision families."""
     device = next(rotary.buffers()).device
     hidden, positions = torch.zeros(1, device=device), torch.zeros(3, 1, 2, dtype=torch.long, device=device)
     try:
-        is_one = rotary(hidden, positions[0])[0].dim() == 3
+        is_one = cos_and_sin(rotary(hidden, positions[0]), hidden.dtype)[0].dim() == 3
     except (IndexError, RuntimeError):
         is_one = False
     return 1 if is_one else 3

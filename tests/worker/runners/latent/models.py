@@ -5,9 +5,9 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DeepseekV2Config
 
-from tests.models import BASE, FAMILIES, MTP_FAMILIES
+from tests.models import BASE, DEEPSEEK, FAMILIES, MTP_FAMILIES
 from worker.attention.latent.attention import LatentAttention
 from worker.runners.latent.runner import LatentRunner
 from worker.runners.latent.survey import survey_latents
@@ -26,7 +26,7 @@ YARN = {
 def stock_model(family: str, **changes: Any) -> Any:
     """With random weights, those of norms and the routers' corrections included."""
     torch.manual_seed(0)
-    config_class, own = (FAMILIES | MTP_FAMILIES)[family]
+    config_class, own = (FAMILIES | MTP_FAMILIES | {"deepseek_v2": (DeepseekV2Config, DEEPSEEK)})[family]
     model = AutoModelForCausalLM.from_config(config_class(**(BASE | own | changes))).eval()
     with torch.no_grad():
         for name, numbers in (*model.named_parameters(), *model.named_buffers()):

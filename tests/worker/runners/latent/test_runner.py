@@ -24,6 +24,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "V3.2": ("deepseek_v32", {"index_topk": TOPK}),
     "V3.2 with yarn": ("deepseek_v32", {"index_topk": TOPK, "rope_parameters": YARN}),
     "GLM 4.7 Flash": ("glm4_moe_lite", {}),
+    "V2": ("deepseek_v2", {"topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0}),
+    "V2 Lite, with yarn": ("deepseek_v2", {"q_lora_rank": None, "n_group": None, "rope_parameters": YARN}),
 }
 LENGTHS = (120, TOPK + 4, 61, 9)  # tokens: far beyond the selected ones, around them, and fewer
 MOST = 1e-4  # of logits whose spread is 1
@@ -43,7 +45,7 @@ def test_logits_of_every_step_are_those_of_the_stock_model(name: str, chunk: int
         for at, position, logits in steps(runner, [texts[each] for each in batch], chunk, num_decoded=6):
             torch.testing.assert_close(logits, expected[batch[at]][position], atol=MOST, rtol=0)
             num_compared += 1
-    assert num_compared == 5 * 7
+    assert num_compared == (1 + len(LENGTHS)) * 7
 
 
 @torch.inference_mode()
