@@ -9,6 +9,9 @@ from bench import (
     gpu_drafts,
     gpu_experts,
     gpu_kernels,
+    gpu_latent,
+    gpu_latent_checks,
+    gpu_latent_steps,
     gpu_packed,
     gpu_products,
     gpu_profile,
@@ -50,6 +53,9 @@ SECTIONS = (
     Section("packed checks", "packed", "Products with packed weights", gpu_packed.checks, 30, 3),
     Section("packed times", "packed", "Products with packed weights alone", gpu_packed.times, 50, 10),
     Section("experts", "packed", "Experts of a sparse model", gpu_experts.experts, 35, 8),
+    Section("latent checks", "latents", "Attention over latents, choice of keys", gpu_latent_checks.checks, 40, 3),
+    Section("latent times", "latents", "Attention over latents alone", gpu_latent.times, 25, 8),
+    Section("latent steps", "slice", "Steps of a slice of DeepSeek-V3.2", gpu_latent_steps.steps, 75, 8),
     Section("start", "speed", "Start and memory", gpu_speed.start, 25, 1),
     Section("steps", "speed", "Decode steps", gpu_speed.decode_steps, 4, 1),
     Section("profile", "speed", "Kernels of a decode step", gpu_profile.profile, 2, 2),
@@ -71,6 +77,7 @@ SECTIONS = (
     Section("ram steps", RAM, "Decode steps with experts in host memory", gpu_ram.steps, 200, 2),
     Section("ram hybrid", RAM, "Decode steps with some experts on the GPU too", gpu_ram.hybrid, 100, 9),
     Section("attention variants", VARIANTS, "Variants of attention", gpu_variants.attention, 240, 16),
+    Section("latent variants", VARIANTS, "Variants of attention over latents", gpu_latent.variants, 40, 16),
     Section("elementwise variants", VARIANTS, "Variants of the small kernels", gpu_variants.elementwise, 60, 17),
 )
 
