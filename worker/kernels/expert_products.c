@@ -3,6 +3,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
+#define AHEAD 4096 /* bytes: the processor itself reads ahead to the end of a page of memory at most */
 
 long row_bytes(int way, int num_in) {
     const long parts = num_in / PART;
@@ -67,15 +68,15 @@ INLINE int32_t four(const int8_t *from) {
 
 #define FINE_ROWS 3
 
-/* Outputs of `m` rows, of `n` panels; `step` inputs have a scale. */
-INLINE void fine_tile(int m, int n, int num_bits, int step, const Packed *w, int panel, const FinePart *const *rows,
-                      const uint8_t *ahead, float *out) {
+/* Outputs of `m` rows, of `n` panels; `step` inputs have a scale. `is_indexed`: there are `values`. */
+INLINE void fine_tile(int m, int n, int num_bits, int step, int is_indexed, const Packed *w, int panel,
+                      const FinePart *const *rows, float *out) {
     const int groups = num_groups(w), is_shifted = has_least(w), has_one_scale = groups == 1 && !is_shifted;
     const long bytes = panel_bytes(w);
     const uint8_t *codes = w->codes + panel * bytes;
     const __m512i low = _mm512_set1_epi8(15);
     __m512i values = low;
-    if (w->values) values = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)w->values));
+    if (is_indexed) values = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)w->values));
     vec sums[FINE_ROWS][2], scale[2] = {all(0), all(0)}, least[2] = {all(0), all(0)};
     UNROLL for (int r = 0; r < m; r++) UNROLL for (int p = 0; p < n; p++) sums[r][p] = all(0);
     for (int g = 0, k = 0; g < groups; g++) {
@@ -92,12 +93,12 @@ INLINE void fine_tile(int m, int n, int num_bits, int step, const Packed *w, int
                 UNROLL for (int p = 0; p < n; p++) {
                     if (num_bits == 8) {
                         own[p] = _mm512_loadu_si512(codes + p * bytes + j * 64);
-                        if (ahead) __builtin_prefetch(ahead + p * bytes + j * 64);
+                        __builtin_prefetch(codes + AHEAD + p * bytes + j * 64);
                     } else {
                         __m512i both = _mm512_loadu_si512(codes + p * bytes + j / 2 * 64);
-                        if (ahead && j % 2 == 0) __builtin_prefetch(ahead + p * bytes + j / 2 * 64);
+                        if (j % 2 == 0) __builtin_prefetch(codes + AHEAD + p * bytes + j / 2 * 64);
                         own[p] = _mm512_and_si512(j % 2 ? _mm512_srli_epi16(both, 4) : both, low);
-                        if (w->values) own[p] = _mm512_shuffle_epi8(values, own[p]);
+                        if (is_indexed) own[p] = _mm512_shuffle_epi8(values, own[p]);
                     }
                 }
                 UNROLL for (int r = 0; r < m; r++) {
@@ -109,7 +110,6 @@ INLINE void fine_tile(int m, int n, int num_bits, int step, const Packed *w, int
                 }
             }
             codes += step * LANES * num_bits / 8;
-            if (ahead) ahead += step * LANES * num_bits / 8;
             UNROLL for (int r = 0; r < m; r++) {
                 const float by = rows[r][part].scale, share = rows[r][part].shares[half];
                 UNROLL for (int p = 0; p < n; p++) {
@@ -124,28 +124,32 @@ INLINE void fine_tile(int m, int n, int num_bits, int step, const Packed *w, int
         FLOATS(out + (r * 2 + p) * LANES) = has_one_scale ? sums[r][p] * scale[p] : sums[r][p];
 }
 
-INLINE void fine_rows(int num_bits, int step, const Packed *w, int panel, const FinePart *const *rows, int count,
-                      const uint8_t *ahead, float *sums) {
+INLINE void fine_rows(int num_bits, int step, int is_indexed, const Packed *w, int panel, const FinePart *const *rows,
+                      int count, float *sums) {
     const int width = 2 * LANES;
     if (count == 1) { /* one stream of codes is read faster than two */
-        fine_tile(1, 1, num_bits, step, w, panel, rows, ahead ? w->codes + (panel + 1) * panel_bytes(w) : NULL, sums);
-        fine_tile(1, 1, num_bits, step, w, panel + 1, rows, ahead, sums + LANES);
+        fine_tile(1, 1, num_bits, step, is_indexed, w, panel, rows, sums);
+        fine_tile(1, 1, num_bits, step, is_indexed, w, panel + 1, rows, sums + LANES);
         return;
     }
     int row = 0;
-    for (; row + 3 <= count; row += 3, ahead = NULL) fine_tile(3, 2, num_bits, step, w, panel, rows + row, ahead, sums + row * width);
-    for (; row + 2 <= count; row += 2, ahead = NULL) fine_tile(2, 2, num_bits, step, w, panel, rows + row, ahead, sums + row * width);
-    if (row < count) fine_tile(1, 2, num_bits, step, w, panel, rows + row, ahead, sums + row * width);
+    for (; row + 3 <= count; row += 3)
+        fine_tile(3, 2, num_bits, step, is_indexed, w, panel, rows + row, sums + row * width);
+    for (; row + 2 <= count; row += 2)
+        fine_tile(2, 2, num_bits, step, is_indexed, w, panel, rows + row, sums + row * width);
+    if (row < count) fine_tile(1, 2, num_bits, step, is_indexed, w, panel, rows + row, sums + row * width);
 }
 
-static void multiply_fine_pair(const Packed *w, int panel, const char *const *rows, int count, const uint8_t *ahead, float *sums) {
+static void multiply_fine_pair(const Packed *w, int panel, const char *const *rows, int count, float *sums) {
     const FinePart *const *parts = (const FinePart *const *)rows;
-    if (w->bits == 4)
-        fine_rows(4, PART, w, panel, parts, count, ahead, sums);
+    if (w->bits == 4 && w->values)
+        fine_rows(4, PART, 1, w, panel, parts, count, sums);
+    else if (w->bits == 4)
+        fine_rows(4, PART, 0, w, panel, parts, count, sums);
     else if (w->group >= PART)
-        fine_rows(8, PART, w, panel, parts, count, ahead, sums);
+        fine_rows(8, PART, 0, w, panel, parts, count, sums);
     else
-        fine_rows(8, LANES, w, panel, parts, count, ahead, sums);
+        fine_rows(8, LANES, 0, w, panel, parts, count, sums);
 }
 #endif
 
@@ -161,7 +165,9 @@ typedef struct {
     __m512i upper[2], lower[2];
 } Decoding;
 
-static Decoding decoding(void) {
+static Decoding decoding;
+
+static void __attribute__((constructor)) make_decoding(void) {
     uint8_t upper[128], lower[128];
     for (int code = 0; code < 128; code += LANES) {
         bits codes;
@@ -169,8 +175,8 @@ static Decoding decoding(void) {
         bits found = (bits)from_e4m3(codes) >> 16;
         for (int i = 0; i < LANES; i++) upper[code + i] = found[i] >> 8 & 0x7f, lower[code + i] = found[i];
     }
-    return (Decoding){{_mm512_loadu_si512(upper), _mm512_loadu_si512(upper + 64)},
-                      {_mm512_loadu_si512(lower), _mm512_loadu_si512(lower + 64)}};
+    decoding = (Decoding){{_mm512_loadu_si512(upper), _mm512_loadu_si512(upper + 64)},
+                          {_mm512_loadu_si512(lower), _mm512_loadu_si512(lower + 64)}};
 }
 
 INLINE void add_pairs(vec *sums, __m512i numbers, const char *inputs) {
@@ -180,12 +186,12 @@ INLINE void add_pairs(vec *sums, __m512i numbers, const char *inputs) {
 }
 
 /* Outputs of `m` rows of bfloat16, of `n` panels of e4m3 or bfloat16. */
-INLINE void pairs_tile(int m, int n, int kind, const Packed *w, const Decoding *by, int panel, const char *const *rows,
-                       const uint8_t *ahead, float *out) {
+INLINE void pairs_tile(int m, int n, int kind, const Packed *w, int panel, const char *const *rows, float *out) {
     const int groups = kind == E4M3 ? num_groups(w) : 1, group = kind == E4M3 ? w->group : w->num_in;
     const long bytes = panel_bytes(w);
     const uint8_t *codes = w->codes + panel * bytes;
     const __m512i sign = _mm512_set1_epi8((char)0x80);
+    const Decoding by = decoding;
     vec sums[PAIR_ROWS][2];
     UNROLL for (int r = 0; r < m; r++) UNROLL for (int p = 0; p < n; p++) sums[r][p] = all(0);
     for (int g = 0, k = 0; g < groups; g++) {
@@ -195,24 +201,22 @@ INLINE void pairs_tile(int m, int n, int kind, const Packed *w, const Decoding *
             UNROLL for (int j = 0; j < 8; j += 4) UNROLL for (int p = 0; p < n; p++) {
                 __m512i own[2];
                 if (kind == E4M3) {
-                    const uint8_t *at = codes + p * bytes + j * LANES;
-                    if (ahead) __builtin_prefetch(ahead + p * bytes + j * LANES);
-                    __m512i code = _mm512_loadu_si512(at);
-                    __m512i upper = _mm512_permutex2var_epi8(by->upper[0], code, by->upper[1]);
-                    __m512i lower = _mm512_permutex2var_epi8(by->lower[0], code, by->lower[1]);
+                    __builtin_prefetch(codes + AHEAD + p * bytes + j * LANES);
+                    __m512i code = _mm512_loadu_si512(codes + p * bytes + j * LANES);
+                    __m512i upper = _mm512_permutex2var_epi8(by.upper[0], code, by.upper[1]);
+                    __m512i lower = _mm512_permutex2var_epi8(by.lower[0], code, by.lower[1]);
                     upper = _mm512_ternarylogic_epi32(upper, code, sign, 0xf8); /* upper | code & sign */
                     own[0] = _mm512_unpacklo_epi8(lower, upper);
                     own[1] = _mm512_unpackhi_epi8(lower, upper);
                 } else
                     UNROLL for (int i = 0; i < 2; i++) {
                         own[i] = _mm512_loadu_si512(codes + p * bytes + (j + 2 * i) * LANES * 2);
-                        if (ahead) __builtin_prefetch(ahead + p * bytes + (j + 2 * i) * LANES * 2);
+                        __builtin_prefetch(codes + AHEAD + p * bytes + (j + 2 * i) * LANES * 2);
                     }
                 UNROLL for (int r = 0; r < m; r++) UNROLL for (int i = 0; i < 2; i++)
                     add_pairs(&dots[i][r][p], own[i], rows[r] + (k + j + 2 * i) * 2L);
             }
             codes += 8 * LANES * (kind == E4M3 ? 1 : 2);
-            if (ahead) ahead += 8 * LANES * (kind == E4M3 ? 1 : 2);
         }
         UNROLL for (int p = 0; p < n; p++) {
             vec scale = all(1);
@@ -223,19 +227,17 @@ INLINE void pairs_tile(int m, int n, int kind, const Packed *w, const Decoding *
     UNROLL for (int r = 0; r < m; r++) UNROLL for (int p = 0; p < n; p++) FLOATS(out + (r * 2 + p) * LANES) = sums[r][p];
 }
 
-INLINE void pairs_rows(int kind, const Packed *w, int panel, const char *const *rows, int count, const uint8_t *ahead, float *sums) {
+INLINE void pairs_rows(int kind, const Packed *w, int panel, const char *const *rows, int count, float *sums) {
     const int width = 2 * LANES;
-    Decoding by;
-    if (kind == E4M3) by = decoding();
     if (count == 1) {
-        pairs_tile(1, 1, kind, w, &by, panel, rows, ahead ? w->codes + (panel + 1) * panel_bytes(w) : NULL, sums);
-        pairs_tile(1, 1, kind, w, &by, panel + 1, rows, ahead, sums + LANES);
+        pairs_tile(1, 1, kind, w, panel, rows, sums);
+        pairs_tile(1, 1, kind, w, panel + 1, rows, sums + LANES);
         return;
     }
     int row = 0;
-    for (; row + 3 <= count; row += 3, ahead = NULL) pairs_tile(3, 2, kind, w, &by, panel, rows + row, ahead, sums + row * width);
-    for (; row + 2 <= count; row += 2, ahead = NULL) pairs_tile(2, 2, kind, w, &by, panel, rows + row, ahead, sums + row * width);
-    if (row < count) pairs_tile(1, 2, kind, w, &by, panel, rows + row, ahead, sums + row * width);
+    for (; row + 3 <= count; row += 3) pairs_tile(3, 2, kind, w, panel, rows + row, sums + row * width);
+    for (; row + 2 <= count; row += 2) pairs_tile(2, 2, kind, w, panel, rows + row, sums + row * width);
+    if (row < count) pairs_tile(1, 2, kind, w, panel, rows + row, sums + row * width);
 }
 #endif
 
@@ -256,14 +258,14 @@ void prepare(int way, const Packed *w, const float *inputs, char *row, int part)
 #endif
 }
 
-void multiply_pair(int way, const Packed *w, int panel, const char *const *rows, int count, const uint8_t *ahead, float *sums) {
+void multiply_pair(int way, const Packed *w, int panel, const char *const *rows, int count, float *sums) {
     if (way == EXACT) multiply_exact_pair(w, panel, rows, count, sums);
 #ifdef __AVX512VNNI__
-    if (way == FINE) multiply_fine_pair(w, panel, rows, count, ahead, sums);
+    if (way == FINE) multiply_fine_pair(w, panel, rows, count, sums);
 #endif
 #ifdef HAS_PAIRS
-    if (way == PAIRS && w->kind == E4M3) pairs_rows(E4M3, w, panel, rows, count, ahead, sums);
-    if (way == PAIRS && w->kind == AS_IT_IS) pairs_rows(AS_IT_IS, w, panel, rows, count, ahead, sums);
+    if (way == PAIRS && w->kind == E4M3) pairs_rows(E4M3, w, panel, rows, count, sums);
+    if (way == PAIRS && w->kind == AS_IT_IS) pairs_rows(AS_IT_IS, w, panel, rows, count, sums);
 #endif
 }
 

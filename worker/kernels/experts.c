@@ -14,6 +14,11 @@
 
 #define MAX_NODES 16
 #define MAX_CHOICES 8192 /* of rows that are computed together */
+#define PAIR (2 * LANES)
+#define FEW_ROWS 64    /* more rows wait for the arithmetic */
+#define MAX_PAIRS 8    /* of panels in a chunk of `down`: memory is read faster in longer pieces */
+#define SHARES 8       /* chunks of each thread, at least */
+#define STARTED 2048   /* bytes of a piece of memory that are prefetched before it is read */
 #define PARALLEL_FROM 65536 /* weights times rows; with fewer, waking another thread costs more than it saves */
 
 typedef struct {
@@ -27,8 +32,9 @@ typedef struct {
     int32_t *ids, *first, *tokens;
     float *weights;                      /* of places */
     char *inputs, *acts;                 /* prepared rows: of tokens, of places */
-    float *sums;                         /* [threads, rows, 32] */
-    long input_bytes, act_bytes;
+    float *sums;                         /* [threads, rows, outputs of a chunk] */
+    long input_bytes, act_bytes, sums_size;
+    int down_pairs; /* of a chunk of `down` */
     Queue up, down;
 } Step;
 
@@ -93,7 +99,13 @@ static vec gated(const ExpertLayer *layer, vec gate, vec up) {
     return activated(layer->activation, gate * layer->alpha) * (1 / layer->alpha) * (up + layer->shift);
 }
 
-/* A chunk of the activation of all rows of an expert. `ahead`: the codes of the next chunk, or null. */
+/* What a product further on reads is on its way when it begins: within a piece of memory products see to that themselves. */
+static inline void prefetch_start(const uint8_t *piece) {
+    if (piece)
+        for (int at = 0; at < STARTED; at += 64) __builtin_prefetch(piece + at);
+}
+
+/* A chunk of the activation of all rows of an expert. `ahead`: where the thread's next chunk begins, or null. */
 static void compute_up(Step *step, int used, int chunk, const uint8_t *ahead) {
     const ExpertLayer *layer = step->layer;
     const Packed w = expert_of(&layer->up, step->ids[used]);
@@ -105,9 +117,8 @@ static void compute_up(Step *step, int used, int chunk, const uint8_t *ahead) {
         const int count = smaller(TILE_ROWS, last - place);
         for (int r = 0; r < count; r++) rows[r] = step->inputs + step->tokens[place + r] * step->input_bytes;
         for (int pair = 0; pair < pairs; pair++) {
-            const uint8_t *next = pair + 1 < pairs ? w.codes + (panel + 2) * panel_bytes(&w) : ahead;
-            if (place > step->first[used]) next = NULL;
-            multiply_pair(layer->up_way, &w, panel + 2 * pair, rows, count, next, outputs[pair][0]);
+            if (pair == pairs - 1 && place == step->first[used]) prefetch_start(ahead);
+            multiply_pair(layer->up_way, &w, panel + 2 * pair, rows, count, outputs[pair][0]);
         }
         for (int r = 0; r < count; r++) {
             float found[2 * LANES];
@@ -132,42 +143,45 @@ static const uint8_t *panel_of(const Packed *w, int expert, int panel) {
     return w->codes + ((long)expert * num_panels(w) + panel) * panel_bytes(w);
 }
 
-/* 32 outputs of all rows. `ahead`: the next chunk, -1 if there is none. */
-static void compute_down(Step *step, int chunk, int ahead, float *sums, number *out) {
+/* Adds what an expert gives to outputs [32 * first, 32 * stop). */
+static void add_expert(Step *step, int used, int first, int stop, float *sums) {
     const ExpertLayer *layer = step->layer;
-    const int panel = 2 * chunk;
-    memset(sums, 0, sizeof(float) * 2 * LANES * step->num_rows);
-    float outputs[TILE_ROWS][2 * LANES];
-    for (int used = 0; used < step->num_used; used++) {
-        const Packed w = expert_of(&layer->down, step->ids[used]);
-        const float *bias = layer->down_bias ? layer->down_bias + ((long)step->ids[used] * num_panels(&w) + panel) * LANES : NULL;
-        const int last = step->first[used + 1];
-        const uint8_t *next = NULL;
-        if (used + 1 < step->num_used)
-            next = panel_of(&layer->down, step->ids[used + 1], panel);
-        else if (ahead >= 0)
-            next = panel_of(&layer->down, step->ids[0], 2 * ahead);
-        for (int place = step->first[used]; place < last; place += TILE_ROWS, next = NULL) {
-            const char *rows[TILE_ROWS];
-            const int count = smaller(TILE_ROWS, last - place);
-            for (int r = 0; r < count; r++) rows[r] = step->acts + (place + r) * step->act_bytes;
-            multiply_pair(layer->down_way, &w, panel, rows, count, next, outputs[0]);
+    const int expert = step->ids[used], last = step->first[used + 1], width = (stop - first) * PAIR;
+    const Packed w = expert_of(&layer->down, expert);
+    const float *bias = layer->down_bias ? layer->down_bias + (long)expert * num_panels(&w) * LANES : NULL;
+    float outputs[TILE_ROWS][PAIR];
+    for (int place = step->first[used]; place < last; place += TILE_ROWS) {
+        const char *rows[TILE_ROWS];
+        const int count = smaller(TILE_ROWS, last - place);
+        for (int r = 0; r < count; r++) rows[r] = step->acts + (place + r) * step->act_bytes;
+        for (int pair = first; pair < stop; pair++) {
+            multiply_pair(layer->down_way, &w, 2 * pair, rows, count, outputs[0]);
             for (int r = 0; r < count; r++)
-                for (int half = 0; half < 2; half++) {
-                    float *to = sums + (long)step->tokens[place + r] * 2 * LANES + half * LANES;
-                    vec found = FLOATS(outputs[r] + half * LANES);
-                    if (bias) found += FLOATS(bias + half * LANES);
+                for (int lane = 0; lane < PAIR; lane += LANES) {
+                    float *to = sums + (long)step->tokens[place + r] * width + (pair - first) * PAIR + lane;
+                    vec found = FLOATS(outputs[r] + lane);
+                    if (bias) found += FLOATS(bias + pair * PAIR + lane);
                     FLOATS(to) += step->weights[place + r] * found;
                 }
         }
     }
+}
+
+/* Outputs [32 * first, 32 * stop) of all rows. `ahead`: where this thread's next ones begin, or null. */
+static void compute_down(Step *step, int first, int stop, const uint8_t *ahead, float *sums, number *out) {
+    const ExpertLayer *layer = step->layer;
+    const int width = (stop - first) * PAIR;
+    memset(sums, 0, sizeof(float) * width * step->num_rows);
+    for (int used = 0; used < step->num_used; used++) {
+        prefetch_start(used + 1 < step->num_used ? panel_of(&layer->down, step->ids[used + 1], 2 * first) : ahead);
+        add_expert(step, used, first, stop, sums);
+    }
     for (int row = 0; row < step->num_rows; row++)
-        for (int half = 0; half < 2; half++) {
-            int left = layer->width - (panel + half) * LANES;
-            if (left <= 0) continue;
+        for (int at = 0; at < width && first * PAIR + at < layer->width; at += LANES) {
+            int left = layer->width - first * PAIR - at;
             number rounded[LANES];
-            store(rounded, FLOATS(sums + row * 2L * LANES + half * LANES));
-            memcpy(out + (long)row * layer->width + (panel + half) * LANES, rounded, smaller(left, LANES) * sizeof(number));
+            store(rounded, FLOATS(sums + (long)row * width + at));
+            memcpy(out + (long)row * layer->width + first * PAIR + at, rounded, smaller(left, LANES) * sizeof(number));
         }
 }
 
@@ -222,7 +236,8 @@ static size_t lay_out(Step *step, int top_k, int num_threads) {
     step->weights = (float *)take(&used, places * sizeof(float));
     step->inputs = take(&used, rows * step->input_bytes);
     step->acts = take(&used, places * step->act_bytes);
-    step->sums = (float *)take(&used, sizeof(float) * 2 * LANES * rows * num_threads);
+    step->sums_size = (long)rows * PAIR * step->down_pairs;
+    step->sums = (float *)take(&used, sizeof(float) * step->sums_size * num_threads);
     return used;
 }
 
@@ -250,11 +265,14 @@ static void run(Step *step, const ExpertsCall *call, int start, int num_threads)
             chunk = next_chunk;
         }
 #pragma omp barrier
-        float *sums = step->sums + omp_get_thread_num() * 2L * LANES * step->num_rows;
+        float *sums = step->sums + omp_get_thread_num() * step->sums_size;
         used = claim(&step->down, node, nodes, 1, step->down_chunks, &chunk);
         while (used >= 0) {
             int next = claim(&step->down, node, nodes, 1, step->down_chunks, &next_chunk);
-            compute_down(step, chunk, next < 0 ? -1 : next_chunk, sums, out);
+            const uint8_t *ahead = NULL;
+            if (next >= 0) ahead = panel_of(&layer->down, step->ids[0], 2 * next_chunk * step->down_pairs);
+            const int first = chunk * step->down_pairs;
+            compute_down(step, first, smaller(first + step->down_pairs, num_panels(&layer->down) / 2), ahead, sums, out);
             used = next;
             chunk = next_chunk;
         }
@@ -272,7 +290,9 @@ void compute_experts(void *argument) {
         step.input_bytes = row_bytes(layer->up_way, layer->up.num_in);
         step.act_bytes = row_bytes(layer->down_way, layer->down.num_in);
         step.up_chunks = layer->down.num_in / PART;
-        step.down_chunks = num_panels(&layer->down) / 2;
+        const int pairs = num_panels(&layer->down) / 2, most = step.num_rows > FEW_ROWS ? 1 : MAX_PAIRS;
+        step.down_pairs = pairs / (SHARES * num_threads) < 1 ? 1 : smaller(most, pairs / (SHARES * num_threads));
+        step.down_chunks = (pairs + step.down_pairs - 1) / step.down_pairs;
         const size_t needed = lay_out(&step, call->top_k, num_threads);
         if (needed > kept.size) {
             free(kept.memory);

@@ -51,10 +51,8 @@ long row_bytes(int way, int num_in);
 /* Writes inputs [32 * part, 32 * part + 32) of a row. */
 void prepare(int way, const Packed *w, const float *inputs, char *row, int part);
 
-/* sums [count, 32] = the products of up to TILE_ROWS prepared rows with panels `panel` and `panel + 1`. Prefetches the two
- * panels at `ahead`, if that is not null.
- */
-void multiply_pair(int way, const Packed *w, int panel, const char *const *rows, int count, const uint8_t *ahead, float *sums);
+/* sums [count, 32] = the products of up to TILE_ROWS prepared rows with panels `panel` and `panel + 1`. */
+void multiply_pair(int way, const Packed *w, int panel, const char *const *rows, int count, float *sums);
 
 /* How the inputs of a matrix may be multiplied, at best. */
 int best_way(const Packed *w);

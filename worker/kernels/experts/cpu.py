@@ -18,6 +18,7 @@ from worker.kernels.experts.form import (
     zero_of,
 )
 from worker.kernels.experts.layer import Encode, ExpertLayer, encoded
+from worker.kernels.heap import use_large_pages
 from worker.kernels.native import NoKernels
 from worker.kernels.packed.layout import FORMS, CPacked, kernels_for
 
@@ -88,6 +89,7 @@ class CpuExperts:
             for name, part in lay_out(form, up, down).items():
                 if name not in tensors:
                     tensors[name] = part.new_empty(layer.num_experts, *part.shape)
+                    use_large_pages(tensors[name])
                 tensors[name][expert] = part
         return cls(form, tensors, layer.up_bias, layer.down_bias)
 
