@@ -10,7 +10,7 @@ that the model finds in its cache are in the head's too, and what is preempted i
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -44,8 +44,14 @@ class DraftHead(Protocol):
     dtype: torch.dtype
     attend_with: AttentionMaker  # what run() gets as `paged`
 
-    def bind(self, runner: ModelRunner) -> None:
-        """The runner has the model's embeddings and output layer, where the head has none of its own."""
+    def bind(self, runner: ModelRunner, kv_cache: KVCache) -> None:
+        """The runner has the model's embeddings and output layer, where the head has none of its own.
+
+        `kv_cache`: of the head's layer.
+        """
+
+    def recorded_attention(self, tensors: Any, max_queries: int) -> Attention:
+        """What run() gets as `paged` in a recorded step; see ModelRunner.recorded_attention()."""
 
     def combine(self, features: torch.Tensor) -> torch.Tensor:
         """The model's features [T, width * layers] as the head's states [T, width]."""
@@ -115,10 +121,10 @@ class HeadGuesser:
             raise ValueError("the model's runner hands over no hidden states, which the head reads.")
         runner.feature_layers = self.feature_layers
         self.runner = runner
-        self.head.bind(runner)
         num_blocks = runner.kv_cache.capacity + 1  # one for padding tokens
         room = num_blocks, limits.block_size, self.head.dtype, self.device
         self.kv_cache = KVCache([self.head.shape], *room, shares_prefixes=False)
+        self.head.bind(runner, self.kv_cache)
 
     @torch.inference_mode()
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:

@@ -22,7 +22,7 @@ from worker.kernels.fused import fused_linear
 from worker.models.loader import LoadedModel
 from worker.runners.base import AttentionMaker, ModelRunner
 from worker.runners.candidates import attention_makers
-from worker.state.kv_cache import LayerShape
+from worker.state.kv_cache import KVCache, LayerShape
 
 LAYER = "midlayer."
 ALIASES = (("model.", ""), ("layers.0.", LAYER))  # other spellings of the names' beginnings
@@ -74,11 +74,17 @@ class Eagle3Head:
         self.embedding = tensors.get(EMBEDDING)
         self.offsets = offsets_of(tensors, text.vocab_size)
 
-    def bind(self, runner: ModelRunner) -> None:
+    def bind(self, runner: ModelRunner, kv_cache: KVCache) -> None:
         """See DraftHead."""
-        self.runner = runner
+        self.runner, self.kv_cache = runner, kv_cache
         if runner.attend_with in attention_makers(self.rotary.inv_freq.device):  # another one is the runner's own
             self.attend_with = runner.attend_with
+
+    def recorded_attention(self, tensors: Any, max_queries: int) -> Attention:
+        """See DraftHead."""
+        from worker.attention.kernel import KernelAttention
+
+        return KernelAttention(self.kv_cache, tensors, max_queries)
 
     def combine(self, features: torch.Tensor) -> torch.Tensor:
         """See DraftHead."""

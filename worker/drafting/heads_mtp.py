@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,7 +22,7 @@ from worker.runners.base import ModelRunner
 from worker.runners.choose import surveyed_runner
 from worker.runners.parts.layers import Norm
 from worker.runners.probe import stock_logits
-from worker.state.kv_cache import LayerShape
+from worker.state.kv_cache import KVCache, LayerShape
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,14 @@ class MtpHead:
         self.token_norm, self.state_norm = Norm(layer.token_norm), Norm(layer.state_norm)
         self._any_token = torch.zeros(1, dtype=torch.long, device=loaded.device)  # whose logits are not used
 
-    def bind(self, runner: ModelRunner) -> None:
+    def bind(self, runner: ModelRunner, kv_cache: KVCache) -> None:
         """See DraftHead."""
         self.runner = runner
+        self.own.kv_cache = kv_cache
+
+    def recorded_attention(self, tensors: Any, max_queries: int) -> Attention:
+        """See DraftHead."""
+        return self.own.recorded_attention(tensors, max_queries)
 
     def combine(self, features: torch.Tensor) -> torch.Tensor:
         """See DraftHead."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.attention.kernel import KernelAttention
 from worker.drafting.heads import DraftHead
 from worker.runners.recorded.buffers import Spare, StepBuffers
 from worker.runners.recorded.capture import Launches, Record
@@ -75,7 +74,7 @@ class RecordedGuesses:
     @torch.inference_mode()
     def _recorded(self, shape: StepShape, buffers: StepBuffers, capture: Record) -> RecordedGuess:
         token_ids, positions, _, tensors = buffers.views(shape)
-        attention = KernelAttention(self.kv_cache, tensors, shape.num_queries)
+        attention = self.head.recorded_attention(tensors, shape.num_queries)
         before, outputs = self._before[: shape.num_seqs], list[torch.Tensor]()
         buffers.fill(shape, [], [], None)
 

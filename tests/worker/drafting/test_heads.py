@@ -122,6 +122,7 @@ CASES: dict[str, dict[str, Any]] = {
     "deepseek_v3": {},
     "glm4_moe": {},
     "glm4_moe_lite": {},
+    "glm4_moe, by kernels": {"head_dim": 32, "use_qk_norm": False},
     "V3 in fp8": {"version": V3},
     "V3.2 in fp8": {"version": V32, "index_topk": 12},
 }
@@ -138,7 +139,7 @@ def case_of(case: str, places: Path, model_folder: ModelFolder) -> tuple[Path, E
     if not case.startswith("eagle3"):
         folder = places / case
         if not folder.exists():
-            save_mtp(folder, case)
+            save_mtp(folder, case.partition(",")[0], **CASES[case])
         return folder, config, mtp_reference(folder)
     tensors = eagle3_tensors()
     head = save_eagle3(places / case, tensors, **CASES[case])

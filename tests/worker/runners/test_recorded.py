@@ -494,7 +494,7 @@ def test_a_head_reads_the_hidden_states_of_recorded_steps_and_guesses_in_recorde
     spied = Spied(bench)
     guesser = spied.guesser
     runner = as_on_a_gpu(bench, max_draft=NUM_AHEAD)
-    guesser.runner, guesser._attend_with = runner, KernelAttention.of_rows
+    guesser.runner, guesser.head.attend_with = runner, KernelAttention.of_rows
     guesser.recorded = RecordedGuesses(guesser.head, guesser.kv_cache, guesser.kv_cache.pool.num_blocks - 1)
     guesser.recorded.record(2, 256, torch.zeros(32), recorded)  # three sequences are not recorded
     seen = shapes_used(runner, monkeypatch)
