@@ -107,7 +107,7 @@ def test_rows_of_several_adapters_and_of_the_base_run_in_one_step(
         ("gpt_neox", ModelRunner),
         ("deepseek_v3", LatentRunner),
         ("deepseek_v32", LatentRunner),
-        ("mixtral", DecoderRunner),
+        ("glm4_moe", DecoderRunner),
         ("lfm2", HybridRunner),
         ("bloom", SequentialRunner),
     ],

@@ -72,6 +72,11 @@ def tried(
         ("phi3", {}),
         ("gemma2", {}),
         ("gemma3", {}),
+        ("mixtral", {}),
+        ("gpt_oss", {}),
+        ("glm4_moe", {"attention_bias": True}),
+        ("olmoe", {"hidden_size": 64}),
+        ("qwen2_moe", {"use_sliding_window": False}),
     ],
 )
 def test_prompts_in_chunks_and_decodes_have_the_stock_logits(

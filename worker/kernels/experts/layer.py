@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from worker.kernels.experts.activation import Activate, activation_of
+from worker.kernels.linear import has_kernels
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.packed.weights import Weights, stacked_weights
 
@@ -99,5 +100,7 @@ def weights_of(module: Any, name: str) -> Weights | None:
         return tensor.weights if tensor.is_turned == module.is_transposed else None
     if type(tensor.data) is not torch.Tensor:  # one of torchao's
         return None
+    if module.is_transposed and has_kernels(tensor.device):  # which read rows; the module goes on with the same memory
+        tensor.data = tensor.data.transpose(1, 2).contiguous().transpose(1, 2)
     matrices = tensor.detach().transpose(1, 2) if module.is_transposed else tensor.detach()
     return Weights("dense", matrices.dtype, matrices.shape[-1], matrices)
