@@ -16,8 +16,8 @@
 /* One thread, and what it computes. */
 typedef struct {
     int64_t num_calls;            /* that have ended */
-    int64_t times[KEPT_TIMES][3]; /* of call i at i % KEPT_TIMES: begin and end in nanoseconds since 1970, and its rows */
-    int64_t num_rows;             /* of the next call; -1: copies */
+    int64_t times[KEPT_TIMES][5]; /* of call i at i % KEPT_TIMES: begin and end in nanoseconds since 1970, its rows (-1: copies),
+                                     when the node began and when it ended */
     void (*compute)(void *);
     void *call; /* what it is given; null: there is none */
     pthread_mutex_t lock;
@@ -79,7 +79,6 @@ static void *work(void *given) {
         times[0] = now();
         worker->compute(call);
         times[1] = now();
-        times[2] = worker->num_rows;
         pthread_mutex_lock(&worker->lock);
         worker->num_calls++;
         __atomic_store_n(&worker->call, NULL, __ATOMIC_RELEASE);
@@ -115,13 +114,17 @@ void close_host_worker(HostWorker *worker) {
 
 /* Has the worker compute, after what others gave it, and waits until it has. */
 static void post(HostWorker *worker, void (*compute)(void *), void *call, int64_t num_rows) {
+    const int64_t began = now();
     pthread_mutex_lock(&worker->lock);
     while (worker->call) pthread_cond_wait(&worker->ended, &worker->lock);
+    int64_t *times = worker->times[worker->num_calls % KEPT_TIMES];
+    times[2] = num_rows;
+    times[3] = began;
     worker->compute = compute;
-    worker->num_rows = num_rows;
     __atomic_store_n(&worker->call, call, __ATOMIC_RELEASE);
     pthread_cond_signal(&worker->posted);
     while (__atomic_load_n(&worker->call, __ATOMIC_ACQUIRE) == call) pthread_cond_wait(&worker->ended, &worker->lock);
+    times[4] = now();
     pthread_mutex_unlock(&worker->lock);
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -27,7 +27,7 @@ KEPT_TIMES, MOST_PARTS = 4096, 16  # of host_node.c
 class CHostWorker(ctypes.Structure):
     """The first fields of HostWorker of host_node.c."""
 
-    _fields_ = (("num_calls", ctypes.c_int64), ("times", (ctypes.c_int64 * 3) * KEPT_TIMES))
+    _fields_ = (("num_calls", ctypes.c_int64), ("times", (ctypes.c_int64 * 5) * KEPT_TIMES))
 
 
 class CHostNode(ctypes.Structure):
@@ -118,6 +118,16 @@ class CudaStream:
     @property
     def is_recording(self) -> bool:
         return bool(torch.cuda.is_current_stream_capturing())
+
+
+class CallTimes(NamedTuple):
+    """Of one call; in nanoseconds since 1970."""
+
+    began: int
+    ended: int
+    num_rows: int  # -1: of copies
+    node_began: int
+    node_ended: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,11 +228,11 @@ class HostWork:
         """That have ended."""
         return int(CHostWorker.from_address(self.worker).num_calls)
 
-    def times(self) -> list[tuple[int, int, int]]:
-        """Begin and end, in nanoseconds since 1970, and rows of the latest calls, in their order."""
+    def times(self) -> list[CallTimes]:
+        """Of the latest calls, in their order."""
         worker = CHostWorker.from_address(self.worker)
         last = worker.num_calls
-        return [tuple(worker.times[at % KEPT_TIMES]) for at in range(max(0, last - KEPT_TIMES), last)]
+        return [CallTimes(*worker.times[at % KEPT_TIMES]) for at in range(max(0, last - KEPT_TIMES), last)]
 
     def close(self) -> None:
         """End the thread. Nothing that was put may still run."""

@@ -9,6 +9,7 @@ from worker.models.config_fields import largest
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.runners.limits import kv_dtype, kv_memory_bytes, step_size
 from worker.runners.parts.mlp import fits
+from worker.runners.probe import attending_part
 from worker.state.kv_cache import LayerShape
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def hosted_experts(loaded: LoadedModel, config: EngineConfig) -> HostedExperts |
     def encode_for(layer: ExpertLayer) -> Encode | None:
         return None if quantization is None or not fits(quantization, layer) else quantization.encode
 
-    layers = use_ram_experts(loaded.model, loaded.device, config.threads, encode_for)
+    layers = use_ram_experts(attending_part(loaded.model), loaded.device, config.threads, encode_for)
     if not layers:
         if config.experts == "ram":
             logger.warning("OMNI_EXPERTS=ram has no effect: the model has no routed experts")

@@ -69,8 +69,8 @@ def test_nothing_is_computed_before_the_streams_meet(work: HostWork) -> None:
     assert (out == 5).all() and not work.times()
     finish()
     assert torch.allclose(out, expected(layer, *call), atol=1e-5)
-    ((began, ended, num_rows),) = work.times()
-    assert 0 < began < ended and num_rows == 4
+    (times,) = work.times()
+    assert 0 < times.node_began <= times.began < times.ended <= times.node_ended and times.num_rows == 4
 
 
 def test_layers_and_chunks_take_turns_in_the_same_memory(work: HostWork, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_recording_reads_what_stands_in_its_inputs_and_computes_as_many_rows_a
         assert torch.allclose(out[:num_rows], expected(layer, *call)[:num_rows], atol=1e-5)
         assert int((experts.uses - uses).sum()) == num_rows * TOP_K  # rows that pad the step read no expert
     stream.end_recording()
-    assert [num_rows for *_, num_rows in work.times()][:4] == [6, 2, 0, 5]
+    assert [times.num_rows for times in work.times()][:4] == [6, 2, 0, 5]
 
 
 def test_a_recorded_step_never_waits_for_the_choice_of_experts(work: HostWork) -> None:
@@ -114,7 +114,7 @@ def test_a_recorded_step_never_waits_for_the_choice_of_experts(work: HostWork) -
         experts(*call, torch.empty_like(call[0]))
     assert len(work.times()) == 1  # the CPU computed them
     experts(*call, torch.empty_like(call[0]))
-    assert [num_rows for *_, num_rows in work.times()] == [6, -1]  # and then copied weights
+    assert [times.num_rows for times in work.times()] == [6, -1]  # and then copied weights
 
 
 def test_a_call_that_the_driver_refuses_says_which(work: HostWork) -> None:
