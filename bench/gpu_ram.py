@@ -17,7 +17,7 @@ from bench.gpu_speed import in_turn
 from bench.roofline import decoding, seconds_of, step_times
 from worker.device import usable_cores
 from worker.kernels.experts.form import plain_weights
-from worker.kernels.experts.host_work import address_of, num_threads
+from worker.kernels.experts.host_work import CallTimes, address_of, num_threads
 from worker.kernels.experts.layer import ExpertLayer
 from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.experts.placing import HostedExperts
@@ -30,6 +30,8 @@ FORM = "int4"  # of the slice
 FEW_LAYERS = 2  # of the experts alone
 STREAMED_ROWS = (64, 256, 1024, 4096)
 COPY_BYTES = 2**28
+CONTEXT = 256  # tokens before a measured step: prompts cost seconds here
+STEP_TOKENS = 1024  # of a step, at most
 HYBRID_SHARE = 0.45  # of the GPU's memory: for some experts, not for all
 
 
@@ -63,7 +65,13 @@ def link(bench: Bench) -> None:
             ("unrecorded", plain_calls(layers, call, 8)),
         ):
             us = min(timed(bench, replay, 10)) / (8 * len(layers)) * 1e6
-            report.say(f"\n{us:.1f} us a layer from the GPU to the CPU's thread and back, {name}")
+            last = all_times(layers)[-4 * len(layers) :]
+            wakes = [statistics.median(each.began - each.node_began for each in last) / 1e3]
+            wakes.append(statistics.median(each.node_ended - each.ended for each in last) / 1e3)
+            report.say(
+                f"\n{us:.1f} us a layer from the GPU to the CPU's thread and back, {name}; of these, {wakes[0]:.1f} "
+                f"until the thread begins, {wakes[1]:.1f} until the node ends"
+            )
             report.number(f"ram/way/{name}/us", us)
 
 
@@ -78,7 +86,7 @@ def experts(bench: Bench) -> None:
         layers = made.in_ram()
         for num_rows in rows:
             call = made.inputs(num_rows, seed=num_rows)
-            error = checked(made, layers[0], call) if num_rows <= 16 else float("nan")
+            error = checked(made, layers[0], call) if num_rows <= 4 else float("nan")
             wrong += [(form, num_rows, error)] if error > ROUNDING else []
             measure_rows(bench, made, layers, call, form, error)
     if bench.device.type == "cuda":
@@ -97,7 +105,7 @@ def measure_rows(
     bench.synchronize()
     before = len(all_times(layers))
     seconds = statistics.median(timed(bench, replay, 5)) / (4 * len(layers))
-    on_cpu = statistics.median(stop - start for start, stop, _ in all_times(layers)[before:] or all_times(layers)) / 1e9
+    on_cpu = median_s(all_times(layers)[before:] or all_times(layers))
     speed = distinct * made.expert_bytes / on_cpu / 1e9
     is_recorded = bench.device.type == "cuda"
     bench.report.row(form, num_rows, f"{error:.2g}", seconds * 1e3, on_cpu * 1e3, speed, is_recorded)
@@ -120,7 +128,7 @@ def threads(bench: Bench) -> None:
             plain_calls(layers, call, 4)()
         bench.synchronize()
         last = all_times(layers)[-8 * len(layers) :]
-        seconds = statistics.median(stop - start for start, stop, _ in last) / 1e9
+        seconds = median_s(last)
         speed = made.top_k * made.expert_bytes / seconds / 1e9
         bench.report.row(num, seconds * 1e3, speed)
         bench.report.number(f"ram/threads/{num}/GB/s", speed)
@@ -187,10 +195,10 @@ def steps_table(bench: Bench, engine: Any, hosted: HostedExperts, made: Experts,
         "streams", "p50 ms", "tokens/s", "without experts ms", "experts on the CPU ms", "hidden ms", "GB/s", "experts"
     )
     for batch in batches(bench):
-        middle = statistics.median(step_times(engine, batch, sizes.context, max(3, sizes.steps // 3)))
+        middle = statistics.median(step_times(engine, batch, context(bench), max(3, sizes.steps // 3)))
         on_cpu, distinct = one_step(bench, engine, hosted, batch)
         with nothing_computed(hosted.layers, bench):
-            without = statistics.median(step_times(engine, batch, sizes.context + 1, max(3, sizes.steps // 3)))
+            without = statistics.median(step_times(engine, batch, context(bench), max(3, sizes.steps // 3)))
         hidden = without + on_cpu - middle
         speed = distinct * made.expert_bytes / on_cpu / 1e9 if on_cpu else 0.0
         shown = [seconds * 1e3 for seconds in (without, on_cpu, hidden)]
@@ -203,7 +211,7 @@ def steps_table(bench: Bench, engine: Any, hosted: HostedExperts, made: Experts,
 
 def one_step(bench: Bench, engine: Any, hosted: HostedExperts, batch: int) -> tuple[float, int]:
     """Seconds that the CPU computed experts in one step, and how many experts it read, over all layers."""
-    with in_turn(engine), decoding(engine, batch, bench.sizes.context, 12):
+    with in_turn(engine), decoding(engine, batch, context(bench), 12):
         engine.step()
         found = []
         for _ in range(4):
@@ -218,14 +226,14 @@ def one_step(bench: Bench, engine: Any, hosted: HostedExperts, batch: int) -> tu
             for layer, own in zip(hosted.layers, uses, strict=True):
                 here = torch.ones_like(own) if layer.card is None else 1 - layer.card.is_elsewhere.long()
                 num_read += int(((own > 0) & (here > 0)).sum())
-            found.append((sum(stop - start for start, stop, _ in times) / 1e9, num_read))
+            found.append((sum(each.ended - each.began for each in times) / 1e9, num_read))
     return sorted(found)[len(found) // 2]
 
 
 def overlap(bench: Bench, engine: Any, hosted: HostedExperts, batch: int) -> None:
     """GPU kernels that ran while the CPU computed experts, by the profiler's clock and that of the CPU's thread."""
     on_gpu = bench.device.type == "cuda"
-    with decoding(engine, batch, bench.sizes.context, 16):
+    with decoding(engine, batch, context(bench), 16):
         engine.step()
         bench.synchronize()
         num = hosted.layers[0].work.num_calls
@@ -236,7 +244,7 @@ def overlap(bench: Bench, engine: Any, hosted: HostedExperts, batch: int) -> Non
             bench.synchronize()
             seconds = (time.time_ns() - started) / 1e9
         last = hosted.layers[0].work.num_calls - num
-    spans = [(start, stop) for start, stop, _ in all_times(hosted.layers)[-last:]]
+    spans = [(each.began, each.ended) for each in all_times(hosted.layers)[-last:]]
     results: Any = profiler.profiler
     gpu = [
         (event.start_ns(), event.start_ns() + event.duration_ns(), event.name())
@@ -279,21 +287,32 @@ def model_of(bench: Bench, name: str) -> Any:
 @cache
 def sliced(bench: Bench) -> tuple[str, Any, HostedExperts, Experts]:
     """The first family that runs many sequences in a step, its engine and its experts."""
+    unrecorded: set[str] = set()
     for name, _ in configs(bench):
+        if unrecorded and name == "deepseek_v3":  # the same runner
+            continue
         try:
             model = model_of(bench, name)
             engine = engine_of(bench, model, experts="ram")
             assert not isinstance(engine.runner, SequentialRunner), "it runs one sequence at a time"
+            if bench.device.type == "cuda" and not recorded_steps(engine):
+                unrecorded.add(name)
+                steps_table(bench, engine, hosted_of(engine, model, bench.device), all_of(bench), f"{name} unrecorded")
+                raise AssertionError("its steps are not recorded")
             return name, engine, hosted_of(engine, model, bench.device), all_of(bench)
         except Exception as failure:  # families that this machine's libraries lack, or that no runner of ours runs
             bench.report.say(f"not {name}: {type(failure).__name__}: {str(failure)[:300]}")
-            model = engine = None
-            bench.free()
+        model = engine = None  # before the next one is made
+        bench.free()
     raise AssertionError("no family runs")
 
 
 def engine_of(bench: Bench, model: Any, **settings: Any) -> Any:
-    return bench.engine_of(model, max_num_seqs=max(batches(bench)), **settings)
+    return bench.engine_of(model, max_num_seqs=max(batches(bench)), max_step_tokens=STEP_TOKENS, **settings)
+
+
+def context(bench: Bench) -> int:
+    return min(bench.sizes.context, CONTEXT)
 
 
 def batches(bench: Bench) -> tuple[int, ...]:
@@ -337,9 +356,14 @@ def nothing_computed(layers: Any, bench: Bench) -> Iterator[None]:
             layer.set_compute(function)
 
 
-def all_times(layers: Any) -> list[tuple[int, int, int]]:
-    times: list[tuple[int, int, int]] = layers[0].work.times()
+def all_times(layers: Any) -> list[CallTimes]:
+    times: list[CallTimes] = layers[0].work.times()
     return times
+
+
+def median_s(times: list[CallTimes]) -> float:
+    """Seconds that the CPU computed, of a call."""
+    return statistics.median(each.ended - each.began for each in times) / 1e9
 
 
 def checked(made: Experts, layer: RamExperts, call: tuple[torch.Tensor, ...]) -> float:

@@ -69,7 +69,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
     model = loaded.model
     num_parameters, hosted = count_parameters(model), hosted_experts(loaded, config)
     stock_attention = attention_of(attending_part(model))
-    expected = stock_logits(model)
+    expected = stock_logits(model, is_slow=hosted is not None)
     try:
         probe = image_probe(model, loaded.images) if loaded.images is not None else None
         inner, layers = surveyed_runner(loaded, config, expected)

@@ -42,6 +42,7 @@ ROUNDINGS = 3.0  # times what roundings of the model's own outputs change, a run
 MOST_EXPLAINED = 0.3  # a difference beyond it is never taken for rounding
 # passes that roundings are measured with; a GPU takes little time, and a mixture's choice of experts flips in some only
 NUM_ROUNDED = MappingProxyType({"cpu": 3, "cuda": 8})
+FEW_ROUNDED = 2  # where experts in host memory make passes slow
 MAX_FP8_CACHE_DEVIATION = 0.25  # the same with keys and values in fp8, whose rounding errors are 2 to 3 %
 PICTURE_SIDE = 64  # pixels
 TOKENS_BEFORE_PICTURE = 4
@@ -71,13 +72,16 @@ class Expected:
 
 
 @torch.inference_mode()
-def stock_logits(model: Any) -> Expected:
-    """Computed by the stock model, before its attention is replaced. Raises ValueError if they are not finite."""
+def stock_logits(model: Any, *, is_slow: bool = False) -> Expected:
+    """Computed by the stock model, before its attention is replaced. Raises ValueError if they are not finite.
+
+    `is_slow`: its passes take seconds, so there are few.
+    """
     tokens = probe_tokens(model)[None]
     logits = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
     if not logits.isfinite().all():
         raise ValueError(not_finite(model, logits))
-    return Expected(logits, explained_by_rounding(model, tokens, logits))
+    return Expected(logits, explained_by_rounding(model, tokens, logits, FEW_ROUNDED if is_slow else None))
 
 
 def not_finite(model: Any, logits: torch.Tensor) -> str:
@@ -90,7 +94,9 @@ def not_finite(model: Any, logits: torch.Tensor) -> str:
     )
 
 
-def explained_by_rounding(model: Any, tokens: torch.Tensor, logits: torch.Tensor) -> float:
+def explained_by_rounding(
+    model: Any, tokens: torch.Tensor, logits: torch.Tensor, num_passes: int | None = None
+) -> float:
     """The deviation that another order of the model's sums makes, in its dtype.
 
     Some models enlarge rounding errors from layer to layer: of SmolLM2-135M's own implementations of attention in
@@ -103,7 +109,7 @@ def explained_by_rounding(model: Any, tokens: torch.Tensor, logits: torch.Tensor
     generator = torch.Generator(tokens.device).manual_seed(0)
     largest_found = 0.0
     try:
-        for _ in range(NUM_ROUNDED.get(tokens.device.type, 3)):
+        for _ in range(num_passes or NUM_ROUNDED.get(tokens.device.type, 3)):
             with rounded_anew(model, generator):
                 found = model(input_ids=tokens, use_cache=False).logits[0, -1].float()
             largest_found = max(largest_found, deviation_of(found, logits))

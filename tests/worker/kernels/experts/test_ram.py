@@ -143,6 +143,14 @@ class TestOnTheCard:
         left = room.chosen[: 9 * TOP_K].view(9, TOP_K)
         assert torch.equal(left, torch.where(call[1] < 4, -1, call[1]))
 
+    def test_with_all_of_them_nothing_goes_to_the_cpu(self, work: HostWork) -> None:
+        layer = small_layer()
+        experts, call = ram_experts(work, layer), inputs(5)
+        assert HostedExperts([experts], CPU).fill_card(10**9) == NUM_EXPERTS
+        out = torch.empty_like(call[0])
+        experts(*call, out)
+        assert torch.allclose(out, expected(layer, *call), atol=1e-5) and not work.times()
+
     def test_those_that_are_used_most_come_there(self, work: HostWork) -> None:
         layer = small_layer()
         experts = ram_experts(work, layer)
