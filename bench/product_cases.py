@@ -9,7 +9,7 @@ import torch
 
 from bench.kernel_cases import KernelCase, case_of
 from worker.kernels.gpu import product_kernels as kernels
-from worker.kernels.gpu.experts import groups
+from worker.kernels.gpu.experts import between, groups, routing
 from worker.kernels.gpu.products import ProductConfig, constants_of, vector_constants_of
 from worker.kernels.packed.weights import WeightKind, Weights
 
@@ -75,6 +75,7 @@ def products_cases() -> list[KernelCase]:
         tile_case(DENSE, 32, ProductConfig(32, 128, 64, 1, 4, 4)),
         *packed_cases(),
         *(group_case(num_experts) for num_experts in (32, 256)),
+        *between_cases(),
         case_of("product, sum of 4 parts", kernels.sum_of_parts_kernel, sums, {"NUM_PARTS": 4, "BLOCK_N": 512}, 4),
     ]
 
@@ -103,6 +104,23 @@ def group_case(num_experts: int) -> KernelCase:
     signature |= dict.fromkeys(("num_rows", "num_blocks", "num_slots"), "i32")
     constants = {"BLOCK_M": 16, "BLOCK_E": num_experts, "BLOCK_S": max(16, groups.TILE // num_experts)}
     return case_of(f"groups of rows by {num_experts} experts", groups.group_kernel, signature, constants, 8)
+
+
+def between_cases() -> list[KernelCase]:
+    """Of gpt-oss, and the router of DeepSeek-V3."""
+    gate = {"outputs": "*bf16", "inputs": "*bf16", "width": "i32:16", "up_at": "i32"}
+    gate |= dict.fromkeys(("limit", "alpha", "shift"), "fp32")
+    sums = {"outputs": "*bf16", "weights": "*fp32", "out": "*bf16", "width": "i32:16"}
+    router = {"logits": "*fp32", "correction": "*fp32", "chosen": "*i64", "weights": "*fp32", "num_experts": "i32:16"}
+    router |= {"stride": "i32:16", "scaling": "fp32", "least_sum": "fp32"}
+    ways = {"TOP_K": 8, "BY_SIGMOID": True, "HAS_CORRECTION": True, "RENORMALIZES": True, "NUM_GROUPS": 8}
+    ways |= {"NUM_CHOSEN_GROUPS": 4, "NUM_BEST": 2, "BLOCK_E": 256, "BLOCK_K": 8, "BLOCK_G": 8}
+    clamped = {"ACTIVATION": 0, "STEP": 2, "HAS_LIMIT": True, "BLOCK": between.BLOCK}
+    return [
+        case_of("gates of experts, limited", between.expert_gate_kernel, gate, clamped, 4),
+        case_of("sum of 8 experts", between.weighted_sum_kernel, sums, {"TOP_K": 8, "BLOCK": between.BLOCK}, 4),
+        case_of("8 of 256 experts, of 4 of 8 groups", routing.route_kernel, router, ways, 1),
+    ]
 
 
 def vector_case(form: Form, num_rows: int, config: ProductConfig) -> KernelCase:

@@ -34,10 +34,17 @@ def gated_kernel(gate_up, out, width, stride, ACTIVATION: tl.constexpr, BLOCK: t
     place = gate_up + row * stride + columns
     gate = tl.load(place, mask=is_inside, other=0.0).to(tl.float32)
     up = tl.load(place + width, mask=is_inside, other=0.0)
+    result = activated(gate, ACTIVATION) * up.to(tl.float32)
+    tl.store(out + row * width + columns, result.to(up.dtype), mask=is_inside)
+
+
+@triton.jit
+def activated(gate, ACTIVATION: tl.constexpr):
+    """Of float32 numbers; ACTIVATION: a number of ACTIVATIONS."""
     if ACTIVATION == 0:
-        activated = gate * tl.sigmoid(gate)
+        found = gate * tl.sigmoid(gate)
     elif ACTIVATION == 1:
-        activated = gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
+        found = gate * 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
     else:  # 0.5 * (1 + tanh(x)) is sigmoid(2 * x)
-        activated = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
-    tl.store(out + row * width + columns, (activated * up.to(tl.float32)).to(up.dtype), mask=is_inside)
+        found = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))
+    return found

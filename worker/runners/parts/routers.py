@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from worker.kernels.linear import Linear, PlainLinear, dense_linear
+from worker.kernels.linear import Linear, PlainLinear, dense_linear, has_kernels
 from worker.runners.probe import Unsupported
 
 LEAST_SUM = 1e-20  # of chosen scores that are divided by their sum
@@ -28,7 +28,22 @@ class Router:
 
     def __call__(self, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[T, width] -> the experts of each token, [T, top_k] int64, and their weights, float32."""
-        logits = self.logits(normed.float() if self.in_float32 else normed).float()
+        logits = self.logits(normed.float() if self.in_float32 else normed)
+        return self.by_kernel(logits) if has_kernels(logits.device) else self.by_torch(logits.float())
+
+    def by_kernel(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As a call, from logits [T, experts], in one launch."""
+        from worker.kernels.gpu.experts.routing import route
+
+        return route(
+            logits, self.top_k, by_sigmoid=self.scores == "sigmoid", correction=self.correction,
+            num_groups=self.num_groups, num_chosen_groups=self.num_chosen_groups,
+            num_best=1 if self.group_scores == "largest" else 2, renormalizes=self.renormalizes, scaling=self.scaling,
+            least_sum=LEAST_SUM,
+        )  # fmt: skip
+
+    def by_torch(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As a call, from logits [T, experts] in float32."""
         scores = logits.softmax(dim=-1) if self.scores == "softmax" else logits.sigmoid()
         preferred = scores if self.correction is None else scores + self.correction
         if self.num_chosen_groups < self.num_groups:

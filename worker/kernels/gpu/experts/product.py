@@ -4,6 +4,7 @@ import torch
 import triton
 
 from worker.kernels.experts.layer import ExpertLayer
+from worker.kernels.gpu.experts.between import activated_outputs, weighted_sum
 from worker.kernels.gpu.experts.groups import Groups, grouped
 from worker.kernels.gpu.product_kernels import tile_product_kernel
 from worker.kernels.gpu.products import ProductConfig, constants_of, round_up, scaled_when
@@ -20,15 +21,14 @@ class GroupedExperts:
 
     def __call__(self, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> None:
         """See Experts."""
-        outputs = self.outputs(hidden, chosen)
-        out.copy_((outputs * weights[..., None]).sum(dim=1))
+        weighted_sum(self.outputs(hidden, chosen), weights, out)
 
     def outputs(self, hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """hidden [T, width], chosen [T, k] -> outputs of the experts [T, k, width]."""
         layer, num_experts = self.layer, self.layer.num_experts
         groups = grouped(chosen.flatten(), num_experts, block_rows(chosen.numel(), num_experts))
         up = expert_product(hidden, layer.up, layer.up_bias, groups, top_k=chosen.shape[1])
-        down = expert_product(layer.activate(up), layer.down, layer.down_bias, groups, top_k=1)
+        down = expert_product(activated_outputs(up, layer.activate), layer.down, layer.down_bias, groups, top_k=1)
         return down.view(*chosen.shape, -1)
 
 
