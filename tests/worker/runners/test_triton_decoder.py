@@ -10,6 +10,7 @@ import torch
 from tests.worker.conftest import SMALL, ModelFolder, prompt_of
 from tests.worker.interpreter import counted_launches, rounds_as_a_gpu
 from worker.attention.paged import PagedAttention
+from worker.kernels.experts.layer import expert_layer
 from worker.models.loader import load
 from worker.runners.base import AttentionMaker
 from worker.runners.layer_survey import survey_layers
@@ -27,6 +28,7 @@ from worker.state.scheduled_sequence import ScheduledSequence
 pytest.importorskip("triton")
 decoders = pytest.importorskip("worker.runners.triton_decoder")
 kernel = pytest.importorskip("worker.attention.kernel")
+GroupedExperts = pytest.importorskip("worker.kernels.gpu.experts.product").GroupedExperts
 
 __all__ = ["rounds_as_a_gpu"]
 CPU = torch.device("cpu")
@@ -164,6 +166,38 @@ def test_a_decode_step_launches_nine_kernels_a_layer_and_one_more_where_keys_are
     assert counts[1] - counts[0] == layer and not counts[0] - counts[1]
     assert layer.total() == ONCE + is_split <= 10
     assert counts[0] - layer == Counter(STEP)
+
+
+SPARSE_MLP = {
+    "aten.linear.default": 1,  # the router's logits
+    "route_kernel": 1,
+    "group_kernel": 1,
+    "tile_product_kernel": 2,
+    "expert_gate_kernel": 1,
+    "weighted_sum_kernel": 1,
+}
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_a_sparse_mlp_is_seven_launches_and_computes_what_its_module_does(
+    family: str, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 64}
+    runner, model, _ = tried(model_folder(family, **sizes), dtype="bfloat16")
+    module, mlp = model.model.layers[0].mlp, runner.layers[0].mlp
+    layer = expert_layer(module.experts)
+    assert layer is not None
+    up, down = (replace(part, codes=part.codes.contiguous()) for part in (layer.up, layer.down))
+    grouped = replace(mlp, experts=GroupedExperts(replace(layer, up=up, down=down)))
+    monkeypatch.setattr("worker.runners.parts.routers.has_kernels", lambda device: True)
+    normed = torch.randn(5, 64).bfloat16()
+    with torch.inference_mode():
+        output = module(normed[None])
+        expected = (output if isinstance(output, torch.Tensor) else output[0])[0]
+        with counted_launches(monkeypatch) as names:
+            found = grouped(normed, runner._gated)
+    torch.testing.assert_close(found, expected, atol=0.02 * float(expected.abs().max()), rtol=0.02)
+    assert Counter(names) == Counter(SPARSE_MLP) and len(names) == 7
 
 
 def test_the_count_sees_what_torch_launches(monkeypatch: pytest.MonkeyPatch) -> None:
