@@ -21,31 +21,39 @@ COLUMNS = (
     "streams",
     "",
 )
-
-
+SPARSE_COLUMNS = ("OMNI_QUANTIZE", "experts", "on the GPU", "in memory", "on the disk", "tokens/s", "of 8 streams", "")
 MODEL_COLUMNS = ("id", "task", "weights", "workspace", "KV per token", "context", "")
 
 
 @click.command()
 @click.argument("model", required=False)
 @click.option("--memory", help="What would fit on a GPU of this size, e.g. 24gb. Default: this machine.")
+@click.option("--ram", help="With so much memory for experts of a sparse model, e.g. 512gb. Default: this machine's.")
 @click.pass_context
-def fit(context: click.Context, model: str | None, memory: str | None) -> None:
+def fit(context: click.Context, model: str | None, memory: str | None, ram: str | None) -> None:
     """Say which memory MODEL takes and what would fit: a folder, a .gguf file, a config.json or a hub id that is in
-    the cache, or the id of a model of the table. Default: OMNI_MODEL, or all models of OMNI_MODELS. Nothing is loaded
-    or downloaded."""
+    the cache, the id of a model of the table, or one of deepseek-v3.2, deepseek-r1, kimi-k2, gpt-oss-120b, qwen3-235b
+    and glm-4.5-air. Default: OMNI_MODEL, or all models of OMNI_MODELS. Nothing is loaded or downloaded."""
     settings = context.obj["settings"]()
-    try:
-        assumed = parse_bytes(memory or "")
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--memory") from None
+    assumed, assumed_ram = size_of_option(memory, "--memory"), size_of_option(ram, "--ram")
     if model is None and settings.models:
         context.exit(int(not show_models(unloaded(memory=assumed), settings.shelf.max_loaded)))
     sources = {name: one.source for one in settings.models for name in one.ids}
     given = str(DEMO_MODEL) if model == "demo" else sources.get(model or "", model)  # as OMNI_MODEL has it
-    found = worker_report("worker.fit", given or settings.model.source, *memory_option(assumed))
+    more = ["--ram", str(assumed_ram)] if assumed_ram else []
+    found = worker_report("worker.fit", given or settings.model.source, *memory_option(assumed), *more)
     show(found)
-    context.exit(int(all(plan["missing"] for plan in found["plans"])))
+    sparse = found["sparse"] or {"plans": []}
+    fits = any(not plan["missing"] for plan in found["plans"])
+    context.exit(int(not fits and all(any(plan["missing"].values()) for plan in sparse["plans"])))
+
+
+def size_of_option(text: str | None, name: str) -> int | None:
+    """Raises BadParameter."""
+    try:
+        return parse_bytes(text or "")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=name) from None
 
 
 def show_models(found: Mapping[str, Any], max_loaded: int | None) -> bool:
@@ -89,6 +97,36 @@ def show(found: Mapping[str, Any]) -> None:
     show_note(
         "streams: sequences of the whole context at once / of 4,096 tokens. Prefixes that requests share are kept once."
     )
+    if found["sparse"]:
+        show_sparse(found["sparse"], is_gpu=machine["is_gpu"])
+
+
+def show_sparse(found: Mapping[str, Any], *, is_gpu: bool) -> None:
+    """The routed experts in the machine's memory, and all else on the device."""
+    plan, rates = found["plans"][0], found["rates"]
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in sorted(plan["parts"].items(), key=lambda item: -item[1]))
+    where = "with OMNI_EXPERTS=ram, beside what is on the GPU" if is_gpu else "beside all else"
+    click.echo(f"\nRouted experts in this machine's memory, {where}: {parts},")
+    keys = f"keys and values of {plan['context']:,} tokens {gib(plan['keys_and_values'])}"
+    click.echo(f"{keys}, workspace {gib(plan['workspace'])}\n")
+    show_table(SPARSE_COLUMNS, [sparse_row(plan) for plan in found["plans"]])
+    gpu = f", and {rates['device'] / 1e9:,.0f} GB/s of the GPU's own" if is_gpu else ""
+    show_note(
+        f"tokens/s: arithmetic, by {rates['host'] / 1e9:,.1f} GB/s that this machine's cores read of its memory{gpu}; "
+        "without drafts. on the disk: the files to fetch, and the packed experts in OMNI_DATA_DIR."
+    )
+
+
+def sparse_row(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    needs, speeds = plan["needs"], [f"{speed:,.1f}" for speed in plan["tokens_per_s"]]
+    sizes = [gib(needs[name]) if needs[name] else "" for name in ("device", "host", "disk")]
+    return (plan["quantize"] or "(none)", gib(plan["experts"]), *sizes, *speeds, sparse_verdict(plan["missing"]))
+
+
+def sparse_verdict(missing: Mapping[str, int]) -> str:
+    places = {"device": "of the GPU's memory", "host": "of memory", "disk": "of disk"}
+    lacking = [f"{gib(missing[name])} {place}" for name, place in places.items() if missing[name]]
+    return f"does not fit: {' and '.join(lacking)} missing" if lacking else "fits"
 
 
 def row(plan: Mapping[str, Any]) -> tuple[str, ...]:

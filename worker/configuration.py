@@ -4,7 +4,7 @@ from common.settings import Settings
 from worker.kernels.quantized import quantization_named
 from worker.models.loader import EngineConfig
 
-PRODUCTS_FILE = "products.json"  # in OMNI_DATA_DIR
+PRODUCTS_FILE, PACKED_FOLDER = "products.json", "packed"  # in OMNI_DATA_DIR
 
 
 def engine_config(settings: Settings, num_ranks: int = 1) -> EngineConfig:
@@ -25,4 +25,5 @@ def engine_config(settings: Settings, num_ranks: int = 1) -> EngineConfig:
         num_ranks=num_ranks,
         adapters=model.adapters,
         products_table=settings.redis.data_dir.resolve() / PRODUCTS_FILE,
+        packed_folder=settings.redis.data_dir.resolve() / PACKED_FOLDER,
     )

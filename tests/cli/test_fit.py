@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from click.testing import CliRunner
 
-from cli.fit import billions, fit, gib, row, show_models
+from cli.fit import billions, fit, gib, row, show_models, show_sparse, sparse_verdict
 from common.settings import read_settings
 
 PLAN = {
@@ -72,3 +72,33 @@ def test_a_model_that_does_not_fit_and_one_with_a_fault_are_told(capsys):
     assert not show_models({"machine": GPU, "share": 0.9, "models": models}, None)
     out = capsys.readouterr().out
     assert "does not fit: needs 10.40 GiB more" in out and "there is no such folder." in out
+
+
+SPARSE_PLAN = {
+    "quantize": "", "experts": 600 * 2**30, "parts": {"attention": 2**30, "indexer": 3 * 2**30}, "context": 32768,
+    "keys_and_values": 2**31, "workspace": 2**30, "tokens_per_s": [8.25, 20.0],
+    "needs": {"device": 7 * 2**30, "host": 602 * 2**30, "disk": 0},
+    "missing": {"device": 0, "host": 90 * 2**30, "disk": 2**30},
+}  # fmt: skip
+SPARSE = {"rates": {"host": 2e11, "device": 2e12}, "plans": [SPARSE_PLAN]}
+
+
+def test_experts_in_memory_are_told_apart_with_what_is_missing(capsys):
+    show_sparse(SPARSE, is_gpu=True)
+    told = capsys.readouterr()
+    first, keys, _, _, line = told.out.strip().splitlines()
+    assert first.endswith("with OMNI_EXPERTS=ram, beside what is on the GPU: indexer 3.00 GiB, attention 1.00 GiB,")
+    assert keys == "keys and values of 32,768 tokens 2.00 GiB, workspace 1.00 GiB"
+    assert line.split()[:8] == "(none) 600.00 GiB 7.00 GiB 602.00 GiB 8.2".split()
+    assert line.rstrip().endswith("does not fit: 90.00 GiB of memory and 1.00 GiB of disk missing")
+    assert "by 200.0 GB/s that" in told.err and "and 2,000 GB/s of the GPU's own" in told.err
+    assert sparse_verdict({"device": 0, "host": 0, "disk": 0}) == "fits"
+
+
+def test_a_model_is_told_by_its_name_before_it_is_fetched(run):
+    found = run("deepseek-v3.2", "--memory", "120gb", "--ram", "768gb")
+    assert found.stdout.startswith("deepseek_v32: 671.88 B parameters (experts 653.91 B"), found.output
+    rows = [line for line in found.stdout.splitlines() if line.startswith(("(none)", "int8", "int4"))]
+    assert len(rows) == 4 and "609.15 GiB" in rows[1] and " of memory" not in rows[1]  # what lacks is disk, if anything
+    small = run("deepseek-v3.2", "--memory", "120gb", "--ram", "512gb")
+    assert small.exit_code == 1 and "99.15 GiB of memory" in small.stdout

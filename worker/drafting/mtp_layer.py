@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from worker.models.dtypes import cast
 from worker.models.formats.known import format_of
+from worker.models.formats.packing import packing_of
 from worker.models.formats.reader import dtype_of, load_tensors, named_tensors, opened, unpacked_config
-from worker.models.loader import LoadedModel, cast, device_map
+from worker.models.loader import LoadedModel, device_map
 from worker.models.loading_reports import logs_at_debug
-from worker.models.packed_weights import packing_of
 
 NUM_TOKENS = 64  # of the one-layer model, which is compared with transformers' by its logits and never asked for others
 OWN = "model.layers.0."

@@ -10,12 +10,16 @@ from common.settings import Settings, refuse, settings_or_exit
 from worker.process_setup import prepare_process
 
 
-def report(model: str, memory: int | None, settings: Settings) -> dict[str, object]:
-    """The model's parameters, the machine, and a plan for each quantization. Raises OSError or ValueError."""
+def report(model: str, memory: int | None, settings: Settings, ram: int | None = None) -> dict[str, object]:
+    """The model's parameters, the machine, and a plan for each quantization. Raises OSError or ValueError.
+
+    `memory`, `ram`: bytes of a GPU, and of a machine's memory, that this one need not have.
+    """
     from worker.configuration import engine_config
     from worker.fit.checkpoint import parameters, read
     from worker.fit.plan import plans, this_machine
-    from worker.models.packed_weights import check_unpacked
+    from worker.fit.sparse import sparse_report
+    from worker.models.formats.packing import check_unpacked
 
     checkpoint = read(model)
     machine = this_machine(settings.model.device, memory)
@@ -32,6 +36,7 @@ def report(model: str, memory: int | None, settings: Settings) -> dict[str, obje
         },
         "share": config.gpu_memory_utilization,
         "plans": [asdict(plan) for plan in plans(checkpoint, machine, config)],
+        "sparse": sparse_report(checkpoint, machine, config, ram),
     }  # fmt: skip
 
 
@@ -40,10 +45,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="worker.fit")
     parser.add_argument("model")
     parser.add_argument("--memory", type=int, help="bytes of a GPU that this machine need not have")
+    parser.add_argument("--ram", type=int, help="bytes of memory that this machine need not have")
     args = parser.parse_args()
     settings = settings_or_exit()
     try:
-        print(json.dumps(report(args.model, args.memory, settings)))
+        print(json.dumps(report(args.model, args.memory, settings, args.ram)))
     except Exception as error:  # files of any kind are tried here
         from worker.models.load_fault import reason
 

@@ -16,17 +16,19 @@ from transformers import AutoConfig
 from common.model.folder import CONFIG, fault_of
 from common.model.gguf_files import gguf_files, headers_of
 from common.model.gguf_header import StoredTensor, tensors_of
+from worker.fit.known import KNOWN, KnownModel, known_model
 from worker.kernels.packed.tensor import PackedTensor
 from worker.models.config_fields import USUAL_LENGTH, is_encoder, longest_sequence
+from worker.models.dtypes import count_parameters
 from worker.models.formats.format import NOTHING, Format
 from worker.models.formats.known import format_of
+from worker.models.formats.packing import method_of, packing_of
 from worker.models.formats.reader import dtype_of, on_meta, opened
 from worker.models.gguf.blocks import BLOCK_TYPES
 from worker.models.gguf.model import gguf_model
 from worker.models.gguf.tensors import packed
-from worker.models.loader import count_parameters, model_class
+from worker.models.loader import model_class
 from worker.models.model_files import file_of
-from worker.models.packed_weights import method_of, packing_of
 
 TYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {
@@ -69,7 +71,12 @@ class Checkpoint:
 
 
 def read(model_path: str) -> Checkpoint:
-    """A folder, a GGUF file, a config.json or a cached hub id. Nothing is downloaded. Raises OSError or ValueError."""
+    """A folder, a GGUF file, a config.json, a cached hub id, or a known name. Nothing is downloaded.
+
+    Raises OSError or ValueError.
+    """
+    if (known := known_model(model_path)) is not None and not is_here(model_path):
+        return of_known(known)
     check_is_here(model_path)
     gguf = gguf_model(model_path)
     config = gguf.config if gguf else AutoConfig.from_pretrained(model_path, local_files_only=True)
@@ -82,14 +89,26 @@ def read(model_path: str) -> Checkpoint:
     return Checkpoint(model_path, model, dtype, packing, format_of(packing), gguf is not None or has_files(model_path))
 
 
+def of_known(known: KnownModel) -> Checkpoint:
+    config = known.config()
+    dtype = dtype_of(config)
+    model = on_meta(model_class(config), config, dtype=dtype).eval()
+    return Checkpoint(known.hub_id, model, dtype, known.packing, format_of(known.packing), has_weights=False)
+
+
+def is_here(model_path: str) -> bool:
+    return Path(model_path).exists() or file_of(model_path, CONFIG) is not None
+
+
 def check_is_here(model_path: str) -> None:
     """Raises ValueError for a name that stands for nothing on this machine."""
     path = Path(model_path)
     if not path.is_file() and (fault := fault_of(model_path, needs_weights=False, needs_tokenizer=False)):
         raise ValueError(f"{fault}.")
-    if not path.exists() and file_of(model_path, CONFIG) is None:
+    if not is_here(model_path):
         raise ValueError(
-            "there is no such folder or file, nor is it in the hub's cache. Name a folder, or download the model first."
+            "there is no such folder or file, nor is it in the hub's cache. Name a folder, download the model first, "
+            f"or name one of {', '.join(KNOWN)}."
         )
 
 

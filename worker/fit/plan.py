@@ -14,7 +14,8 @@ from worker.fit.survey import ModelShape, shape_of
 from worker.kernels.linear import can_pack
 from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
 from worker.kernels.quantized import QUANTIZATIONS, Quantization
-from worker.models.loader import EngineConfig, count_parameters, dtype_for
+from worker.models.dtypes import count_parameters, dtype_for
+from worker.models.loader import EngineConfig
 from worker.models.vision import is_vision_model
 from worker.runners.latent.parts import any_parts_of
 from worker.runners.limits import (
@@ -39,6 +40,7 @@ class Machine:
     name: str
     total: int
     used: int
+    is_here: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Plan:
 def this_machine(device_name: str, assumed: int | None) -> Machine:
     """`assumed`: the memory of a GPU that this machine need not have."""
     if assumed is not None:
-        return Machine(torch.device("cuda"), f"a GPU with {assumed / 2**30:.0f} GiB", assumed, CONTEXT_BYTES)
+        return Machine(
+            torch.device("cuda"), f"a GPU with {assumed / 2**30:.0f} GiB", assumed, CONTEXT_BYTES, is_here=False
+        )
     device = choose_device(device_name)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)

@@ -88,25 +88,35 @@ class KeptTensors(Mapping[str, torch.Tensor]):
         return len(self._extents)
 
 
+def placed(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, Extent], int]:
+    """Tensors of these forms one after the other, and the bytes that they take."""
+    extents: dict[str, Extent] = {}
+    start = 0
+    for name, tensor in tensors.items():
+        extents[name] = Extent(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), start)
+        start += aligned(extents[name].num_bytes)
+    return extents, start
+
+
+def header_of(extents: Mapping[str, Extent], about: Mapping[str, Any]) -> tuple[bytes, int]:
+    """What stands before the numbers, and where these begin."""
+    forms = {name: (extent.dtype, extent.shape, extent.start) for name, extent in extents.items()}
+    header = json.dumps({"about": about, "tensors": forms}).encode()
+    return PREFIX.pack(MAGIC, len(header)) + header, aligned(PREFIX.size + len(header))
+
+
 class TensorWriter:
     """Fills new memory: put() each tensor, then finish()."""
 
     def __init__(self, keep: Keep, name: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
         """`tensors`: of the same forms as those that will be put. Raises OSError where memory is missing."""
-        start = 0
-        self._extents: dict[str, Extent] = {}
-        for each, tensor in tensors.items():
-            extent = Extent(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), start)
-            self._extents[each] = extent
-            start += aligned(extent.num_bytes)
-        forms = {each: (extent.dtype, extent.shape, extent.start) for each, extent in self._extents.items()}
-        header = json.dumps({"about": about, "tensors": forms}).encode()
-        self._first = aligned(PREFIX.size + len(header))
+        self._extents, num_bytes = placed(tensors)
+        header, self._first = header_of(self._extents, about)
         self._keep = keep
-        self._memory = keep.create(name, self._first + start)
+        self._memory = keep.create(name, self._first + num_bytes)
         self._pages = self._memory.map()
         use_huge_pages(self._pages)
-        self._pages[: PREFIX.size + len(header)] = PREFIX.pack(MAGIC, len(header)) + header
+        self._pages[: len(header)] = header
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
         self._extents[name].of(self._pages, self._first).copy_(tensor)

@@ -12,6 +12,7 @@ from worker.kernels.experts.activation import Activation
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.form import ExpertsForm, MatrixForm
 from worker.kernels.experts.looped import LoopedExperts
+from worker.kernels.experts.mapped import MappedExperts
 from worker.kernels.linear import PackedLinear, PlainLinear
 from worker.kernels.packed.by_chunks import ByChunks
 from worker.kernels.packed.cpu import CpuLinear
@@ -22,6 +23,7 @@ from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.packed.weights import Weights
 from worker.kernels.torch_seams import bytes_of_opaque, is_opaque, opaque_tensor
 
+BOUND = ("dtype", "kernels", "function", "values", "c_layer")  # of CpuExperts
 # What bind() sets again is left out.
 KINDS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
     {
@@ -30,7 +32,8 @@ KINDS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
         "pairs": (PairsLinear, ("_multiply",)),
         "cpu": (CpuLinear, ()),
         "laid_out": (LaidOut, ("kernels", "packed", "address")),
-        "experts": (CpuExperts, ("dtype", "kernels", "function", "values", "c_layer")),
+        "experts": (CpuExperts, BOUND),
+        "mapped_experts": (MappedExperts, ("tensors", *BOUND)),
         "experts_form": (ExpertsForm, ()),
         "matrix_form": (MatrixForm, ()),
         "activation": (Activation, ()),

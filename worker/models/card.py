@@ -14,8 +14,8 @@ from common.model.gguf_files import gguf_files
 from common.model.template_syntax import syntax_fault
 from common.wire import ModelCard
 from worker.models.config_fields import USUAL_LENGTH, longest_sequence
+from worker.models.formats.packing import method_of, packing_of
 from worker.models.model_files import file_of
-from worker.models.packed_weights import method_of, packing_of
 
 TYPE_NAMES = MappingProxyType({torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"})
 

@@ -98,6 +98,9 @@ def checked_config(config: EngineConfig | None) -> EngineConfig:
     table: object = config.products_table
     if not isinstance(table, str | Path | None):
         refuse(config, "products_table", "a file's path, or None")
+    packed: object = config.packed_folder
+    if not isinstance(packed, str | Path | None):
+        refuse(config, "packed_folder", "a folder's path, or None")
     config = replace(
         config,
         **numbers,
@@ -105,6 +108,7 @@ def checked_config(config: EngineConfig | None) -> EngineConfig:
         quantization=checked_quantization(config),
         draft_model=str(draft),
         products_table=None if table is None else Path(str(table)),
+        packed_folder=None if packed is None else Path(str(packed)),
     )
     check_device(config)
     return config

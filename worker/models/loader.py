@@ -15,17 +15,26 @@ from worker.device import choose_device, use_device
 from worker.kept.keep import Keep
 from worker.kernels.packed.choice import SMALL_BYTES
 from worker.kernels.quantized import Quantization
-from worker.kernels.torch_seams import has_fast_bf16
 from worker.models.card import check_template, describe
+from worker.models.dtypes import SMALL_MODEL_PARAMETERS, cast, choose_dtype, count_parameters, dtype_for
 from worker.models.experts.place import home_of, move_rest
+from worker.models.experts.stored import load_stored
+from worker.models.formats.format import Format
 from worker.models.formats.known import format_of
-from worker.models.formats.reader import check_numbers, has_packed, load_packed, on_meta, weight_bytes
-from worker.models.gguf.model import gguf_model
+from worker.models.formats.packing import check_packing, check_unpacked, packing_of
+from worker.models.formats.reader import (
+    check_numbers,
+    has_packed,
+    load_packed,
+    on_meta,
+    sizes,
+    weight_bytes,
+)
+from worker.models.gguf.model import GgufModel, gguf_model
 from worker.models.kept.key import kept_key
 from worker.models.kept.state import KeptModel, card_of, kept_model, put_state
 from worker.models.loading_reports import logs_at_debug, reports_weights
 from worker.models.missing_weights import check_complete, missing_weights, needed_for_text
-from worker.models.packed_weights import check_packing, check_unpacked, packing_of
 from worker.models.rope import fix_frequencies
 from worker.models.transformers_seams import attend_with_softcap
 from worker.models.vision import ImageProcessor, image_processor, is_vision_model
@@ -34,8 +43,6 @@ from worker.progress import OnProgress
 logger = logging.getLogger(__name__)
 
 FP8_KV = "fp8"  # of OMNI_KV_DTYPE
-SMALL_MODEL_PARAMETERS = 50_000_000  # with fewer, float32 on a CPU costs little and makes seeds exact
-SMALL_PACKED_PARAMETERS = 250_000_000  # about SMALL_BYTES in four bits; in bf16 their likeliest tokens would often tie
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class EngineConfig:
     num_ranks: int = 1  # processes that share the model, this one included
     adapters: tuple[tuple[str, str], ...] = ()  # name and folder of each
     products_table: Path | None = None  # a file for what is measured of a GPU's products; None: measured each time
+    packed_folder: Path | None = None  # for the packed experts of large models; None: packed in memory at each start
 
 
 @dataclass(frozen=True)
@@ -101,22 +109,18 @@ def load(
     packing = packing_of(model_path, model_config)
     if (form := format_of(packing)) is None:
         check_packing(packing)
-    check_unpacked(config.quantization, packing)
     images = image_processor(model_path) if has_vision else None
     home = home_of(model_path, model_config, config, device)
-    family, place = model_class(model_config), placement(home, config.num_ranks)
-    with reports_weights(on_progress):
-        if gguf is not None:
-            kind = dtype_for(config, device, gguf.dtype, gguf.num_parameters, is_packed=gguf.has_codes)
-            model, loading_info = gguf.load(family, kind, **place)
-        elif form is None:
-            model, loading_info = family.from_pretrained(
-                model_path, dtype="auto", use_safetensors=True, output_loading_info=True, **place
-            )
-            if packing is None:
-                check_numbers(model_path)
-        else:
-            model, loading_info = load_packed(family, model_path, model_config, form, **place)
+    family, found = model_class(model_config), None
+    if gguf is None and not has_vision and (form is not None or packing is None):
+        found = load_stored(
+            family, model_path, model_config, form, packed_folder(config, home), config, device, on_progress
+        )
+    if found is None:
+        check_unpacked(config.quantization, packing)
+        with reports_weights(on_progress):
+            found = read_weights(family, model_path, model_config, gguf, form, config, device, home)
+    model, loading_info = found
     missing = missing_weights(model, loading_info)
     check_complete(model, needed_for_text(model, missing) if has_vision else missing)
     if missing and images is not None:
@@ -131,6 +135,36 @@ def load(
     check_template(model_path, card)
     logger.info("loaded %s: %s, %s on %s, %s", model_path, card.architecture, dtype, device, sizes(model))
     return LoadedModel(model, Tokenizer.from_str(card.tokenizer), card, device, dtype, images, num_passes, kept)
+
+
+def read_weights(
+    family: Any,
+    model_path: str,
+    model_config: Any,
+    gguf: GgufModel | None,
+    form: Format | None,
+    config: EngineConfig,
+    device: torch.device,
+    home: torch.device,
+) -> tuple[Any, dict[str, Any]]:
+    """The model for `device` with all its weights in the memory of `home`, and from_pretrained's loading info."""
+    place = placement(home, config.num_ranks)
+    if gguf is not None:
+        dtype = dtype_for(config, device, gguf.dtype, gguf.num_parameters, is_packed=gguf.has_codes)
+        return gguf.load(family, dtype, **place)
+    if form is not None:
+        return load_packed(family, model_path, model_config, form, **place)
+    model, loading_info = family.from_pretrained(
+        model_path, dtype="auto", use_safetensors=True, output_loading_info=True, **place
+    )
+    if not getattr(model, "is_quantized", False):
+        check_numbers(model_path)
+    return model, loading_info
+
+
+def packed_folder(config: EngineConfig, home: torch.device) -> Path | None:
+    """Where routed experts are packed that stand in this machine's memory, for the CPU; None if they do not."""
+    return config.packed_folder if home.type == "cpu" and config.num_ranks == 1 else None
 
 
 def restored(model_path: str, names: tuple[str, ...], kept: KeptModel, device: torch.device) -> LoadedModel:
@@ -208,60 +242,3 @@ def use_threads(config: EngineConfig, model: Any) -> int:
     num_default, num_threads = torch.get_num_threads(), choose_threads(config, model)
     torch.set_num_threads(num_threads)
     return num_default if config.threads is None and num_threads == 1 else 1
-
-
-def choose_dtype(config: EngineConfig, device: torch.device, model: Any) -> torch.dtype:
-    """The dtype of OMNI_DTYPE, or: on a GPU as saved; on a CPU float32 for small models and where bf16 is slow."""
-    saved: torch.dtype = model.dtype
-    if not getattr(model, "is_quantized", False):
-        return dtype_for(config, device, saved, count_parameters(model), is_packed=has_packed(model))
-    if config.dtype not in ("auto", str(saved).removeprefix("torch.")):  # a library's packed weights cannot be cast
-        raise ValueError(f"its packed weights compute in {saved}, not in OMNI_DTYPE={config.dtype}; set it to auto.")
-    return saved
-
-
-def dtype_for(
-    config: EngineConfig, device: torch.device, saved: torch.dtype, num_parameters: int, *, is_packed: bool
-) -> torch.dtype:
-    """choose_dtype() for weights that are not loaded yet."""
-    name = config.dtype
-    if name != "auto":
-        dtype = getattr(torch, name, None)
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"{name!r} is not a dtype.")
-        return dtype
-    if config.quantization is not None:
-        return config.quantization.dtype
-    if device.type != "cpu":
-        return saved if saved != torch.float32 else torch.bfloat16
-    is_fast = (saved == torch.bfloat16 or is_packed) and has_fast_bf16()
-    most_small = SMALL_PACKED_PARAMETERS if is_packed else SMALL_MODEL_PARAMETERS
-    return torch.bfloat16 if is_fast and num_parameters >= most_small else torch.float32
-
-
-def cast(model: Any, dtype: torch.dtype) -> Any:
-    """The model with its weights in `dtype`.
-
-    Buffers that it computed from its configuration keep their type: rotary frequencies in bf16 would turn positions in
-    the thousands by whole radians.
-    """
-    if model.dtype == dtype:
-        return model
-    saved = model.state_dict().keys()
-    computed = {name: buffer for name, buffer in model.named_buffers() if name not in saved}
-    model = model.to(dtype)
-    for name, buffer in computed.items():
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, buffer)
-    return model
-
-
-def sizes(model: Any) -> str:
-    """The memory of a model's weights, for the log: "11.9 GiB of weights: mxfp4 10.6, bfloat16 1.3"."""
-    found = weight_bytes(model)
-    each = ", ".join(f"{kind} {size / 2**30:.2f}" for kind, size in found.items())
-    return f"{sum(found.values()) / 2**30:.2f} GiB of weights: {each}"
-
-
-def count_parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -39,15 +39,18 @@ def logs_at_debug() -> Iterator[None]:
 
 
 @contextmanager
-def reports_weights(on_progress: OnProgress) -> Iterator[None]:
-    """While active, the progress bar that counts a model's weights calls `on_progress`; others stay as they are."""
+def reports_weights(on_progress: OnProgress, begin: float = WEIGHTS) -> Iterator[None]:
+    """While active, the progress bar that counts a model's weights calls `on_progress`; others stay as they are.
+
+    `begin`: the share of the start that is done before.
+    """
 
     def bar(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if not args or "weights" not in str(options.get("desc", "")):
             return make(*args, **options)
-        return counted("weights", args[0], len(args[0]), (WEIGHTS, KERNELS), on_progress)
+        return counted("weights", args[0], len(args[0]), (begin, KERNELS), on_progress)
 
-    on_progress("weights", WEIGHTS)
+    on_progress("weights", begin)
     before = transformers_logging.set_tqdm_hook(bar)
     try:
         yield

@@ -12,15 +12,9 @@ from worker.kernels.experts.swap import ExpertsSwap, swap_experts
 from worker.kernels.linear import can_pack, tune_products
 from worker.kernels.proxies import LinearSwap, swap_linears
 from worker.kernels.quantized import Quantization
+from worker.models.dtypes import SMALL_MODEL_PARAMETERS, count_parameters
 from worker.models.formats.reader import has_packed
-from worker.models.loader import (
-    FP8_KV,
-    SMALL_MODEL_PARAMETERS,
-    EngineConfig,
-    LoadedModel,
-    check_kv_dtype,
-    count_parameters,
-)
+from worker.models.loader import FP8_KV, EngineConfig, LoadedModel, check_kv_dtype
 from worker.models.transformers_seams import attention_of
 from worker.runners.base import AttentionMaker, ModelRunner, Runner
 from worker.runners.candidates import attention_makers, candidates, new_recordings, warn_without_triton

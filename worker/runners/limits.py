@@ -7,7 +7,9 @@ import torch
 
 from common.process.machine_memory import available_bytes, total_bytes
 from worker.models.config_fields import largest
-from worker.models.loader import FP8_KV, SMALL_MODEL_PARAMETERS, EngineConfig, LoadedModel
+from worker.models.dtypes import SMALL_MODEL_PARAMETERS
+from worker.models.formats.reader import stored_products
+from worker.models.loader import FP8_KV, EngineConfig, LoadedModel
 from worker.state.kv_cache import LayerShape
 
 STATES_SHARE = 0.5  # of the KV cache's memory, for states where a model has them
@@ -176,7 +178,9 @@ def kv_memory_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: i
         torch.cuda.empty_cache()  # else memory that loading and probing freed counts as used
         free, total = torch.cuda.mem_get_info(loaded.device)
         return gpu_share(free, total, config.gpu_memory_utilization, workspace_bytes(loaded, config, num_parameters))
-    return min(int(available_bytes() * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
+    mapped = sum(product.num_bytes for product in stored_products(loaded.model))  # counts as available, and is needed
+    available = max(0, available_bytes() - mapped)
+    return min(int(available * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
 
 
 def gpu_share(free: int, total: int, share: float, workspace: int) -> int:

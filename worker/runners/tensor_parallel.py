@@ -16,7 +16,8 @@ from torch import distributed
 from worker.attention.paged import PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.device import check_device
-from worker.models.loader import EngineConfig, LoadedModel, count_parameters
+from worker.models.dtypes import count_parameters
+from worker.models.loader import EngineConfig, LoadedModel
 from worker.ranks import NEVER
 from worker.runners.base import AttentionMaker, ModelRunner
 from worker.runners.candidates import attention_makers

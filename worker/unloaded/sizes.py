@@ -11,8 +11,9 @@ from worker.embedding.cross_encoder import is_cross_encoder
 from worker.fit.checkpoint import read
 from worker.fit.plan import Machine, plan, this_machine
 from worker.fit.survey import shape_of
+from worker.models.dtypes import count_parameters
 from worker.models.formats.reader import dtype_of, on_meta
-from worker.models.loader import EngineConfig, count_parameters
+from worker.models.loader import EngineConfig
 from worker.models.loading_reports import logs_at_debug
 from worker.unloaded.cards import task_of
 

@@ -16,6 +16,7 @@ from tests.worker.kept.keepers import client, keeper
 from worker.engine.engine import Engine
 from worker.kept.keep import Keep
 from worker.kernels.quantized import Int4, Int8
+from worker.models.formats.reader import stored_products, weight_bytes
 from worker.models.kept.key import CODE, kept_name
 from worker.models.kept.state import KeptFault
 from worker.models.loader import EngineConfig
@@ -116,6 +117,27 @@ def mappings(inode: int) -> list[tuple[int, int]]:
             start, stop = words[0].split("-")
             found.append((int(start, 16), int(stop, 16)))
     return found
+
+
+def test_experts_in_files_are_mapped_again_and_not_kept_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.models.experts.stored.LEAST_NUMBERS", 0)
+    config = replace(SMALL, packed_folder=tmp_path / "packed", products_table=tmp_path / "products.json")
+    source, keep = save_model(tmp_path / "source", "mixtral", **WIDE), Keep.none()
+    first: Any = opened(source, keep, config)
+    expected, text = logits(first), tokens(first)
+    experts = sum(path.stat().st_size for path in tmp_path.glob("packed/*/*.omni"))
+    (memory,) = keep._held.values()
+    whole = sum(weight_bytes(first.runner.model).values())
+    assert experts > whole / 2 and memory.num_bytes < whole - experts / 2
+    with monkeypatch.context() as proven:
+        proven.setattr("worker.runners.choose.stock_logits", None)  # nothing is proven anew
+        second: Any = opened(source, keep, config)
+    assert torch.equal(logits(second), expected) and tokens(second) == text
+    assert len(list(stored_products(second.runner.model))) == 2
+    next(tmp_path.glob("packed/*/*.omni")).unlink()
+    assert tokens(opened(source, keep, config)) == text  # all anew
 
 
 CHANGES: dict[str, Callable[[Path, EngineConfig], EngineConfig]] = {

@@ -7,7 +7,8 @@ import torch
 from transformers import Gemma2PreTrainedModel
 
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
-from worker.models.loader import cast, load
+from worker.models.dtypes import cast
+from worker.models.loader import load
 from worker.runners.decoder import DecoderRunner
 
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from tests.models import save_model
 from tests.worker.models.damaged import failure, set_config
 from worker.kernels.quantized import Int8
-from worker.models.loader import EngineConfig, choose_dtype
-from worker.models.packed_weights import check_unpacked
+from worker.models.dtypes import choose_dtype
+from worker.models.formats.packing import check_unpacked
+from worker.models.loader import EngineConfig
 
 PACKED: dict[str, dict[str, Any]] = {
     "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from transformers import GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from worker.kernels.experts.mapped import MappedExperts
+from worker.kernels.experts.swap import product_of
 from worker.kernels.heap import freed_memory_returned
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.packed.weights import check_parts
@@ -27,15 +29,15 @@ MAX_DENSE = 8  # tensors at a time
 
 
 class UnreadTensor(ABC):
-    """A tensor that is read when transformers takes it: `tensor[...]`. It may be a PackedTensor."""
+    """A tensor that is read when somebody takes it: `tensor[...]`. It may be a PackedTensor."""
 
     @abstractmethod
     def __getitem__(self, index: Any) -> torch.Tensor:
-        """`index` is `...`."""
+        """`index` is `...`, or a slice of the experts of a layer."""
 
 
 class LazyTensor(UnreadTensor):
-    """A tensor that is read, and packed in our way, when transformers takes it: `lazy[...]`."""
+    """A tensor that is read, and packed in our way, when somebody takes it: `lazy[...]`."""
 
     def __init__(self, name: str, form: Format, parts: Mapping[str, Any], dtype: torch.dtype) -> None:
         self.name = name
@@ -43,9 +45,9 @@ class LazyTensor(UnreadTensor):
         self._parts = parts  # slices of files, by name of part
         self._dtype = dtype
 
-    def __getitem__(self, _: Any) -> torch.Tensor:
+    def __getitem__(self, index: Any) -> torch.Tensor:
         try:
-            tensor = self._form.tensor({name: part[...] for name, part in self._parts.items()}, self._dtype)
+            tensor = self._form.tensor({name: part[index] for name, part in self._parts.items()}, self._dtype)
             if isinstance(tensor, PackedTensor):
                 check_parts(tensor.weights)
             elif tensor.dtype.itemsize == 1 or not tensor.is_floating_point():
@@ -96,10 +98,15 @@ def load_packed(
         tensors = named_tensors(dict(opened(model_path, files)), form, dtype)
         check_plain(tensors, form)
         model, info = load_tensors(family, model_config, tensors, dtype, **placement)
+    name_model(model, model_path)
+    return model, info
+
+
+def name_model(model: Any, model_path: str) -> None:
+    """As from_pretrained does with a model that it reads from this folder."""
     model.config.name_or_path = model_path
     if file_of(model_path, "generation_config.json") is not None:
         model.generation_config = GenerationConfig.from_pretrained(model_path)
-    return model, info
 
 
 def load_tensors(
@@ -198,9 +205,31 @@ def weight_bytes(model: Any) -> dict[str, int]:
             sizes[parameter.weights.kind] += parameter.weights.num_bytes
         else:
             sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel() * parameter.element_size()
+    for product in stored_products(model):
+        sizes[product.form.up.kind] += product.num_bytes
     return dict(sizes)
 
 
+def sizes(model: Any) -> str:
+    """The memory of a model's weights, for the log: "11.9 GiB of weights: mxfp4 10.6, bfloat16 1.3"."""
+    found = weight_bytes(model)
+    each = ", ".join(f"{kind} {size / 2**30:.2f}" for kind, size in found.items())
+    return f"{sum(found.values()) / 2**30:.2f} GiB of weights: {each}"
+
+
 def has_packed(model: Any) -> bool:
-    """True if any weight is a PackedTensor."""
-    return any(isinstance(parameter, PackedTensor) for parameter in model.parameters())
+    """True if any weight is a PackedTensor, or experts stand in files."""
+    has_stored = next(stored_products(model), None) is not None
+    return has_stored or any(isinstance(parameter, PackedTensor) for parameter in model.parameters())
+
+
+def stored_products(model: Any) -> Iterator[MappedExperts]:
+    """The experts that stand in files (worker/models/experts)."""
+    products = (product_of(module) for module in model.modules())
+    own = (getattr(product, "experts", product) for product in products)  # behind those of a GPU
+    return (product for product in own if isinstance(product, MappedExperts))
+
+
+def num_stored(model: Any) -> int:
+    """The parameters of experts that stand in files."""
+    return sum(product.num_numbers for product in stored_products(model))

@@ -9,9 +9,10 @@ import torch
 
 from worker.attention.paged import PagedAttention
 from worker.attention.spec import AttentionSpec
-from worker.kept.tensors import KeptTensors, TensorWriter
+from worker.kept.tensors import BrokenMemory, KeptTensors, TensorWriter
 from worker.kernels.forms import NoForm, Parts, form_of, made_of
 from worker.kernels.fused import PackedBefore
+from worker.models.experts.stored import put_products
 from worker.models.kept.state import KeptFault, put_state, state_form
 from worker.models.loader import LoadedModel
 from worker.runners.base import ModelRunner
@@ -109,6 +110,9 @@ def proven_on(found: KeptTensors, loaded: LoadedModel, layers: LayerSurvey) -> M
         compared(checked_logits(runner, model), Expected(found[PROBE][0], MAX_DEVIATION))
     except Unsupported as reason:
         raise KeptFault(f"kept weights do not compute what they did: {reason}") from reason
+    except (OSError, BrokenMemory) as fault:  # of experts in files
+        raise KeptFault(f"what belongs to kept weights is gone: {fault}") from fault
+    put_products(model, runner.products)
     return runner
 
 

@@ -1,0 +1,224 @@
+"""Routed experts that stand in files: packed once, whatever happens meanwhile, and mapped at every other start."""
+
+import logging
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models import save_model
+from tests.worker.models.formats.twins import Packed, save_twins
+from worker.kernels.packed.encodings import fp8_block_weights
+from worker.kernels.packed.tensor import PackedTensor
+from worker.kernels.quantized import quantization_named
+from worker.models.dtypes import count_parameters
+from worker.models.experts import packing, stored
+from worker.models.formats.reader import stored_products, weight_bytes
+from worker.models.loader import EngineConfig, LoadedModel, load
+
+CPU = EngineConfig(device="cpu", threads=1, dtype="float32")
+TOKENS = torch.arange(1, 20)[None]
+MAX_DEVIATION = 1e-4  # of the logits' spread
+
+
+@pytest.fixture(autouse=True)
+def small_models_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "LEAST_NUMBERS", 0)
+
+
+def loaded_of(path: Path, config: EngineConfig = CPU, said: list[str] | None = None) -> LoadedModel:
+    return load(str(path), ("m",), config, lambda what, share: said.append(what) if said is not None else None)
+
+
+@torch.inference_mode()
+def logits_of(loaded: LoadedModel) -> torch.Tensor:
+    found: torch.Tensor = loaded.model(input_ids=TOKENS, use_cache=False).logits[0]
+    return found
+
+
+def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.std())
+
+
+def packed_files(root: Path) -> dict[str, int]:
+    """Names of complete files, and when each was finished."""
+    return {path.name: path.stat().st_ctime_ns for path in root.glob("*/*.omni")}
+
+
+@pytest.mark.parametrize(
+    "family", ["mixtral", "qwen2_moe", "gpt_oss", "glm4_moe", "deepseek_v3"]
+)  # names of experts and of their parts, biases, other activations, layers without experts
+def test_experts_in_files_compute_as_those_in_memory(family: str, tmp_path: Path) -> None:
+    folder, config = save_model(tmp_path / "model", family), replace(CPU, packed_folder=tmp_path / "packed")
+    expected = loaded_of(folder)
+    for _ in range(2):
+        found = loaded_of(folder, config)
+        assert next(stored_products(found.model), None) is not None
+        assert deviation(logits_of(found), logits_of(expected)) < MAX_DEVIATION
+        assert count_parameters(found.model) == count_parameters(expected.model)
+        assert sum(weight_bytes(found.model).values()) >= sum(weight_bytes(expected.model).values())
+
+
+def test_a_second_start_maps_what_the_first_one_packed(tmp_path: Path) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    loaded_of(folder, config)
+    before = packed_files(tmp_path / "packed")
+    assert len(before) == 2
+    product = next(stored_products(loaded_of(folder, config).model))
+    assert packed_files(tmp_path / "packed") == before
+    codes = next(iter(product.tensors.values())).data_ptr()
+    assert any(low <= codes < high for low, high in mapped_ranges(tmp_path / "packed"))
+
+
+def mapped_ranges(root: Path) -> list[tuple[int, int]]:
+    """Addresses of this process that files under `root` are mapped to."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(root) in line]
+    return [(int(low, 16), int(high, 16)) for low, high in (line[0].split("-") for line in lines)]
+
+
+@pytest.mark.parametrize(("quantize", "most"), [("int8", 0.01), ("int4", 0.1)])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_experts_are_quantized_one_by_one(quantize: str, most: float, is_packed: bool, tmp_path: Path) -> None:
+    """Of a checkpoint that is packed in another way, too: the rest of it stays as it is."""
+    packing = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    changes = {"hidden_size": 128, "intermediate_size": 128}
+    packed, twin = save_twins(tmp_path, "mixtral", blocks, packing, **changes)
+    config = replace(CPU, packed_folder=tmp_path / "files", quantization=quantization_named(quantize))
+    found = loaded_of(packed if is_packed else twin, config)
+    expected = loaded_of(twin).model.model.layers[1].mlp.experts
+    product = found.model.model.layers[1].mlp.experts.experts_product
+    assert product.form.up.kind == quantize
+    for matrix, name in zip(product.dense(2), ("gate_up_proj", "down_proj"), strict=True):
+        error = matrix - getattr(expected, name)[2]
+        assert 0 < error.square().mean().sqrt() < most * getattr(expected, name)[2].std()
+    if is_packed:
+        assert isinstance(found.model.model.layers[0].self_attn.q_proj.weight.data, PackedTensor)
+        with pytest.raises(ValueError, match="OMNI_QUANTIZE=int4 is for weights that are not packed"):
+            loaded_of(packed, replace(CPU, quantization=quantization_named("int4")))
+
+
+def blocks(name: str, matrix: torch.Tensor) -> Packed | None:
+    """fp8 in blocks, as DeepSeek's are released."""
+    weights = fp8_block_weights(matrix)
+    if name.endswith("gate.weight"):
+        return None
+    parts = {name: weights.codes.view(torch.float8_e4m3fn), f"{name}_scale_inv": weights.scales}
+    return parts, weights.dense()
+
+
+def test_one_damaged_file_is_packed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    expected = logits_of(loaded_of(folder, config))
+    before = packed_files(tmp_path / "packed")
+    damaged = next(path for path in tmp_path.glob("packed/*/*.omni") if ".1." in path.name)
+    numbers = bytearray(damaged.read_bytes())
+    numbers[len(numbers) // 4] ^= 1
+    damaged.write_bytes(numbers)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(logits_of(loaded_of(folder, config)), expected)
+    assert "is damaged" in caplog.text
+    after = packed_files(tmp_path / "packed")
+    assert {name for name in before if before[name] != after[name]} == {damaged.name}
+
+
+def test_files_of_another_layout_are_packed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an update of our code that reads other codes."""
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    real = packing.lay_out
+    with monkeypatch.context() as older:
+        older.setattr(packing, "lay_out", lambda *given: {name: part.flip(0) for name, part in real(*given).items()})
+        older.setattr(packing.Packer, "check", lambda *_: None)
+        loaded_of(folder, config)
+    before = packed_files(tmp_path / "packed")
+    found = loaded_of(folder, config)
+    assert deviation(logits_of(found), logits_of(loaded_of(folder))) < MAX_DEVIATION
+    after = packed_files(tmp_path / "packed")
+    assert before.keys() == after.keys() and all(before[name] != after[name] for name in before)
+
+
+def test_products_that_are_wrong_are_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    real = packing.lay_out
+    monkeypatch.setattr(packing, "lay_out", lambda *given: {name: part.flip(0) for name, part in real(*given).items()})
+    with pytest.raises(ValueError, match=r"packed experts of model\.layers\.0\.mlp\.experts do not compute what"):
+        loaded_of(folder, config)
+    assert not packed_files(tmp_path / "packed")
+
+
+def test_experts_larger_than_all_memory_are_refused_before_they_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    monkeypatch.setattr(packing, "total_bytes", lambda: packing.RESERVED_BYTES - 3 * 2**30)
+    with pytest.raises(
+        ValueError, match=r"experts take 0\.0 GiB of memory, and this machine has .*: 3\.0 GiB are missing"
+    ):
+        loaded_of(folder, config)
+    assert not packed_files(tmp_path / "packed")
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    monkeypatch.setattr("worker.kept.folder.FileFolder.lacking", lambda *_: 5 * 2**30)
+    with pytest.raises(OSError, match=r"5\.0 GiB there, or set OMNI_DATA_DIR"):
+        loaded_of(folder, config)
+    assert not packed_files(tmp_path / "packed")
+
+
+def test_few_experts_and_experts_without_kernels_are_loaded_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    with monkeypatch.context() as large:
+        large.setattr(stored, "LEAST_NUMBERS", 10**9)
+        assert not list(stored_products(loaded_of(folder, config).model))
+    monkeypatch.setattr(packing, "can_lay_out", lambda _: False)
+    assert not list(stored_products(loaded_of(folder, config).model))
+    assert not packed_files(tmp_path / "packed")
+
+
+PACK_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from worker.models.experts import packing, stored
+from worker.models.loader import EngineConfig, load
+stored.LEAST_NUMBERS = 0
+real, done = packing.Packer.piece, []
+def piece(self, form, source, expert):
+    done.append(source.name)
+    if len(done) > int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, form, source, expert)
+packing.Packer.piece = piece
+packing.threads = lambda *_: one_at_a_time()
+from contextlib import contextmanager
+@contextmanager
+def one_at_a_time():
+    class Now:
+        def do(self, task, on_done): on_done(task())
+        def finish(self, on_done): pass
+    yield Now()
+config = EngineConfig(device="cpu", threads=1, dtype="float32", packed_folder=Path(sys.argv[2]))
+load(sys.argv[1], ("m",), config, lambda *_: None)
+"""
+
+
+def test_a_start_after_a_kill_packs_only_what_is_missing(tmp_path: Path) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    num_experts = len(loaded_of(folder).model.model.layers[0].mlp.experts.down_proj)
+    killed_at = num_experts + 3  # the first layer's check and pieces are done, and some of the second's
+    command = [sys.executable, "-c", PACK_AND_DIE, str(folder), str(tmp_path / "packed"), str(killed_at)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    before = packed_files(tmp_path / "packed")
+    assert len(before) == 1 and len(list(tmp_path.glob("packed/*/*.part"))) == 1
+    found = loaded_of(folder, config)
+    after = packed_files(tmp_path / "packed")
+    assert len(after) == 2 and before.items() <= after.items()
+    assert not list(tmp_path.glob("packed/*/*.part"))
+    assert deviation(logits_of(found), logits_of(loaded_of(folder))) < MAX_DEVIATION

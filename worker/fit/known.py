@@ -1,0 +1,76 @@
+"""Models that `omni fit` knows by name, before anything of them is fetched: what their releases' config.json have."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from transformers import AutoConfig
+
+FP8_BLOCKS = MappingProxyType({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]})
+MXFP4 = MappingProxyType({"quant_method": "mxfp4"})
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A release: its hub id, and what its config.json has other than its family in transformers."""
+
+    hub_id: str
+    family: str
+    fields: Mapping[str, Any]
+    packing: Mapping[str, Any] | None = None
+
+    def config(self) -> Any:
+        more = {} if self.packing is None else {"quantization_config": dict(self.packing)}
+        config = AutoConfig.for_model(self.family, **self.fields, **more, dtype="bfloat16")
+        config.name_or_path = self.hub_id
+        return config
+
+
+KNOWN: Mapping[str, KnownModel] = MappingProxyType(
+    {
+        "deepseek-v3.2": KnownModel(
+            "deepseek-ai/DeepSeek-V3.2", "deepseek_v32", {"num_nextn_predict_layers": 1}, FP8_BLOCKS
+        ),
+        "deepseek-r1": KnownModel(
+            "deepseek-ai/DeepSeek-R1", "deepseek_v3", {"max_position_embeddings": 163840}, FP8_BLOCKS
+        ),
+        "kimi-k2": KnownModel(
+            "moonshotai/Kimi-K2-Instruct",
+            "deepseek_v3",
+            {
+                "n_routed_experts": 384,
+                "first_k_dense_replace": 1,
+                "num_attention_heads": 64,
+                "num_key_value_heads": 64,
+                "n_group": 1,
+                "topk_group": 1,
+                "vocab_size": 163840,
+                "max_position_embeddings": 131072,
+                "num_nextn_predict_layers": 0,
+            },
+            FP8_BLOCKS,
+        ),
+        "gpt-oss-120b": KnownModel("openai/gpt-oss-120b", "gpt_oss", {}, MXFP4),
+        "qwen3-235b": KnownModel(
+            "Qwen/Qwen3-235B-A22B-Instruct-2507",
+            "qwen3_moe",
+            {
+                "hidden_size": 4096,
+                "intermediate_size": 12288,
+                "moe_intermediate_size": 1536,
+                "num_hidden_layers": 94,
+                "num_attention_heads": 64,
+                "head_dim": 128,
+                "max_position_embeddings": 262144,
+            },
+        ),
+        "glm-4.5-air": KnownModel("zai-org/GLM-4.5-Air", "glm4_moe", {"attention_bias": True}),
+    }
+)
+
+
+def known_model(name: str) -> KnownModel | None:
+    """By our name, or the hub id; in any case of letters."""
+    wanted = name.lower()
+    return next((known for key, known in KNOWN.items() if wanted in (key, known.hub_id.lower())), None)
