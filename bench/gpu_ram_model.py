@@ -21,6 +21,7 @@ from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.experts.ram import RamExperts
 from worker.kernels.experts.streamed import StreamedExperts
 from worker.kernels.experts.swap import use_experts
+from worker.kernels.heap import use_large_pages
 from worker.kernels.packed.encodings import dense_weights, fp8_block_weights, int4_weights
 from worker.kernels.packed.weights import Weights
 
@@ -111,6 +112,7 @@ class Experts:
     def _filled(self, drawn: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         tensors = {name: part.new_empty(self.num_experts, *part.shape) for name, part in drawn[0].items()}
         for name, whole in tensors.items():
+            use_large_pages(whole)
             for expert in range(self.num_experts):
                 whole[expert].copy_(drawn[expert % NUM_DRAWN][name])
         return tensors
