@@ -21,6 +21,7 @@ from worker.kernels.native import NoKernels
 from worker.kernels.packed.layout import kernels_for
 
 ROOMS = (16, 64, 512, 4096)  # rows of buffers; a step takes the smallest that holds it
+COPY_STREAMS = 3  # one copies to the GPU while another copies to pinned memory
 KEPT_TIMES, MOST_PARTS = 4096, 16  # of host_node.c
 
 
@@ -145,7 +146,8 @@ class HostWork:
 
     def __init__(self, new_stream: Callable[[], HostStream], *, pins: bool) -> None:
         """`pins`: memory is pinned, which copies that run beside other work need. Raises NoKernels."""
-        self.stream, self.copies = new_stream(), new_stream()  # of calls, and of weights
+        self.stream = new_stream()  # of calls
+        self.copies = [new_stream() for _ in range(COPY_STREAMS)]  # of weights
         self.pins = pins
         self.kernels = kernels_for(torch.bfloat16)  # which of its dtypes makes no difference here
         place = ctypes.c_void_p()

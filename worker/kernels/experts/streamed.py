@@ -4,6 +4,7 @@ A block of experts is copied to pinned memory by all cores, from there to the GP
 and its layout for the CPU is undone there. The GPU waits for the choice of experts, so steps with it are not recorded.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -12,14 +13,14 @@ import torch
 
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.form import plain_weights
-from worker.kernels.experts.host_work import HostWork, num_threads
+from worker.kernels.experts.host_work import COPY_STREAMS, HostWork, num_threads
 from worker.kernels.experts.layer import ExpertLayer, Experts
 from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.linear import has_kernels
 from worker.kernels.packed.linear import has_kernel
 
-BLOCK_BYTES = 128 * 2**20
-NUM_BLOCKS = 2  # one is copied while another is computed
+BLOCK_BYTES = 64 * 2**20
+NUM_BLOCKS = COPY_STREAMS  # one comes to pinned memory, one to the GPU, and one is computed
 ALIGNMENT = 256  # bytes
 
 
@@ -36,26 +37,26 @@ class Ring:
 
     def fill(self, at: int, parts: Mapping[str, torch.Tensor], threads: int) -> dict[str, torch.Tensor]:
         """Put copies of tensors in host memory to block `at`; returns them there, for after wait()."""
-        stream, found, copies, stop = self.work.copies, {}, [], 0
+        stream, found, copies, stop = self.work.copies[at], {}, [], 0
         for name, part in parts.items():
             start = -(-stop // ALIGNMENT) * ALIGNMENT
             stop = start + part.nbytes
             copies.append((self.pinned[at][start:stop], part))
             found[name] = self.blocks[at][start:stop].view(part.dtype).view(part.shape)
+        self.work.put_copies(stream, copies, threads)
         if self._used[at] is not None:
             stream.wait(self._used[at])
-        self.work.put_copies(stream, copies, threads)
         stream.to_device(self.blocks[at][:stop], self.pinned[at])
         self._copied[at] = stream.mark()
         return found
 
     def wait(self, at: int) -> None:
         """What the device is told from now on sees the block's new contents."""
-        self.work.copies.meet(self._copied[at])
+        self.work.copies[at].meet(self._copied[at])
 
     def free(self, at: int) -> None:
         """What the device was told until now is the last that reads the block."""
-        self._used[at] = self.work.copies.told()
+        self._used[at] = self.work.copies[at].told()
 
 
 class StreamedExperts:
@@ -88,18 +89,19 @@ class StreamedExperts:
         out.copy_(sums)
 
     def _blocks(self, stops: list[int]) -> Iterator[tuple[int, int, Experts]]:
-        """Blocks [first, last) of experts of which any was chosen, on the GPU, the next one on its way meanwhile."""
+        """Blocks [first, last) of experts of which any was chosen, on the GPU, the next ones on their way meanwhile."""
         ring = ring_of(self.work, self.device, self.block_bytes)
         firsts = [
             first
             for first in range(0, self.num_experts, self.at_once)
             if stops[min(first + self.at_once, self.num_experts) - 1] > (stops[first - 1] if first else 0)
         ]
-        parts = [self._fill(ring, at % NUM_BLOCKS, first) for at, first in enumerate(firsts[:1])]
+        ahead = NUM_BLOCKS - 1
+        parts = deque(self._fill(ring, at, first) for at, first in enumerate(firsts[:ahead]))
         for at, first in enumerate(firsts):
-            own = parts.pop()
-            if at + 1 < len(firsts):
-                parts.append(self._fill(ring, (at + 1) % NUM_BLOCKS, firsts[at + 1]))
+            own = parts.popleft()
+            if at + ahead < len(firsts):
+                parts.append(self._fill(ring, (at + ahead) % NUM_BLOCKS, firsts[at + ahead]))
             ring.wait(at % NUM_BLOCKS)
             last = min(first + self.at_once, self.num_experts)
             yield first, last, self._computed(own, first, last)
