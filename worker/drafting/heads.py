@@ -16,6 +16,7 @@ import torch
 
 from worker.attention.paged import Attention
 from worker.device import upload
+from worker.kernels.experts.placing import HostedExperts
 from worker.models.loader import LoadedModel
 from worker.progress import OnProgress
 from worker.runners.base import AttentionMaker, ModelRunner, Runner, kernel_order, positions_of
@@ -43,6 +44,7 @@ class DraftHead(Protocol):
     num_heads: int  # of its queries
     dtype: torch.dtype
     attend_with: AttentionMaker  # what run() gets as `paged`
+    hosted: HostedExperts | None  # its experts, where they stand in host memory beside a GPU
 
     def bind(self, runner: ModelRunner, kv_cache: KVCache) -> None:
         """The runner has the model's embeddings and output layer, where the head has none of its own.

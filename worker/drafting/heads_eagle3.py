@@ -18,6 +18,7 @@ from worker.attention.paged import Attention, PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.drafting.heads import HeadGuesser
 from worker.kernels.elementwise import rotate, swiglu
+from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.fused import fused_linear
 from worker.models.loader import LoadedModel
 from worker.runners.base import AttentionMaker, ModelRunner
@@ -40,6 +41,8 @@ OPTIONAL = frozenset({EMBEDDING, TO_MODEL, FROM_MODEL, *(f"{name}.bias" for name
 
 class Eagle3Head:
     """One layer that reads a token's embedding and the model's hidden states side by side."""
+
+    hosted: HostedExperts | None = None  # it has no experts
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], loaded: LoadedModel) -> None:
         """Raises ValueError for a head that was not made for the model, or is of a form unknown here."""

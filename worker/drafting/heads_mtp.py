@@ -20,6 +20,7 @@ from worker.models.loader import EngineConfig, LoadedModel
 from worker.models.model_files import file_of
 from worker.runners.base import ModelRunner
 from worker.runners.choose import surveyed_runner
+from worker.runners.parts.hosted import hosted_experts
 from worker.runners.parts.layers import Norm
 from worker.runners.probe import stock_logits
 from worker.state.kv_cache import KVCache, LayerShape
@@ -52,6 +53,7 @@ class MtpHead:
         self.dtype = loaded.dtype
         self.shape: LayerShape = own.kv_cache.shapes[0]
         self.attend_with = own.attend_with
+        self.hosted = own.hosted
         self.joining = fused_linear([layer.joining])
         self.token_norm, self.state_norm = Norm(layer.token_norm), Norm(layer.state_norm)
         self._any_token = torch.zeros(1, dtype=torch.long, device=loaded.device)  # whose logits are not used
@@ -122,8 +124,9 @@ def mtp_head(loaded: LoadedModel, config: EngineConfig) -> MtpHead:
     """
     layer = load_mtp_layer(loaded)
     part = replace(loaded, model=layer.model, images=None, kept=None, num_passes=1)
-    expected = stock_logits(layer.model)
-    own, _ = surveyed_runner(part, config, expected)
+    hosted = hosted_experts(part, config)
+    own, _ = surveyed_runner(part, config, stock_logits(layer.model))
+    own.hosted = hosted
     is_exact = loaded.dtype == torch.float32
     tune_products(own.linears, loaded.device, config.products_table, is_exact=is_exact)
     return MtpHead(layer, own, loaded)

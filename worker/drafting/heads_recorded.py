@@ -12,6 +12,7 @@ import torch
 from worker.drafting.heads import DraftHead
 from worker.runners.recorded.buffers import Spare, StepBuffers
 from worker.runners.recorded.capture import Launches, Record
+from worker.runners.recorded.recordings import counted_by
 from worker.runners.recorded.shapes import VERIFIED_SEQS, StepShape, up_to
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -42,7 +43,9 @@ class RecordedGuesses:
 
     def record(self, max_num_seqs: int, max_model_len: int, like: torch.Tensor, capture: Record) -> None:
         """`like`: a state of the head. After a failure, larger numbers of sequences are not recorded."""
-        shapes = [StepShape(size, size, 0, 1, size) for size in up_to(max_num_seqs, VERIFIED_SEQS)]
+        hosted = self.head.hosted
+        sizes = [size for size in up_to(max_num_seqs, VERIFIED_SEQS) if hosted is None or not hosted.streams(size)]
+        shapes = [StepShape(size, size, 0, 1, size) for size in sizes]
         self._before = like.new_zeros(shapes[-1].num_seqs, like.shape[-1])
         num_blocks = self.kv_cache.num_blocks_for(max_model_len)
         self._buffers = StepBuffers(shapes, num_blocks, 1, self._spare, like.device)
@@ -79,7 +82,8 @@ class RecordedGuesses:
         buffers.fill(shape, [], [], None)
 
         def compute() -> None:
-            states = self.head.run(token_ids, before, positions, attention)
+            with counted_by(self.head.hosted, tensors.query_starts[-1:]):
+                states = self.head.run(token_ids, before, positions, attention)
             outputs[:] = states, self.head.logits(states)
 
         return RecordedGuess(shape, capture(compute), outputs)

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from worker.kernels.experts.layer import has_experts
 from worker.models.dtypes import cast
+from worker.models.experts.place import move_rest
 from worker.models.formats.known import format_of
 from worker.models.formats.packing import packing_of
 from worker.models.formats.reader import dtype_of, load_tensors, named_tensors, opened, unpacked_config
@@ -55,10 +57,10 @@ def load_mtp_layer(loaded: LoadedModel) -> MtpLayer:
         generator, shape = torch.Generator().manual_seed(0), (NUM_TOKENS, config.hidden_size)
         tensors |= {name: torch.randn(shape, generator=generator).to(dtype) for name in (EMBEDDING, HEAD)}
         used = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
-        place = device_map(loaded.device)
-        model, info = load_tensors(AutoModelForCausalLM, config, used, dtype, device_map=place)
+        home = home_of_experts(loaded)
+        model, info = load_tensors(AutoModelForCausalLM, config, used, dtype, device_map=device_map(home))
     refuse_missing(info["missing_keys"])
-    model = cast(model, loaded.dtype).eval().requires_grad_(False)
+    model = move_rest(cast(model, loaded.dtype).eval().requires_grad_(False), home, loaded.device)
     return MtpLayer(
         model,
         linear_of(own[JOINING], loaded),
@@ -79,6 +81,13 @@ def one_layer_config(config: Any) -> Any:
     if "first_k_dense_replace" in fields:
         changes["first_k_dense_replace"] = 0
     return type(config).from_dict({**fields, **changes})
+
+
+def home_of_experts(loaded: LoadedModel) -> torch.device:
+    """The device of the model's routed experts: the CPU where they stand in host memory, or in files."""
+    matrices = [getattr(module, "down_proj", None) for module in loaded.model.modules() if has_experts(module)]
+    is_elsewhere = any(matrix is None or matrix.device.type != loaded.device.type for matrix in matrices)
+    return torch.device("cpu") if is_elsewhere else loaded.device
 
 
 def refuse_missing(names: Iterable[str]) -> None:
