@@ -79,15 +79,17 @@ def generate(model: Any, prompt: list[int], num_tokens: int) -> list[int]:
     return answer
 
 
-def run(engine: Engine, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
-    """All prompts at once, greedy, without an end token."""
+def run(
+    engine: Engine, prompts: list[list[int]], num_tokens: int, sampling: SamplingParams | None = None
+) -> list[list[int]]:
+    """All prompts at once; greedy and without an end token if nothing else is said."""
     answers: list[list[int]] = [[] for _ in prompts]
-    sampling = SamplingParams(max_tokens=num_tokens, seed=0, temperature=0.0, min_tokens=num_tokens)
+    usual = SamplingParams(max_tokens=num_tokens, seed=0, temperature=0.0, min_tokens=num_tokens)
     waiting = list(enumerate(prompts))
     while waiting or engine.has_work:
         if waiting:  # one a step, so that some decode while others prefill
             at, prompt = waiting.pop(0)
-            engine.add(GenerationRequest(str(at), "bench", tuple(prompt), sampling))
+            engine.add(GenerationRequest(str(at), "bench", tuple(prompt), sampling or usual))
         for request_id, event in engine.step():
             if isinstance(event, Delta):
                 answers[int(request_id)] += event.token_ids

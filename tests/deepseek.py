@@ -17,11 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tests.models import TEXT
-
 Tensors = dict[str, torch.Tensor]
 Kind = Literal["matrix", "plain", "norm", "bias", "float"]
 
+TEXT = ("the quick brown fox jumps over the lazy dog", "a stream of tokens, one at a time", "äöü ß 你好 🙂 12345")
 BLOCK = 128
 EMBEDDING, HEAD = 1, 2  # seeds of what the MTP layer shares with the model
 LARGEST_E4M3 = 448.0

@@ -41,6 +41,11 @@ class RecordedGuesses:
         self._buffers: StepBuffers | None = None
         self._before = torch.empty(0)  # [largest N, width]
 
+    @property
+    def recorded_sizes(self) -> list[int]:
+        """The most sequences that each recording holds."""
+        return [step.shape.num_seqs for step in self._steps]
+
     def record(self, max_num_seqs: int, max_model_len: int, like: torch.Tensor, capture: Record) -> None:
         """`like`: a state of the head. After a failure, larger numbers of sequences are not recorded."""
         hosted = self.head.hosted
