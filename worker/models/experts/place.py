@@ -9,6 +9,7 @@ from torch import nn
 from common.model.folder import size_of_weights
 from worker.kernels.experts.layer import has_experts
 from worker.models.config_fields import largest
+from worker.models.model_files import file_of
 
 if TYPE_CHECKING:
     from worker.models.loader import EngineConfig
@@ -28,7 +29,9 @@ def home_of(model_path: str, model_config: Any, config: "EngineConfig", device: 
         return host
     free, total = torch.cuda.mem_get_info(device)
     room = int(total * config.gpu_memory_utilization) - (total - free) - BESIDE_BYTES
-    if (size := size_of_weights(model_path)) <= room:
+    config_file = file_of(model_path, "config.json")  # in the hub's cache for a hub id
+    size = size_of_weights(model_path) or (size_of_weights(str(config_file.parent)) if config_file else 0)
+    if size <= room:
         return device
     logger.info("%.1f GiB of weights, and room for %.1f on the GPU: experts stay in host memory", gib(size), gib(room))
     return host

@@ -43,6 +43,16 @@ def test_experts_stay_in_host_memory_where_they_are_told_to_or_do_not_fit(
     assert home_of(str(folder), AutoConfig.from_pretrained(folder), config, device) == home
 
 
+def test_a_model_of_the_hub_is_as_large_as_its_files_in_the_cache(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder("mixtral")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (BESIDE_BYTES + 1000, 2 * BESIDE_BYTES))
+    monkeypatch.setattr("worker.models.experts.place.file_of", lambda _, name: folder / name)
+    config = replace(SMALL, gpu_memory_utilization=1.0)
+    assert home_of("someone/mixtral", AutoConfig.from_pretrained(folder), config, GPU) == CPU
+
+
 def test_ranks_share_a_model_on_their_gpus(model_folder: ModelFolder) -> None:
     folder = model_folder("mixtral")
     config = replace(SMALL, num_ranks=2)
