@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,16 @@ def test_the_tokens_are_those_of_a_model_whose_experts_are_not(
     plain = Bench(model_folder(family), config)
     assert plain.engine.runner.hosted is None  # type: ignore[attr-defined]
     assert found == answers(plain) == [plain.generate(prompt_of(num_tokens)) for num_tokens in LENGTHS]
+
+
+def test_experts_that_are_mapped_from_files_are_computed_where_they_are(
+    model_folder: ModelFolder, beside: HostWork, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("worker.models.experts.stored.LEAST_NUMBERS", 0)
+    config = replace(SMALL, experts="ram", packed_folder=tmp_path)
+    bench = Bench(model_folder("glm4_moe"), config)
+    assert list(tmp_path.glob("*/*.omni")) and hosted_layers(bench)
+    assert answers(bench) == [bench.generate(prompt_of(num_tokens)) for num_tokens in LENGTHS]
 
 
 def test_recorded_steps_read_the_experts_of_their_tokens_only(
