@@ -14,7 +14,7 @@ from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.host_work import ROOMS, CHostNode, HostWork, host_work, num_threads
 from worker.kernels.experts.layer import Encode, ExpertLayer, Experts, expert_layer, has_experts
 from worker.kernels.experts.looped import LoopedExperts
-from worker.kernels.experts.streamed import StreamedExperts
+from worker.kernels.experts.streamed import Ring, StreamedExperts
 from worker.kernels.experts.swap import drop_matrices, product_of, use_experts
 from worker.kernels.native import NoKernels
 
@@ -129,12 +129,13 @@ def use_ram_experts(
     Raises ValueError for experts that we do not compute.
     """
     found: dict[Any, Experts] = {}
+    rings: dict[int, Ring] = {}
     for module in part.modules():
         product, layer = product_of(module), expert_layer(module)
         if isinstance(product, CpuExperts):
-            found[module] = in_ram(product, device, threads)
+            found[module] = in_ram(product, device, threads, rings)
         elif layer is not None and layer.up.codes.device.type == "cpu":
-            found[module] = layer_in_ram(layer, device, threads, encode_for(layer))
+            found[module] = layer_in_ram(layer, device, threads, rings, encode_for(layer))
             if isinstance(found[module], RamExperts):
                 drop_matrices(module)  # there is a copy, in the order in which the CPU reads
         elif has_experts(module) and product is None and module.down_proj.device.type == "cpu":
@@ -144,19 +145,19 @@ def use_ram_experts(
     return [experts for experts in found.values() if isinstance(experts, RamExperts)]
 
 
-def in_ram(experts: CpuExperts, device: torch.device, threads: int | None = None) -> RamExperts:
-    """The same experts for hidden states on a GPU."""
+def in_ram(experts: CpuExperts, device: torch.device, threads: int | None, rings: dict[int, Ring]) -> RamExperts:
+    """The same experts for hidden states on a GPU. `rings`: of the model's layers."""
     work = host_work(device)
     experts.c_layer.num_threads = num_threads(threads)
-    return RamExperts(experts, work, StreamedExperts(experts, work, device))
+    return RamExperts(experts, work, StreamedExperts(experts, work, device, rings))
 
 
 def layer_in_ram(
-    layer: ExpertLayer, device: torch.device, threads: int | None = None, encode: Encode | None = None
+    layer: ExpertLayer, device: torch.device, threads: int | None, rings: dict[int, Ring], encode: Encode | None
 ) -> Experts:
     """Experts whose weights are in host memory, for hidden states on a GPU."""
     try:
-        return in_ram(CpuExperts.of(layer, encode), device, threads)
+        return in_ram(CpuExperts.of(layer, encode), device, threads, rings)
     except NoKernels as reason:
         logger.warning("experts in host memory are computed by torch, in steps that are not recorded: %s", reason)
         return WaitingExperts(layer)

@@ -6,7 +6,6 @@ and its layout for the CPU is undone there. The GPU waits for the choice of expe
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -62,7 +61,11 @@ class Ring:
 class StreamedExperts:
     """See Experts. Made for many rows."""
 
-    def __init__(self, experts: CpuExperts, work: HostWork, device: torch.device) -> None:
+    def __init__(
+        self, experts: CpuExperts, work: HostWork, device: torch.device, rings: dict[int, Ring] | None = None
+    ) -> None:
+        """`rings`: of the model's layers, which are computed in turn, by the size of a block."""
+        self._rings = {} if rings is None else rings
         self.experts = experts
         self.work = work
         self.device = device
@@ -90,7 +93,7 @@ class StreamedExperts:
 
     def _blocks(self, stops: list[int]) -> Iterator[tuple[int, int, Experts]]:
         """Blocks [first, last) of experts of which any was chosen, on the GPU, the next ones on their way meanwhile."""
-        ring = ring_of(self.work, self.device, self.block_bytes)
+        ring = self._ring()
         firsts = [
             first
             for first in range(0, self.num_experts, self.at_once)
@@ -106,6 +109,11 @@ class StreamedExperts:
             last = min(first + self.at_once, self.num_experts)
             yield first, last, self._computed(own, first, last)
             ring.free(at % NUM_BLOCKS)
+
+    def _ring(self) -> Ring:
+        if self.block_bytes not in self._rings:
+            self._rings[self.block_bytes] = Ring(self.work, self.device, self.block_bytes)
+        return self._rings[self.block_bytes]
 
     def _fill(self, ring: Ring, at: int, first: int) -> dict[str, torch.Tensor]:
         parts = {name: part[first : first + self.at_once] for name, part in self.experts.tensors.items()}
@@ -135,9 +143,3 @@ def plain_bias(experts: CpuExperts, name: str) -> torch.Tensor | None:
         return None
     places = form.lanes().argsort(stable=True)[: form.num_out]
     return bias.index_select(-1, places).to(getattr(torch, form.dtype))
-
-
-@cache
-def ring_of(work: HostWork, device: torch.device, num_bytes: int) -> Ring:
-    """One for all layers of a model: they are computed in turn."""
-    return Ring(work, device, num_bytes)

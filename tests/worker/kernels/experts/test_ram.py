@@ -14,7 +14,7 @@ from worker.kernels.experts.layer import ExpertLayer
 from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.experts.ram import RamExperts, WaitingExperts, slices
-from worker.kernels.experts.streamed import StreamedExperts
+from worker.kernels.experts.streamed import Ring, StreamedExperts
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -209,6 +209,18 @@ def test_streamed_experts_are_copied_block_by_block(work: HostWork, monkeypatch:
     out = torch.empty_like(hidden)
     streamed(hidden, chosen, weights, out)
     assert torch.allclose(out, expected(layer, hidden, chosen, weights), atol=1e-5)
+
+
+def test_a_model_s_layers_share_blocks_of_the_gpu_and_models_do_not(work: HostWork) -> None:
+    """A model may leave the GPU with all of its memory while another one serves."""
+    layer, call = small_layer(), inputs(7)
+    one, other = dict[int, Ring](), dict[int, Ring]()
+    for rings in (one, one, other):
+        out = torch.empty_like(call[0])
+        StreamedExperts(CpuExperts.of(layer), work, CPU, rings)(*call, out)
+        assert torch.allclose(out, expected(layer, *call), atol=1e-5)
+    (ring,), (second,) = one.values(), other.values()
+    assert ring is not second
 
 
 def test_experts_that_no_kernel_computes_are_waited_for() -> None:
