@@ -22,19 +22,21 @@ BESIDE_BYTES = 4 * 2**30  # of a GPU's memory, for a step and the least of keys 
 
 def home_of(model_path: str, model_config: Any, config: "EngineConfig", device: torch.device) -> torch.device:
     """The device that weights are loaded to: the CPU where experts stay there; the rest is moved then."""
-    host = torch.device("cpu")
-    if device.type != "cuda" or config.num_ranks > 1 or config.experts == "gpu" or not is_sparse(model_config):
+    if device.type != "cuda" or config.num_ranks > 1:
         return device
-    if config.experts == "ram":
-        return host
     free, total = torch.cuda.mem_get_info(device)
     room = int(total * config.gpu_memory_utilization) - (total - free) - BESIDE_BYTES
     config_file = file_of(model_path, "config.json")  # in the hub's cache for a hub id
     size = size_of_weights(model_path) or (size_of_weights(str(config_file.parent)) if config_file else 0)
-    if size <= room:
+    if not experts_stay(model_config, config, size, room):
         return device
     logger.info("%.1f GiB of weights, and room for %.1f on the GPU: experts stay in host memory", gib(size), gib(room))
-    return host
+    return torch.device("cpu")
+
+
+def experts_stay(model_config: Any, config: "EngineConfig", size: int, room: int) -> bool:
+    """Whether experts stay in host memory beside a GPU with `room` for weights, of which there are `size` bytes."""
+    return is_sparse(model_config) and (config.experts == "ram" or (config.experts == "auto" and size > room))
 
 
 def is_sparse(model_config: Any) -> bool:
