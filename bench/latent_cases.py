@@ -22,7 +22,8 @@ def latent_cases() -> list[KernelCase]:
         attention_case("selected, 16 heads a program, splits", heads_block=16),
         attention_case("all keys, splits", is_selected=False),
         attention_case("all keys", is_selected=False, is_split=False),
-        combine_case(32),
+        combine_case(8),
+        combine_case(64),
         scores_case("a token", 1),
         scores_case("tiles", 4096),
         selection_case(),
@@ -53,7 +54,13 @@ def combine_case(num_splits: int) -> KernelCase:
     signature = {"parts": "*fp32", "log_sums": "*fp32", "out": "*bf16", "counts": "*i32"}
     signature |= {"num_splits": "i32", "usual_splits": "i32"}
     constants = {"RANK": RANK, "BLOCK_N": 32, "BLOCK_S": num_splits, "BLOCK_R": RANK}
-    return case_of(f"latents, combine {num_splits} x {RANK}", attention.combine_latents_kernel, signature, constants, 8)
+    return case_of(
+        f"latents, combine {num_splits} x {RANK}",
+        attention.combine_latents_kernel,
+        signature,
+        constants,
+        num_splits // 4,
+    )
 
 
 def scores_case(name: str, num_rows: int) -> KernelCase:
@@ -72,7 +79,7 @@ def selection_case() -> KernelCase:
     signature = {"scores": "*fp32", "score_row": "i32:16"}
     signature |= dict.fromkeys(("token_rows", "token_keys", "block_table", "slots", "counts"), "*i32")
     signature |= dict.fromkeys(("first", "table_row", "slot_row"), "i32")
-    constants = {"TOPK": TOPK, "PAGE": PAGE, "BLOCK": selection.BLOCK}
+    constants = {"TOPK": TOPK, "PAGE": PAGE, "BLOCK": selection.BLOCK, "TAKEN_BLOCK": selection.TAKEN_BLOCK}
     return case_of("selection", selection.select_kernel, signature, constants, selection.NUM_WARPS)
 
 

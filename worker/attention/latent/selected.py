@@ -31,9 +31,9 @@ def attend_rows(
     queries: torch.Tensor, latents: torch.Tensor, slots: torch.Tensor, counts: torch.Tensor, spec: LatentSpec
 ) -> torch.Tensor:
     """[rows, heads, width] over latents [slots, width] at `slots` [rows, most] -> [rows, heads, rank]."""
-    seen = latents[slots.long()]  # [rows, most, width]
-    scores = torch.bmm(queries, seen.transpose(1, 2)) * spec.scale
     hidden = torch.arange(slots.shape[1], device=slots.device) >= counts[:, None]
+    seen = latents[torch.where(hidden, slots[:, :1], slots).long()]  # [rows, most, width]
+    scores = torch.bmm(queries, seen.transpose(1, 2)) * spec.scale
     weights = scores.masked_fill_(hidden[:, None], float("-inf")).softmax(dim=-1, dtype=torch.float32)
     return torch.bmm(weights.to(queries.dtype), seen[..., : spec.rank])
 

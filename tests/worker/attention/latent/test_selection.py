@@ -132,6 +132,8 @@ def test_attention_reads_what_was_selected_and_nothing_else(dtype: torch.dtype) 
     queries = torch.randn(len(step.queries), 3, 16, generator=make).to(dtype)
     selected = select(step.pool, step.groups, step.queries, step.weights, TOPK)
     assert selected is not None
+    for slots, count in zip(selected.slots, selected.counts.tolist(), strict=True):
+        slots[count:] = 2**30  # what is not counted is no place at all
     output = attend_selected(queries, latents, selected, step.groups, spec)
     for at, query in enumerate(queries.double()):
         own = latents[0].flatten(0, 1)[selected.slots[at, : selected.counts[at]].long()].double()

@@ -18,8 +18,10 @@ from worker.kernels.gpu.split_keys import num_multiprocessors
 MIN_ROWS = 16  # of a matrix product
 HEADS_BLOCK = 64  # heads of a program: what four warps multiply at a time
 MIN_KEYS = 64  # of a part
-MAX_SPLITS = 32  # a part is as many numbers as half of its keys' latents, written and read again
+MAX_SPLITS = 64  # a part is as many numbers as half of its keys' latents, written and read again
+FEW_SPLITS = 8
 PART_KEYS = 2048  # a sequence with more has more parts than others
+MAX_PARTS = 2**26  # numbers of all parts, 256 MB: where there are more tokens, long sequences are not split
 
 # of arguments that change from step to step, a value of 1 or an address makes no other kernel
 VARYING = ("usual_splits", "slot_row", "table_row")
@@ -58,6 +60,7 @@ def attend_latents(
     shape = launch_shape(rank, width - rank, keys.pool.dtype, num_heads, heads_block)
     groups = triton.cdiv(num_heads, shape["BLOCK_M"])
     usual, most = splits_for(num_tokens * groups, max_keys, num_multiprocessors(out.device))
+    most = max(usual, min(most, MAX_PARTS // out.numel()))
     if num_splits is not None:
         usual = most = num_splits
     parts, log_sums = out, None
@@ -72,10 +75,10 @@ def attend_latents(
         WIDTH=width, RANK=rank, PAGE=keys.pool.shape[2], **shape, **overlap(out.device, starts_early=False),
     )  # fmt: skip
     if log_sums is not None:
-        block_s, block_r = triton.next_power_of_2(most), triton.next_power_of_2(rank)
+        block_s, block_r = FEW_SPLITS if most <= FEW_SPLITS else MAX_SPLITS, triton.next_power_of_2(rank)
         combine_latents_kernel[(num_heads, num_tokens)](
             parts, log_sums, out, keys.counts, most, usual, RANK=rank, BLOCK_N=shape["BLOCK_N"], BLOCK_S=block_s,
-            BLOCK_R=block_r, num_warps=max(1, min(8, block_s * block_r // 1024)),
+            BLOCK_R=block_r, num_warps=max(1, min(16, block_s * block_r // 2048)),
             **overlap(out.device, starts_early=False),
         )  # fmt: skip
 

@@ -12,8 +12,9 @@ import triton.language as tl
 from worker.kernels.gpu.latent.index_scores import IndexPages
 from worker.kernels.gpu.runtime import begin, overlap
 
-BLOCK = 4096  # scores that a program reads at a time
-NUM_WARPS = 16
+BLOCK = 16384  # scores that a program compares at a time: a turn waits for the cache once for each block
+TAKEN_BLOCK = 4096  # scores of which it writes the chosen ones at a time
+NUM_WARPS = 32
 
 VARYING = ("first", "table_row", "slot_row")
 TABLES = ("token_rows", "token_keys", "block_table", "slots", "counts")
@@ -33,7 +34,7 @@ def select_slots(
     select_kernel[(len(scores),)](
         scores, pages.token_rows, pages.token_keys, pages.block_table, slots, counts, first,
         pages.block_table.stride(0), scores.stride(0), slots.stride(0),
-        TOPK=slots.shape[1], PAGE=block_size, BLOCK=block, num_warps=NUM_WARPS,
+        TOPK=slots.shape[1], PAGE=block_size, BLOCK=block, TAKEN_BLOCK=min(block, TAKEN_BLOCK), num_warps=NUM_WARPS,
         **overlap(scores.device, starts_early=False),
     )  # fmt: skip
 
@@ -41,7 +42,7 @@ def select_slots(
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=TABLES)
 def select_kernel(
     scores, token_rows, token_keys, block_table, slots, counts, first, table_row, score_row, slot_row,
-    TOPK: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr,
+    TOPK: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, TAKEN_BLOCK: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     begin(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
@@ -50,9 +51,9 @@ def select_kernel(
     table = block_table + tl.load(token_rows + token).to(tl.int64) * table_row
     own_scores, own_slots = scores + row * score_row, slots + token * slot_row
     tl.store(counts + token, tl.minimum(num_keys, TOPK))
-    n = tl.arange(0, BLOCK)
+    n = tl.arange(0, TAKEN_BLOCK)
     if num_keys <= TOPK:
-        for start in tl.range(0, num_keys, BLOCK):
+        for start in tl.range(0, num_keys, TAKEN_BLOCK):
             at = start + n
             page = tl.load(table + at // PAGE, mask=at < num_keys, other=0)
             tl.store(own_slots + at, page * PAGE + at % PAGE, mask=at < num_keys)
@@ -60,7 +61,7 @@ def select_kernel(
         low, high, num_above = bounds(own_scores, num_keys, TOPK, BLOCK)
         base = 0
         num_equal = 0  # of those from `low` on and below `high`, of which the first ones are taken
-        for start in tl.range(0, num_keys, BLOCK):
+        for start in tl.range(0, num_keys, TAKEN_BLOCK):
             at = start + n
             order = ordered(own_scores, at, num_keys)
             is_above = order >= high

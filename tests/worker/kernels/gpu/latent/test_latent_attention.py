@@ -83,8 +83,12 @@ def test_few_tokens_share_their_keys_among_programs_and_long_ones_always_do() ->
     assert splits_for(2, 40, 132) == (1, 1)
 
 
-def test_a_long_sequence_has_more_parts_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [2**26, 1])
+def test_a_long_sequence_has_more_parts_than_others_where_they_have_room(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention, "splits_for", lambda *_: (1, 4))
+    monkeypatch.setattr(attention, "MAX_PARTS", most)
     step = latent_step(torch.float32)
     out = attended(step, LatentKeys(step.pool, torch.tensor(COUNTS).int(), None, step.table, step.rows), None)
     for at in range(3):
