@@ -60,7 +60,7 @@ class DraftModel:
         """See Guesser."""
         shapes = self.runner.kv_cache.shapes
         room = limits.num_blocks, limits.block_size, self.dtype, self.device
-        self.runner.kv_cache = KVCache(shapes, *room, capacity=runner.kv_cache.capacity)
+        self.runner.kv_cache = KVCache(shapes, *room, capacity=runner.kv_cache.capacity, arena=runner.kv_cache.arena)
         self._max_prefill = max(MIN_PREFILL, limits.max_step_tokens // PREFILL_SHARE)
 
     def warm_up(self, max_num_seqs: int, max_model_len: int, on_progress: OnProgress) -> None:

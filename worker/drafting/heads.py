@@ -125,7 +125,7 @@ class HeadGuesser:
         self.runner = runner
         num_blocks = runner.kv_cache.capacity + 1  # one for padding tokens
         room = num_blocks, limits.block_size, self.head.dtype, self.device
-        self.kv_cache = KVCache([self.head.shape], *room, shares_prefixes=False)
+        self.kv_cache = KVCache([self.head.shape], *room, shares_prefixes=False, arena=runner.kv_cache.arena)
         self.head.bind(runner, self.kv_cache)
 
     @torch.inference_mode()
@@ -207,7 +207,8 @@ class HeadGuesser:
     def resize(self, num_blocks: int, moves: Moves) -> None:
         """See Guesser."""
         self.kv_cache.move(moves)
-        self.kv_cache.give_back(num_blocks)
+        if self.kv_cache.arena is None:  # on a GPU its last block is there for padding tokens
+            self.kv_cache.give_back(num_blocks)
 
     def _read(self, sequences: Seq[Sequence]) -> None:
         """Compute the head's states of the tokens that these have not read."""

@@ -17,6 +17,7 @@ from worker.engine.adapters import EngineAdapters
 from worker.engine.admission import Admission
 from worker.engine.interface import NOTHING_LOGGED, EngineStats
 from worker.engine.memory.sizing import KVSizing
+from worker.engine.memory.sleeping import Sleeping, adopt_all
 from worker.engine.meter import Meter
 from worker.engine.requests import Requests
 from worker.engine.scheduler import Scheduler
@@ -40,7 +41,9 @@ class Engine:
         self.requests = Requests[RequestState]()
         self.adapters = EngineAdapters(loaded, config, self.requests)
         guesser = choose_guesser(loaded, config)  # before the memory for the KV cache is measured
+        adopt_all(loaded, guesser)
         self.runner, limits = build_runner(loaded, config, guesser.kv_bytes_per_token if guesser is not None else 0)
+        adopt_all(loaded, self.runner, loaded.model)
         self.adapters.attach(self.runner)
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model
         self.device = loaded.device
@@ -53,6 +56,8 @@ class Engine:
         self.drafter = drafter_with(guesser, config, self.runner, limits)
         self.sizing = KVSizing(self.scheduler, limits, self.drafter)
         self.resize_kv, self.take_kv_demand = self.sizing.resize, self.sizing.take_demand
+        self.sleeping = Sleeping(loaded.arena, self.runner, self.drafter, self.sizing)
+        self.sleep, self.wake = self.sleeping.sleep, self.sleeping.wake
         self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
         wants_overlap = self.device.type == "cuda" if config.overlap is None else config.overlap
         self.overlaps = wants_overlap and self.runner.takes_pending and not self.drafter.is_on  # drafts need all tokens
@@ -126,16 +131,10 @@ class Engine:
 
     def warm_up(self, on_progress: OnProgress) -> None:
         """Run every kernel once, so that the first caller does not pay for it. Raises RuntimeError if a step fails."""
-        for part in (self.runner, self.drafter):
+        for part in () if self.sleeping.is_warm else (self.runner, self.drafter):
             part.warm_up(self.scheduler.max_num_seqs, self.card.max_model_len, on_progress)
-        on_progress("first step", FIRST_STEP)
-        sampling = SamplingParams(max_tokens=2, seed=0, ignore_eos=True)
-        self.add(GenerationRequest("warm-up", self.card.names[0], (1,), sampling, cache_salt="warm-up", is_flex=True))
-        while self.has_work:
-            for _, event in self.step():
-                if isinstance(event, Failed):
-                    raise RuntimeError(f"the first step failed: {event.message}")
-        on_progress("ready", READY)
+        run_first_step(self, on_progress)
+        self.sleeping.is_warm = True
 
     def close(self) -> None:
         """See AnyEngine."""
@@ -144,9 +143,11 @@ class Engine:
         for request_id, _ in self.requests.items():
             self.cancel(request_id)
         self.runner.kv_cache.drop()
+        self.sleeping.close()
         self.is_closed, self._in_flight = True, None
         del self.runner, self.scheduler, self.drafter, self.admission, self.adapters, self.mask_filler, self.meter
         del self.has_room, self.has_ample_room, self.sizing, self.resize_kv, self.take_kv_demand
+        del self.sleeping, self.sleep, self.wake
         return_memory()
 
     def _schedule(self) -> list[ScheduledSequence]:
@@ -226,6 +227,18 @@ class Engine:
         self.scheduler.finish(sequence)
         self.runner.forget(sequence)
         self.drafter.forget(sequence)
+
+
+def run_first_step(engine: Engine, on_progress: OnProgress) -> None:
+    """An answer of two tokens. Raises RuntimeError if it fails."""
+    on_progress("first step", FIRST_STEP)
+    name, sampling = engine.card.names[0], SamplingParams(max_tokens=2, seed=0, ignore_eos=True)
+    engine.add(GenerationRequest("warm-up", name, (1,), sampling, cache_salt="warm-up", is_flex=True))
+    while engine.has_work:
+        for _, event in engine.step():
+            if isinstance(event, Failed):
+                raise RuntimeError(f"the first step failed: {event.message}")
+    on_progress("ready", READY)
 
 
 def stats_of(engine: Engine) -> EngineStats:

@@ -46,9 +46,16 @@ class KVDemand:
 
 
 class WithoutKV:
-    """Of an engine without a KV cache in this process."""
+    """Of an engine without a KV cache in this process, which does not leave a GPU for a while either."""
 
     kv_bytes = 0
+
+    def sleep(self) -> int:
+        """See AnyEngine."""
+        return 0
+
+    def wake(self, kv_bytes: int | None) -> None:
+        """Not called: it does not sleep."""
 
     def resize_kv(self, num_bytes: int) -> int:
         """See AnyEngine."""
@@ -217,6 +224,18 @@ class AnyEngine(Protocol):
 
     def take_kv_demand(self) -> KVDemand:
         """Since the last call."""
+
+    def sleep(self) -> int:
+        """Free the device's memory for a while, with the weights in host memory; returns their bytes there.
+
+        0: it cannot, and is as it was. It has no work, and gets none before wake(). Raises RuntimeError.
+        """
+
+    def wake(self, kv_bytes: int | None) -> None:
+        """Be on the device again, with so much memory for keys and values (None: as before), still to be warmed up.
+
+        Raises torch.OutOfMemoryError, and sleeps on then; RuntimeError: it is to be closed.
+        """
 
     def close(self) -> None:
         """Free all memory and end all threads. Requests get no further events. It may be called again."""

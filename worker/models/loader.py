@@ -12,6 +12,7 @@ from transformers.distributed import DistributedConfig
 
 from common.wire import ModelCard
 from worker.device import choose_device, use_device
+from worker.gpu_memory.arena import Arena
 from worker.kept.keep import Keep
 from worker.kernels.packed.choice import SMALL_BYTES
 from worker.kernels.quantized import Quantization
@@ -81,6 +82,7 @@ class LoadedModel:
     images: ImageProcessor | None = None  # of a vision model
     num_passes: int = 1  # that a large step may be split into
     kept: KeptModel | None = None  # where its weights are kept; they are not yet if it was not restored
+    arena: Arena | None = None  # in which they are on a GPU, if they leave it and return
 
 
 @logs_at_debug()

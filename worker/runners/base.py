@@ -85,6 +85,9 @@ class RecordedSteps(Protocol):
     ) -> None:
         """Record the runner's forward pass `run` for steps of this size, and run those that are not recorded once."""
 
+    def forget(self) -> None:
+        """The model has other addresses: nothing is replayed before the next warm_up()."""
+
     def replay(
         self, rows: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None] | None:

@@ -102,6 +102,8 @@ def with_room(
     most: float = 0.0,
 ) -> tuple[Runner, Limits]:
     """The runner with its KV cache and recorded steps. `inner`: the same, or the one that it wraps."""
+    if loaded.arena is not None:
+        loaded.arena.adopt((runner, loaded.model), KVCache)
     state_bytes = inner.state_bytes if isinstance(inner, HybridRunner) else 0
     fill_card(inner.hosted, loaded, config, layers.shapes, num_parameters)  # now that the other weights are in place
     limits = choose_limits(loaded, config, layers.shapes, num_parameters, state_bytes, draft_token_bytes)

@@ -130,7 +130,9 @@ def cache_to_serve(
             blocks = kept_blocks(loaded.kept.keep, name, digest, limits.capacity, num_bytes)
         except OSError as error:
             logger.warning("keys and values are not kept for a successor of this process: %s", error)
-    return KVCache(layers.shapes, *room, shares_prefixes=shares_prefixes, capacity=limits.capacity, kept=blocks)
+    return KVCache(
+        layers.shapes, *room, shares_prefixes=shares_prefixes, capacity=limits.capacity, kept=blocks, arena=loaded.arena
+    )
 
 
 def cache_to_try(

@@ -100,16 +100,20 @@ def choose_limits(
         max_model_len,
         num_blocks,
         block_size,
-        capacity=max(num_blocks, min(most_useful, most_blocks(loaded.device, bytes_per_block))),
+        capacity=max(num_blocks, min(most_useful, most_blocks(loaded, bytes_per_block, draft_token_bytes))),
         num_kept=num_kept,
         bytes_per_block=bytes_per_block,
         state_bytes=all_states,
     )
 
 
-def most_blocks(device: torch.device, bytes_per_block: int) -> int:
-    """As many as all memory of the machine holds, where memory is used only as blocks are written: on a CPU."""
-    return total_bytes() // max(bytes_per_block, 1) if device.type == "cpu" else 0
+def most_blocks(loaded: LoadedModel, bytes_per_block: int, draft_token_bytes: int) -> int:
+    """As many as all memory of the machine or card holds, where blocks get theirs later; else none beyond the first."""
+    if loaded.device.type == "cpu":
+        return total_bytes() // max(bytes_per_block, 1)
+    if loaded.arena is None or not loaded.arena.is_elastic or draft_token_bytes:  # caches of drafts have all at once
+        return 0
+    return int(torch.cuda.mem_get_info(loaded.device)[1] // max(bytes_per_block, 1))
 
 
 def step_size(loaded: LoadedModel, config: EngineConfig, num_parameters: int) -> tuple[int, int]:

@@ -23,6 +23,8 @@ def whole_pages(num_bytes: int) -> int:
 class HostMemory:
     """Tensors one after the other in a mapping. It is unmapped when nobody has the tensors any more."""
 
+    is_elastic = True  # blocks' memory comes and goes
+
     def __init__(self, pages: mmap.mmap, first: int = 0, *, is_shared: bool = False) -> None:
         """`first`: the byte, at the beginning of a page, where the tensors begin."""
         self._pages = pages
@@ -36,6 +38,11 @@ class HostMemory:
         tensor = torch.frombuffer(self._pages, dtype=dtype, count=count, offset=self._at)
         self._at += whole_pages(count * dtype.itemsize)
         return tensor.view(*shape)
+
+    def fit(self, pool: torch.Tensor, num_blocks: int) -> None:
+        """Free the memory of all blocks of [heads, blocks, ...] but the first ones."""
+        for head in pool:
+            self.give_back(head[num_blocks:])
 
     def give_back(self, part: torch.Tensor) -> None:
         """Free the pages that lie wholly within a contiguous part of a tensor. On Linux they are zeros again."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from worker.gpu_memory.arena import Arena
+from worker.state.arena_pools import ArenaPools
 from worker.state.block_pool import BlockPool, Moves, chain_hash, chain_root
 from worker.state.host_memory import HostMemory, private_pages, whole_pages
 from worker.state.kept_blocks import KeptBlocks, table_bytes
@@ -39,11 +41,11 @@ def pool_of(
     dim: int,
     dtype: torch.dtype,
     device: torch.device,
-    memory: HostMemory | None = None,
+    memory: HostMemory | ArenaPools | None = None,
 ) -> torch.Tensor:
     """Zeros [heads, blocks, block_size, dim]. Never uninitialized: masked positions are multiplied too, NaN included.
 
-    On a CPU they lie in `memory`. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim] in memory: a
+    They lie in `memory` if there is one. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim] in memory: a
     program of the attention kernel reads one head of a block in a row.
     """
     if memory is not None and dim:
@@ -97,15 +99,22 @@ class KVCache:
         shares_prefixes: bool = True,
         capacity: int = 0,
         kept: KeptBlocks | None = None,
+        arena: Arena | None = None,
     ) -> None:
-        """`capacity`: the most blocks that it may ever have. `kept`: with pages for so many, which outlive us."""
+        """`capacity`: the most blocks that it may ever have. `kept`: with pages for so many, which outlive us.
+
+        `arena`: whose pools it has. Raises torch.OutOfMemoryError.
+        """
         self.shapes = shapes
         self.block_size = block_size
         self.shares_prefixes = shares_prefixes
         self.capacity = max(num_blocks, capacity)
         self.kept = kept
-        self._memory: HostMemory | None = None
-        if kept is not None:
+        self.arena = arena
+        self._memory: HostMemory | ArenaPools | None = None
+        if arena is not None:
+            self._memory = ArenaPools(arena, num_blocks if arena.is_elastic else self.capacity)
+        elif kept is not None:
             self._memory = HostMemory(kept.pages, table_bytes(self.capacity), is_shared=True)
         elif device.type == "cpu" and shapes:
             self._memory = HostMemory(private_pages(pool_bytes(shapes, self.capacity * block_size, dtype)))
@@ -131,8 +140,8 @@ class KVCache:
 
     @property
     def is_elastic(self) -> bool:
-        """It can have more or fewer blocks: their memory comes and goes page by page, or it has no tensors."""
-        return self._memory is not None or not self.shapes
+        """It can have more or fewer blocks: their memory comes and goes, or it has no tensors."""
+        return not self.shapes or (self._memory is not None and self._memory.is_elastic)
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -222,10 +231,20 @@ class KVCache:
             as_indexed(pool)[:, new] = as_indexed(pool)[:, old]
 
     def give_back(self, num_blocks: int) -> None:
-        """Free the memory of all blocks but the first ones."""
-        if self._memory is not None and num_blocks < self.capacity:
-            for head in (head for pool in self.keys + self.values for head in pool):
-                self._memory.give_back(head[num_blocks:])
+        """Have memory for the first blocks only. Raises torch.OutOfMemoryError on a GPU."""
+        if self._memory is not None and self._memory.is_elastic:
+            for pool in self.keys + self.values:
+                self._memory.fit(pool, num_blocks)
+
+    def scratch(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """float32 of no defined content, which leaves the device with the pools."""
+        if self.arena is not None:
+            return self.arena.take(shape, torch.float32)
+        return torch.empty(shape, dtype=torch.float32, device=device)
+
+    def forget(self) -> None:
+        """Nobody finds a block any more: the content of all is lost."""
+        self.pool.evict(range(self.pool.num_blocks))
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
         if not self.shares_prefixes:

@@ -134,6 +134,14 @@ class Recordings:
         kinds = ", ".join(f"{num} {kind}" for kind, num in found.items()) or "nothing"
         logger.info("recorded %s in %.1f s", kinds, time.perf_counter() - started)
 
+    def forget(self) -> None:
+        """What is recorded is void: the model has other addresses. warm_up() records it again."""
+        self.steps.clear()
+        self.with_adapters.clear()
+        if self._runner is not None and self._spare is not None:
+            self._runner.kv_cache.pool.free([self._spare.block])
+        self._buffers = self._spare = self._runner = self._record = None
+
     @torch.inference_mode()
     def replay(
         self, rows: Seq[ScheduledSequence], order: Seq[int], sampled: torch.Tensor | None
@@ -195,7 +203,7 @@ class Recordings:
             with adapted_by(runner.adapters, slots), counted_by(runner.hosted, tensors.query_starts[-1:]):
                 logits = run(inputs, positions, attention, selected)
             if self._logits is None:  # in the first of all runs, which is not recorded yet
-                self._logits = logits.new_empty(buffers.num_logits, logits.shape[1], dtype=torch.float32)
+                self._logits = runner.kv_cache.scratch((buffers.num_logits, logits.shape[1]), logits.device)
             self._logits[: len(logits)].copy_(logits)
 
         replay = capture(compute)

@@ -1,0 +1,70 @@
+"""An engine that leaves a GPU for a while: its weights wait in host memory, its keys and values are dropped."""
+
+import logging
+
+from worker.drafting.drafter import Drafter
+from worker.engine.memory.sizing import KVSizing
+from worker.gpu_memory.arena import Arena
+from worker.gpu_memory.walk import objects_in
+from worker.models.loader import LoadedModel
+from worker.runners.base import ModelRunner, Runner
+from worker.state.kv_cache import KVCache
+
+logger = logging.getLogger(__name__)
+
+
+class Sleeping:
+    """Between steps of an engine without work."""
+
+    def __init__(self, arena: Arena | None, runner: Runner, drafter: Drafter, sizing: KVSizing) -> None:
+        self.is_warm = False  # what warm_up() makes is there
+        self._arena = arena
+        self._parts = runner, drafter
+        self._sizing = sizing
+
+    def sleep(self) -> int:
+        """See AnyEngine."""
+        arena = self._arena
+        if arena is None or not arena.is_whole:
+            return 0
+        for cache in (thing for thing in objects_in(self._parts) if isinstance(thing, KVCache)):
+            cache.forget()
+        try:
+            arena.sleep()
+        except (OSError, MemoryError) as reason:
+            logger.warning("host memory has no room for the weights of a model that leaves: %s", reason)
+            return 0
+        return arena.host_bytes
+
+    def wake(self, kv_bytes: int | None) -> None:
+        """See AnyEngine."""
+        assert self._arena is not None
+        if kv_bytes is not None:
+            self._sizing.resize(kv_bytes)
+        self._arena.wake()
+        if self._arena.keeps_addresses:
+            return
+        self.is_warm = False
+        for runner in (thing for thing in objects_in(self._parts) if isinstance(thing, ModelRunner)):
+            if runner.recordings is not None:
+                runner.recordings.forget()
+
+    def drop_copy(self) -> None:
+        """Free host memory that the next sleep() fills again, while the engine is on the device."""
+        if self._arena is not None:
+            self._arena.drop_copy()
+
+    @property
+    def host_bytes(self) -> int:
+        """See AnyEngine."""
+        return self._arena.host_bytes if self._arena is not None else 0
+
+    def close(self) -> None:
+        if self._arena is not None:
+            self._arena.close()
+
+
+def adopt_all(loaded: LoadedModel, *parts: object) -> None:
+    """The weights of these parts are ones that leave with the model."""
+    if loaded.arena is not None:
+        loaded.arena.adopt(parts, KVCache)
