@@ -11,14 +11,13 @@ import torch
 
 from worker.gpu_memory.driver import CudaDriver, driver_of
 from worker.gpu_memory.host import HostBlocks
-from worker.gpu_memory.regions import Piece, Region, TorchPiece
-from worker.gpu_memory.walk import Held, storages_in
+from worker.gpu_memory.regions import Piece, Region, TorchPiece, bytes_of
+from worker.gpu_memory.moving import moved
+from worker.gpu_memory.walk import HeldStorage, storages_in
 
 logger = logging.getLogger(__name__)
 
-ALIGNMENT = 512  # bytes, of each storage in a region: what torch's allocator gives
 LEAST_BYTES = 16_384  # smaller tensors stay on the card
-BATCH = 2**30  # bytes that are there twice at a time while weights move into a region
 PIECE = 2**28  # bytes with one check sum
 
 
@@ -139,7 +138,7 @@ class Arena:
         self._weights, self._pools = [], []
         self.drop_copy()
 
-    def _pieces_of(self, found: list[Held]) -> list[Piece]:
+    def _pieces_of(self, found: list[HeldStorage]) -> list[Piece]:
         for held in found:
             if not held.storage.resizable():  # memory of another library
                 numbers = bytes_of(held.storage, self.device).clone()
@@ -201,28 +200,9 @@ class VirtualArena(Arena):
         super().__init__(device)
         self._driver = driver
 
-    def _pieces_of(self, found: list[Held]) -> list[Piece]:
+    def _pieces_of(self, found: list[HeldStorage]) -> list[Piece]:
         """Move the storages into one region, so that what torch has taken for them is free again."""
-        if not found:
-            return []
-        places, size = [], 0
-        for held in found:
-            places.append(size)
-            size += -(-held.storage.nbytes() // ALIGNMENT) * ALIGNMENT
-        region = Region(self._driver, size, self.device)
-        while found:
-            batch = batch_of(found, places)
-            try:
-                region.fit(batch[-1][1] + batch[-1][0].storage.nbytes())
-            except torch.OutOfMemoryError:
-                batch += zip(found, places, strict=True)
-                found.clear()
-                move_by_host(region, batch, self.device)
-            while batch:
-                move(region, *batch.pop())
-            return_freed(self.device)
-        region.fit(region.num_bytes)
-        return [region]
+        return [moved(found, self._driver, self.device)] if found else []
 
     def _pool(self, num_bytes: int) -> Piece:
         return Region(self._driver, num_bytes, self.device)
@@ -240,7 +220,7 @@ class OwnStream:
 
     def __enter__(self) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        self._current.__enter__()
+        self._current.__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         self._current.__exit__(*error)
@@ -270,42 +250,3 @@ def sum_of(numbers: torch.Tensor) -> torch.Tensor:
     """A check sum of bytes, int64."""
     whole = 0 if numbers.storage_offset() % 8 else numbers.nbytes // 8 * 8
     return numbers[:whole].view(torch.int64).sum() + numbers[whole:].sum(dtype=torch.int64)
-
-
-def batch_of(found: list[Held], places: list[int]) -> list[tuple[Held, int]]:
-    """The next storages to move, and their places: no more than BATCH, but one at least. Taken from both lists."""
-    size, count = 0, 0
-    while count < len(found) and (not count or size + found[count].storage.nbytes() <= BATCH):
-        size += found[count].storage.nbytes()
-        count += 1
-    batch = list(zip(found[:count], places[:count], strict=True))
-    del found[:count], places[:count]
-    return batch
-
-
-def move(region: Region, held: Held, at: int) -> None:
-    """The old storage is free afterwards, unless tensors look at it that were not found."""
-    region.bytes[at : at + held.storage.nbytes()].copy_(bytes_of(held.storage, region.bytes.device))
-    held.put_on(region.bytes.untyped_storage(), at)
-
-
-def move_by_host(region: Region, batch: list[tuple[Held, int]], device: torch.device) -> None:
-    """As move(), where the GPU has no room for two of them. Raises torch.OutOfMemoryError."""
-    copies = []
-    for held, at in batch:
-        copies.append((bytes_of(held.storage, device).to("cpu", copy=True), at))
-        held.put_on(region.bytes.untyped_storage(), at)
-    return_freed(device)
-    region.fit(region.num_bytes)
-    for copy, at in copies:
-        region.bytes[at : at + copy.nbytes].copy_(copy)
-
-
-def bytes_of(storage: torch.UntypedStorage, device: torch.device) -> torch.Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage, 0, (storage.nbytes(),))  # type: ignore[call-overload]
-
-
-def return_freed(device: torch.device) -> None:
-    """What torch's allocator has free goes back to the GPU."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -107,8 +107,7 @@ class TorchPiece:
     def __init__(self, storage: torch.UntypedStorage, device: torch.device) -> None:
         self._storage = storage
         self._size = storage.nbytes()
-        empty = torch.empty(0, dtype=torch.uint8, device=device)
-        self.bytes = empty.set_(storage, 0, (self._size,))  # type: ignore[call-overload]
+        self.bytes = bytes_of(storage, device)
 
     @property
     def num_mapped(self) -> int:
@@ -118,6 +117,13 @@ class TorchPiece:
         """See Piece. All or nothing."""
         if self._storage.resizable():  # else another library looks at it, and it stays
             self._storage.resize_(self._size if num_bytes else 0)
+
+
+def bytes_of(storage: torch.UntypedStorage, device: torch.device) -> torch.Tensor:
+    """uint8, all of it."""
+    empty = torch.empty(0, dtype=torch.uint8, device=device)
+    numbers: torch.Tensor = empty.set_(storage, 0, (storage.nbytes(),))  # type: ignore[call-overload]
+    return numbers
 
 
 def chunk_bytes(num_bytes: int, granularity: int) -> int:

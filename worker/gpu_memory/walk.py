@@ -14,7 +14,7 @@ NOT_ENTERED = (type, ModuleType, CodeType, FrameType, str, bytes, int, float)
 
 
 @dataclass(slots=True)
-class Held:
+class HeldStorage:
     """One storage."""
 
     storage: torch.UntypedStorage
@@ -24,18 +24,18 @@ class Held:
         """Let the tensors look at the same bytes from byte `first` of another storage on."""
         for tensor in self.tensors:
             at = first // tensor.itemsize + tensor.storage_offset()
-            tensor.set_(storage, at, tensor.size(), tensor.stride())  # type: ignore[call-overload]
+            tensor.set_(storage, at, tensor.size(), tensor.stride())
         self.storage = storage
 
 
-def storages_in(roots: tuple[object, ...], device: torch.device, least_bytes: int, *apart: type) -> list[Held]:
+def storages_in(roots: tuple[object, ...], device: torch.device, least_bytes: int, *apart: type) -> list[HeldStorage]:
     """On this device, in the order in which they are found; nothing of what only objects of the types `apart` hold."""
-    found: dict[int, Held] = {}
+    found: dict[int, HeldStorage] = {}
     for thing in objects_in(roots, *apart):
         if type(thing) in PLAIN and isinstance(thing, torch.Tensor) and is_there(thing, device):
             storage = thing.untyped_storage()
             if storage.nbytes() >= least_bytes:
-                found.setdefault(storage.data_ptr(), Held(storage)).tensors.append(thing)
+                found.setdefault(storage.data_ptr(), HeldStorage(storage)).tensors.append(thing)
     return list(found.values())
 
 

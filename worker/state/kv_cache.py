@@ -45,8 +45,8 @@ def pool_of(
 ) -> torch.Tensor:
     """Zeros [heads, blocks, block_size, dim]. Never uninitialized: masked positions are multiplied too, NaN included.
 
-    They lie in `memory` if there is one. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim] in memory: a
-    program of the attention kernel reads one head of a block in a row.
+    They lie in `memory` if there is one. On a GPU a block's heads are adjacent, [blocks, heads, block_size, dim] in
+    memory: a program of the attention kernel reads one head of a block in a row.
     """
     if memory is not None and dim:
         return memory.take((num_heads, *places, dim), dtype)

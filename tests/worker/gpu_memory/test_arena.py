@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.worker.gpu_memory.conftest import StandInDriver
-from worker.gpu_memory import arena as arena_module
+from worker.gpu_memory import moving as moving_module
 from worker.gpu_memory.arena import Arena, LostWeights, VirtualArena
 from worker.gpu_memory.driver import CudaDriver, DriverError, NoDriver
 from worker.gpu_memory.regions import Region
@@ -163,8 +163,8 @@ def test_weights_move_by_host_memory_where_the_card_does_not_hold_them_twice(
     holder, arena = Holder(), VirtualArena(CPU, driver)
     before = copies(holder)
     driver.left = 2 * 65536
-    monkeypatch.setattr(arena_module, "BATCH", 100_000)
-    monkeypatch.setattr(arena_module, "return_freed", lambda device: setattr(driver, "left", 8 * MB))
+    monkeypatch.setattr(moving_module, "BATCH", 100_000)
+    monkeypatch.setattr(moving_module, "return_freed", lambda device: setattr(driver, "left", 8 * MB))
     with pytest.raises(torch.OutOfMemoryError):
         driver.left = 0
         VirtualArena(CPU, driver).adopt((Holder(),))
