@@ -73,6 +73,11 @@ def check_device() -> None:
         torch.cuda.empty_cache()
 
 
+def used_bytes(device: torch.device) -> int:
+    """Of a GPU, by torch's allocator in this process; 0 on a CPU."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
+
 def return_memory() -> None:
     """Give the memory of dropped tensors, and of objects that hold each other, back to the system."""
     gc.collect()

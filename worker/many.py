@@ -187,4 +187,5 @@ def open_for_its_task(settings: Settings, keep: Keep, on_progress: OnProgress, k
     config = replace(engine_config(settings), kv_memory_bytes=kv_bytes)
     if task_of(model.source) != "generate":
         return Embedder(load_encoder(model.source, model.names, config, on_progress))
-    return open_engine(model.source, model.names, config, on_progress, keep)
+    may_sleep = settings.shelf.warm_memory != 0
+    return open_engine(model.source, model.names, config, on_progress, keep, may_sleep=may_sleep)

@@ -2,8 +2,10 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 
 from worker.engine.engine import Engine
+from worker.gpu_memory.arena import arena_of
 from worker.kept.keep import Keep
 from worker.kernels.heap import freed_memory_returned
 from worker.models.kept.key import kept_name
@@ -16,11 +18,23 @@ logger = logging.getLogger("omni.worker")
 
 
 def open_engine(
-    source: str, names: tuple[str, ...], config: EngineConfig, on_progress: OnProgress, keep: Keep | None
+    source: str,
+    names: tuple[str, ...],
+    config: EngineConfig,
+    on_progress: OnProgress,
+    keep: Keep | None,
+    *,
+    may_sleep: bool = False,
 ) -> Engine:
-    """An engine for this folder or hub id, still to be warmed up. Raises what load() and Engine() raise."""
+    """An engine for this folder or hub id, still to be warmed up. Raises what load() and Engine() raise.
+
+    `may_sleep`: on a GPU, it can leave it for a while (AnyEngine.sleep).
+    """
     try:
-        return engine_of(load(source, names, config, on_progress, keep), config, on_progress)
+        loaded = load(source, names, config, on_progress, keep)
+        if may_sleep:
+            loaded = replace(loaded, arena=arena_of(loaded.device))
+        return engine_of(loaded, config, on_progress)
     except KeptFault as fault:
         name = kept_name(source, config)
         assert keep is not None and name is not None

@@ -148,7 +148,8 @@ class HeadGuesser:
 
             spare_block = self.kv_cache.pool.num_blocks - 1
             self.recorded = RecordedGuesses(self.head, self.kv_cache, spare_block)
-            self.recorded.record(max_num_seqs, max_model_len, states[-1], cuda_capture())
+            capture = cuda_capture(in_common=self.kv_cache.arena is not None)
+            self.recorded.record(max_num_seqs, max_model_len, states[-1], capture)
             shared = self.head.num_heads // self.head.shape.num_kv_heads
             sequence.block_ids = [spare_block] * self.kv_cache.num_blocks_for(max_model_len)
             for start, num_tokens in chunk_forms(range(shared, shared + 1), max_model_len):

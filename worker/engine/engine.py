@@ -7,11 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
 from common.errors import OmniError
 from common.wire import Delta, Event, Failed, GenerationRequest, LoggedChoice, SamplingParams
-from worker.device import return_memory
+from worker.device import return_memory, used_bytes
 from worker.drafting.choose import choose_guesser, drafter_with, with_usual_number
 from worker.engine.adapters import EngineAdapters
 from worker.engine.admission import Admission
@@ -57,7 +55,6 @@ class Engine:
         self.sizing = KVSizing(self.scheduler, limits, self.drafter)
         self.resize_kv, self.take_kv_demand = self.sizing.resize, self.sizing.take_demand
         self.sleeping = Sleeping(loaded.arena, self.runner, self.drafter, self.sizing)
-        self.sleep, self.wake = self.sleeping.sleep, self.sleeping.wake
         self.mask_filler = MaskFiller(self.card.vocab_size, loaded.device)
         wants_overlap = self.device.type == "cuda" if config.overlap is None else config.overlap
         self.overlaps = wants_overlap and self.runner.takes_pending and not self.drafter.is_on  # drafts need all tokens
@@ -147,7 +144,7 @@ class Engine:
         self.is_closed, self._in_flight = True, None
         del self.runner, self.scheduler, self.drafter, self.admission, self.adapters, self.mask_filler, self.meter
         del self.has_room, self.has_ample_room, self.sizing, self.resize_kv, self.take_kv_demand
-        del self.sleeping, self.sleep, self.wake
+        del self.sleeping
         return_memory()
 
     def _schedule(self) -> list[ScheduledSequence]:
@@ -255,7 +252,7 @@ def stats_of(engine: Engine) -> EngineStats:
         cached_tokens=engine.num_cached_tokens,
         generated_tokens=requests.num_generated_tokens,
         last_step_s=engine.last_step_s,
-        memory_used_bytes=torch.cuda.memory_reserved(engine.device) if engine.device.type == "cuda" else 0,
+        memory_used_bytes=used_bytes(engine.device) + engine.sleeping.card_bytes,
         num_preempted=scheduler.num_preempted,
         recomputed_tokens=scheduler.num_recomputed,
         draft_tokens=engine.drafter.num_drafted,

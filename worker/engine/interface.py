@@ -49,13 +49,7 @@ class WithoutKV:
     """Of an engine without a KV cache in this process, which does not leave a GPU for a while either."""
 
     kv_bytes = 0
-
-    def sleep(self) -> int:
-        """See AnyEngine."""
-        return 0
-
-    def wake(self, kv_bytes: int | None) -> None:
-        """Not called: it does not sleep."""
+    sleeping = None
 
     def resize_kv(self, num_bytes: int) -> int:
         """See AnyEngine."""
@@ -98,6 +92,33 @@ class NoAdapters:
 
     def unload(self, name: str) -> None:
         """There is none."""
+
+
+class AnySleeping(Protocol):
+    """How an engine's memory leaves a GPU for a while. Called while the engine has no work."""
+
+    @property
+    def warm_bytes(self) -> int:
+        """Host memory that its weights take meanwhile; 0: it cannot sleep."""
+
+    @property
+    def copy_bytes(self) -> int:
+        """Host memory that it takes now: wake() leaves the weights there too, for the next sleep()."""
+
+    def drop_copy(self) -> None:
+        """Free this host memory, while it is awake; the next sleep() fills it again."""
+
+    def sleep(self) -> bool:
+        """Free the device's memory. False: there is no room in host memory, and it is as it was.
+
+        It gets no work before wake(). Raises RuntimeError: it is to be closed.
+        """
+
+    def wake(self, kv_bytes: int | None) -> None:
+        """Be there again, with so much memory for keys and values (None: as before), still to be warmed up.
+
+        Raises torch.OutOfMemoryError, and sleeps on then; RuntimeError: it is to be closed.
+        """
 
 
 class NotLoaded(WithoutKV):
@@ -164,6 +185,10 @@ class AnyEngine(Protocol):
     @property
     def has_work(self) -> bool: ...
 
+    @property
+    def sleeping(self) -> AnySleeping | None:
+        """None: it cannot sleep."""
+
     paces_flex: bool  # flex requests give way to others in every step; else they must not run beside others
 
     def has_room(
@@ -224,18 +249,6 @@ class AnyEngine(Protocol):
 
     def take_kv_demand(self) -> KVDemand:
         """Since the last call."""
-
-    def sleep(self) -> int:
-        """Free the device's memory for a while, with the weights in host memory; returns their bytes there.
-
-        0: it cannot, and is as it was. It has no work, and gets none before wake(). Raises RuntimeError.
-        """
-
-    def wake(self, kv_bytes: int | None) -> None:
-        """Be on the device again, with so much memory for keys and values (None: as before), still to be warmed up.
-
-        Raises torch.OutOfMemoryError, and sleeps on then; RuntimeError: it is to be closed.
-        """
 
     def close(self) -> None:
         """Free all memory and end all threads. Requests get no further events. It may be called again."""

@@ -11,8 +11,8 @@ import torch
 
 from worker.gpu_memory.driver import CudaDriver, driver_of
 from worker.gpu_memory.host import HostBlocks
-from worker.gpu_memory.regions import Piece, Region, TorchPiece, bytes_of
 from worker.gpu_memory.moving import moved
+from worker.gpu_memory.regions import Piece, Region, TorchPiece, bytes_of
 from worker.gpu_memory.walk import HeldStorage, storages_in
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,11 @@ class Arena:
     def host_bytes(self) -> int:
         """Host memory that its copy takes."""
         return self._copy.num_bytes if self._copy is not None else 0
+
+    @property
+    def card_bytes(self) -> int:
+        """Memory of the card that torch's own allocator knows nothing of."""
+        return sum(piece.num_mapped for piece in self._all()) if self.keeps_addresses else 0
 
     @torch.inference_mode()
     def sleep(self) -> None:

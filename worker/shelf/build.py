@@ -19,7 +19,8 @@ from worker.shelf.memory import memory_of
 from worker.shelf.opening import Fault, Opener, threads_of_this_thread
 from worker.shelf.place import DeviceNeeds, Place
 from worker.shelf.shelf import OpenEngine, Shelf, ShelfLimits
-from worker.shelf.warm import AnyKeep, WarmModels
+from worker.shelf.warm.models import WEIGHTS, AnyKeep, WarmModels
+from worker.shelf.warm.sleepers import Sleepers
 
 logger = logging.getLogger("omni.worker")
 
@@ -47,14 +48,18 @@ def shelf_of(
     """
     gc.collect()
     gc.freeze()
-    memory = memory_of(settings.model.device, settings.model.gpu_memory_utilization)
-    places = [Place(model, guessed_needs(model), kept_name(model)) for model in settings.models]
+    warm_bytes = settings.shelf.warm_memory
+    memory = memory_of(settings.model.device, settings.model.gpu_memory_utilization, may_sleep=warm_bytes != 0)
+    places = [
+        Place(model, guessed_needs(model), kept_name(model) if memory.holds_kept else f"{WEIGHTS}{model.queue}")
+        for model in settings.models
+    ]
     for place in places:
         if place.queue in faults:
             place.failed(Fault(faults[place.queue], may_retry=False), time.monotonic())
     limits = ShelfLimits(settings.shelf.max_loaded, settings.shelf.max_swap_wait)
-    warm_bytes = settings.shelf.warm_memory
-    warm = WarmModels(keep, int(available_bytes() * WARM_SHARE) if warm_bytes is None else warm_bytes)
+    most_bytes = int(available_bytes() * WARM_SHARE) if warm_bytes is None else warm_bytes
+    warm = WarmModels(keep if memory.holds_kept else Sleepers(most_bytes), most_bytes)
     opener = Opener(memory, threads_of_this_thread(), wake)
     survey = threading.Timer(SURVEY_AFTER_S, survey_needs, (places, settings, cards, opener.building))
     survey.daemon = True

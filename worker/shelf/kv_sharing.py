@@ -17,13 +17,13 @@ def share_kv(
 ) -> int:
     """Resize the caches of loaded models; returns the bytes for the model that comes.
 
-    Where caches cannot be resized later, on a GPU, it leaves room for the models that may come beside it.
+    Where caches cannot be resized later it leaves room for the models that may come beside it.
     """
     loaded = [place for place in places if place.is_loaded]
     for place in loaded:
         note_demand(place)
     shared = [*loaded, *([comes] if comes is not None else [])]
-    if comes is not None and not memory.holds_kept:
+    if comes is not None and not memory.is_elastic:
         shared = with_others(shared, places, capacity, most_loaded or len(places))
     demands = {place.queue: capped(place, demand_of(place), memory) for place in shared}
     shares = share_out(capacity - sum(place.fixed_bytes for place in shared), demands)

@@ -13,9 +13,13 @@ STATUS = Path("/proc/self/status")
 
 
 class DeviceMemory(Protocol):
-    """All in bytes. `holds_kept`: kept weights lie in this memory, and are loaded by mapping them."""
+    """All in bytes. `holds_kept`: kept weights lie in this memory, and are loaded by mapping them.
+
+    `is_elastic`: memory for keys and values can pass from one model to another while both are loaded.
+    """
 
     holds_kept: bool
+    is_elastic: bool
     device: str
 
     def capacity(self, droppable: int) -> int:
@@ -37,7 +41,7 @@ class DeviceMemory(Protocol):
 class MachineMemory:
     """Of the machine, or of this process's container if that has less."""
 
-    holds_kept = True
+    holds_kept = is_elastic = True
     device = "cpu"
 
     def __init__(self) -> None:
@@ -67,7 +71,8 @@ class GpuMemory:
 
     holds_kept = False
 
-    def __init__(self, device: Any, share: float) -> None:
+    def __init__(self, device: Any, share: float, *, is_elastic: bool) -> None:
+        self.is_elastic = is_elastic
         self.device = str(device)
         self._device = device
         self._share = share
@@ -95,16 +100,23 @@ class GpuMemory:
         """Free, in all, and of this process."""
         import torch
 
+        from worker.gpu_memory.arena import mapped_bytes
+
         free, total = torch.cuda.mem_get_info(self._device)
-        return free, total, torch.cuda.memory_reserved(self._device)
+        own = torch.cuda.memory_reserved(self._device) + (mapped_bytes(self._device) if self.is_elastic else 0)
+        return free, total, own
 
 
-def memory_of(device_name: str, gpu_share: float) -> DeviceMemory:
-    """Of the device that OMNI_DEVICE names. Raises NoSuchDevice."""
+def memory_of(device_name: str, gpu_share: float, *, may_sleep: bool) -> DeviceMemory:
+    """Of the device that OMNI_DEVICE names; `may_sleep`: models may leave a GPU and return. Raises NoSuchDevice."""
     from worker.device import choose_device
+    from worker.gpu_memory.arena import arena_of
 
     device = choose_device(device_name)
-    return GpuMemory(device, gpu_share) if device.type == "cuda" else MachineMemory()
+    if device.type != "cuda":
+        return MachineMemory()
+    arena = arena_of(device) if may_sleep else None
+    return GpuMemory(device, gpu_share, is_elastic=arena is not None and arena.is_elastic)
 
 
 def resident_bytes(status: Path = STATUS) -> int:

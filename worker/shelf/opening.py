@@ -107,7 +107,7 @@ class DeviceTurn:
 
 
 class Opener:
-    """One swap at a time: engines that leave are closed, then one is opened and warmed up."""
+    """One swap at a time: engines leave, then one is opened and warmed up."""
 
     def __init__(self, memory: DeviceMemory, num_threads: int, wake: Callable[[], None]) -> None:
         """`num_threads`: torch's default; `wake` is called from the thread when a swap has landed."""
@@ -124,11 +124,11 @@ class Opener:
     def is_busy(self) -> bool:
         return self._thread is not None
 
-    def begin(self, leaving: Sequence[AnyEngine], open_engine: OpenEngine | None) -> None:
-        """The caller keeps no reference to the engines that leave."""
+    def begin(self, leaves: Sequence[Callable[[], None]], open_engine: OpenEngine | None) -> None:
+        """`leaves`: let an engine leave each. The caller keeps no reference to these engines."""
         self.progress = ("", 0.0)
-        engines = list(leaving)
-        self._thread = threading.Thread(target=self._run, args=(engines, open_engine), name=OPENING, daemon=True)
+        args = list(leaves), open_engine
+        self._thread = threading.Thread(target=self._run, args=args, name=OPENING, daemon=True)
         self._thread.start()
 
     def take(self) -> Landed | None:
@@ -140,13 +140,13 @@ class Opener:
             self._thread = self._landed = None
         return landed
 
-    def _run(self, leaving: list[AnyEngine], open_engine: OpenEngine | None) -> None:
+    def _run(self, leaves: list[Callable[[], None]], open_engine: OpenEngine | None) -> None:
         started = time.monotonic()
         engine, fault, num_threads, grown = None, None, self._num_threads, 0
         try:
             compute_with(self._num_threads)  # the default: how many an engine takes is chosen when it is opened
-            while leaving:
-                leaving.pop().close()
+            while leaves:
+                leaves.pop()()
             self._memory.return_freed()
             if open_engine is not None:
                 before = self._memory.used_bytes()

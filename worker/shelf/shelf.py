@@ -22,7 +22,7 @@ from worker.shelf.policy import decide
 from worker.shelf.reporting import etas_of, may_pin, noted_view, report_of
 from worker.shelf.swap_times import SwapTimes
 from worker.shelf.view import Decision, Running, ShelfView, Stay, Swap, Waiting
-from worker.shelf.warm import WarmModels
+from worker.shelf.warm.models import WarmModels
 
 logger = logging.getLogger("omni.worker")
 
@@ -180,14 +180,17 @@ class Shelf:
     def _swap(self, plan: SwapPlan, now: float) -> None:
         """Nothing of what leaves runs any more: close it, and open what comes."""
         plan.is_under_way = True
-        engines = [engine for place in plan.out if (engine := place.left(now)) is not None]
+        leaves = [self._leave(place, engine) for place in plan.out if (engine := place.left(now)) is not None]
         opens = None
         if (to := plan.to) is not None:
             to.begins(now)
             kv_bytes = share_kv(self.places, self.capacity(), self.memory, self.limits.max_loaded, comes=to)
             opens = partial(self._open, to, kv_bytes)
         self.warm.trim(self.places)
-        self.opener.begin(engines, opens)
+        self.opener.begin(leaves, opens)
+
+    def _leave(self, place: Place, engine: AnyEngine) -> Callable[[], None]:
+        return partial(self.warm.part, place.kept_name, engine)
 
     def _open(self, place: Place, kv_bytes: int, on_progress: OnProgress) -> AnyEngine:
         """In the opener's thread, once what leaves is closed."""
@@ -195,7 +198,11 @@ class Shelf:
         if self.memory.holds_kept and needed > self.memory.left():
             self.warm.trim(self.places, needed - self.memory.left())
         check_room(needed, self.memory.left())
-        return self._open_engine(place.model, on_progress, kv_bytes or None)
+        if (engine := self.warm.wake(place.kept_name, kv_bytes or None)) is not None:
+            return engine
+        engine = self._open_engine(place.model, on_progress, kv_bytes or None)
+        self.warm.opened(place.kept_name, engine)
+        return engine
 
     def _land(self, now: float) -> list[Change]:
         """The end of a swap, if there was one."""

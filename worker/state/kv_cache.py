@@ -216,13 +216,22 @@ class KVCache:
     def resize(self, num_blocks: int, sequences: Iterable[Sequence]) -> Moves:
         """Have so many blocks, at most `capacity` and at least those in use; returns where blocks were moved.
 
-        `sequences`: those that hold blocks.
+        `sequences`: those that hold blocks. Raises torch.OutOfMemoryError on a GPU, and is then as it was.
         """
+        if num_blocks > self.pool.num_blocks:
+            self._grow(num_blocks)
         moves = self.pool.resize(num_blocks, self.move)
         for sequence in sequences if moves else ():
             sequence.block_ids[:] = [moves.get(block_id, block_id) for block_id in sequence.block_ids]
         self.give_back(num_blocks)
         return moves
+
+    def _grow(self, num_blocks: int) -> None:
+        try:
+            self.give_back(num_blocks)
+        except torch.OutOfMemoryError:
+            self.give_back(self.pool.num_blocks)
+            raise
 
     def move(self, moves: Moves) -> None:
         """Copy blocks to places that are not among them."""

@@ -10,10 +10,12 @@ import torch
 
 from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+from tests.worker.drafting.conftest import Longest
 from tests.worker.gpu_memory.conftest import StandInDriver
 from tests.worker.gpu_stand_ins import launched, recorded
 from worker.attention.kernel import KernelAttention
 from worker.attention.paged import PagedAttention
+from worker.drafting import drafter
 from worker.engine.engine import Engine
 from worker.gpu_memory.arena import Arena, VirtualArena
 from worker.models.loader import EngineConfig, load
@@ -35,7 +37,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("worker.kernels.linear.can_pack", lambda dtype: False)
     monkeypatch.setattr(choose, "candidates", lambda device: [(DecoderRunner, KernelAttention.of_rows)])
     monkeypatch.setattr(choose, "new_recordings", lambda runner, config, tokens, most: Recordings(config.speculate, 16))
-    monkeypatch.setattr(recordings_module, "cuda_capture", lambda: recorded)
+    monkeypatch.setattr(recordings_module, "cuda_capture", lambda **_: recorded)
+    monkeypatch.setattr(drafter, "Lengths", Longest)
     yield
 
 
@@ -70,9 +73,9 @@ def test_a_model_that_returns_replays_its_steps_and_gives_the_same_tokens(
     steps, mapped = list(runner_of(bench).recordings.steps), driver.mapped_bytes
     assert steps and mapped
     for name in ("second", "third"):
-        assert bench.engine.sleep() == arena.host_bytes > 0
+        assert bench.engine.sleeping.sleep() and arena.host_bytes > 0
         assert driver.mapped_bytes == 0
-        bench.engine.wake(None)
+        bench.engine.sleeping.wake(None)
         bench.engine.warm_up(lambda what, share: None)
         assert driver.mapped_bytes == mapped
         assert answered(bench, name) == expected
@@ -85,9 +88,9 @@ def test_without_the_driver_steps_are_recorded_again(model_folder: ModelFolder) 
     bench = bench_with(model_folder(), Arena(CPU))
     expected = answered(bench, "first")
     steps, free = list(runner_of(bench).recordings.steps), runner_of(bench).kv_cache.pool.num_free
-    assert bench.engine.sleep() > 0
+    assert bench.engine.sleeping.sleep()
     assert runner_of(bench).kv_cache.keys[0].untyped_storage().nbytes() == 0
-    bench.engine.wake(None)
+    bench.engine.sleeping.wake(None)
     assert not runner_of(bench).recordings.steps
     bench.engine.warm_up(lambda what, share: None)
     assert answered(bench, "second") == expected == bench.generate(prompt_of(40), GENERATED)
@@ -99,8 +102,8 @@ def test_without_the_driver_steps_are_recorded_again(model_folder: ModelFolder) 
 def test_nothing_of_before_is_found_in_the_cache(model_folder: ModelFolder, driver: StandInDriver) -> None:
     bench = bench_with(model_folder(), VirtualArena(CPU, driver))
     expected = answered(bench, "first")
-    bench.engine.sleep()
-    bench.engine.wake(None)
+    bench.engine.sleeping.sleep()
+    bench.engine.sleeping.wake(None)
     before = bench.engine.num_cached_tokens
     assert answered(bench, "second") == expected and bench.engine.num_cached_tokens == before
     assert answered(bench, "third") == expected and bench.engine.num_cached_tokens > before
@@ -123,8 +126,8 @@ def test_keys_and_values_get_more_or_less_memory_while_answers_run(
     large = driver.mapped_bytes
     bench.engine.resize_kv(demand.most_bytes)
     grown = driver.mapped_bytes
-    bench.engine.sleep()
-    bench.engine.wake(demand.least_bytes)
+    bench.engine.sleeping.sleep()
+    bench.engine.sleeping.wake(demand.least_bytes)
     assert driver.mapped_bytes <= large < grown
     assert answered(bench, "last") == expected
 
@@ -137,9 +140,9 @@ def test_a_draft_model_leaves_and_returns_with_its_model(model_folder: ModelFold
     expected = bench.generate(prompt_of(40), GENERATED)
     assert answered(bench, "first") == expected
     drafted = bench.engine.stats().accepted_tokens
-    bench.engine.sleep()
+    bench.engine.sleeping.sleep()
     assert driver.mapped_bytes == 0
-    bench.engine.wake(None)
+    bench.engine.sleeping.wake(None)
     assert answered(bench, "second") == expected
     assert bench.engine.stats().accepted_tokens > drafted > 0
 
@@ -153,7 +156,7 @@ def test_a_model_for_which_host_memory_has_no_room_stays(
         raise MemoryError("no pages")
 
     monkeypatch.setattr("worker.gpu_memory.arena.HostBlocks", refuse)
-    assert bench.engine.sleep() == 0 and "no room for the weights" in caplog.text
+    assert not bench.engine.sleeping.sleep() and "no room for the weights" in caplog.text
     assert answered(bench, "first") == bench.generate(prompt_of(40), GENERATED)
     plain = bench_with(model_folder(), None)
-    assert plain.engine.sleep() == 0
+    assert not plain.engine.sleeping.sleep()

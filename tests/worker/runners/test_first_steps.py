@@ -173,7 +173,7 @@ def test_a_head_that_is_warm_launches_no_new_form(
     guesser = bench.engine.drafter.guesser
     assert isinstance(guesser, HeadGuesser)
     guesser._attend_with, bench.engine.runner.recordings = kernel.KernelAttention.of_rows, recordings.Recordings()
-    monkeypatch.setattr("worker.runners.recorded.capture.cuda_capture", lambda: lambda function: function())
+    monkeypatch.setattr("worker.runners.recorded.capture.cuda_capture", lambda **_: lambda function: function())
     forms = compiled_forms.Forms(monkeypatch)
     guesser.warm_up(8, 256, lambda what, share: None)
     known = forms.taken()

@@ -326,7 +326,7 @@ def test_a_model_that_cannot_be_recorded_runs_unrecorded(
     def refuses(function: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("called a synchronizing CUDA operation")
 
-    monkeypatch.setattr(recordings_module, "cuda_capture", lambda: refuses)
+    monkeypatch.setattr(recordings_module, "cuda_capture", lambda **_: refuses)
     runner.recordings = Recordings()
     runner.warm_up(8, 256, lambda what, share: None)
     assert caplog.text.count("are not recorded: called a synchronizing") == 2
@@ -341,12 +341,12 @@ def test_recorded_steps_with_other_logits_are_not_used(
 ) -> None:
     bench.engine.runner = runner = on_a_gpu(bench.engine.runner)
     runner.recordings = recordings = Recordings()
-    monkeypatch.setattr(recordings_module, "cuda_capture", lambda: recorded)
+    monkeypatch.setattr(recordings_module, "cuda_capture", lambda **_: recorded)
     runner.warm_up(8, 256, lambda what, share: None)
     assert recordings.steps
     runner.recordings = recordings = Recordings()
     broken = lambda function: recorded(function) and (lambda: None)  # noqa: E731  # replays nothing
-    monkeypatch.setattr(recordings_module, "cuda_capture", lambda: broken)
+    monkeypatch.setattr(recordings_module, "cuda_capture", lambda **_: broken)
     runner.warm_up(8, 256, lambda what, share: None)
     assert not recordings.steps and "recorded steps are not used: its logits differ" in caplog.text
 
@@ -359,7 +359,7 @@ def test_an_engine_that_has_run_its_first_steps_is_as_new(
     bench, told = Bench(model_folder(), replace(SMALL, speculate=NUM_AHEAD)), list[str]()
     bench.engine.runner = runner = on_a_gpu(bench.engine.runner)
     runner.recordings = recordings = Recordings(NUM_AHEAD, SMALL.max_step_tokens or 0)
-    monkeypatch.setattr(recordings_module, "cuda_capture", lambda: recorded)
+    monkeypatch.setattr(recordings_module, "cuda_capture", lambda **_: recorded)
     before = bench.engine.stats()
     runner.warm_up(8, 256, lambda what, share: told.append(what))
     after = bench.engine.stats()

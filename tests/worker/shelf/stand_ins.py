@@ -14,7 +14,7 @@ from worker.shelf.place import DeviceNeeds, Place
 from worker.shelf.policy import decide
 from worker.shelf.shelf import Shelf, ShelfLimits
 from worker.shelf.view import Decision, Running, ShelfView, Stay, Swap, Waiting
-from worker.shelf.warm import WarmModels
+from worker.shelf.warm.models import WarmModels
 
 MB = 10**6
 
@@ -27,6 +27,8 @@ class StandInEngine:
         self.demand = KVDemand(10 * MB, 400 * MB, 10 * MB, 0)
         self.is_closed = False
         memory.used += 100 * MB
+
+    sleeping: Any = None
 
     def resize_kv(self, num_bytes: int) -> int:
         self.kv_bytes = num_bytes
@@ -41,14 +43,14 @@ class StandInEngine:
     def close(self) -> None:
         assert not self.is_closed
         self.is_closed = True
-        self.memory.used -= 100 * MB
+        self.memory.used -= 0 if self.sleeping and self.sleeping.is_asleep else 100 * MB
 
 
 class StandInMemory(DeviceMemory):
     """A device of 1 GB."""
 
     device = "cpu"
-    holds_kept = True
+    holds_kept = is_elastic = True
 
     def __init__(self) -> None:
         self.total, self.used, self.others = 1000 * MB, 0, 0

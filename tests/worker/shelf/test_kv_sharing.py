@@ -66,7 +66,7 @@ def test_on_a_gpu_a_model_leaves_room_for_those_that_fit_beside_it(
     max_loaded: int | None, total: int, kv_bytes: int
 ) -> None:
     bench = ShelfBench(A, B, max_loaded=max_loaded)
-    bench.memory.holds_kept, bench.memory.device = False, "cuda:0"
+    bench.memory.holds_kept, bench.memory.is_elastic, bench.memory.device = False, False, "cuda:0"
     bench.memory.total = total * MB
     bench.advance()
     while not bench.woken.wait(0.001):

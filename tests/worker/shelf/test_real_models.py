@@ -25,7 +25,7 @@ from worker.shelf.opening import Opener, compute_with
 from worker.shelf.place import DeviceNeeds, Place
 from worker.shelf.shelf import Shelf, ShelfLimits
 from worker.shelf.view import Decision, Running, ShelfView, Stay, Swap, Waiting
-from worker.shelf.warm import WarmModels
+from worker.shelf.warm.models import WarmModels
 
 MB = 10**6
 FDS = Path("/proc/self/fd")

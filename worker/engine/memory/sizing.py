@@ -1,9 +1,15 @@
 """The size of an engine's KV cache, and what it is used for."""
 
+import logging
+
+import torch
+
 from worker.drafting.drafter import Drafter
 from worker.engine.interface import KVDemand
 from worker.engine.scheduler import Scheduler
 from worker.runners.limits import Limits
+
+logger = logging.getLogger("omni.worker")
 
 
 class KVSizing:
@@ -21,7 +27,7 @@ class KVSizing:
         return self._limits.kv_bytes(self._scheduler.kv_cache.pool.num_blocks)
 
     def resize(self, num_bytes: int) -> int:
-        """See AnyEngine.resize_kv(). A sequence of the longest length always fits; on a GPU the size is fixed."""
+        """See AnyEngine.resize_kv(). A sequence of the longest length always fits; some caches' size is fixed."""
         scheduler, limits, cache = self._scheduler, self._limits, self._scheduler.kv_cache
         if not cache.is_elastic:
             return self.num_bytes
@@ -30,7 +36,10 @@ class KVSizing:
         while cache.pool.num_used > num_blocks:
             scheduler.preempt_one()
         if num_blocks != cache.pool.num_blocks:
-            self._drafter.resize(num_blocks, cache.resize(num_blocks, scheduler.running))
+            try:
+                self._drafter.resize(num_blocks, cache.resize(num_blocks, scheduler.running))
+            except torch.OutOfMemoryError as reason:
+                logger.warning("a KV cache stays as it is: %s", reason)
         return self.num_bytes
 
     def take_demand(self) -> KVDemand:

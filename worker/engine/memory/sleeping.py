@@ -22,22 +22,22 @@ class Sleeping:
         self._parts = runner, drafter
         self._sizing = sizing
 
-    def sleep(self) -> int:
-        """See AnyEngine."""
+    def sleep(self) -> bool:
+        """See AnySleeping."""
         arena = self._arena
         if arena is None or not arena.is_whole:
-            return 0
+            return False
         for cache in (thing for thing in objects_in(self._parts) if isinstance(thing, KVCache)):
             cache.forget()
         try:
             arena.sleep()
         except (OSError, MemoryError) as reason:
             logger.warning("host memory has no room for the weights of a model that leaves: %s", reason)
-            return 0
-        return arena.host_bytes
+            return False
+        return True
 
     def wake(self, kv_bytes: int | None) -> None:
-        """See AnyEngine."""
+        """See AnySleeping."""
         assert self._arena is not None
         if kv_bytes is not None:
             self._sizing.resize(kv_bytes)
@@ -50,14 +50,24 @@ class Sleeping:
                 runner.recordings.forget()
 
     def drop_copy(self) -> None:
-        """Free host memory that the next sleep() fills again, while the engine is on the device."""
+        """See AnySleeping."""
         if self._arena is not None:
             self._arena.drop_copy()
 
     @property
-    def host_bytes(self) -> int:
-        """See AnyEngine."""
+    def warm_bytes(self) -> int:
+        """See AnySleeping."""
+        return self._arena.num_bytes if self._arena is not None and self._arena.is_whole else 0
+
+    @property
+    def copy_bytes(self) -> int:
+        """See AnySleeping."""
         return self._arena.host_bytes if self._arena is not None else 0
+
+    @property
+    def card_bytes(self) -> int:
+        """Of the card's memory, beside what torch's allocator counts."""
+        return self._arena.card_bytes if self._arena is not None else 0
 
     def close(self) -> None:
         if self._arena is not None:

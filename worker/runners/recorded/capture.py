@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -9,12 +11,28 @@ Launches = Callable[[], None]
 Record = Callable[[Launches], Launches]
 
 
-def cuda_capture() -> Record:
+@cache
+def pool_of_all() -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A memory pool for the recordings of all models that come and go on this GPU, and a recording that keeps it.
+
+    What a recording has there is used within one replay only, and replays follow one another. So the pool is as large
+    as the largest recording, and stays on the card while models leave.
+    """
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    number = torch.zeros(1, device="cuda")
+    number.add_(1)
+    with torch.cuda.graph(graph, pool=pool):
+        number.add_(1)
+    return graph, pool
+
+
+def cuda_capture(*, in_common: bool = False) -> Record:
     """A function that records the kernels another one launches, in one memory pool, and returns their replay.
 
-    It raises RuntimeError for a function that waits for the GPU, which cannot be recorded.
+    It raises RuntimeError for a function that waits for the GPU, which cannot be recorded. `in_common`: in the pool of
+    all models that leave the GPU and return.
     """
-    pool = torch.cuda.graph_pool_handle()
+    pool = pool_of_all()[1] if in_common else torch.cuda.graph_pool_handle()
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # one for all: each stream keeps memory of its own
 
     def capture(function: Launches) -> Launches:

@@ -77,7 +77,8 @@ class Recordings:
             expected = Expected(probe_logits(runner, runner.model)[0], most)
         except Unsupported as reason:
             logger.warning("the logits of recorded steps are not compared: %s", reason)
-        self.record(runner, run, max_num_seqs, max_model_len, cuda_capture(), on_progress)
+        capture = cuda_capture(in_common=runner.kv_cache.arena is not None)
+        self.record(runner, run, max_num_seqs, max_model_len, capture, on_progress)
         check_device()
         try:
             if expected is not None:

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from worker.engine.interface import AnyEngine
 from worker.shelf.place import Place
+from worker.shelf.warm.sleepers import Sleepers
 
 WEIGHTS, KV = "weights:", "kv:"  # begin the names of what is kept of a model
 
 
 class AnyKeep(Protocol):
-    """Of worker/kept/keep.py, what the shelf asks."""
+    """Of worker/kept/keep.py, what the shelf asks. Sleepers are asked the same."""
 
     def sizes(self) -> dict[str, int]:
         """Bytes of all that is kept, by name."""
@@ -57,6 +59,22 @@ class WarmModels:
                 num_bytes -= sizes[name]
                 wanted -= sizes[name]
         self.look(places)
+
+    def opened(self, name: str, engine: AnyEngine) -> None:
+        """From its files. In the thread that opens and closes engines, as part() and wake()."""
+        if isinstance(self._keep, Sleepers) and name:
+            self._keep.opened(name, engine)
+
+    def part(self, name: str, engine: AnyEngine) -> None:
+        """An engine leaves the device; on a GPU it may return."""
+        if isinstance(self._keep, Sleepers) and name:
+            self._keep.part(name, engine)
+        else:
+            engine.close()
+
+    def wake(self, name: str, kv_bytes: int | None) -> AnyEngine | None:
+        """An engine that had left, still to be warmed up; None if there is none. Raises torch.OutOfMemoryError."""
+        return self._keep.wake(name, kv_bytes) if isinstance(self._keep, Sleepers) else None
 
     @staticmethod
     def num_bytes(places: Sequence[Place]) -> int:

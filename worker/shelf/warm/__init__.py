@@ -1,0 +1,1 @@
+"""Models that are not loaded and need not be read again: their weights lie in host memory."""
