@@ -19,6 +19,7 @@ from bench import (
     gpu_ram,
     gpu_sampling,
     gpu_sparse,
+    gpu_shelf,
     gpu_speed,
     gpu_variants,
     gpu_weights,
@@ -75,6 +76,10 @@ SECTIONS = (
     Section("int4", "weights", "int4 weights", gpu_weights.int4, 20, 10),
     Section("fp8 kv", "weights", "fp8 KV cache", gpu_weights.fp8_kv, 18, 12),
     Section("drafts", "drafts", "Drafts that are accepted", gpu_drafts.drafts, 32, 7),
+    Section("swaps", "shelf", "A model leaves and returns", gpu_shelf.swaps, 75, 5),
+    Section(
+        "swaps by torch", "shelf apart", "A model leaves and returns, by torch's allocator", gpu_shelf.by_torch, 25, 12
+    ),
     Section("float32", "float32", "Tokens in float32", gpu_checks.in_float32, 18, 4),
     Section("ram link", RAM, "The way to experts in host memory", gpu_ram.link, 40, 5),
     Section("ram experts", RAM, "Experts in host memory alone", gpu_ram.experts, 60, 4),

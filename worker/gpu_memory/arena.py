@@ -113,21 +113,20 @@ class Arena:
     def wake(self) -> None:
         """Bring the weights back; pools are zeros. Raises torch.OutOfMemoryError, and is asleep then; LostWeights."""
         try:
-            for piece in self._weights:
-                piece.fit(piece.bytes.nbytes)
-            for piece, num_bytes in self._pools:
-                piece.fit(num_bytes)
+            with self._copying():
+                for piece in self._weights:
+                    piece.fit(piece.bytes.nbytes)
+                for there, here in self._spans():
+                    there.copy_(here, non_blocking=True)
+                for piece, num_bytes in self._pools:  # while the weights are being copied
+                    piece.fit(num_bytes)
+                    piece.bytes[: piece.num_mapped].zero_()
+                sums = self._check_sums()
         except torch.OutOfMemoryError:
             for piece in self._all():
                 piece.fit(0)
             raise
         self.is_asleep = False
-        with self._copying():
-            for there, here in self._spans():
-                there.copy_(here, non_blocking=True)
-            for piece, _ in self._pools:
-                piece.bytes[: piece.num_mapped].zero_()
-            sums = self._check_sums()
         if sums != self._sums:
             raise LostWeights("the weights that came back from host memory are not those that left for it")
 

@@ -46,7 +46,7 @@ class HostBlocks:
     def __del__(self) -> None:
         for address in getattr(self, "_pinned", ()):
             assert self._driver is not None
-            with suppress(RuntimeError):  # the GPU is lost, or the process ends
+            with suppress(Exception):  # the GPU is lost, or the process ends
                 self._driver.unpin(address)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from worker.gpu_memory.driver import CudaDriver
 
-SMALLEST_CHUNKS, LARGEST_CHUNK = 64, 2**26  # chunks of a region at most, unless they are of the largest size
+SMALLEST_CHUNKS, LARGEST_CHUNK = 32, 2**26  # chunks of a region at most, unless they are of the largest size
 
 
 class Piece(Protocol):
@@ -63,7 +63,7 @@ class Region:
 
     def __del__(self) -> None:
         if getattr(self, "_handles", None):
-            with suppress(RuntimeError):  # the GPU is lost, or the process ends
+            with suppress(Exception):  # the GPU is lost, or the process ends
                 if self.bytes.is_cuda:
                     torch.cuda.synchronize(self.bytes.device)
                 self.fit(0)
@@ -97,7 +97,7 @@ class Addresses:
 
     def __del__(self) -> None:
         if hasattr(self, "first"):
-            with suppress(RuntimeError):
+            with suppress(Exception):
                 self._driver.free(self.first, self.num_bytes)
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench import gpu_shelf
+from bench.gpu_bench import Bench as GpuBench
+from bench.gpu_report import Report, read_lines
 from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.drafting.conftest import Longest
@@ -160,3 +163,17 @@ def test_a_model_for_which_host_memory_has_no_room_stays(
     assert answered(bench, "first") == bench.generate(prompt_of(40), GENERATED)
     plain = bench_with(model_folder(), None)
     assert not plain.engine.sleeping.sleep()
+
+
+def test_the_bench_of_models_that_leave_runs_through(
+    driver: StandInDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rehearsal without a GPU: every comparison of tokens holds."""
+    monkeypatch.setattr(gpu_shelf, "arena_of", lambda device: VirtualArena(device, driver))
+    report = Report(tmp_path / "gpu.jsonl", "CPU")
+    for section in (gpu_shelf.swaps, gpu_shelf.by_torch):
+        section(GpuBench("tiny", CPU, report))
+    told = capsys.readouterr().out
+    assert "WRONG" not in told and "NO" not in told and "steps recorded again: False" in told
+    numbers = {line["number"]: line["value"] for line in read_lines(tmp_path / "gpu.jsonl") if "number" in line}
+    assert numbers["shelf/round 3/same"] == 1 and "shelf/resized ms" in numbers

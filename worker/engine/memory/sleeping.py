@@ -19,7 +19,9 @@ class Sleeping:
     def __init__(self, arena: Arena | None, runner: Runner, drafter: Drafter, sizing: KVSizing) -> None:
         self.is_warm = False  # what warm_up() makes is there
         self._arena = arena
-        self._parts = runner, drafter
+        parts = list(objects_in((runner, drafter))) if arena is not None else []
+        self._caches = [part for part in parts if isinstance(part, KVCache)]
+        self._runners = [part for part in parts if isinstance(part, ModelRunner)]
         self._sizing = sizing
 
     def sleep(self) -> bool:
@@ -27,7 +29,7 @@ class Sleeping:
         arena = self._arena
         if arena is None or not arena.is_whole:
             return False
-        for cache in (thing for thing in objects_in(self._parts) if isinstance(thing, KVCache)):
+        for cache in self._caches:
             cache.forget()
         try:
             arena.sleep()
@@ -45,7 +47,7 @@ class Sleeping:
         if self._arena.keeps_addresses:
             return
         self.is_warm = False
-        for runner in (thing for thing in objects_in(self._parts) if isinstance(thing, ModelRunner)):
+        for runner in self._runners:
             if runner.recordings is not None:
                 runner.recordings.forget()
 
