@@ -121,7 +121,7 @@ def test_torch_s_allocator_serves_where_the_driver_cannot() -> None:
 
 def test_pools_are_zeros_and_grow_and_shrink_in_place(driver: StandInDriver) -> None:
     arena = VirtualArena(CPU, driver)
-    pool = arena.take((64, 2, 65536), torch.uint8, first_bytes=10 * 2 * 65536)
+    pool = arena.take((32, 2, 65536), torch.uint8, first_bytes=10 * 2 * 65536)
     first = pool[:10]
     assert (first == 0).all() and driver.mapped_bytes == 10 * 2 * 65536
     first.fill_(9)
@@ -137,7 +137,7 @@ def test_pools_are_zeros_and_grow_and_shrink_in_place(driver: StandInDriver) -> 
     assert arena.take((3, 0, 5), torch.float16).shape == (3, 0, 5)
     with pytest.raises(torch.OutOfMemoryError):
         driver.left = 65536
-        arena.fit(pool, 64 * 2 * 65536)
+        arena.fit(pool, 32 * 2 * 65536)
     assert driver.mapped_bytes == 7 * 2 * 65536 and (pool[:7] == 0).all()
 
 
