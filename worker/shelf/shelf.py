@@ -66,8 +66,7 @@ class Shelf:
         self._open_engine = open_engine
         self._decide = decide
         self._by_queue = {place.queue: place for place in places}
-        self._noted_at = clock()
-        self._capacity, self._measure_at = 0, -inf
+        self._capacity, self._measure_at, self._noted_at = 0, -inf, clock()
         self._first: Place | None = self.places[0]  # loaded at the start, unless something waits for another one
         self._returning: list[Place] = []  # they left for a model that could not be loaded then
         self._unloads: list[Place] = []  # as ordered
@@ -180,7 +179,7 @@ class Shelf:
     def _swap(self, plan: SwapPlan, now: float) -> None:
         """Nothing of what leaves runs any more: close it, and open what comes."""
         plan.is_under_way = True
-        leaves = [self._leave(place, engine) for place in plan.out if (engine := place.left(now)) is not None]
+        leaves = [self.warm.leave(place.kept_name, place.left(now)) for place in plan.out]
         opens = None
         if (to := plan.to) is not None:
             to.begins(now)
@@ -189,20 +188,14 @@ class Shelf:
         self.warm.trim(self.places)
         self.opener.begin(leaves, opens)
 
-    def _leave(self, place: Place, engine: AnyEngine) -> Callable[[], None]:
-        return partial(self.warm.part, place.kept_name, engine)
-
     def _open(self, place: Place, kv_bytes: int, on_progress: OnProgress) -> AnyEngine:
         """In the opener's thread, once what leaves is closed."""
         needed = place.size.kv_least + (0 if place.is_kept and self.memory.holds_kept else place.fixed_bytes)
         if self.memory.holds_kept and needed > self.memory.left():
             self.warm.trim(self.places, needed - self.memory.left())
         check_room(needed, self.memory.left())
-        if (engine := self.warm.wake(place.kept_name, kv_bytes or None)) is not None:
-            return engine
-        engine = self._open_engine(place.model, on_progress, kv_bytes or None)
-        self.warm.opened(place.kept_name, engine)
-        return engine
+        opens = partial(self._open_engine, place.model, on_progress, kv_bytes or None)
+        return self.warm.opened(place.kept_name, kv_bytes or None, opens)
 
     def _land(self, now: float) -> list[Change]:
         """The end of a swap, if there was one."""

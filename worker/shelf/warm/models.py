@@ -1,6 +1,7 @@
 """Weights in host memory of models that are not loaded, as far as OMNI_WARM_MEMORY allows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 from worker.engine.interface import AnyEngine
@@ -60,21 +61,23 @@ class WarmModels:
                 wanted -= sizes[name]
         self.look(places)
 
-    def opened(self, name: str, engine: AnyEngine) -> None:
-        """From its files. In the thread that opens and closes engines, as part() and wake()."""
-        if isinstance(self._keep, Sleepers) and name:
+    def leave(self, name: str, engine: AnyEngine | None) -> Callable[[], None]:
+        """What lets an engine leave the device, to which it may return from a GPU's host memory."""
+        if engine is None:
+            return lambda: None
+        return partial(self._keep.part, name, engine) if isinstance(self._keep, Sleepers) else engine.close
+
+    def opened(self, name: str, kv_bytes: int | None, open_engine: Callable[[], AnyEngine]) -> AnyEngine:
+        """The engine that has left, or a new one, still to be warmed up. Raises torch.OutOfMemoryError among others.
+
+        The thread that opens and closes engines calls it, and what leave() returns.
+        """
+        if not isinstance(self._keep, Sleepers):
+            return open_engine()
+        if (engine := self._keep.wake(name, kv_bytes)) is None:
+            engine = open_engine()
             self._keep.opened(name, engine)
-
-    def part(self, name: str, engine: AnyEngine) -> None:
-        """An engine leaves the device; on a GPU it may return."""
-        if isinstance(self._keep, Sleepers) and name:
-            self._keep.part(name, engine)
-        else:
-            engine.close()
-
-    def wake(self, name: str, kv_bytes: int | None) -> AnyEngine | None:
-        """An engine that had left, still to be warmed up; None if there is none. Raises torch.OutOfMemoryError."""
-        return self._keep.wake(name, kv_bytes) if isinstance(self._keep, Sleepers) else None
+        return engine
 
     @staticmethod
     def num_bytes(places: Sequence[Place]) -> int:
