@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from worker.gpu_memory.driver import CudaDriver, driver_of
+from worker.gpu_memory.driver import MemoryDriver, driver_of
 from worker.gpu_memory.host import HostBlocks
 from worker.gpu_memory.moving import moved
 from worker.gpu_memory.regions import Piece, Region, TorchPiece, bytes_of
@@ -200,7 +200,7 @@ class VirtualArena(Arena):
 
     keeps_addresses = is_elastic = True
 
-    def __init__(self, device: torch.device, driver: CudaDriver) -> None:
+    def __init__(self, device: torch.device, driver: MemoryDriver) -> None:
         super().__init__(device)
         self._driver = driver
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import threading
 from functools import cache
 from typing import Any
 
@@ -67,7 +68,7 @@ class DriverError(RuntimeError):
     """A call of the driver failed."""
 
 
-class CudaDriver:
+class MemoryDriver:
     """Of one GPU of this process. Its methods may be called from any thread."""
 
     def __init__(self, library: str, ordinal: int) -> None:
@@ -79,6 +80,7 @@ class CudaDriver:
         except (OSError, AttributeError) as error:
             raise NoDriver(str(error)) from error
         self.mapped_bytes = 0  # of all engines
+        self._lock = threading.Lock()  # one engine may grow while another leaves
         self._where = Location(ON_DEVICE, ordinal)
         self._wanted = Properties(type=PINNED, location=self._where)
         try:
@@ -119,7 +121,7 @@ class CudaDriver:
             raise
         access = Access(self._where, READ_AND_WRITE)
         self._call("cuMemSetAccess", address, num_bytes, ctypes.byref(access), 1)
-        self.mapped_bytes += num_bytes
+        self._count(num_bytes)
         return int(handle.value)
 
     def unmap(self, address: int, num_bytes: int, handle: int) -> None:
@@ -127,7 +129,7 @@ class CudaDriver:
         self._enter()
         self._call("cuMemUnmap", address, num_bytes)
         self._call("cuMemRelease", handle)
-        self.mapped_bytes -= num_bytes
+        self._count(-num_bytes)
 
     def pin(self, address: int, num_bytes: int) -> None:
         """Lock host memory into its place, for copies at the link's full rate. Raises DriverError."""
@@ -137,6 +139,10 @@ class CudaDriver:
     def unpin(self, address: int) -> None:
         self._enter()
         self._call("cuMemHostUnregister", address)
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self.mapped_bytes += num_bytes
 
     def _enter(self) -> None:
         """A thread that torch has not used yet has no context."""
@@ -160,10 +166,10 @@ class CudaDriver:
 
 
 @cache
-def driver_of(ordinal: int) -> CudaDriver | None:
+def driver_of(ordinal: int) -> MemoryDriver | None:
     """Of this GPU; None, which is logged, where memory at addresses that stay cannot be had."""
     try:
-        return CudaDriver(LIBRARY, ordinal)
+        return MemoryDriver(LIBRARY, ordinal)
     except NoDriver as reason:
         logger.warning("steps are recorded again when a model returns to the GPU: %s", reason)
         return None

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import torch
 
-from worker.gpu_memory.driver import CudaDriver, DriverError
+from worker.gpu_memory.driver import MemoryDriver, DriverError
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)  # locked in a tenth of the ti
 class HostBlocks:
     """So many bytes, in blocks. They are freed with the object, whose tensors nobody may use then."""
 
-    def __init__(self, num_bytes: int, driver: CudaDriver | None) -> None:
+    def __init__(self, num_bytes: int, driver: MemoryDriver | None) -> None:
         """Raises OSError or MemoryError. Without a driver they are torch's own pinned memory, or ordinary."""
         self.num_bytes = num_bytes
         self.is_pinned = True
@@ -33,7 +33,7 @@ class HostBlocks:
         if HUGE_PAGES is not None:
             pages.madvise(HUGE_PAGES)
         block = torch.frombuffer(pages, dtype=torch.uint8)
-        block.zero_()  # by all threads; locking pages that are not there yet takes longer
+        block[:: mmap.PAGESIZE].zero_()  # all threads make the pages; locking ones that are not there takes longer
         try:
             self._driver.pin(block.data_ptr(), num_bytes)
             self._pinned.append(block.data_ptr())

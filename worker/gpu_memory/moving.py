@@ -2,7 +2,7 @@
 
 import torch
 
-from worker.gpu_memory.driver import CudaDriver
+from worker.gpu_memory.driver import MemoryDriver
 from worker.gpu_memory.regions import Region, bytes_of
 from worker.gpu_memory.walk import HeldStorage
 
@@ -10,7 +10,7 @@ ALIGNMENT = 512  # bytes, of each storage in a region: what torch's allocator gi
 BATCH = 2**30  # bytes that are there twice at a time
 
 
-def moved(found: list[HeldStorage], driver: CudaDriver, device: torch.device) -> Region:
+def moved(found: list[HeldStorage], driver: MemoryDriver, device: torch.device) -> Region:
     """All of these, which are taken from the list. Raises torch.OutOfMemoryError."""
     places, size = [], 0
     for held in found:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from worker.gpu_memory.driver import CudaDriver
+from worker.gpu_memory.driver import MemoryDriver
 
 SMALLEST_CHUNKS, LARGEST_CHUNK = 32, 2**26  # chunks of a region at most, unless they are of the largest size
 
@@ -30,7 +30,7 @@ class Piece(Protocol):
 class Region:
     """Addresses that stay, and memory behind the first of them that comes and goes in chunks."""
 
-    def __init__(self, driver: CudaDriver, num_bytes: int, device: torch.device) -> None:
+    def __init__(self, driver: MemoryDriver, num_bytes: int, device: torch.device) -> None:
         """Without memory yet. Raises DriverError."""
         self._driver = driver
         self.num_bytes = -(-num_bytes // driver.granularity) * driver.granularity
@@ -72,7 +72,7 @@ class Region:
 class Addresses:
     """Reserved until nobody has them any more: a tensor on them holds this object."""
 
-    def __init__(self, driver: CudaDriver, num_bytes: int) -> None:
+    def __init__(self, driver: MemoryDriver, num_bytes: int) -> None:
         self._driver, self.num_bytes = driver, num_bytes
         self.first = driver.reserve(num_bytes)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from worker.gpu_memory.driver import CudaDriver
+from worker.gpu_memory.driver import MemoryDriver
 
 SOURCE = Path(__file__).with_name("stand_in_driver.c")
 
 
-class StandInDriver(CudaDriver):
+class StandInDriver(MemoryDriver):
     """With a card of as many bytes as a test sets."""
 
     def __init__(self, library: str) -> None:

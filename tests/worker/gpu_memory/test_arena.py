@@ -16,7 +16,7 @@ from torch import nn
 from tests.worker.gpu_memory.conftest import StandInDriver
 from worker.gpu_memory import moving as moving_module
 from worker.gpu_memory.arena import Arena, LostWeights, VirtualArena
-from worker.gpu_memory.driver import CudaDriver, DriverError, NoDriver
+from worker.gpu_memory.driver import MemoryDriver, DriverError, NoDriver
 from worker.gpu_memory.regions import Region
 from worker.gpu_memory.walk import storages_in
 
@@ -203,9 +203,9 @@ def test_what_is_unmapped_cannot_be_read(driver: StandInDriver) -> None:
 
 def test_a_driver_that_is_missing_or_refuses_is_told(driver_library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NoDriver, match="cannot open"):
-        CudaDriver("libnone.so.1", 0)
+        MemoryDriver("libnone.so.1", 0)
     with pytest.raises(NoDriver, match="cuInit"):
-        CudaDriver(str(ctypes.util.find_library("c")), 0)
+        MemoryDriver(str(ctypes.util.find_library("c")), 0)
     driver: Any = StandInDriver(driver_library)
     with pytest.raises(DriverError, match="cuMemAddressReserve: invalid value"):
         driver.reserve(5)

@@ -11,22 +11,28 @@ import torch
 from bench import gpu_shelf
 from bench.gpu_bench import Bench as GpuBench
 from bench.gpu_report import Report, read_lines
+from common.shelf.table import TableModel
 from tests.worker import gpu_stand_ins
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.drafting.conftest import Longest
 from tests.worker.gpu_memory.conftest import StandInDriver
 from tests.worker.gpu_stand_ins import launched, recorded
+from tests.worker.shelf.test_real_models import TwoModels
 from worker.attention.kernel import KernelAttention
 from worker.attention.paged import PagedAttention
 from worker.drafting import drafter
 from worker.engine.engine import Engine
+from worker.engine.interface import AnyEngine
 from worker.gpu_memory.arena import Arena, VirtualArena
 from worker.models.loader import EngineConfig, load
+from worker.progress import OnProgress
 from worker.runners import choose
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.recorded import recordings as recordings_module
 from worker.runners.recorded.recordings import Recordings
+from worker.shelf.warm.models import WarmModels
+from worker.shelf.warm.sleepers import Sleepers
 
 CPU = torch.device("cpu")
 GENERATED = 12
@@ -38,8 +44,10 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(KernelAttention, "write", PagedAttention.write)
     monkeypatch.setattr("worker.attention.kernel.attend", launched(gpu_stand_ins.attend))
     monkeypatch.setattr("worker.kernels.linear.can_pack", lambda dtype: False)
-    monkeypatch.setattr(choose, "candidates", lambda device: [(DecoderRunner, KernelAttention.of_rows)])
-    monkeypatch.setattr(choose, "new_recordings", lambda runner, config, tokens, most: Recordings(config.speculate, 16))
+    monkeypatch.setattr(choose, "candidates", lambda device, **_: [(DecoderRunner, KernelAttention.of_rows)])
+    monkeypatch.setattr(
+        choose, "new_recordings", lambda runner, config, tokens, most, **_: Recordings(config.speculate, 16)
+    )
     monkeypatch.setattr(recordings_module, "cuda_capture", lambda **_: recorded)
     monkeypatch.setattr(drafter, "Lengths", Longest)
     yield
@@ -177,3 +185,35 @@ def test_the_bench_of_models_that_leave_runs_through(
     assert "WRONG" not in told and "NO" not in told and "steps recorded again: False" in told
     numbers = {line["number"]: line["value"] for line in read_lines(tmp_path / "gpu.jsonl") if "number" in line}
     assert numbers["shelf/round 3/same"] == 1 and "shelf/resized ms" in numbers
+
+
+class TwoOnAGpu(TwoModels):
+    """Two small models that come and go in one process, with the card and the recordings of a stand-in."""
+
+    def __init__(self, tiny: Path, driver: StandInDriver) -> None:
+        self.driver, self.num_opened = driver, 0
+        super().__init__(tiny, max_loaded=1)
+        self.shelf.memory.holds_kept = False
+        self.shelf.warm = WarmModels(Sleepers(2**30), 2**30)
+        for place in self.shelf.places:
+            place.kept_name = f"weights:{place.queue}"
+
+    def _open(self, model: TableModel, on_progress: OnProgress, kv_bytes: int | None) -> AnyEngine:
+        self.num_opened += 1
+        config = replace(SMALL, kv_memory_bytes=min(kv_bytes or 0, 2**22))
+        loaded = load(model.source, model.ids, config, on_progress)
+        return Engine(replace(loaded, arena=VirtualArena(CPU, self.driver)), config)
+
+
+def test_a_shelf_lets_models_leave_and_return(model_folder: ModelFolder, driver: StandInDriver) -> None:
+    models = TwoOnAGpu(model_folder(), driver)
+    answers, mapped = [], []
+    for _ in range(3):
+        for queue in ("demo", "tiny"):
+            models.wait_for(queue)
+            answers.append(models.answer(queue))
+            mapped.append(driver.mapped_bytes)
+    assert answers == answers[:2] * 3 and models.num_opened == 2
+    assert mapped[2:4] == mapped[4:], "each has the card for itself"
+    states = {entry.queue: entry.status for entry in models.shelf.report("w", {}).entries}
+    assert states == {"demo": "warm", "tiny": "loaded"}
