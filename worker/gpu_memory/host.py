@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import torch
 
-from worker.gpu_memory.driver import MemoryDriver, DriverError
+from worker.gpu_memory.driver import DriverError, MemoryDriver
 
 logger = logging.getLogger(__name__)
 

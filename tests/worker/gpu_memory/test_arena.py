@@ -16,7 +16,7 @@ from torch import nn
 from tests.worker.gpu_memory.conftest import StandInDriver
 from worker.gpu_memory import moving as moving_module
 from worker.gpu_memory.arena import Arena, LostWeights, VirtualArena
-from worker.gpu_memory.driver import MemoryDriver, DriverError, NoDriver
+from worker.gpu_memory.driver import DriverError, MemoryDriver, NoDriver
 from worker.gpu_memory.regions import Region
 from worker.gpu_memory.walk import storages_in
 
