@@ -76,7 +76,7 @@ SECTIONS = (
     Section("int4", "weights", "int4 weights", gpu_weights.int4, 20, 10),
     Section("fp8 kv", "weights", "fp8 KV cache", gpu_weights.fp8_kv, 18, 12),
     Section("drafts", "drafts", "Drafts that are accepted", gpu_drafts.drafts, 32, 7),
-    Section("swaps", "shelf", "A model leaves and returns", gpu_shelf.swaps, 75, 5),
+    Section("swaps", "shelf", "A model leaves and returns", gpu_shelf.swaps, 55, 5),
     Section(
         "swaps by torch", "shelf apart", "A model leaves and returns, by torch's allocator", gpu_shelf.by_torch, 25, 12
     ),
