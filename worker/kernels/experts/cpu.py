@@ -18,6 +18,7 @@ from worker.kernels.experts.form import (
     zero_of,
 )
 from worker.kernels.experts.layer import Encode, ExpertLayer, encoded
+from worker.kernels.experts.nodes import copy_over_nodes, count_nodes
 from worker.kernels.heap import use_large_pages
 from worker.kernels.native import NoKernels
 from worker.kernels.packed.layout import FORMS, CPacked, kernels_for
@@ -90,7 +91,10 @@ class CpuExperts:
                 if name not in tensors:
                     tensors[name] = part.new_empty(layer.num_experts, *part.shape)
                     use_large_pages(tensors[name])
-                tensors[name][expert] = part
+                if (num_nodes := count_nodes()) > 1:
+                    copy_over_nodes(part, tensors[name][expert], num_nodes)
+                else:
+                    tensors[name][expert] = part
         return cls(form, tensors, layer.up_bias, layer.down_bias)
 
     def bind(self) -> None:
@@ -117,7 +121,7 @@ class CpuExperts:
             0 if activation.limit == math.inf else activation.limit,
             activation.alpha,
             activation.shift,
-            1,
+            count_nodes(),
             0,
         )
 

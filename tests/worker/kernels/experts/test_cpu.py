@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle, product
 
 import pytest
 import torch
 
 from tests.worker.kernels.packed.weight_forms import FORMS, Maker, processor
+from worker.kernels.experts import cpu
 from worker.kernels.experts.activation import Activation
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.form import ExpertsForm, plain_weights
@@ -189,6 +191,25 @@ def test_several_threads_compute_the_same_on_machines_of_several_nodes() -> None
     for num_nodes, num_threads in ((1, 2), (2, 2), (3, 3)):
         experts.c_layer.num_nodes, experts.c_layer.num_threads = num_nodes, num_threads
         assert torch.equal(sums(experts, *inputs), right), (num_nodes, num_threads)
+
+
+def test_weights_may_be_spread_over_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's nodes may be fewer: then a page lies where there is memory."""
+    torch.manual_seed(0)
+    layer, inputs = layer_of("int4", torch.bfloat16, 128, 64, Activation()), inputs_of(5, 128, torch.bfloat16)
+    right = sums(CpuExperts.of(layer), *inputs)
+    monkeypatch.setattr(cpu, "count_nodes", lambda: 3)
+    spread = CpuExperts.of(layer)
+    assert spread.c_layer.num_nodes == 3
+    assert torch.equal(sums(spread, *inputs), right)
+
+
+def test_dense_matrices_may_stand_turned() -> None:
+    torch.manual_seed(0)
+    layer, inputs = layer_of("dense", torch.bfloat16, 128, 64, Activation()), inputs_of(5, 128, torch.bfloat16)
+    turned = replace(layer, up=replace(layer.up, codes=layer.up.codes.mT.contiguous().mT))
+    assert not turned.up.codes.is_contiguous()
+    assert torch.equal(sums(CpuExperts.of(turned), *inputs), sums(CpuExperts.of(layer), *inputs))
 
 
 def test_experts_that_no_kernel_computes_are_refused_with_the_reason() -> None:
