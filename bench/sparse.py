@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import torch
 
-from bench.roofline import READ_BYTES, seconds_of
+from bench.roofline import seconds_of
 from bench.sparse_model import EXPERTS, INNER, TOP_K, WIDTH, save_sparse_gguf
 from bench.sparse_peers import llama_tokens, our_tokens, transformers_tokens
 from worker.kernels.experts.activation import Activation
@@ -35,6 +35,7 @@ from worker.kernels.packed.weights import MX_GROUP, Weights, stacked_weights
 DTYPE = torch.bfloat16
 NUM_LAYERS = 3  # of a measurement, in turn, so that weights come from memory
 NUM_TRIES = 12
+READ_BYTES = 2**28
 ERROR_EXPERTS = 8
 Maker = Callable[[int, int], Weights]  # outputs, inputs
 
@@ -110,40 +111,42 @@ def layers_of(make: Maker) -> list[CpuExperts]:
     return layers
 
 
-def read_bandwidth() -> float:
-    """Bytes per second of reading memory by all threads, the best of several tries."""
+def large_block() -> torch.Tensor:
     block = torch.empty(READ_BYTES // 8, dtype=torch.int64)
     use_large_pages(block)
-    block.zero_()
-    return READ_BYTES / min(seconds_of(block.sum, block.device, 8))
+    return block.zero_()
 
 
-def expert_rate(layers: list[CpuExperts], num_rows: int) -> float:
-    """Bytes per second of experts that steps of so many rows chose, the best of several turns over the layers."""
+def rates(layers: list[CpuExperts], num_rows: int, block: torch.Tensor) -> tuple[float, float]:
+    """Bytes per second of the experts that steps of so many rows chose, and of reading `block`; medians.
+
+    By turns: what a host lends of its memory changes from one second to the next.
+    """
     hidden, chosen, weights = inputs_of(num_rows, EXPERTS, TOP_K)
-    out, turns = torch.empty_like(hidden), []
+    out, seconds, reading = torch.empty_like(hidden), [], []
     for turn in range(NUM_TRIES):
         own = (chosen + 7 * turn) % EXPERTS
         started = time.perf_counter()
         for experts in layers:
             experts(hidden, own, weights, out)
-        turns.append(time.perf_counter() - started)
-    each = layers[0].num_bytes / EXPERTS
-    return len(layers) * len(torch.unique(chosen)) * each / min(turns)
+        seconds.append(time.perf_counter() - started)
+        reading += seconds_of(block.sum, block.device, 1)
+    size = len(layers) * len(torch.unique(chosen)) * layers[0].num_bytes / EXPERTS
+    return size / statistics.median(seconds), block.nbytes / statistics.median(reading)
 
 
 def print_bandwidth(rows: list[int]) -> None:
-    """Measured between two measurements of the memory, whose mean is what a share is of."""
-    print(f"| experts | bytes a weight | memory GB/s | {' | '.join(f'{each} rows' for each in rows)} |")
-    print(f"|{'---|' * (len(rows) + 3)}")
+    """Measured by turns with reading a block of memory."""
+    print(f"| experts | bytes a weight | {' | '.join(f'{each} rows' for each in rows)} |\n|{'---|' * (len(rows) + 2)}")
+    block = large_block()
     for name, make in FORMS.items():
         layers = layers_of(make)
         size = layers[0].num_bytes / (EXPERTS * 3 * WIDTH * INNER)
-        before = read_bandwidth()
-        rates = [expert_rate(layers, num_rows) for num_rows in rows]
-        memory = statistics.mean((before, read_bandwidth()))
-        shares = " | ".join(f"{rate / 1e9:.1f} ({rate / memory:.0%})" for rate in rates)
-        print(f"| {name} | {size:.3f} | {memory / 1e9:.1f} | {shares} |", flush=True)
+        cells = []
+        for num_rows in rows:
+            found, memory = rates(layers, num_rows, block)
+            cells.append(f"{found / 1e9:.1f} of {memory / 1e9:.1f} GB/s, {found / memory:.0%}")
+        print(f"| {name} | {size:.3f} | {' | '.join(cells)} |", flush=True)
         del layers
 
 
