@@ -72,6 +72,12 @@ class TracedService(RunningService):
         return self.processes[name]
 
 
+def how_it_runs(ours: Ours) -> list[str]:
+    """Lines of the worker's log that say by which runner it serves, what is recorded, and what went wrong."""
+    lines = ours.service.log_path.read_text(errors="replace").splitlines()
+    return [line for line in lines if any(word in line for word in ("Runner", "recorded", "WARNING", "ERROR"))]
+
+
 @contextmanager
 def our_service(model: Path, *, is_traced: bool = False, **settings: str) -> Iterator[Ours]:
     """The real service on free ports, its thread count the engine's own choice unless set."""

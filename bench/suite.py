@@ -20,7 +20,7 @@ from typing import Any
 from bench import load, models
 from bench.pictures import Panel, draw
 from bench.report import DEFAULT_FOLDER, load_average, machine, table, write_json
-from bench.serve import end_on_sigterm, our_service, peer
+from bench.serve import end_on_sigterm, how_it_runs, our_service, peer
 
 REST_S = 2.0  # between two turns: the threads of the one before spin on for a while, on the cores of the next
 COLUMNS = (
@@ -52,7 +52,7 @@ def targets_of(shape: str, args: argparse.Namespace) -> Iterator[list[load.Targe
         found = []
         if not args.without_ours:
             ours = stack.enter_context(our_service(args.models / shape, **dict(args.setting)))
-            print(f"ours: ready after {ours.start_s:.1f} s", flush=True)
+            print(f"ours: ready after {ours.start_s:.1f} s", *how_it_runs(ours), sep="\n  ", flush=True)
             found.append(load.Target("ours", ours.url, shape, "sk-local"))
         for text in args.peer:
             name, _, command = text.partition("=")
