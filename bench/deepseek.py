@@ -15,7 +15,7 @@ from transformers import DeepseekV32Config
 
 from bench.report import table
 from worker.attention.latent.index_keys import index_shape
-from worker.kernels.packed.encodings import cpu_int4_weights, int8_weights
+from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
 from worker.kernels.packed.weights import SCALE_BLOCK
 from worker.state.kv_cache import LayerShape
 
@@ -23,9 +23,19 @@ DOC = Path(__file__).resolve().parent.parent / "docs" / "deepseek-v3.2.md"
 CONTEXT = 32_768  # tokens
 STREAMS = (1, 2, 8, 16)
 SHOWN = (1, 16)  # of these, in the table of speeds
-HOST_RATES = (100, 200, 300, 400, 500, 600)  # GB/s that the cores read
-HOST_SHARE = 0.8  # of it, while they compute experts
-GPU_RATE, GPU_SHARE = 4800, 0.6  # GB/s of an H200's memory, and the share of it in a step of one token
+HOST_RATES = (100, 200, 300, 400, 500, 600)  # GB/s that the cores read, as omni fit measures it
+LAYER_S = 0.5e-3  # of a layer without its experts: 8 layers took 4.0 ms on an H200 (bench.gpu --only ram)
+FIT_PARTS = {  # of ours, what omni fit calls them
+    "attention's projections": "attention",
+    "keys' and values' matrices, absorbed": "attention",
+    "indexer": "indexer",
+    "weights of its heads": "indexer",
+    "dense MLPs of 3 layers": "dense layers and routers",
+    "routers": "dense layers and routers",
+    "shared experts": "shared experts",
+    "embeddings": "embeddings and head",
+    "head": "embeddings and head",
+}
 GPU, HOST = "GPU", "host memory"
 FP8 = 1 + 4 / SCALE_BLOCK**2  # bytes a number, with its part of a block's scale
 
@@ -38,8 +48,6 @@ class Part:
     count: int
     width: float  # bytes a number
     form: str
-    place: str = GPU
-    is_read: bool = True  # once in each step, whatever the tokens
 
     @property
     def num_bytes(self) -> float:
@@ -62,15 +70,18 @@ def parts(config: Any) -> Iterator[Part]:
     inner = config.n_shared_experts * config.moe_intermediate_size
     yield Part("shared experts", (layers - dense) * 3 * width * inner, FP8, "fp8")
     yield Part("routers", (layers - dense) * config.n_routed_experts * width, 4, "float32")
-    yield Part("embeddings", config.vocab_size * width, 2, "bf16", is_read=False)
+    yield Part("embeddings", config.vocab_size * width, 2, "bf16")
     yield Part("head", config.vocab_size * width, 2, "bf16")
 
 
 def expert_forms(config: Any) -> dict[str, float]:
     """Bytes of a number of an expert in each form that the CPU's kernels read."""
-    one = torch.empty(config.moe_intermediate_size, config.hidden_size, dtype=torch.bfloat16, device="meta")
-    packed = {"int8": int8_weights(one), "int4": cpu_int4_weights(one)}
-    return {"fp8": FP8} | {name: weights.num_bytes / one.numel() for name, weights in packed.items()}
+    width, inner = config.hidden_size, config.moe_intermediate_size
+    one = [torch.empty(*shape, dtype=torch.bfloat16, device="meta") for shape in ((2 * inner, width), (width, inner))]
+    count = sum(matrix.numel() for matrix in one)
+    packers = {"int8": WEIGHTS["int8"], "int4": cpu_int4_weights}
+    packed = {name: sum(pack(matrix).num_bytes for matrix in one) / count for name, pack in packers.items()}
+    return {"fp8": FP8} | packed
 
 
 def expert_numbers(config: Any) -> int:
@@ -93,9 +104,8 @@ def token_bytes(config: Any) -> int:
 
 def seconds(config: Any, form: str, num_tokens: int, host_rate: float) -> float:
     """Of a decode step: the GPU's part, then the experts. `host_rate`: GB/s."""
-    on_gpu = sum(part.num_bytes for part in parts(config) if part.is_read)
     experts = expert_numbers(config) * expert_forms(config)[form] * share_read(config, num_tokens)
-    return on_gpu / (GPU_RATE * GPU_SHARE * 1e9) + experts / (host_rate * HOST_SHARE * 1e9)
+    return float(config.num_hidden_layers * LAYER_S + experts / (host_rate * 1e9))
 
 
 def memory_rows(config: Any) -> Iterator[tuple[str, ...]]:

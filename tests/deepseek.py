@@ -6,8 +6,8 @@ more (MTP), several files with an index, and a tokenizer with the released speci
 `python -m tests.deepseek FOLDER hidden_size=2048 num_hidden_layers=8` writes one to be served by hand.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,12 +327,15 @@ def save_tokenizer(folder: Path, vocab_size: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(own | marks))
 
 
-def main(arguments: list[str]) -> None:
-    changes = {key: json.loads(value) for key, _, value in (argument.partition("=") for argument in arguments[1:])}
-    if changes.pop("released_widths", False):
-        changes = RELEASED_WIDTHS | changes
-    print(save_deepseek(Path(arguments[0]), **changes))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="of config.json, or of save_deepseek()")
+    parser.add_argument("--released-widths", action="store_true", help="a layer of the real size, but for its experts")
+    given = parser.parse_args()
+    changes = {key: json.loads(value) for key, _, value in (change.partition("=") for change in given.changes)}
+    print(save_deepseek(given.folder, **(RELEASED_WIDTHS if given.released_widths else {}) | changes))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,8 +1,11 @@
 """The page on DeepSeek-V3.2 shows what the arithmetic gives."""
 
+import torch
 from transformers import DeepseekV32Config
 
-from bench.deepseek import DOC, expert_numbers, filled, parts
+from bench.deepseek import DOC, FIT_PARTS, expert_forms, expert_numbers, filled, parts
+from worker.fit.checkpoint import read
+from worker.fit.sparse import EXPERTS, part_bytes
 
 
 def test_the_tables_of_the_page_are_those_of_the_arithmetic() -> None:
@@ -16,3 +19,17 @@ def test_the_parts_are_the_whole_model() -> None:
     config = DeepseekV32Config()
     total = sum(part.count for part in parts(config)) + expert_numbers(config)
     assert abs(total - 671.88e9) < 0.01e9
+
+
+def test_omni_fit_counts_the_same() -> None:
+    """But for the scales of fp8 blocks, norms, and biases: less than a thousandth."""
+    config, checkpoint = DeepseekV32Config(), read("deepseek-v3.2")
+    found = dict.fromkeys(FIT_PARTS.values(), 0.0)
+    for part in parts(config):
+        found[FIT_PARTS[part.name]] += part.num_bytes
+    forms = {"": "fp8", "int8": "int8", "int4": "int4"}
+    for quantize, form in forms.items():
+        told = part_bytes(checkpoint, torch.bfloat16, quantize)
+        assert abs(told[EXPERTS] / (expert_numbers(config) * expert_forms(config)[form]) - 1) < 1e-3
+        for name, size in found.items():
+            assert abs(told[name] / size - 1) < 1e-3, name

@@ -1,7 +1,7 @@
 """A sparse model whose routed experts stand in host memory: what of it lies where, and how fast it would be."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,9 @@ STREAMS = (1, 8)  # sequences for which tokens a second are told
 FORMS = ("", "int8", "int4")  # values of OMNI_QUANTIZE that experts in host memory may have
 EXPERTS, HEAD, OTHER = "routed experts", "embeddings and head", "other"
 LAYER_PARTS = ("indexer", "attention", "shared experts")  # of each layer, or nearly
+# parts of names of matrices that runners hold in float32, and, whatever the checkpoint's form, in the model's dtype
+IN_FLOAT32, IN_DTYPE = (".indexer.weights_proj.", ".mlp.gate."), (".kv_b_proj.",)
+FLOAT32_ROUTERS = "e_score_correction_bias"  # a buffer that models have whose routers compute in float32
 CHOSEN = ("num_experts_per_tok", "moe_top_k")  # of a configuration
 # a part of a parameter's name -> the part of the model, the first that fits
 PARTS: Mapping[str, str] = MappingProxyType(
@@ -134,19 +137,35 @@ def what_is_there(machine: Machine, config: EngineConfig, ram: int | None) -> Ne
 
 
 def part_bytes(checkpoint: Checkpoint, dtype: torch.dtype, quantize: str) -> dict[str, int]:
-    """Of each part of the model, in memory."""
-    model, sizes = checkpoint.model, defaultdict[str, float](float)
-    head = model.get_output_embeddings()
-    linears = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
-    bits = None if checkpoint.packing is None else bits_of(checkpoint.packing)
-    for name, parameter in model.named_parameters():
+    """Of each part of the model, in memory, as the runners hold it."""
+    sizes = defaultdict[str, float](float)
+    has_float32 = any(name.endswith(FLOAT32_ROUTERS) for name, _ in checkpoint.model.named_buffers())
+    in_float32 = IN_FLOAT32 if has_float32 else ()
+    for name, parameter, width in stored_widths(checkpoint, dtype):
         if parameter.dim() >= EXPERT_DIMENSIONS:
+            bits = None if checkpoint.packing is None else bits_of(checkpoint.packing)
             sizes[EXPERTS] += parameter.numel() * expert_width(parameter, bits, dtype, quantize)
-            continue
-        part = next((part for word, part in PARTS.items() if word in f".{name}"), OTHER)
-        is_packed = id(parameter) in linears and bits is not None and checkpoint.packing_name != "mxfp4"
-        sizes[part] += parameter.numel() * ((bits or 0) / 8 if is_packed else dtype.itemsize)
+        else:
+            held = torch.float32.itemsize if any(word in name for word in in_float32) else width
+            is_absorbed = any(word in name for word in IN_DTYPE)
+            sizes[part_of(name)] += parameter.numel() * (dtype.itemsize if is_absorbed else held)
     return {part: int(size) for part, size in sizes.items()}
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter of this name belongs to."""
+    return next((part for word, part in PARTS.items() if word in f".{name}"), OTHER)
+
+
+def stored_widths(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor, float]]:
+    """Name and parameter, and the bytes of one of its numbers in files of the checkpoint's form."""
+    model = checkpoint.model
+    head, bits = model.get_output_embeddings(), None if checkpoint.packing is None else bits_of(checkpoint.packing)
+    linears = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
+    for name, parameter in model.named_parameters():
+        is_expert = parameter.dim() >= EXPERT_DIMENSIONS
+        is_packed = is_expert or id(parameter) in linears and checkpoint.packing_name != "mxfp4"
+        yield name, parameter, bits / 8 if is_packed and bits is not None else dtype.itemsize
 
 
 def expert_width(parameter: torch.Tensor, bits: float | None, dtype: torch.dtype, quantize: str) -> float:
@@ -172,10 +191,12 @@ def unread_bytes(model: Any, dtype: torch.dtype) -> int:
 
 def released_bytes(checkpoint: Checkpoint) -> int:
     """Of the files, with a layer that predicts a token more where the release has one."""
-    text = checkpoint.model.config.get_text_config()
-    parts = part_bytes(checkpoint, checkpoint.saved, "")
+    text, parts = checkpoint.model.config.get_text_config(), defaultdict[str, float](float)
+    for name, parameter, width in stored_widths(checkpoint, checkpoint.saved):
+        part = EXPERTS if parameter.dim() >= EXPERT_DIMENSIONS else part_of(name)
+        parts[part] += parameter.numel() * width
     num_layers, num_sparse = text.num_hidden_layers, len(expert_parameters(checkpoint.model)) // 2
-    per_layer = sum(parts.get(name, 0) for name in LAYER_PARTS) / num_layers + parts[EXPERTS] / num_sparse
+    per_layer = sum(parts[name] for name in LAYER_PARTS) / num_layers + parts[EXPERTS] / num_sparse
     more = per_layer + parts[HEAD] + 2 * text.hidden_size**2 * checkpoint.saved.itemsize
     return int(sum(parts.values()) + (getattr(text, "num_nextn_predict_layers", 0) or 0) * more)
 
