@@ -88,6 +88,24 @@ def test_only_models_whose_products_are_ours_are_quantized(tmp_path: Path) -> No
     assert planned(save_model(tmp_path / "other", "gpt_neox"), CARD).keys() == {""}
 
 
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_experts_take_what_the_engine_s_do(
+    family: str, quantize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_model(tmp_path, family, hidden_size=128, intermediate_size=128)
+    config = replace(CPU, quantization=quantization_named(quantize))
+    whole = planned(folder)[quantize].weights
+    loaded = loaded_of(folder, config)
+    runner: Any = build_runner(loaded, config)[0]
+    experts = sum(layer.mlp.experts.num_bytes for layer in runner.layers)
+    monkeypatch.setattr("worker.fit.plan.expert_matrices", lambda _: [])
+    numbers = sum(each.numel() for each in read(str(folder)).model.parameters() if each.dim() == 3)
+    assert whole == pytest.approx(
+        planned(folder)[quantize].weights - loaded.dtype.itemsize * numbers + experts, rel=0.01
+    )
+
+
 @pytest.mark.parametrize(
     ("pack", "packing"),
     [

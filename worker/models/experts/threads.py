@@ -1,9 +1,13 @@
 """Threads that each compute on one core, side by side."""
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -11,6 +15,10 @@ from common.process.machine_memory import available_bytes
 
 AHEAD = 2  # tasks of each thread that are begun or wait
 SHARE = 0.5  # of the memory that is free, that tasks may take
+NODES = Path("/sys/devices/system/node/online")  # such as "0-1,3"
+SET_MEMPOLICY = MappingProxyType({"x86_64": 238, "aarch64": 237})  # numbers of the system call
+MPOL_INTERLEAVE = 3
+MASK_BITS = 1024  # the most nodes that Linux has
 
 
 class Threads:
@@ -50,9 +58,35 @@ def threads(task_bytes: int = 0) -> Iterator[Threads]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = int(available_bytes() * SHARE) // task_bytes if task_bytes else cores
     num_threads, before = max(1, min(cores, most)), torch.get_num_threads()
-    pool = ThreadPoolExecutor(num_threads, "pack", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(num_threads, "pack", begin)
     try:
         yield Threads(pool, num_threads)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def begin() -> None:
+    """What each thread does first."""
+    torch.set_num_threads(1)
+    spread_memory(nodes_in(NODES.read_text()) if NODES.exists() else ())
+
+
+def nodes_in(text: str) -> tuple[int, ...]:
+    """The numbers of "0-1,3"."""
+    spans = [span.partition("-") for span in text.strip().split(",") if span]
+    return tuple(node for low, _, high in spans for node in range(int(low), int(high or low) + 1))
+
+
+def spread_memory(nodes: tuple[int, ...]) -> bool:
+    """Let pages that this thread brings into memory, of files too, lie on all nodes in turn; False if they do not.
+
+    Experts are read by the cores of all sockets: on the node of the thread that packed them they would wait for it.
+    """
+    number = SET_MEMPOLICY.get(platform.machine())
+    if len(nodes) < 2 or number is None:
+        return False
+    mask = (ctypes.c_ulong * (MASK_BITS // 64))()
+    for node in nodes:
+        mask[node // 64] |= 1 << node % 64
+    return bool(ctypes.CDLL(None).syscall(number, MPOL_INTERLEAVE, mask, ctypes.c_ulong(MASK_BITS)) == 0)
