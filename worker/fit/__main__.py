@@ -19,12 +19,13 @@ def report(model: str, memory: int | None, settings: Settings, ram: int | None =
     from worker.fit.checkpoint import parameters, read
     from worker.fit.plan import plans, this_machine
     from worker.fit.sparse import sparse_report
+    from worker.models.experts.place import is_sparse
     from worker.models.formats.packing import check_unpacked
 
     checkpoint = read(model)
     machine = this_machine(settings.model.device, memory)
     config = engine_config(settings)
-    check_unpacked(config.quantization, checkpoint.packing)
+    check_unpacked(config.quantization, checkpoint.packing, is_sparse=is_sparse(checkpoint.model.config))
     config = replace(config, quantization=None)
     return {
         "architecture": checkpoint.model.config.model_type,

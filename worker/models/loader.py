@@ -18,7 +18,7 @@ from worker.kernels.packed.choice import SMALL_BYTES
 from worker.kernels.quantized import Quantization
 from worker.models.card import check_template, describe
 from worker.models.dtypes import SMALL_MODEL_PARAMETERS, cast, choose_dtype, count_parameters, dtype_for
-from worker.models.experts.place import home_of, move_rest
+from worker.models.experts.place import home_of, is_sparse, move_rest
 from worker.models.experts.stored import load_stored
 from worker.models.formats.format import Format
 from worker.models.formats.known import format_of
@@ -119,7 +119,7 @@ def load(
             family, model_path, model_config, form, packed_folder(config, home), config, device, on_progress
         )
     if found is None:
-        check_unpacked(config.quantization, packing)
+        check_unpacked(config.quantization, packing, is_sparse=is_sparse(model_config))
         with reports_weights(on_progress):
             found = read_weights(family, model_path, model_config, gguf, form, config, device, home)
     model, loading_info = found

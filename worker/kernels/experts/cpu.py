@@ -74,7 +74,7 @@ class CpuExperts:
 
     @classmethod
     def of(cls, layer: ExpertLayer, encode: Encode | None = None) -> "CpuExperts":
-        """A copy of the layer's experts, dense ones quantized by `encode`.
+        """A copy of the layer's experts, quantized by `encode`.
 
         Raises NoKernels, also for forms that no kernel reads.
         """

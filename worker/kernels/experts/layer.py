@@ -55,7 +55,7 @@ class ExpertLayer:
         return self.up.kind != "dense" or self.down.kind != "dense"
 
     def quantized(self, encode: Encode) -> "ExpertLayer":
-        """With dense weights quantized, one expert after the other."""
+        """With weights quantized, one expert after the other."""
         up, down = (
             stacked_weights([encoded(part.matrix(expert), encode) for expert in range(self.num_experts)])
             for part in (self.up, self.down)
@@ -64,7 +64,10 @@ class ExpertLayer:
 
 
 def encoded(matrix: Weights, encode: Encode | None) -> Weights:
-    return encode(matrix.codes) if encode is not None and matrix.kind == "dense" else matrix
+    """A matrix [out, in] quantized, anew if it is packed already; as it is without `encode`."""
+    if encode is None:
+        return matrix
+    return encode(matrix.codes if matrix.kind == "dense" else matrix.dense())
 
 
 def expert_layer(module: Any) -> ExpertLayer | None:

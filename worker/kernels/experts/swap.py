@@ -71,7 +71,7 @@ def drop_matrices(module: Any) -> None:
 
 
 def experts_of(layer: ExpertLayer, encode: Encode | None = None) -> Experts:
-    """The fastest way on the device of the weights, of which dense ones are quantized by `encode`."""
+    """The fastest way on the device of the weights, which are quantized by `encode`."""
     if layer.up.codes.device.type == "cpu":
         try:
             return CpuExperts.of(layer, encode)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from worker.kernels.experts.activation import Activate, activation_of
-from worker.kernels.experts.layer import has_experts, matrix_names
+from worker.kernels.experts.layer import encoded, has_experts, matrix_names
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.packed.weights import Weights, can_join, joined_weights
 from worker.kernels.quantized import Quantization
@@ -87,10 +87,10 @@ def joined(parts: list[Weights]) -> Weights:
 
 
 def formed(weights: Weights, dtype: torch.dtype, quantization: Quantization | None) -> Weights:
-    """A matrix as it is, or quantized anew where its widths can be."""
+    """A matrix as it is, or quantized where its widths can be."""
     if quantization is None or not quantization.fits(weights.num_out, weights.num_in):
         return weights.to(None, dtype)
-    return quantization.encode(weights.to(None, torch.float32).dense().to(dtype))
+    return encoded(weights.to(None, dtype), quantization.encode)
 
 
 def layer_sources(model: Any, tensors: Mapping[str, Any]) -> tuple[list[LayerSource], dict[str, Any]]:

@@ -42,9 +42,11 @@ def check_packing(packing: Mapping[str, Any] | None) -> None:
         )
 
 
-def check_unpacked(quantization: Quantization | None, packing: Mapping[str, Any] | None) -> None:
-    """Raises ValueError where OMNI_QUANTIZE would pack weights that are packed already."""
-    if quantization is not None and packing is not None:
+def check_unpacked(
+    quantization: Quantization | None, packing: Mapping[str, Any] | None, *, is_sparse: bool = False
+) -> None:
+    """Raises ValueError where OMNI_QUANTIZE would pack weights that are packed already, and are no routed experts'."""
+    if quantization is not None and packing is not None and not is_sparse:
         raise ValueError(
             f"OMNI_QUANTIZE={quantization.name} is for weights that are not packed, these are by "
             f"{method_of(packing)!r}; leave it empty."

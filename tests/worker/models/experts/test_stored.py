@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from worker.models.dtypes import count_parameters
 from worker.models.experts import packing, stored
 from worker.models.formats.reader import stored_products, weight_bytes
 from worker.models.loader import EngineConfig, LoadedModel, load
+from worker.runners.choose import build_runner
 
 CPU = EngineConfig(device="cpu", threads=1, dtype="float32")
 TOKENS = torch.arange(1, 20)[None]
@@ -97,8 +99,21 @@ def test_experts_are_quantized_one_by_one(quantize: str, most: float, is_packed:
         assert 0 < error.square().mean().sqrt() < most * getattr(expected, name)[2].std()
     if is_packed:
         assert isinstance(found.model.model.layers[0].self_attn.q_proj.weight.data, PackedTensor)
-        with pytest.raises(ValueError, match="OMNI_QUANTIZE=int4 is for weights that are not packed"):
-            loaded_of(packed, replace(CPU, quantization=quantization_named("int4")))
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_packed_experts_are_quantized_in_memory_too(quantize: str, tmp_path: Path) -> None:
+    """Where they are few, and without a folder for their files."""
+    packing = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    packed, _ = save_twins(tmp_path, "mixtral", blocks, packing, hidden_size=128, intermediate_size=128)
+    config = replace(CPU, quantization=quantization_named(quantize), kv_memory_bytes=2**20)
+    loaded = loaded_of(packed, config)
+    assert not list(stored_products(loaded.model))
+    runner: Any = build_runner(loaded, config)[0]
+    assert {layer.mlp.experts.form.up.kind for layer in runner.layers} == {quantize}
+    dense, _ = save_twins(tmp_path / "dense", "llama", blocks, packing, hidden_size=128, intermediate_size=128)
+    with pytest.raises(ValueError, match=f"OMNI_QUANTIZE={quantize} is for weights that are not packed"):
+        loaded_of(dense, config)
 
 
 def blocks(name: str, matrix: torch.Tensor) -> Packed | None:
