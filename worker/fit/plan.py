@@ -153,6 +153,7 @@ def stand_in(checkpoint: Checkpoint, machine: Machine, dtype: torch.dtype, confi
         model=model,
         device=machine.device,
         dtype=dtype,
+        arena=None,
         images=object() if is_vision_model(model.config) else None,
         card=SimpleNamespace(max_model_len=min(config.max_model_len or longest, longest)),
     )
