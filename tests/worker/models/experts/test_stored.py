@@ -159,7 +159,7 @@ def test_products_that_are_wrong_are_not_served(tmp_path: Path, monkeypatch: pyt
     folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
     real = packing.lay_out
     monkeypatch.setattr(packing, "lay_out", lambda *given: {name: part.flip(0) for name, part in real(*given).items()})
-    with pytest.raises(ValueError, match=r"packed experts of model\.layers\.0\.mlp\.experts do not compute what"):
+    with pytest.raises(ValueError, match=r"packed experts of model\.layers\.\d\.mlp\.experts do not compute what"):
         loaded_of(folder, config)
     assert not packed_files(tmp_path / "packed")
 
