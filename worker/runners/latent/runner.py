@@ -81,7 +81,7 @@ class LatentRunner(DecoderRunner):
         heads = queries.view(len(queries), layer.num_heads, layer.query_dim)
         plain, rotated = heads.tensor_split([layer.key_up.shape[1]], dim=-1)
         out = queries.new_empty(len(queries), layer.num_heads, layer.spec.rank + layer.num_rotated)
-        out[..., : layer.spec.rank] = torch.bmm(plain.transpose(0, 1), layer.key_up).transpose(0, 1)
+        out[..., : layer.spec.rank] = torch.bmm(plain.transpose(0, 1).contiguous(), layer.key_up).transpose(0, 1)
         out[..., layer.spec.rank :] = self._turned(layer, rotated, rotation)
         return out
 
