@@ -77,7 +77,6 @@ OWN: dict[str, dict[str, Any]] = {
             "glm_moe_dsa",
             "deepseek_v2",
             "deepseek_v3",
-            "deepseek_v32",
             "glm4_moe_lite",
             "kimi_linear",
             "minicpm3",
@@ -85,6 +84,7 @@ OWN: dict[str, dict[str, Any]] = {
         ),
         ALL_HEADS,
     ),
+    "deepseek_v32": ALL_HEADS | {"index_topk": 24, "index_n_heads": 16},  # it chooses among the keys
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 32}),
     **dict.fromkeys(("lfm2", "lfm2_moe"), CONV),
     **dict.fromkeys(("bamba", "falcon_h1"), MAMBA | {"attn_layer_indices": [1, 3]}),
