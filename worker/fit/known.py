@@ -35,22 +35,6 @@ KNOWN: Mapping[str, KnownModel] = MappingProxyType(
         "deepseek-r1": KnownModel(
             "deepseek-ai/DeepSeek-R1", "deepseek_v3", {"max_position_embeddings": 163840}, FP8_BLOCKS
         ),
-        "kimi-k2": KnownModel(
-            "moonshotai/Kimi-K2-Instruct",
-            "deepseek_v3",
-            {
-                "n_routed_experts": 384,
-                "first_k_dense_replace": 1,
-                "num_attention_heads": 64,
-                "num_key_value_heads": 64,
-                "n_group": 1,
-                "topk_group": 1,
-                "vocab_size": 163840,
-                "max_position_embeddings": 131072,
-                "num_nextn_predict_layers": 0,
-            },
-            FP8_BLOCKS,
-        ),
         "gpt-oss-120b": KnownModel("openai/gpt-oss-120b", "gpt_oss", {}, MXFP4),
         "qwen3-235b": KnownModel(
             "Qwen/Qwen3-235B-A22B-Instruct-2507",
