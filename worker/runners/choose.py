@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from worker.kernels.experts.swap import ExpertsSwap, swap_experts
+from worker.kernels.experts.swap import ExpertsSwap, swap_experts, swap_proven_experts
 from worker.kernels.linear import can_pack, tune_products
 from worker.kernels.proxies import LinearSwap, swap_linears
 from worker.kernels.quantized import Quantization
@@ -63,6 +63,8 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
     model = loaded.model
     num_parameters, hosted = count_parameters(model), hosted_experts(loaded, config)
     stock_attention = attention_of(attending_part(model))
+    if loaded.device.type == "cpu":
+        swap_proven_experts(attending_part(model))
     expected = stock_logits(model, is_slow=hosted is not None)
     try:
         probe = image_probe(model, loaded.images) if loaded.images is not None else None

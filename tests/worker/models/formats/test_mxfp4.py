@@ -1,6 +1,7 @@
 """MXFP4 as gpt-oss is released."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,21 @@ import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from tests.worker.conftest import SMALL, Bench
 from tests.worker.models.formats.reading import numbers_of
 from tests.worker.models.formats.twins import Packed, check_twins, save_twins
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.packed.tensor import PackedTensor
+from worker.kernels.packed.weights import Weights
 from worker.models.formats.known import format_of
 from worker.models.formats.mxfp4 import Mxfp4
 from worker.models.formats.reader import weight_bytes
+from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.parts.mlp import SparseMlp
 
 PACKING = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "model.embed_tokens"]}
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_local_experts": 6}
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 # gpt-oss-20b's config.json
 GPT_OSS_20B: Mapping[str, Any] = {
@@ -61,14 +66,50 @@ def test_a_file_s_blocks_are_the_numbers_that_transformers_reads() -> None:
 
 @pytest.mark.usefixtures("kernels")
 def test_greedy_tokens_are_those_of_the_twin(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_local_experts": 6}
-    packed, twin = save_twins(tmp_path, "gpt_oss", pack, PACKING, **sizes)
+    packed, twin = save_twins(tmp_path, "gpt_oss", pack, PACKING, **SIZES)
     bench = check_twins(packed, twin)
     runner = bench.engine.runner
     assert type(runner) is DecoderRunner
     products = [layer.mlp.experts for layer in runner.layers if isinstance(layer.mlp, SparseMlp)]
     assert [type(product) for product in products] == [CpuExperts, CpuExperts]
     assert {id(product) for product in products} <= {id(linear) for linear in runner.linears}  # told to round
+
+
+class Decoded(list[int]):
+    """How many matrices each call of Weights.dense() decodes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stock, seen = Weights.dense, self
+
+        def counted(weights: Weights, *rows: Any) -> torch.Tensor:
+            seen.append(1 if weights.codes.dim() == 2 else len(weights.codes))
+            return stock(weights, *rows)
+
+        monkeypatch.setattr(Weights, "dense", counted)
+
+
+def test_a_start_decodes_two_experts_of_a_layer_to_compare_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, _ = save_twins(tmp_path, "gpt_oss", pack, PACKING, **SIZES)
+    decoded = Decoded(monkeypatch)
+    Bench(packed, replace(SMALL, dtype="bfloat16"))
+    assert decoded == [1] * (2 * 2 * 2)  # layers, experts, matrices
+
+
+def test_experts_whose_product_is_wrong_are_computed_by_their_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    packed, twin = save_twins(tmp_path, "gpt_oss", pack, PACKING, **SIZES)
+    compute = CpuExperts.__call__
+
+    def doubled(self: CpuExperts, hidden: Any, chosen: Any, weights: torch.Tensor, out: Any) -> None:
+        compute(self, hidden, chosen, 2 * weights, out)
+
+    monkeypatch.setattr(CpuExperts, "__call__", doubled)
+    bench = check_twins(packed, twin)
+    assert caplog.text.count("the experts of a layer deviate by 1") == 2
+    assert type(bench.engine.runner) is ModelRunner
 
 
 def test_scales_of_another_shape_are_refused() -> None:
