@@ -172,7 +172,8 @@ def test_a_head_that_is_warm_launches_no_new_form(
     bench = Bench(model_folder(), replace(SMALL, speculate=DRAFT, draft_model=str(head)))
     guesser = bench.engine.drafter.guesser
     assert isinstance(guesser, HeadGuesser)
-    guesser._attend_with, bench.engine.runner.recordings = kernel.KernelAttention.of_rows, recordings.Recordings()
+    monkeypatch.setattr(guesser.head, "attend_with", kernel.KernelAttention.of_rows)
+    bench.engine.runner.recordings = recordings.Recordings()
     monkeypatch.setattr("worker.runners.recorded.capture.cuda_capture", lambda **_: lambda function: function())
     forms = compiled_forms.Forms(monkeypatch)
     guesser.warm_up(8, 256, lambda what, share: None)
