@@ -25,6 +25,7 @@ LIBRARIES = MappingProxyType(
     }
 )
 UNKNOWN_TYPE = re.compile("model type `(.+?)` but Transformers does not recognize")
+CONVERSION = "automatic conversion of the weights"  # in transformers' error where it stacks experts
 ALLOCATORS = ("DefaultCPUAllocator", "out of memory")  # in the errors of torch and of CUDA
 MAX_LENGTH = 300  # of a library's error text
 
@@ -42,6 +43,11 @@ def reason(error: BaseException) -> str:
         return "its weights have other shapes than its config.json says. Use both from the same checkpoint."
     if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and is_out_of_memory(error):
         return f"the GPU has no room for it ({text}). Stop other programs on the GPU, or choose a smaller model."
+    if CONVERSION in text:
+        return (
+            "some weights of its experts are in no file, or have other shapes than its config.json says. "
+            "Use config.json and weights of the same checkpoint, and all of its files."
+        )
     if is_out_of_memory(error):
         return "there is not enough memory for it. Choose a smaller model, or set OMNI_DTYPE=bfloat16."
     if isinstance(error, FolderFault):

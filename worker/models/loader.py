@@ -18,7 +18,7 @@ from worker.kernels.packed.choice import SMALL_BYTES
 from worker.kernels.quantized import Quantization
 from worker.models.card import check_template, describe
 from worker.models.dtypes import SMALL_MODEL_PARAMETERS, cast, choose_dtype, count_parameters, dtype_for
-from worker.models.experts.place import home_of, is_sparse, move_rest
+from worker.models.experts.place import check_choice, home_of, is_sparse, move_rest
 from worker.models.experts.stored import load_stored
 from worker.models.formats.format import Format
 from worker.models.formats.known import format_of
@@ -112,6 +112,7 @@ def load(
     if (form := format_of(packing)) is None:
         check_packing(packing)
     images = image_processor(model_path) if has_vision else None
+    check_choice(model_config)
     home = home_of(model_path, model_config, config, device)
     family, found = model_class(model_config), None
     if gguf is None and not has_vision and (form is not None or packing is None):

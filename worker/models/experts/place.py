@@ -44,6 +44,18 @@ def is_sparse(model_config: Any) -> bool:
     return any((largest(model_config.get_text_config(), name) or 0) > 1 for name in COUNTS)
 
 
+def check_choice(model_config: Any) -> None:
+    """Raises ValueError for a configuration by which a token takes no experts, or more than there are."""
+    text = model_config.get_text_config()
+    num_experts = max((largest(text, name) or 0 for name in COUNTS), default=0)
+    chosen = getattr(text, "num_experts_per_tok", None)
+    if num_experts > 1 and isinstance(chosen, int) and not 1 <= chosen <= num_experts:
+        raise ValueError(
+            f"its config.json has num_experts_per_tok={chosen}, and each token takes 1 to {num_experts} experts; "
+            "copy or download it again."
+        )
+
+
 def gib(num_bytes: int) -> float:
     return num_bytes / 2**30
 

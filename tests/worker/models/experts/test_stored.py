@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.models import save_model
+from tests.worker.models.damaged import set_config
 from tests.worker.models.formats.twins import Packed, save_twins
 from worker.kernels.packed.encodings import fp8_block_weights
 from worker.kernels.packed.tensor import PackedTensor
@@ -19,6 +21,7 @@ from worker.kernels.quantized import quantization_named
 from worker.models.dtypes import count_parameters
 from worker.models.experts import packing, stored
 from worker.models.formats.reader import stored_products, weight_bytes
+from worker.models.load_fault import reason
 from worker.models.loader import EngineConfig, LoadedModel, load
 from worker.runners.choose import build_runner
 
@@ -202,6 +205,7 @@ PACK_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from worker.models.experts import packing, stored
+from worker.models.load_fault import reason
 from worker.models.loader import EngineConfig, load
 stored.LEAST_NUMBERS = 0
 real, done = packing.Packer.piece, []
@@ -237,3 +241,21 @@ def test_a_start_after_a_kill_packs_only_what_is_missing(tmp_path: Path) -> None
     assert len(after) == 2 and before.items() <= after.items()
     assert not list(tmp_path.glob("packed/*/*.part"))
     assert deviation(logits_of(found), logits_of(loaded_of(folder))) < MAX_DEVIATION
+
+
+@pytest.mark.parametrize("chosen", [0, 5])
+def test_a_choice_of_no_expert_or_of_too_many_is_refused(chosen: int, tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "mixtral")
+    set_config(folder, num_experts_per_tok=chosen)
+    with pytest.raises(ValueError, match=rf"num_experts_per_tok={chosen}, and each token takes 1 to 4 experts"):
+        loaded_of(folder)
+
+
+def test_a_checkpoint_without_one_of_its_experts_is_told_in_a_sentence(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "mixtral")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[next(name for name in tensors if ".experts.1." in name)]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RuntimeError) as caught:
+        loaded_of(folder)
+    assert reason(caught.value).startswith("some weights of its experts are in no file, or have other shapes")
