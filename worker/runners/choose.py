@@ -29,6 +29,7 @@ from worker.runners.micro_batches import MicroBatches
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.parts.adapters import Place, RunnerAdapters, Shapes
 from worker.runners.parts.hosted import fill_card, hosted_experts
+from worker.runners.parts.mlp import encode_for
 from worker.runners.probe import (
     MAX_FP8_CACHE_DEVIATION,
     Expected,
@@ -64,7 +65,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, draft_token_bytes: i
     num_parameters, hosted = count_parameters(model), hosted_experts(loaded, config)
     stock_attention = attention_of(attending_part(model))
     if loaded.device.type == "cpu":
-        swap_proven_experts(attending_part(model))
+        swap_proven_experts(attending_part(model), partial(encode_for, config.quantization))
     expected = stock_logits(model, is_slow=hosted is not None)
     try:
         probe = image_probe(model, loaded.images) if loaded.images is not None else None

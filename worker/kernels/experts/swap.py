@@ -1,7 +1,7 @@
 """Lets a model's experts compute by our products, by transformers' interface for implementations of experts."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
@@ -51,17 +51,19 @@ def swap_experts(part: Any) -> list[ExpertsSwap]:
     return [use_experts(part, found)] if found else []
 
 
-def swap_proven_experts(part: Any) -> None:
+def swap_proven_experts(part: Any, encode_for: Callable[[ExpertLayer], Encode | None]) -> None:
     """Let the modules with packed experts under `part` compute from these for good, before the model itself is run.
 
     The modules would decode all experts for each pass. Instead two experts of each layer are compared with their dense
-    numbers; a module whose product deviates keeps its own way.
+    numbers; a module whose product deviates keeps its own way. `encode_for`: how a layer is quantized anew, if it is.
     """
     found: dict[Any, Experts] = {}
     for module in part.modules():
         layer = expert_layer(module)
         if layer is None or not layer.is_packed or product_of(module) is not None:
             continue
+        if (encode := encode_for(layer)) is not None:
+            layer = layer.quantized(encode)
         product = experts_of(layer)
         if (deviation := deviation_of(product, layer)) <= MAX_DEVIATION:
             found[module] = product

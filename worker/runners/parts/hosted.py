@@ -1,14 +1,14 @@
 """A model whose experts stand in host memory beside a GPU: how they are computed, and how many are on the GPU too."""
 
 import logging
+from functools import partial
 
-from worker.kernels.experts.layer import Encode, ExpertLayer
 from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.experts.ram import use_ram_experts
 from worker.models.config_fields import largest
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.runners.limits import kv_dtype, kv_memory_bytes, step_size
-from worker.runners.parts.mlp import fits
+from worker.runners.parts.mlp import encode_for
 from worker.runners.probe import attending_part
 from worker.state.kv_cache import LayerShape
 
@@ -23,12 +23,8 @@ def hosted_experts(loaded: LoadedModel, config: EngineConfig) -> HostedExperts |
     """Have the model's experts in host memory computed there; None if there are none. Raises ValueError."""
     if loaded.device.type not in DEVICES:
         return None
-    quantization = config.quantization
-
-    def encode_for(layer: ExpertLayer) -> Encode | None:
-        return None if quantization is None or not fits(quantization, layer) else quantization.encode
-
-    layers = use_ram_experts(attending_part(loaded.model), loaded.device, config.threads, encode_for)
+    encode = partial(encode_for, config.quantization)
+    layers = use_ram_experts(attending_part(loaded.model), loaded.device, config.threads, encode)
     if not layers:
         if config.experts == "ram":
             logger.warning("OMNI_EXPERTS=ram has no effect: the model has no routed experts")

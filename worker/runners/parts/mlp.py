@@ -10,7 +10,7 @@ from torch import nn
 
 from worker.kernels.elementwise import ACTIVATIONS
 from worker.kernels.experts.activation import activation_name
-from worker.kernels.experts.layer import ExpertLayer, Experts, ExpertsBeside, expert_layer
+from worker.kernels.experts.layer import Encode, ExpertLayer, Experts, ExpertsBeside, expert_layer
 from worker.kernels.experts.swap import experts_of, product_of
 from worker.kernels.fused import PackedBefore, fused_linear
 from worker.kernels.linear import Linear
@@ -121,12 +121,15 @@ def experts_product(module: Any, quantization: Quantization | PackedBefore | Non
         return product
     if (layer := expert_layer(module)) is None:
         raise Unsupported(f"{type(module).__name__} has other experts than those computed here")
-    encode = None if quantization is None or not fits(quantization, layer) else quantization.encode
-    return experts_of(layer, encode)
+    return experts_of(layer, encode_for(quantization, layer))
 
 
-def fits(quantization: Quantization, layer: ExpertLayer) -> bool:
-    return all(quantization.fits(part.num_out, part.num_in) for part in (layer.up, layer.down))
+def encode_for(quantization: Quantization | None, layer: ExpertLayer) -> Encode | None:
+    """How the layer's experts are quantized; None for such as stay as they are."""
+    if quantization is None:
+        return None
+    can = all(quantization.fits(part.num_out, part.num_in) for part in (layer.up, layer.down))
+    return quantization.encode if can else None
 
 
 def gate_up_names(mlp: Any) -> tuple[str, ...]:
