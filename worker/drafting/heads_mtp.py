@@ -100,6 +100,10 @@ def load_mtp(loaded: LoadedModel, config: EngineConfig) -> HeadGuesser | None:
     names = tensor_names(loaded.model.config.name_or_path)
     found = [why for mark, why in KINDS.items() if mark.format(n=text.num_hidden_layers) in names]
     if not found:
+        if names and getattr(text, "num_nextn_predict_layers", None):
+            logger.warning(
+                "config.json names an MTP layer that is not in the files: drafts are guessed by prompt lookup"
+            )
         return None
     why = found[0]
     if loaded.images is not None:

@@ -362,6 +362,18 @@ def test_an_mtp_head_that_lacks_a_part_leaves_prompt_lookup(tmp_path: Path, capl
     assert "MTP head is not used" in caplog.text and "o_proj" in caplog.text
 
 
+def test_an_mtp_layer_that_only_the_configuration_names_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_mtp(tmp_path, "deepseek_v3")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: own for name, own in tensors.items() if ".layers.2." not in name}, file, {"format": "pt"})
+    bench = Bench(tmp_path, replace(SMALL, speculate=2))
+    assert isinstance(bench.engine.drafter.guesser, PromptLookup)
+    assert "names an MTP layer that is not in the files" in caplog.text
+
+
 def test_without_speculation_no_head_is_loaded(places: Path, model_folder: ModelFolder) -> None:
     folder, _, _ = case_of("glm4_moe", places, model_folder)
     assert not Bench(folder, SMALL).engine.drafter.is_on
