@@ -45,15 +45,19 @@ def is_sparse(model_config: Any) -> bool:
 
 
 def check_choice(model_config: Any) -> None:
-    """Raises ValueError for a configuration by which a token takes no experts, or more than there are."""
+    """Raises ValueError for a configuration by which a token cannot choose its experts, or what it attends to."""
     text = model_config.get_text_config()
     num_experts = max((largest(text, name) or 0 for name in COUNTS), default=0)
-    chosen = getattr(text, "num_experts_per_tok", None)
+    chosen, num_groups = getattr(text, "num_experts_per_tok", None), getattr(text, "n_group", None)
     if num_experts > 1 and isinstance(chosen, int) and not 1 <= chosen <= num_experts:
-        raise ValueError(
-            f"its config.json has num_experts_per_tok={chosen}, and each token takes 1 to {num_experts} experts; "
-            "copy or download it again."
-        )
+        wrong = f"num_experts_per_tok={chosen}, and each token takes 1 to {num_experts} experts"
+    elif num_experts > 1 and isinstance(num_groups, int) and (num_groups < 1 or num_experts % num_groups):
+        wrong = f"n_group={num_groups}, and its {num_experts} experts cannot be cut into so many groups"
+    elif isinstance(topk := getattr(text, "index_topk", None), int) and topk < 1:
+        wrong = f"index_topk={topk}, and each token attends to 1 or more"
+    else:
+        return
+    raise ValueError(f"its config.json has {wrong}; copy or download it again.")
 
 
 def gib(num_bytes: int) -> float:

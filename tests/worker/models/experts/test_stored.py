@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import DeepseekV32Config
 
 from tests.models import save_model
 from tests.worker.models.damaged import set_config
@@ -20,6 +21,7 @@ from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.quantized import quantization_named
 from worker.models.dtypes import count_parameters
 from worker.models.experts import packing, stored
+from worker.models.experts.place import check_choice
 from worker.models.formats.reader import stored_products, weight_bytes
 from worker.models.load_fault import reason
 from worker.models.loader import EngineConfig, LoadedModel, load
@@ -249,6 +251,15 @@ def test_a_choice_of_no_expert_or_of_too_many_is_refused(chosen: int, tmp_path: 
     set_config(folder, num_experts_per_tok=chosen)
     with pytest.raises(ValueError, match=rf"num_experts_per_tok={chosen}, and each token takes 1 to 4 experts"):
         loaded_of(folder)
+
+
+@pytest.mark.parametrize(("field", "value"), [("n_group", 3), ("n_group", 0), ("index_topk", 0)])
+def test_a_choice_that_cannot_be_made_is_refused_by_its_field(field: str, value: int) -> None:
+    config = DeepseekV32Config(n_routed_experts=16, num_experts_per_tok=2, n_group=4, topk_group=2)
+    check_choice(config)
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=f"{field}={value}, and"):
+        check_choice(config)
 
 
 def test_a_checkpoint_without_one_of_its_experts_is_told_in_a_sentence(tmp_path: Path) -> None:
