@@ -193,9 +193,11 @@ def test_a_client_that_waits_for_100_continue_is_told_to_send(api):
     with opened(api, length=len(body), expect=True) as client:
         assert client.recv(100).startswith(b"HTTP/1.1 100 Continue")
         client.sendall(body)
-        answer = client.recv(10_000)
-    assert answer.startswith(b"HTTP/1.1 200")
-    api.openai().files.delete(re.search(rb"file-\w+", answer)[0].decode())
+        answer = b""
+        while not (found := re.search(rb"file-\w+", answer)) and (part := client.recv(10_000)):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200") and found
+    api.openai().files.delete(found[0].decode())
 
 
 def test_an_upload_that_is_refused_at_once_is_answered_before_its_body_is_sent(api):

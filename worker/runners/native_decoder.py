@@ -129,7 +129,7 @@ class NativeDecoderRunner(DecoderRunner):
         cos, sin = key.new_ones(num_tokens, dim), key.new_zeros(num_tokens, dim)
         self.kernels.rotate_and_write(
             both.data_ptr(), cos.data_ptr(), sin.data_ptr(), None, None, 0.0, slots.data_ptr(), keys.data_ptr(),
-            values.data_ptr(), keys.shape[1] * keys.shape[2], num_tokens, 0, kv_heads, dim,
+            values.data_ptr(), keys.shape[1] * keys.shape[2], num_tokens, 0, kv_heads, dim, dim,
         )  # fmt: skip
 
     def run_layers(

@@ -188,7 +188,8 @@ def test_a_store_that_is_away_holds_up_no_frame_and_is_read_again_when_it_is_bac
         patched.setattr("api.operator.stored_work.board_batches", fail)
         board.frame()
         assert b'"is_store_away":true' in board.frame()
-    assert b'"is_store_away":false' in board.frame()
+    while b'"is_store_away":true' in board.frame():  # a look that takes longer than its patience is away, too
+        gevent.sleep(0.01)
 
 
 def fail(*_):
