@@ -189,7 +189,11 @@ def test_attention_to_nan_is_nan() -> None:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder without a compiled library; returns the cache folder in it."""
+    """A home folder without a compiled library, and sources that compile at once; returns the cache folder in it."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "one.c").write_text("int one(void) { return 1; }\n")
+    monkeypatch.setattr(native, "FOLDER", sources)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path / ".cache" / "protocol-omni"
 
