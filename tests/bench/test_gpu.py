@@ -1,10 +1,12 @@
 """bench.gpu at the tiny shape on a CPU, each part; what it does with failures, budgets and fallbacks."""
 
 import json
+import subprocess
+import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -32,17 +34,42 @@ def lines_of(bench: Bench) -> list[dict[str, object]]:
     return read_lines(bench.report.out)
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Parts"]:
+    folder = tmp_path_factory.mktemp("gpu")
+    command = [sys.executable, "-m", "tests.bench.gpu_parts", str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        yield Parts(folder, process)
+        process.kill()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A process that runs one part after the other."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+
+    def run(self, part: str) -> tuple[str, list[dict[str, object]]]:
+        """What it printed, and its lines in the report."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(part, file=self.process.stdin, flush=True)
+        printed = []
+        for line in self.process.stdout:
+            printed.append(line)
+            if line.startswith(f"== {part}: "):
+                break
+        return "".join(printed), read_lines(self.folder / f"{part}.jsonl")
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_runs_on_a_cpu(
-    part: str, bench: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu, "SPARE_S", 1000)  # a section that takes longer ends its process, here that of the tests
-    names = named([part])
-    assert gpu.run_part(names, bench, time.time() + 600) == 0, capfd.readouterr().out
-    ended = {line["ended"]: line["failure"] for line in lines_of(bench) if "ended" in line}
-    assert ended == dict.fromkeys(names, "")
-    assert any("number" in line or "check" in line for line in lines_of(bench))
+def test_each_part_runs_on_a_cpu(part: str, parts: Parts) -> None:
+    printed, lines = parts.run(part)
+    assert printed.endswith(f"== {part}: 0\n"), printed
+    assert {line["ended"]: line["failure"] for line in lines if "ended" in line} == dict.fromkeys(named([part]), "")
+    assert any("number" in line or "check" in line for line in lines)
 
 
 def test_the_random_model_is_no_test_of_rounding_and_notices_wrong_attention(bench: Bench) -> None:
