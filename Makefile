@@ -27,9 +27,9 @@ uninstall: ## remove `omni` from PREFIX/bin
 	  echo "$$link is not a link to this checkout; nothing is removed"; \
 	fi
 
-# Four at a time, a file in one process: much of a test's time is waiting. A process that dies ends the run.
+# Three at a time, a file in one process: much of a test's time is waiting. A process that dies ends the run.
 test: .venv/.test ## run all tests, on a CPU; ARGS="tests/api -x" runs some
-	@$(BIN)/python -m pytest -n 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.test ## formatting, lint, types, the rules of the house, lock files: under a minute
 	@$(BIN)/ruff format --check .
