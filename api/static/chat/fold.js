@@ -1,5 +1,7 @@
 // Chunks folded into a message. Pure: no network, no page, no clock.
 
+import { toFields } from "./options.js";
+
 /** Adds one chat.completion.chunk to the message. Returns true if it added text, reasoning or calls. */
 export function fold(message, chunk) {
   if (chunk.error) {
@@ -46,22 +48,16 @@ export function toApi(message) {
   return { role, content: content || null, tool_calls: calls };
 }
 
-/** The request body for an answer to `messages`. Empty options are left out, so that the server's defaults apply. */
+/** The request body for an answer to `messages`. */
 export function toRequest(messages, options) {
   const system = options.system?.trim() ? [{ role: "system", content: options.system }] : [];
   const worth = messages.filter((message) => message.content || wholeCalls(message).length);
-  const body = {
+  return {
     model: options.model,
     messages: [...system, ...worth.map(toApi)],
     stream: true,
     background: true, // the job goes on when this page is closed
     stream_options: { include_usage: true, include_event_ids: true }, // needed to resume a broken stream
+    ...toFields(options),
   };
-  for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
-    if (options[name] !== undefined && options[name] !== "") body[name] = Number(options[name]);
-  }
-  const stops = (options.stop ?? "").split("\n").filter((line) => line !== "");
-  if (stops.length > 0) body.stop = stops;
-  if (options.tools?.trim()) body.tools = JSON.parse(options.tools);
-  return body;
 }
