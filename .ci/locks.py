@@ -5,6 +5,7 @@
     requirements-cpu.lock     torch's CPU build, a tenth of that, for machines without a GPU
     requirements-dev.lock     tests and checks
     requirements-traces.lock  OpenTelemetry
+    requirements-docs.lock    the documents as a site, in an environment of its own
 
 Commands: `check` compares lists and locks offline, `relock` follows a changed list and moves nothing else, `move` takes
 the newest releases into lists and locks. A pin whose comment begins with "held:" is never moved.
@@ -23,7 +24,7 @@ OF_TORCH = re.compile(r"torch|triton|nvidia-.+|cuda-.+")
 UV = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--no-header"]
 HEADER = "# Made by `make lock` from {made_from}; not edited by hand.\n"
 RUN, TORCH, CPU = "requirements.lock", "requirements-torch.lock", "requirements-cpu.lock"
-LISTS = ("requirements.txt", "requirements-dev.txt", "requirements-traces.txt")
+LISTS = ("requirements.txt", "requirements-dev.txt", "requirements-traces.txt", "requirements-docs.txt")
 
 
 def normal(name: str) -> str:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cli.main import main as omni
 from tests.test_house import ARROWS
@@ -106,6 +107,14 @@ def test_settings_exist(path: Path) -> None:
     known = set(re.findall(r"^#? ?(OMNI_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     known |= set(re.findall(r"\$\{(OMNI_\w+)", (ROOT / "deploy" / "compose.yaml").read_text()))
     assert set(re.findall(r"\bOMNI_\w*[A-Z]\b", path.read_text())) - known == set()
+
+
+def test_every_page_has_a_place_in_the_site() -> None:
+    nav = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader=yaml.BaseLoader)["nav"]  # its tags are mkdocs' own
+    entries = [entry for section in nav for pages in section.values() for entry in pages]
+    listed = {page for entry in entries for page in entry.values() if page} - {p.name for p in ROOT.glob("[A-Z]*.md")}
+    pages = {str(path.relative_to(ROOT / "docs")) for path in DOCS if path.is_relative_to(ROOT / "docs")}
+    assert listed == {page for page in pages if not page.startswith("decisions/")}  # .ci/site.py lists decisions
 
 
 def test_every_decision_has_its_head_and_stands_in_the_index() -> None:

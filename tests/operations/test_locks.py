@@ -24,6 +24,7 @@ LISTS = {
     "requirements.txt": "# the API\nflask==1.0  # routes\ntorch==1.0  # held: 2.0 is slower\n",
     "requirements-dev.txt": "pytest==1.0\n",
     "requirements-traces.txt": "# nothing\n",
+    "requirements-docs.txt": "# nothing\n",
 }
 
 
