@@ -1,11 +1,10 @@
 // A model's Markdown as safe elements. During a stream only changed blocks are rebuilt.
 
-import hljs from "../vendor/highlight.js";
 import { Lexer, Marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/purify.js";
-import { h, icon } from "./dom.js";
-
-const MAX_HIGHLIGHT = 50_000; // characters; highlighting more takes too long
+import { CodeView } from "./code_view.js";
+import { h } from "./dom.js";
+import { formula, masked, mathExtensions, typeset } from "./math.js";
 
 const MAX_DEPTH = 32; // of nested quotes, lists and emphasis; deeper ones are shown as text
 
@@ -16,9 +15,15 @@ const marked = new Marked({
   breaks: true,
   renderer: {
     html: ({ text }) => escape(text), // HTML in an answer is shown as text
+    code: (token) => (isFormula(token) ? `<p>${formula(token.text, true)}</p>` : "<pre></pre>"), // filled by draw()
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`, // images are not loaded
   },
+  extensions: mathExtensions,
+  hooks: { emStrongMask: masked },
 });
+
+const languageOf = ({ lang }) => /^[\w+#.-]+/.exec(lang ?? "")?.[0] ?? "";
+const isFormula = (token) => languageOf(token) === "math";
 
 class BoundedLexer extends Lexer {
   depth = 0;
@@ -55,8 +60,9 @@ const ALLOWED = {
   RETURN_DOM_FRAGMENT: true,
 };
 
-/** Markdown -> DocumentFragment without anything that runs or loads. */
-function render(tokens) {
+/** Tokens -> a fragment without anything that runs or loads. Code blocks of `old` nodes that only grew move into it. */
+function draw(tokens, old = []) {
+  const kept = old.flatMap((node) => (node.querySelectorAll ? [...node.querySelectorAll(".code")] : []));
   const fragment = DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";
@@ -71,50 +77,167 @@ function render(tokens) {
     table.replaceWith(frame);
     frame.append(table);
   }
-  for (const pre of fragment.querySelectorAll("pre")) frameCode(pre);
+  const codes = [];
+  marked.walkTokens(tokens, (token) => token.type === "code" && !isFormula(token) && codes.push(token));
+  fragment.querySelectorAll("pre").forEach((pre, index) => {
+    const view = codeView(codes[index], kept[index]);
+    view.update(codes[index].text);
+    pre.replaceWith(view.frame);
+  });
+  typeset(fragment);
   return fragment;
 }
 
-function frameCode(pre) {
-  const code = pre.querySelector("code") ?? pre;
-  const language = /language-([\w+#.-]+)/.exec(code.className)?.[1] ?? "";
-  if (hljs.getLanguage(language) && code.textContent.length < MAX_HIGHLIGHT) {
-    code.innerHTML = hljs.highlight(code.textContent, { language }).value; // escapes its input
+function codeView(token, frame) {
+  const old = frame && CodeView.of(frame);
+  return old?.mayBecome(languageOf(token), token.text) ? old : new CodeView(languageOf(token));
+}
+
+/** What is on the page of one token. `take` shows the token's next state, if it can. */
+class Block {
+  constructor(token, old = []) {
+    this.type = token.type;
+    this.isStale = false; // a link that it uses leads elsewhere now
+    this.raw = token.raw;
+    this.fragment = draw([token], old);
+    this.nodes = [...this.fragment.childNodes];
   }
-  pre.tabIndex = 0;
-  const copy = h("button", { type: "button", class: "quiet", "data-copy": "code", "aria-label": "Copy code" }, icon("copy"));
-  const frame = h("div", { class: "code" }, h("div", { class: "code-head" }, h("span", {}, language), copy));
-  pre.replaceWith(frame);
-  frame.append(pre);
+
+  take(token) {
+    return !this.isStale && token.type === this.type && token.raw === this.raw;
+  }
+
+  /** Whether the source uses one of these links. */
+  mentions(names) {
+    const source = this.raw.replace(/\s+/g, " ").toLowerCase().toUpperCase().toLowerCase(); // as marked names links
+    return names.some((name) => source.includes(`[${name}]`));
+  }
+}
+
+class CodeBlock extends Block {
+  constructor(token, old) {
+    super(token, old);
+    this.view = CodeView.of(this.nodes[0]);
+  }
+
+  take(token) {
+    if (token.type !== "code" || languageOf(token) !== this.view.language) return false;
+    this.raw = token.raw;
+    this.view.update(token.text);
+    return true;
+  }
+}
+
+/** A list or a table: only the items or rows that changed are drawn anew. */
+class Rows extends Block {
+  constructor(token, old) {
+    super(token, old);
+    this.head = Rows.headOf(token);
+    this.keys = Rows.partsOf(token).map(Rows.keyOf);
+    this.parent = token.type === "list" ? this.nodes[0] : this.nodes[0].querySelector("tbody");
+  }
+
+  static partsOf = (token) => token.items ?? token.rows;
+  static keyOf = (part) => part.raw ?? part.map(({ text }) => text).join("\0");
+
+  /** All but the parts themselves: when it changes, everything is drawn anew. */
+  static headOf({ type, ordered, start, loose, header, align }) {
+    return JSON.stringify([type, ordered, start, loose, header?.map(({ text }) => text), align]);
+  }
+
+  take(token) {
+    if (this.isStale || token.type !== this.type || Rows.headOf(token) !== this.head || !this.parent) return false;
+    if (token.raw === this.raw) return true;
+    const parts = Rows.partsOf(token);
+    parts.forEach((part, index) => this.place(token, part, index));
+    while (this.parent.children.length > parts.length) this.parent.lastElementChild.remove();
+    this.keys.length = parts.length;
+    this.raw = token.raw;
+    return true;
+  }
+
+  place(token, part, index) {
+    const key = Rows.keyOf(part);
+    if (this.keys[index] === key) return;
+    const old = this.parent.children[index];
+    const one = draw([{ ...token, [token.items ? "items" : "rows"]: [part] }], old ? [old] : []);
+    const row = one.querySelector(token.items ? "li" : "tbody > tr");
+    if (old) old.replaceWith(row);
+    else this.parent.append(row, "\n");
+    this.keys[index] = key;
+  }
+}
+
+function newBlock(token, old) {
+  if (token.type === "list" || token.type === "table") return new Rows(token, old);
+  return token.type === "code" && !isFormula(token) ? new CodeBlock(token, old) : new Block(token, old);
 }
 
 export class MarkdownView {
   constructor(element) {
     this.element = element;
-    this.blocks = []; // {raw, type, nodes}: what is on the page, in order
-    this.links = "{}"; // "[name]: address" lines, which blocks above them may use
+    this.clear();
   }
 
-  update(text) {
-    const tokens = new BoundedLexer(marked.defaults).lex(text);
-    const links = JSON.stringify(tokens.links);
-    if (links !== this.links) {
-      this.element.replaceChildren();
-      this.blocks = [];
-      this.links = links;
+  clear() {
+    this.element.replaceChildren();
+    this.text = "";
+    this.blocks = []; // what is on the page, in order
+    this.links = {}; // "[name]: address" lines, which blocks above them may use
+    this.settle([]);
+  }
+
+  update(source) {
+    const text = source.replace(/\r\n?/g, "\n");
+    if (text === this.text) return;
+    if (!text.startsWith(this.text)) this.clear();
+    let tokens = this.read(text);
+    const changed = differing(this.links, tokens.links);
+    if (changed.length > 0) {
+      this.settle([]);
+      tokens = this.read(text);
+      for (const block of this.blocks) block.isStale ||= block.mentions(changed);
     }
-    tokens.forEach((token, index) => this.place(token, index, tokens.links));
-    for (const { nodes } of this.blocks.splice(tokens.length)) nodes.forEach((node) => node.remove());
+    this.links = tokens.links;
+    this.text = text;
+    const first = this.settled.blocks;
+    tokens.forEach((token, index) => this.place(token, first + index));
+    for (const { nodes } of this.blocks.splice(first + tokens.length)) nodes.forEach((node) => node.remove());
+    this.settle(tokens);
   }
 
-  place(token, index, links) {
-    const old = this.blocks[index];
-    if (old?.raw === token.raw && old.type === token.type) return;
-    const fragment = render(Object.assign([token], { links }));
-    const nodes = [...fragment.childNodes];
-    const after = old?.nodes[0] ?? this.blocks.slice(index + 1).find((block) => block.nodes.length)?.nodes[0] ?? null;
-    this.element.insertBefore(fragment, after);
-    old?.nodes.forEach((node) => node.remove());
-    this.blocks[index] = { raw: token.raw, type: token.type, nodes };
+  /** The tokens after the settled ones. */
+  read(text) {
+    const lexer = new BoundedLexer(marked.defaults);
+    Object.assign(lexer.tokens.links, this.settled.links);
+    return lexer.lex(text.slice(this.settled.length));
   }
+
+  place(token, index) {
+    const old = this.blocks[index];
+    if (old?.take(token)) return;
+    const block = newBlock(token, old?.nodes);
+    const after = old?.nodes[0] ?? this.blocks.slice(index + 1).find(({ nodes }) => nodes.length)?.nodes[0] ?? null;
+    this.element.insertBefore(block.fragment, after);
+    old?.nodes.forEach((node) => node.remove());
+    this.blocks[index] = block;
+  }
+
+  /** The last three blocks may still change: a list goes on after a paragraph that turns out to be its next item. */
+  settle(tokens) {
+    if (tokens.length === 0) this.settled = { blocks: 0, length: 0, links: {} };
+    const solid = tokens.map(({ type }, index) => ({ type, index })).filter(({ type }) => type !== "space");
+    const done = tokens.slice(0, solid.at(-3)?.index ?? 0);
+    for (const { raw } of done) this.settled.length += raw.length;
+    marked.walkTokens(done, ({ type, tag, href, title }) => {
+      if (type === "def") this.settled.links[tag] ??= { href, title };
+    });
+    this.settled.blocks += done.length;
+  }
+}
+
+/** Names of the links that are in one of two sets only, or lead elsewhere. */
+function differing(old, links) {
+  const names = new Set([...Object.keys(old), ...Object.keys(links)]);
+  return [...names].filter((name) => JSON.stringify(old[name]) !== JSON.stringify(links[name]));
 }
