@@ -14,7 +14,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.client import Client, Refused, client_of
-from cli.terminal import CallersPath, console, moment, show_note, show_table
+from cli.terminal import CallersPath, console, json_option, moment, show_json, show_note, show_table
 
 POLL_S = 0.5
 INTERRUPTED = 128 + 2  # the exit status of a program that SIGINT ends
@@ -33,7 +33,7 @@ def batch() -> None:
 @click.option("--out", required=True, type=CallersPath(dir_okay=False), help="Where the results go.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @click.option("--window", default="24h", show_default=True, help="By when it has to end.")
-@click.option("--json", "as_json", is_flag=True, help="Print the batch as JSON at its end.")
+@json_option
 @click.pass_context
 def run(context: click.Context, file: Path, out: Path, force: bool, window: str, as_json: bool) -> None:
     """Upload FILE, run it, and write the results to --out and failed lines beside it, to OUT.errors.
@@ -62,41 +62,41 @@ def run(context: click.Context, file: Path, out: Path, force: bool, window: str,
             download(client, ended[name], to)
         elif force:
             to.unlink(missing_ok=True)
-    click.echo(json.dumps(ended) if as_json else told(ended))
+    show(ended, as_json)
     if ended["status"] != "completed" or ended["request_counts"]["failed"]:
         context.exit(1)
 
 
 @batch.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_context
 def list_batches(context: click.Context, as_json: bool) -> None:
     """List this key's batches, the newest first."""
     found = client_of(context).json("GET", "/v1/batches?limit=100")["data"]
     if as_json:
-        click.echo(json.dumps(found))
+        show_json(found)
         return
     show_table(("id", "status", "lines", "failed", "endpoint", "created", "ends"), [cells(one) for one in found])
 
 
-@batch.command()
+@batch.command("show")
 @click.argument("batch_id")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_context
-def show(context: click.Context, batch_id: str, as_json: bool) -> None:
+def show_batch(context: click.Context, batch_id: str, as_json: bool) -> None:
     """Show one batch."""
     found = client_of(context).json("GET", path_of(batch_id))
-    click.echo(json.dumps(found) if as_json else told(found))
+    show(found, as_json)
 
 
 @batch.command()
 @click.argument("batch_id")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_context
 def cancel(context: click.Context, batch_id: str, as_json: bool) -> None:
     """Cancel a batch; what was answered is kept."""
     found = client_of(context).json("POST", f"{path_of(batch_id)}/cancel", {})
-    click.echo(json.dumps(found) if as_json else told(found))
+    show(found, as_json)
 
 
 def check_places(file: Path, places: Sequence[Path], force: bool) -> None:
@@ -204,6 +204,13 @@ def progress_of(batch_id: str) -> Iterator[Any]:
             progress.update(bar, description=found["status"], total=total, completed=num_done, failed=failed)
 
         yield show_batch
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(found)
+    else:
+        click.echo(told(found))
 
 
 def told(found: dict[str, Any]) -> str:

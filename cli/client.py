@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
@@ -25,7 +25,8 @@ CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # the service ends a job without a reader after 30
 PAUSE_S = 0.5
 PIECE_BYTES = 256 * 1024
-TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
+ENVIRONMENT = MappingProxyType({"url": "OPENAI_BASE_URL", "key": "OPENAI_API_KEY"})
+UNAUTHORIZED, TOO_MANY_REQUESTS, SERVER_ERROR = 401, 429, 500
 
 
 class Refused(click.ClickException):
@@ -35,12 +36,17 @@ class Refused(click.ClickException):
 class Client:
     """Reports every failure as a ClickException of one sentence."""
 
-    def __init__(self, url: str, key: str) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, key: str, origin: str = "") -> None:
+        """`origin`: a sentence on where address and key are from, for the refusals that may come from it."""
+        self.url = url.rstrip("/").removesuffix("/v1")
         self.key = key
+        self._origin = origin
 
-    def json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        with self._open(method, path, body) as response:
+    def json(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, allowed: Collection[int] = ()
+    ) -> dict[str, Any]:
+        """`allowed`: statuses of refusals whose body is an answer all the same."""
+        with self._open(method, path, body, allowed=allowed) as response:
             answer: dict[str, Any] = json.load(response)
             return answer
 
@@ -126,6 +132,7 @@ class Client:
         *,
         data: Any = None,
         headers: Mapping[str, str] = MappingProxyType({}),
+        allowed: Collection[int] = (),
     ) -> Any:
         """`data`: what is sent instead of a JSON body, with its headers."""
         sent = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **headers}
@@ -133,12 +140,15 @@ class Client:
         try:
             return urlopen(Request(f"{self.url}{path}", data, sent, method=method), timeout=600)
         except HTTPError as error:
+            if error.code in allowed:
+                return error
             is_final = error.code < SERVER_ERROR and error.code != TOO_MANY_REQUESTS
-            raise (Refused if is_final else click.ClickException)(refusal(error)) from None
+            about_key = self._origin if error.code == UNAUTHORIZED else ""
+            raise (Refused if is_final else click.ClickException)(f"{refusal(error)}{about_key}") from None
         except (URLError, OSError) as error:
             reason = getattr(error, "reason", error)
             raise click.ClickException(
-                f"{self.url} does not answer ({reason}); is the service running? Try: omni serve"
+                f"{self.url} does not answer ({reason}); is the service running? Try: omni serve{self._origin}"
             ) from None
 
 
@@ -184,11 +194,33 @@ def refusal(error: HTTPError) -> str:
 def client_of(context: click.Context) -> Client:
     """A client for --url and --key; by default for the service that the settings describe."""
     given = context.obj
-    if given["url"] and not is_http_address(given["url"]):
-        raise click.ClickException(f"--url {given['url']} is no address; write it as http://127.0.0.1:8000")
-    settings: Settings = given["settings"]()
-    key = given["key"] or (*settings.server.admins, *settings.server.api_keys)[0]
-    return Client(given["url"] or url_of(settings.server.host, settings.server.port), key)
+    url, key = given["url"], given["key"]
+    if url and not is_http_address(url):
+        name = "OPENAI_BASE_URL=" if "url" in given.get("of_environment", ()) else "--url "
+        raise click.ClickException(f"{name}{url} is no address; write it as http://127.0.0.1:8000")
+    if not (url and key):
+        settings: Settings = given["settings"]()
+        url = url or own_url(settings)
+        key = key or (*settings.server.admins, *settings.server.api_keys)[0]
+    return Client(url, key, origin_of(given.get("of_environment", ())))
+
+
+def own_url(settings: Settings) -> str:
+    return url_of(settings.server.host, settings.server.port)
+
+
+def origin_of(names: Collection[str]) -> str:
+    """What of address and key is the environment's, as an addition to a sentence."""
+    variables = [ENVIRONMENT[name] for name in names]
+    return f" ({' and '.join(variables)} of the environment {'is' if len(variables) == 1 else 'are'} used)" * bool(
+        names
+    )
+
+
+def is_ours(context: click.Context) -> bool:
+    """True if the service is the one that the settings of this checkout describe."""
+    url = context.obj["url"]
+    return url is None or Client(url, "").url == own_url(context.obj["settings"]())
 
 
 def is_http_address(url: str) -> bool:

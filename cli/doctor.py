@@ -1,12 +1,13 @@
 """omni doctor: check what the service needs, with advice for each thing that is missing."""
 
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from importlib import metadata, util
 from pathlib import Path
 from types import MappingProxyType
@@ -18,15 +19,18 @@ from redis.exceptions import RedisError
 from rich.text import Text
 
 from cli.serve import ROOT
-from cli.terminal import console
-from common.model.folder import fault_of, size_of_weights
-from common.model.source import table_fault
-from common.process.data_folder import owner_of
+from cli.terminal import console, json_option, show_json
+from common.model.folder import size_of_weights
+from common.model.source import check_generating, check_model, table_fault
+from common.process.data_folder import folder_fault, is_answered, owner_of
+from common.process.listener import Address, AddressTaken, listen, url_of
+from common.process.start import EVERYWHERE
 from common.redis.connection import connect
 from common.redis.server import open_hosts
 from common.settings import Settings, SettingsError
 from common.shelf.table import TableModel
 
+SECOND_START = "another OMNI_DATA_DIR, OMNI_PORT and OMNI_DASHBOARD_PORT"
 MIN_PYTHON = (3, 11)
 MIN_DISK_BYTES = 2 * 2**30
 MARKS = MappingProxyType({"good": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("BAD", "red")})
@@ -40,8 +44,9 @@ class Finding:
 
 
 @click.command()
+@json_option
 @click.pass_context
-def doctor(context: click.Context) -> None:
+def doctor(context: click.Context, as_json: bool) -> None:
     """Check Python, packages, GPU, Redis, disk, port, model and keys. Exit status 1 when something is BAD."""
     findings = [*environment_findings()]
     try:
@@ -50,13 +55,20 @@ def doctor(context: click.Context) -> None:
         findings.append(Finding("bad", f"settings: {error}", "Correct the environment or .env."))
     else:
         findings += settings_findings(settings)
+    if as_json:
+        show_json([asdict(finding) for finding in findings])
+    else:
+        show(findings)
+    context.exit(int(any(finding.level == "bad" for finding in findings)))
+
+
+def show(findings: list[Finding]) -> None:
     out = console()
     for finding in findings:
         text, colour = MARKS[finding.level]
         out.print(Text.assemble((f"{text:4}", colour), f"  {finding.what}"))
         if finding.todo:
             out.print(Text(f"      -> {finding.todo}"))
-    context.exit(int(any(finding.level == "bad" for finding in findings)))
 
 
 def environment_findings() -> Iterator[Finding]:
@@ -73,6 +85,7 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
         folder_finding,
         disk_finding,
         port_finding,
+        dashboard_finding,
         key_finding,
     )
     for check in checks:
@@ -174,15 +187,26 @@ def redis_access_finding(settings: Settings) -> Finding:
 
 
 def folder_finding(settings: Settings) -> Finding:
-    """The owner of the data folder, and whether its Valkey answers."""
+    """Whether the data folder can be used; its owner, and whether its Valkey answers."""
     folder = settings.redis.data_dir.resolve()
-    if settings.redis.given_url or (owner := owner_of(folder)) is None:
+    if settings.redis.given_url:
+        return Finding("good", "OMNI_DATA_DIR is not in use")
+    if fault := folder_fault(folder):
+        return Finding("bad", fault, "Change its owner or mode, or choose another folder.")
+    if (owner := owner_of(folder)) is None:
+        if is_answered(settings.redis.socket_path):
+            todo = "Stop the older version of this service that started it."
+            return Finding("bad", "OMNI_DATA_DIR is in use by a Valkey whose owner has no lock", todo)
         return Finding("good", "OMNI_DATA_DIR is not in use")
     try:
         connect(settings.redis.url, retries=0).ping()
     except RedisError as error:
         todo = f"Look into {folder / 'valkey.log'}, or stop {owner.name} and start the service again."
         return Finding("bad", f"OMNI_DATA_DIR is in use by {owner.name}, but its Valkey does not answer: {error}", todo)
+    if not is_ours(url_of(settings.server.host, settings.server.port)):
+        what = f"OMNI_DATA_DIR is in use by {owner.name}, but its API does not answer at OMNI_PORT"
+        todo = f"It may have another port: set OMNI_PORT or --url. A second start needs {SECOND_START}."
+        return Finding("warn", what, todo)
     return Finding("good", f"OMNI_DATA_DIR is in use by {owner.name}")
 
 
@@ -198,28 +222,50 @@ def disk_finding(settings: Settings) -> Finding:
 
 
 def port_finding(settings: Settings) -> Finding:
-    host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "localhost") else settings.server.host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.settimeout(2)
-        if probe.connect_ex((host, settings.server.port)) != 0:
-            return Finding("good", f"port {settings.server.port} is free")
-    if is_ours(f"http://{host}:{settings.server.port}/livez"):
-        return Finding("good", f"port {settings.server.port}: the service is running there")
-    return Finding("bad", f"port {settings.server.port} is taken by another program", "Stop that, or set OMNI_PORT.")
+    host, port = settings.server.host, settings.server.port
+    if port == settings.operator.dashboard_port and host in (*EVERYWHERE, "127.0.0.1", "localhost"):
+        return Finding("bad", f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {port}", "Change one of them.")
+    if (fault := address_fault(Address.of_api(host, port))) is None:
+        return Finding("good", f"port {port} is free")
+    if is_ours(url_of(host, port)):
+        return Finding("good", f"port {port}: the service is running there")
+    return Finding("bad", fault, "Stop what listens there, or set OMNI_PORT (or OMNI_HOST).")
+
+
+def dashboard_finding(settings: Settings) -> Finding:
+    port = settings.operator.dashboard_port
+    if (fault := address_fault(Address.of_dashboard(port))) is None:
+        return Finding("good", f"dashboard port {port} is free")
+    if is_ours(url_of(settings.server.host, settings.server.port)):
+        return Finding("good", f"dashboard port {port} is in use while the service runs")
+    return Finding("bad", fault, "Stop what listens there, or set OMNI_DASHBOARD_PORT.")
+
+
+def address_fault(address: Address) -> str | None:
+    """Why a start could not listen there; None if it could."""
+    try:
+        listen(address, patience_s=0).close()
+    except AddressTaken as taken:
+        return str(taken).removesuffix(".")
+    return None
 
 
 def is_ours(url: str) -> bool:
     try:
-        with urlopen(url, timeout=2) as response:
+        with urlopen(f"{url}/livez", timeout=2) as response:
             return b'"alive"' in response.read(200)
-    except OSError:
+    except (OSError, ValueError, HTTPException):
         return False
 
 
 def model_finding(settings: Settings) -> Finding:
-    if fault := fault_of(settings.model.source, needs_weights=not settings.model.engine):
-        return Finding("bad", f"model: OMNI_MODEL={settings.model.source}: {fault}", "Correct OMNI_MODEL.")
+    try:
+        check_generating(settings.model)
+        if settings.embedding.source:
+            check_model("OMNI_EMBEDDING_MODEL", settings.embedding.source)
+    except SettingsError as error:
+        setting = re.split("[=:]", str(error))[0]
+        return Finding("bad", f"model: {error}".removesuffix("."), f"Correct {setting}.")
     folder = Path(settings.model.source)
     if not folder.exists():
         return Finding("good", f"model: {settings.model.source} comes from the Hugging Face hub or its cache")

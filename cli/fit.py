@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cli.model_rows import memory_option, unloaded, worker_report
-from cli.terminal import show_note, show_table
+from cli.terminal import json_option, show_json, show_note, show_table
 from common.setting_types import parse_bytes
 from common.settings import DEMO_MODEL
 
@@ -29,20 +29,21 @@ MODEL_COLUMNS = ("id", "task", "weights", "workspace", "KV per token", "context"
 @click.argument("model", required=False)
 @click.option("--memory", help="What would fit on a GPU of this size, e.g. 24gb. Default: this machine.")
 @click.option("--ram", help="With so much memory for experts of a sparse model, e.g. 512gb. Default: this machine's.")
+@json_option
 @click.pass_context
-def fit(context: click.Context, model: str | None, memory: str | None, ram: str | None) -> None:
+def fit(context: click.Context, model: str | None, memory: str | None, ram: str | None, as_json: bool) -> None:
     """Say which memory MODEL takes and what would fit: a folder, a .gguf file, a config.json or a hub id that is in
     the cache, the id of a model of the table, or one of deepseek-v3.2, deepseek-r1, gpt-oss-120b, qwen3-235b and
     glm-4.5-air. Default: OMNI_MODEL, or all models of OMNI_MODELS. Nothing is loaded or downloaded."""
     settings = context.obj["settings"]()
     assumed, assumed_ram = size_of_option(memory, "--memory"), size_of_option(ram, "--ram")
     if model is None and settings.models:
-        context.exit(int(not show_models(unloaded(memory=assumed), settings.shelf.max_loaded)))
+        context.exit(int(not show_models(unloaded(memory=assumed), settings.shelf.max_loaded, as_json)))
     sources = {name: one.source for one in settings.models for name in one.ids}
     given = str(DEMO_MODEL) if model == "demo" else sources.get(model or "", model)  # as OMNI_MODEL has it
     more = ["--ram", str(assumed_ram)] if assumed_ram else []
     found = worker_report("worker.fit", given or settings.model.source, *memory_option(assumed), *more)
-    show(found)
+    show_json(found) if as_json else show(found)
     sparse = found["sparse"] or {"plans": []}
     fits = any(not plan["missing"] for plan in found["plans"])
     context.exit(int(not fits and all(any(plan["missing"].values()) for plan in sparse["plans"])))
@@ -56,17 +57,20 @@ def size_of_option(text: str | None, name: str) -> int | None:
         raise click.BadParameter(str(error), param_hint=name) from None
 
 
-def show_models(found: Mapping[str, Any], max_loaded: int | None) -> bool:
+def show_models(found: Mapping[str, Any], max_loaded: int | None, as_json: bool) -> bool:
     """The models of the table, and whether they fit together. True if each of them fits."""
     machine, models = found["machine"], found["models"]
     free = machine["total"] - machine["used"]
     room = int(machine["total"] * found["share"]) - machine["used"] if machine["is_gpu"] else free
-    show_table(MODEL_COLUMNS, [model_row(model, room) for model in models])
     needs = sorted(needed(model) for model in models if "fault" not in model)
     num_loaded = sum(1 for at in range(len(needs)) if sum(needs[-at - 1 :]) <= room)
     num_loaded = min(num_loaded, max_loaded or num_loaded)
     together = "all fit at once" if num_loaded == len(needs) else f"any {num_loaded} at once, while the others wait"
-    click.echo(f"\n{machine['name']}: {gib(room)} for models, which take {gib(sum(needs))}: {together}")
+    if as_json:
+        show_json(dict(found) | {"room": room, "loaded_at_once": num_loaded})
+    else:
+        show_table(MODEL_COLUMNS, [model_row(model, room) for model in models])
+        click.echo(f"\n{machine['name']}: {gib(room)} for models, which take {gib(sum(needs))}: {together}")
     return len(needs) == len(models) and (not needs or needs[-1] <= room)
 
 

@@ -1,27 +1,86 @@
-"""omni jobs, omni cancel: list waiting and running jobs, and end them."""
+"""omni jobs, omni cancel: list or watch waiting and running jobs, and end them."""
 
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 import click
+from rich.live import Live
 
-from cli.client import client_of
-from cli.terminal import moment, show_table
+from cli.client import Client, Refused, client_of
+from cli.terminal import console, json_option, moment, show_json, show_note, show_table, table_of
 
 NAMES = ("id", "state", "tier", "position", "age", "tokens", "scheduled for")
+POLL_S = 1.0
+HEADING_LINES = 2  # of a table on a terminal, and the cursor's
 
 
 @click.command()
 @click.option("--all", "everyone", is_flag=True, help="All keys' jobs that wait or run (needs an admin key).")
+@click.option("--watch", is_flag=True, help="Show every change until Ctrl-C; with --json a line for each.")
+@json_option
 @click.pass_context
-def jobs(context: click.Context, everyone: bool) -> None:
+def jobs(context: click.Context, everyone: bool, watch: bool, as_json: bool) -> None:
     """List this key's jobs, with their places in the queue."""
     client = client_of(context)
-    if not everyone:
-        show_table(NAMES, [cells(job) for job in reversed(client.json("GET", "/v1/jobs?limit=100")["data"])])
+    if watch:
+        with suppress(KeyboardInterrupt):
+            watch_jobs(changes(client, everyone), everyone, as_json)
         return
+    found = listed(client, everyone)
+    if as_json:
+        show_json(found)
+    else:
+        show_table(names_of(everyone), rows_of(found, everyone))
+
+
+def listed(client: Client, everyone: bool) -> Any:
+    """The items of GET /v1/jobs; for everyone's the board's three lists."""
+    if not everyone:
+        return client.json("GET", "/v1/jobs?limit=100")["data"]
     board = next(event for event in client.events("GET", "/admin/board") if isinstance(event, dict))
-    show_table((*NAMES, "key"), board_rows(board))
+    return {name: board[name] for name in ("running", "waiting", "scheduled")}
+
+
+def names_of(everyone: bool) -> tuple[str, ...]:
+    return (*NAMES, "key") if everyone else NAMES
+
+
+def rows_of(found: Any, everyone: bool) -> list[tuple[Any, ...]]:
+    return board_rows(found) if everyone else [cells(job) for job in reversed(found)]
+
+
+def changes(client: Client, everyone: bool) -> Iterator[Any]:
+    """What listed() returns, once a second for as long as it is asked for. A service that is away is waited for."""
+    is_away = False
+    while True:
+        try:
+            yield listed(client, everyone)
+            is_away = False
+        except Refused:
+            raise
+        except click.ClickException as error:
+            if not is_away:
+                show_note(error.message)
+            is_away = True
+        time.sleep(POLL_S)
+
+
+def watch_jobs(found: Iterator[Any], everyone: bool, as_json: bool) -> None:
+    out, last = console(), None
+    with Live(console=out, auto_refresh=False, transient=True) as live:
+        for now in found:
+            rows = rows_of(now, everyone)
+            if out.is_terminal and not as_json:
+                live.update(table_of(names_of(everyone), rows[-(out.height - HEADING_LINES) :], out), refresh=True)
+            elif rows != last and as_json:
+                click.echo(json.dumps(now))
+            elif rows != last:
+                show_table(names_of(everyone), rows)
+            last = rows
 
 
 def cells(job: dict[str, Any]) -> tuple[Any, ...]:
@@ -67,10 +126,14 @@ def board_rows(board: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 @click.command()
 @click.argument("job_ids", nargs=-1, required=True)
+@json_option
 @click.pass_context
-def cancel(context: click.Context, job_ids: tuple[str, ...]) -> None:
+def cancel(context: click.Context, job_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel jobs: a waiting one at once, a running one within a step."""
     client = client_of(context)
     for job_id in job_ids:
         answer = client.json("DELETE", f"/v1/jobs/{quote(job_id, safe='')}")
-        click.echo(f"{job_id} {'cancelled' if answer['deleted'] else 'had ended: ' + answer['state_before']}")
+        if as_json:
+            click.echo(json.dumps(answer))
+        else:
+            click.echo(f"{job_id} {'cancelled' if answer['deleted'] else 'had ended: ' + answer['state_before']}")

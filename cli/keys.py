@@ -11,10 +11,10 @@ import click
 from redis.exceptions import RedisError
 
 from cli.owned import Belongings, owner_of_name
-from cli.terminal import CallersPath, show_note, show_table
+from cli.terminal import CallersPath, json_option, show_json, show_note, show_table
 from common.errors import OmniError
 from common.redis.connection import connect
-from common.redis.key_store import KeyLimits, KeyStore
+from common.redis.key_store import KeyLimits, KeyRecord, KeyStore
 
 NOTICED_S = 2.0  # by then every API process refuses a key that was revoked
 SETTINGS = "omni.settings"  # in the context's `meta`
@@ -89,9 +89,13 @@ def add(store: KeyStore, /, name: str, **given: Any) -> None:
 
 
 @keys.command("list")
+@json_option
 @click.pass_obj
-def list_keys(store: KeyStore) -> None:
+def list_keys(store: KeyStore, as_json: bool) -> None:
     """List keys with their limits, waiting and running requests, and kept bytes."""
+    if as_json:
+        show_json([as_object(store, record) for record in store.all()])
+        return
     rows = []
     for record in store.all():
         queued, running = store.usage(record.owner)
@@ -115,6 +119,13 @@ def list_keys(store: KeyStore) -> None:
         "kept",
     )
     show_table(names, rows)
+
+
+def as_object(store: KeyStore, record: KeyRecord) -> dict[str, Any]:
+    queued, running = store.usage(record.owner)
+    counts = {"waiting": queued, "running": running, "kept_bytes": store.kept_bytes(record.owner)}
+    limits = asdict(record.limits) | {"tiers": record.limits.allowed_tiers, "admin": bool(record.limits.admin)}
+    return {"name": record.name, "owner": record.owner, "created": record.created, "limits": limits} | counts
 
 
 @keys.command()

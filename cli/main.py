@@ -1,6 +1,7 @@
 """`omni COMMAND`: one file per command."""
 
 import click
+from click.core import ParameterSource
 
 from cli.batch import batch
 from cli.bench import bench
@@ -11,6 +12,7 @@ from cli.jobs import cancel, jobs
 from cli.keys import keys
 from cli.models import models
 from cli.serve import serve
+from cli.status import ps, status
 from cli.usage import usage
 from cli.webhooks import webhooks
 from common import __version__
@@ -29,13 +31,25 @@ class OmniGroup(click.Group):
 
 @click.group(
     cls=OmniGroup,
-    commands=(serve, chat, batch, jobs, cancel, keys, models, usage, webhooks, bench, doctor, fit),
+    commands=(serve, chat, status, ps, batch, jobs, cancel, keys, models, usage, webhooks, bench, doctor, fit),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--url", help="Base URL of the service. Default: from OMNI_HOST and OMNI_PORT.")
-@click.option("--key", help="API key. Default: the first admin key of the settings.")
+@click.option(
+    "--url",
+    envvar="OPENAI_BASE_URL",
+    help="Address of the service, with or without /v1. Default: OPENAI_BASE_URL, else OMNI_HOST and OMNI_PORT.",
+)
+@click.option(
+    "--key",
+    envvar="OPENAI_API_KEY",
+    help="API key. Default: OPENAI_API_KEY if there is --url or OPENAI_BASE_URL, else the first key of the settings.",
+)
 @click.version_option(__version__, message="Protocol OMNI %(version)s")
 @click.pass_context
 def main(context: click.Context, url: str | None, key: str | None) -> None:
     """Run, use and look after Protocol OMNI."""
-    context.obj = {"url": url, "key": key, "settings": load_settings}
+    sources = {name: context.get_parameter_source(name) for name in ("url", "key")}
+    of_environment = [name for name, source in sources.items() if source is ParameterSource.ENVIRONMENT]
+    if url is None and "key" in of_environment:  # it is for another server
+        key = None
+    context.obj = {"url": url, "key": key, "settings": load_settings, "of_environment": of_environment}

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from cli.client import Client, client_of
+from cli.client import Client, client_of, is_ours
 from cli.model_rows import status_text
 from cli.model_table import table_path
 from cli.terminal import console
@@ -95,16 +95,16 @@ def unpin(context: click.Context, name: str) -> None:
 
 
 def set_pin(context: click.Context, name: str, wanted: bool) -> None:
-    is_ours = context.obj["url"] is None  # the service of this machine, whose table this is
+    is_own_table = is_ours(context)
     client, word = client_of(context), "pinned" if wanted else "not pinned"
     try:
         client.text("GET", "/livez")
     except click.ClickException:
-        if not is_ours:
+        if not is_own_table:
             raise
         word += " when the service starts"
     else:
         order(client, name, "pin" if wanted else "unpin", lambda item: bool(item.get("pinned")) == wanted)
-    if is_ours:
+    if is_own_table:
         set_key(table_path(), name, "pin", True if wanted else None)
     click.echo(f"{name} is {word}")

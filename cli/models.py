@@ -1,6 +1,5 @@
 """omni models: the table of models that OMNI_MODELS names, and what the running service does with them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from cli.client import Refused, client_of
 from cli.model_orders import PATH, load, pin, unload, unpin
 from cli.model_rows import LIST, SHOWN, from_file, gigabytes, line_of, row_of, unloaded
 from cli.model_table import named, table_path, values
-from cli.terminal import show_note, show_table
+from cli.status import ps
+from cli.terminal import json_option, show_json, show_note, show_table
 from common.environment import callers_folder
 from common.model.source import table_fault
 from common.setting_types import last_part
@@ -31,7 +31,7 @@ class ModelsGroup(click.Group):
             raise click.ClickException(str(fault)) from None
 
 
-@click.group(cls=ModelsGroup, commands=(load, unload, pin, unpin))
+@click.group(cls=ModelsGroup, commands=(load, unload, pin, unpin, ps))
 def models() -> None:
     """Add, remove, list, load and unload the models of OMNI_MODELS."""
 
@@ -112,7 +112,7 @@ def remove(context: click.Context, name: str) -> None:
 
 
 @models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 @click.pass_context
 def list_models(context: click.Context, as_json: bool) -> None:
     """List the models: status, size, context and waiting jobs from the service, or what the table tells without it."""
@@ -121,7 +121,7 @@ def list_models(context: click.Context, as_json: bool) -> None:
         found = [item for model in read_table(table_path()) for item in from_file(model)]
         show_note("The service does not answer; this is the table's file.")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        show_json(found)
     else:
         show_table(LIST, [row_of(item) for item in found])
 
@@ -140,7 +140,7 @@ def served(context: click.Context) -> list[dict[str, Any]] | None:
 
 @models.command()
 @click.argument("name", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 @click.pass_context
 def show(context: click.Context, name: str, as_json: bool) -> None:
     """Show all that is known of the model with ID. Without a service its files are looked into."""
@@ -155,7 +155,7 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
             raise click.ClickException(f"There is no model {name!r}; omni models list shows them.")
         item = items[0]
     if as_json:
-        click.echo(json.dumps(item, indent=2))
+        show_json(item)
         return
     for field, label in SHOWN.items():
         if (text := line_of(field, item.get(field))) is not None:

@@ -1,7 +1,8 @@
 """Output by rich: tables, markdown and colours on a terminal, plain text into files and pipes."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -24,14 +25,26 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def show_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Aligned columns; None is an empty cell."""
     out = console()
+    out.print(table_of(names, rows, out))
+
+
+def table_of(names: Sequence[str], rows: Sequence[Sequence[Any]], out: Console) -> Table:
+    """Aligned columns; None is an empty cell."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in names:
         table.add_column(name, no_wrap=not out.is_terminal, overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    out.print(table)
+    return table
+
+
+def json_option(function: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--json", "as_json", is_flag=True, help="As JSON.")(function)
+
+
+def show_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def moment(seconds: float) -> str:

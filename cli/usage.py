@@ -1,6 +1,5 @@
 """omni usage: what keys used, by day."""
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -8,7 +7,7 @@ from urllib.parse import urlencode
 import click
 
 from cli.client import client_of
-from cli.terminal import show_note, show_table
+from cli.terminal import json_option, show_json, show_note, show_table
 
 NAMES = ("day", "key", "model", "tier", "requests", "failed", "cancelled", "prompt", "cached", "answer", "GPU s")
 GROUPS = ("key", "model", "tier")
@@ -20,7 +19,7 @@ GROUPS = ("key", "model", "tier")
 @click.option("--of", "keys", multiple=True, metavar="NAME", help="Only this key, for admins; may be repeated.")
 @click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
 @click.option("--by", "groups", multiple=True, type=click.Choice(GROUPS), help="Rows apart by this; default all.")
-@click.option("--json", "as_json", is_flag=True, help="The API's answer.")
+@json_option
 @click.option("--csv", "as_csv", is_flag=True, help="CSV.")
 @click.pass_context
 def usage(
@@ -44,7 +43,7 @@ def usage(
         return
     answer = client.json("GET", path)
     if as_json:
-        click.echo(json.dumps(answer))
+        show_json(answer)
         return
     rows = rows_of(answer)
     hidden = {NAMES.index(group) for group in GROUPS if group not in groups}

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import click
 
 from cli.client import Client, client_of
-from cli.terminal import show_note, show_table
+from cli.terminal import json_option, show_json, show_note, show_table
 from common.webhooks.events import ALL_TYPES
 
 PATH = "/v1/webhook_endpoints"
@@ -24,21 +24,29 @@ def webhooks(context: click.Context) -> None:
 @click.option("--name", default="omni", help="For people.")
 @click.option("--event", "events", multiple=True, help="A type of event; may be repeated. Default: all.")
 @click.option("--all-keys", is_flag=True, help="The events of all keys (needs an admin key).")
+@json_option
 @click.pass_obj
-def add(client: Client, url: str, name: str, events: tuple[str, ...], all_keys: bool) -> None:
+def add(client: Client, url: str, name: str, events: tuple[str, ...], all_keys: bool, as_json: bool) -> None:
     """Send events to URL; print the endpoint's id and its signing secret."""
     scope = "all" if all_keys else "own"
     body = {"url": url, "name": name, "event_types": list(events) or [ALL_TYPES], "scope": scope}
     made = client.json("POST", PATH, body)
-    click.echo(f"{made['id']} {made['signing_secret']}")
+    if as_json:
+        show_json(made)
+    else:
+        click.echo(f"{made['id']} {made['signing_secret']}")
     show_note("The secret is shown once.")
 
 
 @webhooks.command("list")
+@json_option
 @click.pass_obj
-def list_endpoints(client: Client) -> None:
+def list_endpoints(client: Client, as_json: bool) -> None:
     """List endpoints; with an admin key those of all keys."""
     endpoints = client.json("GET", f"{PATH}?limit=100")["data"]
+    if as_json:
+        show_json(endpoints)
+        return
     rows = [
         (found["id"], found["name"], found["url"], " ".join(found["event_types"]), state(found)) for found in endpoints
     ]
@@ -53,10 +61,14 @@ def state(endpoint: dict[str, Any]) -> str:
 
 @webhooks.command()
 @click.argument("endpoint_id")
+@json_option
 @click.pass_obj
-def deliveries(client: Client, endpoint_id: str) -> None:
+def deliveries(client: Client, endpoint_id: str, as_json: bool) -> None:
     """List the latest deliveries of an endpoint."""
     found = client.json("GET", f"{path_of(endpoint_id)}/deliveries?limit=100")["data"]
+    if as_json:
+        show_json(found)
+        return
     names = ("id", "event_type", "status", "attempts", "error")
     show_table(names, [[delivery[name] for name in names] for delivery in reversed(found)])
 

@@ -136,13 +136,31 @@ def make_private(folder: Path) -> None:
 
 
 def close_to_others(folder: Path) -> None:
-    """Set mode 700, but only on a folder that is empty or holds our files: never on /tmp or a home."""
-    found = folder.stat()
-    names = {path.name for path in folder.iterdir()}
-    is_ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX and (not names or names & OURS)
-    if not is_ours:
+    """Set mode 700, but only on a folder that may be ours. Raises FolderRefused."""
+    if not may_be_ours(folder):
         raise FolderRefused(
-            f"OMNI_DATA_DIR={folder} is open to other users of this machine (mode {found.st_mode & 0o7777:o}) and "
-            "prompts are kept there; choose a new folder in it, or chmod 700 this one."
+            f"{open_to_others(folder)} and prompts are kept there; choose a new folder in it, or chmod 700 this one."
         )
     folder.chmod(0o700)
+
+
+def may_be_ours(folder: Path) -> bool:
+    """True for a folder of this user that is empty or holds our files: never for /tmp or a home."""
+    found, names = folder.stat(), {path.name for path in folder.iterdir()}
+    return bool(found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX and (not names or names & OURS))
+
+
+def open_to_others(folder: Path) -> str:
+    mode = folder.stat().st_mode & 0o7777
+    return f"OMNI_DATA_DIR={folder} is open to other users of this machine (mode {mode:o})"
+
+
+def folder_fault(folder: Path) -> str:
+    """Why a start would refuse the folder, found without changing anything; empty if it would not."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        return f"OMNI_DATA_DIR={folder} is not a folder" if nearest == folder else f"{nearest} is not a folder"
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        return f"OMNI_DATA_DIR={folder} cannot be written by this user"
+    is_open = nearest == folder and folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    return open_to_others(folder) if is_open and not may_be_ours(folder) else ""

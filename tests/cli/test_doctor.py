@@ -1,5 +1,6 @@
 """omni doctor: findings, and advice for each."""
 
+import json
 import os
 import socket
 
@@ -49,7 +50,7 @@ def test_a_gpu_without_what_compiles_its_kernels_is_slow(folder, tool, level, tm
     "files", [["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], ["m.gguf"]]
 )
 def test_the_size_of_a_models_weights_is_that_of_its_files(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "fault_of", lambda source, needs_weights: "")
+    monkeypatch.setattr(doctor, "check_generating", lambda settings: None)
     for name in files:
         (tmp_path / name).write_bytes(bytes(6 * 2**20 // len(files)))
     for model in {tmp_path, tmp_path / files[0]} if files == ["m.gguf"] else {tmp_path}:
@@ -84,3 +85,49 @@ def test_a_folder_whose_owner_has_no_valkey_is_bad(tmp_path):
     finding = doctor.folder_finding(read_settings({"OMNI_DATA_DIR": str(tmp_path), "REDIS_URL": ""}))
     os.close(fd)
     assert finding.level == "bad" and f"process {os.getpid()}" in finding.todo
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"OMNI_DATA_DIR": "/proc/data"}, "OMNI_DATA_DIR=/proc/data cannot be written"),
+        ({"OMNI_DATA_DIR": "/etc/hostname"}, "OMNI_DATA_DIR=/etc/hostname is not a folder"),
+        ({"OMNI_DATA_DIR": "/tmp"}, "OMNI_DATA_DIR=/tmp is open to other users of this machine (mode 1777)"),
+    ],
+)
+def test_a_data_folder_that_a_start_would_refuse_is_bad(changes, said):
+    if os.geteuid() == 0 and "cannot be written" in said:
+        pytest.skip("everything can be written by root, by what access() says")
+    finding = doctor.folder_finding(read_settings(changes))
+    assert finding.level == "bad" and finding.what == said
+
+
+def test_a_folder_that_is_not_there_yet_is_left_alone(tmp_path):
+    finding = doctor.folder_finding(read_settings({"OMNI_DATA_DIR": str(tmp_path / "new")}))
+    assert finding.level == "good" and not (tmp_path / "new").exists()
+
+
+def test_another_start_in_the_folder_at_another_port_is_told(service):
+    settings = read_settings({"OMNI_DATA_DIR": str(service.folder), "OMNI_PORT": "1"})
+    finding = doctor.folder_finding(settings)
+    assert finding.level == "warn" and "A second start needs another OMNI_DATA_DIR" in finding.todo
+
+
+def test_the_dashboards_port_is_checked():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        finding = doctor.dashboard_finding(read_settings({"OMNI_DASHBOARD_PORT": port, "OMNI_PORT": "1"}))
+    assert finding.level == "bad" and "OMNI_DASHBOARD_PORT" in finding.todo
+    same = doctor.port_finding(read_settings({"OMNI_DASHBOARD_PORT": port, "OMNI_PORT": port}))
+    assert same.level == "bad" and "both" in same.what
+
+
+@pytest.mark.parametrize("setting", ["OMNI_EMBEDDING_MODEL", "OMNI_DRAFT_MODEL"])
+def test_the_models_beside_the_model_are_checked(setting):
+    finding = doctor.model_finding(read_settings({"OMNI_MODEL": "demo", setting: "./nowhere"}))
+    assert finding.level == "bad" and f"{setting}=./nowhere cannot be loaded" in finding.what
+
+
+def test_the_findings_as_json(omni):
+    found = json.loads(omni("doctor", "--json").stdout)
+    assert {"level", "what", "todo"} == found[0].keys()

@@ -1,9 +1,17 @@
 """omni jobs and omni cancel."""
 
+import json
+import signal
+import subprocess
+import sys
 import time
 
+import click
+
+from cli.client import Client
+from cli.jobs import changes
 from cli.terminal import moment
-from tests.service import RunningService
+from tests.service import ROOT, RunningService
 
 
 def test_jobs_are_listed_and_cancelled(omni, service: RunningService):
@@ -27,3 +35,34 @@ def test_jobs_are_listed_and_cancelled(omni, service: RunningService):
 def test_a_wrong_key_is_refused_in_one_sentence(omni):
     refused = omni("jobs", key="wrong")
     assert refused.exit_code == 1 and "401" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_jobs_are_watched_in_json_lines_until_ctrl_c(service: RunningService):
+    """The lines change as the jobs do."""
+    ask = {"model": "omni-demo", "messages": [{"role": "user", "content": "A story!"}], "background": True}
+    words = [sys.executable, "-m", "omni", "--url", f"{service.url}/v1/", "--key", service.key, "jobs", "--watch"]
+    with subprocess.Popen([*words, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        known = {job["id"] for job in json.loads(watching.stdout.readline())}
+        with service.http() as http:
+            job_id = http.post("/v1/chat/completions", json=ask | {"max_tokens": 2}).json()["id"]
+        seen = json.loads(watching.stdout.readline())
+        watching.send_signal(signal.SIGINT)
+        watching.stdout.read()
+    assert job_id not in known and job_id in {job["id"] for job in seen}
+    assert watching.returncode == 0
+
+
+def test_a_service_that_is_away_is_waited_for(monkeypatch, capsys):
+    answers = iter([click.ClickException("away"), click.ClickException("away"), []])
+
+    def listed(*_):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("cli.jobs.listed", listed)
+    monkeypatch.setattr("cli.jobs.POLL_S", 0)
+    assert next(changes(Client("http://x", ""), everyone=False)) == []
+    assert capsys.readouterr().err == "away\n"

@@ -1,5 +1,6 @@
 """omni keys."""
 
+import json
 import re
 
 from tests.service import RunningService
@@ -10,6 +11,7 @@ def test_a_key_is_added_listed_limited_and_revoked(omni, service: RunningService
     try:
         listed = omni("keys", "list").stdout
         assert "visitor" in listed and key not in listed
+        assert json.loads(omni("keys", "list", "--json").stdout)[0]["limits"]["max_queued"] == 5
         assert omni("keys", "limits", "visitor", "--weight", "2.5", "--admin").exit_code == 0
         assert re.search(
             r"visitor\s+\S+\s+-\s+5\s+-\s+-\s+-\s+2\.5\s+0\s+priority,default,flex\s+yes", omni("keys", "list").stdout

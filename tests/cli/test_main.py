@@ -1,5 +1,6 @@
 """How the command line is called, and its refusals."""
 
+import json
 import subprocess
 import sys
 
@@ -30,6 +31,38 @@ def test_a_bad_setting_is_one_sentence():
         env={"OMNI_PORT": "zero", "PATH": ""},
     )
     assert shown.returncode == 1 and "OMNI_PORT" in shown.stderr and "Traceback" not in shown.stderr
+
+
+def omni(*arguments, **environment):
+    """As a shell runs it, with these variables only."""
+    words = [sys.executable, "-m", "omni", *arguments]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={"PATH": "", **environment})
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+def test_the_address_of_an_openai_client_is_taken_from_the_environment(service, ending):
+    shown = omni("status", "--json", OPENAI_BASE_URL=f"{service.url}{ending}", OPENAI_API_KEY=service.key)
+    assert shown.returncode == 0 and json.loads(shown.stdout)["url"] == service.url
+
+
+def test_a_refusal_says_that_address_and_key_are_the_environments(service):
+    shown = omni("ps", OPENAI_BASE_URL=f"{service.url}/v1", OPENAI_API_KEY="sk-of-another")
+    assert shown.returncode == 1 and "401" in shown.stderr
+    assert "OPENAI_BASE_URL and OPENAI_API_KEY of the environment are used" in shown.stderr
+    assert "sk-of-another" not in shown.stderr
+    shown = omni("ps", OPENAI_BASE_URL="nonsense")
+    assert shown.stderr.startswith("Error: OPENAI_BASE_URL=nonsense is no address")
+
+
+def test_a_key_for_another_server_is_not_sent_to_this_machines_service(service):
+    """OPENAI_API_KEY alone is OpenAI's."""
+    shown = omni("ps", OPENAI_API_KEY="sk-of-openai", OMNI_PORT=str(service.port))
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_an_unknown_command_or_setting_has_a_suggestion():
+    assert "Did you mean 'jobs'?" in omni("jbos").stderr
+    assert "did you mean OMNI_MODEL?" in omni("jobs", OMNI_MODLE="x").stderr
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "http://x:y"])
