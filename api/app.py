@@ -33,7 +33,7 @@ from api.operator.adapters import adapter_routes
 from api.operator.board import board_routes
 from api.operator.health import health_routes
 from api.operator.metrics import metric_routes
-from api.operator.openapi import openapi_routes
+from api.operator.openapi.document import openapi_routes
 from api.operator.pages import page_routes
 from api.operator.request_log import install_request_log
 from api.responses.conversation_routes import conversation_routes

@@ -1,4 +1,4 @@
-"""The chat page, the page of batches and the board: static files, served without a key. Their requests need one."""
+"""The pages and their parts: static files, served without a key. Their requests need one."""
 
 from pathlib import Path
 
@@ -21,6 +21,10 @@ def page_routes() -> Blueprint:
     @routes.get("/batches")
     def batches() -> Response:
         return send_from_directory(STATIC, "batches.html")
+
+    @routes.get("/docs")
+    def reference() -> Response:
+        return send_from_directory(STATIC, "reference.html")
 
     @routes.get("/static/<path:name>")
     def static(name: str) -> Response:

@@ -15,7 +15,7 @@ from common.settings import read_settings
 from tests.service import RunningService
 
 OPEN = {
-    "/", "/batches", "/board", "/static/<path:name>", "/livez", "/health", "/readyz", "/openapi.json",
+    "/", "/batches", "/board", "/docs", "/static/<path:name>", "/livez", "/health", "/readyz", "/openapi.json",
     "/api/version",
 }  # fmt: skip
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from api.operator.openapi import METHODS, PAGES, path_of
-from api.operator.operations import DESCRIBED
+from api.operator.openapi.document import METHODS, PAGES, path_of
+from api.operator.openapi.operations import DESCRIBED
 from common.settings import read_settings
 
 APP = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"}))

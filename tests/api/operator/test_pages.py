@@ -1,4 +1,4 @@
-"""The chat page and the board, as the application serves them."""
+"""The pages, as the application serves them."""
 
 import re
 from urllib.parse import urljoin
@@ -11,7 +11,7 @@ from common.settings import read_settings
 LINK = re.compile(r'(?:href|src)="([^"#:]+)"')
 
 
-@pytest.mark.parametrize("page", ["/", "/board"])
+@pytest.mark.parametrize("page", ["/", "/board", "/batches", "/docs"])
 def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
     client = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"})).test_client()
     links = LINK.findall(client.get(page).get_data(as_text=True))

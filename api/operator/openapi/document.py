@@ -12,14 +12,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from api.operator.operations import DESCRIBED, Described
+from api.operator.openapi.operations import DESCRIBED, Described
 from api.schema import answers
 from common import __version__
 
 REF = "#/components/schemas/{model}"
 CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
-PAGES = ("/", "/board", "/batches", "/static/{name}")  # left out
+PAGES = ("/", "/board", "/batches", "/docs", "/static/{name}")  # left out
 
 
 def openapi_routes() -> Blueprint:

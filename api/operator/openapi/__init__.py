@@ -1,0 +1,1 @@
+"""The application described for programs: /openapi.json, which the page at /docs shows."""
