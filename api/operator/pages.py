@@ -1,26 +1,82 @@
 """The pages and their parts: static files, served without a key. Their requests need one."""
 
+import gzip
+import hashlib
+import mimetypes
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import NotFound
+from werkzeug.security import safe_join
 
 STATIC = Path(__file__).parents[1] / "static"
+PACKED = frozenset({".woff2", ".png"})  # compressed by their format
+FOR_EVER = "public, max-age=31536000, immutable"
+ASK_FIRST = "no-cache"  # kept, but asked for each time: "304 Not Modified" if it is still the same
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    plain: bytes
+    packed: bytes  # by gzip; empty where that gains nothing
+    digest: str
+
+
+class Assets:
+    """The files of one folder, each read and compressed once, and again when it has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kept: dict[Path, tuple[tuple[int, int], Asset]] = {}
+
+    def read(self, name: str) -> Asset:
+        path = safe_join(str(self.folder), name)
+        if path is None or not Path(path).is_file():
+            raise NotFound
+        return self.asset(Path(path))
+
+    def asset(self, path: Path) -> Asset:
+        stat = path.stat()
+        state = (stat.st_mtime_ns, stat.st_size)
+        kept = self.kept.get(path)
+        if kept is None or kept[0] != state:
+            plain = path.read_bytes()
+            packed = b"" if path.suffix in PACKED else gzip.compress(plain, 9, mtime=0)
+            kept = self.kept[path] = (state, Asset(plain, packed, hashlib.sha256(plain).hexdigest()[:16]))
+        return kept[1]
+
+    def files(self) -> Iterator[Path]:
+        return (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+
+    def version(self) -> str:
+        """One name for the contents of all files: it stands in their addresses, so that they may be kept for ever."""
+        digests = "".join(self.asset(path).digest for path in self.files())
+        return "v-" + hashlib.sha256(digests.encode()).hexdigest()[:12]
 
 
 def page_routes() -> Blueprint:
     routes = Blueprint("pages", __name__)
+    assets = Assets(STATIC)
+
+    def page(name: str) -> Response:
+        """A page whose links lead to the present version of the files; modules find each other by relative paths."""
+        plain = assets.read(name).plain.replace(b'="static/', f'="static/{assets.version()}/'.encode())
+        packed = gzip.compress(plain, 6, mtime=0)
+        return answer(Asset(plain, packed, hashlib.sha256(plain).hexdigest()[:16]), "text/html", ASK_FIRST)
 
     @routes.get("/")
     def index() -> Response:
-        return send_from_directory(STATIC, "index.html")
+        return page("index.html")
 
     @routes.get("/board")
     def board() -> Response:
-        return send_from_directory(STATIC, "board.html")
+        return page("board.html")
 
     @routes.get("/batches")
     def batches() -> Response:
-        return send_from_directory(STATIC, "batches.html")
+        return page("batches.html")
 
     @routes.get("/docs")
     def reference() -> Response:
@@ -28,6 +84,23 @@ def page_routes() -> Blueprint:
 
     @routes.get("/static/<path:name>")
     def static(name: str) -> Response:
-        return send_from_directory(STATIC, name)
+        version, _, rest = name.partition("/")
+        has_version = version.startswith("v-")
+        is_present = has_version and version == assets.version()  # another replica's page may ask for another one
+        name = rest if has_version else name
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return answer(assets.read(name), kind, FOR_EVER if is_present else ASK_FIRST)
 
     return routes
+
+
+def answer(asset: Asset, kind: str, caching: str) -> Response:
+    is_packed = bool(asset.packed) and request.accept_encodings["gzip"] > 0
+    response = Response(asset.packed if is_packed else asset.plain, mimetype=kind)
+    response.headers["Cache-Control"] = caching
+    response.headers["Vary"] = "Accept-Encoding"
+    if is_packed:
+        response.headers["Content-Encoding"] = "gzip"
+    response.set_etag(f"{asset.digest}-gzip" if is_packed else asset.digest)
+    response.make_conditional(request)
+    return response

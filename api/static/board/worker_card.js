@@ -24,7 +24,7 @@ export class WorkerCard {
     chart.append(this.area, this.line);
     const meter = h("meter", { class: "kv-meter", min: "0", max: "1", high: "0.9", "aria-label": "KV cache in use" });
     const kv = figure("KV cache", "kv");
-    kv.append(meter);
+    kv.lastChild.append(meter);
     this.bar = h("progress", { max: "1", "aria-label": "Loading" });
     this.loading = h("div", { class: "loading", hidden: true }, this.bar, h("span", { class: "what" }));
     this.element = h(
