@@ -80,7 +80,7 @@ def page_routes() -> Blueprint:
 
     @routes.get("/docs")
     def reference() -> Response:
-        return send_from_directory(STATIC, "reference.html")
+        return page("reference.html")
 
     @routes.get("/static/<path:name>")
     def static(name: str) -> Response:
