@@ -6,6 +6,7 @@ import { byId, randomId } from "./chat/dom.js";
 import { apiKey } from "./chat/key.js";
 import { Models } from "./chat/models.js";
 import { Panel } from "./chat/panel.js";
+import { wireShortcuts } from "./chat/shortcuts.js";
 import { Sidebar } from "./chat/sidebar.js";
 import { recall, remember, Store } from "./chat/store.js";
 import { wireTheme } from "./chat/theme.js";
@@ -28,7 +29,11 @@ class App {
       onKey: () => this.models.load(this.current.options.model),
       onOptions: (name, value) => this.setOption(name, value),
     });
-    this.models = new Models({ onPick: (model) => this.setOption("model", model), openSettings });
+    this.models = new Models({
+      onPick: (model) => this.setOption("model", model),
+      onList: () => this.composer?.refresh(),
+      openSettings,
+    });
     this.sidebar = new Sidebar({
       onOpen: (id) => this.open(this.store.get(id)),
       onNew: () => this.openNew(),
@@ -42,6 +47,7 @@ class App {
         edit: (message, text) => this.edit(message, text),
         again: (message) => this.again(message),
         retry: (message) => this.retry(message),
+        hurry: (message) => this.answers.get(message.id)?.hurry(),
         sendToolResult: (message, call, text) => this.sendToolResult(message, call, text),
         openSettings,
       },
@@ -51,9 +57,13 @@ class App {
       area: byId("text"),
       sendButton: byId("send"),
       stopButton: byId("stop"),
-      onSend: (text) => this.send(text),
+      note: byId("send-note"),
+      onSend: (text, attachments) => this.send(text, attachments),
       onStop: () => this.stop(),
+      held: () => this.current.messages.flatMap(({ attachments = [] }) => attachments),
+      waitsFor: () => (this.models.picked ? "" : "a model is there"),
     });
+    wireShortcuts({ onNew: () => this.openNew(), onSettings: () => this.panel.toggle() });
     wireTheme(byId("theme"));
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.stop());
   }
@@ -74,7 +84,7 @@ class App {
     this.models.pick(conversation.options.model);
     this.transcript.show(conversation);
     if (conversation.messages.length === 0) {
-      byId("messages").append(welcome(SUGGESTIONS, (text) => this.send(text)));
+      byId("messages").append(welcome(SUGGESTIONS, (text) => this.composer.sendText(text)));
     }
     this.refresh();
   }
@@ -112,8 +122,9 @@ class App {
 
   // messages
 
-  send(text) {
-    this.append(this.current, { id: randomId(), role: "user", content: text });
+  send(text, attachments = []) {
+    const files = attachments.length > 0 ? { attachments } : {};
+    this.append(this.current, { id: randomId(), role: "user", content: text, ...files });
     this.answer(this.current);
   }
 
@@ -127,7 +138,7 @@ class App {
 
   edit(message, text) {
     this.cutBefore(message);
-    this.send(text);
+    this.send(text, message.attachments);
   }
 
   again(message) {

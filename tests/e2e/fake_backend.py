@@ -43,6 +43,10 @@ def words(text: str) -> list[dict[str, Any]]:
     return [{"content": part} for part in text.replace("\n", "\n\0").replace(" ", " \0").split("\0")]
 
 
+def text_of(content: str | list[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
 def tool_call() -> list[dict[str, Any]]:
     head = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
     parts = ['{"city"', ': "Par', 'is"}']
@@ -112,7 +116,9 @@ class Backend(ThreadingHTTPServer):
         self.by_idempotency_key: dict[str, Job] = {}
         self.log: list[str] = []  # "METHOD path", in order
         self.bodies: list[dict[str, Any]] = []
-        self.refusals: list[tuple[int, dict[str, Any]]] = []  # given to the next POSTs instead of an answer
+        self.refusals: list[
+            tuple[int, dict[str, Any]]
+        ] = []  # with `retry_after` as a header; given to the next POSTs instead of an answer
         self.board: dict[str, Any] = {}
         self.models: list[dict[str, Any]] = [{"id": "fake", "root": "a script"}, {"id": "other", "root": "none"}]
         self.goes_on = threading.Event()  # answers of "away" wait for it, and those of "pause" in their middle
@@ -157,11 +163,11 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if self.server.refusals:
             status, error = self.server.refusals.pop(0)
-            return self.send_json(status, {"error": error})
+            return self.send_json(status, {"error": error}, {"Retry-After": str(error.get("retry_after", ""))})
         key = self.headers["Idempotency-Key"]
         job = self.server.by_idempotency_key.get(key)
         if job is None:
-            job = Job(f"chatcmpl-{next(self.server.numbers)}", body["messages"][-1]["content"])
+            job = Job(f"chatcmpl-{next(self.server.numbers)}", text_of(body["messages"][-1]["content"]))
             job.has_ids = bool(body["stream_options"].get("include_event_ids"))
             self.server.by_idempotency_key[key] = self.server.jobs[job.id] = job
             if job.kind == "unheard":
@@ -187,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         sent = after
         while not job.cancelled:
             if (wait := job.started - time.monotonic()) > 0.2:
-                self.write(f": queued position={1 + int(wait / 0.5)} eta={round(wait)}\n\n")
+                self.write(f": queued position={1 + int(wait / 0.5)} eta={round(wait)} tier=flex\n\n")
             frames = job.frames()
             for number, frame in enumerate(frames[sent:], sent + 1):
                 name = f"id: {number}\n" if job.has_ids and "error" not in frame else ""
@@ -220,18 +226,20 @@ class Handler(BaseHTTPRequestHandler):
     def write(self, text: str) -> None:
         self.wfile.write(text.encode())
 
-    def send_json(self, status: int, body: dict[str, Any]) -> None:
-        self.send_body(status, "application/json", json.dumps(body).encode())
+    def send_json(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        self.send_body(status, "application/json", json.dumps(body).encode(), headers or {})
 
     def send_file(self, path: Path) -> None:
         if not path.is_file():
             return self.send_json(404, {"error": {"message": "Not found"}})
-        return self.send_body(200, mimetypes.guess_type(path)[0] or "text/plain", path.read_bytes())
+        return self.send_body(200, mimetypes.guess_type(path)[0] or "text/plain", path.read_bytes(), {})
 
-    def send_body(self, status: int, kind: str, body: bytes) -> None:
+    def send_body(self, status: int, kind: str, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Security-Policy", CSP)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -90,7 +90,7 @@ def test_the_request_carries_what_the_settings_say(chat, backend):
 
 def test_the_place_in_the_queue_is_shown_while_a_request_waits(chat):
     say(chat, "queue")
-    chat.wait_for_selector(f"{ANSWER} .status:has-text('Waiting: number 2 in the queue')")
+    chat.wait_for_selector(f"{ANSWER} .status:has-text('Waiting: number 2 in the queue (flex)')")
     until_done(chat)
     assert answer(chat) == "My turn at last."
 
@@ -378,9 +378,12 @@ def test_two_tabs_show_the_same_conversation(chat, backend):
 @pytest.mark.parametrize(
     ("status", "error", "advice"),
     [
-        (429, {"message": "The queue is full.", "code": "rate_limit_exceeded"}, "Try again in"),
+        (
+            429,
+            {"message": "The day's share is used.", "code": "rate_limit_exceeded", "retry_after": 3600},
+            "Try again in",
+        ),
         (400, {"message": "Too long.", "code": "context_length_exceeded"}, "Start a new chat"),
-        (503, {"message": "Model not ready", "code": 503}, "Try again in"),
         (404, {"message": "No such model.", "code": "model_not_found"}, "Choose another model"),
     ],
 )

@@ -5,6 +5,8 @@ import { fold, toRequest } from "./fold.js";
 import { parseAway, parseQueued, readFrames } from "./sse.js";
 
 const SILENCE_MS = 45_000; // the server sends a keep-alive every 15 s
+const MAX_REFUSALS = 8; // of one request, which is then left to the user
+const MAX_WAIT_S = 300; // a longer one is for the user to decide
 const PAUSES_MS = [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000];
 
 export const isRunning = (message) => ["sending", "waiting", "streaming"].includes(message.state);
@@ -28,6 +30,10 @@ export class Answer {
         throw new ApiError("The connection broke.");
       } catch (error) {
         if (!isRunning(this.message)) break;
+        if (this.mayWait(error)) {
+          await this.wait(error);
+          continue;
+        }
         if (!this.mayTryAgain(error)) return this.fail(error);
         failures = this.heard ? 0 : failures + 1;
         if (failures === PAUSES_MS.length) return this.lose();
@@ -43,6 +49,30 @@ export class Answer {
     return this.message.job ? error.isPassing : error.status === 0;
   }
 
+  /** Whether a refused request is sent again by itself: the server is full or not ready, and will not be for long. */
+  mayWait({ status, isFinal, retryAfter }) {
+    const refusals = this.message.refusal?.count ?? 0;
+    const isPassing = (status === 429 || status === 503) && !isFinal;
+    return isPassing && !this.message.job && refusals < MAX_REFUSALS && (retryAfter ?? 0) <= MAX_WAIT_S;
+  }
+
+  /** Counts down to the next try, which `hurry` brings forward. */
+  async wait({ message: text, retryAfter }) {
+    const count = (this.message.refusal?.count ?? 0) + 1;
+    const until = Date.now() + (retryAfter ?? Math.min(60, 5 * 2 ** (count - 1))) * 1000;
+    this.isHurried = false;
+    while (isRunning(this.message) && !this.isHurried && Date.now() < until) {
+      this.change({ refusal: { text, count, left: Math.ceil((until - Date.now()) / 1000) } });
+      await this.sleep(Math.min(1000, until - Date.now()));
+    }
+    this.change({ refusal: { text, count, left: 0 } });
+  }
+
+  hurry() {
+    this.isHurried = true;
+    this.wakeUp();
+  }
+
   async follow() {
     const attempt = new AbortController();
     const signal = AbortSignal.any([attempt.signal, this.abort.signal]);
@@ -50,7 +80,7 @@ export class Answer {
     try {
       const response = await this.open(signal);
       if (!isRunning(this.message)) return;
-      this.change({ retrying: false });
+      this.change({ retrying: false, refusal: null });
       for await (const frame of readFrames(response.body)) {
         silence.restart();
         this.heard = true;
@@ -105,7 +135,7 @@ export class Answer {
 
   fail(error) {
     const known = error instanceof ApiError ? error : new ApiError(`The answer cannot be read: ${error.message}`);
-    this.change({ state: "failed", queued: null, away: null, retrying: false, error: known.toJSON() });
+    this.change({ state: "failed", queued: null, away: null, retrying: false, refusal: null, error: known.toJSON() });
     this.abort.abort();
   }
 
@@ -118,7 +148,8 @@ export class Answer {
   stop() {
     this.change({ stopping: true });
     if (this.message.job) this.cancel();
-    this.change({ state: "stopped", queued: null, away: null });
+    this.change({ state: "stopped", queued: null, away: null, refusal: null });
+    this.wakeUp();
     if (this.message.job) this.abort.abort();
   }
 
@@ -133,7 +164,12 @@ export class Answer {
 
   async pause(milliseconds) {
     this.change({ retrying: true });
-    await new Promise((resolve) => {
+    await this.sleep(milliseconds);
+  }
+
+  /** Until then, or until `wakeUp` is called. */
+  sleep(milliseconds) {
+    return new Promise((resolve) => {
       this.wakeUp = resolve;
       setTimeout(resolve, milliseconds);
     });

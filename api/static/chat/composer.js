@@ -1,15 +1,25 @@
 // The message box. Enter sends (on a touch screen it adds a line), Shift+Enter adds a line, Esc stops the answer.
+// A message that cannot be sent yet, because a file is being read or no model is there, is sent as soon as it can.
+
+import { Tray } from "./tray.js";
 
 export class Composer {
-  constructor({ form, area, sendButton, stopButton, onSend, onStop }) {
-    Object.assign(this, { form, area, sendButton, stopButton, onSend, onStop });
+  /** `onSend(text, attachments)`. `held()`: attachments of the conversation. `waitsFor()`: what is missing for sending, or "". */
+  constructor({ form, area, note, sendButton, stopButton, onSend, onStop, held, waitsFor }) {
+    Object.assign(this, { form, area, note, sendButton, stopButton, onSend, waitsFor });
+    this.isWanted = false;
+    this.tray = new Tray({ held, onChange: () => this.refresh() });
     this.hasKeyboard = !matchMedia("(pointer: coarse)").matches;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.send();
     });
     area.addEventListener("keydown", (event) => this.press(event));
-    area.addEventListener("input", () => this.fit());
+    area.addEventListener("input", () => {
+      this.isWanted = false;
+      this.fit();
+      this.refresh();
+    });
     stopButton.addEventListener("click", () => onStop());
   }
 
@@ -20,12 +30,40 @@ export class Composer {
     this.send();
   }
 
+  /** A suggestion, as if it had been typed. */
+  sendText(text) {
+    this.area.value = text;
+    this.send();
+  }
+
   send() {
+    if (this.isEmpty || this.isRunning) return;
+    this.isWanted = true;
+    this.refresh();
+  }
+
+  get isEmpty() {
+    return !this.area.value.trim() && this.tray.files.length === 0;
+  }
+
+  get missing() {
+    return this.tray.isReading ? "the files are read" : this.waitsFor();
+  }
+
+  /** Sends what waited for something that is there now; says what is missing otherwise. */
+  refresh() {
+    if (this.isWanted && !this.missing && !this.isRunning) return this.sendNow();
+    const words = this.isWanted ? `Sent as soon as ${this.missing}.` : "";
+    if (this.note.textContent !== words) this.note.textContent = words;
+    this.sendButton.setAttribute("aria-disabled", String(this.isEmpty));
+  }
+
+  sendNow() {
     const text = this.area.value;
-    if (!text.trim() || this.isRunning) return;
+    this.isWanted = false;
     this.area.value = "";
     this.fit();
-    this.onSend(text);
+    this.onSend(text, this.tray.take());
   }
 
   fit() {
@@ -39,6 +77,7 @@ export class Composer {
     this.isRunning = isRunning;
     this.sendButton.hidden = isRunning;
     this.stopButton.hidden = !isRunning;
+    this.refresh();
     if (focused === this.sendButton || focused === this.stopButton) this.area.focus();
   }
 }

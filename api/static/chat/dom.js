@@ -20,6 +20,7 @@ const ICONS = {
   again: "M20 11a8 8 0 1 0-2 6M20 5v6h-6",
   bin: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   check: "M5 13l4 4 10-10",
+  cross: "M6 6l12 12M18 6L6 18",
 };
 
 /** A decorative icon; the button around it has the accessible name. */

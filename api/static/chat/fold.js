@@ -1,5 +1,6 @@
 // Chunks folded into a message. Pure: no network, no page, no clock.
 
+import { contentOf } from "./attachments.js";
 import { toFields } from "./options.js";
 
 /** Adds one chat.completion.chunk to the message. Returns true if it added text, reasoning or calls. */
@@ -37,7 +38,8 @@ export function wholeCalls({ finishReason, toolCalls = [] }) {
 
 /** The message in the API's form, without its reasoning, which models do not expect back. */
 export function toApi(message) {
-  const { role, content, toolCallId } = message;
+  const { role, toolCallId } = message;
+  const content = contentOf(message);
   if (role === "tool") return { role, content, tool_call_id: toolCallId };
   if (wholeCalls(message).length === 0) return { role, content };
   const calls = wholeCalls(message).map((call) => ({
@@ -51,7 +53,7 @@ export function toApi(message) {
 /** The request body for an answer to `messages`. */
 export function toRequest(messages, options) {
   const system = options.system?.trim() ? [{ role: "system", content: options.system }] : [];
-  const worth = messages.filter((message) => message.content || wholeCalls(message).length);
+  const worth = messages.filter((message) => message.content || message.attachments?.length || wholeCalls(message).length);
   return {
     model: options.model,
     messages: [...system, ...worth.map(toApi)],

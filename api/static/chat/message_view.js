@@ -1,6 +1,7 @@
 // One message on the page.
 
 import { isRunning } from "./answer.js";
+import { attachmentList } from "./attachment_view.js";
 import { h, icon } from "./dom.js";
 import { wholeCalls } from "./fold.js";
 import { MarkdownView } from "./markdown.js";
@@ -26,6 +27,7 @@ export class MessageView {
     const name = h("h2", { class: "who" }, NAMES[message.role]);
     const parts = [name, this.reasoning, this.body, this.calls, this.notice, this.foot];
     this.element = h("article", { class: `message ${message.role}`, "data-id": message.id }, ...parts);
+    if (message.attachments?.length) this.body.before(attachmentList(message.attachments));
     this.update();
   }
 
@@ -84,7 +86,24 @@ export class MessageView {
     );
   }
 
+  /** Of a request that was refused for now: why, and when it is sent again. */
+  updateRefusal() {
+    const { refusal } = this.message;
+    if (!isRunning(this.message) || !refusal?.left) return false;
+    this.notice.hidden = false;
+    if (!this.countdown?.isConnected) {
+      this.countdown = h("p", {});
+      const now = h("button", { type: "button", onclick: () => this.actions.hurry(this.message) }, "Try now");
+      this.notice.replaceChildren(h("strong", {}, refusal.text), this.countdown, h("p", { class: "row" }, now));
+    }
+    this.countdown.textContent = `Trying again in ${refusal.left} s.`;
+    return true;
+  }
+
   updateNotice() {
+    if (this.updateRefusal()) return;
+    if (this.countdown) this.notice.replaceChildren();
+    this.countdown = null;
     const { state, error } = this.message;
     this.notice.hidden = state !== "failed" && state !== "lost";
     if (this.notice.hidden || this.notice.childElementCount > 0) {

@@ -20,11 +20,15 @@ function inOrder(models) {
 }
 
 export class Models {
-  constructor({ onPick, openSettings }) {
-    Object.assign(this, { openSettings });
+  constructor({ onPick, onList, openSettings }) {
+    Object.assign(this, { onList, openSettings });
+    this.facts = byId("model-facts");
     this.select = byId("model");
     this.banner = byId("banner");
-    this.select.addEventListener("change", () => onPick(this.select.value));
+    this.select.addEventListener("change", () => {
+      onPick(this.select.value);
+      this.tell();
+    });
     document.addEventListener("visibilitychange", () => this.isStale && !document.hidden && this.refresh());
   }
 
@@ -42,12 +46,14 @@ export class Models {
 
   fill(models, wanted) {
     const offered = inOrder(models.filter(canChat));
+    this.offered = offered;
     const known = [...this.select.options].map(({ value }) => value);
     if (known.join("\n") !== offered.map(({ id }) => id).join("\n")) {
       this.select.replaceChildren(...offered.map(({ id }) => h("option", { value: id })));
     }
     this.pick(wanted);
     this.label(offered);
+    this.onList();
     if (models.some(({ status }) => status)) this.refreshLater();
   }
 
@@ -62,6 +68,14 @@ export class Models {
       if (option.textContent !== text) option.textContent = text; // an open list does not flicker
       option.title = [model.root, words].filter(Boolean).join(" · ");
     });
+    this.tell();
+  }
+
+  /** Beside the list: the weights that the picked model stands for, its context, and where it is. */
+  tell() {
+    const { root, id, max_model_len: context, ...rest } = this.offered?.find((model) => model.id === this.picked) ?? {};
+    const length = context ? `${context.toLocaleString("en")} tokens of context` : "";
+    this.facts.textContent = [root === id ? "" : root, length, nearness(rest)].filter(Boolean).join(" · ");
     this.select.title = this.select.selectedOptions[0]?.title ?? "";
   }
 
@@ -87,6 +101,7 @@ export class Models {
   pick(wanted) {
     const known = [...this.select.options].map((option) => option.value);
     this.select.value = known.includes(wanted) ? wanted : (known[0] ?? "");
+    this.tell();
   }
 
   get picked() {

@@ -31,11 +31,12 @@ export async function* readFrames(body) {
 const NUMBER = /(\w+)=([\d.]+)/g;
 const numbers = (comment) => Object.fromEntries([...comment.matchAll(NUMBER)].map(([, name, text]) => [name, Number(text)]));
 
-/** ": queued position=2 eta=4" -> {position: 2, eta: 4}, anything else -> null. */
+/** ": queued position=2 eta=4 tier=flex" -> {position: 2, eta: 4, tier: "flex"}, anything else -> null. */
 export function parseQueued(comment) {
   if (!comment.startsWith("queued")) return null;
   const { position = null, eta = null } = numbers(comment);
-  return { position, eta };
+  const tier = comment.match(/ tier=(\w+)/)?.[1] ?? null;
+  return { position, eta, tier };
 }
 
 /** ": swapped out, model=a, eta=12", ": loading model=a progress=0.4 eta=3", ": waiting model=a, its place ..."

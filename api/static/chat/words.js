@@ -5,7 +5,8 @@ import { awayWords } from "./model_words.js";
 const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 2 : 1)} s`;
 
 /** The progress of a running answer. */
-export function progress({ state, queued, away, retrying, firstAt }) {
+export function progress({ state, queued, away, retrying, refusal, firstAt }) {
+  if (refusal) return refusal.left > 0 ? "Waiting to be sent again" : "Sending again…";
   if (retrying) return "Connection lost. Reconnecting…";
   if (away) {
     const place = queued?.position > 1 ? `; number ${queued.position} in the queue` : "";
@@ -13,7 +14,8 @@ export function progress({ state, queued, away, retrying, firstAt }) {
   }
   if (queued?.position > 0) {
     const wait = queued.eta ? `, about ${Math.max(1, Math.round(queued.eta))} s` : "";
-    return `Waiting: number ${queued.position} in the queue${wait}`;
+    const tier = queued.tier ? ` (${queued.tier})` : "";
+    return `Waiting: number ${queued.position} in the queue${tier}${wait}`;
   }
   return { sending: "Sending…", waiting: "Waiting for the first token…", streaming: "" }[state] ?? "";
 }

@@ -1,0 +1,21 @@
+// The text of a PDF, page by page.
+
+import { getDocument, GlobalWorkerOptions } from "../vendor/pdf.js";
+
+GlobalWorkerOptions.workerSrc = new URL("../vendor/pdf.worker.js", import.meta.url).href;
+
+/** Rejects if the bytes are no PDF, or one that needs a password. */
+export async function textOfPdf(bytes) {
+  const task = getDocument({ data: bytes, useWasm: false, isEvalSupported: false, disableFontFace: true, verbosity: 0 });
+  try {
+    const file = await task.promise;
+    const pages = [];
+    for (let number = 1; number <= file.numPages; number += 1) {
+      const { items } = await (await file.getPage(number)).getTextContent();
+      pages.push(items.map(({ str, hasEOL }) => str + (hasEOL ? "\n" : "")).join(""));
+    }
+    return pages.join("\n\n");
+  } finally {
+    await task.destroy();
+  }
+}

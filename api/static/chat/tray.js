@@ -1,0 +1,94 @@
+// The files that wait in the box to be sent: chosen, pasted or dropped.
+
+import { checkRoom, LIMITS, readAttachment, Refusal } from "./attachments.js";
+import { attachmentView } from "./attachment_view.js";
+import { byId } from "./dom.js";
+
+export class Tray {
+  /** `held()`: what the conversation has already. `onChange()`: a file came, went or is being read. */
+  constructor({ held, onChange }) {
+    Object.assign(this, { held, onChange, files: [], numReading: 0 });
+    this.list = byId("tray");
+    this.told = byId("tray-note");
+    this.input = byId("files");
+    const button = byId("attach");
+    button.title = `Attach files. ${LIMITS}`;
+    button.addEventListener("click", () => this.input.click());
+    this.input.addEventListener("change", () => {
+      this.add([...this.input.files]);
+      this.input.value = ""; // the same file may be chosen again
+    });
+    byId("text").addEventListener("paste", (event) => this.takeFrom(event, event.clipboardData));
+    this.wireDrop(document.querySelector("main"));
+  }
+
+  wireDrop(place) {
+    const mark = (isOver) => place.classList.toggle("dropping", isOver);
+    place.addEventListener("dragover", (event) => {
+      if (!event.dataTransfer.types.includes("Files")) return;
+      event.preventDefault();
+      mark(true);
+    });
+    place.addEventListener("dragleave", (event) => place.contains(event.relatedTarget) || mark(false));
+    place.addEventListener("drop", (event) => {
+      mark(false);
+      this.takeFrom(event, event.dataTransfer);
+    });
+  }
+
+  takeFrom(event, transfer) {
+    if (transfer.files.length === 0) return;
+    event.preventDefault();
+    this.add([...transfer.files]);
+  }
+
+  get isReading() {
+    return this.numReading > 0;
+  }
+
+  async add(files) {
+    const refusals = [];
+    this.numReading += 1;
+    this.tell("Reading…");
+    for (const file of files) {
+      try {
+        const attachment = await readAttachment(file);
+        checkRoom(attachment, [...this.held(), ...this.files]);
+        this.files.push(attachment);
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error;
+        refusals.push(error.message);
+      }
+      this.draw();
+    }
+    this.numReading -= 1;
+    this.tell(refusals.join(" "));
+    this.onChange();
+  }
+
+  tell(text) {
+    this.told.textContent = text;
+    this.onChange();
+  }
+
+  draw() {
+    this.list.replaceChildren(...this.files.map((file) => attachmentView(file, () => this.remove(file))));
+    this.list.hidden = this.files.length === 0;
+  }
+
+  remove(file) {
+    this.files = this.files.filter((other) => other !== file);
+    this.draw();
+    this.tell("");
+    byId("text").focus();
+  }
+
+  /** The files, which are no longer here afterwards. */
+  take() {
+    const files = this.files;
+    this.files = [];
+    this.draw();
+    this.tell("");
+    return files;
+  }
+}
