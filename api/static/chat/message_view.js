@@ -94,8 +94,9 @@ export class MessageView {
     if (!this.countdown?.isConnected) {
       this.countdown = h("p", {});
       const now = h("button", { type: "button", onclick: () => this.actions.hurry(this.message) }, "Try now");
-      this.notice.replaceChildren(h("strong", {}, refusal.text), this.countdown, h("p", { class: "row" }, now));
+      this.notice.replaceChildren(h("strong", {}), this.countdown, h("p", { class: "row" }, now));
     }
+    this.notice.firstChild.textContent = refusal.text;
     this.countdown.textContent = `Trying again in ${refusal.left} s.`;
     return true;
   }
