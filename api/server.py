@@ -15,7 +15,6 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from api.gate.gunicorn_seams import GRACE_S
-from common.environment import log_format
 from common.files.storage import FileStorage
 from common.logs import set_up_logging
 from common.process.listener import bracketed, url_of
@@ -118,7 +117,7 @@ def main() -> int:
     parser.add_argument("--watch-fd", type=int)
     settings = settings_or_exit()
     args = parser.parse_args()
-    set_up_logging(log_format())
+    set_up_logging(settings.operator.log_level)
     is_dashboard = args.app == "dashboard"
     try:
         server = server_of(settings, is_dashboard=is_dashboard, listen_fd=args.listen_fd, watch_fd=args.watch_fd)

@@ -9,7 +9,10 @@ from typing import Any
 
 import orjson
 
+from common.environment import log_format
+
 CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+OURS = ("omni", "api", "common", "dispatcher", "worker")  # first words of our loggers
 # Of other exceptions only type and place are logged: their text may quote what a caller sent.
 TELLING = (OSError, ImportError, MemoryError, RuntimeError)
 
@@ -49,11 +52,13 @@ class PlainFormatter(QuietFormatter):
         return text if not record.exc_info else f"{text}\n{self.formatException(record.exc_info)}"
 
 
-def set_up_logging(log_format: str) -> None:
-    """Send all log lines to stdout as "json" or "plain"."""
+def set_up_logging(level_name: str) -> None:
+    """Send the lines of this level and above to stdout. With "debug" libraries still say no more than with "info"."""
     handler = logging.StreamHandler(sys.stdout)
-    plain = log_format == "plain"
-    handler.setFormatter(PlainFormatter() if plain else JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    handler.setFormatter(PlainFormatter() if log_format() == "plain" else JsonFormatter())
+    level = logging.getLevelNamesMapping()[level_name.upper()]
+    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
     for noisy in ("rq.worker", "rq.job", "rq.queue", "httpx2", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

@@ -53,8 +53,7 @@ def default_model() -> str:
     package, name = SMOLLM2
     spec = find_spec(package)  # does not import it: it needs packages that are not installed
     folders = (spec.submodule_search_locations if spec is not None else None) or ()
-    files = [Path(folder) / name for folder in folders]
-    return str(next((file for file in files if file.is_file()), DEMO_MODEL))
+    return str(next((file for folder in folders if (file := Path(folder) / name).is_file()), DEMO_MODEL))
 
 
 class ServerSettings(SettingsGroup):
@@ -200,9 +199,10 @@ class RedisSettings(SettingsGroup):
 
 
 class OperatorSettings(SettingsGroup):
-    """The operator's dashboard and traces."""
+    """The operator's dashboard, log and traces."""
 
     dashboard_port: int = setting("OMNI_DASHBOARD_PORT", 9181, ge=1, le=65535)
+    log_level: Literal["debug", "info", "warning", "error"] = setting("OMNI_LOG_LEVEL", "info")
     traces_endpoint: str = setting("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 

@@ -10,7 +10,6 @@ import signal
 import sys
 from contextlib import suppress
 
-from common.environment import log_format
 from common.files.storage import FileStorage
 from common.logs import set_up_logging
 from common.outbox.stream import Outbox
@@ -61,7 +60,7 @@ def main() -> int:
     args = parser.parse_args()
     settings = settings_or_exit()
     die_with_parent()
-    set_up_logging(log_format())
+    set_up_logging(settings.operator.log_level)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # run_all() waits for them
     try:
         status = run(settings, Schedule().scaled(args.webhook_scale))

@@ -104,7 +104,7 @@ ARROWS = {
         "json_bounds": ("errors",),
         "json_bytes": (),
         "json_text": (),
-        "logs": (),
+        "logs": ("environment",),
         "quota": (),
         "flag": (),
     },

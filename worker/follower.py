@@ -4,7 +4,6 @@ import logging
 import signal
 import sys
 
-from common.environment import log_format
 from common.logs import set_up_logging
 from common.settings import Settings, settings_or_exit
 from worker.configuration import engine_config
@@ -37,7 +36,7 @@ def run(settings: Settings, ranks: Ranks) -> int:
 def main() -> int:
     prepare_process()  # OpenMP's part is inherited from the worker that starts this process
     settings = settings_or_exit()
-    set_up_logging(log_format())
+    set_up_logging(settings.operator.log_level)
     rank, size, address = sys.argv[1:]
     return run(settings, Ranks(int(rank), int(size), address))
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from common.environment import log_format, torchrun_place
+from common.environment import torchrun_place
 from common.flag import Flag
 from common.logs import set_up_logging
 from common.model.source import check_generating, check_model
@@ -261,7 +261,7 @@ def main() -> int:
     settings = settings_or_exit()
     if args.embeddings and not settings.embedding.source:
         refuse("OMNI_EMBEDDING_MODEL is not set.")
-    set_up_logging(log_format())
+    set_up_logging(settings.operator.log_level)
     if (place := torchrun_place()) is not None and place[0] > 0:
         return follow(settings, Ranks(*place))
     watch_fd = args.watch_fd if args.watch_fd is not None else os.open(os.devnull, os.O_WRONLY)

@@ -12,6 +12,7 @@ from flask import Request
 from redis import Redis
 from redis.exceptions import RedisError
 
+from api.gate.notes import note_caller
 from common.errors import Forbidden, InvalidRequest, Unauthenticated
 from common.redis.dispatch.internal import internal_secret
 from common.redis.key_store import ALL_TIERS, KeyLimits, KeyRecord, KeyStore, digest_of
@@ -103,6 +104,11 @@ class KeyRing:
 
     def caller(self, request: Request) -> Caller:
         """Raises Unauthenticated, with the same message for every cause. Without the secret ACT_AS means nothing."""
+        caller = self._caller(request)
+        note_caller(caller.owner)
+        return caller
+
+    def _caller(self, request: Request) -> Caller:
         owner = request.headers.get(ACT_AS, "")
         if OWNER.fullmatch(owner) and self._internal.is_shown(request):
             return Caller(owner, is_admin=False, batch=request.headers.get(BATCH, ""))

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from api.gate.client_watch import watching
 from api.gate.gunicorn_seams import client_socket
+from api.gate.notes import hear
 from api.jobs.dialects import OPENAI, Dialect
 from api.jobs.endpoint import Completion
 from api.jobs.events import REWOUND, ClientGone, Closing, Log, Notice, events, logged
@@ -54,6 +55,7 @@ class Answer:
         self.subscriptions: list[Subscription] = [service.hub.subscribe(job_id) for job_id in job_ids]
         self.is_new = is_new
         self.log = log
+        self._heard = hear()
         self._at = (0, 0)  # where to begin: number of the job, and seq in its log
 
     @property
@@ -175,6 +177,10 @@ class Answer:
         for number, subscription in enumerate(self.subscriptions[first:], first + 1):
             after, seq = seq, 0
             for item in events(self.service.store, subscription, after, is_new=self.is_new, log=self.log):
+                if isinstance(item, LogEntry):
+                    self._heard.note(item.event)
+                elif isinstance(item, Closing):
+                    self._heard.end = Restarting.code
                 yield item
                 if isinstance(item, Closing):
                     return

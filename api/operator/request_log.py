@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 from flask import Flask, Response, g, request
 
@@ -11,7 +12,9 @@ from api.jobs.service import Service
 
 logger = logging.getLogger("omni.api")
 
-SILENT = frozenset({"GET", "HEAD", "OPTIONS"})  # not logged unless they fail: polling would fill the log
+SILENT = frozenset(
+    {"GET", "HEAD", "OPTIONS"}
+)  # logged with OMNI_LOG_LEVEL=debug, or when they fail: polling would fill the log
 PROBES = frozenset({"/health", "/readyz"})
 
 
@@ -43,15 +46,57 @@ def install_request_log(app: Flask, service: Service) -> None:
         service.tally.add(
             f"http_requests|{request.method if request.url_rule else 'other'} {route} {response.status_code}"
         )
-        if request.method not in SILENT or (response.status_code >= 500 and route not in PROBES):
-            write_line(route, response.status_code)
+        line = RequestLine(service, route, response.status_code)
+        if response.is_streamed:
+            response.call_on_close(line.write)
+        else:
+            line.write()
         return response
 
 
-def write_line(route: str, status: int) -> None:
-    """Write one line per request, when its headers are ready; a stream goes on after that."""
-    level = logging.WARNING if status >= 500 else logging.INFO
-    milliseconds = round((time.monotonic() - g.get("began", time.monotonic())) * 1000, 1)
-    fields = {"route": route, "status": status, "ms": milliseconds}
-    job = f" {g.job_id}" if g.get("job_id") else ""
-    logger.log(level, "%s %s %d%s", request.method, route, status, job, extra={"fields": fields})
+class RequestLine:
+    """One line per request, when its answer has ended: of a stream with the stream."""
+
+    def __init__(self, service: Service, route: str, status: int) -> None:
+        self.method, self.route, self.status = request.method, route, status
+        self._keys = service.keys
+        self._owner: str = g.get("owner", "")
+        self._ids = notes.ids()
+        self._heard = notes.heard() if status < 400 else None
+        self._began: float = g.get("began") or time.monotonic()
+
+    @property
+    def level(self) -> int:
+        if self.status >= 500 and self.route not in PROBES:
+            return logging.WARNING
+        return logging.DEBUG if self.method in SILENT else logging.INFO
+
+    def fields(self) -> dict[str, Any]:
+        known: dict[str, Any] = {"method": self.method, "route": self.route, "status": self.status}
+        if self._owner:
+            known["key"] = self._keys.name_of(self._owner)
+        if (heard := self._heard) is not None:
+            known |= {"prompt_tokens": heard.prompt_tokens, "cached_tokens": heard.cached_tokens}
+            known |= {"completion_tokens": heard.num_written, "end": heard.end}
+            if heard.first_token:
+                known["ttft_ms"] = milliseconds(heard.first_token - self._began)
+        return self._ids | known | {"ms": milliseconds(time.monotonic() - self._began)}
+
+    def write(self) -> None:
+        if not logger.isEnabledFor(self.level):
+            return
+        fields = self.fields()
+        words = [
+            self.method,
+            self.route,
+            str(self.status),
+            *(fields[name] for name in ("job_id", "key") if name in fields),
+        ]
+        if self._heard is not None:
+            words += [f"{self._heard.prompt_tokens}+{self._heard.num_written} tokens", self._heard.end]
+        text = " ".join(words)
+        logger.log(self.level, "%s, %s ms", text, fields["ms"], extra={"fields": fields})
+
+
+def milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)

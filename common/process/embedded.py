@@ -17,7 +17,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from common.environment import log_format, started_by_honcho, starter_pid
+from common.environment import started_by_honcho, starter_pid
 from common.flag import Flag
 from common.logs import set_up_logging
 from common.process.append_only import Syncing, mend
@@ -141,7 +141,7 @@ def main() -> None:
     if started_by_honcho():
         follow(starter)
     os.umask(0o077)  # inherited by Valkey, whose files hold prompts
-    set_up_logging(log_format())
+    set_up_logging(settings.operator.log_level)
     stopping = Flag()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

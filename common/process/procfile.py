@@ -2,11 +2,15 @@
 
     python -m common.process.procfile [PROCESS ...]
 
+Where the output is no terminal its lines are JSON: those of the processes with their name in `process`, and everything
+else that they or this runner write as the `message` of a line.
+
 It replaces `honcho start`, with honcho's parser and printer, for two reasons: it is the direct parent of the processes,
 so no process in between can die unnoticed; and it never blocks on its output, so SIGTERM works without a reader too.
 """
 
 import datetime
+import json
 import os
 import queue
 import select
@@ -18,7 +22,9 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TextIO
 
+from common.environment import log_format
 from common.process.honcho_seams import Message, Printer, get_colours, parse_procfile
 from common.process.processes import die_with_parent
 
@@ -32,10 +38,35 @@ class UnknownProcess(Exception):
     """One sentence with the unknown name and the known ones."""
 
 
+class JsonPrinter:
+    """As honcho's Printer, for programs that read logs: one JSON object a line."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def write(self, message: Message) -> None:
+        text = message.data.decode(errors="replace") if isinstance(message.data, bytes) else message.data
+        for line in text.splitlines():
+            fields = fields_of(line) or {"level": "info", "message": line}
+            time_of = message.time.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
+            self._output.write(
+                json.dumps({"time": time_of, "process": message.name} | fields, ensure_ascii=False) + "\n"
+            )
+        self._output.flush()
+
+
+def fields_of(line: str) -> dict[str, Any]:
+    """Of a line that is a JSON object; empty for any other."""
+    with suppress(ValueError, RecursionError):
+        if line.startswith("{") and isinstance(found := json.loads(line), dict):
+            return found
+    return {}
+
+
 class Output:
     """Prints lines in a thread of its own. write() never blocks; lines that the reader does not take are dropped."""
 
-    def __init__(self, printer: Printer) -> None:
+    def __init__(self, printer: Printer | JsonPrinter) -> None:
         self._printer = printer
         self._lines: queue.Queue[Message | None] = queue.Queue(MAX_UNREAD)
         self._thread = threading.Thread(target=self._print, name="output", daemon=True)
@@ -151,7 +182,8 @@ def commands_of(names: Sequence[str]) -> dict[str, str]:
 def main() -> None:
     commands = {f"{name}.1": command for name, command in commands_of(sys.argv[1:]).items()}
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    output = Output(Printer(sys.stdout, width=max(map(len, commands))))
+    is_plain = log_format() == "plain"
+    output = Output(Printer(sys.stdout, width=max(map(len, commands))) if is_plain else JsonPrinter(sys.stdout))
     status = Group(output).run(commands)
     output.close()
     os._exit(status % 256)  # a normal exit would wait for the output's reader

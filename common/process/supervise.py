@@ -26,7 +26,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from common.environment import log_format, started_by_honcho, torchrun_place
+from common.environment import started_by_honcho, torchrun_place
 from common.logs import set_up_logging
 from common.process.child import EXIT_CONFIGURATION, Child, Command
 from common.process.honcho_seams import follow
@@ -188,7 +188,7 @@ def main() -> int:
     die_with_parent()
     if started_by_honcho():
         follow(starter)
-    set_up_logging(log_format())
+    set_up_logging(settings.operator.log_level)
     if args.needed and not settings.embedding.source:
         return wait_for_stop()
     try:

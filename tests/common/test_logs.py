@@ -6,7 +6,7 @@ import sys
 import orjson
 import pytest
 
-from common.logs import JsonFormatter, PlainFormatter
+from common.logs import JsonFormatter, PlainFormatter, set_up_logging
 
 
 def record(message, *args, **extra):
@@ -34,3 +34,17 @@ def test_an_exception_is_logged_by_type_and_place_without_its_text(formatter):
     except KeyError:
         text = formatter.format(record("failed", exc_info=sys.exc_info(), exc_text=None))
     assert "KeyError" in text and "test_logs.py" in text and "canary-text" not in text
+
+
+@pytest.mark.parametrize(("level", "ours", "others"), [("debug", 10, 20), ("info", 20, 20), ("error", 40, 40)])
+def test_the_level_is_of_our_lines_and_libraries_say_no_more_than_with_info(level, ours, others):
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        set_up_logging(level)
+        assert {logging.getLogger(name).getEffectiveLevel() for name in ("omni.api", "worker.models.loader")} == {ours}
+        assert logging.getLogger("gunicorn").getEffectiveLevel() == others
+        assert logging.getLogger("rq.worker").getEffectiveLevel() == max(others, logging.WARNING)
+    finally:
+        set_up_logging("info")
+        root.handlers[:], root.level = before

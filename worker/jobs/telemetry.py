@@ -134,12 +134,14 @@ class Telemetry:
         self.times.forget(job_id)
 
     def _log_end(self, job_id: str, event: Event) -> None:
+        fields: dict[str, Any] = {"job_id": job_id}
         if isinstance(event, Finished):
+            fields |= {"prompt_tokens": event.prompt_tokens, "completion_tokens": event.completion_tokens}
             text, level = f"{event.prompt_tokens} tokens read, {event.completion_tokens} written", logging.INFO
         else:
             text, level = event.code if isinstance(event, Failed) else "", logging.WARNING
         state = "finished" if isinstance(event, Finished) else "failed"
-        logger.log(level, "%s %s: %s", job_id, state, text, extra={"fields": {"job_id": job_id}})
+        logger.log(level, "%s %s: %s", job_id, state, text, extra={"fields": fields})
 
     def count(self, stats: Mapping[str, Any]) -> None:
         """Count what has grown since the last call."""
