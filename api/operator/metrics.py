@@ -29,8 +29,16 @@ HISTOGRAMS: Mapping[str, str] = MappingProxyType(
         "request_queue_time": "Time in the queue, until a worker first claimed the request.",
         "request_prefill_time": "Time from the claim to the first token.",
         "request_decode_time": "Time from the first token to the end.",
+        "request_inference_time": "Time from the claim to the end, for complete answers.",
         "e2e_request_latency": "Time from accepting the request to its end, for complete answers.",
         "model_swap_time": "Time that loading a model of a table took.",
+    }
+)
+TOKENS: Mapping[str, str] = MappingProxyType(
+    {
+        "request_prompt_tokens": "Prompt tokens of a complete answer's request.",
+        "request_generation_tokens": "Tokens of a complete answer.",
+        "request_params_max_tokens": "The most tokens that a request with a complete answer could have.",
     }
 )
 COUNTERS: Mapping[str, str] = MappingProxyType(
@@ -77,7 +85,7 @@ class Counts:
         self.stored = stored
         self.store = service.store
         self.names = service.keys.names()
-        self.queues = sorted({*service.models.expected.values(), *service.store.directory.models().values()})
+        self.queues = sorted(service.store.directory.watched(service.models.expected.values()))
         self.places = service.models.places(self.queues)
         self.reports = service.models.shelf.reports()
         self.shelf = nearest(self.reports)
@@ -88,6 +96,11 @@ class Counts:
             family = HistogramMetricFamily(f"omni:{name}_seconds", text, labels=["model_name"])
             for queue, counts in self.counts.items():
                 family.add_metric([queue], *buckets(counts, name))
+            yield family
+        for name, text in TOKENS.items():
+            family = HistogramMetricFamily(f"omni:{name}", text, labels=["model_name"])
+            for queue, counts in self.counts.items():
+                family.add_metric([queue], *buckets(counts, name, 1))
             yield family
         for name, text in COUNTERS.items():
             yield self._counter(name, text, [(queue, counts.get(name, 0)) for queue, counts in self.counts.items()])
@@ -166,14 +179,14 @@ class Counts:
         return family
 
 
-def buckets(counts: dict[str, int], name: str) -> tuple[list[tuple[str, float]], float]:
-    """Prometheus' cumulative buckets, and the sum in seconds."""
+def buckets(counts: dict[str, int], name: str, unit: int = 1000) -> tuple[list[tuple[str, float]], float]:
+    """Prometheus' cumulative buckets, and the sum: in seconds, or with a unit of 1 in tokens."""
     found, so_far = [], 0
     for number, bound in enumerate(BOUNDS_MS, 1):
         so_far += counts.get(f"{name}:{number}", 0)
-        found.append((str(bound / 1000), float(so_far)))
+        found.append((str(bound / unit), float(so_far)))
     so_far += counts.get(f"{name}:{len(BOUNDS_MS) + 1}", 0)
-    return [*found, ("+Inf", float(so_far))], counts.get(f"{name}:sum", 0) / 1e6
+    return [*found, ("+Inf", float(so_far))], counts.get(f"{name}:sum", 0) / (1000 * unit)
 
 
 def total(workers: Sequence[dict[str, str]], queue: str, field: str) -> float:

@@ -57,12 +57,18 @@ class Directory:
 
     def stray_jobs(self, ours: Collection[str]) -> dict[str, int]:
         """How many jobs wait in each queue that is not among ours and that no live worker serves."""
-        served = {*ours, *(worker.get("queue") for worker in self.workers())}
         waiting = {}
-        for queue in sorted({*self.models().values()} - served):
+        for queue in sorted({*self.models().values()} - self._served(ours)):
             names = (keys.waiting_key(queue), keys.SUSPECTS + queue, keys.LATER + queue)
             waiting[queue] = sum(int(self._redis.zcard(name)) for name in names)
         return {queue: num for queue, num in waiting.items() if num}
+
+    def watched(self, ours: Collection[str]) -> set[str]:
+        """Our queues, those of live workers and those with jobs: not that of a model that was renamed or exchanged."""
+        return {*self._served(ours), *self.stray_jobs(ours)}
+
+    def _served(self, ours: Collection[str]) -> set[str]:
+        return {*ours, *(worker["queue"] for worker in self.workers())}
 
     def num_running_in(self, queue: str, tier: Tier) -> int:
         """Sequences of one tier that workers run."""

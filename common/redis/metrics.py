@@ -1,6 +1,7 @@
 """Counters and histograms, kept in Redis so that one number covers all processes (docs/decisions/0006).
 
-    METRICS + queue   hash: `name`, `name|label`; for a histogram `name:i` (bucket i, from 1) and `name:sum` (us)
+    METRICS + queue   hash: `name`, `name|label`; for a histogram `name:i` (bucket i, from 1) and `name:sum` (us, or
+                      thousandths of a token)
 
 The scripts count events of jobs in the step that causes them; workers and API processes add their own counts once a
 second.

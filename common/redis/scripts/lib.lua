@@ -17,7 +17,7 @@ local function is_alive(fence) return redis.call('ZSCORE', WORKERS, fence) ~= fa
 
 -- Counters and histograms (common/redis/metrics.py) change in the step that they count.
 local function count(queue, name, by) redis.call('HINCRBY', METRICS .. queue, name, by or 1) end
-local function observe(queue, name, ms)
+local function observe(queue, name, ms)  -- or tokens: the bounds are round numbers of either
   local bucket = 1
   while BOUNDS_MS[bucket] and ms > BOUNDS_MS[bucket] do bucket = bucket + 1 end
   count(queue, name .. ':' .. bucket)
@@ -240,8 +240,8 @@ local function finish(id, state, code, iso)
   local key, log, now = JOB .. id, LOG .. id, now_ms()
   local queue, owner, fence, worker, places, before = unpack(redis.call('HMGET', key,
     'queue', 'owner', 'fence', 'worker', 'places', 'state'))
-  local created, first_row, num_prompt, num_tokens, cost, bytes, row_bytes = unpack(redis.call('HMGET', key,
-    'created', 'first_row', 'num_prompt', 'tokens', 'cost', 'bytes', 'row_bytes'))
+  local created, first_claimed, first_row, num_prompt, num_tokens, cost, bytes, row_bytes = unpack(redis.call('HMGET', key,
+    'created', 'first_claimed', 'first_row', 'num_prompt', 'tokens', 'cost', 'bytes', 'row_bytes'))
   local idem, ttl, failure_ttl, archive = unpack(redis.call('HMGET', key, 'idem', 'ttl', 'failure_ttl', 'archive'))
   ttl = tonumber(state == 'finished' and ttl or failure_ttl)
   local listed = ttl  -- in its owner's list, whose order is that of the ends
@@ -283,6 +283,10 @@ local function finish(id, state, code, iso)
     learn_end(id, queue, now)
     observe(queue, 'e2e_request_latency', now - created)
     if first_row then observe(queue, 'request_decode_time', now - first_row) end
+    if first_claimed then observe(queue, 'request_inference_time', now - first_claimed) end
+    observe(queue, 'request_prompt_tokens', tonumber(num_prompt or 0))
+    observe(queue, 'request_generation_tokens', tonumber(num_tokens or 0))
+    observe(queue, 'request_params_max_tokens', tonumber(redis.call('HGET', key, 'max_tokens') or 0))
   else
     count(queue, 'request_success|' .. (state == 'failed' and 'error' or 'abort'))
     count(queue, 'request_failed|' .. code)

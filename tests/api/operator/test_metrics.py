@@ -9,10 +9,14 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.operator.metrics import buckets
 from bench import load
+from common.redis.directory import Directory
 from common.redis.metrics import BOUNDS_MS, SERVICE, Tally, bucket_of, read
 from tests.chaos.harness import wait_until
+from tests.chaos.scenarios import Stage
 from tests.service import RunningService
+from worker.jobs.ledger import Ledger
 from worker.jobs.telemetry import Telemetry
 
 BOUNDS = [str(bound / 1000) for bound in BOUNDS_MS]
@@ -77,6 +81,8 @@ def test_the_counters_are_what_the_callers_saw(service: RunningService):
             **{f"{name}_seconds_count": len(answers) for name in names},
         }
     )
+    written = {"request_generation_tokens_sum": num_tokens, "request_prompt_tokens_count": len(answers)}
+    grown.wait_for(written | {"request_inference_time_seconds_count": len(answers)})
     reasons = [answer["choices"][0]["finish_reason"] for answer in answers]
     for reason in ("stop", "length"):
         grown.wait_for({"request_success_total": reasons.count(reason)}, finished_reason=reason)
@@ -181,3 +187,20 @@ def test_promtool_accepts_the_metrics(service: RunningService):
     checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     lint = [line for line in checked.stderr.decode().splitlines() if line and "should not contain ':'" not in line]
     assert checked.returncode in (0, 3) and not lint, lint
+
+
+def test_a_model_that_was_renamed_is_listed_until_its_last_job(redis):
+    """Else its missing worker would be an alert for ever."""
+    stage = Stage(redis)
+    redis.hset("omni:queues", mapping={"new": "new", "old": "old", "other": "other"})
+    other = Ledger(redis, "other", "another service")
+    other.register()
+    assert Directory(redis).watched({"new"}) == {"new", "other"}
+    stage.submit(1, queue="old")
+    assert Directory(redis).watched({"new"}) == {"new", "old", "other"}
+
+
+def test_a_histogram_of_tokens_has_whole_bounds():
+    counts = {"request_prompt_tokens:4": 2, "request_prompt_tokens:sum": 18_000}
+    found, total = buckets(counts, "request_prompt_tokens", 1)
+    assert (total, found[2:4], found[-1]) == (18, [("5.0", 0), ("10.0", 2)], ("+Inf", 2))
