@@ -117,6 +117,7 @@ class App {
   refresh() {
     this.sidebar.show(this.store.list().filter((one) => one.messages.length > 0 || one === this.current), this.current);
     this.composer.setRunning(this.current.messages.some(isRunning));
+    this.models.count(this.current.messages);
     document.title = this.current.messages.length > 0 ? `${this.current.title} - Protocol OMNI` : "Protocol OMNI";
   }
 

@@ -1,6 +1,7 @@
 // Requests to the server; a refusal becomes an ApiError.
 
-const ROOT = new URL("../../", import.meta.url); // also correct behind a proxy that adds a path
+// The address of the server, from this file's, in which there may be a version; also correct behind a proxy that adds a path.
+const ROOT = new URL(import.meta.url.replace(/static\/(v-[^/]+\/)?chat\/api\.js.*$/, ""));
 
 /** A refusal with the server's message. `status` is 0 without a response. */
 export class ApiError extends Error {

@@ -74,9 +74,16 @@ export class Models {
   /** Beside the list: the weights that the picked model stands for, its context, and where it is. */
   tell() {
     const { root, id, max_model_len: context, ...rest } = this.offered?.find((model) => model.id === this.picked) ?? {};
-    const length = context ? `${context.toLocaleString("en")} tokens of context` : "";
+    const used = this.used ? `${this.used.toLocaleString("en")} of ` : "";
+    const length = context ? `${used}${context.toLocaleString("en")} tokens of context` : "";
     this.facts.textContent = [root === id ? "" : root, length, nearness(rest)].filter(Boolean).join(" · ");
     this.select.title = this.select.selectedOptions[0]?.title ?? "";
+  }
+
+  /** What the conversation takes of the context, as its last answer counted it. */
+  count(messages) {
+    this.used = messages.findLast(({ usage }) => usage)?.usage.total_tokens ?? 0;
+    this.tell();
   }
 
   refreshLater() {

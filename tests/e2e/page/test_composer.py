@@ -198,3 +198,6 @@ def test_the_facts_of_the_picked_model_stand_beside_it(page, backend):
     backend.models = [{"id": "a", "root": "org/A-8B", "max_model_len": 32768, "status": {"state": "loaded"}}]
     page.goto(backend.url)
     page.wait_for_selector("#model-facts:has-text('org/A-8B · 32,768 tokens of context · loaded')")
+    say(page, "hi")
+    until_done(page)
+    page.wait_for_selector("#model-facts:has-text('org/A-8B · 10 of 32,768 tokens of context · loaded')")
