@@ -10,10 +10,13 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -42,6 +45,8 @@ SIGNATURES = MappingProxyType(
         "multiply_fine": (POINTER, POINTER, INT, POINTER),
         "multiply_dense": (*[POINTER] * 3, INT, INT, INT, POINTER),
         "compute_experts": (POINTER,),
+        "route": (*[POINTER] * 7, *[INT] * 7, FLOAT, FLOAT),
+        "replay": (POINTER, INT),
         "best_way": (POINTER,),
         "open_host_worker": (POINTER,),
         "close_host_worker": (POINTER,),
@@ -53,7 +58,23 @@ SIGNATURES = MappingProxyType(
         "can_multiply_pairs": (),
     }
 )
+REPLAYED = (
+    "add_norm", "swiglu", "rotate_and_write", "attend", "multiply_exact", "multiply_rounded", "multiply_fine",
+    "multiply_dense", "compute_experts", "route",
+)  # in the order of replay.c  # fmt: skip
 ANSWERS = frozenset({"best_way", "can_round", "can_multiply_pairs"})  # with a whole number
+
+
+class Listening(threading.local):
+    """Who is told of this thread's calls of replayed kernels: a function of their name and arguments, or None."""
+
+    to: Callable[[str, tuple[Any, ...]], None] | None = None
+
+
+@cache
+def listening() -> Listening:
+    """The one of this process."""
+    return Listening()
 
 
 class NoKernels(Exception):
@@ -72,7 +93,23 @@ def load_kernels(dtype: torch.dtype) -> ctypes.CDLL:
     for name, argtypes in SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = argtypes, INT if name in ANSWERS else None
+    for name in REPLAYED:
+        setattr(library, name, ToldKernel(name, getattr(library, name)))
     return library
+
+
+class ToldKernel:
+    """A kernel, of whose calls `listening` is told."""
+
+    def __init__(self, name: str, function: Any) -> None:
+        self.name, self.function = name, function
+        self.listening = listening()
+        self.address: int | None = ctypes.cast(function, ctypes.c_void_p).value
+
+    def __call__(self, *arguments: Any) -> None:
+        if self.listening.to is not None:
+            self.listening.to(self.name, arguments)
+        self.function(*arguments)
 
 
 def share_thread_pool() -> None:

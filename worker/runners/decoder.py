@@ -168,10 +168,11 @@ class DecoderRunner(ModelRunner):
         return hidden[selected], attended[selected]
 
     def _logits(
-        self, tap: FeatureTap, hidden: torch.Tensor, normed: torch.Tensor, selected: torch.Tensor
+        self, tap: FeatureTap, hidden: torch.Tensor, normed: torch.Tensor, selected: torch.Tensor | None
     ) -> torch.Tensor:
         """The pass's end: `hidden` and `normed` of all tokens where the tap needs them, else of the selected ones."""
         if tap.needs_all_tokens:
+            assert selected is not None
             tap.take(len(self.layers), hidden)
             tap.take(len(self.layers) + 1, normed)
             normed = normed[selected]

@@ -1,6 +1,7 @@
 """Runs Llama-like models on a CPU: matrix products by torch, everything between them by our C kernels."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,10 @@ from worker.runners.base import AttentionMaker
 from worker.runners.decoder import DecoderRunner, norm_rows
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.parts.layers import Layer, Norm, parts_of
+from worker.runners.parts.mlp import SparseMlp
+from worker.runners.parts.native_router import native_router
 from worker.runners.probe import Unsupported
+from worker.runners.recorded.on_cpu import NativeInputs, NativeSteps
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 
@@ -68,6 +72,7 @@ class NativeDecoderRunner(DecoderRunner):
     """A DecoderRunner that calls torch four times a layer."""
 
     can_be_recorded = False  # on a CPU
+    steps: NativeSteps | None = None  # from warm_up() on
     micro_batches: MicroBatches | None = None  # set for models whose products are too small for several threads
 
     def __init__(
@@ -99,6 +104,10 @@ class NativeDecoderRunner(DecoderRunner):
         ):
             raise Unsupported("its widths or scores are not those of the kernels")
         self.sinks = [None if spec.sinks is None else spec.sinks.detach().float().contiguous() for spec in specs]
+        for at, layer in enumerate(self.layers):
+            if isinstance(layer.mlp, SparseMlp):
+                router = native_router(layer.mlp.router, self.kernels, model.dtype)
+                self.layers[at] = replace(layer, mlp=replace(layer.mlp, router=router))
         for norm in (self.norm, *(norm for layer in self.layers for norm in layer.norms)):
             norm.weight = norm.weight.to(self.embedding.dtype)  # some models keep these alone in float32
 
@@ -120,6 +129,7 @@ class NativeDecoderRunner(DecoderRunner):
         """See Runner. Called when the memory of packed weights has been returned to the system."""
         super().warm_up(max_num_seqs, max_model_len, on_progress)
         keep_freed_memory()
+        self.steps = NativeSteps(self.kernels, max_model_len, self.kv_cache.block_size, max_num_seqs)
 
     def keep(self, layer_idx: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """See ModelRunner. Written as rows without queries, with a rotation by zero."""
@@ -141,15 +151,32 @@ class NativeDecoderRunner(DecoderRunner):
             hidden, positions = F.pad(hidden, (0, 0, 0, num_padding)), F.pad(positions, (0, num_padding))
         cos, sin = (part.contiguous() for part in self.rotary(hidden, positions, None))
         items = paged.items(MAX_ROWS // self.num_shared)
+        inputs = NativeInputs(hidden, cos, sin, paged.slots, items, paged.tables)
+        steps = self.steps
+        if steps is not None and self.can_replay and steps.holds(paged.rows, inputs, len(selected)):
+            logits = steps.run(partial(self._compute, selected=None), inputs, selected)
+            if logits is not None:
+                return logits
+        return self._compute(inputs, selected)
+
+    @property
+    def can_replay(self) -> bool:
+        """True where a decode step is the same calls whatever its sequences are."""
+        return not self.feature_layers and (self.adapters is None or self.adapters.current.slots is None)
+
+    def _compute(self, inputs: NativeInputs, selected: torch.Tensor | None) -> torch.Tensor:
+        """The layers and the logits of the `selected` tokens; None: of all."""
+        hidden = inputs.hidden
         next_norms = [*(layer.attention_norm for layer in self.layers[1:]), self.norm]
         normed = self._add_norm_in_place(hidden, None, self.layers[0].attention_norm)
         tap = FeatureTap(self.feature_layers, len(self.layers))
         for layer_idx, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             tap.take(layer_idx, hidden)
             qkv = norm_rows(layer.qkv(normed), layer, self._normed)
-            self._rotate_and_write(layer_idx, layer, qkv, cos, sin, paged)
-            attended = self._attend_items(layer_idx, layer, qkv, items, paged)
-            if next_norm is self.norm and not tap.needs_all_tokens:  # the rest is computed only for wanted logits
+            self._rotate_and_write(layer_idx, layer, qkv, inputs)
+            attended = self._attend_items(layer_idx, layer, qkv, inputs)
+            # the rest is computed only for wanted logits
+            if selected is not None and next_norm is self.norm and not tap.needs_all_tokens:
                 hidden, attended = self._select(selected, hidden, attended)
             normed = self._add_norm_in_place(hidden, layer.attention_out(attended), layer.mlp_norm)
             mlp_out = layer.mlp(normed, self._gated)
@@ -170,31 +197,29 @@ class NativeDecoderRunner(DecoderRunner):
         self.kernels.swiglu(gate_up.data_ptr(), out.data_ptr(), num_tokens, width)
         return out
 
-    def _rotate_and_write(
-        self, layer_idx: int, layer: Layer, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, batch: NativeBatch
-    ) -> None:
+    def _rotate_and_write(self, layer_idx: int, layer: Layer, qkv: torch.Tensor, inputs: NativeInputs) -> None:
         keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
         query_norm, key_norm = layer.head_norms or (None, None)
         self.kernels.rotate_and_write(
-            qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(),
+            qkv.data_ptr(), inputs.cos.data_ptr(), inputs.sin.data_ptr(),
             query_norm and query_norm.weight.data_ptr(), key_norm and key_norm.weight.data_ptr(),
-            query_norm.eps if query_norm else 0.0, batch.slots.data_ptr(), keys.data_ptr(), values.data_ptr(),
-            keys.shape[1] * keys.shape[2], len(batch.slots), self.num_heads, self.shape.num_kv_heads,
+            query_norm.eps if query_norm else 0.0, inputs.slots.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            keys.shape[1] * keys.shape[2], len(inputs.slots), self.num_heads, self.shape.num_kv_heads,
             self.num_rotated, self.shape.key_dim,
         )  # fmt: skip
 
-    def _attend_items(
-        self, layer_idx: int, layer: Layer, qkv: torch.Tensor, items: np.ndarray, batch: NativeBatch
-    ) -> torch.Tensor:
+    def _attend_items(self, layer_idx: int, layer: Layer, qkv: torch.Tensor, inputs: NativeInputs) -> torch.Tensor:
         """[T, heads * dim]"""
         keys, values = self.kv_cache.keys[layer_idx], self.kv_cache.values[layer_idx]
-        dim = self.shape.key_dim
+        dim, num_tokens = self.shape.key_dim, len(inputs.slots)
         out = qkv.new_empty(len(qkv), self.num_heads * dim)
-        out[len(batch.slots) :] = 0
+        if num_tokens < len(out):
+            out[num_tokens:] = 0
         sinks = self.sinks[layer_idx]
         self.kernels.attend(
             qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), keys.shape[1] * keys.shape[2], keys.shape[2],
-            batch.tables.ctypes.data, items.ctypes.data, len(items), self.num_heads, self.shape.num_kv_heads, dim,
-            layer.spec.scale, layer.spec.window or 0, None if sinks is None else sinks.data_ptr(), out.data_ptr(),
+            inputs.tables.ctypes.data, inputs.items.ctypes.data, len(inputs.items), self.num_heads,
+            self.shape.num_kv_heads, dim, layer.spec.scale, layer.spec.window or 0,
+            None if sinks is None else sinks.data_ptr(), out.data_ptr(),
         )  # fmt: skip
         return out

@@ -15,6 +15,7 @@ from worker.kernels.experts.swap import experts_of, product_of
 from worker.kernels.fused import PackedBefore, fused_linear
 from worker.kernels.linear import Linear
 from worker.kernels.quantized import Quantization
+from worker.runners.parts.native_router import NativeRouter
 from worker.runners.parts.routers import Router, router_of
 from worker.runners.probe import Unsupported
 
@@ -49,7 +50,7 @@ class DenseMlp:
 class SparseMlp:
     """Each token takes the experts that the router chooses, and what is shared."""
 
-    router: Router
+    router: Router | NativeRouter
     experts: Experts
     shared: DenseMlp | None
     shared_gate: Linear | None  # [T, width] -> [T, 1]: the shared part's weight is its sigmoid

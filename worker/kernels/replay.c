@@ -1,0 +1,59 @@
+/* Calls the kernels of a step one after the other: without Python between them, whose code and objects a step's weights
+ * drive out of the processor's caches.
+ */
+#include "numbers.h"
+
+typedef void *pointer;
+
+void add_norm(pointer, pointer, pointer, pointer, int, int, float);
+void swiglu(pointer, pointer, int, int);
+void rotate_and_write(pointer, pointer, pointer, pointer, pointer, float, pointer, pointer, pointer, long, int, int, int,
+                      int, int);
+void attend(pointer, pointer, pointer, long, int, pointer, pointer, int, int, int, int, float, int, pointer, pointer);
+void multiply_exact(pointer, pointer, int, pointer);
+void multiply_rounded(pointer, pointer, int, pointer);
+void multiply_fine(pointer, pointer, int, pointer);
+void multiply_dense(pointer, pointer, pointer, int, int, int, pointer);
+void compute_experts(pointer);
+void route(pointer, pointer, pointer, pointer, pointer, pointer, pointer, int, int, int, int, int, int, int, float, float);
+
+enum { ADD_NORM, SWIGLU, ROTATE_AND_WRITE, ATTEND, EXACT, ROUNDED, FINE, DENSE, EXPERTS, ROUTE }; /* REPLAYED of native.py */
+
+typedef union {
+    pointer p;
+    int64_t i;
+    float f;
+} Argument;
+
+typedef struct {
+    int64_t kernel;
+    Argument a[16];
+} Call;
+
+static void call(int64_t kernel, const Argument *a) {
+    switch (kernel) {
+    case ADD_NORM: add_norm(a[0].p, a[1].p, a[2].p, a[3].p, a[4].i, a[5].i, a[6].f); break;
+    case SWIGLU: swiglu(a[0].p, a[1].p, a[2].i, a[3].i); break;
+    case ROTATE_AND_WRITE:
+        rotate_and_write(a[0].p, a[1].p, a[2].p, a[3].p, a[4].p, a[5].f, a[6].p, a[7].p, a[8].p, a[9].i, a[10].i, a[11].i,
+                         a[12].i, a[13].i, a[14].i);
+        break;
+    case ATTEND:
+        attend(a[0].p, a[1].p, a[2].p, a[3].i, a[4].i, a[5].p, a[6].p, a[7].i, a[8].i, a[9].i, a[10].i, a[11].f, a[12].i,
+               a[13].p, a[14].p);
+        break;
+    case EXACT: multiply_exact(a[0].p, a[1].p, a[2].i, a[3].p); break;
+    case ROUNDED: multiply_rounded(a[0].p, a[1].p, a[2].i, a[3].p); break;
+    case FINE: multiply_fine(a[0].p, a[1].p, a[2].i, a[3].p); break;
+    case DENSE: multiply_dense(a[0].p, a[1].p, a[2].p, a[3].i, a[4].i, a[5].i, a[6].p); break;
+    case EXPERTS: compute_experts(a[0].p); break;
+    case ROUTE:
+        route(a[0].p, a[1].p, a[2].p, a[3].p, a[4].p, a[5].p, a[6].p, a[7].i, a[8].i, a[9].i, a[10].i, a[11].i, a[12].i,
+              a[13].i, a[14].f, a[15].f);
+        break;
+    }
+}
+
+void replay(const Call *calls, int count) {
+    for (int i = 0; i < count; i++) call(calls[i].kernel, calls[i].a);
+}
