@@ -3,6 +3,7 @@
 import { Answer, emptyAnswer, isRunning } from "./chat/answer.js";
 import { Composer } from "./chat/composer.js";
 import { byId, randomId } from "./chat/dom.js";
+import { keepFocus } from "./chat/focus.js";
 import { apiKey } from "./chat/key.js";
 import { Models } from "./chat/models.js";
 import { Panel } from "./chat/panel.js";
@@ -65,6 +66,7 @@ class App {
     });
     wireShortcuts({ onNew: () => this.openNew(), onSettings: () => this.panel.toggle() });
     wireTheme(byId("theme"));
+    keepFocus(byId("text"));
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.stop());
   }
 

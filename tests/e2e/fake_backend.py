@@ -38,6 +38,29 @@ def greet(name: str) -> str:
 2. two
 """
 
+SECTION = """## Part {number}
+
+Some words on **part {number}** with `code`, a [link](https://example.com) and a formula, $x_{number}^2$.
+
+- first
+- second, with more words than the first one
+- third
+
+| name | value |
+|---|--:|
+| a | {number} |
+| b | 1,204,000 |
+
+```python
+"""
+CODE_LINE = "def f{number}(value: int) -> str:  # one of many\n    return 'a' * value + \"{number}\"\n"
+LONG = "".join(
+    SECTION.replace("{number}", str(part))
+    + "".join(CODE_LINE.replace("{number}", str(line)) for line in range(600 if part == 5 else 8))
+    + "```\n\n"
+    for part in range(45)
+)  # 20,000 tokens, of which one block of code has 45,000 characters
+
 
 def words(text: str) -> list[dict[str, Any]]:
     return [{"content": part} for part in text.replace("\n", "\n\0").replace(" ", " \0").split("\0")]
@@ -62,6 +85,7 @@ SCRIPTS = {
     "reason": lambda: [{"reasoning_content": "Let me think. "}, {"reasoning_content": "2 + 2."}, *words("It is 4.")],
     "tool": tool_call,
     "cut": lambda: tool_call()[:-1],
+    "long": lambda: words(LONG),
     "slow": lambda: words(" ".join(f"w{number}" for number in range(NUM_SLOW))),
     "drop": lambda: words(" ".join(f"w{number}" for number in range(60))),
     "queue": lambda: words("My turn at last."),
@@ -81,6 +105,8 @@ class Job:
         self.id = job_id
         self.kind = text.split(" ")[0]
         self.deltas = SCRIPTS[self.kind]() if self.kind in SCRIPTS else words(f"You said: {text}")
+        self.step_s = STEP_S / 40 if self.kind == "long" else STEP_S
+        self.made = [self.frame(delta) for delta in self.deltas]
         self.started = time.monotonic() + (1.5 if self.kind == "queue" else 0.1)
         self.cancelled = False
         self.is_dropped = False
@@ -88,8 +114,8 @@ class Job:
 
     def frames(self) -> list[dict[str, Any]]:
         """The frames generated so far."""
-        num_made = max(0, int((time.monotonic() - self.started) / STEP_S))
-        made = [self.frame(delta) for delta in self.deltas[:num_made]]
+        num_made = max(0, int((time.monotonic() - self.started) / self.step_s))
+        made = self.made[:num_made]
         if num_made <= len(self.deltas):
             return made
         last = {"tool": "tool_calls", "cut": "length"}.get(self.kind, "stop")

@@ -6,6 +6,7 @@ import { CodeView } from "./code_view.js";
 import { h } from "./dom.js";
 import { formula, masked, mathExtensions, typeset } from "./math.js";
 
+const MIN_PLACED = 8; // tokens a frame: more than those that are read again
 const MAX_DEPTH = 32; // of nested quotes, lists and emphasis; deeper ones are shown as text
 
 const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
@@ -69,8 +70,10 @@ function draw(tokens, old = []) {
     link.rel = "noopener noreferrer nofollow";
   }
   for (const box of fragment.querySelectorAll("input")) {
-    if (box.type === "checkbox") box.disabled = true;
-    else box.remove();
+    if (box.type !== "checkbox") box.remove();
+    box.closest("li")?.classList.add("task");
+    box.disabled = true;
+    box.setAttribute("aria-label", box.checked ? "Done" : "To do");
   }
   for (const table of fragment.querySelectorAll("table")) {
     const frame = h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" });
@@ -187,9 +190,10 @@ export class MarkdownView {
     this.settle([]);
   }
 
-  update(source) {
+  /** Draws until it is done or `milliseconds` have passed; returns whether it is done. Call it again with the next frame. */
+  update(source, milliseconds = Infinity) {
     const text = source.replace(/\r\n?/g, "\n");
-    if (text === this.text) return;
+    if (text === this.text) return true;
     if (!text.startsWith(this.text)) this.clear();
     let tokens = this.read(text);
     const changed = differing(this.links, tokens.links);
@@ -199,11 +203,19 @@ export class MarkdownView {
       for (const block of this.blocks) block.isStale ||= block.mentions(changed);
     }
     this.links = tokens.links;
-    this.text = text;
     const first = this.settled.blocks;
-    tokens.forEach((token, index) => this.place(token, first + index));
-    for (const { nodes } of this.blocks.splice(first + tokens.length)) nodes.forEach((node) => node.remove());
+    const until = performance.now() + milliseconds;
+    let num = 0;
+    while (num < tokens.length && (num < MIN_PLACED || performance.now() < until)) this.place(tokens[num], first + num++);
+    if (num < tokens.length) {
+      this.settle(tokens.slice(0, num));
+      this.text = text.slice(0, this.settled.length);
+      return false;
+    }
+    this.text = text;
+    for (const { nodes } of this.blocks.splice(first + num)) nodes.forEach((node) => node.remove());
     this.settle(tokens);
+    return true;
   }
 
   /** The tokens after the settled ones. */

@@ -7,6 +7,7 @@ import { wholeCalls } from "./fold.js";
 import { MarkdownView } from "./markdown.js";
 import { advice, ending, figures, progress } from "./words.js";
 
+const FRAME_MS = 12; // spent on the text of an answer; the rest is drawn with the next frame
 const NAMES = { user: "You", assistant: "Assistant", tool: "Tool result" };
 
 const action = (name, label, onclick) =>
@@ -45,7 +46,8 @@ export class MessageView {
     const running = isRunning(message);
     this.element.classList.toggle("running", running);
     this.element.setAttribute("aria-busy", String(running));
-    if (this.markdown) this.markdown.update(message.content);
+    this.isDrawn = true;
+    if (this.markdown) this.isDrawn = this.markdown.update(message.content, FRAME_MS);
     else this.body.textContent = message.content;
     if (message.role === "assistant") this.updateAnswer(running);
   }

@@ -28,6 +28,7 @@ export class Transcript {
     const view = new MessageView(message, this.actions);
     this.views.set(message.id, view);
     this.list.append(view.element);
+    if (!view.isDrawn) this.update(message);
     this.toEnd();
   }
 
@@ -39,8 +40,12 @@ export class Transcript {
   }
 
   draw() {
-    for (const id of this.changed) this.views.get(id)?.update();
-    this.changed.clear();
+    for (const id of this.changed) {
+      const view = this.views.get(id);
+      view?.update();
+      if (view?.isDrawn ?? true) this.changed.delete(id);
+    }
+    if (this.changed.size > 0) requestAnimationFrame(() => this.draw());
     if (this.isFollowing) this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
