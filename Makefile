@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 PREFIX ?= $(HOME)/.local
+SHARE = $(DESTDIR)$(PREFIX)/share
+COMPLETIONS := bash:bash-completion/completions/omni zsh:zsh/site-functions/_omni fish:fish/vendor_completions.d/omni.fish
 SECONDS ?= 600
 
 .PHONY: run model help install uninstall test check format conformance docs bench chaos lock relock hooks traces clean
@@ -14,15 +16,19 @@ run: .venv/.run model ## install into .venv and serve the demo model, or OMNI_MO
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-install: .venv/.run ## link `omni` into PREFIX/bin (PREFIX=~/.local); it runs this checkout
+install: .venv/.run ## link `omni` into PREFIX/bin (PREFIX=~/.local), with completion for bash, zsh and fish; it runs this checkout
 	@mkdir -p "$(DESTDIR)$(PREFIX)/bin"
 	@ln -sfn "$(CURDIR)/omni" "$(DESTDIR)$(PREFIX)/bin/omni"
-	@echo "installed $(DESTDIR)$(PREFIX)/bin/omni"
+	@for place in $(COMPLETIONS); do mkdir -p "$$(dirname "$(SHARE)/$${place#*:}")"; \
+	  _OMNI_COMPLETE=$${place%%:*}_source $(BIN)/python -m omni > "$(SHARE)/$${place#*:}" || exit 1; done
+	@echo "installed $(DESTDIR)$(PREFIX)/bin/omni and completions in $(SHARE)"
+	@echo "zsh reads them after: fpath=($(PREFIX)/share/zsh/site-functions \$$fpath)  (in ~/.zshrc, before compinit)"
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "$(PREFIX)/bin is not on the PATH yet" ;; esac
 
-uninstall: ## remove `omni` from PREFIX/bin
+uninstall: ## remove `omni` from PREFIX/bin, and its completions
 	@link="$(DESTDIR)$(PREFIX)/bin/omni"; if [ "$$(readlink "$$link")" = "$(CURDIR)/omni" ]; then \
 	  rm "$$link" && echo "removed $$link"; \
+	  for place in $(COMPLETIONS); do rm -f "$(SHARE)/$${place#*:}"; done; \
 	else \
 	  echo "$$link is not a link to this checkout; nothing is removed"; \
 	fi

@@ -1,13 +1,14 @@
 """omni chat: talk to the model in the terminal."""
 
 import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from cli.client import Client, client_of
-from cli.terminal import AnswerView, console, show_note
+from cli.client import client_of
+from cli.conversation import COMMANDS, Conversation
+from cli.terminal import show_note
 
 
 @click.command()
@@ -20,59 +21,49 @@ from cli.terminal import AnswerView, console, show_note
 def chat(
     context: click.Context, /, message: str | None, model: str | None, system: str | None, **sampling: Any
 ) -> None:
-    """Ask one MESSAGE, or chat until Ctrl-D. Ctrl-C stops an answer."""
-    client = client_of(context)
+    """Ask one MESSAGE, with what is piped in behind it, or chat until Ctrl-D. @PATH in a message sends a file.
+
+    \b
+    git diff | omni chat "Write a commit message."
+    omni chat "What does this do? @Makefile" < /dev/null
+    """
     body = {name: value for name, value in sampling.items() if value is not None}
-    body["model"] = model or first_model(client)
-    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    talk = Conversation(client_of(context), body, system)
+    body["model"] = model or talk.models()[0]
     if message is not None:
-        ask(client, body, [*messages, {"role": "user", "content": message}])
+        piped = "" if sys.stdin.isatty() else sys.stdin.read().strip("\n")
+        talk.say(f"{message}\n\n{piped}" if piped else message)
         return
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    read: Callable[[], str] = editor_of(talk) if is_terminal else input
+    converse(talk, read, is_terminal)
+
+
+def editor_of(talk: Conversation) -> Callable[[], str]:
+    from cli.line_editor import line_editor  # 0.1 s that other commands need not wait
+
+    show_note(f"{talk.body['model']} at {talk.client.url}; /help lists the commands, Ctrl-D leaves")
+    return line_editor(COMMANDS, talk.models)
+
+
+def converse(talk: Conversation, read: Callable[[], str], is_terminal: bool) -> None:
+    """Answer line after line. A refusal ends the input only where there is no terminal."""
     while True:
         try:
-            text = console().input("[green]you[/green]> " if sys.stdin.isatty() else "")
-        except (EOFError, KeyboardInterrupt):
-            if sys.stdin.isatty():
-                click.echo()
+            text = read()
+        except EOFError:
             return
-        if not text.strip():
-            continue
-        messages.append({"role": "user", "content": text})
-        messages.append({"role": "assistant", "content": ask(client, body, messages)})
-
-
-def first_model(client: Client) -> str:
-    """The first that generates."""
-    models = client.json("GET", "/v1/models")["data"]
-    return str(next((model["id"] for model in models if model.get("task") == "generate"), models[0]["id"]))
-
-
-def ask(client: Client, body: dict[str, Any], messages: list[dict[str, str]]) -> str:
-    """Show the answer while it arrives; returns its text, without the reasoning."""
-    began, first, num_tokens = time.monotonic(), 0.0, 0
-    with AnswerView() as view:
-        try:
-            for event in client.chat(body | {"messages": messages}):
-                if isinstance(event, str):
-                    if event.startswith(("queued", "swapped out", "loading", "waiting")):
-                        show_note(f"({event})")
-                    continue
-                if "error" in event:
-                    raise click.ClickException(event["error"]["message"])
-                first = first or time.monotonic()
-                show(event, view)
-                num_tokens = (event.get("usage") or {}).get("completion_tokens", num_tokens)
         except KeyboardInterrupt:
-            show_note(" (stopped)")
-    if num_tokens:
-        rate = num_tokens / max(time.monotonic() - first, 1e-6)
-        show_note(f"({num_tokens} tokens, {rate:.0f}/s, first after {first - began:.2f} s)")
-    return view.text
-
-
-def show(chunk: dict[str, Any], view: AnswerView) -> None:
-    for choice in chunk["choices"]:
-        if thought := choice["delta"].get("reasoning_content"):
-            view.add_thought(thought)
-        if content := choice["delta"].get("content"):
-            view.add(content)
+            if is_terminal:
+                continue  # as a shell: the line is dropped
+            return
+        try:
+            if text.startswith("/") and is_terminal:
+                if not talk.command(text):
+                    return
+            elif text.strip():
+                talk.say(text)
+        except click.ClickException as error:
+            if not is_terminal:
+                raise
+            show_note(f"Error: {error.message}")

@@ -32,8 +32,10 @@ def test_omni_is_installed_runs_from_any_folder_and_is_removed(tmp_path: Path) -
     elsewhere.mkdir()
     done = subprocess.run([launcher, "--version"], cwd=elsewhere, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"Protocol OMNI {__version__}\n"
+    completions = [path for path in (tmp_path / "share").rglob("*omni*") if path.is_file()]
+    assert len(completions) == 3 and all("OMNI_COMPLETE" in path.read_text() for path in completions)
     assert make("uninstall", f"PREFIX={tmp_path}") == f"removed {launcher}\n"
-    assert not launcher.is_symlink()
+    assert not launcher.is_symlink() and not any(path.exists() for path in completions)
 
 
 def test_a_program_of_another_checkout_is_not_removed(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""A conversation of `omni chat`: its messages, and the /commands that change it."""
+
+import json
+import time
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from cli.attachments import content_of
+from cli.client import Client
+from cli.terminal import AnswerView, show_note
+from common.environment import callers_folder
+
+COMMANDS = MappingProxyType(
+    {
+        "/help": "these commands and the keys",
+        "/system": "[TEXT] show or set the system prompt",
+        "/model": "[ID] show the models or change to one",
+        "/retry": "answer the last message again",
+        "/save": "FILE write the conversation, as Markdown or (.json) as messages",
+        "/clear": "begin again; system prompt and model stay",
+        "/exit": "leave, as Ctrl-D does",
+    }
+)
+KEYS = "Enter sends, Alt-Enter begins a line, Up recalls, Tab completes, Ctrl-C stops an answer. @PATH sends a file."
+
+
+class Conversation:
+    """Raises ClickException for what is refused; the messages are then as before."""
+
+    def __init__(self, client: Client, body: dict[str, Any], system: str | None = None) -> None:
+        self.client = client
+        self.body = body
+        self.system = system or ""
+        self.messages: list[dict[str, Any]] = []  # without the system prompt
+
+    def say(self, text: str) -> None:
+        self._answer([*self.messages, {"role": "user", "content": content_of(text)}])
+
+    def retry(self) -> None:
+        last = max((at for at, one in enumerate(self.messages) if one["role"] == "user"), default=None)
+        if last is None:
+            raise click.ClickException("There is no message to answer again.")
+        self._answer(self.messages[: last + 1])
+
+    def models(self) -> list[str]:
+        """The ids that generate."""
+        found = self.client.json("GET", "/v1/models")["data"]
+        return [str(model["id"]) for model in found if model.get("task") == "generate"] or [str(found[0]["id"])]
+
+    def command(self, line: str) -> bool:
+        """Do what a line with a / in front says. False to leave."""
+        name, _, rest = line.strip().partition(" ")
+        if name == "/exit":
+            return False
+        if name not in COMMANDS:
+            near = get_close_matches(name, COMMANDS, 1)
+            raise click.ClickException(
+                f"{name} is no command; {f'did you mean {near[0]}?' if near else '/help lists them all.'}"
+            )
+        doing: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/system": self._set_system,
+            "/model": self._set_model,
+            "/retry": lambda _: self.retry(),
+            "/save": self._save,
+            "/clear": self._clear,
+        }
+        doing[name](rest.strip())
+        return True
+
+    def _answer(self, messages: list[dict[str, Any]]) -> None:
+        first = [{"role": "system", "content": self.system}] if self.system else []
+        answer = ask(self.client, self.body, [*first, *messages])
+        self.messages = [*messages, {"role": "assistant", "content": answer}]
+
+    def _help(self, _: str) -> None:
+        for name, text in COMMANDS.items():
+            click.echo(f"{name:8} {text}")
+        show_note(KEYS)
+
+    def _set_system(self, text: str) -> None:
+        if text:
+            self.system = text
+        show_note(f"system prompt: {self.system or 'none'}")
+
+    def _set_model(self, name: str) -> None:
+        known = self.models()
+        if name and name not in known:
+            raise click.ClickException(f"There is no model {name!r}; there are {', '.join(known)}.")
+        self.body["model"] = name or self.body["model"]
+        for one in known if not name else [name]:
+            show_note(f"{'*' if one == self.body['model'] else ' '} {one}")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise click.ClickException("Name the file: /save FILE")
+        path = callers_folder() / Path(name).expanduser()
+        if path.exists():
+            raise click.ClickException(f"{path} exists already; give another name.")
+        first = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*first, *self.messages]
+        try:
+            path.write_text(
+                json.dumps(messages, indent=2, ensure_ascii=False) if path.suffix == ".json" else markdown(messages)
+            )
+        except OSError as error:
+            raise click.ClickException(f"{path} cannot be written: {error.strerror}.") from None
+        show_note(f"{len(messages)} messages in {path}")
+
+    def _clear(self, _: str) -> None:
+        self.messages = []
+        show_note("The conversation is empty.")
+
+
+def markdown(messages: list[dict[str, Any]]) -> str:
+    return "\n".join(f"## {one['role']}\n\n{plain(one['content'])}\n" for one in messages)
+
+
+def plain(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n\n".join(part.get("text", "(an image)") for part in content)
+
+
+def ask(client: Client, body: dict[str, Any], messages: list[dict[str, Any]]) -> str:
+    """Show the answer while it arrives; returns its text, without the reasoning."""
+    began, first, usage = time.monotonic(), 0.0, dict[str, Any]()
+    with AnswerView() as view:
+        try:
+            for event in client.chat(body | {"messages": messages}):
+                if isinstance(event, str):
+                    if event.startswith(("queued", "swapped out", "loading", "waiting")):
+                        show_note(f"({event})")
+                    continue
+                if "error" in event:
+                    raise click.ClickException(event["error"]["message"])
+                first = first or time.monotonic()
+                show(event, view)
+                usage = event.get("usage") or usage
+        except KeyboardInterrupt:
+            show_note(" (stopped)")
+    if num_tokens := usage.get("completion_tokens", 0):
+        rate = num_tokens / max(time.monotonic() - first, 1e-6)
+        context = usage.get("total_tokens", num_tokens)
+        show_note(f"({num_tokens} tokens, {rate:.0f}/s, first after {first - began:.2f} s; {context:,} of the context)")
+    return view.text
+
+
+def show(chunk: dict[str, Any], view: AnswerView) -> None:
+    for choice in chunk["choices"]:
+        if thought := choice["delta"].get("reasoning_content"):
+            view.add_thought(thought)
+        if content := choice["delta"].get("content"):
+            view.add(content)
