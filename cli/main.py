@@ -3,6 +3,7 @@
 import click
 from click.core import ParameterSource
 
+from cli.backup import backup, restore
 from cli.batch import batch
 from cli.bench import bench
 from cli.chat import chat
@@ -31,7 +32,24 @@ class OmniGroup(click.Group):
 
 @click.group(
     cls=OmniGroup,
-    commands=(serve, chat, status, ps, batch, jobs, cancel, keys, models, usage, webhooks, bench, doctor, fit),
+    commands=(
+        serve,
+        chat,
+        status,
+        ps,
+        batch,
+        jobs,
+        cancel,
+        keys,
+        models,
+        usage,
+        webhooks,
+        bench,
+        doctor,
+        fit,
+        backup,
+        restore,
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(

@@ -4,9 +4,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from common.redis.served.shelf import ModelStatus
-from common.wire import JobState
-
 
 class Shape(BaseModel):
     model_config = ConfigDict(extra="allow")
@@ -181,41 +178,9 @@ class DetokenizeAnswer(Shape):
     prompt: str
 
 
-class Job(Shape):
-    id: str
-    object: Literal["job"]
-    state: JobState
-    model_status: ModelStatus | None
-    paused: bool
-
-
-class JobList(Shape):
-    object: Literal["list"]
-    data: list[Job]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
 class Deleted(Shape):
     id: str
     deleted: bool
-
-
-class Health(Shape):
-    status: str
-    model: str
-    gpu_memory_used: str
-    uptime_seconds: int
-    version: str
-
-
-class Pending(Shape):
-    """The 202 for an answer that is not complete yet."""
-
-    id: str
-    status: Literal["queued", "in_progress"]
-    choices: list[Any]
 
 
 class ResponseAnswer(Shape):

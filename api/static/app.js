@@ -1,15 +1,15 @@
 // The chat page: connects the store, the views and the running answers.
 
-import { Answer, emptyAnswer, isRunning } from "./chat/answer.js";
+import { Answer, continueAnswer, emptyAnswer, isRunning } from "./chat/answer.js";
+import * as branches from "./chat/branches.js";
 import { Composer } from "./chat/composer.js";
+import { Conversations } from "./chat/conversations.js";
 import { byId, randomId } from "./chat/dom.js";
 import { keepFocus } from "./chat/focus.js";
 import { apiKey } from "./chat/key.js";
 import { Models } from "./chat/models.js";
 import { Panel } from "./chat/panel.js";
 import { wireShortcuts } from "./chat/shortcuts.js";
-import { Sidebar } from "./chat/sidebar.js";
-import { recall, remember, Store } from "./chat/store.js";
 import { wireTheme } from "./chat/theme.js";
 import { Transcript, welcome } from "./chat/transcript.js";
 import { ending, progress } from "./chat/words.js";
@@ -23,8 +23,14 @@ const SUGGESTIONS = [
 
 class App {
   constructor() {
-    this.store = new Store({ onError: (text) => this.announce(text), onForeign: (id) => this.follow(id) });
     this.answers = new Map(); // message id -> running Answer
+    this.conversations = new Conversations({
+      onOpen: (conversation) => this.show(conversation),
+      onForeign: (conversation) => this.transcript.follow(conversation),
+      onRemove: (conversation) => this.stopAll([...conversation.nodes.values()]),
+      isBusy: (id) => this.answers.has(id),
+    });
+    this.store = this.conversations.store;
     const openSettings = () => this.panel.toggle(true);
     this.panel = new Panel({
       onKey: () => this.models.load(this.current.options.model),
@@ -35,11 +41,6 @@ class App {
       onList: () => this.composer?.refresh(),
       openSettings,
     });
-    this.sidebar = new Sidebar({
-      onOpen: (id) => this.open(this.store.get(id)),
-      onNew: () => this.openNew(),
-      onRemove: (conversation) => this.remove(conversation),
-    });
     this.transcript = new Transcript({
       scroller: byId("scroller"),
       list: byId("messages"),
@@ -47,6 +48,9 @@ class App {
       actions: {
         edit: (message, text) => this.edit(message, text),
         again: (message) => this.again(message),
+        goOn: (message) => this.goOn(message),
+        variants: (message) => branches.variants(this.current, message),
+        choose: (message) => this.choose(message),
         retry: (message) => this.retry(message),
         hurry: (message) => this.answers.get(message.id)?.hurry(),
         sendToolResult: (message, call, text) => this.sendToolResult(message, call, text),
@@ -64,24 +68,24 @@ class App {
       held: () => this.current.messages.flatMap(({ attachments = [] }) => attachments),
       waitsFor: () => (this.models.picked ? "" : "a model is there"),
     });
-    wireShortcuts({ onNew: () => this.openNew(), onSettings: () => this.panel.toggle() });
+    wireShortcuts({ onNew: () => this.conversations.openNew(), onSettings: () => this.panel.toggle() });
     wireTheme(byId("theme"));
     keepFocus(byId("text"));
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.stop());
   }
 
-  start() {
-    this.open(this.store.get(recall("open", null)) ?? this.store.list()[0] ?? this.store.create({}));
+  async start() {
+    await this.conversations.start();
     this.models.load(this.current.options.model);
     this.resumeAll();
     byId("text").focus();
   }
 
-  // conversations
+  get current() {
+    return this.conversations.current;
+  }
 
-  open(conversation) {
-    this.current = conversation;
-    remember("open", conversation.id);
+  show(conversation) {
     this.panel.show(conversation.options);
     this.models.pick(conversation.options.model);
     this.transcript.show(conversation);
@@ -91,36 +95,14 @@ class App {
     this.refresh();
   }
 
-  openNew() {
-    if (this.current.messages.length > 0) this.open(this.store.create(this.current.options));
-    byId("text").focus();
-  }
-
-  remove(conversation) {
-    if (!confirm(`Delete "${conversation.title}"?`)) return;
-    conversation.messages.filter(isRunning).forEach((message) => this.answers.get(message.id)?.stop());
-    this.store.remove(conversation.id);
-    if (conversation === this.current) this.open(this.store.list()[0] ?? this.store.create(conversation.options));
-    else this.refresh();
-  }
-
-  /** Another tab has changed or deleted this conversation. Running answers of this tab stay. */
-  follow(id) {
-    if (id !== this.current.id) return this.refresh();
-    if (this.current.messages.some(({ id }) => this.answers.has(id))) return;
-    this.open(this.store.get(id) ?? this.store.create(this.current.options));
-  }
-
   setOption(name, value) {
     this.current.options[name] = value;
     this.store.save(this.current);
   }
 
   refresh() {
-    this.sidebar.show(this.store.list().filter((one) => one.messages.length > 0 || one === this.current), this.current);
     this.composer.setRunning(this.current.messages.some(isRunning));
     this.models.count(this.current.messages);
-    document.title = this.current.messages.length > 0 ? `${this.current.title} - Protocol OMNI` : "Protocol OMNI";
   }
 
   // messages
@@ -133,40 +115,69 @@ class App {
 
   append(conversation, message) {
     if (conversation.messages.length === 0) byId("messages").replaceChildren();
-    conversation.messages.push(message);
+    branches.append(conversation, message);
     conversation.updated = Date.now();
-    this.store.save(conversation);
+    this.store.save(conversation, message);
     if (conversation === this.current) this.transcript.add(message);
   }
 
+  /** Beside the old message, which stays with all that followed it. */
   edit(message, text) {
-    this.cutBefore(message);
+    this.stepBack(message);
     this.send(text, message.attachments);
   }
 
   again(message) {
-    this.cutBefore(message);
+    this.stepBack(message);
     this.answer(this.current);
   }
 
-  /** Resumes a lost answer; repeats the request of a refused one. */
+  /** Resumes a lost answer; repeats the request of a refused one, in its place if it has nothing to lose. */
   retry(message) {
-    if (message.state !== "lost") return this.again(message);
-    message.state = "waiting";
+    if (message.state === "lost") {
+      message.state = "waiting";
+      this.run(this.current, message);
+    } else if (message.numContinued) {
+      this.goOn(message);
+    } else {
+      const isEmpty = !message.content && !message.reasoning && !message.toolCalls.length;
+      if (isEmpty) this.drop(message);
+      else this.stepBack(message);
+      this.answer(this.current);
+    }
+  }
+
+  /** Asks for more of an answer that was stopped or cut. */
+  goOn(message) {
+    continueAnswer(message);
     this.run(this.current, message);
+  }
+
+  choose(message) {
+    branches.choose(this.current, message);
+    this.store.save(this.current);
+    this.transcript.showFrom(this.current, message);
+    this.refresh();
+  }
+
+  drop(message) {
+    branches.drop(this.current, message);
+    this.store.forget(message);
+    this.transcript.showAgain(this.current);
+  }
+
+  stepBack(message) {
+    this.stop();
+    branches.stepBack(this.current, message);
+    this.transcript.showAgain(this.current);
   }
 
   sendToolResult(message, call, text) {
     call.answered = true;
+    this.store.save(this.current, message);
     this.append(this.current, { id: randomId(), role: "tool", content: text, toolCallId: call.id });
     this.transcript.update(message);
     if (message.toolCalls.every(({ answered }) => answered)) this.answer(this.current);
-  }
-
-  cutBefore(message) {
-    this.stop();
-    this.current.messages.splice(this.current.messages.indexOf(message));
-    this.transcript.show(this.current);
   }
 
   // answers
@@ -179,29 +190,31 @@ class App {
   }
 
   async run(conversation, message) {
-    const messages = conversation.messages.slice(0, conversation.messages.indexOf(message));
+    const messages = branches.lineage(conversation, message);
     let told = "";
     const onChange = () => {
-      this.store.save(conversation);
+      this.store.save(conversation, message);
       this.transcript.update(message);
       const words = progress(message);
       if (words && words !== told && conversation === this.current) this.announce((told = words));
     };
     const answer = new Answer({ message, messages, key: apiKey(), onChange });
     this.answers.set(message.id, answer);
-    this.store.flush(); // before the request is sent, so that a reload finds the question
     onChange();
+    this.conversations.count(conversation, 1);
     this.refresh();
+    await this.store.flush(); // before the request is sent, so that a reload finds the question
     await answer.run();
     this.answers.delete(message.id);
+    this.conversations.count(conversation, -1);
     this.refresh();
     if (conversation === this.current) this.announce(ending(message) || message.error?.message || `Answer: ${message.content}`);
   }
 
   /** After a reload: resume every running answer after its last stored event. */
-  resumeAll() {
-    for (const conversation of this.store.list()) {
-      for (const message of conversation.messages.filter(isRunning)) {
+  async resumeAll() {
+    for (const conversation of await this.store.unfinished()) {
+      for (const message of [...conversation.nodes.values()].filter(isRunning)) {
         message.resumed = true;
         this.run(conversation, message);
       }
@@ -209,8 +222,12 @@ class App {
   }
 
   stop() {
-    for (const message of this.current.messages.filter(isRunning)) this.answers.get(message.id)?.stop();
+    this.stopAll(this.current.messages);
     this.refresh();
+  }
+
+  stopAll(messages) {
+    for (const message of messages.filter(isRunning)) this.answers.get(message.id)?.stop();
   }
 
   /** Announces whole sentences to screen readers, not tokens. */

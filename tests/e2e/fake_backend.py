@@ -88,6 +88,7 @@ SCRIPTS = {
     "long": lambda: words(LONG),
     "slow": lambda: words(" ".join(f"w{number}" for number in range(NUM_SLOW))),
     "drop": lambda: words(" ".join(f"w{number}" for number in range(60))),
+    "on": lambda: words(" and so on."),
     "queue": lambda: words("My turn at last."),
     "away": lambda: words("Loaded at last."),
     "pause": lambda: words(" ".join(f"w{number}" for number in range(NUM_SLOW))),
@@ -193,7 +194,8 @@ class Handler(BaseHTTPRequestHandler):
         key = self.headers["Idempotency-Key"]
         job = self.server.by_idempotency_key.get(key)
         if job is None:
-            job = Job(f"chatcmpl-{next(self.server.numbers)}", text_of(body["messages"][-1]["content"]))
+            text = "on" if body.get("continue_final_message") else text_of(body["messages"][-1]["content"])
+            job = Job(f"chatcmpl-{next(self.server.numbers)}", text)
             job.has_ids = bool(body["stream_options"].get("include_event_ids"))
             self.server.by_idempotency_key[key] = self.server.jobs[job.id] = job
             if job.kind == "unheard":

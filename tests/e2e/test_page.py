@@ -352,11 +352,13 @@ def test_conversations_are_kept_and_can_be_deleted(chat):
     say(chat, "second talk")
     until_done(chat)
     chat.reload()
+    chat.wait_for_selector(ANSWER)
     assert chat.locator("#conversations .title").all_inner_texts() == ["second talk", "first talk"]
     assert answer(chat) == "You said: second talk"
-    chat.evaluate("window.confirm = () => true")
     chat.hover("#conversations li >> nth=0")
-    chat.click("[aria-label='Delete second talk']")
+    chat.click("[aria-label='Actions for second talk']")
+    chat.click(".menu >> text=Delete")
+    chat.wait_for_selector("#toast:has-text('Deleted')")
     assert chat.locator("#conversations .title").all_inner_texts() == ["first talk"]
     assert answer(chat) == "You said: first talk"
 

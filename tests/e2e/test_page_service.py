@@ -61,7 +61,11 @@ def kept(page):
     """The answer in the page's storage."""
     page.wait_for_timeout(500)  # it is written a moment after it changed
     return page.evaluate(
-        "JSON.parse(localStorage['omni.chat.' + JSON.parse(localStorage['omni.open'])]).messages.at(-1)"
+        """async () => {
+            const { Database } = await import("/static/chat/database.js");
+            const { recall } = await import("/static/chat/recall.js");
+            return (await (await Database.open()).messagesOf(recall("open"))).at(-1);
+        }"""
     )
 
 

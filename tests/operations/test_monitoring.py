@@ -8,6 +8,7 @@ import time
 
 import httpx2
 import pytest
+import yaml
 
 from cli.serve import ROOT
 from tests.service import RunningService, free_port
@@ -18,7 +19,7 @@ NAME = re.compile(r"\bomni:[a-z0-9_]+")
 
 
 def expressions() -> list[str]:
-    found = [target["expr"] for panel in GRAFANA["panels"] for target in panel["targets"]]
+    found = [target["expr"] for panel in GRAFANA["panels"] for target in panel.get("targets", ())]
     text = ALERTS.read_text()
     return [*found, *(line for line in text.splitlines() if "omni:" in line)]
 
@@ -35,6 +36,21 @@ def test_every_metric_that_is_asked_for_exists(service: RunningService):
 def test_panels_do_not_overlap():
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in GRAFANA["panels"]]
     assert len(set(places)) == len(places) and len({panel["id"] for panel in GRAFANA["panels"]}) == len(places)
+
+
+def test_panels_stand_in_rows_and_say_what_they_show():
+    panels = GRAFANA["panels"]
+    assert panels[0]["type"] == "row"
+    assert all(panel["type"] == "row" or panel["description"].endswith(".") for panel in panels)
+    assert any("thresholds" in panel["fieldConfig"]["defaults"] for panel in panels if panel["type"] != "row")
+
+
+def test_every_alert_has_a_runbook():
+    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs/operations/runbooks.md").read_text(), re.M)
+    assert [rule["alert"] for rule in rules] == headings
+    links = [rule["annotations"]["runbook_url"] for rule in rules]
+    assert links == [f"docs/operations/runbooks.md#{name.lower()}" for name in headings]
 
 
 def test_promtool_accepts_the_rules():
@@ -69,7 +85,7 @@ def test_a_real_prometheus_scrapes_us_and_evaluates_the_dashboard(service: Runni
 
 
 def expressions_of_grafana() -> list[str]:
-    found = [target["expr"] for panel in GRAFANA["panels"] for target in panel["targets"]]
+    found = [target["expr"] for panel in GRAFANA["panels"] for target in panel.get("targets", ())]
     return [text.replace("$__rate_interval", "1m").replace("$model", ".*") for text in found]
 
 

@@ -1,7 +1,7 @@
 // One running answer: sends the request, reads the stream, resumes it after a broken connection or a reload, stops it.
 
 import { ApiError, cancelJob, resumeChat, startChat } from "./api.js";
-import { fold, toRequest } from "./fold.js";
+import { fold, toContinue, toRequest } from "./fold.js";
 import { parseAway, parseQueued, readFrames } from "./sse.js";
 
 const SILENCE_MS = 45_000; // the server sends a keep-alive every 15 s
@@ -97,7 +97,9 @@ export class Answer {
     const { message, key } = this;
     if (message.job) return resumeChat(message.job, message.last, { key, signal });
     // the message's id is the Idempotency-Key: sent twice, the request still starts one job
-    const response = await startChat(toRequest(this.messages, message.options), { key, signal, id: message.id });
+    const body = message.numContinued ? toContinue(this.messages, message) : toRequest(this.messages, message.options);
+    const id = message.numContinued ? `${message.id}-${message.numContinued}` : message.id;
+    const response = await startChat(body, { key, signal, id });
     const job = response.headers.get("Omni-Job-Id");
     if (job) message.job = job;
     if (message.stopping) this.cancel();
@@ -212,4 +214,19 @@ export function emptyAnswer(id, options) {
     sentAt: Date.now(),
     numDeltas: 0,
   };
+}
+
+/** Whether more can be asked for: the text was stopped or cut. */
+export function canContinue({ role, content, state, finishReason, toolCalls }) {
+  const isCut = state === "stopped" || state === "failed" || (state === "done" && finishReason === "length");
+  return role === "assistant" && isCut && Boolean(content) && !toolCalls?.length;
+}
+
+/** Makes the message ready for an Answer that adds to its text. */
+export function continueAnswer(message) {
+  const numContinued = (message.numContinued ?? 0) + 1; // each is a job of its own
+  const earlierTokens = (message.earlierTokens ?? 0) + (message.usage?.completion_tokens ?? message.numDeltas);
+  const fresh = emptyAnswer(message.id, message.options);
+  const { id, content, reasoning, toolCalls, ...state } = fresh;
+  Object.assign(message, state, { numContinued, earlierTokens, firstAt: undefined, lastAt: undefined, stopping: false, resumed: false });
 }

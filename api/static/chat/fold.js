@@ -63,3 +63,9 @@ export function toRequest(messages, options) {
     ...toFields(options),
   };
 }
+
+/** The request body for more of an answer: its text so far is the last message, and the model goes on within it. */
+export function toContinue(messages, message) {
+  const body = toRequest([...messages, message], message.options);
+  return { ...body, continue_final_message: true, add_generation_prompt: false };
+}

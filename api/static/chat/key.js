@@ -1,6 +1,6 @@
 // The API keys, stored in this browser only.
 
-import { recall, remember } from "./store.js";
+import { recall, remember } from "./recall.js";
 
 const DEFAULT_KEY = "sk-local";
 

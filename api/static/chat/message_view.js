@@ -1,6 +1,6 @@
 // One message on the page.
 
-import { isRunning } from "./answer.js";
+import { canContinue, isRunning } from "./answer.js";
 import { attachmentList } from "./attachment_view.js";
 import { h, icon } from "./dom.js";
 import { wholeCalls } from "./fold.js";
@@ -14,7 +14,7 @@ const action = (name, label, onclick) =>
   h("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick }, icon(name));
 
 export class MessageView {
-  /** `actions`: edit(message, text), again(message), retry(message), sendToolResult(call, text), openSettings(). */
+  /** `actions`: edit(message, text), again(message), goOn(message), variants(message), choose(message), retry(message), sendToolResult(call, text), openSettings(). */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -36,9 +36,27 @@ export class MessageView {
     const { message, actions } = this;
     const copy = h("button", { type: "button", class: "quiet", "data-copy": "message", "aria-label": "Copy", title: "Copy" }, icon("copy"));
     const buttons = h("span", { class: "actions" }, copy);
+    this.more = h("button", { type: "button", class: "continue", hidden: true, onclick: () => actions.goOn(message) }, "Continue");
+    if (message.role === "assistant") buttons.prepend(this.more);
     if (message.role === "user") buttons.append(action("edit", "Edit and send again", () => this.edit()));
     if (message.role === "assistant") buttons.append(action("again", "Regenerate", () => actions.again(message)));
+    const switcher = this.switcher();
+    if (switcher) buttons.append(switcher);
     return buttons;
+  }
+
+  /** "‹ 2/3 ›": which of the messages that were written at this place is shown. */
+  switcher() {
+    const ways = this.actions.variants(this.message);
+    if (ways.length < 2) return null;
+    const at = ways.indexOf(this.message);
+    const arrow = (sign, label, to) => {
+      const disabled = to === undefined;
+      return h("button", { type: "button", class: "quiet", "aria-label": label, title: label, disabled, onclick: () => this.actions.choose(to) }, sign);
+    };
+    const place = h("span", { role: "status", "aria-label": `Variant ${at + 1} of ${ways.length}` }, `${at + 1}/${ways.length}`);
+    const parts = [arrow("‹", "Previous variant", ways[at - 1]), place, arrow("›", "Next variant", ways[at + 1])];
+    return h("span", { class: "variants" }, ...parts);
   }
 
   update() {
@@ -59,6 +77,7 @@ export class MessageView {
     this.reasoning.firstChild.textContent = running && !message.content ? "Reasoning…" : "Reasoning";
     this.updateCalls(running);
     this.updateNotice();
+    this.more.hidden = running || !canContinue(message);
     const words = running ? [progress(message), message.firstAt ? figures(message) : ""] : [ending(message), figures(message)];
     this.status.textContent = words.filter(Boolean).join(" · ");
   }

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { OPTIONS } from "./options.js";
-import { recall, remember } from "./store.js";
+import { recall, remember } from "./recall.js";
 
 const BUILT_IN = {
   "Server's defaults": {},

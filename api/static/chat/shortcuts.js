@@ -1,7 +1,7 @@
 // Keys that work anywhere on the page, and the sheet that lists them.
 
 import { byId, h } from "./dom.js";
-import { recall, remember } from "./store.js";
+import { recall, remember } from "./recall.js";
 
 const LISTED = [
   ["Enter", "send (on a touch screen: a new line)"],

@@ -1,93 +1,193 @@
-// Conversations in localStorage, one entry each, written synchronously, so that closing the page loses nothing.
+// The conversations of this browser. All are listed; the messages of one are read when it is opened.
 
+import { append, plant } from "./branches.js";
+import { Database } from "./database.js";
 import { randomId } from "./dom.js";
+import { messagesOfOldForm, OLD_PREFIX } from "./old_form.js";
 
-const PREFIX = "omni.chat.";
 const SAVE_EVERY_MS = 300;
 const TITLE_LENGTH = 48;
+const KEPT = ["id", "title", "isNamed", "created", "updated", "isPinned", "folder", "options", "chosen"];
+
+const NO_DATABASE = "This browser lets the page keep nothing: conversations are lost when the page is closed.";
+const FULL = "The browser's storage is full: this conversation is not kept. Delete or export old ones to make room.";
 
 export class Store {
-  /** `onError(text)`: storage is full. `onForeign(id)`: another tab changed a conversation. */
-  constructor({ onError, onForeign }) {
-    Object.assign(this, { onError, onForeign });
-    this.loaded = new Map(); // id -> conversation: one object each, shared by the page and a running answer
-    this.unsaved = new Set();
+  /** `onError(text)`: nothing can be kept. `onForeign(id)`: another tab changed a conversation. `isBusy(id)`: this tab is
+   * writing this message. */
+  constructor({ onError, onForeign, isBusy }) {
+    Object.assign(this, { onError, onForeign, isBusy });
+    this.conversations = new Map();
+    this.unsaved = { conversations: new Set(), messages: new Map() };
+    this.texts = null; // of all messages, from the first search on
     this.timer = null;
-    for (const key of Object.keys(localStorage)) if (key.startsWith(PREFIX)) this.load(key);
+    this.channel = new BroadcastChannel("omni.conversations");
+    this.channel.addEventListener("message", ({ data }) => this.follow(data));
     window.addEventListener("pagehide", () => this.flush());
     document.addEventListener("visibilitychange", () => document.hidden && this.flush());
-    window.addEventListener("storage", ({ key, newValue }) => key?.startsWith(PREFIX) && this.follow(key, newValue));
   }
 
-  follow(key, newValue) {
-    const id = key.slice(PREFIX.length);
-    if (this.unsaved.has(id)) return; // this tab has a newer version to write
-    if (newValue === null) this.loaded.delete(id);
-    else this.load(key);
-    this.onForeign(id);
-  }
-
-  load(key) {
+  async start() {
     try {
-      const conversation = JSON.parse(localStorage.getItem(key));
-      this.loaded.set(conversation.id, conversation);
+      this.database = await Database.open();
+      for (const one of await this.database.conversations()) this.conversations.set(one.id, { ...one, messages: [] });
+      await this.takeOldForm();
     } catch {
-      localStorage.removeItem(key); // not ours, or cut short
+      this.database = null;
+      this.onError(NO_DATABASE);
+    }
+  }
+
+  /** Until now one entry of localStorage held a conversation. */
+  async takeOldForm() {
+    for (const key of Object.keys(localStorage).filter((name) => name.startsWith(OLD_PREFIX))) {
+      const found = messagesOfOldForm(localStorage.getItem(key));
+      if (found && !this.conversations.has(found.id)) {
+        const conversation = this.create(found.options, found);
+        for (const message of found.messages) append(conversation, message);
+        for (const message of conversation.messages) this.save(conversation, message);
+      }
+    }
+    if (await this.flush()) {
+      for (const key of Object.keys(localStorage)) if (key.startsWith(OLD_PREFIX)) localStorage.removeItem(key);
     }
   }
 
   /** Newest first. */
   list() {
-    return [...this.loaded.values()].sort((one, other) => other.updated - one.updated);
+    return [...this.conversations.values()].sort((one, other) => other.updated - one.updated);
   }
 
   get(id) {
-    return this.loaded.get(id);
+    return this.conversations.get(id);
   }
 
-  create(options) {
-    const conversation = { id: randomId(), title: "New chat", updated: Date.now(), options: { ...options }, messages: [] };
-    this.loaded.set(conversation.id, conversation);
+  create(options, { id = randomId(), title = "New chat", updated = Date.now(), ...rest } = {}) {
+    const { isNamed = false, isPinned = false, folder = null, created = updated } = rest;
+    const fields = { id, title, isNamed, created, updated, isPinned, folder, chosen: {} };
+    const conversation = { ...fields, options: { ...options }, messages: [], nodes: new Map() };
+    this.conversations.set(id, conversation);
     return conversation;
   }
 
-  remove(id) {
-    this.loaded.delete(id);
-    this.unsaved.delete(id);
-    localStorage.removeItem(PREFIX + id);
+  /** Nothing was said in it, so nothing of it is kept. */
+  dropEmpty(conversation) {
+    if (conversation.nodes?.size === 0) this.conversations.delete(conversation.id);
   }
 
-  /** Schedules a write; `flush` writes now. A conversation without messages is not stored. */
-  save(conversation) {
-    if (!this.loaded.has(conversation.id)) return; // deleted while its answer was stopping
-    const first = conversation.messages.find((message) => message.role === "user");
-    if (first) conversation.title = first.content.trim().replace(/\s+/g, " ").slice(0, TITLE_LENGTH);
-    this.unsaved.add(conversation.id);
+  /** Reads the messages, if they are not here yet. */
+  async load(conversation) {
+    if (!conversation.nodes) {
+      const messages = this.database ? await this.database.messagesOf(conversation.id) : [];
+      if (!conversation.nodes) plant(conversation, messages); // two may have asked
+    }
+    return conversation;
+  }
+
+  /** The conversations with answers that were running when the page was closed. */
+  async unfinished() {
+    const ids = this.database ? await this.database.unfinished() : [];
+    return Promise.all(ids.map((id) => this.get(id)).filter(Boolean).map((one) => this.load(one)));
+  }
+
+  /** Schedules a write of the conversation and of one message of it; `flush` writes now. */
+  save(conversation, message) {
+    if (this.conversations.get(conversation.id) !== conversation) return; // deleted while its answer was stopping
+    const first = conversation.messages.find(({ role }) => role === "user");
+    if (first && !conversation.isNamed) conversation.title = titleOf(first.content || first.attachments?.[0]?.name || "");
+    this.unsaved.conversations.add(conversation);
+    if (message) this.unsaved.messages.set(message.id, message);
     this.timer ??= setTimeout(() => this.flush(), SAVE_EVERY_MS);
   }
 
-  flush() {
+  /** Resolves to whether all is kept. A conversation without messages is not. */
+  async flush() {
     clearTimeout(this.timer);
     this.timer = null;
-    for (const id of this.unsaved) {
-      const conversation = this.loaded.get(id);
-      try {
-        if (conversation.messages.length > 0) localStorage.setItem(PREFIX + id, JSON.stringify(conversation));
-      } catch {
-        this.onError("The browser's storage is full: this conversation is not kept. Delete old ones to make room.");
-      }
+    const { conversations, messages } = this.unsaved;
+    const heads = [...conversations].filter(({ nodes }) => !nodes || nodes.size > 0);
+    this.unsaved = { conversations: new Set(), messages: new Map() };
+    if (this.texts) for (const message of messages.values()) takeText(this.texts, message);
+    if (!this.database || heads.length === 0) return Boolean(this.database);
+    try {
+      await this.database.put(heads.map(forDatabase), [...messages.values()]);
+    } catch {
+      this.onError(FULL);
+      return false;
     }
-    this.unsaved.clear();
+    this.tell({ changed: heads.map(({ id }) => id) });
+    return true;
+  }
+
+  async remove(conversation) {
+    this.conversations.delete(conversation.id);
+    this.unsaved.conversations.delete(conversation);
+    for (const message of conversation.nodes?.values() ?? []) this.unsaved.messages.delete(message.id);
+    this.texts = null;
+    await this.database?.remove(conversation.id).catch(() => this.onError(NO_DATABASE));
+    this.tell({ removed: conversation.id });
+  }
+
+  /** Brings back what was removed, with all its messages. */
+  restore(conversation) {
+    this.conversations.set(conversation.id, conversation);
+    for (const message of conversation.nodes.values()) this.save(conversation, message);
+    this.save(conversation);
+    return this.flush();
+  }
+
+  async forget(message) {
+    this.unsaved.messages.delete(message.id);
+    this.texts = null;
+    await this.database?.removeMessage(message).catch(() => {});
+  }
+
+  tell(news) {
+    this.channel.postMessage(news);
+  }
+
+  async follow({ changed = [], removed }) {
+    this.texts = null;
+    if (removed) {
+      this.conversations.delete(removed);
+      this.onForeign(removed);
+    }
+    for (const id of changed) await this.readAgain(id);
+  }
+
+  /** Takes over what another tab wrote, but for what this tab is about to write. */
+  async readAgain(id) {
+    const [kept, messages] = await Promise.all([this.database.conversation(id), this.database.messagesOf(id)]);
+    if (!kept) return;
+    const conversation = this.conversations.get(id) ?? { messages: [] };
+    if (!this.unsaved.conversations.has(conversation)) Object.assign(conversation, kept);
+    this.conversations.set(id, conversation);
+    if (conversation.nodes) {
+      const mine = (message) => this.isBusy(message.id) || this.unsaved.messages.has(message.id);
+      const merged = messages.map((message) => {
+        const known = conversation.nodes.get(message.id);
+        return known && mine(known) ? known : Object.assign(known ?? {}, message);
+      });
+      const coming = [...conversation.nodes.values()].filter((one) => mine(one) && !messages.some(({ id }) => id === one.id));
+      plant(conversation, [...merged, ...coming]);
+    }
+    this.onForeign(id);
+  }
+
+  /** All messages, for the search. */
+  async allMessages() {
+    if (!this.texts) {
+      const texts = new Map();
+      await this.database?.eachMessage((message) => takeText(texts, message));
+      for (const { nodes } of this.conversations.values()) for (const message of nodes?.values() ?? []) takeText(texts, message);
+      this.texts = texts;
+    }
+    return [...this.texts.values()];
   }
 }
 
-/** One value under one name, with a default. */
-export const remember = (name, value) => localStorage.setItem(`omni.${name}`, JSON.stringify(value));
+const takeText = (texts, { id, conversation, content }) => texts.set(`${conversation} ${id}`, { conversation, content });
 
-export function recall(name, fallback) {
-  try {
-    return JSON.parse(localStorage.getItem(`omni.${name}`)) ?? fallback;
-  } catch {
-    return fallback;
-  }
-}
+const forDatabase = (conversation) => Object.fromEntries(KEPT.map((name) => [name, conversation[name]]));
+
+const titleOf = (text) => text.trim().replace(/\s+/g, " ").slice(0, TITLE_LENGTH) || "New chat";

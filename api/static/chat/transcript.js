@@ -1,6 +1,6 @@
 // The messages of the open conversation, drawn at most once a frame. Scrolls along while the reader is at the bottom.
 
-import { copyText, h, icon } from "./dom.js";
+import { byId, copyText, h, icon } from "./dom.js";
 import { MessageView } from "./message_view.js";
 
 const NEAR_PX = 80;
@@ -25,11 +25,57 @@ export class Transcript {
   }
 
   add(message) {
+    this.append(message);
+    this.toEnd();
+  }
+
+  append(message) {
     const view = new MessageView(message, this.actions);
     this.views.set(message.id, view);
     this.list.append(view.element);
     if (!view.isDrawn) this.update(message);
-    this.toEnd();
+    return view;
+  }
+
+  /** After a change of the path: messages that are shown already stay as they are. The place does not move. */
+  showAgain({ messages }) {
+    const ids = [...this.views.keys()];
+    const hadFocus = this.list.contains(document.activeElement);
+    const same = messages.findIndex(({ id }, index) => id !== ids[index]);
+    const numKept = same < 0 ? messages.length : same;
+    for (const id of ids.slice(numKept)) this.remove(id);
+    if (messages.length > 0) this.list.querySelector(".welcome")?.remove();
+    for (const message of messages.slice(numKept)) this.append(message);
+    if (this.isFollowing) this.toEnd();
+    else this.noticeScroll();
+    if (hadFocus && !this.list.contains(document.activeElement)) this.homeOfFocus().focus();
+  }
+
+  /** After another tab or an import has changed the conversation. */
+  follow(conversation) {
+    this.showAgain(conversation);
+    for (const message of conversation.messages) this.update(message);
+  }
+
+  /** On a touch screen the box would open the keyboard. */
+  homeOfFocus() {
+    return matchMedia("(pointer: coarse)").matches ? this.scroller : byId("text");
+  }
+
+  remove(id) {
+    this.views.get(id).element.remove();
+    this.views.delete(id);
+  }
+
+  /** Shows another variant at its place; the focus stays on the arrow that chose it. */
+  showFrom(conversation, message) {
+    const pressed = document.activeElement.getAttribute("aria-label");
+    this.isFollowing = false;
+    this.showAgain(conversation);
+    const arrows = [...this.views.get(message.id).element.querySelectorAll(".variants button")];
+    const same = arrows.find((arrow) => arrow.getAttribute("aria-label") === pressed);
+    (same?.disabled ? arrows.find((arrow) => !arrow.disabled) : same)?.focus();
+    this.noticeScroll();
   }
 
   /** Schedules a redraw of a message that is on the page. */

@@ -24,9 +24,10 @@ export function progress({ state, queued, away, retrying, refusal, firstAt }) {
 export function figures(message) {
   const { usage, sentAt, firstAt, lastAt, numDeltas, resumed } = message;
   const tokens = usage?.completion_tokens ?? numDeltas;
+  const all = tokens + (message.earlierTokens ?? 0); // with those before it was continued
   const about = usage ? "" : "≈ ";
   const parts = [];
-  if (tokens) parts.push(`${about}${tokens} token${tokens === 1 ? "" : "s"}`);
+  if (all) parts.push(`${about}${all} token${all === 1 ? "" : "s"}`);
   if (!resumed && tokens > 1 && lastAt > firstAt) parts.push(`${about}${((tokens - 1) / ((lastAt - firstAt) / 1000)).toFixed(1)} tokens/s`);
   if (firstAt) parts.push(`first token after ${seconds(firstAt - sentAt)}`);
   return parts.join(" · ");

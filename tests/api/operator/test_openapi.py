@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from api.operator.openapi.document import METHODS, PAGES, path_of
+from api.operator.openapi.document import METHODS, PAGES, examples_for, path_of
 from api.operator.openapi.operations import DESCRIBED
+from api.schema import answers
 from common.settings import read_settings
 
 APP = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock"}))
@@ -45,9 +46,56 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
             return own + [found for child in node.values() for found in references(child)]
         return [found for child in node for found in references(child)] if isinstance(node, list) else []
 
-    schemas = document["components"]["schemas"]
     for reference in references(document):
-        assert reference.removeprefix("#/components/schemas/") in schemas
+        _, _, kind, name = reference.split("/")
+        assert name in document["components"][kind]
+
+
+def test_every_operation_is_in_a_group_that_is_described(document: dict[str, Any]) -> None:
+    tags = [tag["name"] for tag in document["tags"]]
+    used = [said["tags"][0] for methods in document["paths"].values() for said in methods.values()]
+    assert set(used) == set(tags) and all(tag["description"] for tag in document["tags"])
+    assert sorted(used, key=tags.index) == used, "the groups are in their order"
+
+
+def test_every_field_of_a_chat_is_described(document: dict[str, Any]) -> None:
+    for name in ("ChatRequest", "CompletionRequest"):
+        fields = document["components"]["schemas"][name]["properties"]
+        assert [field for field, schema in fields.items() if not schema.get("description")] == []
+
+
+def test_examples_fit_what_requests_and_answers_are_checked_by() -> None:
+    examples = examples_for(APP)
+    assert examples.keys() <= DESCRIBED.keys()
+    for name, found in examples.items():
+        described = DESCRIBED[name]
+        for body in found.get("bodies", {}).values():
+            assert described.body is not None
+            described.body.model_validate(body)
+        if "answer" in found:
+            assert described.answer is not None
+            described.answer.model_validate(found["answer"])
+
+
+def test_examples_name_a_model_of_this_server() -> None:
+    app = create_app(read_settings({"REDIS_URL": "unix:///nowhere.sock", "OMNI_MODEL_NAME": r'a"b\1'}))
+    [body, *_] = examples_for(app)["POST /v1/chat/completions"]["bodies"].values()
+    assert body["model"] == r'a"b\1'
+
+
+def test_errors_are_described_by_the_bodies_that_are_sent(document: dict[str, Any]) -> None:
+    said = document["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert {"400", "401", "404", "409", "413", "415", "422", "429", "500", "503", "504"} <= said.keys()
+    for name, form in (("Full", answers.ErrorBody), ("MessagesFull", answers.MessagesError)):
+        full = document["components"]["responses"][name]
+        form.model_validate(full["content"]["application/json"]["example"])
+        assert "Retry-After" in full["headers"]
+
+
+def test_it_is_sent_again_only_when_it_has_changed() -> None:
+    client = APP.test_client()
+    etag = client.get("/openapi.json").headers["ETag"]
+    assert client.get("/openapi.json", headers={"If-None-Match": etag}).status_code == 304
 
 
 def test_every_operation_has_a_unique_id_and_an_error_schema(document: dict[str, Any]) -> None:
@@ -76,6 +124,7 @@ def test_only_operations_without_a_key_are_open(document: dict[str, Any]) -> Non
 
 def test_every_operation_says_the_media_type_of_its_answer(document: dict[str, Any]) -> None:
     paths = document["paths"]
-    assert all(said["responses"]["200"]["content"] for methods in paths.values() for said in methods.values())
+    for methods in paths.values():
+        assert all(said["responses"].get("200", {"content": True})["content"] for said in methods.values())
     for path, media_type in (("/admin/board", "text/event-stream"), ("/metrics", "text/plain")):
         assert list(paths[path]["get"]["responses"]["200"]["content"]) == [media_type]

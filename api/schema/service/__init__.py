@@ -1,0 +1,1 @@
+"""What this service says of itself and of its work, as it is sent: for /openapi.json and for tests."""

@@ -1,0 +1,138 @@
+"""omni backup, omni restore: the data folder's queue, store and files, copied while the service runs or not."""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+import click
+from redis import Redis
+from redis.exceptions import RedisError
+
+from cli.terminal import CallersPath
+from common.process.data_folder import FolderRefused, is_answered, take
+from common.redis.connection import connect
+from common.settings import Settings
+
+QUEUE, STORE, FILES = "appendonlydir", "omni.db", "files"
+REWRITE_S = 60.0  # how long a rewrite of Valkey's file may take
+REWRITES = "auto-aof-rewrite-percentage"
+
+
+@click.command()
+@click.argument("folder", type=CallersPath())
+@click.pass_context
+def backup(context: click.Context, folder: Path) -> None:
+    """Copy queue, keys, store and files into a new FOLDER. The service may run. It holds prompts: keep it closed."""
+    settings: Settings = context.obj["settings"]()
+    data = settings.redis.data_dir.resolve()
+    if folder.exists():
+        raise click.ClickException(f"{folder} exists; name a new folder.")
+    if not data.is_dir():
+        raise click.ClickException(f"OMNI_DATA_DIR={data} does not exist; name the service's own folder.")
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True, mode=0o700)
+        # the queue first: an older queue with a newer store does nothing twice, the reverse would lack answers
+        copied = [copy_queue(settings, data, part), copy_store(settings, part), copy_files(settings, part)]
+        part.rename(folder)
+    except (OSError, RedisError, sqlite3.Error) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise click.ClickException(f"nothing was backed up: {error}") from None
+    click.echo("\n".join([*copied, f"backed up in {folder}; `omni restore {folder}` brings it back"]))
+
+
+@click.command()
+@click.argument("folder", type=CallersPath())
+@click.pass_context
+def restore(context: click.Context, folder: Path) -> None:
+    """Put a backup's FOLDER in the place of OMNI_DATA_DIR. The service must be stopped, and the place empty."""
+    settings: Settings = context.obj["settings"]()
+    data = settings.redis.data_dir.resolve()
+    found = [name for name in (QUEUE, STORE, FILES) if (folder / name).exists()]
+    if not found:
+        raise click.ClickException(f"{folder} is no backup: it has none of {QUEUE}, {STORE} and {FILES}.")
+    if old := [name for name in (QUEUE, STORE, FILES) if (data / name).exists()]:
+        raise click.ClickException(f"OMNI_DATA_DIR={data} has {' and '.join(old)} already; move it away first.")
+    try:
+        lock_fd = take(data)
+    except FolderRefused as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        for name in found:
+            copy(folder / name, data / name)
+    except OSError as error:
+        raise click.ClickException(f"the restore is not whole ({error}); empty {data}, and try again.") from None
+    finally:
+        os.close(lock_fd)
+    click.echo(f"restored {', '.join(found)} into {data}; start the service")
+
+
+def copy_queue(settings: Settings, data: Path, target: Path) -> str:
+    if settings.redis.given_url:
+        return "queue and keys: not copied, they are in the server of REDIS_URL"
+    if is_answered(settings.redis.socket_path):
+        with closing(connect(settings.redis.url, retries=0)) as redis, without_rewrites(redis):
+            copy(data / QUEUE, target / QUEUE)
+    elif (data / QUEUE).exists():
+        copy(data / QUEUE, target / QUEUE)
+    return f"queue and keys: {size_of(target / QUEUE)}"
+
+
+@contextmanager
+def without_rewrites(redis: "Redis") -> Iterator[None]:
+    """Valkey replaces none of its files meanwhile; the last one may grow, and is read up to its last whole command."""
+    before = cast(dict[str, str], redis.config_get(REWRITES))[REWRITES]
+    redis.config_set(REWRITES, 0)
+    try:
+        deadline = time.monotonic() + REWRITE_S
+        while redis.info("persistence")["aof_rewrite_in_progress"]:
+            if time.monotonic() > deadline:
+                raise OSError(f"Valkey has been rewriting its file for {REWRITE_S:g} s; try again")
+            time.sleep(0.1)
+        yield
+    finally:
+        with suppress(RedisError):
+            redis.config_set(REWRITES, before)
+
+
+def copy_store(settings: Settings, target: Path) -> str:
+    path = Path(settings.store_url.removeprefix("sqlite:///"))
+    if not settings.store_url.startswith("sqlite"):
+        return "store: not copied, it is in PostgreSQL (pg_dump)"
+    if path.exists():
+        with closing(sqlite3.connect(path)) as store, closing(sqlite3.connect(target / STORE)) as copied:
+            store.backup(copied)
+        (target / STORE).chmod(0o600)
+    return f"store: {size_of(target / STORE)}"
+
+
+def copy_files(settings: Settings, target: Path) -> str:
+    if not settings.files_url.startswith("file://"):
+        return "files: not copied, they are at OMNI_FILES_URL"
+    if (source := Path(settings.files_url.removeprefix("file://"))).exists():
+        copy(source, target / FILES)
+    return f"files: {size_of(target / FILES)}"
+
+
+def copy(source: Path, target: Path) -> None:
+    """A file, or a folder of files, some of which may be removed meanwhile."""
+    if source.is_file():
+        shutil.copy2(source, target)
+        return
+    target.mkdir(mode=0o700)
+    for path in source.iterdir():
+        with suppress(FileNotFoundError):
+            copy(path, target / path.name)
+
+
+def size_of(path: Path) -> str:
+    """In MB, of a file or of all in a folder."""
+    paths = path.rglob("*") if path.is_dir() else [path]
+    num_bytes = sum(found.stat().st_size for found in paths if found.is_file())
+    return f"{num_bytes / 1e6:.1f} MB"
