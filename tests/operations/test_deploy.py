@@ -96,6 +96,50 @@ def test_compose_gives_each_process_its_own_redis_user():
     assert {f"REDIS_{user.upper()}_PASSWORD" for user in without_dashboard} == set(services["valkey"]["environment"])
 
 
+def kubernetes() -> dict[tuple[str, str], dict]:
+    found = {}
+    for name in yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())["resources"]:
+        for item in yaml.safe_load_all((DEPLOY / name).read_text()):
+            assert (item["kind"], item["metadata"]["name"]) not in found
+            found[item["kind"], item["metadata"]["name"]] = item
+    return found
+
+
+def test_the_manifests_run_what_compose_runs():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    manifests = kubernetes()
+    claims = {name for kind, name in manifests if kind == "PersistentVolumeClaim"}
+    for name in ("omni-api", "omni-worker"):
+        spec = manifests["Deployment", name]["spec"]
+        labels = spec["template"]["metadata"]["labels"]
+        assert spec["selector"]["matchLabels"] == labels
+        pod = spec["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        claimed = [
+            volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume
+        ]
+        assert set(claimed) <= claims
+        for container in pod["containers"]:
+            user = container["name"]
+            assert container.get("command") == services[user].get("command")
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            values = {item["name"]: item.get("value") for item in container["env"]}
+            assert values["REDIS_URL"] == f"redis://{user}:$(PASSWORD)@valkey:6379/0"
+            assert list(values).index("PASSWORD") < list(values).index("REDIS_URL"), "else it is not expanded"
+    assert manifests["Service", "omni"]["spec"]["selector"] == {"app": "omni-api"}
+    valkey = manifests["StatefulSet", "valkey"]["spec"]["template"]["spec"]["containers"][0]
+    options = services["valkey"]["command"][2:]
+    assert valkey["command"] == ["sh", "/etc/valkey/start.sh", "--dir", "/data", *options]
+
+
+@needs("kubectl")
+def test_kustomize_builds_the_manifests():
+    built = subprocess.run(["kubectl", "kustomize", str(DEPLOY)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    kinds = [item["kind"] for item in yaml.safe_load_all(built.stdout)]
+    assert kinds.count("ConfigMap") == 2 and kinds.count("Deployment") == 2 and "StatefulSet" in kinds
+
+
 @pytest.mark.parametrize("dashboard", ["", "d"])
 def test_the_dashboard_has_a_redis_user_only_with_a_password(tmp_path, dashboard):
     (tmp_path / "valkey-server").write_text("#!/bin/sh\nexec cat\n")
