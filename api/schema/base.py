@@ -82,7 +82,7 @@ MostTokens = Annotated[  # -1 is LM Studio's and Ollama's "no limit"
     int,
     Field(ge=ALL_TOKENS),
     AfterValidator(_not_zero),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": ALL_TOKENS}]}),
+    WithJsonSchema({"type": "integer", "minimum": ALL_TOKENS, "not": {"const": 0}}),
 ]
 Label = Annotated[str, Field(max_length=MAX_LABEL)]
 Metadata = Annotated[

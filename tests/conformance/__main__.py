@@ -40,7 +40,7 @@ class Client:
     """One client library and the script that uses it."""
 
     name: str
-    group: str  # openai3, openai2, encoder, node, tokenizers, templates, harmony, smollm2, agents or aider
+    group: str  # openai3, openai2, generated, encoder, node, tokenizers, templates, harmony, smollm2, agents or aider
     script: str  # an agent's name
     service: str = "demo"  # a name of SERVICES
 
@@ -81,6 +81,8 @@ CLIENTS = (
     Client("litellm rerank", "openai2", "litellm_rerank.py", service="encoder"),
     Client("openai, SmolLM2", "smollm2", "smollm2_client.py", service="smollm2"),
     Client("schemathesis", "openai3", "schemathesis_run.py"),
+    Client("openapi-python-client", "generated", "generated_client.py"),
+    Client("openapi-typescript", "node", "generated.mjs"),
     *(Client(agent.title, agent.group, name, service="agents") for name, agent in AGENTS.items()),
 )
 

@@ -6,7 +6,9 @@ not describe still appears, with what Flask knows of it.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, request
@@ -34,6 +36,7 @@ The same models answer in Anthropic's form (`/v1/messages`) and in Ollama's (`/a
 
 Errors have the form of the path's API. Any operation may also answer 405 (method), 408 (the body came too slowly),
 421 (the Host header names another server) and 501 (transfer coding)."""
+TEXT: Mapping[str, Any] = MappingProxyType({"schema": {"type": "string"}})
 ANY_FAULT = "Any other error, in the same form"
 
 
@@ -129,7 +132,16 @@ def schemas() -> dict[str, Any]:
         for name, schema in found[body].get("properties", {}).items():
             if says := words.get(f"{body}.{name}", words.get(name)):
                 schema["description"] = says
+    drop_null_defaults(found)
     return found
+
+
+def drop_null_defaults(schema: Any) -> None:
+    """A field whose default is null may be left out; generators take a field with a default for one that is there."""
+    for node in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        if isinstance(node, dict) and node.get("default", "") is None:
+            del node["default"]
+        drop_null_defaults(node)
 
 
 def operation(name: str, rule: Rule, examples: dict[str, Any]) -> dict[str, Any]:
@@ -173,15 +185,15 @@ def responses(method: str, path: str, described: Described, examples: dict[str, 
 
 
 def done(described: Described, examples: dict[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {described.media_type: {}}
+    content: dict[str, Any] = {described.media_type: {} if described.media_type == "application/json" else dict(TEXT)}
     if described.answer is not None:
         content = json_of(described.answer)
         if "answer" in examples:
             content["application/json"]["example"] = examples["answer"]
     if described.has_lines:
-        content["application/x-ndjson"] = {}
+        content["application/x-ndjson"] = dict(TEXT)
     elif described.is_streamed or described.is_resumable:
-        content["text/event-stream"] = {"example": examples["stream"]} if "stream" in examples else {}
+        content["text/event-stream"] = dict(TEXT) | ({"example": examples["stream"]} if "stream" in examples else {})
     return {"description": "Done", "content": content}
 
 

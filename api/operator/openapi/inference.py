@@ -29,6 +29,7 @@ LEAVING = (
     "`Idempotency-Key` header, and a repeated request finds the same job instead of making another. "
 )
 STREAMING = "With `stream` the answer comes as server-sent events; while the job waits, comments say its place. "
+CANCELLING = "The answer is whole if it had ended already."
 RESUMING = (
     "Without `stream` the whole answer, or 202 while it is not complete. With `stream` and `starting_after` a stream "
     "continues where a connection broke, at any API process."
@@ -66,6 +67,7 @@ OPENAIS: Mapping[str, Described] = MappingProxyType(
             "are ignored.", True,
         ),
         "GET /v1/chat/completions/{job_id}": fetching("Fetch or resume a chat", answers.ChatAnswer, pending=True),
+        "POST /v1/chat/completions/{job_id}/cancel": Described("Cancel a chat", answers.ChatAnswer, says=CANCELLING),
         "GET /v1/chat/completions": Described(
             "Stored chats", answers.ItemList, says="Those that were asked for with `store`.", query=(*PAGES, ORDER)
         ),
@@ -78,6 +80,7 @@ OPENAIS: Mapping[str, Described] = MappingProxyType(
         ),
         "POST /v1/completions": generating("Complete a text", answers.TextAnswer, CompletionRequest, "", True),
         "GET /v1/completions/{answer_id}": fetching("Fetch or resume a text", answers.TextAnswer, pending=True),
+        "POST /v1/completions/{answer_id}/cancel": Described("Cancel a text", answers.TextAnswer, says=CANCELLING),
         "POST /v1/responses": generating(
             "Respond", answers.ResponseAnswer, ResponsesRequest,
             "`previous_response_id` or `conversation` continue what was said before.", False,

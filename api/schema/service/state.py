@@ -1,10 +1,10 @@
 """Health, jobs, usage and conversations."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from api.schema.answers import Shape
+from api.schema.answers import ChatChoice, Shape
 from common.redis.served.shelf import ModelStatus
 from common.wire import JobState, Tier
 
@@ -82,7 +82,7 @@ class Pending(JobPlace):
 
     id: str
     status: Literal["queued", "in_progress"]
-    choices: list[Any]
+    choices: list[ChatChoice] = Field(max_length=0)
     tokens: int
 
 
