@@ -32,7 +32,7 @@ export function openMenu(opener, items) {
   menu.addEventListener("keydown", press);
   menu.addEventListener("toggle", ({ newState }) => newState === "closed" && close());
 
-  document.body.append(menu);
+  (opener.closest("nav, main") ?? document.body).append(menu); // within a landmark
   menu.showPopover();
   place(menu, opener.getBoundingClientRect());
   opener.setAttribute("aria-expanded", "true");
