@@ -61,7 +61,7 @@ GPU = {"name": "a GPU", "total": 24 * 2**30, "used": 0, "is_gpu": True}
 )
 def test_the_models_of_a_table_are_told_together(num_models, max_loaded, together, capsys):
     models = [MODEL | {"id": f"m{number}"} for number in range(num_models)]
-    assert show_models({"machine": GPU, "share": 0.9, "models": models}, max_loaded)
+    assert show_models({"machine": GPU, "share": 0.9, "models": models}, max_loaded, as_json=False)
     *rows, _, last = capsys.readouterr().out.splitlines()
     assert rows[1].split() == "m0 generate 5.00 GiB 1.00 GiB 1,024.0 KiB 1,024 fits".split()
     assert f"a GPU: 21.60 GiB for models, which take {7 * num_models:.2f} GiB: {together}" in last
@@ -69,7 +69,7 @@ def test_the_models_of_a_table_are_told_together(num_models, max_loaded, togethe
 
 def test_a_model_that_does_not_fit_and_one_with_a_fault_are_told(capsys):
     models = [MODEL | {"id": "large", "weights": 30 * 2**30}, {"id": "gone", "fault": "there is no such folder."}]
-    assert not show_models({"machine": GPU, "share": 0.9, "models": models}, None)
+    assert not show_models({"machine": GPU, "share": 0.9, "models": models}, None, as_json=False)
     out = capsys.readouterr().out
     assert "does not fit: needs 10.40 GiB more" in out and "there is no such folder." in out
 

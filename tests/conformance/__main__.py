@@ -2,7 +2,7 @@
 
 Installs each group of clients at its pinned versions into .venv-conformance (npm's into folders beside this file),
 starts Valkey, gunicorn and a worker with the demo model, runs every script, and prints one line per client.
-Two services run at a time. Agents get a copy of the model with a longer context, and run two at a time themselves.
+Agents get a copy of the model with a longer context, and run two at a time.
 A group that cannot be installed is skipped, and why is said.
 """
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -99,20 +99,13 @@ def main(chosen: list[str]) -> int:
     if all(refusals.values()):
         print(f"nothing could be installed: {refusals}")
         return 0
-    with ThreadPoolExecutor(2) as pool:
-        by_service = pool.map(lambda name: run_service(name, clients, refusals), SERVICES)
-        outcomes = [outcome for found in by_service for outcome in found]
+    outcomes = []
+    for name, serve in SERVICES.items():
+        if ours := [client for client in clients if client.service == name]:
+            with serve() as place, ThreadPoolExecutor(2 if name == "agents" else 1) as pool:
+                outcomes += pool.map(lambda client: run_client(client, place, refusals[client.group]), ours)
     print(f"\n{outcomes.count('ok')} clients ok, {outcomes.count('FAIL')} failed, {outcomes.count('skip')} skipped")
     return 1 if "FAIL" in outcomes else 0
-
-
-def run_service(name: str, clients: Sequence[Client], refusals: Mapping[str, str]) -> list[str]:
-    """What became of its clients among these. `refusals`: why a group could not be installed, or ''."""
-    ours = [client for client in clients if client.service == name]
-    if not ours:
-        return []
-    with SERVICES[name]() as place, ThreadPoolExecutor(2 if name == "agents" else 1) as pool:
-        return list(pool.map(lambda client: run_client(client, place, refusals[client.group]), ours))
 
 
 @contextmanager
@@ -190,9 +183,9 @@ def smollm2() -> Iterator[Mapping[str, str]]:
 
 
 SERVICES: Mapping[str, Callable[[], AbstractContextManager[Mapping[str, str]]]] = {
-    "agents": agents,  # the longest comes first
     "demo": demo,
     "paced": paced,
+    "agents": agents,
     "encoder": encoder,
     "smollm2": smollm2,
     "its own": lambda: nullcontext({"PYTEST_ADDOPTS": "-q -n 0"}),

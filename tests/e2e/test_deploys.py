@@ -130,7 +130,7 @@ def test_a_stream_ends_with_an_error_in_the_words_of_its_endpoint(stage: Harness
 @both
 def test_a_client_that_asked_for_ids_is_sent_retry_and_misses_nothing(stage: Harness, restart: Restart) -> None:
     fields = {"stream_options": {"include_event_ids": True}, "background": True}
-    sent = asyncio.run(streams(stage, restart, 400, **fields))
+    sent = asyncio.run(streams(stage, restart, 700, **fields))
 
     async def bytes_of(api: Api, path: str, headers: Any) -> bytes:
         response = await api.open("GET", path, headers=headers)

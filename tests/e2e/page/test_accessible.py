@@ -57,7 +57,8 @@ def test_axe_finds_nothing_in_the_chat(chat, scheme, backend):
     chat.click(".message.user >> nth=0 >> [aria-label^=Edit]")
     assert faults(chat) == [], "editing"
     chat.keyboard.press("Escape")
-    backend.refusals.append((429, {"message": "Too many requests.", "code": "rate_limit_exceeded", "param": None}))
+    refusal = {"message": "The day's share is used.", "code": "rate_limit_exceeded", "retry_after": 3600}
+    backend.refusals.append((429, refusal))  # too far away to be tried again
     say(chat, "refused")
     chat.wait_for_selector(f"{ANSWER} .notice:visible")
     assert faults(chat) == [], "refused"
