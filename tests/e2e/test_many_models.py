@@ -11,6 +11,8 @@ from common.redis.metrics import read
 from common.settings import DEMO_MODEL
 from tests.service import RunningService
 
+pytestmark = pytest.mark.timeout(300)  # models take turns of a second, and a swap takes longer on a busy machine
+
 LONG = 800  # tokens: about a second
 TABLE = """
 [[model]]
@@ -66,7 +68,7 @@ class Asking:
                 self.has_begun.set()
 
     def whole(self) -> str:
-        self._thread.join(60)
+        self._thread.join(120)
         assert not self._thread.is_alive() and self.text
         return self.text
 

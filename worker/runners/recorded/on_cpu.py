@@ -103,7 +103,7 @@ class NativeSteps:
             with program.recording(self.memory):
                 logits = compute(own)
         except NotRecorded as reason:
-            logger.info("steps of %d sequences are not recorded: %s", len(own.hidden), reason)
+            logger.debug("steps of %d sequences are not recorded: %s", len(own.hidden), reason)
             self.programs[len(own.hidden)] = None
             return None
         self.programs[len(own.hidden)] = program, logits
