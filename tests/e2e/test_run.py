@@ -77,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def test_one_log_line_has_a_curl_command_that_works(run: Run) -> None:
     lines = [line for line in run.log_path.read_text().splitlines() if "Protocol OMNI serves" in line]
     assert len(lines) == 1
-    command = json.loads(lines[0].partition("| ")[2])["message"].partition("Try: ")[2]
+    command = json.loads(lines[0])["message"].partition("Try: ")[2]
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
     assert '"object":"chat.completion"' in answer.stdout
     assert not re.search(r"Traceback|Loading weights|%\|", run.log_path.read_text())
