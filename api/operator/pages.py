@@ -5,6 +5,7 @@ import hashlib
 import mimetypes
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from flask import Blueprint, Response, request
@@ -12,20 +13,29 @@ from werkzeug.exceptions import NotFound
 from werkzeug.security import safe_join
 
 STATIC = Path(__file__).parents[1] / "static"
-PACKED = frozenset({".woff2", ".png"})  # compressed by their format
+PACKED = frozenset({".woff2", ".png"})  # by their format
 FOR_EVER = "public, max-age=31536000, immutable"
 ASK_FIRST = "no-cache"  # kept, but asked for each time: "304 Not Modified" if it is still the same
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asset:
     plain: bytes
-    packed: bytes  # by gzip; empty where that gains nothing
     digest: str
+    can_pack: bool = True
+
+    @cached_property
+    def packed(self) -> bytes:
+        """By gzip, when it is asked for: all files at once would hold up other requests for a second."""
+        return gzip.compress(self.plain, 6, mtime=0) if self.can_pack else b""
+
+
+def asset_of(plain: bytes, *, can_pack: bool = True) -> Asset:
+    return Asset(plain, hashlib.sha256(plain).hexdigest()[:16], can_pack)
 
 
 class Assets:
-    """The files of one folder, each read and compressed once, and again when it has changed."""
+    """The files of one folder, each read once, and again when it has changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,8 +53,7 @@ class Assets:
         kept = self.kept.get(path)
         if kept is None or kept[0] != state:
             plain = path.read_bytes()
-            packed = b"" if path.suffix in PACKED else gzip.compress(plain, 9, mtime=0)
-            kept = self.kept[path] = (state, Asset(plain, packed, hashlib.sha256(plain).hexdigest()[:16]))
+            kept = self.kept[path] = (state, asset_of(plain, can_pack=path.suffix not in PACKED))
         return kept[1]
 
     def files(self) -> Iterator[Path]:
@@ -63,8 +72,7 @@ def page_routes() -> Blueprint:
     def page(name: str) -> Response:
         """A page whose links lead to the present version of the files; modules find each other by relative paths."""
         plain = assets.read(name).plain.replace(b'="static/', f'="static/{assets.version()}/'.encode())
-        packed = gzip.compress(plain, 6, mtime=0)
-        return answer(Asset(plain, packed, hashlib.sha256(plain).hexdigest()[:16]), "text/html", ASK_FIRST)
+        return answer(asset_of(plain), "text/html", ASK_FIRST)
 
     @routes.get("/")
     def index() -> Response:
@@ -95,7 +103,7 @@ def page_routes() -> Blueprint:
 
 
 def answer(asset: Asset, kind: str, caching: str) -> Response:
-    is_packed = bool(asset.packed) and request.accept_encodings["gzip"] > 0
+    is_packed = asset.can_pack and request.accept_encodings["gzip"] > 0
     response = Response(asset.packed if is_packed else asset.plain, mimetype=kind)
     response.headers["Cache-Control"] = caching
     response.headers["Vary"] = "Accept-Encoding"
