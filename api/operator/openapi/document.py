@@ -194,6 +194,8 @@ def done(described: Described, examples: dict[str, Any]) -> dict[str, Any]:
         content["application/x-ndjson"] = dict(TEXT)
     elif described.is_streamed or described.is_resumable:
         content["text/event-stream"] = dict(TEXT) | ({"example": examples["stream"]} if "stream" in examples else {})
+    if any(query.name == "format" for query in described.query):
+        content["text/csv"] = dict(TEXT)
     return {"description": "Done", "content": content}
 
 
