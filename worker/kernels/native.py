@@ -112,6 +112,12 @@ class ToldKernel:
         self.function(*arguments)
 
 
+def address_of(kernel: Any) -> int | None:
+    """Of a function that `listening` may be told of, for calls by C."""
+    address: int | None = kernel.address
+    return address
+
+
 def share_thread_pool() -> None:
     """Bind the kernels to torch's own OpenMP runtime, so that both use one pool of threads. Raises NoKernels."""
     library = openmp_library()

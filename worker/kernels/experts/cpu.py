@@ -20,7 +20,7 @@ from worker.kernels.experts.form import (
 from worker.kernels.experts.layer import Encode, ExpertLayer, encoded
 from worker.kernels.experts.nodes import copy_over_nodes, count_nodes
 from worker.kernels.heap import use_large_pages
-from worker.kernels.native import NoKernels, ToldKernel
+from worker.kernels.native import NoKernels, address_of
 from worker.kernels.packed.layout import FORMS, CPacked, kernels_for
 
 ACTIVATION_NAMES = ("silu", "gelu", "gelu_tanh")  # in the order of the kernels
@@ -101,8 +101,7 @@ class CpuExperts:
         """Find the kernels, and tell them where the tensors lie: of experts that were made before, too."""
         self.dtype = getattr(torch, self.form.up.dtype)
         self.kernels = kernels_for(self.dtype)
-        self.compute: ToldKernel = self.kernels.compute_experts  # type: ignore[assignment]
-        self.function = self.compute.address
+        self.function = address_of(self.kernels.compute_experts)
         activation = self.form.activation
         self.values = {
             name: ctypes.c_char_p(values_of(matrix))
@@ -162,7 +161,7 @@ class CpuExperts:
         hidden, chosen, weights = hidden.contiguous(), chosen.contiguous(), weights.contiguous()
         found = out if out.is_contiguous() else torch.empty_like(hidden)
         addresses = (part.data_ptr() for part in (hidden, chosen, weights, found))
-        self.compute(ctypes.byref(self.arguments(*addresses, *chosen.shape)))
+        self.kernels.compute_experts(ctypes.byref(self.arguments(*addresses, *chosen.shape)))
         if found is not out:
             out.copy_(found)
 

@@ -75,6 +75,7 @@ class NativeSteps:
             and len(inputs.tables) <= self.num_blocks
         )
 
+    @torch.inference_mode()
     def run(
         self, compute: Callable[[NativeInputs], torch.Tensor], inputs: NativeInputs, selected: torch.Tensor
     ) -> torch.Tensor | None:
