@@ -17,6 +17,7 @@ from common.wire import GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
 from worker.kernels.quantized import quantization_named
 from worker.models.loader import EngineConfig, load
+from worker.runners.native_decoder import NativeDecoderRunner
 
 READ_BYTES = 2**30
 BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.5 + 4 / 32, "fp8": 1.0}  # int4 with a bf16 scale and zero for every 32
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--context", type=int, default=256, help="tokens")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--unrecorded", action="store_true", help="on a CPU: each kernel is called from Python")
     parser.add_argument("--quantize", choices=["int8", "int4", "fp8"], default="")
     args = parser.parse_args()
     config = EngineConfig(threads=args.threads, quantization=quantization_named(args.quantize), max_num_seqs=64)
@@ -127,6 +129,8 @@ def main() -> None:
     weights = weight_bytes(loaded.model, args.quantize)  # before the engine packs them
     engine = Engine(loaded, config)
     engine.warm_up(lambda stage, fraction: None)
+    if args.unrecorded and isinstance(engine.runner, NativeDecoderRunner):
+        engine.runner.steps = None
     batches = [int(text) for text in args.batches.split(",")]
     print_table(engine, weights, read_bandwidth(loaded.device), batches, args.context)
 
