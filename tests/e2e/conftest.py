@@ -1,8 +1,10 @@
-"""A headless Chromium, where there is one."""
+"""A headless Chromium, where there is one, and the chat page in it against a backend that can misbehave on demand."""
 
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.fake_backend import fake_backend
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = """
@@ -37,3 +39,16 @@ def page(browser):
     yield page
     context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def backend():
+    with fake_backend() as backend:
+        yield backend
+
+
+@pytest.fixture
+def chat(page, backend):
+    page.goto(backend.url)
+    page.wait_for_selector("#model option", state="attached")
+    return page

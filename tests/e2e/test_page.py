@@ -4,23 +4,10 @@ import re
 
 import pytest
 
-from tests.e2e.fake_backend import NUM_SLOW, fake_backend
+from tests.e2e.fake_backend import NUM_SLOW
 
 ANSWER = ".message.assistant:last-child"
 ALL_WORDS = " ".join(f"w{number}" for number in range(NUM_SLOW))
-
-
-@pytest.fixture
-def backend():
-    with fake_backend() as backend:
-        yield backend
-
-
-@pytest.fixture
-def chat(page, backend):
-    page.goto(backend.url)
-    page.wait_for_selector("#model option", state="attached")
-    return page
 
 
 def say(page, text):

@@ -21,13 +21,6 @@ def backend():
         yield backend
 
 
-@pytest.fixture
-def chat(page, backend):
-    page.goto(backend.url)
-    page.wait_for_selector("#model option", state="attached")
-    return page
-
-
 def faults(page):
     """What axe finds, in short."""
     if not page.evaluate("Boolean(window.axe)"):

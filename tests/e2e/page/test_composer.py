@@ -2,9 +2,6 @@
 
 import base64
 
-import pytest
-
-from tests.e2e.fake_backend import fake_backend
 from tests.e2e.test_page import ANSWER, answer, say, until_done, wait_for_words
 
 PNG = base64.b64decode(
@@ -25,19 +22,6 @@ def pdf(text):
     ]
     body = "%PDF-1.4\n" + "".join(f"{n} 0 obj{text}endobj\n" for n, text in enumerate(objects, 1))
     return (body + "trailer<</Root 1 0 R/Size 6>>\n%%EOF").encode()
-
-
-@pytest.fixture
-def backend():
-    with fake_backend() as backend:
-        yield backend
-
-
-@pytest.fixture
-def chat(page, backend):
-    page.goto(backend.url)
-    page.wait_for_selector("#model option", state="attached")
-    return page
 
 
 def attach(page, *files):

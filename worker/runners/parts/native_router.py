@@ -46,5 +46,6 @@ def native_router(router: Router | NativeRouter, kernels: ctypes.CDLL, dtype: to
         and router.num_chosen_groups >= router.num_groups
         and linear.weight.shape[1] % 16 == 0
         and linear.weight.dtype in (dtype, torch.float32)
+        and router.top_k <= len(linear.weight)  # torch refuses more by a sentence
     )
     return NativeRouter(router, kernels) if can else router

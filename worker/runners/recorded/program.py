@@ -87,9 +87,8 @@ class Program:
     """Calls of kernels, in order."""
 
     def __init__(self) -> None:
-        self.calls: list[CCall] = []
+        self.calls: Any = []  # CCalls; an array of them once they are recorded
         self.owners: list[Any] = []  # of structures that calls are given
-        self.found: Any = None
 
     @contextmanager
     def recording(self, memory: StepMemory) -> Iterator[None]:
@@ -101,7 +100,7 @@ class Program:
                 yield
         finally:
             listening().to = None
-        self.found = (CCall * len(self.calls))(*self.calls)
+        self.calls = (CCall * len(self.calls))(*self.calls)
 
     def _add(self, name: str, arguments: tuple[Any, ...]) -> None:
         call = CCall(REPLAYED.index(name))
@@ -114,4 +113,4 @@ class Program:
         self.calls.append(call)
 
     def run(self, kernels: ctypes.CDLL) -> None:
-        kernels.replay(self.found, len(self.calls))
+        kernels.replay(self.calls, len(self.calls))
