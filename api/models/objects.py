@@ -80,5 +80,5 @@ def size_of(card: ModelCard, entry: ShelfEntry) -> int:
 
 def without_card(entry: ShelfEntry) -> dict[str, Any]:
     card = ModelCard(entry.queue, (entry.queue,), "", "", "", 0, 0, 0, "", None)
-    described = describe(entry.queue, card) | {"root": None, "max_model_len": None}
+    described = describe(entry.queue, card) | {"root": None, "max_model_len": None, "architecture": None}
     return described | {"task": None, "size": entry.weights_bytes} | shelf_fields(entry)

@@ -34,6 +34,13 @@ class ModelPlace(Shape):
     state: ModelStatus
 
 
+class Modalities(Shape):
+    """What a model reads and makes, in OpenRouter's words."""
+
+    input_modalities: list[Literal["text", "image"]]
+    output_modalities: list[Literal["text", "embeddings", "scores"]]
+
+
 class Model(Shape):
     id: str
     object: Literal["model"]
@@ -41,6 +48,7 @@ class Model(Shape):
     owned_by: str
     parent: str | None
     max_model_len: int | None
+    architecture: Modalities | None  # not known of a model whose files cannot be read
     task: Task | None
     size: int
     memory: int

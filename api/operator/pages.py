@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import mimetypes
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from posixpath import dirname, normpath
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
@@ -15,6 +17,8 @@ from werkzeug.security import safe_join
 STATIC = Path(__file__).parents[1] / "static"
 PACKED = frozenset({".woff2", ".png"})  # by their format
 FOR_EVER = "public, max-age=31536000, immutable"
+MODULE = re.compile(rb'<script type="module" src="static/([^"]+)">')
+IMPORT = re.compile(rb'^(?:import|export) [^;]*?from "(\.[^"]+)"', re.MULTILINE)
 ASK_FIRST = "no-cache"  # kept, but asked for each time: "304 Not Modified" if it is still the same
 
 
@@ -40,6 +44,7 @@ class Assets:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kept: dict[Path, tuple[tuple[int, int], Asset]] = {}
+        self.pages: dict[str, tuple[str, Asset]] = {}  # name -> the version that it leads to, and the page
 
     def read(self, name: str) -> Asset:
         path = safe_join(str(self.folder), name)
@@ -56,6 +61,28 @@ class Assets:
             kept = self.kept[path] = (state, asset_of(plain, can_pack=path.suffix not in PACKED))
         return kept[1]
 
+    def page(self, name: str) -> Asset:
+        """A page whose links lead to the present version of the files; modules find each other by relative paths. It
+        names all of them, so that the browser need not read one to ask for the next."""
+        version = self.version()
+        if self.pages.get(name, ("",))[0] != version:
+            plain = MODULE.sub(lambda tag: self.preloads(tag[1].decode()) + tag[0], self.read(name).plain)
+            self.pages[name] = (version, asset_of(plain.replace(b'="static/', f'="static/{version}/'.encode())))
+        return self.pages[name][1]
+
+    def preloads(self, script: str) -> bytes:
+        links = (f'<link rel="modulepreload" href="static/{name}">\n  ' for name in self.modules(script))
+        return "".join(links).encode()
+
+    def modules(self, script: str) -> list[str]:
+        """The names of all modules that this one loads at once, those that it imports itself first."""
+        found = [script]
+        for name in found:  # it grows meanwhile
+            names = (match.decode() for match in IMPORT.findall(self.read(name).plain))
+            paths = (normpath(f"{dirname(name)}/{relative}".lstrip("/")) for relative in names)
+            found += [path for path in dict.fromkeys(paths) if path not in found]
+        return found[1:]
+
     def files(self) -> Iterator[Path]:
         return (path for path in sorted(self.folder.rglob("*")) if path.is_file())
 
@@ -70,9 +97,7 @@ def page_routes() -> Blueprint:
     assets = Assets(STATIC)
 
     def page(name: str) -> Response:
-        """A page whose links lead to the present version of the files; modules find each other by relative paths."""
-        plain = assets.read(name).plain.replace(b'="static/', f'="static/{assets.version()}/'.encode())
-        return answer(asset_of(plain), "text/html", ASK_FIRST)
+        return answer(assets.page(name), "text/html", ASK_FIRST)
 
     @routes.get("/")
     def index() -> Response:

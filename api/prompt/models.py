@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from api.prompt.encoder import PromptEncoder
 from api.prompt.shelf import ShelfReader, all_entries
@@ -211,6 +212,15 @@ def card_of(record: AdapterRecord, base: ModelCard) -> ModelCard:
     )
 
 
+OUTPUTS: Mapping[Task, str] = MappingProxyType({"generate": "text", "embed": "embeddings", "score": "scores"})
+
+
+def modalities(card: ModelCard) -> dict[str, list[str]]:
+    """What the model reads and what it makes, in OpenRouter's words."""
+    inputs = ["text", "image"] if card.accepts_images else ["text"]
+    return {"input_modalities": inputs, "output_modalities": [OUTPUTS[card.task]]}
+
+
 def describe(name: str, card: ModelCard) -> dict[str, object]:
     """The model object of OpenAI and of Anthropic in one."""
     return {
@@ -221,6 +231,7 @@ def describe(name: str, card: ModelCard) -> dict[str, object]:
         "root": card.root,
         "parent": card.queue if card.adapter else None,
         "max_model_len": card.max_model_len,
+        "architecture": modalities(card),
         "type": "model",  # this and the next two are Anthropic's
         "display_name": name,
         "created_at": datetime.fromtimestamp(card.created, UTC).isoformat(),

@@ -37,7 +37,10 @@ class App {
       onOptions: (name, value) => this.setOption(name, value),
     });
     this.models = new Models({
-      onPick: (model) => this.setOption("model", model),
+      onPick: (model) => {
+        this.setOption("model", model);
+        this.composer.refresh();
+      },
       onList: () => this.composer?.refresh(),
       openSettings,
     });
@@ -66,6 +69,7 @@ class App {
       onSend: (text, attachments) => this.send(text, attachments),
       onStop: () => this.stop(),
       held: () => this.current.messages.flatMap(({ attachments = [] }) => attachments),
+      noImages: () => this.models.noImages,
       waitsFor: () => (this.models.picked ? "" : "a model is there"),
     });
     wireShortcuts({ onNew: () => this.conversations.openNew(), onSettings: () => this.panel.toggle() });

@@ -10,15 +10,19 @@ const KEPT_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 
 export const LIMITS =
   "Images (up to 8, scaled to 2048 pixels), text files and PDFs (as their text), up to 20 MB and 1,000,000 characters each.";
+export const TEXT_LIMITS = "Text files and PDFs (as their text), up to 20 MB and 1,000,000 characters each.";
 
 /** A message for the person whose file is refused. */
 export class Refusal extends Error {}
 
-/** The attachment of a file: {kind: "image", name, type, url, bytes} or {kind: "text", name, text}. Throws Refusal. */
-export async function readAttachment(file) {
+/** The attachment of a file: {kind: "image", name, type, url, bytes} or {kind: "text", name, text}. `noImages`: why images
+ * cannot be taken, or "". Throws Refusal. */
+export async function readAttachment(file, noImages) {
   if (file.size > MAX_FILE_BYTES) throw new Refusal(`${file.name} has ${megabytes(file.size)}; a file may have 20 MB.`);
   if (file.size === 0) throw new Refusal(`${file.name} is empty.`);
-  if (file.type.startsWith("image/") && file.type !== "image/svg+xml") return readImage(file);
+  const isImage = file.type.startsWith("image/") && file.type !== "image/svg+xml";
+  if (isImage && noImages) throw new Refusal(`${file.name} is an image. ${noImages}`);
+  if (isImage) return readImage(file);
   const isPdf = file.type === "application/pdf" || /\.pdf$/i.test(file.name);
   const text = isPdf ? await readPdf(file) : await readText(file);
   if (text.length > MAX_CHARACTERS) {

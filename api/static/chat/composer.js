@@ -4,11 +4,12 @@
 import { Tray } from "./tray.js";
 
 export class Composer {
-  /** `onSend(text, attachments)`. `held()`: attachments of the conversation. `waitsFor()`: what is missing for sending, or "". */
-  constructor({ form, area, note, sendButton, stopButton, onSend, onStop, held, waitsFor }) {
+  /** `onSend(text, attachments)`. `held()`: attachments of the conversation. `noImages()`: why the picked model takes no
+   * images, or "". `waitsFor()`: what is missing for sending, or "". */
+  constructor({ form, area, note, sendButton, stopButton, onSend, onStop, held, noImages, waitsFor }) {
     Object.assign(this, { form, area, note, sendButton, stopButton, onSend, waitsFor });
     this.isWanted = false;
-    this.tray = new Tray({ held, onChange: () => this.refresh() });
+    this.tray = new Tray({ held, noImages, onChange: () => this.refresh() });
     this.hasKeyboard = !matchMedia("(pointer: coarse)").matches;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -47,11 +48,13 @@ export class Composer {
   }
 
   get missing() {
-    return this.tray.isReading ? "the files are read" : this.waitsFor();
+    if (this.tray.isReading) return "the files are read";
+    return this.waitsFor() || (this.tray.isRefused ? "a model that reads images is picked, or the images are removed" : "");
   }
 
   /** Sends what waited for something that is there now; says what is missing otherwise. */
   refresh() {
+    this.tray.label();
     if (this.isWanted && !this.missing && !this.isRunning) return this.sendNow();
     const words = this.isWanted ? `Sent as soon as ${this.missing}.` : "";
     if (this.note.textContent !== words) this.note.textContent = words;

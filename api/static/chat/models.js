@@ -115,6 +115,12 @@ export class Models {
     return this.select.value;
   }
 
+  /** Why the picked model takes no images; empty if it does, or if the server does not say. */
+  get noImages() {
+    const inputs = this.offered?.find(({ id }) => id === this.picked)?.architecture?.input_modalities;
+    return !inputs || inputs.includes("image") ? "" : `${this.picked} reads text only; pick a model that reads images.`;
+  }
+
   complain(error) {
     const settings = h("button", { type: "button", onclick: this.openSettings }, "Settings");
     const text = `${error.message} ${error.isPassing ? "Trying again…" : advice(error)}`;

@@ -1,19 +1,19 @@
 // The files that wait in the box to be sent: chosen, pasted or dropped.
 
-import { checkRoom, LIMITS, readAttachment, Refusal } from "./attachments.js";
+import { checkRoom, LIMITS, readAttachment, Refusal, TEXT_LIMITS } from "./attachments.js";
 import { attachmentView } from "./attachment_view.js";
 import { byId } from "./dom.js";
 
 export class Tray {
-  /** `held()`: what the conversation has already. `onChange()`: a file came, went or is being read. */
-  constructor({ held, onChange }) {
-    Object.assign(this, { held, onChange, files: [], numReading: 0 });
+  /** `held()`: what the conversation has already. `noImages()`: why the picked model takes none, or "". `onChange()`: a file
+   * came, went or is being read. */
+  constructor({ held, noImages, onChange }) {
+    Object.assign(this, { held, noImages, onChange, files: [], numReading: 0 });
     this.list = byId("tray");
     this.told = byId("tray-note");
     this.input = byId("files");
-    const button = byId("attach");
-    button.title = `Attach files. ${LIMITS}`;
-    button.addEventListener("click", () => this.input.click());
+    this.button = byId("attach");
+    this.button.addEventListener("click", () => this.input.click());
     this.input.addEventListener("change", () => {
       this.add([...this.input.files]);
       this.input.value = ""; // the same file may be chosen again
@@ -42,6 +42,17 @@ export class Tray {
     this.add([...transfer.files]);
   }
 
+  /** Says what may be attached with the picked model. */
+  label() {
+    const refusal = this.noImages();
+    this.button.title = `Attach files. ${refusal ? `${TEXT_LIMITS} ${refusal}` : LIMITS}`;
+  }
+
+  /** Whether there are images and the picked model takes none. */
+  get isRefused() {
+    return this.files.some(({ kind }) => kind === "image") && this.noImages() !== "";
+  }
+
   get isReading() {
     return this.numReading > 0;
   }
@@ -52,7 +63,7 @@ export class Tray {
     this.tell("Reading…");
     for (const file of files) {
       try {
-        const attachment = await readAttachment(file);
+        const attachment = await readAttachment(file, this.noImages());
         checkRoom(attachment, [...this.held(), ...this.files]);
         this.files.push(attachment);
       } catch (error) {

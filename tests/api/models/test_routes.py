@@ -27,6 +27,8 @@ def test_every_model_and_adapter_is_listed_with_its_place(api):
     assert found["sql"]["parent"] == "org/a" and found["sql"]["status"]["value"] == "loaded"
     assert found["b"]["status"] == {"value": "unloaded", "state": "cold"}
     assert (found["b"]["memory"], found["b"]["eta_s"], found["b"]["task"]) == (0, 12.5, "generate")
+    assert found["b"]["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
+    assert found["broken"]["architecture"] is None
     broken = {"value": "unloaded", "state": "failed", "failed": True, "reason": "it has no weights."}
     assert found["broken"]["status"] == broken and found["broken"]["max_model_len"] is None
     assert api.send("GET", "/models").get_json()["data"] == api.send("GET", "/v1/models").get_json()["data"]

@@ -41,11 +41,13 @@ def imported(path, script):
 def test_the_first_paint_costs_little(client, page):
     answer = get(client, page)
     num_bytes, seen, todo = len(answer.data), set(), linked(gzip.decompress(answer.data).decode())
+    named = set(todo)
     while todo:
         path = todo.pop()
         if path in seen:
             continue
         seen.add(path)
+        assert path in named, "a module is asked for only once another one is read"
         file = get(client, path)
         assert file.status_code == 200, path
         num_bytes += len(file.data)

@@ -108,6 +108,26 @@ def test_a_large_image_is_scaled(chat, backend):
     assert chat.evaluate("document.querySelector('#tray img').naturalWidth") == 2048
 
 
+def test_a_model_that_reads_text_only_gets_no_images(page, backend):
+    sees = {"architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"]}}
+    reads = {"architecture": {"input_modalities": ["text"], "output_modalities": ["text"]}}
+    backend.models = [{"id": "sees"} | sees, {"id": "reads"} | reads]
+    page.goto(backend.url)
+    page.wait_for_selector("#model option", state="attached")
+    assert page.get_attribute("#attach", "title").startswith("Attach files. Images")
+    attach(page, IMAGE)
+    page.select_option("#model", "reads")
+    assert "reads reads text only" in page.get_attribute("#attach", "title")
+    say(page, "What is this?")
+    page.wait_for_selector("#send-note:has-text('a model that reads images is picked, or the images are removed')")
+    attach(page, IMAGE | {"name": "two.png"})
+    told = "two.png is an image. reads reads text only; pick a model that reads images."
+    assert page.inner_text("#tray-note") == told
+    page.select_option("#model", "sees")
+    until_done(page)
+    assert (backend.bodies[-1]["model"], page.locator(".message.user .attachment").count()) == ("sees", 1)
+
+
 # What waits
 
 
