@@ -201,6 +201,7 @@ def test_a_store_of_a_later_version_leaves_the_board_its_queue(service_of_a_stor
         raise SchemaTooNew("The store was made by a later version of this server.")
 
     monkeypatch.setattr("api.operator.stored_work.board_batches", refuse)
+    monkeypatch.setattr("api.operator.stored_work.PATIENCE_S", 20)
     frame = Board(service_of_a_store).frame()
     assert b'"is_store_away":true' in frame and b'"waiting":[]' in frame
 
