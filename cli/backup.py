@@ -13,7 +13,7 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
-from cli.terminal import CallersPath
+from cli.terminal import CallersPath, json_option, show_json
 from common.process.data_folder import FolderRefused, is_answered, take
 from common.redis.connection import connect
 from common.settings import Settings
@@ -25,8 +25,9 @@ REWRITES = "auto-aof-rewrite-percentage"
 
 @click.command()
 @click.argument("folder", type=CallersPath())
+@json_option
 @click.pass_context
-def backup(context: click.Context, folder: Path) -> None:
+def backup(context: click.Context, folder: Path, as_json: bool) -> None:
     """Copy queue, keys, store and files into a new FOLDER. The service may run. It holds prompts: keep it closed."""
     settings: Settings = context.obj["settings"]()
     data = settings.redis.data_dir.resolve()
@@ -44,13 +45,17 @@ def backup(context: click.Context, folder: Path) -> None:
     except (OSError, RedisError, sqlite3.Error) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise click.ClickException(f"nothing was backed up: {error}") from None
-    click.echo("\n".join([*copied, f"backed up in {folder}; `omni restore {folder}` brings it back"]))
+    if as_json:
+        show_json({"folder": str(folder), "copied": copied})
+    else:
+        click.echo("\n".join([*copied, f"backed up in {folder}; `omni restore {folder}` brings it back"]))
 
 
 @click.command()
 @click.argument("folder", type=CallersPath())
+@json_option
 @click.pass_context
-def restore(context: click.Context, folder: Path) -> None:
+def restore(context: click.Context, folder: Path, as_json: bool) -> None:
     """Put a backup's FOLDER in the place of OMNI_DATA_DIR. The service must be stopped, and the place empty."""
     settings: Settings = context.obj["settings"]()
     data = settings.redis.data_dir.resolve()
@@ -70,7 +75,10 @@ def restore(context: click.Context, folder: Path) -> None:
         raise click.ClickException(f"the restore is not whole ({error}); empty {data}, and try again.") from None
     finally:
         os.close(lock_fd)
-    click.echo(f"restored {', '.join(found)} into {data}; start the service")
+    if as_json:
+        show_json({"folder": str(data), "restored": found})
+    else:
+        click.echo(f"restored {', '.join(found)} into {data}; start the service")
 
 
 def copy_queue(settings: Settings, data: Path, target: Path) -> str:

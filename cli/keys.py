@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 from redis.exceptions import RedisError
 
-from cli.owned import Belongings, owner_of_name
 from cli.terminal import CallersPath, json_option, show_json, show_note, show_table
 from common.errors import OmniError
 from common.redis.connection import connect
@@ -81,10 +81,15 @@ def keys(context: click.Context) -> None:
 @keys.command()
 @click.argument("name")
 @limit_options
+@json_option
 @click.pass_obj
-def add(store: KeyStore, /, name: str, **given: Any) -> None:
+def add(store: KeyStore, /, name: str, as_json: bool, **given: Any) -> None:
     """Create the key NAME and print it; it cannot be shown again."""
-    click.echo(store.add(name, changed(KeyLimits(), given)))
+    key = store.add(name, changed(KeyLimits(), given))
+    if as_json:
+        show_json({"key": key} | as_object(store, record_of(store, name)))
+    else:
+        click.echo(key)
     show_note("Shown once; only its hash is kept.")
 
 
@@ -128,54 +133,86 @@ def as_object(store: KeyStore, record: KeyRecord) -> dict[str, Any]:
     return {"name": record.name, "owner": record.owner, "created": record.created, "limits": limits} | counts
 
 
+def record_of(store: KeyStore, name: str) -> KeyRecord:
+    """Raises ClickException without it."""
+    known = {record.name: record for record in store.all()}
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "omni keys list shows them."
+        raise click.ClickException(f"There is no key named {name!r}; {hint}")
+    return known[name]
+
+
 @keys.command()
 @click.argument("name")
 @limit_options
+@json_option
 @click.pass_obj
-def limits(store: KeyStore, /, name: str, **given: Any) -> None:
+def limits(store: KeyStore, /, name: str, as_json: bool, **given: Any) -> None:
     """Change the limits of the key NAME, from its next request on."""
-    record = next((record for record in store.all() if record.name == name), None)
-    if record is None:
-        raise click.ClickException(f"There is no key named {name!r}.")
-    store.set_limits(name, changed(record.limits, given))
+    store.set_limits(name, changed(record_of(store, name).limits, given))
+    if as_json:
+        show_json(as_object(store, record_of(store, name)))
+    else:
+        show_note(f"{name}: changed.")
 
 
 @keys.command()
 @click.argument("name")
+@json_option
 @click.pass_obj
-def revoke(store: KeyStore, name: str) -> None:
+def revoke(store: KeyStore, name: str, as_json: bool) -> None:
     """Refuse the key NAME within a second; its jobs continue."""
+    record = record_of(store, name)
     store.revoke(name)
+    if as_json:
+        show_json({"name": name, "owner": record.owner, "revoked": True})
+    else:
+        show_note(f"{name} is revoked. What it owns stays until: omni keys purge {record.owner}")
 
 
 @keys.command()
 @click.argument("name")
 @click.option("--out", "folder", required=True, type=CallersPath(), help="A folder that is not there yet.")
+@json_option
 @click.pass_context
-def export(context: click.Context, name: str, folder: Path) -> None:
+def export(context: click.Context, name: str, folder: Path, as_json: bool) -> None:
     """Write all that the key NAME owns: JSON lines, and its files."""
+    from cli.owned import Belongings, owner_of_name  # SQLAlchemy, for which other commands need not wait
+
     store: KeyStore = context.obj
     owner, _ = owner_of_name(store, name)
     if folder.exists():
         raise click.ClickException(f"{folder} is there already; name a new folder.")
     counts = Belongings(context.meta[SETTINGS], store.redis, owner).export(folder)
-    show_table(("what", "number"), sorted((what, number) for what, number in counts.items() if number))
+    if as_json:
+        show_json({"folder": str(folder), "written": counts})
+    else:
+        show_table(("what", "number"), sorted((what, number) for what, number in counts.items() if number))
 
 
 @keys.command()
 @click.argument("name")
 @click.option("--keep-usage", is_flag=True, help="Leave the counts of its usage, which hold no text.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
 @click.pass_context
-def purge(context: click.Context, name: str, keep_usage: bool, yes: bool) -> None:
+def purge(context: click.Context, name: str, keep_usage: bool, yes: bool, as_json: bool) -> None:
     """Revoke the key NAME, end its jobs and batches, and delete all that it owns."""
+    from cli.owned import Belongings, owner_of_name
+
     store: KeyStore = context.obj
     owner, exists = owner_of_name(store, name)
     if not yes:
-        click.confirm(f"Delete all that {name!r} owns (answers, conversations, files, batches) for good?", abort=True)
+        question = f"Delete all that {name!r} owns (answers, conversations, files, batches) for good?"
+        click.confirm(question, abort=True, err=True)
     if exists:
         store.revoke(next(record.name for record in store.all() if record.owner == owner))
         time.sleep(NOTICED_S)
     belongings = Belongings(context.meta[SETTINGS], store.redis, owner)
     belongings.end()
-    show_note(f"{belongings.delete(keep_usage=keep_usage)} records deleted.")
+    num_deleted = belongings.delete(keep_usage=keep_usage)
+    if as_json:
+        show_json({"name": name, "owner": owner, "records_deleted": num_deleted})
+    else:
+        show_note(f"{num_deleted} records deleted.")

@@ -1,27 +1,58 @@
-"""`omni COMMAND`: one file per command."""
+"""`omni COMMAND`: one file per command, loaded when it is called."""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from types import MappingProxyType
 
 import click
 from click.core import ParameterSource
 
-from cli.backup import backup, restore
-from cli.batch import batch
-from cli.bench import bench
-from cli.chat import chat
-from cli.doctor import doctor
-from cli.fit import fit
-from cli.jobs import cancel, jobs
-from cli.keys import keys
-from cli.models import models
-from cli.serve import serve
-from cli.status import ps, status
-from cli.usage import usage
-from cli.webhooks import webhooks
 from common import __version__
 from common.settings import SettingsError, load_settings
 
+SECTIONS = MappingProxyType(
+    {
+        "Run": {"serve": "serve", "doctor": "doctor", "fit": "fit", "status": "status", "ps": "status", "logs": "logs"},
+        "Use": {"chat": "chat", "batch": "batch", "jobs": "jobs", "cancel": "jobs", "bench": "bench"},
+        "Look after": {
+            "models": "models",
+            "keys": "keys",
+            "usage": "usage",
+            "webhooks": "webhooks",
+            "backup": "backup",
+            "restore": "backup",
+        },
+    }
+)  # of the help: command -> the module of cli/ that has it under this name
+
+
+class LoadedWhenCalled(Mapping[str, click.Command]):
+    """Commands by name. A call need not wait for the libraries of the others."""
+
+    def __init__(self) -> None:
+        self._modules = {name: module for section in SECTIONS.values() for name, module in section.items()}
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(import_module(f"cli.{self._modules[name]}"), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
+
 
 class OmniGroup(click.Group):
-    """Reports a refused setting as one sentence."""
+    """Lists its commands in sections, and reports a refused setting as one sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(70)) for name in names])
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -32,24 +63,7 @@ class OmniGroup(click.Group):
 
 @click.group(
     cls=OmniGroup,
-    commands=(
-        serve,
-        chat,
-        status,
-        ps,
-        batch,
-        jobs,
-        cancel,
-        keys,
-        models,
-        usage,
-        webhooks,
-        bench,
-        doctor,
-        fit,
-        backup,
-        restore,
-    ),
+    commands=LoadedWhenCalled(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(

@@ -10,7 +10,7 @@ import click
 from cli.client import Client, client_of, is_ours
 from cli.model_rows import status_text
 from cli.model_table import table_path
-from cli.terminal import console
+from cli.terminal import console, json_option, show_json
 from common.shelf.edit import set_key
 from common.shelf.keep_alive import parse_keep_alive
 
@@ -22,8 +22,11 @@ UNAVAILABLE = "503"
 OLD_FAULT_S = 3.0  # so long the fault of an earlier loading may still be told
 
 
-def order(client: Client, name: str, action: str, is_done: Callable[[dict[str, Any]], bool], **body: Any) -> None:
-    """Ask for it, and show how far it is until it is done. Raises ClickException with the fault of a loading."""
+def order(
+    client: Client, name: str, action: str, is_done: Callable[[dict[str, Any]], bool], **body: Any
+) -> dict[str, Any]:
+    """Ask for it, and show how far it is until it is done; then the model's item. Raises ClickException with the fault
+    of a loading."""
     path, begin, is_new = f"{PATH}/{quote(name, safe='')}", time.monotonic(), False
     item = ordered(client, f"{path}/{action}", body)
     with console(stderr=True).status("") as line:
@@ -37,6 +40,11 @@ def order(client: Client, name: str, action: str, is_done: Callable[[dict[str, A
             line.update(f"{name}: {status_text(item)}")
             time.sleep(POLL_S)
             item = client.json("GET", path)
+    return item
+
+
+def told(item: dict[str, Any], sentence: str, as_json: bool) -> None:
+    show_json(item) if as_json else click.echo(sentence)
 
 
 def ordered(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -58,45 +66,50 @@ def state_of(item: dict[str, Any]) -> str:
 @click.command()
 @click.argument("name", metavar="ID")
 @click.option("--keep-alive", help='How long it stays without work, such as "10m"; 0: not at all, -1: for ever.')
+@json_option
 @click.pass_context
-def load(context: click.Context, name: str, keep_alive: str | None) -> None:
+def load(context: click.Context, name: str, keep_alive: str | None, as_json: bool) -> None:
     """Load the model with ID as soon as the others give way, and wait for it."""
     try:
         body = {} if keep_alive is None else {"keep_alive": parse_keep_alive(keep_alive)}
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--keep-alive") from None
-    order(client_of(context), name, "load", lambda item: state_of(item) == "loaded", **body)
-    click.echo(f"{name} is loaded")
+    item = order(client_of(context), name, "load", lambda item: state_of(item) == "loaded", **body)
+    told(item, f"{name} is loaded", as_json)
 
 
 @click.command()
 @click.argument("name", metavar="ID")
+@json_option
 @click.pass_context
-def unload(context: click.Context, name: str) -> None:
+def unload(context: click.Context, name: str, as_json: bool) -> None:
     """Unload the model with ID: its answers are paused, and go on when it is loaded again."""
-    order(client_of(context), name, "unload", lambda item: state_of(item) not in ("loaded", "loading"))
-    click.echo(f"{name} is unloaded")
+    item = order(client_of(context), name, "unload", lambda item: state_of(item) not in ("loaded", "loading"))
+    told(item, f"{name} is unloaded", as_json)
 
 
 @click.command()
 @click.argument("name", metavar="ID")
+@json_option
 @click.pass_context
-def pin(context: click.Context, name: str) -> None:
+def pin(context: click.Context, name: str, as_json: bool) -> None:
     """Never unload the model with ID, from now on; also written into the table."""
-    set_pin(context, name, True)
+    set_pin(context, name, True, as_json)
 
 
 @click.command()
 @click.argument("name", metavar="ID")
+@json_option
 @click.pass_context
-def unpin(context: click.Context, name: str) -> None:
+def unpin(context: click.Context, name: str, as_json: bool) -> None:
     """Let the model with ID leave when another one needs its place; also written into the table."""
-    set_pin(context, name, False)
+    set_pin(context, name, False, as_json)
 
 
-def set_pin(context: click.Context, name: str, wanted: bool) -> None:
+def set_pin(context: click.Context, name: str, wanted: bool, as_json: bool) -> None:
     is_own_table = is_ours(context)
     client, word = client_of(context), "pinned" if wanted else "not pinned"
+    item: dict[str, Any] = {"id": name, "pinned": wanted}
     try:
         client.text("GET", "/livez")
     except click.ClickException:
@@ -104,7 +117,7 @@ def set_pin(context: click.Context, name: str, wanted: bool) -> None:
             raise
         word += " when the service starts"
     else:
-        order(client, name, "pin" if wanted else "unpin", lambda item: bool(item.get("pinned")) == wanted)
+        item = order(client, name, "pin" if wanted else "unpin", lambda item: bool(item.get("pinned")) == wanted)
     if is_own_table:
         set_key(table_path(), name, "pin", True if wanted else None)
-    click.echo(f"{name} is {word}")
+    told(item, f"{name} is {word}", as_json)

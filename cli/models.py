@@ -12,6 +12,7 @@ from cli.model_table import named, table_path, values
 from cli.status import ps
 from cli.terminal import json_option, show_json, show_note, show_table
 from common.environment import callers_folder
+from common.model.folder import size_of_weights
 from common.model.source import table_fault
 from common.setting_types import last_part
 from common.settings import SettingsError
@@ -46,9 +47,17 @@ def models() -> None:
 @click.option("--pin", is_flag=True, help="Never unload it.")
 @click.option("--keep-alive", help='Unload it when it has been idle for so long, such as "10m".')
 @click.option("--draft", help="As OMNI_DRAFT_MODEL.")
+@json_option
 @click.pass_context
 def add(
-    context: click.Context, /, model: str, ids: tuple[str, ...], adapters: tuple[str, ...], pin: bool, **given: Any
+    context: click.Context,
+    /,
+    model: str,
+    ids: tuple[str, ...],
+    adapters: tuple[str, ...],
+    pin: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Add MODEL to the table: a folder, a .gguf file, a Hugging Face id, or demo."""
     path = table_path()
@@ -64,7 +73,10 @@ def add(
     if fault := table_fault(model_of(keys, 0, path)):
         raise click.ClickException(f"{fault}.")
     added = add_model(path, keys)
-    click.echo(f"added {added.queue} to {path}")
+    if as_json:
+        show_json(from_file(added))
+    else:
+        click.echo(f"added {added.queue} to {path}")
     if not Path(added.source).exists() and not is_cached(added.source):
         show_note(f"It is downloaded when it is first loaded, or now by: omni models pull {added.source}")
     say_restart(context)
@@ -103,11 +115,15 @@ def say_restart(context: click.Context) -> None:
 
 @models.command()
 @click.argument("name", metavar="ID")
+@json_option
 @click.pass_context
-def remove(context: click.Context, name: str) -> None:
+def remove(context: click.Context, name: str, as_json: bool) -> None:
     """Take the model with ID out of the table. Its files stay."""
     removed = remove_model(table_path(), name)
-    click.echo(f"removed {', '.join(removed.ids)}")
+    if as_json:
+        show_json(from_file(removed))
+    else:
+        click.echo(f"removed {', '.join(removed.ids)}")
     say_restart(context)
 
 
@@ -164,22 +180,29 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
 
 @models.command()
 @click.argument("name", metavar="MODEL")
-def pull(name: str) -> None:
+@json_option
+def pull(name: str, as_json: bool) -> None:
     """Download MODEL into the hub's cache: a Hugging Face id, or the id of a model of the table."""
     table = values().get("OMNI_MODELS", "")
     if table and Path(table).expanduser().exists():
         sources = {one: model.source for model in read_table(Path(table)) for one in model.ids}
         name = sources.get(name, name)
-    if Path(name).exists():
+    is_here = (here := callers_folder() / Path(name).expanduser()).exists()
+    folder = here if is_here else downloaded(name)
+    if as_json:
+        show_json({"model": name, "folder": str(folder), "size": size_of_weights(str(folder))})
+    elif is_here:
         click.echo(f"{name} is on this machine; there is nothing to download.")
-        return
+    else:
+        click.echo(f"{name}: {gigabytes(size_of_weights(str(folder)))} of weights in {folder}")
+
+
+def downloaded(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(WEIGHTS), ignore_patterns=["original/*", "onnx/*"]))
+        return Path(snapshot_download(name, allow_patterns=list(WEIGHTS), ignore_patterns=["original/*", "onnx/*"]))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise click.ClickException(f"{name} cannot be downloaded: {reason[:300]}") from None
-    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    click.echo(f"{name}: {gigabytes(size)} of weights in {folder}")

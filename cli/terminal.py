@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -67,6 +66,12 @@ class CallersPath(click.Path):
         return super().convert(callers_folder() / value, param, ctx)
 
 
+def markdown(text: str) -> RenderableType:
+    from rich.markdown import Markdown  # 0.1 s that other commands need not wait
+
+    return Markdown(text)
+
+
 class AnswerView:
     """Shows an answer while it grows: as markdown on a terminal, as the bare text elsewhere."""
 
@@ -83,7 +88,7 @@ class AnswerView:
         """Replace the preview by the whole answer."""
         if self._live is not None:
             self._live.stop()
-            self._console.print(Markdown(self.text))
+            self._console.print(markdown(self.text))
         self._end_line()
 
     def add_thought(self, text: str) -> None:
@@ -98,7 +103,7 @@ class AnswerView:
             self._end_line()
             self._live = Live(console=self._console, transient=True, refresh_per_second=8)
             self._live.start()
-        self._live.update(Markdown(self._end_of_text()))
+        self._live.update(markdown(self._end_of_text()))
 
     def _write(self, text: str, style: str = "") -> None:
         if self._console.is_terminal:

@@ -76,37 +76,44 @@ def deliveries(client: Client, endpoint_id: str, as_json: bool) -> None:
 @webhooks.command()
 @click.argument("endpoint_id")
 @click.option("--event", help="The type of the sample.")
+@json_option
 @click.pass_obj
-def test(client: Client, endpoint_id: str, event: str | None) -> None:
+def test(client: Client, endpoint_id: str, event: str | None, as_json: bool) -> None:
     """Send a sample now and print the status that the receiver answers with."""
     answer = client.json("POST", f"{path_of(endpoint_id)}/test", {"event_type": event} if event else {})
-    click.echo(answer["status_code"])
+    show_json(answer) if as_json else click.echo(answer["status_code"])
 
 
 @webhooks.command()
 @click.argument("endpoint_id")
 @click.option("--at-once", is_flag=True, help="Invalidate the old secret now, not in 24 hours.")
+@json_option
 @click.pass_obj
-def rotate(client: Client, endpoint_id: str, at_once: bool) -> None:
+def rotate(client: Client, endpoint_id: str, at_once: bool, as_json: bool) -> None:
     """Print a new signing secret; the old one stays valid for 24 hours."""
     body = {"keep_old_secret_active_for_24_hours": not at_once}
-    click.echo(client.json("POST", f"{path_of(endpoint_id)}/rotate_secret", body)["signing_secret"])
+    answer = client.json("POST", f"{path_of(endpoint_id)}/rotate_secret", body)
+    show_json(answer) if as_json else click.echo(answer["signing_secret"])
 
 
 @webhooks.command()
 @click.argument("endpoint_id")
+@json_option
 @click.pass_obj
-def enable(client: Client, endpoint_id: str) -> None:
+def enable(client: Client, endpoint_id: str, as_json: bool) -> None:
     """Send events to an endpoint again that was disabled."""
-    client.json("POST", path_of(endpoint_id), {"disabled": False})
+    answer = client.json("POST", path_of(endpoint_id), {"disabled": False})
+    show_json(answer) if as_json else show_note(f"{endpoint_id} gets events again.")
 
 
 @webhooks.command()
 @click.argument("endpoint_id")
+@json_option
 @click.pass_obj
-def remove(client: Client, endpoint_id: str) -> None:
+def remove(client: Client, endpoint_id: str, as_json: bool) -> None:
     """Remove an endpoint and its deliveries."""
-    client.json("DELETE", path_of(endpoint_id))
+    answer = client.json("DELETE", path_of(endpoint_id))
+    show_json(answer) if as_json else show_note(f"{endpoint_id} is removed.")
 
 
 def path_of(endpoint_id: str) -> str:

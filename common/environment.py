@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-ON_TERMINAL = "PROCFILE_ON_TERMINAL"  # set by common/process/start.py, whose processes write to pipes
-STARTER = "PROCFILE_RUNNER"  # its pid, set there too
+STARTER = "PROCFILE_RUNNER"  # its pid, set by common/process/start.py
 HONCHO = "HONCHO_PROCESS_NAME"
 CALLED_FROM = "CALLED_FROM"  # set by ./omni, which runs in the checkout
 
@@ -33,8 +32,8 @@ def callers_folder() -> Path:
 
 
 def log_format() -> Literal["plain", "json"]:
-    """Plain text for a terminal, also through a Procfile runner; JSON for files, pipes, systemd and containers."""
-    return "plain" if sys.stdout.isatty() or ON_TERMINAL in os.environ or started_by_honcho() else "json"
+    """Plain text for a terminal, also through honcho; JSON for files, pipes, systemd, containers and our own runner."""
+    return "plain" if sys.stdout.isatty() or started_by_honcho() else "json"
 
 
 def child_environment(**changes: str | None) -> dict[str, str]:

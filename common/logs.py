@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,12 +45,26 @@ class JsonFormatter(QuietFormatter):
 
 
 class PlainFormatter(QuietFormatter):
-    """For a terminal: the message, with its level in front unless that is INFO."""
+    """For a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = CONTROLS.sub(lambda found: repr(found[0])[1:-1], f"{level}{record.getMessage()}")
-        return text if not record.exc_info else f"{text}\n{self.formatException(record.exc_info)}"
+        fields = {"level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return plain_line(fields)
+
+
+def plain_line(fields: Mapping[str, Any]) -> str:
+    """The message, with its level in front unless that is INFO; an exception in lines of its own."""
+    level = fields.get("level", "info")
+    text = escaped(f"{fields['message']}" if level == "info" else f"{level}: {fields['message']}")
+    exception = "\n".join(map(escaped, str(fields.get("exception", "")).splitlines()))
+    return f"{text}\n{exception}" if exception else text
+
+
+def escaped(text: str) -> str:
+    """Without control characters, which could forge a line."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def set_up_logging(level_name: str) -> None:

@@ -1,18 +1,17 @@
 """Runs the Procfile's processes until one of them ends, and prints their lines with the process's name in front.
 
-    python -m common.process.procfile [PROCESS ...]
+    python -m common.process.procfile [--told-fd N] [PROCESS ...]
 
-Where the output is no terminal its lines are JSON: those of the processes with their name in `process`, and everything
-else that they or this runner write as the `message` of a line.
+The processes write JSON lines. Where the output is no terminal they stay that, with the process's name in `process`,
+and everything else that processes or this runner write is the `message` of a line. So they are also kept in the file
+that the greeting names, which common/process/start.py writes into --told-fd.
 
 It replaces `honcho start`, with honcho's parser and printer, for two reasons: it is the direct parent of the processes,
 so no process in between can die unnoticed; and it never blocks on its output, so SIGTERM works without a reader too.
 """
 
-import datetime
-import json
+import argparse
 import os
-import queue
 import select
 import signal
 import subprocess
@@ -22,72 +21,20 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
 
-from common.environment import log_format
-from common.process.honcho_seams import Message, Printer, get_colours, parse_procfile
+from common.process.honcho_seams import get_colours, parse_procfile
+from common.process.output.greeting import Greeting, greet_when_ready
+from common.process.output.log_file import LogFile
+from common.process.output.output import DRAIN_S, Output
+from common.process.output.printers import AnyPrinter, JsonPrinter, TerminalPrinter
 from common.process.processes import die_with_parent
 
 PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
 STOP_S = 5.0  # from SIGTERM to SIGKILL
-DRAIN_S = 1.0  # for the last lines of the processes and of the output
-MAX_UNREAD = 10_000  # lines
 
 
 class UnknownProcess(Exception):
     """One sentence with the unknown name and the known ones."""
-
-
-class JsonPrinter:
-    """As honcho's Printer, for programs that read logs: one JSON object a line."""
-
-    def __init__(self, output: TextIO) -> None:
-        self._output = output
-
-    def write(self, message: Message) -> None:
-        text = message.data.decode(errors="replace") if isinstance(message.data, bytes) else message.data
-        for line in text.splitlines():
-            fields = fields_of(line) or {"level": "info", "message": line}
-            time_of = message.time.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
-            self._output.write(
-                json.dumps({"time": time_of, "process": message.name} | fields, ensure_ascii=False) + "\n"
-            )
-        self._output.flush()
-
-
-def fields_of(line: str) -> dict[str, Any]:
-    """Of a line that is a JSON object; empty for any other."""
-    with suppress(ValueError, RecursionError):
-        if line.startswith("{") and isinstance(found := json.loads(line), dict):
-            return found
-    return {}
-
-
-class Output:
-    """Prints lines in a thread of its own. write() never blocks; lines that the reader does not take are dropped."""
-
-    def __init__(self, printer: Printer | JsonPrinter) -> None:
-        self._printer = printer
-        self._lines: queue.Queue[Message | None] = queue.Queue(MAX_UNREAD)
-        self._thread = threading.Thread(target=self._print, name="output", daemon=True)
-        self._thread.start()
-
-    def write(self, name: str, line: str | bytes, colour: str | None = None) -> None:
-        self._put(Message("line", line, datetime.datetime.now(), name, colour))
-
-    def close(self) -> None:
-        """Print the pending lines, for at most DRAIN_S."""
-        self._put(None)
-        self._thread.join(DRAIN_S)
-
-    def _put(self, message: Message | None) -> None:
-        with suppress(queue.Full):
-            self._lines.put_nowait(message)
-
-    def _print(self) -> None:
-        with suppress(OSError):  # the reader has closed the pipe
-            while (message := self._lines.get()) is not None:
-                self._printer.write(message)
 
 
 class Group:
@@ -179,11 +126,40 @@ def commands_of(names: Sequence[str]) -> dict[str, str]:
     return {name: commands[name] for name in names or commands}
 
 
-def main() -> None:
-    commands = {f"{name}.1": command for name, command in commands_of(sys.argv[1:]).items()}
+def told(fd: int | None) -> Greeting | None:
+    """The greeting that start.py wrote into a pipe before it became this program."""
+    if fd is None:
+        return None
+    with open(fd, "rb") as pipe:
+        return Greeting.decoded(pipe.read())
+
+
+def printers_of(greeting: Greeting | None, width: int) -> list[AnyPrinter]:
+    """Of the output, and of the file."""
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    is_plain = log_format() == "plain"
-    output = Output(Printer(sys.stdout, width=max(map(len, commands))) if is_plain else JsonPrinter(sys.stdout))
+    if not sys.stdout.isatty():
+        found: list[AnyPrinter] = [JsonPrinter(sys.stdout)]
+    else:
+        is_unicode = sys.stdout.encoding.lower() == "utf-8"
+
+        def box() -> Sequence[str]:
+            columns = os.get_terminal_size(sys.stdout.fileno()).columns
+            return greeting.box(columns, is_unicode=is_unicode) if greeting else ()
+
+        found = [TerminalPrinter(sys.stdout, width, box)]
+    return [*found, JsonPrinter(LogFile(Path(greeting.log)))] if greeting else found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="procfile")
+    parser.add_argument("--told-fd", type=int)
+    parser.add_argument("processes", nargs="*")
+    args = parser.parse_args()
+    greeting = told(args.told_fd)
+    commands = {f"{name}.1": command for name, command in commands_of(args.processes).items()}
+    output = Output(*printers_of(greeting, max(map(len, commands))))
+    if greeting:
+        greet_when_ready(greeting, output)
     status = Group(output).run(commands)
     output.close()
     os._exit(status % 256)  # a normal exit would wait for the output's reader

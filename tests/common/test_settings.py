@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.environment import HONCHO, ON_TERMINAL, child_environment, log_format
+from common.environment import HONCHO, child_environment, log_format
 from common.redis.connection import connect
 from common.setting_types import REMOVED
 from common.settings import DEMO_MODEL, ROOT, SMOLLM2, SettingsError, load_settings, read_settings, setting_names
@@ -227,9 +227,8 @@ def test_max_memory_is_refused_with_redis_url(monkeypatch: pytest.MonkeyPatch) -
 def test_logs_are_json_unless_they_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", io.StringIO())
     monkeypatch.delenv(HONCHO, raising=False)
-    monkeypatch.delenv(ON_TERMINAL, raising=False)
     assert log_format() == "json"
-    monkeypatch.setenv(ON_TERMINAL, "1")
+    monkeypatch.setenv(HONCHO, "api.1")
     assert log_format() == "plain"
 
 

@@ -83,6 +83,20 @@ def test_one_log_line_has_a_curl_command_that_works(run: Run) -> None:
     assert not re.search(r"Traceback|Loading weights|%\|", run.log_path.read_text())
 
 
+def test_the_end_of_the_start_is_told_once_with_the_addresses(run: Run) -> None:
+    lines = [json.loads(line) for line in run.log_path.read_text().splitlines() if "is ready" in line]
+    [told] = [line for line in lines if line["logger"] == "omni.start"]
+    assert told["page"] == f"{run.service.url}/" and "omni-demo" in told["model"] and "sk-" not in str(told)
+
+
+def test_the_log_is_kept_for_omni_logs(run: Run) -> None:
+    words = [sys.executable, "-m", "omni", "logs", "worker", "--level", "info", "--json"]
+    shown = subprocess.run(words, cwd=ROOT, env=run.service.env, capture_output=True, text=True, timeout=60)
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert {line["process"] for line in lines} == {"worker.1"}
+    assert any("Protocol OMNI serves" in line["message"] for line in lines)
+
+
 @pytest.mark.parametrize("words", [("valkey-server",), ("worker.main",), ("api.server",)])
 def test_a_killed_process_is_restarted_and_the_others_stay(run: Run, words: tuple[str, ...]) -> None:
     victim = run.find(*words)

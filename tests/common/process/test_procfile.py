@@ -1,7 +1,5 @@
 """Processes that end together, print lines with their names, and never wait for the reader of the output."""
 
-import datetime
-import io
 import json
 import os
 import pty
@@ -14,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from common.process.procfile import JsonPrinter, Message, UnknownProcess, commands_of
+from common.process.procfile import UnknownProcess, commands_of
 from tests.chaos.harness import wait_until
 from tests.service import ROOT
 
 CODE = """
 import json, os, sys
 import common.process.procfile
-from common.process.procfile import Group, Output, Printer
+from common.process.procfile import Group, Output, TerminalPrinter
 common.process.procfile.STOP_S = 0.5
-output = Output(Printer(sys.stdout, width=6))
+output = Output(TerminalPrinter(sys.stdout, 6))
 status = Group(output).run(json.loads(sys.argv[1]))
 output.close()
 os._exit(status % 256)
@@ -54,23 +52,6 @@ def test_on_a_terminal_names_have_colours() -> None:
     written = os.read(ours, 65536)
     assert re.search(rb"\x1b\[0m\x1b\[36m[\d:]{8} one    \| \x1b\[0mfirst", written)
     assert ended.returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("line", "fields"),
-    [
-        (b'{"time":"t","level":"info","message":"a"}\n', {"time": "t", "level": "info", "message": "a"}),
-        (b"Traceback (most recent call last):\n", {"level": "info", "message": "Traceback (most recent call last):"}),
-        (b"{not JSON \xff\n", {"level": "info", "message": "{not JSON \ufffd"}),
-        ("api stopped (rc=1)", {"level": "info", "message": "api stopped (rc=1)"}),
-    ],
-)
-def test_for_a_program_every_line_is_json_with_the_process(line: str | bytes, fields: dict[str, str]) -> None:
-    output = io.StringIO()
-    JsonPrinter(output).write(Message("line", line, datetime.datetime(2026, 11, 27), "api.1", None))
-    written = json.loads(output.getvalue())
-    assert written.pop("process") == "api.1" and (written.pop("time") == "t" or "time" not in fields)
-    assert written == {name: value for name, value in fields.items() if name != "time"}
 
 
 def test_a_process_that_ignores_sigterm_is_killed_with_its_group(tmp_path: Path) -> None:
