@@ -40,7 +40,7 @@ ELSEWHERE = (
 )
 
 
-class Since(click.ParamType):
+class Since(click.ParamType[float]):
     """How long ago, or a moment. In seconds since 1970."""
 
     name = "time"

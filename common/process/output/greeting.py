@@ -12,7 +12,7 @@ from common.process.output.output import Output
 POLL_S = 0.3
 ANSWER_S = 5.0
 READY = 200
-FRAME, PLAIN_FRAME = "╭─╮│╰╯", "+-+|++"
+FRAME, PLAIN_FRAME = tuple("╭─╮│╰╯"), tuple("+-+|++")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Greeting:
         return json.dumps(told | dict(self.rows), ensure_ascii=False)
 
 
-def framed(title: str, lines: Sequence[str], width: int, frame: str) -> list[str]:
+def framed(title: str, lines: Sequence[str], width: int, frame: Sequence[str]) -> list[str]:
     inner = max(len(title) + 1, *map(len, lines))
     if inner + 4 > width:
         return [title, *lines]
