@@ -16,7 +16,7 @@ class AnyPrinter(Protocol):
     def write(self, message: Message) -> None: ...
 
 
-class Stream(Protocol):
+class LineStream(Protocol):
     def write(self, text: str, /) -> int: ...
 
     def flush(self) -> None: ...
@@ -25,7 +25,7 @@ class Stream(Protocol):
 class JsonPrinter:
     """One JSON object a line: a process's own with its name in `process`, anything else as the `message` of one."""
 
-    def __init__(self, output: Stream) -> None:
+    def __init__(self, output: LineStream) -> None:
         self._output = output
 
     def write(self, message: Message) -> None:
