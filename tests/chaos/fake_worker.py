@@ -164,6 +164,7 @@ class FakeEngine(WithoutKV):
         return EngineStats(num_running=len(self.running), generated_tokens=self.num_generated)
 
     def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
+        assert "torch" not in sys.modules, "each start would take seconds of the processor"
         time.sleep(float(os.environ.get("CHAOS_LOAD_S", "0")))
 
     def close(self) -> None:
@@ -224,6 +225,7 @@ def leave_out_the_model() -> None:
     stand_in("worker.engine.engine", Engine=FakeEngine)
     stand_in("worker.opening", open_engine=fake_open)
     stand_in("worker.unloaded.cards", cold_card=None, is_current=None, task_of=None)
+    stand_in("worker.device", NoSuchDevice=type("NoSuchDevice", (Exception,), {}))
     stand_in("worker.drafting.choose", DraftFault=RuntimeError)
     stand_in("worker.embedding.embedder", Embedder=None)
     stand_in("worker.embedding.encoder_model", load_encoder=None)
