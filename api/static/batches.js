@@ -34,7 +34,7 @@ const announce = (text) => (byId("announcement").textContent = text);
 
 function complain(error) {
   byId("banner").hidden = !error;
-  byId("banner").textContent = error ? `${error.message} ${error.isPassing ? "" : advice(error)}`.trim() : "";
+  byId("banner").textContent = error ? `${error.message} ${error.isPassing || error.status === 401 ? "" : advice(error)}`.trim() : "";
 }
 
 function show() {

@@ -7,7 +7,7 @@ import json
 import mimetypes
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -99,19 +99,27 @@ SCRIPTS = {
 }
 
 
+Script = Callable[[], list[dict[str, Any]]]
+
+
 class Job:
     """An answer that is generated with or without a reader."""
 
-    def __init__(self, job_id: str, text: str) -> None:
+    def __init__(self, job_id: str, text: str, model: str, scripts: Mapping[str, Script]) -> None:
         self.id = job_id
+        self.model = model
+        self.question = text.rpartition("\n\n")[2]  # without the files before it
         self.kind = text.split(" ")[0]
-        self.deltas = SCRIPTS[self.kind]() if self.kind in SCRIPTS else words(f"You said: {text}")
-        self.step_s = STEP_S / 40 if self.kind == "long" else STEP_S
+        self.deltas = scripts[self.question]() if self.question in scripts else self.script(text)
+        self.step_s = STEP_S / 40 if self.kind == "long" or self.question in scripts else STEP_S
         self.made = [self.frame(delta) for delta in self.deltas]
         self.started = time.monotonic() + (1.5 if self.kind == "queue" else 0.1)
         self.cancelled = False
         self.is_dropped = False
         self.has_ids = False
+
+    def script(self, text: str) -> list[dict[str, Any]]:
+        return SCRIPTS[self.kind]() if self.kind in SCRIPTS else words(f"You said: {text}")
 
     def frames(self) -> list[dict[str, Any]]:
         """The frames generated so far."""
@@ -119,16 +127,17 @@ class Job:
         made = self.made[:num_made]
         if num_made <= len(self.deltas):
             return made
-        last = {"tool": "tool_calls", "cut": "length"}.get(self.kind, "stop")
+        has_calls = any("tool_calls" in delta for delta in self.deltas)
+        last = "length" if self.kind == "cut" else "tool_calls" if has_calls else "stop"
         usage = {"prompt_tokens": 7, "completion_tokens": len(self.deltas), "total_tokens": 7 + len(self.deltas)}
-        return [*made, self.frame({}, last), {"id": self.id, "model": "fake", "choices": [], "usage": usage}]
+        return [*made, self.frame({}, last), {"id": self.id, "model": self.model, "choices": [], "usage": usage}]
 
     def frame(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         if "error" in delta:
             return delta
         return {
             "id": self.id,
-            "model": "fake",
+            "model": self.model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
         }
 
@@ -148,6 +157,11 @@ class Backend(ThreadingHTTPServer):
         ] = []  # with `retry_after` as a header; given to the next POSTs instead of an answer
         self.board: dict[str, Any] = {}
         self.models: list[dict[str, Any]] = [{"id": "fake", "root": "a script"}, {"id": "other", "root": "none"}]
+        self.documents: dict[str, Any] = {}  # what else GET answers, by path
+        self.scripts: dict[str, Script] = {}  # answers to whole messages, told at once
+        self.holds: dict[
+            str, int
+        ] = {}  # after so many frames such an answer waits for `goes_on`; before the first, in the queue
         self.goes_on = threading.Event()  # answers of "away" wait for it, and those of "pause" in their middle
 
     @property
@@ -164,10 +178,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        pages = {"/": "index.html", "/board": "board.html", "/batches": "batches.html"}
+        pages = {"/": "index.html", "/board": "board.html", "/batches": "batches.html", "/docs": "reference.html"}
         if path in pages or path.startswith("/static/"):
             return self.send_file(STATIC / pages.get(path, path.removeprefix("/static/")))
         self.server.log.append(f"GET {self.path}")
+        if path in self.server.documents:
+            return self.send_json(200, self.server.documents[path])
         if self.is_refused():
             return None
         if path == "/v1/models":
@@ -195,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
         job = self.server.by_idempotency_key.get(key)
         if job is None:
             text = "on" if body.get("continue_final_message") else text_of(body["messages"][-1]["content"])
-            job = Job(f"chatcmpl-{next(self.server.numbers)}", text)
+            job = Job(f"chatcmpl-{next(self.server.numbers)}", text, body["model"], self.server.scripts)
             job.has_ids = bool(body["stream_options"].get("include_event_ids"))
             self.server.by_idempotency_key[key] = self.server.jobs[job.id] = job
             if job.kind == "unheard":
@@ -222,7 +238,10 @@ class Handler(BaseHTTPRequestHandler):
         while not job.cancelled:
             if (wait := job.started - time.monotonic()) > 0.2:
                 self.write(f": queued position={1 + int(wait / 0.5)} eta={round(wait)} tier=flex\n\n")
-            frames = job.frames()
+            hold = None if self.server.goes_on.is_set() else self.server.holds.get(job.question)
+            frames = job.frames()[:hold]
+            if hold == 0:
+                self.write(": queued position=3 eta=12 tier=default\n\n")
             for number, frame in enumerate(frames[sent:], sent + 1):
                 name = f"id: {number}\n" if job.has_ids and "error" not in frame else ""
                 self.write(f"{name}data: {json.dumps(frame)}\n\n")

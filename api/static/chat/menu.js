@@ -1,6 +1,6 @@
 // A menu that opens at its button. Arrow keys move, Escape and a click elsewhere close, the focus returns to the button.
 
-import { h } from "./dom.js";
+import { h, icon } from "./dom.js";
 
 const GAP_PX = 4;
 
@@ -50,5 +50,5 @@ function place(menu, { left, top, bottom }) {
 export function menuButton(label, items) {
   const open = ({ currentTarget }) => openMenu(currentTarget, items());
   const properties = { type: "button", class: "quiet", "aria-haspopup": "menu", "aria-expanded": "false", "aria-label": label };
-  return h("button", { ...properties, title: label, onclick: open }, "⋯");
+  return h("button", { ...properties, title: label, onclick: open }, icon("dots"));
 }

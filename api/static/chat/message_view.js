@@ -5,7 +5,7 @@ import { attachmentList } from "./attachment_view.js";
 import { h, icon } from "./dom.js";
 import { wholeCalls } from "./fold.js";
 import { MarkdownView } from "./markdown.js";
-import { advice, ending, figures, progress } from "./words.js";
+import { advice, ending, figures, progress, wait } from "./words.js";
 
 const FRAME_MS = 12; // spent on the text of an answer; the rest is drawn with the next frame
 const NAMES = { user: "You", assistant: "Assistant", tool: "Tool result" };
@@ -25,8 +25,8 @@ export class MessageView {
     this.notice = h("div", { class: "notice", hidden: true });
     this.status = h("span", { class: "status" });
     this.foot = h("footer", {}, this.status, this.buttons());
-    const name = h("h2", { class: "who" }, NAMES[message.role]);
-    const parts = [name, this.reasoning, this.body, this.calls, this.notice, this.foot];
+    this.who = h("h2", { class: "who" }, NAMES[message.role]);
+    const parts = [this.who, this.reasoning, this.body, this.calls, this.notice, this.foot];
     this.element = h("article", { class: `message ${message.role}`, "data-id": message.id }, ...parts);
     if (message.attachments?.length) this.body.before(attachmentList(message.attachments));
     this.update();
@@ -75,13 +75,14 @@ export class MessageView {
     this.element.classList.toggle("running", running);
     this.element.setAttribute("aria-busy", String(running));
     this.isDrawn = true;
-    if (this.markdown) this.isDrawn = this.markdown.update(message.content, FRAME_MS);
+    if (this.markdown) this.isDrawn = this.markdown.update(shown(message), FRAME_MS);
     else this.body.textContent = message.content;
     if (message.role === "assistant") this.updateAnswer(running);
   }
 
   updateAnswer(running) {
     const { message } = this;
+    this.who.textContent = message.model ?? message.options?.model ?? NAMES.assistant;
     this.reasoning.hidden = !message.reasoning;
     if (message.reasoning) this.reasoning.lastChild.textContent = message.reasoning;
     this.reasoning.firstChild.textContent = running && !message.content ? "Reasoning…" : "Reasoning";
@@ -128,7 +129,7 @@ export class MessageView {
       this.notice.replaceChildren(h("strong", {}), this.countdown, h("p", { class: "row" }, now));
     }
     this.notice.firstChild.textContent = refusal.text;
-    this.countdown.textContent = `Trying again in ${refusal.left} s.`;
+    this.countdown.textContent = `Trying again in ${wait(refusal.left)}.`;
     return true;
   }
 
@@ -174,6 +175,11 @@ export class MessageView {
     this.body.after(form);
     area.focus();
   }
+}
+
+/** An answer that keeps to a JSON schema is shown as the code that it is. */
+function shown({ content, options }) {
+  return options?.schema && content ? `\`\`\`\`\`\`json\n${pretty(content)}\n\`\`\`\`\`\`` : content;
 }
 
 function pretty(text) {

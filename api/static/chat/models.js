@@ -62,7 +62,7 @@ export class Models {
     const isPlain = offered.every(({ status }) => (status?.state ?? "loaded") === "loaded");
     offered.forEach((model, index) => {
       const option = this.select.options[index];
-      const words = isPlain ? "" : nearness(model);
+      const words = isPlain || model.status?.state === "loaded" ? "" : nearness(model);
       const short = words.length > MAX_WORDS ? `${words.slice(0, MAX_WORDS)}…` : words;
       const text = `${model.parent ? "↳ " : ""}${model.id}${short && ` · ${short}`}`;
       if (option.textContent !== text) option.textContent = text; // an open list does not flicker
@@ -128,6 +128,7 @@ export class Models {
       this.banner.replaceChildren(h("span", {}, text), error.isPassing ? null : settings);
       if (error.isPassing) this.banner.lastChild.remove();
     }
+    this.banner.classList.toggle("passing", Boolean(error.isPassing));
     this.banner.hidden = false;
   }
 }

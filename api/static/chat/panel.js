@@ -124,7 +124,8 @@ export class Panel {
   toggle(open = this.element.hidden) {
     this.element.hidden = !open;
     this.opener.setAttribute("aria-expanded", String(open));
-    if (open) this.element.querySelector("input, textarea").focus();
+    const hasTouch = matchMedia("(pointer: coarse)").matches; // a focused field would open its keyboard
+    if (open) this.element.querySelector(hasTouch ? "#close-panel" : "input").focus();
     else this.opener.focus();
   }
 }

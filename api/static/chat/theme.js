@@ -1,11 +1,13 @@
 // The theme button: auto (the system's) -> light -> dark. The choice is stored in the browser.
 
+import { icon } from "./dom.js";
+
 const ORDER = ["auto", "light", "dark"];
 
 export function wireTheme(button) {
   const root = document.documentElement;
   const show = () => {
-    button.textContent = { auto: "◐", light: "☀", dark: "☾" }[root.dataset.theme];
+    button.replaceChildren(icon(root.dataset.theme));
     button.setAttribute("aria-label", `Theme: ${root.dataset.theme}`);
     button.title = `Theme: ${root.dataset.theme}`;
   };

@@ -1,6 +1,6 @@
 // One line at the bottom that tells what was done, with a button that takes it back.
 
-import { byId, h } from "./dom.js";
+import { byId, h, icon } from "./dom.js";
 
 const SHOWN_MS = 20_000;
 
@@ -13,7 +13,7 @@ export class Toast {
   }
 
   show(text, label, undo) {
-    const close = h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", onclick: () => this.hide() }, "✕");
+    const close = h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", onclick: () => this.hide() }, icon("cross"));
     const back = () => {
       this.hide();
       undo();

@@ -73,12 +73,13 @@ export class Tray {
       this.draw();
     }
     this.numReading -= 1;
-    this.tell(refusals.join(" "));
+    this.tell(refusals.join(" "), true);
     this.onChange();
   }
 
-  tell(text) {
+  tell(text, isRefused = false) {
     this.told.textContent = text;
+    this.told.classList.toggle("error", isRefused);
     this.onChange();
   }
 

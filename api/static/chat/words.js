@@ -4,6 +4,8 @@ import { awayWords } from "./model_words.js";
 
 const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 2 : 1)} s`;
 
+const perSecond = (rate) => (rate < 100 ? rate.toFixed(1) : Math.round(rate).toLocaleString("en"));
+
 /** The progress of a running answer. */
 export function progress({ state, queued, away, retrying, refusal, firstAt }) {
   if (refusal) return refusal.left > 0 ? "Waiting to be sent again" : "Sending again…";
@@ -28,7 +30,7 @@ export function figures(message) {
   const about = usage ? "" : "≈ ";
   const parts = [];
   if (all) parts.push(`${about}${all} token${all === 1 ? "" : "s"}`);
-  if (!resumed && tokens > 1 && lastAt > firstAt) parts.push(`${about}${((tokens - 1) / ((lastAt - firstAt) / 1000)).toFixed(1)} tokens/s`);
+  if (!resumed && tokens > 1 && lastAt > firstAt) parts.push(`${perSecond((tokens - 1) / ((lastAt - firstAt) / 1000))} tokens/s`);
   if (firstAt) parts.push(`first token after ${seconds(firstAt - sentAt)}`);
   return parts.join(" · ");
 }
@@ -40,6 +42,15 @@ export function ending({ state, finishReason }) {
   return { length: "Cut at the token limit", content_filter: "Withheld by a filter" }[finishReason] ?? "";
 }
 
+/** "48 s", "3 min 5 s", "6 h" */
+export function wait(left) {
+  if (left === null || left === undefined) return "a few seconds";
+  if (left < 100) return `${left} s`;
+  const minutes = Math.floor(left / 60);
+  if (minutes >= 90) return `${Math.ceil(left / 3600)} h`;
+  return minutes < 10 && left % 60 ? `${minutes} min ${left % 60} s` : `${Math.ceil(left / 60)} min`;
+}
+
 /** What to do after an error, in one sentence. */
 export function advice({ status, code, retryAfter }) {
   if (code === "context_length_exceeded") return "Start a new chat, or lower the token limit in the settings.";
@@ -48,8 +59,8 @@ export function advice({ status, code, retryAfter }) {
   if (status === 0) return "Check that the server runs and that you are online; then try again.";
   if (status === 401 || status === 403) return "Enter a valid API key in the settings.";
   if (status === 404) return "The server no longer has this answer. Ask again.";
-  if (status === 429) return `Too many requests now. Try again in ${retryAfter ?? "a few"} s.`;
-  if (status === 503) return `Try again in ${retryAfter ?? "a few"} s.`;
+  if (status === 429) return `Too many requests now. Try again in ${wait(retryAfter)}.`;
+  if (status === 503) return `Try again in ${wait(retryAfter)}.`;
   if (status === 400 || status === 422) return "Change the message or the settings, then try again.";
   return "Try again; if it happens again, look at the server's log.";
 }

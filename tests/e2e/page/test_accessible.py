@@ -1,16 +1,10 @@
-"""The pages for everyone: axe finds nothing in any state, the focus is never lost, 200 % and reduced motion work."""
-
-import json
-from pathlib import Path
+"""The pages for everyone: the focus is never lost, 200 % and reduced motion work. test_looks.py has what axe finds."""
 
 import pytest
 
 from tests.e2e.fake_backend import fake_backend
 from tests.e2e.test_page import ANSWER, BOARD, say, until_done, wait_for_words
-from tests.e2e.test_page_models import FIVE
 
-AXE = Path(__file__).parents[1] / "vendor" / "axe.min.js"
-FORMULAS = "```math\nx^2\n```\n\n$y$ and a table\n\n| a | b |\n|--|--:|\n| 1 | 2 |\n\n- [x] done\n"
 KEPT = "document.activeElement && document.activeElement !== document.body"
 
 
@@ -19,102 +13,6 @@ def backend():
     with fake_backend() as backend:
         backend.board = BOARD
         yield backend
-
-
-def faults(page):
-    """What axe finds, in short."""
-    if not page.evaluate("Boolean(window.axe)"):
-        page.evaluate(AXE.read_text() + "; 0")
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
-    return [(one["id"], [node["html"][:150] for node in one["nodes"]][:3]) for one in found]
-
-
-@pytest.fixture(params=["light", "dark"])
-def scheme(request, page):
-    page.emulate_media(color_scheme=request.param, reduced_motion="reduce")
-
-
-def test_axe_finds_nothing_in_the_chat(chat, scheme, backend):
-    assert faults(chat) == [], "empty"
-    for text in ("markdown", "reason", "tool", "fail"):
-        say(chat, text)
-        until_done(chat)
-        for summary in chat.locator(f"{ANSWER} summary:visible").all():
-            summary.click()
-        assert faults(chat) == [], text
-    chat.click("#open-panel")
-    for summary in chat.locator("#panel summary:visible").all():
-        summary.click()
-    assert faults(chat) == [], "settings"
-    chat.click("#close-panel")
-    chat.click(".message.user >> nth=0 >> [aria-label^=Edit]")
-    assert faults(chat) == [], "editing"
-    chat.keyboard.press("Escape")
-    refusal = {"message": "The day's share is used.", "code": "rate_limit_exceeded", "retry_after": 3600}
-    backend.refusals.append((429, refusal))  # too far away to be tried again
-    say(chat, "refused")
-    chat.wait_for_selector(f"{ANSWER} .notice:visible")
-    assert faults(chat) == [], "refused"
-    say(chat, "slow")
-    wait_for_words(chat, 5)
-    assert faults(chat) == [], "streaming"
-
-
-def test_axe_finds_nothing_in_formulas_tables_and_lists(chat, scheme):
-    chat.evaluate(
-        """async (text) => {
-            const { MarkdownView } = await import("/static/chat/markdown.js");
-            const body = document.createElement("div");
-            body.className = "body drawn";
-            document.querySelector("#messages").replaceChildren(body);
-            new MarkdownView(body).update(text);
-        }""",
-        FORMULAS,
-    )
-    chat.wait_for_selector(".katex")
-    assert faults(chat) == []
-
-
-@pytest.mark.parametrize("state", ["one model", "many models", "no admin"])
-def test_axe_finds_nothing_on_the_board(page, scheme, backend, state):
-    backend.board = BOARD | ({"shelves": [FIVE]} if state == "many models" else {})
-    page.goto(backend.url + "/board")
-    if state == "no admin":
-        page.evaluate("localStorage.setItem('omni.admin_key', '\"sk-wrong\"')")
-        page.reload()
-        page.wait_for_selector("#key-form:visible")
-    else:
-        page.wait_for_selector(".worker, .shelf")
-    assert faults(page) == []
-
-
-def test_axe_finds_nothing_on_the_page_of_batches(page, scheme, backend):
-    counts = {"total": 10, "completed": 3, "failed": 1}
-    batch = {
-        "id": "batch_a",
-        "status": "in_progress",
-        "endpoint": "/v1/embeddings",
-        "input_file_id": "f",
-        "errors": None,
-    }
-    batch |= {
-        "request_counts": counts,
-        "created_at": 1000,
-        "expires_at": 9e9,
-        "output_file_id": "o",
-        "error_file_id": "e",
-    }
-    ended = batch | {
-        "id": "batch_b",
-        "status": "failed",
-        "errors": {"data": [{"message": "Line 1: no JSON", "line": 1}]},
-    }
-    answer = {"object": "list", "data": [batch, ended], "last_id": None, "has_more": False}
-    page.route("**/v1/batches*", lambda route: route.fulfill(body=json.dumps(answer), content_type="application/json"))
-    page.route("**/v1/messages/batches*", lambda route: route.fulfill(json=answer | {"data": []}))
-    page.goto(backend.url + "/batches")
-    page.wait_for_selector(".batch >> nth=1")
-    assert faults(page) == []
 
 
 # Focus
