@@ -1,4 +1,4 @@
-"""Runs the Procfile's processes until one of them ends, and prints their lines with the process's name in front.
+"""Runs the Procfile's processes until one of them exits, and prints their lines with the process's name in front.
 
     python -m common.process.procfile [--told-fd N] [PROCESS ...]
 
@@ -6,8 +6,12 @@ The processes write JSON lines. Where the output is no terminal they stay that, 
 and everything else that processes or this runner write is the `message` of a line. So they are also kept in the file
 that the greeting names, which common/process/start.py writes into --told-fd.
 
-It replaces `honcho start`, with honcho's parser and printer, for two reasons: it is the direct parent of the processes,
-so no process in between can die unnoticed; and it never blocks on its output, so SIGTERM works without a reader too.
+A process that a signal has killed (`kill -9`, the kernel without memory, a crash in C) is started again, with all that
+it had started, MAX_KILLS times in KILLS_S. One that exits by itself has said why, and ends all.
+
+It replaces `honcho start`, with honcho's parser and printer, for three reasons: it is the direct parent of the
+processes, so no process in between can die unnoticed; it never blocks on its output, so SIGTERM works without a reader
+too; and honcho starts nothing again.
 """
 
 import argparse
@@ -31,6 +35,7 @@ from common.process.processes import die_with_parent
 
 PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
 STOP_S = 5.0  # from SIGTERM to SIGKILL
+MAX_KILLS, KILLS_S = 5, 60.0  # more of one process are a fault that a new start does not mend
 
 
 class UnknownProcess(Exception):
@@ -43,6 +48,8 @@ class Group:
     def __init__(self, output: Output) -> None:
         self._output = output
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._colours: dict[str, str] = {}
+        self._killed_at: dict[str, list[float]] = {}
         self._readers: list[threading.Thread] = []
         self._status: int | None = None  # of the first process to end, or of the signal
         self._kill_at: float | None = None
@@ -51,14 +58,13 @@ class Group:
     def run(self, commands: Mapping[str, str]) -> int:
         """Run until the last process has ended. Returns the exit status of the first, or that of the signal."""
         self._install_signals()
+        self._colours = dict(zip(commands, get_colours(), strict=False))
         for name, command in commands.items():
             self._start(name, command)
-        for (name, process), colour in zip(self._running.items(), get_colours(), strict=False):
-            reader = threading.Thread(target=self._read, args=(name, process, colour), name=name, daemon=True)
-            reader.start()
-            self._readers.append(reader)
+        for name in commands:
+            self._start_reader(name)
         while self._running:
-            self._tick()
+            self._tick(commands)
         deadline = time.monotonic() + DRAIN_S
         for reader in self._readers:  # a process that outlives its parent may hold the pipe open
             reader.join(max(0.0, deadline - time.monotonic()))
@@ -82,11 +88,16 @@ class Group:
         self._running[name] = process
         self._print(f"{name} started (pid={process.pid})")
 
-    def _read(self, name: str, process: "subprocess.Popen[bytes]", colour: str) -> None:
-        for line in process.stdout or ():
-            self._output.write(name, line, colour)
+    def _start_reader(self, name: str) -> None:
+        reader = threading.Thread(target=self._read, args=(name, self._running[name]), name=name, daemon=True)
+        reader.start()
+        self._readers.append(reader)
 
-    def _tick(self) -> None:
+    def _read(self, name: str, process: "subprocess.Popen[bytes]") -> None:
+        for line in process.stdout or ():
+            self._output.write(name, line, self._colours[name])
+
+    def _tick(self, commands: Mapping[str, str]) -> None:
         wait_s = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
         if select.select([self._wake_fd], [], [], wait_s)[0]:
             for number in os.read(self._wake_fd, 4096):
@@ -97,10 +108,22 @@ class Group:
             if (status := process.poll()) is not None:
                 del self._running[name]
                 self._print(f"{name} stopped (rc={status})")
-                self._end_all(status)
+                if self._kill_at is None and self._may_start_again(name, status):
+                    signal_group(process.pid, signal.SIGKILL)  # its children hold its port or its folder
+                    self._start(name, commands[name])
+                    self._start_reader(name)
+                else:
+                    self._end_all(status)
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._send(signal.SIGKILL)
             self._kill_at = time.monotonic() + STOP_S
+
+    def _may_start_again(self, name: str, status: int) -> bool:
+        if status >= 0 or -status in (signal.SIGTERM, signal.SIGINT):  # it is meant to end
+            return False
+        now = time.monotonic()
+        self._killed_at[name] = [at for at in self._killed_at.get(name, ()) if at > now - KILLS_S] + [now]
+        return len(self._killed_at[name]) <= MAX_KILLS
 
     def _end_all(self, status: int) -> None:
         if self._kill_at is None:
@@ -111,11 +134,15 @@ class Group:
     def _send(self, number: signal.Signals) -> None:
         for name, process in self._running.items():
             self._print(f"sending {number.name} to {name} (pid {process.pid})")
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
+            signal_group(process.pid, number)
 
     def _print(self, sentence: str) -> None:
         self._output.write("system", sentence)
+
+
+def signal_group(leader: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
 
 
 def commands_of(names: Sequence[str]) -> dict[str, str]:

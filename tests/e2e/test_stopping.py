@@ -1,4 +1,4 @@
-"""A stop always ends the service, even without its terminal or some of its processes."""
+"""A stop always ends the service, even without its terminal; a killed process does not."""
 
 import fcntl
 import os
@@ -6,10 +6,12 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 
-from tests.started import HONCHO, START, Started, end_all
+from tests.chaos.harness import wait_until
+from tests.started import HONCHO, Started, end_all
 
 
 @pytest.fixture
@@ -44,10 +46,28 @@ def test_the_end_does_not_wait_for_the_reader_of_the_output(
     assert started.process.returncode == 128 + number
 
 
-@pytest.mark.parametrize("command", [START, HONCHO], ids=["ours", "honcho"])
 @pytest.mark.parametrize("at", [0, 1])
-def test_the_death_of_one_process_ends_all(tmp_path: Path, command: list[str], at: int) -> None:
-    """With honcho that is the process that reads a command's output."""
+def test_under_honcho_the_death_of_one_process_ends_all(tmp_path: Path, at: int) -> None:
+    """The process that reads a command's output."""
     (tmp_path / "data").mkdir()
-    started = Started(tmp_path / "data", "redis", "api", command=command).wait_live()
+    started = Started(tmp_path / "data", "redis", "api", command=HONCHO).wait_live()
     end_all(started, signal.SIGKILL, psutil.Process(started.process.pid).children()[at])
+
+
+def test_killed_processes_start_again_and_jobs_are_kept(tmp_path: Path) -> None:
+    """The pids that the log names: those of Valkey's parent, of the API's and of the worker's."""
+    (tmp_path / "data").mkdir()
+    started = Started(tmp_path / "data", "redis", "api", "worker").wait_live()
+    asked = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 5, "background": True}
+    headers = {"Authorization": "Bearer sk-local"}
+    jobs = []
+    for _ in range(3):
+        answer = httpx2.post(f"{started.service.url}/v1/chat/completions", json=asked, headers=headers, timeout=30)
+        jobs.append(answer.json()["id"])
+        first = psutil.Process(started.process.pid).children()[0]  # by pid: a successor is the last
+        first.kill()
+        first.wait(10)
+        started.wait_live()
+    for job in jobs:
+        wait_until(lambda job=job: started.get(f"/v1/chat/completions/{job}").status_code == 200, 60)  # type: ignore[misc]
+    end_all(started, signal.SIGTERM)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.process.procfile import UnknownProcess, commands_of
@@ -33,6 +34,13 @@ def run(commands: Mapping[str, str], output: int = subprocess.PIPE) -> "subproce
     return subprocess.Popen(words, cwd=ROOT, stdout=output, text=True, start_new_session=True)
 
 
+def runs(pid: str) -> bool:
+    try:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_lines_begin_with_the_process_and_the_first_end_ends_all() -> None:
     ended = run({"one": "echo first; echo last >&2; exit 7", "two": "exec sleep 100"})
     written, _ = ended.communicate(timeout=20)
@@ -43,6 +51,19 @@ def test_lines_begin_with_the_process_and_the_first_end_ends_all() -> None:
     assert {"one    | first", "one    | last", "system | one stopped (rc=7)", "system | two stopped (rc=-N)"} <= {
         *lines
     }
+
+
+@pytest.mark.parametrize(("signals", "starts"), [("KILL", 6), ("SEGV", 6), ("TERM", 1)])
+def test_what_a_signal_has_killed_starts_again_five_times(tmp_path: Path, signals: str, starts: int) -> None:
+    """With the child that it leaves behind gone; a SIGTERM means that it is to end."""
+    child = f"sleep 100 & echo $! >> {tmp_path}/children; ulimit -c 0"
+    ended = run({"one": f"echo again; {child}; kill -{signals} $$", "two": "exec sleep 100"})
+    written, _ = ended.communicate(timeout=20)
+    lines = written.splitlines()
+    assert sum("| again" in line for line in lines) == sum("one started" in line for line in lines) == starts
+    assert sum("two started" in line for line in lines) == 1
+    children = (tmp_path / "children").read_text().split()
+    assert not any(map(runs, children[: starts - 1]))
 
 
 def test_on_a_terminal_names_have_colours() -> None:
