@@ -57,17 +57,23 @@ def test_under_honcho_the_death_of_one_process_ends_all(tmp_path: Path, at: int)
 def test_killed_processes_start_again_and_jobs_are_kept(tmp_path: Path) -> None:
     """The pids that the log names: those of Valkey's parent, of the API's and of the worker's."""
     (tmp_path / "data").mkdir()
-    started = Started(tmp_path / "data", "redis", "api", "worker").wait_live()
-    asked = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 5, "background": True}
+    started = Started(tmp_path / "data", "redis", "api", "worker")
+    asked = {
+        "model": "omni-demo",
+        "messages": [{"role": "user", "content": "Once"}],
+        "max_tokens": 5,
+        "background": True,
+    }
     headers = {"Authorization": "Bearer sk-local"}
     jobs = []
     for _ in range(3):
+        wait_until(lambda: started.get("/health").status_code == 200, 60)
         answer = httpx2.post(f"{started.service.url}/v1/chat/completions", json=asked, headers=headers, timeout=30)
+        assert answer.status_code == 202, answer.text
         jobs.append(answer.json()["id"])
         first = psutil.Process(started.process.pid).children()[0]  # by pid: a successor is the last
         first.kill()
         first.wait(10)
-        started.wait_live()
     for job in jobs:
         wait_until(lambda job=job: started.get(f"/v1/chat/completions/{job}").status_code == 200, 60)  # type: ignore[misc]
     end_all(started, signal.SIGTERM)

@@ -97,7 +97,7 @@ def test_a_signal_while_they_start_ends_all() -> None:
 
 def test_a_process_can_write_without_a_reader(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    ended = run({"one": f"yes | head -c 4000000; touch {tmp_path}/written; exec sleep 100"}, writer)
+    ended = run({"one": f"yes | head -c 200000; touch {tmp_path}/written; exec sleep 100"}, writer)
     os.close(writer)
     wait_until((tmp_path / "written").exists, 30)
     ended.send_signal(signal.SIGTERM)
