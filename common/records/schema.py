@@ -27,7 +27,7 @@ ID = String(128)
 meta = Table(
     "meta",
     metadata,
-    Column("name", String(64), primary_key=True),  # `outbox`: up to where it was applied (position.py)
+    Column("name", String(64), primary_key=True),  # position.py and migrate.py
     Column("value", Text, nullable=False),
 )
 

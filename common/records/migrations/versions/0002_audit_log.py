@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
+usable_by = "0001"  # a new table
 
 
 def upgrade() -> None:
