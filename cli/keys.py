@@ -196,6 +196,7 @@ def revoke(context: click.Context, name: str, as_json: bool) -> None:
 @click.pass_context
 def export(context: click.Context, name: str, folder: Path, as_json: bool) -> None:
     """Write all that the key NAME owns: JSON lines, and its files."""
+    from cli.audit import audited
     from cli.owned import Belongings, owner_of_name  # SQLAlchemy, for which other commands need not wait
 
     store: KeyStore = context.obj
