@@ -30,6 +30,7 @@ from api.messages.routes import message_routes
 from api.models.routes import model_routes
 from api.ollama.routes import ollama_routes
 from api.operator.adapters import adapter_routes
+from api.operator.audit_routes import audit_routes
 from api.operator.board import board_routes
 from api.operator.health import health_routes
 from api.operator.metrics import metric_routes
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> Flask:
         model_routes,
         adapter_routes,
         webhook_routes,
+        audit_routes,
         board_routes,
         metric_routes,
     ):

@@ -1,26 +1,23 @@
 """omni backup, omni restore: the data folder's queue, store and files, copied while the service runs or not."""
 
 import os
+import re
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import cast
 
 import click
-from redis import Redis
-from redis.exceptions import RedisError
 
 from cli.terminal import CallersPath, json_option, show_json
-from common.process.data_folder import FolderRefused, is_answered, take
-from common.redis.connection import connect
+from common.process.data_folder import FolderRefused, take
 from common.settings import Settings
 
 QUEUE, STORE, FILES = "appendonlydir", "omni.db", "files"
-REWRITE_S = 60.0  # how long a rewrite of Valkey's file may take
-REWRITES = "auto-aof-rewrite-percentage"
+MANIFEST = "appendonly.aof.manifest"
+HELD = "backup"  # beside Valkey's files, for as long as a backup copies them
+TRIES = 20
 
 
 @click.command()
@@ -42,7 +39,7 @@ def backup(context: click.Context, folder: Path, as_json: bool) -> None:
         # the queue first: an older queue with a newer store does nothing twice, the reverse would lack answers
         copied = [copy_queue(settings, data, part), copy_store(settings, part), copy_files(settings, part)]
         part.rename(folder)
-    except (OSError, RedisError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise click.ClickException(f"nothing was backed up: {error}") from None
     if as_json:
@@ -84,29 +81,45 @@ def restore(context: click.Context, folder: Path, as_json: bool) -> None:
 def copy_queue(settings: Settings, data: Path, target: Path) -> str:
     if settings.redis.given_url:
         return "queue and keys: not copied, they are in the server of REDIS_URL"
-    if is_answered(settings.redis.socket_path):
-        with closing(connect(settings.redis.url, retries=0)) as redis, without_rewrites(redis):
-            copy(data / QUEUE, target / QUEUE)
-    elif (data / QUEUE).exists():
-        copy(data / QUEUE, target / QUEUE)
+    if (data / QUEUE).exists():
+        with held(data / QUEUE) as folder:
+            copy(folder, target / QUEUE)
     return f"queue and keys: {size_of(target / QUEUE)}"
 
 
 @contextmanager
-def without_rewrites(redis: "Redis") -> Iterator[None]:
-    """Valkey replaces none of its files meanwhile; the last one may grow, and is read up to its last whole command."""
-    before = cast(dict[str, str], redis.config_get(REWRITES))[REWRITES]
-    redis.config_set(REWRITES, 0)
+def held(queue: Path) -> Iterator[Path]:
+    """A folder with the files of Valkey's manifest under second names, which stay when a rewrite removes the first.
+
+    The last file may grow meanwhile; it is read up to its last whole command.
+    """
+    folder = queue / HELD
+    shutil.rmtree(folder, ignore_errors=True)  # of a backup that was killed
     try:
-        deadline = time.monotonic() + REWRITE_S
-        while redis.info("persistence")["aof_rewrite_in_progress"]:
-            if time.monotonic() > deadline:
-                raise OSError(f"Valkey has been rewriting its file for {REWRITE_S:g} s; try again")
-            time.sleep(0.1)
-        yield
+        for _ in range(TRIES):
+            if hold_files(queue, folder):
+                yield folder
+                return
+        raise OSError(f"Valkey has replaced its files {TRIES} times meanwhile; try again")
     finally:
-        with suppress(RedisError):
-            redis.config_set(REWRITES, before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def hold_files(queue: Path, folder: Path) -> bool:
+    """False when they were replaced meanwhile."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    manifest = queue / MANIFEST
+    if not (text := manifest.read_text() if manifest.exists() else ""):
+        return True  # nothing was written yet
+    kept = [line for line in text.splitlines() if not line.endswith("type h")]  # h: history, about to be removed
+    for name in re.findall(r"^file (\S+)", "\n".join(kept), re.MULTILINE):
+        try:
+            (folder / name).hardlink_to(queue / name)
+        except FileNotFoundError:
+            return False
+    (folder / MANIFEST).write_text("".join(f"{line}\n" for line in kept))
+    return manifest.read_text() == text
 
 
 def copy_store(settings: Settings, target: Path) -> str:

@@ -49,11 +49,16 @@ def limit_options(function: Callable[..., None]) -> Callable[..., None]:
     )
 
 
+def named(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were written."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def changed(limits: KeyLimits, given: dict[str, Any]) -> KeyLimits:
-    named = {name: value for name, value in given.items() if value is not None}
-    if "admin" in named:
-        named["admin"] = int(named["admin"])
-    return replace(limits, **named)
+    written = named(given)
+    if "admin" in written:
+        written["admin"] = int(written["admin"])
+    return replace(limits, **written)
 
 
 def cells(limits: KeyLimits) -> list[Any]:
@@ -82,10 +87,14 @@ def keys(context: click.Context) -> None:
 @click.argument("name")
 @limit_options
 @json_option
-@click.pass_obj
-def add(store: KeyStore, /, name: str, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def add(context: click.Context, /, name: str, as_json: bool, **given: Any) -> None:
     """Create the key NAME and print it; it cannot be shown again."""
-    key = store.add(name, changed(KeyLimits(), given))
+    from cli.audit import audited
+
+    store: KeyStore = context.obj
+    with audited(context.meta[SETTINGS], "key.create", name, **named(given)):
+        key = store.add(name, changed(KeyLimits(), given))
     if as_json:
         show_json({"key": key} | as_object(store, record_of(store, name)))
     else:
@@ -147,10 +156,15 @@ def record_of(store: KeyStore, name: str) -> KeyRecord:
 @click.argument("name")
 @limit_options
 @json_option
-@click.pass_obj
-def limits(store: KeyStore, /, name: str, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def limits(context: click.Context, /, name: str, as_json: bool, **given: Any) -> None:
     """Change the limits of the key NAME, from its next request on."""
-    store.set_limits(name, changed(record_of(store, name).limits, given))
+    from cli.audit import audited
+
+    store: KeyStore = context.obj
+    record = record_of(store, name)
+    with audited(context.meta[SETTINGS], "key.limit", name, **named(given)):
+        store.set_limits(name, changed(record.limits, given))
     if as_json:
         show_json(as_object(store, record_of(store, name)))
     else:
@@ -160,11 +174,15 @@ def limits(store: KeyStore, /, name: str, as_json: bool, **given: Any) -> None:
 @keys.command()
 @click.argument("name")
 @json_option
-@click.pass_obj
-def revoke(store: KeyStore, name: str, as_json: bool) -> None:
+@click.pass_context
+def revoke(context: click.Context, name: str, as_json: bool) -> None:
     """Refuse the key NAME within a second; its jobs continue."""
+    from cli.audit import audited
+
+    store: KeyStore = context.obj
     record = record_of(store, name)
-    store.revoke(name)
+    with audited(context.meta[SETTINGS], "key.revoke", name):
+        store.revoke(name)
     if as_json:
         show_json({"name": name, "owner": record.owner, "revoked": True})
     else:
@@ -178,13 +196,16 @@ def revoke(store: KeyStore, name: str, as_json: bool) -> None:
 @click.pass_context
 def export(context: click.Context, name: str, folder: Path, as_json: bool) -> None:
     """Write all that the key NAME owns: JSON lines, and its files."""
+    from cli.audit import audited
     from cli.owned import Belongings, owner_of_name  # SQLAlchemy, for which other commands need not wait
 
     store: KeyStore = context.obj
     owner, _ = owner_of_name(store, name)
     if folder.exists():
         raise click.ClickException(f"{folder} is there already; name a new folder.")
-    counts = Belongings(context.meta[SETTINGS], store.redis, owner).export(folder)
+    settings = context.meta[SETTINGS]
+    with audited(settings, "key.export", name, folder=str(folder)):
+        counts = Belongings(settings, store.redis, owner).export(folder)
     if as_json:
         show_json({"folder": str(folder), "written": counts})
     else:
@@ -199,6 +220,7 @@ def export(context: click.Context, name: str, folder: Path, as_json: bool) -> No
 @click.pass_context
 def purge(context: click.Context, name: str, keep_usage: bool, yes: bool, as_json: bool) -> None:
     """Revoke the key NAME, end its jobs and batches, and delete all that it owns."""
+    from cli.audit import audited
     from cli.owned import Belongings, owner_of_name
 
     store: KeyStore = context.obj
@@ -206,12 +228,14 @@ def purge(context: click.Context, name: str, keep_usage: bool, yes: bool, as_jso
     if not yes:
         question = f"Delete all that {name!r} owns (answers, conversations, files, batches) for good?"
         click.confirm(question, abort=True, err=True)
-    if exists:
-        store.revoke(next(record.name for record in store.all() if record.owner == owner))
-        time.sleep(NOTICED_S)
-    belongings = Belongings(context.meta[SETTINGS], store.redis, owner)
-    belongings.end()
-    num_deleted = belongings.delete(keep_usage=keep_usage)
+    settings = context.meta[SETTINGS]
+    with audited(settings, "key.purge", name, keep_usage=keep_usage):
+        if exists:
+            store.revoke(next(record.name for record in store.all() if record.owner == owner))
+            time.sleep(NOTICED_S)
+        belongings = Belongings(settings, store.redis, owner)
+        belongings.end()
+        num_deleted = belongings.delete(keep_usage=keep_usage)
     if as_json:
         show_json({"name": name, "owner": owner, "records_deleted": num_deleted})
     else:

@@ -19,6 +19,7 @@ SECTIONS = MappingProxyType(
             "keys": "keys",
             "usage": "usage",
             "webhooks": "webhooks",
+            "audit": "audit",
             "backup": "backup",
             "restore": "backup",
         },

@@ -7,7 +7,7 @@ from redis import Redis
 
 from common.files.housekeeping import clean
 from common.files.storage import FileStorage
-from common.records import archive
+from common.records import archive, audit
 from common.records.accounts.owned import delete_ended_batches
 from common.records.database import Connection, Records
 from common.records.webhooks import purge_events
@@ -23,6 +23,8 @@ def run(settings: Settings, records: Records, redis: "Redis") -> None:
     in_pages(records, lambda connection: archive.delete_expired(connection, now, PAGE))
     in_pages(records, lambda connection: purge_events(connection, before, PAGE))
     in_pages(records, lambda connection: delete_ended_batches(connection, before, 1), 1)
+    audited_before = now - max(audit.KEPT_S, settings.store.ttl)
+    in_pages(records, lambda connection: audit.purge_changes(connection, audited_before, PAGE))
     clean(records, FileStorage(settings.files_url), now)
 
 

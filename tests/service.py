@@ -45,6 +45,8 @@ def worker_of(supervisor: int) -> psutil.Process:
 class RunningService:
     """The processes of one instance. `stop()`, or the end of a `with`, ends them all."""
 
+    code = ROOT  # the checkout that they run
+
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, api_module: str = "api.server") -> None:
         self.folder = folder
         self.api_module = api_module
@@ -105,7 +107,7 @@ class RunningService:
         with self.log_path.open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *self.command(name, self.api_module)],
-                cwd=ROOT,
+                cwd=self.code,
                 env=self.env | self.env_of.get(name, {}),
                 stdout=log,
                 stderr=log,

@@ -17,7 +17,7 @@ HOUSES = ("api", "worker", "common", "dispatcher")
 # import. Every room may import itself, and `api`, `worker` and `dispatcher` may import `common`.
 BASE = ("process",)
 CORE = ("request", "prompt", "reading", "schema", "gate", *BASE)
-ENDPOINT = ("jobs", *CORE)
+ENDPOINT = ("jobs", "audit", *CORE)
 ROOTS = ("device", "progress")
 ARROWS = {
     "api": {
@@ -40,7 +40,8 @@ ARROWS = {
         "operator": ("webhooks", "models", *ENDPOINT),
         "webhooks": ENDPOINT,
         "tokens": ENDPOINT,
-        "jobs": CORE,
+        "jobs": ("audit", *CORE),
+        "audit": ("gate", *BASE),
         "request": ("prompt", "reading", "schema", *BASE),
         "prompt": ("reading", "schema", *BASE),
         "reading": BASE,

@@ -50,7 +50,7 @@ def message_batch_routes(service: Service) -> Blueprint:
 
     @routes.post(f"{PATH}/<batch_id>/cancel")
     def stop(batch_id: str) -> dict[str, Any]:
-        row, is_cancelled = cancel(service, visible_to(service.keys.caller(request)), DIALECT, batch_id)
+        row, is_cancelled = cancel(service, service.keys.caller(request), DIALECT, batch_id)
         if not is_cancelled and row["status"] not in OPEN:
             raise InvalidRequest(f"The batch {batch_id} has ended, so it cannot be canceled.")
         return shown(row)

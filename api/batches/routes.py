@@ -35,7 +35,7 @@ def batch_routes(service: Service) -> Blueprint:
 
     @routes.post("/v1/batches/<batch_id>/cancel")
     def stop(batch_id: str) -> dict[str, Any]:
-        row, is_cancelled = cancel(service, visible_to(service.keys.caller(request)), "openai", batch_id)
+        row, is_cancelled = cancel(service, service.keys.caller(request), "openai", batch_id)
         if not is_cancelled:
             raise Conflict(f"Cannot cancel a batch with status '{row['status']}'.")
         return batch_object(row)

@@ -149,16 +149,17 @@ def page(
     return found
 
 
-def cancel(service: Service, owner: str | None, dialect: Dialect, batch_id: str) -> tuple[BatchRow, bool]:
+def cancel(service: Service, caller: Caller, dialect: Dialect, batch_id: str) -> tuple[BatchRow, bool]:
     """The batch, and whether it is cancelled now or was before. Raises NotFound."""
-    found_batch(service, owner, dialect, batch_id)
+    owner = found_batch(service, visible_to(caller), dialect, batch_id)["owner"]
 
     def change() -> bool:
         with service.records.begin() as connection:
             return cancel_batch(connection, batch_id, time.time())
 
-    if in_store_thread(change):
-        wake(service)
+    with service.audit.change(caller, "batch.cancel", batch_id, of=owner):
+        if in_store_thread(change):
+            wake(service)
     row = found_batch(service, owner, dialect, batch_id)
     return row, row["status"] in CANCELLED
 

@@ -30,7 +30,8 @@ def job_routes(service: Service) -> Blueprint:
     def cancel(job_id: str) -> dict[str, Any]:
         caller = service.keys.caller(request)
         job = owned_job(service, caller, job_id, sees_all=caller.is_admin)
-        states = [service.store.cancel(each) for each in answered_with(job)]
+        with service.audit.change(caller, "job.cancel", job_id, of=job.owner):
+            states = [service.store.cancel(each) for each in answered_with(job)]
         was_on = [state for state in states if state in ("queued", "running")]
         state = [*was_on, *states][0]
         return {"id": job_id, "object": "job", "deleted": bool(was_on), "state_before": state or None}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from api.audit import AuditLog
 from api.gate.auth import KeyRing
 from api.gate.body_room import BodyRoom
 from api.jobs.hub import EventHub
@@ -27,6 +28,7 @@ class Service:
     keys: KeyRing
     records: Records  # only in in_store_thread(): SQL would stop all streams of this process
     files: FileStorage  # only in in_file_thread()
+    audit: AuditLog
     grammars: GrammarCheck = field(default_factory=GrammarCheck)
     bodies: BodyRoom = field(default_factory=BodyRoom)
     tally: Tally = field(default_factory=lambda: Tally(SERVICE))
@@ -55,13 +57,15 @@ def expected_ids(settings: Settings) -> dict[str, str]:
 
 def build_service(settings: Settings) -> Service:
     redis = connect(settings.redis.url, parser_class=GreenParser)
+    keys, records = KeyRing(settings, KeyStore(redis)), Records(settings.store_url)
     store = Store(redis, max_queue=settings.limits.max_queue, ttl_s=settings.limits.result_ttl)
     return Service(
         settings,
         store,
         EventHub(store, redis),
         Models(store, expected_ids(settings), settings.embedding.names, is_table=bool(settings.models)),
-        KeyRing(settings, KeyStore(redis)),
-        Records(settings.store_url),
+        keys,
+        records,
         FileStorage(settings.files_url),
+        AuditLog(records, keys),
     )

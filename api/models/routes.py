@@ -39,10 +39,11 @@ def model_routes(service: Service) -> Blueprint:
 def add_orders(routes: Blueprint, service: Service) -> None:
     def order(name: str, action: Action) -> tuple[Response, int]:
         """202 while it is not done, 200 once it is."""
-        service.keys.admin(request)
+        caller = service.keys.admin(request)
         body = parse(ModelOrder, read_body(request) if has_body() else {})
         wait_s = asked_wait() if "wait" in request.args else body.wait_s
-        is_done = order_model(service, name, action, keep_alive_s=body.keep_alive, wait_s=wait_s)
+        with service.audit.change(caller, f"model.{action}", name, keep_alive=body.keep_alive):
+            is_done = order_model(service, name, action, keep_alive_s=body.keep_alive, wait_s=wait_s)
         return jsonify(model_object(service, name)), 200 if is_done else 202
 
     for action in get_args(Action):
@@ -52,9 +53,10 @@ def add_orders(routes: Blueprint, service: Service) -> None:
 
     def llama_cpps(action: Action) -> dict[str, Any]:
         """As its router: answers when it is ordered."""
-        service.keys.admin(request)
+        caller = service.keys.admin(request)
         body = parse(NamedModelOrder, read_body(request))
-        order_model(service, body.model, action, keep_alive_s=body.keep_alive, wait_s=body.wait_s)
+        with service.audit.change(caller, f"model.{action}", body.model, keep_alive=body.keep_alive):
+            order_model(service, body.model, action, keep_alive_s=body.keep_alive, wait_s=body.wait_s)
         return {"success": True}
 
     for action in ("load", "unload"):

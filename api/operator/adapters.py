@@ -26,16 +26,18 @@ def adapter_routes(service: Service) -> Blueprint:
 
     @routes.post("/v1/load_lora_adapter")
     def load() -> Response:
-        service.keys.admin(request)
+        caller = service.keys.admin(request)
         body = parse(LoadAdapterRequest, read_body(request))
-        AdapterList(service).load(body.lora_name, body.lora_path, body.base_model)
+        with service.audit.change(caller, "adapter.load", body.lora_name, path=body.lora_path, base=body.base_model):
+            AdapterList(service).load(body.lora_name, body.lora_path, body.base_model)
         return sentence(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @routes.post("/v1/unload_lora_adapter")
     def unload() -> Response:
-        service.keys.admin(request)
+        caller = service.keys.admin(request)
         body = parse(UnloadAdapterRequest, read_body(request))
-        AdapterList(service).unload(body.lora_name)
+        with service.audit.change(caller, "adapter.unload", body.lora_name):
+            AdapterList(service).unload(body.lora_name)
         return sentence(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     return routes

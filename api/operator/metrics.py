@@ -29,6 +29,7 @@ HISTOGRAMS: Mapping[str, str] = MappingProxyType(
         "request_queue_time": "Time in the queue, until a worker first claimed the request.",
         "request_prefill_time": "Time from the claim to the first token.",
         "request_decode_time": "Time from the first token to the end.",
+        "request_time_per_output_token": "Mean time between two tokens of a complete answer.",
         "request_inference_time": "Time from the claim to the end, for complete answers.",
         "e2e_request_latency": "Time from accepting the request to its end, for complete answers.",
         "model_swap_time": "Time that loading a model of a table took.",
@@ -39,6 +40,8 @@ TOKENS: Mapping[str, str] = MappingProxyType(
         "request_prompt_tokens": "Prompt tokens of a complete answer's request.",
         "request_generation_tokens": "Tokens of a complete answer.",
         "request_params_max_tokens": "The most tokens that a request with a complete answer could have.",
+        "request_params_n": "Choices of a request with a complete answer.",
+        "iteration_tokens_total": "Tokens that a step computed: of prompts, of answers, and drafts.",
     }
 )
 COUNTERS: Mapping[str, str] = MappingProxyType(
@@ -49,6 +52,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "prefix_cache_hits": "Prompt tokens found in the prefix cache.",
         "num_preemptions": "Sequences whose KV cache was freed for other sequences.",
         "recomputed_tokens": "Tokens prefilled again after a preemption.",
+        "spec_decode_num_drafts": "Drafts of one token or more that were verified.",
         "spec_decode_num_draft_tokens": "Tokens drafted by speculation and verified.",
         "spec_decode_num_accepted_tokens": "Drafted tokens that proved right.",
         "resumed_jobs": "Jobs resumed from their log after their worker ended or they were preempted for another key.",
@@ -140,6 +144,7 @@ class Counts:
             blocks = total(workers, queue, "kv_blocks_total")
             usage.append((queue, total(workers, queue, "kv_blocks_used") / blocks if blocks else 0.0))
         yield self._gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", usage)
+        yield cache_config(workers)
         states = GaugeMetricFamily("omni:workers", "Live workers by state.", labels=["model_name", "state"])
         for queue in self.queues:
             for state in WORKER_STATES:
@@ -191,6 +196,17 @@ def buckets(counts: dict[str, int], name: str, unit: int = 1000) -> tuple[list[t
 
 def total(workers: Sequence[dict[str, str]], queue: str, field: str) -> float:
     return sum(float(worker.get(field, 0)) for worker in workers if worker.get("queue") == queue)
+
+
+def cache_config(workers: Sequence[dict[str, str]]) -> Metric:
+    """By vLLM's labels, each configuration of a model's workers once."""
+    labels = ("model_name", "block_size", "num_gpu_blocks", "cache_dtype")
+    family = GaugeMetricFamily("omni:cache_config_info", "The workers' KV caches; the value is 1.", labels=labels)
+    fields = ("queue", "kv_block_size", "kv_blocks_total", "kv_dtype")
+    for found in sorted({tuple(worker.get(field, "") for field in fields) for worker in workers}):
+        if found[1] not in ("", "0"):  # else there is no KV cache here
+            family.add_metric(found, 1)
+    return family
 
 
 def http_requests(store: Store) -> Metric:

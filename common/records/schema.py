@@ -27,7 +27,7 @@ ID = String(128)
 meta = Table(
     "meta",
     metadata,
-    Column("name", String(64), primary_key=True),  # `outbox`: up to where it was applied (position.py)
+    Column("name", String(64), primary_key=True),  # position.py and migrate.py
     Column("value", Text, nullable=False),
 )
 
@@ -165,6 +165,25 @@ batch_lines = Table(
     Column("status_code", Integer),
     Column("request_id", ID),
     Column("body", LargeBinary),  # the response's JSON, as the API sent it
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("actor", String(128), nullable=False),  # the key's name at that time, or user@host of a command
+    Column("key_id", OWNER),  # None for a command
+    Column("address", String(64), nullable=False),  # of the connection, or ""
+    Column("forwarded", String(256), nullable=False),  # X-Forwarded-For, as it was sent: anybody can write it
+    Column("request_id", String(128), nullable=False),
+    Column("action", String(64), nullable=False),  # model.load, key.create, ...
+    Column("target", String(256), nullable=False),
+    Column("details", JSON, nullable=False),  # never a secret
+    Column("outcome", String(16), nullable=False),  # begun succeeded failed
+    Column("code", String(64)),  # of the error
+    Column("ended", Float),
+    Index("audit_log_by_time", "at"),
 )
 
 webhook_endpoints = Table(

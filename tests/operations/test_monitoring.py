@@ -60,6 +60,16 @@ def test_promtool_accepts_the_rules():
     assert checked.returncode == 0, checked.stderr
 
 
+def test_the_alert_of_a_missing_worker_comes_after_two_minutes_in_each_case():
+    """Also for a model that leaves /metrics with its worker; not while the API is away, nor for ever."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    tested = subprocess.run(
+        ["promtool", "test", "rules", str(ROOT / "tests/operations/alerts_test.yml")], capture_output=True, text=True
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def test_a_real_prometheus_scrapes_us_and_evaluates_the_dashboard(service: RunningService, tmp_path):
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed")

@@ -61,6 +61,7 @@ class Drafter:
         self.guesser = guesser  # None: nothing is drafted
         self.num_ahead = min(num_ahead, guesser.max_guesses) if guesser is not None else 0
         self.lengths = Lengths(num_budget, introduces=guesser is not None and guesser.reads_prompts)
+        self.num_drafts = 0  # guesses verified so far
         self.num_drafted = 0  # tokens verified so far
         self.num_accepted = 0  # of these, tokens that proved right
         self._known: set[Sequence] = set()  # that the guesser may hold state of
@@ -111,6 +112,7 @@ class Drafter:
         """`num_accepted` of the row's samples are tokens now; all but the last were drafted."""
         num_drafted = len(row.sequence.draft)
         if num_drafted:
+            self.num_drafts += 1
             self.num_drafted += num_drafted
             self.num_accepted += num_accepted - 1
             if row.sequence.finish_reason is None:  # else the rest of the draft was not looked at

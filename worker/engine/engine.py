@@ -61,6 +61,7 @@ class Engine:
         self._in_flight: Step | None = None  # the last step while its samples are still to be read
         self.num_cached_tokens = 0
         self.last_step_s = 0.0
+        self.last_step_tokens = 0
         self.is_closed = False
 
     def step(self) -> list[tuple[str, Event]]:
@@ -82,6 +83,7 @@ class Engine:
             for row in step.leave_pending(self._is_live):
                 self.scheduler.share(row)
         self.last_step_s = time.perf_counter() - started
+        self.last_step_tokens = sum(row.num_inputs for row in step.batch)
         return events
 
     @property
@@ -240,13 +242,15 @@ def run_first_step(engine: Engine, on_progress: OnProgress) -> None:
 
 def stats_of(engine: Engine) -> EngineStats:
     """Of an engine that is not closed."""
-    pool, requests, scheduler = engine.runner.kv_cache.pool, engine.requests, engine.scheduler
+    cache, requests, scheduler = engine.runner.kv_cache, engine.requests, engine.scheduler
     return EngineStats(
         num_running=len(scheduler.running),
         num_waiting=len(scheduler.waiting),
         num_places=scheduler.max_num_seqs,
-        kv_blocks_used=pool.num_used,
-        kv_blocks_total=pool.num_blocks,
+        kv_blocks_used=cache.pool.num_used,
+        kv_blocks_total=cache.pool.num_blocks,
+        kv_block_size=cache.block_size,
+        kv_dtype=str(cache.keys[0].dtype).removeprefix("torch.") if cache.keys else "",
         num_preemptions=scheduler.num_preemptions,
         prompt_tokens=requests.num_prompt_tokens,
         cached_tokens=engine.num_cached_tokens,
@@ -255,6 +259,7 @@ def stats_of(engine: Engine) -> EngineStats:
         memory_used_bytes=used_bytes(engine.device) + engine.sleeping.card_bytes,
         num_preempted=scheduler.num_preempted,
         recomputed_tokens=scheduler.num_recomputed,
+        drafts=engine.drafter.num_drafts,
         draft_tokens=engine.drafter.num_drafted,
         accepted_tokens=engine.drafter.num_accepted,
     )

@@ -28,10 +28,13 @@ class EngineStats:
     memory_used_bytes: int = 0  # on the GPU; 0 on a CPU
     num_preempted: int = 0  # waiting sequences that were preempted
     recomputed_tokens: int = 0  # of sequences that continue after a preemption or after another worker
+    kv_block_size: int = 0  # tokens of a block
+    kv_dtype: str = ""  # of keys
+    drafts: int = 0  # guesses that were verified, of one token or more each
     draft_tokens: int = 0  # guessed and verified
     accepted_tokens: int = 0  # of these, the ones that proved right
 
-    def as_dict(self) -> dict[str, int | float]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -48,7 +51,7 @@ class KVDemand:
 class WithoutKV:
     """Of an engine without a KV cache in this process, which does not leave a GPU for a while either."""
 
-    kv_bytes = 0
+    kv_bytes = last_step_tokens = 0
     sleeping = None
 
     def resize_kv(self, num_bytes: int) -> int:
@@ -184,6 +187,8 @@ class AnyEngine(Protocol):
 
     @property
     def has_work(self) -> bool: ...
+
+    last_step_tokens: int  # that the last step computed: of prompts, of answers, and drafts; 0: none, or not known
 
     @property
     def sleeping(self) -> AnySleeping | None:

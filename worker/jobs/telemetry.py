@@ -29,6 +29,7 @@ GROWING: Mapping[str, str] = MappingProxyType(
         "cached_tokens": "prefix_cache_hits",
         "num_preemptions": "num_preemptions",
         "recomputed_tokens": "recomputed_tokens",
+        "drafts": "spec_decode_num_drafts",
         "draft_tokens": "spec_decode_num_draft_tokens",
         "accepted_tokens": "spec_decode_num_accepted_tokens",
     }
@@ -122,6 +123,11 @@ class Telemetry:
                     self.times.token_took(gap_ms / 1000)
                 times[event.index] = now
                 self.times.generated(job_id, len(event.token_ids), len(times))
+
+    def stepped(self, num_tokens: int) -> None:
+        """The engine made a step of so many tokens."""
+        if num_tokens:
+            self._tally.observe("iteration_tokens_total", num_tokens)
 
     def loaded(self, reason: str, seconds: float | None) -> None:
         """The model was loaded; `seconds`: None if it had not left."""

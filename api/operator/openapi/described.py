@@ -24,7 +24,7 @@ TAGS: Mapping[str, str] = MappingProxyType(
         "Models": "What is served, and whether it is loaded.",
         "Usage": "Tokens and GPU seconds by key and day.",
         "Ollama": "The API of Ollama, for its clients.",
-        "Operator": "Health and metrics.",
+        "Operator": "Health, metrics and the audit log.",
     }
 )
 PLACES: Mapping[str, str] = MappingProxyType(  # the beginning of a path -> its tag; the first that fits
@@ -39,6 +39,7 @@ PLACES: Mapping[str, str] = MappingProxyType(  # the beginning of a path -> its 
         "/v1/files": "Batches and files",
         "/v1/jobs": "Jobs",
         "/v1/usage": "Usage",
+        "/v1/organization/audit_logs": "Operator",
         "/v1/organization": "Usage",
         "/v1/webhook": "Webhooks",
         "/v1/models": "Models",

@@ -26,6 +26,22 @@ DAYS = (
     Query("format", "`csv` for a table", MappingProxyType({"enum": ("json", "csv"), "default": "json"})),
 )
 USED = Described("What the key used, by day", state.UsagePage, says="An admin's key sees all keys.", query=DAYS)
+UNIX_TIME: Mapping[str, str] = MappingProxyType({"type": "integer"})
+AUDITED = Described(
+    "What operators changed, newest first",
+    state.AuditPage,
+    says="Changes by admin keys and by `omni` commands: models, adapters, keys, webhook endpoints, other keys' jobs "
+    "and batches. Kept for 400 days.",
+    query=(
+        *PAGES,
+        Query("event_types", "Only these types, with commas between them", TEXT),
+        Query("actor_ids", "Only by these: names of keys, their ids, or user@host", TEXT),
+        Query("resource_ids", "Only of these models, keys, jobs, ...", TEXT),
+        Query("effective_at[gte]", "Not before this time", UNIX_TIME),
+        Query("effective_at[lt]", "Before this time", UNIX_TIME),
+    ),
+    needs_admin=True,
+)
 HEALTH = Described(
     "Healthy, or still loading (503)", state.Health,
     says="`progress` says what it waits for. The same is at `/health` and `/readyz`.", is_open=True,
@@ -139,6 +155,8 @@ SERVICE: Mapping[str, Described] = MappingProxyType(
         ),
         "GET /v1/usage": USED,
         "GET /v1/organization/usage/completions": USED,
+        "GET /v1/audit_logs": AUDITED,
+        "GET /v1/organization/audit_logs": AUDITED,
         "GET /health": HEALTH,
         "GET /readyz": HEALTH,
         "GET /livez": Described("The process answers", state.Alive, is_open=True),

@@ -1,6 +1,6 @@
 """Health, jobs, usage and conversations."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -115,6 +115,55 @@ class UsagePage(Shape):
     data: list[UsageBucket]
     has_more: bool
     next_page: str | None
+
+
+class AuditKey(Shape):
+    id: str
+    type: Literal["user"]
+    name: str = Field(description="At that time")
+
+
+class AuditUser(Shape):
+    id: str = Field(description="user@host")
+
+
+class AuditSession(Shape):
+    """Of an `omni` command on the server's machine."""
+
+    user: AuditUser
+    ip_address: str | None
+
+
+class AuditActor(Shape):
+    type: Literal["api_key", "session"]
+    api_key: AuditKey | None
+    session: AuditSession | None
+
+
+class AuditEntry(Shape):
+    """One change."""
+
+    id: str
+    object: Literal["organization.audit_log"]
+    type: str = Field(description="Such as `model.load` or `key.create`")
+    effective_at: int
+    actor: AuditActor
+    resource_id: str = Field(description="The model, adapter, key, endpoint, job or batch")
+    details: dict[str, Any]
+    outcome: Literal["succeeded", "failed", "unknown"] = Field(description="`unknown` until it has ended")
+    code: str | None = Field(description="Of the error")
+    ended_at: int | None
+    ip_address: str | None = Field(description="Of the connection")
+    forwarded_for: str | None = Field(description="`X-Forwarded-For`, which any caller can write")
+    request_id: str | None
+
+
+class AuditPage(Shape):
+    object: Literal["list"]
+    data: list[AuditEntry]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class ConversationAnswer(Shape):

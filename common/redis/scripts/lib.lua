@@ -21,7 +21,7 @@ local function observe(queue, name, ms)  -- or tokens: the bounds are round numb
   local bucket = 1
   while BOUNDS_MS[bucket] and ms > BOUNDS_MS[bucket] do bucket = bucket + 1 end
   count(queue, name .. ':' .. bucket)
-  count(queue, name .. ':sum', math.max(0, ms) * 1000)
+  count(queue, name .. ':sum', math.floor(math.max(0, ms) * 1000 + 0.5))
 end
 
 -- The tokens that an owner may still spend: a bucket of `per_minute` tokens that fills by as many a minute.
@@ -282,7 +282,13 @@ local function finish(id, state, code, iso)
   if state == 'finished' then
     learn_end(id, queue, now)
     observe(queue, 'e2e_request_latency', now - created)
-    if first_row then observe(queue, 'request_decode_time', now - first_row) end
+    local num_choices = math.max(1, tonumber(places or 1))
+    observe(queue, 'request_params_n', num_choices)
+    if first_row then
+      observe(queue, 'request_decode_time', now - first_row)
+      local num_gaps = tonumber(num_tokens or 0) / num_choices - 1  -- of a choice
+      if num_gaps > 0 then observe(queue, 'request_time_per_output_token', (now - first_row) / num_gaps) end
+    end
     if first_claimed then observe(queue, 'request_inference_time', now - first_claimed) end
     observe(queue, 'request_prompt_tokens', tonumber(num_prompt or 0))
     observe(queue, 'request_generation_tokens', tonumber(num_tokens or 0))

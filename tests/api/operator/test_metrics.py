@@ -83,6 +83,10 @@ def test_the_counters_are_what_the_callers_saw(service: RunningService):
     )
     written = {"request_generation_tokens_sum": num_tokens, "request_prompt_tokens_count": len(answers)}
     grown.wait_for(written | {"request_inference_time_seconds_count": len(answers)})
+    num_longer = sum(answer["usage"]["completion_tokens"] > 1 for answer in answers)
+    choices = {"request_params_n_sum": len(answers), "request_params_n_count": len(answers)}
+    grown.wait_for(choices | {"request_time_per_output_token_seconds_count": num_longer})
+    assert grown.of("iteration_tokens_total_sum") >= num_tokens - len(answers), "each token but the first is a step's"
     reasons = [answer["choices"][0]["finish_reason"] for answer in answers]
     for reason in ("stop", "length"):
         grown.wait_for({"request_success_total": reasons.count(reason)}, finished_reason=reason)
@@ -90,6 +94,8 @@ def test_the_counters_are_what_the_callers_saw(service: RunningService):
     after = scrape(service)
     assert value(after, "workers", state="ready") == 1
     assert value(after, "kv_cache_usage_perc") <= 1
+    [cache] = [dict(labels) for name, labels in after if name == "omni:cache_config_info"]
+    assert int(cache["num_gpu_blocks"]) * int(cache["block_size"]) > 0 and cache["cache_dtype"] == "float32", cache
 
 
 def test_answers_are_counted_by_route_and_status(service: RunningService):

@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, text
 
 from common.records import database
 from common.records.database import Records, StoreError, insert_new, insert_or_add, insert_or_replace
-from common.records.migrate import SchemaTooNew
+from common.records.migrate import SCHEMA, SchemaTooNew
 from common.records.schema import ledger, meta, metadata
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,7 +28,8 @@ ROW |= {"prompt_tokens": 2, "cached_tokens": 0, "completion_tokens": 3, "gpu_us"
 
 def values(records: Records) -> dict[str, str]:
     with records.read() as connection:
-        return dict(tuple(row) for row in connection.execute(select(meta.c.name, meta.c.value)))
+        rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name != SCHEMA))
+        return dict(tuple(row) for row in rows)
 
 
 def child(code: str, url: str) -> "subprocess.Popen[str]":
@@ -159,6 +160,22 @@ def test_a_database_of_a_later_version_is_refused_in_one_sentence(store_url: str
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SchemaTooNew, match="made by a later version of this server .schema 9999.: run that version"):
         Records(store_url).engine()
+
+
+@pytest.mark.parametrize(("noted", "is_used"), [("9999 0001", True), ("9999 9998", False), ("9998 0001", False)])
+def test_a_database_of_a_later_version_is_used_where_its_migration_allows_that(
+    store_url: str, noted: str, is_used: bool
+) -> None:
+    with Records(store_url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE meta SET value = :noted WHERE name = 'schema'"), {"noted": noted})
+    if not is_used:
+        with pytest.raises(SchemaTooNew):
+            Records(store_url).engine()
+        return
+    assert values(Records(store_url)) == {}
+    with Records(store_url).read() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"
 
 
 def test_sqlite_s_folder_is_made_and_its_file_is_for_its_owner_alone(tmp_path: Path) -> None:

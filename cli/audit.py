@@ -1,0 +1,90 @@
+"""omni audit: what operators changed; and what `omni` itself changes, into the same log."""
+
+import getpass
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from cli.client import client_of
+from cli.terminal import json_option, moment, show_json, show_note, show_table
+from common.records.audit import AuditedChange, recorded
+from common.records.database import Records, StoreError
+from common.settings import Settings
+
+NAMES = ("at", "who", "from", "what", "on", "outcome", "details")
+PAGE = 100
+
+
+@contextmanager
+def audited(settings: Settings, action: str, target: str, **details: Any) -> Iterator[None]:
+    """The change of a command happens inside. Raises ClickException before it if it cannot be recorded."""
+    change = AuditedChange(f"{user_name()}@{socket.gethostname()}", action, target, details)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(recorded(Records(settings.store_url), change))
+        except StoreError as error:
+            raise click.ClickException(
+                f"The store does not answer ({type(error).__name__}; OMNI_STORE_URL). Nothing was changed: each change "
+                "goes into its audit log first."
+            ) from None
+        yield
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+@click.command()
+@click.option("--since", type=click.DateTime(), help="Not before this day or time (local), as 2026-11-27.")
+@click.option("--by", "actors", multiple=True, metavar="NAME", help="Only by this key, or user@host; may be repeated.")
+@click.option("--what", "actions", multiple=True, help="Only this, such as key.create; may be repeated.")
+@click.option("--on", "targets", multiple=True, help="Only on this key, model, job, ...; may be repeated.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Entries at most.")
+@json_option
+@click.pass_context
+def audit(
+    context: click.Context, since: datetime | None, actors: tuple[str, ...], actions: tuple[str, ...],
+    targets: tuple[str, ...], limit: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what operators changed, newest first (needs an admin key)."""
+    query = [*(("actor_ids", name) for name in actors), *(("event_types", name) for name in actions)]
+    query += [("resource_ids", name) for name in targets]
+    if since is not None:
+        query.append(("effective_at[gte]", str(int(since.timestamp()))))
+    client, found, after = client_of(context), list[dict[str, Any]](), ""
+    while len(found) < limit:
+        asked = [*query, ("limit", str(min(PAGE, limit - len(found)))), *([("after", after)] if after else [])]
+        page = client.json("GET", f"/v1/audit_logs?{urlencode(asked)}")
+        found += page["data"]
+        if not page["has_more"]:
+            break
+        after = page["last_id"]
+    if as_json:
+        show_json(found)
+        return
+    show_table(NAMES, [cells(entry) for entry in found])
+    if not found:
+        show_note("Nothing was changed.")
+
+
+def cells(entry: dict[str, Any]) -> tuple[Any, ...]:
+    key, session = entry["actor"]["api_key"], entry["actor"]["session"]
+    details = ", ".join(f"{name}={value}" for name, value in entry["details"].items())
+    outcome = f"{entry['outcome']}: {entry['code']}" if entry["code"] else entry["outcome"]
+    return (
+        moment(entry["effective_at"]),
+        key["name"] if key else session["user"]["id"],
+        entry["ip_address"],
+        entry["type"],
+        entry["resource_id"],
+        outcome,
+        details,
+    )
