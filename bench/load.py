@@ -174,22 +174,32 @@ def summed_up(target: Target, load: str, shots: list[Shot], elapsed_s: float) ->
     )  # fmt: skip
 
 
-async def run_level(target: Target, plan: Plan, concurrency: int, rate: float, seed: int) -> Level:
-    """One level of one target: a closed loop of `concurrency` callers, or arrivals at `rate` a second."""
+def num_requests(plan: Plan, concurrency: int) -> int:
+    """Of one level."""
+    return plan.requests or max(4, concurrency * plan.rounds)
+
+
+async def run_level(
+    target: Target, plan: Plan, concurrency: int, rate: float, seed: int, on_shot: Callable[[Shot], None] | None = None
+) -> Level:
+    """One level of one target: a closed loop of `concurrency` callers, or arrivals at `rate` a second. `on_shot` is
+    told each request when it has ended."""
     rnd = random.Random(seed)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    num_requests = plan.requests or max(4, concurrency * plan.rounds)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
-        def fire() -> Any:
-            return shoot(session, target, prompt(rnd, plan.words), plan.tokens)
+        async def fire() -> Shot:
+            shot = await shoot(session, target, prompt(rnd, plan.words), plan.tokens)
+            if on_shot is not None:
+                on_shot(shot)
+            return shot
 
         started = time.perf_counter()
         if rate:
-            shots = await open_loop(fire, rate, num_requests, rnd)
+            shots = await open_loop(fire, rate, num_requests(plan, concurrency), rnd)
         else:
-            shots = await closed_loop(fire, concurrency, num_requests)
+            shots = await closed_loop(fire, concurrency, num_requests(plan, concurrency))
         return summed_up(target, f"{rate}/s" if rate else f"C={concurrency}", shots, time.perf_counter() - started)
 
 

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from cli.client import client_of
 from cli.conversation import COMMANDS, Conversation
-from cli.terminal import show_note
+from cli.terminal import json_option, show_note
 
 
 @click.command()
@@ -17,9 +18,16 @@ from cli.terminal import show_note
 @click.option("--system", help="System prompt.")
 @click.option("--max-tokens", type=int)
 @click.option("--temperature", type=float)
+@json_option
 @click.pass_context
 def chat(
-    context: click.Context, /, message: str | None, model: str | None, system: str | None, **sampling: Any
+    context: click.Context,
+    /,
+    message: str | None,
+    model: str | None,
+    system: str | None,
+    as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Ask one MESSAGE, with what is piped in behind it, or chat until Ctrl-D. @PATH in a message sends a file.
 
@@ -27,16 +35,27 @@ def chat(
     git diff | omni chat "Write a commit message."
     omni chat "What does this do? @Makefile" < /dev/null
     """
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if as_json and message is None and is_terminal:
+        raise click.UsageError('--json needs a message: omni chat --json "Hello", or lines that are piped in.')
     body = {name: value for name, value in sampling.items() if value is not None}
-    talk = Conversation(client_of(context), body, system)
-    body["model"] = model or talk.models()[0]
+    talk = Conversation(client_of(context), body, system, as_json=as_json)
+    body["model"] = named(model, talk.models())
     if message is not None:
         piped = "" if sys.stdin.isatty() else sys.stdin.read().strip("\n")
         talk.say(f"{message}\n\n{piped}" if piped else message)
         return
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     read: Callable[[], str] = editor_of(talk) if is_terminal else input
     converse(talk, read, is_terminal)
+
+
+def named(model: str | None, known: list[str]) -> str:
+    """The model, or the first one. A name that is none is refused here if it is nearly one, else by the service."""
+    if model is None or model in known:
+        return model or known[0]
+    if near := get_close_matches(model, known, 1):
+        raise click.ClickException(f"There is no model {model!r}; did you mean {near[0]}?")
+    return model
 
 
 def editor_of(talk: Conversation) -> Callable[[], str]:

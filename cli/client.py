@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 
 from common.process.listener import url_of
-from common.settings import Settings
+from common.settings import LOOPBACK, Settings
 
 CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # the service ends a job without a reader after 30
@@ -41,6 +41,8 @@ class Client:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.key = key
         self._origin = origin
+        is_here = urlsplit(self.url).hostname in LOOPBACK  # where no proxy of the environment leads
+        self._opener = build_opener(*[ProxyHandler({})] * is_here)
 
     def json(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, allowed: Collection[int] = ()
@@ -138,7 +140,7 @@ class Client:
         sent = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **headers}
         data = json.dumps(body).encode() if body is not None else data
         try:
-            return urlopen(Request(f"{self.url}{path}", data, sent, method=method), timeout=600)
+            return self._opener.open(Request(f"{self.url}{path}", data, sent, method=method), timeout=600)
         except HTTPError as error:
             if error.code in allowed:
                 return error

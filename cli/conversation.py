@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ import click
 
 from cli.attachments import content_of
 from cli.client import Client
-from cli.terminal import AnswerView, show_note
+from cli.terminal import AnswerView, show_note, without_echo
 from common.environment import callers_folder
 
 COMMANDS = MappingProxyType(
@@ -26,17 +27,21 @@ COMMANDS = MappingProxyType(
         "/exit": "leave, as Ctrl-D does",
     }
 )
+WAITS = ("queued", "swapped out", "loading", "waiting")  # first words of a stream's comments that people want to see
 KEYS = "Enter sends, Alt-Enter begins a line, Up recalls, Tab completes, Ctrl-C stops an answer. @PATH sends a file."
 
 
 class Conversation:
     """Raises ClickException for what is refused; the messages are then as before."""
 
-    def __init__(self, client: Client, body: dict[str, Any], system: str | None = None) -> None:
+    def __init__(
+        self, client: Client, body: dict[str, Any], system: str | None = None, *, as_json: bool = False
+    ) -> None:
         self.client = client
         self.body = body
         self.system = system or ""
         self.messages: list[dict[str, Any]] = []  # without the system prompt
+        self._as_json = as_json  # an object for each answer, in the place of its text
 
     def say(self, text: str) -> None:
         self._answer([*self.messages, {"role": "user", "content": content_of(text)}])
@@ -48,9 +53,7 @@ class Conversation:
         self._answer(self.messages[: last + 1])
 
     def models(self) -> list[str]:
-        """The ids that generate."""
-        found = self.client.json("GET", "/v1/models")["data"]
-        return [str(model["id"]) for model in found if model.get("task") == "generate"] or [str(found[0]["id"])]
+        return models_that_generate(self.client)
 
     def command(self, line: str) -> bool:
         """Do what a line with a / in front says. False to leave."""
@@ -75,8 +78,11 @@ class Conversation:
 
     def _answer(self, messages: list[dict[str, Any]]) -> None:
         first = [{"role": "system", "content": self.system}] if self.system else []
-        answer = ask(self.client, self.body, [*first, *messages])
-        self.messages = [*messages, {"role": "assistant", "content": answer}]
+        answer = ask(self.client, self.body, [*first, *messages], is_shown=not self._as_json)
+        if self._as_json:
+            click.echo(json.dumps(asdict(answer), ensure_ascii=False))
+        if answer.content or answer.finish_reason:  # else it was stopped before it began
+            self.messages = [*messages, {"role": "assistant", "content": answer.content}]
 
     def _help(self, _: str) -> None:
         for name, text in COMMANDS.items():
@@ -117,6 +123,14 @@ class Conversation:
         show_note("The conversation is empty.")
 
 
+def models_that_generate(client: Client) -> list[str]:
+    """Their ids, the first one first. Raises ClickException for a service that has none."""
+    found = client.json("GET", "/v1/models")["data"]
+    if not found:
+        raise click.ClickException(f"{client.url} serves no model.")
+    return [str(model["id"]) for model in found if model.get("task") == "generate"] or [str(found[0]["id"])]
+
+
 def markdown(messages: list[dict[str, Any]]) -> str:
     return "\n".join(f"## {one['role']}\n\n{plain(one['content'])}\n" for one in messages)
 
@@ -127,33 +141,61 @@ def plain(content: str | list[dict[str, Any]]) -> str:
     return "\n\n".join(part.get("text", "(an image)") for part in content)
 
 
-def ask(client: Client, body: dict[str, Any], messages: list[dict[str, Any]]) -> str:
-    """Show the answer while it arrives; returns its text, without the reasoning."""
-    began, first, usage = time.monotonic(), 0.0, dict[str, Any]()
-    with AnswerView() as view:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer as --json shows it."""
+
+    id: str
+    model: str
+    content: str
+    reasoning: str
+    finish_reason: str | None  # None: it was stopped
+    usage: dict[str, Any]
+    first_token_s: float
+    duration_s: float
+
+    def told(self) -> str:
+        """Its numbers; empty without any."""
+        if not (num_tokens := self.usage.get("completion_tokens", 0)):
+            return ""
+        rate = num_tokens / max(self.duration_s - self.first_token_s, 1e-6)
+        context = self.usage.get("total_tokens", num_tokens)
+        first = f"first after {self.first_token_s:.2f} s"
+        return f"({num_tokens} tokens, {rate:.0f}/s, {first}; {context:,} of the context)"
+
+
+def ask(client: Client, body: dict[str, Any], messages: list[dict[str, Any]], *, is_shown: bool = True) -> Answer:
+    """Show the answer while it arrives. What Ctrl-C leaves of it is an answer too."""
+    began, first, last = time.monotonic(), 0.0, dict[str, Any]()
+    is_stopped = False
+    with without_echo(), AnswerView(is_shown=is_shown) as view:
         try:
             for event in client.chat(body | {"messages": messages}):
                 if isinstance(event, str):
-                    if event.startswith(("queued", "swapped out", "loading", "waiting")):
-                        show_note(f"({event})")
+                    if event.startswith(WAITS) and is_shown:
+                        view.wait(event)
                     continue
                 if "error" in event:
                     raise click.ClickException(event["error"]["message"])
                 first = first or time.monotonic()
-                show(event, view)
-                usage = event.get("usage") or usage
+                for choice in event["choices"]:
+                    show(choice, view)
+                    last |= {"finish_reason": choice.get("finish_reason")}
+                last |= {name: event[name] for name in ("id", "model", "usage") if event.get(name)}
         except KeyboardInterrupt:
-            show_note(" (stopped)")
-    if num_tokens := usage.get("completion_tokens", 0):
-        rate = num_tokens / max(time.monotonic() - first, 1e-6)
-        context = usage.get("total_tokens", num_tokens)
-        show_note(f"({num_tokens} tokens, {rate:.0f}/s, first after {first - began:.2f} s; {context:,} of the context)")
-    return view.text
+            is_stopped = True
+    now = time.monotonic()
+    answer = Answer(
+        last.get("id", ""), last.get("model", ""), view.text, view.thoughts, last.get("finish_reason"),
+        last.get("usage", {}), round((first or now) - began, 3), round(now - began, 3),
+    )  # fmt: skip
+    if note := "(stopped)" if is_stopped else answer.told():
+        show_note(note)
+    return answer
 
 
-def show(chunk: dict[str, Any], view: AnswerView) -> None:
-    for choice in chunk["choices"]:
-        if thought := choice["delta"].get("reasoning_content"):
-            view.add_thought(thought)
-        if content := choice["delta"].get("content"):
-            view.add(content)
+def show(choice: dict[str, Any], view: AnswerView) -> None:
+    if thought := choice["delta"].get("reasoning_content"):
+        view.add_thought(thought)
+    if content := choice["delta"].get("content"):
+        view.add(content)

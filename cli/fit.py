@@ -1,6 +1,6 @@
 """omni fit: which memory a model takes, and what of it fits on this machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -97,12 +97,18 @@ def show(found: Mapping[str, Any]) -> None:
     free = machine["total"] - machine["used"]
     share = f", of which OMNI_GPU_MEMORY_UTILIZATION leaves {found['share']:.0%}" if machine["is_gpu"] else ""
     click.echo(f"{machine['name']}: {gib(free)} of {gib(machine['total'])} free{share}\n")
-    show_table(COLUMNS, [row(plan) for plan in found["plans"]])
+    show_filled(COLUMNS, [row(plan) for plan in found["plans"]])
     show_note(
         "streams: sequences of the whole context at once / of 4,096 tokens. Prefixes that requests share are kept once."
     )
     if found["sparse"]:
         show_sparse(found["sparse"], is_gpu=machine["is_gpu"])
+
+
+def show_filled(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The columns that tell something: without a GPU nothing stands on one."""
+    kept = [at for at in range(len(names)) if any(row[at] for row in rows)]
+    show_table([names[at] for at in kept], [[row[at] for at in kept] for row in rows])
 
 
 def show_sparse(found: Mapping[str, Any], *, is_gpu: bool) -> None:
@@ -113,7 +119,7 @@ def show_sparse(found: Mapping[str, Any], *, is_gpu: bool) -> None:
     click.echo(f"\nRouted experts in this machine's memory, {where}: {parts},")
     keys = f"keys and values of {plan['context']:,} tokens {gib(plan['keys_and_values'])}"
     click.echo(f"{keys}, workspace {gib(plan['workspace'])}\n")
-    show_table(SPARSE_COLUMNS, [sparse_row(plan) for plan in found["plans"]])
+    show_filled(SPARSE_COLUMNS, [sparse_row(plan) for plan in found["plans"]])
     gpu = f", and {rates['device'] / 1e9:,.0f} GB/s of the GPU's own" if is_gpu else ""
     show_note(
         f"tokens/s: arithmetic, by {rates['host'] / 1e9:,.1f} GB/s that this machine's cores read of its memory{gpu}; "

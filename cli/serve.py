@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from common.environment import child_environment
+from common.environment import callers_folder, child_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -14,10 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 @click.command()
 @click.option("--host", help="OMNI_HOST: where to listen.")
 @click.option("--port", type=int, help="OMNI_PORT.")
-@click.option("--model", help="OMNI_MODEL: the full path of a folder, or a repository id.")
+@click.option("--model", help="OMNI_MODEL: a folder, a .gguf file, a Hugging Face id, or demo.")
 @click.argument("processes", nargs=-1)
 def serve(host: str | None, port: int | None, model: str | None, processes: tuple[str, ...]) -> None:
-    """Start the service: redis, api, worker and dashboard, or only the named PROCESSES. Ctrl-C ends it."""
+    """Start the service: redis, api, worker, embedder, dispatcher and dashboard, or only the named PROCESSES.
+    Settings, model, data folder and ports are checked before. Ctrl-C ends it."""
+    if model is not None and model != "demo" and (path := callers_folder() / Path(model).expanduser()).exists():
+        model = str(path.absolute())  # as the caller's shell means it
     given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": model}
     environment = child_environment(**{name: str(value) for name, value in given.items() if value is not None})
     os.chdir(ROOT)  # where the packages are

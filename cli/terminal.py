@@ -2,7 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+import termios
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +12,7 @@ from typing import Any, Self
 import click
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -18,9 +21,12 @@ from common.environment import callers_folder
 PIPE_WIDTH = 1000  # lines for a file or a pipe are not wrapped
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, wraps: bool = False) -> Console:
+    """`wraps`: between words, where the text is prose."""
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if is_terminal else PIPE_WIDTH)
+    return Console(
+        stderr=stderr, highlight=False, soft_wrap=not (wraps and is_terminal), width=None if is_terminal else PIPE_WIDTH
+    )
 
 
 def show_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -53,7 +59,7 @@ def moment(seconds: float) -> str:
 
 def show_note(text: str) -> None:
     """A dim line on stderr, apart from the output."""
-    console(stderr=True).print(Text(text, style="dim"))
+    console(stderr=True, wraps=True).print(Text(text, style="dim"))
 
 
 class CallersPath(click.Path):
@@ -66,6 +72,22 @@ class CallersPath(click.Path):
         return super().convert(callers_folder() / value, param, ctx)
 
 
+@contextmanager
+def without_echo() -> Iterator[None]:
+    """What is typed meanwhile, Ctrl-C too, does not show in the midst of the output; the next prompt has it."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = termios.tcgetattr(sys.stdin)
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
 def markdown(text: str) -> RenderableType:
     from rich.markdown import Markdown  # 0.1 s that other commands need not wait
 
@@ -73,12 +95,15 @@ def markdown(text: str) -> RenderableType:
 
 
 class AnswerView:
-    """Shows an answer while it grows: as markdown on a terminal, as the bare text elsewhere."""
+    """Shows an answer while it grows: as markdown on a terminal, as the bare text elsewhere, or not at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_shown: bool = True) -> None:
         self.text = ""
-        self._console = console()
+        self.thoughts = ""
+        self._is_shown = is_shown
+        self._console = console(wraps=True)
         self._live: Live | None = None
+        self._waiting: Status | None = None
         self._is_mid_line = False
 
     def __enter__(self) -> Self:
@@ -86,31 +111,51 @@ class AnswerView:
 
     def __exit__(self, *_: object) -> None:
         """Replace the preview by the whole answer."""
+        self._end_waiting()
         if self._live is not None:
             self._live.stop()
             self._console.print(markdown(self.text))
         self._end_line()
 
+    def wait(self, text: str) -> None:
+        """What an answer without a new token waits for: in a line that leaves on a terminal, as a note elsewhere."""
+        if not self._console.is_terminal:
+            show_note(f"({text})")
+        elif self._live is None and not self._is_mid_line:
+            self._waiting = self._waiting or self._console.status("")
+            self._waiting.update(Text(text, style="dim"))
+            self._waiting.start()
+
     def add_thought(self, text: str) -> None:
+        self.thoughts += text
         self._write(text, style="dim")
 
     def add(self, text: str) -> None:
         self.text += text
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or not self._is_shown:
             self._write(text)
             return
+        self._end_waiting()
         if self._live is None:
             self._end_line()
-            self._live = Live(console=self._console, transient=True, refresh_per_second=8)
+            self._live = Live(console=self._console, transient=True, refresh_per_second=8, vertical_overflow="crop")
             self._live.start()
         self._live.update(markdown(self._end_of_text()))
 
     def _write(self, text: str, style: str = "") -> None:
+        if not self._is_shown:
+            return
+        self._end_waiting()
         if self._console.is_terminal:
-            self._console.print(Text(text, style=style), end="")
+            self._console.print(Text(text, style=style), end="", soft_wrap=True)
         else:
             click.echo(text, nl=False)  # rich would expand tabs
         self._is_mid_line = True
+
+    def _end_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None
 
     def _end_line(self) -> None:
         if self._is_mid_line:
@@ -119,4 +164,10 @@ class AnswerView:
 
     def _end_of_text(self) -> str:
         """The last lines that the terminal has room for, because a live display cannot scroll."""
-        return "\n".join(self.text.splitlines()[-(self._console.height - 2) :])
+        width, height = self._console.size
+        lines = self.text.splitlines()
+        room = height - 2
+        start = len(lines)
+        while start and (room := room - max(1, -(-len(lines[start - 1]) // width))) >= 0:
+            start -= 1
+        return "\n".join(lines[min(start, len(lines) - 1) :])

@@ -207,6 +207,24 @@ def suggestion(name: str, known: Collection[str]) -> str:
     return f"did you mean {near[0]}?" if near else ".env.example lists them all."
 
 
+def merged(of_file: Mapping[str, str], environment: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
+    """The environment's values, and those of `.env` that it lacks.
+
+    Raises ValueError for a name without OMNI_ that is nearly a setting's: it would be ignored.
+    The environment is other programs' too: of its names only those with OMNI's letters in another order or case.
+    """
+    for name in sorted(environment):
+        first, _, rest = name.upper().partition("_")
+        is_jumbled = sorted(first) == sorted("OMNI") and not name.startswith("OMNI_")
+        if is_jumbled and (near := get_close_matches(f"OMNI_{rest}", known, 1, cutoff=0.8)):
+            raise ValueError(f"{name} is not a setting; did you mean {near[0]}?")
+    for name in sorted(set(of_file) - set(known)):
+        near = get_close_matches(name.upper(), known, 1, cutoff=0.85)
+        if near and not name.startswith("OMNI_"):
+            raise ValueError(f".env: {name} is not a setting; did you mean {near[0]}?")
+    return {**of_file, **environment}
+
+
 def refusal(fields: Mapping[str, FieldInfo], error: ErrorDetails) -> str:
     """One sentence for a refused value, or for values that do not go together. It leaves out what may hold a key."""
     if not error["loc"]:

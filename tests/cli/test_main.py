@@ -1,13 +1,16 @@
 """How the command line is called, and its refusals."""
 
 import json
+import re
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from cli.bench import bench
+from cli.main import main
 from cli.serve import ROOT
 from common.settings import read_settings
 
@@ -75,11 +78,50 @@ def test_a_url_that_is_no_address_is_one_sentence(url):
     )
 
 
+def leaves(group=main, path=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_command_has_a_form_for_programs():
+    """All but the one that becomes the service, whose log is JSON where it is not read on a terminal."""
+    without = [path for path, command in leaves() if not any("--json" in option.opts for option in command.params)]
+    assert without == [("serve",)]
+
+
+def test_the_document_of_the_command_line_has_every_command_and_option():
+    document = (ROOT / "docs" / "cli.md").read_text()
+    missing = [
+        (path, option)
+        for path, command in leaves()
+        for option in ("", *(found for item in command.params for found in item.opts if found.startswith("--")))
+        if not re.search(rf"omni {' '.join(path)}\b[^\n]*{re.escape(option)}", document)
+    ]
+    assert not missing
+
+
+def test_a_proxy_of_the_environment_does_not_stand_before_this_machine(service):
+    shown = omni("ps", "--json", OMNI_PORT=str(service.port), http_proxy="http://127.0.0.1:9")
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_the_load_generator_shows_a_row_for_each_level(omni_of_service):
+    shown = omni_of_service("bench", "-c", "1,2", "--requests", "2", "--words", "3", "--tokens", "4", "--json")
+    rows = json.loads(shown.stdout)
+    assert [(row["load"], row["requests"], row["errors"]) for row in rows] == [("1 at once", 2, 0), ("2 at once", 2, 0)]
+    assert all(row["model"] == "deepseek-v3.2" and row["tokens_s"] > 0 for row in rows)
+    shown = omni_of_service("bench", "--rate", "20", "--requests", "2", "--tokens", "2")
+    assert shown.exit_code == 0 and shown.stdout.splitlines()[1].startswith("20 a second")
+    assert omni_of_service("bench", "-c", "0").exit_code == 2
+
+
 def test_the_load_generator_names_a_package_that_it_lacks(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.delitem(sys.modules, "bench.load", raising=False)
     monkeypatch.setitem(sys.modules, "aiohttp", None)  # as after `make run`, which installs no packages for tests
+    monkeypatch.setattr("cli.bench.models_that_generate", lambda client: ["a"])
     given = {"url": "http://127.0.0.1:1", "key": "sk-local", "settings": lambda: read_settings({})}
     shown = CliRunner().invoke(bench, [], obj=given)
     assert shown.exit_code == 1 and "needs the Python package aiohttp; install it with: make -C" in shown.stderr

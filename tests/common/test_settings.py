@@ -138,6 +138,31 @@ def test_a_bad_value_is_refused_and_named(monkeypatch: pytest.MonkeyPatch, name:
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["OMIN_MODEL", "omni_model", "ONMI_MODLE"])
+def test_a_name_with_omni_misspelled_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SettingsError, match=f"{name} is not a setting; did you mean OMNI_MODEL?"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("name", "near"), [("REDIS_URI", "REDIS_URL"), ("OTEL_EXPORTER_OTLP_ENDPOINTS", "OTEL_EX")])
+def test_in_the_file_a_name_that_is_nearly_a_setting_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, near: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text(f"HF_TOKEN=x\nOPENAI_API_KEY=y\nMINIO_PORT=1\n{name}=z\n")
+    with pytest.raises(SettingsError, match=rf"\.env: {name} is not a setting; did you mean {near}"):
+        load_settings()
+
+
+def test_names_of_other_programs_are_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("HF_TOKEN=x\nOPENAI_API_KEY=y\n")
+    for name in ("MONI_TOKEN", "REDIS_URI", "MINIO_PORT"):
+        monkeypatch.setenv(name, "x")
+    load_settings()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [

@@ -107,7 +107,9 @@ def test_one_port_at_two_addresses_is_allowed(environment: dict[str, str]) -> No
 
 
 def test_a_process_that_is_not_in_the_procfile_is_refused(environment: dict[str, str]) -> None:
-    assert refused(environment, *START, "apj").startswith("configuration: apj is not a process of the Procfile, which ")
+    assert refused(environment, *START, "apj").startswith(
+        "configuration: apj is not a process of the Procfile; did you"
+    )
 
 
 @pytest.mark.parametrize("name", ["start", "redis", "api", "worker", "embedder", "dashboard"])

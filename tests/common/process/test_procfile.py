@@ -114,5 +114,7 @@ def test_an_orphan_with_an_open_pipe_does_not_delay_the_end() -> None:
 def test_the_commands_come_from_the_procfile() -> None:
     assert list(commands_of([])) == ["redis", "api", "worker", "embedder", "dispatcher", "dashboard"]
     assert list(commands_of(["api", "redis"])) == ["api", "redis"]
-    with pytest.raises(UnknownProcess, match="apj is not a process of the Procfile, which has redis, api, worker"):
+    with pytest.raises(
+        UnknownProcess, match=r"apj is not a process of the Procfile; did you mean api\? It has redis, api, worker"
+    ):
         commands_of(["apj"])
