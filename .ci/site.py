@@ -1,14 +1,18 @@
-"""What mkdocs does besides mkdocs.yml: pages from outside docs/, links to them, and the list of decisions."""
+"""What mkdocs does besides mkdocs.yml: pages from outside docs/, links to them, decisions, tabs."""
 
 import posixpath
 import re
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "README.md", ".env.example", "bench/service_times.json")
+LANGUAGES = {"bash": "Shell", "python": "Python", "javascript": "JavaScript"}
+PROGRAM = rf"```(?:{'|'.join(LANGUAGES)})\n.*?^```\n"
+PROGRAMS = re.compile(rf"^{PROGRAM}(?:\n{PROGRAM})+", re.MULTILINE | re.DOTALL)  # that follow each other
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 
 
@@ -42,4 +46,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         here = "index.md" if target == "README.md" else place(target)
         return posixpath.relpath(here, posixpath.dirname(uri) or ".")
 
-    return LINK.sub(moved, markdown)
+    return PROGRAMS.sub(tabs, LINK.sub(moved, markdown))
+
+
+def tabs(programs: re.Match[str]) -> str:
+    """The same program in several languages: one tab for each."""
+    blocks = re.findall(PROGRAM, programs[0], re.MULTILINE | re.DOTALL)
+    languages = [block[3 : block.index("\n")] for block in blocks]
+    if len(set(languages)) < len(languages):
+        return programs[0]
+    shown = zip(languages, blocks, strict=True)
+    return "\n".join(f'=== "{LANGUAGES[name]}"\n\n{indent(block, "    ")}' for name, block in shown)

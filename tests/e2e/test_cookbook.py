@@ -4,22 +4,29 @@ Those in JavaScript and the one with Anthropic's client are skipped where their 
 installs them and runs this file.
 """
 
+import base64
 import json
 import os
 import re
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import httpx2
 import pytest
 
 from tests.models import save_encoder
+from tests.pictures import data_url
 from tests.service import ROOT, RunningService, free_port
+from tests.vision_models import save_vision_model
 
 BLOCK = re.compile(r"^```(\w+)\n(?:#|//) ([\w.]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text()
@@ -27,8 +34,41 @@ PROGRAMS = {name: text for _, name, text in BLOCK.findall(COOKBOOK)}
 SETTINGS, RECEIVERS = "settings.sh", ("receiver.py", "receiver.mjs")
 NODE_MODULES = ROOT / "tests" / "conformance" / "node" / "node_modules"
 CLIENTS_PYTHON = ROOT / ".venv-conformance" / "openai3" / "bin" / "python"
-PROGRAM_S = 60
+PROGRAM_S = 100
+RESUMING = ("resume.sh", "resume.py", "resume.mjs")
+TYPED = {"chat.py": "My name is Ada.\nWhat is my name?\n", "chat.mjs": "My name is Ada.\nWhat is my name?\n"}
+TABLE = """
+[[model]]
+id = "deepseek-v3.2"
+model = "demo"
+
+[[model]]
+id = "qwen2.5-vl-7b"
+model = "{vision}"
+
+[[model]]
+id = "{encoder.name}"
+model = "{encoder}"
+"""
+JOKE = r"(?s)\A\w.{10,}"
+WEATHER = r"(?s)get_weather.+Paris.+In Paris it is 21 degrees and sunny\."
 EXPECTED = {  # a file that the program leaves or "" for what it prints -> a pattern of it
+    "stream.sh": {"": JOKE},
+    "chat.py": {"": r"(?s)\A> .*\w.*\n> .*\w.*\n"},
+    "chat.mjs": {"": r"(?s)\A> .*\w.*\n> .*\w.*\n"},
+    "fetch.mjs": {"": JOKE},
+    "tools.sh": {"": WEATHER},
+    "tools.py": {"": WEATHER},
+    "tools.mjs": {"": WEATHER},
+    "structured.sh": {"": r'"verdict": "(good|bad)",\s+"stars": [1-5]\n'},
+    "structured.py": {"": r"\A(good|bad) [1-5]\n"},
+    "structured.mjs": {"": r"\A(good|bad) [1-5]\n"},
+    "image.sh": {"": r"."},
+    "image.py": {"": r"."},
+    "image.mjs": {"": r"."},
+    "background.sh": {"": r"(?s)\A(queued\n|in_progress\n)*completed\n\w.{10,}"},
+    "background.py": {"": r"(?s)\A(queued|in_progress) place .+completed \w.{10,}"},
+    "background.mjs": {"": r"(?s)\A(queued|in_progress) place .+completed \w.{10,}"},
     "batch_from_csv.py": {"answers.csv": r"id,answer\s+7,.+\s+8,.+", "": "completed 2 of 2"},
     "batch.mjs": {"output.jsonl": r'(?s)"custom_id":\s*"7".*"custom_id":\s*"8"', "": "completed"},
     "batch.sh": {"output.jsonl": r'(?s)"custom_id":\s*"7".*"custom_id":\s*"8"'},
@@ -39,7 +79,11 @@ EXPECTED = {  # a file that the program leaves or "" for what it prints -> a pat
     "tonight.py": {"": r"resp_\w+ queued"},
     "in_an_hour.sh": {"": r'"scheduled_for"'},
     "endpoint.sh": {"": "whsec_"},
-    "ask.py": {"": r"resp_\w+ (queued|in_progress)"},
+    "endpoint.py": {"": r"\Awe_\w+ whsec_"},
+    "endpoint.mjs": {"": r"\Awe_\w+ whsec_"},
+    "ask.sh": {"": r"\Aresp_\w+ (queued|in_progress)"},
+    "ask.py": {"": r"\Aresp_\w+ (queued|in_progress)"},
+    "ask.mjs": {"": r"\Aresp_\w+ (queued|in_progress)"},
     "dataset.py": {"dataset.jsonl": r'\{"messages": \[\{"role": "user", .*\{"role": "assistant"'},
     "conversation.py": {"": r"(?s).*user My name is Ada.*user What is my name\?"},
     "conversation.mjs": {"": r"."},
@@ -55,16 +99,16 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    encoder = save_encoder(tmp_path_factory.mktemp("model") / "bge-small-en-v1.5")
-    settings = {"OMNI_EMBEDDING_MODEL": str(encoder), "OMNI_WEBHOOK_HOSTS": "127.0.0.1"}
-    with RunningService(tmp_path_factory.mktemp("cookbook"), settings) as service:
-        service.start("redis", "api", "worker", "embedder", "dispatcher")
+    folder = tmp_path_factory.mktemp("models")
+    encoder = save_encoder(folder / "bge-small-en-v1.5")
+    vision = save_vision_model(folder / "vision", "llava")
+    (folder / "models.toml").write_text(TABLE.format(encoder=encoder, vision=vision))
+    settings = {"OMNI_MODELS": str(folder / "models.toml"), "OMNI_WEBHOOK_HOSTS": "127.0.0.1"}
+    service = RunningService(tmp_path_factory.mktemp("cookbook"), settings)
+    del service.env["OMNI_MODEL"]
+    with service:
+        service.start("redis", "api", "worker", "dispatcher")
         service.wait_healthy()
-        with service.http() as http:
-            deadline = time.monotonic() + 60
-            while http.post("/v1/embeddings", json={"model": encoder.name, "input": "x"}).status_code != 200:
-                assert time.monotonic() < deadline, service.log()
-                time.sleep(0.05)
         yield service
 
 
@@ -93,6 +137,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notes" / "a").mkdir(parents=True)
     (folder / "notes" / "a" / "one.txt").write_text("the quick brown fox")
     (folder / "notes" / "two.txt").write_text("a stream of tokens")
+    (folder / "photo.png").write_bytes(base64.b64decode(data_url("red").partition(",")[2]))
     if NODE_MODULES.is_dir():
         (folder / "node_modules").symlink_to(NODE_MODULES)
     return folder
@@ -116,7 +161,14 @@ def command(name: str) -> list[str]:
 
 def printed(name: str, folder: Path, environment: Mapping[str, str]) -> str:
     done = subprocess.run(
-        command(name), cwd=folder, env=environment, capture_output=True, text=True, timeout=PROGRAM_S, check=False
+        command(name),
+        cwd=folder,
+        env=environment,
+        input=TYPED.get(name, ""),
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_S,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -124,7 +176,24 @@ def printed(name: str, folder: Path, environment: Mapping[str, str]) -> str:
 
 def test_every_block_has_a_name_and_is_run() -> None:
     assert COOKBOOK.count("\n```") == 2 * len(PROGRAMS)
-    assert set(PROGRAMS) == {*EXPECTED, *RECEIVERS, SETTINGS}
+    assert set(PROGRAMS) == {*EXPECTED, *RESUMING, *RECEIVERS, SETTINGS}
+
+
+@pytest.mark.parametrize("name", RESUMING)
+def test_an_answer_goes_on_where_the_network_broke(
+    name: str, kitchen: Path, environment: Mapping[str, str], running: RunningService
+) -> None:
+    with torn(running.port, after=4_000, times=2) as (port, torn_at):
+        output = printed(name, kitchen, {**environment, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"})
+    assert len(torn_at) == 2
+    client = running.openai()
+    with running.http() as http:
+        ended = [job["id"] for job in http.get("/v1/jobs").json()["data"] if job["state"] == "finished"]
+    if name.endswith(".sh"):
+        text = client.chat.completions.retrieve(ended[0]).choices[0].message.content
+    else:
+        text = client.responses.retrieve(ended[0]).output_text
+    assert output == text
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -166,6 +235,38 @@ def test_a_receiver_takes_what_is_signed_and_nothing_else(
         process.wait(10)
         received.close()
         running.openai().webhooks.delete(endpoint["id"])
+
+
+@contextmanager
+def torn(target: int, after: int, times: int) -> Iterator[tuple[int, list[int]]]:
+    """The port of a proxy that cuts as many connections, each in the middle of an answer; and where it cut them."""
+    torn_at: list[int] = []
+
+    class Link(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", target)) as service:
+                Thread(target=pump, args=(self.request, service), daemon=True).start()
+                pump(service, self.request, cut)
+
+    def cut(passed: int) -> bool:
+        if is_torn := passed > after and len(torn_at) < times:
+            torn_at.append(passed)
+        return is_torn
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Link) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server.server_address[1], torn_at
+        server.shutdown()
+
+
+def pump(source: socket.socket, target: socket.socket, cut: Callable[[int], bool] = lambda passed: False) -> None:
+    passed = 0
+    try:
+        while (data := source.recv(4096)) and not cut(passed := passed + len(data)):
+            target.sendall(data)
+    except OSError:  # either end has left
+        pass
 
 
 def until_it_listens(url: str, process: subprocess.Popen[bytes]) -> None:

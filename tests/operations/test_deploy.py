@@ -199,6 +199,25 @@ def test_caddy_accepts_its_file():
     assert checked.returncode == 0, checked.stderr
 
 
+def temporary(folder: Path) -> str:
+    """Lines that keep nginx out of its own folders, which may not be there."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "access_log off; " + "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+
+
+@pytest.mark.skipif(NGINX is None or shutil.which("openssl") is None, reason="nginx or openssl is not installed")
+def test_nginx_accepts_its_file_whole(tmp_path):
+    certificate, key = tmp_path / "omni.pem", tmp_path / "omni.key"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    ours = (DEPLOY / "nginx.conf").read_text()
+    ours = ours.replace("/etc/ssl/certs/omni.pem", str(certificate)).replace("/etc/ssl/private/omni.key", str(key))
+    path = tmp_path / "nginx.conf"
+    path.write_text(f"pid {tmp_path}/pid; events {{}} http {{ {temporary(tmp_path)} {ours} }}")
+    checked = subprocess.run([NGINX, "-t", "-c", str(path), "-p", str(tmp_path)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
 @pytest.fixture
 def nginx(service: RunningService, tmp_path):
     """A real nginx with our file, without TLS, in front of the test's service."""
@@ -206,15 +225,12 @@ def nginx(service: RunningService, tmp_path):
         pytest.skip("nginx is not installed")
     port = free_port()
     ours = (DEPLOY / "nginx.conf").read_text()
-    ours = re.sub(r"\n\s*(ssl_\w+|http2) [^\n]*", "", ours).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
+    ours = re.sub(r"\n\s*ssl_\w+ [^\n]*", "", ours).replace("listen 443 ssl http2", f"listen 127.0.0.1:{port}")
     ours = ours.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}").replace("$host;", "localhost;")
-    temp = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     path = tmp_path / "nginx.conf"
     path.write_text(
         f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; worker_processes 1;"
-        f"events {{ worker_connections 64; }} http {{ access_log off; {temp} {ours} }}"
+        f"events {{ worker_connections 64; }} http {{ {temporary(tmp_path)} {ours} }}"
     )
     os.chmod(tmp_path, 0o755)
     with subprocess.Popen([NGINX, "-c", str(path), "-p", str(tmp_path)], stderr=subprocess.DEVNULL) as server:
