@@ -146,8 +146,7 @@ class ServedModel:
         self._use_threads()
         events = self.hang_watch.run(self.engine.step, self.ledger.fence)
         self.publisher.charge(self.engine.take_gpu_us())
-        self.telemetry.observe(events)
-        self.telemetry.stepped(self.engine.last_step_tokens)
+        self.telemetry.observe(events, self.engine.last_step_tokens)
         self.publish(events)
 
     def publish(self, events: list[tuple[str, Event]]) -> None:

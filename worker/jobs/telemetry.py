@@ -107,8 +107,10 @@ class Telemetry:
         self._lock = Lock()
         self._reported = time.monotonic()
 
-    def observe(self, events: Sequence[tuple[str, Event]]) -> None:
-        """Measure one step's events."""
+    def observe(self, events: Sequence[tuple[str, Event]], num_tokens: int) -> None:
+        """Measure the events of a step, and how many tokens it computed."""
+        if num_tokens:
+            self._tally.observe("iteration_tokens_total", num_tokens)
         now = time.monotonic()
         for job_id, event in events:
             if not isinstance(event, Delta):
@@ -123,11 +125,6 @@ class Telemetry:
                     self.times.token_took(gap_ms / 1000)
                 times[event.index] = now
                 self.times.generated(job_id, len(event.token_ids), len(times))
-
-    def stepped(self, num_tokens: int) -> None:
-        """The engine made a step of so many tokens."""
-        if num_tokens:
-            self._tally.observe("iteration_tokens_total", num_tokens)
 
     def loaded(self, reason: str, seconds: float | None) -> None:
         """The model was loaded; `seconds`: None if it had not left."""
