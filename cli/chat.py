@@ -43,7 +43,9 @@ def chat(
     body["model"] = named(model, talk.models())
     if message is not None:
         piped = "" if sys.stdin.isatty() else sys.stdin.read().strip("\n")
-        talk.say(f"{message}\n\n{piped}" if piped else message)
+        if not (whole := "\n\n".join(part for part in (message, piped) if part.strip())):
+            raise click.UsageError("the message is empty.")
+        talk.say(whole)
         return
     read: Callable[[], str] = editor_of(talk) if is_terminal else input
     converse(talk, read, is_terminal)

@@ -10,6 +10,7 @@ from functools import partial
 from http.client import HTTPException
 from itertools import chain
 from pathlib import Path
+from ssl import SSLError
 from types import MappingProxyType
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -41,15 +42,18 @@ class Client:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.key = key
         self._origin = origin
-        is_here = urlsplit(self.url).hostname in LOOPBACK  # where no proxy of the environment leads
-        self._opener = build_opener(*[ProxyHandler({})] * is_here)
+        self._is_here = urlsplit(self.url).hostname in LOOPBACK  # where no proxy of the environment leads
+        self._opener = build_opener(*[ProxyHandler({})] * self._is_here)
 
     def json(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, allowed: Collection[int] = ()
     ) -> dict[str, Any]:
         """`allowed`: statuses of refusals whose body is an answer all the same."""
         with self._open(method, path, body, allowed=allowed) as response:
-            answer: dict[str, Any] = json.load(response)
+            try:
+                answer: dict[str, Any] = json.load(response)
+            except ValueError:
+                raise Refused(f"{self.url} is no service of this kind: {path} is not JSON. {self._origin}") from None
             return answer
 
     def text(self, method: str, path: str) -> str:
@@ -148,10 +152,16 @@ class Client:
             about_key = self._origin if error.code == UNAUTHORIZED else ""
             raise (Refused if is_final else click.ClickException)(f"{refusal(error)}{about_key}") from None
         except (URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            raise click.ClickException(
-                f"{self.url} does not answer ({reason}); is the service running? Try: omni serve{self._origin}"
-            ) from None
+            raise click.ClickException(f"{self._silence(error)}{self._origin}") from None
+
+    def _silence(self, error: OSError) -> str:
+        """Why there is no answer, and what to do."""
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, SSLError):
+            return f"{self.url} does not speak TLS, or its certificate is not accepted: {reason.reason or reason}"
+        why = getattr(reason, "strerror", None) or reason
+        todo = "is the service running? Try: omni serve" if self._is_here else "check the address, and that it runs."
+        return f"{self.url} does not answer ({why}); {todo}"
 
 
 class Events:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli.client import Refused, client_of
+from cli.client import Refused, client_of, is_ours
 from cli.model_orders import PATH, load, pin, unload, unpin
 from cli.model_rows import LIST, SHOWN, from_file, gigabytes, line_of, row_of, unloaded
 from cli.model_table import named, table_path, values
@@ -143,13 +143,15 @@ def list_models(context: click.Context, as_json: bool) -> None:
 
 
 def served(context: click.Context) -> list[dict[str, Any]] | None:
-    """The items of GET /v1/models; None if the service does not answer."""
+    """The items of GET /v1/models; None if it does not answer and is the one that has this table."""
     client = client_of(context)
     try:
         found: list[dict[str, Any]] = client.json("GET", PATH)["data"]
     except Refused:
         raise
     except click.ClickException:
+        if not is_ours(context):
+            raise
         return None
     return found
 

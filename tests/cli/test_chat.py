@@ -48,3 +48,10 @@ def test_for_a_program_an_answer_is_one_object(omni):
 def test_a_model_that_is_not_served_is_refused_with_one_that_is(omni, name, sentence):
     refused = omni("chat", "Hello!", "--model", name)
     assert refused.exit_code == 1 and sentence in refused.stderr
+
+
+@pytest.mark.parametrize("piped", ["", " \n"])
+def test_an_empty_message_is_not_sent(omni, piped):
+    refused = omni("chat", "", input=piped)
+    assert refused.exit_code == 2 and "the message is empty" in refused.stderr
+    assert omni("chat", "", "--max-tokens", "2", input="Hello!").exit_code == 0

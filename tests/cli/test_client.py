@@ -96,3 +96,31 @@ def test_a_download_that_breaks_leaves_no_file(tmp_path: Path, head: bytes) -> N
         with pytest.raises(click.ClickException, match="broke"):
             Client(url, "sk-local").download("/", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        (
+            "http://127.0.0.1:1",
+            "http://127.0.0.1:1 does not answer (Connection refused); is the service running? Try: ",
+        ),
+        ("http://nowhere.invalid", "check the address, and that it runs."),
+    ],
+)
+def test_a_service_that_does_not_answer_is_started_here_and_looked_for_elsewhere(url: str, sentence: str) -> None:
+    with pytest.raises(click.ClickException) as refused:
+        Client(url, "sk-local").json("GET", "/v1/models")
+    assert sentence in refused.value.message and "Errno" not in refused.value.message
+
+
+def test_a_server_of_another_kind_is_told_of() -> None:
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>"
+    with saying(page) as (url, _), pytest.raises(click.ClickException, match="is no service of this kind"):
+        Client(url, "sk-local").json("GET", "/v1/models")
+
+
+def test_a_server_without_tls_is_told_of() -> None:
+    with saying(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (url, _):
+        with pytest.raises(click.ClickException, match="does not speak TLS"):
+            Client(url.replace("http:", "https:"), "sk-local").json("GET", "/v1/models")

@@ -1,8 +1,11 @@
 """Plain text in pipes, rendered markdown on a terminal."""
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
+import termios
 
 from cli.serve import ROOT
 from cli.terminal import AnswerView, show_table
@@ -44,3 +47,29 @@ def test_an_answer_on_a_terminal_is_rendered_markdown():
     shown = os.read(screen, 65536).decode()
     os.close(screen)
     assert "\x1b[1mbold\x1b[0m text" in shown
+
+
+def test_on_a_terminal_prose_is_wrapped_between_words_and_keys_do_not_show():
+    """Control: with `soft_wrap=True` the terminal breaks the line in a word."""
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 30, 0, 0))
+    code = (
+        "from cli.terminal import AnswerView, without_echo\nimport sys\n"
+        "with without_echo():\n    with AnswerView() as view:\n        view.add('wrapped between words ' * 3)\n"
+        "    print(sys.stdin.readline())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=terminal, stdout=terminal, env=environment | {"TERM": "xterm"}
+    )
+    shown = b""
+    while b"words" not in shown.rpartition(b"\x1b[2K")[2]:
+        shown += os.read(screen, 65536)
+    os.write(screen, b"typed\n")
+    process.wait(20)
+    shown += os.read(screen, 65536)
+    os.close(terminal)
+    os.close(screen)
+    lines = [line.strip() for line in shown.decode().rpartition("\x1b[2K")[2].splitlines()]
+    assert lines[:3] == ["wrapped between words wrapped", "between words wrapped between", "words"]
+    assert shown.count(b"typed") == 1, "printed once, not echoed"
