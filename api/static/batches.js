@@ -7,7 +7,6 @@ import { Rows } from "./board/rows.js";
 import { byId } from "./chat/dom.js";
 import { apiKey, setApiKey } from "./chat/key.js";
 import { wireTheme } from "./chat/theme.js";
-import { advice } from "./chat/words.js";
 
 const BUSY_MS = 2000; // between two looks while a batch is open
 const IDLE_MS = 15_000;
@@ -34,7 +33,7 @@ const announce = (text) => (byId("announcement").textContent = text);
 
 function complain(error) {
   byId("banner").hidden = !error;
-  byId("banner").textContent = error ? `${error.message} ${error.isPassing || error.status === 401 ? "" : advice(error)}`.trim() : "";
+  byId("banner").textContent = error?.message ?? "";
 }
 
 function show() {
@@ -118,6 +117,7 @@ const file = new FileField({
   field: byId("file"),
   area: byId("drop"),
   label: byId("file-name"),
+  fault: byId("file-fault"),
   onEndpoint(endpoint) {
     const isKnown = [...byId("endpoint").options].some(({ value }) => value === endpoint);
     if (isKnown) byId("endpoint").value = endpoint;

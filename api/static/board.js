@@ -155,7 +155,7 @@ function show(board) {
   byId("num-waiting").textContent = grouped(board.num_waiting);
   byId("num-failed").textContent = grouped(board.failed.length);
   byId("num-scheduled").textContent = grouped(board.num_scheduled);
-  byId("num-batches").textContent = grouped(board.num_open_batches);
+  byId("num-batches").textContent = `${grouped(board.num_open_batches)} open`;
   byId("num-webhooks").textContent = grouped(board.webhooks.length);
   showMore("waiting", board.num_waiting - board.waiting.length);
   showMore("scheduled", board.num_scheduled - board.scheduled.length);

@@ -20,9 +20,26 @@ new MutationObserver(showTheme).observe(root, { attributeFilter: ["data-theme"] 
 systemIsDark.addEventListener("change", showTheme);
 wireTheme(document.querySelector("#theme"));
 
+// Names and landmarks that Swagger UI leaves out, and the focus that its scrolled boxes need. It brings its own <main>.
+const NAMELESS = [
+  [".body-param__text", "aria-label", "Request body"],
+  [".examples-select-element", "aria-label", "Example"],
+  [".content-type", "aria-label", "Media type"],
+  [".information-container", "role", "region"],
+  [".information-container", "aria-label", "About this API"],
+  [".filter", "role", "search"],
+  ["pre.microlight, .model-box", "tabindex", "0"],
+];
+
+new MutationObserver(() => {
+  for (const [selector, name, value] of NAMELESS) {
+    for (const one of document.querySelectorAll(selector)) one.hasAttribute(name) || one.setAttribute(name, value);
+  }
+}).observe(document.querySelector("#reference"), { childList: true, subtree: true });
+
 const viewer = SwaggerUIBundle({
   url: "openapi.json",
-  dom_id: "#operations",
+  dom_id: "#reference",
   deepLinking: true,
   displayRequestDuration: true,
   docExpansion: "list",

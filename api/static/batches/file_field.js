@@ -5,8 +5,8 @@ import { bytes } from "../board/words.js";
 const HEAD = 256 * 1024; // bytes that are read to find the first line
 
 export class FileField {
-  constructor({ field, area, label, onEndpoint }) {
-    Object.assign(this, { field, label, onEndpoint, invitation: label.textContent });
+  constructor({ field, area, label, fault, onEndpoint }) {
+    Object.assign(this, { field, label, fault, onEndpoint, invitation: label.textContent });
     field.addEventListener("change", () => this.show());
     for (const kind of ["dragover", "dragleave", "drop"]) {
       area.addEventListener(kind, (event) => {
@@ -31,16 +31,25 @@ export class FileField {
     this.show();
   }
 
+  /** The form cannot be sent while something is wrong with the file. */
+  complain(fault) {
+    this.field.setCustomValidity(fault);
+    this.fault.textContent = fault;
+  }
+
   async show() {
     const file = this.chosen;
+    this.complain("");
     this.label.textContent = file ? `${file.name}, ${bytes(file.size)}` : this.invitation;
     if (!file) return;
     const [line] = (await file.slice(0, HEAD).text()).split("\n");
+    let fault = "";
     try {
       const { url } = JSON.parse(line);
       if (typeof url === "string") this.onEndpoint(url);
     } catch {
-      // the server says what is wrong with the line
+      if (line.length < HEAD) fault = `${file.name} has no request in its first line. Choose a file with a JSON object in each line.`;
     }
+    if (file === this.chosen) this.complain(fault);
   }
 }

@@ -52,7 +52,7 @@ export class WorkerCard {
     const preempted = Number(worker.preempted) || 0;
     part("batch-note").textContent = preempted ? ` running, ${grouped(preempted)} put aside` : " running";
     part("kv").textContent = total ? percent(used / total) : "–";
-    part("kv-note").textContent = total ? ` of ${grouped(total)}` : "";
+    part("kv-note").textContent = total ? ` of ${grouped(total)} blocks` : "";
     part("kv").title = `${grouped(used)} of ${grouped(total)}`;
     part("memory").textContent = bytes(worker.memory_used);
     part("uptime").textContent = duration(worker.uptime_s);

@@ -15,7 +15,7 @@ export class CodeView {
     this.code = h("code", { class: language ? `language-${language}` : null });
     const copy = h("button", { type: "button", class: "quiet", "data-copy": "code", "aria-label": "Copy code" }, icon("copy"));
     const name = language ? `Code in ${language}` : "Code";
-    const pre = h("pre", { tabindex: "0", role: "region", "aria-label": name }, this.code);
+    const pre = h("pre", { tabindex: "0", role: "group", "aria-label": name }, this.code);
     this.frame = h("div", { class: "code" }, h("div", { class: "code-head" }, h("span", {}, language), copy), pre);
     views.set(this.frame, this);
   }

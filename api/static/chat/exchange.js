@@ -109,7 +109,8 @@ function checkedMessage(message, where) {
 export function download(name, type, text) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type }));
-  link.download = name.replace(/[\\/:*?"<>|\u0000-\u001f]+/g, " ").trim().slice(0, 80);
+  const [stem, ending] = [name.replace(/\.\w+$/, ""), name.match(/\.\w+$/)[0]];
+  link.download = stem.replace(/[\\/:*?"<>|\u0000-\u001f]+/g, " ").replace(/[. ]+$/, "").trim().slice(0, 76) + ending;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

@@ -108,6 +108,7 @@ class Typesetter {
     const displayMode = code.classList.contains("display");
     const span = document.createElement("span");
     span.className = displayMode ? "formula display" : "formula";
+    if (displayMode) span.tabIndex = 0; // a long one is scrolled by keys
     try {
       this.katex.render(code.textContent, span, { displayMode, strict: "ignore", maxExpand: 500, maxSize: 20 });
       code.replaceWith(span);

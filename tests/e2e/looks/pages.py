@@ -187,7 +187,7 @@ def reference_schemas(visit: Visit) -> None:
 
 def reference_away(visit: Visit) -> None:
     visit.page.route("**/openapi.json", lambda route: route.abort())
-    visit.open("/docs", "#operations .errors-wrapper, #operations .loading-container")
+    visit.open("/docs", "#reference .errors-wrapper")
 
 
 PAGES = (
