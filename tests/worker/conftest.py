@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, SamplingParams
 from tests.models import save_model
+from tests.worker.interpreter import make_quicker
 from worker.engine.engine import Engine
 from worker.kernels.native import NoKernels, load_kernels
 from worker.models.loader import EngineConfig, load
@@ -69,6 +71,13 @@ class Bench:
 
 
 ModelFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> None:
+    """Where Triton is installed."""
+    if find_spec("triton") is not None:
+        make_quicker()
 
 
 @pytest.fixture(scope="session")
