@@ -54,6 +54,7 @@ class App {
         goOn: (message) => this.goOn(message),
         variants: (message) => branches.variants(this.current, message),
         choose: (message) => this.choose(message),
+        remove: (message) => this.remove(message),
         retry: (message) => this.retry(message),
         hurry: (message) => this.answers.get(message.id)?.hurry(),
         sendToolResult: (message, call, text) => this.sendToolResult(message, call, text),
@@ -145,8 +146,8 @@ class App {
       this.goOn(message);
     } else {
       const isEmpty = !message.content && !message.reasoning && !message.toolCalls.length;
+      this.stepBack(message);
       if (isEmpty) this.drop(message);
-      else this.stepBack(message);
       this.answer(this.current);
     }
   }
@@ -166,8 +167,34 @@ class App {
 
   drop(message) {
     branches.drop(this.current, message);
-    this.store.forget(message);
-    this.transcript.showAgain(this.current);
+    this.store.forget(this.current, [message]);
+  }
+
+  /** Deletes a message and all that follows it; without a variant beside it a first one is the whole conversation. */
+  remove(message) {
+    const conversation = this.current;
+    const isWhole = conversation.messages[0] === message && branches.variants(conversation, message).length === 1;
+    if (isWhole) return this.conversations.remove([conversation]);
+    const taken = branches.cut(conversation, message);
+    this.stopAll(taken);
+    this.store.forget(conversation, taken);
+    this.changed(conversation);
+    const what = taken.length === 1 ? "1 message" : `${taken.length} messages`;
+    this.conversations.toast.show(`Deleted ${what}.`, "Undo", () => this.putBack(conversation, taken));
+  }
+
+  putBack(conversation, taken) {
+    branches.putBack(conversation, taken);
+    for (const message of taken) this.store.save(conversation, message);
+    this.store.flush();
+    this.changed(conversation);
+  }
+
+  /** The path of a conversation is another one. */
+  changed(conversation) {
+    if (conversation !== this.current) return;
+    this.transcript.showAgain(conversation);
+    this.refresh();
   }
 
   stepBack(message) {

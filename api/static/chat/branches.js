@@ -53,11 +53,29 @@ export function choose(conversation, message) {
   openPath(conversation);
 }
 
-/** Takes a message that nothing follows out of the conversation. */
+/** Takes a message that nothing follows, and that the open path does not hold, out of the conversation. */
 export function drop(conversation, message) {
   conversation.nodes.delete(message.id);
   delete conversation.chosen[choiceOf(message)];
+}
+
+/** Takes a message and all that follows it out, and opens the variant before it, else the one after it. Returns what it took. */
+export function cut(conversation, message) {
+  const ways = variants(conversation, message);
+  const at = ways.indexOf(message);
+  const beside = ways[at - 1] ?? ways[at + 1];
+  const taken = [message];
+  for (const { id } of taken) taken.push(...[...conversation.nodes.values()].filter((node) => parentOf(node) === id)); // it grows
+  for (const { id } of taken) conversation.nodes.delete(id);
+  if (beside) conversation.chosen[choiceOf(message)] = beside.id;
   openPath(conversation);
+  return taken;
+}
+
+/** Puts back what was cut, and opens it. */
+export function putBack(conversation, taken) {
+  plant(conversation, [...conversation.nodes.values(), ...taken].sort((one, other) => one.order - other.order));
+  choose(conversation, taken[0]);
 }
 
 /** The messages that lead to this one, without it. */

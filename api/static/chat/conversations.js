@@ -27,6 +27,9 @@ export class Conversations {
       onNew: () => this.openNew(),
       onSearch: (query) => this.searchLater(query),
       onRename: (conversation, title) => this.rename(conversation, title),
+      onPlace: (id, place) => this.place(this.store.get(id), place),
+      onKey: (key, conversation) => this.press(key, conversation),
+      onRefresh: () => this.refresh(),
       menuOf: (conversation) => this.menuOf(conversation),
       menuOfFolder: (name) => this.menuOfFolder(name),
       menuOfAll: () => this.menuOfAll(),
@@ -158,14 +161,36 @@ export class Conversations {
     return [...new Set(this.store.list().map(({ folder }) => folder).filter(Boolean))].sort();
   }
 
+  /** Keys on a chat of the list; whether this one does something. */
+  press(key, conversation) {
+    const actions = { m: () => this.move(conversation), delete: () => this.remove([conversation]) };
+    actions[key]?.();
+    return key in actions;
+  }
+
   async move(conversation) {
-    const value = conversation.folder ?? "";
-    const name = await ask({ title: "Move to folder", label: "Folder (a new name makes one, empty takes it out)", value, known: this.folders(), action: "Move" });
-    if (name !== null) this.change([conversation], { folder: name || null });
+    const others = this.folders().filter((name) => name !== conversation.folder).map((name) => [name, { place: `folder ${name}` }]);
+    const choices = [...others, ...(conversation.folder ? [["No folder", { place: "none" }]] : [])];
+    const answer = await ask({ title: "Move to folder", label: choices.length > 0 ? "Or a new folder" : "New folder", choices, action: "Move" });
+    if (answer) this.place(conversation, answer.place ?? `folder ${answer}`);
+  }
+
+  /** `place`: "pinned", "none", "new", or "folder NAME". */
+  async place(conversation, place) {
+    if (!conversation) return;
+    if (place === "new") return this.move(conversation);
+    const { isPinned, folder } = conversation;
+    const name = place.startsWith("folder ") ? place.slice("folder ".length) : null;
+    const fields = place === "pinned" ? { isPinned: true, folder } : { isPinned: false, folder: name };
+    if (fields.isPinned === isPinned && fields.folder === folder) return;
+    remember("folded", recall("folded", []).filter((folded) => folded !== name)); // what was moved is seen
+    this.change([conversation], fields);
+    const words = { pinned: "Pinned", none: "Moved out" }[place] ?? `Moved to ${name}:`;
+    this.toast.show(`${words} “${conversation.title}”.`, "Undo", () => this.change([conversation], { isPinned, folder }));
   }
 
   async renameFolder(folder, members) {
-    const name = await ask({ title: "Rename folder", label: "Name", value: folder, known: this.folders(), action: "Rename" });
+    const name = await ask({ title: "Rename folder", label: "Name", value: folder, action: "Rename" });
     if (name) this.change(members, { folder: name });
   }
 

@@ -86,8 +86,10 @@ export class Database {
     });
   }
 
-  removeMessage({ conversation, id }) {
-    return this.write((stores) => stores.messages.delete([conversation, id]));
+  removeMessages(messages) {
+    return this.write((stores) => {
+      for (const { conversation, id } of messages) stores.messages.delete([conversation, id]);
+    }, true);
   }
 
   /** `isWhole`: `change` asks for nothing later, so that it is committed even if the page closes now. */

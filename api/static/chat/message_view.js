@@ -14,7 +14,7 @@ const action = (name, label, onclick) =>
   h("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick }, icon(name));
 
 export class MessageView {
-  /** `actions`: edit(message, text), again(message), goOn(message), variants(message), choose(message), retry(message), sendToolResult(call, text), openSettings(). */
+  /** `actions`: edit(message, text), again(message), goOn(message), variants(message), choose(message), remove(message), retry(message), sendToolResult(call, text), openSettings(). */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -41,6 +41,8 @@ export class MessageView {
     if (message.role === "user") buttons.append(action("edit", "Edit and send again", () => this.edit()));
     if (message.role === "assistant") buttons.append(action("again", "Regenerate", () => actions.again(message)));
     const switcher = this.switcher();
+    const what = switcher ? "Delete this variant" : "Delete from here on";
+    buttons.append(action("bin", what, () => actions.remove(message)));
     if (switcher) buttons.append(switcher);
     return buttons;
   }

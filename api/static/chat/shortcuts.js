@@ -12,6 +12,12 @@ const LISTED = [
   ["Ctrl+,", "settings"],
   ["Ctrl+/", "this sheet"],
 ];
+const ON_A_CHAT = [
+  ["↑ ↓", "the chat before, the next one"],
+  ["F2", "rename"],
+  ["M", "move to a folder"],
+  ["Delete", "delete (can be undone)"],
+];
 const SINGLE = [
   ["/", "go to the message box"],
   ["?", "this sheet"],
@@ -29,6 +35,8 @@ export function wireShortcuts({ onNew, onSettings }) {
     { id: "shortcuts", "aria-labelledby": "shortcuts-title" },
     h("h2", { id: "shortcuts-title" }, "Keyboard shortcuts"),
     table(LISTED),
+    h("h3", {}, "On a chat of the list"),
+    table(ON_A_CHAT),
     h("label", { for: "single-keys", class: "row" }, single, "Single keys, outside of fields:"),
     table(SINGLE),
     h("form", { method: "dialog" }, h("button", { class: "primary", autofocus: true }, "Close")),

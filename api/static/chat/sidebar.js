@@ -1,15 +1,17 @@
 // The list of conversations: pinned ones, folders, then by age; or what a search found.
 
 import { byId, h } from "./dom.js";
+import { wireDrag } from "./drag.js";
 import { menuButton } from "./menu.js";
 import { recall, remember } from "./recall.js";
 import { marked } from "./search.js";
 
 const DAY_MS = 86_400_000;
+const PINNED = "Pinned";
 
 export class Sidebar {
-  /** `onOpen(id)`, `onNew()`, `onSearch(query)`, `onRename(conversation, title)`; `menuOf(conversation)`,
-   * `menuOfFolder(name)` and `menuOfAll()` give the items of the menus. */
+  /** `onOpen(id)`, `onNew()`, `onSearch(query)`, `onRename(conversation, title)`, `onPlace(id, place)`, `onKey(key, conversation)`,
+   * `onRefresh()`; `menuOf(conversation)`, `menuOfFolder(name)` and `menuOfAll()` give the items of the menus. */
   constructor(actions) {
     this.actions = actions;
     this.element = byId("sidebar");
@@ -26,6 +28,7 @@ export class Sidebar {
     byId("shade").addEventListener("click", () => this.toggle(false));
     this.element.addEventListener("keydown", (event) => event.key === "Escape" && this.escape(event));
     this.list.addEventListener("keydown", (event) => this.press(event));
+    wireDrag(this.list, { onDrop: (id, place) => actions.onPlace(id, place), onEnd: () => actions.onRefresh() });
   }
 
   /** Clears the search, else closes the drawer. */
@@ -53,11 +56,12 @@ export class Sidebar {
 
   /** `isRunning(conversation)`; `found`: what a search found, or null. */
   show(conversations, current, isRunning, found) {
-    if (this.list.querySelector(".rename")) return; // a name is being typed
+    if (this.list.matches(".dragging, :has(.rename)")) return; // a chat is being moved, or named
     Object.assign(this, { current, isRunning });
     const focus = this.focusedRow();
     const groups = found ? [this.results(found)] : groupsOf(conversations).map((group) => this.group(group));
-    this.list.replaceChildren(...groups);
+    const newFolder = h("p", { class: "new-folder", "data-place": "new" }, "New folder…");
+    this.list.replaceChildren(...groups, newFolder);
     if (focus) this.focusRow(focus);
   }
 
@@ -85,7 +89,7 @@ export class Sidebar {
 
   group({ name, isFolder, members }) {
     const list = h("ul", { "aria-label": name }, ...members.map((one) => this.row(one)));
-    if (!isFolder) return h("section", {}, h("p", { class: "group-name" }, name), list);
+    if (!isFolder) return h("section", { "data-place": name === PINNED ? "pinned" : "none" }, h("p", { class: "group-name" }, name), list);
     list.hidden = recall("folded", []).includes(name);
     const fold = ({ currentTarget }) => {
       list.hidden = !list.hidden;
@@ -96,7 +100,7 @@ export class Sidebar {
     const label = [h("span", { class: "label" }, name), h("span", { class: "note" }, String(members.length))];
     const title = h("button", { type: "button", class: "fold-title", "aria-expanded": String(!list.hidden), onclick: fold }, ...label);
     const menu = menuButton(`Folder ${name}`, () => this.actions.menuOfFolder(name));
-    return h("section", { class: "folder" }, h("div", { class: "group-head", "data-id": `folder ${name}` }, title, menu), list);
+    return h("section", { class: "folder", "data-place": `folder ${name}` }, h("div", { class: "group-head", "data-id": `folder ${name}` }, title, menu), list);
   }
 
   row(conversation, snippet, words = []) {
@@ -109,10 +113,17 @@ export class Sidebar {
     const current = conversation === this.current ? "true" : null;
     const text = (value) => marked(value, words).map(([piece, isFound]) => (isFound ? h("mark", {}, piece) : piece));
     const label = h("span", { class: "label" }, ...text(title), snippet ? h("small", {}, ...text(snippet)) : null);
-    const rename = (event) => event.key === "F2" && this.rename(conversation);
-    const properties = { type: "button", class: "title", title, "aria-current": current, onclick: open, onkeydown: rename };
+    const press = (event) => this.pressRow(event, conversation);
+    const properties = { type: "button", class: "title", title, "aria-current": current, onclick: open, onkeydown: press };
     const menu = menuButton(`Actions for ${title}`, () => this.actions.menuOf(conversation));
-    return h("li", { "data-id": id }, h("button", properties, label, mark), menu);
+    return h("li", { "data-id": id, draggable: "true" }, h("button", properties, label, mark), menu);
+  }
+
+  pressRow(event, conversation) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "F2") this.rename(conversation);
+    else if (!this.actions.onKey(event.key.toLowerCase(), conversation)) return;
+    event.preventDefault();
   }
 
   rename(conversation) {
@@ -153,7 +164,7 @@ function groupsOf(conversations) {
   const others = conversations.filter(({ isPinned }) => !isPinned);
   const names = [...new Set(others.map(({ folder }) => folder).filter(Boolean))].sort((one, other) => one.localeCompare(other));
   const folders = names.map((name) => ({ name, isFolder: true, members: others.filter(({ folder }) => folder === name) }));
-  const groups = [{ name: "Pinned", members: pinned }, ...folders];
+  const groups = [{ name: PINNED, members: pinned }, ...folders];
   for (const conversation of others.filter(({ folder }) => !folder)) {
     const name = age(conversation.updated);
     if (groups.at(-1).name !== name || groups.at(-1).isFolder) groups.push({ name, members: [] });

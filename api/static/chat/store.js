@@ -96,7 +96,7 @@ export class Store {
     const first = conversation.messages.find(({ role }) => role === "user");
     if (first && !conversation.isNamed) conversation.title = titleOf(first.content || first.attachments?.[0]?.name || "");
     this.unsaved.conversations.add(conversation);
-    if (message) this.unsaved.messages.set(message.id, message);
+    if (message && conversation.nodes.has(message.id)) this.unsaved.messages.set(message.id, message);
     this.timer ??= setTimeout(() => this.flush(), SAVE_EVERY_MS);
   }
 
@@ -136,10 +136,13 @@ export class Store {
     return this.flush();
   }
 
-  async forget(message) {
-    this.unsaved.messages.delete(message.id);
+  /** Of messages that have left the conversation. */
+  async forget(conversation, messages) {
+    for (const { id } of messages) this.unsaved.messages.delete(id);
     this.texts = null;
-    await this.database?.removeMessage(message).catch(() => {});
+    await this.database?.removeMessages(messages).catch(() => this.onError(NO_DATABASE));
+    this.save(conversation);
+    await this.flush();
   }
 
   tell(news) {
