@@ -1,5 +1,6 @@
 // The chat page: connects the store, the views and the running answers.
 
+import { alone, hasLocks } from "./chat/alone.js";
 import { Answer, continueAnswer, emptyAnswer, isRunning } from "./chat/answer.js";
 import * as branches from "./chat/branches.js";
 import { Composer } from "./chat/composer.js";
@@ -23,10 +24,12 @@ const SUGGESTIONS = [
 
 class App {
   constructor() {
-    this.answers = new Map(); // message id -> running Answer
+    this.answers = new Map(); // message id -> Answer that runs in this tab
+    this.awaited = new Set(); // ids of messages that this tab would go on with if the tab that runs them closed
     this.conversations = new Conversations({
       onOpen: (conversation) => this.show(conversation),
-      onForeign: (conversation) => this.transcript.follow(conversation),
+      onForeign: (conversation) => this.follow(conversation),
+      onOrder: (order) => this.obey(order),
       onRemove: (conversation) => this.stopAll([...conversation.nodes.values()]),
       isBusy: (id) => this.answers.has(id),
     });
@@ -56,7 +59,7 @@ class App {
         choose: (message) => this.choose(message),
         remove: (message) => this.remove(message),
         retry: (message) => this.retry(message),
-        hurry: (message) => this.answers.get(message.id)?.hurry(),
+        hurry: (message) => this.order({ hurry: message.id }),
         sendToolResult: (message, call, text) => this.sendToolResult(message, call, text),
         openSettings,
       },
@@ -94,6 +97,7 @@ class App {
     this.panel.show(conversation.options);
     this.models.pick(conversation.options.model);
     this.transcript.show(conversation);
+    this.awaitAnswers(conversation);
     if (conversation.messages.length === 0) {
       byId("messages").append(welcome(SUGGESTIONS, (text) => this.composer.sendText(text)));
     }
@@ -220,7 +224,8 @@ class App {
     this.run(conversation, message);
   }
 
-  async run(conversation, message) {
+  /** `lock`: what other tabs wait for that would go on with it. */
+  async run(conversation, message, lock = alone) {
     const messages = branches.lineage(conversation, message);
     let told = "";
     const onChange = () => {
@@ -234,22 +239,61 @@ class App {
     onChange();
     this.conversations.count(conversation, 1);
     this.refresh();
-    await this.store.flush(); // before the request is sent, so that a reload finds the question
-    await answer.run();
+    await lock(`answer.${message.id}`, async () => {
+      await this.store.flush(); // before the request is sent, so that a reload finds the question
+      await answer.run();
+      await this.store.flush(); // before another tab may go on with it
+    });
     this.answers.delete(message.id);
     this.conversations.count(conversation, -1);
     this.refresh();
     if (conversation === this.current) this.announce(ending(message) || message.error?.message || `Answer: ${message.content}`);
   }
 
-  /** After a reload: resume every running answer after its last stored event. */
+  /** After a reload: every running answer goes on after its last stored event. */
   async resumeAll() {
     for (const conversation of await this.store.unfinished()) {
-      for (const message of [...conversation.nodes.values()].filter(isRunning)) {
-        message.resumed = true;
-        this.run(conversation, message);
-      }
+      for (const message of conversation.nodes.values()) this.resume(conversation, message);
     }
+  }
+
+  /** Goes on with an answer once no other tab reads it, if it is not done by then. */
+  async resume(conversation, message) {
+    if (!isRunning(message) || this.answers.has(message.id) || this.awaited.has(message.id)) return;
+    this.awaited.add(message.id);
+    await alone(`answer.${message.id}`, async () => {
+      this.awaited.delete(message.id);
+      if (hasLocks) await this.store.readAgain(conversation.id, [message.id]);
+      if (!isRunning(message) || !this.store.has(message)) return;
+      message.resumed = true;
+      await this.run(conversation, message, (name, work) => work()); // it has the lock
+    });
+  }
+
+  /** Those that run in another tab. */
+  awaitAnswers(conversation) {
+    if (hasLocks) for (const message of conversation.nodes?.values() ?? []) this.resume(conversation, message);
+  }
+
+  /** Another tab, or an import, has changed a conversation. */
+  follow(conversation) {
+    this.awaitAnswers(conversation);
+    if (conversation !== this.current) return;
+    this.transcript.follow(conversation);
+    this.refresh();
+  }
+
+  /** Does it, or lets the tab do it in which the answer runs. */
+  order(order) {
+    if (!this.obey(order)) this.store.tell({ order });
+  }
+
+  /** Whether the answer runs in this tab. */
+  obey({ stop, hurry }) {
+    const answer = this.answers.get(stop ?? hurry);
+    if (stop) answer?.stop();
+    else answer?.hurry();
+    return answer !== undefined;
   }
 
   stop() {
@@ -258,7 +302,7 @@ class App {
   }
 
   stopAll(messages) {
-    for (const message of messages.filter(isRunning)) this.answers.get(message.id)?.stop();
+    for (const message of messages.filter(isRunning)) this.order({ stop: message.id });
   }
 
   /** Announces whole sentences to screen readers, not tokens. */

@@ -418,7 +418,7 @@ def test_every_control_has_a_name_and_the_page_works_by_keyboard(chat):
     assert nameless == []
     assert "Answer: Here is **bold**" in chat.text_content("#announcement")
     chat.reload()
-    chat.wait_for_function("document.activeElement.id === 'text'")
+    chat.wait_for_function("() => document.activeElement.id === 'text'")
 
 
 @pytest.mark.parametrize("path", ["/", "/board"])

@@ -14,12 +14,12 @@ import { Toast } from "./toast.js";
 const SEARCH_AFTER_MS = 120;
 
 export class Conversations {
-  /** `onOpen(conversation)`; `onForeign(conversation)`: another tab or an import has changed the open one;
-   * `onRemove(conversation)`; `isBusy(messageId)`: an answer of this tab. */
-  constructor({ onOpen, onForeign, onRemove, isBusy }) {
+  /** `onOpen(conversation)`; `onForeign(conversation)`: another tab or an import has changed it; `onOrder(order)`: another tab
+   * wants something of an answer; `onRemove(conversation)`; `isBusy(messageId)`: an answer of this tab. */
+  constructor({ onOpen, onForeign, onOrder, onRemove, isBusy }) {
     Object.assign(this, { onOpen, onForeign, onRemove });
     this.toast = new Toast();
-    this.store = new Store({ onError: (text) => this.toast.show(text), onForeign: (id) => this.follow(id), isBusy });
+    this.store = new Store({ onError: (text) => this.toast.show(text), onForeign: (id) => this.follow(id), onOrder, isBusy });
     this.running = new Map(); // conversation id -> number of its answers that run in this tab
     this.found = null; // by the search, if there is one
     this.sidebar = new Sidebar({
@@ -41,7 +41,8 @@ export class Conversations {
 
   async start() {
     await this.store.start();
-    const kept = this.store.get(recall("open", null)) ?? this.store.list().find((one) => one !== this.current);
+    const own = sessionStorage.getItem("omni.open"); // of this tab, if it is loaded again
+    const kept = this.store.get(own) ?? this.store.get(recall("open", null)) ?? this.store.list().find((one) => one !== this.current);
     if (kept && this.current.messages.length === 0) await this.open(kept);
     else this.opened(this.current);
   }
@@ -57,6 +58,7 @@ export class Conversations {
     if (conversation !== this.current) this.store.dropEmpty(this.current);
     this.wanted = this.current = conversation;
     remember("open", conversation.id);
+    sessionStorage.setItem("omni.open", conversation.id);
     this.onOpen(conversation);
     this.refresh();
   }
@@ -80,9 +82,9 @@ export class Conversations {
   }
 
   async follow(id) {
-    if (id !== this.current.id) return this.refresh();
-    if (this.store.get(id)) this.onForeign(this.current);
-    else this.openNext();
+    const conversation = this.store.get(id);
+    if (conversation) this.onForeign(conversation);
+    else if (id === this.current.id) this.openNext();
     this.refresh();
   }
 

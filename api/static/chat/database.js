@@ -37,6 +37,10 @@ export class Database {
     return done(this.store("conversations").get(id));
   }
 
+  message(conversation, id) {
+    return done(this.store("messages").get([conversation, id]));
+  }
+
   conversations() {
     return done(this.store("conversations").getAll());
   }
@@ -75,15 +79,20 @@ export class Database {
     }, true);
   }
 
-  remove(id) {
+  /** `life`: only what is still in this one, or has no head. */
+  remove(id, life = Infinity) {
     return this.write((stores) => {
-      stores.conversations.delete(id);
-      stores.messages.index("conversation").openKeyCursor(id).onsuccess = ({ target: { result: cursor } }) => {
-        if (!cursor) return;
-        stores.messages.delete(cursor.primaryKey);
-        cursor.continue();
-      };
+      stores.conversations.get(id).onsuccess = ({ target: { result } }) => (result?.life ?? 0) <= life && this.removeFrom(stores, id);
     });
+  }
+
+  removeFrom(stores, id) {
+    stores.conversations.delete(id);
+    stores.messages.index("conversation").openKeyCursor(id).onsuccess = ({ target: { result: cursor } }) => {
+      if (!cursor) return;
+      stores.messages.delete(cursor.primaryKey);
+      cursor.continue();
+    };
   }
 
   removeMessages(messages) {

@@ -47,11 +47,19 @@ export class MessageView {
     return buttons;
   }
 
+  /** After another tab has added or deleted a variant. */
+  updateVariants() {
+    const ways = this.actions.variants(this.message);
+    if (this.place !== `${ways.indexOf(this.message)}/${ways.length}`) this.foot.lastChild.replaceWith(this.buttons());
+    if (this.message.role === "assistant") this.more.hidden = isRunning(this.message) || !canContinue(this.message);
+  }
+
   /** "‹ 2/3 ›": which of the messages that were written at this place is shown. */
   switcher() {
     const ways = this.actions.variants(this.message);
-    if (ways.length < 2) return null;
     const at = ways.indexOf(this.message);
+    this.place = `${at}/${ways.length}`;
+    if (ways.length < 2) return null;
     const arrow = (sign, label, to) => {
       const disabled = to === undefined;
       return h("button", { type: "button", class: "quiet", "aria-label": label, title: label, disabled, onclick: () => this.actions.choose(to) }, sign);

@@ -7,22 +7,24 @@ import { messagesOfOldForm, OLD_PREFIX } from "./old_form.js";
 
 const SAVE_EVERY_MS = 300;
 const TITLE_LENGTH = 48;
-const KEPT = ["id", "title", "isNamed", "created", "updated", "isPinned", "folder", "options", "chosen"];
+const KEPT = ["id", "title", "isNamed", "created", "updated", "isPinned", "folder", "options", "chosen", "life"];
 
 const NO_DATABASE = "This browser lets the page keep nothing: conversations are lost when the page is closed.";
 const FULL = "The browser's storage is full: this conversation is not kept. Delete or export old ones to make room.";
 
 export class Store {
-  /** `onError(text)`: nothing can be kept. `onForeign(id)`: another tab changed a conversation. `isBusy(id)`: this tab is
-   * writing this message. */
-  constructor({ onError, onForeign, isBusy }) {
-    Object.assign(this, { onError, onForeign, isBusy });
+  /** `onError(text)`: nothing can be kept. `onForeign(id)`: another tab changed a conversation. `onOrder(order)`: from another
+   * tab. `isBusy(id)`: this tab is writing this message. */
+  constructor({ onError, onForeign, onOrder, isBusy }) {
+    Object.assign(this, { onError, onForeign, onOrder, isBusy });
     this.conversations = new Map();
+    this.removed = new Set(); // ids, which a tab that has not heard of it may write once more
     this.unsaved = { conversations: new Set(), messages: new Map() };
     this.texts = null; // of all messages, from the first search on
     this.timer = null;
     this.channel = new BroadcastChannel("omni.conversations");
-    this.channel.addEventListener("message", ({ data }) => this.follow(data));
+    this.news = new Promise((resolve) => (this.isStarted = resolve)); // is taken in its order
+    this.channel.addEventListener("message", ({ data }) => (this.news = this.news.then(() => this.follow(data))));
     window.addEventListener("pagehide", () => this.flush());
     document.addEventListener("visibilitychange", () => document.hidden && this.flush());
   }
@@ -36,6 +38,7 @@ export class Store {
       this.database = null;
       this.onError(NO_DATABASE);
     }
+    this.isStarted();
   }
 
   /** Until now one entry of localStorage held a conversation. */
@@ -64,7 +67,7 @@ export class Store {
 
   create(options, { id = randomId(), title = "New chat", updated = Date.now(), ...rest } = {}) {
     const { isNamed = false, isPinned = false, folder = null, created = updated } = rest;
-    const fields = { id, title, isNamed, created, updated, isPinned, folder, chosen: {} };
+    const fields = { id, title, isNamed, created, updated, isPinned, folder, chosen: {}, life: 0 };
     const conversation = { ...fields, options: { ...options }, messages: [], nodes: new Map() };
     this.conversations.set(id, conversation);
     return conversation;
@@ -115,25 +118,38 @@ export class Store {
       this.onError(FULL);
       return false;
     }
-    this.tell({ changed: heads.map(({ id }) => id) });
+    const written = (id) => [...messages.values()].filter(({ conversation }) => conversation === id).map((message) => message.id);
+    for (const { id } of heads) this.tell({ changed: id, messages: written(id) });
     return true;
   }
 
   async remove(conversation) {
-    this.conversations.delete(conversation.id);
-    this.unsaved.conversations.delete(conversation);
-    for (const message of conversation.nodes?.values() ?? []) this.unsaved.messages.delete(message.id);
-    this.texts = null;
+    this.dismiss(conversation);
     await this.database?.remove(conversation.id).catch(() => this.onError(NO_DATABASE));
     this.tell({ removed: conversation.id });
   }
 
-  /** Brings back what was removed, with all its messages. */
+  dismiss(conversation) {
+    this.removed.add(conversation.id);
+    this.conversations.delete(conversation.id);
+    this.unsaved.conversations.delete(conversation);
+    for (const message of conversation.nodes?.values() ?? []) this.unsaved.messages.delete(message.id);
+    this.texts = null;
+  }
+
+  /** Brings back what was removed, with all its messages, into its next life. */
   restore(conversation) {
+    conversation.life = (conversation.life ?? 0) + 1;
+    this.removed.delete(conversation.id);
     this.conversations.set(conversation.id, conversation);
     for (const message of conversation.nodes.values()) this.save(conversation, message);
     this.save(conversation);
+    this.tell({ restored: conversation.id });
     return this.flush();
+  }
+
+  has(message) {
+    return this.conversations.get(message.conversation)?.nodes?.get(message.id) === message;
   }
 
   /** Of messages that have left the conversation. */
@@ -141,6 +157,7 @@ export class Store {
     for (const { id } of messages) this.unsaved.messages.delete(id);
     this.texts = null;
     await this.database?.removeMessages(messages).catch(() => this.onError(NO_DATABASE));
+    this.tell({ changed: conversation.id, gone: messages.map(({ id }) => id) });
     this.save(conversation);
     await this.flush();
   }
@@ -149,30 +166,38 @@ export class Store {
     this.channel.postMessage(news);
   }
 
-  async follow({ changed = [], removed }) {
+  /** News of another tab. */
+  async follow({ changed, messages = [], gone = [], removed, restored, order }) {
     this.texts = null;
-    if (removed) {
-      this.conversations.delete(removed);
-      this.onForeign(removed);
-    }
-    for (const id of changed) await this.readAgain(id);
+    if (order) this.onOrder(order);
+    if (restored) this.removed.delete(restored);
+    if (removed) await this.removeToo(removed);
+    if (changed && !this.removed.has(changed)) await this.readAgain(changed, messages, gone);
   }
 
-  /** Takes over what another tab wrote, but for what this tab is about to write. */
-  async readAgain(id) {
-    const [kept, messages] = await Promise.all([this.database.conversation(id), this.database.messagesOf(id)]);
+  /** Another tab has removed it; what this one wrote before it heard of that goes, too. */
+  async removeToo(id) {
+    const conversation = this.conversations.get(id);
+    if (!conversation) return;
+    this.dismiss(conversation);
+    this.onForeign(id);
+    if (conversation.nodes) await this.database?.remove(id, conversation.life).catch(() => {});
+  }
+
+  /** Takes over what another tab wrote of a conversation and these messages, but for what this tab is about to write. */
+  async readAgain(id, ids, gone = []) {
+    const kept = await this.database?.conversation(id);
     if (!kept) return;
     const conversation = this.conversations.get(id) ?? { messages: [] };
     if (!this.unsaved.conversations.has(conversation)) Object.assign(conversation, kept);
     this.conversations.set(id, conversation);
-    if (conversation.nodes) {
-      const mine = (message) => this.isBusy(message.id) || this.unsaved.messages.has(message.id);
-      const merged = messages.map((message) => {
-        const known = conversation.nodes.get(message.id);
-        return known && mine(known) ? known : Object.assign(known ?? {}, message);
-      });
-      const coming = [...conversation.nodes.values()].filter((one) => mine(one) && !messages.some(({ id }) => id === one.id));
-      plant(conversation, [...merged, ...coming]);
+    const { nodes } = conversation;
+    if (nodes) {
+      const isMine = (one) => this.isBusy(one) || this.unsaved.messages.has(one);
+      const read = await Promise.all(ids.filter((one) => !isMine(one)).map((one) => this.database.message(id, one)));
+      for (const message of read.filter(Boolean)) nodes.set(message.id, Object.assign(nodes.get(message.id) ?? {}, message));
+      for (const one of gone) nodes.delete(one);
+      plant(conversation, [...nodes.values()].sort((one, other) => one.order - other.order));
     }
     this.onForeign(id);
   }

@@ -54,7 +54,10 @@ export class Transcript {
   /** After another tab or an import has changed the conversation. */
   follow(conversation) {
     this.showAgain(conversation);
-    for (const message of conversation.messages) this.update(message);
+    for (const message of conversation.messages) {
+      this.views.get(message.id).updateVariants();
+      this.update(message);
+    }
   }
 
   /** On a touch screen the box would open the keyboard. */
