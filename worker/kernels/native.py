@@ -191,18 +191,20 @@ def run(command: list[str]) -> None:
 
 
 def cache_folder() -> Path:
-    """The cache of this user, or a folder for this process where other users may write to that. Raises NoKernels."""
+    """The cache of this user, or a folder for this process where that cannot be had. Raises NoKernels."""
     folder = Path(os.path.expanduser("~")) / ".cache" / "protocol-omni"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if is_only_ours(folder):
             return folder
-        logger.warning(
-            "other users may write to %s: the kernels are compiled again. Try: chmod go-w %s", folder, folder
-        )
+        why = f"other users may write to {folder}: the kernels are compiled again. Try: chmod go-w {folder}"
+    except OSError as error:
+        why = f"{folder} cannot be made ({error}): the kernels are compiled at each start. Set HOME to your own"
+    logger.warning(why)
+    try:
         return folder_of_this_process()
     except OSError as error:
-        raise NoKernels(f"{folder} cannot be made ({error})") from error
+        raise NoKernels(f"there is no folder for the kernels ({error})") from error
 
 
 def folder_of_this_process() -> Path:

@@ -219,6 +219,14 @@ def test_a_folder_that_others_may_write_to_is_not_used(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def test_without_a_home_the_kernels_are_compiled_for_this_process(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    library = native.compiled(())
+    assert library.exists() and library.parent != home and "Set HOME" in caplog.text
+
+
 @pytest.mark.parametrize("owner, is_ours", [("us", True), ("root", True), ("another", False)])
 def test_only_files_of_this_user_and_root_are_trusted(
     home: Path, monkeypatch: pytest.MonkeyPatch, owner: str, is_ours: bool
