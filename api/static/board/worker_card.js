@@ -23,7 +23,7 @@ export class WorkerCard {
     chart.setAttribute("aria-hidden", "true");
     chart.append(this.area, this.line);
     const meter = h("meter", { class: "kv-meter", min: "0", max: "1", high: "0.9", "aria-label": "KV cache in use" });
-    const kv = figure("KV cache", "kv");
+    const kv = figure("KV cache blocks", "kv");
     kv.lastChild.append(meter);
     this.bar = h("progress", { max: "1", "aria-label": "Loading" });
     this.loading = h("div", { class: "loading", hidden: true }, this.bar, h("span", { class: "what" }));
@@ -52,7 +52,7 @@ export class WorkerCard {
     const preempted = Number(worker.preempted) || 0;
     part("batch-note").textContent = preempted ? ` running, ${grouped(preempted)} put aside` : " running";
     part("kv").textContent = total ? percent(used / total) : "–";
-    part("kv-note").textContent = total ? ` of ${grouped(total)} blocks` : "";
+    part("kv-note").textContent = total ? ` of ${grouped(total)}` : "";
     part("kv").title = `${grouped(used)} of ${grouped(total)}`;
     part("memory").textContent = bytes(worker.memory_used);
     part("uptime").textContent = duration(worker.uptime_s);
