@@ -6,6 +6,7 @@ import * as branches from "./chat/branches.js";
 import { Composer } from "./chat/composer.js";
 import { Conversations } from "./chat/conversations.js";
 import { byId, randomId } from "./chat/dom.js";
+import { draftOf, keepDraft } from "./chat/drafts.js";
 import { keepFocus } from "./chat/focus.js";
 import { apiKey } from "./chat/key.js";
 import { Models } from "./chat/models.js";
@@ -52,7 +53,7 @@ class App {
       list: byId("messages"),
       jump: byId("jump"),
       actions: {
-        edit: (message, text) => this.edit(message, text),
+        edit: (message, text, attachments) => this.edit(message, text, attachments),
         again: (message) => this.again(message),
         goOn: (message) => this.goOn(message),
         variants: (message) => branches.variants(this.current, message),
@@ -71,6 +72,7 @@ class App {
       stopButton: byId("stop"),
       note: byId("send-note"),
       onSend: (text, attachments) => this.send(text, attachments),
+      onType: (text) => keepDraft(this.current, text),
       onStop: () => this.stop(),
       held: () => this.current.messages.flatMap(({ attachments = [] }) => attachments),
       noImages: () => this.models.noImages,
@@ -96,6 +98,7 @@ class App {
   show(conversation) {
     this.panel.show(conversation.options);
     this.models.pick(conversation.options.model);
+    this.composer.show(draftOf(conversation));
     this.transcript.show(conversation);
     this.awaitAnswers(conversation);
     if (conversation.messages.length === 0) {
@@ -131,9 +134,9 @@ class App {
   }
 
   /** Beside the old message, which stays with all that followed it. */
-  edit(message, text) {
+  edit(message, text, attachments) {
     this.stepBack(message);
-    this.send(text, message.attachments);
+    this.send(text, attachments);
   }
 
   again(message) {
@@ -219,7 +222,7 @@ class App {
 
   answer(conversation) {
     const options = { ...conversation.options, model: this.models.picked };
-    const message = emptyAnswer(randomId(), options);
+    const message = { ...emptyAnswer(randomId(), options), isTextOnly: this.models.noImages !== "" };
     this.append(conversation, message);
     this.run(conversation, message);
   }

@@ -97,7 +97,7 @@ export class Answer {
     const { message, key } = this;
     if (message.job) return resumeChat(message.job, message.last, { key, signal });
     // the message's id is the Idempotency-Key: sent twice, the request still starts one job
-    const body = message.numContinued ? toContinue(this.messages, message) : toRequest(this.messages, message.options);
+    const body = message.numContinued ? toContinue(this.messages, message) : toRequest(this.messages, message);
     const id = message.numContinued ? `${message.id}-${message.numContinued}` : message.id;
     const response = await startChat(body, { key, signal, id });
     const job = response.headers.get("Omni-Job-Id");

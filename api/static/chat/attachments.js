@@ -100,12 +100,13 @@ async function readPdf(file) {
   throw new Refusal(`${file.name} has no text, only pictures of its pages. Attach the pages as images.`);
 }
 
-/** A message's content in the API's form: a text, or parts if there are images. */
-export function contentOf({ content, attachments = [] }) {
-  const texts = attachments.filter(({ kind }) => kind === "text").map(({ name, text }) => `File ${name}:\n\n${text}\n\n(end of ${name})`);
-  const text = [...texts, content].filter(Boolean).join("\n\n");
+/** A message's content in the API's form: a text, or parts if there are images and the model reads them. */
+export function contentOf({ content, attachments = [] }, isTextOnly = false) {
   const images = attachments.filter(({ kind }) => kind === "image");
-  if (images.length === 0) return text;
+  const left = isTextOnly ? images.map(({ name }) => `(The image ${name} was shown to another model; you cannot see it.)`) : [];
+  const texts = attachments.filter(({ kind }) => kind === "text").map(({ name, text }) => `File ${name}:\n\n${text}\n\n(end of ${name})`);
+  const text = [...left, ...texts, content].filter(Boolean).join("\n\n");
+  if (images.length === 0 || isTextOnly) return text;
   const parts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
   return text ? [...parts, { type: "text", text }] : parts;
 }

@@ -4,10 +4,10 @@
 import { Tray } from "./tray.js";
 
 export class Composer {
-  /** `onSend(text, attachments)`. `held()`: attachments of the conversation. `noImages()`: why the picked model takes no
+  /** `onSend(text, attachments)`. `onType(text)`: what is in the box has changed. `held()`: attachments of the conversation. `noImages()`: why the picked model takes no
    * images, or "". `waitsFor()`: what is missing for sending, or "". */
-  constructor({ form, area, note, sendButton, stopButton, onSend, onStop, held, noImages, waitsFor }) {
-    Object.assign(this, { form, area, note, sendButton, stopButton, onSend, waitsFor });
+  constructor({ form, area, note, sendButton, stopButton, onSend, onType, onStop, held, noImages, waitsFor }) {
+    Object.assign(this, { form, area, note, sendButton, stopButton, onSend, onType, waitsFor });
     this.isWanted = false;
     this.tray = new Tray({ held, noImages, onChange: () => this.refresh() });
     this.hasKeyboard = !matchMedia("(pointer: coarse)").matches;
@@ -20,6 +20,7 @@ export class Composer {
       this.isWanted = false;
       this.fit();
       this.refresh();
+      onType(area.value);
     });
     stopButton.addEventListener("click", () => onStop());
   }
@@ -38,7 +39,7 @@ export class Composer {
   }
 
   send() {
-    if (this.isEmpty || this.isRunning) return;
+    if (this.isEmpty) return;
     this.isWanted = true;
     this.refresh();
   }
@@ -48,6 +49,7 @@ export class Composer {
   }
 
   get missing() {
+    if (this.isRunning) return "the answer has ended";
     if (this.tray.isReading) return "the files are read";
     return this.waitsFor() || (this.tray.isRefused ? "a model that reads images is picked, or the images are removed" : "");
   }
@@ -55,7 +57,7 @@ export class Composer {
   /** Sends what waited for something that is there now; says what is missing otherwise. */
   refresh() {
     this.tray.label();
-    if (this.isWanted && !this.missing && !this.isRunning) return this.sendNow();
+    if (this.isWanted && !this.missing) return this.sendNow();
     const words = this.isWanted ? `Sent as soon as ${this.missing}.` : "";
     if (this.note.textContent !== words) this.note.textContent = words;
     this.sendButton.setAttribute("aria-disabled", String(this.isEmpty));
@@ -66,7 +68,15 @@ export class Composer {
     this.isWanted = false;
     this.area.value = "";
     this.fit();
+    this.onType("");
     this.onSend(text, this.tray.take());
+  }
+
+  /** The box of another chat: `text` was typed there before. */
+  show(text) {
+    this.isWanted = false;
+    this.area.value = text;
+    this.fit();
   }
 
   fit() {

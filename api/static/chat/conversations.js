@@ -1,6 +1,7 @@
 // The conversations: which one is open, the list of them, and what its menus do.
 
 import { isRunning } from "./answer.js";
+import { address, addressed, wireAddress } from "./address.js";
 import { ask } from "./ask.js";
 import { plant } from "./branches.js";
 import { byId } from "./dom.js";
@@ -41,8 +42,10 @@ export class Conversations {
 
   async start() {
     await this.store.start();
-    const own = sessionStorage.getItem("omni.open"); // of this tab, if it is loaded again
-    const kept = this.store.get(own) ?? this.store.get(recall("open", null)) ?? this.store.list().find((one) => one !== this.current);
+    const isNew = history.state?.chat && !addressed(); // this tab showed an empty chat when it was loaded again
+    const last = isNew ? null : (this.store.get(recall("open", null)) ?? this.store.list().find((one) => one !== this.current));
+    const kept = this.store.get(addressed()) ?? last;
+    wireAddress((id) => this.open(this.store.get(id) ?? this.empty()));
     if (kept && this.current.messages.length === 0) await this.open(kept);
     else this.opened(this.current);
   }
@@ -58,7 +61,7 @@ export class Conversations {
     if (conversation !== this.current) this.store.dropEmpty(this.current);
     this.wanted = this.current = conversation;
     remember("open", conversation.id);
-    sessionStorage.setItem("omni.open", conversation.id);
+    address(conversation);
     this.onOpen(conversation);
     this.refresh();
   }
@@ -66,6 +69,10 @@ export class Conversations {
   openNew({ folder = null } = {}) {
     if (this.current.messages.length > 0 || folder) this.opened(this.store.create(this.current.options, { folder }));
     byId("text").focus();
+  }
+
+  empty() {
+    return this.current.messages.length > 0 ? this.store.create(this.current.options) : this.current;
   }
 
   /** An answer of this conversation has begun (1) or ended (-1). */
@@ -78,6 +85,7 @@ export class Conversations {
     const isListed = (one) => one === this.current || !one.nodes || one.nodes.size > 0;
     const answers = ({ id, messages }) => this.running.get(id) > 0 || messages.some(isRunning);
     this.sidebar.show(this.store.list().filter(isListed), this.current, answers, this.found);
+    address(this.current);
     document.title = this.current.messages.length > 0 ? `${this.current.title} - Protocol OMNI` : "Protocol OMNI";
   }
 

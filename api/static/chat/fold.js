@@ -36,10 +36,10 @@ export function wholeCalls({ finishReason, toolCalls = [] }) {
   return finishReason === "tool_calls" ? toolCalls : [];
 }
 
-/** The message in the API's form, without its reasoning, which models do not expect back. */
-export function toApi(message) {
+/** The message in the API's form, without its reasoning, which models do not expect back. `isTextOnly`: without images. */
+export function toApi(message, isTextOnly) {
   const { role, toolCallId } = message;
-  const content = contentOf(message);
+  const content = contentOf(message, isTextOnly);
   if (role === "tool") return { role, content, tool_call_id: toolCallId };
   if (wholeCalls(message).length === 0) return { role, content };
   const calls = wholeCalls(message).map((call) => ({
@@ -50,13 +50,13 @@ export function toApi(message) {
   return { role, content: content || null, tool_calls: calls };
 }
 
-/** The request body for an answer to `messages`. */
-export function toRequest(messages, options) {
+/** The request body for an answer to `messages`. `isTextOnly`: the model reads no images. */
+export function toRequest(messages, { options, isTextOnly = false }) {
   const system = options.system?.trim() ? [{ role: "system", content: options.system }] : [];
   const worth = messages.filter((message) => message.content || message.attachments?.length || wholeCalls(message).length);
   return {
     model: options.model,
-    messages: [...system, ...worth.map(toApi)],
+    messages: [...system, ...worth.map((message) => toApi(message, isTextOnly))],
     stream: true,
     background: true, // the job goes on when this page is closed
     stream_options: { include_usage: true, include_event_ids: true }, // needed to resume a broken stream
@@ -66,6 +66,6 @@ export function toRequest(messages, options) {
 
 /** The request body for more of an answer: its text so far is the last message, and the model goes on within it. */
 export function toContinue(messages, message) {
-  const body = toRequest([...messages, message], message.options);
+  const body = toRequest([...messages, message], message);
   return { ...body, continue_final_message: true, add_generation_prompt: false };
 }

@@ -9,13 +9,15 @@ import { formula, masked, mathExtensions, typeset } from "./math.js";
 const MIN_PLACED = 8; // tokens a frame: more than those that are read again
 const MAX_DEPTH = 32; // of nested quotes, lists and emphasis; deeper ones are shown as text
 
+const PLAIN_TAG = /^\s*<(?:br\s*\/?|\/?(?:sub|sup|kbd|b|i|u|s|mark|small))>\s*$/i; // those that models write, without attributes
+
 const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
 
 const marked = new Marked({
   gfm: true,
   breaks: true,
   renderer: {
-    html: ({ text }) => escape(text), // HTML in an answer is shown as text
+    html: ({ text }) => (PLAIN_TAG.test(text) ? text : escape(text)), // other HTML in an answer is shown as text
     code: (token) => (isFormula(token) ? `<p>${formula(token.text, true)}</p>` : "<pre></pre>"), // filled by draw()
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`, // images are not loaded
   },
@@ -53,7 +55,7 @@ class BoundedLexer extends Lexer {
 
 const ALLOWED = {
   ALLOWED_TAGS: (
-    "p br hr a strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td input span sup sub"
+    "p br hr a strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td input span sup sub kbd b i u s mark small"
   ).split(" "),
   ALLOWED_ATTR: ["href", "title", "class", "align", "start", "type", "checked", "disabled"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, // of every attribute that the next line does not name
@@ -187,6 +189,7 @@ export class MarkdownView {
     this.text = "";
     this.blocks = []; // what is on the page, in order
     this.links = {}; // "[name]: address" lines, which blocks above them may use
+    this.pending = null; // {text, tokens, num}: a text of which the first tokens are on the page
     this.settle([]);
   }
 
@@ -194,6 +197,29 @@ export class MarkdownView {
   update(source, milliseconds = Infinity) {
     const text = source.replace(/\r\n?/g, "\n");
     if (text === this.text) return true;
+    if (this.pending?.text !== text) this.begin(text);
+    const { tokens } = this.pending;
+    const from = this.pending.num;
+    const first = this.settled.blocks;
+    const until = performance.now() + milliseconds;
+    let num = from;
+    while (num < tokens.length && (num < from + MIN_PLACED || performance.now() < until)) this.place(tokens[num], first + num++);
+    this.pending.num = num;
+    if (num < tokens.length) return false;
+    this.text = text;
+    this.pending = null;
+    for (const { nodes } of this.blocks.splice(first + num)) nodes.forEach((node) => node.remove());
+    this.settle(tokens);
+    return true;
+  }
+
+  /** Reads a text that has grown, or another one. */
+  begin(text) {
+    if (this.pending) {
+      this.text = this.pending.text;
+      this.settle(this.pending.tokens.slice(0, this.pending.num));
+      this.text = this.text.slice(0, this.settled.length);
+    }
     if (!text.startsWith(this.text)) this.clear();
     let tokens = this.read(text);
     const changed = differing(this.links, tokens.links);
@@ -203,19 +229,7 @@ export class MarkdownView {
       for (const block of this.blocks) block.isStale ||= block.mentions(changed);
     }
     this.links = tokens.links;
-    const first = this.settled.blocks;
-    const until = performance.now() + milliseconds;
-    let num = 0;
-    while (num < tokens.length && (num < MIN_PLACED || performance.now() < until)) this.place(tokens[num], first + num++);
-    if (num < tokens.length) {
-      this.settle(tokens.slice(0, num));
-      this.text = text.slice(0, this.settled.length);
-      return false;
-    }
-    this.text = text;
-    for (const { nodes } of this.blocks.splice(first + num)) nodes.forEach((node) => node.remove());
-    this.settle(tokens);
-    return true;
+    this.pending = { text, tokens, num: 0 };
   }
 
   /** The tokens after the settled ones. */

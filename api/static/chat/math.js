@@ -1,14 +1,26 @@
-// LaTeX in an answer: `$…$`, `\(…\)`, `$$…$$`, `\[…\]` and blocks of ```math. KaTeX is loaded when the first one appears.
+// LaTeX in an answer: `$…$`, `\(…\)`, `$$…$$`, `\[…\]`, `\begin{align}…\end{align}` and blocks of ```math. KaTeX is loaded when the first one appears.
 
+const FRAME_MS = 12; // of formulas that waited for KaTeX
 const MAX_LENGTH = 5000; // characters of one formula
 const DOLLAR = /(?<![\w$\\])\$(?!\s)/; // one that may open a formula: neither US$5 nor "$ 5"
 const CLOSERS = { "\\(": "\\)", "\\[": "\\]", $$: "$$" };
 
+const ENVIRONMENT = /^\\begin\{((?:equation|align|gather|alignat|multline|CD)\*?)\}/; // stands without dollars
+
 /** A formula at the very start of a text: {raw, text, isDisplay}. */
 function formulaAt(source) {
   const opener = source.slice(0, 2);
+  const environment = ENVIRONMENT.exec(source)?.[1];
+  if (environment) return inEnvironment(source, environment);
   if (opener in CLOSERS) return between(source, opener, CLOSERS[opener]);
   return source[0] === "$" && DOLLAR.test(source.slice(0, 2)) ? between(source, "$", "$") : undefined;
+}
+
+function inEnvironment(source, name) {
+  const closer = `\\end{${name}}`;
+  const end = source.slice(0, MAX_LENGTH).indexOf(closer);
+  const raw = source.slice(0, end + closer.length);
+  return end < 0 || /\n[ \t]*\n/.test(raw) ? undefined : { raw, text: raw, isDisplay: true };
 }
 
 function between(source, opener, closer) {
@@ -54,9 +66,9 @@ export const mathExtensions = [
   {
     name: "formulas",
     level: "block",
-    start: foundBy(/\n(?= {0,3}(?:\$\$|\\\[))/),
+    start: foundBy(/\n(?= {0,3}(?:\$\$|\\\[|\\begin\{))/),
     tokenizer(source) {
-      const indent = /^ {0,3}(?=\$\$|\\\[)/.exec(source)?.[0];
+      const indent = /^ {0,3}(?=\$\$|\\\[|\\begin\{)/.exec(source)?.[0];
       const found = indent !== undefined && formulaAt(source.slice(indent.length));
       const line = found && /^[ \t]*(?:\n|$)/.exec(source.slice(indent.length + found.raw.length));
       return line ? { type: "formulas", ...found, raw: indent + found.raw + line[0] } : undefined;
@@ -66,7 +78,7 @@ export const mathExtensions = [
   {
     name: "formula",
     level: "inline",
-    start: foundBy(/(?=(?<![\w$\\])\$(?!\s)|\\[([])/),
+    start: foundBy(/(?=(?<![\w$\\])\$(?!\s)|\\[([]|\\begin\{)/),
     tokenizer(source) {
       const found = formulaAt(source);
       return found && { type: "formula", ...found };
@@ -100,7 +112,13 @@ class Typesetter {
       return;
     }
     this.katex = window.katex;
-    for (const code of this.waiting) this.set(code);
+    let until = performance.now() + FRAME_MS;
+    for (const code of this.waiting) {
+      this.set(code);
+      if (performance.now() < until) continue;
+      await new Promise(requestAnimationFrame);
+      until = performance.now() + FRAME_MS;
+    }
     this.waiting.clear();
   }
 

@@ -1,7 +1,7 @@
 // One message on the page.
 
 import { canContinue, isRunning } from "./answer.js";
-import { attachmentList } from "./attachment_view.js";
+import { attachmentList, attachmentView } from "./attachment_view.js";
 import { h, icon } from "./dom.js";
 import { wholeCalls } from "./fold.js";
 import { MarkdownView } from "./markdown.js";
@@ -14,7 +14,7 @@ const action = (name, label, onclick) =>
   h("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick }, icon(name));
 
 export class MessageView {
-  /** `actions`: edit(message, text), again(message), goOn(message), variants(message), choose(message), remove(message), retry(message), sendToolResult(call, text), openSettings(). */
+  /** `actions`: edit(message, text, attachments), again(message), goOn(message), variants(message), choose(message), remove(message), retry(message), sendToolResult(call, text), openSettings(). */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -153,6 +153,16 @@ export class MessageView {
   edit() {
     const area = h("textarea", { rows: "3", "aria-label": "Edit message" });
     area.value = this.message.content;
+    let files = this.message.attachments ?? [];
+    const kept = h("ul", { class: "attachments", "aria-label": "Attachments" });
+    for (const file of files) {
+      const view = attachmentView(file, () => {
+        files = files.filter((other) => other !== file);
+        view.remove();
+        area.focus();
+      });
+      kept.append(view);
+    }
     const close = () => {
       form.remove();
       this.element.classList.remove("editing");
@@ -160,7 +170,7 @@ export class MessageView {
     };
     const save = (event) => {
       event.preventDefault();
-      if (area.value.trim()) this.actions.edit(this.message, area.value);
+      if (area.value.trim() || files.length > 0) this.actions.edit(this.message, area.value, files);
     };
     const keys = (event) => {
       if (event.key === "Escape") close();
@@ -170,7 +180,7 @@ export class MessageView {
     };
     const cancel = h("button", { type: "button", class: "plain-button", onclick: close }, "Cancel");
     const row = h("p", { class: "row" }, h("button", { type: "submit", class: "primary" }, "Send"), cancel);
-    const form = h("form", { class: "edit", onsubmit: save, onkeydown: keys }, area, row);
+    const form = h("form", { class: "edit", onsubmit: save, onkeydown: keys }, files.length > 0 ? kept : null, area, row);
     this.element.classList.add("editing");
     this.body.after(form);
     area.focus();

@@ -4,6 +4,8 @@ import { checkRoom, LIMITS, readAttachment, Refusal, TEXT_LIMITS } from "./attac
 import { attachmentView } from "./attachment_view.js";
 import { byId } from "./dom.js";
 
+const MAX_FILES = 20;
+
 export class Tray {
   /** `held()`: what the conversation has already. `noImages()`: why the picked model takes none, or "". `onChange()`: a file
    * came, went or is being read. */
@@ -19,11 +21,12 @@ export class Tray {
       this.input.value = ""; // the same file may be chosen again
     });
     byId("text").addEventListener("paste", (event) => this.takeFrom(event, event.clipboardData));
-    this.wireDrop(document.querySelector("main"));
+    this.wireDrop(document.body, document.querySelector("main"));
   }
 
-  wireDrop(place) {
-    const mark = (isOver) => place.classList.toggle("dropping", isOver);
+  /** Beside the page's own places, the browser would open the file instead of the page. */
+  wireDrop(place, marked) {
+    const mark = (isOver) => marked.classList.toggle("dropping", isOver);
     place.addEventListener("dragover", (event) => {
       if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
@@ -63,6 +66,7 @@ export class Tray {
     this.tell("Reading…");
     for (const file of files) {
       try {
+        if (this.files.length >= MAX_FILES) throw new Refusal(`${file.name} is left out: a message may have ${MAX_FILES} files.`);
         const attachment = await readAttachment(file, this.noImages());
         checkRoom(attachment, [...this.held(), ...this.files]);
         this.files.push(attachment);

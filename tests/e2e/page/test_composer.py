@@ -128,6 +128,27 @@ def test_a_model_that_reads_text_only_gets_no_images(page, backend):
     assert (backend.bodies[-1]["model"], page.locator(".message.user .attachment").count()) == ("sees", 1)
 
 
+def test_images_leave_with_an_edit_or_when_the_model_reads_text_only(page, backend):
+    backend.models = [{"id": "sees"}, {"id": "reads", "architecture": {"input_modalities": ["text"]}}]
+    page.goto(backend.url)
+    page.wait_for_selector("#model option", state="attached")
+    attach(page, IMAGE, NOTES)
+    say(page, "What is this?")
+    until_done(page)
+    page.select_option("#model", "reads")
+    say(page, "And this?")
+    page.wait_for_selector(f"{ANSWER}:has-text('And this?')")
+    until_done(page)
+    told = "(The image dot.png was shown to another model; you cannot see it.)"
+    assert backend.bodies[-1]["messages"][0]["content"].startswith(told)
+    page.click(".message.user >> nth=0 >> [aria-label^=Edit]")
+    page.click(".edit [aria-label='Remove dot.png']")
+    page.press("[aria-label='Edit message']", "Control+Enter")
+    page.wait_for_selector(f"{ANSWER}:has-text('What is this?')")
+    assert page.locator(".message.user .attachment").all_inner_texts() == ["notes.txt · 9 characters"]
+    assert "dot.png" not in str(backend.bodies[-1]["messages"])
+
+
 # What waits
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.fake_backend import MARKDOWN, fake_backend
+from tests.e2e.fake_backend import LONG, MARKDOWN, fake_backend
 
 STREAMED = {
     "all together": MARKDOWN,
@@ -18,6 +18,8 @@ STREAMED = {
     "links at the end": "[a] or [b c].\n\nx\n\ny\n\nz [a]\n\n[a]: https://a.example\n[B C]: https://b.example 't'\n",
     "formulas": "Let $x^2$.\n\n$$\na\n- b\n$$\n\n\\(y\\) is \\[\\frac{1}{2}\\] costs $5, $6.\n\n```math\nz\n```\n",
     "HTML": "<div>\n\na\n\n</div>\n\n<!-- b\n\nc -->\n\nd\n\n<pre>\n\ne\n",
+    "plain tags": "a<br>b H<sub>2</sub>O <kbd>Ctrl</kbd> <u>open\n\n<br>\n\n| a |\n|---|\n| 1<br>2 |\n",
+    "environments": "So\n\\begin{align}\nx &= 1 \\\\ y &= 2\n\\end{align}\nand \\begin{equation*}a\\end{equation*}.\n",
     "returns": "a\r\n\r\n- b\r\n- c\r\n\r\nd\r\n\r\ne\r\n\r\nf\r\n",
 }
 
@@ -174,3 +176,26 @@ def test_a_column_is_never_so_narrow_that_a_number_breaks(chat):
         })"""
         assert numbers.evaluate_all(lines) == [1] * 12
         assert chat.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_environments_without_dollars_are_set_and_plain_tags_have_their_effect(chat):
+    body = drawn(chat, "\\begin{align}\nx &= 1 \\\\ y &= 2\n\\end{align}\n\nH<sub>2</sub>O<br><a onclick=x>no</a>\n")
+    chat.wait_for_selector(".drawn .formula.display .katex")
+    assert body.locator("sub").inner_text() == "2"
+    assert "<a onclick=x>no</a>" in body.inner_text() and body.locator("br").count() == 1
+
+
+def test_a_finished_answer_is_read_once_however_many_frames_it_takes(chat):
+    numbers = chat.evaluate(
+        """async (text) => {
+            const { MarkdownView } = await import("/static/chat/markdown.js");
+            const view = new MarkdownView(document.createElement("div"));
+            const read = view.read.bind(view);
+            let [reads, frames] = [0, 1];
+            view.read = (part) => (reads++, read(part));
+            while (!view.update(text, 0)) frames++;
+            return [reads, frames];
+        }""",
+        LONG,
+    )
+    assert numbers[0] == 1 and numbers[1] > 50
