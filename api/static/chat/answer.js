@@ -52,7 +52,7 @@ export class Answer {
   /** Whether a refused request is sent again by itself: the server is full or not ready, and will not be for long. */
   mayWait({ status, isFinal, retryAfter }) {
     const refusals = this.message.refusal?.count ?? 0;
-    const isPassing = (status === 429 || status === 503) && !isFinal;
+    const isPassing = [429, 502, 503, 504].includes(status) && !isFinal; // 502 and 504 are a proxy's, while the server starts
     return isPassing && !this.message.job && refusals < MAX_REFUSALS && (retryAfter ?? 0) <= MAX_WAIT_S;
   }
 
@@ -137,7 +137,8 @@ export class Answer {
 
   fail(error) {
     const known = error instanceof ApiError ? error : new ApiError(`The answer cannot be read: ${error.message}`);
-    this.change({ state: "failed", queued: null, away: null, retrying: false, refusal: null, error: known.toJSON() });
+    const retryAt = known.retryAfter ? Date.now() + known.retryAfter * 1000 : null;
+    this.change({ state: "failed", queued: null, away: null, retrying: false, refusal: null, error: { ...known.toJSON(), retryAt } });
     this.abort.abort();
   }
 

@@ -3,6 +3,12 @@
 
 import { Tray } from "./tray.js";
 
+/** Enter, but not where an IME ends a word with it, or a touch screen has no other way to begin a line. */
+export function isSend({ key, isComposing, shiftKey, ctrlKey, metaKey }) {
+  if (key !== "Enter" || isComposing || shiftKey) return false;
+  return ctrlKey || metaKey || !matchMedia("(pointer: coarse)").matches;
+}
+
 export class Composer {
   /** `onSend(text, attachments)`. `onType(text)`: what is in the box has changed. `held()`: attachments of the conversation. `noImages()`: why the picked model takes no
    * images, or "". `waitsFor()`: what is missing for sending, or "". */
@@ -10,7 +16,6 @@ export class Composer {
     Object.assign(this, { form, area, note, sendButton, stopButton, onSend, onType, waitsFor });
     this.isWanted = false;
     this.tray = new Tray({ held, noImages, onChange: () => this.refresh() });
-    this.hasKeyboard = !matchMedia("(pointer: coarse)").matches;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.send();
@@ -26,8 +31,7 @@ export class Composer {
   }
 
   press(event) {
-    if (event.key !== "Enter" || event.isComposing || event.shiftKey) return; // an IME ends a word with Enter
-    if (!this.hasKeyboard && !event.ctrlKey && !event.metaKey) return;
+    if (!isSend(event)) return;
     event.preventDefault();
     this.send();
   }

@@ -240,7 +240,8 @@ export class Conversations {
     const taken = [];
     for (const file of files) {
       try {
-        const found = fromFile(file.name, await file.text());
+        const found = await fromFile(file);
+        if (found.length === 0) throw new Error("It has no messages.");
         for (const conversation of found) taken.push(await this.take(conversation));
       } catch (error) {
         return this.toast.show(`${file.name} was not imported. ${error.message}`);

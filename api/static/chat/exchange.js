@@ -1,6 +1,8 @@
 // Conversations as files: JSON, which holds all of them with their branches, and Markdown, which reads well.
 
 import { randomId } from "./dom.js";
+import { fromForeign } from "./foreign.js";
+import { textsOf } from "./zip.js";
 
 const FORMAT = "omni-chats";
 const ROLES = ["user", "assistant", "tool", "system"];
@@ -32,7 +34,14 @@ const escaped = (text) => text.replace(/^<!-- (\\*)omni:/gm, "<!-- \\$1omni:");
 const unescaped = (text) => text.replace(/^<!-- \\(\\*)omni:/gm, "<!-- $1omni:");
 
 /** The conversations of a file. Throws an Error that says what is wrong with it. */
-export function fromFile(name, text) {
+export async function fromFile(file) {
+  if (!/\.zip$/i.test(file.name)) return fromText(file.name, await file.text());
+  const texts = await textsOf(file, /(?:^|\/)conversations(?:-\d+)?\.json$/);
+  if (texts.length === 0) throw new Error("The archive has no conversations.json, as ChatGPT's export has. Unpack it, and import the file of its chats.");
+  return texts.flatMap((text) => fromText("conversations.json", text));
+}
+
+function fromText(name, text) {
   if (/\.(md|markdown|txt)$/i.test(name)) return [fromMarkdown(text)];
   let value;
   try {
@@ -41,8 +50,12 @@ export function fromFile(name, text) {
     throw new Error("This is neither JSON nor a Markdown file (.md).");
   }
   if (value?.format === FORMAT && Array.isArray(value.conversations)) return value.conversations.map(checked);
+  const foreign = fromForeign(value);
+  if (foreign) return foreign.map(checked);
   const messages = Array.isArray(value) ? value : value?.messages;
-  if (!Array.isArray(messages)) throw new Error('A JSON file must be an export of this page, or hold "messages" as in the API.');
+  if (!Array.isArray(messages)) {
+    throw new Error('A JSON file must be an export of this page, of ChatGPT, Open WebUI or llama.cpp, or hold "messages" as in the API.');
+  }
   return [inLine({ title: value.title ?? "", messages })];
 }
 

@@ -1,6 +1,7 @@
 // One message on the page.
 
 import { canContinue, isRunning } from "./answer.js";
+import { isSend } from "./composer.js";
 import { attachmentList, attachmentView } from "./attachment_view.js";
 import { h, icon } from "./dom.js";
 import { wholeCalls } from "./fold.js";
@@ -174,7 +175,7 @@ export class MessageView {
     };
     const keys = (event) => {
       if (event.key === "Escape") close();
-      else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(event);
+      else if (isSend(event)) save(event);
       else return;
       event.stopPropagation();
     };

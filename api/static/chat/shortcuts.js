@@ -4,7 +4,7 @@ import { byId, h } from "./dom.js";
 import { recall, remember } from "./recall.js";
 
 const LISTED = [
-  ["Enter", "send (on a touch screen: a new line)"],
+  ["Enter", "send, also an edit (on a touch screen: a new line; Ctrl+Enter sends)"],
   ["Shift+Enter", "a new line"],
   ["Esc", "stop the answer, or close what is open"],
   ["↑", "in an empty box: edit your last message"],

@@ -51,16 +51,24 @@ export function wait(left) {
   return minutes < 10 && left % 60 ? `${minutes} min ${left % 60} s` : `${Math.ceil(left / 60)} min`;
 }
 
+/** "in 20 s", "in 60 min, at 14:32". `retryAt`: in unix milliseconds, of an error that is shown later, too. */
+function whenAgain({ retryAfter, retryAt }) {
+  const left = retryAt ? Math.ceil((retryAt - Date.now()) / 1000) : retryAfter;
+  if (left <= 0) return "now";
+  const time = new Date(Date.now() + left * 1000).toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  return `in ${wait(left)}${left < 100 || !left ? "" : `, at ${time}`}`;
+}
+
 /** What to do after an error, in one sentence. */
-export function advice({ status, code, retryAfter }) {
+export function advice({ status, code, ...times }) {
   if (code === "context_length_exceeded") return "Start a new chat, or lower the token limit in the settings.";
   if (code === "model_not_found") return "Choose another model at the top.";
   if (code === "model_load_failed") return "Choose another model at the top; this one's files or memory need the operator.";
   if (status === 0) return "Check that the server runs and that you are online; then try again.";
   if (status === 401 || status === 403) return "Enter a valid API key in the settings.";
   if (status === 404) return "The server no longer has this answer. Ask again.";
-  if (status === 429) return `Too many requests now. Try again in ${wait(retryAfter)}.`;
-  if (status === 503) return `Try again in ${wait(retryAfter)}.`;
+  if (status === 429) return `Too many requests now. Try again ${whenAgain(times)}.`;
+  if (status === 503) return `Try again ${whenAgain(times)}.`;
   if (status === 400 || status === 422) return "Change the message or the settings, then try again.";
   return "Try again; if it happens again, look at the server's log.";
 }
