@@ -54,7 +54,7 @@ export function wait(left) {
 /** "in 20 s", "in 60 min, at 14:32". `retryAt`: in unix milliseconds, of an error that is shown later, too. */
 function whenAgain({ retryAfter, retryAt }) {
   const left = retryAt ? Math.ceil((retryAt - Date.now()) / 1000) : retryAfter;
-  if (left <= 0) return "now";
+  if (retryAt && left <= 0) return "now";
   const time = new Date(Date.now() + left * 1000).toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   return `in ${wait(left)}${left < 100 || !left ? "" : `, at ${time}`}`;
 }
