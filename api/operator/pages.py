@@ -15,7 +15,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.security import safe_join
 
 STATIC = Path(__file__).parents[1] / "static"
-PACKED = frozenset({".woff2", ".png"})  # by their format
+PACKED = frozenset({".woff2", ".png", ".bcmap"})  # by their format
 FOR_EVER = "public, max-age=31536000, immutable"
 MODULE = re.compile(rb'<script type="module" src="static/([^"]+)">')
 IMPORT = re.compile(rb'^(?:import|export) [^;]*?from "(\.[^"]+)"', re.MULTILINE)

@@ -117,7 +117,8 @@ def final_text(conversation: Conversation, guard: Guard) -> str | None:
     """The text that the answer continues, with special tokens hidden; None if the answer begins anew."""
     if not conversation.continue_final:
         return None
-    content = conversation.messages[-1].content
+    last = conversation.messages[-1]
+    content = last.content or last.reasoning_content or last.reasoning
     texts = [part.text or "" for part in content] if isinstance(content, list) else [content or ""]
     return guard.text("".join(texts), is_own=True)
 
@@ -147,6 +148,8 @@ def knows_thinking(card: ModelCard, form: ReasoningForm) -> bool:
 def _is_inside_thinking(rendered: str, continued: str, form: ReasoningForm) -> bool:
     """Reasoning is open at the end of the final message. No other message counts: a user may write a mark too."""
     prompt, own = HIDDEN.sub(OPEN, rendered).rstrip(), HIDDEN.sub(OPEN, continued).strip()
+    if not prompt.endswith(own):
+        return False  # the template has closed the reasoning
     before = prompt[: prompt.rfind(own)].rstrip() if own in prompt else ""
     opened_at = max(own.rfind(mark) for mark in form.openings)
     is_opened = opened_at >= 0 or before.endswith(form.openings)

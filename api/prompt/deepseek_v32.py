@@ -97,7 +97,8 @@ def encode_chat(
         raise _invalid(len(messages) - 1, f"{len(calls)} tool calls came before, but {len(results)} results")
     text = "".join(parts)
     if continue_final:
-        return text.removesuffix(EOS)
+        text = text.removesuffix(EOS)
+        return text if messages[-1].get("content") else text.removesuffix(THINK_END)  # reasoning goes on within itself
     return text if add_generation_prompt else text.removesuffix(_think_mark(thinking)).removesuffix(ASSISTANT)
 
 

@@ -100,7 +100,13 @@ class PromptEncoder:
         """The prompt's text, that which the answer continues, and the prompt as pairs of (text, caller's token)."""
         guard = Guard(self._hidden, self._markup)
         rendered = render(conversation, self.card, guard)
-        return rendered, final_text(conversation, guard), list(guard.parts(rendered))
+        continued = final_text(conversation, guard)
+        if continued and not conversation.messages[-1].content and not rendered.rstrip().endswith(continued.rstrip()):
+            raise InvalidRequest(
+                "An answer of which there is only reasoning cannot be continued: the model's template leaves it out.",
+                param="messages",
+            )
+        return rendered, continued, list(guard.parts(rendered))
 
     def _joined(self, parts: Sequence[tuple[str, str]], encoded: Sequence[list[int]]) -> list[int]:
         ids: list[int] = []

@@ -47,7 +47,7 @@ def render_template(
     prepared = [_with_reasoning(message) for message in messages]
     final = ""
     if continue_final:
-        final, prepared[-1]["content"] = _marked(_final_content(source, prepared))
+        final = _mark_end(source, prepared)
     text = compiled(source).render(
         messages=prepared,
         tools=list(tools) or None,
@@ -138,6 +138,18 @@ def _with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
     names = ("reasoning_content", "thinking", "reasoning")
     reasoning = next((message[name] for name in names if message.get(name) is not None), None)
     return {**message} if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _mark_end(source: str, prepared: list[dict[str, Any]]) -> str:
+    """Puts the mark behind the text that the answer continues, and returns that text: the last message's content, or
+    its reasoning if there is no more of it."""
+    last = prepared[-1] if prepared else {}
+    if last.get("reasoning_content") and not last.get("content"):
+        final, marked = _marked(last["reasoning_content"])
+        last |= {"content": "", "thinking": marked, "reasoning_content": marked}
+    else:
+        final, last["content"] = _marked(_final_content(source, prepared))
+    return final
 
 
 def _final_content(source: str, messages: Sequence[Mapping[str, Any]]) -> Any:

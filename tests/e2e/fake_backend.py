@@ -83,6 +83,7 @@ AWAY_AFTER = {"away": 0, "pause": 10}  # frames after which the answer waits for
 SCRIPTS = {
     "markdown": lambda: words(MARKDOWN),
     "reason": lambda: [{"reasoning_content": "Let me think. "}, {"reasoning_content": "2 + 2."}, *words("It is 4.")],
+    "muse": lambda: [{"reasoning_content": "Hm. "}] * NUM_SLOW,
     "tool": tool_call,
     "cut": lambda: tool_call()[:-1],
     "long": lambda: words(LONG),

@@ -217,10 +217,10 @@ export function emptyAnswer(id, options) {
   };
 }
 
-/** Whether more can be asked for: the text was stopped or cut. */
-export function canContinue({ role, content, state, finishReason, toolCalls }) {
+/** Whether more can be asked for: the text or the reasoning was stopped or cut. */
+export function canContinue({ role, content, reasoning, state, finishReason, toolCalls }) {
   const isCut = state === "stopped" || state === "failed" || (state === "done" && finishReason === "length");
-  return role === "assistant" && isCut && Boolean(content) && !toolCalls?.length;
+  return role === "assistant" && isCut && Boolean(content || reasoning) && !toolCalls?.length;
 }
 
 /** Makes the message ready for an Answer that adds to its text. */

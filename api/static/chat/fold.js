@@ -64,8 +64,11 @@ export function toRequest(messages, { options, isTextOnly = false }) {
   };
 }
 
-/** The request body for more of an answer: its text so far is the last message, and the model goes on within it. */
+/** The request body for more of an answer: what there is of it is the last message, and the model goes on within its text, or
+ * within its reasoning if there is no text yet. */
 export function toContinue(messages, message) {
-  const body = toRequest([...messages, message], message);
+  const body = toRequest(messages, message);
+  const reasoning = message.reasoning ? { reasoning_content: message.reasoning } : {};
+  body.messages.push({ role: "assistant", content: message.content, ...reasoning });
   return { ...body, continue_final_message: true, add_generation_prompt: false };
 }

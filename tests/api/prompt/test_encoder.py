@@ -153,6 +153,34 @@ def test_it_is_known_how_the_answer_may_begin(encoder_of, kwargs, continued, thi
     assert prompt.thinking == thinking
 
 
+QWENS = """{%- for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' %}<think>
+{{ (m.reasoning_content or '').strip('\n') }}
+</think>
+
+{% endif %}{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_reasoning_that_was_cut_is_continued_within_it(encoder_of, content):
+    final = {"role": "assistant", "content": content, "reasoning_content": "Two plus "}
+    encoder = encoder_of(chat_template=QWENS)
+    messages = [{"role": "user", "content": "Hi"}, final]
+    assert written(encoder, messages, continue_final=True).endswith("<|im_start|>assistant\n<think>\nTwo plus ")
+    assert encoder.encode_chat(conversation(messages, continue_final=True)).thinking == "opened"
+    final["content"] = "It is"
+    assert written(encoder, messages, continue_final=True).endswith("<think>\nTwo plus \n</think>\n\nIt is")
+    assert encoder.encode_chat(conversation(messages, continue_final=True)).thinking == "answering"
+
+
+def test_a_template_without_reasoning_says_that_it_cannot_be_continued(encoder):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "reasoning_content": "Two"}]
+    with pytest.raises(InvalidRequest, match="only reasoning cannot be continued"):
+        written(encoder, messages, continue_final=True)
+
+
 def test_a_model_without_a_word_of_thinking_does_not_think(encoder):
     assert encoder.encode_chat(conversation([{"role": "user", "content": "Hi"}])).thinking == "none"
 

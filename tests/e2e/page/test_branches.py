@@ -82,6 +82,17 @@ def test_a_stopped_answer_is_continued_in_place(chat, backend):
     chat.wait_for_selector(f"{ANSWER}:has-text('and so on.')")
 
 
+def test_reasoning_that_was_stopped_is_continued(chat, backend):
+    say(chat, "muse")
+    chat.wait_for_selector(f"{ANSWER} .fold:visible")
+    chat.keyboard.press("Escape")
+    until_done(chat)
+    chat.click("text=Continue")
+    chat.wait_for_selector(f"{ANSWER}[aria-busy=false]:has-text('and so on.')")
+    final = backend.bodies[-1]["messages"][-1]
+    assert (final["role"], final["content"]) == ("assistant", "") and final["reasoning_content"].startswith("Hm. Hm.")
+
+
 @pytest.mark.parametrize("script", ["fail", "hello"])
 def test_a_refused_request_leaves_no_variant_unless_there_is_text(chat, backend, script):
     if script == "hello":

@@ -11,16 +11,23 @@ IMAGE = {"name": "dot.png", "mimeType": "image/png", "buffer": PNG}
 NOTES = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"Buy milk."}
 
 
-def pdf(text):
-    stream = f"BT /F1 24 Tf 72 720 Td ({text}) Tj ET"
+HELVETICA = "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
+GOTHIC = """<</Type/Font/Subtype/Type0/BaseFont/Gothic/Encoding/90ms-RKSJ-H/DescendantFonts[<</Type/Font
+/Subtype/CIDFontType0/BaseFont/Gothic/FontDescriptor<</Type/FontDescriptor/FontName/Gothic/Flags 4
+/FontBBox[0 0 1000 1000]/ItalicAngle 0/Ascent 800/Descent -200/CapHeight 700/StemV 80>>
+/CIDSystemInfo<</Registry(Adobe)/Ordering(Japan1)/Supplement 2>>>>]>>"""
+
+
+def pdf(text, font=HELVETICA):
+    stream = f"BT /F1 24 Tf 72 720 Td {text if text.startswith('<') else f'({text})'} Tj ET"
     objects = [
         "<</Type/Catalog/Pages 2 0 R>>",
         "<</Type/Pages/Kids[3 0 R]/Count 1>>",
         "<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
         f"<</Length {len(stream)}>>stream\n{stream}\nendstream",
-        "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        font,
     ]
-    body = "%PDF-1.4\n" + "".join(f"{n} 0 obj{text}endobj\n" for n, text in enumerate(objects, 1))
+    body = "%PDF-1.4\n" + "".join(f"{n} 0 obj\n{text}\nendobj\n" for n, text in enumerate(objects, 1))
     return (body + "trailer<</Root 1 0 R/Size 6>>\n%%EOF").encode()
 
 
@@ -55,6 +62,15 @@ def test_files_go_with_the_message_and_stay_with_it(chat, backend):
     say(chat, "And now?")
     until_done(chat)
     assert backend.bodies[-1]["messages"][0]["content"] == [image, text]
+
+
+def test_a_japanese_pdf_is_read_by_the_tables_that_are_kept_here(chat):
+    text = pdf(f"<{'日本語の計画'.encode('shift_jis').hex()}>", GOTHIC)
+    attach(chat, {"name": "plan.pdf", "mimeType": "application/pdf", "buffer": text})
+    assert chat.locator("#tray li").all_inner_texts() == ["plan.pdf · 6 characters"]
+    say(chat, "What is this?")
+    until_done(chat)
+    assert chat.text_content(".message.user .attachment pre") == "日本語の計画"
 
 
 def test_files_are_pasted_dropped_and_removed(chat):
