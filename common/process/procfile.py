@@ -88,7 +88,7 @@ class Group:
             preexec_fn=die_with_parent,
         )
         self._running[name] = process
-        who = "supervisor, " if SUPERVISOR in command else ""  # whose children are restarted; it is not
+        who = "supervisor, " if SUPERVISOR in command else ""  # the process that does the work is its child
         self._print(f"{name} started ({who}pid={process.pid})")
 
     def _start_reader(self, name: str) -> None:
