@@ -34,8 +34,10 @@ uninstall: ## remove `omni` from PREFIX/bin, and its completions
 	fi
 
 # Three at a time, a file in one process: much of a test's time is waiting. A process that dies ends the run.
+# After `check`, as in `make check test`, the rules of the house are not tested a second time.
 test: .venv/.test ## run all tests, on a CPU; ARGS="tests/api -x" runs some
-	@$(BIN)/python -m pytest -n 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder \
+	  $(if $(filter check,$(MAKECMDGOALS)),--ignore=tests/test_house.py) $(ARGS)
 
 check: .venv/.test ## formatting, lint, types, the rules of the house, lock files: under a minute
 	@$(BIN)/ruff format --check .

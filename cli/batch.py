@@ -25,7 +25,10 @@ CONTENT = "omni_content"  # the metadata by which a batch is found again: SHA-25
 
 @click.group()
 def batch() -> None:
-    """Run a file of requests (JSON lines, as OpenAI's Batch API has them); list, show and cancel batches."""
+    """Run a file of requests; list, show and cancel batches.
+
+    A line is a request in JSON, as OpenAI's Batch API has it.
+    """
 
 
 @batch.command()

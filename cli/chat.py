@@ -29,7 +29,9 @@ def chat(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """Ask one MESSAGE, with what is piped in behind it, or chat until Ctrl-D. @PATH in a message sends a file.
+    """Ask one MESSAGE, or have a conversation.
+
+    What is piped in stands behind the MESSAGE. @PATH in a message sends a file. Ctrl-D ends a conversation.
 
     \b
     git diff | omni chat "Write a commit message."

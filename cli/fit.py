@@ -32,9 +32,12 @@ MODEL_COLUMNS = ("id", "task", "weights", "workspace", "KV per token", "context"
 @json_option
 @click.pass_context
 def fit(context: click.Context, model: str | None, memory: str | None, ram: str | None, as_json: bool) -> None:
-    """Say which memory MODEL takes and what would fit: a folder, a .gguf file, a config.json or a hub id that is in
-    the cache, the id of a model of the table, or one of deepseek-v3.2, deepseek-r1, gpt-oss-120b, qwen3-235b and
-    glm-4.5-air. Default: OMNI_MODEL, or all models of OMNI_MODELS. Nothing is loaded or downloaded."""
+    """Say which memory MODEL takes and what would fit.
+
+    MODEL is a folder, a .gguf file, a config.json or a hub id that is in the cache, the id of a model of the table, or
+    one of deepseek-v3.2, deepseek-r1, gpt-oss-120b, qwen3-235b and glm-4.5-air. Default: OMNI_MODEL, or all models of
+    OMNI_MODELS. Nothing is loaded or downloaded.
+    """
     settings = context.obj["settings"]()
     assumed, assumed_ram = size_of_option(memory, "--memory"), size_of_option(ram, "--ram")
     if model is None and settings.models:

@@ -88,8 +88,10 @@ def logs(
     since: float | None,
     as_json: bool,
 ) -> None:
-    """Show the service's log: all of it, or of the named processes (redis, api, worker, embedder, dispatcher,
-    dashboard). A FILE of such lines, or - for what is piped in, is read in its place.
+    """Show the service's log, or that of the named PROCESSES.
+
+    They are redis, api, worker, embedder, dispatcher, dashboard and system, the start itself. A FILE of such lines, or
+    - for what is piped in, is read in its place.
 
     \b
     omni logs worker -f

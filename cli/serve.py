@@ -17,8 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 @click.option("--model", help="OMNI_MODEL: a folder, a .gguf file, a Hugging Face id, or demo.")
 @click.argument("processes", nargs=-1)
 def serve(host: str | None, port: int | None, model: str | None, processes: tuple[str, ...]) -> None:
-    """Start the service: redis, api, worker, embedder, dispatcher and dashboard, or only the named PROCESSES.
-    Settings, model, data folder and ports are checked before. Ctrl-C ends it."""
+    """Start the service, or only the named PROCESSES of it.
+
+    They are redis, api, worker, embedder, dispatcher and dashboard. Settings, model, data folder and ports are checked
+    before. Ctrl-C ends them all.
+    """
     if model is not None and model != "demo" and (path := callers_folder() / Path(model).expanduser()).exists():
         model = str(path.absolute())  # as the caller's shell means it
     given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": model}

@@ -108,7 +108,7 @@ def jobs_line(board: dict[str, Any]) -> str:
 @json_option
 @click.pass_context
 def ps(context: click.Context, as_json: bool) -> None:
-    """List the models that are loaded or loading, with what runs and waits."""
+    """List the models that are loaded, with what runs and waits."""
     client = client_of(context)
     found = [
         model

@@ -32,7 +32,10 @@ def usage(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Show requests, tokens and GPU seconds by day; with an admin key those of all keys."""
+    """Show requests, tokens and GPU seconds by day.
+
+    With an admin key those of all keys.
+    """
     groups = groups or GROUPS
     query = [("start_date", since), ("end_date", until), *(("key", key) for key in keys)]
     query += [*(("model", model) for model in models), *(("group_by", group) for group in groups)]

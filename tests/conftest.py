@@ -1,5 +1,6 @@
 """Shared fixtures: a real Valkey, and the whole real service."""
 
+import gc
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +19,17 @@ from worker.process_setup import prepare_process
 
 def pytest_configure() -> None:
     prepare_process()  # before any test module loads torch
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The tests and what they import live until the end: collections of garbage need not look at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

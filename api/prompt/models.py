@@ -94,8 +94,9 @@ class Models:
         return not is_own and any(worker.get("queue") == queue for worker in self.store.directory.workers())
 
     def _served(self) -> dict[str, str]:
-        """Id -> queue."""
-        return {name: queue for name, queue in self.store.directory.models().items() if self._is_served(name, queue)}
+        """Id -> queue: first what the settings name, as callers take the first; others may be of an earlier start."""
+        found = {name: queue for name, queue in self.store.directory.models().items() if self._is_served(name, queue)}
+        return {name: found[name] for name in self.expected if name in found} | found
 
     def _adapter(self, model: str) -> AdapterRecord | None:
         """The adapter of this name, once it can be used."""

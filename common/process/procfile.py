@@ -36,6 +36,7 @@ from common.process.processes import die_with_parent
 
 PROCFILE = Path(__file__).resolve().parents[2] / "Procfile"
 STOP_S = 5.0  # from SIGTERM to SIGKILL
+SUPERVISOR = "common.process.supervise"
 MAX_KILLS, KILLS_S = 5, 60.0  # more of one process are a fault that a new start does not mend
 
 
@@ -87,7 +88,8 @@ class Group:
             preexec_fn=die_with_parent,
         )
         self._running[name] = process
-        self._print(f"{name} started (pid={process.pid})")
+        who = "supervisor, " if SUPERVISOR in command else ""  # whose children are restarted; it is not
+        self._print(f"{name} started ({who}pid={process.pid})")
 
     def _start_reader(self, name: str) -> None:
         reader = threading.Thread(target=self._read, args=(name, self._running[name]), name=name, daemon=True)

@@ -121,6 +121,16 @@ def test_a_server_of_another_kind_is_told_of() -> None:
 
 
 def test_a_server_without_tls_is_told_of() -> None:
-    with saying(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (url, _):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = Thread(target=serve)
+        thread.start()
         with pytest.raises(click.ClickException, match="does not speak TLS"):
-            Client(url.replace("http:", "https:"), "sk-local").json("GET", "/v1/models")
+            Client(f"https://127.0.0.1:{listener.getsockname()[1]}", "sk-local").json("GET", "/v1/models")
+        thread.join()

@@ -11,6 +11,7 @@ export class Transcript {
     this.views = new Map(); // message id -> MessageView
     this.changed = new Set();
     this.isFollowing = true;
+    this.top = 0;
     scroller.addEventListener("scroll", () => this.noticeScroll(), { passive: true });
     jump.addEventListener("click", () => this.toEnd());
     list.addEventListener("click", (event) => this.copy(event.target.closest("[data-copy]")));
@@ -100,7 +101,9 @@ export class Transcript {
 
   noticeScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-    this.isFollowing = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    const isUpward = scrollTop < this.top; // however little: a turn of the wheel begins slowly
+    this.top = scrollTop;
+    this.isFollowing = scrollHeight - scrollTop - clientHeight < (isUpward ? 2 : NEAR_PX);
     this.jump.hidden = this.isFollowing;
   }
 

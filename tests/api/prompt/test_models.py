@@ -43,6 +43,14 @@ def test_a_model_that_has_changed_gets_a_new_card(redis):
     assert models.encoder("tiny").card.max_model_len == 99
 
 
+def test_the_models_of_the_settings_come_first(redis):
+    """Before those of an earlier start with another model, whose cards are still there."""
+    serve(redis, replace(CARD, queue="old", names=("old",)))
+    serve(redis, CARD)
+    models = Models(Store(redis), {"small": "tiny", "tiny": "tiny"})
+    assert [model["id"] for model in models.described()] == models.names() == ["small", "tiny", "old"]
+
+
 def test_answers_of_a_model_that_left_the_table_are_still_read(redis):
     serve(redis, CARD)
     models = Models(Store(redis), {"other": "other"}, is_table=True)

@@ -182,7 +182,9 @@ def keys(visit: Visit) -> None:
 
 def many_chats(visit: Visit) -> None:
     start(visit, has_chats=True)
-    visit.page.click("#conversations .title >> nth=0", force=True) if visit.page.is_hidden("#open-sidebar") else None
+    drawer(visit)
+    visit.page.click("#conversations .title >> nth=0")  # which closes a drawer
+    visit.page.wait_for_selector(".hljs-keyword")
     drawer(visit)
 
 

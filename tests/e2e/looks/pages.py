@@ -116,19 +116,14 @@ def batches_none(visit: Visit) -> None:
 def batches_many(visit: Visit) -> None:
     now = time.time()
     moments = {"created_at": now - 4000, "expires_at": now + 80_000}
+    counts = {"total": 1000, "completed": 998, "failed": 2}
+    ended = {"request_counts": counts, "output_file_id": "file-out", "error_file_id": "file-err"}
     errors = {"data": [{"line": 7, "message": "This is not JSON."}, {"line": 9, "message": "body.model is missing."}]}
     batches_page(
         visit,
         batch("batch_6b1f0a", "in_progress", model="qwen3-8b", lines_per_s=3.456, eta=now + 900, **moments),
         batch("batch_77c2d4", "validating", request_counts={"total": 0, "completed": 0, "failed": 0}, **moments),
-        batch(
-            "batch_c",
-            "completed",
-            completed_at=now - 100,
-            output_file_id="file-out",
-            error_file_id="file-err",
-            **moments,
-        ),
+        batch("batch_c", "completed", completed_at=now - 100, **ended, **moments),
         batch("batch_d", "failed", failed_at=now - 50, errors=errors, **moments),
         batch("batch_e", "cancelling", **moments),
     )

@@ -72,7 +72,7 @@ CHATS = [
     ("The roots of a quadratic equation", 0, {}),
     ("Sourdough for beginners", 0, {}),
     ("A poem about the sea", 1, {}),
-    ("日本語の練習", 1, {}),
+    ("Irregular verbs in Portuguese", 1, {}),
     *[(f"Question {number} about the history of tea", 4 + number, {}) for number in range(1, 9)],
     *[(f"An old chat, number {number}", 50 + 20 * number, {}) for number in range(1, 12)],
 ]

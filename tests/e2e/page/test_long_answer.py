@@ -3,8 +3,8 @@
 import json
 
 from tests.e2e.fake_backend import LONG, fake_backend
+from tests.e2e.page.talk import ANSWER, ask, say, until_done
 
-ANSWER = ".message.assistant:last-child"
 FRAME_MS = 50
 
 
@@ -17,6 +17,25 @@ def main_thread_tasks(trace):
         if event["name"].endswith("RunTask") and "tdur" in event:
             tasks.setdefault((event["pid"], event["tid"]), []).append(event["tdur"] / 1000)
     return max((tasks[main] for main in mains if main in tasks), key=sum)
+
+
+def test_a_reader_who_turns_up_a_little_is_not_pulled_back(page):
+    page.set_viewport_size({"width": 1000, "height": 400})
+    with fake_backend() as backend:
+        page.goto(backend.url)
+        page.wait_for_selector("#model option", state="attached")
+        ask(page, "markdown")
+        say(page, "pause")
+        page.wait_for_selector(f"{ANSWER} .status:has-text('Paused')")
+        page.hover("#scroller")
+        page.mouse.wheel(0, -30)
+        page.wait_for_selector("#jump:visible")
+        backend.goes_on.set()
+        until_done(page)
+        left = "({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight"
+        assert page.locator("#scroller").evaluate(left) > 50
+        page.click("#jump")
+        assert page.locator("#scroller").evaluate(left) < 2
 
 
 def test_no_task_of_a_long_answer_holds_up_a_frame(browser, page):
