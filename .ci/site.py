@@ -11,8 +11,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "README.md", ".env.example", "bench/service_times.json")
 LANGUAGES = {"bash": "Shell", "python": "Python", "javascript": "JavaScript"}
-PROGRAM = rf"```(?:{'|'.join(LANGUAGES)})\n.*?^```\n"
-PROGRAMS = re.compile(rf"^{PROGRAM}(?:\n{PROGRAM})+", re.MULTILINE | re.DOTALL)  # that follow each other
+PROGRAM = rf"```(?:{'|'.join(LANGUAGES)})\n(?:(?!```).*\n)*```\n"
+PROGRAMS = re.compile(rf"^{PROGRAM}(?:\n{PROGRAM})+", re.MULTILINE)  # that follow each other
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 
 
@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 def tabs(programs: re.Match[str]) -> str:
     """The same program in several languages: one tab for each."""
-    blocks = re.findall(PROGRAM, programs[0], re.MULTILINE | re.DOTALL)
+    blocks = re.findall(PROGRAM, programs[0])
     languages = [block[3 : block.index("\n")] for block in blocks]
     if len(set(languages)) < len(languages):
         return programs[0]
