@@ -15,17 +15,17 @@ MAX_IMAGE_BYTES = 5 * 2**20  # in base64 and with the rest of the conversation b
 IMAGES = MappingProxyType(
     {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
 )
-MENTION = re.compile(r"(?<!\S)@(\S+)")
+MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
 PLAIN = re.compile(r"(?<!\S)\\@")
 
 
 def content_of(text: str) -> str | list[dict[str, Any]]:
-    """The message with the files that it names as @path: texts behind it, images as parts. `\\@` is a plain @.
+    """The message with the files that it names, @path or @"path": texts behind it, images as parts. `\\@` is a plain @.
 
     Raises ClickException for a path that is no file, unless it may be a name, as in @anna.
     """
     texts, images = [], []
-    for name in dict.fromkeys(MENTION.findall(text)):
+    for name in dict.fromkeys(quoted or plain for quoted, plain in MENTION.findall(text)):
         path = callers_folder() / Path(name).expanduser()
         if path.is_file() and path.suffix.lower() in IMAGES:
             images.append({"type": "image_url", "image_url": {"url": data_url(path)}})

@@ -97,7 +97,9 @@ class Conversation:
     def _set_model(self, name: str) -> None:
         known = self.models()
         if name and name not in known:
-            raise click.ClickException(f"There is no model {name!r}; there are {', '.join(known)}.")
+            near = get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            raise click.ClickException(f"There is no model {name!r}; {meant}")
         self.body["model"] = name or self.body["model"]
         for one in known if not name else [name]:
             show_note(f"{'*' if one == self.body['model'] else ' '} {one}")

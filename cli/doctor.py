@@ -21,6 +21,7 @@ from rich.text import Text
 from cli.serve import ROOT
 from cli.terminal import console, json_option, show_json
 from common.model.folder import size_of_weights
+from common.model.gpu_driver import device_fault
 from common.model.source import check_generating, check_model, table_fault
 from common.process.data_folder import folder_fault, is_answered, owner_of
 from common.process.listener import Address, AddressTaken, listen, url_of
@@ -90,6 +91,8 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
     )
     for check in checks:
         yield check(settings)
+    if fault := device_fault(settings.model.device):
+        yield Finding("bad", fault, "docs/operations/gpu-server.md goes from the driver to torch.")
     if settings.models:
         yield from (table_finding(settings.shelf.table, model) for model in settings.models)
     else:

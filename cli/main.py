@@ -1,5 +1,6 @@
 """`omni COMMAND`: one file per command, loaded when it is called."""
 
+import errno
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from types import MappingProxyType
@@ -60,6 +61,10 @@ class OmniGroup(click.Group):
             return super().invoke(ctx)
         except SettingsError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise click.ClickException("The output cannot be written: no space is left there.") from None
 
 
 @click.group(

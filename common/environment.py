@@ -7,6 +7,7 @@ from typing import Literal
 
 STARTER = "PROCFILE_RUNNER"  # its pid, set by common/process/start.py
 HONCHO = "HONCHO_PROCESS_NAME"
+REFUSAL = "configuration: "  # begins the last line of a process that refuses to start
 CALLED_FROM = "CALLED_FROM"  # set by ./omni, which runs in the checkout
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from common.environment import child_environment
+from common.environment import REFUSAL, child_environment
 from common.records.addresses import StoreSettings
 from common.setting_types import DEMO_MODEL as DEMO_MODEL
 from common.setting_types import (
@@ -296,5 +296,5 @@ def settings_or_exit() -> Settings:
 
 def refuse(sentence: str) -> NoReturn:
     """End the process. Its parent takes the status to mean that a restart would not help."""
-    print(f"configuration: {sentence}", file=sys.stderr, flush=True)
+    print(f"{REFUSAL}{sentence}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from common.environment import HONCHO, STARTER, child_environment
+from common.model.gpu_driver import device_fault
 from common.model.source import check_generating, check_model
 from common.process.data_folder import FolderRefused, take
 from common.process.listener import Address, AddressTaken, bracketed, listen, url_of
@@ -28,6 +29,8 @@ SHOWN_OF_KEY = 4  # characters
 def check(settings: Settings, processes: Container[str]) -> None:
     """Raises the error, in one sentence, that would end one of these processes. Releases whatever it took."""
     if "worker" in processes:
+        if fault := device_fault(settings.model.device):
+            raise SettingsError(fault)
         check_generating(settings.model)
     if "embedder" in processes and settings.embedding.source:
         check_model("OMNI_EMBEDDING_MODEL", settings.embedding.source)

@@ -98,6 +98,8 @@ def test_files_go_along(tmp_path):
     (tmp_path / "a.txt").write_text("inside")
     (tmp_path / "b.png").write_bytes(b"png")
     assert content_of(f"see @{tmp_path}/a.txt") == f"see @{tmp_path}/a.txt\n\n{tmp_path}/a.txt:\n```\ninside\n```"
+    (tmp_path / "two words.txt").write_text("both")
+    assert content_of(f'see @"{tmp_path}/two words.txt"').endswith(f"\n\n{tmp_path}/two words.txt:\n```\nboth\n```")
     text, image = content_of(f"see @{tmp_path}/b.png")
     assert text["type"] == "text" and image["image_url"]["url"] == "data:image/png;base64,cG5n"
 

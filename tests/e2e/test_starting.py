@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from common.model.gpu_driver import has_driver
 from common.process.start import check
 from common.settings import DEMO_MODEL, read_settings
 from tests.chaos.harness import wait_until
@@ -118,6 +119,11 @@ def test_a_malformed_redis_url_is_refused_by_every_process(environment: dict[str
     command = START if name == "start" else [sys.executable, "-m", *RunningService.command(name)]
     sentence = refused(environment | {"REDIS_URL": "http://x"}, *command)
     assert sentence.startswith("configuration: REDIS_URL is not a Redis address; write redis://")
+
+
+@pytest.mark.skipif(has_driver(), reason="there may be a device")
+def test_a_device_that_is_not_there_is_refused_before_anything_starts(environment: dict[str, str]) -> None:
+    assert refused(environment | {"OMNI_DEVICE": "cuda:1"}).startswith("configuration: OMNI_DEVICE=cuda:1: ")
 
 
 def test_an_unwritable_data_folder_is_refused_before_anything_starts(environment: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
+from common.environment import REFUSAL
 from common.logs import plain_line
 from common.process.honcho_seams import Message, Printer
 
@@ -30,7 +31,7 @@ class JsonPrinter:
 
     def write(self, message: Message) -> None:
         for line in lines_of(message):
-            fields = fields_of(line) or {"level": "info", "message": line}
+            fields = fields_of(line) or {"level": "error" if line.startswith(REFUSAL) else "info", "message": line}
             time_of = message.time.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
             self._output.write(
                 json.dumps({"time": time_of, "process": message.name} | fields, ensure_ascii=False) + "\n"

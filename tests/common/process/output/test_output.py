@@ -30,6 +30,7 @@ def line(data: bytes | str, name: str = "api.1") -> Message:
         (b'{"time":"t","level":"info","message":"a"}\n', {"time": "t", "level": "info", "message": "a"}),
         (b"Traceback (most recent call last):\n", {"level": "info", "message": "Traceback (most recent call last):"}),
         (b"{not JSON \xff\n", {"level": "info", "message": "{not JSON \ufffd"}),
+        (b"configuration: OMNI_X=1\n", {"level": "error", "message": "configuration: OMNI_X=1"}),
         ("api stopped (rc=1)", {"level": "info", "message": "api stopped (rc=1)"}),
     ],
 )
