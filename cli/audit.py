@@ -4,13 +4,13 @@ import getpass
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
 from cli.client import client_of
+from cli.logs import Since
 from cli.terminal import json_option, moment, show_json, show_note, show_table
 from common.records.audit import AuditedChange, recorded
 from common.records.database import Records, StoreError
@@ -43,7 +43,7 @@ def user_name() -> str:
 
 
 @click.command()
-@click.option("--since", type=click.DateTime(), help="Not before this day or time (local), as 2026-11-27.")
+@click.option("--since", type=Since(), help="Not before then: 10m, 2h, 1d, or a day or time as 2026-11-28.")
 @click.option("--by", "actors", multiple=True, metavar="NAME", help="Only by this key, or user@host; may be repeated.")
 @click.option("--what", "actions", multiple=True, help="Only this, such as key.create; may be repeated.")
 @click.option("--on", "targets", multiple=True, help="Only on this key, model, job, ...; may be repeated.")
@@ -51,14 +51,14 @@ def user_name() -> str:
 @json_option
 @click.pass_context
 def audit(
-    context: click.Context, since: datetime | None, actors: tuple[str, ...], actions: tuple[str, ...],
+    context: click.Context, since: float | None, actors: tuple[str, ...], actions: tuple[str, ...],
     targets: tuple[str, ...], limit: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what operators changed, newest first (needs an admin key)."""
     query = [*(("actor_ids", name) for name in actors), *(("event_types", name) for name in actions)]
     query += [("resource_ids", name) for name in targets]
     if since is not None:
-        query.append(("effective_at[gte]", str(int(since.timestamp()))))
+        query.append(("effective_at[gte]", str(int(since))))
     client, found, after = client_of(context), list[dict[str, Any]](), ""
     while len(found) < limit:
         asked = [*query, ("limit", str(min(PAGE, limit - len(found)))), *([("after", after)] if after else [])]

@@ -161,6 +161,8 @@ def limits(context: click.Context, /, name: str, as_json: bool, **given: Any) ->
     """Change the limits of the key NAME, from its next request on."""
     from cli.audit import audited
 
+    if not named(given):
+        raise click.UsageError("Name a limit to change, such as --max-in-flight 8; omni keys list shows them.")
     store: KeyStore = context.obj
     record = record_of(store, name)
     with audited(context.meta[SETTINGS], "key.limit", name, **named(given)):

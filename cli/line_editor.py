@@ -1,5 +1,6 @@
 """The prompt of `omni chat` on a terminal: line editing, history, completion, messages of several lines."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from common.environment import callers_folder, child_environment
+
+QUOTED_PATH = re.compile(r'(?<!\S)@"([^"\n]*)$')
 
 
 def line_editor(commands: Mapping[str, str], models: Callable[[], list[str]]) -> Callable[[], str]:
@@ -67,5 +70,14 @@ class MessageCompleter(Completer):
             for name, text in self._commands.items():
                 if name.startswith(word):
                     yield Completion(name, -len(word), display_meta=text)
+        elif quoted := QUOTED_PATH.search(before):
+            yield from self._paths.get_completions(Document(quoted[1]), complete_event)
         elif word.startswith("@"):
-            yield from self._paths.get_completions(Document(word[1:]), complete_event)
+            for found in self._paths.get_completions(Document(word[1:]), complete_event):
+                yield in_quotes(word[1:], found) if " " in found.text else found
+
+
+def in_quotes(typed: str, found: Completion) -> Completion:
+    """A path with a blank, in place of what was typed of it; its end is typed, as a folder's path may go on."""
+    whole = typed[: len(typed) + found.start_position] + found.text
+    return Completion(f'"{whole}', -len(typed), display=found.display)

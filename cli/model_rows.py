@@ -102,6 +102,8 @@ def line_of(field: str, value: Any) -> str | None:
         return keep_alive_text({"keep_alive": value})
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):  # of a served model: its modalities
+        return " -> ".join("+".join(kinds) for kinds in value.values())
     return "yes" if value is True else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -158,6 +158,9 @@ def test_commands_models_and_paths_are_completed(tmp_path):
 
     assert completed("/sy") == ["/system"] and completed("/model b") == ["beta"]
     assert completed(f"see @{tmp_path}/no") == ["tes.txt"] and completed("plain") == []
+    (tmp_path / "two words.md").touch()
+    assert completed(f"see @{tmp_path}/tw") == [f'"{tmp_path}/two words.md']
+    assert completed(f'see @"{tmp_path}/two w') == ["ords.md"]
 
 
 def test_saved_messages_can_be_read_back(talk, tmp_path):
