@@ -66,14 +66,16 @@ def test_killed_processes_start_again_and_jobs_are_kept(tmp_path: Path) -> None:
     }
     headers = {"Authorization": "Bearer sk-local"}
     jobs = []
-    for _ in range(3):
-        wait_until(lambda: started.get("/health").status_code == 200, 60)
-        answer = httpx2.post(f"{started.service.url}/v1/chat/completions", json=asked, headers=headers, timeout=30)
-        assert answer.status_code == 202, answer.text
-        jobs.append(answer.json()["id"])
-        first = psutil.Process(started.process.pid).children()[0]  # by pid: a successor is the last
-        first.kill()
-        first.wait(10)
-    for job in jobs:
-        wait_until(lambda job=job: started.get(f"/v1/chat/completions/{job}").status_code == 200, 60)  # type: ignore[misc]
-    end_all(started, signal.SIGTERM)
+    try:
+        for _ in range(3):
+            wait_until(lambda: started.get("/health").status_code == 200, 60)
+            answer = httpx2.post(f"{started.service.url}/v1/chat/completions", json=asked, headers=headers, timeout=30)
+            assert answer.status_code == 202, answer.text
+            jobs.append(answer.json()["id"])
+            first = psutil.Process(started.process.pid).children()[0]  # by pid: a successor is the last
+            first.kill()
+            first.wait(10)
+        for job in jobs:
+            wait_until(lambda job=job: started.get(f"/v1/chat/completions/{job}").status_code == 200, 60)  # type: ignore[misc]
+    finally:
+        end_all(started, signal.SIGTERM)
