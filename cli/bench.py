@@ -68,7 +68,10 @@ def bench(
     omni bench --rate 0.5,1,2 --requests 50 --json
     """
     client = client_of(context)
-    model = model or models_that_generate(client)[0]
+    known = models_that_generate(client)
+    if model not in (None, *known):
+        raise click.ClickException(f"There is no model {model!r}; there are {', '.join(known)}.")
+    model = model or known[0]
     try:
         if str(ROOT) not in sys.path:
             sys.path.append(str(ROOT))

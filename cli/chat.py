@@ -9,7 +9,7 @@ import click
 
 from cli.client import client_of
 from cli.conversation import COMMANDS, Conversation
-from cli.terminal import json_option, show_note
+from cli.terminal import STOPPED, json_option, show_note
 
 
 @click.command()
@@ -44,13 +44,22 @@ def chat(
     talk = Conversation(client_of(context), body, system, as_json=as_json)
     body["model"] = named(model, talk.models())
     if message is not None:
-        piped = "" if sys.stdin.isatty() else sys.stdin.read().strip("\n")
+        piped = "" if sys.stdin.isatty() else read_piped()
         if not (whole := "\n\n".join(part for part in (message, piped) if part.strip())):
             raise click.UsageError("the message is empty.")
         talk.say(whole)
-        return
+        context.exit(STOPPED if talk.is_stopped else 0)
     read: Callable[[], str] = editor_of(talk) if is_terminal else input
     converse(talk, read, is_terminal)
+
+
+def read_piped() -> str:
+    text = sys.stdin.read().strip("\n")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps bytes that are no text as surrogates
+        raise click.ClickException("What is piped in is not UTF-8 text; convert it first, as with iconv.") from None
+    return text
 
 
 def named(model: str | None, known: list[str]) -> str:

@@ -113,6 +113,7 @@ class Client:
                 yield from events.read(response)
             if events.is_done:
                 return
+            yield f"waiting for {self.url}: the connection broke"
             if events.last == last:
                 time.sleep(PAUSE_S)
             response = self._open_again(f"{path}&starting_after={events.last}")

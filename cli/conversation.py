@@ -42,6 +42,7 @@ class Conversation:
         self.system = system or ""
         self.messages: list[dict[str, Any]] = []  # without the system prompt
         self._as_json = as_json  # an object for each answer, in the place of its text
+        self.is_stopped = False  # the last answer, by Ctrl-C
 
     def say(self, text: str) -> None:
         self._answer([*self.messages, {"role": "user", "content": content_of(text)}])
@@ -79,6 +80,7 @@ class Conversation:
     def _answer(self, messages: list[dict[str, Any]]) -> None:
         first = [{"role": "system", "content": self.system}] if self.system else []
         answer = ask(self.client, self.body, [*first, *messages], is_shown=not self._as_json)
+        self.is_stopped = answer.finish_reason is None
         if self._as_json:
             click.echo(json.dumps(asdict(answer), ensure_ascii=False))
         if answer.content or answer.finish_reason:  # else it was stopped before it began

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -11,9 +10,10 @@ import click
 from rich.live import Live
 
 from cli.client import Client, Refused, client_of
-from cli.terminal import console, json_option, moment, show_json, show_note, show_table, table_of
+from cli.terminal import console, json_option, moment, show_json, show_note, show_table, stoppable, table_of
 
 NAMES = ("id", "state", "tier", "position", "age", "tokens", "scheduled for")
+OPEN = ("running", "queued", "scheduled", "paused")
 POLL_S = 1.0
 HEADING_LINES = 2  # of a table on a terminal, and the cursor's
 
@@ -27,7 +27,7 @@ def jobs(context: click.Context, everyone: bool, watch: bool, as_json: bool) -> 
     """List this key's jobs, with their places in the queue."""
     client = client_of(context)
     if watch:
-        with suppress(KeyboardInterrupt):
+        with stoppable(context):
             watch_jobs(changes(client, everyone), everyone, as_json)
         return
     found = listed(client, everyone)
@@ -75,12 +75,20 @@ def watch_jobs(found: Iterator[Any], everyone: bool, as_json: bool) -> None:
         for now in found:
             rows = rows_of(now, everyone)
             if out.is_terminal and not as_json:
-                live.update(table_of(names_of(everyone), rows[-(out.height - HEADING_LINES) :], out), refresh=True)
+                shown = open_first(rows)[: out.height - HEADING_LINES]
+                live.update(table_of(names_of(everyone), shown, out, overflow="ellipsis"), refresh=True)
             elif rows != last and as_json:
                 click.echo(json.dumps(now))
             elif rows != last:
                 show_table(names_of(everyone), rows)
             last = rows
+
+
+def open_first(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Jobs that wait or run in their order, then those that have ended, the latest first."""
+    is_open = [row[NAMES.index("state")].partition(" ")[0] in OPEN for row in rows]
+    ended = [row for row, is_it in zip(rows, is_open, strict=True) if not is_it]
+    return [row for row, is_it in zip(rows, is_open, strict=True) if is_it] + ended[::-1]
 
 
 def cells(job: dict[str, Any]) -> tuple[Any, ...]:

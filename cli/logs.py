@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from cli.terminal import console, json_option
+from cli.terminal import console, json_option, stoppable
 from common.environment import callers_folder
 from common.logs import plain_line
 from common.process.output.log_file import files_of, log_of
@@ -102,7 +102,7 @@ def logs(
     wanted = Wanted(frozenset(processes), level, since or 0.0)
     number = lines if lines is not None else None if since else LINES
     show = as_it_is if as_json else partial(shown, console())
-    with suppress(KeyboardInterrupt, BrokenPipeError):
+    with stoppable(context), suppress(BrokenPipeError):
         if file == Path("-"):
             show_all(parsed(sys.stdin), wanted, number if not follow else None, show)
             return
@@ -230,6 +230,6 @@ def shown(out: Console, fields: dict[str, Any]) -> None:
     seconds = moment_of(fields)
     at = datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%m-%d %H:%M:%S") if seconds else ""
     level = str(fields.get("level", "info"))
-    text = plain_line({"message": "", **fields})
+    text = plain_line(fields) if "message" in fields else json.dumps(fields, ensure_ascii=False)
     name = process_of(fields)
     out.print(Text.assemble((f"{at:14}  ", "dim"), (f"{name:10}  ", "cyan"), (text, COLOURS.get(level, ""))))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.status import Status
 from rich.table import Table
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from common.environment import callers_folder
 
+STOPPED = 130  # exit status after Ctrl-C
 PIPE_WIDTH = 1000  # lines for a file or a pipe are not wrapped
 
 
@@ -34,11 +35,13 @@ def show_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     out.print(table_of(names, rows, out))
 
 
-def table_of(names: Sequence[str], rows: Sequence[Sequence[Any]], out: Console) -> Table:
-    """Aligned columns; None is an empty cell."""
+def table_of(
+    names: Sequence[str], rows: Sequence[Sequence[Any]], out: Console, overflow: OverflowMethod = "fold"
+) -> Table:
+    """Aligned columns; None is an empty cell. On a terminal a wide cell is folded into lines of its own, or cut."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in names:
-        table.add_column(name, no_wrap=not out.is_terminal, overflow="fold")
+        table.add_column(name, no_wrap=not out.is_terminal or overflow != "fold", overflow=overflow)
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return table
@@ -70,6 +73,15 @@ class CallersPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(callers_folder() / value, param, ctx)
+
+
+@contextmanager
+def stoppable(context: click.Context) -> Iterator[None]:
+    """What goes on until Ctrl-C; then the command ends as a shell expects."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        context.exit(STOPPED)
 
 
 @contextmanager
@@ -121,7 +133,9 @@ class AnswerView:
         """What an answer without a new token waits for: in a line that leaves on a terminal, as a note elsewhere."""
         if not self._console.is_terminal:
             show_note(f"({text})")
-        elif self._live is None and not self._is_mid_line:
+        elif self._live is not None:
+            self._live.update(Group(markdown(self._end_of_text()), Text(text, style="dim")))
+        elif not self._is_mid_line:
             self._waiting = self._waiting or self._console.status("")
             self._waiting.update(Text(text, style="dim"))
             self._waiting.start()

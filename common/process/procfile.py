@@ -15,6 +15,7 @@ too; and honcho starts nothing again.
 """
 
 import argparse
+import json
 import os
 import select
 import signal
@@ -110,7 +111,8 @@ class Group:
         for name, process in list(self._running.items()):
             if (status := process.poll()) is not None:
                 del self._running[name]
-                self._print(f"{name} stopped (rc={status})")
+                is_wanted = self._kill_at is not None or status == 0
+                self._print(f"{name} stopped (rc={status})", "info" if is_wanted else "warning")
                 if self._kill_at is None and self._may_start_again(name, status):
                     signal_group(process.pid, signal.SIGKILL)  # its children hold its port or its folder
                     self._start(name, commands[name])
@@ -139,8 +141,9 @@ class Group:
             self._print(f"sending {number.name} to {name} (pid {process.pid})")
             signal_group(process.pid, number)
 
-    def _print(self, sentence: str) -> None:
-        self._output.write("system", sentence)
+    def _print(self, sentence: str, level: str = "info") -> None:
+        line = sentence if level == "info" else json.dumps({"level": level, "message": sentence})
+        self._output.write("system", line)
 
 
 def signal_group(leader: int, number: signal.Signals) -> None:

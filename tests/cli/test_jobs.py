@@ -9,7 +9,7 @@ import time
 import click
 
 from cli.client import Client
-from cli.jobs import changes
+from cli.jobs import changes, open_first
 from cli.terminal import moment
 from tests.service import ROOT, RunningService
 
@@ -50,7 +50,7 @@ def test_jobs_are_watched_in_json_lines_until_ctrl_c(service: RunningService):
         watching.send_signal(signal.SIGINT)
         watching.stdout.read()
     assert job_id not in known and job_id in {job["id"] for job in seen}
-    assert watching.returncode == 0
+    assert watching.returncode == 130
 
 
 def test_a_service_that_is_away_is_waited_for(monkeypatch, capsys):
@@ -66,3 +66,8 @@ def test_a_service_that_is_away_is_waited_for(monkeypatch, capsys):
     monkeypatch.setattr("cli.jobs.POLL_S", 0)
     assert next(changes(Client("http://x", ""), everyone=False)) == []
     assert capsys.readouterr().err == "away\n"
+
+
+def test_a_watch_shows_open_jobs_first_and_then_the_latest():
+    rows = [("a", "finished"), ("b", "cancelled"), ("c", "running"), ("d", "queued (model cold)"), ("e", "failed")]
+    assert [row[0] for row in open_first(rows)] == ["c", "d", "e", "b", "a"]

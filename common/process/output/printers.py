@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
-from common.environment import REFUSAL
+from common.environment import REFUSAL, child_environment
 from common.logs import plain_line
 from common.process.honcho_seams import Message, Printer
 
@@ -45,7 +45,9 @@ class TerminalPrinter:
     def __init__(self, output: TextIO, width: int, box: Callable[[], Sequence[str]] = tuple) -> None:
         """`box`: what is shown in the place of a greeting."""
         self._output = output
-        self._printer = Printer(output, width=width)
+        environment = child_environment()
+        is_plain = bool(environment.get("NO_COLOR")) or environment.get("TERM") == "dumb"
+        self._printer = Printer(output, width=width, colour=not is_plain)
         self._box = box
 
     def write(self, message: Message) -> None:
