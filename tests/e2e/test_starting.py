@@ -162,7 +162,10 @@ def test_answers_survive_starts_and_ends_in_any_order_and_no_process_is_left(tmp
 
     third = Started(tmp_path / "data", "redis", "api").wait_live()
     owner = next(child for child in third.everybody() if "common.process.embedded" in child.cmdline())
-    end_all(third, signal.SIGKILL, owner)
+    owner.kill()
+    owner.wait(10)
+    assert third.wait_live().get(f"/v1/jobs/{job}").status_code == 200, "Valkey and its owner are started again"
+    end_all(third, signal.SIGKILL)
 
     fourth = Started(tmp_path / "data").wait_live()
     assert fourth.get(f"/v1/jobs/{job}").status_code == 200
