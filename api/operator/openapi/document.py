@@ -37,9 +37,6 @@ The same models answer in Anthropic's form (`/v1/messages`) and in Ollama's (`/a
 Errors have the form of the path's API. Any operation may also answer 405 (method), 408 (the body came too slowly),
 421 (the Host header names another server) and 501 (transfer coding)."""
 TEXT: Mapping[str, Any] = MappingProxyType({"schema": {"type": "string"}})
-# Not a string: readers of the document hold the schema of a stream against each event, an object of `id` and `data`.
-EVENTS: Mapping[str, Any] = MappingProxyType({"schema": {"description": "Server-sent events: a chunk of JSON in each"}})
-FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"application/json": {}, "text/event-stream": EVENTS})
 ANY_FAULT = "Any other error, in the same form"
 
 
@@ -188,7 +185,7 @@ def responses(method: str, path: str, described: Described, examples: dict[str, 
 
 
 def done(described: Described, examples: dict[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {described.media_type: dict(FORMS.get(described.media_type, TEXT))}
+    content: dict[str, Any] = {described.media_type: {} if described.media_type == "application/json" else dict(TEXT)}
     if described.answer is not None:
         content = json_of(described.answer)
         if "answer" in examples:
@@ -196,7 +193,7 @@ def done(described: Described, examples: dict[str, Any]) -> dict[str, Any]:
     if described.has_lines:
         content["application/x-ndjson"] = dict(TEXT)
     elif described.is_streamed or described.is_resumable:
-        content["text/event-stream"] = dict(EVENTS) | ({"example": examples["stream"]} if "stream" in examples else {})
+        content["text/event-stream"] = dict(TEXT) | ({"example": examples["stream"]} if "stream" in examples else {})
     if any(query.name == "format" for query in described.query):
         content["text/csv"] = dict(TEXT)
     return {"description": "Done", "content": content}
