@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.e2e.fake_backend import KEY, fake_backend
+from tests.e2e.fake_backend import KEY
 from tests.service import RunningService
 
 NO_ONES = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
@@ -62,12 +62,6 @@ class Answers:
     def open(self):
         self.page.goto(self.backend.url + "/batches")
         self.page.wait_for_selector(".batch, #no-batches:visible")
-
-
-@pytest.fixture
-def backend():
-    with fake_backend() as backend:
-        yield backend
 
 
 @pytest.fixture

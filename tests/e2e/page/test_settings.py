@@ -6,7 +6,6 @@ import pytest
 
 from api.request.sampling import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from api.schema.base import Sampling
-from tests.e2e.fake_backend import fake_backend
 from tests.e2e.test_page import say, until_done
 
 # What the API takes beside these is not for a page: tokens by number, how the answer travels, when it is due.
@@ -15,12 +14,6 @@ NOT_SHOWN |= {"not_before", "priority", "timeout", "keep_alive", "user", "metada
 NOT_SHOWN |= {"prompt_cache_key"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture
-def backend():
-    with fake_backend() as backend:
-        yield backend
 
 
 @pytest.fixture
