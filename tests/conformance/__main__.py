@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -103,7 +104,10 @@ def main(chosen: list[str]) -> int:
     for name, serve in SERVICES.items():
         if ours := [client for client in clients if client.service == name]:
             with serve() as place, ThreadPoolExecutor(2 if name == "agents" else 1) as pool:
-                outcomes += pool.map(lambda client: run_client(client, place, refusals[client.group]), ours)
+                runs = [partial(run_client, client, place, refusals[client.group]) for client in ours]
+                tried = [*pool.map(lambda run: run(), runs)]
+                # once more where nothing runs beside it (docs/decisions/0064)
+                outcomes += [run() if was == "FAIL" else was for run, was in zip(runs, tried, strict=True)]
     print(f"\n{outcomes.count('ok')} clients ok, {outcomes.count('FAIL')} failed, {outcomes.count('skip')} skipped")
     return 1 if "FAIL" in outcomes else 0
 
