@@ -6,6 +6,7 @@ from dataclasses import replace
 from threading import Event
 
 import gevent
+import gevent.event
 import httpx2
 import pytest
 from flask import Request
@@ -241,6 +242,18 @@ def test_viewers_cost_one_read_of_the_store_in_two_seconds(service_of_a_store, m
     for _ in range(100):
         work.newest()
     assert len(reads) == 1
+
+
+def test_two_may_wait_for_one_read(service_of_a_store, monkeypatch):
+    goes_on = gevent.event.Event()
+    monkeypatch.setattr("api.operator.stored_work.PATIENCE_S", 20.0)
+    work = StoredWork(service_of_a_store)
+    monkeypatch.setattr(work, "_refresh", goes_on.wait)
+    viewers = [gevent.spawn(work.newest) for _ in range(2)]
+    gevent.idle()
+    goes_on.set()
+    gevent.joinall(viewers, raise_error=True)
+    assert viewers[0].value == viewers[1].value
 
 
 def test_the_board_streams_to_admins_only(service: RunningService):
