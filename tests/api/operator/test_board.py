@@ -65,7 +65,7 @@ def test_a_snapshot_shows_waiting_running_and_failed_jobs(store, redis):
     snapshot = take_snapshot(store, [QUEUE])
     assert [job["id"] for job in snapshot["running"]] == ["job-0"]
     assert [(job["id"], job["position"]) for job in snapshot["waiting"]] == [("job-1", 1), ("job-2", 2)]
-    assert [(job["id"], job["code"]) for job in snapshot["failed"]] == [("job-3", "timeout")]
+    assert [(job["id"], job["code"], job["owner"]) for job in snapshot["failed"]] == [("job-3", "timeout", "o" * 32)]
     assert snapshot["num_waiting"] == 2
     assert snapshot["waiting"][0]["eta_s"] is None, "nothing has been measured"
     assert snapshot["waiting"][0] | {"age_s": 0, "eta_s": 0} == {
