@@ -7,6 +7,7 @@ import httpx2
 import openai
 import pytest
 from flask import Request
+from redis.client import Pipeline
 from werkzeug.test import EnvironBuilder
 
 from api.gate.auth import Caller, KeyRing
@@ -44,6 +45,25 @@ def test_a_key_is_random_shown_once_and_stored_as_a_hash_alone(keys, redis):
         kind = redis.type(name)
         stored = redis.hgetall(name) if kind == b"hash" else redis.get(name)
         assert key.encode() not in name and key.encode() not in repr(stored).encode()
+
+
+def test_a_key_that_is_refused_takes_no_name_and_leaves_no_record(keys, redis):
+    with pytest.raises(InvalidRequest, match="weight"):
+        keys.add("bob", KeyLimits(weight=0.0))
+    keys.add("bob", KeyLimits())
+    with pytest.raises(Conflict):
+        keys.add("bob", KeyLimits())
+    assert [record.name for record in keys.all()] == ["bob"] and len(redis.keys("omni:key:*")) == 1
+
+
+def test_a_key_whose_record_could_not_be_written_takes_no_name(keys, monkeypatch):
+    def die(*_: object) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as broken, pytest.raises(ConnectionError):
+        broken.setattr(Pipeline, "execute", die)
+        keys.add("bob", KeyLimits())
+    keys.add("bob", KeyLimits())
 
 
 def test_names_are_unique_limits_are_checked_and_an_unknown_name_is_reported(keys):
