@@ -15,8 +15,8 @@ from api.gate.rate_headers import duration, rate_headers
 from common.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from common.quota import Quota
 from common.redis.dispatch.internal import made_secret
-from common.redis.key_store import ALL_TIERS, PREFIX, KeyLimits, KeyStore, digest_of
-from common.redis.keys import owner_of
+from common.redis.key_store import ALL_TIERS, PREFIX, KeyLimits, KeyStore
+from common.redis.keys import digest_of, owner_of
 from common.settings import read_settings
 from tests.service import RunningService
 
@@ -208,6 +208,10 @@ def test_the_dispatcher_acts_for_an_owner_with_the_secret_of_redis(redis, ring):
     assert ring.caller(request) == Caller(ALICE, is_admin=False, batch="batch_1")
     with pytest.raises(Forbidden):
         ring.admin(request)
+
+
+def test_a_key_of_the_environment_may_hold_bytes_that_are_no_utf_8(redis):
+    KeyRing(read_settings({"OMNI_API_KEYS": "sk-\udcff"}), KeyStore(redis))
 
 
 def test_without_the_secret_the_dispatcher_s_headers_mean_nothing(redis, ring):
