@@ -8,7 +8,7 @@ import { wholeCalls } from "./fold.js";
 import { MarkdownView } from "./markdown.js";
 import { advice, ending, figures, progress, wait } from "./words.js";
 
-const FRAME_MS = 12; // spent on the text of an answer; the rest is drawn with the next frame
+const FRAME_MS = 8; // spent on the text of an answer; the rest is drawn with the next frame
 const NAMES = { user: "You", assistant: "Assistant", tool: "Tool result" };
 
 const action = (name, label, onclick) =>
