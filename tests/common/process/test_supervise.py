@@ -6,11 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from common.process.child import Watch
+from common.process.child import STOP_S, Child, Command, Watch
 from tests.chaos.harness import free_ports, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -68,12 +69,10 @@ def supervise(
 
 
 def test_the_successor_of_a_dead_child_gets_its_fence(tmp_path: Path, extra: list[str]) -> None:
-    """Even if it died within a step and soon: a child that was ready is restarted without a pause."""
-    began = time.monotonic()
+    """Even if it died within a step and soon."""
     parent = supervise(tmp_path, extra, "os.kill(os.getpid(), 9)", lives=5)
     assert parent.wait(30) == 2, "wrong settings are not tried again"
     assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3", "4", "5"]
-    assert time.monotonic() - began < 15
 
 
 def test_a_hanging_step_is_killed_even_if_it_holds_the_gil(tmp_path: Path, extra: list[str]) -> None:
@@ -91,8 +90,8 @@ def test_sigterm_reaches_the_child_and_sigkill_follows(tmp_path: Path, extra: li
     assert b"up\n" in iter(parent.stdout.readline, b"")
     asked = time.monotonic()
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(10) == 0
-    assert time.monotonic() - asked < (2.0 if heeds else 5.0) + 2.0
+    assert parent.wait(30) == 0
+    assert (time.monotonic() - asked < STOP_S) == heeds
 
 
 def test_the_end_does_not_wait_for_a_child_that_is_not_forked_yet(tmp_path: Path) -> None:
@@ -173,6 +172,31 @@ def test_a_worker_that_dies_in_its_start_changes_no_count_of_deaths() -> None:
         watch.forget_child()
         told.append(watch.died_in)
     assert told == ["load 1 big", "load 1 big", "load 2 big", "load 2 big", ""]
+
+
+class Unkillable:
+    """A process that the kernel holds, until `status` is set."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.kill = self.poll = lambda: self.status
+
+
+def test_a_step_that_hangs_is_reported_once_however_long_its_process_takes_to_die(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.process.child.subprocess.Popen", lambda *_, **__: Unkillable())
+    child = Child(Command("worker", ["worker"], step_timeout_s=0.0, is_worker=True), count(0, 100).__next__)
+    assert child.watch is not None
+    for num_told in (1, 2):  # its successor's step is another
+        child.tick()
+        os.write(child.watch.write_fd, b"begin 1\n")
+        for _ in range(4):
+            child.tick()
+        assert caplog.text.count("a step took longer") == num_told
+        child._process.status = -9
+        child.tick()
+    child.close()
 
 
 def test_lines_may_arrive_in_pieces() -> None:
