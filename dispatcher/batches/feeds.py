@@ -13,6 +13,12 @@ logger = logging.getLogger("omni.dispatcher")
 
 ALONE_S = 10.0  # the longest pause of a batch that has no other line in flight
 MOST_BYTES = 64 * 2**20  # of lines in flight, beyond the first: their bodies are kept until they are answered
+IN_QUEUE = (
+    "Lines in the queue: {}. Batches run in the tier flex, so requests that somebody waits for go first, and a model "
+    "that is not loaded is loaded first."
+)
+NO_API = "The dispatcher cannot reach the API. An operator finds out more with 'omni doctor'."
+OTHERS_FIRST = "Other batches go first: as many lines are in the queue as it takes from batches."
 RAISE = 0.1  # of a batch's bound, for each line that ended: it finds out again how much its key may have
 
 
@@ -28,6 +34,7 @@ class Feed:
         self.is_closed = False  # cancelled or expired: no line is given out
         self.closed_at = 0.0  # monotonic
         self.paused_until = 0.0  # monotonic
+        self.refusal = ""  # of the last line that is to be sent again
         self.has_met_limit = False
         self.bound = float("inf")  # of lines in flight, while a limit of its key is felt
         self.last_turn = 0
@@ -157,10 +164,11 @@ class FairFeeds:
         with self._changed:
             self._leave(feed, line)
 
-    def refused(self, feed: Feed, line: Line, pause_s: float, *, is_limit: bool) -> None:
+    def refused(self, feed: Feed, line: Line, pause_s: float, why: str, *, is_limit: bool) -> None:
         """Send the line again: its batch waits, and has fewer lines in flight after a limit."""
         with self._changed:
             feed.put_back(line)
+            feed.refusal = why
             if feed.num_in_flight == 1:  # nothing of it will end, which could show that the limit has passed
                 pause_s = min(pause_s, ALONE_S)
             feed.paused_until = max(feed.paused_until, self._clock() + pause_s)
@@ -176,6 +184,19 @@ class FairFeeds:
                 if feed.batch.owner in owners:
                     feed.paused_until = self._clock()
             self._changed.notify_all()
+
+    def waits_for(self, batch_id: str) -> str:
+        """Why none of its lines has ended lately, as its owner reads it; "" when it has no line left to send."""
+        with self._changed:
+            feed = self._feeds.get(batch_id)
+            if feed is not None and feed.num_in_flight:
+                return IN_QUEUE.format(feed.num_in_flight)
+            if feed is None or feed.is_closed or not feed.has_line:
+                return ""
+            now = self._clock()
+            if now < self._paused_until:
+                return NO_API
+            return feed.refusal if now < feed.paused_until else OTHERS_FIRST
 
     def lost(self, feed: Feed, line: Line, pause_s: float) -> None:
         """Send the line again: for so long all batches wait, because the API cannot be reached."""

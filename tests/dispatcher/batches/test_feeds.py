@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from common.records.batch_work import OpenBatch
-from dispatcher.batches.feeds import FairFeeds, Feed
+from dispatcher.batches.feeds import IN_QUEUE, NO_API, OTHERS_FIRST, FairFeeds, Feed
 from dispatcher.batches.lines import Line
 
 
@@ -82,7 +82,7 @@ def test_the_bodies_of_lines_in_flight_take_no_more_memory_than_allowed(feeds, m
 def test_a_line_met_by_a_limit_is_sent_again_after_the_pause_and_others_go_on(feeds, clock) -> None:
     feeds.add(feed_of("a1", "alice", 3))
     feed, line = feeds.take()
-    feeds.refused(feed, line, 7.0, is_limit=True)
+    feeds.refused(feed, line, 7.0, "Too many.", is_limit=True)
     feeds.add(feed_of("b1", "bob", 1))
     assert names(feeds, 3) == ["b1-1"]
     clock.now = 7.0
@@ -92,7 +92,7 @@ def test_a_line_met_by_a_limit_is_sent_again_after_the_pause_and_others_go_on(fe
 def test_a_pause_ends_when_its_owner_has_room_again(feeds) -> None:
     for batch_id, owner in (("a1", "alice"), ("b1", "bob")):
         feeds.add(feed_of(batch_id, owner, 1))
-        feeds.refused(*feeds.take(), 3600.0, is_limit=True)
+        feeds.refused(*feeds.take(), 3600.0, "Too many.", is_limit=True)
     assert taken(feeds) is None
     feeds.freed({"alice"})
     assert names(feeds, 3) == ["a1-1"]
@@ -101,11 +101,11 @@ def test_a_pause_ends_when_its_owner_has_room_again(feeds) -> None:
 def test_a_batch_without_lines_in_flight_does_not_wait_for_long(feeds, clock) -> None:
     feeds.add(feed_of("a1", "alice", 2))
     first, second = feeds.take(), feeds.take()
-    feeds.refused(*first, 60.0, is_limit=True)
+    feeds.refused(*first, 60.0, "Too many.", is_limit=True)
     clock.now = 10.0
     assert taken(feeds) is None
     clock.now = 60.0
-    feeds.refused(*second, 60.0, is_limit=True)
+    feeds.refused(*second, 60.0, "Too many.", is_limit=True)
     clock.now = 70.0
     assert names(feeds, 1) == ["a1-1"]
 
@@ -113,7 +113,7 @@ def test_a_batch_without_lines_in_flight_does_not_wait_for_long(feeds, clock) ->
 def test_after_a_limit_the_lines_in_flight_grow_again_with_answers(feeds, clock) -> None:
     feeds.add(feed := feed_of("a1", "alice", 100))
     found = [feeds.take() for _ in range(5)]
-    feeds.refused(*found[4], 1.0, is_limit=True)
+    feeds.refused(*found[4], 1.0, "Too many.", is_limit=True)
     clock.now = 1.0
     assert taken(feeds) is None
     for _ in range(41):
@@ -173,3 +173,18 @@ def test_threads_that_wait_get_all_lines_once_and_end_at_a_stop() -> None:
     for thread in threads:
         thread.join(10)
     assert len(found) == len(set(found)) == 200
+
+
+def test_a_batch_says_why_it_waits(feeds, clock) -> None:
+    feeds.allow(1)
+    for batch_id in ("a1", "a2"):
+        feeds.add(feed_of(batch_id, "alice", 1))
+    found = feeds.take()
+    assert feeds.waits_for("a1") == IN_QUEUE.format(1) and feeds.waits_for("a2") == OTHERS_FIRST
+    feeds.refused(*found, 5.0, "Too many tokens this minute.", is_limit=True)
+    assert feeds.waits_for("a1") == "Too many tokens this minute."
+    feeds.lost(*feeds.take(), 1.0)
+    assert feeds.waits_for("a2") == NO_API
+    clock.now = 1.0
+    feeds.answered(*feeds.take())
+    assert feeds.waits_for("a2") == ""
