@@ -260,3 +260,13 @@ def test_the_table_of_the_documents_can_be_read() -> None:
     rows = page[page.index("| key |") : page.index("What a model is for")].splitlines()
     cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
     assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == {*PARSERS}
+
+
+def test_the_home_of_an_unknown_user_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    refused = "no home folder of a user 'nobody-of-this-name'; write the whole path"
+    for line in ('model = "~nobody-of-this-name/m"', 'model = "demo"\nadapters = { a = "~nobody-of-this-name/m" }'):
+        with pytest.raises(TableFault, match=refused):
+            parse_table(f'[[model]]\nid = "a"\n{line}', tmp_path / "models.toml")
+    with pytest.raises(TableFault, match=f"OMNI_MODELS=~nobody-of-this-name/m.toml: .*{refused}"):
+        read_table(Path("~nobody-of-this-name/m.toml"))
+    assert parse_table(f'[[model]]\nid = "a"\nmodel = "{"x" * 300}"', tmp_path / "m.toml")[0].source == "x" * 300
