@@ -37,6 +37,7 @@ class PendingFile:
         self._path = path
         self._temporary = path + TEMPORARY + os.urandom(6).hex()
         self._is_local = is_local
+        self._is_named = False
         self._file: Any = fs.open(self._temporary, "wb")
 
     def write(self, piece: bytes | bytearray) -> None:
@@ -48,18 +49,20 @@ class PendingFile:
         if not self._is_local:
             self._file.close()
             self._fs.mv(self._temporary, self._path)
+            self._is_named = True
             return
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._temporary, self._path)
+        self._is_named = True
         sync_folder(Path(self._path).parent)
 
     def discard(self) -> None:
-        """Leave nothing of it, whether it was committed or not."""
+        """Leave nothing of it, whether it was committed or not. What another writer put under its name stays."""
         with suppress(Exception):  # a remote file system may fail to finish an upload that nobody wants
             self._file.close()
-        for path in (self._temporary, self._path):
+        for path in (self._temporary, self._path) if self._is_named else (self._temporary,):
             with suppress(FileNotFoundError):
                 self._fs.rm_file(path)
 

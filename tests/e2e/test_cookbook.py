@@ -201,6 +201,17 @@ def test_an_answer_goes_on_where_the_network_broke(
     assert output == text
 
 
+def test_a_refused_report_does_not_replace_the_last_one(tmp_path: Path, environment: Mapping[str, str]) -> None:
+    (tmp_path / "usage.sh").write_text(PROGRAMS["usage.sh"])
+    (tmp_path / "usage.csv").write_text("the last one")
+    refused = {**environment, "ADMIN_KEY": "sk-of-another"}
+    done = subprocess.run(
+        command("usage.sh"), cwd=tmp_path, env=refused, capture_output=True, text=True, timeout=PROGRAM_S
+    )
+    assert done.returncode == 1 and "API key" in done.stderr and done.stdout == ""
+    assert (tmp_path / "usage.csv").read_text() == "the last one"
+
+
 @pytest.mark.parametrize("name", run_here(EXPECTED))
 def test_a_program_does_what_it_says(name: str, kitchen: Path, environment: Mapping[str, str]) -> None:
     output = printed(name, kitchen, environment)

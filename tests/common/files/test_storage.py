@@ -66,6 +66,15 @@ def test_a_committed_file_can_still_be_discarded(storage):
     assert storage.old_names(-60) == []
 
 
+def test_a_file_that_was_not_committed_is_discarded_beside_one_of_the_same_name(storage):
+    pending = storage.create("file-a")
+    pending.write(b"late")
+    written(storage, "file-a", b"first")
+    pending.discard()
+    assert b"".join(storage.pieces("file-a")) == b"first"
+    assert storage.old_names(-60) == ["file-a"]
+
+
 def test_a_file_that_is_not_there_is_deleted_without_a_fault(storage):
     storage.delete("file-a")
     assert storage.old_names(0) == []

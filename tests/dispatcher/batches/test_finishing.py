@@ -108,6 +108,26 @@ def test_an_earlier_holder_that_was_writing_replaces_no_file(desk, redis, monkey
     assert desk.row().status == "finalizing" and not desk.made()
 
 
+def test_an_earlier_holder_that_stood_still_leaves_the_files_of_the_one_that_ended_the_batch(
+    desk, redis, monkeypatch
+) -> None:
+    desk.record(1, 2, 3)
+    write = PendingFile.write
+
+    def stand_still(file: PendingFile, piece: bytes) -> None:
+        write(file, piece)
+        monkeypatch.setattr(PendingFile, "write", write)
+        redis.delete(keys.DISPATCHER)
+        successor = Lease(redis, desk.records)
+        assert successor.take(threading.Event())
+        Finisher(desk.records, successor, desk.storage).finish(desk.batch())
+
+    monkeypatch.setattr(PendingFile, "write", stand_still)
+    with pytest.raises(LeaseLost):
+        desk.finisher.finish(desk.batch())
+    assert desk.row().status == "completed" and desk.made() == {desk.row().output_file_id}
+
+
 @pytest.mark.parametrize("step", ["write", "commit"])
 def test_a_failure_while_files_are_made_leaves_nothing_and_a_second_try_one_file(desk, monkeypatch, step) -> None:
     desk.record(1, 2, 3)
