@@ -104,7 +104,10 @@ async function readPdf(file) {
 export function contentOf({ content, attachments = [] }, isTextOnly = false) {
   const images = attachments.filter(({ kind }) => kind === "image");
   const left = isTextOnly ? images.map(({ name }) => `(The image ${name} was shown to another model; you cannot see it.)`) : [];
-  const texts = attachments.filter(({ kind }) => kind === "text").map(({ name, text }) => `File ${name}:\n\n${text}\n\n(end of ${name})`);
+  const texts = attachments.filter(({ kind }) => kind === "text").map(({ name, text, whole }) => {
+    const end = whole ? `(${name} goes on; these are ${text.length} of its ${whole} characters)` : `(end of ${name})`;
+    return `File ${name}:\n\n${text}\n\n${end}`;
+  });
   const text = [...left, ...texts, content].filter(Boolean).join("\n\n");
   if (images.length === 0 || isTextOnly) return text;
   const parts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));

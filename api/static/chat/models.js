@@ -121,6 +121,18 @@ export class Models {
     return !inputs || inputs.includes("image") ? "" : `${this.picked} reads text only; pick a model that reads images.`;
   }
 
+  /** Tokens that the picked model holds, if the server says. */
+  get context() {
+    return this.offered?.find(({ id }) => id === this.picked)?.max_model_len ?? null;
+  }
+
+  /** The smallest other model that holds more than so many tokens, or null. */
+  larger(tokens, hasImages) {
+    const reads = ({ architecture }) => !hasImages || architecture?.input_modalities?.includes("image");
+    const found = (this.offered ?? []).filter((model) => model.id !== this.picked && model.max_model_len > tokens && reads(model));
+    return found.sort((one, other) => one.max_model_len - other.max_model_len)[0]?.id ?? null;
+  }
+
   complain(error) {
     const settings = h("button", { type: "button", onclick: this.openSettings }, "Settings");
     const text = `${error.message} ${error.isPassing ? "Trying again…" : advice(error)}`;
