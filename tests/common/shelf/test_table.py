@@ -148,13 +148,13 @@ def test_a_fault_of_the_form_is_one_sentence(text: str, sentence: str) -> None:
         ),
         (
             'draft = "~nobody-here/m"',
-            "draft='~nobody-here/m' is refused: this machine has no home folder of a user 'nobody-here'; write the whole "
-            "path.",
+            "draft='~nobody-here/m' is refused: this machine has no home folder of a user 'nobody-here'; write the "
+            "whole path.",
         ),
         (
             'adapters = { sql = "~nobody-here/m" }',
-            "adapters={'sql': '~nobody-here/m'} is refused: this machine has no home folder of a user 'nobody-here'; write "
-            "the whole path.",
+            "adapters={'sql': '~nobody-here/m'} is refused: this machine has no home folder of a user 'nobody-here'; "
+            "write the whole path.",
         ),
         (
             "draft = 1",
