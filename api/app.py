@@ -8,6 +8,8 @@ from typing import Any
 from flask import Flask, g, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as MethodNotAllowedError
+from werkzeug.exceptions import NotFound as NotFoundError
 
 from api.batches.message_routes import message_batch_routes
 from api.batches.routes import batch_routes
@@ -17,7 +19,7 @@ from api.embeddings.routes import embedding_routes
 from api.files.routes import file_routes
 from api.gate.body import MAX_BODY_BYTES, install_draining
 from api.gate.cors import install_cors
-from api.gate.errors import error_answer
+from api.gate.errors import error_answer, no_route
 from api.gate.guard import install_guard
 from api.gate.tracing import install_traces
 from api.jobs.answers import FAULT
@@ -127,7 +129,10 @@ def install_errors(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
-        message = f"{error.description} ({request.method} {request.path[:100]})"
+        if isinstance(error, NotFoundError | MethodNotAllowedError) and error.description == type(error).description:
+            message = no_route(request)
+        else:
+            message = f"{error.description} ({request.method} {request.path[:100]})"
         body, _, _ = known(HTTP_ERRORS.get(error.code, InvalidRequest)(message))
         return body, error.code or 500, dict(error.get_headers()[1:] if error.code in (405, 416) else [])
 

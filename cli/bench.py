@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cli.client import client_of
 from cli.conversation import models_that_generate
 from cli.serve import ROOT
-from cli.terminal import console, json_option, show_json, show_note, show_table
+from cli.terminal import console, json_option, no_such_model, show_json, show_note, show_table
 
 if TYPE_CHECKING:
     from bench.load import Level, Plan, Shot
@@ -69,9 +69,9 @@ def bench(
     """
     client = client_of(context)
     known = models_that_generate(client)
-    if model not in (None, *known):
-        raise click.ClickException(f"There is no model {model!r}; there are {', '.join(known)}.")
     model = model or known[0]
+    if model not in known:
+        raise no_such_model(model, known)
     try:
         if str(ROOT) not in sys.path:
             sys.path.append(str(ROOT))

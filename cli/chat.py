@@ -9,7 +9,7 @@ import click
 
 from cli.client import client_of
 from cli.conversation import COMMANDS, Conversation
-from cli.terminal import STOPPED, json_option, show_note
+from cli.terminal import STOPPED, json_option, no_such_model, show_note
 
 
 @click.command()
@@ -66,8 +66,8 @@ def named(model: str | None, known: list[str]) -> str:
     """The model, or the first one. A name that is none is refused here if it is nearly one, else by the service."""
     if model is None or model in known:
         return model or known[0]
-    if near := get_close_matches(model, known, 1):
-        raise click.ClickException(f"There is no model {model!r}; did you mean {near[0]}?")
+    if get_close_matches(model, known, 1):
+        raise no_such_model(model, known)
     return model
 
 

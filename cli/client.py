@@ -210,7 +210,7 @@ def client_of(context: click.Context) -> Client:
     url, key = given["url"], given["key"]
     if url and not is_http_address(url):
         name = "OPENAI_BASE_URL=" if "url" in given.get("of_environment", ()) else "--url "
-        raise click.ClickException(f"{name}{url} is no address; write it as http://127.0.0.1:8000")
+        raise click.UsageError(f"{name}{url} is no address; write it as http://127.0.0.1:8000")
     if not (url and key):
         settings: Settings = given["settings"]()
         url = url or own_url(settings)

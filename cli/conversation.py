@@ -13,7 +13,7 @@ import click
 
 from cli.attachments import content_of
 from cli.client import Client
-from cli.terminal import AnswerView, show_note, without_echo
+from cli.terminal import AnswerView, no_such_model, show_note, without_echo
 from common.environment import callers_folder
 
 COMMANDS = MappingProxyType(
@@ -99,9 +99,7 @@ class Conversation:
     def _set_model(self, name: str) -> None:
         known = self.models()
         if name and name not in known:
-            near = get_close_matches(name, known, 1)
-            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
-            raise click.ClickException(f"There is no model {name!r}; {meant}")
+            raise no_such_model(name, known)
         self.body["model"] = name or self.body["model"]
         for one in known if not name else [name]:
             show_note(f"{'*' if one == self.body['model'] else ' '} {one}")

@@ -1,14 +1,16 @@
 """omni fit: which memory a model takes, and what of it fits on this machine."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from cli.model_rows import memory_option, unloaded, worker_report
+from cli.model_table import as_written
 from cli.terminal import json_option, show_json, show_note, show_table
 from common.setting_types import parse_bytes
-from common.settings import DEMO_MODEL
+from common.settings import DEMO_MODEL, Settings
 
 COLUMNS = (
     "OMNI_QUANTIZE",
@@ -42,14 +44,24 @@ def fit(context: click.Context, model: str | None, memory: str | None, ram: str 
     assumed, assumed_ram = size_of_option(memory, "--memory"), size_of_option(ram, "--ram")
     if model is None and settings.models:
         context.exit(int(not show_models(unloaded(memory=assumed), settings.shelf.max_loaded, as_json)))
-    sources = {name: one.source for one in settings.models for name in one.ids}
-    given = str(DEMO_MODEL) if model == "demo" else sources.get(model or "", model)  # as OMNI_MODEL has it
     more = ["--ram", str(assumed_ram)] if assumed_ram else []
-    found = worker_report("worker.fit", given or settings.model.source, *memory_option(assumed), *more)
+    given = settings.model.source if model is None else source_of(model, settings)
+    found = worker_report("worker.fit", given, *memory_option(assumed), *more)
     show_json(found) if as_json else show(found)
     sparse = found["sparse"] or {"plans": []}
     fits = any(not plan["missing"] for plan in found["plans"])
     context.exit(int(not fits and all(any(plan["missing"].values()) for plan in sparse["plans"])))
+
+
+def source_of(model: str, settings: Settings) -> str:
+    """What the worker is asked for. Raises ClickException for what is nearly an id of the table."""
+    if model == "demo":
+        return str(DEMO_MODEL)
+    sources = {name: one.source for one in settings.models for name in one.ids}
+    source = sources.get(model) or as_written(model)
+    if source == model and "/" not in model and (near := get_close_matches(model, sources, 1)):
+        raise click.ClickException(f"{settings.shelf.table} has no model {model!r}; did you mean {near[0]}?")
+    return source
 
 
 def size_of_option(text: str | None, name: str) -> int | None:

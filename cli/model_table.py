@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from common.environment import child_environment
+from common.environment import callers_folder, child_environment
 from common.setting_types import read_file
-from common.shelf.table import TableFault, TableModel, read_table
+from common.shelf.table import TableModel, no_such_model, read_table
 
 BEGIN = (
     "OMNI_MODELS is not set. To serve several models, write OMNI_MODELS=models.toml into .env, then run "
@@ -21,6 +21,12 @@ def table_path() -> Path:
     return Path(table).expanduser()
 
 
+def as_written(model: str) -> str:
+    """A path as the caller's shell means it; anything else as it is."""
+    path = callers_folder() / Path(model).expanduser()
+    return str(path.absolute()) if path.exists() and model != "demo" else model
+
+
 def values() -> dict[str, str]:
     return read_file(Path(".env")) | child_environment()
 
@@ -30,4 +36,4 @@ def named(path: Path, name: str) -> TableModel:
     for model in found:
         if name in model.ids:
             return model
-    raise TableFault(f"{path}: there is no model {name!r}; there are {', '.join(model.queue for model in found)}.")
+    raise no_such_model(path, name, found)

@@ -8,9 +8,9 @@ import click
 from cli.client import Refused, client_of, is_ours
 from cli.model_orders import PATH, load, pin, unload, unpin
 from cli.model_rows import LIST, SHOWN, from_file, gigabytes, line_of, row_of, unloaded
-from cli.model_table import named, table_path, values
+from cli.model_table import as_written, named, table_path, values
 from cli.status import ps
-from cli.terminal import json_option, show_json, show_note, show_table
+from cli.terminal import json_option, no_such_model, show_json, show_note, show_table
 from common.environment import callers_folder
 from common.model.folder import size_of_weights
 from common.model.source import table_fault
@@ -80,12 +80,6 @@ def add(
     if not Path(added.source).exists() and not is_cached(added.source):
         show_note(f"It is downloaded when it is first loaded, or now by: omni models pull {added.source}")
     say_restart(context)
-
-
-def as_written(model: str) -> str:
-    """A path as the caller's shell means it; anything else as it is."""
-    path = callers_folder() / Path(model).expanduser()
-    return str(path.absolute()) if path.exists() and model != "demo" else model
 
 
 def adapter_of(text: str) -> tuple[str, str]:
@@ -170,7 +164,7 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
     else:
         items = [item for item in found if item["id"] == name]
         if not items:
-            raise click.ClickException(f"There is no model {name!r}; omni models list shows them.")
+            raise no_such_model(name, [item["id"] for item in found])
         item = items[0]
     if as_json:
         show_json(item)

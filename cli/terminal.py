@@ -3,9 +3,10 @@
 import json
 import sys
 import termios
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,6 +54,13 @@ def json_option(function: Callable[..., None]) -> Callable[..., None]:
 
 def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def no_such_model(name: str, known: Collection[str]) -> click.ClickException:
+    """Names the id that was probably meant, else all."""
+    near = get_close_matches(name, known, 1)
+    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+    return click.ClickException(f"There is no model {name!r}; {meant}")
 
 
 def moment(seconds: float) -> str:

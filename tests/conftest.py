@@ -2,6 +2,7 @@
 
 import gc
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from common.environment import set_default
 from common.process.valkey_seams import server_path
 from common.records.database import Records
 from common.redis.connection import connect
@@ -18,7 +20,9 @@ from worker.process_setup import prepare_process
 
 
 def pytest_configure() -> None:
-    prepare_process()  # before any test module loads torch
+    """Before any test module loads torch. The processes that tests start are told the same."""
+    set_default("GOMP_SPINCOUNT", "0")  # threads without work sleep: several processes share the cores
+    prepare_process()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,6 +34,8 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)  # tiny products: a second thread would mostly be waited for
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from common.process.child import EXIT_TRY_AGAIN
 from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
 from common.redis.directory import Directory
-from common.redis.server import memory_of, warn_of_open_redis
+from common.redis.server import memory_of, silence, warn_of_open_redis
 from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
 from common.wire import ModelCard
@@ -64,7 +64,7 @@ NEED_TORCH = (  # what the functions below import, so that a template has loaded
 )
 
 
-def wait_for_redis(redis: "Redis") -> None:
+def wait_for_redis(redis: "Redis", url: str) -> None:
     """Wait until Redis takes commands; log each reason once. Exits when Redis may evict our keys."""
     logged = ""
     while True:
@@ -77,7 +77,7 @@ def wait_for_redis(redis: "Redis") -> None:
                 return  # INFO is not allowed here, so its memory policy stays unknown
             if str(error) != logged:
                 logged = str(error)
-                logger.warning("waiting for Redis: %s", logged)
+                logger.warning(silence(url, error))
             time.sleep(0.5)
 
 
@@ -168,7 +168,7 @@ def log_ready(settings: Settings, card: ModelCard) -> None:
 def run(settings: Settings, args: argparse.Namespace, watch_fd: int) -> int:
     warn_of_open_redis(settings.redis.given_url, logger)
     redis = connect(settings.redis.url, retries=3)
-    wait_for_redis(redis)
+    wait_for_redis(redis, settings.redis.given_url)
     died_in: str = args.died_in
     for fence in args.predecessor:  # before a model is loaded, so that other workers continue its jobs at once
         retried(partial(bury, redis, fence, is_blamed=died_in in ("", f"step {fence}")))

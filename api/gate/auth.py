@@ -26,6 +26,7 @@ REFRESH_S = 0.9
 NEW_KEY_S = 0.02  # the managed keys are read again for an unknown key at most this often
 INDEX_LENGTH = 32  # characters of a digest
 ACT_AS, BATCH = "Omni-Act-As", "Omni-Batch"  # headers of the dispatcher: the owner of a batch's line, and the batch
+SEND_A_KEY = "Send a key of this server: 'Authorization: Bearer KEY'."
 OWNER = re.compile(r"[0-9a-f]{32}")
 ANY_TIER = ("auto", "standard_only")  # OpenAI's and Anthropic's words for no tier in particular
 SAME_TIER: Mapping[str, Tier] = MappingProxyType({"fast": "priority"})  # as at OpenAI
@@ -103,7 +104,7 @@ class KeyRing:
         self._looked = float("-inf")
 
     def caller(self, request: Request) -> Caller:
-        """Raises Unauthenticated, with the same message for every cause. Without the secret ACT_AS means nothing."""
+        """Raises Unauthenticated, the same for every wrong key. Without the secret ACT_AS means nothing."""
         caller = self._caller(request)
         note_caller(caller.owner)
         return caller
@@ -113,13 +114,16 @@ class KeyRing:
         if OWNER.fullmatch(owner) and self._internal.is_shown(request):
             return Caller(owner, is_admin=False, batch=request.headers.get(BATCH, ""))
         self.refresh()
-        digest = digest_of(presented_key(request))
+        key = presented_key(request)
+        if not key:
+            raise Unauthenticated(f"No API key was sent. {SEND_A_KEY}")
+        digest = digest_of(key)
         found = self._callers.get(digest[:INDEX_LENGTH])
         if found is None:
             self.refresh(NEW_KEY_S)
             found = self._callers.get(digest[:INDEX_LENGTH])
         if found is None or not hmac.compare_digest(found[0], digest):
-            raise Unauthenticated("Incorrect API key provided. Send a key of this server: 'Authorization: Bearer KEY'.")
+            raise Unauthenticated(f"Incorrect API key provided. {SEND_A_KEY}")
         return found[1]
 
     def admin(self, request: Request) -> Caller:

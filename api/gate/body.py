@@ -47,6 +47,12 @@ def read_body(request: Request) -> dict[str, Any]:
         return offload(parse_object, raw)
 
 
+def read_optional_body(request: Request) -> dict[str, Any]:
+    """As `read_body`, and an empty object where there is no body."""
+    has_body = bool(request.content_length) or "Transfer-Encoding" in request.headers
+    return read_body(request) if has_body else {}
+
+
 def _body(request: Request, take: Callable[[int], None]) -> bytes:
     with naming_faults(MAX_BODY_BYTES):
         try:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from flask import Request, current_app
+
 from common.errors import OmniError, Overloaded, Unavailable
 
 # code on our wire -> (status, type, code in the body). The reference API has 503 and 500 as integer codes.
@@ -57,6 +59,7 @@ NO_RETRY = frozenset(
 
 MESSAGES_PATH = "/v1/messages"
 OLLAMA_PATH = "/api"
+MAX_PATH = 100  # characters of a path that an error quotes
 # HTTP status -> Anthropic's error type.
 MESSAGES_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -116,6 +119,20 @@ def error_answer(
     else:
         body = ollama_error(error) if is_ollamas(path) else openai_error(error)
     return body, status_of(error.code), error_headers(error)
+
+
+def no_route(request: Request) -> str:
+    """What is said where no route has this path and method. Clients leave the base URL's /v1 out, or have it twice."""
+    routes = current_app.create_url_adapter(request)
+    asked = f"{request.method} {request.path[:MAX_PATH]}"
+    if routes is None:
+        return f"There is no {asked}."
+    other = request.path.removeprefix("/v1") if request.path.startswith("/v1/v1/") else f"/v1{request.path}"
+    if routes.test(other, request.method):
+        return f"There is no {asked}, but {request.method} {other[:MAX_PATH]}: the base URL ends in one /v1."
+    allowed = sorted({*routes.allowed_methods(request.path)} - {"HEAD", "OPTIONS"})
+    there = f"this path has {' and '.join(allowed)}" if allowed else "GET /docs shows what there is"
+    return f"There is no {asked} on this server; {there}."
 
 
 def is_ollamas(path: str) -> bool:

@@ -26,7 +26,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+        raise InvalidRequest(f"The body is not valid JSON: {_not_utf8(raw) or error}.") from None
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.")
     num_fields = _checked_fields(value)
@@ -35,6 +35,15 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     # orjson drops repeated names and turns large integers into floats; json reports the former and keeps the latter
     parsed: dict[str, Any] = json.loads(raw, object_pairs_hook=_without_repeats, parse_int=_bounded_int)
     return parsed
+
+
+def _not_utf8(raw: bytes) -> str:
+    """Where the first byte is that is not UTF-8, if any; orjson names the body's beginning."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return f"it must be UTF-8, and the byte 0x{raw[error.start]:02x} at {error.start} is not"
+    return ""
 
 
 def _has_long_number(marks: bytes) -> bool:

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 from flask import Blueprint, Response, jsonify, request
 
-from api.gate.body import read_body
+from api.gate.body import read_body, read_optional_body
 from api.jobs.service import Service
 from api.models.objects import model_object, model_objects
 from api.models.orders import order_model
@@ -40,7 +40,7 @@ def add_orders(routes: Blueprint, service: Service) -> None:
     def order(name: str, action: Action) -> tuple[Response, int]:
         """202 while it is not done, 200 once it is."""
         caller = service.keys.admin(request)
-        body = parse(ModelOrder, read_body(request) if has_body() else {})
+        body = parse(ModelOrder, read_optional_body(request))
         wait_s = asked_wait() if "wait" in request.args else body.wait_s
         with service.audit.change(caller, f"model.{action}", name, keep_alive=body.keep_alive):
             is_done = order_model(service, name, action, keep_alive_s=body.keep_alive, wait_s=wait_s)
@@ -63,10 +63,6 @@ def add_orders(routes: Blueprint, service: Service) -> None:
         routes.add_url_rule(
             f"/models/{action}", f"llama_cpps_{action}", llama_cpps, methods=["POST"], defaults={"action": action}
         )
-
-
-def has_body() -> bool:
-    return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
 def asked_wait() -> float:

@@ -60,6 +60,8 @@ def _as_list(value: Any) -> Any:
     """'' is no stop string: forms with an empty field send it."""
     if value == "":
         return []
+    if not isinstance(value, str | list):
+        raise ValueError("must be a string or a list of strings")
     return [value] if isinstance(value, str) else value
 
 
@@ -129,11 +131,11 @@ class Labelled(ForModel):
 
 
 def _time(value: Any) -> Any:
-    """RFC 3339 text -> unix seconds; other values as they are."""
-    if not isinstance(value, str):
+    """RFC 3339 text -> unix seconds; numbers as they are."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     fault = "must be unix seconds, or a time as in 2026-11-27T08:00:00Z"
-    if not RFC_3339.fullmatch(value):
+    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
         raise ValueError(fault)
     try:
         return datetime.fromisoformat(value.upper()).timestamp()

@@ -1,6 +1,7 @@
 """JSON object -> typed request, or a refusal that names the field. Later code does not check shapes again."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,21 @@ from api.schema.unsupported import Refusal
 from common.errors import InvalidRequest
 
 MAX_NAME = 64  # characters of a field's name that a refusal quotes
+
+INPUT_SHOULD = "Input should "  # how pydantic begins
+JSON_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "string_type": "a string",
+        "list_type": "a list",
+        "bool_type": "true or false",
+        "float_type": "a number",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "dict_type": "an object",
+        "model_type": "an object",
+        "model_attributes_type": "an object",
+    }
+)
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -32,9 +48,31 @@ def _parsed(model: type[T], body: dict[str, Any]) -> T:
 def refusal(error: ValidationError, body: Mapping[str, Any]) -> InvalidRequest:
     """The fault, in one sentence that names the field of the body."""
     found = _deepest(error, body)
-    param = _path(_sent(found, body))
-    message = str(found["msg"]).removeprefix("Value error, ")
-    return InvalidRequest(f"'{param}': {message[:1].lower()}{message[1:]}.", param=param)
+    place = _sent(found, body)
+    kinds = [fault["type"] for fault in error.errors(include_url=False) if _sent(fault, body) == place]
+    wanted = dict.fromkeys(JSON_TYPES[kind] for kind in kinds if kind in JSON_TYPES)  # of each member of a union
+    says = f" must be {' or '.join(wanted)}" if found["type"] in JSON_TYPES else _says(found)
+    return InvalidRequest(f"'{(param := _path(place))}'{says}.", param=param)
+
+
+def _says(fault: ErrorDetails) -> str:
+    """What follows the field's name: our words where pydantic's are of Python."""
+    bounds = fault.get("ctx", {})
+    match fault["type"]:
+        case "missing":
+            return " is required"
+        case "too_short":
+            return f" must have {bounds['min_length']} or more items"
+        case "too_long":
+            return f" must have {bounds['max_length']} items at most, not {bounds['actual_length']}"
+        case "string_too_short":
+            return f" must have {bounds['min_length']} or more characters"
+        case "string_too_long":
+            return f" must have {bounds['max_length']} characters at most"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if message.startswith(INPUT_SHOULD):
+        return f" must {message.removeprefix(INPUT_SHOULD)}"
+    return f" {message}" if message.startswith("must ") else f": {message[:1].lower()}{message[1:]}"
 
 
 def known_only(value: Any, raw: Any) -> Any:

@@ -12,6 +12,7 @@ from common.records.accounts.ledger import Dimension
 
 DEFAULT_DAYS = 30
 MAX_DAYS = 366
+FIRST_YEAR = 2000  # earlier days are mistakes, and there may be no days before them
 DIMENSIONS: Mapping[str, Dimension | None] = MappingProxyType(
     {
         "key": "owner", "api_key_id": "owner", "model": "model", "tier": "tier", "service_tier": "tier",
@@ -104,13 +105,19 @@ def _page_start(query: "MultiDict[str, str]", first: date, last: date) -> date:
 
 def _date(query: "MultiDict[str, str]", name: str) -> date:
     try:
-        return datetime.strptime(query[name], "%Y-%m-%d").date()
+        day = datetime.strptime(query[name], "%Y-%m-%d").date()
     except ValueError:
         raise InvalidRequest(f"'{name}' must be a date like 2026-11-27.", param=name) from None
+    if day.year < FIRST_YEAR:
+        raise InvalidRequest(f"'{name}' must be a date from {FIRST_YEAR} on.", param=name)
+    return day
 
 
 def _time(query: "MultiDict[str, str]", name: str) -> datetime:
     try:
-        return datetime.fromtimestamp(int(query[name]), UTC)
+        time = datetime.fromtimestamp(int(query[name]), UTC)
     except (ValueError, OverflowError, OSError):
         raise InvalidRequest(f"'{name}' must be a unix time in seconds.", param=name) from None
+    if time.year < FIRST_YEAR:
+        raise InvalidRequest(f"'{name}' must be a unix time in seconds, from {FIRST_YEAR} on.", param=name)
+    return time

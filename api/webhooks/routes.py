@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, request
 
 from api.gate.auth import Caller
-from api.gate.body import read_body
+from api.gate.body import read_body, read_optional_body
 from api.jobs.service import Service
 from api.request.pages import list_of, page_size
 from api.schema.parse import parse
@@ -44,8 +44,11 @@ class Changes:
 
 
 def receiver(url: str) -> dict[str, Any]:
-    """The host alone: the rest of an address may be a secret."""
-    return {"host": urlsplit(url).hostname}
+    """The host alone: the rest of an address may be a secret. None where the address is not well formed."""
+    try:
+        return {"host": urlsplit(url).hostname}
+    except ValueError:
+        return {"host": None}
 
 
 def webhook_routes(service: Service) -> Blueprint:
@@ -103,7 +106,7 @@ def add_actions(routes: Blueprint, service: Service, store: WebhookStore, change
     @routes.post("/v1/webhook_endpoints/<endpoint_id>/rotate_secret")
     def rotate_secret(endpoint_id: str) -> dict[str, Any]:
         caller = service.keys.caller(request)
-        body = parse(RotateSecretRequest, read_body(request) if request.content_length else {})
+        body = parse(RotateSecretRequest, read_optional_body(request))
         with changes.of(caller, endpoint_id, "rotate_secret") as row:
             row = store.rotate(row, keep_old=bool(body.keep_old_secret_active_for_24_hours))
         return endpoint_object(row) | {"signing_secret": row.secret}
@@ -111,7 +114,7 @@ def add_actions(routes: Blueprint, service: Service, store: WebhookStore, change
     @routes.post("/v1/webhook_endpoints/<endpoint_id>/test")
     def test(endpoint_id: str) -> dict[str, Any]:
         caller = service.keys.caller(request)
-        body = parse(TestWebhookRequest, read_body(request) if request.content_length else {})
+        body = parse(TestWebhookRequest, read_optional_body(request))
         with changes.of(caller, endpoint_id, "test") as row:
             status = store.test(row, body.event_type)
         return {

@@ -16,6 +16,12 @@ def _as_list(value: Any) -> Any:
 
 
 def _check_type(name: str) -> str:
+    if name not in EVENT_TYPES:
+        raise ValueError(f"there is no event of this type here. The types are {', '.join(EVENT_TYPES)}")
+    return name
+
+
+def _check_wanted(name: str) -> str:
     if name not in EVENT_TYPES and name != ALL_TYPES:
         raise ValueError(f"there is no event of this type here. The types are {', '.join(EVENT_TYPES)}, or * for all")
     return name
@@ -23,7 +29,7 @@ def _check_type(name: str) -> str:
 
 EventType = Annotated[str, AfterValidator(_check_type)]
 EventTypeList = Annotated[
-    list[EventType],
+    list[Annotated[str, AfterValidator(_check_wanted)]],
     Field(min_length=1, max_length=64),
     BeforeValidator(_as_list, json_schema_input_type=Literal["*"] | list[str]),
 ]

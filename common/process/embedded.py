@@ -1,4 +1,6 @@
-"""The `redis` process: an embedded Valkey on a unix socket in OMNI_DATA_DIR; idle if REDIS_URL is set.
+"""The `redis` process: an embedded Valkey on a unix socket in OMNI_DATA_DIR.
+
+With REDIS_URL it starts none, and only says when that Redis does not answer.
 
 A Valkey that dies is restarted on the same append-only file, without loss of acknowledged commands; one that refuses
 its file is retried with growing pauses. On SIGTERM the process waits until Valkey's clients have disconnected, because
@@ -28,10 +30,12 @@ from common.process.machine_memory import queue_bytes
 from common.process.processes import die_with_parent, parent_of
 from common.process.valkey_seams import append_always, server_path
 from common.redis.connection import connect
+from common.redis.server import RedisWatch
 from common.settings import Settings, refuse, settings_or_exit
 
 logger = logging.getLogger("omni.redis")
 
+LOOK_S = 1.0
 LINGER_S = 3.5  # the Procfile runner kills this process after 5
 LONG_LIFE_S = 60.0  # Valkey refuses a bad file sooner
 FIRST_PAUSE_S = 0.2
@@ -147,7 +151,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     if settings.redis.given_url:
         logger.info("REDIS_URL is set: the embedded Valkey is not used")
-        stopping.wait()
+        watch_other(settings, stopping)
         return
     try:
         lock_fd = take(settings.redis.data_dir.resolve(), starter_pid())
@@ -160,6 +164,14 @@ def main() -> None:
     wait_for_clients(settings, server)
     server.terminate()
     server.wait()
+
+
+def watch_other(settings: Settings, stopping: Flag) -> None:
+    """Say it, until `stopping` is set, when the Redis of REDIS_URL does not answer: all other processes wait for it."""
+    watch = RedisWatch(connect(settings.redis.url, retries=0), settings.redis.given_url, logger)
+    watch.look()
+    while not stopping.wait(LOOK_S):
+        watch.look()
 
 
 def wait_for_clients(settings: Settings, server: "subprocess.Popen[bytes]") -> None:

@@ -1,15 +1,19 @@
-"""Checks of the Redis server: its memory and eviction policy, and whether it is open to other machines."""
+"""Checks of the Redis server: whether it answers, its memory and eviction policy, who else can reach it."""
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from redis import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from common.redis.connection import is_passing
 from common.settings import LOOPBACK
 
 NOEVICTION = "noeviction"
+AGAIN_S = 30.0  # until a Redis that is away is told of again
 NEARLY_FULL = (
     "Redis is nearly out of memory; running jobs go on, new ones are refused until it has room: earlier results expire "
     "by themselves (OMNI_RESULT_TTL), and OMNI_MAX_MEMORY (maxmemory) can be raised."
@@ -48,6 +52,44 @@ def memory_of(redis: "Redis") -> RedisMemory:
     return RedisMemory(
         int(info["used_memory"]), int(info.get("maxmemory", 0)), str(info.get("maxmemory_policy", NOEVICTION))
     )
+
+
+def silence(url: str, error: RedisError) -> str:
+    """The sentence about a Redis that does not answer: why, and with REDIS_URL where it should be and what to do."""
+    if not url:
+        return f"waiting for Redis: {error}"
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2] or parts.path
+    todo = "correct its user or password" if isinstance(error, AuthenticationError) else "start it"
+    return f"waiting for Redis at {place}, where REDIS_URL leads: {error}. If that lasts, {todo}, or correct REDIS_URL."
+
+
+class RedisWatch:
+    """Says when Redis does not answer, again from time to time, and once when it answers."""
+
+    def __init__(
+        self, redis: "Redis", url: str, logger: logging.Logger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._redis, self._url, self._logger, self._clock = redis, url, logger, clock
+        self._told = ""
+        self._told_at = 0.0
+
+    def look(self) -> None:
+        try:
+            self._redis.ping()
+        except RedisError as error:
+            if is_passing(error) or isinstance(error, AuthenticationError):
+                self._tell(silence(self._url, error))
+                return  # any other error is an answer
+        if self._told:
+            self._logger.info("Redis answers")
+        self._told = ""
+
+    def _tell(self, sentence: str) -> None:
+        now = self._clock()
+        if sentence != self._told or now - self._told_at >= AGAIN_S:
+            self._logger.warning(sentence)
+            self._told, self._told_at = sentence, now
 
 
 def open_hosts(url: str) -> str:

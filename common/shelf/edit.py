@@ -12,7 +12,7 @@ from typing import Any
 import tomlkit
 from tomlkit.items import AoT
 
-from common.shelf.table import TableFault, TableModel, parse_table, read_table
+from common.shelf.table import TableFault, TableModel, no_such_model, parse_table, read_table
 
 HEADER = re.compile(r"\s*\[\[\s*model\s*\]\]")
 MODE = 0o644  # of a new file
@@ -90,8 +90,7 @@ def index_of(models: tuple[TableModel, ...], name: str, path: Path) -> int:
             return at
         if name in dict(model.adapters):
             raise TableFault(f"{path}: {name!r} is an adapter of {model.queue!r}; change the adapters of that model.")
-    known = ", ".join(model.queue for model in models)
-    raise TableFault(f"{path}: there is no model {name!r}; there are {known}.")
+    raise no_such_model(path, name, models)
 
 
 def edit(path: Path, change: Callable[[str], str]) -> tuple[TableModel, ...]:

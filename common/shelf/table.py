@@ -121,6 +121,13 @@ def model_of(table: Mapping[str, Any], number: int, path: Path) -> TableModel:
     return TableModel(**{names.get(key, key): value for key, value in values.items()})
 
 
+def no_such_model(path: Path, name: str, models: Sequence[TableModel]) -> TableFault:
+    """Names the id that was probably meant, else all."""
+    near = get_close_matches(name, [one for model in models for one in model.ids], 1)
+    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(model.queue for model in models)}."
+    return TableFault(f"{path}: there is no model {name!r}; {meant}")
+
+
 def name_in(table: Mapping[str, Any]) -> str:
     """The id as far as it can be read."""
     ids = table.get("ids")

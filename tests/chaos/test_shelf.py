@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.harness import wait_until
-from tests.chaos.shelf_load import Callers, plan
+from tests.chaos.shelf_load import Ask, Callers, plan
 from tests.chaos.shelf_run import Outcome, Trouble, run, settings_of
 from tests.chaos.shelf_service import KEYS, TableService, save_small_models, undisturbed
 from tests.chaos.shelf_verdict import judge
 
 SECONDS = 10.0
+Planned = tuple[list[Ask], dict[int, str]]
 MAX_SWAP_WAIT_S = 5.0
 
 
@@ -23,8 +24,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return save_small_models(tmp_path_factory.mktemp("models"), ("ant", "bee", "cat", "dog"))
 
 
-def tried(folder: Path, models: Mapping[str, Path], num_jobs: int, trouble: Trouble, **more: str) -> Outcome:
-    asks, texts = undisturbed(models, plan(list(models), num_jobs, trouble.seconds, longest=160))
+@pytest.fixture(scope="module")
+def planned(models: Mapping[str, Path]) -> Planned:
+    return undisturbed(models, plan(list(models), 60, SECONDS, longest=160))
+
+
+def half(planned: Planned) -> Planned:
+    return planned[0][::2], planned[1]
+
+
+def tried(folder: Path, models: Mapping[str, Path], planned: Planned, trouble: Trouble, **more: str) -> Outcome:
+    """The planned requests to these models, within the seconds of the trouble."""
+    asks, texts = planned
+    pace = trouble.seconds / SECONDS
+    asks = [replace(ask, at_s=pace * ask.at_s) for ask in asks if ask.model in models]
     breaks = more.pop("breaks", "")
     settings = settings_of(1, MAX_SWAP_WAIT_S) | more
     outcome = run(folder, models, asks, texts, trouble, settings, breaks=breaks, patience_s=60)
@@ -33,9 +46,11 @@ def tried(folder: Path, models: Mapping[str, Path], num_jobs: int, trouble: Trou
 
 
 @pytest.mark.timeout(240)
-def test_swaps_and_kills_lose_double_and_change_nothing(models: Mapping[str, Path], tmp_path: Path) -> None:
+def test_swaps_and_kills_lose_double_and_change_nothing(
+    models: Mapping[str, Path], planned: Planned, tmp_path: Path
+) -> None:
     trouble = Trouble(num_kills=2, num_others=2, swap_every_s=1.5, seconds=SECONDS)
-    outcome = tried(tmp_path / "run", models, 60, trouble)
+    outcome = tried(tmp_path / "run", models, planned, trouble)
     assert outcome.verdict.all == []
     assert outcome.watch.num_swaps >= 5
     assert outcome.faults.total() == 4
@@ -43,17 +58,17 @@ def test_swaps_and_kills_lose_double_and_change_nothing(models: Mapping[str, Pat
 
 
 @pytest.mark.timeout(240)
-def test_pausing_without_the_log_is_noticed(models: Mapping[str, Path], tmp_path: Path) -> None:
+def test_pausing_without_the_log_is_noticed(models: Mapping[str, Path], planned: Planned, tmp_path: Path) -> None:
     """The control: answers that lose their log at a swap begin again, and that turns the verdict red."""
     trouble = Trouble(swap_every_s=1.0, seconds=5.0)
-    outcome = tried(tmp_path / "run", models, 30, trouble, breaks="drop_the_log_on_giving_back")
+    outcome = tried(tmp_path / "run", models, half(planned), trouble, breaks="drop_the_log_on_giving_back")
     assert not outcome.verdict.is_clean
 
 
 @pytest.mark.timeout(240)
-def test_two_models_that_fit_together_never_leave(models: Mapping[str, Path], tmp_path: Path) -> None:
+def test_two_models_that_fit_together_never_leave(models: Mapping[str, Path], planned: Planned, tmp_path: Path) -> None:
     two = {name: models[name] for name in ("ant", "bee")}
-    outcome = tried(tmp_path / "run", two, 30, Trouble(seconds=4.0), OMNI_MAX_LOADED_MODELS="")
+    outcome = tried(tmp_path / "run", two, planned, Trouble(seconds=4.0), OMNI_MAX_LOADED_MODELS="")
     assert outcome.verdict.all == []
     loaded = [names for _, names in outcome.watch.loaded]
     assert loaded[-1] == set(two) and loaded.count(loaded[-1]) == 1
@@ -63,8 +78,8 @@ def test_two_models_that_fit_together_never_leave(models: Mapping[str, Path], tm
 def test_a_model_without_memory_leaves_the_old_one_serving_and_says_so(
     models: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    planned = [replace(ask, model="ant", kind="chat", at_s=0, max_tokens=400) for ask in plan(["ant"], 3, 1)]
-    asks, texts = undisturbed(models, planned)
+    three = [replace(ask, model="ant", kind="chat", at_s=0, max_tokens=400) for ask in plan(["ant"], 3, 1)]
+    asks, texts = undisturbed(models, three)
     service = TableService(tmp_path, models, settings_of(1, 1.0), {"CHAOS_NO_MEMORY_FOR": "dog"})
     try:
         service.start()

@@ -1,12 +1,13 @@
 """omni fit: the worker's report as a table, and its refusals."""
 
 import subprocess
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 
 from cli.fit import billions, fit, gib, row, show_models, show_sparse, sparse_verdict
-from common.settings import read_settings
+from common.settings import DEMO_MODEL, read_settings
 
 PLAN = {
     "quantize": "int4", "dtype": "bfloat16", "weights": 5 * 2**30, "workspace": 2**30, "kv_per_token": 131072,
@@ -38,6 +39,22 @@ def test_a_refusal_is_the_workers_sentence(run, monkeypatch):
     found = run("nothing")
     assert found.exit_code == 1 and found.stderr == "Error: nothing: there is no such folder.\n"
     assert run("--memory", "much").exit_code == 2
+
+
+def test_a_misspelled_id_of_the_table_is_told_and_a_path_is_the_callers(monkeypatch, tmp_path):
+    table = tmp_path / "models.toml"
+    table.write_text('[[model]]\nid = "stories"\nmodel = "demo"\n')
+    asked = []
+    monkeypatch.setattr("cli.fit.worker_report", lambda module, source, *_: asked.append(source) or {})
+    monkeypatch.setattr("cli.fit.show", lambda found: None)
+    monkeypatch.setenv("CALLED_FROM", str(tmp_path))
+    (tmp_path / "own").mkdir()
+    run = partial(CliRunner().invoke, fit, obj={"settings": lambda: read_settings({"OMNI_MODELS": str(table)})})
+    refused = run(["storys"])
+    assert refused.exit_code == 1 and refused.stderr.endswith("has no model 'storys'; did you mean stories?\n")
+    for name in ("stories", "own", "owner/storys"):
+        run([name])
+    assert asked == [str(DEMO_MODEL), str(tmp_path / "own"), "owner/storys"]
 
 
 def test_a_row_says_what_fits_or_how_much_is_missing():

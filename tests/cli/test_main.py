@@ -54,7 +54,7 @@ def test_a_refusal_says_that_address_and_key_are_the_environments(service):
     assert "OPENAI_BASE_URL and OPENAI_API_KEY of the environment are used" in shown.stderr
     assert "sk-of-another" not in shown.stderr
     shown = omni("ps", OPENAI_BASE_URL="nonsense")
-    assert shown.stderr.startswith("Error: OPENAI_BASE_URL=nonsense is no address")
+    assert shown.returncode == 2 and "Error: OPENAI_BASE_URL=nonsense is no address" in shown.stderr
 
 
 def test_a_key_for_another_server_is_not_sent_to_this_machines_service(service):
@@ -73,9 +73,8 @@ def test_a_url_that_is_no_address_is_one_sentence(url):
     shown = subprocess.run(
         [sys.executable, "-m", "omni", "--url", url, "jobs"], cwd=ROOT, capture_output=True, text=True
     )
-    assert shown.returncode == 1 and shown.stderr == (
-        f"Error: --url {url} is no address; write it as http://127.0.0.1:8000\n"
-    )
+    assert shown.returncode == 2
+    assert shown.stderr.endswith(f"Error: --url {url} is no address; write it as http://127.0.0.1:8000\n")
 
 
 def leaves(group=main, path=()):

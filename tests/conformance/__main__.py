@@ -2,21 +2,24 @@
 
 Installs each group of clients at its pinned versions into .venv-conformance (npm's into folders beside this file),
 starts Valkey, gunicorn and a worker with the demo model, runs every script, and prints one line per client.
-Agents get a copy of the model with a longer context, and run two at a time.
+Two clients run at a time, since each waits for much of its time; agents get a copy of the model with a longer context.
 A group that cannot be installed is skipped, and why is said.
 """
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from zipfile import ZipFile
 
 from redis.exceptions import RedisError
@@ -33,6 +36,7 @@ VENVS = ROOT / ".venv-conformance"
 INSTALL = "--install"
 INSTALL_S = 900
 CLIENT_S = 180
+AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,11 @@ class Client:
     group: str  # openai3, openai2, generated, encoder, node, tokenizers, templates, harmony, smollm2, agents or aider
     script: str  # an agent's name
     service: str = "demo"  # a name of SERVICES
+
+    @property
+    def key(self) -> str:
+        """Its own, so that it lists its own jobs."""
+        return f"sk-{re.sub(r'[^a-z0-9]+', '-', self.name.lower())}"
 
     def command(self) -> list[str]:
         if self.service == "its own":
@@ -99,22 +108,27 @@ def main(chosen: list[str]) -> int:
     if all(refusals.values()):
         print(f"nothing could be installed: {refusals}")
         return 0
-    outcomes = []
-    for name, serve in SERVICES.items():
-        if ours := [client for client in clients if client.service == name]:
-            with serve() as place, ThreadPoolExecutor(2 if name == "agents" else 1) as pool:
-                outcomes += pool.map(lambda client: run_client(client, place, refusals[client.group]), ours)
+    outcomes = tried(clients, refusals, AT_ONCE)
+    failed = [client for client, outcome in zip(clients, outcomes, strict=True) if outcome == "FAIL"]
+    if failed:  # once more where nothing runs beside it (docs/decisions/0064)
+        outcomes = [outcome for outcome in outcomes if outcome != "FAIL"] + tried(failed, refusals, 1)
     print(f"\n{outcomes.count('ok')} clients ok, {outcomes.count('FAIL')} failed, {outcomes.count('skip')} skipped")
     return 1 if "FAIL" in outcomes else 0
+
+
+def tried(clients: list[Client], refusals: Mapping[str, str], at_once: int) -> list[str]:
+    there = [client for client in clients if not refusals[client.group]]
+    with Services(there) as services, ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda client: run_client(client, services, refusals[client.group]), clients))
 
 
 @contextmanager
 def demo() -> Iterator[Mapping[str, str]]:
     """The address of a service with the demo model."""
-    with tempfile.TemporaryDirectory() as folder, RunningService(Path(folder)) as service:
+    with tempfile.TemporaryDirectory() as folder, RunningService(Path(folder), keys()) as service:
         service.start("redis", "api", "worker", "dispatcher")
         service.wait_healthy()
-        yield {"OMNI_URL": service.url, "OMNI_KEY": service.key}
+        yield {"OMNI_URL": service.url}
 
 
 @contextmanager
@@ -127,14 +141,17 @@ def paced() -> Iterator[Mapping[str, str]]:
 
 @contextmanager
 def agents() -> Iterator[Mapping[str, str]]:
-    """The address of a service with a longer context. Each agent has its own key, so that it lists its own jobs."""
+    """The address of a service with a longer context."""
     with tempfile.TemporaryDirectory() as folder:
-        keys = ",".join(f"sk-{name}" for name in AGENTS)
         model = make(Path(folder) / "model")
-        settings = {"OMNI_MODEL": str(model), "OMNI_MODEL_NAME": "omni-demo", "OMNI_API_KEYS": keys}
+        settings = {"OMNI_MODEL": str(model), "OMNI_MODEL_NAME": "omni-demo", **keys()}
         with RunningService(Path(folder), settings) as service:
             service.start()
             yield {"OMNI_URL": service.url}
+
+
+def keys() -> dict[str, str]:
+    return {"OMNI_API_KEYS": ",".join(client.key for client in CLIENTS)}
 
 
 def wait_for_card(service: RunningService, queue: str) -> None:
@@ -161,10 +178,10 @@ def encoder() -> Iterator[Mapping[str, str]]:
         model = Path(folder) / "all-MiniLM-L6-v2"
         with ZipFile(archives[0]) as archive:
             archive.extractall(model)
-        with RunningService(Path(folder), {"OMNI_EMBEDDING_MODEL": str(model)}) as service:
+        with RunningService(Path(folder), {"OMNI_EMBEDDING_MODEL": str(model), **keys()}) as service:
             service.start("redis", "api", "embedder")
             wait_for_card(service, model.name)
-            yield {"OMNI_URL": service.url, "OMNI_KEY": service.key, "OMNI_CLIENT_MODEL": model.name}
+            yield {"OMNI_URL": service.url, "OMNI_CLIENT_MODEL": model.name}
 
 
 @contextmanager
@@ -176,10 +193,10 @@ def smollm2() -> Iterator[Mapping[str, str]]:
         return
     with (
         tempfile.TemporaryDirectory() as folder,
-        RunningService(Path(folder), {"OMNI_MODEL": str(files[0])}) as service,
+        RunningService(Path(folder), {"OMNI_MODEL": str(files[0]), **keys()}) as service,
     ):
         service.start()
-        yield {"OMNI_URL": service.url, "OMNI_KEY": service.key}
+        yield {"OMNI_URL": service.url}
 
 
 SERVICES: Mapping[str, Callable[[], AbstractContextManager[Mapping[str, str]]]] = {
@@ -188,8 +205,45 @@ SERVICES: Mapping[str, Callable[[], AbstractContextManager[Mapping[str, str]]]] 
     "agents": agents,
     "encoder": encoder,
     "smollm2": smollm2,
-    "its own": lambda: nullcontext({"PYTEST_ADDOPTS": "-q -n 0"}),
+    "its own": lambda: nullcontext({"PYTEST_ADDOPTS": "-q -n 0", "COOKBOOK_PROGRAMS": "clients"}),
 }
+UNSHARED = ("paced", "its own")
+
+
+class Services:
+    """Each is started for the first of its clients and stopped after the last."""
+
+    def __init__(self, clients: list[Client]) -> None:
+        self._left = Counter(map(self._name, clients))
+        self._locks = {name: Lock() for name in self._left}
+        self._places: dict[str, Mapping[str, str]] = {}
+        self._stops: dict[str, ExitStack] = {name: ExitStack() for name in self._left}
+
+    def __enter__(self) -> "Services":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stop in self._stops.values():
+            stop.close()
+
+    @contextmanager
+    def place_of(self, client: Client) -> Iterator[Mapping[str, str]]:
+        """The environment of a client; an empty one if its service's model could not be installed."""
+        name = self._name(client)
+        with self._locks[name]:
+            if name not in self._places:
+                self._places[name] = self._stops[name].enter_context(SERVICES[client.service]())
+        try:
+            yield self._places[name]
+        finally:
+            with self._locks[name]:
+                self._left[name] -= 1
+                if not self._left[name]:
+                    self._stops[name].close()
+
+    @staticmethod
+    def _name(client: Client) -> str:
+        return client.name if client.service in UNSHARED else client.service
 
 
 def install(group: str) -> str:
@@ -236,30 +290,36 @@ def alone(group: str) -> list[Path]:
     return [*(HERE / "requirements").glob(f"{group}-alone.txt")]
 
 
-def run_client(client: Client, place: Mapping[str, str], refusal: str) -> str:
+def run_client(client: Client, services: Services, refusal: str) -> str:
     """Prints the client's line, and what failed of it. Returns ok, FAIL or skip."""
-    if refusal := refusal or ("" if place else "nor could the model of its service"):
-        print(f"skip {client.name}: it could not be installed ({refusal})", flush=True)
-        return "skip"
+    if not refusal:
+        with services.place_of(client) as place:
+            if place:
+                return outcome_of(client, {"OMNI_KEY": client.key, **place})
+        refusal = "nor could the model of its service"
+    print(f"skip {client.name}: it could not be installed ({refusal})", flush=True)
+    return "skip"
+
+
+def outcome_of(client: Client, place: Mapping[str, str]) -> str:
     started = time.monotonic()
-    own = {"OMNI_KEY": f"sk-{client.script}"} if client.service == "agents" else {}
-    env = {**os.environ, **place, **own}
-    done = None
+    errors = ""
     try:
-        done = subprocess.run(client.command(), env=env, capture_output=True, text=True, timeout=CLIENT_S)
-        lines, is_ok = done.stdout.splitlines(), done.returncode == 0
+        done = subprocess.run(
+            client.command(), env=os.environ | place, capture_output=True, text=True, timeout=CLIENT_S
+        )
+        lines, errors, is_ok = done.stdout.splitlines(), done.stderr, done.returncode == 0
     except subprocess.TimeoutExpired as late:
         lines, is_ok = [*str(late.stdout or "").splitlines(), f"FAIL not done within {CLIENT_S} s"], False
     num_ok = sum(line.startswith("ok ") for line in lines)
     failures = [line for line in lines if line.startswith("FAIL")]
     if not is_ok and not failures:
-        failures = [f"FAIL {line}" for line in (done.stderr.strip() or "the script ended").splitlines()[-3:]]
-    if not is_ok and done is not None:
-        print(done.stderr[-30_000:], file=sys.stderr)
+        failures = [f"FAIL {line}" for line in (errors.strip() or "the script ended").splitlines()[-3:]]
+    if not is_ok:
+        print(errors[-30_000:], file=sys.stderr)
     verdict = "ok" if is_ok else "FAIL"
-    print(f"{verdict:4} {client.name}: {num_ok} checks, {time.monotonic() - started:.0f} s", flush=True)
-    for failure in failures:
-        print(f"     {failure}")
+    told = [f"{verdict:4} {client.name}: {num_ok} checks, {time.monotonic() - started:.0f} s"]
+    print("\n     ".join([*told, *failures]), flush=True)
     return verdict
 
 

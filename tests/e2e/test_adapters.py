@@ -47,10 +47,11 @@ def expected(root: Path) -> dict[str, str]:
     return texts
 
 
-@pytest.fixture
-def service(root: Path, tmp_path: Path) -> Iterator[RunningService]:
+@pytest.fixture(scope="module")
+def service(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """Each test leaves the model and the adapter "given" in it."""
     settings = {"OMNI_MODEL": str(root / "tiny"), "OMNI_ADAPTERS": f"given={root / 'given'}"}
-    with RunningService(tmp_path, settings).start() as service:
+    with RunningService(tmp_path_factory.mktemp("service"), settings).start() as service:
         yield service
 
 
@@ -76,6 +77,7 @@ def stream(service: RunningService, model: str, at: int = -1, then: Any = None) 
 def test_adapters_are_models_and_live_through_a_killed_worker(
     service: RunningService, root: Path, expected: dict[str, str]
 ) -> None:
+    num_loads = service.log().count("loaded the adapter later")
     status, text = change(service, "load", lora_name="later", lora_path=str(root / "later"))
     assert (status, text) == (200, "Success: LoRA adapter 'later' added successfully.")
     models = {model.id: model for model in service.openai().models.list().data}
@@ -93,7 +95,7 @@ def test_adapters_are_models_and_live_through_a_killed_worker(
     for thread in others:
         thread.join()
     assert texts == {name: expected[name] for name in ("tiny", "given", "later")}
-    assert service.log().count("loaded the adapter later") == 2  # the next worker has it too
+    assert service.log().count("loaded the adapter later") == num_loads + 2  # the next worker has it too
 
     assert stream(service, "later") == expected["later"]
     kept = service.openai().completions.create(model="later", prompt=PROMPT, max_tokens=9, temperature=0)
@@ -104,6 +106,7 @@ def test_adapters_are_models_and_live_through_a_killed_worker(
         assert http.get(f"/v1/completions/{kept.id}").json()["choices"][0]["text"] == kept.choices[0].text
     change(service, "load", lora_name="later", lora_path=str(root / "third"))  # another one under the name
     assert stream(service, "later") == expected["third"]
+    change(service, "unload", lora_name="later")
 
 
 def test_a_job_whose_adapter_is_unloaded_fails_and_says_so(service: RunningService, root: Path) -> None:

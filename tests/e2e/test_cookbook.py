@@ -1,7 +1,6 @@
 """Every program of docs/cookbook.md, run as it is written there against the whole real service.
 
-Those in JavaScript and the one with Anthropic's client are skipped where their packages are missing; `make conformance`
-installs them and runs this file.
+Those in JavaScript and the one with Anthropic's client need packages that `make conformance` installs: it runs them.
 """
 
 import base64
@@ -14,9 +13,8 @@ import socketserver
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
@@ -35,6 +33,7 @@ SETTINGS, RECEIVERS = "settings.sh", ("receiver.py", "receiver.mjs")
 NODE_MODULES = ROOT / "tests" / "conformance" / "node" / "node_modules"
 CLIENTS_PYTHON = ROOT / ".venv-conformance" / "openai3" / "bin" / "python"
 PROGRAM_S = 100
+IS_CONFORMANCE = os.environ.get("COOKBOOK_PROGRAMS") == "clients"  # those that `make test` leaves out, and no others
 RESUMING = ("resume.sh", "resume.py", "resume.mjs")
 TYPED = {"chat.py": "My name is Ada.\nWhat is my name?\n", "chat.mjs": "My name is Ada.\nWhat is my name?\n"}
 TABLE = """
@@ -90,6 +89,14 @@ EXPECTED = {  # a file that the program leaves or "" for what it prints -> a pat
     "usage.sh": {"usage.csv": r"key.*gpu_seconds"},
     "usage.py": {"": r"\d s"},
 }
+
+
+def needs_clients(name: str) -> bool:
+    return name.endswith(".mjs") or "import anthropic" in PROGRAMS[name]
+
+
+def run_here(names: Iterable[str]) -> list[str]:
+    return [name for name in names if needs_clients(name) == IS_CONFORMANCE]
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +158,9 @@ def command(name: str) -> list[str]:
             pytest.skip(f"there is no {tool}")
     if kind == "mjs" and not NODE_MODULES.is_dir():
         pytest.skip("the packages of tests/conformance/node are not installed")
-    python = sys.executable
-    if "import anthropic" in PROGRAMS[name] and find_spec("anthropic") is None:
-        if not CLIENTS_PYTHON.exists():
-            pytest.skip("anthropic is not installed")
-        python = str(CLIENTS_PYTHON)
+    python = str(CLIENTS_PYTHON) if needs_clients(name) else sys.executable
+    if kind == "py" and not Path(python).exists():
+        pytest.skip("anthropic is not installed")
     return [{"py": python, "sh": "bash", "mjs": "node"}[kind], name]
 
 
@@ -179,7 +184,7 @@ def test_every_block_has_a_name_and_is_run() -> None:
     assert set(PROGRAMS) == {*EXPECTED, *RESUMING, *RECEIVERS, SETTINGS}
 
 
-@pytest.mark.parametrize("name", RESUMING)
+@pytest.mark.parametrize("name", run_here(RESUMING))
 def test_an_answer_goes_on_where_the_network_broke(
     name: str, kitchen: Path, environment: Mapping[str, str], running: RunningService
 ) -> None:
@@ -196,7 +201,18 @@ def test_an_answer_goes_on_where_the_network_broke(
     assert output == text
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+def test_a_refused_report_does_not_replace_the_last_one(tmp_path: Path, environment: Mapping[str, str]) -> None:
+    (tmp_path / "usage.sh").write_text(PROGRAMS["usage.sh"])
+    (tmp_path / "usage.csv").write_text("the last one")
+    refused = {**environment, "ADMIN_KEY": "sk-of-another"}
+    done = subprocess.run(
+        command("usage.sh"), cwd=tmp_path, env=refused, capture_output=True, text=True, timeout=PROGRAM_S
+    )
+    assert done.returncode == 1 and "API key" in done.stderr and done.stdout == ""
+    assert (tmp_path / "usage.csv").read_text() == "the last one"
+
+
+@pytest.mark.parametrize("name", run_here(EXPECTED))
 def test_a_program_does_what_it_says(name: str, kitchen: Path, environment: Mapping[str, str]) -> None:
     output = printed(name, kitchen, environment)
     for file, pattern in EXPECTED[name].items():
@@ -204,7 +220,7 @@ def test_a_program_does_what_it_says(name: str, kitchen: Path, environment: Mapp
         assert re.search(pattern, text), text
 
 
-@pytest.mark.parametrize("name", RECEIVERS)
+@pytest.mark.parametrize("name", run_here(RECEIVERS))
 def test_a_receiver_takes_what_is_signed_and_nothing_else(
     name: str, kitchen: Path, environment: Mapping[str, str], port: int, running: RunningService
 ) -> None:

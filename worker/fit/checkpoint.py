@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -106,10 +107,15 @@ def check_is_here(model_path: str) -> None:
     if not path.is_file() and (fault := fault_of(model_path, needs_weights=False, needs_tokenizer=False)):
         raise ValueError(f"{fault}.")
     if not is_here(model_path):
-        raise ValueError(
-            "there is no such folder or file, nor is it in the hub's cache. Name a folder, download the model first, "
-            f"or name one of {', '.join(KNOWN)}."
-        )
+        raise ValueError(f"there is no such folder or file, nor is it in the hub's cache. {instead_of(model_path)}")
+
+
+def instead_of(name: str) -> str:
+    """What to do about a name that stands for nothing here, as a sentence."""
+    if "/" in name:
+        return f"Download it first: omni models pull {name}"
+    near = get_close_matches(name.lower(), KNOWN, 1)
+    return f"Did you mean {near[0]}?" if near else f"Name a folder, owner/name, or one of {', '.join(KNOWN)}."
 
 
 def check_generates(config: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from api.gate.auth import SEND_A_KEY
 from api.gate.errors import messages_error, ollama_error, openai_error, status_of
 from api.operator.openapi.described import Described
 from api.schema import answers
@@ -49,11 +50,11 @@ class DescribedFault:
 
 REFUSED = DescribedFault(
     "Refused", "invalid_request", "A field cannot be honoured: `param` names it, `message` says what may be",
-    "'temperature': Input should be less than or equal to 2", "temperature",
+    "'temperature' must be less than or equal to 2.", "temperature",
 )  # fmt: skip
 NO_KEY = DescribedFault(
     "NoKey", "invalid_api_key", "No key of this server: send `Authorization: Bearer KEY`",
-    "Incorrect API key provided. Send a key of this server: 'Authorization: Bearer KEY'.",
+    f"Incorrect API key provided. {SEND_A_KEY}",
 )  # fmt: skip
 NO_RIGHT = DescribedFault(
     "NoRight", "forbidden", "The key may not do this", "This needs an admin key (OMNI_ADMIN_KEYS)."

@@ -57,10 +57,10 @@ def test_a_repeated_name_is_reported():
 @pytest.mark.parametrize("number", [2, 60_000])
 def test_a_repeated_name_among_many_is_found_quickly(number):
     names = b",".join(b'"k%d":1' % place for place in range(number))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InvalidRequest, match=f"'k{number - 1}' stands twice"):
         parse_object(b'{%s,"k%d":2}' % (names, number - 1))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

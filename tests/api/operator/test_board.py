@@ -180,7 +180,7 @@ def test_a_store_that_is_away_holds_up_no_frame_and_is_read_again_when_it_is_bac
         patched.setattr("api.operator.stored_work.board_batches", lambda *_: (hangs.wait(20), ([], 0))[1])
         began = time.monotonic()
         frames = [board.frame() for _ in range(3)]
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10, "half as long as the store hangs"
     hangs.set()
     assert all(b"runs" in frame and b'"is_store_away":true' in frame for frame in frames)
     gevent.sleep(0.1)

@@ -8,7 +8,7 @@ from mmap import mmap
 import pytest
 
 from api.process.offload import in_python_thread
-from api.prompt import conversation
+from api.prompt import conversation, template_traits
 from api.prompt.bounds import TooSlow, bounded
 from api.prompt.conversation import Conversation, render
 from api.prompt.special_tokens import Guard
@@ -34,15 +34,22 @@ HOSTILE = {
 }
 
 
+@pytest.fixture
+def narrow(monkeypatch):
+    """Limits of a template while it is examined, and while it is rendered."""
+    for module in (template_traits, conversation):
+        monkeypatch.setattr(module, "TEMPLATE_TIME_S", 0.2)
+        monkeypatch.setattr(module, "TEMPLATE_BYTES", 2**26)
+
+
 @pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_template_is_the_callers_400_within_its_time(monkeypatch, template):
-    monkeypatch.setattr(conversation, "TEMPLATE_TIME_S", 0.3)
-    monkeypatch.setattr(conversation, "TEMPLATE_BYTES", 2**28)
+def test_a_hostile_template_is_the_callers_400_within_its_time(narrow, template):
+    """The processor's time: a template never waits, and a busy machine would make any other time longer."""
     card = replace(CARD, chat_template=template)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InvalidRequest):
         render(Conversation([Message(role="user", content="Hi")]), card, Guard([]))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 2
 
 
 def test_work_that_ends_in_time_is_left_alone():
@@ -51,9 +58,8 @@ def test_work_that_ends_in_time_is_left_alone():
     assert text and not time.sleep(0)
 
 
-def test_a_hostile_template_ends_in_a_thread_too(monkeypatch):
+def test_a_hostile_template_ends_in_a_thread_too(narrow):
     """In a thread, as for a long conversation."""
-    monkeypatch.setattr(conversation, "TEMPLATE_TIME_S", 0.3)
     card = replace(CARD, chat_template=HOSTILE["loops for ever"])
     limit = resource.getrlimit(resource.RLIMIT_AS)
     for _ in range(3):

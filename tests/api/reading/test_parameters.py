@@ -40,9 +40,9 @@ def test_references_to_each_other_are_looked_up_in_little_time():
     names = [f"A{number}" for number in range(60)]
     ways = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
     parameters = {"properties": {"p": ways}, "$defs": dict.fromkeys(names, ways)}
-    began = time.monotonic()
+    began = time.process_time()
     assert kinds_of(parameters) == {}
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("parameters", [None, {}, {"properties": []}])

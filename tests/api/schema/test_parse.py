@@ -97,9 +97,9 @@ def test_a_parsed_request_parses_to_itself(model: type[BaseModel]) -> None:
     ("model", "changes", "param", "reason"),
     [
         (CompletionRequest, {"prompt": [-1]}, "prompt[0][0]", "greater than or equal to 0"),
-        (CompletionRequest, {"prompt": ["a", 1]}, "prompt[1]", "valid string"),
-        (EmbeddingRequest, {"input": []}, "input", "at least 1 item"),
-        (ResponsesRequest, {"input": 1}, "input", "valid string"),
+        (CompletionRequest, {"prompt": ["a", 1]}, "prompt[1]", "must be a string"),
+        (EmbeddingRequest, {"input": []}, "input", "must have 1 or more items"),
+        (ResponsesRequest, {"input": 1}, "input", "must be a string or a list"),
         (
             ChatRequest,
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4097}]},

@@ -54,6 +54,8 @@ def test_csv_without_groups_has_all_of_them() -> None:
         ("end_date", "tomorrow"),
         ("start_time", "x"),
         ("end_time", "9" * 40),
+        ("end_date", "0001-01-01"),
+        ("end_time", "-62135596800"),
         ("group_by", "user_id"),
         ("bucket_width", "1h"),
         ("format", "xml"),

@@ -1,6 +1,7 @@
 """The endpoints of webhooks, through the real client where it has them."""
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ def test_the_secret_is_shown_at_creation_and_rotation_only(client: FlaskClient, 
     assert rotated["signing_secret"] not in ("", secret)
 
 
+def test_a_body_sent_in_chunks_is_read(client: FlaskClient, receiver: Receiver) -> None:
+    path = f"{PATH}/{made(client, receiver)['id']}/rotate_secret"
+    answer = client.post(
+        path,
+        input_stream=BytesIO(b'{"keep_old_secret_active_for_24_hours": "perhaps"}'),
+        content_type="application/json",
+        headers=ME | {"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert answer.get_json()["error"]["param"] == "keep_old_secret_active_for_24_hours"
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
@@ -59,6 +72,7 @@ def test_the_secret_is_shown_at_creation_and_rotation_only(client: FlaskClient, 
         ({"url": "https://10.0.0.1/"}, "url"),
         ({"url": "https://[::ffff:169.254.169.254]/"}, "url"),
         ({"url": "ftp://127.0.0.1/"}, "url"),
+        ({"url": "https://[x"}, "url"),
         ({"url": "http://user:pass@127.0.0.1/"}, "url"),
         ({"url": 1}, "url"),
         ({"event_types": []}, "event_types"),
@@ -152,6 +166,11 @@ def test_a_test_sends_a_signed_sample_and_reports_the_status(client: FlaskClient
     receiver.answers["/hook"] = CLOSE
     answer = client.post(f"{PATH}/{endpoint['id']}/test", headers=ME)
     assert answer.status_code == 400 and "without an answer" in answer.get_json()["error"]["message"]
+
+
+def test_a_test_is_of_one_type(client: FlaskClient, receiver: Receiver) -> None:
+    answer = client.post(f"{PATH}/{made(client, receiver)['id']}/test", json={"event_type": "*"}, headers=ME)
+    assert (answer.status_code, answer.get_json()["error"]["param"]) == (400, "event_type")
 
 
 def test_a_test_that_succeeds_ends_the_failure_of_its_endpoint(client: FlaskClient, receiver: Receiver) -> None:

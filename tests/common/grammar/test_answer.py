@@ -90,10 +90,10 @@ def test_a_rule_that_cannot_be_enforced_is_refused_and_its_field_named(check, bu
 
 def test_a_bomb_is_defused_in_bounded_time(check):
     patterns = [{"type": "string", "pattern": ".*" + "abcdefghij"[i % 10] * (i + 1) + ".*"} for i in range(20)]
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(InvalidRequest):
         check.compiled(json_schema_grammar({"allOf": patterns}, "response_format"))
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize("rule", [{"pattern": "a"}, {"format": "uri"}, {"multipleOf": 7}, {"allOf": [{}]}])

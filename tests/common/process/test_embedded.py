@@ -6,15 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from redis import Redis
 
 from common.process.embedded import MAX_PAUSE_S, Endings
+from common.process.valkey_seams import server_path
 from common.settings import ROOT, read_settings
 from tests.chaos.harness import wait_until
+from tests.service import free_port
 
 Start = Callable[..., "Embedded"]
 
@@ -172,3 +176,28 @@ def test_the_pauses_grow_after_refusals_but_not_after_kills(tmp_path: Path) -> N
     assert pauses == sorted(pauses) and pauses[-1] == MAX_PAUSE_S
     assert endings.pause_after(-9) < 1
     assert endings.pause_after(1) < 1
+
+
+def test_a_redis_of_our_own_that_is_away_is_said_within_seconds_and_its_password_is_not(tmp_path: Path) -> None:
+    port = free_port()
+    environment = os.environ | {"REDIS_URL": f"redis://:secret@127.0.0.1:{port}", "OMNI_DATA_DIR": str(tmp_path)}
+    words = [sys.executable, "-m", "common.process.embedded"]
+    with (
+        subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process,
+        ending(process),
+    ):
+        assert process.stdout is not None
+        told = [process.stdout.readline(), process.stdout.readline()]
+        assert f"waiting for Redis at 127.0.0.1:{port}, where REDIS_URL leads: Error 111" in told[1]
+        assert "secret" not in "".join(told)
+        options = ["--port", str(port), "--requirepass", "secret", "--save", "", "--dir", str(tmp_path)]
+        with subprocess.Popen([server_path(), *options], stdout=subprocess.DEVNULL) as server, ending(server):
+            assert "Redis answers" in process.stdout.readline()
+
+
+@contextmanager
+def ending(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()

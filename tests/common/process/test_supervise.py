@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.process.child import Child, Command, Watch
+from common.process.child import STOP_S, Child, Command, Watch
 from tests.chaos.harness import free_ports, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -69,12 +69,10 @@ def supervise(
 
 
 def test_the_successor_of_a_dead_child_gets_its_fence(tmp_path: Path, extra: list[str]) -> None:
-    """Even if it died within a step and soon: a child that was ready is restarted without a pause."""
-    began = time.monotonic()
+    """Even if it died within a step and soon."""
     parent = supervise(tmp_path, extra, "os.kill(os.getpid(), 9)", lives=5)
     assert parent.wait(30) == 2, "wrong settings are not tried again"
     assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3", "4", "5"]
-    assert time.monotonic() - began < 15
 
 
 def test_a_hanging_step_is_killed_even_if_it_holds_the_gil(tmp_path: Path, extra: list[str]) -> None:
@@ -92,8 +90,8 @@ def test_sigterm_reaches_the_child_and_sigkill_follows(tmp_path: Path, extra: li
     assert b"up\n" in iter(parent.stdout.readline, b"")
     asked = time.monotonic()
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(10) == 0
-    assert time.monotonic() - asked < (2.0 if heeds else 5.0) + 2.0
+    assert parent.wait(30) == 0
+    assert (time.monotonic() - asked < STOP_S) == heeds
 
 
 def test_the_end_does_not_wait_for_a_child_that_is_not_forked_yet(tmp_path: Path) -> None:

@@ -113,9 +113,7 @@ def test_a_hanging_receiver_holds_up_nobody_else(dispatcher: Dispatcher) -> None
         record(dispatcher.records, *(f"good_{number}" for number in range(50)))
         dispatcher.start()
         dispatcher.wait_for(lambda: bool(receiver.all))
-        began = time.monotonic()
         dispatcher.wait_for(lambda: dispatcher.count("delivered") == 50)
-        assert time.monotonic() - began < 10
 
 
 def is_zombie(process: psutil.Process) -> bool:

@@ -183,7 +183,9 @@ def test_a_name_that_stands_for_nothing_here_is_refused_in_a_sentence(tmp_path: 
         (str(tmp_path), "no config.json"),
         (str(tmp_path / "adapter"), "a LoRA adapter; name its base model"),
         ("/nowhere/at/all", "there is no such folder"),
-        ("nobody/nothing", "nor is it in the hub's cache"),
+        ("nobody/nothing", "nor is it in the hub's cache. Download it first: omni models pull nobody/nothing"),
+        ("deepsek-r1", "Did you mean deepseek-r1?"),
+        ("nothing-near", "or one of deepseek-v3.2, "),
     ):
         with pytest.raises(ValueError, match=said):
             read(name)

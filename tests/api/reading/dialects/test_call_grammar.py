@@ -118,9 +118,9 @@ def test_markers_that_are_single_tokens_are_written_by_id():
 def test_schemas_whose_copies_exceed_the_limit_are_refused_before_they_are_written():
     properties = {f"p{number}": {"$ref": "#/$defs/a"} for number in range(1200)}
     schema = {"type": "object", "properties": properties, "$defs": {"a": {"type": "string"}}}
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InvalidRequest, match=f"the limit is {MAX_GRAMMAR_BYTES}"):
         DEEPSEEK_V32.grammar(
             [OfferedFunction("f", schema, strict=True)], must_call=True, parallel=True, marked=MarkedText({})
         )
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
