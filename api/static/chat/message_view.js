@@ -54,7 +54,7 @@ export class MessageView {
     const num = actions.numWithFollowing(message);
     const what = `Delete ${hasVariants ? "this variant" : "from here on"} (${num} ${num === 1 ? "message" : "messages"})`;
     const items = [
-      ["New chat from here", () => actions.branchOff(message)],
+      (message.role === "assistant" || (message.role === "user" && message.parent)) && ["New chat from here", () => actions.branchOff(message)],
       isEdited(message) && ["Restore the model's text", () => actions.rewrite(message, { content: message.original })],
       num > 1 && message.role !== "tool" && ["Delete only this message", () => actions.removeOnly(message), "danger"],
       [num > 1 || hasVariants ? what : "Delete", () => actions.remove(message), "danger"],

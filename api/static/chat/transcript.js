@@ -13,6 +13,7 @@ export class Transcript {
     this.isFollowing = true;
     this.top = 0;
     scroller.addEventListener("scroll", () => this.noticeScroll(), { passive: true });
+    new ResizeObserver(() => this.isFollowing && this.toEnd()).observe(scroller); // what stands under it has grown
     jump.addEventListener("click", () => this.toEnd());
     list.addEventListener("click", (event) => this.copy(event.target.closest("[data-copy]")));
   }
