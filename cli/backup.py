@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from cli.terminal import CallersPath, json_option, show_json
+from cli.audit import audited_if_kept
+from cli.terminal import CallersPath, json_option, show_json, show_note
 from common.process.data_folder import FolderRefused, take
 from common.settings import Settings
 
@@ -32,6 +33,16 @@ def backup(context: click.Context, folder: Path, as_json: bool) -> None:
         raise click.ClickException(f"{folder} exists; name a new folder.")
     if not data.is_dir():
         raise click.ClickException(f"OMNI_DATA_DIR={data} does not exist; name the service's own folder.")
+    with audited_if_kept(settings, "service.backup", str(folder)):
+        copied = copied_into(folder, settings, data)
+    if as_json:
+        show_json({"folder": str(folder), "copied": copied})
+    else:
+        click.echo("\n".join([*copied, f"backed up in {folder}; `omni restore {folder}` brings it back"]))
+
+
+def copied_into(folder: Path, settings: Settings, data: Path) -> list[str]:
+    """What was copied, in words. The folder is there whole or not at all."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -42,10 +53,7 @@ def backup(context: click.Context, folder: Path, as_json: bool) -> None:
     except (OSError, sqlite3.Error) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise click.ClickException(f"nothing was backed up: {error}") from None
-    if as_json:
-        show_json({"folder": str(folder), "copied": copied})
-    else:
-        click.echo("\n".join([*copied, f"backed up in {folder}; `omni restore {folder}` brings it back"]))
+    return copied
 
 
 @click.command()
@@ -68,6 +76,7 @@ def restore(context: click.Context, folder: Path, as_json: bool) -> None:
     try:
         for name in found:
             copy(folder / name, data / name)
+        note_restore(settings, folder)
     except OSError as error:
         raise click.ClickException(f"the restore is not whole ({error}); empty {data}, and try again.") from None
     finally:
@@ -76,6 +85,15 @@ def restore(context: click.Context, folder: Path, as_json: bool) -> None:
         show_json({"folder": str(data), "restored": found})
     else:
         click.echo(f"restored {', '.join(found)} into {data}; start the service")
+
+
+def note_restore(settings: Settings, folder: Path) -> None:
+    """In the audit log that was restored: before, there is none that would stay."""
+    try:
+        with audited_if_kept(settings, "service.restore", str(folder)):
+            pass
+    except click.ClickException as error:
+        show_note(f"The restore is whole, but not in the audit log: {error.message}")
 
 
 def copy_queue(settings: Settings, data: Path, target: Path) -> str:

@@ -34,6 +34,14 @@ class Refused(click.ClickException):
     """A refusal that a repeated request would get again."""
 
 
+class StoppedWhileAway(KeyboardInterrupt):
+    """Ctrl-C while a broken chat waited for the service, which may still have the job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+
 class Client:
     """Reports every failure as a ClickException of one sentence."""
 
@@ -102,11 +110,14 @@ class Client:
             raise click.ClickException("The connection broke before the end; ask again.")
 
     def chat(self, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
-        """The events of a streamed chat. A broken connection is resumed after the last event received."""
+        """The events of a streamed chat. A broken connection is resumed after the last event received.
+
+        Raises StoppedWhileAway for Ctrl-C meanwhile, when there is no connection whose closing would end the job.
+        """
         events = Events()
         options = {"include_usage": True, "include_event_ids": True}
         response = self._open("POST", CHAT, body | {"stream": True, "stream_options": options})
-        path = f"{CHAT}/{response.headers['Omni-Job-Id']}?stream=true"
+        job_id = response.headers["Omni-Job-Id"]
         while True:
             last = events.last
             with response:
@@ -114,9 +125,12 @@ class Client:
             if events.is_done:
                 return
             yield f"waiting for {self.url}: the connection broke"
-            if events.last == last:
-                time.sleep(PAUSE_S)
-            response = self._open_again(f"{path}&starting_after={events.last}")
+            try:
+                if events.last == last:
+                    time.sleep(PAUSE_S)
+                response = self._open_again(f"{CHAT}/{job_id}?stream=true&starting_after={events.last}")
+            except KeyboardInterrupt:
+                raise StoppedWhileAway(job_id) from None
 
     def _open_again(self, path: str) -> Any:
         """Retry for as long as the job waits for a reader."""

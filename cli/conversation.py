@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cli.attachments import content_of
-from cli.client import Client
+from cli.client import Client, StoppedWhileAway
 from cli.terminal import AnswerView, no_such_model, show_note, without_echo
 from common.environment import callers_folder
 
@@ -28,6 +28,7 @@ COMMANDS = MappingProxyType(
     }
 )
 WAITS = ("queued", "swapped out", "loading", "waiting")  # first words of a stream's comments that people want to see
+AWAY = "the service is away, and ends the job within 30 s of its return, since nobody reads it. To end it at once then:"
 KEYS = "Enter sends, Alt-Enter begins a line, Up recalls, Tab completes, Ctrl-C stops an answer. @PATH sends a file."
 
 
@@ -169,7 +170,7 @@ class Answer:
 def ask(client: Client, body: dict[str, Any], messages: list[dict[str, Any]], *, is_shown: bool = True) -> Answer:
     """Show the answer while it arrives. What Ctrl-C leaves of it is an answer too."""
     began, first, last = time.monotonic(), 0.0, dict[str, Any]()
-    is_stopped = False
+    stopped = ""
     with without_echo(), AnswerView(is_shown=is_shown) as view:
         try:
             for event in client.chat(body | {"messages": messages}):
@@ -184,14 +185,16 @@ def ask(client: Client, body: dict[str, Any], messages: list[dict[str, Any]], *,
                     show(choice, view)
                     last |= {"finish_reason": choice.get("finish_reason")}
                 last |= {name: event[name] for name in ("id", "model", "usage") if event.get(name)}
+        except StoppedWhileAway as left:
+            stopped = f"(stopped here; {AWAY} omni cancel {left.job_id})"
         except KeyboardInterrupt:
-            is_stopped = True
+            stopped = "(stopped)"
     now = time.monotonic()
     answer = Answer(
         last.get("id", ""), last.get("model", ""), view.text, view.thoughts, last.get("finish_reason"),
         last.get("usage", {}), round((first or now) - began, 3), round(now - began, 3),
     )  # fmt: skip
-    if note := "(stopped)" if is_stopped else answer.told():
+    if note := stopped or answer.told():
         show_note(note)
     return answer
 

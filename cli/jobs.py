@@ -19,7 +19,7 @@ HEADING_LINES = 2  # of a table on a terminal, and the cursor's
 
 
 @click.command()
-@click.option("--all", "everyone", is_flag=True, help="All keys' jobs that wait or run (needs an admin key).")
+@click.option("--all", "everyone", is_flag=True, help="All keys' jobs that wait or run, and the last that failed.")
 @click.option("--watch", is_flag=True, help="Show every change until Ctrl-C; with --json a line for each.")
 @json_option
 @click.pass_context
@@ -35,14 +35,16 @@ def jobs(context: click.Context, everyone: bool, watch: bool, as_json: bool) -> 
         show_json(found)
     else:
         show_table(names_of(everyone), rows_of(found, everyone))
+        if everyone:
+            show_note("What ended well is in each key's own list: omni --key KEY jobs")
 
 
 def listed(client: Client, everyone: bool) -> Any:
-    """The items of GET /v1/jobs; for everyone's the board's three lists."""
+    """The items of GET /v1/jobs; for everyone's the board's lists."""
     if not everyone:
         return client.json("GET", "/v1/jobs?limit=100")["data"]
     board = next(event for event in client.events("GET", "/admin/board") if isinstance(event, dict))
-    return {name: board[name] for name in ("running", "waiting", "scheduled")}
+    return {name: board[name] for name in ("running", "waiting", "scheduled", "failed")}
 
 
 def names_of(everyone: bool) -> tuple[str, ...]:
@@ -129,7 +131,12 @@ def board_rows(board: dict[str, Any]) -> list[tuple[Any, ...]]:
         (job["id"], "scheduled", job["tier"], None, None, None, moment(job["not_before"]), job["owner"])
         for job in board["scheduled"]
     ]
-    return running + waiting + scheduled
+    failed = [
+        (job["id"], f"failed: {job['code']}", job["tier"], None, f"until {moment(job['ended'])}",
+         f"{job['tokens']}/{job['max_tokens']}", None, job["owner"])
+        for job in reversed(board["failed"])
+    ]  # fmt: skip
+    return running + waiting + scheduled + failed
 
 
 @click.command()

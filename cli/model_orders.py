@@ -9,7 +9,7 @@ import click
 
 from cli.client import Client, client_of, is_ours
 from cli.model_rows import status_text
-from cli.model_table import table_path
+from cli.model_table import audited_table, table_path
 from cli.terminal import console, json_option, show_json
 from common.shelf.edit import set_key
 from common.shelf.keep_alive import parse_keep_alive
@@ -109,6 +109,7 @@ def unpin(context: click.Context, name: str, as_json: bool) -> None:
 def set_pin(context: click.Context, name: str, wanted: bool, as_json: bool) -> None:
     is_own_table = is_ours(context)
     client, word = client_of(context), "pinned" if wanted else "not pinned"
+    action, in_table = "pin" if wanted else "unpin", True if wanted else None
     item: dict[str, Any] = {"id": name, "pinned": wanted}
     try:
         client.text("GET", "/livez")
@@ -116,8 +117,10 @@ def set_pin(context: click.Context, name: str, wanted: bool, as_json: bool) -> N
         if not is_own_table:
             raise
         word += " when the service starts"
+        with audited_table(f"model.{action}", name):
+            set_key(table_path(), name, "pin", in_table)
     else:
-        item = order(client, name, "pin" if wanted else "unpin", lambda item: bool(item.get("pinned")) == wanted)
-    if is_own_table:
-        set_key(table_path(), name, "pin", True if wanted else None)
+        item = order(client, name, action, lambda item: bool(item.get("pinned")) == wanted)
+        if is_own_table:
+            set_key(table_path(), name, "pin", in_table)
     told(item, f"{name} is {word}", as_json)

@@ -8,7 +8,7 @@ import click
 from cli.client import Refused, client_of, is_ours
 from cli.model_orders import PATH, load, pin, unload, unpin
 from cli.model_rows import LIST, SHOWN, from_file, gigabytes, line_of, row_of, unloaded
-from cli.model_table import as_written, named, table_path, values
+from cli.model_table import as_written, audited_table, named, table_path, values
 from cli.status import ps
 from cli.terminal import json_option, no_such_model, show_json, show_note, show_table
 from common.environment import callers_folder
@@ -72,7 +72,8 @@ def add(
         keys["draft"] = as_written(keys["draft"])
     if fault := table_fault(model_of(keys, 0, path)):
         raise click.ClickException(f"{fault}.")
-    added = add_model(path, keys)
+    with audited_table("model.add", ids[0] if ids else last_part(model), model=keys["model"]):
+        added = add_model(path, keys)
     if as_json:
         show_json(from_file(added))
     else:
@@ -113,7 +114,8 @@ def say_restart(context: click.Context) -> None:
 @click.pass_context
 def remove(context: click.Context, name: str, as_json: bool) -> None:
     """Take the model with ID out of the table. Its files stay."""
-    removed = remove_model(table_path(), name)
+    with audited_table("model.remove", name):
+        removed = remove_model(table_path(), name)
     if as_json:
         show_json(from_file(removed))
     else:

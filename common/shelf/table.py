@@ -1,5 +1,6 @@
 """The table of models, OMNI_MODELS: a TOML file with a [[model]] for each. docs/many-models.md lists its keys."""
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ def read_table(path: Path) -> tuple[TableModel, ...]:
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise TableFault(f"OMNI_MODELS={path}: there is no such file; make it with omni models add.") from None
+    except RuntimeError:  # pathlib's for ~ without a home
+        raise TableFault(
+            f"OMNI_MODELS={path}: {path.parts[0]} is no user of this machine; write the whole path."
+        ) from None
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise TableFault(f"OMNI_MODELS={path} cannot be read ({reason}); name a TOML file.") from None
@@ -167,9 +172,17 @@ def parse_source(value: object, folder: Path) -> str:
         raise ValueError(MODEL_HINT)
     if value == "demo":
         return str(DEMO_MODEL)
-    path = folder / Path(value).expanduser()
-    is_path = value.startswith(PATH_STARTS) or value.endswith(".gguf") or path.exists()
+    path = path_from(folder, value)
+    is_path = value.startswith(PATH_STARTS) or value.endswith(".gguf") or os.path.exists(path)  # False for a bad name
     return str(path.absolute()) if is_path else value
+
+
+def path_from(folder: Path, value: str) -> Path:
+    """Of a table's text. Raises ValueError."""
+    try:
+        return folder / Path(value).expanduser()
+    except RuntimeError:  # pathlib's for ~ without a home
+        raise ValueError(f"{value.split('/')[0]} is no user of this machine; write the whole path") from None
 
 
 def parse_draft(value: object, folder: Path) -> str:
@@ -194,7 +207,7 @@ def parse_adapters(value: object, folder: Path) -> tuple[tuple[str, str], ...]:
         raise ValueError('it must be a table of names and folders, such as { sql = "/models/sql" }')
     if wrong := [name for name in value if not is_adapter_name(name)]:
         raise ValueError(f"{wrong[0]!r} is no name; write one without spaces, commas and = signs")
-    return tuple((name, str((folder / Path(path).expanduser()).absolute())) for name, path in value.items())
+    return tuple((name, str(path_from(folder, path).absolute())) for name, path in value.items())
 
 
 def parse_pin(value: object, _: Path) -> bool:

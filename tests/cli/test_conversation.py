@@ -13,6 +13,7 @@ from prompt_toolkit.output import DummyOutput
 
 from cli.attachments import content_of
 from cli.chat import converse
+from cli.client import StoppedWhileAway
 from cli.conversation import COMMANDS, Conversation
 from cli.line_editor import MessageCompleter, line_editor
 
@@ -58,6 +59,18 @@ def test_a_conversation_grows_and_is_answered_again(talk):
     assert talk.messages == []
     with pytest.raises(click.ClickException, match="no message"):
         talk.command("/retry")
+
+
+def test_ctrl_c_while_the_service_is_away_says_what_becomes_of_the_job(talk, monkeypatch, capsys):
+    def chat(_):
+        yield {"choices": [{"delta": {"content": "half an"}}]}
+        raise StoppedWhileAway("chatcmpl-1")
+
+    monkeypatch.setattr(talk.client, "chat", chat)
+    talk.say("one")
+    assert talk.is_stopped and talk.messages[-1]["content"] == "half an"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "ends the job within 30 s of its return" in said and "omni cancel chatcmpl-1" in said
 
 
 def test_system_prompt_and_model_are_changed(talk):

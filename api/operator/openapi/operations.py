@@ -37,8 +37,10 @@ AUDITED = Described(
         Query("event_types", "Only these types, with commas between them", TEXT),
         Query("actor_ids", "Only by these: names of keys, their ids, or user@host", TEXT),
         Query("resource_ids", "Only of these models, keys, jobs, ...", TEXT),
+        Query("effective_at[gt]", "After this time", UNIX_TIME),
         Query("effective_at[gte]", "Not before this time", UNIX_TIME),
         Query("effective_at[lt]", "Before this time", UNIX_TIME),
+        Query("effective_at[lte]", "Not after this time", UNIX_TIME),
     ),
     needs_admin=True,
 )

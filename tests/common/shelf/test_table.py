@@ -84,6 +84,7 @@ def test_relative_paths_count_from_the_folder_of_the_table(tmp_path: Path) -> No
         ("sub/small.gguf", "/tables/sub/small.gguf"),
         ("demo", str(DEMO_MODEL)),
         ("~/models/a", str(Path.home() / "models/a")),
+        ("a" * 300, "a" * 300),
     ],
 )
 def test_a_source_is_a_path_or_a_hub_id(written: str, meant: str) -> None:
@@ -146,6 +147,15 @@ def test_a_fault_of_the_form_is_one_sentence(text: str, sentence: str) -> None:
             "adapters={'a b': '/x'} is refused: 'a b' is no name; write one without spaces, commas and = signs.",
         ),
         (
+            'draft = "~nobody-here/m"',
+            "draft='~nobody-here/m' is refused: ~nobody-here is no user of this machine; write the whole path.",
+        ),
+        (
+            'adapters = { sql = "~nobody-here/m" }',
+            "adapters={'sql': '~nobody-here/m'} is refused: ~nobody-here is no user of this machine; write the whole "
+            "path.",
+        ),
+        (
             "draft = 1",
             "draft=1 is refused: name a folder, a .gguf file, a Hugging Face id such as owner/name, or demo.",
         ),
@@ -194,6 +204,8 @@ def test_the_dispatcher_s_queue_is_no_model() -> None:
 def test_a_table_that_is_not_there_says_how_to_begin(tmp_path: Path) -> None:
     with pytest.raises(TableFault, match=r"there is no such file; make it with omni models add\.$"):
         read_table(tmp_path / "models.toml")
+    with pytest.raises(TableFault, match="~nobody-here is no user of this machine"):
+        read_table(Path("~nobody-here/models.toml"))
     with pytest.raises(TableFault, match=r"cannot be read \(Is a directory\); name a TOML file\.$"):
         read_table(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# \xe4\n")

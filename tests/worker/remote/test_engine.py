@@ -210,6 +210,8 @@ def test_a_grammar_holds_with_and_without_a_death(remote: Remote, server: FakeVl
         ({"choices": [{"text": "words"}]}, "backend_error", "token_ids"),
         ({"choices": [{"token_ids": [100_000]}]}, "backend_error", "does not have"),
         ({"choices": []}, "backend_error", "without a token"),
+        ({"choices": [None]}, "backend_error", "not objects"),
+        ({"choices": {"text": "words"}}, "backend_error", "not objects"),
     ],
 )
 def test_a_bad_answer_fails_one_job_with_its_reason(
@@ -223,6 +225,19 @@ def test_a_bad_answer_fails_one_job_with_its_reason(
     assert ends[Finished] == Finished(len(PROMPT), 4)
     failed = ends[Failed]
     assert isinstance(failed, Failed) and failed.code == code and part in failed.message
+
+
+def test_a_fault_in_the_reading_of_an_answer_ends_its_job(
+    remote: Remote, server: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'get'")
+
+    monkeypatch.setattr("worker.remote.client.read_chunk", fail)
+    remote.add(max_tokens=4, ignore_eos=True)
+    remote.finish()
+    failed = remote.end()
+    assert isinstance(failed, Failed) and failed.code == "backend_error"
 
 
 def test_an_error_of_the_server_itself_is_tried_again(remote: Remote, server: FakeVllm) -> None:
