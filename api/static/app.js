@@ -70,6 +70,7 @@ class App {
         removeOnly: (message) => this.takeOut(branches.lift, message),
         branchOff: (message) => this.conversations.branchOff(message),
         retry: (message) => this.retry(message),
+        mayLeaveOut: () => this.models.context && !this.current.options.overflow && this.current.messages.filter(({ role }) => role === "user").length > 1,
         leaveOut: (message) => this.leaveOut(() => this.retry(message)),
         hurry: (message) => this.order({ hurry: message.id }),
         sendToolResult: (message, call, text) => this.sendToolResult(message, call, text),
