@@ -38,6 +38,7 @@ class Feed:
         self.has_met_limit = False
         self.bound = float("inf")  # of lines in flight, while a limit of its key is felt
         self.last_turn = 0
+        self.is_reading = False  # a thread reads its next line, outside the lock
         self._lines = lines
         self._again: deque[Line] = deque()
         self._next = next(lines, None)
@@ -49,7 +50,7 @@ class Feed:
 
     @property
     def is_done(self) -> bool:
-        return self.is_idle and not self.has_line
+        return self.is_idle and not (self.has_line or self.is_reading)
 
     @property
     def has_line(self) -> bool:
@@ -60,13 +61,22 @@ class Feed:
             return False
         return self.num_in_flight + 1 <= self.bound
 
-    def pop(self) -> Line:
+    def pop(self) -> tuple[Line, bool]:
+        """A line, and whether the caller is to read the next one."""
         if self._again:
-            return self._again.popleft()
+            return self._again.popleft(), False
         assert self._next is not None
-        line, self._next = self._next, next(self._lines, None)
+        line, self._next = self._next, None
         self.sent.add(line.number)
-        return line
+        self.is_reading = True
+        return line, True
+
+    def read(self) -> Line | None:
+        """The line after those that were taken. The file may be slow: no lock is held. Raises OSError."""
+        return next(self._lines, None)
+
+    def end_reading(self, line: Line | None) -> None:
+        self._next, self.is_reading = line, False
 
     def put_back(self, line: Line) -> None:
         self._again.append(line)
@@ -126,25 +136,33 @@ class FairFeeds:
     def take(self) -> tuple[Feed, Line] | None:
         """Wait for the next line to send; None after stop()."""
         with self._changed:
-            while not self._is_stopped:
-                now = self._clock()
-                feed = self._due(now)
-                if feed is not None:
-                    try:
-                        line = feed.pop()
-                    except OSError as error:  # the loop opens its file again
-                        logger.warning("%s cannot be read now: %s", feed.batch.input_file_id, error)
-                        del self._feeds[feed.batch.id]
-                        continue
-                    feed.num_in_flight += 1
-                    self._in_flight += 1
-                    self._num_bytes += len(line.body)
-                    self._turn += 1
-                    feed.last_turn = self._turn
-                    self._changed.notify()  # there may be another line for another thread
-                    return feed, line
+            while (feed := self._due(now := self._clock())) is None or self._is_stopped:
+                if self._is_stopped:
+                    return None
                 self._changed.wait(self._next_due(now))
-            return None
+            line, is_to_read = feed.pop()
+            feed.num_in_flight += 1
+            self._in_flight += 1
+            self._num_bytes += len(line.body)
+            self._turn += 1
+            feed.last_turn = self._turn
+            self._changed.notify()  # there may be another line for another thread
+        if is_to_read:
+            self._read_next(feed)
+        return feed, line
+
+    def _read_next(self, feed: Feed) -> None:
+        line = None
+        try:
+            line = feed.read()
+        except OSError as error:  # the loop opens its file again
+            logger.warning("%s cannot be read now: %s", feed.batch.input_file_id, error)
+            with self._changed:
+                if self._feeds.get(feed.batch.id) is feed:
+                    del self._feeds[feed.batch.id]
+        with self._changed:
+            feed.end_reading(line)
+            self._changed.notify()
 
     def answered(self, feed: Feed, line: Line) -> None:
         """A line has its answer, which is not recorded yet: its place is free."""

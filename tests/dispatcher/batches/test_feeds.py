@@ -1,6 +1,7 @@
 """Whose line is next: owners take turns, limits of one batch delay no other, and nothing is given out twice."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -142,6 +143,42 @@ def test_a_closed_batch_gives_out_no_line_and_names_those_that_may_have_a_job(fe
     assert taken(feeds) is None and not feed.is_idle
     feeds.drop(*found[1])
     assert feed.is_idle
+
+
+def test_a_file_that_is_slow_to_read_delays_no_other_batch(feeds) -> None:
+    asked, there = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Line]:
+        yield Line(1, "a1-1", b"{}")
+        asked.set()
+        there.wait()
+        yield Line(2, "a1-2", b"{}")
+
+    feeds.add(feed := Feed(feed_of("a1", "alice", 2).batch, slow(), 0))
+    found: list[tuple[Feed, Line]] = []
+    reader = threading.Thread(target=lambda: found.append(feeds.take()))
+    reader.start()
+    assert asked.wait(60)
+    others = threading.Thread(target=lambda: (feeds.add(feed_of("b1", "bob", 1)), found.append(feeds.take())))
+    others.start()
+    others.join(20)
+    was_done, was_delayed = feed.is_done, others.is_alive()
+    there.set()
+    for thread in (reader, others):
+        thread.join()
+    assert not (was_done or was_delayed)
+    assert [line.custom_id for _, line in found] == ["b1-1", "a1-1"]
+    assert names(feeds, 2) == ["a1-2"]
+
+
+def test_a_batch_whose_file_cannot_be_read_is_left_to_the_loop_and_its_line_is_sent(feeds) -> None:
+    def broken() -> Iterator[Line]:
+        yield Line(1, "a1-1", b"{}")
+        raise OSError("the share is gone")
+
+    feeds.add(Feed(feed_of("a1", "alice", 2).batch, broken(), 0))
+    assert names(feeds, 2) == ["a1-1"]
+    assert feeds.feed("a1") is None and feeds.num_in_flight() == 1
 
 
 def test_a_batch_is_done_when_its_last_line_is_recorded(feeds) -> None:
