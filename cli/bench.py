@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench.load import Level, Plan, Shot, Target, num_requests, run_level
 from cli.client import client_of
 from cli.conversation import models_that_generate
-from cli.terminal import console, json_option, no_such_model, show_json, show_note, show_table
+from cli.terminal import console, json_option, show_json, show_note, show_table
+from common.shelf.table import no_such_model
 
 NAMES = (
     "load", "requests", "errors", "tokens/s", "requests/s", "first token p50 ms", "p99", "next token p50 ms", "p99",
@@ -67,7 +68,7 @@ def bench(
     known = models_that_generate(client)
     model = model or known[0]
     if model not in known:
-        raise no_such_model(model, known)
+        raise click.ClickException(no_such_model(model, known))
     target = Target("here", f"{client.url}/v1", model, client.key)
     plan = Plan(words, tokens, requests=requests or 0)
     levels = [(0, one) for one in rate] if rate else [(int(one), 0.0) for one in concurrency]

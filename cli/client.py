@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
@@ -19,6 +19,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 
+from cli.terminal import show_note
 from common.process.listener import url_of
 from common.settings import LOOPBACK, Settings
 
@@ -177,6 +178,24 @@ class Client:
         why = getattr(reason, "strerror", None) or reason
         todo = "is the service running? Try: omni serve" if self._is_here else "check the address, and that it runs."
         return f"{self.url} does not answer ({why}); {todo}"
+
+
+def asked_again(ask: Callable[[], Any], pause_s: float) -> Iterator[Any]:
+    """What it answers, for as long as that is asked for. A service that is away is waited for, and told of once."""
+    is_away = False
+    while True:
+        try:
+            answer = ask()
+        except Refused:
+            raise
+        except click.ClickException as error:
+            if not is_away:
+                show_note(error.message)
+            is_away = True
+        else:
+            is_away = False
+            yield answer
+        time.sleep(pause_s)
 
 
 class Events:

@@ -1,11 +1,11 @@
 """A conversation of `omni chat`: its messages, and the /commands that change it."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,8 +13,8 @@ import click
 
 from cli.attachments import content_of
 from cli.client import Client, StoppedWhileAway
-from cli.terminal import AnswerView, no_such_model, show_note, without_echo
-from common.environment import callers_folder
+from cli.terminal import AnswerView, callers_path, show_note, without_echo
+from common.shelf.table import no_such_model
 
 COMMANDS = MappingProxyType(
     {
@@ -100,7 +100,7 @@ class Conversation:
     def _set_model(self, name: str) -> None:
         known = self.models()
         if name and name not in known:
-            raise no_such_model(name, known)
+            raise click.ClickException(no_such_model(name, known))
         self.body["model"] = name or self.body["model"]
         for one in known if not name else [name]:
             show_note(f"{'*' if one == self.body['model'] else ' '} {one}")
@@ -108,8 +108,8 @@ class Conversation:
     def _save(self, name: str) -> None:
         if not name:
             raise click.ClickException("Name the file: /save FILE")
-        path = callers_folder() / Path(name).expanduser()
-        if path.exists():
+        path = callers_path(name)
+        if os.path.lexists(path):
             raise click.ClickException(f"{path} exists already; give another name.")
         first = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*first, *self.messages]

@@ -1,7 +1,6 @@
 """omni jobs, omni cancel: list or watch waiting and running jobs, and end them."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -9,7 +8,7 @@ from urllib.parse import quote
 import click
 from rich.live import Live
 
-from cli.client import Client, Refused, client_of
+from cli.client import Client, asked_again, client_of
 from cli.terminal import console, json_option, moment, show_json, show_note, show_table, stoppable, table_of
 
 NAMES = ("id", "state", "tier", "position", "age", "tokens", "scheduled for")
@@ -56,19 +55,8 @@ def rows_of(found: Any, everyone: bool) -> list[tuple[Any, ...]]:
 
 
 def changes(client: Client, everyone: bool) -> Iterator[Any]:
-    """What listed() returns, once a second for as long as it is asked for. A service that is away is waited for."""
-    is_away = False
-    while True:
-        try:
-            yield listed(client, everyone)
-            is_away = False
-        except Refused:
-            raise
-        except click.ClickException as error:
-            if not is_away:
-                show_note(error.message)
-            is_away = True
-        time.sleep(POLL_S)
+    """What listed() returns, once a second for as long as it is asked for."""
+    return asked_again(lambda: listed(client, everyone), POLL_S)
 
 
 def watch_jobs(found: Iterator[Any], everyone: bool, as_json: bool) -> None:

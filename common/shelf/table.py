@@ -67,18 +67,32 @@ class TableModel:
 
 def read_table(path: Path) -> tuple[TableModel, ...]:
     """The models in the file's order. Their folders are not looked into: table_fault() does. Raises TableFault."""
+    path = file_at(path)
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise TableFault(f"OMNI_MODELS={path}: there is no such file; make it with omni models add.") from None
-    except RuntimeError:  # pathlib's for ~ without a home
-        raise TableFault(
-            f"OMNI_MODELS={path}: {path.parts[0]} is no user of this machine; write the whole path."
-        ) from None
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise TableFault(f"OMNI_MODELS={path} cannot be read ({reason}); name a TOML file.") from None
-    return parse_table(text, path.expanduser())
+    return parse_table(text, path)
+
+
+def file_at(path: Path) -> Path:
+    """The place of OMNI_MODELS. Raises TableFault."""
+    try:
+        return path_from(Path(), str(path))
+    except ValueError as error:
+        raise TableFault(f"OMNI_MODELS={path}: {error}.") from None
+
+
+def path_from(folder: Path, text: str) -> Path:
+    """A path as it is written in this folder, its ~ replaced. Raises ValueError for a user who is not there."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        user = text.partition("/")[0][1:]
+        raise ValueError(f"this machine has no home folder of a user {user!r}; write the whole path") from None
 
 
 def parse_table(text: str, path: Path) -> tuple[TableModel, ...]:
@@ -121,11 +135,15 @@ def model_of(table: Mapping[str, Any], number: int, path: Path) -> TableModel:
     return TableModel(**{names.get(key, key): value for key, value in values.items()})
 
 
-def no_such_model(path: Path, name: str, models: Sequence[TableModel]) -> TableFault:
-    """Names the id that was probably meant, else all."""
-    near = get_close_matches(name, [one for model in models for one in model.ids], 1)
-    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(model.queue for model in models)}."
-    return TableFault(f"{path}: there is no model {name!r}; {meant}")
+def no_such_model(name: str, ids: Sequence[str]) -> str:
+    """The sentence, with the id that was probably meant, else with all."""
+    near = get_close_matches(name, ids, 1)
+    return f"There is no model {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(ids)}.")
+
+
+def no_model_of(path: Path, name: str, models: Sequence[TableModel]) -> TableFault:
+    sentence = no_such_model(name, [one for model in models for one in model.ids])
+    return TableFault(f"{path}: {sentence[0].lower()}{sentence[1:]}")
 
 
 def name_in(table: Mapping[str, Any]) -> str:
@@ -173,16 +191,8 @@ def parse_source(value: object, folder: Path) -> str:
     if value == "demo":
         return str(DEMO_MODEL)
     path = path_from(folder, value)
-    is_path = value.startswith(PATH_STARTS) or value.endswith(".gguf") or os.path.exists(path)  # False for a bad name
+    is_path = value.startswith(PATH_STARTS) or value.endswith(".gguf") or os.path.exists(path)
     return str(path.absolute()) if is_path else value
-
-
-def path_from(folder: Path, value: str) -> Path:
-    """Of a table's text. Raises ValueError."""
-    try:
-        return folder / Path(value).expanduser()
-    except RuntimeError:  # pathlib's for ~ without a home
-        raise ValueError(f"{value.split('/')[0]} is no user of this machine; write the whole path") from None
 
 
 def parse_draft(value: object, folder: Path) -> str:

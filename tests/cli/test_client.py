@@ -76,9 +76,8 @@ def test_ctrl_c_while_the_service_is_away_tells_of_the_job_that_it_may_still_hav
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cli.client.time", SimpleNamespace(sleep=stop, monotonic=monotonic))
-    with saying(HEAD + chunk(b"id: 1\n" + FRAME)) as (url, _):
-        with pytest.raises(StoppedWhileAway) as stopped:
-            list(Client(url, "sk-local").chat({}))
+    with saying(HEAD + b"0\r\n\r\n") as (url, _), pytest.raises(StoppedWhileAway) as stopped:
+        list(Client(url, "sk-local").chat({}))
     assert stopped.value.job_id == "chatcmpl-1"
 
 

@@ -82,6 +82,15 @@ def leaves(group=main, path=()):
             yield (*path, name), command
 
 
+def test_no_line_of_a_help_is_cut_off():
+    """A list of commands in 80 columns."""
+    groups = [main, *(group for group in main.commands.values() if isinstance(group, click.Group))]
+    for group in groups:
+        room = 80 - 6 - max(map(len, group.commands))
+        for name, command in group.commands.items():
+            assert not command.get_short_help_str(room).endswith("..."), name
+
+
 def test_every_command_has_a_form_for_programs():
     """All but the one that becomes the service, whose log is JSON where it is not read on a terminal."""
     without = [path for path, command in leaves() if not any("--json" in option.opts for option in command.params)]

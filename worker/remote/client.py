@@ -51,9 +51,12 @@ class VllmClient:
         status, body = self._get("/v1/models")
         try:
             model = json.loads(body)["data"][0]
-            return Served(str(model["id"]), model.get("max_model_len"))
+            name, length = str(model["id"]), model.get("max_model_len")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise Away(f"its /v1/models answers {status}: {body[:80]!r}") from None
+        if not isinstance(length, int | None):
+            raise Away(f"the max_model_len of its /v1/models is no whole number: {str(length)[:80]!r}")
+        return Served(name, length)
 
     def connect(self) -> HTTPConnection:
         """A connection, not opened yet."""

@@ -97,6 +97,7 @@ BATCHES: Mapping[str, Described] = MappingProxyType(
         "GET /v1/batches": Described("The key's batches", batches.ListedBatches, query=PAGES),
         "GET /v1/batches/{batch_id}": Described("One batch", batches.BatchAnswer),
         "POST /v1/batches/{batch_id}/cancel": Described("Cancel a batch", batches.BatchAnswer),
+        "DELETE /v1/batches/{batch_id}": Described("Delete a batch that has ended, with its results", answers.Deleted),
         "POST /v1/messages/batches": Described(
             "Create a message batch", batches.MessageBatchAnswer, batches.MessageBatchBody, stores=True,
             error=answers.MessagesError,

@@ -9,7 +9,7 @@ import { MarkdownView } from "./markdown.js";
 import { menuButton } from "./menu.js";
 import { advice, ending, figures, leftOut, progress, wait } from "./words.js";
 
-const FRAME_MS = 12; // spent on the text of an answer; the rest is drawn with the next frame
+const FRAME_MS = 8; // spent on the text of an answer; the rest is drawn with the next frame
 const NAMES = { user: "You", assistant: "Assistant", tool: "Tool result" };
 
 const action = (name, label, onclick) =>

@@ -4,6 +4,7 @@ import { listModels } from "./api.js";
 import { byId, h } from "./dom.js";
 import { apiKey } from "./key.js";
 import { nearness } from "./model_words.js";
+import { grouped } from "./numbers.js";
 import { advice } from "./words.js";
 
 const RETRY_MS = 3000;
@@ -74,8 +75,8 @@ export class Models {
   /** Beside the list: the weights that the picked model stands for, its context, and where it is. */
   tell() {
     const { root, id, max_model_len: context, ...rest } = this.offered?.find((model) => model.id === this.picked) ?? {};
-    const used = this.used ? `${this.used.toLocaleString("en")} of ` : "";
-    const length = context ? `${used}${context.toLocaleString("en")} tokens of context` : "";
+    const used = this.used ? `${grouped(this.used)} of ` : "";
+    const length = context ? `${used}${grouped(context)} tokens of context` : "";
     this.facts.textContent = [root === id ? "" : root, length, nearness(rest)].filter(Boolean).join(" · ");
     this.select.title = this.select.selectedOptions[0]?.title ?? "";
   }

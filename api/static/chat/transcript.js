@@ -13,6 +13,8 @@ export class Transcript {
     this.isFollowing = true;
     this.top = 0;
     scroller.addEventListener("scroll", () => this.noticeScroll(), { passive: true });
+    const atEnd = new ResizeObserver(() => this.isFollowing && this.toEnd());
+    for (const element of [scroller, list]) atEnd.observe(element); // formulas and code grow after they were drawn, too
     jump.addEventListener("click", () => this.toEnd());
     list.addEventListener("click", (event) => this.copy(event.target.closest("[data-copy]")));
   }

@@ -1,10 +1,11 @@
 // The texts under a message: progress, speed, and advice after an error.
 
 import { awayWords } from "./model_words.js";
+import { grouped } from "./numbers.js";
 
 const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 2 : 1)} s`;
 
-const perSecond = (rate) => (rate < 100 ? rate.toFixed(1) : Math.round(rate).toLocaleString("en"));
+const perSecond = (rate) => (rate < 100 ? rate.toFixed(1) : grouped(Math.round(rate)));
 
 /** The progress of a running answer. */
 export function progress({ state, queued, away, retrying, refusal, firstAt }) {

@@ -79,7 +79,7 @@ def test_files_wait_in_their_chat_over_a_reload(chat, backend):
     chat.reload()
     chat.wait_for_selector("#tray li")
     assert tray(chat) == ["other.txt · 9 characters"]
-    chat.click("#conversations .title")
+    chat.click("#conversations .title >> text=hello")
     chat.wait_for_selector("#tray img")
     assert (tray(chat)[0], chat.input_value("#text")) == ("notes.txt · 9 characters", "What is this?")
     chat.click("[aria-label='Remove dot.png']")

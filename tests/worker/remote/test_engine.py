@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 
 from common.settings import read_settings
 from common.wire import Delta, Event, Failed, Finished, LoggedChoice
 from tests.fake_vllm import FakeVllm, next_token
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
+from worker.remote.client import Away, VllmClient
 from worker.remote.engine import RemoteEngine
 from worker.remote.loader import connect_engine
 
@@ -259,6 +261,14 @@ def test_a_request_that_kills_the_server_three_times_fails_and_others_finish(rem
             server.revive()
     assert isinstance(remote.end("poison"), Failed) and "3 times" in str(remote.end("poison"))
     assert remote.end("mate") == Finished(5, 4)
+
+
+@pytest.mark.parametrize("length", ["200", 1.5, [200]])
+def test_a_server_whose_longest_sequence_is_no_number_is_away(monkeypatch: pytest.MonkeyPatch, length: object) -> None:
+    body = orjson.dumps({"data": [{"id": "m", "max_model_len": length}]})
+    monkeypatch.setattr(VllmClient, "_get", lambda *_: (200, body))
+    with pytest.raises(Away, match="max_model_len"):
+        VllmClient("http://vllm").served()
 
 
 def test_a_server_whose_engine_is_dead_is_away(remote: Remote, server: FakeVllm) -> None:
