@@ -16,6 +16,7 @@ from api.messages.chunks import MESSAGE
 from api.messages.prepare import prepare as prepare_message
 from api.request.submission import Prepared, Sender, submissions
 from api.responses.chunks import RESPONSE
+from api.responses.history import turn_of
 from api.responses.prepare import prepare as prepare_response
 from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
@@ -31,7 +32,7 @@ SAYS_HI = {"messages": [{"role": "user", "content": "Hi"}]}
 KINDS: dict[str, tuple[Any, dict[str, Any], Any, Endpoint[Any]]] = {
     "chat": (ChatRequest, SAYS_HI, prepare_chat, CHAT),
     "completion": (CompletionRequest, {"prompt": "Hi"}, prepare_text, COMPLETION),
-    "response": (ResponsesRequest, {"input": "Hi"}, prepare_response, RESPONSE),
+    "response": (ResponsesRequest, {"input": "Hi"}, lambda call: prepare_response(call, turn_of(call)), RESPONSE),
     "message": (MessagesRequest, SAYS_HI | {"max_tokens": 5}, prepare_message, MESSAGE),
 }
 
