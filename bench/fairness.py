@@ -15,10 +15,10 @@ import random
 import sys
 from typing import Any
 
-import aiohttp
-
 from bench.load import Shot, Target, percentile, prompt, shoot
 from bench.serve import our_service
+from bench.streamed import posting
+from common.json_bytes import json_bytes
 from common.redis.connection import connect
 from common.redis.key_store import KeyLimits, KeyStore
 from common.redis.metrics import read
@@ -31,27 +31,26 @@ MODEL = "omni-demo"
 COSTS = ("jobs_that_made_room", "recomputed_tokens", "prompt_tokens", "generation_tokens")
 
 
-async def caller(session: aiohttp.ClientSession, target: Target, until: float, shots: list[Shot]) -> None:
+async def caller(target: Target, until: float, shots: list[Shot]) -> None:
     rnd = random.Random(id(shots) + len(shots))
     while asyncio.get_running_loop().time() < until:
-        shots.append(await shoot(session, target, prompt(rnd, 20), TOKENS))
+        shots.append(await shoot(target, prompt(rnd, 20), TOKENS))
 
 
 async def run(heavy: Target, light: Target, num_heavy: int, seconds: float) -> tuple[list[Shot], list[Shot]]:
     loads: tuple[list[Shot], list[Shot]] = ([], [])
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        until = asyncio.get_running_loop().time() + WARM_UP_S + seconds
-        many = [asyncio.create_task(caller(session, heavy, until, loads[0])) for _ in range(num_heavy)]
-        await asyncio.sleep(WARM_UP_S)
-        await caller(session, light, until, loads[1])
-        await asyncio.gather(*many)
+    until = asyncio.get_running_loop().time() + WARM_UP_S + seconds
+    many = [asyncio.create_task(caller(heavy, until, loads[0])) for _ in range(num_heavy)]
+    await asyncio.sleep(WARM_UP_S)
+    await caller(light, until, loads[1])
+    await asyncio.gather(*many)
     return loads
 
 
-async def send_long(session: aiohttp.ClientSession, heavy: Target, num_long: int) -> None:
+async def send_long(heavy: Target, num_long: int) -> None:
     """Fill the queue with long background answers."""
     rnd = random.Random(1)
-    headers = {"Authorization": f"Bearer {heavy.key}"}
+    headers = {"Authorization": f"Bearer {heavy.key}", "Content-Type": "application/json"}
     for _ in range(num_long):
         body: dict[str, Any] = {
             "model": heavy.model,
@@ -60,17 +59,16 @@ async def send_long(session: aiohttp.ClientSession, heavy: Target, num_long: int
             "ignore_eos": True,
             "background": True,
         }
-        async with session.post(f"{heavy.url}/chat/completions", json=body, headers=headers) as response:
-            if response.status != 202:
-                raise RuntimeError(f"{response.status} {await response.text()}")
+        async with posting(f"{heavy.url}/chat/completions", headers, json_bytes(body)) as answer:
+            if answer.status != 202:
+                raise RuntimeError(f"{answer.status} {await answer.text()}")
 
 
 async def run_beside_long(heavy: Target, light: Target, num_long: int, seconds: float) -> list[Shot]:
     shots: list[Shot] = []
-    async with aiohttp.ClientSession() as session:
-        await send_long(session, heavy, num_long)
-        await asyncio.sleep(WARM_UP_S)
-        await caller(session, light, asyncio.get_running_loop().time() + seconds, shots)
+    await send_long(heavy, num_long)
+    await asyncio.sleep(WARM_UP_S)
+    await caller(light, asyncio.get_running_loop().time() + seconds, shots)
     return shots
 
 

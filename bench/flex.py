@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from redis import Redis
 
 from bench.load import Shot, Target, percentile, prompt, shoot
 from bench.serve import our_service
+from bench.streamed import posting
+from common.json_bytes import json_bytes
 from common.redis.connection import connect
 from common.redis.key_store import KeyLimits, KeyStore
 from common.redis.metrics import read
@@ -43,9 +44,9 @@ class Seen:
     backlog_tokens: int = 0
 
 
-async def caller(session: aiohttp.ClientSession, target: Target, tier: str, rnd: random.Random) -> None:
+async def caller(target: Target, tier: str, rnd: random.Random) -> None:
     """Asks again as soon as it is answered, for ever."""
-    headers = {"Authorization": f"Bearer {target.key}"}
+    headers = {"Authorization": f"Bearer {target.key}", "Content-Type": "application/json"}
     while True:
         body: dict[str, Any] = {
             "model": target.model,
@@ -54,18 +55,17 @@ async def caller(session: aiohttp.ClientSession, target: Target, tier: str, rnd:
             "ignore_eos": True,
             "service_tier": tier,
         }
-        async with session.post(f"{target.url}/chat/completions", json=body, headers=headers) as response:
-            if response.status != 200:
-                raise RuntimeError(f"{response.status} {await response.text()}")
-            await response.read()
+        async with posting(f"{target.url}/chat/completions", headers, json_bytes(body)) as answer:
+            text = await answer.text()
+            if answer.status != 200:
+                raise RuntimeError(f"{answer.status} {text}")
 
 
 @asynccontextmanager
-async def backlog(session: aiohttp.ClientSession, target: Target, tier: str, num_open: int) -> AsyncIterator[None]:
+async def backlog(target: Target, tier: str, num_open: int) -> AsyncIterator[None]:
     """So many requests always wait or run; none if no tier is given."""
     callers = [
-        asyncio.create_task(caller(session, target, tier, random.Random(number)))
-        for number in range(num_open if tier else 0)
+        asyncio.create_task(caller(target, tier, random.Random(number))) for number in range(num_open if tier else 0)
     ]
     try:
         await asyncio.sleep(SETTLE_S)
@@ -79,7 +79,7 @@ async def backlog(session: aiohttp.ClientSession, target: Target, tier: str, num
         await asyncio.sleep(SETTLE_S)  # their jobs are cancelled
 
 
-async def trickle(session: aiohttp.ClientSession, target: Target, rate: float, seconds: float, seed: int) -> list[Shot]:
+async def trickle(target: Target, rate: float, seconds: float, seed: int) -> list[Shot]:
     """Chats at random times, the same for each seed."""
     rnd = random.Random(seed)
     chats = []
@@ -87,7 +87,7 @@ async def trickle(session: aiohttp.ClientSession, target: Target, rate: float, s
     begin, at = loop.time(), rnd.expovariate(rate)
     while at < seconds:
         await asyncio.sleep(begin + at - loop.time())
-        chats.append(asyncio.create_task(shoot(session, target, prompt(rnd, 20), CHAT_TOKENS)))
+        chats.append(asyncio.create_task(shoot(target, prompt(rnd, 20), CHAT_TOKENS)))
         at += rnd.expovariate(rate)
     await asyncio.sleep(begin + seconds - loop.time())
     return list(await asyncio.gather(*chats))
@@ -96,26 +96,24 @@ async def trickle(session: aiohttp.ClientSession, target: Target, rate: float, s
 async def measure(redis: "Redis", chats: Target, batch: Target, args: argparse.Namespace) -> dict[str, Seen]:
     seen = {name: Seen() for name in PHASES}
     loop = asyncio.get_running_loop()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await trickle(session, chats, args.rate, 5, 0)  # warm
-        for number in range(args.rounds):
-            for name, tier in PHASES.items():
-                async with backlog(session, batch, tier, args.backlog):
-                    before, begun = generated(redis), loop.time()
-                    shots = await trickle(session, chats, args.rate, args.seconds, number)
-                    seen[name].seconds += loop.time() - begun
-                    seen[name].backlog_tokens += generated(redis) - before - sum(shot.num_tokens for shot in shots)
-                    seen[name].shots += shots
+    await trickle(chats, args.rate, 5, 0)  # warm
+    for number in range(args.rounds):
+        for name, tier in PHASES.items():
+            async with backlog(batch, tier, args.backlog):
+                before, begun = generated(redis), loop.time()
+                shots = await trickle(chats, args.rate, args.seconds, number)
+                seen[name].seconds += loop.time() - begun
+                seen[name].backlog_tokens += generated(redis) - before - sum(shot.num_tokens for shot in shots)
+                seen[name].shots += shots
     return seen
 
 
 async def throughput(redis: "Redis", batch: Target, tier: str, args: argparse.Namespace) -> float:
     """Tokens/s of the backlog alone."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        async with backlog(session, batch, tier, args.backlog):
-            before = generated(redis)
-            await asyncio.sleep(args.seconds)
-            return (generated(redis) - before) / float(args.seconds)
+    async with backlog(batch, tier, args.backlog):
+        before = generated(redis)
+        await asyncio.sleep(args.seconds)
+        return (generated(redis) - before) / float(args.seconds)
 
 
 def generated(redis: "Redis") -> int:

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import aiohttp
 import orjson
+
+from bench.streamed import posting
 
 WORDS = (
     "river stone window garden letter morning winter bridge candle harbour mirror forest engine silver market thunder "
@@ -80,7 +81,7 @@ def prompt(rnd: random.Random, num_words: int) -> str:
     return " ".join(rnd.choice(WORDS) for _ in range(num_words))
 
 
-async def shoot(session: aiohttp.ClientSession, target: Target, text: str, max_tokens: int) -> Shot:
+async def shoot(target: Target, text: str, max_tokens: int) -> Shot:
     body = {
         "model": target.model,
         "messages": [{"role": "user", "content": text}],
@@ -93,13 +94,14 @@ async def shoot(session: aiohttp.ClientSession, target: Target, text: str, max_t
     shot = Shot()
     started = last = time.perf_counter()
     try:
-        headers = {"Authorization": f"Bearer {target.key}"}
-        async with session.post(f"{target.url}/chat/completions", json=body, headers=headers) as response:
-            if response.status != 200:
-                shot.error = f"{response.status} {(await response.text())[:120]}"
+        headers = {"Authorization": f"Bearer {target.key}", "Content-Type": "application/json"}
+        url = f"{target.url}/chat/completions"
+        async with asyncio.timeout(TIMEOUT_S), posting(url, headers, orjson.dumps(body)) as answer:
+            if answer.status != 200:
+                shot.error = f"{answer.status} {(await answer.text())[:120]}"
                 return shot
             rest = b""
-            while data := await response.content.readany():
+            async for data in answer.pieces():
                 now = time.perf_counter()
                 *frames, rest = (rest + data).split(b"\n\n")
                 num_texts = read_frames(frames, shot)
@@ -108,7 +110,7 @@ async def shoot(session: aiohttp.ClientSession, target: Target, text: str, max_t
                 elif num_texts:
                     shot.gaps_s += [(now - last) / num_texts] * num_texts
                 last = now if num_texts else last
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (OSError, EOFError, ValueError) as error:
         shot.error = f"{type(error).__name__} {error}"[:120]
     shot.total_s = time.perf_counter() - started
     if not shot.error and not shot.ttft_s:
@@ -185,22 +187,19 @@ async def run_level(
     """One level of one target: a closed loop of `concurrency` callers, or arrivals at `rate` a second. `on_shot` is
     told each request when it has ended."""
     rnd = random.Random(seed)
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
-        async def fire() -> Shot:
-            shot = await shoot(session, target, prompt(rnd, plan.words), plan.tokens)
-            if on_shot is not None:
-                on_shot(shot)
-            return shot
+    async def fire() -> Shot:
+        shot = await shoot(target, prompt(rnd, plan.words), plan.tokens)
+        if on_shot is not None:
+            on_shot(shot)
+        return shot
 
-        started = time.perf_counter()
-        if rate:
-            shots = await open_loop(fire, rate, num_requests(plan, concurrency), rnd)
-        else:
-            shots = await closed_loop(fire, concurrency, num_requests(plan, concurrency))
-        return summed_up(target, f"{rate}/s" if rate else f"C={concurrency}", shots, time.perf_counter() - started)
+    started = time.perf_counter()
+    if rate:
+        shots = await open_loop(fire, rate, num_requests(plan, concurrency), rnd)
+    else:
+        shots = await closed_loop(fire, concurrency, num_requests(plan, concurrency))
+    return summed_up(target, f"{rate}/s" if rate else f"C={concurrency}", shots, time.perf_counter() - started)
 
 
 def median_of(levels: list[Level]) -> Level:

@@ -112,11 +112,8 @@ def valkey_bytes(harness: Harness) -> int:
 async def burst(url: str, num_streams: int, num_tokens: int) -> list[load.Shot]:
     rnd = random.Random(num_streams)
     target = load.Target("ours", f"{url}/v1", MODEL, KEYS[0])
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=load.TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        fire = lambda: load.shoot(session, target, load.prompt(rnd, 20), num_tokens)  # noqa: E731
-        return await load.closed_loop(fire, num_streams, num_streams)
+    fire = lambda: load.shoot(target, load.prompt(rnd, 20), num_tokens)  # noqa: E731
+    return await load.closed_loop(fire, num_streams, num_streams)
 
 
 def streams(num_streams: int, num_tokens: int, step_s: float, real: Path | None) -> tuple[Any, ...]:

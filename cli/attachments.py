@@ -1,6 +1,7 @@
 """Files in a message of `omni chat`: @path."""
 
 import base64
+import os
 import re
 from pathlib import Path
 from types import MappingProxyType
@@ -8,7 +9,7 @@ from typing import Any
 
 import click
 
-from common.environment import callers_folder
+from cli.terminal import callers_path
 
 MAX_TEXT_BYTES = 2**20
 MAX_IMAGE_BYTES = 5 * 2**20  # in base64 and with the rest of the conversation below the 8 MiB of a request
@@ -26,13 +27,16 @@ def content_of(text: str) -> str | list[dict[str, Any]]:
     """
     texts, images = [], []
     for name in dict.fromkeys(quoted or plain for quoted, plain in MENTION.findall(text)):
-        path = callers_folder() / Path(name).expanduser()
-        if path.is_file() and path.suffix.lower() in IMAGES:
+        path = callers_path(name)
+        is_file = os.path.isfile(path)  # False for what this user may not see, too
+        if is_file and path.suffix.lower() in IMAGES:
             images.append({"type": "image_url", "image_url": {"url": data_url(path)}})
-        elif path.is_file():
+        elif is_file:
             texts.append(f"\n\n{name}:\n```\n{text_of(path)}\n```")
         elif "/" in name or "." in name.strip("."):
-            raise click.ClickException(f"@{name} is no file; correct the path, or write \\@{name} for the text itself.")
+            raise click.ClickException(
+                f"@{name} is no file that you may read; correct the path, or write \\@{name} for the text itself."
+            )
     whole = PLAIN.sub("@", text) + "".join(texts)
     return [{"type": "text", "text": whole}, *images] if images else whole
 
@@ -50,6 +54,9 @@ def text_of(path: Path) -> str:
 
 
 def data_url(path: Path) -> str:
-    if path.stat().st_size > MAX_IMAGE_BYTES:
-        raise click.ClickException(f"@{path} is larger than 5 MiB; send a smaller image.")
-    return f"data:{IMAGES[path.suffix.lower()]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise click.ClickException(f"@{path} is larger than 5 MiB; send a smaller image.")
+        return f"data:{IMAGES[path.suffix.lower()]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except OSError as error:
+        raise click.ClickException(f"@{path} cannot be read: {error.strerror}.") from None

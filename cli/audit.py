@@ -3,7 +3,8 @@
 import getpass
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from cli.logs import Since
 from cli.terminal import json_option, moment, show_json, show_note, show_table
 from common.records.audit import AuditedChange, recorded
 from common.records.database import Records, StoreError
+from common.records.migrate import SchemaTooNew
 from common.settings import Settings
 
 NAMES = ("at", "who", "from", "what", "on", "outcome", "details")
@@ -22,17 +24,27 @@ PAGE = 100
 
 @contextmanager
 def audited(settings: Settings, action: str, target: str, **details: Any) -> Iterator[None]:
-    """The change of a command happens inside. Raises ClickException before it if it cannot be recorded."""
+    """What a command does happens inside. Raises ClickException before it if it cannot be recorded."""
     change = AuditedChange(f"{user_name()}@{socket.gethostname()}", action, target, details)
     with ExitStack() as stack:
         try:
             stack.enter_context(recorded(Records(settings.store_url), change))
         except StoreError as error:
             raise click.ClickException(
-                f"The store does not answer ({type(error).__name__}; OMNI_STORE_URL). Nothing was changed: each change "
-                "goes into its audit log first."
+                f"The store does not answer ({type(error).__name__}; OMNI_STORE_URL). Nothing was done: what operators "
+                "do goes into its audit log first."
             ) from None
+        except SchemaTooNew as error:
+            raise click.ClickException(f"{error.message} Nothing was done.") from None
         yield
+
+
+def audited_if_kept(settings: Settings, action: str, target: str, **details: Any) -> AbstractContextManager[None]:
+    """For commands that need no service: where none has ever run there is no log, and none is made."""
+    path = settings.store_url.removeprefix("sqlite:///")
+    if path != settings.store_url and not Path(path).exists():
+        return nullcontext()
+    return audited(settings, action, target, **details)
 
 
 def user_name() -> str:

@@ -7,10 +7,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import click
 
-from cli.terminal import CallersPath, json_option, show_json
+from cli.audit import audited_if_kept
+from cli.terminal import CallersPath, json_option, show_json, show_note
 from common.process.data_folder import FolderRefused, take
 from common.settings import Settings
 
@@ -18,6 +20,13 @@ QUEUE, STORE, FILES = "appendonlydir", "omni.db", "files"
 MANIFEST = "appendonly.aof.manifest"
 HELD = "backup"  # beside Valkey's files, for as long as a backup copies them
 TRIES = 20
+ELSEWHERE = MappingProxyType(
+    {
+        QUEUE: "REDIS_URL leads to a server of its own",
+        STORE: "OMNI_STORE_URL leads to PostgreSQL",
+        FILES: "OMNI_FILES_URL leads to no folder",
+    }
+)  # why a part is on no disk of ours
 
 
 @click.command()
@@ -32,20 +41,30 @@ def backup(context: click.Context, folder: Path, as_json: bool) -> None:
         raise click.ClickException(f"{folder} exists; name a new folder.")
     if not data.is_dir():
         raise click.ClickException(f"OMNI_DATA_DIR={data} does not exist; name the service's own folder.")
+    with audited_if_kept(settings, "service.backup", str(folder)):
+        copied = copied_into(folder, settings, data)
+    if as_json:
+        show_json({"folder": str(folder), "copied": copied})
+    else:
+        click.echo("\n".join([*copied, f"backed up in {folder}; `omni restore {folder}` brings it back"]))
+
+
+def copied_into(folder: Path, settings: Settings, data: Path) -> list[str]:
+    """What was copied, in words. The folder is there whole or not at all."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True, mode=0o700)
         # the queue first: an older queue with a newer store does nothing twice, the reverse would lack answers
-        copied = [copy_queue(settings, data, part), copy_store(settings, part), copy_files(settings, part)]
+        places = places_of(settings, data)
+        copied = [
+            copy_queue(places[QUEUE], part), copy_store(places[STORE], part), copy_files(places[FILES], part),
+        ]  # fmt: skip
         part.rename(folder)
     except (OSError, sqlite3.Error) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise click.ClickException(f"nothing was backed up: {error}") from None
-    if as_json:
-        show_json({"folder": str(folder), "copied": copied})
-    else:
-        click.echo("\n".join([*copied, f"backed up in {folder}; `omni restore {folder}` brings it back"]))
+    return copied
 
 
 @click.command()
@@ -53,21 +72,28 @@ def backup(context: click.Context, folder: Path, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def restore(context: click.Context, folder: Path, as_json: bool) -> None:
-    """Put a backup's FOLDER in the place of OMNI_DATA_DIR. The service must be stopped, and the place empty."""
+    """Put a backup's FOLDER where the settings have its parts. Stop the service first, and empty these places."""
     settings: Settings = context.obj["settings"]()
     data = settings.redis.data_dir.resolve()
-    found = [name for name in (QUEUE, STORE, FILES) if (folder / name).exists()]
+    places = places_of(settings, data)
+    found = [name for name in places if (folder / name).exists()]
     if not found:
         raise click.ClickException(f"{folder} is no backup: it has none of {QUEUE}, {STORE} and {FILES}.")
-    if old := [name for name in (QUEUE, STORE, FILES) if (data / name).exists()]:
-        raise click.ClickException(f"OMNI_DATA_DIR={data} has {' and '.join(old)} already; move it away first.")
+    if lost := [name for name in found if places[name] is None]:
+        raise click.ClickException(
+            f"{folder / lost[0]} has no place here: {ELSEWHERE[lost[0]]}. Unset that, or remove it."
+        )
+    if old := [str(place) for place in places.values() if place is not None and place.exists()]:
+        raise click.ClickException(f"{' and '.join(old)} is there already; move it away first.")
     try:
         lock_fd = take(data)
     except FolderRefused as error:
         raise click.ClickException(str(error)) from None
     try:
         for name in found:
-            copy(folder / name, data / name)
+            (place := places[name] or data).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            copy(folder / name, place)
+        note_restore(settings, folder)
     except OSError as error:
         raise click.ClickException(f"the restore is not whole ({error}); empty {data}, and try again.") from None
     finally:
@@ -78,11 +104,31 @@ def restore(context: click.Context, folder: Path, as_json: bool) -> None:
         click.echo(f"restored {', '.join(found)} into {data}; start the service")
 
 
-def copy_queue(settings: Settings, data: Path, target: Path) -> str:
-    if settings.redis.given_url:
-        return "queue and keys: not copied, they are in the server of REDIS_URL"
-    if (data / QUEUE).exists():
-        with held(data / QUEUE) as folder:
+def places_of(settings: Settings, data: Path) -> dict[str, Path | None]:
+    """Where the service looks for each part; None for a part that is on no disk of ours."""
+    store, files = settings.store_url, settings.files_url
+    is_folder = files.startswith("file://") or "://" not in files
+    return {
+        QUEUE: None if settings.redis.given_url else data / QUEUE,
+        STORE: Path(store.removeprefix("sqlite:///")) if store.startswith("sqlite") else None,
+        FILES: Path(files.removeprefix("file://")) if is_folder else None,
+    }
+
+
+def note_restore(settings: Settings, folder: Path) -> None:
+    """In the audit log that was restored: before, there is none that would stay."""
+    try:
+        with audited_if_kept(settings, "service.restore", str(folder)):
+            pass
+    except click.ClickException as error:
+        show_note(f"The restore is whole, but not in the audit log: {error.message}")
+
+
+def copy_queue(queue: Path | None, target: Path) -> str:
+    if queue is None:
+        return f"queue and keys: not copied, {ELSEWHERE[QUEUE]}"
+    if queue.exists():
+        with held(queue) as folder:
             copy(folder, target / QUEUE)
     return f"queue and keys: {size_of(target / QUEUE)}"
 
@@ -122,10 +168,9 @@ def hold_files(queue: Path, folder: Path) -> bool:
     return manifest.read_text() == text
 
 
-def copy_store(settings: Settings, target: Path) -> str:
-    path = Path(settings.store_url.removeprefix("sqlite:///"))
-    if not settings.store_url.startswith("sqlite"):
-        return "store: not copied, it is in PostgreSQL (pg_dump)"
+def copy_store(path: Path | None, target: Path) -> str:
+    if path is None:
+        return f"store: not copied, {ELSEWHERE[STORE]} (pg_dump copies it)"
     if path.exists():
         with closing(sqlite3.connect(path)) as store, closing(sqlite3.connect(target / STORE)) as copied:
             store.backup(copied)
@@ -133,11 +178,11 @@ def copy_store(settings: Settings, target: Path) -> str:
     return f"store: {size_of(target / STORE)}"
 
 
-def copy_files(settings: Settings, target: Path) -> str:
-    if not settings.files_url.startswith("file://"):
-        return "files: not copied, they are at OMNI_FILES_URL"
-    if (source := Path(settings.files_url.removeprefix("file://"))).exists():
-        copy(source, target / FILES)
+def copy_files(files: Path | None, target: Path) -> str:
+    if files is None:
+        return f"files: not copied, {ELSEWHERE[FILES]}"
+    if files.exists():
+        copy(files, target / FILES)
     return f"files: {size_of(target / FILES)}"
 
 

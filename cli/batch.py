@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import quote
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cli.client import Client, Refused, client_of
+from cli.client import Client, Refused, asked_again, client_of
 from cli.terminal import CallersPath, console, json_option, moment, show_json, show_note, show_table
 
 POLL_S = 0.5
@@ -39,9 +38,10 @@ def batch() -> None:
 @json_option
 @click.pass_context
 def run(context: click.Context, file: Path, out: Path, force: bool, window: str, as_json: bool) -> None:
-    """Upload FILE, run it, and write the results to --out and failed lines beside it, to OUT.errors.
+    """Upload FILE, run it, and write the results to --out.
 
-    The batch goes on when this command is stopped; the same command takes it up again.
+    Failed lines stand beside it, in OUT.errors. The batch goes on when this command is stopped; the same command takes
+    it up again.
     """
     errors = out.with_name(f"{out.name}.errors")
     check_places(file, (out, errors), force)
@@ -174,17 +174,10 @@ def waited_for(client: Client, found: dict[str, Any]) -> dict[str, Any]:
     """The batch once it has ended. A service that is away for a while is waited for."""
     path = path_of(found["id"])
     with progress_of(found["id"]) as shown:
-        while found["status"] not in ENDED:
-            shown(found)
-            time.sleep(POLL_S)
-            try:
-                found = client.json("GET", path)
-            except Refused:
-                raise
-            except click.ClickException as error:
-                show_note(error.message)
-                time.sleep(2 * POLL_S)
-        shown(found)
+        for now in asked_again(lambda: client.json("GET", path), POLL_S):
+            shown(found := now)
+            if found["status"] in ENDED:
+                break
     return found
 
 

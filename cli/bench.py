@@ -1,22 +1,19 @@
 """omni bench: the load generator of bench/load.py against the running service, with its progress."""
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.load import Level, Plan, Shot, Target, num_requests, run_level
 from cli.client import client_of
 from cli.conversation import models_that_generate
-from cli.serve import ROOT
-from cli.terminal import console, json_option, no_such_model, show_json, show_note, show_table
-
-if TYPE_CHECKING:
-    from bench.load import Level, Plan, Shot
+from cli.terminal import console, json_option, show_json, show_note, show_table
+from common.shelf.table import no_such_model
 
 NAMES = (
     "load", "requests", "errors", "tokens/s", "requests/s", "first token p50 ms", "p99", "next token p50 ms", "p99",
@@ -71,14 +68,7 @@ def bench(
     known = models_that_generate(client)
     model = model or known[0]
     if model not in known:
-        raise no_such_model(model, known)
-    try:
-        if str(ROOT) not in sys.path:
-            sys.path.append(str(ROOT))
-        from bench.load import Plan, Target
-    except ModuleNotFoundError as error:
-        sentence = f"omni bench needs the Python package {error.name}; install it with: make -C {ROOT} .venv/.test"
-        raise click.ClickException(sentence) from None
+        raise click.ClickException(no_such_model(model, known))
     target = Target("here", f"{client.url}/v1", model, client.key)
     plan = Plan(words, tokens, requests=requests or 0)
     levels = [(0, one) for one in rate] if rate else [(int(one), 0.0) for one in concurrency]
@@ -93,10 +83,8 @@ def bench(
     context.exit(int(all(row.errors == row.requests for row in rows.values())))
 
 
-def measure(target: Any, plan: "Plan", levels: Sequence[tuple[int, float]], rows: "dict[str, Level]") -> None:
+def measure(target: Target, plan: Plan, levels: Sequence[tuple[int, float]], rows: dict[str, Level]) -> None:
     """Add a row for each level that is done."""
-    from bench.load import num_requests, run_level
-
     for number, (concurrency, rate) in enumerate(levels):
         load = f"{rate:g} a second" if rate else f"{concurrency} at once"
         with progress_of(load, num_requests(plan, concurrency)) as on_shot:
@@ -104,7 +92,7 @@ def measure(target: Any, plan: "Plan", levels: Sequence[tuple[int, float]], rows
 
 
 @contextmanager
-def progress_of(load: str, total: int) -> "Iterator[Callable[[Shot], None]]":
+def progress_of(load: str, total: int) -> Iterator[Callable[[Shot], None]]:
     """A bar on a terminal; nothing elsewhere."""
     out = console(stderr=True)
     columns = (
@@ -115,7 +103,7 @@ def progress_of(load: str, total: int) -> "Iterator[Callable[[Shot], None]]":
         bar = progress.add_task(load, total=total, told="")
         counts = {"tokens": 0, "errors": 0}
 
-        def on_shot(shot: "Shot") -> None:
+        def on_shot(shot: Shot) -> None:
             counts["tokens"] += shot.num_tokens
             counts["errors"] += bool(shot.error)
             failed = f", {counts['errors']} failed" if counts["errors"] else ""
@@ -124,7 +112,7 @@ def progress_of(load: str, total: int) -> "Iterator[Callable[[Shot], None]]":
         yield on_shot
 
 
-def report(model: str, rows: "Mapping[str, Level]", as_json: bool) -> None:
+def report(model: str, rows: Mapping[str, Level], as_json: bool) -> None:
     items = {load: asdict(row) for load, row in rows.items()}
     if as_json:
         fields = (*FIELDS, "first_error")

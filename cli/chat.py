@@ -9,7 +9,8 @@ import click
 
 from cli.client import client_of
 from cli.conversation import COMMANDS, Conversation
-from cli.terminal import STOPPED, json_option, no_such_model, show_note
+from cli.terminal import STOPPED, json_option, show_note
+from common.shelf.table import no_such_model
 
 
 @click.command()
@@ -67,7 +68,7 @@ def named(model: str | None, known: list[str]) -> str:
     if model is None or model in known:
         return model or known[0]
     if get_close_matches(model, known, 1):
-        raise no_such_model(model, known)
+        raise click.ClickException(no_such_model(model, known))
     return model
 
 

@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
@@ -19,6 +19,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import click
 
+from cli.terminal import show_note
 from common.process.listener import url_of
 from common.settings import LOOPBACK, Settings
 
@@ -32,6 +33,14 @@ UNAUTHORIZED, TOO_MANY_REQUESTS, SERVER_ERROR = 401, 429, 500
 
 class Refused(click.ClickException):
     """A refusal that a repeated request would get again."""
+
+
+class StoppedWhileAway(KeyboardInterrupt):
+    """Ctrl-C while a broken chat waited for the service, which may still have the job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
 
 
 class Client:
@@ -102,11 +111,14 @@ class Client:
             raise click.ClickException("The connection broke before the end; ask again.")
 
     def chat(self, body: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
-        """The events of a streamed chat. A broken connection is resumed after the last event received."""
+        """The events of a streamed chat. A broken connection is resumed after the last event received.
+
+        Raises StoppedWhileAway for Ctrl-C meanwhile, when there is no connection whose closing would end the job.
+        """
         events = Events()
         options = {"include_usage": True, "include_event_ids": True}
         response = self._open("POST", CHAT, body | {"stream": True, "stream_options": options})
-        path = f"{CHAT}/{response.headers['Omni-Job-Id']}?stream=true"
+        job_id = response.headers["Omni-Job-Id"]
         while True:
             last = events.last
             with response:
@@ -114,9 +126,12 @@ class Client:
             if events.is_done:
                 return
             yield f"waiting for {self.url}: the connection broke"
-            if events.last == last:
-                time.sleep(PAUSE_S)
-            response = self._open_again(f"{path}&starting_after={events.last}")
+            try:
+                if events.last == last:
+                    time.sleep(PAUSE_S)
+                response = self._open_again(f"{CHAT}/{job_id}?stream=true&starting_after={events.last}")
+            except KeyboardInterrupt:
+                raise StoppedWhileAway(job_id) from None
 
     def _open_again(self, path: str) -> Any:
         """Retry for as long as the job waits for a reader."""
@@ -163,6 +178,24 @@ class Client:
         why = getattr(reason, "strerror", None) or reason
         todo = "is the service running? Try: omni serve" if self._is_here else "check the address, and that it runs."
         return f"{self.url} does not answer ({why}); {todo}"
+
+
+def asked_again(ask: Callable[[], Any], pause_s: float) -> Iterator[Any]:
+    """What it answers, for as long as that is asked for. A service that is away is waited for, and told of once."""
+    is_away = False
+    while True:
+        try:
+            answer = ask()
+        except Refused:
+            raise
+        except click.ClickException as error:
+            if not is_away:
+                show_note(error.message)
+            is_away = True
+        else:
+            is_away = False
+            yield answer
+        time.sleep(pause_s)
 
 
 class Events:

@@ -1,20 +1,20 @@
 """A conversation of `omni chat`: its messages, and the /commands that change it."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import click
 
 from cli.attachments import content_of
-from cli.client import Client
-from cli.terminal import AnswerView, no_such_model, show_note, without_echo
-from common.environment import callers_folder
+from cli.client import Client, StoppedWhileAway
+from cli.terminal import AnswerView, callers_path, show_note, without_echo
+from common.shelf.table import no_such_model
 
 COMMANDS = MappingProxyType(
     {
@@ -28,6 +28,7 @@ COMMANDS = MappingProxyType(
     }
 )
 WAITS = ("queued", "swapped out", "loading", "waiting")  # first words of a stream's comments that people want to see
+AWAY = "the service is away, and ends the job within 30 s of its return, since nobody reads it. To end it at once then:"
 KEYS = "Enter sends, Alt-Enter begins a line, Up recalls, Tab completes, Ctrl-C stops an answer. @PATH sends a file."
 
 
@@ -99,7 +100,7 @@ class Conversation:
     def _set_model(self, name: str) -> None:
         known = self.models()
         if name and name not in known:
-            raise no_such_model(name, known)
+            raise click.ClickException(no_such_model(name, known))
         self.body["model"] = name or self.body["model"]
         for one in known if not name else [name]:
             show_note(f"{'*' if one == self.body['model'] else ' '} {one}")
@@ -107,8 +108,8 @@ class Conversation:
     def _save(self, name: str) -> None:
         if not name:
             raise click.ClickException("Name the file: /save FILE")
-        path = callers_folder() / Path(name).expanduser()
-        if path.exists():
+        path = callers_path(name)
+        if os.path.lexists(path):
             raise click.ClickException(f"{path} exists already; give another name.")
         first = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*first, *self.messages]
@@ -169,7 +170,7 @@ class Answer:
 def ask(client: Client, body: dict[str, Any], messages: list[dict[str, Any]], *, is_shown: bool = True) -> Answer:
     """Show the answer while it arrives. What Ctrl-C leaves of it is an answer too."""
     began, first, last = time.monotonic(), 0.0, dict[str, Any]()
-    is_stopped = False
+    stopped = ""
     with without_echo(), AnswerView(is_shown=is_shown) as view:
         try:
             for event in client.chat(body | {"messages": messages}):
@@ -184,14 +185,16 @@ def ask(client: Client, body: dict[str, Any], messages: list[dict[str, Any]], *,
                     show(choice, view)
                     last |= {"finish_reason": choice.get("finish_reason")}
                 last |= {name: event[name] for name in ("id", "model", "usage") if event.get(name)}
+        except StoppedWhileAway as left:
+            stopped = f"(stopped here; {AWAY} omni cancel {left.job_id})"
         except KeyboardInterrupt:
-            is_stopped = True
+            stopped = "(stopped)"
     now = time.monotonic()
     answer = Answer(
         last.get("id", ""), last.get("model", ""), view.text, view.thoughts, last.get("finish_reason"),
         last.get("usage", {}), round((first or now) - began, 3), round(now - began, 3),
     )  # fmt: skip
-    if note := "(stopped)" if is_stopped else answer.told():
+    if note := stopped or answer.told():
         show_note(note)
     return answer
 

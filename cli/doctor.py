@@ -2,23 +2,19 @@
 
 import re
 import shutil
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http.client import HTTPException
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import click
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from rich.text import Text
 
-from cli.serve import ROOT
+from cli.machine_findings import Finding, gpu_finding, package_finding, python_finding
 from cli.terminal import console, json_option, show_json
 from common.model.folder import size_of_weights
 from common.model.gpu_driver import device_fault
@@ -32,16 +28,8 @@ from common.settings import Settings, SettingsError
 from common.shelf.table import TableModel
 
 SECOND_START = "another OMNI_DATA_DIR, OMNI_PORT and OMNI_DASHBOARD_PORT"
-MIN_PYTHON = (3, 11)
 MIN_DISK_BYTES = 2 * 2**30
 MARKS = MappingProxyType({"good": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("BAD", "red")})
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    level: Literal["good", "warn", "bad"]
-    what: str
-    todo: str = ""
 
 
 @click.command()
@@ -99,69 +87,15 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
         yield model_finding(settings)
 
 
-def python_finding() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] < MIN_PYTHON:
-        return Finding("bad", f"Python {version}", "Install Python 3.11 or newer and run make again.")
-    return Finding("good", f"Python {version}")
-
-
-def package_finding() -> Finding:
-    wrong = []
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        name, _, version = line.partition("#")[0].strip().partition("==")
-        if not name:
-            continue
-        try:
-            installed = metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            installed = "missing"
-        if installed != version:
-            wrong.append(f"{name} {installed} (wanted {version})")
-    if wrong:
-        return Finding("bad", f"packages: {', '.join(wrong)}", "Run: make -B .venv/.run")
-    return Finding("good", "packages match requirements.txt")
-
-
-def gpu_finding() -> Finding:
-    import torch
-
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-        what = f"GPU: {name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
-        if missing := missing_for_triton():
-            todo = "Install gcc and the headers of Python (on Debian: gcc and python3-dev)."
-            return Finding("warn", f"{what}; it will be slow: there is no {' and no '.join(missing)}", todo)
-        return Finding("good", what)
-    if not has_nvidia_gpu():
-        return Finding("warn", f"no GPU; torch {torch.__version__} runs on the CPU", "Fine for small models.")
-    if torch.version.cuda is None:
-        todo = "Run: .venv/bin/python -m pip uninstall -y torch; make -B .venv/.run"
-        return Finding("bad", f"there is a GPU, but torch {torch.__version__} is a build without CUDA", todo)
-    todo = "Compare the driver (nvidia-smi) with the CUDA version of torch, and install a newer driver."
-    return Finding(
-        "bad", f"there is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it", todo
-    )
-
-
-def missing_for_triton() -> list[str]:
-    """What Triton compiles its launchers with, and is not here."""
-    missing = [] if any(map(shutil.which, ("cc", "gcc", "clang"))) else ["C compiler"]
-    return missing + ([] if Path(sysconfig.get_path("include"), "Python.h").exists() else ["Python.h"])
-
-
-def has_nvidia_gpu() -> bool:
-    if (tool := shutil.which("nvidia-smi")) is None:
-        return False
-    return subprocess.run([tool, "-L"], capture_output=True, timeout=20).stdout.startswith(b"GPU")
-
-
 def redis_finding(settings: Settings) -> Finding:
     try:
         redis = connect(settings.redis.url, retries=0)
+        redis.ping()
         info = redis.info()
         policy = info.get("maxmemory_policy", "noeviction")
+    except NoPermissionError:
+        what = "Redis answers; whether it may evict keys is not known, as its user may not ask (INFO)"
+        return Finding("warn", what, "See to it that its maxmemory-policy is noeviction.")
     except RedisError as error:
         if not settings.redis.given_url:
             return Finding("good", "Redis: the embedded Valkey, which starts with the service")
@@ -206,7 +140,7 @@ def folder_finding(settings: Settings) -> Finding:
     except RedisError as error:
         todo = f"Look into {folder / 'valkey.log'}, or stop {owner.name} and start the service again."
         return Finding("bad", f"OMNI_DATA_DIR is in use by {owner.name}, but its Valkey does not answer: {error}", todo)
-    if not is_ours(url_of(settings.server.host, settings.server.port)):
+    if not is_running(url_of(settings.server.host, settings.server.port)):
         what = f"OMNI_DATA_DIR is in use by {owner.name}, but its API does not answer at OMNI_PORT"
         todo = f"It may have another port: set OMNI_PORT or --url. A second start needs {SECOND_START}."
         return Finding("warn", what, todo)
@@ -230,7 +164,7 @@ def port_finding(settings: Settings) -> Finding:
         return Finding("bad", f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {port}", "Change one of them.")
     if (fault := address_fault(Address.of_api(host, port))) is None:
         return Finding("good", f"port {port} is free")
-    if is_ours(url_of(host, port)):
+    if is_running(url_of(host, port)):
         return Finding("good", f"port {port}: the service is running there")
     return Finding("bad", fault, "Stop what listens there, or set OMNI_PORT (or OMNI_HOST).")
 
@@ -239,7 +173,7 @@ def dashboard_finding(settings: Settings) -> Finding:
     port = settings.operator.dashboard_port
     if (fault := address_fault(Address.of_dashboard(port))) is None:
         return Finding("good", f"dashboard port {port} is free")
-    if is_ours(url_of(settings.server.host, settings.server.port)):
+    if is_running(url_of(settings.server.host, settings.server.port)):
         return Finding("good", f"dashboard port {port} is in use while the service runs")
     return Finding("bad", fault, "Stop what listens there, or set OMNI_DASHBOARD_PORT.")
 
@@ -253,9 +187,10 @@ def address_fault(address: Address) -> str | None:
     return None
 
 
-def is_ours(url: str) -> bool:
+def is_running(url: str) -> bool:
+    """Whether the service's API answers there, asked past any proxy of the environment."""
     try:
-        with urlopen(f"{url}/livez", timeout=2) as response:
+        with build_opener(ProxyHandler({})).open(f"{url}/livez", timeout=2) as response:
             return b'"alive"' in response.read(200)
     except (OSError, ValueError, HTTPException):
         return False

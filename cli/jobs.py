@@ -1,7 +1,6 @@
 """omni jobs, omni cancel: list or watch waiting and running jobs, and end them."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -9,7 +8,7 @@ from urllib.parse import quote
 import click
 from rich.live import Live
 
-from cli.client import Client, Refused, client_of
+from cli.client import Client, asked_again, client_of
 from cli.terminal import console, json_option, moment, show_json, show_note, show_table, stoppable, table_of
 
 NAMES = ("id", "state", "tier", "position", "age", "tokens", "scheduled for")
@@ -19,7 +18,7 @@ HEADING_LINES = 2  # of a table on a terminal, and the cursor's
 
 
 @click.command()
-@click.option("--all", "everyone", is_flag=True, help="All keys' jobs that wait or run (needs an admin key).")
+@click.option("--all", "everyone", is_flag=True, help="All keys' jobs that wait or run, and the last that failed.")
 @click.option("--watch", is_flag=True, help="Show every change until Ctrl-C; with --json a line for each.")
 @json_option
 @click.pass_context
@@ -35,14 +34,16 @@ def jobs(context: click.Context, everyone: bool, watch: bool, as_json: bool) -> 
         show_json(found)
     else:
         show_table(names_of(everyone), rows_of(found, everyone))
+        if everyone:
+            show_note("What ended well is in each key's own list: omni --key KEY jobs")
 
 
 def listed(client: Client, everyone: bool) -> Any:
-    """The items of GET /v1/jobs; for everyone's the board's three lists."""
+    """The items of GET /v1/jobs; for everyone's the board's lists."""
     if not everyone:
         return client.json("GET", "/v1/jobs?limit=100")["data"]
     board = next(event for event in client.events("GET", "/admin/board") if isinstance(event, dict))
-    return {name: board[name] for name in ("running", "waiting", "scheduled")}
+    return {name: board[name] for name in ("running", "waiting", "scheduled", "failed")}
 
 
 def names_of(everyone: bool) -> tuple[str, ...]:
@@ -54,19 +55,8 @@ def rows_of(found: Any, everyone: bool) -> list[tuple[Any, ...]]:
 
 
 def changes(client: Client, everyone: bool) -> Iterator[Any]:
-    """What listed() returns, once a second for as long as it is asked for. A service that is away is waited for."""
-    is_away = False
-    while True:
-        try:
-            yield listed(client, everyone)
-            is_away = False
-        except Refused:
-            raise
-        except click.ClickException as error:
-            if not is_away:
-                show_note(error.message)
-            is_away = True
-        time.sleep(POLL_S)
+    """What listed() returns, once a second for as long as it is asked for."""
+    return asked_again(lambda: listed(client, everyone), POLL_S)
 
 
 def watch_jobs(found: Iterator[Any], everyone: bool, as_json: bool) -> None:
@@ -129,7 +119,12 @@ def board_rows(board: dict[str, Any]) -> list[tuple[Any, ...]]:
         (job["id"], "scheduled", job["tier"], None, None, None, moment(job["not_before"]), job["owner"])
         for job in board["scheduled"]
     ]
-    return running + waiting + scheduled
+    failed = [
+        (job["id"], f"failed: {job['code']}", job["tier"], None, f"until {moment(job['ended'])}",
+         f"{job['tokens']}/{job['max_tokens']}", None, job["owner"])
+        for job in reversed(board["failed"])
+    ]  # fmt: skip
+    return running + waiting + scheduled + failed
 
 
 @click.command()

@@ -106,7 +106,7 @@ def add(context: click.Context, /, name: str, as_json: bool, **given: Any) -> No
 @json_option
 @click.pass_obj
 def list_keys(store: KeyStore, as_json: bool) -> None:
-    """List keys with their limits, waiting and running requests, and kept bytes."""
+    """List keys with their limits and what they use now."""
     if as_json:
         show_json([as_object(store, record) for record in store.all()])
         return
@@ -221,7 +221,7 @@ def export(context: click.Context, name: str, folder: Path, as_json: bool) -> No
 @json_option
 @click.pass_context
 def purge(context: click.Context, name: str, keep_usage: bool, yes: bool, as_json: bool) -> None:
-    """Revoke the key NAME, end its jobs and batches, and delete all that it owns."""
+    """Revoke the key NAME and delete all that it owns. Its jobs and batches end."""
     from cli.audit import audited
     from cli.owned import Belongings, owner_of_name
 

@@ -9,7 +9,7 @@ import click
 
 from cli.client import Client, client_of, is_ours
 from cli.model_rows import status_text
-from cli.model_table import table_path
+from cli.model_table import audited_table, table_path
 from cli.terminal import console, json_option, show_json
 from common.shelf.edit import set_key
 from common.shelf.keep_alive import parse_keep_alive
@@ -69,7 +69,7 @@ def state_of(item: dict[str, Any]) -> str:
 @json_option
 @click.pass_context
 def load(context: click.Context, name: str, keep_alive: str | None, as_json: bool) -> None:
-    """Load the model with ID as soon as the others give way, and wait for it."""
+    """Load the model with ID, and wait for it. Others give way first."""
     try:
         body = {} if keep_alive is None else {"keep_alive": parse_keep_alive(keep_alive)}
     except ValueError as error:
@@ -83,7 +83,7 @@ def load(context: click.Context, name: str, keep_alive: str | None, as_json: boo
 @json_option
 @click.pass_context
 def unload(context: click.Context, name: str, as_json: bool) -> None:
-    """Unload the model with ID: its answers are paused, and go on when it is loaded again."""
+    """Unload the model with ID. Its answers are paused, and go on when it is loaded again."""
     item = order(client_of(context), name, "unload", lambda item: state_of(item) not in ("loaded", "loading"))
     told(item, f"{name} is unloaded", as_json)
 
@@ -93,7 +93,7 @@ def unload(context: click.Context, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def pin(context: click.Context, name: str, as_json: bool) -> None:
-    """Never unload the model with ID, from now on; also written into the table."""
+    """Never unload the model with ID, from now on. Also written into the table."""
     set_pin(context, name, True, as_json)
 
 
@@ -102,13 +102,14 @@ def pin(context: click.Context, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def unpin(context: click.Context, name: str, as_json: bool) -> None:
-    """Let the model with ID leave when another one needs its place; also written into the table."""
+    """Let the model with ID leave when another needs its place. Also written into the table."""
     set_pin(context, name, False, as_json)
 
 
 def set_pin(context: click.Context, name: str, wanted: bool, as_json: bool) -> None:
     is_own_table = is_ours(context)
     client, word = client_of(context), "pinned" if wanted else "not pinned"
+    action, in_table = "pin" if wanted else "unpin", True if wanted else None
     item: dict[str, Any] = {"id": name, "pinned": wanted}
     try:
         client.text("GET", "/livez")
@@ -116,8 +117,10 @@ def set_pin(context: click.Context, name: str, wanted: bool, as_json: bool) -> N
         if not is_own_table:
             raise
         word += " when the service starts"
+        with audited_table(f"model.{action}", name):
+            set_key(table_path(), name, "pin", in_table)
     else:
-        item = order(client, name, "pin" if wanted else "unpin", lambda item: bool(item.get("pinned")) == wanted)
-    if is_own_table:
-        set_key(table_path(), name, "pin", True if wanted else None)
+        item = order(client, name, action, lambda item: bool(item.get("pinned")) == wanted)
+        if is_own_table:
+            set_key(table_path(), name, "pin", in_table)
     told(item, f"{name} is {word}", as_json)

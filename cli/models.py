@@ -1,5 +1,6 @@
 """omni models: the table of models that OMNI_MODELS names, and what the running service does with them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,15 @@ import click
 from cli.client import Refused, client_of, is_ours
 from cli.model_orders import PATH, load, pin, unload, unpin
 from cli.model_rows import LIST, SHOWN, from_file, gigabytes, line_of, row_of, unloaded
-from cli.model_table import as_written, named, table_path, values
+from cli.model_table import as_written, audited_table, named, table_path, values
 from cli.status import ps
-from cli.terminal import json_option, no_such_model, show_json, show_note, show_table
-from common.environment import callers_folder
+from cli.terminal import callers_path, json_option, show_json, show_note, show_table
 from common.model.folder import size_of_weights
 from common.model.source import table_fault
 from common.setting_types import last_part
 from common.settings import SettingsError
 from common.shelf.edit import add_model, remove_model
-from common.shelf.table import TableFault, model_of, read_table
+from common.shelf.table import TableFault, file_at, model_of, no_such_model, read_table
 
 WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt")  # of a repository, what is read
 
@@ -59,7 +59,7 @@ def add(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Add MODEL to the table: a folder, a .gguf file, a Hugging Face id, or demo."""
+    """Add MODEL to the table. It is a folder, a .gguf file, a Hugging Face id, or demo."""
     path = table_path()
     keys: dict[str, Any] = {"ids": list(ids)} if len(ids) > 1 else {"id": ids[0] if ids else last_part(model)}
     keys["model"] = as_written(model)
@@ -72,7 +72,8 @@ def add(
         keys["draft"] = as_written(keys["draft"])
     if fault := table_fault(model_of(keys, 0, path)):
         raise click.ClickException(f"{fault}.")
-    added = add_model(path, keys)
+    with audited_table("model.add", ids[0] if ids else last_part(model), model=keys["model"]):
+        added = add_model(path, keys)
     if as_json:
         show_json(from_file(added))
     else:
@@ -113,7 +114,8 @@ def say_restart(context: click.Context) -> None:
 @click.pass_context
 def remove(context: click.Context, name: str, as_json: bool) -> None:
     """Take the model with ID out of the table. Its files stay."""
-    removed = remove_model(table_path(), name)
+    with audited_table("model.remove", name):
+        removed = remove_model(table_path(), name)
     if as_json:
         show_json(from_file(removed))
     else:
@@ -125,7 +127,7 @@ def remove(context: click.Context, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def list_models(context: click.Context, as_json: bool) -> None:
-    """List the models: status, size, context and waiting jobs from the service, or what the table tells without it."""
+    """List the models: status, size, context, waiting jobs. Without a service, what the table tells."""
     found = served(context)
     if found is None:
         found = [item for model in read_table(table_path()) for item in from_file(model)]
@@ -164,7 +166,7 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
     else:
         items = [item for item in found if item["id"] == name]
         if not items:
-            raise no_such_model(name, [item["id"] for item in found])
+            raise click.ClickException(no_such_model(name, [item["id"] for item in found]))
         item = items[0]
     if as_json:
         show_json(item)
@@ -178,12 +180,12 @@ def show(context: click.Context, name: str, as_json: bool) -> None:
 @click.argument("name", metavar="MODEL")
 @json_option
 def pull(name: str, as_json: bool) -> None:
-    """Download MODEL into the hub's cache: a Hugging Face id, or the id of a model of the table."""
+    """Download MODEL into the hub's cache. It is a Hugging Face id, or the id of a model of the table."""
     table = values().get("OMNI_MODELS", "")
-    if table and Path(table).expanduser().exists():
+    if table and os.path.exists(file_at(Path(table))):
         sources = {one: model.source for model in read_table(Path(table)) for one in model.ids}
         name = sources.get(name, name)
-    is_here = (here := callers_folder() / Path(name).expanduser()).exists()
+    is_here = os.path.exists(here := callers_path(name))
     folder = here if is_here else downloaded(name)
     if as_json:
         show_json({"model": name, "folder": str(folder), "size": size_of_weights(str(folder))})

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from common.environment import callers_folder, child_environment
+from cli.model_table import as_written
+from common.environment import child_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,9 +23,7 @@ def serve(host: str | None, port: int | None, model: str | None, processes: tupl
     They are redis, api, worker, embedder, dispatcher and dashboard. Settings, model, data folder and ports are checked
     before. Ctrl-C ends them all.
     """
-    if model is not None and model != "demo" and (path := callers_folder() / Path(model).expanduser()).exists():
-        model = str(path.absolute())  # as the caller's shell means it
-    given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": model}
+    given = {"OMNI_HOST": host, "OMNI_PORT": port, "OMNI_MODEL": None if model is None else as_written(model)}
     environment = child_environment(**{name: str(value) for name, value in given.items() if value is not None})
     os.chdir(ROOT)  # where the packages are
     os.execve(sys.executable, [sys.executable, "-m", "common.process.start", *processes], environment)

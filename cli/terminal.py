@@ -3,10 +3,9 @@
 import json
 import sys
 import termios
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.environment import callers_folder
+from common.shelf.table import path_from
 
 STOPPED = 130  # exit status after Ctrl-C
 PIPE_WIDTH = 1000  # lines for a file or a pipe are not wrapped
@@ -56,13 +56,6 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def no_such_model(name: str, known: Collection[str]) -> click.ClickException:
-    """Names the id that was probably meant, else all."""
-    near = get_close_matches(name, known, 1)
-    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
-    return click.ClickException(f"There is no model {name!r}; {meant}")
-
-
 def moment(seconds: float) -> str:
     """Unix seconds as a local time."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -71,6 +64,14 @@ def moment(seconds: float) -> str:
 def show_note(text: str) -> None:
     """A dim line on stderr, apart from the output."""
     console(stderr=True, wraps=True).print(Text(text, style="dim"))
+
+
+def callers_path(text: str) -> Path:
+    """A path as the caller means it: ./omni runs in the checkout. Raises ClickException for ~ of an unknown user."""
+    try:
+        return path_from(callers_folder(), text)
+    except ValueError as error:
+        raise click.ClickException(f"{text}: {error}.") from None
 
 
 class CallersPath(click.Path):

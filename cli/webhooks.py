@@ -27,7 +27,7 @@ def webhooks(context: click.Context) -> None:
 @json_option
 @click.pass_obj
 def add(client: Client, url: str, name: str, events: tuple[str, ...], all_keys: bool, as_json: bool) -> None:
-    """Send events to URL; print the endpoint's id and its signing secret."""
+    """Send events to URL. Prints the endpoint's id and signing secret."""
     scope = "all" if all_keys else "own"
     body = {"url": url, "name": name, "event_types": list(events) or [ALL_TYPES], "scope": scope}
     made = client.json("POST", PATH, body)
@@ -79,7 +79,7 @@ def deliveries(client: Client, endpoint_id: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def test(client: Client, endpoint_id: str, event: str | None, as_json: bool) -> None:
-    """Send a sample now and print the status that the receiver answers with."""
+    """Send a sample now and print the receiver's status."""
     answer = client.json("POST", f"{path_of(endpoint_id)}/test", {"event_type": event} if event else {})
     show_json(answer) if as_json else click.echo(answer["status_code"])
 
@@ -90,7 +90,7 @@ def test(client: Client, endpoint_id: str, event: str | None, as_json: bool) -> 
 @json_option
 @click.pass_obj
 def rotate(client: Client, endpoint_id: str, at_once: bool, as_json: bool) -> None:
-    """Print a new signing secret; the old one stays valid for 24 hours."""
+    """Print a new signing secret. The old one stays valid for 24 hours."""
     body = {"keep_old_secret_active_for_24_hours": not at_once}
     answer = client.json("POST", f"{path_of(endpoint_id)}/rotate_secret", body)
     show_json(answer) if as_json else click.echo(answer["signing_secret"])

@@ -15,6 +15,11 @@ EndState = Literal["finished", "failed", "cancelled"]
 Tier = Literal["priority", "default", "flex"]  # of service: the queue's classes, in their order
 
 
+def job_id_of(answer_id: str, number: int) -> str:
+    """The id of one of an answer's jobs, which are counted from 0; the first has the answer's own."""
+    return f"{answer_id}-{number}" if number else answer_id
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Sampling and the end of a sequence. The API has checked the ranges (api/schema/base.py)."""

@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import httpcore2
 import pytest
 from redis import Redis
 
@@ -23,6 +25,7 @@ def pytest_configure() -> None:
     """Before any test module loads torch. The processes that tests start are told the same."""
     set_default("GOMP_SPINCOUNT", "0")  # threads without work sleep: several processes share the cores
     prepare_process()
+    httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)  # each client reads 140 certificates, for HTTP
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,7 +16,7 @@ from importlib import import_module
 from uuid import uuid4
 
 from redis import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
 from common.environment import torchrun_place
 from common.flag import Flag
@@ -26,7 +26,7 @@ from common.process.child import EXIT_TRY_AGAIN
 from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
 from common.redis.directory import Directory
-from common.redis.server import memory_of, silence, warn_of_open_redis
+from common.redis.server import RedisWatch, memory_of, warn_of_open_redis
 from common.settings import Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
 from common.wire import ModelCard
@@ -65,20 +65,18 @@ NEED_TORCH = (  # what the functions below import, so that a template has loaded
 
 
 def wait_for_redis(redis: "Redis", url: str) -> None:
-    """Wait until Redis takes commands; log each reason once. Exits when Redis may evict our keys."""
-    logged = ""
+    """Wait until Redis takes commands, and say so. Exits when Redis may evict our keys."""
+    watch = RedisWatch(redis, url, logger)
     while True:
-        try:
-            if fault := memory_of(redis).fault:
-                refuse(fault)
-            return
-        except RedisError as error:
-            if not is_passing(error) and not isinstance(error, AuthenticationError):
-                return  # INFO is not allowed here, so its memory policy stays unknown
-            if str(error) != logged:
-                logged = str(error)
-                logger.warning(silence(url, error))
-            time.sleep(0.5)
+        if watch.answers():
+            try:
+                if fault := memory_of(redis).fault:
+                    refuse(fault)
+                return
+            except RedisError as error:
+                if not is_passing(error):
+                    return  # INFO is not allowed here, so its memory policy stays unknown
+        time.sleep(0.5)
 
 
 def load_engine(settings: Settings, on_progress: OnProgress, keep: Keep | None) -> AnyEngine:

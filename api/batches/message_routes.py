@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 
 from api.batches.message_create import create_message_batch
 from api.batches.objects import message_batch_object
-from api.batches.stored import Dialect, cancel, delete, found_batch, page, visible_to
+from api.batches.stored import Dialect, cancel, delete, found_batch, has_dispatcher, page, visible_to
 from api.files.content import content
 from api.files.stored import found_file
 from api.jobs.service import Service
@@ -31,7 +31,7 @@ def message_batch_routes(service: Service) -> Blueprint:
     @routes.post(PATH)
     def make() -> dict[str, Any]:
         caller = service.keys.caller(request)
-        return shown(create_message_batch(service, request, caller.owner))
+        return shown(service, create_message_batch(service, request, caller.owner))
 
     @routes.get(PATH)
     def listed() -> dict[str, Any]:
@@ -39,7 +39,7 @@ def message_batch_routes(service: Service) -> Blueprint:
 
     @routes.get(f"{PATH}/<batch_id>")
     def retrieve(batch_id: str) -> dict[str, Any]:
-        return shown(found_batch(service, visible_to(service.keys.caller(request)), DIALECT, batch_id))
+        return shown(service, found_batch(service, visible_to(service.keys.caller(request)), DIALECT, batch_id))
 
     @routes.get(f"{PATH}/<batch_id>/results")
     def results(batch_id: str) -> Response:
@@ -53,7 +53,7 @@ def message_batch_routes(service: Service) -> Blueprint:
         row, is_cancelled = cancel(service, service.keys.caller(request), DIALECT, batch_id)
         if not is_cancelled and row["status"] not in OPEN:
             raise InvalidRequest(f"The batch {batch_id} has ended, so it cannot be canceled.")
-        return shown(row)
+        return shown(service, row)
 
     @routes.delete(f"{PATH}/<batch_id>")
     def remove(batch_id: str) -> dict[str, Any]:
@@ -64,8 +64,9 @@ def message_batch_routes(service: Service) -> Blueprint:
     return routes
 
 
-def shown(row: BatchRow) -> dict[str, Any]:
-    return message_batch_object(row, request.url_root, time.time())
+def shown(service: Service, row: BatchRow) -> dict[str, Any]:
+    is_dispatched = has_dispatcher(service, [row])
+    return message_batch_object(row, request.url_root, time.time(), has_dispatcher=is_dispatched)
 
 
 def message_page(service: Service, owner: str) -> dict[str, Any]:
@@ -76,8 +77,10 @@ def message_page(service: Service, owner: str) -> dict[str, Any]:
     limit = page_size(request, most=MAX_PAGE)
     cursor = "before_id" if before else "after_id"
     rows, has_more = page(service, owner, DIALECT, limit=limit, after=after, before=before, cursor=cursor)
+    is_dispatched, now = has_dispatcher(service, rows), time.time()
+    shown_rows = [message_batch_object(row, request.url_root, now, has_dispatcher=is_dispatched) for row in rows]
     return {
-        "data": [shown(row) for row in rows],
+        "data": shown_rows,
         "has_more": has_more,
         "first_id": rows[0]["id"] if rows else None,
         "last_id": rows[-1]["id"] if rows else None,

@@ -6,11 +6,13 @@ from typing import Any
 from common.records.batches import BatchRow, expected_end
 from common.records.files import OPEN
 
+NO_DISPATCHER = "No dispatcher is running, which works batches off. An operator starts it with 'omni serve'."
 KEPT_S = 29 * 24 * 3600  # Anthropic's results, after the creation of their batch
 
 
-def batch_object(row: BatchRow) -> dict[str, Any]:
-    """OpenAI's Batch. `eta` (unix seconds) and `lines_per_s`, which are ours, are there while they can be told."""
+def batch_object(row: BatchRow, *, has_dispatcher: bool = True) -> dict[str, Any]:
+    """OpenAI's Batch. `eta` (unix seconds), `lines_per_s` and `waiting_for`, which are ours, are there while they can
+    be told."""
     found: dict[str, Any] = {
         "id": row["id"],
         "object": "batch",
@@ -49,11 +51,20 @@ def batch_object(row: BatchRow) -> dict[str, Any]:
         found["eta"] = _second(ends)
     if row["lines_per_s"] is not None and row["status"] == "in_progress":
         found["lines_per_s"] = row["lines_per_s"]
-    return found
+    return found | waiting(row, has_dispatcher)
 
 
-def message_batch_object(row: BatchRow, root: str, now: float) -> dict[str, Any]:
-    """Anthropic's MessageBatch. `root`: the address that the client has called, with a slash at its end."""
+def waiting(row: BatchRow, has_dispatcher: bool) -> dict[str, str]:
+    if row["status"] not in OPEN:
+        return {}
+    why = row["waiting_for"] if row["status"] == "in_progress" else None
+    why = why if has_dispatcher else NO_DISPATCHER
+    return {"waiting_for": why} if why else {}
+
+
+def message_batch_object(row: BatchRow, root: str, now: float, *, has_dispatcher: bool = True) -> dict[str, Any]:
+    """Anthropic's MessageBatch, with our `waiting_for`. `root`: the address that the client has called, with a slash
+    at its end."""
     has_ended, is_archived = row["status"] not in OPEN, now >= row["created"] + KEPT_S
     ended = row["completed"] or row["expired"] or row["cancelled"] or row["failed"]
     counts = {
@@ -74,6 +85,7 @@ def message_batch_object(row: BatchRow, root: str, now: float) -> dict[str, Any]
         "ended_at": _moment(ended) if has_ended else None,
         "archived_at": _moment(row["created"] + KEPT_S) if has_ended and is_archived else None,
         "results_url": f"{root}v1/messages/batches/{row['id']}/results" if has_results else None,
+        **waiting(row, has_dispatcher),
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import orjson
@@ -28,8 +29,8 @@ from common.records.batches import (
     num_open,
 )
 from common.records.database import Connection
-from common.records.files import BATCH, bytes_kept, delete_file, file_of
-from common.redis.dispatch.wake import wake_dispatcher
+from common.records.files import BATCH, OPEN, bytes_kept, delete_file, file_of
+from common.redis.dispatch.wake import dispatcher_lives, wake_dispatcher
 
 logger = logging.getLogger("omni.api")
 
@@ -164,6 +165,16 @@ def cancel(service: Service, caller: Caller, dialect: Dialect, batch_id: str) ->
     return row, row["status"] in CANCELLED
 
 
+def has_dispatcher(service: Service, rows: Iterable[BatchRow]) -> bool:
+    """Whether these batches are looked after; True where none needs it, or Redis is away."""
+    if all(row["status"] not in OPEN for row in rows):
+        return True
+    try:
+        return dispatcher_lives(service.store.redis)
+    except RedisError:
+        return True
+
+
 def wake(service: Service) -> None:
     """The dispatcher finds the batch within a second anyway."""
     try:
@@ -173,8 +184,10 @@ def wake(service: Service) -> None:
 
 
 def delete(service: Service, row: BatchRow) -> bool:
-    """The batch with its files, which are nobody else's. False if it has not ended."""
-    ids = [file_id for file_id in (row["input_file_id"], row["output_file_id"], row["error_file_id"]) if file_id]
+    """The batch with the files that it has made; of OpenAI's the input was uploaded for itself, and stays. False if
+    it has not ended."""
+    own_input = row["input_file_id"] if row["dialect"] == "anthropic" else None
+    ids = [file_id for file_id in (own_input, row["output_file_id"], row["error_file_id"]) if file_id]
 
     def remove() -> bool:
         with service.records.begin() as connection:

@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 from api.gate.notes import note_caller
 from common.errors import Forbidden, InvalidRequest, Unauthenticated
 from common.redis.dispatch.internal import internal_secret
-from common.redis.key_store import ALL_TIERS, KeyLimits, KeyRecord, KeyStore, digest_of
-from common.redis.keys import owner_of
+from common.redis.key_store import ALL_TIERS, KeyLimits, KeyRecord, KeyStore
+from common.redis.keys import digest_of, owner_of
 from common.settings import Settings
 from common.wire import Tier
 

@@ -20,7 +20,7 @@ from common.errors import BodyTooLarge, InvalidRequest, RequestTimeout, Unsuppor
 from common.redis.keys import owner_of
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
-BODY_DEADLINE_S = 10.0
+BODY_DEADLINE_S = 10.0  # of each piece: a slow client is given up by its progress
 PIECE_BYTES = 64 * 1024
 UNPACKED_PIECE_BYTES = 512 * 1024
 CHUNKED_PIECE_BYTES = 1024  # every byte may be a chunk of its own
@@ -54,37 +54,61 @@ def read_optional_body(request: Request) -> dict[str, Any]:
 
 
 def _body(request: Request, take: Callable[[int], None]) -> bytes:
-    with naming_faults(MAX_BODY_BYTES):
-        try:
-            with Timeout(BODY_DEADLINE_S):
-                return b"".join(_pieces(request, take))
-        except Timeout:
-            raise RequestTimeout(f"The body did not arrive within {BODY_DEADLINE_S:.0f} s.") from None
+    """A body without an announced length reserves room as it arrives, because most of them are small."""
+    if request.content_length is not None and request.content_length > MAX_BODY_BYTES:
+        raise too_large(MAX_BODY_BYTES)
+    found = []
+    for block in blocks_of(request, MAX_BODY_BYTES):
+        if request.content_length is None:
+            take(len(block))
+        found.append(block)
+    return b"".join(found)
+
+
+def blocks_of(request: Request, most_bytes: int) -> Iterator[bytes]:
+    """The body in blocks of PIECE_BYTES or a little more. Raises InvalidRequest, BodyTooLarge or RequestTimeout."""
+    num_bytes = 0
+    with _naming_faults(most_bytes):
+        while block := _block(request):
+            num_bytes += len(block)
+            yield block
+        if num_bytes < (request.content_length or 0):
+            raise ClientDisconnected
+
+
+def _block(request: Request) -> bytes:
+    """PIECE_BYTES of the body, or its end."""
+    size = CHUNKED_PIECE_BYTES if request.content_length is None else PIECE_BYTES
+    found = bytearray()
+    try:
+        with Timeout(BODY_DEADLINE_S):
+            for piece in in_turns(request.stream.read, size):
+                found += piece
+                if len(found) >= PIECE_BYTES:
+                    break
+    except Timeout:
+        raise RequestTimeout(
+            f"The body came too slowly: {len(found)} bytes in {BODY_DEADLINE_S:.0f} s, where {PIECE_BYTES} or its end "
+            "must come."
+        ) from None
+    return bytes(found)
+
+
+def too_large(most_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {most_bytes} bytes.")
 
 
 @contextmanager
-def naming_faults(most_bytes: int) -> Iterator[None]:
+def _naming_faults(most_bytes: int) -> Iterator[None]:
     """The failures of reading a body, as refusals."""
     try:
         yield
     except RequestEntityTooLarge:
-        raise BodyTooLarge(f"The body is larger than {most_bytes} bytes.") from None
+        raise too_large(most_bytes) from None
     except (ClientDisconnected, OSError):
         raise InvalidRequest("The body ended before its announced length.") from None
     except MalformedBody:
         raise InvalidRequest("The body's chunks are not well formed.") from None
-
-
-def _pieces(request: Request, take: Callable[[int], None]) -> Iterator[bytes]:
-    """A body without an announced length reserves room as it arrives, because most of them are small."""
-    if request.content_length is not None:
-        if request.content_length > MAX_BODY_BYTES:
-            raise RequestEntityTooLarge
-        yield from in_turns(request.stream.read, PIECE_BYTES)
-        return
-    for piece in in_turns(request.stream.read, CHUNKED_PIECE_BYTES):
-        take(len(piece))
-        yield piece
 
 
 def _unpacked(unpacker: Unpacker, take: Callable[[int], None]) -> Iterator[bytes]:
@@ -114,7 +138,7 @@ def install_draining(app: Flask) -> None:
     @app.after_request
     def drain(response: Response) -> Response:
         body: Any = request.environ.get("wsgi.input")
-        if is_gunicorns(body) and not _is_drained(body):
+        if is_gunicorns(body) and (body.failed or not _is_drained(body)):
             close_after(body)
         return response
 

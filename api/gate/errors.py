@@ -130,7 +130,7 @@ def no_route(request: Request) -> str:
     other = request.path.removeprefix("/v1") if request.path.startswith("/v1/v1/") else f"/v1{request.path}"
     if routes.test(other, request.method):
         return f"There is no {asked}, but {request.method} {other[:MAX_PATH]}: the base URL ends in one /v1."
-    allowed = sorted({*routes.allowed_methods(request.path)} - {"HEAD", "OPTIONS"})
+    allowed = sorted({*routes.allowed_methods(request.path)} - {request.method, "HEAD", "OPTIONS"})
     there = f"this path has {' and '.join(allowed)}" if allowed else "GET /docs shows what there is"
     return f"There is no {asked} on this server; {there}."
 

@@ -73,6 +73,7 @@ class OmniGeventWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """A client that stopped reading is dropped with one log line, where gunicorn would log a server error."""
+        req.body.message = req  # for close_after
         try:
             handled = super().handle_request(listener_name, req, sock, addr)
         except TimeoutError as error:
@@ -162,5 +163,6 @@ def is_gunicorns(body: Any) -> bool:
 
 
 def close_after(body: Any) -> None:
-    """Have gunicorn close the connection, because it is unknown where the next request would begin."""
+    """Have gunicorn close the connection, and say so, because it is unknown where the next request would begin."""
     body.failed = True
+    body.message.force_close()

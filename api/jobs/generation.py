@@ -1,6 +1,7 @@
 """submit(submission) -> a job in the queue. The only file of the API that builds RQ jobs."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +61,8 @@ def submit_all(store: Store, submissions: Sequence[Submission]) -> Enqueued:
     except BaseException:
         if answer_id == first:
             for job_id in ids:
-                store.cancel(job_id, message="The queue had no room for all prompts of the request.")
+                with suppress(RedisError):  # the first failure is the one that is told
+                    store.cancel(job_id, message="Not all prompts of the request could be queued.")
         raise
     return replace(enqueued, job_id=answer_id, position=first_enqueued.position, eta_s=first_enqueued.eta_s)
 

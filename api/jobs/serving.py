@@ -284,7 +284,8 @@ def wants_stream(http: Request) -> bool:
 
 def starting_after(http: Request) -> int:
     """Number of the last chunk received: the query's `starting_after`, else `Last-Event-ID`, which browsers send."""
+    name = "starting_after" if http.args.get("starting_after") else "Last-Event-ID"
     text = http.args.get("starting_after") or http.headers.get("Last-Event-ID") or "0"
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise InvalidRequest("'starting_after' must be the id of a chunk: a whole number.", param="starting_after")
+        raise InvalidRequest(f"'{name}' must be the id of a chunk: a whole number.", param=name)
     return int(text)

@@ -118,5 +118,12 @@ def text_of(content: str | Sequence[ContentBlock], param: str) -> str:
     for number, block in enumerate(content):
         if block.type != "text" or block.text is None:
             where = f"{param}.content[{number}]"
-            raise InvalidRequest(f"'{where}': blocks of type {block.type!r} cannot be taken here.", param=where)
+            raise InvalidRequest(f"'{where}': {_untaken(block)}.", param=where)
     return "".join(block.text or "" for block in content)
+
+
+def _untaken(block: ContentBlock) -> str:
+    if block.type == "document" and isinstance(block.source, BlockSource):
+        media = f" ({block.source.media_type})" if block.source.media_type else ""
+        return f"a document's source must be of type 'text'; this one is {block.source.type!r}{media}"
+    return f"blocks of type {block.type!r} cannot be taken here"

@@ -17,6 +17,7 @@ from api.request.response_meta import ParsedMeta
 from common.json_text import object_in
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
+SECOND_NS = 10**9
 DONE_REASONS: Mapping[str | None, str] = MappingProxyType({"length": "length"})  # else stop, also after calls
 
 
@@ -37,16 +38,20 @@ class Clock:
     def note(self) -> None:
         self.first_ns = self.first_ns or time.time_ns()
 
-    def durations(self, num_prompt: int, num_answer: int) -> dict[str, int]:
+    def durations(self, end: Finished) -> dict[str, int]:
+        """Of an answer that is read after its end, only the time in all is known: to the second."""
         now = time.time_ns()
         first = self.first_ns or now
+        ended = (end.ended + 1) * SECOND_NS if end.ended else now
+        counts = {"prompt_eval_count": end.prompt_tokens, "eval_count": end.completion_tokens}
+        if first > ended:
+            return {"total_duration": max(ended - self.began_ns, 1), "load_duration": 0, **counts}
         return {
             "total_duration": now - self.began_ns,
             "load_duration": 0,
-            "prompt_eval_count": num_prompt,
             "prompt_eval_duration": first - self.began_ns,
-            "eval_count": num_answer,
             "eval_duration": max(now - first, 1),
+            **counts,
         }
 
 
@@ -115,7 +120,7 @@ class OllamaChunks:
         if isinstance(event, Finished):
             reason = DONE_REASONS.get(self._finish_reason, "stop")
             self._end = {"done": True, "done_reason": reason}
-            self._end |= self._clock.durations(event.prompt_tokens, event.completion_tokens)
+            self._end |= self._clock.durations(event)
             return [self._object(ShownPart()) | self._end]
         self._clock.note()
         self._finish_reason = event.finish_reason

@@ -45,7 +45,7 @@ class Board:
 
     def _with_names(self, snapshot: dict[str, Any]) -> dict[str, Any]:
         """The snapshot with names of keys in place of their hashes, where a key has a name."""
-        for job in (*snapshot["waiting"], *snapshot["running"], *snapshot["scheduled"]):
+        for job in (*snapshot["waiting"], *snapshot["running"], *snapshot["scheduled"], *snapshot["failed"]):
             job["owner"] = self._service.keys.name_of(job["owner"])
         return snapshot
 

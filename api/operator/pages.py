@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import mimetypes
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Assets:
 
     def read(self, name: str) -> Asset:
         path = safe_join(str(self.folder), name)
-        if path is None or not Path(path).is_file():
+        if path is None or not os.path.isfile(path):  # which is false for names that no file can have
             raise NotFound
         return self.asset(Path(path))
 

@@ -183,7 +183,17 @@ def _running(job_id: str, job: dict[str, Any], now: float) -> dict[str, Any]:
 
 
 def _failed(job_id: str, job: dict[str, Any], now: float) -> dict[str, Any]:
-    return {"id": job_id, "code": job["code"], "age_s": _age(job["ended"], now)}
+    """`ended` is unix seconds."""
+    return {
+        "id": job_id,
+        "code": job["code"],
+        "age_s": _age(job["ended"], now),
+        "ended": job["ended"] / 1000,
+        "owner": job["owner"],
+        "tier": job["tier"] or "default",
+        "tokens": job["tokens"],
+        "max_tokens": job["max_tokens"],
+    }
 
 
 def _scheduled(job_id: str, job: dict[str, Any]) -> dict[str, Any]:

@@ -40,10 +40,10 @@ class StoredView:
         if self._read is None and time.monotonic() - self._begun >= self._period_s:
             self._begun = time.monotonic()
             self._read = gevent.spawn(self._refresh)
-        if self._read is not None:
-            self._read.join(timeout=PATIENCE_S)
-            if self._read.ready():
-                self._read = None
+        if (read := self._read) is not None:  # two callers may wait for it: the first to wake forgets it
+            read.join(timeout=PATIENCE_S)
+            if read.ready():
+                self._read = None if read is self._read else self._read
             elif time.monotonic() - self._begun >= self._period_s:
                 self._found = self._found | {"is_store_away": True}
         return self._found

@@ -183,7 +183,7 @@ class Models:
         return [describe(name, card) for name, card in self.cards()]
 
     def _card(self, queue: str, revision: str) -> ModelCard | None:
-        """Cached while its model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
+        """Cached until this process ends: a card holds a whole tokenizer, which may be tens of megabytes."""
         card = self._cards.get(queue)
         if card is None or card.revision != revision:
             card = self.store.directory.card(queue)

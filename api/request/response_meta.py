@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from api.reading.choice import ParseOptions, parse_options, stored_options
+from common.wire import job_id_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +47,4 @@ class ParsedMeta(ResponseMeta):
 
 def job_ids(answer_id: str, num_jobs: int) -> list[str]:
     """The jobs of one answer, in order; the first one has the answer's id."""
-    return [answer_id, *(f"{answer_id}-{number}" for number in range(1, num_jobs))]
+    return [job_id_of(answer_id, number) for number in range(num_jobs)]

@@ -6,12 +6,15 @@ import * as branches from "./chat/branches.js";
 import { Composer } from "./chat/composer.js";
 import { Conversations } from "./chat/conversations.js";
 import { byId, randomId } from "./chat/dom.js";
-import { draftOf, keepDraft } from "./chat/drafts.js";
+import { draftOf, dropDrafts, keepDraft } from "./chat/drafts.js";
 import { keepFocus } from "./chat/focus.js";
 import { apiKey } from "./chat/key.js";
 import { Models } from "./chat/models.js";
+import { LEAVE_OUT } from "./chat/options.js";
 import { Panel } from "./chat/panel.js";
+import { Room } from "./chat/room.js";
 import { wireShortcuts } from "./chat/shortcuts.js";
+import { roomForAnswer, Sizes } from "./chat/sizes.js";
 import { wireTheme } from "./chat/theme.js";
 import { Transcript, welcome } from "./chat/transcript.js";
 import { ending, progress } from "./chat/words.js";
@@ -22,6 +25,9 @@ const SUGGESTIONS = [
   "Tell me a story about a dragon.",
   "Write a short poem about the sea.",
 ];
+
+const TOO_LONG = "context_length_exceeded";
+const SHARE = 0.8; // of what was sent in vain
 
 class App {
   constructor() {
@@ -58,12 +64,33 @@ class App {
         goOn: (message) => this.goOn(message),
         variants: (message) => branches.variants(this.current, message),
         choose: (message) => this.choose(message),
+        rewrite: (message, fields) => this.rewrite(this.current, message, fields),
+        numWithFollowing: (message) => branches.withFollowing(this.current, message).length,
         remove: (message) => this.remove(message),
+        removeOnly: (message) => this.takeOut(branches.lift, message),
+        branchOff: (message) => this.conversations.branchOff(message),
         retry: (message) => this.retry(message),
+        leaveOut: (message) => this.leaveOut(() => this.retry(message)),
         hurry: (message) => this.order({ hurry: message.id }),
         sendToolResult: (message, call, text) => this.sendToolResult(message, call, text),
         openSettings,
       },
+    });
+    this.sizes = new Sizes();
+    this.room = new Room({
+      element: byId("size-note"),
+      sizes: this.sizes,
+      models: this.models,
+      talk: () => ({ earlier: this.current.messages, draft: this.composer.draft, ...this.request(this.current) }),
+      actions: {
+        leaveOut: () => this.leaveOut(() => this.composer.send()),
+        use: (model) => this.use(model),
+        startAnew: () => this.sendAnew(),
+        shorten: (file, numCharacters) => this.composer.tray.shorten(file, numCharacters),
+        sendAnyway: () => this.composer.send(true),
+      },
+      onChange: () => this.composer.refresh(),
+      announce: (text) => this.announce(text),
     });
     this.composer = new Composer({
       form: byId("composer"),
@@ -76,7 +103,9 @@ class App {
       onStop: () => this.stop(),
       held: () => this.current.messages.flatMap(({ attachments = [] }) => attachments),
       noImages: () => this.models.noImages,
-      waitsFor: () => (this.models.picked ? "" : "a model is there"),
+      waitsFor: () => (this.models.picked ? (this.room.isCounting ? "its tokens are counted" : "") : "a model is there"),
+      mayBeSent: () => !this.room.look()?.isOver,
+      onChange: () => this.room.refresh(),
     });
     wireShortcuts({ onNew: () => this.conversations.openNew(), onSettings: () => this.panel.toggle() });
     wireTheme(byId("theme"));
@@ -88,6 +117,7 @@ class App {
     await this.conversations.start();
     this.models.load(this.current.options.model);
     this.resumeAll();
+    if (this.store.database) dropDrafts((id) => this.store.get(id) !== undefined).catch(() => {}); // there is no room for any
     byId("text").focus();
   }
 
@@ -98,7 +128,7 @@ class App {
   show(conversation) {
     this.panel.show(conversation.options);
     this.models.pick(conversation.options.model);
-    this.composer.show(draftOf(conversation));
+    this.composer.show(conversation, draftOf(conversation));
     this.transcript.show(conversation);
     this.awaitAnswers(conversation);
     if (conversation.messages.length === 0) {
@@ -181,26 +211,52 @@ class App {
   remove(message) {
     const conversation = this.current;
     const isWhole = conversation.messages[0] === message && branches.variants(conversation, message).length === 1;
-    if (isWhole) return this.conversations.remove([conversation]);
-    const taken = branches.cut(conversation, message);
-    this.stopAll(taken);
-    this.store.forget(conversation, taken);
-    this.changed(conversation);
-    const what = taken.length === 1 ? "1 message" : `${taken.length} messages`;
-    this.conversations.toast.show(`Deleted ${what}.`, "Undo", () => this.putBack(conversation, taken));
+    if (isWhole) this.conversations.remove([conversation]);
+    else this.takeOut(branches.cut, message);
   }
 
-  putBack(conversation, taken) {
-    branches.putBack(conversation, taken);
-    for (const message of taken) this.store.save(conversation, message);
+  /** `cut`: branches.cut, or branches.lift. */
+  async takeOut(cut, message) {
+    const conversation = this.current;
+    const out = cut(conversation, message);
+    const { taken, moved } = out;
+    this.stopAll(taken);
+    for (const { node } of [{}, ...moved]) this.store.save(conversation, node);
+    this.changed(conversation);
+    const what = taken.length === 1 ? "1 message" : `${taken.length} messages`;
+    this.conversations.toast.show(`Deleted ${what}.`, "Undo", () => this.putBack(conversation, out));
+    await this.store.flush(); // before those that they followed are gone
+    this.store.forget(conversation, taken.filter(({ id }) => !conversation.nodes.has(id)));
+  }
+
+  putBack(conversation, out) {
+    branches.putBack(conversation, out);
+    for (const message of [...out.taken, ...out.moved.map(({ node }) => node)]) this.store.save(conversation, message);
     this.store.flush();
     this.changed(conversation);
+  }
+
+  /** Changes a message in its place; what follows it stays. Of an answer the model's own text is kept. */
+  rewrite(conversation, message, fields) {
+    const { content, attachments, original } = message;
+    if (content === fields.content && !fields.attachments) return;
+    const own = original ?? content;
+    const kept = message.role === "assistant" ? { original: fields.content === own ? undefined : own } : {};
+    const write = (values) => {
+      Object.assign(message, values);
+      this.store.save(conversation, message);
+      this.store.flush();
+      this.changed(conversation);
+    };
+    write({ ...fields, ...kept });
+    this.conversations.toast.show("Changed the message.", "Undo", () => write({ content, attachments, original }));
   }
 
   /** The path of a conversation is another one. */
   changed(conversation) {
     if (conversation !== this.current) return;
-    this.transcript.showAgain(conversation);
+    this.transcript.follow(conversation);
+    this.conversations.refresh();
     this.refresh();
   }
 
@@ -218,18 +274,53 @@ class App {
     if (message.toolCalls.every(({ answered }) => answered)) this.answer(this.current);
   }
 
+  // the context of the model
+
+  /** From now on the oldest messages are left out where the model does not hold all. */
+  leaveOut(then) {
+    this.setOption("overflow", LEAVE_OUT);
+    this.panel.show(this.current.options);
+    this.transcript.homeOfFocus().focus();
+    then();
+  }
+
+  use(model) {
+    this.models.pick(model);
+    this.setOption("model", model);
+    this.composer.refresh();
+    this.transcript.homeOfFocus().focus();
+  }
+
+  sendAnew() {
+    const { content, attachments } = this.composer.take();
+    this.conversations.openNew({ folder: this.current.folder });
+    this.send(content, attachments);
+  }
+
+  /** How many of the first messages an answer is not given. */
+  numLeftOut(messages, { options, isTextOnly }, share = 1) {
+    const { context } = this.models;
+    if (!context || !options.overflow) return 0;
+    const most = (context - roomForAnswer(context, options)) * share;
+    return this.sizes.numToLeaveOut(messages, { options, isTextOnly }, most);
+  }
+
   // answers
 
+  /** What an answer is asked for with, beside the messages. */
+  request({ options }) {
+    return { options: { ...options, model: this.models.picked }, isTextOnly: this.models.noImages !== "" };
+  }
+
   answer(conversation) {
-    const options = { ...conversation.options, model: this.models.picked };
-    const message = { ...emptyAnswer(randomId(), options), isTextOnly: this.models.noImages !== "" };
+    const { options, isTextOnly } = this.request(conversation);
+    const message = { ...emptyAnswer(randomId(), options), isTextOnly };
     this.append(conversation, message);
     this.run(conversation, message);
   }
 
   /** `lock`: what other tabs wait for that would go on with it. */
   async run(conversation, message, lock = alone) {
-    const messages = branches.lineage(conversation, message);
     let told = "";
     const onChange = () => {
       this.store.save(conversation, message);
@@ -237,20 +328,37 @@ class App {
       const words = progress(message);
       if (words && words !== told && conversation === this.current) this.announce((told = words));
     };
-    const answer = new Answer({ message, messages, key: apiKey(), onChange });
-    this.answers.set(message.id, answer);
+    const answers = this.attempts(branches.lineage(conversation, message), message, onChange);
+    const first = answers.next().value;
     onChange();
     this.conversations.count(conversation, 1);
     this.refresh();
     await lock(`answer.${message.id}`, async () => {
       await this.store.flush(); // before the request is sent, so that a reload finds the question
-      await answer.run();
+      await first.run();
+      for (const answer of answers) await answer.run();
       await this.store.flush(); // before another tab may go on with it
     });
     this.answers.delete(message.id);
     this.conversations.count(conversation, -1);
     this.refresh();
     if (conversation === this.current) this.announce(ending(message) || message.error?.message || `Answer: ${message.content}`);
+  }
+
+  /** An answer, and others with fewer messages as long as the server finds them too long and that is asked for. */
+  *attempts(lineage, message, onChange) {
+    let leftOut = message.job ? message.leftOut : this.numLeftOut(lineage, message);
+    for (let share = SHARE; ; share *= SHARE) {
+      const messages = lineage.slice(leftOut);
+      Object.assign(message, { leftOut, guessed: message.numContinued ? null : this.sizes.ofRequest(messages, message) });
+      const answer = new Answer({ message, messages, key: apiKey(), onChange });
+      this.answers.set(message.id, answer);
+      yield answer;
+      const most = this.numLeftOut(lineage, message, share);
+      if (message.error?.code !== TOO_LONG || most <= leftOut) return;
+      leftOut = most;
+      Object.assign(message, { state: "sending", error: null });
+    }
   }
 
   /** After a reload: every running answer goes on after its last stored event. */

@@ -1,6 +1,6 @@
 // The page of batches: begins them from a file, shows how far they are, saves their results.
 
-import { begin, cancelBatch, download, fileName, listBatches } from "./batches/api.js";
+import { absentModels, begin, cancelBatch, deleteBatch, download, fileName, listBatches } from "./batches/api.js";
 import { BatchCard } from "./batches/card.js";
 import { FileField } from "./batches/file_field.js";
 import { Rows } from "./board/rows.js";
@@ -17,16 +17,17 @@ let last = ""; // where the next page begins
 let timer;
 const states = new Map(); // id -> status, to announce a change
 const names = new Map(); // file id -> its name
+let absent = new Map(); // model -> why it serves nothing now
 const cards = new WeakMap(); // element -> BatchCard
 
 const rows = new Rows(byId("batches"), {
   key: ({ id }) => id,
   make(batch) {
-    const card = new BatchCard(batch, { onCancel: cancel, onDownload: save });
+    const card = new BatchCard(batch, { onCancel: cancel, onDelete: remove, onDownload: save });
     cards.set(card.element, card);
     return card.element;
   },
-  update: (element, batch) => cards.get(element).update(batch, names.get(batch.input)),
+  update: (element, batch) => cards.get(element).update(batch, names.get(batch.input), absent.get(batch.model)),
 });
 
 const announce = (text) => (byId("announcement").textContent = text);
@@ -48,6 +49,7 @@ async function refresh() {
   try {
     const page = await listBatches(apiKey());
     batches = page.batches;
+    absent = batches.some(({ waitsFor }) => waitsFor) ? await absentModels(apiKey()) : new Map();
     if (older.length === 0) {
       last = page.last;
       byId("more").hidden = !page.hasMore;
@@ -110,6 +112,20 @@ function cancel(batch, button) {
   during(button, "Cancelling…", async () => {
     await cancelBatch(apiKey(), batch);
     await refresh();
+  });
+}
+
+function remove(batch, button) {
+  const kept = batch.isAnthropics ? "" : " The file of its requests stays.";
+  if (!confirm(`Delete ${batch.id} and its results for good?${kept}`)) return;
+  const next = button.closest("li").nextElementSibling ?? button.closest("li").previousElementSibling;
+  during(button, "Deleting…", async () => {
+    await deleteBatch(apiKey(), batch);
+    older = older.filter(({ id }) => id !== batch.id);
+    last = older.at(-1)?.id ?? last; // where the next page begins may be gone
+    announce(`${batch.id} is deleted.`);
+    await refresh();
+    (next?.querySelector("button") ?? byId("file")).focus();
   });
 }
 

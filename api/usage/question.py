@@ -51,10 +51,11 @@ def question_of(query: "MultiDict[str, str]", today: date, *, prefers_csv: bool 
     is_csv = form == "csv"
     last = min(_last_day(query) or today, today)
     first = _first_day(query) or last - timedelta(days=DEFAULT_DAYS - 1)
+    begin = "start_time" if "start_time" in query and "start_date" not in query else "start_date"
     if first > last:
-        raise InvalidRequest("The range ends before it begins.", param="start_date")
+        raise InvalidRequest("The range ends before it begins.", param=begin)
     if (last - first).days >= MAX_DAYS:
-        raise InvalidRequest(f"One request covers {MAX_DAYS} days at most.", param="start_date")
+        raise InvalidRequest(f"One request covers {MAX_DAYS} days at most: '{begin}' is too early.", param=begin)
     groups = _group_by(query)
     return UsageQuestion(
         _page_start(query, first, last),

@@ -65,7 +65,7 @@ class GrammarCheck:
                 if grammar.is_costly
                 else fault_of(grammar.text, self._tokenizer)
             ):
-                raise InvalidRequest(f"The grammar cannot be used: {fault}", param=grammar.param)
+                raise InvalidRequest(f"'{grammar.param}' cannot be enforced: {fault}", param=grammar.param)
             self._good[key] = None
             while len(self._good) > KEPT_VERDICTS:
                 self._good.popitem(last=False)

@@ -119,6 +119,7 @@ class Child:
         self._template = Template(command.words, self._fds, clock) if command.has_template else None
         self._start_at = clock()
         self._began = 0.0
+        self._is_killed = False  # for a step that hangs
         self._num_short_lives = 0
         self._kill_at: float | None = None  # deadline after SIGTERM, then SIGKILL
 
@@ -137,7 +138,11 @@ class Child:
             if self.status is None and self._clock() >= self._start_at:
                 self._start()
         elif self.watch is not None and self.watch.is_stuck:
-            logger.error("%s: a step took longer than %s s; killing it", self.command.name, self.watch.step_timeout_s)
+            if not self._is_killed:  # it may be held in the kernel, and end long after
+                logger.error(
+                    "%s: a step took longer than %s s; killing it", self.command.name, self.command.step_timeout_s
+                )
+            self._is_killed = True
             self._process.kill()
         elif self._kill_at is not None and self._clock() >= self._kill_at:
             self._process.kill()
@@ -182,7 +187,7 @@ class Child:
             extra += ["--listen-fd", str(self.command.listen_fd)]
         if self._keeper is not None:
             extra += ["--keeper-fd", str(self._keeper.door_fd)]
-        self._began = self._clock()
+        self._began, self._is_killed = self._clock(), False
         if self._template is not None:
             self._process = self._template.fork(extra)
         else:

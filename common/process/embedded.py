@@ -169,9 +169,9 @@ def main() -> None:
 def watch_other(settings: Settings, stopping: Flag) -> None:
     """Say it, until `stopping` is set, when the Redis of REDIS_URL does not answer: all other processes wait for it."""
     watch = RedisWatch(connect(settings.redis.url, retries=0), settings.redis.given_url, logger)
-    watch.look()
+    watch.answers()
     while not stopping.wait(LOOK_S):
-        watch.look()
+        watch.answers()
 
 
 def wait_for_clients(settings: Settings, server: "subprocess.Popen[bytes]") -> None:

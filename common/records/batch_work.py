@@ -139,8 +139,9 @@ def record(connection: Connection, batch_id: str, results: Sequence[LineResult],
     connection.execute(update(batches).where(batches.c.id == batch_id).values(sums))
 
 
-def note_pace(connection: Connection, batch_id: str, lines_per_s: float, eta: float | None) -> None:
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(lines_per_s=lines_per_s, eta=eta))
+def note_pace(connection: Connection, batch_id: str, lines_per_s: float, eta: float | None, waits_for: str) -> None:
+    changes = {"lines_per_s": lines_per_s, "eta": eta, "waiting_for": waits_for or None}
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(changes))
 
 
 def lines_after(connection: Connection, batch_id: str, number: int) -> Sequence[Row[Any]]:

@@ -150,6 +150,7 @@ batches = Table(
     Column("lines_per_s", Float),
     Column("eta", Float),  # when it is expected to end
     Column("archived", Boolean, nullable=False, default=False),  # Anthropic's: the results were deleted
+    Column("waiting_for", Text),  # why none of its lines has ended lately
     UniqueConstraint("owner", "idempotency"),
     Index("batches_by_owner", "owner", "created"),
     Index("batches_by_status", "status"),

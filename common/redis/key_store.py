@@ -7,7 +7,6 @@
 submit.lua reads KEY + owner itself: a changed limit holds for the next request.
 """
 
-import hashlib
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -54,10 +53,6 @@ class KeyRecord:
     limits: KeyLimits
 
 
-def digest_of(api_key: str) -> str:
-    return hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def checked_limits(limits: KeyLimits) -> KeyLimits:
     """Raises InvalidRequest that names the limit."""
     if not 0.001 <= limits.weight <= 1000:
@@ -84,11 +79,13 @@ class KeyStore:
             raise InvalidRequest(f"A key's name has 1 to {MAX_NAME} printable characters.", param="name")
         key = PREFIX + secrets.token_urlsafe(32)
         owner = keys.owner_of(key)
-        if not self.redis.hsetnx(keys.KEY_NAMES, name, owner):
+        record = {"name": name, "digest": keys.digest_of(key), "created": time.time(), **asdict(checked_limits(limits))}
+        with self.redis.pipeline(transaction=True) as pipeline:  # no name is ever without its record
+            pipeline.hsetnx(keys.KEY_NAMES, name, owner)
+            is_free, *_ = pipeline.hset(keys.KEY + owner, mapping=record).incr(keys.KEYS_VERSION).execute()
+        if not is_free:
+            self.redis.delete(keys.KEY + owner)
             raise Conflict(f"There is a key named {name!r} already; revoke it first or choose another name.")
-        record = {"name": name, "digest": digest_of(key), "created": time.time(), **asdict(checked_limits(limits))}
-        with self.redis.pipeline(transaction=True) as pipeline:
-            pipeline.hset(keys.KEY + owner, mapping=record).incr(keys.KEYS_VERSION).execute()
         return key
 
     def revoke(self, name: str) -> None:

@@ -120,6 +120,11 @@ def worker_key(fence: int | str) -> str:
     return f"{WORKER}{fence}"
 
 
+def digest_of(api_key: str) -> str:
+    """SHA-256, hex. A key from the environment may hold bytes that are no UTF-8."""
+    return hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def owner_of(api_key: str) -> str:
     """The owner's name in Redis: a hash, so that no key is ever stored. 128 bits of SHA-256, hex."""
-    return hashlib.sha256(api_key.encode()).hexdigest()[:32]
+    return digest_of(api_key)[:32]

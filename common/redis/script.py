@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,11 +78,16 @@ def source(name: str, folder: Path) -> str:
     """The text that the server runs: the names that it uses, the libraries, the script's right to write, the script."""
     go_on = "" if name in STOPPED_BY_FULL_MEMORY else GO_ON
     libraries = "".join((folder / f"{library}.lua").read_text() for library in LIBRARIES)
-    text = libraries + go_on + (folder / f"{name}.lua").read_text()
-    used = set(re.findall(r"\w+", text))  # Lua takes 200 local names at most
-    return (
-        "".join(f"local {name} = {lua(value)}\n" for name, value in shared_constants().items() if name in used) + text
-    )
+    script = go_on + (folder / f"{name}.lua").read_text()
+    used = words(libraries) | words(script)  # Lua takes 200 local names at most
+    constants = ((name, lua(value)) for name, value in shared_constants().items() if name in used)
+    return "".join(f"local {name} = {value}\n" for name, value in constants) + libraries + script
+
+
+@cache
+def words(text: str) -> frozenset[str]:
+    """Those of the libraries are looked for once, and not once for each script."""
+    return frozenset(re.findall(r"\w+", text))
 
 
 def shared_constants() -> dict[str, Any]:

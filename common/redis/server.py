@@ -74,16 +74,18 @@ class RedisWatch:
         self._told = ""
         self._told_at = 0.0
 
-    def look(self) -> None:
+    def answers(self) -> bool:
+        """Looks once. An error that no wait cures is an answer too."""
         try:
             self._redis.ping()
         except RedisError as error:
             if is_passing(error) or isinstance(error, AuthenticationError):
                 self._tell(silence(self._url, error))
-                return  # any other error is an answer
+                return False
         if self._told:
             self._logger.info("Redis answers")
         self._told = ""
+        return True
 
     def _tell(self, sentence: str) -> None:
         now = self._clock()

@@ -12,7 +12,7 @@ from typing import Any
 import tomlkit
 from tomlkit.items import AoT
 
-from common.shelf.table import TableFault, TableModel, no_such_model, parse_table, read_table
+from common.shelf.table import TableFault, TableModel, file_at, no_model_of, parse_table, read_table
 
 HEADER = re.compile(r"\s*\[\[\s*model\s*\]\]")
 MODE = 0o644  # of a new file
@@ -90,12 +90,12 @@ def index_of(models: tuple[TableModel, ...], name: str, path: Path) -> int:
             return at
         if name in dict(model.adapters):
             raise TableFault(f"{path}: {name!r} is an adapter of {model.queue!r}; change the adapters of that model.")
-    raise no_such_model(path, name, models)
+    raise no_model_of(path, name, models)
 
 
 def edit(path: Path, change: Callable[[str], str]) -> tuple[TableModel, ...]:
     """The models after the change, which is on the disk whole or not at all. Raises TableFault."""
-    path = path.expanduser()
+    path = file_at(path)
     before = text_of(path)
     after = change(before)
     models = parse_table(after, path)

@@ -1,5 +1,6 @@
 """The table of models, OMNI_MODELS: a TOML file with a [[model]] for each. docs/many-models.md lists its keys."""
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,14 +67,32 @@ class TableModel:
 
 def read_table(path: Path) -> tuple[TableModel, ...]:
     """The models in the file's order. Their folders are not looked into: table_fault() does. Raises TableFault."""
+    path = file_at(path)
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise TableFault(f"OMNI_MODELS={path}: there is no such file; make it with omni models add.") from None
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise TableFault(f"OMNI_MODELS={path} cannot be read ({reason}); name a TOML file.") from None
-    return parse_table(text, path.expanduser())
+    return parse_table(text, path)
+
+
+def file_at(path: Path) -> Path:
+    """The place of OMNI_MODELS. Raises TableFault."""
+    try:
+        return path_from(Path(), str(path))
+    except ValueError as error:
+        raise TableFault(f"OMNI_MODELS={path}: {error}.") from None
+
+
+def path_from(folder: Path, text: str) -> Path:
+    """A path as it is written in this folder, its ~ replaced. Raises ValueError for a user who is not there."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        user = text.partition("/")[0][1:]
+        raise ValueError(f"this machine has no home folder of a user {user!r}; write the whole path") from None
 
 
 def parse_table(text: str, path: Path) -> tuple[TableModel, ...]:
@@ -116,11 +135,15 @@ def model_of(table: Mapping[str, Any], number: int, path: Path) -> TableModel:
     return TableModel(**{names.get(key, key): value for key, value in values.items()})
 
 
-def no_such_model(path: Path, name: str, models: Sequence[TableModel]) -> TableFault:
-    """Names the id that was probably meant, else all."""
-    near = get_close_matches(name, [one for model in models for one in model.ids], 1)
-    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(model.queue for model in models)}."
-    return TableFault(f"{path}: there is no model {name!r}; {meant}")
+def no_such_model(name: str, ids: Sequence[str]) -> str:
+    """The sentence, with the id that was probably meant, else with all."""
+    near = get_close_matches(name, ids, 1)
+    return f"There is no model {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(ids)}.")
+
+
+def no_model_of(path: Path, name: str, models: Sequence[TableModel]) -> TableFault:
+    sentence = no_such_model(name, [one for model in models for one in model.ids])
+    return TableFault(f"{path}: {sentence[0].lower()}{sentence[1:]}")
 
 
 def name_in(table: Mapping[str, Any]) -> str:
@@ -167,8 +190,8 @@ def parse_source(value: object, folder: Path) -> str:
         raise ValueError(MODEL_HINT)
     if value == "demo":
         return str(DEMO_MODEL)
-    path = folder / Path(value).expanduser()
-    is_path = value.startswith(PATH_STARTS) or value.endswith(".gguf") or path.exists()
+    path = path_from(folder, value)
+    is_path = value.startswith(PATH_STARTS) or value.endswith(".gguf") or os.path.exists(path)
     return str(path.absolute()) if is_path else value
 
 
@@ -194,7 +217,7 @@ def parse_adapters(value: object, folder: Path) -> tuple[tuple[str, str], ...]:
         raise ValueError('it must be a table of names and folders, such as { sql = "/models/sql" }')
     if wrong := [name for name in value if not is_adapter_name(name)]:
         raise ValueError(f"{wrong[0]!r} is no name; write one without spaces, commas and = signs")
-    return tuple((name, str((folder / Path(path).expanduser()).absolute())) for name, path in value.items())
+    return tuple((name, str(path_from(folder, path).absolute())) for name, path in value.items())
 
 
 def parse_pin(value: object, _: Path) -> bool:

@@ -115,6 +115,8 @@ def parse_url(url: str) -> Target:
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError:
         raise AddressRefused("The URL is not well formed.") from None
+    if not url:
+        raise AddressRefused("The URL is empty; it must be https://host/path.")
     if len(url) > MAX_URL or not URL.fullmatch(url) or "\\" in url:
         raise AddressRefused(f"The URL must be at most {MAX_URL} printable ASCII characters without spaces.")
     if parts.scheme not in ("http", "https") or not host or port == 0:

@@ -13,6 +13,12 @@ logger = logging.getLogger("omni.dispatcher")
 
 ALONE_S = 10.0  # the longest pause of a batch that has no other line in flight
 MOST_BYTES = 64 * 2**20  # of lines in flight, beyond the first: their bodies are kept until they are answered
+IN_QUEUE = (
+    "Lines in the queue: {}. Batches run in the tier flex, so requests that somebody waits for go first, and a model "
+    "that is not loaded is loaded first."
+)
+NO_API = "The dispatcher cannot reach the API. An operator finds out more with 'omni doctor'."
+OTHERS_FIRST = "Other batches go first: as many lines are in the queue as it takes from batches."
 RAISE = 0.1  # of a batch's bound, for each line that ended: it finds out again how much its key may have
 
 
@@ -28,9 +34,11 @@ class Feed:
         self.is_closed = False  # cancelled or expired: no line is given out
         self.closed_at = 0.0  # monotonic
         self.paused_until = 0.0  # monotonic
+        self.refusal = ""  # of the last line that is to be sent again
         self.has_met_limit = False
         self.bound = float("inf")  # of lines in flight, while a limit of its key is felt
         self.last_turn = 0
+        self.is_reading = False  # a thread reads its next line, outside the lock
         self._lines = lines
         self._again: deque[Line] = deque()
         self._next = next(lines, None)
@@ -42,7 +50,7 @@ class Feed:
 
     @property
     def is_done(self) -> bool:
-        return self.is_idle and not self.has_line
+        return self.is_idle and not (self.has_line or self.is_reading)
 
     @property
     def has_line(self) -> bool:
@@ -53,13 +61,22 @@ class Feed:
             return False
         return self.num_in_flight + 1 <= self.bound
 
-    def pop(self) -> Line:
+    def pop(self) -> tuple[Line, bool]:
+        """A line, and whether the caller is to read the next one."""
         if self._again:
-            return self._again.popleft()
+            return self._again.popleft(), False
         assert self._next is not None
-        line, self._next = self._next, next(self._lines, None)
+        line, self._next = self._next, None
         self.sent.add(line.number)
-        return line
+        self.is_reading = True
+        return line, True
+
+    def read(self) -> Line | None:
+        """The line after those that were taken. The file may be slow: no lock is held. Raises OSError."""
+        return next(self._lines, None)
+
+    def end_reading(self, line: Line | None) -> None:
+        self._next, self.is_reading = line, False
 
     def put_back(self, line: Line) -> None:
         self._again.append(line)
@@ -119,25 +136,33 @@ class FairFeeds:
     def take(self) -> tuple[Feed, Line] | None:
         """Wait for the next line to send; None after stop()."""
         with self._changed:
-            while not self._is_stopped:
-                now = self._clock()
-                feed = self._due(now)
-                if feed is not None:
-                    try:
-                        line = feed.pop()
-                    except OSError as error:  # the loop opens its file again
-                        logger.warning("%s cannot be read now: %s", feed.batch.input_file_id, error)
-                        del self._feeds[feed.batch.id]
-                        continue
-                    feed.num_in_flight += 1
-                    self._in_flight += 1
-                    self._num_bytes += len(line.body)
-                    self._turn += 1
-                    feed.last_turn = self._turn
-                    self._changed.notify()  # there may be another line for another thread
-                    return feed, line
+            while (feed := self._due(now := self._clock())) is None or self._is_stopped:
+                if self._is_stopped:
+                    return None
                 self._changed.wait(self._next_due(now))
-            return None
+            line, is_to_read = feed.pop()
+            feed.num_in_flight += 1
+            self._in_flight += 1
+            self._num_bytes += len(line.body)
+            self._turn += 1
+            feed.last_turn = self._turn
+            self._changed.notify()  # there may be another line for another thread
+        if is_to_read:
+            self._read_next(feed)
+        return feed, line
+
+    def _read_next(self, feed: Feed) -> None:
+        line = None
+        try:
+            line = feed.read()
+        except OSError as error:  # the loop opens its file again
+            logger.warning("%s cannot be read now: %s", feed.batch.input_file_id, error)
+            with self._changed:
+                if self._feeds.get(feed.batch.id) is feed:
+                    del self._feeds[feed.batch.id]
+        with self._changed:
+            feed.end_reading(line)
+            self._changed.notify()
 
     def answered(self, feed: Feed, line: Line) -> None:
         """A line has its answer, which is not recorded yet: its place is free."""
@@ -157,10 +182,11 @@ class FairFeeds:
         with self._changed:
             self._leave(feed, line)
 
-    def refused(self, feed: Feed, line: Line, pause_s: float, *, is_limit: bool) -> None:
+    def refused(self, feed: Feed, line: Line, pause_s: float, why: str, *, is_limit: bool) -> None:
         """Send the line again: its batch waits, and has fewer lines in flight after a limit."""
         with self._changed:
             feed.put_back(line)
+            feed.refusal = why
             if feed.num_in_flight == 1:  # nothing of it will end, which could show that the limit has passed
                 pause_s = min(pause_s, ALONE_S)
             feed.paused_until = max(feed.paused_until, self._clock() + pause_s)
@@ -176,6 +202,19 @@ class FairFeeds:
                 if feed.batch.owner in owners:
                     feed.paused_until = self._clock()
             self._changed.notify_all()
+
+    def waits_for(self, batch_id: str) -> str:
+        """Why none of its lines has ended lately, as its owner reads it; "" when it has no line left to send."""
+        with self._changed:
+            feed = self._feeds.get(batch_id)
+            if feed is not None and feed.num_in_flight:
+                return IN_QUEUE.format(feed.num_in_flight)
+            if feed is None or feed.is_closed or not feed.has_line:
+                return ""
+            now = self._clock()
+            if now < self._paused_until:
+                return NO_API
+            return feed.refusal if now < feed.paused_until else OTHERS_FIRST
 
     def lost(self, feed: Feed, line: Line, pause_s: float) -> None:
         """Send the line again: for so long all batches wait, because the API cannot be reached."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 from redis import Redis
@@ -10,6 +10,7 @@ from redis import Redis
 from common.records.batch_work import OpenBatch
 from common.redis import keys
 from common.redis.store import Store
+from common.wire import job_id_of
 from dispatcher.batches.client import idempotency_key
 
 PAGE = 1000
@@ -32,8 +33,10 @@ class LineJobs:
                     digest = hashlib.sha256(idempotency_key(batch.id, number).encode()).hexdigest()
                     pipeline.hget(f"{keys.IDEM}{batch.owner}:{digest}", "id")
                 found = pipeline.execute()
-            for job_id in filter(None, found):
-                self._store.cancel(job_id.decode(), batch.owner, message=message)
+            for first in filter(None, found):
+                for job_id in jobs_of(batch, first.decode()):
+                    if not self._store.cancel(job_id, batch.owner, message=message):
+                        break
 
     def recorded(self, batch: OpenBatch, job_ids: Sequence[str]) -> None:
         """These jobs' answers are in SQL: forget() may delete them once the outbox has passed their ends."""
@@ -51,10 +54,14 @@ class LineJobs:
         owners = set()
         while self._ended and self._ended[0][0] < until:
             _, job_id, batch = self._ended.popleft()
-            self._store.forget(job_id)
             owners.add(batch.owner)
-            for number in count(1) if batch.endpoint == MANY_JOBS else ():
-                if not self._redis.exists(keys.job_key(other := f"{job_id}-{number}")):
+            for each in jobs_of(batch, job_id):
+                if not self._redis.exists(keys.job_key(each)):
                     break
-                self._store.forget(other)
+                self._store.forget(each)
         return owners
+
+
+def jobs_of(batch: OpenBatch, first: str) -> Iterator[str]:
+    """The ids of a line's jobs. Where there may be several they have no end: the caller stops at one that is not."""
+    return (job_id_of(first, number) for number in (count() if batch.endpoint == MANY_JOBS else (0,)))

@@ -18,6 +18,7 @@ class Pace:
     batch_id: str
     lines_per_s: float
     eta: float | None
+    has_moved: bool  # since the last look
 
 
 class Paces:
@@ -55,4 +56,4 @@ class Paces:
         self._num_done[batch.id], self._per_s[batch.id] = num_done, per_s
         num_left = max(0, batch.num_total - num_done)
         ends = round(time.time() + num_left / per_s, 1) if per_s > 0 else None
-        return Pace(batch.id, round(per_s, 3), ends if ends is not None and ends <= batch.expires else None)
+        return Pace(batch.id, round(per_s, 3), ends if ends is not None and ends <= batch.expires else None, latest > 0)

@@ -209,7 +209,7 @@ class BatchTask:
         if not reply.is_final:
             if reply.is_limit and not feed.has_met_limit:
                 logger.info("%s is slowed down: %s", feed.batch.id, reply.message)
-            return self._feeds.refused(feed, line, reply.retry_after_s, is_limit=reply.is_limit)
+            return self._feeds.refused(feed, line, reply.retry_after_s, reply.message, is_limit=reply.is_limit)
         if feed.is_closed and reply.status_code == CONFLICT:  # we have cancelled its job
             return self._feeds.drop(feed, line)
         self._feeds.answered(feed, line)
@@ -232,4 +232,5 @@ class BatchTask:
             with self._records.begin() as connection:
                 self._lease.check(connection)
                 for pace in paces:
-                    batch_work.note_pace(connection, pace.batch_id, pace.lines_per_s, pace.eta)
+                    waits_for = "" if pace.has_moved else self._feeds.waits_for(pace.batch_id)
+                    batch_work.note_pace(connection, pace.batch_id, pace.lines_per_s, pace.eta, waits_for)

@@ -17,7 +17,6 @@ from common.records.database import Connection, Records, StoreError
 from common.records.deliveries import leased, mark_handed, new_deliveries, overdue_deliveries
 from common.setting_types import WEBHOOK_QUEUE
 from dispatcher.webhooks.jobs import (
-    FAILURE_TTL_S,
     KEEP_HOUSE,
     enqueue_delivery,
     free_places,
@@ -135,7 +134,8 @@ class WebhookFeed:
                 mark_handed(connection, [delivery_id for delivery_id, _ in found], time.time())
 
     def _keep_house(self) -> None:
-        """A job that is still queued or running is not enqueued again."""
+        """A job that is still queued or running is not enqueued again. One that failed leaves nothing in RQ's records,
+        which `unique` goes by: the next comes at its usual time."""
         try:
             self._queue.enqueue_call(
                 KEEP_HOUSE,
@@ -143,7 +143,7 @@ class WebhookFeed:
                 description=KEEP_HOUSE,
                 timeout=HOUSEKEEPING_TIMEOUT_S,
                 result_ttl=0,
-                failure_ttl=FAILURE_TTL_S,
+                failure_ttl=0,
                 unique=True,
             )
         except DuplicateJobError:

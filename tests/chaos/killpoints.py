@@ -1,12 +1,13 @@
-"""Named places at which a process kills itself, by wrapped functions. CHAOS_KILL=place[:count] chooses one.
+"""Named places at which a process kills itself, by wrapped functions. The file CHAOS_KILL_FILE holds the name of one.
 
-The process dies the count-th time it comes by (1 unless told). With CHAOS_KILL_FILE only the first process to get there
-dies: it makes the file.
+Only the first process that comes by that place dies: it removes the file.
 """
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,24 @@ PLACES: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-def arm() -> None:
-    """Wrap the place that CHAOS_KILL names."""
-    place, _, count = os.environ.get("CHAOS_KILL", "").partition(":")
-    if place:
-        module, owner, method, when = PLACES[place]
-        kind = getattr(__import__(module, fromlist=[owner]), owner)
-        setattr(kind, method, dying(getattr(kind, method), when, int(count or 1)))
+IN_THE_API = [place for place, (module, *_) in PLACES.items() if module.startswith("common.redis.store")]
 
 
-def dying(real: Callable[..., Any], when: str, count: int) -> Callable[..., Any]:
-    left = [count]
+def arm(places: Iterable[str]) -> None:
+    """Wrap these places, if there is a file to name one of them."""
+    if file := os.environ.get("CHAOS_KILL_FILE"):
+        for place in places:
+            module, owner, method, when = PLACES[place]
+            kind = getattr(import_module(module), owner)
+            setattr(kind, method, dying(getattr(kind, method), when, place, Path(file)))
 
+
+def dying(real: Callable[..., Any], when: str, place: str, file: Path) -> Callable[..., Any]:
     def die() -> None:
-        left[0] -= 1
-        if left[0] == 0 and is_first():
-            os.kill(os.getpid(), signal.SIGKILL)
+        with suppress(FileNotFoundError):
+            if file.read_text() == place:
+                file.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if when == "before":
@@ -58,14 +61,3 @@ def dying(real: Callable[..., Any], when: str, count: int) -> Callable[..., Any]
         return result
 
     return wrapped
-
-
-def is_first() -> bool:
-    marker = os.environ.get("CHAOS_KILL_FILE", "")
-    if not marker:
-        return True
-    try:
-        Path(marker).touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True

@@ -139,11 +139,11 @@ def use_scripts(folder: Path) -> None:
 
 def break_worker() -> None:
     import common.redis.keys
-    from tests.chaos.killpoints import arm
+    from tests.chaos.killpoints import IN_THE_API, PLACES, arm
 
     common.redis.keys.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))
     break_scripts(named())
-    arm()
+    arm(PLACES.keys() - set(IN_THE_API))
     for name in named() & WORKER.keys():
         WORKER[name]()
 
@@ -156,12 +156,12 @@ def break_embedded() -> None:
 def break_api() -> None:
     import api.gate.client_watch
     import common.redis.keys
-    from tests.chaos.killpoints import arm
+    from tests.chaos.killpoints import IN_THE_API, arm
 
     common.redis.keys.READER_GRACE_S = float(os.environ.get("CHAOS_READER_GRACE_S", "30"))
     api.gate.client_watch.SEND_TIMEOUT_S = float(os.environ.get("CHAOS_SEND_TIMEOUT_S", "30"))
     break_scripts(named())
-    arm()
+    arm(IN_THE_API)
     for name in named() & API.keys():
         API[name]()
 

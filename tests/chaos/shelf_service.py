@@ -115,7 +115,7 @@ def undisturbed(models: Mapping[str, Path], asks: Iterable[Ask]) -> tuple[list[A
     for ask in asks:
         by_model.setdefault(ask.model, []).append(ask)
     for model, own in by_model.items():
-        llm = LLM(str(models[model]), EngineConfig(dtype="float32", max_num_seqs=32))
+        llm = LLM(str(models[model]), EngineConfig(dtype="float32", max_num_seqs=8))
         drawn = [ask for ask in own if ask.temperature]
         texts |= generated(llm, own)
         edges = {

@@ -19,8 +19,8 @@ from tests.chaos.harness import wait_until
 from tests.service import RunningService
 
 
-def omni_in(folder: Path, command: str, *words: str) -> Result:
-    settings = read_settings({"OMNI_DATA_DIR": str(folder)})
+def omni_in(folder: Path, command: str, *words: str, **more: str) -> Result:
+    settings = read_settings({"OMNI_DATA_DIR": str(folder), **more})
     given = {"url": None, "key": None, "settings": lambda: settings}
     return CliRunner().invoke(main.commands[command], words, obj=given)
 
@@ -180,3 +180,26 @@ def test_a_folder_that_is_no_backup_is_refused(tmp_path: Path) -> None:
     assert refused.exit_code == 1 and "is no backup" in refused.output
     missing = omni_in(tmp_path / "nothing", "backup", str(tmp_path / "copy"))
     assert missing.exit_code == 1 and "does not exist" in missing.output and not (tmp_path / "copy").exists()
+
+
+def test_store_and_files_come_back_to_where_the_settings_have_them(tmp_path: Path) -> None:
+    """Also outside OMNI_DATA_DIR. A part that has no place here is refused."""
+    (tmp_path / "data").mkdir(mode=0o700)
+    elsewhere = {
+        "OMNI_STORE_URL": f"sqlite:///{tmp_path}/srv/omni.db",
+        "OMNI_FILES_URL": f"file://{tmp_path}/srv/files",
+    }
+    with Records(elsewhere["OMNI_STORE_URL"]).begin():
+        pass
+    (tmp_path / "srv" / "files").mkdir()
+    (tmp_path / "srv" / "files" / "a").write_bytes(b"kept")
+    assert omni_in(tmp_path / "data", "backup", str(tmp_path / "copy"), **elsewhere).exit_code == 0
+    refused = omni_in(tmp_path / "data", "restore", str(tmp_path / "copy"), **elsewhere)
+    assert refused.exit_code == 1 and f"{tmp_path}/srv/omni.db and " in refused.output
+    lost = {"OMNI_STORE_URL": "postgresql://127.0.0.1:1/no"}
+    refused = omni_in(tmp_path / "data", "restore", str(tmp_path / "copy"), **lost)
+    assert refused.exit_code == 1 and "OMNI_STORE_URL leads to PostgreSQL. Unset that" in refused.output
+    (tmp_path / "srv").rename(tmp_path / "old")
+    assert omni_in(tmp_path / "data", "restore", str(tmp_path / "copy"), **elsewhere).exit_code == 0
+    assert (tmp_path / "srv" / "files" / "a").read_bytes() == b"kept" and (tmp_path / "srv" / "omni.db").exists()
+    assert not (tmp_path / "data" / "omni.db").exists()

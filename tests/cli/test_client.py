@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from cli.client import Client
+from cli.client import Client, StoppedWhileAway
 
 FRAME = b'data: {"choices":[]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\nOmni-Job-Id: chatcmpl-1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -67,6 +67,18 @@ def test_a_chat_is_resumed_after_the_last_received_event() -> None:
     assert b"POST /v1/chat/completions " in asked[0] and b"include_event_ids" in asked[0]
     assert asked[1].startswith(b"GET /v1/chat/completions/chatcmpl-1?stream=true&starting_after=2 ")
     assert asked[2].splitlines()[0] == asked[1].splitlines()[0]
+
+
+def test_ctrl_c_while_the_service_is_away_tells_of_the_job_that_it_may_still_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.client.time", SimpleNamespace(sleep=stop, monotonic=monotonic))
+    with saying(HEAD + b"0\r\n\r\n") as (url, _), pytest.raises(StoppedWhileAway) as stopped:
+        list(Client(url, "sk-local").chat({}))
+    assert stopped.value.job_id == "chatcmpl-1"
 
 
 def test_a_job_that_is_gone_is_not_asked_for_again() -> None:

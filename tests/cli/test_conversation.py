@@ -13,6 +13,7 @@ from prompt_toolkit.output import DummyOutput
 
 from cli.attachments import content_of
 from cli.chat import converse
+from cli.client import StoppedWhileAway
 from cli.conversation import COMMANDS, Conversation
 from cli.line_editor import MessageCompleter, line_editor
 
@@ -58,6 +59,38 @@ def test_a_conversation_grows_and_is_answered_again(talk):
     assert talk.messages == []
     with pytest.raises(click.ClickException, match="no message"):
         talk.command("/retry")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name", "~nobody-of-this-name/a.txt", "a/" + "x" * 300])
+def test_a_path_that_cannot_be_one_is_refused_and_the_conversation_goes_on(talk, name):
+    talk.say("one")
+    with pytest.raises(click.ClickException, match="no home folder|no file that you may read"):
+        talk.say(f"what is @{name}")
+    with pytest.raises(click.ClickException, match="no home folder|cannot be written"):
+        talk.command(f"/save {name}")
+    assert len(talk.messages) == 2
+
+
+def test_an_image_that_cannot_be_read_is_refused(talk, monkeypatch, tmp_path):
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(click.ClickException, match="cannot be read: Permission denied"):
+        talk.say(f"@{tmp_path}/a.png")
+
+
+def test_ctrl_c_while_the_service_is_away_says_what_becomes_of_the_job(talk, monkeypatch, capsys):
+    def chat(_):
+        yield {"choices": [{"delta": {"content": "half an"}}]}
+        raise StoppedWhileAway("chatcmpl-1")
+
+    monkeypatch.setattr(talk.client, "chat", chat)
+    talk.say("one")
+    assert talk.is_stopped and talk.messages[-1]["content"] == "half an"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "ends the job within 30 s of its return" in said and "omni cancel chatcmpl-1" in said
 
 
 def test_system_prompt_and_model_are_changed(talk):

@@ -3,12 +3,16 @@
 import json
 import os
 import socket
+import subprocess
+from types import SimpleNamespace
 
 import pytest
+from redis.exceptions import NoPermissionError
 
-from cli import doctor
+from cli import doctor, machine_findings
 from common.process.data_folder import take
 from common.settings import read_settings
+from tests.cli.test_client import saying
 
 
 def test_a_running_service_has_no_bad_finding(omni, monkeypatch):
@@ -39,9 +43,9 @@ def test_a_gpu_without_what_compiles_its_kernels_is_slow(folder, tool, level, tm
         ("is_available", True), ("mem_get_info", (70 * 2**30, 80 * 2**30)), ("get_device_name", "NVIDIA H100"),
     ):  # fmt: skip
         monkeypatch.setattr(f"torch.cuda.{name}", lambda answer=answer: answer)
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: folder or str(tmp_path))
+    monkeypatch.setattr(machine_findings.sysconfig, "get_path", lambda name: folder or str(tmp_path))
     monkeypatch.setattr(doctor.shutil, "which", lambda name: tool)
-    finding = doctor.gpu_finding()
+    finding = machine_findings.gpu_finding()
     assert finding.level == level and "NVIDIA H100, 70 of 80 GiB free" in finding.what
     assert ("no C compiler and no Python.h" in finding.what and "gcc" in finding.todo) is (level == "warn")
 
@@ -131,3 +135,42 @@ def test_the_models_beside_the_model_are_checked(setting):
 def test_the_findings_as_json(omni):
     found = json.loads(omni("doctor", "--json").stdout)
     assert {"level", "what", "todo"} == found[0].keys()
+
+
+def test_a_driver_that_hangs_or_fails_is_bad_and_ends_nothing(monkeypatch):
+    def hang(*_, **__):
+        raise subprocess.TimeoutExpired("nvidia-smi", 20)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(machine_findings.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", hang)
+    finding = machine_findings.gpu_finding()
+    assert finding.level == "bad" and "the driver hangs" in finding.what and "dmesg" in finding.todo
+
+    def fail():
+        raise RuntimeError("CUDA error: unknown error\nCUDA kernel errors might be ...")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", fail)
+    finding = machine_findings.gpu_finding()
+    assert finding.level == "bad" and "CUDA error: unknown error CUDA" in finding.what
+
+
+def test_a_proxy_of_the_environment_does_not_hide_the_running_service(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    body = b'{"status": "alive"}'
+    with saying(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)) as (
+        url,
+        _,
+    ):
+        assert doctor.is_running(url)
+
+
+def test_a_redis_user_without_info_is_answered(monkeypatch):
+    def info():
+        raise NoPermissionError("this user has no permissions to run the 'info' command")
+
+    redis = SimpleNamespace(ping=lambda: True, info=info)
+    monkeypatch.setattr(doctor, "connect", lambda *_, **__: redis)
+    finding = doctor.redis_finding(read_settings({"REDIS_URL": "redis://:secret@host"}))
+    assert finding.level == "warn" and finding.what.startswith("Redis answers")

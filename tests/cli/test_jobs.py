@@ -9,7 +9,7 @@ import time
 import click
 
 from cli.client import Client
-from cli.jobs import changes, open_first
+from cli.jobs import board_rows, changes, open_first
 from cli.terminal import moment
 from tests.service import ROOT, RunningService
 
@@ -66,6 +66,16 @@ def test_a_service_that_is_away_is_waited_for(monkeypatch, capsys):
     monkeypatch.setattr("cli.jobs.POLL_S", 0)
     assert next(changes(Client("http://x", ""), everyone=False)) == []
     assert capsys.readouterr().err == "away\n"
+
+
+def test_jobs_of_all_keys_end_with_the_latest_that_failed():
+    job = {"tier": "default", "tokens": 3, "max_tokens": 9, "owner": "alice", "age_s": 2.0}
+    running = [job | {"id": "a"}]
+    failed = [job | {"id": name, "code": "timeout", "ended": at} for name, at in (("c", 1e9 + 9), ("b", 1e9))]
+    found = board_rows({"running": running, "waiting": [], "scheduled": [], "failed": failed})
+    assert [row[0] for row in found] == ["a", "b", "c"]
+    until = f"until {moment(1e9 + 9)}"
+    assert found[2] == ("c", "failed: timeout", "default", None, until, "3/9", None, "alice")
 
 
 def test_a_watch_shows_open_jobs_first_and_then_the_latest():

@@ -112,7 +112,7 @@ def test_a_model_is_shown_from_its_files(run, path: Path) -> None:
     shown = json.loads(run("show", "bert", "--json").stdout)
     assert (shown["task"], shown["architecture"], shown["max_model_len"]) == ("embed", "bert", 64)
     assert shown["weights"] > 0 and "fault" not in shown
-    assert "there is no model 'x'; there are small, b, bert." in run("show", "x").stderr
+    assert "there is no model 'x'; there are small, default, b, bert." in run("show", "x").stderr
     assert "there is no model 'smal'; did you mean small?" in run("show", "smal").stderr
 
 

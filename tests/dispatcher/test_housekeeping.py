@@ -12,7 +12,7 @@ from common.settings import read_settings
 from dispatcher import housekeeping
 from tests.common.records.rows import fill
 
-DATED = {archived_jobs: "expires", files: "expires", batches: "created", webhook_events: "created"}
+DATED = {archived_jobs: "expires", files: "expires", batches: "completed", webhook_events: "created"}
 
 
 def test_what_has_expired_goes_with_its_bytes_and_the_rest_stays(records: Records, tmp_path: Path) -> None:

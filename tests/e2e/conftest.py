@@ -1,5 +1,6 @@
 """A headless Chromium, where there is one, and the chat page in it against a backend that can misbehave on demand."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ FLAGS = """
 """.split()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Closed after each module: while it is open, an event loop runs in this thread."""
+@contextmanager
+def launched():
+    """While it is open, an event loop runs in this thread."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}; on Debian: apt-get install chromium")
@@ -23,6 +24,13 @@ def browser():
         browser = driver.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Closed after each module, since tests of others run event loops of their own."""
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture

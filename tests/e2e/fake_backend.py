@@ -109,6 +109,7 @@ class Job:
     def __init__(self, job_id: str, text: str, model: str, scripts: Mapping[str, Script]) -> None:
         self.id = job_id
         self.model = model
+        self.num_prompt = 0
         self.question = text.rpartition("\n\n")[2]  # without the files before it
         self.kind = text.split(" ")[0]
         self.deltas = scripts[self.question]() if self.question in scripts else self.script(text)
@@ -130,7 +131,8 @@ class Job:
             return made
         has_calls = any("tool_calls" in delta for delta in self.deltas)
         last = "length" if self.kind == "cut" else "tool_calls" if has_calls else "stop"
-        usage = {"prompt_tokens": 7, "completion_tokens": len(self.deltas), "total_tokens": 7 + len(self.deltas)}
+        usage = {"prompt_tokens": self.num_prompt, "completion_tokens": len(self.deltas)}
+        usage["total_tokens"] = sum(usage.values())
         return [*made, self.frame({}, last), {"id": self.id, "model": self.model, "choices": [], "usage": usage}]
 
     def frame(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -159,6 +161,7 @@ class Backend(ThreadingHTTPServer):
         self.board: dict[str, Any] = {}
         self.models: list[dict[str, Any]] = [{"id": "fake", "root": "a script"}, {"id": "other", "root": "none"}]
         self.documents: dict[str, Any] = {}  # what else GET answers, by path
+        self.count: Callable[[dict[str, Any]], int] = lambda body: 7  # the tokens of a request
         self.scripts: dict[str, Script] = {}  # answers to whole messages, told at once
         self.holds: dict[
             str, int
@@ -202,6 +205,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/v1/models/"):
             return self.send_json(202, {})
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            return self.send_json(200, {"count": self.server.count(body)})
         self.server.bodies.append(body)
         if self.is_refused():
             return None
@@ -213,6 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         if job is None:
             text = "on" if body.get("continue_final_message") else text_of(body["messages"][-1]["content"])
             job = Job(f"chatcmpl-{next(self.server.numbers)}", text, body["model"], self.server.scripts)
+            job.num_prompt = self.server.count(body)
             job.has_ids = bool(body["stream_options"].get("include_event_ids"))
             self.server.by_idempotency_key[key] = self.server.jobs[job.id] = job
             if job.kind == "unheard":

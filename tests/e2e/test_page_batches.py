@@ -52,6 +52,9 @@ class Answers:
             found = [batch("batch_old", "completed", completed_at=1060)] if "after" in query else self.batches
             more = self.has_more and "after" not in query
             return route.fulfill(json=NO_ONES | {"data": found, "last_id": "batch_c", "has_more": more})
+        if request.method == "DELETE":
+            self.batches = [one for one in self.batches if not path.endswith(one["id"])]
+            return route.fulfill(json={"deleted": True})
         if path == "/v1/messages/batches":
             return route.fulfill(json=NO_ONES | {"data": self.messages})
         if path == "/v1/batches":
@@ -144,6 +147,35 @@ def test_cancel_asks_first_and_the_change_is_announced(page, server):
     page.wait_for_selector("#announcement:has-text('batch_r: cancelling.')", state="attached")
     assert server.sent[0][:2] == ("POST", "/v1/batches/batch_r/cancel")
     assert page.locator("button:text('Cancel')").count() == 0
+
+
+def test_a_batch_says_why_it_waits_and_that_its_model_is_not_loaded(page, server):
+    server.backend.models = [{"id": "m", "status": {"value": "loading"}}]
+    server.batches = [
+        batch("batch_r", "in_progress", model="m", waiting_for="Too many tokens this minute."),
+        batch("batch_s", "in_progress", model="other"),
+    ]
+    server.open()
+    waits = page.locator(".batch .waits")
+    assert waits.first.inner_text() == "Waiting. Too many tokens this minute. The model m is being loaded."
+    assert waits.last.is_hidden()
+    server.batches = [batch("batch_r", "in_progress", model="m")]
+    page.wait_for_selector(".batch .waits", state="hidden")
+
+
+def test_a_batch_that_has_ended_is_deleted_and_the_focus_goes_to_its_neighbour(page, server):
+    ended = [batch(f"batch_{name}", "completed", completed_at=1060) for name in "cd"]
+    server.batches = [batch("batch_r", "in_progress"), *ended]
+    server.open()
+    assert page.get_by_role("button", name="Delete: batch_r").count() == 0
+    page.click("[aria-label='Delete: batch_c']")  # the test's page dismisses questions
+    assert page.complaints.pop().startswith("Delete batch_c and its results") and server.sent == []
+    page.evaluate("window.confirm = () => true")
+    page.click("[aria-label='Delete: batch_c']")
+    page.wait_for_selector("#announcement:has-text('batch_c is deleted.')", state="attached")
+    page.wait_for_function("document.activeElement.ariaLabel === 'Delete: batch_d'")
+    assert [one[:2] for one in server.sent] == [("DELETE", "/v1/batches/batch_c")]
+    assert page.locator(".batch").count() == 2
 
 
 def test_the_list_is_live_and_keeps_the_focus(page, server):

@@ -172,6 +172,16 @@ def test_the_image_holds_every_package_that_the_processes_import():
     assert "USER 10001" in (DEPLOY / "Dockerfile").read_text()
 
 
+def test_the_image_holds_what_the_load_generator_imports(tmp_path: Path):
+    for files in re.findall(r"^COPY --\S+ ([^\n]+) \./", (DEPLOY / "Dockerfile").read_text(), re.M):
+        for name in files.split():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-P", "-c", "import sys; sys.path.insert(0, ''); import cli.bench"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def hadolint(dockerfile: Path) -> str:
     """What it finds; of requirements-dev.lock."""
     command = [Path(sys.executable).parent / "hadolint", "--no-color", dockerfile]

@@ -1,6 +1,7 @@
 """Metrics that only the worker can measure: time between tokens, cache hits, rates. Sent to Redis twice a second."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -176,6 +177,6 @@ class Telemetry:
 def resident_bytes() -> int:
     """This process's memory, for workers without a GPU; 0 where the system has no /proc."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0

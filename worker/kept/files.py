@@ -144,8 +144,11 @@ def populate(pages: mmap.mmap, start: int, stop: int) -> None:
 
 
 def stamp_of(sums: torch.Tensor) -> int:
-    """A time of modification, in ns, that only a file with these checksums has: whoever writes to it changes that."""
-    return zlib.crc32(bytes_of(sums)) * 10**9
+    """A time of modification, in ns, that only a file with these checksums has: whoever writes to it changes that.
+
+    Before 2038, where the times of some file systems end.
+    """
+    return zlib.crc32(bytes_of(sums)) % 2**31 * 10**9
 
 
 def resident_bytes(pages: mmap.mmap) -> int:

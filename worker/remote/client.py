@@ -1,6 +1,7 @@
 """HTTP to a vLLM server: the model it serves, and one streamed answer per thread."""
 
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import orjson
 
 from common.errors import BackendError
 from worker.remote.wire import BadAnswer, Ended, Lost, Refused, StreamEvent, read_chunk, read_error
+
+logger = logging.getLogger("omni.worker")
 
 CONNECT_S = 5.0
 STALL_S = 600.0  # longest wait for a token: other requests and long prompts may come first
@@ -48,9 +51,12 @@ class VllmClient:
         status, body = self._get("/v1/models")
         try:
             model = json.loads(body)["data"][0]
-            return Served(str(model["id"]), model.get("max_model_len"))
+            name, length = str(model["id"]), model.get("max_model_len")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise Away(f"its /v1/models answers {status}: {body[:80]!r}") from None
+        if not isinstance(length, int | None):
+            raise Away(f"the max_model_len of its /v1/models is no whole number: {str(length)[:80]!r}")
+        return Served(name, length)
 
     def connect(self) -> HTTPConnection:
         """A connection, not opened yet."""
@@ -112,6 +118,9 @@ class Stream(threading.Thread):
             )
         except (OSError, HTTPException) as error:
             self._on_event(self, Lost(f"{type(error).__name__}: {error}", was_asked))
+        except Exception:  # a thread that ends without its last event would leave its request waiting for ever
+            logger.exception("a stream of the engine's server failed")
+            self._on_event(self, Refused(BackendError.code, "An answer of the engine behind this service failed."))
         finally:
             self._connection.close()
 

@@ -112,6 +112,8 @@ def read_chunk(data: bytes, vocab_size: int, num_top: int | None) -> StreamEvent
     choices = chunk.get("choices")
     if not choices:
         return None
+    if not (isinstance(choices, list) and isinstance(choices[0], dict)):
+        raise BadAnswer(f"its choices are not objects: {data[:80]!r}")
     if choices[0].get("finish_reason") in ("abort", "error"):
         return Lost(f"it ended the request with {choices[0]['finish_reason']!r}")
     token_ids = choices[0].get("token_ids")

@@ -156,7 +156,7 @@ def operation(name: str, rule: Rule, examples: dict[str, Any]) -> dict[str, Any]
         "security": [] if described.is_open else [{"key": []}],
     }
     if described.says or described.needs_admin:
-        said["description"] = described.says + ("Needs an admin key." if described.needs_admin else "")
+        said["description"] = " ".join([described.says, "Needs an admin key." * described.needs_admin]).strip()
     if described.body is not None:
         content: dict[str, Any] = {"schema": reference(described.body)}
         if bodies := examples.get("bodies"):

@@ -37,8 +37,10 @@ AUDITED = Described(
         Query("event_types", "Only these types, with commas between them", TEXT),
         Query("actor_ids", "Only by these: names of keys, their ids, or user@host", TEXT),
         Query("resource_ids", "Only of these models, keys, jobs, ...", TEXT),
+        Query("effective_at[gt]", "After this time", UNIX_TIME),
         Query("effective_at[gte]", "Not before this time", UNIX_TIME),
         Query("effective_at[lt]", "Before this time", UNIX_TIME),
+        Query("effective_at[lte]", "Not after this time", UNIX_TIME),
     ),
     needs_admin=True,
 )
@@ -95,6 +97,7 @@ BATCHES: Mapping[str, Described] = MappingProxyType(
         "GET /v1/batches": Described("The key's batches", batches.ListedBatches, query=PAGES),
         "GET /v1/batches/{batch_id}": Described("One batch", batches.BatchAnswer),
         "POST /v1/batches/{batch_id}/cancel": Described("Cancel a batch", batches.BatchAnswer),
+        "DELETE /v1/batches/{batch_id}": Described("Delete a batch that has ended, with its results", answers.Deleted),
         "POST /v1/messages/batches": Described(
             "Create a message batch", batches.MessageBatchAnswer, batches.MessageBatchBody, stores=True,
             error=answers.MessagesError,

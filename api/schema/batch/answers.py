@@ -90,6 +90,7 @@ class BatchAnswer(Shape):
     metadata: Metadata | None
     eta: int | None = None
     lines_per_s: float | None = None
+    waiting_for: str | None = None
 
 
 class ListedBatches(Shape):
@@ -130,6 +131,7 @@ class MessageBatchAnswer(Shape):
     ended_at: str | None
     archived_at: str | None
     results_url: str | None
+    waiting_for: str | None = None
 
 
 class ListedMessageBatches(Shape):

@@ -1,5 +1,5 @@
 // Requests for files and batches. Batches of both dialects get one form:
-// {id, isAnthropics, status, isOpen, title, total, done, failed, rate, eta, created, expires, ended, errors, input, files}
+// {id, isAnthropics, status, isOpen, title, total, done, failed, rate, eta, created, expires, ended, waitsFor, model, errors, input, files}
 
 import { call } from "../chat/api.js";
 
@@ -31,6 +31,8 @@ function fromOpenai(batch) {
     created: batch.created_at,
     expires: batch.expires_at,
     ended: batch.completed_at ?? batch.failed_at ?? batch.expired_at ?? batch.cancelled_at,
+    waitsFor: batch.waiting_for ?? "",
+    model: batch.model,
     errors: batch.errors?.data ?? [],
     input: batch.input_file_id,
     files: [
@@ -62,6 +64,8 @@ function fromAnthropic(batch) {
     created: seconds(batch.created_at),
     expires: seconds(batch.expires_at),
     ended: seconds(batch.ended_at),
+    waitsFor: batch.waiting_for ?? "",
+    model: null, // each of its requests names one
     errors: [],
     input: null,
     files: batch.results_url
@@ -84,8 +88,19 @@ export async function begin(key, file, endpoint, completionWindow) {
   return (await call("v1/batches", { key, method: "POST", body })).json();
 }
 
-export const cancelBatch = (key, { id, isAnthropics }) =>
-  call(`${isAnthropics ? "v1/messages/batches" : "v1/batches"}/${id}/cancel`, { key, method: "POST" });
+const pathOf = ({ id, isAnthropics }) => `${isAnthropics ? "v1/messages/batches" : "v1/batches"}/${id}`;
+
+export const cancelBatch = (key, batch) => call(`${pathOf(batch)}/cancel`, { key, method: "POST" });
+
+/** With its results; of OpenAI's the input file stays. */
+export const deleteBatch = (key, batch) => call(pathOf(batch), { key, method: "DELETE" });
+
+/** Why these models serve nothing now: "is not loaded", by their ids. */
+export async function absentModels(key) {
+  const { data } = await (await call("v1/models", { key })).json();
+  const words = { loading: "is being loaded", unloaded: "is not loaded" };
+  return new Map(data.filter(({ status }) => status?.value in words).map(({ id, status }) => [id, words[status.value]]));
+}
 
 /** Saves a file of the server under the name `as`. */
 export async function download(key, { path, as }) {

@@ -6,13 +6,14 @@ import { h } from "../chat/dom.js";
 const MAX_ERRORS = 5;
 
 export class BatchCard {
-  /** `onCancel(batch)` and `onDownload(file)` are called for its buttons. */
-  constructor(batch, { onCancel, onDownload }) {
-    Object.assign(this, { onCancel, onDownload, batch });
+  /** `onCancel(batch)`, `onDelete(batch)` and `onDownload(file)` are called for its buttons. */
+  constructor(batch, { onCancel, onDelete, onDownload }) {
+    Object.assign(this, { onCancel, onDelete, onDownload, batch });
     this.title = h("h3", {}, batch.title || batch.id);
     this.state = h("span", { class: "state" });
     this.bar = h("progress", { "aria-label": `Progress of ${batch.id}` });
     this.figures = h("p", { class: "figures" });
+    this.waits = h("p", { class: "waits" });
     this.errors = h("ul", { class: "error" });
     this.actions = h("p", { class: "row" });
     this.element = h(
@@ -21,12 +22,14 @@ export class BatchCard {
       h("div", { class: "head" }, this.title, this.state, h("code", { class: "id note" }, batch.id)),
       this.bar,
       this.figures,
+      this.waits,
       this.errors,
       this.actions,
     );
   }
 
-  update(batch, name) {
+  /** `absence`: why its model serves nothing now, if so. */
+  update(batch, name, absence) {
     this.batch = batch;
     this.title.textContent = [name, batch.title].filter(Boolean).join(" · ") || batch.id;
     this.state.textContent = batch.status.replace("_", " ");
@@ -35,6 +38,10 @@ export class BatchCard {
     if (batch.total) this.bar.value = batch.done / batch.total;
     else this.bar.removeAttribute("value"); // it is being read
     this.figures.textContent = figures(batch);
+    const model = absence && batch.isOpen ? `The model ${batch.model} ${absence}.` : "";
+    const why = [batch.waitsFor, model].filter(Boolean).join(" ");
+    this.waits.textContent = why && `Waiting. ${why}`;
+    this.waits.hidden = !why;
     const more = batch.errors.length - MAX_ERRORS;
     this.errors.hidden = batch.errors.length === 0;
     this.errors.replaceChildren(
@@ -46,8 +53,8 @@ export class BatchCard {
 
   /** Buttons are made anew only when there are others, so that they keep their focus. */
   updateActions() {
-    const { canCancel, files, id } = this.batch;
-    const wanted = [canCancel, ...files.map(({ path }) => path)].join(" ");
+    const { canCancel, isOpen, files, id } = this.batch;
+    const wanted = [canCancel, isOpen, ...files.map(({ path }) => path)].join(" ");
     if (wanted === this.shown) return;
     this.shown = wanted;
     const button = (label, action) =>
@@ -55,8 +62,9 @@ export class BatchCard {
     this.actions.replaceChildren(
       ...files.map((file) => button(file.name, (target) => this.onDownload(file, target))),
       canCancel ? button("Cancel", (target) => this.onCancel(this.batch, target)) : "",
+      isOpen ? "" : button("Delete", (target) => this.onDelete(this.batch, target)),
     );
-    this.actions.hidden = !canCancel && files.length === 0;
+    this.actions.hidden = this.actions.childElementCount === 0;
   }
 }
 

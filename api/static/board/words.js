@@ -1,5 +1,7 @@
 // Numbers, durations and shares as text.
 
+import { grouped } from "../chat/numbers.js";
+
 export function duration(seconds) {
   const whole = Math.max(0, Math.floor(Number(seconds) || 0));
   if (whole < 60) return `${whole} s`;
@@ -19,7 +21,7 @@ export function bytes(number) {
   return `${value.toFixed(value < 10 && unit > 0 ? 1 : 0)} ${units[unit]}`;
 }
 
-export const grouped = (number) => Number(number || 0).toLocaleString("en");
+export { grouped };
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
 

@@ -217,10 +217,13 @@ export function emptyAnswer(id, options) {
   };
 }
 
-/** Whether more can be asked for: the text or the reasoning was stopped or cut. */
-export function canContinue({ role, content, reasoning, state, finishReason, toolCalls }) {
+/** Whether the text is no longer the model's own, which is kept as `original`. */
+export const isEdited = ({ original }) => original !== undefined;
+
+/** Whether more can be asked for: the text or the reasoning was stopped or cut, or someone else wrote the end of it. */
+export function canContinue({ role, content, reasoning, state, finishReason, toolCalls, original }) {
   const isCut = state === "stopped" || state === "failed" || (state === "done" && finishReason === "length");
-  return role === "assistant" && isCut && Boolean(content || reasoning) && !toolCalls?.length;
+  return role === "assistant" && (isCut || isEdited({ original })) && Boolean(content || reasoning) && !toolCalls?.length;
 }
 
 /** Makes the message ready for an Answer that adds to its text. */

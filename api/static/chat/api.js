@@ -56,6 +56,12 @@ export async function listModels(key) {
 export const startChat = (body, { key, id, signal }) =>
   call("v1/chat/completions", { key, signal, method: "POST", body, headers: { "Idempotency-Key": id } });
 
+/** How many tokens the messages of `body` are for its model. */
+export async function countTokens(body, { key, signal }) {
+  const response = await call("tokenize", { key, signal, method: "POST", body });
+  return (await response.json()).count;
+}
+
 export function resumeChat(jobId, after, { key, signal }) {
   const query = new URLSearchParams({ stream: "true" });
   if (after !== null) query.set("starting_after", after);

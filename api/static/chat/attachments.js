@@ -1,5 +1,7 @@
 // Files beside a message: images as they are or scaled, text files and PDFs as their text. What cannot be taken is said by name.
 
+import { grouped } from "./numbers.js";
+
 const MAX_IMAGES = 8; // of a request, as the server has it
 const MAX_KEPT_BYTES = 2 ** 20; // a larger picture is saved anew; the server takes 4 MiB
 const MAX_IMAGES_BYTES = 5_000_000; // of a conversation: a request of 8 MiB holds them in base64, and its text
@@ -26,7 +28,7 @@ export async function readAttachment(file, noImages) {
   const isPdf = file.type === "application/pdf" || /\.pdf$/i.test(file.name);
   const text = isPdf ? await readPdf(file) : await readText(file);
   if (text.length > MAX_CHARACTERS) {
-    throw new Refusal(`${file.name} has ${text.length.toLocaleString("en")} characters; 1,000,000 are allowed. Attach a part of it.`);
+    throw new Refusal(`${file.name} has ${grouped(text.length)} characters; 1,000,000 are allowed. Attach a part of it.`);
   }
   return { kind: "text", name: file.name, text };
 }
@@ -104,7 +106,10 @@ async function readPdf(file) {
 export function contentOf({ content, attachments = [] }, isTextOnly = false) {
   const images = attachments.filter(({ kind }) => kind === "image");
   const left = isTextOnly ? images.map(({ name }) => `(The image ${name} was shown to another model; you cannot see it.)`) : [];
-  const texts = attachments.filter(({ kind }) => kind === "text").map(({ name, text }) => `File ${name}:\n\n${text}\n\n(end of ${name})`);
+  const texts = attachments.filter(({ kind }) => kind === "text").map(({ name, text, whole }) => {
+    const end = whole ? `(${name} goes on; these are ${text.length} of its ${whole} characters)` : `(end of ${name})`;
+    return `File ${name}:\n\n${text}\n\n${end}`;
+  });
   const text = [...left, ...texts, content].filter(Boolean).join("\n\n");
   if (images.length === 0 || isTextOnly) return text;
   const parts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));

@@ -3,12 +3,16 @@
 // `nodes`: all messages by id, oldest first; each knows its `parent` (null for a first one). `chosen`: for a message with
 // several answers (or "" for several beginnings) the id of the open one, if that is not the newest. `messages`: the path.
 
+import { randomId } from "./dom.js";
+
 const parentOf = (message) => message.parent ?? null;
 const choiceOf = (message) => parentOf(message) ?? "";
 
-/** Takes these messages as the whole conversation and opens its path. */
+/** Takes these messages as the whole conversation and opens its path. What follows a message that is gone is a beginning: two
+ * tabs may have changed the conversation at once. */
 export function plant(conversation, messages) {
   conversation.nodes = new Map(messages.map((message) => [message.id, message]));
+  for (const message of messages) if (!conversation.nodes.has(parentOf(message))) message.parent = null;
   openPath(conversation);
 }
 
@@ -59,24 +63,54 @@ export function drop(conversation, message) {
   delete conversation.chosen[choiceOf(message)];
 }
 
-/** Takes a message and all that follows it out, and opens the variant before it, else the one after it. Returns what it took. */
+const childrenOf = (conversation, { id }) => [...conversation.nodes.values()].filter((node) => parentOf(node) === id);
+
+/** A message and all that follows it, in every variant. */
+export function withFollowing(conversation, message) {
+  const found = [message];
+  for (const one of found) found.push(...childrenOf(conversation, one)); // it grows
+  return found;
+}
+
+/** Takes a message and all that follows it out, and opens the variant before it, else the one after it. Returns what `putBack`
+ * needs. */
 export function cut(conversation, message) {
   const ways = variants(conversation, message);
   const at = ways.indexOf(message);
-  const beside = ways[at - 1] ?? ways[at + 1];
-  const taken = [message];
-  for (const { id } of taken) taken.push(...[...conversation.nodes.values()].filter((node) => parentOf(node) === id)); // it grows
-  for (const { id } of taken) conversation.nodes.delete(id);
-  if (beside) conversation.chosen[choiceOf(message)] = beside.id;
-  openPath(conversation);
-  return taken;
+  return takeOut(conversation, { taken: withFollowing(conversation, message), next: ways[at - 1] ?? ways[at + 1] });
 }
 
-/** Puts back what was cut, and opens it. */
-export function putBack(conversation, taken) {
+/** Takes one message out of the middle: what followed it, follows what stood before it. The results of its calls go with it.
+ * Returns what `putBack` needs. */
+export function lift(conversation, message) {
+  const taken = [message];
+  for (const one of taken) taken.push(...childrenOf(conversation, one).filter(({ role }) => role === "tool")); // it grows
+  const following = taken.flatMap((one) => childrenOf(conversation, one)).filter((node) => !taken.includes(node));
+  const next = following.find((node) => conversation.messages.includes(node));
+  const moved = following.map((node) => ({ node, parent: node.parent }));
+  for (const { node } of moved) node.parent = parentOf(message);
+  return takeOut(conversation, { taken, moved, next });
+}
+
+function takeOut(conversation, { taken, moved = [], next }) {
+  const chosen = { ...conversation.chosen };
+  for (const { id } of taken) conversation.nodes.delete(id);
+  if (next) conversation.chosen[choiceOf(taken[0])] = next.id;
+  openPath(conversation);
+  return { taken, moved, chosen };
+}
+
+/** Puts back what was taken out, and opens it. */
+export function putBack(conversation, { taken, moved, chosen }) {
+  for (const { node, parent } of moved) node.parent = parent;
+  conversation.chosen = { ...conversation.chosen, ...chosen };
   plant(conversation, [...conversation.nodes.values(), ...taken].sort((one, other) => one.order - other.order));
   choose(conversation, taken[0]);
 }
+
+/** Copies of this message and of those that lead to it, for another conversation. They are no jobs. */
+export const copies = (conversation, message) =>
+  [...lineage(conversation, message), message].map((one) => ({ ...structuredClone(one), id: randomId(), job: null, last: null }));
 
 /** The messages that lead to this one, without it. */
 export function lineage(conversation, message) {

@@ -11,9 +11,10 @@ export function isSend({ key, isComposing, shiftKey, ctrlKey, metaKey }) {
 
 export class Composer {
   /** `onSend(text, attachments)`. `onType(text)`: what is in the box has changed. `held()`: attachments of the conversation. `noImages()`: why the picked model takes no
-   * images, or "". `waitsFor()`: what is missing for sending, or "". */
-  constructor({ form, area, note, sendButton, stopButton, onSend, onType, onStop, held, noImages, waitsFor }) {
-    Object.assign(this, { form, area, note, sendButton, stopButton, onSend, onType, waitsFor });
+   * images, or "". `waitsFor()`: what is missing for sending, or "". `mayBeSent()`: it fits the model's context. `onChange()`: what
+   * would be sent may have changed. */
+  constructor({ form, area, note, sendButton, stopButton, onSend, onType, onStop, held, noImages, waitsFor, mayBeSent, onChange }) {
+    Object.assign(this, { form, area, note, sendButton, stopButton, onSend, onType, waitsFor, mayBeSent, onChange });
     this.isWanted = false;
     this.tray = new Tray({ held, noImages, onChange: () => this.refresh() });
     form.addEventListener("submit", (event) => {
@@ -42,9 +43,11 @@ export class Composer {
     this.send();
   }
 
-  send() {
+  /** `isForced`: whether it fits or not. */
+  send(isForced = false) {
     if (this.isEmpty) return;
     this.isWanted = true;
+    this.isForced = isForced;
     this.refresh();
   }
 
@@ -61,26 +64,43 @@ export class Composer {
   /** Sends what waited for something that is there now; says what is missing otherwise. */
   refresh() {
     this.tray.label();
-    if (this.isWanted && !this.missing) return this.sendNow();
+    this.onChange();
+    if (this.isWanted && !this.missing) {
+      if (this.isForced || this.mayBeSent()) return this.sendNow();
+      this.isWanted = false;
+    }
     const words = this.isWanted ? `Sent as soon as ${this.missing}.` : "";
     if (this.note.textContent !== words) this.note.textContent = words;
     this.sendButton.setAttribute("aria-disabled", String(this.isEmpty));
   }
 
+  /** The message in the box. */
+  get draft() {
+    return { role: "user", content: this.area.value, attachments: this.tray.files };
+  }
+
   sendNow() {
-    const text = this.area.value;
+    const { content, attachments } = this.take();
+    this.onSend(content, attachments);
+  }
+
+  /** The message, which is no longer in the box afterwards. */
+  take() {
+    const content = this.area.value;
     this.isWanted = false;
     this.area.value = "";
     this.fit();
     this.onType("");
-    this.onSend(text, this.tray.take());
+    return { content, attachments: this.tray.take() };
   }
 
   /** The box of another chat: `text` was typed there before. */
-  show(text) {
+  show(conversation, text) {
     this.isWanted = false;
     this.area.value = text;
     this.fit();
+    this.tray.show(conversation);
+    this.refresh();
   }
 
   fit() {

@@ -3,7 +3,7 @@
 import { isRunning } from "./answer.js";
 import { address, addressed, wireAddress } from "./address.js";
 import { ask } from "./ask.js";
-import { plant } from "./branches.js";
+import { append, copies, plant } from "./branches.js";
 import { byId } from "./dom.js";
 import { download, fromFile, toJson, toMarkdown } from "./exchange.js";
 import { recall, remember } from "./recall.js";
@@ -12,6 +12,7 @@ import { Sidebar } from "./sidebar.js";
 import { Store } from "./store.js";
 import { Toast } from "./toast.js";
 
+const BRANCH = "Branch of ";
 const SEARCH_AFTER_MS = 120;
 
 export class Conversations {
@@ -69,6 +70,19 @@ export class Conversations {
   openNew({ folder = null } = {}) {
     if (this.current.messages.length > 0 || folder) this.opened(this.store.create(this.current.options, { folder }));
     byId("text").focus();
+  }
+
+  /** A new chat with what was said up to this message. */
+  async branchOff(message) {
+    const from = this.current;
+    const title = `${BRANCH}${from.title.replace(BRANCH, "")}`;
+    const conversation = this.store.create(from.options, { title, isNamed: true, folder: from.folder });
+    for (const one of copies(from, message)) append(conversation, one);
+    for (const one of conversation.messages) this.store.save(conversation, one);
+    await this.store.flush();
+    this.opened(conversation);
+    byId("text").focus();
+    this.toast.show(`A new chat, with what was said up to there in “${from.title}”.`, "Back", () => this.open(from));
   }
 
   empty() {

@@ -50,13 +50,16 @@ export function toApi(message, isTextOnly) {
   return { role, content: content || null, tool_calls: calls };
 }
 
+/** Without those that say nothing. */
+export const worthSending = (messages) =>
+  messages.filter((message) => message.content || message.attachments?.length || wholeCalls(message).length);
+
 /** The request body for an answer to `messages`. `isTextOnly`: the model reads no images. */
 export function toRequest(messages, { options, isTextOnly = false }) {
   const system = options.system?.trim() ? [{ role: "system", content: options.system }] : [];
-  const worth = messages.filter((message) => message.content || message.attachments?.length || wholeCalls(message).length);
   return {
     model: options.model,
-    messages: [...system, ...worth.map((message) => toApi(message, isTextOnly))],
+    messages: [...system, ...worthSending(messages).map((message) => toApi(message, isTextOnly))],
     stream: true,
     background: true, // the job goes on when this page is closed
     stream_options: { include_usage: true, include_event_ids: true }, // needed to resume a broken stream

@@ -3,13 +3,15 @@
 import { Lexer, Marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/purify.js";
 import { CodeView } from "./code_view.js";
+import { DetailsView, detailsExtension } from "./details.js";
 import { h } from "./dom.js";
+import { footnoteExtensions, linkNotes } from "./footnotes.js";
 import { formula, masked, mathExtensions, typeset } from "./math.js";
 
-const MIN_PLACED = 8; // tokens a frame: more than those that are read again
+const MANY_FORMULAS = 100; // each has hundreds of elements: blocks with them are laid out and painted only near the window
 const MAX_DEPTH = 32; // of nested quotes, lists and emphasis; deeper ones are shown as text
 
-const PLAIN_TAG = /^\s*<(?:br\s*\/?|\/?(?:sub|sup|kbd|b|i|u|s|mark|small))>\s*$/i; // those that models write, without attributes
+const PLAIN_TAG = /^\s*<(?:br\s*\/?|\/?(?:sub|sup|kbd|b|i|u|s|strong|em|mark|small))>\s*$/i; // those that models write, without attributes
 
 const escape = (text) => text.replace(/[&<>"']/g, (mark) => `&#${mark.charCodeAt(0)};`);
 
@@ -21,7 +23,7 @@ const marked = new Marked({
     code: (token) => (isFormula(token) ? `<p>${formula(token.text, true)}</p>` : "<pre></pre>"), // filled by draw()
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`, // images are not loaded
   },
-  extensions: mathExtensions,
+  extensions: [...mathExtensions, ...footnoteExtensions, detailsExtension],
   hooks: { emStrongMask: masked },
 });
 
@@ -55,17 +57,23 @@ class BoundedLexer extends Lexer {
 
 const ALLOWED = {
   ALLOWED_TAGS: (
-    "p br hr a strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td input span sup sub kbd b i u s mark small"
+    "p br hr a strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 table thead tbody tr th td input span sup sub kbd b i u s mark small details summary"
   ).split(" "),
-  ALLOWED_ATTR: ["href", "title", "class", "align", "start", "type", "checked", "disabled"],
+  ALLOWED_ATTR: ["href", "title", "class", "align", "start", "type", "value", "checked", "disabled"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, // of every attribute that the next line does not name
-  ADD_URI_SAFE_ATTR: ["align", "start", "type"],
+  ADD_URI_SAFE_ATTR: ["align", "start", "type", "value"],
   RETURN_DOM_FRAGMENT: true,
 };
 
-/** Tokens -> a fragment without anything that runs or loads. Code blocks of `old` nodes that only grew move into it. */
-function draw(tokens, old = []) {
-  const kept = old.flatMap((node) => (node.querySelectorAll ? [...node.querySelectorAll(".code")] : []));
+/** Elements in these nodes, but for those that a view in them has made. */
+function own(nodes, selector) {
+  const isOwn = (node, element) => !node.contains(element.parentElement.closest(".content") ?? document);
+  return nodes.flatMap((node) => [...(node.querySelectorAll?.(selector) ?? [])].filter((element) => isOwn(node, element)));
+}
+
+/** Tokens -> a fragment without anything that runs or loads. Code and details of `old` nodes that only grew move into it. */
+function draw(tokens, old = [], milliseconds = Infinity) {
+  const [keptCode, keptDetails] = [own(old, ".code"), own(old, "details")];
   const fragment = DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";
@@ -82,15 +90,29 @@ function draw(tokens, old = []) {
     table.replaceWith(frame);
     frame.append(table);
   }
-  const codes = [];
-  marked.walkTokens(tokens, (token) => token.type === "code" && !isFormula(token) && codes.push(token));
+  const [codes, details] = [[], []];
+  marked.walkTokens(tokens, (token) => {
+    if (token.type === "code" && !isFormula(token)) codes.push(token);
+    if (token.type === "details") details.push(token);
+  });
   fragment.querySelectorAll("pre").forEach((pre, index) => {
-    const view = codeView(codes[index], kept[index]);
+    const view = codeView(codes[index], keptCode[index]);
     view.update(codes[index].text);
     pre.replaceWith(view.frame);
   });
+  linkNotes(fragment);
+  fragment.querySelectorAll("details").forEach((element, index) => {
+    const view = detailsView(details[index], element.firstElementChild, keptDetails[index]);
+    element.replaceWith(view.frame);
+    view.update(details[index], milliseconds);
+  });
+  for (const node of fragment.children) markFormulas(node);
   typeset(fragment);
   return fragment;
+}
+
+function markFormulas(node) {
+  if (node.querySelector("code.math, .formula")) node.classList.add("formulas");
 }
 
 function codeView(token, frame) {
@@ -98,13 +120,20 @@ function codeView(token, frame) {
   return old?.mayBecome(languageOf(token), token.text) ? old : new CodeView(languageOf(token));
 }
 
+function detailsView(token, summary, frame) {
+  const old = frame && DetailsView.of(frame);
+  if (old?.mayBecome(token)) return old;
+  return new DetailsView(token, summary, (element, depth) => new MarkdownView(element, depth));
+}
+
 /** What is on the page of one token. `take` shows the token's next state, if it can. */
 class Block {
-  constructor(token, old = []) {
+  constructor(token, old = [], milliseconds = Infinity) {
     this.type = token.type;
+    this.isWhole = true;
     this.isStale = false; // a link that it uses leads elsewhere now
     this.raw = token.raw;
-    this.fragment = draw([token], old);
+    this.fragment = draw([token], old, milliseconds);
     this.nodes = [...this.fragment.childNodes];
   }
 
@@ -133,6 +162,23 @@ class CodeBlock extends Block {
   }
 }
 
+class DetailsBlock extends Block {
+  constructor(token, old = [], milliseconds = Infinity) {
+    super(token, old, milliseconds);
+    this.view = DetailsView.of(this.nodes[0]);
+    this.isWhole = this.view.isWhole;
+    if (old[0] && DetailsView.of(old[0])) this.nodes[0].open = old[0].open;
+  }
+
+  take(token, milliseconds) {
+    if (this.isStale || token.type !== this.type || !this.view.mayBecome(token)) return false;
+    this.raw = token.raw;
+    this.view.update(token, milliseconds);
+    this.isWhole = this.view.isWhole;
+    return true;
+  }
+}
+
 /** A list or a table: only the items or rows that changed are drawn anew. */
 class Rows extends Block {
   constructor(token, old) {
@@ -156,6 +202,7 @@ class Rows extends Block {
     const parts = Rows.partsOf(token);
     parts.forEach((part, index) => this.place(token, part, index));
     while (this.parent.children.length > parts.length) this.parent.lastElementChild.remove();
+    markFormulas(this.nodes[0]);
     this.keys.length = parts.length;
     this.raw = token.raw;
     return true;
@@ -173,14 +220,17 @@ class Rows extends Block {
   }
 }
 
-function newBlock(token, old) {
+function newBlock(token, old, milliseconds) {
+  if (token.type === "details") return new DetailsBlock(token, old, milliseconds);
   if (token.type === "list" || token.type === "table") return new Rows(token, old);
   return token.type === "code" && !isFormula(token) ? new CodeBlock(token, old) : new Block(token, old);
 }
 
 export class MarkdownView {
-  constructor(element) {
-    this.element = element;
+  /** `depth`: of the element, as in BoundedLexer. */
+  constructor(element, depth = 0) {
+    Object.assign(this, { element, depth });
+    this.outer = {}; // links of the text around this one
     this.clear();
   }
 
@@ -202,8 +252,12 @@ export class MarkdownView {
     const from = this.pending.num;
     const first = this.settled.blocks;
     const until = performance.now() + milliseconds;
-    let num = from;
-    while (num < tokens.length && (num < from + MIN_PLACED || performance.now() < until)) this.place(tokens[num], first + num++);
+    let [num, isDrawn] = [from, false];
+    while (num < tokens.length && !(isDrawn && performance.now() >= until)) {
+      isDrawn = this.place(tokens[num], first + num, until - performance.now()) || isDrawn;
+      if (!this.blocks[first + num].isWhole) break;
+      num += 1;
+    }
     this.pending.num = num;
     if (num < tokens.length) return false;
     this.text = text;
@@ -235,30 +289,36 @@ export class MarkdownView {
   /** The tokens after the settled ones. */
   read(text) {
     const lexer = new BoundedLexer(marked.defaults);
-    Object.assign(lexer.tokens.links, this.settled.links);
+    lexer.depth = this.depth;
+    Object.assign(lexer.tokens.links, this.outer, this.settled.links);
     return lexer.lex(text.slice(this.settled.length));
   }
 
-  place(token, index) {
+  /** Whether it had to be drawn anew. */
+  place(token, index, milliseconds) {
     const old = this.blocks[index];
-    if (old?.take(token)) return;
-    const block = newBlock(token, old?.nodes);
+    if (old?.take(token, milliseconds)) return false;
+    const block = newBlock(token, old?.nodes, milliseconds);
     const after = old?.nodes[0] ?? this.blocks.slice(index + 1).find(({ nodes }) => nodes.length)?.nodes[0] ?? null;
     this.element.insertBefore(block.fragment, after);
     old?.nodes.forEach((node) => node.remove());
     this.blocks[index] = block;
+    return true;
   }
 
   /** The last three blocks may still change: a list goes on after a paragraph that turns out to be its next item. */
   settle(tokens) {
-    if (tokens.length === 0) this.settled = { blocks: 0, length: 0, links: {} };
+    if (tokens.length === 0) this.settled = { blocks: 0, length: 0, formulas: 0, links: {} };
     const solid = tokens.map(({ type }, index) => ({ type, index })).filter(({ type }) => type !== "space");
     const done = tokens.slice(0, solid.at(-3)?.index ?? 0);
     for (const { raw } of done) this.settled.length += raw.length;
-    marked.walkTokens(done, ({ type, tag, href, title }) => {
+    marked.walkTokens(done, ({ type, tag, href, title, key, number }) => {
       if (type === "def") this.settled.links[tag] ??= { href, title };
+      if (type === "footnote") this.settled.links[key] ??= { number };
+      if (type === "formula" || type === "formulas") this.settled.formulas += 1;
     });
     this.settled.blocks += done.length;
+    if (this.settled.formulas > MANY_FORMULAS) this.element.classList.add("many-formulas");
   }
 }
 

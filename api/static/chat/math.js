@@ -1,6 +1,7 @@
 // LaTeX in an answer: `$…$`, `\(…\)`, `$$…$$`, `\[…\]`, `\begin{align}…\end{align}` and blocks of ```math. KaTeX is loaded when the first one appears.
 
-const FRAME_MS = 12; // of formulas that waited for KaTeX
+const FRAME_MS = 2; // of formulas that were not set before
+const MAX_MADE = 1000; // formulas that are kept
 const MAX_LENGTH = 5000; // characters of one formula
 const DOLLAR = /(?<![\w$\\])\$(?!\s)/; // one that may open a formula: neither US$5 nor "$ 5"
 const CLOSERS = { "\\(": "\\)", "\\[": "\\]", $$: "$$" };
@@ -87,17 +88,25 @@ export const mathExtensions = [
   },
 ];
 
+/** Sets formulas for a few milliseconds a frame; those that wait show their source. One that was set before is copied, at once. */
 class Typesetter {
   katex = null;
-  waiting = new Set(); // elements drawn before KaTeX was there
+  made = new Map(); // source -> its element, or null if it cannot be set; those of an answer, which is drawn again as it grows
+  waiting = new Set(); // elements that show their source
+  left = FRAME_MS; // of this frame
 
-  /** Replaces the sources in a part of the page by formulas, now or when KaTeX is loaded. */
+  /** Replaces the sources in a part of the page by formulas, now or soon. */
   take(part) {
     for (const code of part.querySelectorAll("code.math")) {
-      if (this.katex) this.set(code);
+      if (this.made.has(keyOf(code)) || (this.katex && this.left > 0)) this.set(code);
       else this.waiting.add(code);
     }
-    if (this.waiting.size > 0) this.loading ??= this.load();
+    if (this.waiting.size > 0) this.goOn();
+  }
+
+  goOn() {
+    if (!this.katex) this.loading ??= this.load();
+    else this.rest();
   }
 
   async load() {
@@ -112,29 +121,49 @@ class Typesetter {
       return;
     }
     this.katex = window.katex;
-    let until = performance.now() + FRAME_MS;
-    for (const code of this.waiting) {
-      this.set(code);
-      if (performance.now() < until) continue;
-      await new Promise(requestAnimationFrame);
-      until = performance.now() + FRAME_MS;
-    }
-    this.waiting.clear();
+    this.rest();
+  }
+
+  /** With the next frame there is time again. */
+  rest() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.left = FRAME_MS;
+      for (const code of this.waiting) {
+        if (this.left <= 0) break;
+        this.waiting.delete(code);
+        if (code.parentNode) this.set(code); // else it was drawn again
+      }
+    });
   }
 
   set(code) {
+    const key = keyOf(code);
+    if (!this.made.has(key)) this.make(key, code);
+    const element = this.made.get(key);
+    if (element) code.replaceWith(element.cloneNode(true));
+    else code.title = "This LaTeX cannot be set."; // the source stays
+  }
+
+  make(key, code) {
+    const begun = performance.now();
     const displayMode = code.classList.contains("display");
     const span = document.createElement("span");
     span.className = displayMode ? "formula display" : "formula";
     if (displayMode) span.tabIndex = 0; // a long one is scrolled by keys
+    if (this.made.size === MAX_MADE) this.made.delete(this.made.keys().next().value);
     try {
       this.katex.render(code.textContent, span, { displayMode, strict: "ignore", maxExpand: 500, maxSize: 20 });
-      code.replaceWith(span);
+      this.made.set(key, span);
     } catch {
-      code.title = "This LaTeX cannot be set."; // the source stays
+      this.made.set(key, null);
     }
+    this.left -= performance.now() - begun;
+    this.rest();
   }
 }
+
+const keyOf = (code) => code.className + code.textContent;
 
 const typesetter = new Typesetter();
 

@@ -1,21 +1,24 @@
 // One message on the page.
 
-import { canContinue, isRunning } from "./answer.js";
-import { isSend } from "./composer.js";
-import { attachmentList, attachmentView } from "./attachment_view.js";
+import { canContinue, isEdited, isRunning } from "./answer.js";
+import { attachmentList } from "./attachment_view.js";
 import { h, icon } from "./dom.js";
+import { editForm } from "./edit_form.js";
 import { wholeCalls } from "./fold.js";
 import { MarkdownView } from "./markdown.js";
-import { advice, ending, figures, progress, wait } from "./words.js";
+import { menuButton } from "./menu.js";
+import { advice, ending, figures, leftOut, progress, wait } from "./words.js";
 
-const FRAME_MS = 12; // spent on the text of an answer; the rest is drawn with the next frame
+const FRAME_MS = 8; // spent on the text of an answer; the rest is drawn with the next frame
 const NAMES = { user: "You", assistant: "Assistant", tool: "Tool result" };
 
 const action = (name, label, onclick) =>
   h("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick }, icon(name));
 
 export class MessageView {
-  /** `actions`: edit(message, text, attachments), again(message), goOn(message), variants(message), choose(message), remove(message), retry(message), sendToolResult(call, text), openSettings(). */
+  /** `actions`: edit(message, text, attachments), rewrite(message, fields), again(message), goOn(message), variants(message),
+   * choose(message), numWithFollowing(message), remove(message), removeOnly(message), branchOff(message), retry(message),
+   * leaveOut(message), hurry(message), sendToolResult(message, call, text), openSettings(). */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -29,7 +32,6 @@ export class MessageView {
     this.who = h("h2", { class: "who" }, NAMES[message.role]);
     const parts = [this.who, this.reasoning, this.body, this.calls, this.notice, this.foot];
     this.element = h("article", { class: `message ${message.role}`, "data-id": message.id }, ...parts);
-    if (message.attachments?.length) this.body.before(attachmentList(message.attachments));
     this.update();
   }
 
@@ -39,13 +41,25 @@ export class MessageView {
     const buttons = h("span", { class: "actions" }, copy);
     this.more = h("button", { type: "button", class: "continue", hidden: true, onclick: () => actions.goOn(message) }, "Continue");
     if (message.role === "assistant") buttons.prepend(this.more);
-    if (message.role === "user") buttons.append(action("edit", "Edit and send again", () => this.edit()));
+    buttons.append(action("edit", "Edit", () => this.edit()));
     if (message.role === "assistant") buttons.append(action("again", "Regenerate", () => actions.again(message)));
     const switcher = this.switcher();
-    const what = switcher ? "Delete this variant" : "Delete from here on";
-    buttons.append(action("bin", what, () => actions.remove(message)));
+    buttons.append(menuButton("More", () => this.menu(switcher !== null)));
     if (switcher) buttons.append(switcher);
     return buttons;
+  }
+
+  menu(hasVariants) {
+    const { message, actions } = this;
+    const num = actions.numWithFollowing(message);
+    const what = `Delete ${hasVariants ? "this variant" : "from here on"} (${num} ${num === 1 ? "message" : "messages"})`;
+    const items = [
+      ["New chat from here", () => actions.branchOff(message)],
+      isEdited(message) && ["Restore the model's text", () => actions.rewrite(message, { content: message.original })],
+      num > 1 && message.role !== "tool" && ["Delete only this message", () => actions.removeOnly(message), "danger"],
+      [num > 1 || hasVariants ? what : "Delete", () => actions.remove(message), "danger"],
+    ];
+    return items.filter(Boolean);
   }
 
   /** After another tab has added or deleted a variant. */
@@ -78,7 +92,15 @@ export class MessageView {
     this.isDrawn = true;
     if (this.markdown) this.isDrawn = this.markdown.update(shown(message), FRAME_MS);
     else this.body.textContent = message.content;
+    this.updateFiles(message.attachments ?? []);
     if (message.role === "assistant") this.updateAnswer(running);
+  }
+
+  updateFiles(files) {
+    if (files === this.files) return;
+    if (this.files?.length) this.body.previousElementSibling.remove();
+    if (files.length > 0) this.body.before(attachmentList(files));
+    this.files = files;
   }
 
   updateAnswer(running) {
@@ -90,7 +112,7 @@ export class MessageView {
     this.updateCalls(running);
     this.updateNotice();
     this.more.hidden = running || !canContinue(message);
-    const words = running ? [progress(message), message.firstAt ? figures(message) : ""] : [ending(message), figures(message)];
+    const words = running ? [progress(message), message.firstAt ? figures(message) : ""] : [isEdited(message) && "Edited", ending(message), leftOut(message), figures(message)];
     this.status.textContent = words.filter(Boolean).join(" · ");
   }
 
@@ -148,43 +170,30 @@ export class MessageView {
     const told = state === "lost" ? lost : error;
     const retry = h("button", { type: "button", onclick: () => this.actions.retry(this.message) }, "Try again");
     const settings = h("button", { type: "button", onclick: () => this.actions.openSettings() }, "Settings");
-    this.notice.append(h("strong", {}, told.message), h("p", {}, advice(told)), h("p", { class: "row" }, retry, settings));
+    const leaveOut = h("button", { type: "button", onclick: () => this.actions.leaveOut(this.message) }, "Leave out the oldest messages");
+    const isTooLong = told.code === "context_length_exceeded" && !this.message.options.overflow;
+    const row = h("p", { class: "row" }, isTooLong ? leaveOut : null, retry, settings);
+    this.notice.append(h("strong", {}, told.message), h("p", {}, advice(told)), row);
   }
 
   edit() {
-    const area = h("textarea", { rows: "3", "aria-label": "Edit message" });
-    area.value = this.message.content;
-    let files = this.message.attachments ?? [];
-    const kept = h("ul", { class: "attachments", "aria-label": "Attachments" });
-    for (const file of files) {
-      const view = attachmentView(file, () => {
-        files = files.filter((other) => other !== file);
-        view.remove();
-        area.focus();
-      });
-      kept.append(view);
-    }
+    const { message, actions } = this;
     const close = () => {
       form.remove();
       this.element.classList.remove("editing");
-      this.foot.querySelector('[aria-label^="Edit"]').focus();
+      this.foot.querySelector('[aria-label="Edit"]').focus();
     };
-    const save = (event) => {
-      event.preventDefault();
-      if (area.value.trim() || files.length > 0) this.actions.edit(this.message, area.value, files);
-    };
-    const keys = (event) => {
-      if (event.key === "Escape") close();
-      else if (isSend(event)) save(event);
-      else return;
-      event.stopPropagation();
-    };
-    const cancel = h("button", { type: "button", class: "plain-button", onclick: close }, "Cancel");
-    const row = h("p", { class: "row" }, h("button", { type: "submit", class: "primary" }, "Send"), cancel);
-    const form = h("form", { class: "edit", onsubmit: save, onkeydown: keys }, files.length > 0 ? kept : null, area, row);
+    const form = editForm(message, {
+      onSend: (text, files) => actions.edit(message, text, files),
+      onSave: (content, files) => {
+        close();
+        actions.rewrite(message, files.length === (message.attachments ?? []).length ? { content } : { content, attachments: files });
+      },
+      onCancel: close,
+    });
     this.element.classList.add("editing");
     this.body.after(form);
-    area.focus();
+    form.querySelector("textarea").focus();
   }
 }
 

@@ -4,6 +4,7 @@ import { listModels } from "./api.js";
 import { byId, h } from "./dom.js";
 import { apiKey } from "./key.js";
 import { nearness } from "./model_words.js";
+import { grouped } from "./numbers.js";
 import { advice } from "./words.js";
 
 const RETRY_MS = 3000;
@@ -74,8 +75,8 @@ export class Models {
   /** Beside the list: the weights that the picked model stands for, its context, and where it is. */
   tell() {
     const { root, id, max_model_len: context, ...rest } = this.offered?.find((model) => model.id === this.picked) ?? {};
-    const used = this.used ? `${this.used.toLocaleString("en")} of ` : "";
-    const length = context ? `${used}${context.toLocaleString("en")} tokens of context` : "";
+    const used = this.used ? `${grouped(this.used)} of ` : "";
+    const length = context ? `${used}${grouped(context)} tokens of context` : "";
     this.facts.textContent = [root === id ? "" : root, length, nearness(rest)].filter(Boolean).join(" · ");
     this.select.title = this.select.selectedOptions[0]?.title ?? "";
   }
@@ -119,6 +120,18 @@ export class Models {
   get noImages() {
     const inputs = this.offered?.find(({ id }) => id === this.picked)?.architecture?.input_modalities;
     return !inputs || inputs.includes("image") ? "" : `${this.picked} reads text only; pick a model that reads images.`;
+  }
+
+  /** Tokens that the picked model holds, if the server says. */
+  get context() {
+    return this.offered?.find(({ id }) => id === this.picked)?.max_model_len ?? null;
+  }
+
+  /** The smallest other model that holds more than so many tokens, or null. */
+  larger(tokens, hasImages) {
+    const reads = ({ architecture }) => !hasImages || architecture?.input_modalities?.includes("image");
+    const found = (this.offered ?? []).filter((model) => model.id !== this.picked && model.max_model_len > tokens && reads(model));
+    return found.sort((one, other) => one.max_model_len - other.max_model_len)[0]?.id ?? null;
   }
 
   complain(error) {

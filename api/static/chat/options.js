@@ -4,6 +4,7 @@ import { namesOfTools, readBias, readFormat, readTools } from "./pasted.js";
 
 const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 const TIERS = ["default", "flex", "priority"];
+export const LEAVE_OUT = "leave out the oldest";
 const MOST = Number.MAX_SAFE_INTEGER;
 
 const number = (name, label, fallback, min, max) => ({ name, label, fallback, kind: "number", step: "any", min, max, read: Number });
@@ -30,6 +31,7 @@ export const OPTIONS = [
   text("logit_bias", "Logit bias", { note: "by token id", fallback: '{"1234": -100}', read: readBias }),
   choice("reasoning_effort", "Reasoning effort", "model's own", EFFORTS),
   choice("service_tier", "Service tier", "key's first", TIERS),
+  { ...choice("overflow", "Longer than the context", "ask me", [LEAVE_OUT]), field: null },
   text("schema", "JSON schema", {
     note: "the answer keeps to it; {}: any JSON object",
     rows: 5,

@@ -7,7 +7,7 @@ import { Presets } from "./presets.js";
 
 /** The sections: a title, or none, and the options in it. Those with a title are folded. */
 const SECTIONS = [
-  ["", ["system", "temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort", "service_tier"]],
+  ["", ["system", "temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort", "service_tier", "overflow"]],
   [
     "More sampling",
     ["top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens", "logit_bias"],

@@ -194,8 +194,12 @@ export class Store {
     const { nodes } = conversation;
     if (nodes) {
       const isMine = (one) => this.isBusy(one) || this.unsaved.messages.has(one);
-      const read = await Promise.all(ids.filter((one) => !isMine(one)).map((one) => this.database.message(id, one)));
-      for (const message of read.filter(Boolean)) nodes.set(message.id, Object.assign(nodes.get(message.id) ?? {}, message));
+      const read = await Promise.all(ids.map((one) => this.database.message(id, one)));
+      for (const message of read.filter(Boolean)) {
+        const known = nodes.get(message.id);
+        if (!isMine(message.id)) nodes.set(message.id, Object.assign(known ?? {}, message));
+        else if (known) known.parent = message.parent; // where it stands, whoever is writing it
+      }
       for (const one of gone) nodes.delete(one);
       plant(conversation, [...nodes.values()].sort((one, other) => one.order - other.order));
     }

@@ -13,6 +13,8 @@ export class Transcript {
     this.isFollowing = true;
     this.top = 0;
     scroller.addEventListener("scroll", () => this.noticeScroll(), { passive: true });
+    const atEnd = new ResizeObserver(() => this.isFollowing && this.toEnd());
+    for (const element of [scroller, list]) atEnd.observe(element); // formulas and code grow after they were drawn, too
     jump.addEventListener("click", () => this.toEnd());
     list.addEventListener("click", (event) => this.copy(event.target.closest("[data-copy]")));
   }
@@ -30,23 +32,22 @@ export class Transcript {
     this.toEnd();
   }
 
-  append(message) {
+  /** At the end, or before this element. */
+  append(message, next = null) {
     const view = new MessageView(message, this.actions);
     this.views.set(message.id, view);
-    this.list.append(view.element);
+    this.list.insertBefore(view.element, next);
     if (!view.isDrawn) this.update(message);
     return view;
   }
 
   /** After a change of the path: messages that are shown already stay as they are. The place does not move. */
   showAgain({ messages }) {
-    const ids = [...this.views.keys()];
     const hadFocus = this.list.contains(document.activeElement);
-    const same = messages.findIndex(({ id }, index) => id !== ids[index]);
-    const numKept = same < 0 ? messages.length : same;
-    for (const id of ids.slice(numKept)) this.remove(id);
+    const ids = new Set(messages.map(({ id }) => id));
+    for (const id of [...this.views.keys()]) if (!ids.has(id)) this.remove(id);
     if (messages.length > 0) this.list.querySelector(".welcome")?.remove();
-    for (const message of messages.slice(numKept)) this.append(message);
+    messages.forEach((message, index) => this.views.has(message.id) || this.append(message, this.list.children[index]));
     if (this.isFollowing) this.toEnd();
     else this.noticeScroll();
     if (hadFocus && !this.list.contains(document.activeElement)) this.homeOfFocus().focus();

@@ -3,14 +3,16 @@
 import { checkRoom, LIMITS, readAttachment, Refusal, TEXT_LIMITS } from "./attachments.js";
 import { attachmentView } from "./attachment_view.js";
 import { byId } from "./dom.js";
+import { filesOf, keepFiles } from "./drafts.js";
 
 const MAX_FILES = 20;
+const NOT_KEPT = "The browser has no room for these files: send them before the page is closed.";
 
 export class Tray {
   /** `held()`: what the conversation has already. `noImages()`: why the picked model takes none, or "". `onChange()`: a file
    * came, went or is being read. */
   constructor({ held, noImages, onChange }) {
-    Object.assign(this, { held, noImages, onChange, files: [], numReading: 0 });
+    Object.assign(this, { held, noImages, onChange, conversation: null, files: [], numReading: 0 });
     this.list = byId("tray");
     this.told = byId("tray-note");
     this.input = byId("files");
@@ -60,25 +62,53 @@ export class Tray {
     return this.numReading > 0;
   }
 
+  /** The tray of another chat, with what was attached there before. */
+  async show(conversation) {
+    if (conversation === this.conversation) return;
+    if (this.conversation) this.files = []; // else they came before the first chat was there
+    this.conversation = conversation;
+    this.draw();
+    await this.read("", async () => {
+      const { files } = this;
+      files.unshift(...(await filesOf(conversation)));
+      if (files === this.files) this.draw();
+    });
+  }
+
   async add(files) {
+    await this.read("Reading…", async (refusals) => {
+      const { conversation, files: taken } = this; // another chat may be opened meanwhile
+      for (const file of files) {
+        try {
+          if (taken.length >= MAX_FILES) throw new Refusal(`${file.name} is left out: a message may have ${MAX_FILES} files.`);
+          const attachment = await readAttachment(file, this.noImages());
+          checkRoom(attachment, [...this.held(), ...taken]);
+          taken.push(attachment);
+        } catch (error) {
+          if (!(error instanceof Refusal)) throw error;
+          refusals.push(error.message);
+        }
+        if (taken === this.files) this.draw();
+      }
+      await this.keep(conversation ?? this.conversation, taken);
+    });
+  }
+
+  /** What is sent waits for `work(refusals)`. */
+  async read(words, work) {
+    const { conversation } = this;
     const refusals = [];
     this.numReading += 1;
-    this.tell("Reading…");
-    for (const file of files) {
-      try {
-        if (this.files.length >= MAX_FILES) throw new Refusal(`${file.name} is left out: a message may have ${MAX_FILES} files.`);
-        const attachment = await readAttachment(file, this.noImages());
-        checkRoom(attachment, [...this.held(), ...this.files]);
-        this.files.push(attachment);
-      } catch (error) {
-        if (!(error instanceof Refusal)) throw error;
-        refusals.push(error.message);
-      }
-      this.draw();
-    }
+    this.tell(words);
+    await work(refusals);
     this.numReading -= 1;
-    this.tell(refusals.join(" "), true);
+    if (conversation === this.conversation || refusals.length > 0) this.tell(refusals.join(" "), true);
     this.onChange();
+  }
+
+  /** Over a reload. */
+  async keep(conversation = this.conversation, files = this.files) {
+    await keepFiles(conversation, files).catch(() => files.length > 0 && this.tell(NOT_KEPT));
   }
 
   tell(text, isRefused = false) {
@@ -93,10 +123,20 @@ export class Tray {
   }
 
   remove(file) {
-    this.files = this.files.filter((other) => other !== file);
+    this.files.splice(this.files.indexOf(file), 1);
     this.draw();
     this.tell("");
+    this.keep();
     byId("text").focus();
+  }
+
+  /** Leaves the beginning of a text file. */
+  shorten(file, numCharacters) {
+    const cut = { ...file, text: file.text.slice(0, numCharacters), whole: file.whole ?? file.text.length };
+    this.files.splice(this.files.indexOf(file), 1, cut);
+    this.draw();
+    this.keep();
+    this.onChange();
   }
 
   /** The files, which are no longer here afterwards. */
@@ -105,6 +145,7 @@ export class Tray {
     this.files = [];
     this.draw();
     this.tell("");
+    this.keep();
     return files;
   }
 }

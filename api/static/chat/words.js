@@ -1,10 +1,11 @@
 // The texts under a message: progress, speed, and advice after an error.
 
 import { awayWords } from "./model_words.js";
+import { grouped } from "./numbers.js";
 
 const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(milliseconds < 10_000 ? 2 : 1)} s`;
 
-const perSecond = (rate) => (rate < 100 ? rate.toFixed(1) : Math.round(rate).toLocaleString("en"));
+const perSecond = (rate) => (rate < 100 ? rate.toFixed(1) : grouped(Math.round(rate)));
 
 /** The progress of a running answer. */
 export function progress({ state, queued, away, retrying, refusal, firstAt }) {
@@ -42,6 +43,9 @@ export function ending({ state, finishReason }) {
   return { length: "Cut at the token limit", content_filter: "Withheld by a filter" }[finishReason] ?? "";
 }
 
+/** Of an answer to a part of the conversation. */
+export const leftOut = ({ leftOut: num }) => (num ? `${num} oldest message${num === 1 ? "" : "s"} left out` : "");
+
 /** "48 s", "3 min 5 s", "6 h" */
 export function wait(left) {
   if (left < 100) return `${left} s`;
@@ -62,7 +66,7 @@ function whenAgain({ retryAfter, retryAt }) {
 
 /** What to do after an error, in one sentence. */
 export function advice({ status, code, ...times }) {
-  if (code === "context_length_exceeded") return "Start a new chat, or lower the token limit in the settings.";
+  if (code === "context_length_exceeded") return "Leave out the oldest messages, shorten yours, start a new chat, or choose a model that holds more.";
   if (code === "model_not_found") return "Choose another model at the top.";
   if (code === "model_load_failed") return "Choose another model at the top; this one's files or memory need the operator.";
   if (status === 0) return "Check that the server runs and that you are online; then try again.";

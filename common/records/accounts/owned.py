@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, delete, or_, select, tuple_
+from sqlalchemy import ColumnElement, Table, and_, delete, func, or_, select, tuple_
 
 from common.records.archive import exported
 from common.records.database import Connection, Records
@@ -71,7 +71,8 @@ def open_batches(connection: Connection, owner: str) -> list[str]:
 
 
 def delete_ended_batches(connection: Connection, before: float, limit: int) -> int:
-    """Delete batches that were made before this time and have ended, with their lines. Returns how many."""
-    is_old = and_(batches.c.created < before, batches.c.status.not_in(OPEN))
+    """Delete batches that ended before this time, with their lines. Returns how many."""
+    ended = func.coalesce(batches.c.completed, batches.c.failed, batches.c.expired, batches.c.cancelled)
+    is_old = and_(ended < before, batches.c.status.not_in(OPEN))
     ids = select(batches.c.id).where(is_old).limit(limit)
     return connection.execute(delete(batches).where(batches.c.id.in_(ids))).rowcount

@@ -9,6 +9,11 @@ from redis import Redis
 from common.redis import keys
 
 
+def dispatcher_lives(redis: "Redis") -> bool:
+    """Whether a process holds the dispatcher's lease. Raises RedisError."""
+    return bool(redis.exists(keys.DISPATCHER))
+
+
 def wake_dispatcher(redis: "Redis") -> None:
     """A batch was made, or is to be cancelled. Raises RedisError."""
     redis.publish(keys.DISPATCH, "")

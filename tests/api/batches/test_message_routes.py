@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 from sqlalchemy import select, update
 
-from api.batches.objects import KEPT_S
+from api.batches.objects import KEPT_S, NO_DISPATCHER
 from api.schema.batch.answers import MessageBatchAnswer
 from common.records.files import FileRecord, add_file
 from common.records.schema import batches, files
@@ -67,6 +67,7 @@ def test_a_new_batch_is_in_progress_and_its_requests_are_lines_of_a_file(app, we
         "ended_at": None,
         "archived_at": None,
         "results_url": None,
+        "waiting_for": NO_DISPATCHER,
     }
     created, expires = (datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
     assert made["id"].startswith("msgbatch_") and made["created_at"].endswith("Z")

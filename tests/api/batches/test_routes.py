@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import update
 
 from api.batches import stored
+from api.batches.objects import NO_DISPATCHER
 from api.files import receive
 from api.schema.batch.answers import BatchAnswer
 from common.records.schema import batches
-from common.redis.keys import DISPATCH, owner_of
+from common.redis.keys import DISPATCH, DISPATCHER, owner_of
 from tests.api.sdk import application, http_client, openai_client
 
 LINE = b'{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n'
@@ -73,6 +74,7 @@ def test_a_new_batch_is_validating_with_all_fields_that_the_sdk_knows(make, inpu
         "expired_at": None,
         "cancelling_at": None,
         "cancelled_at": None,
+        "waiting_for": NO_DISPATCHER,
         "request_counts": {"total": 0, "completed": 0, "failed": 0},
         "usage": {
             "input_tokens": 0,
@@ -282,3 +284,28 @@ def test_the_input_of_an_open_batch_cannot_be_deleted(app, client, make, input_i
         client.files.delete(input_id)
     change(app, made.id, status="completed")
     assert client.files.delete(input_id).deleted
+
+
+def test_a_batch_says_what_it_waits_for_while_it_is_open(app, client, make, redis):
+    made = make()
+    change(app, made.id, waiting_for="Too many tokens this minute.")
+    redis.set(DISPATCHER, "a:1")
+    assert not hasattr(client.batches.retrieve(made.id), "waiting_for")  # it is being read
+    change(app, made.id, status="in_progress")
+    assert client.batches.list().data[0].waiting_for == "Too many tokens this minute."
+    redis.delete(DISPATCHER)
+    assert client.batches.retrieve(made.id).waiting_for == NO_DISPATCHER
+    change(app, made.id, status="completed")
+    assert not hasattr(client.batches.retrieve(made.id), "waiting_for")
+
+
+def test_a_batch_is_deleted_with_its_results_once_it_has_ended(app, client, web, make, input_id):
+    made = make()
+    path = f"/v1/batches/{made.id}"
+    refused = web.delete(path)
+    assert refused.status_code == 409 and "has not ended: cancel it first" in refused.json()["error"]["message"]
+    results = client.files.create(file=("out.jsonl", LINE), purpose="batch").id
+    change(app, made.id, status="completed", output_file_id=results)
+    assert http_client(app, "sk-other").delete(path).status_code == 404
+    assert web.delete(path).json() == {"id": made.id, "object": "batch", "deleted": True}
+    assert [file.id for file in client.files.list()] == [input_id] and not client.batches.list().data

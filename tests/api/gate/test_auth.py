@@ -7,6 +7,7 @@ import httpx2
 import openai
 import pytest
 from flask import Request
+from redis.client import Pipeline
 from werkzeug.test import EnvironBuilder
 
 from api.gate.auth import Caller, KeyRing
@@ -14,8 +15,8 @@ from api.gate.rate_headers import duration, rate_headers
 from common.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from common.quota import Quota
 from common.redis.dispatch.internal import made_secret
-from common.redis.key_store import ALL_TIERS, PREFIX, KeyLimits, KeyStore, digest_of
-from common.redis.keys import owner_of
+from common.redis.key_store import ALL_TIERS, PREFIX, KeyLimits, KeyStore
+from common.redis.keys import digest_of, owner_of
 from common.settings import read_settings
 from tests.service import RunningService
 
@@ -44,6 +45,25 @@ def test_a_key_is_random_shown_once_and_stored_as_a_hash_alone(keys, redis):
         kind = redis.type(name)
         stored = redis.hgetall(name) if kind == b"hash" else redis.get(name)
         assert key.encode() not in name and key.encode() not in repr(stored).encode()
+
+
+def test_a_key_that_is_refused_takes_no_name_and_leaves_no_record(keys, redis):
+    with pytest.raises(InvalidRequest, match="weight"):
+        keys.add("bob", KeyLimits(weight=0.0))
+    keys.add("bob", KeyLimits())
+    with pytest.raises(Conflict):
+        keys.add("bob", KeyLimits())
+    assert [record.name for record in keys.all()] == ["bob"] and len(redis.keys("omni:key:*")) == 1
+
+
+def test_a_key_whose_record_could_not_be_written_takes_no_name(keys, monkeypatch):
+    def die(*_: object) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as broken, pytest.raises(ConnectionError):
+        broken.setattr(Pipeline, "execute", die)
+        keys.add("bob", KeyLimits())
+    keys.add("bob", KeyLimits())
 
 
 def test_names_are_unique_limits_are_checked_and_an_unknown_name_is_reported(keys):
@@ -188,6 +208,10 @@ def test_the_dispatcher_acts_for_an_owner_with_the_secret_of_redis(redis, ring):
     assert ring.caller(request) == Caller(ALICE, is_admin=False, batch="batch_1")
     with pytest.raises(Forbidden):
         ring.admin(request)
+
+
+def test_a_key_of_the_environment_may_hold_bytes_that_are_no_utf_8(redis):
+    KeyRing(read_settings({"OMNI_API_KEYS": "sk-\udcff"}), KeyStore(redis))
 
 
 def test_without_the_secret_the_dispatcher_s_headers_mean_nothing(redis, ring):

@@ -104,6 +104,26 @@ def test_every_error_below_messages_has_anthropic_s_format(method, path, status,
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("POST", "/chat/completions", "but POST /v1/chat/completions: the base URL ends in one /v1"),
+        ("POST", "/v1/v1/chat/completions", "but POST /v1/chat/completions: the base URL ends in one /v1"),
+        ("POST", "/v1/moderations", "on this server; GET /docs"),
+        ("POST", "/v1/responses/compact", "on this server; this path has DELETE and GET"),
+        ("GET", "/static/none.js", "on this server; GET /docs"),
+    ],
+)
+def test_a_route_that_there_is_not_says_what_there_is(method, path, hint, client):
+    message = client.open(path, method=method).get_json()["error"]["message"]
+    assert message.startswith((f"There is no {method} {path} ", f"There is no {method} {path}, "))
+    assert hint in message
+
+
+def test_a_missing_key_is_told_from_a_wrong_one(client):
+    assert "No API key was sent" in client.get("/v1/models").get_json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("family", "path", "message_of"),
     [
         ("openai", "/v1/chat/completions", lambda body: body["error"]["message"]),

@@ -122,6 +122,22 @@ def test_bytes_that_are_not_http_get_the_error_object_too(service: RunningServic
     assert b" 414 " in head and json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
+def test_a_body_that_ends_early_is_refused(service: RunningService):
+    with socket.create_connection(("127.0.0.1", service.port)) as raw:
+        raw.sendall(HEAD + JSON + b'Content-Length: 1000\r\n\r\n{"model": "deepseek-v3.2", "messages": []}')
+        raw.shutdown(socket.SHUT_WR)
+        head, _, body = raw.makefile("rb").read().partition(b"\r\n\r\n")
+    assert b" 400 " in head
+    assert "ended before its announced length" in json.loads(body)["error"]["message"]
+
+
+def test_a_body_whose_end_is_unknown_closes_its_connection_and_says_so(service: RunningService):
+    with socket.create_connection(("127.0.0.1", service.port)) as raw:
+        raw.sendall(HEAD + JSON + b"Transfer-Encoding: chunked\r\n\r\nnot a size\r\n")
+        head = raw.makefile("rb").read().partition(b"\r\n\r\n")[0]
+    assert b" 400 " in head and b"Connection: close" in head
+
+
 def test_a_slow_body_is_cut_off_and_does_not_delay_others(service: RunningService):
     drips = []
     for _ in range(50):

@@ -1,6 +1,7 @@
 """Events as the objects of Ollama's API."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,13 @@ def test_a_chat_is_messages_and_a_last_object_with_counts_and_durations(encoder)
     ]
     assert timeless(last) == HEAD | {"message": {"role": "assistant", "content": ""}} | END
     assert last["total_duration"] >= last["prompt_eval_duration"] > 0 and last["eval_duration"] > 0
+
+
+def test_an_answer_that_is_read_after_its_end_keeps_its_time(encoder):
+    *events, end = log("Hello!")
+    last = fed(chunks(encoder), [*events, replace(end, ended=CREATED_NS // 10**9 + 2)])[-1]
+    assert last["total_duration"] == 3 * 10**9 - CREATED_NS % 10**9
+    assert "eval_duration" not in last and last["eval_count"] == 2
 
 
 def test_a_text_has_no_message(encoder):

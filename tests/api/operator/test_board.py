@@ -6,6 +6,7 @@ from dataclasses import replace
 from threading import Event
 
 import gevent
+import gevent.event
 import httpx2
 import pytest
 from flask import Request
@@ -64,7 +65,7 @@ def test_a_snapshot_shows_waiting_running_and_failed_jobs(store, redis):
     snapshot = take_snapshot(store, [QUEUE])
     assert [job["id"] for job in snapshot["running"]] == ["job-0"]
     assert [(job["id"], job["position"]) for job in snapshot["waiting"]] == [("job-1", 1), ("job-2", 2)]
-    assert [(job["id"], job["code"]) for job in snapshot["failed"]] == [("job-3", "timeout")]
+    assert [(job["id"], job["code"], job["owner"]) for job in snapshot["failed"]] == [("job-3", "timeout", "o" * 32)]
     assert snapshot["num_waiting"] == 2
     assert snapshot["waiting"][0]["eta_s"] is None, "nothing has been measured"
     assert snapshot["waiting"][0] | {"age_s": 0, "eta_s": 0} == {
@@ -241,6 +242,18 @@ def test_viewers_cost_one_read_of_the_store_in_two_seconds(service_of_a_store, m
     for _ in range(100):
         work.newest()
     assert len(reads) == 1
+
+
+def test_two_may_wait_for_one_read(service_of_a_store, monkeypatch):
+    goes_on = gevent.event.Event()
+    monkeypatch.setattr("api.operator.stored_work.PATIENCE_S", 20.0)
+    work = StoredWork(service_of_a_store)
+    monkeypatch.setattr(work, "_refresh", goes_on.wait)
+    viewers = [gevent.spawn(work.newest) for _ in range(2)]
+    gevent.idle()
+    goes_on.set()
+    gevent.joinall(viewers, raise_error=True)
+    assert viewers[0].value == viewers[1].value
 
 
 def test_the_board_streams_to_admins_only(service: RunningService):

@@ -6,11 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from common.process.child import STOP_S, Watch
+from common.process.child import STOP_S, Child, Command, Watch
 from tests.chaos.harness import free_ports, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -171,6 +172,31 @@ def test_a_worker_that_dies_in_its_start_changes_no_count_of_deaths() -> None:
         watch.forget_child()
         told.append(watch.died_in)
     assert told == ["load 1 big", "load 1 big", "load 2 big", "load 2 big", ""]
+
+
+class Unkillable:
+    """A process that the kernel holds, until `status` is set."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.kill = self.poll = lambda: self.status
+
+
+def test_a_step_that_hangs_is_reported_once_however_long_its_process_takes_to_die(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.process.child.subprocess.Popen", lambda *_, **__: Unkillable())
+    child = Child(Command("worker", ["worker"], step_timeout_s=0.0, is_worker=True), count(0, 100).__next__)
+    assert child.watch is not None
+    for num_told in (1, 2):  # its successor's step is another
+        child.tick()
+        os.write(child.watch.write_fd, b"begin 1\n")
+        for _ in range(4):
+            child.tick()
+        assert caplog.text.count("a step took longer") == num_told
+        child._process.status = -9
+        child.tick()
+    child.close()
 
 
 def test_lines_may_arrive_in_pieces() -> None:

@@ -1,6 +1,7 @@
 """All that a key owns is exported and deleted, and nothing of another key."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -64,14 +65,29 @@ def test_every_row_is_exported_once_and_no_secret(records: Records, monkeypatch:
     assert job["form"] == {"of": "alice"} == job["log"][0]
 
 
+def ended(status: str, at: float | None) -> dict[str, Any]:
+    """What a batch's row says of its end."""
+    ends = dict.fromkeys(("completed", "failed", "expired", "cancelled"))
+    return {"status": status, **ends} | ({} if at is None else {status: at})
+
+
 def test_batches_that_ended_long_ago_are_deleted_with_their_lines(records: Records) -> None:
     with records.begin() as connection:
         fill(connection, "alice", 3)
         change: Callable[..., None] = lambda index, **values: connection.execute(  # noqa: E731
             batches.update().where(batches.c.id == f"alice-{index}").values(**values)
         )
-        change(0, status="completed", created=50)
-        change(1, status="in_progress", created=50)
-        change(2, status="completed", created=150)
+        change(0, created=50, **ended("completed", 50))
+        change(1, created=50, **ended("in_progress", None))
+        change(2, created=50, **ended("completed", 150))
         assert owned.delete_ended_batches(connection, 100, 10) == 1
     assert counts(records)["batches"] == counts(records)["batch_lines"] == 2
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "expired", "cancelled"])
+def test_a_batch_is_kept_from_its_end_however_long_it_ran(records: Records, status: str) -> None:
+    with records.begin() as connection:
+        fill(connection, "alice", 1)
+        connection.execute(batches.update().values(created=50, **ended(status, 150)))
+        assert owned.delete_ended_batches(connection, 100, 10) == 0
+        assert owned.delete_ended_batches(connection, 200, 10) == 1

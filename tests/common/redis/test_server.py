@@ -56,7 +56,7 @@ def test_a_redis_that_is_away_is_told_of_at_once_and_again_and_when_it_is_back(
     redis = Answering(away, away, away, AuthenticationError("invalid username-password pair"))
     watch = RedisWatch(redis, "redis://me:secret@host:6379/1", logging.getLogger("omni.test"), lambda: next(now))  # type: ignore[arg-type]
     for _ in range(6):
-        watch.look()
+        watch.answers()
     told = [record.getMessage() for record in caplog.records]
     where = "waiting for Redis at host:6379, where REDIS_URL leads: "
     refused = f"{where}Connection refused. If that lasts, start it, or correct REDIS_URL."
@@ -69,5 +69,5 @@ def test_a_redis_that_is_away_is_told_of_at_once_and_again_and_when_it_is_back(
 
 def test_an_error_of_a_redis_that_is_there_is_an_answer(caplog: pytest.LogCaptureFixture) -> None:
     watch = RedisWatch(Answering(NoPermissionError("PING")), "redis://host", logging.getLogger("omni.test"))  # type: ignore[arg-type]
-    watch.look()
+    watch.answers()
     assert not caplog.records

@@ -93,7 +93,7 @@ def test_a_refused_edit_leaves_the_file_as_it_was(keys: dict[str, object], sente
 
 
 def test_an_id_that_is_not_there_is_named(path: Path) -> None:
-    with pytest.raises(TableFault, match=r"there is no model 'x'; there are a, b\.$"):
+    with pytest.raises(TableFault, match=r"there is no model 'x'; there are a, b, default\.$"):
         remove_model(path, "x")
     with pytest.raises(TableFault, match=r"'sql' is an adapter of 'b'; change the adapters of that model\.$"):
         remove_model(path, "sql")

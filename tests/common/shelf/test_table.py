@@ -84,6 +84,7 @@ def test_relative_paths_count_from_the_folder_of_the_table(tmp_path: Path) -> No
         ("sub/small.gguf", "/tables/sub/small.gguf"),
         ("demo", str(DEMO_MODEL)),
         ("~/models/a", str(Path.home() / "models/a")),
+        ("a" * 300, "a" * 300),
     ],
 )
 def test_a_source_is_a_path_or_a_hub_id(written: str, meant: str) -> None:
@@ -146,6 +147,16 @@ def test_a_fault_of_the_form_is_one_sentence(text: str, sentence: str) -> None:
             "adapters={'a b': '/x'} is refused: 'a b' is no name; write one without spaces, commas and = signs.",
         ),
         (
+            'draft = "~nobody-here/m"',
+            "draft='~nobody-here/m' is refused: this machine has no home folder of a user 'nobody-here'; write the "
+            "whole path.",
+        ),
+        (
+            'adapters = { sql = "~nobody-here/m" }',
+            "adapters={'sql': '~nobody-here/m'} is refused: this machine has no home folder of a user 'nobody-here'; "
+            "write the whole path.",
+        ),
+        (
             "draft = 1",
             "draft=1 is refused: name a folder, a .gguf file, a Hugging Face id such as owner/name, or demo.",
         ),
@@ -194,6 +205,8 @@ def test_the_dispatcher_s_queue_is_no_model() -> None:
 def test_a_table_that_is_not_there_says_how_to_begin(tmp_path: Path) -> None:
     with pytest.raises(TableFault, match=r"there is no such file; make it with omni models add\.$"):
         read_table(tmp_path / "models.toml")
+    with pytest.raises(TableFault, match="this machine has no home folder of a user 'nobody-here'"):
+        read_table(Path("~nobody-here/models.toml"))
     with pytest.raises(TableFault, match=r"cannot be read \(Is a directory\); name a TOML file\.$"):
         read_table(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# \xe4\n")
@@ -260,3 +273,13 @@ def test_the_table_of_the_documents_can_be_read() -> None:
     rows = page[page.index("| key |") : page.index("What a model is for")].splitlines()
     cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
     assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == {*PARSERS}
+
+
+def test_the_home_of_an_unknown_user_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    refused = "no home folder of a user 'nobody-of-this-name'; write the whole path"
+    for line in ('model = "~nobody-of-this-name/m"', 'model = "demo"\nadapters = { a = "~nobody-of-this-name/m" }'):
+        with pytest.raises(TableFault, match=refused):
+            parse_table(f'[[model]]\nid = "a"\n{line}', tmp_path / "models.toml")
+    with pytest.raises(TableFault, match=f"OMNI_MODELS=~nobody-of-this-name/m.toml: .*{refused}"):
+        read_table(Path("~nobody-of-this-name/m.toml"))
+    assert parse_table(f'[[model]]\nid = "a"\nmodel = "{"x" * 300}"', tmp_path / "m.toml")[0].source == "x" * 300

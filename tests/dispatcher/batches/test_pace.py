@@ -53,6 +53,7 @@ def test_the_end_is_expected_at_the_measured_pace() -> None:
     assert next_pace(paces, clock, feed, 0).eta is None
     pace = next_pace(paces, clock, feed, 30)
     assert pace.lines_per_s == 10 and pace.eta == pytest.approx(time.time() + 7, abs=1)
+    assert pace.has_moved and not next_pace(paces, clock, feed, 0).has_moved
 
 
 def test_a_batch_that_stands_still_has_no_expected_end_until_it_goes_on() -> None:

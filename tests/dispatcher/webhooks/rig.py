@@ -1,6 +1,6 @@
 """Deliveries from end to end: real SQL, a real Valkey, RQ's worker in this thread, a real receiver."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis import Redis
@@ -45,16 +45,19 @@ class Rig:
         self.feed = WebhookFeed(self.records, redis, lambda _: None, schedule)
         self.deliverer = Deliverer(self.records, AddressRules.of(HERE), schedule)
         self.num_jobs = 0
+        self.chores: Callable[[], None] = lambda: None
 
-    def work(self) -> None:
-        """Run everything that is queued."""
-        tasks = {DELIVER: self.deliver, KEEP_HOUSE: lambda: None}
-        worker: Any = SimpleWorker(
+    def worker(self) -> Any:
+        return SimpleWorker(
             [webhook_queue(self.redis)],
             connection=self.redis,
             serializer=JSONSerializer,
-            job_class=job_class(tasks),
+            job_class=job_class({DELIVER: self.deliver, KEEP_HOUSE: self.chores}),
         )
+
+    def work(self) -> None:
+        """Run everything that is queued."""
+        worker = self.worker()
         worker.subscribe = worker.unsubscribe = lambda: None  # its thread takes a second to end
         worker.death_penalty_class = TimerDeathPenalty  # RQ's usual one would end pytest's own time limit
         worker.work(burst=True, logging_level="ERROR")

@@ -1,10 +1,12 @@
 """Each event reaches each endpoint that asked for it at least once, with one id, however often something fails."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq.serializers import JSONSerializer
 from standardwebhooks import Webhook
 
 from common.records.database import Records
@@ -249,6 +251,37 @@ def test_a_failing_receiver_is_probed_once_and_the_others_wait(records: Records,
         assert len(receiver.all) == 1 and rig.num_jobs == 50
         assert [delivery["attempts"] for delivery in rig.deliveries()].count(1) == 1
         assert webhook_queue(redis).scheduled_job_registry.count == 50
+
+
+def test_housekeeping_that_failed_is_run_again_at_the_next_time(rig: Rig) -> None:
+    runs = []
+
+    def fail() -> None:
+        runs.append("failed")
+        raise OSError("the store is locked")
+
+    rig.chores = fail
+    for _ in range(2):
+        rig.feed._keep_house()
+        rig.work()
+    assert runs == ["failed"] * 2 and rig.redis.keys("rq:job:*") == []
+
+
+def test_housekeeping_whose_worker_was_killed_is_run_again_once_rq_has_noticed(rig: Rig) -> None:
+    runs: list[str] = []
+    rig.chores = lambda: runs.append("run")
+    rig.feed._keep_house()
+    queue, killed = webhook_queue(rig.redis), rig.worker()
+    job = killed.job_class.fetch(queue.pop_job_id(), rig.redis, JSONSerializer)
+    killed.prepare_execution(job)
+    killed.prepare_job_execution(job)
+    rig.feed._keep_house()
+    rig.work()
+    assert runs == []
+    queue.started_job_registry.cleanup(time.time() + 3600)
+    rig.feed._keep_house()
+    rig.work()
+    assert runs == ["run"]
 
 
 def test_a_job_s_record_cannot_choose_code(rig: Rig) -> None:

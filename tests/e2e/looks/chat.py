@@ -142,6 +142,24 @@ def editing(visit: Visit) -> None:
     visit.page.click(".message.user [aria-label^=Edit]")
 
 
+def editing_an_answer(visit: Visit) -> None:
+    talk(visit, "How does a binary search work?")
+    visit.page.click(".message.assistant [aria-label=Edit]")
+
+
+def menu_of_a_message(visit: Visit) -> None:
+    talk(visit, "How does a binary search work?")
+    visit.page.click(".message.assistant [aria-label=More]")
+
+
+def too_long(visit: Visit) -> None:
+    talk(visit, "How does a binary search work?")
+    visit.backend.count = lambda body: 33000
+    attach(visit.page, NOTES | {"buffer": b"Buy milk. " * 12000})
+    say(visit.page, "What is in this file?")
+    visit.page.wait_for_selector("#size-note button")
+
+
 # Settings and keys
 
 
@@ -241,7 +259,8 @@ def not_imported(visit: Visit) -> None:
 
 CHAT = (
     empty, wrong_key, not_ready, offline, waits_for_a_model, picked_model_is_loading,
-    files_to_send, files_sent, file_refused, dropping, long_message, editing,
+    files_to_send, files_sent, file_refused, dropping, long_message, editing, editing_an_answer,
+    menu_of_a_message, too_long,
     settings, settings_unfolded, settings_further_down, preset_to_save, keys,
     many_chats, menu_of_a_chat, menu_of_all, folder_to_choose, name_to_type,
     found, found_nothing, deleted, not_imported,

@@ -39,6 +39,13 @@ def titles(page: Any) -> list[str]:
     return page.locator(ROWS).all_inner_texts()
 
 
+def more(page: Any, message: str, item: str) -> None:
+    """An item of a message's menu."""
+    page.focus(f"{message} >> [aria-label=More]")
+    page.keyboard.press("Enter")
+    page.click(f".menu >> text='{item}'")
+
+
 def choose(page: Any, title: str, item: str) -> None:
     """An item of a conversation's menu, or of the menu of a folder."""
     button = page.locator(f"[aria-label='Actions for {title}'], [aria-label='Folder {title}']")

@@ -64,6 +64,37 @@ def test_files_go_with_the_message_and_stay_with_it(chat, backend):
     assert backend.bodies[-1]["messages"][0]["content"] == [image, text]
 
 
+def tray(page):
+    return page.locator("#tray li").all_inner_texts()
+
+
+def test_files_wait_in_their_chat_over_a_reload(chat, backend):
+    say(chat, "hello")
+    until_done(chat)
+    attach(chat, NOTES, IMAGE)
+    chat.fill("#text", "What is this?")
+    chat.click("#new-chat")
+    assert tray(chat) == []
+    attach(chat, NOTES | {"name": "other.txt"})
+    chat.reload()
+    chat.wait_for_selector("#tray li")
+    assert tray(chat) == ["other.txt · 9 characters"]
+    chat.click("#conversations .title >> text=hello")
+    chat.wait_for_selector("#tray img")
+    assert (tray(chat)[0], chat.input_value("#text")) == ("notes.txt · 9 characters", "What is this?")
+    chat.click("[aria-label='Remove dot.png']")
+    chat.press("#text", "Enter")
+    chat.wait_for_selector(f"{ANSWER}:has-text('What is this?')")
+    until_done(chat)
+    assert "Buy milk." in backend.bodies[-1]["messages"][-1]["content"]
+    chat.reload()
+    chat.wait_for_selector(f"{ANSWER}:has-text('What is this?')")
+    assert tray(chat) == []
+    chat.click("#new-chat")
+    chat.wait_for_selector("#tray li")
+    assert tray(chat) == ["other.txt · 9 characters"]
+
+
 def test_a_japanese_pdf_is_read_by_the_tables_that_are_kept_here(chat):
     text = pdf(f"<{'日本語の計画'.encode('shift_jis').hex()}>", GOTHIC)
     attach(chat, {"name": "plan.pdf", "mimeType": "application/pdf", "buffer": text})

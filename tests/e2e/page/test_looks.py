@@ -7,12 +7,13 @@ from tests.e2e.looks.visit import SCHEMES, faults, settle, visit
 
 # `python -m tests.e2e.looks` holds all states to it, on a desk and on a phone. Here are those with parts of their own.
 ON_A_DESK = (
-    chat.wrong_key, chat.editing, chat.settings_unfolded, chat.folder_to_choose, chat.found, chat.deleted,
+    chat.wrong_key, chat.editing_an_answer, chat.settings_unfolded, chat.folder_to_choose, chat.found, chat.deleted,
     answering.streaming_code, answering.full_429, answering.formulas, answering.tool_results,
     pages.board_busy, pages.batches_many,
 )  # fmt: skip
 ON_A_PHONE = (
-    chat.empty, chat.files_sent, chat.keys, chat.menu_of_a_chat, answering.failed, answering.table, answering.variants,
+    chat.empty, chat.too_long, chat.files_sent, chat.keys, chat.menu_of_a_chat, answering.failed,
+    answering.table, answering.variants,
     pages.board_of_twelve_models, pages.board_without_key,
 )  # fmt: skip
 STATES = [(reach, "desk") for reach in ON_A_DESK] + [(reach, "phone") for reach in ON_A_PHONE]

@@ -20,6 +20,14 @@ STREAMED = {
     "HTML": "<div>\n\na\n\n</div>\n\n<!-- b\n\nc -->\n\nd\n\n<pre>\n\ne\n",
     "plain tags": "a<br>b H<sub>2</sub>O <kbd>Ctrl</kbd> <u>open\n\n<br>\n\n| a |\n|---|\n| 1<br>2 |\n",
     "environments": "So\n\\begin{align}\nx &= 1 \\\\ y &= 2\n\\end{align}\nand \\begin{equation*}a\\end{equation*}.\n",
+    "footnotes": "A[^1] and [^b].\n\n- c[^B]\n\nd\n\ne\n\nf [^no]\n[^1]: One,\ntwo\n\n"
+    "   more\n\n[^b]: `x` [^1]\n\ng[^b]\n\nh\n",
+    "details": (
+        "a\n<details>\n<summary>One *and* $x$</summary>\n\n- b\n\n```html\n</details>\n```\n\nc [l]\n\n"
+        "<details open><summary>two</summary>d</details>\n\ne[^1]\n</details>\n\n"
+        "f\n\n- <details>\n\n  g\n\n[l]: https://l.example\n[^1]: n\n"
+    ),
+    "details without an end": "<details>\n\na\n\n> b\n\nc < d\n",
     "returns": "a\r\n\r\n- b\r\n- c\r\n\r\nd\r\n\r\ne\r\n\r\nf\r\n",
 }
 
@@ -199,3 +207,39 @@ def test_a_finished_answer_is_read_once_however_many_frames_it_takes(chat):
         LONG,
     )
     assert numbers[0] == 1 and numbers[1] > 50
+
+
+# Footnotes and details
+
+
+def test_footnotes_are_reached_and_left_by_their_buttons(chat):
+    body = drawn(chat, "One[^a], two[^b], `[^a]`, none[^c].\n\n[^a]: First.\n[^b]: Second, *long*,\n  further.\n")
+    assert body.locator("p").first.inner_text() == "One1, two2, [^a], none[^c]."
+    assert body.locator(".footnotes li em").inner_text() == "long"
+    body.get_by_role("button", name="Footnote 2", exact=True).press("Enter")
+    assert chat.evaluate("document.activeElement.textContent").startswith("Second, long,")
+    body.get_by_role("button", name="Back from footnote 2").press("Enter")
+    assert chat.evaluate("document.activeElement.ariaLabel") == "Footnote 2"
+
+
+def test_details_hold_markdown_and_stay_open_while_they_grow(chat):
+    found = chat.evaluate(
+        """async () => {
+            const { MarkdownView } = await import("/static/chat/markdown.js");
+            const element = document.createElement("div");
+            const view = new MarkdownView(element);
+            const text = "<details onclick=x>\\n\\n<details>\\n<summary>More *here*</summary>\\n\\n- a\\n\\nsome";
+            view.update(text);
+            const details = element.querySelector("details");
+            details.open = true;
+            details.querySelector("p").isOld = true;
+            view.update(text + " `words`.\\n\\nEnd.\\n</details>\\n</details>\\n\\nAfter.");
+            const inner = [...details.querySelector("details").lastChild.children].map((one) => one.textContent.trim());
+            const isSame = element.querySelector("details") === details && details.open;
+            const title = details.querySelector("summary em").textContent;
+            return [title, inner, isSame, element.lastElementChild.textContent];
+        }"""
+    )
+    assert found == ["here", ["a", "some words.", "End."], True, "After."]
+    nested = drawn(chat, "<details><summary>a</summary>" * 100 + "<img src=x onerror=alert(1)>")
+    assert nested.locator("details").count() < 40 and nested.locator("img").count() == 0

@@ -2,9 +2,10 @@
 
 import json
 
-from tests.e2e.page.talk import ANSWER, ROWS, answer, ask, choose, titles, until_done
+from tests.e2e.page.talk import ANSWER, ROWS, answer, ask, choose, more, titles, until_done
 from tests.e2e.page.test_conversations import exported, talks, wait_for_titles
 
+VARIANT = ".message:has(.variants)"
 PLACES = """() => [...document.querySelectorAll('#conversations [data-place]')]
     .map(place => [place.dataset.place, ...[...place.querySelectorAll('.title')].map(title => title.innerText)])"""
 
@@ -68,7 +69,7 @@ def test_a_variant_is_deleted_with_what_follows_it_and_comes_back(chat, backend)
     chat.wait_for_selector(".variants")
     until_done(chat)
     ask(chat, "two")
-    chat.click("[aria-label='Delete this variant']")
+    more(chat, VARIANT, "Delete this variant (3 messages)")
     chat.wait_for_selector("#toast:has-text('Deleted 3 messages.')")
     assert (chat.locator(".message").count(), chat.locator(".variants").count()) == (2, 0)
     chat.reload()
@@ -78,12 +79,12 @@ def test_a_variant_is_deleted_with_what_follows_it_and_comes_back(chat, backend)
     chat.wait_for_selector(".variants")
     until_done(chat)
     ask(chat, "three")
-    chat.click("[aria-label='Delete this variant']")
+    more(chat, VARIANT, "Delete this variant (3 messages)")
     chat.click("#toast >> text=Undo")
     chat.wait_for_selector(f"{ANSWER}:has-text('You said: three')")
     text = exported(chat, "one", "Export as JSON").path().read_text()
     assert len(json.loads(text)["conversations"][0]["messages"]) == 5
-    chat.click(".message.user >> nth=0 >> [aria-label='Delete from here on']")  # all of it: the chat itself
+    more(chat, ".message.user >> nth=0", "Delete from here on (5 messages)")  # all of it: the chat itself
     chat.wait_for_selector("#toast:has-text('Deleted “one”.')")
     chat.click("#toast >> text=Undo")
     chat.wait_for_selector(f"{ANSWER}:has-text('You said: three')")

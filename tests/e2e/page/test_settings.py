@@ -34,7 +34,13 @@ def sent(page, backend, text="hi"):
 
 def test_each_sampling_field_of_the_api_has_a_place_that_shows_its_default(panel):
     shown = panel.evaluate("async () => (await import('/static/chat/options.js')).OPTIONS.map(({ name }) => name)")
-    assert {*Sampling.model_fields} - NOT_SHOWN == {*shown} - {"system", "reasoning_effort", "schema", "tools"}
+    assert {*Sampling.model_fields} - NOT_SHOWN == {*shown} - {
+        "system",
+        "reasoning_effort",
+        "schema",
+        "tools",
+        "overflow",
+    }
     assert panel.get_attribute("#option-temperature", "placeholder") == str(DEFAULT_TEMPERATURE)
     assert panel.get_attribute("#option-max_tokens", "placeholder") == str(DEFAULT_MAX_TOKENS)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.page.talk import ANSWER, answer, ask, choose, say, titles, until_done, wait_for_words
+from tests.e2e.page.talk import ANSWER, answer, ask, choose, more, say, titles, until_done, wait_for_words
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_deleted_variant_goes_in_both(chat, second):
     tab = second()
     chat.click(f"{ANSWER} [aria-label=Regenerate]")
     tab.wait_for_selector(f"{ANSWER}[aria-busy=false] .variants")
-    tab.click("[aria-label='Delete this variant']")
+    more(tab, ANSWER, "Delete this variant (1 message)")
     for page in (chat, tab):
         page.wait_for_function("() => document.querySelectorAll('.variants').length === 0")
         assert page.locator(".message").count() == 2

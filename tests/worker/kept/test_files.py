@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from worker.kept import files, folder
-from worker.kept.files import TensorFile, TensorFileWriter
+from worker.kept.files import TensorFile, TensorFileWriter, stamp_of
 from worker.kept.folder import FileFolder
 from worker.kept.tensors import BrokenMemory
 
@@ -50,6 +50,11 @@ def test_pieces_of_several_threads_are_one_tensor_each(tmp_path: Path) -> None:
     file.stamp()
     assert file.is_checked
     assert [path.name for path in tmp_path.iterdir()] == ["layer"]
+
+
+def test_a_mark_is_a_time_that_every_file_system_can_hold() -> None:
+    marks = {stamp_of(torch.tensor([number])) for number in range(64)}
+    assert len(marks) == 64 and max(marks) < 2**31 * 10**9
 
 
 def test_a_file_without_its_last_piece_is_not_there(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from common.errors import InvalidRequest
 from common.images import decoded
 from common.wire import Delta, Event, Failed, Finished, GenerationRequest, LoggedChoice, SamplingParams
-from tests.pictures import cut, data_url
+from tests.pictures import announced, cut, data_url
 from tests.vision_models import VISION_FAMILIES, save_vision_model
 from worker.engine.engine import Engine
 from worker.models.loader import EngineConfig, load
@@ -245,7 +245,7 @@ def test_an_unreadable_image_fails_only_its_own_request(bench: Bench) -> None:
         "data:image/png;base64,*",
         "data:text/html;base64,AAAA",
         data_url(form="BMP"),
-        data_url(size=(8192, 4096), form="GIF"),
+        announced(8192, 4096),
         "data:image/png;base64," + "A" * (6 * 2**20),
     ],
 )

@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 
 from common.settings import read_settings
 from common.wire import Delta, Event, Failed, Finished, LoggedChoice
 from tests.fake_vllm import FakeVllm, next_token
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
+from worker.remote.client import Away, VllmClient
 from worker.remote.engine import RemoteEngine
 from worker.remote.loader import connect_engine
 
@@ -210,6 +212,8 @@ def test_a_grammar_holds_with_and_without_a_death(remote: Remote, server: FakeVl
         ({"choices": [{"text": "words"}]}, "backend_error", "token_ids"),
         ({"choices": [{"token_ids": [100_000]}]}, "backend_error", "does not have"),
         ({"choices": []}, "backend_error", "without a token"),
+        ({"choices": [None]}, "backend_error", "not objects"),
+        ({"choices": {"text": "words"}}, "backend_error", "not objects"),
     ],
 )
 def test_a_bad_answer_fails_one_job_with_its_reason(
@@ -223,6 +227,19 @@ def test_a_bad_answer_fails_one_job_with_its_reason(
     assert ends[Finished] == Finished(len(PROMPT), 4)
     failed = ends[Failed]
     assert isinstance(failed, Failed) and failed.code == code and part in failed.message
+
+
+def test_a_fault_in_the_reading_of_an_answer_ends_its_job(
+    remote: Remote, server: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'get'")
+
+    monkeypatch.setattr("worker.remote.client.read_chunk", fail)
+    remote.add(max_tokens=4, ignore_eos=True)
+    remote.finish()
+    failed = remote.end()
+    assert isinstance(failed, Failed) and failed.code == "backend_error"
 
 
 def test_an_error_of_the_server_itself_is_tried_again(remote: Remote, server: FakeVllm) -> None:
@@ -244,6 +261,14 @@ def test_a_request_that_kills_the_server_three_times_fails_and_others_finish(rem
             server.revive()
     assert isinstance(remote.end("poison"), Failed) and "3 times" in str(remote.end("poison"))
     assert remote.end("mate") == Finished(5, 4)
+
+
+@pytest.mark.parametrize("length", ["200", 1.5, [200]])
+def test_a_server_whose_longest_sequence_is_no_number_is_away(monkeypatch: pytest.MonkeyPatch, length: object) -> None:
+    body = orjson.dumps({"data": [{"id": "m", "max_model_len": length}]})
+    monkeypatch.setattr(VllmClient, "_get", lambda *_: (200, body))
+    with pytest.raises(Away, match="max_model_len"):
+        VllmClient("http://vllm").served()
 
 
 def test_a_server_whose_engine_is_dead_is_away(remote: Remote, server: FakeVllm) -> None:
