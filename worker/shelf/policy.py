@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final, Literal
+from typing import Literal
 
-from common.wire import Tier
+from common.wire import TIERS, Tier
 from worker.shelf.view import Decision, ModelView, ShelfView, Stay, Swap
 
-TIERS: Final[tuple[Tier, ...]] = ("priority", "default", "flex")  # the earliest first
 FLEX_TURN = 10.0  # swaps that flex work must be worth before other flex work takes its place
 
 
