@@ -24,7 +24,7 @@ from common.process.listener import Address, AddressTaken, listen, url_of
 from common.process.start import EVERYWHERE
 from common.redis.connection import connect
 from common.redis.server import open_hosts
-from common.settings import Settings, SettingsError
+from common.settings import PUBLIC_KEY, Settings, SettingsError
 from common.shelf.table import TableModel
 
 SECOND_START = "another OMNI_DATA_DIR, OMNI_PORT and OMNI_DASHBOARD_PORT"
@@ -223,7 +223,7 @@ def table_finding(table: str, model: TableModel) -> Finding:
 def key_finding(settings: Settings) -> Finding:
     if settings.server.is_loopback:
         return Finding("good", "listens on this machine only")
-    if "sk-local" in settings.server.api_keys:
+    if PUBLIC_KEY in settings.server.api_keys:
         todo = "Set OMNI_API_KEYS (and OMNI_ADMIN_KEYS) to random keys: openssl rand -base64 32"
         return Finding("bad", f"OMNI_HOST is {settings.server.host} and the API key is the public default", todo)
     if not settings.server.admin_keys:

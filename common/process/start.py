@@ -19,7 +19,7 @@ from common.process.listener import Address, AddressTaken, bracketed, listen, ur
 from common.process.output.greeting import Greeting
 from common.process.output.log_file import log_of
 from common.process.procfile import UnknownProcess, commands_of
-from common.settings import ROOT, Settings, SettingsError, refuse, settings_or_exit
+from common.settings import PUBLIC_KEY, ROOT, Settings, SettingsError, refuse, settings_or_exit
 
 EVERYWHERE = ("0.0.0.0", "::")
 ELSEWHERE = "192.0.2.1"  # no machine has it, and nothing is sent to it
@@ -82,7 +82,7 @@ def models_of(settings: Settings) -> str:
 
 def key_text(keys: tuple[str, ...]) -> str:
     """The public default as it is; of any other no more than tells it from its neighbours."""
-    if keys == ("sk-local",):
+    if keys == (PUBLIC_KEY,):
         return keys[0]
     more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
     return f"{keys[0][:SHOWN_OF_KEY]}...{more} of OMNI_API_KEYS"
