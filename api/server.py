@@ -15,9 +15,9 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from api.gate.gunicorn_seams import GRACE_S
+from common.addresses import bracketed, url_of
 from common.files.storage import FileStorage
 from common.logs import set_up_logging
-from common.process.listener import bracketed, url_of
 from common.redis.server import warn_of_open_redis
 from common.settings import PUBLIC_KEY, Settings, SettingsError, refuse, settings_or_exit
 

