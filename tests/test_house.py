@@ -105,7 +105,6 @@ ARROWS = {
         "tracing": ("settings", "setting_types"),
         "json_bounds": ("errors",),
         "json_bytes": (),
-        "json_text": (),
         "logs": ("environment",),
         "quota": (),
         "flag": (),
