@@ -29,8 +29,10 @@ JOB_FIELDS: tuple[JobField, ...] = (
 
 
 def take_snapshot(store: Store, expected: Iterable[str]) -> dict[str, Any]:
-    """All queues at one moment; those that are expected may still be unknown to Redis. Ages are in seconds; positions
-    count from 1."""
+    """All queues, read one after the other; those that are expected may still be unknown to Redis.
+
+    Ages are in seconds; positions count from 1.
+    """
     now = time.time()
     queues = sorted({*expected, *store.directory.models().values()})
     fences = store.directory.fences()
