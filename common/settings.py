@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from common.addresses import LOOPBACK, url_of
 from common.environment import REFUSAL, child_environment
-from common.records.addresses import StoreSettings
+from common.records.settings import StoreSettings
 from common.setting_types import DEMO_MODEL as DEMO_MODEL
 from common.setting_types import (
     NO_REDIS_ADDRESS,
