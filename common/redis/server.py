@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from common.addresses import LOOPBACK
 from common.redis.connection import is_passing
-from common.settings import LOOPBACK
 
 NOEVICTION = "noeviction"
 AGAIN_S = 30.0  # until a Redis that is away is told of again
