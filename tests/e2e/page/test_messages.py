@@ -56,6 +56,12 @@ def test_the_results_of_tools_go_with_their_call(chat, backend):
     chat.click("text=Send result")
     chat.wait_for_selector(f"{ANSWER}:has-text('You said: 20 degrees')")
     until_done(chat)
+    form = ".tool-result >> nth=0"
+    assert not chat.is_visible(form)
+    more(chat, ".message.tool", "Delete from here on (2 messages)")
+    chat.wait_for_selector(form)  # another result may be sent
+    chat.click("#toast >> text=Undo")
+    chat.wait_for_selector(form, state="hidden")
     more(chat, ".message.assistant >> nth=0", "Delete only this message")
     chat.wait_for_selector("#toast:has-text('Deleted 2 messages.')")
     ask(chat, "and now?")
@@ -105,3 +111,6 @@ def test_a_chat_goes_on_from_a_message_in_a_chat_of_its_own(chat, backend):
     chat.click("#conversations .title >> text='one'")
     chat.wait_for_selector(f"{ANSWER}:has-text('You said: two')")
     assert (answer(chat), chat.locator(".message").count()) == ("You said: two", 4)
+    more(chat, ".message.user >> nth=1", "New chat from here")
+    wait_for_messages(chat, "one", "You said: one")
+    assert chat.input_value("#text") == "two"

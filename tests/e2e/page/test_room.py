@@ -14,8 +14,8 @@ def tokens(body):
 
 
 def of(number, word="word"):
-    """A text of so many tokens."""
-    return (f"{word} " * number * 5)[: number * 5]
+    """A text of so many tokens, in two words: the answer says them one by one."""
+    return f"{word} ".ljust(number * 5, "x")
 
 
 @pytest.fixture
@@ -52,6 +52,15 @@ def test_a_message_that_does_not_fit_stays_in_the_box_until_a_model_holds_it(sma
     small.press("#text", "Enter")
     until_done(small)
     assert (backend.bodies[-1]["model"], small.is_visible(NOTE)) == ("large", False)
+
+
+def test_a_model_that_does_not_say_what_it_holds_is_asked(small, backend):
+    backend.models = [{"id": "small"}]
+    small.reload()
+    small.wait_for_selector("#model option", state="attached")
+    say(small, of(2000))
+    until_done(small)
+    assert len(backend.bodies) == 1
 
 
 def test_tokens_are_counted_by_the_server_where_a_guess_is_not_enough(small, backend):
