@@ -15,11 +15,11 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from api.gate.gunicorn_seams import GRACE_S
+from common.addresses import bracketed, url_of
 from common.files.storage import FileStorage
 from common.logs import set_up_logging
-from common.process.listener import bracketed, url_of
 from common.redis.server import warn_of_open_redis
-from common.settings import Settings, SettingsError, refuse, settings_or_exit
+from common.settings import PUBLIC_KEY, Settings, SettingsError, refuse, settings_or_exit
 
 logger = logging.getLogger("omni.api")
 
@@ -106,7 +106,7 @@ def make_dashboard(settings: Settings) -> tuple[Any, str]:
 
 def warn_of_default_key(settings: Settings) -> None:
     server = settings.server
-    if not server.is_loopback and "sk-local" in server.api_keys:
+    if not server.is_loopback and PUBLIC_KEY in server.api_keys:
         logger.warning("OMNI_HOST is %s and the API key is the public default: set OMNI_API_KEYS.", server.host)
 
 

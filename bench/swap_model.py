@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from common.redis.keys import BASES
-from common.wire import Tier
-from worker.shelf.policy import TIERS
+from common.wire import TIERS, Tier
 from worker.shelf.view import Decision, ModelView, Running, ShelfView, Swap, Waiting
 
 Policy = Callable[[ShelfView], Decision]

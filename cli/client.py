@@ -20,8 +20,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 import click
 
 from cli.terminal import show_note
-from common.process.listener import url_of
-from common.settings import LOOPBACK, Settings
+from common.addresses import LOOPBACK, url_of
+from common.settings import Settings
 
 CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # the service ends a job without a reader after 30

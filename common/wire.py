@@ -6,13 +6,22 @@ Text is never taken back. common/wire_codec.py turns these values into JSON and 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed", "score"]
 JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
 EndState = Literal["finished", "failed", "cancelled"]
 Tier = Literal["priority", "default", "flex"]  # of service: the queue's classes, in their order
+TIERS: tuple[Tier, ...] = get_args(Tier)  # the earliest first
+GREEDY_BELOW = 1e-5  # a temperature below it draws only the likeliest token, and float32 divides badly by less
+OPEN_TOKENS = 2048  # planned for an answer that only the context limits
+
+
+def planned_tokens(num_prompt: int, max_tokens: int, max_model_len: int) -> int:
+    """Of the tokens that an answer may have, those it is given room for. Agents set no limit, and write little."""
+    is_open = num_prompt + max_tokens >= max_model_len
+    return min(max_tokens, OPEN_TOKENS) if is_open else max_tokens
 
 
 def job_id_of(answer_id: str, number: int) -> str:

@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable
 
-from redis import Redis
-
 from common.files.housekeeping import clean
 from common.files.storage import FileStorage
 from common.records import archive, audit
@@ -16,7 +14,7 @@ from common.settings import Settings
 PAGE = 500
 
 
-def run(settings: Settings, records: Records, redis: "Redis") -> None:
+def run(settings: Settings, records: Records) -> None:
     """In small transactions, so that others wait for none of them. Redis deletes by itself what has expired there."""
     now = time.time()
     before = now - settings.store.ttl

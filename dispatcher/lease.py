@@ -13,6 +13,7 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.process.processes import is_alive
 from common.records.database import Connection, Records, StoreError
 from common.records.position import holds_fence, raise_fence
 from common.redis import keys
@@ -115,13 +116,3 @@ def place() -> str:
         return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:  # no Linux
         return socket.gethostname()
-
-
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -18,16 +18,16 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.addresses import url_of
 from common.environment import torchrun_place
 from common.flag import Flag
 from common.logs import set_up_logging
 from common.model.source import check_generating, check_model
 from common.process.child import EXIT_TRY_AGAIN
-from common.process.listener import url_of
 from common.redis.connection import connect, is_passing
 from common.redis.directory import Directory
 from common.redis.server import RedisWatch, memory_of, warn_of_open_redis
-from common.settings import Settings, SettingsError, refuse, settings_or_exit
+from common.settings import PUBLIC_KEY, Settings, SettingsError, refuse, settings_or_exit
 from common.tracing import traces_of
 from common.wire import ModelCard
 from worker.engine.interface import AnyEngine
@@ -154,7 +154,7 @@ def log_ready(settings: Settings, card: ModelCard) -> None:
         logger.info("Protocol OMNI serves %s by %s.", served, card.queue)
         return
     server, name = settings.server, settings.model.queue
-    key = "sk-local" if "sk-local" in server.api_keys else "YOUR_KEY"
+    key = PUBLIC_KEY if PUBLIC_KEY in server.api_keys else "YOUR_KEY"
     logger.info(
         "Protocol OMNI serves %s. Try: curl %s/v1/chat/completions -H 'Content-Type: application/json' "
         "-H 'Authorization: Bearer %s' "

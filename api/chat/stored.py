@@ -16,7 +16,7 @@ from api.jobs.endpoint import Endpoint
 from api.jobs.service import Service
 from api.jobs.serving import StoredAnswer, answer_of, reopen, stored
 from api.process.offload import in_store_thread
-from api.request.pages import list_of, page_size
+from api.request.pages import is_descending, list_of, page_of, page_size
 from common.errors import InvalidRequest, NotFound
 from common.records.archive import archived_job, archived_page
 from common.records.database import Records
@@ -68,21 +68,13 @@ class ListQuery:
         return cls(
             after=http.args.get("after") or None,
             limit=page_size(http),
-            is_descending=is_descending(http),
+            is_descending=is_descending(http, default="asc"),
             model=model,
             metadata=wanted_metadata(http.args),
         )
 
     def matches(self, metadata: Mapping[str, str]) -> bool:
         return all(metadata.get(name) == value for name, value in self.metadata.items())
-
-
-def is_descending(http: Request) -> bool:
-    """The query's `order`; OpenAI's default for stored completions is ascending."""
-    order = http.args.get("order", "asc")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("'order' must be 'asc' or 'desc'.", param="order")
-    return order == "desc"
 
 
 def wanted_metadata(args: "MultiDict[str, str]") -> dict[str, str]:
@@ -142,15 +134,7 @@ def _page(records: Records, owner: str, query: ListQuery) -> list[ArchivedAnswer
 def messages(found: StoredAnswer[ChatMeta], http: Request) -> dict[str, Any]:
     """A page of the request's messages. Raises InvalidRequest."""
     sent = [stored_message(found.meta.id, number, fields) for number, fields in enumerate(found.meta.messages or ())]
-    if is_descending(http):
-        sent.reverse()
-    ids = [message["id"] for message in sent]
-    after = http.args.get("after")
-    if after and after not in ids:
-        raise InvalidRequest("'after' is not the id of a message of this completion.", param="after")
-    start = ids.index(after) + 1 if after else 0
-    end = start + page_size(http)
-    return list_of(sent[start:end], has_more=end < len(sent))
+    return page_of(sent, http, "a message of this completion", default="asc")
 
 
 def stored_message(chat_id: str, number: int, sent: Mapping[str, Any]) -> dict[str, Any]:

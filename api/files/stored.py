@@ -7,7 +7,7 @@ from flask import Request
 
 from api.jobs.service import Service
 from api.process.offload import in_file_thread, in_store_thread
-from api.request.pages import list_of, page_size
+from api.request.pages import is_descending, list_of, page_size
 from common.errors import Conflict, InvalidRequest, NotFound
 from common.records.files import (
     BATCH,
@@ -46,9 +46,7 @@ def no_file(file_id: str) -> NotFound:
 def listed(service: Service, owner: str, request: Request) -> dict[str, Any]:
     """GET /v1/files. Raises InvalidRequest."""
     args = request.args
-    order, purpose, after = args.get("order", "desc"), args.get("purpose", ""), args.get("after", "")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("'order' must be 'asc' or 'desc'.", param="order")
+    newest_first, purpose, after = is_descending(request), args.get("purpose", ""), args.get("after", "")
     if purpose and purpose not in (*PURPOSES, *NOT_HERE):
         raise InvalidRequest(f"'purpose' must be one of {', '.join(map(repr, PURPOSES))}.", param="purpose")
     limit = page_size(request, default=MAX_PAGE, most=MAX_PAGE)
@@ -62,7 +60,7 @@ def listed(service: Service, owner: str, request: Request) -> dict[str, Any]:
                 limit=limit,
                 after=after,
                 purpose=purpose,
-                newest_first=order == "desc",
+                newest_first=newest_first,
             )
 
     if (found := in_store_thread(find)) is None:

@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from api.gate.notes import note_caller
 from common.errors import Forbidden, InvalidRequest, Unauthenticated
 from common.redis.dispatch.internal import internal_secret
-from common.redis.key_store import ALL_TIERS, KeyLimits, KeyRecord, KeyStore
+from common.redis.key_store import KeyLimits, KeyRecord, KeyStore
 from common.redis.keys import digest_of, owner_of
 from common.settings import Settings
-from common.wire import Tier
+from common.wire import TIERS, Tier
 
 logger = logging.getLogger("omni.api")
 
@@ -93,9 +93,7 @@ class KeyRing:
         self._internal = InternalKey(store.redis)
         keys, admins = settings.server.api_keys, settings.server.admins
         self._fixed = indexed((digest_of(key), Caller(owner_of(key), is_admin=False)) for key in keys)
-        self._fixed |= indexed(
-            (digest_of(key), Caller(owner_of(key), is_admin=True, tiers=ALL_TIERS)) for key in admins
-        )
+        self._fixed |= indexed((digest_of(key), Caller(owner_of(key), is_admin=True, tiers=TIERS)) for key in admins)
         self._callers = self._fixed
         self._fixed_names = {owner_of(key): f"admin {number}" for number, key in enumerate(admins, 1)}
         self._fixed_names |= {owner_of(key): f"key {number}" for number, key in enumerate(keys, 1)}

@@ -9,8 +9,9 @@ from uuid import uuid4
 
 from flask import Flask, Request, Response, g, request
 
+from common.addresses import LOOPBACK
 from common.errors import InvalidRequest, MisdirectedRequest, UnsupportedCoding
-from common.settings import LOOPBACK, Settings
+from common.settings import Settings
 
 SLASHES = re.compile("/{2,}")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

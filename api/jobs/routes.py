@@ -24,7 +24,8 @@ def job_routes(service: Service) -> Blueprint:
 
     @routes.get("/v1/jobs/<job_id>")
     def job(job_id: str) -> dict[str, Any]:
-        return describe(owned_job(service, service.keys.caller(request), job_id))
+        caller = service.keys.caller(request)
+        return describe(owned_job(service, caller, job_id, sees_all=caller.is_admin))
 
     @routes.delete("/v1/jobs/<job_id>")
     def cancel(job_id: str) -> dict[str, Any]:

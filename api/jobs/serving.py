@@ -3,7 +3,6 @@
 A new request: respond(enqueue(call, ENDPOINT, prepare(call))). An earlier one: fetch(service, http, stored(...)).
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, get_args
@@ -15,7 +14,7 @@ from api.gate.notes import note_enqueued, note_refused
 from api.gate.tracing import traceparent
 from api.jobs.answers import Answer
 from api.jobs.archive.answers import archived, decoder_of
-from api.jobs.archive.changes import END_PAUSE_S, END_TRIES
+from api.jobs.archive.changes import cancel_jobs
 from api.jobs.call import Call
 from api.jobs.endpoint import CANCELLED, AnswerProgress, Endpoint, ProgressStatus
 from api.jobs.events import Log
@@ -244,13 +243,7 @@ def new_delivery(call: Call[Any], meta: ResponseMeta, options: QueueOptions) -> 
 def cancel(service: Service, http: Request, find: Callable[[], StoredAnswer[MetaT]]) -> Response:
     """Cancel the jobs of the answer that `find` looks up. Responds with the whole answer if they had finished."""
     found = find()
-    ids = [job.id for job in found.jobs]
-    for job_id in ids:
-        service.store.cancel(job_id)
-    for _ in range(END_TRIES):
-        if not any(status.state in ("queued", "running") for status in service.store.poll(ids)):
-            break
-        time.sleep(END_PAUSE_S)
+    cancel_jobs(service, [job.id for job in found.jobs])
     found = find()
     identify(found.meta)
     if found.endpoint.dialect.has_failure_chunks and found.has_ended:

@@ -11,9 +11,9 @@ from typing import Any
 from api.jobs.dialects import ANTHROPIC
 from api.jobs.endpoint import Endpoint
 from api.reading.choice import ChoiceParser, TokenDecoder
+from api.reading.json_text import object_in
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
-from common.json_text import object_in
 from common.wire import Delta, Event, Failed, Finished, Tier
 
 SERVICE_TIERS: Mapping[Tier, str] = MappingProxyType(  # Anthropic's names

@@ -9,6 +9,7 @@ from api.jobs.service import Service
 from api.models.objects import model_object, model_objects
 from api.models.orders import order_model
 from api.models.schema import MAX_WAIT_S, ModelOrder, NamedModelOrder
+from api.request.pages import list_of
 from api.schema.parse import parse
 from common.errors import InvalidRequest
 from common.redis.served.shelf import Action
@@ -21,11 +22,7 @@ def model_routes(service: Service) -> Blueprint:
     @routes.get("/models")  # llama.cpp's
     def models() -> dict[str, object]:
         service.keys.caller(request)
-        found = model_objects(service)
-        ends = (
-            {"first_id": found[0]["id"], "last_id": found[-1]["id"]} if found else {"first_id": None, "last_id": None}
-        )
-        return {"object": "list", "data": found, **ends, "has_more": False}
+        return list_of(model_objects(service))
 
     @routes.get("/v1/models/<path:name>")
     def model(name: str) -> dict[str, object]:

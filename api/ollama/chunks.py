@@ -12,9 +12,9 @@ from api.jobs.dialects import OLLAMA
 from api.jobs.endpoint import Endpoint
 from api.process.offload import offload
 from api.reading.choice import ChoiceParser, TokenDecoder, logprob_entries
+from api.reading.json_text import object_in
 from api.reading.pieces import Content, Piece, Reasoning, ToolCallArguments, ToolCallEnd, ToolCallStart
 from api.request.response_meta import ParsedMeta
-from common.json_text import object_in
 from common.wire import Delta, Event, Failed, Finished, TokenLogprob
 
 SECOND_NS = 10**9

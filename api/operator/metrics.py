@@ -16,11 +16,11 @@ from api.operator.shelf_metrics import shelf_metrics
 from api.operator.stored_work import StoredCounts
 from common.records.batches import OUTCOMES
 from common.redis import keys
-from common.redis.key_store import ALL_TIERS
 from common.redis.metrics import BOUNDS_MS, SERVICE, read
 from common.redis.served.shelf import nearest
 from common.redis.server import memory_of
 from common.redis.store import Store
+from common.wire import TIERS
 
 HISTOGRAMS: Mapping[str, str] = MappingProxyType(
     {
@@ -165,7 +165,7 @@ class Counts:
 
     def _by_tier(self, name: str, text: str, read_name: str) -> Metric:
         family = GaugeMetricFamily(f"omni:{name}", text, labels=["model_name", "tier"])
-        for queue, tier in product(self.queues, ALL_TIERS):
+        for queue, tier in product(self.queues, TIERS):
             family.add_metric([queue, tier], getattr(self.store.directory, read_name)(queue, tier))
         return family
 

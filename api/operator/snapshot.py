@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from common.redis import keys, rq_seams
-from common.redis.key_store import ALL_TIERS
 from common.redis.keys import JobField
 from common.redis.served.shelf import ShelfStore
 from common.redis.store import Store
+from common.wire import TIERS
 
 MAX_WAITING = 100
 MAX_FAILED = 50
@@ -29,8 +29,10 @@ JOB_FIELDS: tuple[JobField, ...] = (
 
 
 def take_snapshot(store: Store, expected: Iterable[str]) -> dict[str, Any]:
-    """All queues at one moment; those that are expected may still be unknown to Redis. Ages are in seconds; positions
-    count from 1."""
+    """All queues, read one after the other; those that are expected may still be unknown to Redis.
+
+    Ages are in seconds; positions count from 1.
+    """
     now = time.time()
     queues = sorted({*expected, *store.directory.models().values()})
     fences = store.directory.fences()
@@ -109,7 +111,7 @@ def _tiers(store: Store, queues: Sequence[str]) -> dict[str, dict[str, int]]:
             "waiting": sum(directory.num_waiting_in(queue, tier) for queue in queues),
             "running": sum(directory.num_running_in(queue, tier) for queue in queues),
         }
-        for tier in ALL_TIERS
+        for tier in TIERS
     }
 
 

@@ -24,12 +24,12 @@ from api.prompt.template_traits import (
 from api.prompt.templates import checked_kwargs, render_template
 from api.prompt.turns import described, fitted, written_out
 from api.reading.harmony.calls import HARMONY
+from api.reading.json_text import object_in
 from api.reading.thinking.form import ReasoningForm
 from api.schema.chat import Message, Part, Tool
 from common.errors import InvalidRequest
 from common.grammar.thinking import THINK, Thinking
 from common.json_bounds import bounded_marks
-from common.json_text import object_in
 from common.wire import ModelCard
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 from api.schema.base import ALL_TOKENS, Sampling
 from common.errors import InvalidRequest
-from common.wire import ModelCard, SamplingParams
+from common.wire import GREEDY_BELOW, OPEN_TOKENS, ModelCard, SamplingParams
 
 DEFAULT_TEMPERATURE = 0.7
-GREEDY_BELOW = 1e-5  # only the likeliest token is ever drawn below it, and float32 divides badly by less
 LEAST_TOP_P = 1e-6  # top_p of 0 takes the likeliest token
-DEFAULT_MAX_TOKENS = 2048
+DEFAULT_MAX_TOKENS = OPEN_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,11 @@ from uuid import uuid4
 
 from api.process.offload import offload
 from api.request.response_meta import ResponseMeta
-from api.request.sampling import DEFAULT_MAX_TOKENS
 from api.schema.base import MAX_TIMEOUT_S, Sampling
 from common.errors import InvalidRequest
 from common.json_bytes import json_bytes
 from common.redis.submission import Submission
-from common.wire import GenerationRequest, ModelCard, Tier
+from common.wire import GenerationRequest, ModelCard, Tier, planned_tokens
 
 MAX_IDEMPOTENCY_KEY = 256  # characters
 READ_TIMEOUT_GRACE_S = 2.0
@@ -128,22 +127,19 @@ def submissions(prepared: Prepared[Any], kind: str, card: ModelCard, sender: Sen
         window_s=options.window_s,
         vector_bytes=prepared.vector_bytes,
         archive=prepared.archive,
-        planned_tokens=planned_tokens(requests[0], card),
+        planned_tokens=planned_for(requests[0], card),
         tier=sender.tier,
         batch=sender.batch,
     )
     others = [
-        replace(first, request=request, form=form, idempotency_key="", planned_tokens=planned_tokens(request, card))
+        replace(first, request=request, form=form, idempotency_key="", planned_tokens=planned_for(request, card))
         for request, form in zip(requests[1:], forms[1:], strict=True)
     ]
     return [first, *others]
 
 
-def planned_tokens(request: GenerationRequest, card: ModelCard) -> int | None:
-    """An answer that only the context limits counts as one of the default length: agents set no limit."""
-    max_tokens = request.sampling.max_tokens
-    is_open = len(request.prompt_ids) + max_tokens >= card.max_model_len
-    return min(max_tokens, DEFAULT_MAX_TOKENS) if is_open else None
+def planned_for(request: GenerationRequest, card: ModelCard) -> int:
+    return planned_tokens(len(request.prompt_ids), request.sampling.max_tokens, card.max_model_len)
 
 
 def stored_forms(meta: ResponseMeta, kind: str) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ class ResponseChunks:
         item, self._open = self._open, None
         if item is None or not item.is_whole:
             return []
-        item.status = status
+        item.status = "completed" if item.call else status  # a call that is whole can be run
         events = []
         if item.kind.text_event:
             events.append(self._in(item, f"{item.kind.text_event}.done", **item.whole_text()))

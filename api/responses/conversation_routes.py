@@ -13,7 +13,7 @@ from api.jobs.service import Service
 from api.request.pages import list_of
 from api.request.submission import new_id
 from api.responses.conversations import check_free, conversation, in_store, items_in
-from api.responses.listing import LOGPROBS, listed_item, page_of
+from api.responses.listing import LOGPROBS, item_page, listed_item
 from api.schema.base import MetadataChange
 from api.schema.parse import parse
 from api.schema.response_items import AddedItems, InputItem, NewConversation, ReferenceItem
@@ -91,7 +91,7 @@ def add_items(routes: Blueprint, service: Service) -> None:
     @routes.get("/v1/conversations/<conversation_id>/items")
     def listed(conversation_id: str) -> dict[str, Any]:
         items = items_of(found(conversation_id))
-        return page_of([shown_item(item, included()) for item in items], request, "conversation")
+        return item_page([shown_item(item, included()) for item in items], request, "conversation")
 
     @routes.get("/v1/conversations/<conversation_id>/items/<item_id>")
     def one(conversation_id: str, item_id: str) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def enqueue_turn(call: Call[ResponsesRequest]) -> PendingAnswer[ResponsesMeta]:
 
 def turn_to_count(call: Call[ResponsesRequest]) -> ResponseTurn:
     """As that of a new response, which there will not be."""
+    check_together(call.body)
     if call.body.conversation is None:
         return turn_of(call)
     row = conversation(call.service, call.caller.owner, call.body.conversation.id)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.json_text import object_in
+from api.reading.json_text import object_in
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from api.request.field_names import named
 from api.request.sampling import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from api.request.submission import Prepared, QueueOptions
 from api.responses.chunks import ResponsesMeta
-from api.responses.history import History, ResponseTurn, history_of, parsed_items, turn_of
+from api.responses.history import History, ResponseTurn, history_of, parsed_items
 from api.responses.items import blaming, messages_of
 from api.responses.tools import OfferedTools, offered_tools
 from api.responses.truncation import fitted
@@ -48,10 +48,8 @@ class Ready:
     num_dropped: int
 
 
-def prepare(call: Call[ResponsesRequest], turn: ResponseTurn | None = None) -> Prepared[ResponsesMeta]:
-    """`turn`: of a response in a conversation. Raises InvalidRequest or ContextLengthExceeded."""
-    check_together(call.body)
-    turn = turn or turn_of(call)
+def prepare(call: Call[ResponsesRequest], turn: ResponseTurn) -> Prepared[ResponsesMeta]:
+    """Raises InvalidRequest or ContextLengthExceeded."""
     history = history_of(call, turn)
     ready = ready_of(call, history)
     meta = response_meta(call, turn, history, ready)
@@ -60,9 +58,8 @@ def prepare(call: Call[ResponsesRequest], turn: ResponseTurn | None = None) -> P
     return Prepared(meta, [ready.chat.request(meta.id, call)], options, archive=archive)
 
 
-def count_tokens(call: Call[ResponsesRequest], turn: ResponseTurn | None = None) -> int:
-    check_together(call.body)
-    return len(ready_of(call, history_of(call, turn or turn_of(call))).chat.prompt.ids)
+def count_tokens(call: Call[ResponsesRequest], turn: ResponseTurn) -> int:
+    return len(ready_of(call, history_of(call, turn)).chat.prompt.ids)
 
 
 def ready_of(call: Call[ResponsesRequest], history: History) -> Ready:

@@ -12,7 +12,7 @@ from api.jobs.serving import cancel as cancel_answer
 from api.responses.chunks import ResponsesMeta
 from api.responses.conversations import enqueue_turn, turn_to_count
 from api.responses.history import stored_response
-from api.responses.listing import page_of
+from api.responses.listing import item_page
 from api.responses.prepare import count_tokens
 from api.schema.responses import ResponsesRequest
 
@@ -53,7 +53,7 @@ def add_stored(routes: Blueprint, service: Service) -> None:
     @routes.get("/v1/responses/<response_id>/input_items")
     def input_items(response_id: str) -> dict[str, Any]:
         meta = found(response_id).meta
-        return page_of([*meta.context, *meta.input], request, "response")
+        return item_page([*meta.context, *meta.input], request, "response")
 
     @routes.post("/v1/responses/<response_id>/cancel")
     def cancel(response_id: str) -> Response:

@@ -70,6 +70,7 @@ class App {
         removeOnly: (message) => this.takeOut(branches.lift, message),
         branchOff: (message) => this.conversations.branchOff(message),
         retry: (message) => this.retry(message),
+        mayLeaveOut: () => this.models.context && !this.current.options.overflow && this.current.messages.filter(({ role }) => role === "user").length > 1,
         leaveOut: (message) => this.leaveOut(() => this.retry(message)),
         hurry: (message) => this.order({ hurry: message.id }),
         sendToolResult: (message, call, text) => this.sendToolResult(message, call, text),
@@ -86,7 +87,10 @@ class App {
         leaveOut: () => this.leaveOut(() => this.composer.send()),
         use: (model) => this.use(model),
         startAnew: () => this.sendAnew(),
-        shorten: (file, numCharacters) => this.composer.tray.shorten(file, numCharacters),
+        shorten: (file, numCharacters) => {
+          const undo = this.composer.tray.shorten(file, numCharacters);
+          this.conversations.toast.show(`Shortened ${file.name}.`, "Undo", undo);
+        },
         sendAnyway: () => this.composer.send(true),
       },
       onChange: () => this.composer.refresh(),
@@ -221,6 +225,7 @@ class App {
     const out = cut(conversation, message);
     const { taken, moved } = out;
     this.stopAll(taken);
+    this.setAnswered(conversation, taken, false);
     for (const { node } of [{}, ...moved]) this.store.save(conversation, node);
     this.changed(conversation);
     const what = taken.length === 1 ? "1 message" : `${taken.length} messages`;
@@ -229,8 +234,19 @@ class App {
     this.store.forget(conversation, taken.filter(({ id }) => !conversation.nodes.has(id)));
   }
 
+  /** Whether the calls have the results that are among these messages. */
+  setAnswered(conversation, messages, answered) {
+    for (const result of messages.filter(({ role }) => role === "tool")) {
+      const { caller, call } = branches.callOf(conversation, result);
+      if (!call) continue;
+      call.answered = answered;
+      this.store.save(conversation, caller);
+    }
+  }
+
   putBack(conversation, out) {
     branches.putBack(conversation, out);
+    this.setAnswered(conversation, out.taken, true);
     for (const message of [...out.taken, ...out.moved.map(({ node }) => node)]) this.store.save(conversation, message);
     this.store.flush();
     this.changed(conversation);

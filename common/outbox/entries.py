@@ -18,12 +18,10 @@ class EndedJob:
     tier: str
     kind: str  # of the answer, as Endpoint.kind
     state: JobState
-    code: str
     finish_reason: str
     is_background: bool
     batch: str  # the batch that it is a line of, or ""
     is_archived: bool
-    created: float
     ended: float
     num_prompt: int  # 0 for a job that ended before its prompt was read
     num_cached: int
@@ -46,12 +44,10 @@ def job_of(entry: str, fields: Mapping[bytes, bytes]) -> EndedJob:
         tier=text("tier") or "default",
         kind=text("kind"),
         state=cast(JobState, text("state")),
-        code=text("code"),
         finish_reason=text("finish_reason"),
         is_background=number("background") == 1,
         batch=text("batch"),
         is_archived=number("archive") == 1,
-        created=number("created") / 1000,
         ended=number("ended") / 1000,
         num_prompt=number("num_prompt") if text("first_row") else 0,
         num_cached=number("cached"),

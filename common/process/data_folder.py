@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
+from common.process.processes import is_alive
 from common.settings import SOCKET
 
 LOCK = "lock"
@@ -109,16 +110,6 @@ def read(fd: int) -> Owner:
     is_stopping = b"stopping" in words or b"leaving" in words  # leaving: by an older version
     pid, starter = (int(word) if word.isdigit() else 0 for word in (*words, b"", b"")[:2])
     return Owner(pid, is_stopping or (pid > 0 and not is_alive(pid)), starter)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def make_private(folder: Path) -> None:

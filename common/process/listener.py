@@ -8,11 +8,9 @@ import errno
 import socket
 import time
 from dataclasses import dataclass
-from types import MappingProxyType
 
 BACKLOG = 4096
 RETRY_S = 0.2
-OWN_ADDRESS = MappingProxyType({"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"})
 PATIENCE_S = 5.0  # a service that is stopping holds its port for this long at most
 
 
@@ -55,12 +53,3 @@ def listen(address: Address, patience_s: float = PATIENCE_S) -> socket.socket:
             continue
         listener.set_inheritable(True)
         return listener
-
-
-def url_of(host: str, port: int) -> str:
-    """Where this machine reaches a service that listens at this address."""
-    return f"http://{bracketed(OWN_ADDRESS.get(host, host))}:{port}"
-
-
-def bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

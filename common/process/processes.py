@@ -25,6 +25,16 @@ def parent_of(pid: int) -> int:
     return int(status.rpartition(")")[2].split()[1])
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
+
+
 def set_process_name(name: str) -> None:
     """The name that ps and top show; at most 15 bytes. Linux only."""
     if sys.platform == "linux":

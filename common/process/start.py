@@ -11,17 +11,17 @@ from collections.abc import Container
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from common.addresses import EVERYWHERE, OWN_ADDRESS, bracketed, url_of
 from common.environment import HONCHO, STARTER, child_environment
 from common.model.gpu_driver import device_fault
 from common.model.source import check_generating, check_model
 from common.process.data_folder import FolderRefused, take
-from common.process.listener import Address, AddressTaken, bracketed, listen, url_of
+from common.process.listener import Address, AddressTaken, listen
 from common.process.output.greeting import Greeting
 from common.process.output.log_file import log_of
 from common.process.procfile import UnknownProcess, commands_of
-from common.settings import ROOT, Settings, SettingsError, refuse, settings_or_exit
+from common.settings import PUBLIC_KEY, ROOT, Settings, SettingsError, refuse, settings_or_exit
 
-EVERYWHERE = ("0.0.0.0", "::")
 ELSEWHERE = "192.0.2.1"  # no machine has it, and nothing is sent to it
 SHOWN_OF_KEY = 4  # characters
 
@@ -39,17 +39,18 @@ def check(settings: Settings, processes: Container[str]) -> None:
             held.callback(os.close, take(settings.redis.data_dir.resolve()))
         if "api" in processes:
             api = held.enter_context(listen(Address.of_api(settings.server.host, settings.server.port)))
-            if "dashboard" in processes:
-                check_dashboard_port(settings, str(api.getsockname()[0]))
+            if "dashboard" in processes and have_one_port(settings, str(api.getsockname()[0])):
+                port = settings.server.port
+                raise AddressTaken(f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {port}; change one of them.")
         if "dashboard" in processes:
             held.enter_context(listen(Address.of_dashboard(settings.operator.dashboard_port)))
 
 
-def check_dashboard_port(settings: Settings, api_host: str) -> None:
-    """Raises AddressTaken if API and dashboard have the same port."""
+def have_one_port(settings: Settings, api_host: str) -> bool:
+    """True if the API, at this address, and the dashboard would need the same port."""
     dashboard = Address.of_dashboard(settings.operator.dashboard_port)
-    if settings.server.port == dashboard.port and api_host in (dashboard.host, *EVERYWHERE):
-        raise AddressTaken(f"OMNI_PORT and OMNI_DASHBOARD_PORT are both {dashboard.port}; change one of them.")
+    reaches_it = api_host in EVERYWHERE or OWN_ADDRESS.get(api_host, api_host) == dashboard.host
+    return reaches_it and settings.server.port == dashboard.port
 
 
 def greeting_of(settings: Settings, processes: Container[str]) -> Greeting:
@@ -82,7 +83,7 @@ def models_of(settings: Settings) -> str:
 
 def key_text(keys: tuple[str, ...]) -> str:
     """The public default as it is; of any other no more than tells it from its neighbours."""
-    if keys == ("sk-local",):
+    if keys == (PUBLIC_KEY,):
         return keys[0]
     more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
     return f"{keys[0][:SHOWN_OF_KEY]}...{more} of OMNI_API_KEYS"

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, or_, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
-from common.records.database import insert_new, insert_or_replace
+from common.records.database import by_time, insert_new, insert_or_replace
 from common.records.schema import archived_jobs, conversation_entries
 
 PAGE_ROWS = 200
@@ -85,13 +85,8 @@ def _in_order(owner: str, kind: str, place: tuple[float, str] | None, is_descend
     conditions = [jobs.owner == owner, jobs.kind == kind, jobs.state == "finished", jobs.hidden.is_(False)]
     if model is not None:
         conditions.append(jobs.model == model)
-    if place is not None:
-        created, job_id = place
-        later = jobs.created < created if is_descending else jobs.created > created
-        beside = jobs.id < job_id if is_descending else jobs.id > job_id
-        conditions.append(or_(later, and_(jobs.created == created, beside)))
-    order = (jobs.created.desc(), jobs.id.desc()) if is_descending else (jobs.created, jobs.id)
-    return select(jobs.id, jobs.created, jobs.metadata).where(*conditions).order_by(*order)
+    found = select(jobs.id, jobs.created, jobs.metadata).where(*conditions)
+    return by_time(found, archived_jobs, place, is_descending=is_descending)
 
 
 def set_metadata(connection: Connection, owner: str, job_id: str, metadata: Mapping[str, str]) -> bool:

@@ -30,7 +30,6 @@ class OpenBatch:
     endpoint: str
     input_file_id: str
     status: str
-    created: float
     expires: float
     output_ttl: int | None
     num_total: int
@@ -45,7 +44,6 @@ class OpenBatch:
 class LineResult:
     """The API's last word on one line."""
 
-    batch_id: str
     number: int
     custom_id: str
     status_code: int

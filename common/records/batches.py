@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, case, delete, func, or_, select, update
 
-from common.records.database import insert_new
-from common.records.files import OPEN, is_behind
+from common.records.database import by_time, insert_new
+from common.records.files import OPEN
 from common.records.schema import batches
 
 OUTCOMES = ("succeeded", "errored", "expired", "cancelled")  # of lines
@@ -54,14 +54,13 @@ def batches_page(
     None if the batch to go on from is not there.
     """
     found = select(batches).where(batches.c.owner == owner, batches.c.dialect == dialect)
-    newest_first = not before
+    newest_first, behind = not before, None
     if cursor := after or before:
         place = batch_of(connection, owner, dialect, cursor)
         if place is None:
             return None
-        found = found.where(is_behind(batches, place, newest_first))
-    order = [batches.c.created, batches.c.id]
-    found = found.order_by(*[column.desc() if newest_first else column for column in order]).limit(limit + 1)
+        behind = (place["created"], place["id"])
+    found = by_time(found, batches, behind, is_descending=newest_first).limit(limit + 1)
     rows: list[BatchRow] = list(connection.execute(found).mappings())
     page = rows[:limit]
     return page if newest_first else page[::-1], len(rows) > limit

@@ -18,12 +18,9 @@ def add_conversation(connection: Connection, conversation: Mapping[str, Any]) ->
     connection.execute(insert(conversations).values(**conversation))
 
 
-def conversation_of(
-    connection: Connection, owner: str, conversation_id: str, *, locks: bool = False
-) -> ConversationRow | None:
-    """`locks`: nobody else changes it until the transaction ends."""
+def conversation_of(connection: Connection, owner: str, conversation_id: str) -> ConversationRow | None:
     query = select(conversations).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
-    return connection.execute(query.with_for_update() if locks else query).first()
+    return connection.execute(query).first()
 
 
 def set_conversation_metadata(connection: Connection, conversation_id: str, metadata: Mapping[str, str]) -> None:

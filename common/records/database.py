@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import gt, lt
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection as Connection
-from sqlalchemy import Engine, NullPool, Table, create_engine, event, make_url
+from sqlalchemy import Engine, NullPool, Select, Table, and_, create_engine, event, make_url, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
 
@@ -97,6 +98,18 @@ def _begin_sqlite(connection: Connection) -> None:
     """A transaction that may write takes the lock when it begins; later it could not wait for it."""
     writes = connection.get_execution_options().get(WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def by_time(
+    query: Select[Any], table: Table, after: tuple[float, str] | None = None, *, is_descending: bool = True
+) -> Select[Any]:
+    """Rows in the order of `created`, then of `id`: those behind the row of these two."""
+    created, ids = table.c.created, table.c.id
+    if after is not None:
+        comes_behind = lt if is_descending else gt
+        beside = and_(created == after[0], comes_behind(ids, after[1]))
+        query = query.where(or_(comes_behind(created, after[0]), beside))
+    return query.order_by(*(column.desc() if is_descending else column for column in (created, ids)))
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

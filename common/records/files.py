@@ -2,11 +2,10 @@
 
 import secrets
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
-from common.records.database import insert_new
+from common.records.database import by_time, insert_new
 from common.records.schema import batches, files
 
 BATCH = "batch"
@@ -61,24 +60,15 @@ def files_page(
     found = select(files).where(files.c.owner == owner, files.c.purpose.not_in(HIDDEN), _is_kept(now))
     if purpose:
         found = found.where(files.c.purpose == purpose)
+    behind = None
     if after:
         place = connection.execute(select(files).where(files.c.id == after, files.c.owner == owner)).mappings().first()
         if place is None:
             return None
-        found = found.where(is_behind(files, place, newest_first))
-    order = [files.c.created, files.c.id]
-    found = found.order_by(*[column.desc() if newest_first else column for column in order]).limit(limit + 1)
+        behind = (place["created"], place["id"])
+    found = by_time(found, files, behind, is_descending=newest_first).limit(limit + 1)
     rows = [FileRecord(**row) for row in connection.execute(found).mappings()]
     return rows[:limit], len(rows) > limit
-
-
-def is_behind(table: Any, place: RowMapping, newest_first: bool) -> ColumnElement[bool]:
-    """Whether a row comes after the row `place`; rows of the same moment are in the order of their ids."""
-    created, ids = table.c.created, table.c.id
-    at_once = created == place["created"]
-    if newest_first:
-        return or_(created < place["created"], and_(at_once, ids < place["id"]))
-    return or_(created > place["created"], and_(at_once, ids > place["id"]))
 
 
 def bytes_kept(connection: Connection, owner: str) -> int:

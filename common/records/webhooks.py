@@ -6,8 +6,9 @@ from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, func, or_, select, true, update
 
+from common.records.database import by_time
 from common.records.schema import webhook_deliveries, webhook_endpoints, webhook_events
 
 OLD_SECRET_S = 24 * 3600
@@ -136,8 +137,5 @@ def _deliveries(endpoint_id: str) -> Select[Any]:
     return query.where(webhook_deliveries.c.endpoint_id == endpoint_id)
 
 
-def _page(query: Select[Any], table: Any, limit: int, after: Row[Any] | None) -> Select[Any]:
-    if after is not None:
-        is_older = table.c.created < after.created
-        query = query.where(or_(is_older, (table.c.created == after.created) & (table.c.id < after.id)))
-    return query.order_by(table.c.created.desc(), table.c.id.desc()).limit(limit + 1)
+def _page(query: Select[Any], table: Table, limit: int, after: Row[Any] | None) -> Select[Any]:
+    return by_time(query, table, None if after is None else (after.created, after.id)).limit(limit + 1)

@@ -10,17 +10,16 @@ submit.lua reads KEY + owner itself: a changed limit holds for the next request.
 import secrets
 import time
 from dataclasses import asdict, dataclass
-from typing import cast, get_args
+from typing import cast
 
 from redis import Redis
 
 from common.errors import Conflict, InvalidRequest, NotFound
 from common.redis import keys
-from common.wire import Tier
+from common.wire import TIERS, Tier
 
 PREFIX = "sk-omni-"
 MAX_NAME = 64
-ALL_TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class KeyLimits:
 
     @property
     def allowed_tiers(self) -> tuple[Tier, ...]:
-        return ALL_TIERS if self.admin else cast(tuple[Tier, ...], tuple(self.tiers.split(",")))
+        return TIERS if self.admin else cast(tuple[Tier, ...], tuple(self.tiers.split(",")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ def checked_limits(limits: KeyLimits) -> KeyLimits:
         raise InvalidRequest("'weight' must be between 0.001 and 1000.", param="weight")
     if not 0 <= limits.priority <= 100:
         raise InvalidRequest("'priority' must be between 0 and 100.", param="priority")
-    if not (tiers := limits.tiers.split(",")) or len({*tiers} & {*ALL_TIERS}) < len(tiers):
-        raise InvalidRequest(f"'tiers' must be some of {', '.join(ALL_TIERS)}, with commas in between.", param="tiers")
+    if not (tiers := limits.tiers.split(",")) or len({*tiers} & {*TIERS}) < len(tiers):
+        raise InvalidRequest(f"'tiers' must be some of {', '.join(TIERS)}, with commas in between.", param="tiers")
     for name in ("max_in_flight", "max_queued", "tokens_per_minute", "tokens_per_day", "max_kept_bytes"):
         if not 0 <= getattr(limits, name) <= 10**12:
             raise InvalidRequest(f"'{name}' must be a whole number from 0 (no limit).", param=name)

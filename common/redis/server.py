@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from common.addresses import LOOPBACK
 from common.redis.connection import is_passing
-from common.settings import LOOPBACK
 
 NOEVICTION = "noeviction"
 AGAIN_S = 30.0  # until a Redis that is away is told of again
@@ -61,7 +61,8 @@ def silence(url: str, error: RedisError) -> str:
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2] or parts.path
     todo = "correct its user or password" if isinstance(error, AuthenticationError) else "start it"
-    return f"waiting for Redis at {place}, where REDIS_URL leads: {error}. If that lasts, {todo}, or correct REDIS_URL."
+    why = str(error).rstrip(".")
+    return f"waiting for Redis at {place}, where REDIS_URL leads: {why}. If that lasts, {todo}, or correct REDIS_URL."
 
 
 class RedisWatch:

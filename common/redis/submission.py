@@ -29,7 +29,7 @@ class Submission:
     kept_s: int | None = None  # after its end, when that is less than the settings say
     priority: int = 0  # the lower, the earlier; below 0 only as far as the key's rights go
     vector_bytes: int = 0  # per input, when the inputs are embedded
-    planned_tokens: int | None = None  # of an answer that only the context limits; None: its max_tokens
+    planned_tokens: int | None = None  # as common.wire has it; None: its max_tokens
     tier: Tier = "default"
     not_before_ms: int = 0  # unix time before which it is not admitted; 0: at once
     window_s: int = 0  # by when a background job must have ended; 0: no window

@@ -214,7 +214,7 @@ class BatchTask:
             return self._feeds.drop(feed, line)
         self._feeds.answered(feed, line)
         number, status = line.number, reply.status_code
-        result = LineResult(feed.batch.id, number, line.custom_id, status, reply.request_id, reply.body, reply.job_id)
+        result = LineResult(number, line.custom_id, status, reply.request_id, reply.body, reply.job_id)
         self._recorder.add(feed, result)
 
     def _recorded(self, feed: Feed, results: Sequence[LineResult]) -> None:

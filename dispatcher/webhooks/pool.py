@@ -35,7 +35,7 @@ WORKER_TTL_S = 30  # also how long a worker may take to notice that a connection
 MAX_WAIT_S = 5.0  # for Redis to come back, between two tries
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-Chores = Callable[[Settings, Records, Redis], None]
+Chores = Callable[[Settings, Records], None]
 
 
 class WebhookWorkers:
@@ -137,7 +137,7 @@ def work(settings: Settings, chores: Chores, schedule: Schedule) -> None:
     wait_for_redis(redis)
     tasks: Mapping[str, Callable[..., Any]] = {
         DELIVER: lambda delivery_id: again_after(deliverer.deliver(delivery_id)),
-        KEEP_HOUSE: lambda: chores(settings, records, redis),
+        KEEP_HOUSE: lambda: chores(settings, records),
     }
     worker = SimpleWorker(
         [webhook_queue(redis)],

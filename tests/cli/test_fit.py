@@ -1,5 +1,6 @@
 """omni fit: the worker's report as a table, and its refusals."""
 
+import json
 import subprocess
 from functools import partial
 
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from cli.fit import billions, fit, gib, row, show_models, show_sparse, sparse_verdict
 from common.settings import DEMO_MODEL, read_settings
+from worker.fit.__main__ import report
 
 PLAN = {
     "quantize": "int4", "dtype": "bfloat16", "weights": 5 * 2**30, "workspace": 2**30, "kv_per_token": 131072,
@@ -112,6 +114,18 @@ def test_experts_in_memory_are_told_apart_with_what_is_missing(capsys):
     assert sparse_verdict({"device": 0, "host": 0, "disk": 0}) == "fits"
 
 
+@pytest.fixture
+def reports_are_made_here(monkeypatch):
+    """As the command's own process makes them: it would import torch again."""
+
+    def worker_report(module, source, *options):
+        given = dict(zip(options[::2], map(int, options[1::2]), strict=True))
+        return json.loads(json.dumps(report(source, given.get("--memory"), read_settings({}), given.get("--ram"))))
+
+    monkeypatch.setattr("cli.fit.worker_report", worker_report)
+
+
+@pytest.mark.usefixtures("reports_are_made_here")
 def test_a_model_is_told_by_its_name_before_it_is_fetched(run):
     found = run("deepseek-v3.2", "--memory", "120gb", "--ram", "768gb")
     assert found.stdout.startswith("deepseek_v32: 671.88 B parameters (experts 653.91 B"), found.output

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-from redis import Redis
 from sqlalchemy import func, select, update
 
 from common.files.storage import FileStorage
@@ -16,9 +15,7 @@ from tests.common.records.rows import fill
 DATED = {archived_jobs: "expires", files: "expires", batches: "completed", webhook_events: "created"}
 
 
-def test_what_has_expired_goes_with_its_bytes_and_the_rest_stays(
-    redis: "Redis", records: Records, tmp_path: Path
-) -> None:
+def test_what_has_expired_goes_with_its_bytes_and_the_rest_stays(records: Records, tmp_path: Path) -> None:
     settings = read_settings({"OMNI_DATA_DIR": str(tmp_path), "OMNI_STORE_TTL": "86400"})
     storage, now = FileStorage(settings.files_url), time.time()
     with records.begin() as connection:
@@ -31,7 +28,7 @@ def test_what_has_expired_goes_with_its_bytes_and_the_rest_stays(
     for file_id in ("old-0", "new-0"):
         with storage.create(file_id) as pending:
             pending.write(b"x")
-    housekeeping.run(settings, records, redis)
+    housekeeping.run(settings, records)
     with records.read() as connection:
         left = {
             table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()

@@ -4,7 +4,8 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable, Iterator
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -162,8 +163,7 @@ def without_comments(sent: bytes) -> bytes:
 
 
 @both
-@pytest.mark.parametrize("endpoint", ["chat", "completions", "responses", "resumed response"])
-def test_openais_client_raises(stage: Harness, restart: Restart, endpoint: str) -> None:
+def test_openais_client_raises(stage: Harness, restart: Restart) -> None:
     client = openai.OpenAI(base_url=f"{stage.url}/v1", api_key="sk-chaos", max_retries=0)
     asked: dict[str, Callable[[], Any]] = {
         "chat": lambda: client.chat.completions.create(model="fake", messages=MESSAGES, stream=True, max_tokens=LONG),
@@ -175,12 +175,20 @@ def test_openais_client_raises(stage: Harness, restart: Restart, endpoint: str) 
             starting_after=0,
         ),
     }
-    old: list[psutil.Process] = []
-    with pytest.raises(openai.APIError) as raised:
-        for number, _ in enumerate(asked[endpoint]()):
-            if number == 8:
-                old = restart(stage)
-    assert raised.value.code == "server_restarting"
+
+    def code_raised(ask: Callable[[], Any], has_begun: Event) -> str | None:
+        with pytest.raises(openai.APIError) as raised:
+            for number, _ in enumerate(ask()):
+                if number == 8:
+                    has_begun.set()
+        return raised.value.code
+
+    begun = {endpoint: Event() for endpoint in asked}
+    with ThreadPoolExecutor(len(asked)) as pool:
+        reading = {endpoint: pool.submit(code_raised, ask, begun[endpoint]) for endpoint, ask in asked.items()}
+        assert all(event.wait(30) for event in begun.values()), begun
+        old = restart(stage)
+    assert {endpoint: read.result() for endpoint, read in reading.items()} == dict.fromkeys(asked, "server_restarting")
     until_served_again(stage, old)
 
 

@@ -372,7 +372,7 @@ def test_two_tabs_show_the_same_conversation(chat, backend):
             {"message": "The day's share is used.", "code": "rate_limit_exceeded", "retry_after": 3600},
             "Try again in",
         ),
-        (400, {"message": "Too long.", "code": "context_length_exceeded"}, "Start a new chat"),
+        (400, {"message": "Too long.", "code": "context_length_exceeded"}, "Leave out the oldest messages"),
         (404, {"message": "No such model.", "code": "model_not_found"}, "Choose another model"),
     ],
 )

@@ -12,11 +12,10 @@ from reprlib import repr as shown
 from types import MappingProxyType
 from typing import Any
 
-from common.wire import SamplingParams
+from common.wire import GREEDY_BELOW, SamplingParams
 from worker.models.config_checks import Numbers
 
 USUAL_MAX_TOKENS = 256
-GREEDY_BELOW = 1e-5  # only the likeliest token is ever drawn below it, and float32 divides badly by less
 NUM_SEEDS = 2**63
 SAMPLING_FIELDS = tuple(field.name for field in fields(SamplingParams))
 NUMBERS: Mapping[str, Numbers] = MappingProxyType(

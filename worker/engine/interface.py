@@ -240,7 +240,7 @@ class AnyEngine(Protocol):
     def stats(self) -> EngineStats: ...
 
     def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
-        """Do once what the first caller should not wait for. Raises ValueError when nothing can be generated."""
+        """Do once what the first caller should not wait for. Raises ValueError or RuntimeError if it fails."""
 
     @property
     def kv_bytes(self) -> int:

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from common.wire import Tier
+from common.wire import TIERS, Tier
 
 MAX_MADE_ROOM = 32  # times that one job is given back in its own tier: each time its tokens may be computed again
-TIERS: Final[tuple[Tier, ...]] = ("priority", "default", "flex")  # the earliest first
 
 
 @dataclass(frozen=True, slots=True)

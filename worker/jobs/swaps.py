@@ -12,8 +12,7 @@ from typing import Final
 
 from common.errors import ModelLoadFailed
 from common.redis.served.shelf import ShelfEntry, ShelfStore
-from common.wire import Failed, ModelCard
-from worker.jobs.room import TIERS
+from common.wire import TIERS, Failed, ModelCard
 from worker.jobs.served_model import ServedModel, patiently, retried
 from worker.jobs.waits import Waits
 from worker.shelf.changes import AnyShelf, Change, Leaving, LoadFailed, Opened, Stayed

@@ -67,7 +67,7 @@ def loaded_in(view: ShelfView, model: ModelView) -> float:
     in_s = decision.in_s if isinstance(decision, Swap) else decision.in_s + models[decision.to or model.name].swap_in_s
     if decision.to in ("", model.name):
         return in_s
-    others = [claim for other in loadable(view) if (claim := claim_of(other, view)) is not None]
+    others = [claim for other in loadable(view) if (claim := claim_of(other)) is not None]
     line = [claim.model for claim in in_order_of_wait(others) if claim.model.name not in (decision.to, model.name)]
     ahead = [models[decision.to], *(other for other in line if is_before(other, model))]
     return in_s + sum(least_turn(other) for other in ahead) + sum(other.swap_in_s for other in (*ahead[1:], model))

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final, Literal
+from typing import Literal
 
-from common.wire import Tier
+from common.wire import TIERS, Tier
 from worker.shelf.view import Decision, ModelView, ShelfView, Stay, Swap
 
-TIERS: Final[tuple[Tier, ...]] = ("priority", "default", "flex")  # the earliest first
 FLEX_TURN = 10.0  # swaps that flex work must be worth before other flex work takes its place
 
 
@@ -61,7 +60,7 @@ def decide(view: ShelfView) -> Decision:
     """
     if view.loading:
         return Stay(f"{view.loading} is being loaded")
-    claims = [claim for model in loadable(view) if (claim := claim_of(model, view)) is not None]
+    claims = [claim for model in loadable(view) if (claim := claim_of(model)) is not None]
     if claims:
         return serve(view, first_of(claims, view), claims)
     flex = [claim for model in loadable(view) if (claim := flex_claim_of(model)) is not None]
@@ -190,7 +189,7 @@ def fits(view: ShelfView, stay: Sequence[ModelView], to: ModelView) -> bool:
     return num_bytes <= view.capacity and len(stay) < view.max_loaded
 
 
-def claim_of(model: ModelView, view: ShelfView) -> ModelClaim | None:
+def claim_of(model: ModelView) -> ModelClaim | None:
     """What jobs that are not flex, or an order, claim for this model."""
     waiting = model.waiting
     waits = [wait_s for wait_s in (waiting.oldest_s, model.ordered_s) if wait_s is not None]

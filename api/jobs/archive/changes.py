@@ -1,7 +1,7 @@
 """Changes of archived answers, and the wait for those that have just ended."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from api.jobs.service import Service
 from api.process.offload import in_store_thread
@@ -25,19 +25,24 @@ def wait_for_archive(service: Service) -> None:
         raise Unavailable("What has just ended is not in the store yet (the dispatcher is away); try again soon.")
 
 
+def cancel_jobs(service: Service, ids: Sequence[str]) -> bool:
+    """Cancel them, and wait until all have ended. False when that takes too long."""
+    for job_id in ids:
+        service.store.cancel(job_id)
+    for _ in range(END_TRIES):
+        if not any(status.state in ("queued", "running") for status in service.store.poll(ids)):
+            return True
+        time.sleep(END_PAUSE_S)
+    return False
+
+
 def remove_answer(service: Service, found: JobView, *, is_held: bool = False) -> None:
     """Delete an answer from the store and from Redis; a running one is cancelled first.
 
     `is_held`: a conversation keeps its items, so it must be in the store before it leaves Redis. Raises Conflict or
     Unavailable when that takes too long: the request can be repeated.
     """
-    service.store.cancel(found.id)
-    for _ in range(END_TRIES):
-        [status] = service.store.poll([found.id])
-        if status.state not in ("queued", "running"):
-            break
-        time.sleep(END_PAUSE_S)
-    else:
+    if not cancel_jobs(service, [found.id]):
         raise Conflict("The answer is still being cancelled; try again.")
     if is_held:
         wait_for_archive(service)

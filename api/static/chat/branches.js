@@ -108,9 +108,18 @@ export function putBack(conversation, { taken, moved, chosen }) {
   choose(conversation, taken[0]);
 }
 
-/** Copies of this message and of those that lead to it, for another conversation. They are no jobs. */
-export const copies = (conversation, message) =>
-  [...lineage(conversation, message), message].map((one) => ({ ...structuredClone(one), id: randomId(), job: null, last: null }));
+/** Copies of messages, for another conversation. They are no jobs, and at the end no calls have results. */
+export function copies(messages) {
+  const made = messages.map((one) => ({ ...structuredClone(one), id: randomId(), job: null, last: null }));
+  for (const call of made.at(-1)?.toolCalls ?? []) call.answered = false;
+  return made;
+}
+
+/** The call that a tool's result answers. */
+export const callOf = (conversation, { toolCallId, ...result }) => {
+  const caller = lineage(conversation, result).findLast(({ role }) => role === "assistant");
+  return { caller, call: caller?.toolCalls.find(({ id }) => id === toolCallId) };
+};
 
 /** The messages that lead to this one, without it. */
 export function lineage(conversation, message) {

@@ -3,8 +3,9 @@
 import { isRunning } from "./answer.js";
 import { address, addressed, wireAddress } from "./address.js";
 import { ask } from "./ask.js";
-import { append, copies, plant } from "./branches.js";
+import { append, copies, lineage, plant } from "./branches.js";
 import { byId } from "./dom.js";
+import { keepDraft, keepFiles } from "./drafts.js";
 import { download, fromFile, toJson, toMarkdown } from "./exchange.js";
 import { recall, remember } from "./recall.js";
 import { search } from "./search.js";
@@ -72,14 +73,19 @@ export class Conversations {
     byId("text").focus();
   }
 
-  /** A new chat with what was said up to this message. */
+  /** A new chat with what was said up to this answer, or before this question, which stands in the box there. */
   async branchOff(message) {
     const from = this.current;
     const title = `${BRANCH}${from.title.replace(BRANCH, "")}`;
     const conversation = this.store.create(from.options, { title, isNamed: true, folder: from.folder });
-    for (const one of copies(from, message)) append(conversation, one);
+    const isQuestion = message.role === "user";
+    for (const one of copies([...lineage(from, message), ...(isQuestion ? [] : [message])])) append(conversation, one);
     for (const one of conversation.messages) this.store.save(conversation, one);
     await this.store.flush();
+    if (isQuestion) {
+      keepDraft(conversation, message.content);
+      await keepFiles(conversation, message.attachments ?? []).catch(() => {}); // they are in the other chat
+    }
     this.opened(conversation);
     byId("text").focus();
     this.toast.show(`A new chat, with what was said up to there in “${from.title}”.`, "Back", () => this.open(from));

@@ -18,7 +18,7 @@ const action = (name, label, onclick) =>
 export class MessageView {
   /** `actions`: edit(message, text, attachments), rewrite(message, fields), again(message), goOn(message), variants(message),
    * choose(message), numWithFollowing(message), remove(message), removeOnly(message), branchOff(message), retry(message),
-   * leaveOut(message), hurry(message), sendToolResult(message, call, text), openSettings(). */
+   * mayLeaveOut(), leaveOut(message), hurry(message), sendToolResult(message, call, text), openSettings(). */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -54,7 +54,7 @@ export class MessageView {
     const num = actions.numWithFollowing(message);
     const what = `Delete ${hasVariants ? "this variant" : "from here on"} (${num} ${num === 1 ? "message" : "messages"})`;
     const items = [
-      ["New chat from here", () => actions.branchOff(message)],
+      (message.role === "assistant" || (message.role === "user" && message.parent)) && ["New chat from here", () => actions.branchOff(message)],
       isEdited(message) && ["Restore the model's text", () => actions.rewrite(message, { content: message.original })],
       num > 1 && message.role !== "tool" && ["Delete only this message", () => actions.removeOnly(message), "danger"],
       [num > 1 || hasVariants ? what : "Delete", () => actions.remove(message), "danger"],
@@ -171,7 +171,7 @@ export class MessageView {
     const retry = h("button", { type: "button", onclick: () => this.actions.retry(this.message) }, "Try again");
     const settings = h("button", { type: "button", onclick: () => this.actions.openSettings() }, "Settings");
     const leaveOut = h("button", { type: "button", onclick: () => this.actions.leaveOut(this.message) }, "Leave out the oldest messages");
-    const isTooLong = told.code === "context_length_exceeded" && !this.message.options.overflow;
+    const isTooLong = told.code === "context_length_exceeded" && this.actions.mayLeaveOut();
     const row = h("p", { class: "row" }, isTooLong ? leaveOut : null, retry, settings);
     this.notice.append(h("strong", {}, told.message), h("p", {}, advice(told)), row);
   }

@@ -60,9 +60,8 @@ export class Room {
     if (told === this.told) return; // a focus in it stays
     this.told = told;
     const buttons = offers.map(([label, onclick]) => h("button", { type: "button", class: "plain-button", onclick }, label));
-    this.element.replaceChildren(h("p", {}, text), ...(buttons.length > 0 ? [h("p", { class: "row" }, ...buttons)] : []));
+    this.element.replaceChildren(h("p", { class: level === "over" ? "error" : null }, text), ...(buttons.length > 0 ? [h("p", { class: "row" }, ...buttons)] : []));
     this.element.hidden = text === "";
-    this.element.classList.toggle("error", level === "over");
     if (level && level !== this.level) this.announce(text);
     this.level = level;
   }

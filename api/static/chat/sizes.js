@@ -66,9 +66,14 @@ export class Sizes {
   /** How many of the first messages are left out so that `most` tokens hold the rest, which begins with a user's message. The
    * last one of these always stays. */
   numToLeaveOut(messages, request, most) {
-    const starts = messages.flatMap(({ role }, index) => (role === "user" ? [index] : []));
-    const fits = (start) => this.corrected(this.ofRequest(messages.slice(start), request), messages) <= most;
-    if (starts.length === 0 || fits(0)) return 0;
-    return starts.find((start) => start > 0 && fits(start)) ?? starts.at(-1);
+    const fits = (tokens) => this.corrected(tokens, messages) <= most;
+    if (fits(this.ofRequest(messages, request))) return 0;
+    let [start, tokens] = [0, this.ofRequest([], request)];
+    for (let at = messages.length - 1; at >= 0; at -= 1) {
+      if (worthSending([messages[at]]).length > 0) tokens += this.ofMessage(messages[at], request.isTextOnly);
+      if (start > 0 && !fits(tokens)) break;
+      if (messages[at].role === "user") start = at;
+    }
+    return start;
   }
 }

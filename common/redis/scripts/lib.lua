@@ -222,10 +222,10 @@ local function count_usage(key, owner, num_prompt, num_tokens)
 end
 
 -- Tells the dispatcher of an ended job: the one seam from Redis to what outlives it (dispatcher/outbox.py).
-local function tell_dispatcher(id, state, code, now)
-  local entry = {'id', id, 'state', state, 'code', code, 'ended', now}
-  local names = {'owner', 'model', 'tier', 'kind', 'background', 'batch', 'archive', 'created', 'num_prompt', 'cached',
-    'tokens', 'gpu_us', 'first_row', 'finish_reason'}
+local function tell_dispatcher(id, state, now)
+  local entry = {'id', id, 'state', state, 'ended', now}
+  local names = {'owner', 'model', 'tier', 'kind', 'background', 'batch', 'archive', 'num_prompt', 'cached', 'tokens',
+    'gpu_us', 'first_row', 'finish_reason'}
   for at, value in ipairs(redis.call('HMGET', JOB .. id, unpack(names))) do
     if value then
       entry[#entry + 1] = names[at]
@@ -299,7 +299,7 @@ local function finish(id, state, code, iso)
   end
   rq_stop_execution(id, queue, fence, worker)
   rq_finish(id, queue, state, code, ttl, now, iso)
-  tell_dispatcher(id, state, code, now)
+  tell_dispatcher(id, state, now)
 end
 
 -- Ends a job that no worker holds: its last log entry and its state in one step.

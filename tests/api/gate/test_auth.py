@@ -15,9 +15,10 @@ from api.gate.rate_headers import duration, rate_headers
 from common.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from common.quota import Quota
 from common.redis.dispatch.internal import made_secret
-from common.redis.key_store import ALL_TIERS, PREFIX, KeyLimits, KeyStore
+from common.redis.key_store import PREFIX, KeyLimits, KeyStore
 from common.redis.keys import digest_of, owner_of
 from common.settings import read_settings
+from common.wire import TIERS
 from tests.service import RunningService
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -217,7 +218,7 @@ def test_a_key_of_the_environment_may_hold_bytes_that_are_no_utf_8(redis):
 def test_without_the_secret_the_dispatcher_s_headers_mean_nothing(redis, ring):
     headers = {"Omni-Act-As": ALICE, "Omni-Batch": "batch_1"}
     assert ring.caller(asked_by_dispatcher("sk-local", **headers)) == Caller(
-        owner_of("sk-local"), is_admin=True, tiers=ALL_TIERS
+        owner_of("sk-local"), is_admin=True, tiers=TIERS
     )
     secret = made_secret(redis)
     assert ring.caller(asked_by_dispatcher("sk-local", **headers)).owner == owner_of("sk-local")

@@ -34,7 +34,7 @@ def client(redis: "Redis", valkey_url: str, encoder: PromptEncoder) -> FlaskClie
     redis.hset(keys.QUEUES, "tiny", "tiny")
     redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(encoder.card))
-    values = {"OMNI_API_KEYS": "sk-local", "OMNI_ADMIN_KEYS": "sk-admin", "OMNI_MODEL_NAME": "tiny"}
+    values = {"OMNI_API_KEYS": "sk-local,sk-other", "OMNI_ADMIN_KEYS": "sk-admin", "OMNI_MODEL_NAME": "tiny"}
     return create_app(read_settings({"REDIS_URL": valkey_url} | values)).test_client()
 
 
@@ -129,6 +129,15 @@ def test_an_answer_of_several_prompts_is_cancelled_as_a_whole_and_each_of_its_fu
     assert (gone["id"], gone["deleted"], gone["state_before"]) == (answer_id, True, "queued")
     assert states() == ["cancelled", "cancelled"]
     assert client.delete(f"/v1/jobs/{answer_id}", headers=KEY).get_json()["deleted"] is False
+
+
+def test_a_job_is_seen_by_its_key_and_by_admins(client, post) -> None:
+    answer_id = post("/v1/completions", ASKED[1][1]).get_json()["id"]
+    seen = [
+        client.get(f"/v1/jobs/{answer_id}", headers={"Authorization": f"Bearer {key}"}).status_code
+        for key in ("sk-local", "sk-admin", "sk-other")
+    ]
+    assert seen == [200, 200, 404]
 
 
 @pytest.mark.parametrize("key", ["sk-local", "sk-admin"])

@@ -209,7 +209,7 @@ def test_only_admins_read_it(api: ShelvedApi) -> None:
 
 
 def test_entries_are_kept_for_400_days_and_longer_where_the_store_s_time_is_longer(
-    records: Records, redis: "Redis", tmp_path: Path
+    records: Records, tmp_path: Path
 ) -> None:
     @contextmanager
     def aged(days: float) -> Iterator[None]:
@@ -222,7 +222,7 @@ def test_entries_are_kept_for_400_days_and_longer_where_the_store_s_time_is_long
 
     def left(ttl: float) -> set[str]:
         given = {"OMNI_DATA_DIR": str(tmp_path), "OMNI_STORE_TTL": str(int(ttl))}
-        housekeeping.run(read_settings(given), records, redis)
+        housekeeping.run(read_settings(given), records)
         with records.read() as connection:
             return set(connection.execute(select(audit_log.c.target)).scalars())
 

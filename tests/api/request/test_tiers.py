@@ -16,6 +16,7 @@ from api.messages.chunks import MESSAGE
 from api.messages.prepare import prepare as prepare_message
 from api.request.submission import Prepared, Sender, submissions
 from api.responses.chunks import RESPONSE
+from api.responses.history import turn_of
 from api.responses.prepare import prepare as prepare_response
 from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
@@ -23,15 +24,14 @@ from api.schema.messages import MessagesRequest
 from api.schema.parse import parse
 from api.schema.responses import ResponsesRequest
 from common.errors import InvalidRequest
-from common.redis.key_store import ALL_TIERS
-from common.wire import Delta, Finished
+from common.wire import TIERS, Delta, Finished
 from tests.api.calls import call_of
 
 SAYS_HI = {"messages": [{"role": "user", "content": "Hi"}]}
 KINDS: dict[str, tuple[Any, dict[str, Any], Any, Endpoint[Any]]] = {
     "chat": (ChatRequest, SAYS_HI, prepare_chat, CHAT),
     "completion": (CompletionRequest, {"prompt": "Hi"}, prepare_text, COMPLETION),
-    "response": (ResponsesRequest, {"input": "Hi"}, prepare_response, RESPONSE),
+    "response": (ResponsesRequest, {"input": "Hi"}, lambda call: prepare_response(call, turn_of(call)), RESPONSE),
     "message": (MessagesRequest, SAYS_HI | {"max_tokens": 5}, prepare_message, MESSAGE),
 }
 
@@ -91,9 +91,7 @@ def test_a_key_without_the_right_is_told_what_it_may_use_and_who_can_allow_more(
     assert refused.value.param == "service_tier"
 
 
-@given(
-    st.lists(st.sampled_from(ALL_TIERS), min_size=1, unique=True), st.sampled_from([None, "auto", *ALL_TIERS, "fast"])
-)
+@given(st.lists(st.sampled_from(TIERS), min_size=1, unique=True), st.sampled_from([None, "auto", *TIERS, "fast"]))
 def test_no_key_gets_a_tier_that_it_may_not_use(tiers, asked):
     caller = Caller("me", is_admin=False, tiers=tuple(tiers))
     wanted = "priority" if asked == "fast" else asked
@@ -111,7 +109,7 @@ def test_a_line_of_a_batch_is_flex_whatever_its_body_says(asked):
     assert Caller("me", is_admin=False, batch="batch_1").tier(asked) == "flex"
 
 
-@pytest.mark.parametrize("tier", ALL_TIERS)
+@pytest.mark.parametrize("tier", TIERS)
 def test_the_job_has_the_tier_and_its_worker_knows_a_flex_one(encoder, tier):
     raw = {"model": "tiny", **SAYS_HI}
     prepared = prepare_chat(call_of(ChatRequest, raw, encoder))

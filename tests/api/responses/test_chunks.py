@@ -96,6 +96,17 @@ def test_a_call_that_was_cut_off_is_never_said_to_be_done_and_not_in_the_output(
     assert [item["type"] for item in said[-1]["response"]["output"]] == ["message"]
 
 
+def test_a_whole_call_of_an_answer_that_was_cut_off_is_completed(encoder):
+    events = log("I add." + CALL[: CALL.index("}}") + 2], finish_reason="length")
+    said = fed(ResponseChunks(meta(reading=ParseOptions(tool_dialect="hermes")), encoder), events)
+    response = said[-1]["response"]
+    assert response["status"] == "incomplete"
+    assert [(item["type"], item["status"]) for item in response["output"]] == [
+        ("message", "completed"),
+        ("function_call", "completed"),
+    ]
+
+
 @pytest.mark.parametrize(("code", "status"), [("out_of_memory", "failed"), ("cancelled", "cancelled")])
 def test_a_failed_job_ends_the_stream_and_keeps_its_text(encoder, code, status):
     events = fed(ResponseChunks(meta(), encoder), [*spoken("Hello")[:1], Failed(code, "why")])

@@ -5,7 +5,7 @@ import pytest
 
 from api.chat.prepare import chat_input
 from api.responses.chunks import ResponseChunks, ResponsesMeta
-from api.responses.history import numbered_items
+from api.responses.history import numbered_items, turn_of
 from api.responses.prepare import chat_request, echo_of, prepare
 from api.responses.tools import offered_tools
 from api.schema.parse import parse
@@ -37,7 +37,8 @@ def as_chat(context=(), **body):
 
 
 def sent(encoder, **body):
-    return prepare(call_of(ResponsesRequest, {"model": "tiny", "input": "Hi"} | body, encoder))
+    call = call_of(ResponsesRequest, {"model": "tiny", "input": "Hi"} | body, encoder)
+    return prepare(call, turn_of(call))
 
 
 def test_items_become_messages_and_an_assistants_turn_is_one(encoder):
@@ -208,7 +209,7 @@ def test_a_response_keeps_what_its_schema_knows_and_nothing_else(encoder):
 )
 def test_a_refusal_of_the_chat_s_messages_names_the_input(items, reason, encoder):
     with pytest.raises(InvalidRequest) as refused:
-        prepare(call_of(ResponsesRequest, {"model": "tiny", "input": items}, encoder))
+        sent(encoder, input=items)
     assert refused.value.param == "input" and refused.value.message.endswith(reason)
 
 

@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from api.app import create_app
-from api.jobs import serving
+from api.jobs.archive import changes
 from api.prompt.encoder import PromptEncoder
 from common.errors import JobCancelled
 from common.redis import keys
@@ -45,7 +45,7 @@ def cancelled(client: FlaskClient, response_id: str) -> dict:
 
 
 def test_a_response_stays_cancelled_while_its_worker_has_not_ended_it(client, running, monkeypatch):
-    monkeypatch.setattr(serving, "END_TRIES", 0)
+    monkeypatch.setattr(changes, "END_TRIES", 0)
     assert seen(client, running)["status"] == "in_progress"
     assert cancelled(client, running)["status"] == "cancelled"
     assert seen(client, running)["status"] == "cancelled"

@@ -2,7 +2,8 @@ import socket
 
 import pytest
 
-from common.process.listener import Address, AddressTaken, listen, url_of
+from common.addresses import url_of
+from common.process.listener import Address, AddressTaken, listen
 
 
 def test_a_connection_waits_for_the_next_process_that_accepts() -> None:

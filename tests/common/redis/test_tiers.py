@@ -11,12 +11,11 @@ from common.errors import Overloaded
 from common.redis import keys, script
 from common.redis.metrics import read
 from common.redis.script import source
-from common.wire import Tier
+from common.wire import TIERS, Tier
 from tests.chaos.mutations import broken
 from tests.chaos.tier_scenarios import take_turns
 from tests.common.redis.queue_model import QUEUE, Job, Twin
 
-TIERS: tuple[Tier, ...] = ("priority", "default", "flex")
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5, "d": 4.0}
 COMMON = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 

@@ -1,16 +1,19 @@
 """openai and anthropic while the API is deployed in mid-stream: each raises, and none ends as if all had come."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from threading import Event
 from typing import Any
 
 import anthropic
 import openai
 from checks import HELLO, KEY, MODEL, URL, restarted, run
 
-LONG = 1500  # half a minute of the paced model: no answer ends by itself
+LONG = 6000  # two minutes of the paced model: no answer ends by itself
 AT = 8  # events that come before the restart
 MESSAGES: Any = [{"role": "user", "content": HELLO}]
+Ask = Callable[[], Iterable[Any]]
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
 claude = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
 
@@ -50,20 +53,44 @@ def message_helper() -> Iterable[Any]:
         yield from stream
 
 
-def raises(ask: Callable[[], Iterable[Any]], signal_name: str) -> None:
+STREAMS: tuple[Ask, ...] = (
+    chat, chat_helper, completion, response, response_helper, background_response, message, message_helper,
+)  # fmt: skip
+
+
+@cache
+def ends(signal_name: str) -> dict[Ask, tuple[int, Exception | None]]:
+    """All streams are open when the API is restarted: how many events each brought, and what it raised."""
+    begun = {ask: Event() for ask in STREAMS}
+    with restarted(signal_name) as restart, ThreadPoolExecutor(len(STREAMS)) as pool:
+        reading = {ask: pool.submit(read, ask, begun[ask]) for ask in STREAMS}
+        for event in begun.values():
+            event.wait(60)
+        restart()
+        return {ask: read.result(60) for ask, read in reading.items()}
+
+
+def read(ask: Ask, begun: Event) -> tuple[int, Exception | None]:
     num_seen = 0
-    with restarted(signal_name) as restart:
-        try:
-            for num_seen, _ in enumerate(ask(), 1):
-                if num_seen == AT:
-                    restart()
-        except openai.APIError as error:
-            assert error.code == "server_restarting", error
-        except anthropic.APIStatusError as error:
-            assert error.body["error"]["type"] == "overloaded_error" and "restarting" in str(error), error  # type: ignore[index]
-        else:
-            raise AssertionError(f"the stream ended after {num_seen} events as if it were over")
-        assert num_seen >= AT, f"it raised after {num_seen} events already"
+    try:
+        for num_seen, _ in enumerate(ask(), 1):
+            if num_seen == AT:
+                begun.set()
+    except Exception as error:
+        return num_seen, error
+    finally:
+        begun.set()
+    return num_seen, None
+
+
+def raises(ask: Ask, signal_name: str) -> None:
+    num_seen, error = ends(signal_name)[ask]
+    assert error is not None, f"the stream ended after {num_seen} events as if it were over"
+    if isinstance(error, anthropic.APIStatusError):
+        assert error.body["error"]["type"] == "overloaded_error" and "restarting" in str(error), error  # type: ignore[index]
+    else:
+        assert isinstance(error, openai.APIError) and error.code == "server_restarting", error
+    assert num_seen >= AT, f"it raised after {num_seen} events already"
 
 
 def a_background_response_goes_on_after_its_last_event(signal_name: str) -> None:
@@ -88,16 +115,7 @@ def a_background_response_goes_on_after_its_last_event(signal_name: str) -> None
 
 def checks() -> Iterable[Callable[[], None]]:
     for signal_name in ("SIGHUP", "SIGTERM"):
-        for ask in (
-            chat,
-            chat_helper,
-            completion,
-            response,
-            response_helper,
-            background_response,
-            message,
-            message_helper,
-        ):
+        for ask in STREAMS:
             check = partial(raises, ask, signal_name)
             check.__name__ = f"{ask.__name__}_raises_at_{signal_name}"  # type: ignore[attr-defined]
             yield check

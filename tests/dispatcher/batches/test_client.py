@@ -32,7 +32,7 @@ def test_a_proxy_s_page_is_no_answer_to_a_line(status: int, pause_s: float) -> N
 def test_a_line_whose_answer_takes_long_makes_no_batch_wait(redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "READ_S", 0.05)
     redis.set(keys.INTERNAL, "secret")
-    batch = OpenBatch("batch_1", "o", "openai", "/v1/x", "file-1", "in_progress", 0, 1e12, None, 1, 0.0)
+    batch = OpenBatch("batch_1", "o", "openai", "/v1/x", "file-1", "in_progress", 1e12, None, 1, 0.0)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ApiAway) as away:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         LineClient(url, InternalSecret(redis), 1).post(batch, Line(1, "a", b"{}"))

@@ -20,7 +20,7 @@ class Clock:
 
 def feed_of(batch_id: str, owner: str, num_lines: int) -> Feed:
     batch = OpenBatch(
-        batch_id, owner, "openai", "/v1/chat/completions", "file-1", "in_progress", 0, 1e12, None, num_lines, 0.0
+        batch_id, owner, "openai", "/v1/chat/completions", "file-1", "in_progress", 1e12, None, num_lines, 0.0
     )
     return Feed(batch, iter([Line(number, f"{batch_id}-{number}", b"{}") for number in range(1, num_lines + 1)]), 0)
 

@@ -54,7 +54,7 @@ class Desk:
             return connection.execute(select(batches)).one()
 
     def record(self, *numbers: int) -> None:
-        results = [LineResult("batch_1", number, "abc"[number - 1], 200, "req", BODY) for number in numbers]
+        results = [LineResult(number, "abc"[number - 1], 200, "req", BODY) for number in numbers]
         recorder = Recorder(self.records, self.lease, lambda *_: None)
         recorder._commit({Feed(self.batch(), iter([]), 0): results})
 
@@ -77,9 +77,9 @@ def test_a_result_whose_commit_was_not_answered_counts_once(desk) -> None:
 def test_results_of_a_batch_that_was_deleted_are_left_out(desk) -> None:
     with desk.records.begin() as connection:
         connection.execute(update(batches).values(status="cancelled"))
-    feed = Feed(OpenBatch("batch_1", OWNER, "openai", CHAT, "f", "in_progress", 0, 0, None, 3, 0.0), iter([]), 0)
+    feed = Feed(OpenBatch("batch_1", OWNER, "openai", CHAT, "f", "in_progress", 0, None, 3, 0.0), iter([]), 0)
     recorder = Recorder(desk.records, desk.lease, lambda *_: None)
-    recorder._commit({feed: [LineResult("batch_1", 1, "a", 200, "req", BODY)]})
+    recorder._commit({feed: [LineResult(1, "a", 200, "req", BODY)]})
     assert desk.row().num_succeeded == 0
 
 

@@ -29,7 +29,6 @@ def a_feed(num_total: int) -> Feed:
             endpoint="/v1/completions",
             input_file_id="",
             status="in_progress",
-            created=0,
             expires=expires,
             output_ttl=None,
             num_total=num_total,

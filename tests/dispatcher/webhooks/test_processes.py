@@ -148,4 +148,4 @@ def end_job(redis: Redis, job_id: str) -> Any:
     """As finish() in lib.lua tells it."""
     now = int(time.time() * 1000)
     fields = {"id": job_id, "owner": OWNER, "kind": "response", "state": "finished", "background": 1, "model": "m"}
-    return redis.xadd(OUTBOX, {**fields, "code": "", "created": now, "ended": now, "finish_reason": "stop"})
+    return redis.xadd(OUTBOX, {**fields, "ended": now, "finish_reason": "stop"})

@@ -6,6 +6,7 @@ import time
 from api.app import create_app
 from api.operator.openapi.document import openapi
 from common.settings import read_settings
+from dispatcher.batches.feeds import OTHERS_FIRST
 from tests.e2e.looks.visit import Visit
 from tests.e2e.test_page import BOARD
 from tests.e2e.test_page_batches import LINE, Answers, batch, choose
@@ -122,6 +123,7 @@ def batches_many(visit: Visit) -> None:
     batches_page(
         visit,
         batch("batch_6b1f0a", "in_progress", model="qwen3-8b", lines_per_s=3.456, eta=now + 900, **moments),
+        batch("batch_41aa07", "in_progress", model="qwen3-8b", lines_per_s=0, waiting_for=OTHERS_FIRST, **moments),
         batch("batch_77c2d4", "validating", request_counts={"total": 0, "completed": 0, "failed": 0}, **moments),
         batch("batch_c", "completed", completed_at=now - 100, **ended, **moments),
         batch("batch_d", "failed", failed_at=now - 50, errors=errors, **moments),

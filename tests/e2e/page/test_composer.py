@@ -11,6 +11,14 @@ IMAGE = {"name": "dot.png", "mimeType": "image/png", "buffer": PNG}
 NOTES = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"Buy milk."}
 
 
+KEPT = """() => new Promise((resolve) => {
+    indexedDB.open("omni.drafts").onsuccess = ({ target: { result } }) => {
+        result.transaction("trays").objectStore("trays").getAllKeys().onsuccess = (event) => {
+            result.close();
+            resolve(event.target.result);
+        };
+    };
+})"""
 HELVETICA = "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
 GOTHIC = """<</Type/Font/Subtype/Type0/BaseFont/Gothic/Encoding/90ms-RKSJ-H/DescendantFonts[<</Type/Font
 /Subtype/CIDFontType0/BaseFont/Gothic/FontDescriptor<</Type/FontDescriptor/FontName/Gothic/Flags 4
@@ -90,6 +98,7 @@ def test_files_wait_in_their_chat_over_a_reload(chat, backend):
     chat.reload()
     chat.wait_for_selector(f"{ANSWER}:has-text('What is this?')")
     assert tray(chat) == []
+    assert chat.evaluate(KEPT) == ["new"]
     chat.click("#new-chat")
     chat.wait_for_selector("#tray li")
     assert tray(chat) == ["other.txt · 9 characters"]

@@ -59,10 +59,13 @@ def tasks_of_an_answer(browser, backend, question, is_drawn):
     page.goto(backend.url)
     page.wait_for_selector("#model option", state="attached")
     browser.start_tracing(page=page, categories=["toplevel", "devtools.timeline"])
-    say(page, question)
-    until_done(page)
-    page.wait_for_function(is_drawn)
-    tasks = main_thread_tasks(browser.stop_tracing())
+    try:
+        say(page, question)
+        until_done(page)
+        page.wait_for_function(is_drawn)
+    finally:
+        trace = browser.stop_tracing()
+    tasks = main_thread_tasks(trace)
     assert page.inner_text(f"{ANSWER} .status").split(" tokens")[0].replace(",", "").isdigit()
     assert page.locator("#scroller").evaluate(LEFT) < 2
     context.close()
@@ -72,8 +75,8 @@ def tasks_of_an_answer(browser, backend, question, is_drawn):
 @pytest.mark.parametrize(
     ("text", "is_drawn"),
     [
-        (LONG, f"document.querySelectorAll('.code').length === {LONG.count('```') // 2} && {SET}"),
-        (FORMULAS, f"document.querySelectorAll('.formula').length === 800 && {SET}"),
+        (LONG, f"() => document.querySelectorAll('.code').length === {LONG.count('```') // 2} && {SET}"),
+        (FORMULAS, f"() => document.querySelectorAll('.formula').length === 800 && {SET}"),
     ],
     ids=["code", "formulas"],
 )

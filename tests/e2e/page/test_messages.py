@@ -56,14 +56,24 @@ def test_the_results_of_tools_go_with_their_call(chat, backend):
     chat.click("text=Send result")
     chat.wait_for_selector(f"{ANSWER}:has-text('You said: 20 degrees')")
     until_done(chat)
+    form = ".tool-result >> nth=0"
+    assert not chat.is_visible(form)
+    more(chat, ".message.tool", "Delete from here on (2 messages)")
+    chat.wait_for_selector(form)  # another result may be sent
+    chat.click("#toast >> text=Undo")
+    chat.wait_for_selector(form, state="hidden")
     more(chat, ".message.assistant >> nth=0", "Delete only this message")
     chat.wait_for_selector("#toast:has-text('Deleted 2 messages.')")
     ask(chat, "and now?")
     assert sent(backend) == ["tool", "You said: 20 degrees", "and now?"]
 
 
-def test_an_answer_is_changed_in_its_place_continued_and_restored(chat, backend):
+def test_a_message_is_changed_in_its_place_an_answer_also_continued_and_restored(chat, backend):
     ask(chat, "one")
+    edit(chat, ".message.user", "uno", "Save only")
+    wait_for_messages(chat, "uno", "You said: one")
+    assert (len(backend.bodies), chat.locator(".variants").count(), titles(chat)) == (1, 0, ["uno"])
+    chat.click("#toast >> text=Undo")
     ask(chat, "two")
     first = ".message.assistant >> nth=0"
     edit(chat, first, "I say: **one**", "Save")
@@ -83,14 +93,6 @@ def test_an_answer_is_changed_in_its_place_continued_and_restored(chat, backend)
     assert "Edited" not in chat.inner_text(f"{ANSWER} .status")
 
 
-def test_a_question_is_changed_without_being_sent(chat, backend):
-    ask(chat, "one")
-    edit(chat, ".message.user", "uno", "Save only")
-    wait_for_messages(chat, "uno", "You said: one")
-    assert (len(backend.bodies), chat.locator(".variants").count()) == (1, 0)
-    assert titles(chat) == ["uno"]
-
-
 def test_a_chat_goes_on_from_a_message_in_a_chat_of_its_own(chat, backend):
     for text in ("one", "two"):
         ask(chat, text)
@@ -105,3 +107,6 @@ def test_a_chat_goes_on_from_a_message_in_a_chat_of_its_own(chat, backend):
     chat.click("#conversations .title >> text='one'")
     chat.wait_for_selector(f"{ANSWER}:has-text('You said: two')")
     assert (answer(chat), chat.locator(".message").count()) == ("You said: two", 4)
+    more(chat, ".message.user >> nth=1", "New chat from here")
+    wait_for_messages(chat, "one", "You said: one")
+    assert chat.input_value("#text") == "two"

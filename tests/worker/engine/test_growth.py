@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.memory.growth import OPEN_TOKENS, AnswerLengths, Demand, Forecast, most_blocks
+from common.wire import OPEN_TOKENS
+from worker.engine.memory.growth import AnswerLengths, Demand, Forecast, most_blocks
 from worker.state.kv_cache import KVCache, LayerShape
 
 demands = st.lists(st.builds(Demand, st.integers(0, 20), st.integers(0, 20)), max_size=8)

@@ -194,7 +194,7 @@ def test_flex_never_causes_a_swap_while_other_work_waits(seed: int) -> None:
 
 def test_flex_jobs_that_count_as_others_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
-    monkeypatch.setattr(policy, "claim_of", lambda model, _: policy.flex_claim_of(model))
+    monkeypatch.setattr(policy, "claim_of", policy.flex_claim_of)
     with pytest.raises(AssertionError):
         for seed in range(20):
             swaps_for_flex_only_alone(ran(one_at_a_time(seed, ("default", "flex", "flex")), until=100))

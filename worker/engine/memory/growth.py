@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from common.wire import planned_tokens
 from worker.state.kv_cache import KVCache
 from worker.state.sequence import Sequence
 
 LEARN = 1 / 32  # weight of one ended answer
-OPEN_TOKENS = 2048  # planned for an answer that only the context limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,10 @@ class Forecast:
     def ended(self, sequence: Sequence) -> None:
         self.answers.ended(sequence.num_completion_tokens, self._planned_for(sequence))
 
-    def planned(self, num_prompt_tokens: int, max_tokens: int) -> int:
-        """Of the tokens that an answer may have, those it is given room for. Agents set no limit, and write little."""
-        is_open = num_prompt_tokens + max_tokens >= self._max_model_len
-        return min(max_tokens, OPEN_TOKENS) if is_open else max_tokens
-
     def of_new(self, num_prompt_tokens: int, max_tokens: int) -> Demand:
         """Demand of a sequence that is not admitted yet."""
-        num_tokens = min(max_tokens, self.answers.expected(self.planned(num_prompt_tokens, max_tokens), 0))
+        planned = planned_tokens(num_prompt_tokens, max_tokens, self._max_model_len)
+        num_tokens = min(max_tokens, self.answers.expected(planned, 0))
         num_left = min(num_prompt_tokens + num_tokens, self._max_model_len) - num_prompt_tokens
         return Demand(self._kv_cache.num_blocks_for(num_prompt_tokens), self._kv_cache.num_blocks_for(max(0, num_left)))
 
@@ -87,4 +83,4 @@ class Forecast:
         return self._kv_cache.num_blocks_for(max(0, at_end - sequence.num_tokens))
 
     def _planned_for(self, sequence: Sequence) -> int:
-        return self.planned(sequence.num_prompt_tokens, sequence.sampling.max_tokens)
+        return planned_tokens(sequence.num_prompt_tokens, sequence.sampling.max_tokens, self._max_model_len)

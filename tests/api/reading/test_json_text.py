@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.json_text import MAX_LEVELS, object_in
+from api.reading.json_text import MAX_LEVELS, object_in
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """Settings of what outlives Redis's hour: the store, files, and the dispatcher that fills them."""
 
 from pathlib import Path
-from types import MappingProxyType
 
 from common.setting_types import ApiAddress, Hosts, SettingsGroup, StoreAddress, setting
-
-EVERYWHERE = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1"})
 
 
 class StoreSettings(SettingsGroup):
@@ -14,7 +11,7 @@ class StoreSettings(SettingsGroup):
     given_url: StoreAddress = setting("OMNI_STORE_URL", "")
     ttl: int = setting("OMNI_STORE_TTL", 30 * 24 * 3600, ge=60)
     given_files_url: str = setting("OMNI_FILES_URL", "")
-    given_api_url: ApiAddress = setting("OMNI_API_URL", "")
+    given_api_url: ApiAddress = setting("OMNI_API_URL", "")  # where the dispatcher reaches the API
     webhook_hosts: Hosts = setting("OMNI_WEBHOOK_HOSTS", ())
 
     def database(self, data_dir: Path) -> str:
@@ -28,10 +25,3 @@ class StoreSettings(SettingsGroup):
     def files(self, data_dir: Path) -> str:
         """The folder of uploaded files and results, as fsspec reads it."""
         return self.given_files_url or f"file://{data_dir.resolve()}/files"
-
-    def api(self, host: str, port: int) -> str:
-        """Where the dispatcher reaches the API, without a slash at its end."""
-        if self.given_api_url:
-            return self.given_api_url.rstrip("/")
-        reached = EVERYWHERE.get(host, host)
-        return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
