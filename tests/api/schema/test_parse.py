@@ -104,7 +104,7 @@ def test_a_parsed_request_parses_to_itself(model: type[BaseModel]) -> None:
             ChatRequest,
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4097}]},
             "messages[0].content",
-            "at most 4096 items",
+            "4096 items at most",
         ),
     ],
 )
