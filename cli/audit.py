@@ -84,7 +84,7 @@ def audit(
         return
     show_table(NAMES, [cells(entry) for entry in found])
     if not found:
-        show_note("Nothing was changed.")
+        show_note("There is no entry.")
 
 
 def cells(entry: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,10 +13,9 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.client import Client, Refused, asked_again, client_of
-from cli.terminal import CallersPath, console, json_option, moment, show_json, show_note, show_table
+from cli.terminal import STOPPED, CallersPath, console, json_option, moment, show_json, show_note, show_table
 
 POLL_S = 0.5
-INTERRUPTED = 128 + 2  # the exit status of a program that SIGINT ends
 ENDED = ("completed", "failed", "expired", "cancelled")
 WORTHLESS = ("failed", "cancelled", "expired")  # a batch of this kind is not taken up again
 CONTENT = "omni_content"  # the metadata by which a batch is found again: SHA-256 of its file, endpoint and window
@@ -59,7 +58,7 @@ def run(context: click.Context, file: Path, out: Path, force: bool, window: str,
         show_note(
             f"{found['id']} goes on. The same command takes it up again; 'omni batch cancel {found['id']}' ends it."
         )
-        context.exit(INTERRUPTED)
+        context.exit(STOPPED)
     for name, to in (("output_file_id", out), ("error_file_id", errors)):
         if ended[name]:
             download(client, ended[name], to)

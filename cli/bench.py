@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench.load import Level, Plan, Shot, Target, num_requests, run_level
 from cli.client import client_of
 from cli.conversation import models_that_generate
-from cli.terminal import console, json_option, show_json, show_note, show_table
+from cli.terminal import STOPPED, console, json_option, show_json, show_note, show_table
 from common.shelf.table import no_such_model
 
 NAMES = (
@@ -21,7 +21,6 @@ NAMES = (
 FIELDS = (
     "requests", "errors", "tokens_s", "requests_s", "ttft_p50_ms", "ttft_p99_ms", "gap_p50_ms", "gap_p99_ms",
 )  # fmt: skip
-INTERRUPTED = 128 + 2  # the exit status of a program that SIGINT ends
 
 
 class Numbers(click.ParamType[list[float]]):
@@ -77,7 +76,7 @@ def bench(
         measure(target, plan, levels, rows)
     except KeyboardInterrupt:
         show_note("stopped")
-        context.exit(INTERRUPTED)
+        context.exit(STOPPED)
     finally:
         report(model, rows, as_json)
     context.exit(int(all(row.errors == row.requests for row in rows.values())))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpcore2
 import pytest
+from hypothesis import settings
 from redis import Redis
 
 from common.environment import set_default
@@ -25,6 +26,8 @@ def pytest_configure() -> None:
     """Before any test module loads torch. The processes that tests start are told the same."""
     set_default("GOMP_SPINCOUNT", "0")  # threads without work sleep: several processes share the cores
     prepare_process()
+    settings.register_profile("omni", settings.default, deadline=None)  # an example is slow where others compute
+    settings.load_profile("omni")
     httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)  # each client reads 140 certificates, for HTTP
 
 

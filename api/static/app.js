@@ -87,7 +87,10 @@ class App {
         leaveOut: () => this.leaveOut(() => this.composer.send()),
         use: (model) => this.use(model),
         startAnew: () => this.sendAnew(),
-        shorten: (file, numCharacters) => this.composer.tray.shorten(file, numCharacters),
+        shorten: (file, numCharacters) => {
+          const undo = this.composer.tray.shorten(file, numCharacters);
+          this.conversations.toast.show(`Shortened ${file.name}.`, "Undo", undo);
+        },
         sendAnyway: () => this.composer.send(true),
       },
       onChange: () => this.composer.refresh(),

@@ -61,7 +61,8 @@ def silence(url: str, error: RedisError) -> str:
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2] or parts.path
     todo = "correct its user or password" if isinstance(error, AuthenticationError) else "start it"
-    return f"waiting for Redis at {place}, where REDIS_URL leads: {error}. If that lasts, {todo}, or correct REDIS_URL."
+    why = str(error).rstrip(".")
+    return f"waiting for Redis at {place}, where REDIS_URL leads: {why}. If that lasts, {todo}, or correct REDIS_URL."
 
 
 class RedisWatch:

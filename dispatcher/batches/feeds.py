@@ -206,15 +206,16 @@ class FairFeeds:
     def waits_for(self, batch_id: str) -> str:
         """Why none of its lines has ended lately, as its owner reads it; "" when it has no line left to send."""
         with self._changed:
-            feed = self._feeds.get(batch_id)
-            if feed is not None and feed.num_in_flight:
-                return IN_QUEUE.format(feed.num_in_flight)
-            if feed is None or feed.is_closed or not feed.has_line:
+            feed, now = self._feeds.get(batch_id), self._clock()
+            if feed is None or feed.is_closed:
                 return ""
-            now = self._clock()
-            if now < self._paused_until:
-                return NO_API
-            return feed.refusal if now < feed.paused_until else OTHERS_FIRST
+            if now < feed.paused_until:
+                return feed.refusal
+            if feed.num_in_flight:
+                return IN_QUEUE.format(feed.num_in_flight)
+            if not feed.has_line:
+                return ""
+            return NO_API if now < self._paused_until else OTHERS_FIRST
 
     def lost(self, feed: Feed, line: Line, pause_s: float) -> None:
         """Send the line again: for so long all batches wait, because the API cannot be reached."""

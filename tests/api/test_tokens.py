@@ -92,7 +92,7 @@ def test_nothing_is_no_tokens_and_no_tokens_are_nothing(post: Post) -> None:
     assert post("/detokenize", {"tokens": []})[1] == {"prompt": ""}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
 def test_ids_lead_back_to_their_text(text: str) -> None:
     assert TINY.decode(TINY.tokenize(text, add_special_tokens=False, is_plain=True)) == text

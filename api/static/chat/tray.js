@@ -130,10 +130,16 @@ export class Tray {
     byId("text").focus();
   }
 
-  /** Leaves the beginning of a text file. */
+  /** Leaves the beginning of a text file. Returns what undoes it as long as the file is here. */
   shorten(file, numCharacters) {
     const cut = { ...file, text: file.text.slice(0, numCharacters), whole: file.whole ?? file.text.length };
-    this.files.splice(this.files.indexOf(file), 1, cut);
+    this.replace(file, cut);
+    return () => this.replace(cut, file);
+  }
+
+  replace(file, other) {
+    if (!this.files.includes(file)) return;
+    this.files.splice(this.files.indexOf(file), 1, other);
     this.draw();
     this.keep();
     this.onChange();

@@ -45,7 +45,7 @@ def test_each_request_becomes_a_line_of_the_batch(size, indent):
     assert lines_of(mark + b" \r\n" + body + b"\r\n ", size) == [line_of(request) for request in sent]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.dictionaries(st.text(max_size=10), JSON, max_size=5), min_size=1, max_size=5), st.integers(1, 200))
 def test_any_params_come_through_as_they_were(params, size):
     sent = [{"custom_id": f"r{at}", "params": {**one, "stream": False, "model": "m"}} for at, one in enumerate(params)]

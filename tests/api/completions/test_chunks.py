@@ -125,7 +125,7 @@ deltas = st.builds(
 logs = st.lists(st.lists(deltas, max_size=5), min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(logs, st.booleans(), st.booleans(), st.none() | st.text(max_size=4))
 def test_a_stream_put_together_is_the_whole_answer(
     prompts: list[list[Delta]], logprobs: bool, with_ids: bool, echo: str | None

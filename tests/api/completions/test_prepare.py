@@ -158,7 +158,7 @@ json_values = st.recursive(
 fields = st.sampled_from(sorted(CompletionRequest.model_fields))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(fields, json_values, max_size=5), st.text(max_size=20))
 def test_no_body_does_more_than_be_refused(body: dict[str, Any], prompt: str) -> None:
     try:

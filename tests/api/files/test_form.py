@@ -41,7 +41,7 @@ def test_fields_and_file_are_the_same_however_the_body_is_cut(size, content):
     assert reader.fields == {"purpose": "batch", "expires_after[seconds]": "3600"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=300), st.integers(1, 400))
 def test_any_bytes_come_through_as_they_were(content, size):
     if b"--b0" not in content:

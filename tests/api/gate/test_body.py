@@ -135,7 +135,7 @@ def test_whole_numbers_are_kept_to_the_last_digit():
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", '"', "\\", "a:"]), JSON), max_size=5))
 def test_a_repeated_name_is_found_wherever_it_stands(pairs):
     try:
@@ -149,7 +149,7 @@ def test_a_repeated_name_is_found_wherever_it_stands(pairs):
             parse_object(raw)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_no_bytes_cause_an_internal_error(raw):
     try:
@@ -158,7 +158,7 @@ def test_no_bytes_cause_an_internal_error(raw):
         pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.text(max_size=10), JSON, max_size=5))
 def test_an_accepted_body_equals_the_one_sent(value):
     try:
@@ -168,7 +168,7 @@ def test_an_accepted_body_equals_the_one_sent(value):
     assert json.dumps(parse_object(raw)) == json.dumps(json.loads(raw))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
 @pytest.mark.parametrize("model", [ChatRequest, ResponsesRequest, MessagesRequest])
 def test_no_value_of_any_field_causes_an_internal_error(model, fields):

@@ -18,7 +18,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(VALUES)
 def test_a_large_value_is_written_as_a_small_one(value):
     with pytest.MonkeyPatch.context() as patch:

@@ -67,7 +67,7 @@ def test_a_large_value_is_found_anywhere_inside_another(value):
     assert not is_large("Hi") and not is_large([Message(role="user", content="Hi")])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([*SPECIAL, "<|im_", "end|>", "a", "<", "\ue000"]), max_size=30))
 def test_special_tokens_are_hidden_alike_in_long_and_short_texts(pieces):
     text = "".join(pieces)

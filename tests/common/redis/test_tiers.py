@@ -17,7 +17,7 @@ from tests.chaos.tier_scenarios import take_turns
 from tests.common.redis.queue_model import QUEUE, Job, Twin
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 0.5, "d": 4.0}
-COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+COMMON = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 
 submits = st.tuples(
     st.just("submit"), st.sampled_from("abcd"), st.sampled_from(TIERS), st.integers(-2, 2), st.integers(1, 9)

@@ -142,6 +142,14 @@ def test_a_key_s_limits_make_its_batch_wait_and_no_line_fails(service) -> None:
     assert counts(row) == (15, 15, 0, 0, 0)
 
 
+def test_a_batch_says_which_limit_it_waits_for(service) -> None:
+    key = KeyStore(service.harness.redis).add("spent", KeyLimits(tokens_per_day=60))
+    batch_id = service.add([chat_line(number, tokens=30) for number in range(1, 16)], owner=owner_of(key))
+    wait_until(lambda: "limit tokens_per_day" in (service.row(batch_id).waiting_for or ""), 60, "the reason")
+    service.cancel(batch_id)
+    service.ended(batch_id)
+
+
 def test_a_batch_goes_on_as_soon_as_its_key_has_memory_again(service) -> None:
     """A job's memory is kept for an hour, but for a line's, which is free once its answer is recorded."""
     key = KeyStore(service.harness.redis).add("small", KeyLimits(max_kept_bytes=20_000))

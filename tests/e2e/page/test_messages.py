@@ -68,8 +68,12 @@ def test_the_results_of_tools_go_with_their_call(chat, backend):
     assert sent(backend) == ["tool", "You said: 20 degrees", "and now?"]
 
 
-def test_an_answer_is_changed_in_its_place_continued_and_restored(chat, backend):
+def test_a_message_is_changed_in_its_place_an_answer_also_continued_and_restored(chat, backend):
     ask(chat, "one")
+    edit(chat, ".message.user", "uno", "Save only")
+    wait_for_messages(chat, "uno", "You said: one")
+    assert (len(backend.bodies), chat.locator(".variants").count(), titles(chat)) == (1, 0, ["uno"])
+    chat.click("#toast >> text=Undo")
     ask(chat, "two")
     first = ".message.assistant >> nth=0"
     edit(chat, first, "I say: **one**", "Save")
@@ -87,14 +91,6 @@ def test_an_answer_is_changed_in_its_place_continued_and_restored(chat, backend)
     more(chat, ANSWER, "Restore the model's text")
     chat.wait_for_selector(f"{ANSWER}:has-text('You said: two')")
     assert "Edited" not in chat.inner_text(f"{ANSWER} .status")
-
-
-def test_a_question_is_changed_without_being_sent(chat, backend):
-    ask(chat, "one")
-    edit(chat, ".message.user", "uno", "Save only")
-    wait_for_messages(chat, "uno", "You said: one")
-    assert (len(backend.bodies), chat.locator(".variants").count()) == (1, 0)
-    assert titles(chat) == ["uno"]
 
 
 def test_a_chat_goes_on_from_a_message_in_a_chat_of_its_own(chat, backend):

@@ -74,7 +74,7 @@ def crowds(draw: st.DrawFn) -> tuple[list[Held], dict[str, float]]:
     return held, {owner: draw(st.sampled_from([0.5, 1.0, 2.0, 3.0])) for owner in OWNERS}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(crowds(), st.sampled_from(OWNERS), st.integers(-1, 1), st.integers(1, 4))
 def test_after_a_change_no_giver_holds_less_than_the_receiver(
     crowd: tuple[list[Held], dict[str, float]], owner: str, class_: int, places: int
@@ -95,7 +95,7 @@ def test_after_a_change_no_giver_holds_less_than_the_receiver(
         assert all(freed - job.places < places for job in gone)  # and no more than needed
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 24), st.lists(st.sampled_from(OWNERS), min_size=1, max_size=60))
 def test_changes_end_even_if_every_owner_wants_every_place(capacity: int, wishes: list[str]) -> None:
     """In any order of requests, changes of places end."""

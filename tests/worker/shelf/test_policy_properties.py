@@ -15,7 +15,7 @@ from worker.shelf.policy import decide, has_work
 from worker.shelf.view import ModelView, ShelfView, Stay, Swap
 
 TICK_S = 0.1
-QUICK = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def one_at_a_time(seed: int, tiers: tuple[Tier, ...] = ("default",), num_jobs: int = 60) -> Simulation:
