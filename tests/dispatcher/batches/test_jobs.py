@@ -19,7 +19,7 @@ QUEUE = "lines"
 
 
 def batch_of(endpoint: str) -> OpenBatch:
-    return OpenBatch("batch_1", OWNER, "openai", endpoint, "file-1", "cancelling", 0, 1e12, None, 3, 0.0)
+    return OpenBatch("batch_1", OWNER, "openai", endpoint, "file-1", "cancelling", 1e12, None, 3, 0.0)
 
 
 def submit(redis: "Redis", job_ids: Sequence[str], number: int) -> None:
