@@ -23,7 +23,7 @@ def requests_of(number):
 
 
 @pytest.fixture
-def app(valkey_url, tmp_path):
+def app(redis, valkey_url, tmp_path):  # without what a test before left, such as the lease of a dispatcher
     return application(valkey_url, tmp_path)
 
 

@@ -20,7 +20,7 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
-def app(valkey_url, tmp_path):
+def app(redis, valkey_url, tmp_path):  # without what a test before left, such as the lease of a dispatcher
     return application(valkey_url, tmp_path, OMNI_ADMIN_KEYS="sk-admin")
 
 
