@@ -1,5 +1,6 @@
 """Connections of a gunicorn worker that is shutting down."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ def test_a_connection_is_kept_only_by_a_process_that_stays(is_alive: bool, monke
     monkeypatch.setattr(GeventWorker, "handle_request", lambda *_: True)
     worker: Any = OmniGeventWorker.__new__(OmniGeventWorker)
     worker.alive = is_alive
+    request = SimpleNamespace(body=SimpleNamespace())
     if is_alive:
-        assert worker.handle_request(None, None, None, None)
+        assert worker.handle_request(None, request, None, None)
     else:
         with pytest.raises(StopIteration):
-            worker.handle_request(None, None, None, None)
+            worker.handle_request(None, request, None, None)
 
 
 @pytest.mark.parametrize(

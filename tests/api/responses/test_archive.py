@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import openai
 import pytest
 
-from api.jobs import serving
 from api.jobs.archive import changes
 from api.jobs.archive.answers import UnknownTokens
 from common.errors import JobFailed
@@ -143,7 +142,7 @@ def test_an_answer_lives_a_day_in_redis_until_it_is_archived_and_then_its_usual_
 
 def test_cancelling_one_that_was_archived_answers_with_it_at_once(ask, client, monkeypatch):
     monkeypatch.setattr(
-        serving, "time", SimpleNamespace(sleep=lambda _: pytest.fail("it waits"), monotonic=time.monotonic)
+        changes, "time", SimpleNamespace(sleep=lambda _: pytest.fail("it waits"), monotonic=time.monotonic)
     )
     before = ask()
     assert client.responses.cancel(before.id) == before
