@@ -171,7 +171,7 @@ def test_a_job_can_be_cancelled_by_its_id_and_only_by_its_owner(stage: Harness, 
         stranger = Api(stage.port, "sk-other")
         if os.environ.get("OMNI_ADMIN_KEYS"):
             assert (await stranger.ask("DELETE", f"/v1/jobs/{job['id']}"))[0] == 404
-        assert (await stranger.ask("GET", f"/v1/jobs/{job['id']}"))[0] == 404
+            assert (await stranger.ask("GET", f"/v1/jobs/{job['id']}"))[0] == 404
         assert (await stranger.ask("GET", f"/v1/chat/completions/{job['id']}"))[0] == 404
         status, listed = await api.ask("GET", "/v1/jobs")
         assert status == 200
