@@ -77,7 +77,7 @@ def test_the_list_and_one_model_are_shown(omni: Omni) -> None:
     assert {row.split()[0] for row in rows} == {"first", "default", "encoder", "broken"}
     shown = omni("show", "encoder").stdout
     assert "task           embed" in shown and "keep alive     3600 s" in shown, shown
-    assert "There is no model 'x'; omni models list shows them." in omni("show", "x").stderr
+    assert "There is no model 'x'; there are first, default, encoder, broken." in omni("show", "x").stderr
 
 
 def test_a_pin_holds_at_once_and_after_a_restart(omni: Omni, service: RunningService) -> None:
