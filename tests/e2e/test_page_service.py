@@ -109,8 +109,22 @@ def test_a_reload_in_mid_answer_continues_where_it_was(chat, service):
 
 def test_refusals_show_the_server_message(chat):
     say(chat, "hello " * 3000)
+    chat.wait_for_selector("#size-note:has-text('This needs about')")
+    chat.click("#size-note button:text-is('Send anyway')")
     notice = chat.wait_for_selector(f"{ANSWER} .notice:visible").inner_text()
-    assert "tokens" in notice and "Start a new chat" in notice
+    assert "tokens" in notice and "start a new chat" in notice
+
+
+def test_a_message_near_the_limit_is_counted_by_the_server(chat, service):
+    with service.http() as http:
+        limit = http.get("/v1/models").json()["data"][0]["max_model_len"]
+        text = "hello " * (limit // 2)
+        chat.fill("#text", text)
+        chat.wait_for_selector("#size-note:has-text('tokens'):not(:has-text('about'))")
+        body = {"model": "omni-demo", "messages": [{"role": "user", "content": text}]}
+        answer = http.post("/tokenize", json=body)
+    told = f"{answer.json()['count']:,}" if answer.is_success else "too many"
+    assert f"{told} " in chat.inner_text("#size-note")
 
 
 def test_a_waiting_job_is_cancelled_on_the_board(page, service):
