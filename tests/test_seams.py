@@ -69,13 +69,15 @@ class TestGunicorn:
 
     def test_a_body_can_be_marked_as_not_read_to_its_end(self) -> None:
         from gunicorn.http.body import Body
+        from gunicorn.http.message import Message
 
         from api.gate.gunicorn_seams import close_after, is_gunicorns
 
         body = Body(SimpleNamespace(read=lambda _: b""))
         assert is_gunicorns(body) and not body.failed
+        body.message = Message.__new__(Message)  # as the worker puts it there
         close_after(body)
-        assert body.failed
+        assert body.failed and body.message.must_close
 
     def test_the_error_log_can_be_sent_to_the_root_logger(self) -> None:
         from gunicorn.config import Config
