@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from click.testing import CliRunner, Result
+from redis.exceptions import ResponseError
 from sqlalchemy import select
 
 from cli import backup
@@ -111,8 +112,15 @@ class Writers:
             found = self.redis.info("persistence")
             return not (found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
 
-        before = {path.name for path in self.folder.glob("*.aof")}
-        self.redis.bgrewriteaof()
+        def begins() -> bool:
+            nonlocal before
+            before = {path.name for path in self.folder.glob("*.aof")}
+            with suppress(ResponseError):  # because it does so already, with so much written
+                return bool(self.redis.bgrewriteaof())
+            return False
+
+        before: set[str] = set()
+        wait_until(begins, 60)
         wait_until(is_done, 60)
         wait_until(lambda: not before & {path.name for path in self.folder.glob("*.aof")}, 60)
 
