@@ -1,5 +1,7 @@
 """Bounds on the values in a JSON body, counted in its bytes before anything is parsed."""
 
+from typing import Any
+
 from common.errors import InvalidRequest
 
 MAX_FIELDS = 65_536  # named fields, objects and lists: each costs a microsecond or more
@@ -22,6 +24,21 @@ def bounded_marks(raw: bytes) -> bytes:
     if (num_values := marks.count(b",") + num_lists + 1) > MAX_VALUES:
         raise _too_many(num_values, "values", MAX_VALUES)
     return marks
+
+
+def is_deeper(value: Any, num_levels: int) -> bool:
+    """Whether lists and objects stand in one another more than so often; level by level, for any depth."""
+    level = [value]
+    for _ in range(num_levels + 1):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _too_many(number: int, what: str, most: int) -> InvalidRequest:

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from common.json_bounds import is_deeper
+
 MAX_LEVELS = 128  # every later step over the value recurses
 
 
@@ -15,23 +17,9 @@ def object_in(text: str) -> dict[str, Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
         return None
-    if not isinstance(value, dict) or _is_deep(value):
+    if not isinstance(value, dict) or is_deeper(value, MAX_LEVELS):
         return None
     return value if "\\u" not in text else _without_lone_surrogates(value)
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_LEVELS + 1):
-        level = [
-            child
-            for one in level
-            if isinstance(one, dict | list)
-            for child in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _without_lone_surrogates(value: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from api.schema.base import Base
 from common.webhooks.events import ALL_TYPES, EVENT_TYPES
 
 MAX_NAME = 256  # characters
+NO_SUCH_TYPE = f"there is no event of this type here. The types are {', '.join(EVENT_TYPES)}"
 
 
 def _as_list(value: Any) -> Any:
@@ -17,13 +18,13 @@ def _as_list(value: Any) -> Any:
 
 def _check_type(name: str) -> str:
     if name not in EVENT_TYPES:
-        raise ValueError(f"there is no event of this type here. The types are {', '.join(EVENT_TYPES)}")
+        raise ValueError(NO_SUCH_TYPE)
     return name
 
 
 def _check_wanted(name: str) -> str:
     if name not in EVENT_TYPES and name != ALL_TYPES:
-        raise ValueError(f"there is no event of this type here. The types are {', '.join(EVENT_TYPES)}, or * for all")
+        raise ValueError(f"{NO_SUCH_TYPE}, or * for all")
     return name
 
 

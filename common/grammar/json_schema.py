@@ -9,6 +9,7 @@ from urllib.parse import quote
 from common.errors import InvalidRequest
 from common.grammar.endings import refuse_endless
 from common.grammar.settled import settled
+from common.json_bounds import is_deeper
 
 Schema = dict[str, Any]
 
@@ -174,18 +175,9 @@ def _nodes(node: Any) -> Iterator[Schema]:
 
 
 def _refuse_deep_values(schema: Schema, param: str) -> None:
-    """Counts subschemas and plain values level by level, because a deep value would break a recursive function."""
-    level: list[Any] = [schema]
-    for _ in range(2 * MAX_SCHEMA_DEPTH + 1):  # a property adds two levels of JSON: `properties` and its name
-        level = [
-            child
-            for value in level
-            if isinstance(value, dict | list)
-            for child in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return
-    raise InvalidRequest(f"The schema is nested more than {MAX_SCHEMA_DEPTH} levels deep.", param=param)
+    """Of plain values, too: a deep one would break a recursive function."""
+    if is_deeper(schema, 2 * MAX_SCHEMA_DEPTH):  # a property adds two levels of JSON: `properties` and its name
+        raise InvalidRequest(f"The schema is nested more than {MAX_SCHEMA_DEPTH} levels deep.", param=param)
 
 
 def _check_ref(node: Schema, param: str) -> None:
