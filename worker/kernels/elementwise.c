@@ -24,6 +24,20 @@ void add_norm(number *hidden, const number *change, const number *weight, number
     }
 }
 
+/* out += shared, each row times the sigmoid of its gate; both [tokens, width]. `gates` [tokens] may be null. */
+void add_shared(number *out, const number *shared, const number *gates, int tokens, int width) {
+#pragma omp parallel for if ((long)tokens * width >= PARALLEL_FROM)
+    for (int t = 0; t < tokens; t++) {
+        number *own = out + (long)t * width, gate[LANES];
+        vec weight = all(1);
+        if (gates) {
+            for (int i = 0; i < LANES; i++) gate[i] = gates[t];
+            weight = 1.0f / (1.0f + exponential(-load(gate)));
+        }
+        for (int i = 0; i < width; i += LANES) store(own + i, load(own + i) + load(shared + (long)t * width + i) * weight);
+    }
+}
+
 /* out = silu(gate) * up; gate_up [tokens, 2 * width], out [tokens, width]. */
 void swiglu(const number *gate_up, number *out, int tokens, int width) {
 #pragma omp parallel for if ((long)tokens * width >= PARALLEL_FROM)

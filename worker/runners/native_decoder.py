@@ -107,7 +107,8 @@ class NativeDecoderRunner(DecoderRunner):
         for at, layer in enumerate(self.layers):
             if isinstance(layer.mlp, SparseMlp):
                 router = native_router(layer.mlp.router, self.kernels, model.dtype)
-                self.layers[at] = replace(layer, mlp=replace(layer.mlp, router=router))
+                mlp = replace(layer.mlp, router=router, add_shared=self._add_shared)
+                self.layers[at] = replace(layer, mlp=mlp)
         for norm in (self.norm, *(norm for layer in self.layers for norm in layer.norms)):
             norm.weight = norm.weight.to(self.embedding.dtype)  # some models keep these alone in float32
 
@@ -195,6 +196,12 @@ class NativeDecoderRunner(DecoderRunner):
         num_tokens, width = len(gate_up), gate_up.shape[1] // 2
         out = gate_up.new_empty(num_tokens, width)
         self.kernels.swiglu(gate_up.data_ptr(), out.data_ptr(), num_tokens, width)
+        return out
+
+    def _add_shared(self, out: torch.Tensor, shared: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:
+        """See add_shared()."""
+        address = None if gates is None else gates.data_ptr()
+        self.kernels.add_shared(out.data_ptr(), shared.data_ptr(), address, *out.shape)
         return out
 
     def _rotate_and_write(self, layer_idx: int, layer: Layer, qkv: torch.Tensor, inputs: NativeInputs) -> None:

@@ -21,12 +21,15 @@ pytestmark = pytest.mark.usefixtures("kernels")
 
 CONFIG = EngineConfig(max_num_seqs=8, max_step_tokens=64, threads=2, quantization=quantization_named("int8"))
 WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
+QWEN2_MOE = WIDE | {"use_sliding_window": False, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", WIDE),
     "biases": ("qwen2", WIDE),
     "normed heads": ("qwen3", WIDE),
     "a window": ("mistral", WIDE | {"sliding_window": 24}),
     "experts": ("qwen3_moe", WIDE | {"moe_intermediate_size": 64}),
+    "shared experts": ("glm4_moe", WIDE | {"head_dim": 64, "moe_intermediate_size": 64}),
+    "a gate of them": ("qwen2_moe", QWEN2_MOE),
     "sinks": ("gpt_oss", WIDE),
 }
 LENGTHS = (1, 16, 40, 33, 90)  # of prompts; the longer ones answer longer, so that one to five decode together
