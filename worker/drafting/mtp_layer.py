@@ -80,6 +80,8 @@ def one_layer_config(config: Any) -> Any:
     changes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if "first_k_dense_replace" in fields:
         changes["first_k_dense_replace"] = 0
+    if "indexer_types" in fields:
+        changes["indexer_types"] = ["full"]  # it chooses keys by itself, whatever the last layer does
     return type(config).from_dict({**fields, **changes})
 
 
