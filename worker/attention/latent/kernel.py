@@ -61,7 +61,7 @@ class KernelLatentAttention:
         rotate_and_write_latents(query, latents, *norm, rotation, self.slots, pool, out, interleaves=interleaves)
 
     def write_index(
-        self, layer_idx: int, keys: torch.Tensor, norm: IndexNorm, rotation: Rotation, *, interleaves: bool
+        self, layer_idx: int, keys: torch.Tensor, norm: IndexNorm, rotation: Rotation, *, interleaves: bool = False
     ) -> None:
         """Index keys [T, dim] that are still to be normed and rotated."""
         write_index(keys, self.slots, self.kv_cache.values[layer_idx], norm, rotation, interleaves=interleaves)

@@ -133,4 +133,4 @@ def in_halves(heads: torch.Tensor) -> torch.Tensor:
 
     They stay so, in queries and keys alike, whose products are the same.
     """
-    return heads.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return heads.view(*heads.shape[:-1], -1, 2).transpose(-1, -2).flatten(-2)
