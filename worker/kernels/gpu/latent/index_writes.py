@@ -88,7 +88,9 @@ def strides_of(rotation: Rotation | None) -> tuple[int, int]:
     return (0, 0) if rotation is None else (rotation[0].stride(0), rotation[1].stride(0))
 
 
-def constants_of(dim: int, rotation: Rotation | None, rows: int, interleaves: bool = False) -> dict[str, int | bool | float]:
+def constants_of(
+    dim: int, rotation: Rotation | None, rows: int, interleaves: bool = False
+) -> dict[str, int | bool | float]:
     """What is compiled into the kernel, and its warps."""
     half = 0 if rotation is None else rotation[0].shape[1] // 2
     return {
