@@ -124,7 +124,7 @@ def revision_of(model_path: str) -> str:
     for path in sorted([*Path(model_path).glob("*"), *Path(model_path).glob("additional_chat_templates/*")]):
         if path.suffix in (".json", ".jinja"):
             digest.update(path.read_bytes())
-        elif path.suffix in (".safetensors", ".bin"):
+        elif path.suffix in (".safetensors", ".bin", ".model", ".py"):
             digest.update(size_and_time(path))
     return digest.hexdigest()[:12]
 

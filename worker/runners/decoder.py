@@ -36,6 +36,8 @@ from worker.state.kv_cache import KVCache
 class DecoderRunner(ModelRunner):
     """Runs the layers over flat tokens, [T, hidden]."""
 
+    takes_other_shapes = False  # of some layers' keys and values
+
     def __init__(
         self,
         model: Any,
@@ -51,7 +53,7 @@ class DecoderRunner(ModelRunner):
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
         check_are_plain(model, {"lm_head"})
         self.shape = kv_cache.shapes[0]
-        if any(shape != self.shape for shape in kv_cache.shapes):
+        if not self.takes_other_shapes and any(shape != self.shape for shape in kv_cache.shapes):
             raise Unsupported("its layers differ in shape")
         config = model.config.get_text_config()
         self.embedding = body.embed_tokens.weight.detach()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import is_offline_mode
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from common.model.folder import CONFIG
 from common.settings import ModelSettings
@@ -17,6 +17,8 @@ from worker.models.config_fields import is_encoder
 from worker.models.gguf.model import gguf_model
 from worker.models.loading_reports import logs_at_debug
 from worker.models.model_files import file_of
+from worker.models.read.config import read_config
+from worker.models.read.tokenizer import read_tokenizer
 from worker.models.vision import image_processor, is_vision_model
 
 MODULES = "modules.json"  # of a model for sentence-transformers
@@ -25,7 +27,7 @@ MODULES = "modules.json"  # of a model for sentence-transformers
 def task_of(model_path: str) -> Task:
     """What a folder, a GGUF file or a hub id is for. Raises OSError or ValueError."""
     gguf = gguf_model(model_path)
-    return "generate" if gguf else task_in(model_path, AutoConfig.from_pretrained(model_path))
+    return "generate" if gguf else task_in(model_path, read_config(model_path))
 
 
 def task_in(model_path: str, config: Any) -> Task:
@@ -44,12 +46,12 @@ def cold_card(settings: ModelSettings) -> ModelCard:
     path, names = settings.source, settings.names
     check_can_be_read(path)
     gguf = gguf_model(path)
-    config = gguf.config if gguf else AutoConfig.from_pretrained(path)
+    config = gguf.config if gguf else read_config(path)
     if gguf is None and (task := task_in(path, config)) != "generate":
         check_keys(settings, task)
         config, tokenizer = encoder_model.read_encoder(path)
         return encoder_model.describe(path, names, config, tokenizer, settings.max_model_len)
-    tokenizer = gguf.tokenizer() if gguf else AutoTokenizer.from_pretrained(path)
+    tokenizer = gguf.tokenizer() if gguf else read_tokenizer(path, config)
     generation = gguf.generation_config if gguf else generation_config(path, config)
     card = describe(path, names, tokenizer, config, generation, settings.max_model_len)
     if is_vision_model(config) and (images := image_processor(path)) is not None:

@@ -24,6 +24,7 @@ from worker.runners.probe import Unsupported
 QUERY_PARTS = frozenset({"q_a_proj", "q_a_layernorm", "q_b_proj"})  # of queries that are made of latents of their own
 OTHER_PARTS = frozenset({"kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj"})
 INDEXER_PARTS = frozenset({"wq_b", "wk", "k_norm", "weights_proj"})
+INTERLEAVED = frozenset({"glm_moe_dsa"})  # types of models in whose indexers, too, neighbours are rotated together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +36,7 @@ class Indexer:
     key_norm: nn.LayerNorm
     head_weights: Linear  # float32 [T, hidden] -> [T, heads]
     scale: float  # of the sum over the heads
+    interleaves: bool  # numbers that are rotated together are neighbours
 
     def normed(self, keys: torch.Tensor) -> torch.Tensor:
         """Index keys [T, dim]."""
@@ -60,6 +62,7 @@ class LatentLayer(Layer):
     key_up: torch.Tensor  # [heads, numbers of a query that are not rotated, rank]
     value_up: torch.Tensor  # [heads, rank, value's dim]
     indexer: Indexer | None
+    follows: bool  # attends to the keys that were chosen last, by a layer before it
 
     @property
     def query_dim(self) -> int:
@@ -116,6 +119,7 @@ def latent_layer_of(
         key_up=key_up,
         value_up=value_up,
         indexer=None if indexer is None else indexer_of(indexer),
+        follows=bool(getattr(attention, "skip_topk", False)),
     )
 
 
@@ -132,7 +136,8 @@ def product_of(attention: Any, names: tuple[str, ...], quantization: Quantizatio
 
 def attention_names(attention: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The products of a LatentLayer's attention, and the linear layers in each, in the order in which they are made."""
-    has_latents, has_indexer = attention.q_lora_rank is not None, hasattr(attention, "indexer")
+    has_latents = attention.q_lora_rank is not None
+    has_indexer = getattr(attention, "indexer", None) is not None
     yield (
         "qkv",
         ("q_a_proj" if has_latents else "q_proj", "kv_a_proj_with_mqa", *(["indexer.wk"] if has_indexer else [])),
@@ -180,4 +185,5 @@ def indexer_of(module: Any) -> Indexer:
         key_norm=module.k_norm,
         head_weights=PlainLinear(dense.float(), None),
         scale=float(module.softmax_scale * module.n_heads**-0.5),
+        interleaves=module.config.model_type in INTERLEAVED,
     )

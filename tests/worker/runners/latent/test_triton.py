@@ -37,6 +37,7 @@ def triton_runner(model: Any) -> Any:
     [
         ("deepseek_v3", {"q_lora_rank": None, "rope_interleave": False, "rope_parameters": YARN}),
         ("deepseek_v32", SPARSE),
+        ("glm_moe_dsa", SPARSE | {"indexer_types": ["full", "shared"]}),
     ],
 )
 @torch.inference_mode()
