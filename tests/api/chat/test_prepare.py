@@ -145,6 +145,12 @@ def test_an_answer_has_the_old_form_only_if_its_tools_came_as_functions(more, is
     assert body.has_old_calls == is_old
 
 
+def test_a_refusal_of_a_token_says_which_there_are(encoder):
+    for change in ({"logit_bias": {"100000": 1}}, {"stop_token_ids": [100000]}):
+        with pytest.raises(InvalidRequest, match=f"those from 0 to {encoder.card.vocab_size - 1}"):
+            prepared(encoder, **change)
+
+
 @pytest.mark.parametrize(
     "schema",
     [
