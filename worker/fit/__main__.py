@@ -1,13 +1,14 @@
 """`python -m worker.fit MODEL`: prints the plans as JSON. Ends with one sentence and status 2 for no model."""
 
 import argparse
+import gc
 import json
 import logging
 import sys
 from dataclasses import asdict, replace
 
 from common.settings import Settings, refuse, settings_or_exit
-from worker.process_setup import prepare_process
+from worker.process_setup import prepare_process, prepare_transformers
 
 
 def report(model: str, memory: int | None, settings: Settings, ram: int | None = None) -> dict[str, object]:
@@ -59,5 +60,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # it ends in seconds, and imports leave no garbage
+    prepare_transformers()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     sys.exit(main())
