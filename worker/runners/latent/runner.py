@@ -50,6 +50,15 @@ class LatentRunner(DecoderRunner):
             found += (*layer.attention_products, *layer.mlp.products)
         return [*map(without_adapters, found), self.head]
 
+    @property
+    def made(self) -> list[Any]:
+        """See DecoderRunner."""
+        found: list[Any] = []
+        for layer in cast("list[LatentLayer]", self.layers):
+            scoring = [] if layer.indexer is None else [layer.indexer.head_weights]
+            found += (*layer.attention_products, layer.key_up, layer.value_up, *layer.mlp.products, *scoring)
+        return [*map(without_adapters, found), self.head]
+
     def _attend(
         self, layer_idx: int, layer: Layer, normed: torch.Tensor, rotation: Rotation, paged: Attention
     ) -> torch.Tensor:
