@@ -100,11 +100,6 @@ class DecoderRunner(ModelRunner):
         return [*map(without_adapters, found), self.head]
 
     @property
-    def made(self) -> list[Any]:
-        """All that is made of the model's weights, in the order in which it is: what PackedBefore gives out again."""
-        return self.products
-
-    @property
     def linears(self) -> list[Any]:
         """See ModelRunner."""
         return [*self.products, *(layer.mlp.router.logits for layer in self.layers if isinstance(layer.mlp, SparseMlp))]

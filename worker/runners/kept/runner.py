@@ -52,9 +52,10 @@ def keep_runner(loaded: LoadedModel, runner: ModelRunner, layers: LayerSurvey, n
     try:
         if not isinstance(runner, DecoderRunner) or type(runner) not in RUNNERS.values():
             raise NoForm(f"the weights of a {type(runner).__name__} are not kept")
+        made = runner.made if isinstance(runner, LatentRunner) else runner.products
         about = {
             "runner": type(runner).__name__,
-            "products": [form_of(each, f"products.{at}", parts) for at, each in enumerate(runner.made)],
+            "products": [form_of(each, f"products.{at}", parts) for at, each in enumerate(made)],
             "state": state_form(model, parts),
             "layers": [
                 {

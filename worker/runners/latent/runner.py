@@ -52,7 +52,7 @@ class LatentRunner(DecoderRunner):
 
     @property
     def made(self) -> list[Any]:
-        """See DecoderRunner."""
+        """All that is made of the model's weights, in the order in which it is: what PackedBefore gives out again."""
         found: list[Any] = []
         for layer in cast("list[LatentLayer]", self.layers):
             scoring = [] if layer.indexer is None else [layer.indexer.head_weights]
