@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from worker.kernels.native import load_kernels
-from worker.runners.latent.native import LANES, in_panels
+from worker.runners.latent.native import in_panels
+from worker.runners.recorded.native import LANES
 
 pytestmark = pytest.mark.usefixtures("kernels")
 BLOCK, RANK, ROTATED = 4, 64, 32
