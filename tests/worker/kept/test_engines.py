@@ -15,6 +15,7 @@ from tests.deepseek_kin import GLM5
 from tests.gguf_files import save_gguf
 from tests.models import save_model
 from tests.worker.kept.keepers import client, keeper
+from tests.worker.runners.latent.models import NATIVE_WIDTHS
 from worker.engine.engine import Engine
 from worker.kept.keep import Keep
 from worker.kept.tensors import KeptTensors
@@ -78,6 +79,11 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], EngineConfig]] = {
     "another decoder runner": (lambda folder: save_model(folder, "gemma2"), SMALL),
     "experts": (lambda folder: save_model(folder, "mixtral", **WIDE), SMALL),
     "latents": (lambda folder: save_model(folder, "deepseek_v3"), SMALL),
+    "latents by kernels": (lambda folder: save_model(folder, "deepseek_v3", **NATIVE_WIDTHS), SMALL),
+    "latents by kernels in bf16": (
+        lambda folder: save_model(folder, "deepseek_v32", dtype=torch.bfloat16, **NATIVE_WIDTHS, index_head_dim=48),
+        replace(SMALL, dtype="bfloat16"),
+    ),
     "latents in fp8, with an indexer": (lambda folder: save_deepseek(folder, mtp=""), SMALL),
     "latents in int4, with an indexer for two layers": (
         lambda folder: save_deepseek(folder, mtp="", version=GLM5, packed=False, index_topk_freq=2, **FOUR_BITS),

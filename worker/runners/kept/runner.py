@@ -19,6 +19,7 @@ from worker.models.kept.state import KeptFault, put_state, state_form
 from worker.models.loader import LoadedModel
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
+from worker.runners.latent.native import NativeLatentRunner
 from worker.runners.latent.runner import LatentRunner
 from worker.runners.layer_survey import LayerSurvey, cache_to_try
 from worker.runners.micro_batches import MicroBatches
@@ -36,7 +37,9 @@ from worker.state.kv_cache import LayerShape
 
 logger = logging.getLogger(__name__)
 
-RUNNERS = MappingProxyType({kind.__name__: kind for kind in (DecoderRunner, NativeDecoderRunner, LatentRunner)})
+RUNNERS = MappingProxyType(
+    {kind.__name__: kind for kind in (DecoderRunner, NativeDecoderRunner, LatentRunner, NativeLatentRunner)}
+)
 MAX_DEVIATION = 1e-3  # of the logits' spread, from those that were computed when the weights were kept
 NUM_CHECKED = 4  # tokens whose logits are compared
 PROBE = "probe"  # the name of these logits

@@ -70,6 +70,12 @@ class LatentLayer(Layer):
         return self.key_up.shape[1] + self.num_rotated
 
     @property
+    def norms(self) -> list[Norm]:
+        """See Layer."""
+        own = [self.attention_norm, self.mlp_norm, self.latent_norm]
+        return own if self.query_norm is None else [*own, self.query_norm]
+
+    @property
     def widths(self) -> list[int]:
         """Of what `qkv` makes."""
         queries = self.num_heads * self.query_dim if self.query_norm is None else self.query_norm.shape[0]
