@@ -1,4 +1,4 @@
-"""Decode steps of a sparse model on a CPU, replayed or not: python -m bench.replayed [SHAPE] [--form bf16] [--layers 8]
+"""Decode steps of sparse models on a CPU, replayed and not: python -m bench.replayed [SHAPE] [--form bf16]
 
 Random weights at a released model's sizes, in fewer layers, each with memory of its own. A step is the runner's: from
 token ids to logits, each sequence at a context whose keys, or latents, are random; nothing is sampled. The three ways

@@ -207,13 +207,19 @@ def expected_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
         raise ValueError(f"the size of weights packed by {checkpoint.packing_name!r} cannot be told without them.")
     model, head = checkpoint.model, checkpoint.model.get_output_embeddings()
     linears = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
-    is_sparse_only = checkpoint.packing_name == "mxfp4"
+    is_sparse_only = packs_experts_only(checkpoint.packing)
     total = 0.0
     for parameter in model.parameters():
         is_experts = parameter.dim() >= EXPERT_DIMENSIONS
         is_packed = is_experts or (id(parameter) in linears and not is_sparse_only)
         total += parameter.numel() * (bits / 8 if is_packed else dtype.itemsize)
     return int(total)
+
+
+def packs_experts_only(packing: Mapping[str, Any]) -> bool:
+    """True for gpt-oss and Kimi K2 Thinking, where the layers beside routed experts are not packed."""
+    ignored = packing.get("ignore") or ()
+    return method_of(packing) == "mxfp4" or any(str(name).startswith("re:.*self_attn") for name in ignored)
 
 
 def bits_of(packing: Mapping[str, Any]) -> float | None:

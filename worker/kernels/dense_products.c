@@ -14,11 +14,10 @@ void multiply_narrow(const number *weights, const number *bias, const number *in
 #pragma omp parallel for if ((long)rows * num_in * num_out >= PARALLEL_FROM)
     for (int at = 0; at < rows * num_out; at++) {
         const number *x = inputs + (long)(at / num_out) * num_in, *w = weights + (long)(at % num_out) * num_in;
-        number own[LANES] = {0};
+        number own[LANES];
         vec total = all(0);
         for (int i = 0; i < num_in; i += LANES) total += load(x + i) * load(w + i);
-        if (bias) own[0] = bias[at % num_out];
-        store(own, load(own) + sum(total));
+        store(own, all(sum(total) + (bias ? one(bias + at % num_out) : 0)));
         out[at] = own[0];
     }
 }

@@ -38,6 +38,10 @@ SIGNATURES = MappingProxyType(
         "add_shared": (*[POINTER] * 3, INT, INT),
         "rotate_and_write": (*[POINTER] * 5, FLOAT, *[POINTER] * 3, LONG, *[INT] * 5),
         "add_low_rank": (POINTER, LONG, POINTER, LONG, POINTER, INT, INT, POINTER, INT, POINTER, POINTER, INT),
+        "norm_rows": (POINTER, LONG, POINTER, POINTER, INT, INT, FLOAT),
+        "write_latents": (POINTER, LONG, POINTER, LONG, *[POINTER] * 3, FLOAT, *[POINTER] * 3, *[INT] * 6),
+        "attend_latents": (POINTER, POINTER, INT, POINTER, POINTER, *[INT] * 4, FLOAT, INT, INT, POINTER, POINTER),
+        "multiply_heads": (POINTER, POINTER, LONG, LONG, POINTER, LONG, LONG, *[INT] * 4),
         "attend": (*[POINTER] * 3, LONG, INT, POINTER, POINTER, *[INT] * 4, FLOAT, INT, POINTER, POINTER),
         "pack_codes": (POINTER, LONG, INT, INT, POINTER, POINTER),
         "decode_all": (POINTER, INT, INT, INT, POINTER),
@@ -63,6 +67,7 @@ SIGNATURES = MappingProxyType(
 REPLAYED = (
     "add_norm", "swiglu", "rotate_and_write", "attend", "multiply_exact", "multiply_rounded", "multiply_fine",
     "multiply_dense", "compute_experts", "route", "add_shared", "multiply_narrow",
+    "norm_rows", "write_latents", "attend_latents", "multiply_heads",
 )  # in the order of replay.c  # fmt: skip
 ANSWERS = frozenset({"best_way", "can_round", "can_multiply_pairs"})  # with a whole number
 

@@ -28,6 +28,7 @@ from tests.worker.drafting.head_models import (
     save_eagle3,
     save_mtp,
 )
+from tests.worker.runners.latent.models import NATIVE_WIDTHS
 from worker.drafting.choose import DraftFault, choose_guesser
 from worker.drafting.heads import HeadGuesser
 from worker.drafting.lookup import PromptLookup
@@ -124,6 +125,7 @@ CASES: dict[str, dict[str, Any]] = {
     "glm4_moe": {},
     "glm4_moe_lite": {},
     "glm_moe_dsa": {"index_topk": 12},
+    "deepseek_v3, by kernels": NATIVE_WIDTHS,
     "glm4_moe, by kernels": {"head_dim": 32, "use_qk_norm": False},
     "V3 in fp8": {"version": V3},
     "V3.2 in fp8": {"version": V32, "index_topk": 12},

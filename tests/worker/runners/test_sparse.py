@@ -13,13 +13,13 @@ from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker.kernels.experts.activation import Activation
 from worker.kernels.linear import PlainLinear
 from worker.kernels.native import NoKernels, load_kernels
-from worker.runners import native_decoder
 from worker.runners.decoder import DecoderRunner
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.parts.mlp import DenseMlp, SparseMlp, mlp_of
 from worker.runners.parts.native_router import NativeRouter, native_router
 from worker.runners.parts.routers import Router, router_of
 from worker.runners.probe import Unsupported
+from worker.runners.recorded import native as native_runner
 
 WIDE: dict[str, Any] = {"hidden_size": 64, "head_dim": 32}  # widths that the C kernels take
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ def test_batches_drafts_and_shared_prefixes_give_the_tokens_of_generate(
     family: str, by_torch: bool, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_torch:
-        monkeypatch.setattr(native_decoder, "load_kernels", refuse)
+        monkeypatch.setattr(native_runner, "load_kernels", refuse)
     bench = Bench(model_folder(family, **FAMILIES[family]), replace(SMALL, speculate=3))
     assert type(bench.engine.runner) is (DecoderRunner if by_torch else NativeDecoderRunner)
     assert any(isinstance(layer.mlp, SparseMlp) for layer in bench.engine.runner.layers)

@@ -70,6 +70,12 @@ class LatentLayer(Layer):
         return self.key_up.shape[1] + self.num_rotated
 
     @property
+    def norms(self) -> list[Norm]:
+        """See Layer."""
+        own = [self.attention_norm, self.mlp_norm, self.latent_norm]
+        return own if self.query_norm is None else [*own, self.query_norm]
+
+    @property
     def widths(self) -> list[int]:
         """Of what `qkv` makes."""
         queries = self.num_heads * self.query_dim if self.query_norm is None else self.query_norm.shape[0]
@@ -97,7 +103,7 @@ def latent_layer_of(
     qkv, *queries, attention_out = (
         product_of(attention, names, quantization) for _, names in attention_names(attention)
     )
-    key_up, value_up = both_ups(attention)
+    key_up, value_up = both_ups(attention, quantization)
     return LatentLayer(
         attention_norm=Norm(module.input_layernorm),
         qkv=qkv,
@@ -118,7 +124,7 @@ def latent_layer_of(
         latent_norm=Norm(attention.kv_a_layernorm),
         key_up=key_up,
         value_up=value_up,
-        indexer=None if indexer is None else indexer_of(indexer),
+        indexer=None if indexer is None else indexer_of(indexer, quantization),
         follows=bool(getattr(attention, "skip_topk", False)),
     )
 
@@ -159,11 +165,13 @@ def any_parts_of(module: Any) -> Iterator[Product]:
     return latent_parts_of(module) if hasattr(module.self_attn, "kv_b_proj") else parts_of(module)
 
 
-def both_ups(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def both_ups(attention: Any, quantization: Quantization | PackedBefore | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices that make keys and values of latents: [heads, key's dim, rank] and [heads, rank, value's dim].
 
     Copies on a CPU, whose products of few rows read a slice a hundred times as slowly; on a GPU slices.
     """
+    if isinstance(quantization, PackedBefore):
+        return quantization.take_tensor(), quantization.take_tensor()
     weight = attention.kv_b_proj.weight
     dense = weight.dense() if isinstance(weight, PackedTensor) else weight.detach()
     of_heads = dense.view(attention.num_heads, -1, dense.shape[1])
@@ -172,18 +180,22 @@ def both_ups(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return (key_up.contiguous(), value_up.contiguous()) if dense.device.type == "cpu" else (key_up, value_up)
 
 
-def indexer_of(module: Any) -> Indexer:
+def indexer_of(module: Any, quantization: Quantization | PackedBefore | None) -> Indexer:
     """Raises Unsupported for an indexer with other parts than those computed here."""
     check_parts(module, INDEXER_PARTS)
     if type(module.k_norm) is not nn.LayerNorm:
         raise Unsupported(f"the index keys' norm is a {type(module.k_norm).__name__}")
-    weight = module.weights_proj.weight
-    dense = weight.dense() if isinstance(weight, PackedTensor) else weight.detach()
+    if isinstance(quantization, PackedBefore):
+        head_weights = quantization.take()
+    else:
+        weight = module.weights_proj.weight
+        dense = weight.dense() if isinstance(weight, PackedTensor) else weight.detach()
+        head_weights = PlainLinear(dense.float(), None)
     return Indexer(
         num_heads=module.n_heads,
         dim=module.head_dim,
         key_norm=module.k_norm,
-        head_weights=PlainLinear(dense.float(), None),
+        head_weights=head_weights,
         scale=float(module.softmax_scale * module.n_heads**-0.5),
         interleaves=module.config.model_type in INTERLEAVED,
     )

@@ -50,6 +50,20 @@ class LatentRunner(DecoderRunner):
             found += (*layer.attention_products, *layer.mlp.products)
         return [*map(without_adapters, found), self.head]
 
+    def _ups(self, layer_idx: int) -> list[torch.Tensor]:
+        """The matrices that make keys and values of a layer's latents."""
+        layer = cast("LatentLayer", self.layers[layer_idx])
+        return [layer.key_up, layer.value_up]
+
+    @property
+    def made(self) -> list[Any]:
+        """All that is made of the model's weights, in the order in which it is: what PackedBefore gives out again."""
+        found: list[Any] = []
+        for layer_idx, layer in enumerate(cast("list[LatentLayer]", self.layers)):
+            scoring = [] if layer.indexer is None else [layer.indexer.head_weights]
+            found += (*layer.attention_products, *self._ups(layer_idx), *layer.mlp.products, *scoring)
+        return [*map(without_adapters, found), self.head]
+
     def _attend(
         self, layer_idx: int, layer: Layer, normed: torch.Tensor, rotation: Rotation, paged: Attention
     ) -> torch.Tensor:
