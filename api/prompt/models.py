@@ -19,7 +19,8 @@ LATEST = ":latest"
 
 
 class Models:
-    """Caches one encoder per queue; replaced when the worker's model has another revision."""
+    """Caches one encoder per queue: replaced when its model has another revision, dropped when that model is gone
+    and another one is read."""
 
     def __init__(
         self,
@@ -77,7 +78,18 @@ class Models:
             if card is None:
                 return None
             encoder = self._encoders[queue] = PromptEncoder(card)
+            self._drop_gone(queue)
         return encoder
+
+    def _drop_gone(self, queue: str) -> None:
+        """Encoders of models that neither the settings name nor a worker has, and cards of those that are not served:
+        answers of an earlier time needed them. Not the one of `queue`, which is needed now."""
+        named = {queue, *self.expected.values()}
+        live = {worker["queue"] for worker in self.store.directory.workers() if "queue" in worker}
+        for gone in self._encoders.keys() - named - live:
+            self._encoders.pop(gone, None)
+        for gone in self._cards.keys() - named - live - {*self._served().values()}:
+            self._cards.pop(gone, None)
 
     def _queue_of(self, model: str) -> tuple[str | None, str]:
         for name in (model, other_name(model)):
@@ -183,7 +195,7 @@ class Models:
         return [describe(name, card) for name, card in self.cards()]
 
     def _card(self, queue: str, revision: str) -> ModelCard | None:
-        """Cached until this process ends: a card holds a whole tokenizer, which may be tens of megabytes."""
+        """Cached while the model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
         card = self._cards.get(queue)
         if card is None or card.revision != revision:
             card = self.store.directory.card(queue)

@@ -12,6 +12,7 @@ from common.redis.served.adapters import AdapterRecord
 from common.redis.store import Store
 from common.wire_codec import encode_card
 from tests.api.conftest import card, chat_tokenizer
+from worker.jobs.ledger import Ledger
 
 CARD = card(chat_tokenizer(), names=("tiny", "small"))
 TINY = {"tiny": "tiny"}
@@ -59,6 +60,23 @@ def test_answers_of_a_model_that_left_the_table_are_still_read(redis):
     assert models.encoder_of_answers(CARD.queue).card.max_model_len == 4096
     with pytest.raises(ModelNotFound):
         models.encoder_of_answers("never")
+
+
+def test_what_was_read_of_a_model_that_is_gone_is_dropped_when_another_is_read(redis):
+    """Those of the settings and of live workers stay, whatever is read beside them."""
+    for queue in ("a", "b", "mine", "live"):
+        serve(redis, replace(CARD, queue=queue, names=(queue,)))
+    Ledger(redis, "live", worker_name="w").register()
+    models = Models(Store(redis), {"mine": "mine"})
+    for queue in ("mine", "live", "a", "b"):
+        models.encoder(queue, task=None)
+    assert models._encoders.keys() == {"mine", "live", "b"}
+    assert models.encoder_of_answers("a").card.queue == "a"
+    assert models._encoders.keys() == {"mine", "live", "a"}
+    of_table = Models(Store(redis), {"mine": "mine"}, is_table=True)
+    for queue in ("mine", "a", "b"):
+        of_table.encoder_of_answers(queue)
+    assert of_table._cards.keys() == {"mine", "b"}
 
 
 def test_an_adapter_that_a_live_worker_could_not_load_is_not_listed(redis):
