@@ -25,8 +25,8 @@ def prepare_process() -> None:
 def prepare_transformers() -> None:
     """Have transformers read the files of its models once, before anything imports `transformers.models`.
 
-    It reads all 1,600 for their names at its own import, and keeps the result by the folder's path. Its module of models
-    asks by the path of a file in the folder, so they would be read again: a quarter of a second in each process.
+    It reads all 1,600 for their names at its own import, and keeps the result by the folder's path. Its module of
+    models asks by the path of a file in the folder, so they would be read again: a quarter of a second in each process.
     """
     from transformers.utils import import_utils
 
