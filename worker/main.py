@@ -239,6 +239,7 @@ def main() -> int:
     prepare_transformers()
     for name in NEED_TORCH:
         import_module(name)
+    gc.freeze()  # what they left is kept: collections would look at 400,000 objects, and free none
     gc.enable()
     from worker.follower import run as follow
     from worker.models.loader import import_family

@@ -1,6 +1,7 @@
 """`python -m worker.fit MODEL`: prints the plans as JSON. Ends with one sentence and status 2 for no model."""
 
 import argparse
+import atexit
 import gc
 import json
 import logging
@@ -61,6 +62,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     gc.disable()  # it ends in seconds, and imports leave no garbage
+    atexit.register(gc.freeze)  # nor does the interpreter's end look for it
     prepare_transformers()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     sys.exit(main())

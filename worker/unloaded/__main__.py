@@ -1,6 +1,7 @@
 """`python -m worker.unloaded`: prints what is known of the table's models, and the machine, as JSON."""
 
 import argparse
+import atexit
 import gc
 import json
 import logging
@@ -71,5 +72,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     gc.disable()  # as worker.fit
+    atexit.register(gc.freeze)
     prepare_transformers()
     sys.exit(main())
