@@ -5,8 +5,8 @@ import logging
 import re
 import shutil
 import weakref
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,21 +83,19 @@ def load_stored(
         sources, tensors = layer_sources(meta, tensors)
         if not sources:
             return None
-        folder = FileFolder(root, folder_name(model_path, packer))
+        folder = opened_files.enter_context(closing(FileFolder(root, folder_name(model_path, packer))))
         try:
             files = ExpertFiles(folder, sources, packer, on_progress).complete()
         except NoKernels as reason:
             logger.warning("its experts are not packed into files: %s", reason)
-            folder.close()
             return None
         for source in sources:
             tensors |= stand_ins(source, dtype)
         with reports_weights(on_progress, MAPPED):
             model, info = load_tensors(family, model_config, tensors, dtype, device_map=None)
-    weakref.finalize(model, folder.close)
-    name_model(model, model_path)
-    modules = {name: model.get_submodule(name) for name in files}
-    use_experts(model, {module: product_on(files[name], module) for name, module in modules.items()})
+        name_model(model, model_path)
+        modules = {name: model.get_submodule(name) for name in files}
+        use_mapped(model, {module: product_on(files[name], module) for name, module in modules.items()})
     logger.info("%s: experts are mapped from %s", model_path, folder.path)
     return model, info
 
@@ -134,12 +132,29 @@ def product_on(file: TensorFile, module: Any) -> MappedExperts:
     return MappedExperts(file, *biases)
 
 
+def use_mapped(model: Any, products: Mapping[Any, MappedExperts]) -> None:
+    """Let these modules compute by mapped files, which nobody removes while the model lives.
+
+    Raises FileNotFoundError where somebody has removed them.
+    """
+    paths = [Path(product.path) for product in products.values()]
+    folder = FileFolder(paths[0].parent.parent, paths[0].parent.name)
+    weakref.finalize(model, folder.close)
+    folder.use()
+    for path in paths:
+        path.stat()
+    use_experts(model, products)
+
+
 def put_products(model: Any, products: Iterable[Any]) -> None:
-    """Tell a model without numbers of the experts that its runner has on mapped files, in the order of layers."""
+    """Tell a model without numbers of the experts that its runner has on mapped files, in the order of layers.
+
+    Raises FileNotFoundError.
+    """
     mapped = [product for product in products if isinstance(product, MappedExperts)]
     if mapped:
         modules = [module for _, module in expert_modules(model.named_modules())]
-        use_experts(model, dict(zip(modules, mapped, strict=True)))
+        use_mapped(model, dict(zip(modules, mapped, strict=True)))
 
 
 class StandIn(UnreadTensor):

@@ -1,5 +1,6 @@
 """Routed experts that stand in files: packed once, whatever happens meanwhile, and mapped at every other start."""
 
+import gc
 import logging
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from transformers import DeepseekV32Config
 from tests.models import save_model
 from tests.worker.models.damaged import set_config
 from tests.worker.models.formats.twins import Packed, save_twins
+from worker.kept.files import TensorFile
+from worker.kept.folder import remove_unused
 from worker.kernels.packed.encodings import fp8_block_weights
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.quantized import quantization_named
@@ -79,6 +82,34 @@ def test_a_second_start_maps_what_the_first_one_packed(tmp_path: Path) -> None:
     assert packed_files(tmp_path / "packed") == before
     codes = next(iter(product.tensors.values())).data_ptr()
     assert any(low <= codes < high for low, high in mapped_ranges(tmp_path / "packed"))
+
+
+def test_nobody_removes_the_files_of_a_model_while_it_is_loaded(tmp_path: Path) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    loaded = [loaded_of(folder, config)]
+    (packed,) = (tmp_path / "packed").glob("*/")
+    assert all(TensorFile(path).is_checked for path in packed.glob("*.omni"))
+    remove_unused(packed)
+    assert len(packed_files(tmp_path / "packed")) == 2
+    loaded.clear()
+    gc.collect()
+    remove_unused(packed)
+    assert not packed.exists()
+
+
+def test_a_load_that_fails_holds_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(stored, "load_tensors", fails)
+    with pytest.raises(ValueError, match="no memory") as caught:
+        loaded_of(folder, config)
+    (packed,) = (tmp_path / "packed").glob("*/")
+    assert packed_files(tmp_path / "packed")
+    remove_unused(packed)
+    assert not packed.exists() and caught.tb is not None  # its frames are still there
 
 
 def mapped_ranges(root: Path) -> list[tuple[int, int]]:
