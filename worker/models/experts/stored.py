@@ -20,11 +20,11 @@ from worker.kernels.experts.swap import drop_matrices, use_experts
 from worker.kernels.native import NoKernels
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.packed.weights import Weights
-from worker.models.card import revision_of
 from worker.models.dtypes import dtype_for
 from worker.models.experts.packing import ExpertFiles, Packer
 from worker.models.experts.source import LayerSource, expert_modules, layer_sources, sources_of
 from worker.models.formats.format import Format
+from worker.models.formats.packing import MODELOPT_FILE
 from worker.models.formats.reader import (
     UnreadTensor,
     check_numbers,
@@ -38,6 +38,7 @@ from worker.models.formats.reader import (
 )
 from worker.models.kept.key import files_of
 from worker.models.loading_reports import reports_weights
+from worker.models.model_files import file_of
 from worker.progress import MAPPED, OnProgress
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONFIGURATIONS = ("config.json", MODELOPT_FILE, "model.safetensors.index.json")  # that experts depend on
 MAX_NAME = 60  # characters of a folder's name that are the model's
 LEAST_NUMBERS = 2_000_000_000  # of all routed experts; fewer are packed in moments, and kept in memory
 PLAIN_NAME = re.compile(r"[^\w.-]+")
@@ -102,8 +104,11 @@ def load_stored(
 
 def folder_name(model_path: str, packer: Packer) -> str:
     """Of all that packed experts depend on but our code, whose work is compared with the files."""
-    digest = hashlib.sha256(f"{packer.name} {revision_of(model_path)}".encode())
-    for line in files_of(model_path):
+    digest = hashlib.sha256(packer.name.encode())
+    for name in CONFIGURATIONS:
+        if (path := file_of(model_path, name)) is not None:
+            digest.update(path.read_bytes())
+    for line in files_of(model_path, "*.safetensors"):
         digest.update(f"{line}\0".encode())
     name = PLAIN_NAME.sub("-", Path(model_path).name)[:MAX_NAME]
     return f"{name}-{digest.hexdigest()[:12]}"
