@@ -20,6 +20,7 @@ from worker.engine.meter import Meter
 from worker.engine.requests import Requests
 from worker.engine.scheduler import Scheduler
 from worker.engine.step import Outcome, Step
+from worker.models.formats.reader import mapped_bytes
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.runners.choose import build_runner
@@ -45,6 +46,7 @@ class Engine:
         self.adapters.attach(self.runner)
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model
         self.device = loaded.device
+        self.mapped_bytes = mapped_bytes(loaded.model)
         self.meter = Meter(self.requests)
         self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects, self.meter.flex)
         self.has_room = self.scheduler.capacity.has_room  # these five: see AnyEngine

@@ -1,5 +1,6 @@
 """Engines on kept weights compute what the first one did, and fall back to the files for whatever does not fit."""
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from tests.models import save_model
 from tests.worker.kept.keepers import client, keeper
 from tests.worker.runners.latent.models import NATIVE_WIDTHS
 from worker.engine.engine import Engine
+from worker.kept.folder import remove_unused
 from worker.kept.keep import Keep
 from worker.kept.tensors import KeptTensors
 from worker.kernels.quantized import Int4, Int8
@@ -165,6 +167,23 @@ def test_experts_in_files_are_mapped_again_and_not_kept_a_second_time(
     assert len(list(stored_products(second.runner.model))) == 2
     next(tmp_path.glob("packed/*/*.omni")).unlink()
     assert tokens(opened(source, keep, config)) == text  # all anew
+
+
+def test_a_restored_engine_holds_its_files_of_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.models.experts.stored.LEAST_NUMBERS", 0)
+    config = replace(SMALL, packed_folder=tmp_path / "packed", products_table=tmp_path / "products.json")
+    source, keep = save_model(tmp_path / "source", "mixtral", **WIDE), Keep.none()
+    engines = [opened(source, keep, config)]
+    (packed,) = (tmp_path / "packed").glob("*/")
+    for is_restored in (False, True):
+        remove_unused(packed)
+        assert len(list(packed.glob("*.omni"))) == 2, is_restored
+        engines.pop().close()
+        gc.collect()
+        if not is_restored:
+            engines.append(opened(source, keep, config))
+    remove_unused(packed)
+    assert not packed.exists()
 
 
 CHANGES: dict[str, Callable[[Path, EngineConfig], EngineConfig]] = {

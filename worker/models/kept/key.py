@@ -46,10 +46,10 @@ def kept_key(model_path: str, config: "EngineConfig") -> str | None:
     return digest.hexdigest()[:20]
 
 
-def files_of(model_path: str) -> Iterator[str]:
+def files_of(model_path: str, pattern: str = "*") -> Iterator[str]:
     """Names, sizes and times of the files of a folder, or of a hub id in the cache."""
     config = file_of(model_path, "config.json")
-    for path in sorted((config.parent if config is not None else Path(model_path)).glob("*")):
+    for path in sorted((config.parent if config is not None else Path(model_path)).glob(pattern)):
         if not path.exists():  # a link to nothing, such as an editor's lock
             continue
         yield f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"

@@ -116,11 +116,11 @@ def proven_on(found: KeptTensors, loaded: LoadedModel, layers: LayerSurvey) -> M
         if isinstance(runner, NativeDecoderRunner) and loaded.num_passes > 1:
             runner.micro_batches = MicroBatches(loaded.num_passes)
         compared(checked_logits(runner, model), Expected(found[PROBE][0], MAX_DEVIATION))
+        put_products(model, runner.products)
     except Unsupported as reason:
         raise KeptFault(f"kept weights do not compute what they did: {reason}") from reason
     except (OSError, BrokenMemory) as fault:  # of experts in files
         raise KeptFault(f"what belongs to kept weights is gone: {fault}") from fault
-    put_products(model, runner.products)
     return runner
 
 

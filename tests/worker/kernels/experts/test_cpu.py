@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.worker.kernels.packed.weight_forms import FORMS, Maker, processor
-from worker.kernels.experts import cpu
+from worker.kernels.experts import cpu, nodes
 from worker.kernels.experts.activation import Activation
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.form import ExpertsForm, plain_weights
@@ -199,7 +199,17 @@ def test_weights_may_be_spread_over_nodes(monkeypatch: pytest.MonkeyPatch) -> No
     layer, inputs = layer_of("int4", torch.bfloat16, 128, 64, Activation()), inputs_of(5, 128, torch.bfloat16)
     right = sums(CpuExperts.of(layer), *inputs)
     monkeypatch.setattr(cpu, "count_nodes", lambda: 3)
+    asked, large = list[tuple[int, int]](), list[torch.Tensor]()
+    monkeypatch.setattr(nodes, "set_policy", lambda mode, mask: asked.append((mode, mask)))
+    monkeypatch.setattr(cpu, "use_large_pages", large.append)
     spread = CpuExperts.of(layer)
+    by_node = [(nodes.PREFERRED, 1), (nodes.DEFAULT, 0), (nodes.PREFERRED, 2), (nodes.DEFAULT, 0)]
+    by_node += [(nodes.PREFERRED, 4), (nodes.DEFAULT, 0)]
+    assert asked == by_node * layer.num_experts * len(spread.tensors)
+    assert not large, "a large page lies on one node as a whole"
+    monkeypatch.setattr(cpu, "LARGE_PAGE", 64)
+    CpuExperts.of(layer)
+    assert large
     assert spread.c_layer.num_nodes == 3
     assert torch.equal(sums(spread, *inputs), right)
 
