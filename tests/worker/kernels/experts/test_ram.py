@@ -1,19 +1,28 @@
 """Experts in host memory beside a GPU, on a driver that is none: what is computed, when it is, and for whom."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.worker.kernels.experts.streams import CPU, NUM_EXPERTS, TOP_K, FakeStream, fake_cuda, inputs, small_layer
+from tests.worker.kernels.experts.streams import (
+    CPU,
+    NUM_EXPERTS,
+    TOP_K,
+    WIDTH,
+    FakeStream,
+    fake_cuda,
+    inputs,
+    small_layer,
+)
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.host_work import HostWork, address_of, num_threads
 from worker.kernels.experts.layer import ExpertLayer
 from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.experts.placing import HostedExperts
-from worker.kernels.experts.ram import RamExperts, WaitingExperts, slices
+from worker.kernels.experts.ram import RamExperts, RamMaker, WaitingExperts, slices
 from worker.kernels.experts.streamed import Ring, StreamedExperts
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -28,7 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(library: Path) -> Iterator[HostWork]:
     work = HostWork(partial(FakeStream, library), pins=False)
     yield work
-    work.close()
+    work.thread.close()
 
 
 def stream_of(work: HostWork) -> FakeStream:
@@ -221,6 +230,40 @@ def test_a_model_s_layers_share_blocks_of_the_gpu_and_models_do_not(work: HostWo
         assert torch.allclose(out, expected(layer, *call), atol=1e-5)
     (ring,), (second,) = one.values(), other.values()
     assert ring is not second
+
+
+class InterruptedStream(FakeStream):
+    """Something else happens before each call of a function."""
+
+    def __init__(self, library: Path, meanwhile: Callable[[], None]) -> None:
+        super().__init__(library)
+        self.meanwhile = meanwhile
+
+    def call(self, function: int, argument: int) -> None:
+        self.meanwhile()
+        super().call(function, argument)
+
+
+def test_a_model_that_is_opened_meanwhile_has_other_memory(
+    work: HostWork, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a model tries its experts in another thread, at any time between two calls of the first one's step."""
+    layer, turns = small_layer(), []
+
+    def meanwhile() -> None:
+        turns.append(None)
+        if len(turns) == 1:  # the other's own call is not interrupted
+            other(*inputs(4, seed=9), torch.empty(4, WIDTH))
+
+    stream = partial(InterruptedStream, library, meanwhile)
+    monkeypatch.setattr(
+        "worker.kernels.experts.ram.host_work", lambda device: HostWork(stream, pins=False, thread=work.thread)
+    )
+    one, other = (RamMaker(CPU, 1).made(CpuExperts.of(layer)) for _ in range(2))
+    call = inputs(4)
+    out = torch.empty_like(call[0])
+    one(*call, out)
+    assert len(turns) == 2 and torch.allclose(out, expected(layer, *call), atol=1e-5)
 
 
 def test_experts_that_no_kernel_computes_are_waited_for() -> None:
