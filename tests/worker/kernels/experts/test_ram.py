@@ -248,7 +248,7 @@ def test_a_model_that_is_opened_meanwhile_has_other_memory(
     work: HostWork, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opening a model tries its experts in another thread, at any time between two calls of the first one's step."""
-    layer, turns = small_layer(), []
+    layer, turns = small_layer(), list[None]()
 
     def meanwhile() -> None:
         turns.append(None)
