@@ -67,7 +67,7 @@ class NotedStream:
 def work() -> Iterator[HostWork]:
     work = HostWork(NotedStream, pins=False)
     yield work
-    work.close()
+    work.thread.close()
 
 
 @pytest.fixture
