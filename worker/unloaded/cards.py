@@ -12,7 +12,7 @@ from common.wire import ModelCard, Task
 from worker.embedding import encoder_model
 from worker.embedding.cross_encoder import is_cross_encoder
 from worker.embedding.pooling import read_json
-from worker.models.card import check_template, describe, revision_of
+from worker.models.card import check_template, context_of, describe, revision_of
 from worker.models.config_fields import is_encoder
 from worker.models.gguf.model import gguf_model
 from worker.models.loading_reports import logs_at_debug
@@ -86,4 +86,11 @@ def check_keys(settings: ModelSettings, task: Task) -> None:
 
 def is_current(card: ModelCard, settings: ModelSettings) -> bool:
     """Whether a card that another worker of this service made still holds, so that no tokenizer need be read again."""
-    return (card.names, card.revision) == (settings.names, revision_of(settings.source))
+    path = settings.source
+    if (card.names, card.revision) != (settings.names, revision_of(path)):
+        return False
+    if card.task != "generate":
+        return settings.max_model_len in (None, card.max_model_len)
+    gguf = gguf_model(path)
+    config = gguf.config if gguf else read_config(path)
+    return card.max_model_len == context_of(config, settings.max_model_len)

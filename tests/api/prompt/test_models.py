@@ -10,7 +10,6 @@ from common.errors import ModelNotFound
 from common.redis import keys
 from common.redis.served.adapters import AdapterRecord
 from common.redis.store import Store
-from common.wire_codec import encode_card
 from tests.api.conftest import card, chat_tokenizer
 from worker.jobs.ledger import Ledger
 
@@ -19,9 +18,7 @@ TINY = {"tiny": "tiny"}
 
 
 def serve(redis, served):
-    redis.set(keys.card_key(served.queue), encode_card(served))
-    redis.hset(keys.QUEUES, mapping=dict.fromkeys(served.names, served.queue))
-    redis.hset(keys.REVISIONS, served.queue, served.revision)
+    Ledger(redis, served.queue, "worker").publish_card(served)
 
 
 def test_a_card_is_read_once_for_all_names_and_requests(redis):
@@ -35,11 +32,13 @@ def test_a_card_is_read_once_for_all_names_and_requests(redis):
     assert redis.info("stats")["total_net_output_bytes"] - before < 50_000
 
 
-def test_a_model_that_has_changed_gets_a_new_card(redis):
+@pytest.mark.parametrize("change", [{"revision": "2", "max_model_len": 99}, {"max_model_len": 99}])
+def test_a_model_that_has_changed_gets_a_new_card(redis, change):
+    """Of the same files, too: memory or a setting may make the context shorter."""
     serve(redis, CARD)
     models = Models(Store(redis), {})
     models.described()
-    serve(redis, replace(CARD, revision="2", max_model_len=99))
+    serve(redis, replace(CARD, **change))
     assert {model["max_model_len"] for model in models.described()} == {99}
     assert models.encoder("tiny").card.max_model_len == 99
 
