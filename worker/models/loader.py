@@ -131,7 +131,8 @@ def load(
     if missing and images is not None:
         logger.warning("%s is served without images: %s is in no file", model_path, missing[0])
         images = None
-    num_passes, dtype = use_threads(config, model), choose_dtype(config, device, model)
+    is_packed = has_packed(model) and (form is not None or gguf is not None)
+    num_passes, dtype = use_threads(config, model), choose_dtype(config, device, model, is_packed=is_packed)
     model = move_rest(cast(model, dtype).eval().requires_grad_(False), home, device)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     fix_frequencies(model, card.max_model_len)

@@ -73,7 +73,7 @@ def load_stored(
     if sum(source.num_all for source in sources_of(meta).values()) < LEAST_NUMBERS:
         return None
     num_parameters = sum(parameter.numel() for parameter in meta.parameters())
-    kind = dtype_for(config, device, dtype, num_parameters, is_packed=True)
+    kind = dtype_for(config, device, dtype, num_parameters, is_packed=form is not None)
     packer = Packer(kind, config.quantization)
     with ExitStack() as opened_files:
         tensors = dict(opened(model_path, opened_files))

@@ -1,7 +1,7 @@
 """A layer's experts in C: the sums of the dense twin in every form, shape and choice, on any processor and thread."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, product
 
@@ -199,12 +199,11 @@ def test_weights_may_be_spread_over_nodes(monkeypatch: pytest.MonkeyPatch) -> No
     layer, inputs = layer_of("int4", torch.bfloat16, 128, 64, Activation()), inputs_of(5, 128, torch.bfloat16)
     right = sums(CpuExperts.of(layer), *inputs)
     monkeypatch.setattr(cpu, "count_nodes", lambda: 3)
-    asked, large = list[tuple[int, int]](), list[torch.Tensor]()
+    asked, large = list[tuple[int, Sequence[int]]](), list[torch.Tensor]()
     monkeypatch.setattr(nodes, "set_policy", lambda mode, mask: asked.append((mode, mask)))
     monkeypatch.setattr(cpu, "use_large_pages", large.append)
     spread = CpuExperts.of(layer)
-    by_node = [(nodes.PREFERRED, 1), (nodes.DEFAULT, 0), (nodes.PREFERRED, 2), (nodes.DEFAULT, 0)]
-    by_node += [(nodes.PREFERRED, 4), (nodes.DEFAULT, 0)]
+    by_node = [each for node in range(3) for each in ((nodes.PREFERRED, [node]), (nodes.DEFAULT, ()))]
     assert asked == by_node * layer.num_experts * len(spread.tensors)
     assert not large, "a large page lies on one node as a whole"
     monkeypatch.setattr(cpu, "LARGE_PAGE", 64)

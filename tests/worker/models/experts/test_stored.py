@@ -25,6 +25,7 @@ from worker.kept.folder import remove_unused
 from worker.kernels.packed.encodings import fp8_block_weights
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.quantized import quantization_named
+from worker.models import dtypes
 from worker.models.dtypes import count_parameters
 from worker.models.experts import packing, stored
 from worker.models.experts.place import check_choice
@@ -275,6 +276,21 @@ def test_packed_files_belong_to_weights_and_not_to_what_lies_beside_them(tmp_pat
     set_config(folder, hidden_act="gelu")
     names.append(stored.folder_name(str(folder), packer))
     assert len(set(names)) == 4
+
+
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16])
+def test_experts_in_files_do_not_decide_what_a_model_computes_in(
+    saved: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SMALL_MODEL_PARAMETERS", "SMALL_PACKED_PARAMETERS"):
+        monkeypatch.setattr(dtypes, name, 0)
+    monkeypatch.setattr(dtypes, "has_fast_bf16", lambda: True)
+    folder, config = save_model(tmp_path / "model", "mixtral", dtype=saved), replace(CPU, dtype="auto")
+    expected = torch.bfloat16 if saved is torch.bfloat16 else torch.float32
+    for root in (None, tmp_path / "packed"):
+        loaded = loaded_of(folder, replace(config, packed_folder=root))
+        assert loaded.dtype == expected
+        assert {product.form.up.dtype for product in stored_products(loaded.model)} <= {str(expected).split(".")[1]}
 
 
 def test_few_experts_and_experts_without_kernels_are_loaded_as_before(
