@@ -1,7 +1,7 @@
 """A sparse model whose routed experts stand in host memory: what of it lies where, and how fast it would be."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from common.process.machine_memory import total_bytes
-from worker.fit.bandwidth import Rates, rates
+from worker.fit.bandwidth import SUPPOSED_HOSTS, Rates, rates
 from worker.fit.checkpoint import Checkpoint
 from worker.fit.experts import expert_matrices, num_routed, share_of
 from worker.fit.plan import Machine, packed_size, stand_in
@@ -53,8 +53,30 @@ class Needs:
     host: int
     disk: int
 
-    def lacking(self, there: "Needs") -> "Needs":
-        return Needs(*(max(0, getattr(self, name) - getattr(there, name)) for name in ("device", "host", "disk")))
+    def lacking(self, there: "Needs", *, knows_disk: bool) -> "Needs":
+        """`knows_disk`: whether `there` tells of the disk; of another machine's nothing is known, so nothing lacks."""
+        disk = max(0, self.disk - there.disk) if knows_disk else 0
+        return Needs(max(0, self.device - there.device), max(0, self.host - there.host), disk)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a machine that need not be this one."""
+
+    ram: int | None = None  # bytes of memory; None: this machine's
+    bandwidth: float | None = None  # bytes a second that its cores read of that
+
+    @property
+    def hosts(self) -> tuple[float, ...]:
+        """Bytes a second to tell speeds by; none to measure it here."""
+        if self.bandwidth is not None:
+            return (self.bandwidth,)
+        return () if self.ram is None else SUPPOSED_HOSTS
+
+    @property
+    def whose(self) -> str:
+        """Where the bytes a second are from."""
+        return "given" if self.bandwidth is not None else "measured" if self.ram is None else "supposed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +91,7 @@ class SparsePlan:
     workspace: int
     needs: Needs
     missing: Needs
-    tokens_per_s: tuple[float, ...]  # of all streams together, for each of STREAMS
+    tokens_per_s: list[tuple[float, ...]]  # by each of the rates, of all streams together, for each of STREAMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +103,20 @@ class SparseModel:
     machine: Machine
     config: EngineConfig  # without a quantization
     there: Needs  # that the machine has
+    knows_disk: bool
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, shape: ModelShape, machine: Machine, config: EngineConfig, there: Needs
+        cls, checkpoint: Checkpoint, shape: ModelShape, machine: Machine, config: EngineConfig, asked: Asked
     ) -> "SparseModel | None":
         """None for a model without routed experts."""
         is_sparse = next(expert_matrices(checkpoint.model), None) is not None
-        return cls(checkpoint, shape, machine, replace(config, quantization=None), there) if is_sparse else None
+        if not is_sparse:
+            return None
+        there, knows_disk = what_is_there(machine, config, asked.ram), machine.is_here and asked.ram is None
+        return cls(checkpoint, shape, machine, replace(config, quantization=None), there, knows_disk)
 
-    def plan(self, quantize: str, rates: Rates) -> SparsePlan:
+    def plan(self, quantize: str, rates: Sequence[Rates]) -> SparsePlan:
         """With experts in this form."""
         checkpoint, config, is_gpu = self.checkpoint, self.config, self.machine.device.type != "cpu"
         model = checkpoint.model
@@ -106,7 +132,6 @@ class SparseModel:
         packed = experts if is_stored(checkpoint, config) else 0
         needs = Needs(beside if is_gpu else 0, experts + RESERVED_BYTES + (0 if is_gpu else beside), packed + released)
         read = rest - unread_bytes(model, dtype)
-        steps = (rates.seconds(read, experts * share_of(model, num), is_gpu=is_gpu) for num in STREAMS)
         return SparsePlan(
             quantize,
             experts,
@@ -115,20 +140,30 @@ class SparseModel:
             keys,
             workspace,
             needs,
-            needs.lacking(self.there),
-            tuple(num / seconds for num, seconds in zip(STREAMS, steps, strict=True)),
+            needs.lacking(self.there, knows_disk=self.knows_disk),
+            [tuple(self.speed(rate, read, experts, num) for num in STREAMS) for rate in rates],
         )
+
+    def speed(self, rates: Rates, rest: int, experts: int, num: int) -> float:
+        """Tokens a second of so many streams. `rest`, `experts`: bytes, the latter's of all."""
+        model, is_gpu = self.checkpoint.model, self.machine.device.type != "cpu"
+        num_layers = model.config.get_text_config().num_hidden_layers
+        return num / rates.seconds(rest, experts * share_of(model, num), num_layers, is_gpu=is_gpu)
 
 
 def sparse_report(
-    checkpoint: Checkpoint, machine: Machine, config: EngineConfig, ram: int | None
+    checkpoint: Checkpoint, machine: Machine, config: EngineConfig, asked: Asked
 ) -> dict[str, object] | None:
     """A plan for each form of the experts, as JSON; None for a model without routed experts."""
-    model = SparseModel.of(checkpoint, shape_of(checkpoint.model), machine, config, what_is_there(machine, config, ram))
+    model = SparseModel.of(checkpoint, shape_of(checkpoint.model), machine, config, asked)
     if model is None:
         return None
-    found = rates(machine.device if machine.is_here else None)
-    return {"plans": [asdict(model.plan(quantize, found)) for quantize in FORMS], "rates": asdict(found)}
+    found = rates(machine.device if machine.is_here else None, asked.hosts)
+    return {
+        "plans": [asdict(model.plan(quantize, found)) for quantize in FORMS],
+        "rates": {"host": [each.host for each in found], "device": found[0].device, "whose": asked.whose},
+        "ram": asked.ram,
+    }
 
 
 def what_is_there(machine: Machine, config: EngineConfig, ram: int | None) -> Needs:

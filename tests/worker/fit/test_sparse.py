@@ -17,7 +17,7 @@ from tests.worker.models.formats.twins import WIDE, save_twins
 from worker.fit.bandwidth import Rates
 from worker.fit.checkpoint import Checkpoint, parameters, read
 from worker.fit.experts import share_of
-from worker.fit.sparse import EXPERTS, part_bytes, sparse_report
+from worker.fit.sparse import EXPERTS, Asked, part_bytes, sparse_report
 from worker.kernels.packed.tensor import PackedTensor
 from worker.models.config_fields import TOP_K_FIELDS, experts_per_token
 from worker.models.loader import EngineConfig, load
@@ -30,7 +30,7 @@ CONFIG = EngineConfig(device="cpu", threads=1)
 
 @pytest.fixture(autouse=True)
 def rates_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.fit.sparse.rates", lambda _: Rates(1e11, 1e12))
+    monkeypatch.setattr("worker.fit.sparse.rates", lambda *_: [Rates(1e11, 1e12)])
 
 
 def shaped(folder: Path, config: Any) -> Checkpoint:
@@ -45,7 +45,7 @@ def routed(checkpoint: Checkpoint) -> int:
 
 
 def reported(checkpoint: Checkpoint) -> dict[str, object] | None:
-    return sparse_report(checkpoint, CARD, CONFIG, 2**40)
+    return sparse_report(checkpoint, CARD, CONFIG, Asked(2**40))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_gguf_files_experts_take_no_disk(tmp_path: Path, monkeypatch: pytest.M
     disks = []
     for path, least in ((folder, 1), (file, 1), (folder, 10**9)):
         monkeypatch.setattr("worker.fit.sparse.LEAST_NUMBERS", least)
-        found: Any = sparse_report(read(str(path)), CARD, config, 2**40)
+        found: Any = sparse_report(read(str(path)), CARD, config, Asked(2**40))
         disks.append(found["plans"][0]["needs"]["disk"])
         experts = found["plans"][0]["experts"]
     assert disks == [experts, 0, 0]
