@@ -15,6 +15,7 @@ from transformers import DeepseekV32Config
 
 from bench.report import table
 from worker.attention.latent.index_keys import index_shape
+from worker.fit.bandwidth import Rates
 from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
 from worker.kernels.packed.weights import SCALE_BLOCK
 from worker.state.kv_cache import LayerShape
@@ -24,7 +25,7 @@ CONTEXT = 32_768  # tokens
 STREAMS = (1, 2, 8, 16)
 SHOWN = (1, 16)  # of these, in the table of speeds
 HOST_RATES = (100, 200, 300, 400, 500, 600)  # GB/s that the cores read, as omni fit measures it
-LAYER_S = 0.5e-3  # of a layer without its experts: 8 layers took 4.0 ms on an H200 (bench.gpu --only ram)
+DEVICE_RATE = 3.5e12  # bytes a second that an H200 reads, by omni fit's measure
 FIT_PARTS = {  # of ours, what omni fit calls them
     "attention's projections": "attention",
     "keys' and values' matrices, absorbed": "attention",
@@ -105,7 +106,8 @@ def token_bytes(config: Any) -> int:
 def seconds(config: Any, form: str, num_tokens: int, host_rate: float) -> float:
     """Of a decode step: the GPU's part, then the experts. `host_rate`: GB/s."""
     experts = expert_numbers(config) * expert_forms(config)[form] * share_read(config, num_tokens)
-    return float(config.num_hidden_layers * LAYER_S + experts / (host_rate * 1e9))
+    rest = sum(part.num_bytes for part in parts(config))
+    return Rates(host_rate * 1e9, DEVICE_RATE).seconds(rest, experts, config.num_hidden_layers, is_gpu=True)
 
 
 def memory_rows(config: Any) -> Iterator[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -23,7 +24,14 @@ COLUMNS = (
     "streams",
     "",
 )
-SPARSE_COLUMNS = ("OMNI_QUANTIZE", "experts", "on the GPU", "in memory", "on the disk", "tokens/s", "of 8 streams", "")
+SPARSE_COLUMNS = ("OMNI_QUANTIZE", "experts", "on the GPU", "in memory", "on the disk")
+WHOSE: Mapping[str, str] = MappingProxyType(
+    {
+        "measured": "that this machine's cores read of its memory now",
+        "given": "as --bandwidth says of the memory",
+        "supposed": "supposed: what that machine's cores read is not known here; --bandwidth tells it",
+    }
+)  # where the rates of memory are from
 MODEL_COLUMNS = ("id", "task", "weights", "workspace", "KV per token", "context", "")
 
 
@@ -31,9 +39,22 @@ MODEL_COLUMNS = ("id", "task", "weights", "workspace", "KV per token", "context"
 @click.argument("model", required=False)
 @click.option("--memory", help="What would fit on a GPU of this size, e.g. 24gb. Default: this machine.")
 @click.option("--ram", help="With so much memory for experts of a sparse model, e.g. 512gb. Default: this machine's.")
+@click.option(
+    "--bandwidth",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB/S",
+    help="GB/s that the cores read of memory, e.g. 300. Default: measured here; with --ram, three that are usual.",
+)
 @json_option
 @click.pass_context
-def fit(context: click.Context, model: str | None, memory: str | None, ram: str | None, as_json: bool) -> None:
+def fit(
+    context: click.Context,
+    model: str | None,
+    memory: str | None,
+    ram: str | None,
+    bandwidth: float | None,
+    as_json: bool,
+) -> None:
     """Say which memory MODEL takes and what would fit.
 
     MODEL is a folder, a .gguf file, a config.json or a hub id that is in the cache, the id of a model of the table, or
@@ -46,6 +67,7 @@ def fit(context: click.Context, model: str | None, memory: str | None, ram: str 
         context.exit(int(not show_models(unloaded(memory=assumed), settings.shelf.max_loaded, as_json)))
     more = ["--ram", str(assumed_ram)] if assumed_ram else []
     given = settings.model.source if model is None else source_of(model, settings)
+    more += ["--bandwidth", str(int(bandwidth * 1e9))] if bandwidth else []
     found = worker_report("worker.fit", given, *memory_option(assumed), *more)
     show_json(found) if as_json else show(found)
     sparse = found["sparse"] or {"plans": []}
@@ -131,19 +153,23 @@ def show_sparse(found: Mapping[str, Any], *, is_gpu: bool) -> None:
     plan, rates = found["plans"][0], found["rates"]
     parts = ", ".join(f"{name} {gib(size)}" for name, size in sorted(plan["parts"].items(), key=lambda item: -item[1]))
     where = "with OMNI_EXPERTS=ram, beside what is on the GPU" if is_gpu else "beside all else"
-    click.echo(f"\nRouted experts in this machine's memory, {where}: {parts},")
+    memory = "this machine's memory" if found["ram"] is None else f"{gib(found['ram'])} of memory"
+    click.echo(f"\nRouted experts in {memory}, {where}: {parts},")
     keys = f"keys and values of {plan['context']:,} tokens {gib(plan['keys_and_values'])}"
     click.echo(f"{keys}, workspace {gib(plan['workspace'])}\n")
-    show_filled(SPARSE_COLUMNS, [sparse_row(plan) for plan in found["plans"]])
-    gpu = f", and {rates['device'] / 1e9:,.0f} GB/s of the GPU's own" if is_gpu else ""
+    columns = (*SPARSE_COLUMNS, *(f"at {rate / 1e9:,.0f} GB/s" for rate in rates["host"]), "")
+    show_filled(columns, [sparse_row(plan) for plan in found["plans"]])
+    gpu = f"; the GPU's own memory at {rates['device'] / 1e9:,.0f} GB/s" if is_gpu else ""
     show_note(
-        f"tokens/s: arithmetic, by {rates['host'] / 1e9:,.1f} GB/s that this machine's cores read of its memory{gpu}; "
-        "without drafts. on the disk: the files to fetch, and the packed experts in OMNI_DATA_DIR."
+        "at N GB/s: tokens a second of one stream / of 8 together, by arithmetic and without drafts, where experts are "
+        f"read so fast ({WHOSE[rates['whose']]}{gpu}). "
+        "on the disk: the files to fetch, and the packed experts in OMNI_DATA_DIR."
     )
 
 
 def sparse_row(plan: Mapping[str, Any]) -> tuple[str, ...]:
-    needs, speeds = plan["needs"], [f"{speed:,.1f}" for speed in plan["tokens_per_s"]]
+    needs = plan["needs"]
+    speeds = [" / ".join(f"{speed:,.1f}" for speed in each) for each in plan["tokens_per_s"]]
     sizes = [gib(needs[name]) if needs[name] else "" for name in ("device", "host", "disk")]
     return (plan["quantize"] or "(none)", gib(plan["experts"]), *sizes, *speeds, sparse_verdict(plan["missing"]))
 
@@ -151,7 +177,7 @@ def sparse_row(plan: Mapping[str, Any]) -> tuple[str, ...]:
 def sparse_verdict(missing: Mapping[str, int]) -> str:
     places = {"device": "of the GPU's memory", "host": "of memory", "disk": "of disk"}
     lacking = [f"{gib(missing[name])} {place}" for name, place in places.items() if missing[name]]
-    return f"does not fit: {' and '.join(lacking)} missing" if lacking else "fits"
+    return f"does not fit: {', '.join(lacking)} missing" if lacking else "fits"
 
 
 def row(plan: Mapping[str, Any]) -> tuple[str, ...]:

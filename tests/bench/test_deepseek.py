@@ -1,11 +1,16 @@
 """The page on DeepSeek-V3.2 shows what the arithmetic gives."""
 
+import pytest
 import torch
 from transformers import DeepseekV32Config
 
-from bench.deepseek import DOC, FIT_PARTS, expert_forms, expert_numbers, filled, parts
+from bench.deepseek import DEVICE_RATE, DOC, FIT_PARTS, expert_forms, expert_numbers, filled, parts, speed_rows
+from worker.fit.bandwidth import Rates
 from worker.fit.checkpoint import read
-from worker.fit.sparse import EXPERTS, part_bytes
+from worker.fit.plan import Machine
+from worker.fit.sparse import EXPERTS, Asked, SparseModel, part_bytes
+from worker.fit.survey import shape_of
+from worker.models.loader import EngineConfig
 
 
 def test_the_tables_of_the_page_are_those_of_the_arithmetic() -> None:
@@ -33,3 +38,15 @@ def test_omni_fit_counts_the_same() -> None:
         assert abs(told[EXPERTS] / (expert_numbers(config) * expert_forms(config)[form]) - 1) < 1e-3
         for name, size in found.items():
             assert abs(told[name] / size - 1) < 1e-3, name
+
+
+def test_omni_fit_tells_the_speed_that_the_page_does() -> None:
+    checkpoint = read("deepseek-v3.2")
+    card = Machine(torch.device("cuda"), "a GPU", 120 * 2**30, 0, is_here=False)
+    model = SparseModel.of(checkpoint, shape_of(checkpoint.model), card, EngineConfig(), Asked(768 * 2**30))
+    assert model is not None
+    rows = list(speed_rows(DeepseekV32Config()))
+    rates = [Rates(float(told.removesuffix(" GB/s")) * 1e9, DEVICE_RATE) for told, *_ in rows]
+    for at, quantize in enumerate(("", "int8", "int4")):
+        found = [one for one, _ in model.plan(quantize, rates).tokens_per_s]
+        assert found == [pytest.approx(float(row[1 + 2 * at]), abs=0.06) for row in rows]

@@ -95,11 +95,11 @@ def test_a_model_that_does_not_fit_and_one_with_a_fault_are_told(capsys):
 
 SPARSE_PLAN = {
     "quantize": "", "experts": 600 * 2**30, "parts": {"attention": 2**30, "indexer": 3 * 2**30}, "context": 32768,
-    "keys_and_values": 2**31, "workspace": 2**30, "tokens_per_s": [8.25, 20.0],
+    "keys_and_values": 2**31, "workspace": 2**30, "tokens_per_s": [[8.25, 20.0]],
     "needs": {"device": 7 * 2**30, "host": 602 * 2**30, "disk": 0},
     "missing": {"device": 0, "host": 90 * 2**30, "disk": 2**30},
 }  # fmt: skip
-SPARSE = {"rates": {"host": 2e11, "device": 2e12}, "plans": [SPARSE_PLAN]}
+SPARSE = {"rates": {"host": [2e11], "device": 2e12, "whose": "measured"}, "ram": None, "plans": [SPARSE_PLAN]}
 
 
 def test_experts_in_memory_are_told_apart_with_what_is_missing(capsys):
@@ -109,8 +109,9 @@ def test_experts_in_memory_are_told_apart_with_what_is_missing(capsys):
     assert first.endswith("with OMNI_EXPERTS=ram, beside what is on the GPU: indexer 3.00 GiB, attention 1.00 GiB,")
     assert keys == "keys and values of 32,768 tokens 2.00 GiB, workspace 1.00 GiB"
     assert line.split()[:8] == "(none) 600.00 GiB 7.00 GiB 602.00 GiB 8.2".split()
-    assert line.rstrip().endswith("does not fit: 90.00 GiB of memory and 1.00 GiB of disk missing")
-    assert "by 200.0 GB/s that" in told.err and "and 2,000 GB/s of the GPU's own" in told.err
+    assert line.rstrip().endswith("does not fit: 90.00 GiB of memory, 1.00 GiB of disk missing")
+    assert "at 200 GB/s" in told.out and "8.2 / 20.0" in line
+    assert "this machine's cores read of its memory now; the GPU's own memory at 2,000 GB/s" in told.err
     assert sparse_verdict({"device": 0, "host": 0, "disk": 0}) == "fits"
 
 
@@ -120,7 +121,8 @@ def reports_are_made_here(monkeypatch):
 
     def worker_report(module, source, *options):
         given = dict(zip(options[::2], map(int, options[1::2]), strict=True))
-        return json.loads(json.dumps(report(source, given.get("--memory"), read_settings({}), given.get("--ram"))))
+        sizes = [given.get(name) for name in ("--memory", "--ram", "--bandwidth")]
+        return json.loads(json.dumps(report(source, sizes[0], read_settings({}), *sizes[1:])))
 
     monkeypatch.setattr("cli.fit.worker_report", worker_report)
 
@@ -130,9 +132,27 @@ def test_a_model_is_told_by_its_name_before_it_is_fetched(run):
     found = run("deepseek-v3.2", "--memory", "120gb", "--ram", "768gb")
     assert found.stdout.startswith("deepseek_v32: 671.88 B parameters (experts 653.91 B"), found.output
     rows = [line for line in found.stdout.splitlines() if line.startswith(("(none)", "int8", "int4"))]
-    assert len(rows) == 4 and "609.15 GiB" in rows[1] and " of memory" not in rows[1]  # what lacks is disk, if anything
+    assert len(rows) == 4 and "609.15 GiB" in rows[1]
     small = run("deepseek-v3.2", "--memory", "120gb", "--ram", "512gb")
-    assert small.exit_code == 1 and "99.15 GiB of memory" in small.stdout
+    assert small.exit_code == 0 and "99.15 GiB of memory missing" in small.stdout  # int4 fits
+    none = run("deepseek-v3.2", "--memory", "120gb", "--ram", "256gb")
+    assert none.exit_code == 1 and "126.62 GiB of memory missing" in none.stdout
+
+
+@pytest.mark.usefixtures("reports_are_made_here")
+def test_another_machine_s_disk_and_bandwidth_are_not_taken_from_this_one(run, monkeypatch):
+    monkeypatch.setattr("worker.fit.sparse.room_on_disk", lambda _: 0)
+    monkeypatch.setattr("worker.fit.bandwidth.read_rate", lambda _: 1e9)
+    other = run("deepseek-v3.2", "--memory", "120gb", "--ram", "768gb")
+    assert other.exit_code == 0 and "1,022.71 GiB" in other.stdout and "of disk" not in other.stdout
+    assert "Routed experts in 768.00 GiB of memory, " in other.stdout
+    assert all(f"at {rate} GB/s" in other.stdout for rate in (100, 300, 600)) and "supposed" in other.stderr
+    told = run("deepseek-v3.2", "--memory", "120gb", "--ram", "768gb", "--bandwidth", "655")
+    assert "at 655 GB/s" in told.stdout and "at 300 GB/s" not in told.stdout and "as --bandwidth says" in told.stderr
+    here = run("deepseek-v3.2")
+    assert here.exit_code == 1 and "of disk missing" in here.stdout and "at 1 GB/s" in here.stdout
+    assert "this machine's cores read" in here.stderr and "Routed experts in this machine's memory" in here.stdout
+    assert run("deepseek-v3.2", "--bandwidth", "0").exit_code == 2
 
 
 @pytest.mark.usefixtures("reports_are_made_here")
@@ -141,14 +161,14 @@ def test_a_model_is_told_by_its_name_before_it_is_fetched(run):
     [
         ("kimi-k2-thinking", "deepseek_v3: 1,026.41 B parameters", ("590.62 GiB", "590.62 GiB")),
         ("glm-5", "glm_moe_dsa: 743.91 B parameters", ("675.16 GiB", "421.88 GiB")),
-        ("glm-4.5-air", "glm4_moe: 103.48 B parameters", ("185.62 GiB", "58.01 GiB")),
+        ("glm-4.5-air", "glm4_moe: 106.85 B parameters", ("185.62 GiB", "58.01 GiB")),
         ("gpt-oss-120b", "gpt_oss: 116.83 B parameters", ("56.73 GiB", "66.74 GiB")),
     ],
 )
 def test_what_the_experts_of_known_models_take_in_host_memory(run, name, first, experts):
     found = run(name, "--memory", "80gb", "--ram", "1024gb")
     assert found.stdout.startswith(first), found.output
-    _, table = found.stdout.split("Routed experts in this machine's memory")
+    _, table = found.stdout.split("Routed experts in 1,024.00 GiB of memory")
     rows = {words[0]: line for line in table.splitlines() if (words := line.split())}
     for form, size in zip(("(none)", "int4"), experts, strict=True):
         assert size in rows[form] and " of memory" not in rows[form]

@@ -12,15 +12,18 @@ from common.settings import Settings, refuse, settings_or_exit
 from worker.process_setup import prepare_process, prepare_transformers
 
 
-def report(model: str, memory: int | None, settings: Settings, ram: int | None = None) -> dict[str, object]:
+def report(
+    model: str, memory: int | None, settings: Settings, ram: int | None = None, bandwidth: float | None = None
+) -> dict[str, object]:
     """The model's parameters, the machine, and a plan for each quantization. Raises OSError or ValueError.
 
-    `memory`, `ram`: bytes of a GPU, and of a machine's memory, that this one need not have.
+    `memory`, `ram`, `bandwidth`: bytes of a GPU, and of a machine's memory, that this one need not have, and the bytes
+    a second that the cores read of that.
     """
     from worker.configuration import engine_config
     from worker.fit.checkpoint import parameters, read
     from worker.fit.plan import plans, this_machine
-    from worker.fit.sparse import sparse_report
+    from worker.fit.sparse import Asked, sparse_report
     from worker.models.experts.place import is_sparse
     from worker.models.formats.packing import check_unpacked
 
@@ -39,7 +42,7 @@ def report(model: str, memory: int | None, settings: Settings, ram: int | None =
         },
         "share": config.gpu_memory_utilization,
         "plans": [asdict(plan) for plan in plans(checkpoint, machine, config)],
-        "sparse": sparse_report(checkpoint, machine, config, ram),
+        "sparse": sparse_report(checkpoint, machine, config, Asked(ram, bandwidth)),
     }  # fmt: skip
 
 
@@ -49,10 +52,11 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("--memory", type=int, help="bytes of a GPU that this machine need not have")
     parser.add_argument("--ram", type=int, help="bytes of memory that this machine need not have")
+    parser.add_argument("--bandwidth", type=float, help="bytes a second that the cores read of that")
     args = parser.parse_args()
     settings = settings_or_exit()
     try:
-        print(json.dumps(report(args.model, args.memory, settings, args.ram)))
+        print(json.dumps(report(args.model, args.memory, settings, args.ram, args.bandwidth)))
     except Exception as error:  # files of any kind are tried here
         from worker.models.load_fault import reason
 

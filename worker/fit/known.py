@@ -74,7 +74,11 @@ KNOWN: Mapping[str, KnownModel] = MappingProxyType(
                 "max_position_embeddings": 262144,
             },
         ),
-        "glm-4.5-air": KnownModel("zai-org/GLM-4.5-Air", "glm4_moe", {"attention_bias": True}),
+        "glm-4.5-air": KnownModel(
+            "zai-org/GLM-4.5-Air",
+            "glm4_moe",
+            {"attention_bias": True, "head_dim": 128, "num_nextn_predict_layers": 1},
+        ),
     }
 )
 

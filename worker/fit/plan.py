@@ -9,14 +9,14 @@ import torch
 
 from common.process.machine_memory import available_bytes, total_bytes
 from worker.device import choose_device
-from worker.fit.checkpoint import Checkpoint, weight_bytes
+from worker.fit.checkpoint import Checkpoint
+from worker.fit.experts import expert_matrices, num_routed
 from worker.fit.survey import ModelShape, shape_of
-from worker.kernels.experts.layer import matrix_names
+from worker.fit.weights import weight_bytes
 from worker.kernels.linear import can_pack
 from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
 from worker.kernels.quantized import QUANTIZATIONS, Quantization
 from worker.models.dtypes import count_parameters, dtype_for
-from worker.models.experts.source import expert_modules
 from worker.models.experts.stored import LEAST_NUMBERS
 from worker.models.loader import EngineConfig
 from worker.models.vision import is_vision_model
@@ -182,25 +182,16 @@ def quantized_bytes(model: Any, dtype: torch.dtype, quantization: Quantization, 
             is_shared = modules[0].weight is embedding.weight
             total += packed_size(kind, num_out, num_in, dtype, device)
             total -= 0 if is_shared else num_out * num_in * dtype.itemsize
-    for num_experts, num_out, num_in in expert_matrices(model):
-        if quantization.fits(num_out, num_in):
-            one = packed_size(quantization, num_out, num_in, dtype, device)
-            total += num_experts * (one - num_out * num_in * dtype.itemsize)
+    for each in expert_matrices(model):
+        if quantization.fits(each.num_out, each.num_in):
+            one = packed_size(quantization, each.num_out, each.num_in, dtype, device)
+            total += each.num_experts * one - each.num_numbers * dtype.itemsize
     return total
-
-
-def expert_matrices(model: Any) -> Iterator[tuple[int, int, int]]:
-    """Of each layer with routed experts, both: how many there are of it, and its numbers of outputs and inputs."""
-    for _, module in expert_modules(model.named_modules()):
-        for name in matrix_names(module):
-            num_experts, *sides = getattr(module, name).shape
-            num_in, num_out = sides if module.is_transposed else reversed(sides)
-            yield num_experts, num_out, num_in
 
 
 def unread_bytes(model: Any, dtype: torch.dtype, machine: Machine, config: EngineConfig) -> int:
     """Of routed experts that are packed into files one by one, and never in memory as they are in the checkpoint."""
-    numbers = sum(num_experts * num_out * num_in for num_experts, num_out, num_in in expert_matrices(model))
+    numbers = num_routed(model)
     is_stored = machine.device.type == "cpu" and config.packed_folder is not None and numbers >= LEAST_NUMBERS
     return numbers * dtype.itemsize if is_stored else 0
 

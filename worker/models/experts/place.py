@@ -8,7 +8,7 @@ from torch import nn
 
 from common.model.folder import size_of_weights
 from worker.kernels.experts.layer import has_experts
-from worker.models.config_fields import largest
+from worker.models.config_fields import TOP_K_FIELDS, largest
 from worker.models.model_files import file_of
 
 if TYPE_CHECKING:
@@ -48,9 +48,11 @@ def check_choice(model_config: Any) -> None:
     """Raises ValueError for a configuration by which a token cannot choose its experts, or what it attends to."""
     text = model_config.get_text_config()
     num_experts = max((largest(text, name) or 0 for name in COUNTS), default=0)
-    chosen, num_groups = getattr(text, "num_experts_per_tok", None), getattr(text, "n_group", None)
-    if num_experts > 1 and isinstance(chosen, int) and not 1 <= chosen <= num_experts:
-        wrong = f"num_experts_per_tok={chosen}, and each token takes 1 to {num_experts} experts"
+    top_ks = ((name, largest(text, name)) for name in TOP_K_FIELDS)
+    field, chosen = next(((name, number) for name, number in top_ks if number is not None), ("", 1))
+    num_groups = getattr(text, "n_group", None)
+    if num_experts > 1 and not 1 <= chosen <= num_experts:
+        wrong = f"{field}={chosen}, and each token takes 1 to {num_experts} experts"
     elif num_experts > 1 and isinstance(num_groups, int) and (num_groups < 1 or num_experts % num_groups):
         wrong = f"n_group={num_groups}, and its {num_experts} experts cannot be cut into so many groups"
     elif isinstance(topk := getattr(text, "index_topk", None), int) and topk < 1:

@@ -6,7 +6,7 @@ from functools import partial
 from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.experts.ram import use_ram_experts
 from worker.kernels.experts.swap import product_of
-from worker.models.config_fields import largest
+from worker.models.config_fields import experts_per_token
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.runners.limits import kv_dtype, kv_memory_bytes, step_size
 from worker.runners.parts.mlp import encode_for
@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 DEVICES = ("cuda",)  # beside which experts may stand in host memory
 CARD_SHARE = 0.5  # of the memory that is left, for experts where keys and values could use all of it
-TOP_K_NAMES = ("num_experts_per_tok", "moe_topk", "top_k_experts", "num_experts_per_token")  # of configurations
 
 
 def hosted_experts(loaded: LoadedModel, config: EngineConfig) -> HostedExperts | None:
@@ -31,9 +30,7 @@ def hosted_experts(loaded: LoadedModel, config: EngineConfig) -> HostedExperts |
             logger.warning("OMNI_EXPERTS=ram has no effect: the model has no routed experts")
         return None
     hosted = HostedExperts(layers, loaded.device)
-    text = loaded.model.config.get_text_config()
-    top_k = next((found for name in TOP_K_NAMES if (found := largest(text, name))), 1)
-    hosted.choose_streaming(top_k, loaded.dtype)
+    hosted.choose_streaming(experts_per_token(loaded.model.config), loaded.dtype)
     num_bytes = sum(layer.experts.num_bytes for layer in layers)
     copied = "never" if hosted.min_streamed is None else f"for {hosted.min_streamed} tokens or more"
     logger.info("%.1f GiB of experts are in host memory; they go to the GPU %s", num_bytes / 2**30, copied)
