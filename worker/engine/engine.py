@@ -17,6 +17,7 @@ from worker.engine.interface import NOTHING_LOGGED, EngineStats
 from worker.engine.memory.sizing import KVSizing
 from worker.engine.memory.sleeping import Sleeping, adopt_all
 from worker.engine.meter import Meter
+from worker.engine.reading import Reading
 from worker.engine.requests import Requests
 from worker.engine.scheduler import Scheduler
 from worker.engine.step import Outcome, Step
@@ -47,8 +48,9 @@ class Engine:
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model
         self.device = loaded.device
         self.mapped_bytes = mapped_bytes(loaded.model)
-        self.meter = Meter(self.requests)
-        self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects, self.meter.flex)
+        reading = Reading(limits, is_timed=self.device.type == "cpu")
+        self.meter = Meter(self.requests, reading)
+        self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects, self.meter.flex, reading)
         self.has_room = self.scheduler.capacity.has_room  # these five: see AnyEngine
         self.has_ample_room = self.scheduler.capacity.has_ample_room
         self.take_gpu_us = self.requests.take_gpu_us

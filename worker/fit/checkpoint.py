@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from common.model.folder import CONFIG, fault_of
 from common.model.gguf_files import gguf_files, headers_of
@@ -30,6 +29,7 @@ from worker.models.gguf.model import gguf_model
 from worker.models.gguf.tensors import packed
 from worker.models.loader import model_class
 from worker.models.model_files import file_of
+from worker.models.read.config import read_config
 
 TYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {
@@ -80,7 +80,7 @@ def read(model_path: str) -> Checkpoint:
         return of_known(known)
     check_is_here(model_path)
     gguf = gguf_model(model_path)
-    config = gguf.config if gguf else AutoConfig.from_pretrained(model_path, local_files_only=True)
+    config = gguf.config if gguf else read_config(model_path, local_files_only=True)
     check_generates(config)
     packing = packing_of(model_path, config)
     dtype = dtype_of(config)
@@ -207,13 +207,19 @@ def expected_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
         raise ValueError(f"the size of weights packed by {checkpoint.packing_name!r} cannot be told without them.")
     model, head = checkpoint.model, checkpoint.model.get_output_embeddings()
     linears = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
-    is_sparse_only = checkpoint.packing_name == "mxfp4"
+    is_sparse_only = packs_experts_only(checkpoint.packing)
     total = 0.0
     for parameter in model.parameters():
         is_experts = parameter.dim() >= EXPERT_DIMENSIONS
         is_packed = is_experts or (id(parameter) in linears and not is_sparse_only)
         total += parameter.numel() * (bits / 8 if is_packed else dtype.itemsize)
     return int(total)
+
+
+def packs_experts_only(packing: Mapping[str, Any]) -> bool:
+    """True for gpt-oss and Kimi K2 Thinking, where the layers beside routed experts are not packed."""
+    ignored = packing.get("ignore") or ()
+    return method_of(packing) == "mxfp4" or any(str(name).startswith("re:.*self_attn") for name in ignored)
 
 
 def bits_of(packing: Mapping[str, Any]) -> float | None:

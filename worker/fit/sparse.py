@@ -12,7 +12,7 @@ from torch import nn
 
 from common.process.machine_memory import total_bytes
 from worker.fit.bandwidth import Rates, rates
-from worker.fit.checkpoint import EXPERT_DIMENSIONS, Checkpoint, bits_of
+from worker.fit.checkpoint import EXPERT_DIMENSIONS, Checkpoint, bits_of, packs_experts_only
 from worker.fit.plan import Machine, stand_in
 from worker.fit.survey import ModelShape, shape_of
 from worker.kernels.packed.encodings import WEIGHTS, cpu_int4_weights
@@ -162,9 +162,10 @@ def stored_widths(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[
     model = checkpoint.model
     head, bits = model.get_output_embeddings(), None if checkpoint.packing is None else bits_of(checkpoint.packing)
     linears = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
+    has_packed_linears = checkpoint.packing is not None and not packs_experts_only(checkpoint.packing)
     for name, parameter in model.named_parameters():
         is_expert = parameter.dim() >= EXPERT_DIMENSIONS
-        is_packed = is_expert or id(parameter) in linears and checkpoint.packing_name != "mxfp4"
+        is_packed = is_expert or id(parameter) in linears and has_packed_linears
         yield name, parameter, bits / 8 if is_packed and bits is not None else dtype.itemsize
 
 

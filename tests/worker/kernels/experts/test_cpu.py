@@ -14,6 +14,7 @@ from worker.kernels.experts.activation import Activation
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.form import ExpertsForm, plain_weights
 from worker.kernels.experts.layer import ExpertLayer
+from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.forms import Parts, form_of, made_of
 from worker.kernels.native import NoKernels
 from worker.kernels.packed.encodings import (
@@ -108,6 +109,18 @@ def test_the_sums_are_those_of_the_dense_twin_in_every_form(processor: str, dtyp
             experts, inputs = CpuExperts.of(layer), inputs_of(num_rows, width, dtype)
             found = error(sums(experts, *inputs), expected(layer, *inputs))
             assert found < (2e-6 if dtype == torch.float32 else 4e-3), (form, width, inner, activation, num_rows)
+
+
+@pytest.mark.parametrize("num_rows", [3, 5000])
+def test_the_sums_of_wide_experts_and_many_rows_are_those_of_the_dense_twin(processor: str, num_rows: int) -> None:
+    """Sizes from which on `down` is cut into chunks, the last one shorter, and rows come in several rounds."""
+    torch.manual_seed(0)
+    layer = layer_of("int8", torch.float32, 1056, 64, Activation(), has_bias=False)
+    experts, (hidden, chosen, weights) = CpuExperts.of(layer), inputs_of(num_rows, 1056, torch.float32)
+    experts.c_layer.num_threads = 1
+    looped = torch.empty_like(hidden)
+    LoopedExperts(layer)(hidden, chosen, weights, looped)
+    assert error(sums(experts, hidden, chosen, weights), looped) < 1e-5
 
 
 @pytest.mark.parametrize("form", ["int4", "Q4_0", "Q6_K", "mxfp4", "int8"])
