@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
@@ -21,7 +22,7 @@ WEBHOOK_QUEUE = "omni-webhooks"  # RQ's queue of the dispatcher: no model may ha
 MAX_ADAPTER_NAME = 128  # characters
 MIN_MEMORY = 16 * 2**20  # the largest request body and what is made of it
 UNITS = MappingProxyType({"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40})
-BYTES = re.compile(r"(\d{1,15}) ?(b|kb|mb|gb|tb|)")
+BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(b|kb|mb|gb|tb|)")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 ENGINE = re.compile(r"vllm\+https?://([^/@\s]*@)?[^/@\s]+(/[^@\s]*)?")
 GGUF_ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
@@ -102,13 +103,13 @@ def is_adapter_name(name: str) -> bool:
 
 
 def parse_bytes(text: str) -> int | None:
-    """'512mb' is 512 * 2**20, as in Valkey's own settings; '' is None."""
+    """'512mb' is 512 * 2**20, with the units of Valkey's own settings; '0.5gb' is the same, '' is None."""
     if not text.strip():
         return None
     found = BYTES.fullmatch(text.strip().lower())
-    number = int(found[1]) * UNITS[found[2]] if found else 0
+    number = int(Decimal(found[1]) * UNITS[found[2]]) if found else 0
     if number < MIN_MEMORY:
-        raise ValueError("it must be a number of bytes, such as 512mb or 2gb, and 16mb at least")
+        raise ValueError("it must be a number of bytes, such as 512mb or 1.5gb, and 16mb at least")
     return number
 
 

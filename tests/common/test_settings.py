@@ -234,7 +234,10 @@ def test_a_sentinel_without_a_port_gets_the_default_port(monkeypatch: pytest.Mon
     assert [(address["host"], address["port"]) for address in addresses] == [("one", 26379), ("::1", 1)]
 
 
-@pytest.mark.parametrize(("text", "number"), [("512mb", 512 * 2**20), ("2GB", 2**31), ("16777216", 2**24), ("", None)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("512mb", 512 * 2**20), ("2GB", 2**31), ("0.5tb", 2**39), ("23.5gb", 47 * 2**29), ("16777216", 2**24), ("", None)],
+)
 def test_memory_is_given_in_bytes_or_with_a_unit(
     monkeypatch: pytest.MonkeyPatch, text: str, number: int | None
 ) -> None:

@@ -20,7 +20,11 @@ from worker.ranks import Ranks
     "damage, said",
     [
         (cut, "cannot be read"),
-        (lambda folder: set_config(folder, hidden_size=64), "other shapes than its config.json says"),
+        (
+            lambda folder: set_config(folder, vocab_size=400),
+            "other shapes than its config.json says, the first is lm_head.weight: [320, 32] in the file, "
+            "[400, 32] by config.json",
+        ),
         (lambda folder: set_config(folder, hidden_act="nope"), "KeyError: 'nope'"),
         (lambda folder: set_config(folder, num_attention_heads=0), "ZeroDivisionError"),
         (lambda folder: set_config(folder, hidden_size="big"), "Field 'hidden_size' expected int"),

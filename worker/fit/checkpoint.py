@@ -21,6 +21,7 @@ from worker.models.formats.packing import method_of, packing_of
 from worker.models.formats.reader import dtype_of, on_meta, opened
 from worker.models.gguf.model import gguf_model
 from worker.models.loader import model_class
+from worker.models.missing_weights import check_shapes
 from worker.models.model_files import file_of
 from worker.models.read.config import read_config
 
@@ -61,7 +62,12 @@ def read(model_path: str) -> Checkpoint:
     model = on_meta(model_class(config), config, dtype=dtype).eval()
     if gguf is not None:
         gguf.check(model)
-    return Checkpoint(model_path, model, dtype, packing, format_of(packing), gguf is not None or has_files(model_path))
+    form = format_of(packing)
+    has_weights = gguf is not None or has_files(model_path)
+    if gguf is None and has_weights and (form is not None or packing is None):
+        with ExitStack() as files:
+            check_shapes(model, opened(model_path, files), form)
+    return Checkpoint(model_path, model, dtype, packing, form, has_weights)
 
 
 def of_known(known: KnownModel) -> Checkpoint:
@@ -78,7 +84,8 @@ def is_here(model_path: str) -> bool:
 def check_is_here(model_path: str) -> None:
     """Raises ValueError for a name that stands for nothing on this machine."""
     path = Path(model_path)
-    if not path.is_file() and (fault := fault_of(model_path, needs_weights=False, needs_tokenizer=False)):
+    has_some = path.is_dir() and any(path.glob("*.safetensors*"))  # then all have to be there
+    if not path.is_file() and (fault := fault_of(model_path, needs_weights=has_some, needs_tokenizer=False)):
         raise ValueError(f"{fault}.")
     if not is_here(model_path):
         raise ValueError(f"there is no such folder or file, nor is it in the hub's cache. {instead_of(model_path)}")
@@ -101,7 +108,7 @@ def check_generates(config: Any) -> None:
 def has_files(model_path: str) -> bool:
     try:
         with ExitStack() as files:
-            return next(iter(opened(model_path, files)), None) is not None
+            return len(list(opened(model_path, files))) > 0
     except OSError:
         return False
 

@@ -25,6 +25,7 @@ LIBRARIES = MappingProxyType(
     }
 )
 UNKNOWN_TYPE = re.compile("model type `(.+?)` but Transformers does not recognize")
+MISMATCH = "ignore_mismatched_sizes"  # in transformers' error for a weight of another shape
 CONVERSION = "automatic conversion of the weights"  # in transformers' error where it stacks experts
 ALLOCATORS = ("DefaultCPUAllocator", "out of memory")  # in the errors of torch and of CUDA
 MAX_LENGTH = 300  # of a library's error text
@@ -39,7 +40,7 @@ def reason(error: BaseException) -> str:
         return f"its weights cannot be read ({text}). Copy or download the .safetensors files again."
     if unknown := UNKNOWN_TYPE.search(text):
         return f"its config.json names the model_type {unknown[1]!r}, which transformers {__version__} does not know."
-    if "ignore_mismatched_sizes" in text:
+    if MISMATCH in text:
         return "its weights have other shapes than its config.json says. Use both from the same checkpoint."
     if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) and is_out_of_memory(error):
         return f"the GPU has no room for it ({text}). Stop other programs on the GPU, or choose a smaller model."

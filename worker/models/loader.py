@@ -35,7 +35,7 @@ from worker.models.gguf.model import GgufModel, gguf_model
 from worker.models.kept.key import kept_key
 from worker.models.kept.state import KeptModel, card_of, kept_model, put_state
 from worker.models.loading_reports import logs_at_debug, reports_weights
-from worker.models.missing_weights import check_complete, missing_weights, needed_for_text
+from worker.models.missing_weights import check_complete, missing_weights, needed_for_text, shapes_named
 from worker.models.read.config import read_config
 from worker.models.read.tokenizer import read_tokenizer
 from worker.models.rope import fix_frequencies
@@ -123,7 +123,7 @@ def load(
         )
     if found is None:
         check_unpacked(config.quantization, packing, is_sparse=is_sparse(model_config))
-        with reports_weights(on_progress):
+        with reports_weights(on_progress), shapes_named(family, model_path, model_config, form):
             found = read_weights(family, model_path, model_config, gguf, form, config, device, home)
     model, loading_info = found
     missing = missing_weights(model, loading_info)

@@ -1,7 +1,13 @@
-"""Finds weights that a checkpoint lacks. transformers fills them with random numbers, and answers would be nonsense."""
+"""Finds weights that a checkpoint lacks, or has in another size. transformers makes up the lacking ones at random."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any
+
+from worker.models.formats.format import Format
+from worker.models.formats.reader import on_meta, opened
+from worker.models.load_fault import CONVERSION, MISMATCH
 
 
 def missing_weights(model: Any, loading_info: Mapping[str, Any]) -> list[str]:
@@ -44,3 +50,32 @@ def needed_for_states(missing: Sequence[str]) -> list[str]:
 
 def module_of(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def check_shapes(model: Any, tensors: Iterable[tuple[str, Any]], form: Format | None) -> None:
+    """Raises ValueError for a tensor of files that has another number of elements than the model's of this name.
+
+    `model`: on the meta device. `form`: of packed weights, whose sizes are not compared.
+    """
+    expected = dict(model.named_parameters())
+    for name, tensor in tensors:
+        if name in expected and (form is None or form.part_of(name) is None):
+            shape, wanted = tensor.get_shape(), list(expected[name].shape)
+            if prod(shape) != prod(wanted):  # transformers turns some
+                raise ValueError(
+                    f"its weights have other shapes than its config.json says, the first is {name}: {shape} in "
+                    f"the file, {wanted} by config.json. Use both from the same checkpoint."
+                )
+
+
+@contextmanager
+def shapes_named(family: Any, model_path: str, model_config: Any, form: Format | None) -> Iterator[None]:
+    """Where transformers fails to load a model by a weight's shape, the error says which one. Raises ValueError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(text in str(error) for text in (MISMATCH, CONVERSION)):
+            raise
+        with ExitStack() as files:
+            check_shapes(on_meta(family, model_config), opened(model_path, files), form)
+        raise

@@ -14,6 +14,7 @@ import worker.fit.__main__
 from common.settings import DEMO_MODEL, read_settings
 from tests.gguf_files import save_gguf
 from tests.models import FAMILIES, HYBRID_FAMILIES, save_encoder, save_model
+from tests.worker.models.damaged import set_config
 from tests.worker.models.formats.packers import awq, gptq
 from tests.worker.models.formats.twins import WIDE, save_twins
 from worker.fit.checkpoint import parameters, read
@@ -201,6 +202,18 @@ def test_a_folder_that_is_no_model_is_refused_by_its_name(
         worker.fit.__main__.main()
     said = f"configuration: {tmp_path}: of its 3 parts 2 are not there, the first m-00002-of-00003.gguf; copy them too."
     assert capsys.readouterr().err.splitlines() == [said]
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "qwen3_moe")
+    set_config(folder, num_local_experts=16)
+    with pytest.raises(ValueError, match=r"is model.layers.1.mlp.gate.weight: \[8, 32\] in the file, \[16, 32\] by"):
+        read(str(folder))
+    set_config(folder, num_local_experts=8)
+    assert read(str(folder)).has_weights
+    (folder / "model.safetensors").rename(folder / "model-00002-of-00005.safetensors")
+    with pytest.raises(ValueError, match="there are no weights in that folder"):
+        read(str(folder))
 
 
 def test_packed_weights_are_refused_with_a_quantization_as_at_a_start(tmp_path: Path) -> None:
