@@ -120,7 +120,13 @@ class SparseModel:
         """With experts in this form."""
         checkpoint, config, is_gpu = self.checkpoint, self.config, self.machine.device.type != "cpu"
         model = checkpoint.model
-        dtype = dtype_for(config, self.machine.device, checkpoint.saved, count_parameters(model), is_packed=True)
+        dtype = dtype_for(
+            config,
+            self.machine.device,
+            checkpoint.saved,
+            count_parameters(model),
+            is_packed=checkpoint.packing is not None,
+        )
         parts = part_bytes(checkpoint, dtype, quantize)
         experts, num_experts = parts.pop(EXPERTS), num_routed(model)
         loaded, rest = stand_in(checkpoint, self.machine, dtype, config), sum(parts.values())
