@@ -6,8 +6,10 @@ PREFIX ?= $(HOME)/.local
 SHARE = $(DESTDIR)$(PREFIX)/share
 COMPLETIONS := bash:bash-completion/completions/omni zsh:zsh/site-functions/_omni fish:fish/vendor_completions.d/omni.fish
 SECONDS ?= 600
+# Each start of a service runs this checkout in nine processes: compiled once, and not in each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run model help install uninstall test check format conformance docs bench chaos lock relock hooks traces clean
+.PHONY: run model help install uninstall compiled test check format conformance docs bench chaos lock relock hooks traces clean
 .DEFAULT_GOAL := run
 
 run: .venv/.run model ## install into .venv and serve the demo model, or OMNI_MODEL, on http://127.0.0.1:8000
@@ -24,6 +26,9 @@ install: .venv/.run ## link `omni` into PREFIX/bin (PREFIX=~/.local), with compl
 	@echo "installed $(DESTDIR)$(PREFIX)/bin/omni and completions in $(SHARE)"
 	@echo "zsh reads them after: fpath=($(PREFIX)/share/zsh/site-functions \$$fpath)  (in ~/.zshrc, before compinit)"
 	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "$(PREFIX)/bin is not on the PATH yet" ;; esac
+
+compiled: .venv/.run ## compile the checkout for services whose user may not write to it; else each start does
+	@$(BIN)/python -m compileall -q api cli common dispatcher worker omni.py
 
 uninstall: ## remove `omni` from PREFIX/bin, and its completions
 	@link="$(DESTDIR)$(PREFIX)/bin/omni"; if [ "$$(readlink "$$link")" = "$(CURDIR)/omni" ]; then \

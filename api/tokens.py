@@ -41,7 +41,7 @@ def token_routes(service: Service) -> Blueprint:
         body = parse(DetokenizeRequest, read_body(request))
         encoder = service.models.encoder(body.model or service.queue, task=None)
         if (highest := max(body.tokens, default=0)) >= encoder.card.vocab_size:
-            raise InvalidRequest(f"'tokens': {highest} is not a token of this model.", param="tokens")
+            raise encoder.card.unknown_token("tokens", highest)
         return {"prompt": encoder.decode(body.tokens)}
 
     return routes

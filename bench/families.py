@@ -66,6 +66,7 @@ NAMES = {  # fields of sizes, and their values where a configuration has them
 }
 SMALL = {name: size for size, names in NAMES.items() for name in names} | {"pad_token_id": 3, "initializer_range": 0.2}
 ALL_HEADS = {"num_key_value_heads": 4}  # attention from a latent vector has no groups
+INDEX = {"index_topk": 24, "index_n_heads": 16}  # they choose among the keys
 CONV = {"layer_types": ["conv", "full_attention"] * 2}
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_expand": 2, "mamba_d_ssm": 256, "mamba_n_groups": 1}
 OWN: dict[str, dict[str, Any]] = {
@@ -74,7 +75,6 @@ OWN: dict[str, dict[str, Any]] = {
             "axk1",
             "axk2",
             "bailing_hybrid",
-            "glm_moe_dsa",
             "deepseek_v2",
             "deepseek_v3",
             "glm4_moe_lite",
@@ -84,7 +84,8 @@ OWN: dict[str, dict[str, Any]] = {
         ),
         ALL_HEADS,
     ),
-    "deepseek_v32": ALL_HEADS | {"index_topk": 24, "index_n_heads": 16},  # it chooses among the keys
+    "deepseek_v32": ALL_HEADS | INDEX,
+    "glm_moe_dsa": ALL_HEADS | INDEX | {"indexer_types": ["full", "shared"] * 2},
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": 32}),
     **dict.fromkeys(("lfm2", "lfm2_moe"), CONV),
     **dict.fromkeys(("bamba", "falcon_h1"), MAMBA | {"attn_layer_indices": [1, 3]}),

@@ -94,7 +94,7 @@ def by_context(bench: Bench, longest: int, num_steps: int) -> tuple[Line, Line]:
     """(tokens before, ms of the chunk that follows) of one prompt, and (context, ms of a decode step)."""
     prompt = bench.prompt(longest)
     bench.add(prompt, 1)
-    chunk = bench.engine.scheduler.max_step_tokens
+    chunk = bench.engine.scheduler.reading.max_step_tokens
     chunks = [(float(at * chunk), step.seconds * 1000) for at, step in enumerate(bench.drain())]
     decodes = []
     length = SHORTEST
@@ -171,7 +171,7 @@ def main() -> None:
     batches = by_batch(bench, args.batches, args.steps)
     print("\n" + table(["batch", "step ms", "x"], with_growth(batches)), flush=True)
     chunks, decodes = by_context(bench, args.longest, args.steps)
-    size = bench.engine.scheduler.max_step_tokens
+    size = bench.engine.scheduler.reading.max_step_tokens
     print("\n" + table(["tokens before", f"chunk of {size}, ms", "x"], with_growth(doublings(chunks))), flush=True)
     print(f"\n{args.longest} tokens read in {sum(ms for _, ms in chunks) / 1000:.1f} s, {len(chunks)} steps")
     print("\n" + table(["context", "decode step ms", "x"], with_growth(decodes)), flush=True)

@@ -3,6 +3,7 @@
     python -m bench.recovery                    # the demo model, 16 streams, 10 kills of the worker, 3 of the template
     python -m bench.recovery --model FOLDER     # another model
     python -m bench.recovery --without-template # each worker starts from nothing
+    python -m bench.recovery --model FOLDER --engine  # the engine alone, in this process: from files, and kept
 
 Gap: the longest pause between two reads of any stream, from just before the kill on. Parts of it, from the kill: when
 the supervisor says so, when the successor begins to load, when its weights are there (kept ones are mapped), when its
@@ -26,6 +27,9 @@ import psutil
 
 from bench.report import table
 from tests.service import RunningService, is_template, worker_of
+from worker.kept.keep import Keep
+from worker.models.loader import EngineConfig
+from worker.opening import open_engine
 
 FLOW_S = 0.5  # of steady tokens before each kill
 TIMEOUT_S = 120.0
@@ -188,6 +192,18 @@ def print_kills(victim: str, kills: Sequence[Kill]) -> None:
     print(f"\np50 {statistics.median(gaps):.3f} s, max {max(gaps):.3f} s")
 
 
+def print_engines(model: str) -> None:
+    """Seconds until an engine is warm, from its files and from what was kept; the files are in the page cache."""
+    keep, rows = Keep.none(), []
+    for how, own in (("from its files", None), ("from its files, and kept", keep), ("restored", keep), ("again", keep)):
+        begin = time.perf_counter()
+        engine = open_engine(model, (NAME,), EngineConfig(max_num_seqs=16), lambda what, share: None, own)
+        engine.warm_up(lambda what, share: None)
+        rows.append([how, f"{time.perf_counter() - begin:.2f}", type(engine.runner).__name__])
+        del engine
+    print(table(["engine", "s", "runner"], rows))
+
+
 class WithoutTemplate(RunningService):
     """Each worker is a process of its own."""
 
@@ -203,7 +219,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--template-kills", type=int, default=3)
     parser.add_argument("--without-template", action="store_true")
+    parser.add_argument("--engine", action="store_true")
     args = parser.parse_args()
+    if args.engine:
+        print_engines(args.model)
+        return 0
     kind = WithoutTemplate if args.without_template else RunningService
     with tempfile.TemporaryDirectory(prefix="omni-bench-") as folder:
         service = kind(Path(folder), {"OMNI_THREADS": "", "OMNI_MODEL": args.model, "OMNI_MODEL_NAME": NAME})

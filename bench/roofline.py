@@ -17,7 +17,7 @@ from common.wire import GenerationRequest, SamplingParams
 from worker.engine.engine import Engine
 from worker.kernels.quantized import quantization_named
 from worker.models.loader import EngineConfig, load
-from worker.runners.native_decoder import NativeDecoderRunner
+from worker.runners.recorded.native import NativeRunner
 
 READ_BYTES = 2**30
 BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.5 + 4 / 32, "fp8": 1.0}  # int4 with a bf16 scale and zero for every 32
@@ -129,7 +129,7 @@ def main() -> None:
     weights = weight_bytes(loaded.model, args.quantize)  # before the engine packs them
     engine = Engine(loaded, config)
     engine.warm_up(lambda stage, fraction: None)
-    if args.unrecorded and isinstance(engine.runner, NativeDecoderRunner):
+    if args.unrecorded and isinstance(engine.runner, NativeRunner):
         engine.runner.steps = None
     batches = [int(text) for text in args.batches.split(",")]
     print_table(engine, weights, read_bandwidth(loaded.device), batches, args.context)

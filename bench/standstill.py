@@ -19,9 +19,8 @@ from typing import Any
 
 from bench.large_bodies import Body, bodies
 from bench.report import load_average, machine, table
-from common.redis import keys
-from common.wire_codec import encode_card
 from tests.chaos.harness import KEYS, Harness, Options, running
+from worker.jobs.ledger import Ledger
 
 COLUMNS = ("body", "MB", "answer", "took s", "/livez ms", "stream ms")
 IDLE_S = 3.0
@@ -122,9 +121,7 @@ def wide_service(**options: Any) -> Iterator[Harness]:
         from bench.wide_worker import wide_card
 
         card = replace(wide_card(("embedder",)), task="embed", num_dimensions=384, accepts_images=False)
-        harness.redis.set(keys.card_key("embedder"), encode_card(card))
-        harness.redis.hset(keys.QUEUES, "embedder", "embedder")
-        harness.redis.hset(keys.REVISIONS, "embedder", card.revision)
+        Ledger(harness.redis, "embedder", "embedder").publish_card(card)
         yield harness
 
 

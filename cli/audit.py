@@ -6,20 +6,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import click
 
 from cli.client import client_of
 from cli.logs import Since
-from cli.terminal import json_option, moment, show_json, show_note, show_table
+from cli.terminal import json_option, limit_option, moment, note_more, show_json, show_note, show_table
 from common.records.audit import AuditedChange, recorded
 from common.records.database import Records, StoreError
 from common.records.migrate import SchemaTooNew
 from common.settings import Settings
 
 NAMES = ("at", "who", "from", "what", "on", "outcome", "details")
-PAGE = 100
 
 
 @contextmanager
@@ -59,7 +57,7 @@ def user_name() -> str:
 @click.option("--by", "actors", multiple=True, metavar="NAME", help="Only by this key, or user@host; may be repeated.")
 @click.option("--what", "actions", multiple=True, help="Only this, such as key.create; may be repeated.")
 @click.option("--on", "targets", multiple=True, help="Only on this key, model, job, ...; may be repeated.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Entries at most.")
+@limit_option(50)
 @json_option
 @click.pass_context
 def audit(
@@ -71,20 +69,14 @@ def audit(
     query += [("resource_ids", name) for name in targets]
     if since is not None:
         query.append(("effective_at[gte]", str(int(since))))
-    client, found, after = client_of(context), list[dict[str, Any]](), ""
-    while len(found) < limit:
-        asked = [*query, ("limit", str(min(PAGE, limit - len(found)))), *([("after", after)] if after else [])]
-        page = client.json("GET", f"/v1/audit_logs?{urlencode(asked)}")
-        found += page["data"]
-        if not page["has_more"]:
-            break
-        after = page["last_id"]
+    found, has_more = client_of(context).listed("/v1/audit_logs", limit, query)
     if as_json:
         show_json(found)
-        return
-    show_table(NAMES, [cells(entry) for entry in found])
-    if not found:
-        show_note("There is no entry.")
+    else:
+        show_table(NAMES, [cells(entry) for entry in found])
+        if not found:
+            show_note("There is no entry.")
+    note_more(limit, has_more)
 
 
 def cells(entry: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""omni batch: run a file of requests as a batch, with a progress bar; list, show and cancel batches."""
+"""omni batch: run a file of requests as a batch, with a progress bar; list, show, cancel and delete batches."""
 
 import hashlib
 import json
@@ -11,9 +11,21 @@ from urllib.parse import quote
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from cli.client import Client, Refused, asked_again, client_of
-from cli.terminal import STOPPED, CallersPath, console, json_option, moment, show_json, show_note, show_table
+from cli.terminal import (
+    STOPPED,
+    CallersPath,
+    console,
+    json_option,
+    limit_option,
+    moment,
+    note_more,
+    show_json,
+    show_note,
+    show_table,
+)  # fmt: skip
 
 POLL_S = 0.5
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -23,7 +35,7 @@ CONTENT = "omni_content"  # the metadata by which a batch is found again: SHA-25
 
 @click.group()
 def batch() -> None:
-    """Run a file of requests; list, show and cancel batches.
+    """Run a file of requests; list, show, cancel and delete batches.
 
     A line is a request in JSON, as OpenAI's Batch API has it.
     """
@@ -70,15 +82,20 @@ def run(context: click.Context, file: Path, out: Path, force: bool, window: str,
 
 
 @batch.command("list")
+@limit_option(100)
 @json_option
 @click.pass_context
-def list_batches(context: click.Context, as_json: bool) -> None:
+def list_batches(context: click.Context, limit: int, as_json: bool) -> None:
     """List this key's batches, the newest first."""
-    found = client_of(context).json("GET", "/v1/batches?limit=100")["data"]
+    found, has_more = client_of(context).listed("/v1/batches", limit)
+    note_more(limit, has_more)
     if as_json:
         show_json(found)
         return
     show_table(("id", "status", "lines", "failed", "endpoint", "created", "ends"), [cells(one) for one in found])
+    for one in found:
+        if one.get("waiting_for"):
+            show_note(f"{one['id']} waits: {one['waiting_for']}")
 
 
 @batch.command("show")
@@ -99,6 +116,18 @@ def cancel(context: click.Context, batch_id: str, as_json: bool) -> None:
     """Cancel a batch; what was answered is kept."""
     found = client_of(context).json("POST", f"{path_of(batch_id)}/cancel", {})
     show(found, as_json)
+
+
+@batch.command()
+@click.argument("batch_ids", nargs=-1, required=True)
+@json_option
+@click.pass_context
+def delete(context: click.Context, batch_ids: tuple[str, ...], as_json: bool) -> None:
+    """Delete ended batches with their results; their input files stay."""
+    client = client_of(context)
+    for batch_id in batch_ids:
+        answer = client.json("DELETE", path_of(batch_id))
+        click.echo(json.dumps(answer)) if as_json else show_note(f"{batch_id} is deleted.")
 
 
 def check_places(file: Path, places: Sequence[Path], force: bool) -> None:
@@ -182,21 +211,26 @@ def waited_for(client: Client, found: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def progress_of(batch_id: str) -> Iterator[Any]:
-    """A function that shows a batch: as a bar on a terminal, as nothing elsewhere."""
+    """A function that shows a batch: as a bar on a terminal, and everywhere as a line for each reason why it waits."""
     out = console(stderr=True)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
-        bar = progress.add_task(batch_id, total=None, failed="")
+        bar, told_of = progress.add_task(batch_id, total=None, failed=""), ""
 
         def show_batch(found: dict[str, Any]) -> None:
+            nonlocal told_of
             counts = found["request_counts"]
             failed = f"{counts['failed']} failed" if counts["failed"] else ""
             num_done = counts["completed"] + counts["failed"]
             total = counts["total"] or None
+            why = found.get("waiting_for", "")
             progress.update(bar, description=found["status"], total=total, completed=num_done, failed=failed)
+            if why and why != told_of:  # printed above the bar
+                out.print(Text(f"{batch_id} waits: {why}", style="dim"))
+                told_of = why
 
         yield show_batch
 
@@ -218,6 +252,8 @@ def told(found: dict[str, Any]) -> str:
         line += f", {found['usage']['total_tokens']} tokens"
     if found.get("eta"):
         line += f", ends about {moment(found['eta'])}"
+    if found.get("waiting_for"):
+        line += f"\nwaits: {found['waiting_for']}"
     faults = (found.get("errors") or {}).get("data") or []
     return "\n".join([line, *(f"line {fault['line']}: {fault['code']}: {fault['message']}" for fault in faults)])
 

@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
@@ -14,7 +14,7 @@ from ssl import SSLError
 from types import MappingProxyType
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 import click
@@ -26,6 +26,7 @@ from common.settings import Settings
 CHAT = "/v1/chat/completions"
 RESUME_S = 25.0  # the service ends a job without a reader after 30
 PAUSE_S = 0.5
+PAGE = 100  # of a list, in one request
 PIECE_BYTES = 256 * 1024
 ENVIRONMENT = MappingProxyType({"url": "OPENAI_BASE_URL", "key": "OPENAI_API_KEY"})
 UNAUTHORIZED, TOO_MANY_REQUESTS, SERVER_ERROR = 401, 429, 500
@@ -64,6 +65,16 @@ class Client:
             except ValueError:
                 raise Refused(f"{self.url} is no service of this kind: {path} is not JSON. {self._origin}") from None
             return answer
+
+    def listed(self, path: str, limit: int, query: Sequence[tuple[str, str]] = ()) -> tuple[list[dict[str, Any]], bool]:
+        """The first `limit` items of a list, and whether there are more."""
+        found, after, has_more = list[dict[str, Any]](), "", True
+        while has_more and len(found) < limit:
+            asked = [*query, ("limit", str(min(PAGE, limit - len(found)))), *([("after", after)] if after else [])]
+            answer = self.json("GET", f"{path}?{urlencode(asked)}")
+            found += answer["data"]
+            after, has_more = answer["last_id"], answer["has_more"]
+        return found, has_more
 
     def text(self, method: str, path: str) -> str:
         with self._open(method, path) as response:

@@ -6,10 +6,22 @@ from typing import Any
 from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 from rich.live import Live
 
 from cli.client import Client, asked_again, client_of
-from cli.terminal import console, json_option, moment, show_json, show_note, show_table, stoppable, table_of
+from cli.terminal import (
+    console,
+    json_option,
+    limit_option,
+    moment,
+    note_more,
+    show_json,
+    show_note,
+    show_table,
+    stoppable,
+    table_of,
+)  # fmt: skip
 
 NAMES = ("id", "state", "tier", "position", "age", "tokens", "scheduled for")
 OPEN = ("running", "queued", "scheduled", "paused")
@@ -20,30 +32,39 @@ HEADING_LINES = 2  # of a table on a terminal, and the cursor's
 @click.command()
 @click.option("--all", "everyone", is_flag=True, help="All keys' jobs that wait or run, and the last that failed.")
 @click.option("--watch", is_flag=True, help="Show every change until Ctrl-C; with --json a line for each.")
+@limit_option(100)
 @json_option
 @click.pass_context
-def jobs(context: click.Context, everyone: bool, watch: bool, as_json: bool) -> None:
+def jobs(context: click.Context, everyone: bool, watch: bool, limit: int, as_json: bool) -> None:
     """List this key's jobs, with their places in the queue."""
+    if everyone and context.get_parameter_source("limit") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--limit is for the list of one key; --all shows what the board does.")
     client = client_of(context)
     if watch:
         with stoppable(context):
-            watch_jobs(changes(client, everyone), everyone, as_json)
+            watch_jobs(changes(client, everyone, limit), everyone, as_json)
         return
-    found = listed(client, everyone)
+    found, has_more = listed(client, everyone, limit)
     if as_json:
         show_json(found)
     else:
         show_table(names_of(everyone), rows_of(found, everyone))
-        if everyone:
-            show_note("What ended well is in each key's own list: omni --key KEY jobs")
-
-
-def listed(client: Client, everyone: bool) -> Any:
-    """The items of GET /v1/jobs; for everyone's the board's lists."""
     if not everyone:
-        return client.json("GET", "/v1/jobs?limit=100")["data"]
+        note_more(limit, has_more)
+        return
+    if has_more:
+        show_note("More jobs wait than these, which are the first in turn: omni status counts them.")
+    if not as_json:
+        show_note("What ended well is in each key's own list: omni --key KEY jobs")
+
+
+def listed(client: Client, everyone: bool, limit: int) -> tuple[Any, bool]:
+    """The items of GET /v1/jobs, or for everyone's the board's lists; and whether that is not all that wait."""
+    if not everyone:
+        return client.listed("/v1/jobs", limit)
     board = next(event for event in client.events("GET", "/admin/board") if isinstance(event, dict))
-    return {name: board[name] for name in ("running", "waiting", "scheduled", "failed")}
+    has_more = any(board[f"num_{name}"] > len(board[name]) for name in ("waiting", "scheduled"))
+    return {name: board[name] for name in ("running", "waiting", "scheduled", "failed")}, has_more
 
 
 def names_of(everyone: bool) -> tuple[str, ...]:
@@ -54,9 +75,9 @@ def rows_of(found: Any, everyone: bool) -> list[tuple[Any, ...]]:
     return board_rows(found) if everyone else [cells(job) for job in reversed(found)]
 
 
-def changes(client: Client, everyone: bool) -> Iterator[Any]:
-    """What listed() returns, once a second for as long as it is asked for."""
-    return asked_again(lambda: listed(client, everyone), POLL_S)
+def changes(client: Client, everyone: bool, limit: int) -> Iterator[Any]:
+    """The jobs, once a second for as long as they are asked for."""
+    return asked_again(lambda: listed(client, everyone, limit)[0], POLL_S)
 
 
 def watch_jobs(found: Iterator[Any], everyone: bool, as_json: bool) -> None:

@@ -52,6 +52,18 @@ def json_option(function: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="As JSON.")(function)
 
 
+def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--limit", type=click.IntRange(1, 100_000), default=default, show_default=True, help="Of the newest, at most."
+    )
+
+
+def note_more(limit: int, has_more: bool) -> None:
+    """Says of a list that it is not the whole."""
+    if has_more:
+        show_note(f"There are more than the newest {limit}; --limit {10 * limit} shows up to {10 * limit}.")
+
+
 def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import click
 
 from cli.client import Client, client_of
-from cli.terminal import json_option, show_json, show_note, show_table
+from cli.terminal import json_option, limit_option, note_more, show_json, show_note, show_table
 from common.webhooks.events import ALL_TYPES
 
 PATH = "/v1/webhook_endpoints"
@@ -39,11 +39,13 @@ def add(client: Client, url: str, name: str, events: tuple[str, ...], all_keys: 
 
 
 @webhooks.command("list")
+@limit_option(100)
 @json_option
 @click.pass_obj
-def list_endpoints(client: Client, as_json: bool) -> None:
+def list_endpoints(client: Client, limit: int, as_json: bool) -> None:
     """List endpoints; with an admin key those of all keys."""
-    endpoints = client.json("GET", f"{PATH}?limit=100")["data"]
+    endpoints, has_more = client.listed(PATH, limit)
+    note_more(limit, has_more)
     if as_json:
         show_json(endpoints)
         return
@@ -61,11 +63,13 @@ def state(endpoint: dict[str, Any]) -> str:
 
 @webhooks.command()
 @click.argument("endpoint_id")
+@limit_option(100)
 @json_option
 @click.pass_obj
-def deliveries(client: Client, endpoint_id: str, as_json: bool) -> None:
+def deliveries(client: Client, endpoint_id: str, limit: int, as_json: bool) -> None:
     """List the latest deliveries of an endpoint."""
-    found = client.json("GET", f"{path_of(endpoint_id)}/deliveries?limit=100")["data"]
+    found, has_more = client.listed(f"{path_of(endpoint_id)}/deliveries", limit)
+    note_more(limit, has_more)
     if as_json:
         show_json(found)
         return

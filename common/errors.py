@@ -130,7 +130,7 @@ class Conflict(OmniError):
 
 
 class StreamRewound(Conflict):
-    """The job has fewer events than the client says it has seen."""
+    """The job has fewer events than the client says it has seen, or than this stream has sent."""
 
     code = "stream_rewound"
 

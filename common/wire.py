@@ -8,6 +8,8 @@ Text is never taken back. common/wire_codec.py turns these values into JSON and 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from common.errors import InvalidRequest
+
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed", "score"]
 JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
@@ -146,3 +148,10 @@ class ModelCard:
     file_format: str = "safetensors"  # of the weights' files, or "gguf"
     packing: str = ""  # of the weights in their files: Q4_K_M, GPTQ, BF16, ...
     file_bytes: int = 0  # of the weights' files; 0: not known
+
+    def unknown_token(self, param: str, token: int) -> InvalidRequest:
+        """What a request is told whose field `param` has a token that the model does not have."""
+        return InvalidRequest(
+            f"'{param}': {token} is not a token of this model; it has those from 0 to {self.vocab_size - 1}.",
+            param=param,
+        )

@@ -159,7 +159,8 @@ def save_unpacked(packed: Path, folder: Path, *, with_mtp: bool = False) -> Path
     """
     config = json.loads((packed / "config.json").read_text())
     tensors = numbers(packed)
-    config.pop("quantization_config", None)
+    for name in ("quantization_config", "dtype"):
+        config.pop(name, None)
     mtp = f"model.layers.{config['num_hidden_layers']}."
     if not with_mtp:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(mtp)}
@@ -209,7 +210,8 @@ def layer(config: Mapping[str, Any], number: int, gain: float) -> Iterator[Plann
     width, prefix = config["hidden_size"], f"model.layers.{number}"
     for name in ("input_layernorm", "post_attention_layernorm"):
         yield Planned(f"{prefix}.{name}.weight", (width,), "norm")
-    yield from attention(config, f"{prefix}.self_attn", gain)
+    chooses = "index_topk" in config and max(number - 1, 0) % config.get("index_topk_freq", 1) == 0
+    yield from attention(config, f"{prefix}.self_attn", gain, chooses=chooses)
     if number < config["first_k_dense_replace"]:
         yield from mlp(f"{prefix}.mlp", width, config["intermediate_size"], gain)
     else:
@@ -222,8 +224,8 @@ def layer(config: Mapping[str, Any], number: int, gain: float) -> Iterator[Plann
         yield Planned(f"{prefix}.shared_head.head.weight", (config["vocab_size"], width), "plain", 1.5, HEAD)
 
 
-def attention(config: Mapping[str, Any], prefix: str, gain: float) -> Iterator[Planned]:
-    """Latent attention, in V3.2 with its indexer."""
+def attention(config: Mapping[str, Any], prefix: str, gain: float, *, chooses: bool) -> Iterator[Planned]:
+    """Latent attention; where it `chooses` the keys, with its indexer."""
     width, heads, rank = config["hidden_size"], config["num_attention_heads"], config["kv_lora_rank"]
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
     q_rank = config["q_lora_rank"]
@@ -234,7 +236,7 @@ def attention(config: Mapping[str, Any], prefix: str, gain: float) -> Iterator[P
     yield Planned(f"{prefix}.kv_a_layernorm.weight", (rank,), "norm")
     yield Planned(f"{prefix}.kv_b_proj.weight", (heads * (nope + value), rank), "matrix", 1.5)
     yield Planned(f"{prefix}.o_proj.weight", (width, heads * value), "matrix", gain)
-    if "index_topk" in config:
+    if chooses:
         index_heads, index_dim = config["index_n_heads"], config["index_head_dim"]
         yield Planned(f"{prefix}.indexer.wq_b.weight", (index_heads * index_dim, q_rank), "matrix")
         yield Planned(f"{prefix}.indexer.wk.weight", (index_dim, width), "matrix")

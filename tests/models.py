@@ -21,6 +21,7 @@ from transformers import (
     GenerationConfig,
     Glm4MoeConfig,
     Glm4MoeLiteConfig,
+    GlmMoeDsaConfig,
     GPTNeoXConfig,
     GptOssConfig,
     JambaConfig,
@@ -79,6 +80,8 @@ DEEPSEEK: dict[str, Any] = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
 }
+# few index heads would give many keys the same score, 0, and leave the choice to chance
+INDEX: dict[str, Any] = {"index_n_heads": 16, "index_head_dim": 16, "index_topk": 24}
 LINEAR_ATTENTION: dict[str, Any] = {
     "head_dim": 16,
     "num_experts": 4,
@@ -118,10 +121,7 @@ FAMILIES: dict[str, Any] = {
     "gemma2": (Gemma2Config, {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
     "gemma3": (Gemma3TextConfig, WINDOWED),
     "deepseek_v3": (DeepseekV3Config, DEEPSEEK),
-    "deepseek_v32": (  # few index heads would give many keys the same score, 0, and leave the choice to chance
-        DeepseekV32Config,
-        DEEPSEEK | {"index_n_heads": 16, "index_head_dim": 16, "index_topk": 24},
-    ),
+    "deepseek_v32": (DeepseekV32Config, DEEPSEEK | INDEX),
     "gpt_oss": (GptOssConfig, WINDOWED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gpt_neox": (GPTNeoXConfig, {}),
     "phi3": (Phi3Config, {}),
@@ -143,6 +143,7 @@ MTP_FAMILIES: dict[str, Any] = {  # besides deepseek_v3; their checkpoints bring
         | {"num_key_value_heads": 2, "head_dim": 8, "use_qk_norm": True},
     ),
     "glm4_moe_lite": (Glm4MoeLiteConfig, DEEPSEEK | {"mlp_layer_types": ["dense", "sparse"]}),
+    "glm_moe_dsa": (GlmMoeDsaConfig, DEEPSEEK | INDEX),
 }
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 SPARSE_FAMILIES: dict[str, Any] = {  # besides mixtral, gpt_oss and the DeepSeek family

@@ -3,9 +3,14 @@
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+
+from common.process.machine_memory import CGROUPS, MEMBERSHIP, own_groups
 
 
 class NoSuchDevice(ValueError):
@@ -34,9 +39,22 @@ def use_device(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def usable_cores() -> int:
-    """Cores of the CPU that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Cores of the CPU that this process may run on, or as many as its control groups give it the time of."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for folder in own_groups("cpu", root, membership) for quota in quotas_of(folder)]
+    return max(1, int(min([cores, *quotas])))
+
+
+def quotas_of(folder: Path) -> Iterator[float]:
+    """Of a control group, in cores."""
+    with suppress(OSError, ValueError):  # "max" is no limit
+        quota, period = (folder / "cpu.max").read_text().split()
+        yield int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota = (folder / "cpu.cfs_quota_us").read_text()
+        if int(quota) > 0:  # -1 is no limit
+            yield int(quota) / int((folder / "cpu.cfs_period_us").read_text())
 
 
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -39,7 +39,7 @@ from worker.jobs.publisher import Publisher
 from worker.jobs.served_model import ServedModel, retried
 from worker.kept.keep import Keep
 from worker.many import worker_of_table
-from worker.process_setup import prepare_process
+from worker.process_setup import prepare_process, prepare_transformers
 from worker.progress import OnProgress
 from worker.shelf.opening import OPENING
 from worker.template import fork_when_asked
@@ -236,8 +236,10 @@ def fences(text: str) -> list[int]:
 def main() -> int:
     prepare_process()
     gc.disable()  # imports leave no garbage, and looking for it took a fifth of their time
+    prepare_transformers()
     for name in NEED_TORCH:
         import_module(name)
+    gc.freeze()  # what they left is kept: collections would look at 400,000 objects, and free none
     gc.enable()
     from worker.follower import run as follow
     from worker.models.loader import import_family

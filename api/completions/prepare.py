@@ -101,7 +101,7 @@ def prompt_ids_of(body: CompletionRequest, encoder: PromptEncoder) -> list[tuple
 def _checked_ids(prompts: list[list[int]], encoder: PromptEncoder) -> list[tuple[int, ...]]:
     for prompt in prompts:
         if max(prompt) >= encoder.card.vocab_size:
-            raise InvalidRequest(f"'prompt': {max(prompt)} is not a token of this model.", param="prompt")
+            raise encoder.card.unknown_token("prompt", max(prompt))
     return [encoder.fitting(prompt) for prompt in prompts]
 
 

@@ -14,6 +14,7 @@ STATUS: Mapping[str, tuple[int, str, str | int | None]] = MappingProxyType(
         "invalid_request": (400, "invalid_request_error", None),
         "context_length_exceeded": (400, "invalid_request_error", "context_length_exceeded"),
         "conflict": (409, "invalid_request_error", "conflict"),
+        "stream_rewound": (409, "invalid_request_error", "stream_rewound"),
         "conversation_locked": (409, "invalid_request_error", "conversation_locked"),
         "invalid_api_key": (401, "invalid_request_error", "invalid_api_key"),
         "forbidden": (403, "invalid_request_error", "forbidden"),
@@ -45,7 +46,6 @@ STATUS: Mapping[str, tuple[int, str, str | int | None]] = MappingProxyType(
         "backend_error": (500, "internal_error", "backend_error"),
         "wire_error": (500, "internal_error", "wire_error"),
         "internal_error": (500, "internal_error", "internal_error"),
-        "stream_rewound": (409, "internal_error", "stream_rewound"),  # the log is shorter than what the client has seen
     }
 )
 INTERNAL = (500, "internal_error", "internal_error")

@@ -13,12 +13,12 @@ from api.gate.gunicorn_seams import client_socket
 from api.gate.notes import hear
 from api.jobs.dialects import OPENAI, Dialect
 from api.jobs.endpoint import Completion
-from api.jobs.events import REWOUND, ClientGone, Closing, Log, Notice, events, logged
+from api.jobs.events import ClientGone, Closing, Log, Notice, events, logged
 from api.jobs.frames import Chunks, Frames
 from api.jobs.service import Service
 from api.jobs.subscription import Subscription
 from api.jobs.waiting.notices import words_of
-from common.errors import JobCancelled, OmniError, ReaderGone, Restarting, StreamRewound
+from common.errors import JobCancelled, OmniError, ReaderGone, Restarting
 from common.redis import keys
 from common.redis.job_log import LogEntry
 from common.wire import Failed, Finished
@@ -120,7 +120,7 @@ class Answer:
             if not frames.is_behind:
                 return new
         if frames.is_behind and self._at[0] == len(self.subscriptions):
-            raise StreamRewound(REWOUND)
+            raise frames.rewound()
         return new
 
     def _logged(self) -> Iterator[tuple[int, LogEntry]]:
@@ -155,7 +155,7 @@ class Answer:
                     return
                 yield frames.feed(item.event) if isinstance(item, LogEntry) else frames.notice(words_of(item))
             if frames.is_behind:
-                raise StreamRewound(REWOUND)
+                raise frames.rewound()
         except ClientGone:
             raise
         except OmniError as error:

@@ -18,8 +18,9 @@ from common.wire import Failed, Finished
 
 PAGE_ENTRIES = 64  # read from a log at once
 LAG_S = 0.1  # grace period before a missing entry is read from the log
-REWOUND = (
-    "The answer of this job has fewer events than 'starting_after' says were already sent; begin again without it."
+LOST = (
+    "Redis has lost events of this job that this stream has already sent; read the answer from its beginning, by the "
+    "job's id and without 'starting_after'."
 )
 KEEP_ALIVE_S = 15.0  # send a keep-alive after this long without an event
 
@@ -126,7 +127,7 @@ def _check(store: Store, subscription: Subscription, seq: int) -> None:
     if status.state == "":
         raise NotFound("This job does not exist any more; results are kept for a limited time.")
     if status.num_entries < seq:
-        raise StreamRewound(REWOUND)
+        raise StreamRewound(LOST)
 
 
 def _from_log(log: Log, job_id: str, seq: int) -> list[LogEntry]:

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from api.jobs import sse
 from api.jobs.dialects import Dialect
-from common.errors import JobFailed, OmniError
+from common.errors import JobFailed, OmniError, StreamRewound
 from common.wire import Event, Failed
 
 RESUME_MS = 1000
@@ -35,6 +35,14 @@ class Frames:
     def is_behind(self) -> bool:
         """True while chunks that the client has received are still to be replayed."""
         return self._num_chunks < self._after
+
+    def rewound(self) -> StreamRewound:
+        """What a client is told that is still ahead when the jobs have ended."""
+        return StreamRewound(
+            "The answer of this job has fewer events than 'starting_after' says were already sent: it ended with "
+            f"{self._num_chunks} events. Read it from its beginning, without 'starting_after'.",
+            param="starting_after",
+        )
 
     def opening(self) -> bytes:
         return self._numbered(self._chunks.opening())

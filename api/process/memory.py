@@ -18,8 +18,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h; glibc only, and optiona
 
 
 def collect_rarely() -> None:
-    """Exempt all present objects from garbage collection, and collect later ones less often than Python does."""
-    gc.collect()
+    """Exempt all present objects from garbage collection, and collect later ones less often than Python does.
+
+    Of 146,000 that imports leave, 1,400 are garbage: not worth the sixth of a second in which a collection finds them.
+    """
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
 

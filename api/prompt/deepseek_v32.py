@@ -69,10 +69,11 @@ def encode_chat(
     add_generation_prompt: bool = True,
 ) -> str:
     """The prompt's text with its special tokens. Raises InvalidRequest for messages that the format cannot express."""
-    turns = [(index, message) for index, message in enumerate(messages) if message["role"] not in SYSTEM_ROLES]
+    num_leading = next((at for at, one in enumerate(messages) if one["role"] not in SYSTEM_ROLES), len(messages))
+    turns = _with_late_systems(list(enumerate(messages))[num_leading:])
     last_user = max((index for index, message in turns if message["role"] == "user"), default=-1)
     _check_end(turns, continue_final)
-    parts = [BOS, _system_text(messages, tools, response_format)]
+    parts = [BOS, _system_text(messages[:num_leading], tools, response_format)]
     calls: list[Mapping[str, Any]] = []  # still without results
     results: list[tuple[int, Message]] = []
     for index, message in turns:
@@ -110,6 +111,33 @@ def thinking_wanted(template_kwargs: Mapping[str, Any]) -> bool:
     return template_kwargs.get("reasoning_effort") not in (None, "none")
 
 
+def _with_late_systems(turns: Sequence[tuple[int, Message]]) -> list[tuple[int, Message]]:
+    """System and developer messages as the user's, in their place: part of a user's turn beside it, else a turn.
+
+    One between calls and their results comes after the results.
+    """
+    result: list[tuple[int, Message]] = []
+    late: list[str] = []
+    for at, (index, message) in enumerate(turns):
+        following = turns[at + 1][1]["role"] if at + 1 < len(turns) else None
+        if message["role"] in SYSTEM_ROLES:
+            late.append(_text(message))
+            if following in ("user", "tool", *SYSTEM_ROLES):
+                continue
+            if result and result[-1][1]["role"] == "user":
+                index, before = result.pop()
+                late.insert(0, _text(before))
+            message = {"role": "user", "content": ""}
+        if message["role"] == "user" and late:
+            message = {**message, "content": "\n\n".join(filter(None, (*late, _text(message))))}
+            late = []
+        result.append((index, message))
+        if late and message["role"] == "tool" and following not in ("tool", "user", *SYSTEM_ROLES):
+            result.append((index, {"role": "user", "content": "\n\n".join(late)}))
+            late = []
+    return result
+
+
 def _check_end(turns: Sequence[tuple[int, Message]], continue_final: bool) -> None:
     if not turns:
         raise InvalidRequest("'messages' must have a user message.", param="messages")
@@ -123,8 +151,8 @@ def _check_end(turns: Sequence[tuple[int, Message]], continue_final: bool) -> No
 def _system_text(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], response_format: Mapping[str, Any] | None
 ) -> str:
-    """All system and developer messages, joined: the format has one place for them."""
-    text = "\n\n".join(_text(message) for message in messages if message["role"] in SYSTEM_ROLES)
+    """The first system and developer messages, joined: the format has one place for them."""
+    text = "\n\n".join(map(_text, messages))
     if tools:
         functions = "\n".join(_json(tool["function"]) for tool in tools)
         text += "\n\n" + TOOLS_TEXT.format(dsml=DSML, think=THINK, end_think=THINK_END, functions=functions)

@@ -19,7 +19,8 @@ LATEST = ":latest"
 
 
 class Models:
-    """Caches one encoder per queue; replaced when the worker's model has another revision."""
+    """Caches one encoder per queue: replaced when its model has another card, dropped when that model is gone and
+    another one is read."""
 
     def __init__(
         self,
@@ -38,12 +39,12 @@ class Models:
         self.adapters = AdapterStore(store.redis)
         self.shelf = ShelfReader(store.redis)
         self._encoders: dict[str, PromptEncoder] = {}
-        self._cards: dict[str, ModelCard] = {}
+        self._cards: dict[str, tuple[str, ModelCard]] = {}  # with their versions
 
     def encoder(self, model: str, task: Task | None = "generate") -> PromptEncoder:
         """Raises ModelNotFound for an id that is not served for this task, ModelNotReady before its card is there, and
         ModelLoadFailed for a model that cannot be loaded. A task of None is no work for the model."""
-        queue, revision = self._queue_of(model)
+        queue, version = self._queue_of(model)
         if queue is None and (record := self._adapter(model)) is not None:
             return self._adapted(record, task)
         if queue is None:
@@ -53,7 +54,7 @@ class Models:
                 raise self._wrong_task(model, "generate", task)
             names = ", ".join(self.names())
             raise ModelNotFound(f"The model {model[:100]!r} does not exist; this server has {names}.", param="model")
-        encoder = self._encoder_of(queue, revision)
+        encoder = self._encoder_of(queue, version)
         if encoder is None:
             raise self._not_ready(model, queue)
         if task is not None and not serves(encoder.card, task):
@@ -65,25 +66,33 @@ class Models:
     def encoder_of_answers(self, queue: str) -> PromptEncoder:
         """The encoder whose tokens a job of this queue has, also of a model that has left the table: its card is still
         there. Raises ModelNotFound or ModelNotReady."""
-        own, revision = self.store.directory.queue_of(queue)
-        encoder = self._encoder_of(own, revision) if own is not None else None
+        own, version = self.store.directory.queue_of(queue)
+        encoder = self._encoder_of(own, version) if own is not None else None
         return encoder if encoder is not None else self.encoder(queue, task=None)
 
-    def _encoder_of(self, queue: str, revision: str) -> PromptEncoder | None:
+    def _encoder_of(self, queue: str, version: str) -> PromptEncoder | None:
         """None before the queue's card is there."""
-        encoder = self._encoders.get(queue)
-        if encoder is None or encoder.card.revision != revision:
-            card = self._card(queue, revision)
-            if card is None:
-                return None
+        card, encoder = self._card(queue, version), self._encoders.get(queue)
+        if card is not None and (encoder is None or encoder.card is not card):
             encoder = self._encoders[queue] = PromptEncoder(card)
+            self._drop_gone(queue)
         return encoder
+
+    def _drop_gone(self, queue: str) -> None:
+        """Encoders of models that neither the settings name nor a worker has, and cards of those that are not served:
+        answers of an earlier time needed them. Not the one of `queue`, which is needed now."""
+        named = {queue, *self.expected.values()}
+        live = {worker["queue"] for worker in self.store.directory.workers() if "queue" in worker}
+        for gone in self._encoders.keys() - named - live:
+            self._encoders.pop(gone, None)
+        for gone in self._cards.keys() - named - live - {*self._served().values()}:
+            self._cards.pop(gone, None)
 
     def _queue_of(self, model: str) -> tuple[str | None, str]:
         for name in (model, other_name(model)):
-            queue, revision = self.store.directory.queue_of(name)
+            queue, version = self.store.directory.queue_of(name)
             if queue is not None and self._is_served(name, queue):
-                return queue, revision
+                return queue, version
         return None, ""
 
     def _is_served(self, name: str, queue: str) -> bool:
@@ -170,8 +179,8 @@ class Models:
         """Each served id, with the model it stands for; adapters come last."""
         found: list[tuple[str, ModelCard]] = []
         for name, queue in self._served().items():
-            _, revision = self.store.directory.queue_of(name)
-            card = self._card(queue, revision)
+            _, version = self.store.directory.queue_of(name)
+            card = self._card(queue, version)
             if card is not None:
                 found.append((name, card))
         bases = {card.queue: card for _, card in found}
@@ -182,13 +191,13 @@ class Models:
         """The items of GET /v1/models: each served id, and in `root` the weights it stands for."""
         return [describe(name, card) for name, card in self.cards()]
 
-    def _card(self, queue: str, revision: str) -> ModelCard | None:
-        """Cached until this process ends: a card holds a whole tokenizer, which may be tens of megabytes."""
-        card = self._cards.get(queue)
-        if card is None or card.revision != revision:
+    def _card(self, queue: str, version: str) -> ModelCard | None:
+        """Cached while the model is served: a card holds a whole tokenizer, which may be tens of megabytes."""
+        known, card = self._cards.get(queue, ("", None))
+        if card is None or known != version:
             card = self.store.directory.card(queue)
             if card is not None:
-                self._cards[queue] = card
+                self._cards[queue] = version, card
         return card
 
 

@@ -117,7 +117,8 @@ def response_format_grammar(body: Structured) -> Grammar | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return json_schema_grammar(wanted.schema_, "response_format") if wanted.schema_ else json_object_grammar()
+        param = "response_format.schema"
+        return json_schema_grammar(wanted.schema_, param) if wanted.schema_ else json_object_grammar()
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         raise InvalidRequest(
             "'response_format.json_schema.schema' is required with type json_schema.",

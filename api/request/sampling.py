@@ -4,7 +4,6 @@ import secrets
 from dataclasses import dataclass
 
 from api.schema.base import ALL_TOKENS, Sampling
-from common.errors import InvalidRequest
 from common.wire import GREEDY_BELOW, OPEN_TOKENS, ModelCard, SamplingParams
 
 DEFAULT_TEMPERATURE = 0.7
@@ -27,7 +26,7 @@ def sampling_params(body: Sampling, limits: TextLimits, card: ModelCard, num_pro
     room = card.max_model_len - num_prompt
     for name, tokens in (("logit_bias", body.logit_bias), ("stop_token_ids", body.stop_token_ids)):
         if unknown := next((token for token in tokens or () if int(token) >= card.vocab_size), None):
-            raise InvalidRequest(f"'{name}': {unknown} is not a token of this model.", param=name)
+            raise card.unknown_token(name, int(unknown))
     return SamplingParams(
         max_tokens=room if limits.max_tokens == ALL_TOKENS else min(limits.max_tokens or DEFAULT_MAX_TOKENS, room),
         seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,

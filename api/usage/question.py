@@ -42,7 +42,10 @@ class UsageQuestion:
 def question_of(query: "MultiDict[str, str]", today: date, *, prefers_csv: bool = False) -> UsageQuestion:
     """Raises InvalidRequest that names the parameter."""
     if unknown := sorted(set(query) - KNOWN):
-        raise InvalidRequest(f"'{unknown[0][:64]}' is not a parameter of this route.", param=unknown[0][:64])
+        raise InvalidRequest(
+            f"'{unknown[0][:64]}' is not a parameter of this route: it takes {', '.join(sorted(KNOWN))}.",
+            param=unknown[0][:64],
+        )
     if query.get("bucket_width", "1d") != "1d":
         raise InvalidRequest("'bucket_width' is 1d here: usage is counted by day.", param="bucket_width")
     form = query.get("format", "csv" if prefers_csv else "json")

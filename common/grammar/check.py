@@ -15,12 +15,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from common.errors import InvalidRequest, Overloaded
 from common.grammar.answer import TOKEN_ID, Grammar
+from common.grammar.fault_place import placed
 
 CHILD_CPU_S = 2
 CHILD_WALL_S = 20.0  # on a busy machine the child may wait for its two seconds
@@ -29,9 +31,16 @@ CHILD_PROCESSES = 2
 TRIED_BYTES = 64
 KEPT_VERDICTS = 1024
 DEAD_END = "NoExtension"  # how llguidance's message for such a grammar begins
+INNER_PLACE = re.compile(r"\s+while processing json-schema:\S+")  # behind a reference: fault_place says it better
 NOTHING_FITS = "no text can fulfil it. Look for rules that contradict each other, or that never come to an end."
 ADVICE = re.compile(r"\s*Enable '\w+' option[^.\n]*\.?")  # of llguidance, about options that callers do not have
 EOS_ID = 256
+ALL_TOOLS = "tools"  # the field of a grammar of all tools, of which each has a schema
+
+
+class GrammarFault(NamedTuple):
+    place: str  # in the schema, "" for all of it
+    says: str
 
 
 class BytesTokenizer:
@@ -60,18 +69,19 @@ class GrammarCheck:
         """The grammar's text for SamplingParams. Raises InvalidRequest that names the request field."""
         key = hashlib.sha256(grammar.text.encode()).digest()
         if key not in self._good:
-            if (
-                fault := self._fault_in_child(grammar.text)
-                if grammar.is_costly
-                else fault_of(grammar.text, self._tokenizer)
-            ):
-                raise InvalidRequest(f"'{grammar.param}' cannot be enforced: {fault}", param=grammar.param)
+            if fault := self._fault_in_child(grammar.text) if grammar.is_costly else self._fault(grammar.text):
+                param = grammar.param + fault.place * (grammar.param != ALL_TOOLS)
+                raise InvalidRequest(f"'{param}' cannot be enforced: {fault.says}", param=param)
             self._good[key] = None
             while len(self._good) > KEPT_VERDICTS:
                 self._good.popitem(last=False)
         return grammar.text
 
-    def _fault_in_child(self, text: str) -> str | None:
+    def _fault(self, text: str) -> GrammarFault | None:
+        says = fault_of(text, self._tokenizer)
+        return GrammarFault(*placed(text, says, lambda part: fault_of(part, self._tokenizer))) if says else None
+
+    def _fault_in_child(self, text: str) -> GrammarFault | None:
         if not self._children.acquire(timeout=CHILD_WALL_S):
             raise Overloaded("Too many grammars are being checked; try again.")
         try:
@@ -84,14 +94,15 @@ class GrammarCheck:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return "it takes too long to compile."
+            return GrammarFault("", "it takes too long to compile.")
         finally:
             self._children.release()
-        if tried.returncode < 0:  # killed by the system
-            return "it takes too much time or memory to compile."
+        says, _, where = tried.stdout.decode().partition("\n")
+        if tried.returncode < 0 and not says:  # killed by the system
+            return GrammarFault("", "it takes too much time or memory to compile.")
         if tried.returncode > 0:
             raise RuntimeError(f"The grammar check failed: {tried.stderr.decode(errors='replace')[-500:]}")
-        return tried.stdout.decode() or None
+        return GrammarFault(*orjson.loads(where)) if where else GrammarFault("", says) if says else None
 
 
 def bytes_tokenizer() -> Any:
@@ -134,19 +145,24 @@ def _sentence(error: str) -> str:
     """The error's message, short and on one line."""
     if error.strip().startswith(DEAD_END):
         return NOTHING_FITS
-    error = ADVICE.sub("", error)
+    error = INNER_PLACE.sub("", ADVICE.sub("", error))
     lines = [line.strip() for line in error.splitlines() if line.strip() and not line.startswith("<")]
     return re.sub(r"\s+", " ", " ".join(lines))[:300]
 
 
 def main() -> None:
-    """The child: reads a grammar, writes its fault. The system kills the child when it exceeds its limits."""
+    """The child: reads a grammar, writes its fault and, in a second line, where it is.
+
+    The system kills the child when it exceeds its limits.
+    """
     os.nice(5)  # the API process comes first
     for kind, limit in ((resource.RLIMIT_CPU, CHILD_CPU_S), (resource.RLIMIT_AS, CHILD_MEMORY_BYTES)):
         with suppress(ValueError, OSError):  # some systems cannot limit memory
             resource.setrlimit(kind, (limit, limit))
-    fault = fault_of(sys.stdin.buffer.read().decode(), bytes_tokenizer(), TRIED_BYTES)
-    sys.stdout.write(fault or "")
+    text, tokenizer = sys.stdin.buffer.read().decode(), bytes_tokenizer()
+    if fault := fault_of(text, tokenizer, TRIED_BYTES):
+        print(fault, flush=True)  # in time, whatever happens while its place is looked for
+        sys.stdout.write(orjson.dumps(placed(text, fault, lambda part: fault_of(part, tokenizer))).decode())
 
 
 if __name__ == "__main__":

@@ -4,23 +4,17 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 
 from common.errors import InvalidRequest
 from common.grammar.endings import refuse_endless
 from common.grammar.settled import settled
+from common.grammar.subschemas import children, escaped
 from common.json_bounds import is_deeper
 
 Schema = dict[str, Any]
 
 MAX_SCHEMA_DEPTH = 32
 MAX_REPEATS = 100_000  # `{m,n}` in a pattern, nested ones multiplied; also minItems, minLength, minProperties
-MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-SINGLES = frozenset(
-    {"items", "additionalProperties", "additionalItems", "not", "contains", "propertyNames", "if", "then", "else"}
-    | {"unevaluatedItems", "unevaluatedProperties"}
-)
 ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "example", "$comment", "$schema", "$id", "deprecated"}
     | {"readOnly", "writeOnly", "x-guidance"}
@@ -66,14 +60,14 @@ def checked_schema(schema: Any, param: str, *, strict: bool = True) -> Schema:
         raise InvalidRequest("The schema must be a JSON object.", param=param)
     _refuse_deep_values(schema, param)
 
-    def check(node: Schema) -> Schema:
+    def check(node: Schema, place: str) -> Schema:
         node = {key: value for key, value in node.items() if value is not None or key == "const"}  # null: not there
-        _check_ref(node, param)
-        _check_repeats(node, param)
-        kept = settled({key: value for key, value in node.items() if key not in ANNOTATIONS}, param, strict=strict)
+        _check_ref(node, place)
+        _check_repeats(node, place)
+        kept = settled({key: value for key, value in node.items() if key not in ANNOTATIONS}, place, strict=strict)
         return {**kept, **INTEGER_RANGE} if kept.get("type") == "integer" and not kept.keys() & BOUNDS else kept
 
-    checked = _rewritten(schema, check)
+    checked = _rewritten(schema, check, param)
     refuse_endless(checked, param)
     return checked
 
@@ -84,13 +78,13 @@ def relaxed_schema(schema: Any, param: str) -> Schema:
         checked = checked_schema(schema, param, strict=False)
     except InvalidRequest:
         return {"type": "object"}
-    return _rewritten(checked, _relaxed_node)
+    return _rewritten(checked, lambda node, _: _relaxed_node(node))
 
 
 def rebased_schema(schema: Schema, pointer: str) -> Schema:
     """The schema with its local references (`#/$defs/x`) adjusted to its new place under `pointer`."""
 
-    def rebase(node: Schema) -> Schema:
+    def rebase(node: Schema, _: str) -> Schema:
         ref = node.get("$ref")
         return {**node, "$ref": f"#{pointer}{ref[1:]}"} if isinstance(ref, str) else node
 
@@ -104,9 +98,8 @@ def property_schema(schema: Schema, name: str) -> Schema:
         return {}
     if not refers(value):
         return value
-    pointer = quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
     whole = rebased_schema(schema, "/$defs/whole")
-    return {"$ref": f"#/$defs/whole/properties/{pointer}", "$defs": {"whole": whole}}
+    return {"$ref": f"#/$defs/whole/properties/{escaped(name)}", "$defs": {"whole": whole}}
 
 
 def refers(value: Any) -> bool:
@@ -142,36 +135,24 @@ def repeats(pattern: str) -> int:
     return max(heights)
 
 
-def _rewritten(node: Schema, rewrite: Callable[[Schema], Schema]) -> Schema:
-    """The schema with `rewrite` applied to every subschema; values in enum, const and the like are left alone."""
-
-    def inner(child: Any) -> Any:
-        return _rewritten(child, rewrite) if isinstance(child, dict) else child
-
-    result = dict(rewrite(node))
-    for key, value in result.items():
-        if key in MAPS and isinstance(value, dict):
-            result[key] = {name: inner(child) for name, child in value.items()}
-        elif key in LISTS and isinstance(value, list):
-            result[key] = [inner(child) for child in value]
-        elif key in SINGLES:
-            result[key] = inner(value)
+def _rewritten(node: Schema, rewrite: Callable[[Schema, str], Schema], place: str = "") -> Schema:
+    """The schema with `rewrite` applied to every subschema and its place."""
+    result = {
+        key: value.copy() if isinstance(value, dict | list) else value for key, value in rewrite(node, place).items()
+    }
+    for child in list(children(result)):
+        if isinstance(child.value, dict):
+            holder: Any = result if child.key is None else result[child.keyword]
+            key = child.keyword if child.key is None else child.key
+            holder[key] = _rewritten(child.value, rewrite, place + child.place)
     return result
 
 
 def _nodes(node: Any) -> Iterator[Schema]:
-    if not isinstance(node, dict):
-        return
-    yield node
-    for key, value in node.items():
-        if key in MAPS and isinstance(value, dict):
-            children: list[Any] = list(value.values())
-        elif key in LISTS and isinstance(value, list):
-            children = value
-        else:
-            children = [value] if key in SINGLES else []
-        for child in children:
-            yield from _nodes(child)
+    if isinstance(node, dict):
+        yield node
+        for child in children(node):
+            yield from _nodes(child.value)
 
 
 def _refuse_deep_values(schema: Schema, param: str) -> None:
@@ -180,28 +161,33 @@ def _refuse_deep_values(schema: Schema, param: str) -> None:
         raise InvalidRequest(f"The schema is nested more than {MAX_SCHEMA_DEPTH} levels deep.", param=param)
 
 
-def _check_ref(node: Schema, param: str) -> None:
+def _check_ref(node: Schema, place: str) -> None:
     for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
         ref = node.get(keyword, "#")
         if not (isinstance(ref, str) and ref.startswith("#")):
-            raise InvalidRequest(
-                f"The schema refers to {str(ref)[:80]!r}; only references within it ('#/...') work.", param=param
-            )
+            raise _at(f"{place}.{keyword}", f"is {str(ref)[:80]!r}; only references within the schema ('#/...') work.")
 
 
-def _check_repeats(node: Schema, param: str) -> None:
+def _check_repeats(node: Schema, place: str) -> None:
     for keyword in ("minItems", "minLength", "minProperties"):
         count = node.get(keyword, 0)
         if isinstance(count, int | float) and count > MAX_REPEATS:
-            raise InvalidRequest(f"The schema's {keyword} must be at most {MAX_REPEATS}.", param=param)
+            raise _at(f"{place}.{keyword}", f"must be at most {MAX_REPEATS}.")
     multiple = node.get("multipleOf", 1)
     if isinstance(multiple, int | float) and multiple > MAX_MULTIPLE:
-        raise InvalidRequest(f"The schema's multipleOf must be at most {MAX_MULTIPLE}.", param=param)
-    own = node.get("pattern")
+        raise _at(f"{place}.multipleOf", f"must be at most {MAX_MULTIPLE}.")
     named = node.get("patternProperties")
-    for pattern in [own, *(named if isinstance(named, dict) else ())]:
+    patterns = [
+        ("pattern", node.get("pattern")),
+        *(("patternProperties", name) for name in (named if isinstance(named, dict) else ())),
+    ]
+    for keyword, pattern in patterns:
         if isinstance(pattern, str) and repeats(pattern) > MAX_REPEATS:
-            raise InvalidRequest(f"A pattern of the schema repeats more than {MAX_REPEATS} times.", param=param)
+            raise _at(f"{place}.{keyword}", f"repeats more than {MAX_REPEATS} times.")
+
+
+def _at(place: str, fault: str) -> InvalidRequest:
+    return InvalidRequest(f"'{place}' {fault}", param=place)
 
 
 def _is_number(value: Any) -> bool:

@@ -32,16 +32,16 @@ LABELS = ("title", "description")
 NOTHING: Mapping[str, Any] = MappingProxyType({"anyOf": [False]})
 
 
-def settled(node: Schema, param: str, *, strict: bool) -> Schema:
+def settled(node: Schema, place: str, *, strict: bool) -> Schema:
     """The node without what says nothing. Not strict: without patterns that cannot be enforced, either.
 
-    Raises InvalidRequest for such a pattern in a strict schema.
+    Raises InvalidRequest for such a pattern in a strict schema. `place`: of the node, for the refusal.
     """
     if node.get("not") in ({}, True):
         return dict(NOTHING)  # zod's z.never()
     kept = {key: value for key, value in node.items() if value not in IDLE_VALUES.get(key, ())}
     kept = _with_named_properties(_with_format(_with_constants(kept)))
-    return _with_pattern(kept, param, strict=strict)
+    return _with_pattern(kept, place, strict=strict)
 
 
 def _with_constants(node: Schema) -> Schema:
@@ -73,7 +73,7 @@ def _with_format(node: Schema) -> Schema:
     return {key: value for key, value in node.items() if key != "format"} if "format" in node and is_idle else node
 
 
-def _with_pattern(node: Schema, param: str, *, strict: bool) -> Schema:
+def _with_pattern(node: Schema, place: str, *, strict: bool) -> Schema:
     named, pattern = node.get("patternProperties"), node.get("pattern")
     if not strict and isinstance(named, dict) and any(enforceable(name) is None for name in named):
         node = {key: value for key, value in node.items() if key not in ("patternProperties", "additionalProperties")}
@@ -82,9 +82,9 @@ def _with_pattern(node: Schema, param: str, *, strict: bool) -> Schema:
     parts = enforceable(pattern)
     if parts is None and strict and node.get("format") not in ENFORCED_FORMATS:  # a known format says the same
         raise InvalidRequest(
-            f"The schema's pattern {pattern[:80]!r} has a look-around, word boundary or back reference that cannot be "
-            "enforced. Write it without, or leave out strict.",
-            param=param,
+            f"'{place}.pattern' is {pattern[:80]!r}, with a look-around, word boundary or back reference that cannot "
+            "be enforced. Write it without, or leave out strict.",
+            param=f"{place}.pattern",
         )
     others = {key: value for key, value in node.items() if key != "pattern"}
     if parts is None:

@@ -42,15 +42,21 @@ class MemoryGroup:
 
 def memory_groups(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[MemoryGroup]:
     """This process's control groups with a limit (version 2 or 1), from the innermost to the root."""
+    for folder in own_groups("memory", root, membership):
+        yield from limits_of(folder)
+
+
+def own_groups(controller: str, root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> Iterator[Path]:
+    """The folders of this process's control groups (version 2 or 1), from the innermost to the root."""
     with suppress(OSError):
         for line in membership.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
-            base = root if not controllers else root / "memory"
+            base = root if not controllers else root / controller
             group = base / path.lstrip("/")
             for folder in (group, *group.parents):
-                yield from limits_of(folder)
+                yield folder
                 if folder == base:
                     break
 

@@ -16,11 +16,11 @@ class Directory:
         self._redis = redis
 
     def queue_of(self, model: str) -> tuple[str | None, str]:
-        """The queue that serves this model id and the revision of its weights; (None, "") when no worker serves it."""
+        """The queue that serves this model id and the version of its card; (None, "") when no worker serves it."""
         pipeline = self._redis.pipeline(transaction=False)
-        queues, revisions = pipeline.hgetall(keys.QUEUES).hgetall(keys.REVISIONS).execute()
+        queues, versions = pipeline.hgetall(keys.QUEUES).hgetall(keys.CARD_VERSIONS).execute()
         queue = queues.get(model.encode())
-        return (None, "") if queue is None else (queue.decode(), revisions.get(queue, b"").decode())
+        return (None, "") if queue is None else (queue.decode(), versions.get(queue, b"").decode())
 
     def models(self) -> dict[str, str]:
         """Served id -> queue."""

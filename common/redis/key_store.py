@@ -10,7 +10,7 @@ submit.lua reads KEY + owner itself: a changed limit holds for the next request.
 import secrets
 import time
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
 
@@ -79,11 +79,18 @@ class KeyStore:
         key = PREFIX + secrets.token_urlsafe(32)
         owner = keys.owner_of(key)
         record = {"name": name, "digest": keys.digest_of(key), "created": time.time(), **asdict(checked_limits(limits))}
-        with self.redis.pipeline(transaction=True) as pipeline:  # no name is ever without its record
-            pipeline.hsetnx(keys.KEY_NAMES, name, owner)
-            is_free, *_ = pipeline.hset(keys.KEY + owner, mapping=record).incr(keys.KEYS_VERSION).execute()
-        if not is_free:
-            self.redis.delete(keys.KEY + owner)
+
+        def take(pipeline: Any) -> bool:
+            before = pipeline.hget(keys.KEY_NAMES, name)
+            is_free = before is None or not pipeline.exists(keys.KEY + before.decode())  # its record was never written
+            pipeline.multi()
+            if is_free:
+                pipeline.hset(keys.KEY_NAMES, name, owner)
+                pipeline.hset(keys.KEY + owner, mapping=record)
+                pipeline.incr(keys.KEYS_VERSION)
+            return is_free
+
+        if not self.redis.transaction(take, keys.KEY_NAMES, value_from_callable=True):
             raise Conflict(f"There is a key named {name!r} already; revoke it first or choose another name.")
         return key
 

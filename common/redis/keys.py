@@ -63,7 +63,7 @@ KEYS_VERSION = "omni:keys:version"  # counter
 # Models
 CARD = "omni:card:"  # + queue; JSON
 QUEUES = "omni:queues"  # hash: served id -> queue
-REVISIONS = "omni:revisions"  # hash: queue -> revision of the weights
+CARD_VERSIONS = "omni:card_versions"  # hash: queue -> what changes with its card
 ADAPTERS = "omni:adapters"  # hash: name -> JSON
 ADAPTERS_VERSION = "omni:adapters:version"  # counter
 LOADING = "omni:loading:"  # + queue; hash

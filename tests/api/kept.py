@@ -31,7 +31,7 @@ class Kept:
     def __init__(self, redis: "Redis", valkey_url: str, folder: Path, encoder: PromptEncoder) -> None:
         self.redis = redis
         redis.hset(keys.QUEUES, "tiny", "tiny")
-        redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
+        redis.hset(keys.CARD_VERSIONS, "tiny", encoder.card.revision)
         redis.set(keys.card_key("tiny"), encode_card(encoder.card))
         settings = {"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny", "OMNI_API_KEYS": "sk-local,sk-other"}
         self.settings = read_settings(settings | {"OMNI_DATA_DIR": str(folder), "OMNI_STORE_TTL": str(TTL_S)})

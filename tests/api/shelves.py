@@ -46,7 +46,7 @@ class ShelvedApi:
             served = replace(card, queue=queue, names=names, file_bytes=4 * GIB)
             redis.set(keys.card_key(queue), encode_card(served))
             redis.hset(keys.QUEUES, mapping=dict.fromkeys(names, queue))
-            redis.hset(keys.REVISIONS, queue, card.revision)
+            redis.hset(keys.CARD_VERSIONS, queue, card.revision)
         AdapterStore(redis).add(AdapterRecord("sql", "org/a", "/models/sql", 1, 5, "aa", is_given=True))
         self.entries = {
             "org/a": ShelfEntry("org/a", "loaded", weights_bytes=4 * GIB, kv_bytes=GIB, loaded_at=1e9, eta_s=0.0),

@@ -25,7 +25,7 @@ Post = Callable[[str, dict[str, Any]], tuple[int, Any]]
 @pytest.fixture
 def client(redis: "Redis", valkey_url: str) -> FlaskClient:
     redis.hset(keys.QUEUES, "tiny", "tiny")
-    redis.hset(keys.REVISIONS, "tiny", TINY.card.revision)
+    redis.hset(keys.CARD_VERSIONS, "tiny", TINY.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(TINY.card))
     return create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny"})).test_client()
 
@@ -79,7 +79,7 @@ def test_what_changes_a_chat_s_prompt_changes_its_tokens(
 ) -> None:
     model = replace(TINY.card, chat_template=THINKING)
     redis.hset(keys.QUEUES, "tiny", "tiny")
-    redis.hset(keys.REVISIONS, "tiny", model.revision)
+    redis.hset(keys.CARD_VERSIONS, "tiny", model.revision)
     redis.set(keys.card_key("tiny"), encode_card(model))
     application = create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny"})).test_client()
     sent = {"messages": [{"role": "user", "content": "a"}]} | fields

@@ -174,7 +174,8 @@ def test_a_stream_is_not_resumed_after_a_frame_that_was_never_sent(name: str, en
     num_numbered = streamed(TRANSCRIPTS[name], encoder).count("\nid: ") + (TRANSCRIPTS[name].dialect is OPENAI)
     with pytest.raises(Conflict) as refused:
         streamed(TRANSCRIPTS[name], encoder, num_numbered + 1)
-    assert refused.value.code == "stream_rewound"
+    assert (refused.value.code, refused.value.param) == ("stream_rewound", "starting_after")
+    assert f"ended with {num_numbered} events" in refused.value.message
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)

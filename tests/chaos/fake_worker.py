@@ -246,6 +246,7 @@ def leave_out_the_model() -> None:
     stand_in("worker.models.download", downloaded=lambda model, tell: tell)
     stand_in("transformers")
     stand_in("transformers.utils")
+    stand_in("transformers.utils.import_utils", create_import_structure_from_path=None)
     stand_in("transformers.utils.logging", disable_progress_bar=lambda: None, set_tqdm_hook=None)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cli.batch import progress_of, told
 from cli.main import main
 from cli.serve import ROOT
 from tests.chaos.fake_worker import expected_text
 from tests.chaos.harness import KEYS, Options, wait_until
-from tests.dispatcher.batch_service import BatchService, chat_line, running_batches
+from tests.dispatcher.batch_service import CHAT, BatchService, chat_line, running_batches
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,31 @@ def test_batches_are_listed_shown_and_cancelled(omni, service) -> None:
     assert f"{batch_id} cancelled: 0 of 9" in omni("show", batch_id).stdout
     unknown = omni("show", "batch_none")
     assert unknown.exit_code == 1 and "404" in unknown.stderr
+
+
+def test_ended_batches_are_deleted_and_others_refused(omni, service) -> None:
+    batch_id = service.add([chat_line(number, tokens=90_000) for number in range(1, 3)])
+    refused = omni("delete", batch_id)
+    assert refused.exit_code == 1 and "cancel it first" in refused.stderr
+    service.cancel(batch_id)
+    service.ended(batch_id)
+    assert json.loads(omni("delete", batch_id, "--json").stdout)["deleted"]
+    assert batch_id not in omni("list").stdout
+
+
+def test_why_a_batch_waits_is_shown_and_while_it_is_waited_for_once(omni, monkeypatch, capsys) -> None:
+    """[brackets] in a reason are no markup."""
+    found = {"id": "batch_1", "status": "in_progress", "endpoint": CHAT, "created_at": 0, "waiting_for": "[red] Full."}
+    found["request_counts"] = {"total": 2, "completed": 0, "failed": 0}
+    assert told(found).splitlines()[1:] == ["waits: [red] Full."]
+    with progress_of("batch_1") as shown:
+        shown(found)
+        shown(found)
+        shown(found | {"waiting_for": "No dispatcher."})
+    lines = [line.rstrip() for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert lines == ["batch_1 waits: [red] Full.", "batch_1 waits: No dispatcher."]
+    monkeypatch.setattr("cli.client.Client.json", lambda *_: {"data": [found]})
+    assert "batch_1 waits: [red] Full." in omni("list").stderr
 
 
 def test_an_api_that_dies_meanwhile_costs_nothing(omni, service, tmp_path) -> None:

@@ -153,3 +153,22 @@ def test_another_machine_s_disk_and_bandwidth_are_not_taken_from_this_one(run, m
     assert here.exit_code == 1 and "of disk missing" in here.stdout and "at 1 GB/s" in here.stdout
     assert "this machine's cores read" in here.stderr and "Routed experts in this machine's memory" in here.stdout
     assert run("deepseek-v3.2", "--bandwidth", "0").exit_code == 2
+
+
+@pytest.mark.usefixtures("reports_are_made_here")
+@pytest.mark.parametrize(
+    ("name", "first", "experts"),  # billions of parameters as the releases tell; GiB of experts as released and in int4
+    [
+        ("kimi-k2-thinking", "deepseek_v3: 1,026.41 B parameters", ("590.62 GiB", "590.62 GiB")),
+        ("glm-5", "glm_moe_dsa: 743.91 B parameters", ("675.16 GiB", "421.88 GiB")),
+        ("glm-4.5-air", "glm4_moe: 106.85 B parameters", ("185.62 GiB", "58.01 GiB")),
+        ("gpt-oss-120b", "gpt_oss: 116.83 B parameters", ("56.73 GiB", "66.74 GiB")),
+    ],
+)
+def test_what_the_experts_of_known_models_take_in_host_memory(run, name, first, experts):
+    found = run(name, "--memory", "80gb", "--ram", "1024gb")
+    assert found.stdout.startswith(first), found.output
+    _, table = found.stdout.split("Routed experts in 1,024.00 GiB of memory")
+    rows = {words[0]: line for line in table.splitlines() if (words := line.split())}
+    for form, size in zip(("(none)", "int4"), experts, strict=True):
+        assert size in rows[form] and " of memory" not in rows[form]

@@ -9,21 +9,28 @@ import time
 import click
 
 from cli.client import Client
-from cli.jobs import board_rows, changes, open_first
+from cli.jobs import board_rows, changes, listed, open_first
 from cli.terminal import moment
 from tests.service import ROOT, RunningService
 
 
-def test_jobs_are_listed_and_cancelled(omni, service: RunningService):
+def test_jobs_are_listed_and_cancelled(omni, service: RunningService, monkeypatch):
     with service.http() as http:
         body = {"model": "omni-demo", "messages": [{"role": "user", "content": "A story!"}], "background": True}
         job_id = http.post("/v1/chat/completions", json=body | {"max_tokens": 3000, "ignore_eos": True}).json()["id"]
         tomorrow = time.time() + 24 * 3600
         later = body | {"not_before": int(tomorrow), "service_tier": "flex"}
         later_id = http.post("/v1/chat/completions", json=later).json()["id"]
-    for listed in (omni("jobs").stdout, omni("jobs", "--all").stdout):
-        [line] = [line for line in listed.splitlines() if later_id in line]
+    for table in (omni("jobs").stdout, omni("jobs", "--all").stdout):
+        [line] = [line for line in table.splitlines() if later_id in line]
         assert "scheduled" in line and "flex" in line and moment(int(tomorrow)) in line
+    newest = omni("jobs", "--limit", "1")
+    assert later_id in newest.stdout and job_id not in newest.stdout and "more than the newest 1" in newest.stderr
+    monkeypatch.setattr("cli.client.PAGE", 1)
+    both = omni("jobs", "--limit", "2").stdout  # in two requests
+    assert later_id in both and job_id in both
+    refused = omni("jobs", "--all", "--limit", "2")
+    assert refused.exit_code == 2 and "--limit is for the list of one key" in refused.stderr
     assert "cancelled" in omni("cancel", later_id).stdout
     assert job_id in omni("jobs").stdout
     assert job_id in omni("jobs", "--all").stdout
@@ -54,7 +61,7 @@ def test_jobs_are_watched_in_json_lines_until_ctrl_c(service: RunningService):
 
 
 def test_a_service_that_is_away_is_waited_for(monkeypatch, capsys):
-    answers = iter([click.ClickException("away"), click.ClickException("away"), []])
+    answers = iter([click.ClickException("away"), click.ClickException("away"), ([], False)])
 
     def listed(*_):
         answer = next(answers)
@@ -64,7 +71,7 @@ def test_a_service_that_is_away_is_waited_for(monkeypatch, capsys):
 
     monkeypatch.setattr("cli.jobs.listed", listed)
     monkeypatch.setattr("cli.jobs.POLL_S", 0)
-    assert next(changes(Client("http://x", ""), everyone=False)) == []
+    assert next(changes(Client("http://x", ""), everyone=False, limit=1)) == []
     assert capsys.readouterr().err == "away\n"
 
 
@@ -76,6 +83,13 @@ def test_jobs_of_all_keys_end_with_the_latest_that_failed():
     assert [row[0] for row in found] == ["a", "b", "c"]
     until = f"until {moment(1e9 + 9)}"
     assert found[2] == ("c", "failed: timeout", "default", None, until, "3/9", None, "alice")
+
+
+def test_the_first_of_many_that_wait_are_told_from_all(monkeypatch):
+    board = {"running": [], "waiting": [], "scheduled": [], "failed": [], "num_waiting": 0, "num_scheduled": 0}
+    boards = iter([board, board | {"num_waiting": 1}, board | {"num_scheduled": 1}])
+    monkeypatch.setattr("cli.client.Client.events", lambda *_: iter([next(boards)]))
+    assert [listed(Client("http://x", ""), True, 100)[1] for _ in range(3)] == [False, True, True]
 
 
 def test_a_watch_shows_open_jobs_first_and_then_the_latest():

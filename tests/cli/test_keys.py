@@ -3,6 +3,7 @@
 import json
 import re
 
+from common.redis.keys import KEY_NAMES
 from tests.service import RunningService
 
 
@@ -20,3 +21,15 @@ def test_a_key_is_added_listed_limited_and_revoked(omni, service: RunningService
     finally:
         assert omni("keys", "revoke", "visitor").exit_code == 0
     assert "no key named" in omni("keys", "revoke", "visitor").stderr
+
+
+def test_a_name_whose_key_does_not_exist_can_be_taken(omni, service: RunningService):
+    """A release before could die between writing the name and the key's record."""
+    with service.redis() as redis:
+        redis.hset(KEY_NAMES, "halved", "0" * 32)
+    try:
+        key = omni("keys", "add", "halved").stdout.strip()
+        assert key and "halved" in omni("keys", "list").stdout
+        assert "already" in omni("keys", "add", "halved").stderr
+    finally:
+        omni("keys", "revoke", "halved")

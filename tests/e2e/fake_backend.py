@@ -245,6 +245,9 @@ class Handler(BaseHTTPRequestHandler):
         while not job.cancelled:
             if (wait := job.started - time.monotonic()) > 0.2:
                 self.write(f": queued position={1 + int(wait / 0.5)} eta={round(wait)} tier=flex\n\n")
+            elif job.kind == "queue" and not self.server.goes_on.is_set():
+                self.write(": queued position=0 tier=flex\n\n")
+                self.server.goes_on.wait(60)
             hold = None if self.server.goes_on.is_set() else self.server.holds.get(job.question)
             frames = job.frames()[:hold]
             if hold == 0:

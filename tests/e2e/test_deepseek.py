@@ -96,6 +96,7 @@ def test_streams_go_on_as_if_nothing_had_happened_when_the_worker_is_killed(serv
     before = served.service.worker().pid
     assert stream_all(served, kill_at=8) == served.expected
     assert served.service.worker().pid != before
+    assert "its weights were kept" in served.service.log()  # not read, packed and proven once more
 
 
 def test_the_layer_for_one_token_more_guesses_for_a_stream_alone(served: Served, client: openai.OpenAI) -> None:

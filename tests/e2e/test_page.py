@@ -75,9 +75,11 @@ def test_the_request_carries_what_the_settings_say(chat, backend):
     ]
 
 
-def test_the_place_in_the_queue_is_shown_while_a_request_waits(chat):
+def test_the_place_in_the_queue_is_shown_while_a_request_waits(chat, backend):
     say(chat, "queue")
     chat.wait_for_selector(f"{ANSWER} .status:has-text('Waiting: number 2 in the queue (flex)')")
+    chat.wait_for_selector(f"{ANSWER} .status:has-text('Waiting for the first token')")  # it has left the queue
+    backend.goes_on.set()
     until_done(chat)
     assert answer(chat) == "My turn at last."
 

@@ -172,6 +172,13 @@ def test_the_image_holds_every_package_that_the_processes_import():
     assert "USER 10001" in (DEPLOY / "Dockerfile").read_text()
 
 
+def test_the_image_holds_its_code_compiled():
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = set(re.findall(r"^COPY --\S+ (\w+) ", text, re.M)) - {"demo"} | {"bench", "omni.py"}
+    (compiled,) = re.findall(r"^RUN python -m compileall -q (.+)$", text, re.M)
+    assert set(compiled.split()) == copied
+
+
 def test_the_image_holds_what_the_load_generator_imports(tmp_path: Path):
     for files in re.findall(r"^COPY --\S+ ([^\n]+) \./", (DEPLOY / "Dockerfile").read_text(), re.M):
         for name in files.split():

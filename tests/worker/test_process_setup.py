@@ -49,3 +49,23 @@ libc.malloc_stats()
 """
     stats = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stderr
     assert stats.count("Arena") == 1, stats
+
+
+READS = """
+import sys
+from collections import Counter
+from worker.process_setup import prepare_transformers
+reads = Counter()
+sys.addaudithook(lambda event, args: event == "open" and reads.update([str(args[0])]))
+{}
+import transformers.models
+llama = [num for path, num in reads.items() if path.endswith("transformers/models/llama/modeling_llama.py")]
+print(*llama)
+"""
+
+
+@pytest.mark.parametrize(("prepares", "reads"), [("prepare_transformers()", "1"), ("", "2")])
+def test_transformers_reads_the_files_of_its_models_once(prepares: str, reads: str) -> None:
+    """Without our preparation twice: when that prints 1, transformers has mended it, and ours can go."""
+    command = [sys.executable, "-c", READS.format(prepares)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == reads

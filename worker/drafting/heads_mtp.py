@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from worker.attention.paged import Attention
 from worker.drafting.heads import HeadGuesser
 from worker.drafting.mtp_layer import MtpLayer, load_mtp_layer
+from worker.kernels.experts.swap import swap_proven_experts
 from worker.kernels.fused import fused_linear
 from worker.kernels.linear import tune_products
 from worker.models.loader import EngineConfig, LoadedModel
@@ -22,7 +24,8 @@ from worker.runners.base import ModelRunner
 from worker.runners.choose import surveyed_runner
 from worker.runners.parts.hosted import hosted_experts
 from worker.runners.parts.layers import Norm
-from worker.runners.probe import stock_logits
+from worker.runners.parts.mlp import encode_for
+from worker.runners.probe import attending_part, stock_logits
 from worker.state.kv_cache import KVCache, LayerShape
 
 logger = logging.getLogger(__name__)
@@ -129,6 +132,8 @@ def mtp_head(loaded: LoadedModel, config: EngineConfig) -> MtpHead:
     layer = load_mtp_layer(loaded)
     part = replace(loaded, model=layer.model, images=None, kept=None, num_passes=1)
     hosted = hosted_experts(part, config)
+    if loaded.device.type == "cpu":
+        swap_proven_experts(attending_part(layer.model), partial(encode_for, config.quantization))
     own, _ = surveyed_runner(part, config, stock_logits(layer.model))
     own.hosted = hosted
     is_exact = loaded.dtype == torch.float32

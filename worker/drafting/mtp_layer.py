@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from worker.kernels.experts.layer import has_experts
 from worker.models.dtypes import cast
@@ -21,6 +21,7 @@ from worker.models.formats.packing import packing_of
 from worker.models.formats.reader import dtype_of, load_tensors, named_tensors, opened, unpacked_config
 from worker.models.loader import LoadedModel, device_map
 from worker.models.loading_reports import logs_at_debug
+from worker.models.read.config import read_config
 
 NUM_TOKENS = 64  # of the one-layer model, which is compared with transformers' by its logits and never asked for others
 OWN = "model.layers.0."
@@ -44,7 +45,7 @@ class MtpLayer:
 def load_mtp_layer(loaded: LoadedModel) -> MtpLayer:
     """The layer on the model's device and in its dtype. Raises OSError, or ValueError if a part is missing."""
     path = loaded.model.config.name_or_path
-    stored_config = AutoConfig.from_pretrained(path)
+    stored_config = read_config(path)
     form, dtype = format_of(packing_of(path, stored_config)), dtype_of(stored_config)
     config = one_layer_config(unpacked_config(stored_config))
     prefix = f"model.layers.{stored_config.get_text_config().num_hidden_layers}."
@@ -80,6 +81,8 @@ def one_layer_config(config: Any) -> Any:
     changes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if "first_k_dense_replace" in fields:
         changes["first_k_dense_replace"] = 0
+    if "indexer_types" in fields:
+        changes["indexer_types"] = ["full"]  # it chooses keys by itself, whatever the last layer does
     return type(config).from_dict({**fields, **changes})
 
 

@@ -172,8 +172,11 @@ class StepCosts:
         if not load.read:
             self.decoding.note(load.decoded, load.decoded_pairs, seconds)
         else:
-            rest = seconds - self.decoding.low(load.decoded, load.decoded_pairs)
-            self.reading.note(load.read, load.read_pairs, max(rest, seconds / 16))
+            self.reading.note(load.read, load.read_pairs, self.of_reading(load, seconds))
+
+    def of_reading(self, load: Load, seconds: float) -> float:
+        """What prompts took of a step."""
+        return max(seconds - self.decoding.low(load.decoded, load.decoded_pairs), seconds / 16)
 
     def low(self, load: Load) -> float:
         return self.decoding.low(load.decoded, load.decoded_pairs) + self.reading.low(load.read, load.read_pairs)

@@ -17,9 +17,11 @@ from worker.engine.interface import NOTHING_LOGGED, EngineStats
 from worker.engine.memory.sizing import KVSizing
 from worker.engine.memory.sleeping import Sleeping, adopt_all
 from worker.engine.meter import Meter
+from worker.engine.reading import Reading
 from worker.engine.requests import Requests
 from worker.engine.scheduler import Scheduler
 from worker.engine.step import Outcome, Step
+from worker.models.formats.reader import mapped_bytes
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.progress import FIRST_STEP, READY, OnProgress
 from worker.runners.choose import build_runner
@@ -45,8 +47,10 @@ class Engine:
         self.adapters.attach(self.runner)
         self.card = replace(loaded.card, max_model_len=limits.max_model_len)  # memory may allow less than the model
         self.device = loaded.device
-        self.meter = Meter(self.requests)
-        self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects, self.meter.flex)
+        self.mapped_bytes = mapped_bytes(loaded.model)
+        reading = Reading(limits, is_timed=self.device.type == "cpu")
+        self.meter = Meter(self.requests, reading)
+        self.scheduler = Scheduler(self.runner.kv_cache, limits, self.requests.suspects, self.meter.flex, reading)
         self.has_room = self.scheduler.capacity.has_room  # these five: see AnyEngine
         self.has_ample_room = self.scheduler.capacity.has_ample_room
         self.take_gpu_us = self.requests.take_gpu_us

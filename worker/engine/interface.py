@@ -51,7 +51,7 @@ class KVDemand:
 class WithoutKV:
     """Of an engine without a KV cache in this process, which does not leave a GPU for a while either."""
 
-    kv_bytes = last_step_tokens = 0
+    kv_bytes = last_step_tokens = mapped_bytes = 0
     sleeping = None
 
     def resize_kv(self, num_bytes: int) -> int:
@@ -238,6 +238,8 @@ class AnyEngine(Protocol):
         """The request has proved harmless: let others run with it."""
 
     def stats(self) -> EngineStats: ...
+
+    mapped_bytes: int  # of files that it reads at each step, which the system counts as available memory
 
     def warm_up(self, on_progress: Callable[[str, float], None]) -> None:
         """Do once what the first caller should not wait for. Raises ValueError or RuntimeError if it fails."""

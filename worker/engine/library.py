@@ -11,7 +11,6 @@ from threading import RLock
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from common.errors import JobFailed
 from common.model.folder import fault_of
@@ -30,6 +29,7 @@ from worker.models.config_checks import checked_config, with_fields
 from worker.models.gguf.model import gguf_model
 from worker.models.load_fault import reason
 from worker.models.loader import EngineConfig, LoadedModel, load
+from worker.models.read.tokenizer import read_tokenizer
 from worker.progress import OnProgress
 from worker.state.sequence import Grammars
 
@@ -217,7 +217,7 @@ def opened(source: str | Path, config: EngineConfig, on_progress: OnProgress) ->
         engine = Engine(loaded, config, grammars_of(loaded))
         engine.warm_up(on_progress)
         gguf = gguf_model(model)
-        return engine, gguf.tokenizer() if gguf else AutoTokenizer.from_pretrained(model)
+        return engine, gguf.tokenizer() if gguf else read_tokenizer(model, loaded.model.config)
     except DraftFault as error:
         raise kind_of(error.error)(with_fields(f"{draft}: {reason(error.error)}")) from error.error
     except Exception as error:  # a model's own code may raise anything

@@ -4,6 +4,7 @@ import time
 
 from worker.engine.costs import StepCosts
 from worker.engine.flex import FlexRule
+from worker.engine.reading import Reading
 from worker.engine.requests import Requests
 from worker.engine.step import Step
 from worker.state.sequence import RequestState
@@ -12,10 +13,12 @@ from worker.state.sequence import RequestState
 class Meter:
     """Measures steps when they are committed."""
 
-    def __init__(self, requests: Requests[RequestState]) -> None:
+    def __init__(self, requests: Requests[RequestState], reading: Reading) -> None:
+        """`reading`: is told what it takes."""
         self.costs = StepCosts()
         self.flex = FlexRule(self.costs)
         self._requests = requests
+        self._reading = reading
         self._committed_at = 0.0
 
     def committed(self, step: Step) -> None:
@@ -26,6 +29,7 @@ class Meter:
         self.costs.charge(step.load, step.works, seconds, self._requests.seconds)
         if step.works and step.failure is None:
             self.costs.note(step.load, seconds)
+            self._reading.note(step.load.read, self.costs.of_reading(step.load, seconds))
 
     def answered(self, state: RequestState) -> None:
         """The request has a token."""

@@ -1,15 +1,19 @@
 """Chooses the tokens that the next step computes. First come, first served; running sequences never stall.
 
+But half of what a step reads of prompts is for those much shorter than the oldest: nobody waits for a book to be read.
+
 Flex sequences come after all others: they run in steps that nobody notices, and lose their KV blocks first.
 """
 
 from collections import deque
 from collections.abc import Collection
+from collections.abc import Sequence as Seq
 
-from worker.engine.costs import NOTHING, StepCosts, work_of
+from worker.engine.costs import NOTHING, work_of
 from worker.engine.flex import FlexRule, StepPace
 from worker.engine.memory.capacity import Capacity
 from worker.engine.memory.growth import Forecast
+from worker.engine.reading import Reading, has_blocks, is_last, waits_for_sibling
 from worker.runners.limits import Limits
 from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -22,21 +26,19 @@ class Scheduler:
     """Owns `waiting`, `running` (oldest first), and how far each sequence is computed."""
 
     def __init__(
-        self, kv_cache: KVCache, limits: Limits, suspects: Collection[str] = (), flex: FlexRule | None = None
+        self, kv_cache: KVCache, limits: Limits, suspects: Collection[str], flex: FlexRule, reading: Reading
     ) -> None:
         """`suspects`: ids of requests; while there are any, no others run."""
         self.kv_cache = kv_cache
         self.max_num_seqs = limits.max_num_seqs
-        self.max_step_tokens = max(limits.max_step_tokens, limits.max_num_seqs)
-        self.max_burst_tokens = max(limits.max_burst_tokens, limits.max_num_seqs)
-        self.max_chunk_pairs = limits.max_chunk_pairs
         self.max_model_len = limits.max_model_len
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_recomputed = 0  # tokens of sequences that continue after a preemption or after another worker
         self.forecast = Forecast(kv_cache, limits.max_model_len)
-        self.flex = flex or FlexRule(StepCosts())
+        self.flex = flex
+        self.reading = reading
         self.capacity = Capacity(kv_cache, limits, self.forecast, self.running, self.waiting)
         self._suspects = suspects
 
@@ -54,7 +56,7 @@ class Scheduler:
         Then the same of flex sequences, at their pace. Their tokens count as computed from now on.
         """
         rows: Rows = {}
-        budget = self._step_tokens(is_flex=not self.has_others)
+        budget = self.reading.step_tokens((*self.running, *self.waiting), is_flex=not self.has_others)
         if self.has_others:
             self.flex.note_others()
             budget = self._fill(rows, budget, None)
@@ -73,12 +75,16 @@ class Scheduler:
         is_flex = pace is not None
         has_company = any(sequence.is_decoding for sequence in self.running if sequence.is_flex is is_flex)
         for is_decoding in (True, False):
+            if pace is None and not is_decoding:
+                budget = self.reading.most(budget, is_alone=len(self.running) + len(self.waiting) == 1)
+                budget -= self._fill_quick(rows, budget // 2, has_company=has_company)
             for sequence in self._runnable(is_flex=is_flex, is_decoding=is_decoding):
-                if budget == 0 or self._has_last_token(sequence) or not sequence.block_ids:  # preempted just now
+                is_preempted = not sequence.block_ids  # just now
+                if budget == 0 or is_last(sequence, self.max_model_len) or id(sequence) in rows or is_preempted:
                     continue
                 num_tokens = min(sequence.num_uncomputed, budget)
                 if has_company:
-                    num_tokens = min(num_tokens, self._longest_chunk(sequence))
+                    num_tokens = min(num_tokens, self.reading.longest_chunk(sequence))
                 if pace is not None and not (num_tokens := pace.most(sequence, num_tokens)):
                     return budget
                 if self._make_room(sequence, num_tokens, rows):
@@ -89,6 +95,28 @@ class Scheduler:
                 break
             budget = self._add_row(rows, head, min(head.num_uncomputed, num_tokens), budget, pace)
         return budget
+
+    def _fill_quick(self, rows: Rows, budget: int, *, has_company: bool) -> int:
+        """Add rows of prompts that go before the oldest one; returns how many tokens they take of the budget."""
+        left = budget
+        running = self._runnable(is_flex=False, is_decoding=False)
+        waiting = [sequence for sequence in self.waiting if not sequence.is_flex and self._may_run(sequence)]
+        for sequence in self.reading.quick_ones(running, waiting):
+            num_tokens = min(sequence.num_uncomputed, left)
+            if has_company:
+                num_tokens = min(num_tokens, self.reading.longest_chunk(sequence))
+            if not num_tokens:
+                break
+            if sequence not in self.running:
+                ahead = waiting[: waiting.index(sequence)]
+                if waits_for_sibling(sequence, self.running, self.kv_cache) or not self._admit(sequence, ahead):
+                    continue
+                waiting.remove(sequence)
+                num_tokens = min(num_tokens, sequence.num_uncomputed)  # some may be in the cache
+            elif not sequence.block_ids or not self._make_room(sequence, num_tokens, rows):
+                continue
+            left = self._add_row(rows, sequence, num_tokens, left, None)
+        return budget - left
 
     def _add_row(self, rows: Rows, sequence: Sequence, num_tokens: int, budget: int, pace: StepPace | None) -> int:
         rows[id(sequence)] = ScheduledSequence(sequence, num_tokens)
@@ -129,40 +157,31 @@ class Scheduler:
             if sequence.is_flex is is_flex and sequence.is_decoding is is_decoding and self._may_run(sequence)
         ]
 
-    def _can_grow(self, head: Sequence) -> bool:
-        """True if the cache can hold the head to its end. An idle engine takes any head that fits now."""
+    def _can_grow(self, head: Sequence, ahead: Seq[Sequence]) -> bool:
+        """True if the cache can hold the head to its end, and those `ahead` of it in the line, which it overtakes.
+
+        An idle engine takes any head that fits now.
+        """
         running = [sequence for sequence in self.running if head.is_flex or not sequence.is_flex]
         num_free = self.kv_cache.pool.num_free
-        return not running or self.forecast.suffices(running, [self.forecast.of_waiting(head)], num_free)
-
-    def _step_tokens(self, *, is_flex: bool) -> int:
-        """The step's token budget, larger while prompts queue up, so that the last of a burst is answered sooner."""
-        prompts = [seq for seq in (*self.running, *self.waiting) if seq.is_flex is is_flex and not seq.is_decoding]
-        num_behind = sum(sequence.num_uncomputed for sequence in prompts[1:])
-        return self.max_burst_tokens if num_behind >= self.max_step_tokens else self.max_step_tokens
-
-    def _longest_chunk(self, sequence: Sequence) -> int:
-        """Prompt tokens that may share a step with decodes: each costs more, the more tokens come before it."""
-        return max(1, self.max_chunk_pairs // (sequence.num_computed + 1))
+        new = [self.forecast.of_waiting(sequence) for sequence in (*ahead, head)]
+        return not running or self.forecast.suffices(running, new, num_free)
 
     def _may_run(self, sequence: Sequence) -> bool:
         return not self._suspects or sequence.request_id in self._suspects
-
-    def _has_last_token(self, sequence: Sequence) -> bool:
-        """True if its pending token is the last one that it may have."""
-        is_full = sequence.num_tokens >= self.max_model_len
-        is_long = sequence.num_completion_tokens >= sequence.sampling.max_tokens
-        return sequence.pending is not None and (is_full or is_long)
 
     def _next_waiting(self, *, is_flex: bool) -> Sequence | None:
         """The head of `waiting`, which no sequence overtakes; a flex one only if no others wait."""
         others = next((seq for seq in self.waiting if not seq.is_flex and self._may_run(seq)), None)
         head = others or next((seq for seq in self.waiting if self._may_run(seq)), None)
-        return head if head is not None and head.is_flex is is_flex and not self._waits_for_sibling(head) else None
+        if head is None or head.is_flex is not is_flex or waits_for_sibling(head, self.running, self.kv_cache):
+            return None
+        return head
 
-    def _admit(self, head: Sequence) -> bool:
-        """Move the head to `running`; False if it does not fit."""
-        while len(self.running) >= self.max_num_seqs or not self._can_grow(head) or not self._allocate(head):
+    def _admit(self, head: Sequence, ahead: Seq[Sequence] = ()) -> bool:
+        """Move the head to `running`; False if it does not fit, or those `ahead` would not any more."""
+        places = self.max_num_seqs - len(ahead)
+        while len(self.running) >= places or not self._can_grow(head, ahead) or not has_blocks(head, self.kv_cache):
             yielding = [seq for seq in self.running if not self._may_run(seq) or (seq.is_flex and not head.is_flex)]
             if not yielding:
                 return False
@@ -173,21 +192,6 @@ class Scheduler:
             self.num_recomputed += head.num_uncomputed - 1
         head.is_preempted = False
         return True
-
-    def _allocate(self, head: Sequence) -> bool:
-        """Give the head its blocks, shared ones first; False if there is no room."""
-        num_cached = self.kv_cache.allocate(head)
-        if num_cached is None:
-            return False
-        head.begin_at(num_cached)
-        return True
-
-    def _waits_for_sibling(self, head: Sequence) -> bool:
-        """Another choice of the head's request is computing their prompt, which the head then finds in the cache."""
-        return self.kv_cache.shares_prefixes and any(
-            sequence.request_id == head.request_id and sequence.num_computed < sequence.num_prompt_tokens
-            for sequence in self.running
-        )
 
     def _make_room(self, sequence: Sequence, num_tokens: int, rows: Rows) -> bool:
         """Blocks for the row, taken from the youngest if necessary, flex ones first; False if it is the youngest."""

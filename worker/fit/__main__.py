@@ -1,13 +1,15 @@
 """`python -m worker.fit MODEL`: prints the plans as JSON. Ends with one sentence and status 2 for no model."""
 
 import argparse
+import atexit
+import gc
 import json
 import logging
 import sys
 from dataclasses import asdict, replace
 
 from common.settings import Settings, refuse, settings_or_exit
-from worker.process_setup import prepare_process
+from worker.process_setup import prepare_process, prepare_transformers
 
 
 def report(
@@ -63,5 +65,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # it ends in seconds, and imports leave no garbage
+    atexit.register(gc.freeze)  # nor does the interpreter's end look for it
+    prepare_transformers()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     sys.exit(main())

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from common.model.folder import CONFIG, fault_of
 from worker.fit.experts import expert_tensors
@@ -24,6 +23,7 @@ from worker.models.gguf.model import gguf_model
 from worker.models.loader import model_class
 from worker.models.missing_weights import check_shapes
 from worker.models.model_files import file_of
+from worker.models.read.config import read_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def read(model_path: str) -> Checkpoint:
         return of_known(known)
     check_is_here(model_path)
     gguf = gguf_model(model_path)
-    config = gguf.config if gguf else AutoConfig.from_pretrained(model_path, local_files_only=True)
+    config = gguf.config if gguf else read_config(model_path, local_files_only=True)
     check_generates(config)
     packing = packing_of(model_path, config)
     dtype = dtype_of(config)

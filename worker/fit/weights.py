@@ -78,8 +78,9 @@ def stored_widths(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[
     head, bits = model.get_output_embeddings(), None if checkpoint.packing is None else bits_of(checkpoint.packing)
     linears = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
     experts = expert_tensors(model)
+    has_packed_linears = checkpoint.packing is not None and not packs_experts_only(checkpoint.packing)
     for name, parameter in model.named_parameters():
-        is_packed = id(parameter) in experts or id(parameter) in linears and checkpoint.packing_name != "mxfp4"
+        is_packed = id(parameter) in experts or id(parameter) in linears and has_packed_linears
         if name in sizes:
             yield name, parameter, sizes[name] / parameter.numel()
         else:
@@ -144,6 +145,12 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
     if isinstance(tensor, PackedTensor):
         return tensor.weights.num_bytes
     return tensor.numel() * tensor.element_size()
+
+
+def packs_experts_only(packing: Mapping[str, Any]) -> bool:
+    """True for gpt-oss and Kimi K2 Thinking, where the layers beside routed experts are not packed."""
+    ignored = packing.get("ignore") or ()
+    return method_of(packing) == "mxfp4" or any(str(name).startswith("re:.*self_attn") for name in ignored)
 
 
 def bits_of(packing: Mapping[str, Any]) -> float | None:

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, cast
 
 from redis import Redis
@@ -71,7 +72,8 @@ class Ledger:
 
     def publish_card(self, card: ModelCard) -> None:
         """Publish what the API must know to encode prompts for this model."""
-        self._scripts.run("card", self.queue, encode_card(card), card.revision, *card.names)
+        version = sha256(encode_card(replace(card, created=0))).hexdigest()  # the same after each start
+        self._scripts.run("card", self.queue, encode_card(card), version, *card.names)
 
     def report_loading(self, what: str, share: float) -> None:
         """Publish the progress of loading (0 to 1), for /health and for the 503 of early requests."""

@@ -1,6 +1,7 @@
 """Named tensors in a file: written in pieces by several threads, complete or not there, mapped by those who read it."""
 
 import ctypes
+import errno
 import mmap
 import os
 import zlib
@@ -17,6 +18,7 @@ from worker.kept.tensors import BrokenMemory, KeptTensors, header_of, placed
 UNFINISHED = ".part"  # after the name of a file that is being written
 CHECKSUMS = "checksums"  # a tensor [tensors, pieces] in each file
 CHECKED_BYTES = 2**26  # at a time
+UNREADABLE = (errno.EFAULT, 133)  # and EHWPOISON of Linux
 POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14: reads pages, and fills the page table
 
 
@@ -79,13 +81,13 @@ class TensorFileWriter:
 
 
 class TensorFile(KeptTensors):
-    """The tensors of a file, mapped: their pages are the page cache's. Nobody may write to them."""
+    """The tensors of a file, mapped: their pages are the page cache's. Nobody can write to them."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError, or BrokenMemory for a file that another program wrote or cut."""
         fd = os.open(path, os.O_RDONLY)
         try:
-            super().__init__(KeptMemory(str(path), os.fstat(fd).st_size, fd))
+            super().__init__(KeptMemory(str(path), os.fstat(fd).st_size, fd), is_read_only=True)
         finally:
             os.close(fd)
         self.path = path
@@ -125,7 +127,7 @@ class TensorFile(KeptTensors):
             begin, found = self._first + extent.start + piece * size, 0
             for start in range(begin, begin + size, CHECKED_BYTES):
                 stop = min(start + CHECKED_BYTES, begin + size)
-                populate(self._pages, start, stop)
+                self._populate(start, stop)
                 with memoryview(self._pages)[start:stop] as numbers:
                     found = zlib.crc32(numbers, found)
             if found != int(sums[row, piece]):
@@ -133,14 +135,18 @@ class TensorFile(KeptTensors):
             total += size
         return total
 
+    def _populate(self, start: int, stop: int) -> None:
+        """Bring bytes `[start, stop)` into memory and into this process's page table, where the system can.
 
-def populate(pages: mmap.mmap, start: int, stop: int) -> None:
-    """Bring bytes `[start, stop)` into memory and into this process's page table, where the system can."""
-    begin = start // mmap.PAGESIZE * mmap.PAGESIZE
-    try:
-        pages.madvise(POPULATE_READ, begin, stop - begin)
-    except OSError:  # an older kernel: the pages come when they are read
-        return
+        Raises BrokenMemory where they cannot be read: whoever touched them would be killed.
+        """
+        begin = start // mmap.PAGESIZE * mmap.PAGESIZE
+        try:
+            self._pages.madvise(POPULATE_READ, begin, stop - begin)
+        except OSError as error:
+            if error.errno in UNREADABLE:
+                raise BrokenMemory(f"{self.path.name} cannot be read: its disk is damaged, or it was cut") from error
+            # else an older kernel: the pages come when they are read
 
 
 def stamp_of(sums: torch.Tensor) -> int:

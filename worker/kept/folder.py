@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from worker.kept.files import UNFINISHED, TensorFile
@@ -83,18 +83,36 @@ class FileFolder:
 
         Raises OSError, in a sentence, if that is not enough.
         """
-        for path in sorted(self._root.iterdir(), key=used_at):
-            if self.lacking(num_bytes) <= 0:
-                return
-            if path != self.path and path.is_dir():
-                remove_unused(path)
-        if (lacking := self.lacking(num_bytes)) > 0:
-            free = shutil.disk_usage(self._root).free
-            raise OSError(
-                f"its packed experts take {num_bytes / 2**30:,.1f} GiB more of the disk at {self._root}, where "
-                f"{free / 2**30:,.1f} GiB are free: free {lacking / 2**30:,.1f} GiB there, or set OMNI_DATA_DIR to a "
-                "folder on a larger disk."
-            )
+        with ExitStack() as locks:
+            others = [path for path in sorted(self._root.iterdir(), key=used_at) if path != self.path]
+            unused = [path for path in others if locks.enter_context(lock_unused(path))]
+            if self.lacking(num_bytes) > sum(map(bytes_in, unused)):
+                raise self.no_room(num_bytes)
+            for path in unused:
+                if self.lacking(num_bytes) <= 0:
+                    return
+                remove(path)
+        if self.lacking(num_bytes) > 0:
+            raise self.no_room(num_bytes)
+
+    @contextmanager
+    def making_room(self, num_bytes: int) -> Iterator[None]:
+        """As make_room(). Within this the room is there, if no other program takes it."""
+        fd = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # held for moments
+            self.make_room(num_bytes)
+            yield
+        finally:
+            os.close(fd)
+
+    def no_room(self, num_bytes: int) -> OSError:
+        free, lacking = shutil.disk_usage(self._root).free, self.lacking(num_bytes)
+        what = f"free {lacking / 2**30:,.1f} GiB there" if lacking > 0 else "which another program filled: free it"
+        return OSError(
+            f"its packed experts take {num_bytes / 2**30:,.1f} GiB more of the disk at {self._root}, where "
+            f"{free / 2**30:,.1f} GiB are free: {what}, or set OMNI_DATA_DIR to a folder on a larger disk."
+        )
 
     def lacking(self, num_bytes: int) -> int:
         """Bytes; negative if there is more room."""
@@ -123,15 +141,32 @@ def used_at(folder: Path) -> float:
         return 0.0
 
 
-def remove_unused(path: Path) -> None:
-    """Remove a folder, unless somebody uses it."""
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*") if path.exists())
+
+
+@contextmanager
+def lock_unused(path: Path) -> Iterator[bool]:
+    """True if this is a folder of ours that nobody uses: nobody can then begin to, within this."""
     try:
         lock = os.open(path / LOCK, os.O_RDWR)
-    except OSError:  # no folder of ours
+    except OSError:
+        yield False
         return
     try:
-        if is_locked(lock, fcntl.LOCK_EX):
-            logger.info("removing %s to make room: it was used last at %s", path, time.ctime(used_at(path)))
-            shutil.rmtree(path, ignore_errors=True)
+        yield is_locked(lock, fcntl.LOCK_EX)
     finally:
         os.close(lock)
+
+
+def remove(path: Path) -> None:
+    """A folder, within lock_unused()."""
+    logger.info("removing %s to make room: it was used last at %s", path, time.ctime(used_at(path)))
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_unused(path: Path) -> None:
+    """Remove a folder, unless somebody uses it."""
+    with lock_unused(path) as is_unused:
+        if is_unused:
+            remove(path)

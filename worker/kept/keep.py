@@ -31,12 +31,16 @@ class KeptMemory:
         """That are in use: pages that were never written take none."""
         return allocated_bytes(self.fd) if self.fd >= 0 else self.num_bytes
 
-    def map(self, *, is_private: bool = False) -> mmap.mmap:
-        """The memory in this process. What is written to a private mapping stays in this process."""
+    def map(self, *, is_private: bool = False, is_read_only: bool = False) -> mmap.mmap:
+        """The memory in this process. What is written to a private mapping stays in this process.
+
+        One that is read only takes nothing of what the system may promise (vm.overcommit_memory=2).
+        """
         if self.pages is not None:
             return self.pages
         flags = mmap.MAP_PRIVATE if is_private else mmap.MAP_SHARED
-        return mmap.mmap(self.fd, self.num_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        access = mmap.PROT_READ if is_read_only else mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(self.fd, self.num_bytes, flags=flags, prot=access)
 
     def close(self) -> None:
         """Let go of it; mappings stay. The memory is freed when nobody has it any more."""

@@ -4,8 +4,10 @@ import json
 import math
 import mmap
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,9 +61,11 @@ class KeptTensors(Mapping[str, torch.Tensor]):
     The mapping lives as long as this or one of its tensors.
     """
 
-    def __init__(self, memory: KeptMemory) -> None:
+    def __init__(self, memory: KeptMemory, *, is_read_only: bool = False) -> None:
         """Raises BrokenMemory."""
-        pages = memory.map(is_private=True)
+        pages = memory.map(is_private=True, is_read_only=is_read_only)
+        if is_read_only:
+            allow_read_only()
         magic, length = PREFIX.unpack_from(pages) if len(pages) >= PREFIX.size else (b"", 0)
         if magic != MAGIC:
             raise BrokenMemory("it does not begin as it should")
@@ -125,6 +129,14 @@ class TensorWriter:
         """From now on the memory is found, by a successor too."""
         self._keep.put(self._memory)
         return KeptTensors(self._memory)
+
+
+@cache
+def allow_read_only() -> None:
+    """Let torch give its warning of tensors that nobody may write to now, unheard: it has only one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.frombuffer(b"0", dtype=torch.uint8)
 
 
 def use_huge_pages(pages: mmap.mmap) -> None:

@@ -1,40 +1,10 @@
 /* Attention over the paged KV cache: every sequence over its own blocks, in tiles of queries and chunks of keys. */
-#include "numbers.h"
+#include "softmax.h"
 
 int omp_get_num_threads(void);
 
-#define MINUS_INFINITY (-__builtin_inff())
-#define GROUPS 4 /* of 16 keys each, which a tile reads together: a chunk */
-#define CHUNK (GROUPS * LANES)
 #define MAX_ROWS 64  /* query rows of one tile: queries times the heads that share a KV head */
 #define MAX_DIM 256  /* of a head */
-
-/* The type of queries and weights in the products: as wide as the words of the pool. */
-#if IN_WORD == 2
-typedef number operand;
-
-static inline vec load_words(const number *from) { return FLOATS(from); } /* 16 of them */
-
-static inline vec multiply_add(vec a, vec b, vec sum) {
-    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-}
-
-static inline void store_operand(operand *to, vec x) { store(to, x); }
-#else
-typedef float operand;
-
-static inline vec load_words(const number *from) { return load(from); }
-
-static inline vec multiply_add(vec a, vec b, vec sum) { return a * b + sum; }
-
-static inline void store_operand(operand *to, vec x) { FLOATS(to) = x; }
-#endif
-
-static inline vec broadcast(const operand *word) {
-    float x;
-    memcpy(&x, word, sizeof x);
-    return all(x);
-}
 
 /* The groups of a chunk and of the next one (after a tile's last chunk, of the next tile). The next ones are prefetched
  * by hand, because a processor cannot predict where a block table points.
@@ -99,8 +69,7 @@ typedef struct {
     operand weights[MAX_ROWS * CHUNK];
     float scores[MAX_ROWS * CHUNK];
     float sums[MAX_ROWS * MAX_DIM]; /* weighted values so far, [rows, dim] */
-    float most[MAX_ROWS], total[MAX_ROWS]; /* the largest score so far, and the sum of the weights relative to it */
-    float added[MAX_ROWS];                 /* the sum of the weights of this chunk */
+    float most[MAX_ROWS], total[MAX_ROWS], added[MAX_ROWS];
 } Tile;
 
 /* The cache of a layer; `window` is how far back a token attends. */
@@ -140,50 +109,6 @@ static inline void find_groups(const Place *place, int first, const number **key
         long row = (long)place->blocks[token / place->block_size] * place->block_size + token % place->block_size;
         keys[g] = place->keys + row * place->dim;
         values[g] = place->values + row * place->dim;
-    }
-}
-
-/* Turns the scores of one row, times `scale`, into weights relative to the largest score so far. Only keys in [from, to)
- * count.
- */
-static void soften(Tile *tile, int row, int from, int to, int width, float scale) {
-    const bits lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    float *scores = tile->scores + row * CHUNK;
-    operand *weights = tile->weights + row * CHUNK;
-    vec most = all(tile->most[row]);
-    for (int i = 0; i < width; i += LANES) {
-        vec x = FLOATS(scores + i) * scale;
-        if (i < from || i + LANES > to) {
-            int first = from > i ? from - i : 0, last = to > i ? to - i : 0;
-            bits is_seen = (bits)(lane >= (uint32_t)first) & (bits)(lane < (uint32_t)last);
-            x = choose(is_seen, x, all(MINUS_INFINITY));
-        }
-        FLOATS(scores + i) = x;
-        most = larger(x, most);
-    }
-    float top = largest(most);
-    vec added = all(0);
-    if (top == MINUS_INFINITY) /* no key counted yet */
-        memset(weights, 0, width * sizeof(operand));
-    else
-        for (int i = 0; i < width; i += LANES) {
-            vec x = exponential(FLOATS(scores + i) - top);
-            added += x;
-            store_operand(weights + i, x);
-        }
-    tile->most[row] = top;
-    tile->added[row] = sum(added);
-}
-
-/* Rescales the sums, which are relative to the largest scores `before` this chunk, to the new largest scores. */
-static void shrink(Tile *tile, const float *before, int rows, int dim) {
-    for (int first = 0; first < rows; first += LANES) {
-        vec old = FLOATS(before + first), new = FLOATS(tile->most + first);
-        vec by = choose((bits)(old == new), all(1), exponential(old - new));
-        FLOATS(tile->total + first) = FLOATS(tile->total + first) * by + FLOATS(tile->added + first);
-        for (int r = first; r < smaller(first + LANES, rows); r++)
-            if (by[r - first] != 1.0f)
-                for (int i = 0; i < dim; i += LANES) FLOATS(tile->sums + r * dim + i) *= by[r - first];
     }
 }
 
@@ -236,9 +161,10 @@ void attend(const number *qkv, const number *keys, const number *values, long nu
             for (int r = 0; r < rows; r++) {
                 int seen = position + r / shared + 1 - first; /* keys of this chunk that do not come after the query */
                 int from = window ? seen - window : 0;
-                soften(&tile, r, from > 0 ? from : 0, smaller(seen, count), width, scale);
+                tile.added[r] = soften(tile.scores + r * CHUNK, tile.weights + r * CHUNK, tile.most + r, from > 0 ? from : 0,
+                                       smaller(seen, count), width, scale);
             }
-            shrink(&tile, before, rows, dim);
+            shrink(before, tile.most, tile.added, tile.total, tile.sums, rows, dim);
             for (int r = 0; r < rows; r += 4)
                 add_values_4(tile.weights + r * CHUNK, &value_groups, r == 0, count, dim, tile.sums + r * dim);
         }

@@ -6,13 +6,28 @@
  */
 #include "numbers.h"
 
+#define PARALLEL_FROM 65536 /* products; with fewer, waking another thread costs more than it saves */
+
+/* Weights [out, in] as they are, of fewer outputs than a panel has; `num_in` is a multiple of 16, the bias may be null. */
+void multiply_narrow(const number *weights, const number *bias, const number *inputs, int rows, int num_in, int num_out,
+                     number *out) {
+#pragma omp parallel for if ((long)rows * num_in * num_out >= PARALLEL_FROM)
+    for (int at = 0; at < rows * num_out; at++) {
+        const number *x = inputs + (long)(at / num_out) * num_in, *w = weights + (long)(at % num_out) * num_in;
+        number own[LANES];
+        vec total = all(0);
+        for (int i = 0; i < num_in; i += LANES) total += load(x + i) * load(w + i);
+        store(own, all(sum(total) + (bias ? one(bias + at % num_out) : 0)));
+        out[at] = own[0];
+    }
+}
+
 #if IN_WORD == 2
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 #define MAX_M 6 /* rows of a tile */
 #define MAX_N 4 /* panels of a tile */
 #define MAX_PARTS 6
-#define PARALLEL_FROM 65536 /* products; with fewer, waking another thread costs more than it saves */
 
 typedef struct {
     const number *weights, *bias, *inputs;

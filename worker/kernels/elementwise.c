@@ -3,15 +3,6 @@
 
 #define PARALLEL_FROM 32768 /* with fewer numbers, waking another thread costs more than it saves */
 
-static float inverse_rms(const number *x, int width, float eps) {
-    vec squares = all(0);
-    for (int i = 0; i < width; i += LANES) {
-        vec v = load(x + i);
-        squares += v * v;
-    }
-    return 1.0f / __builtin_sqrtf(sum(squares) / width + eps);
-}
-
 /* hidden += change; out = norm(hidden) * weight; all [tokens, width]. `change` may be null. */
 void add_norm(number *hidden, const number *change, const number *weight, number *out, int tokens, int width, float eps) {
 #pragma omp parallel for if ((long)tokens * width >= PARALLEL_FROM)
@@ -19,8 +10,17 @@ void add_norm(number *hidden, const number *change, const number *weight, number
         number *own = hidden + (long)t * width, *result = out + (long)t * width;
         if (change)
             for (int i = 0; i < width; i += LANES) store(own + i, load(own + i) + load(change + (long)t * width + i));
-        vec scale = all(inverse_rms(own, width, eps));
-        for (int i = 0; i < width; i += LANES) store(result + i, load(own + i) * scale * load(weight + i));
+        normalize(own, weight, result, width, eps);
+    }
+}
+
+/* out += shared, each row times the sigmoid of its gate; both [tokens, width]. `gates` [tokens] may be null. */
+void add_shared(number *out, const number *shared, const number *gates, int tokens, int width) {
+#pragma omp parallel for if ((long)tokens * width >= PARALLEL_FROM)
+    for (int t = 0; t < tokens; t++) {
+        number *own = out + (long)t * width;
+        vec weight = gates ? 1.0f / (1.0f + exponential(all(-one(gates + t)))) : all(1);
+        for (int i = 0; i < width; i += LANES) store(own + i, load(own + i) + load(shared + (long)t * width + i) * weight);
     }
 }
 

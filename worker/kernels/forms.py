@@ -16,7 +16,7 @@ from worker.kernels.experts.mapped import MappedExperts
 from worker.kernels.linear import PackedLinear, PlainLinear
 from worker.kernels.packed.by_chunks import ByChunks
 from worker.kernels.packed.cpu import CpuLinear
-from worker.kernels.packed.dense import PairsLinear
+from worker.kernels.packed.dense import NarrowLinear, PairsLinear
 from worker.kernels.packed.layout import LaidOut
 from worker.kernels.packed.linear import Reordered, SideBySide
 from worker.kernels.packed.tensor import PackedTensor
@@ -30,6 +30,7 @@ KINDS: Mapping[str, tuple[Any, tuple[str, ...]]] = MappingProxyType(
         "plain": (PlainLinear, ()),
         "packed": (PackedLinear, ("_multiply",)),
         "pairs": (PairsLinear, ("_multiply",)),
+        "narrow": (NarrowLinear, ("_multiply",)),
         "cpu": (CpuLinear, ()),
         "laid_out": (LaidOut, ("kernels", "packed", "address")),
         "experts": (CpuExperts, BOUND),

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from typing import Any
 
+import torch
+
 from worker.kernels.experts.layer import Experts
 from worker.kernels.linear import Linear, dense_linear, drop_weights, joined
 from worker.kernels.packed.dense import dense_cpu_linear
@@ -20,6 +22,10 @@ class PackedBefore:
     def take(self) -> Linear:
         linear: Linear = next(self._left)
         return linear
+
+    def take_tensor(self) -> torch.Tensor:
+        tensor: torch.Tensor = next(self._left)
+        return tensor
 
     def take_experts(self) -> Experts:
         experts: Experts = next(self._left)

@@ -35,8 +35,13 @@ SIGNATURES = MappingProxyType(
     {
         "add_norm": (*[POINTER] * 4, INT, INT, FLOAT),
         "swiglu": (POINTER, POINTER, INT, INT),
+        "add_shared": (*[POINTER] * 3, INT, INT),
         "rotate_and_write": (*[POINTER] * 5, FLOAT, *[POINTER] * 3, LONG, *[INT] * 5),
         "add_low_rank": (POINTER, LONG, POINTER, LONG, POINTER, INT, INT, POINTER, INT, POINTER, POINTER, INT),
+        "norm_rows": (POINTER, LONG, POINTER, POINTER, INT, INT, FLOAT),
+        "write_latents": (POINTER, LONG, POINTER, LONG, *[POINTER] * 3, FLOAT, *[POINTER] * 3, *[INT] * 6),
+        "attend_latents": (POINTER, POINTER, INT, POINTER, POINTER, *[INT] * 4, FLOAT, INT, INT, POINTER, POINTER),
+        "multiply_heads": (POINTER, POINTER, LONG, LONG, POINTER, LONG, LONG, *[INT] * 4),
         "attend": (*[POINTER] * 3, LONG, INT, POINTER, POINTER, *[INT] * 4, FLOAT, INT, POINTER, POINTER),
         "pack_codes": (POINTER, LONG, INT, INT, POINTER, POINTER),
         "decode_all": (POINTER, INT, INT, INT, POINTER),
@@ -44,8 +49,9 @@ SIGNATURES = MappingProxyType(
         "multiply_rounded": (POINTER, POINTER, INT, POINTER),
         "multiply_fine": (POINTER, POINTER, INT, POINTER),
         "multiply_dense": (*[POINTER] * 3, INT, INT, INT, POINTER),
+        "multiply_narrow": (*[POINTER] * 3, INT, INT, INT, POINTER),
         "compute_experts": (POINTER,),
-        "route": (*[POINTER] * 7, *[INT] * 7, FLOAT, FLOAT),
+        "route": (*[POINTER] * 7, *[INT] * 10, FLOAT, FLOAT),
         "replay": (POINTER, INT),
         "best_way": (POINTER,),
         "open_host_worker": (POINTER,),
@@ -60,7 +66,8 @@ SIGNATURES = MappingProxyType(
 )
 REPLAYED = (
     "add_norm", "swiglu", "rotate_and_write", "attend", "multiply_exact", "multiply_rounded", "multiply_fine",
-    "multiply_dense", "compute_experts", "route",
+    "multiply_dense", "compute_experts", "route", "add_shared", "multiply_narrow",
+    "norm_rows", "write_latents", "attend_latents", "multiply_heads",
 )  # in the order of replay.c  # fmt: skip
 ANSWERS = frozenset({"best_way", "can_round", "can_multiply_pairs"})  # with a whole number
 

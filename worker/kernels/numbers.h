@@ -46,8 +46,18 @@ static inline void store(number *to, vec x) { /* to the nearest, ties to even; N
     memcpy(to, &rounded, sizeof rounded);
 #endif
 }
+
+static inline float one(const number *from) {
+    union {
+        uint32_t raw;
+        float x;
+    } found = {(uint32_t)*from << 16};
+    return found.x;
+}
 #else
 typedef float number;
+
+static inline float one(const number *from) { return *from; }
 
 static inline vec load(const number *from) { return FLOATS(from); }
 
@@ -126,4 +136,19 @@ static inline vec divide(vec a, vec b) {
 #else
     return a / b;
 #endif
+}
+
+static inline float inverse_rms(const number *x, int width, float eps) {
+    vec squares = all(0);
+    for (int i = 0; i < width; i += LANES) {
+        vec v = load(x + i);
+        squares += v * v;
+    }
+    return 1.0f / __builtin_sqrtf(sum(squares) / width + eps);
+}
+
+/* out = norm(x) * weight, of one row. */
+static inline void normalize(const number *x, const number *weight, number *out, int width, float eps) {
+    vec scale = all(inverse_rms(x, width, eps));
+    for (int i = 0; i < width; i += LANES) store(out + i, load(x + i) * scale * load(weight + i));
 }

@@ -30,7 +30,6 @@ def describe(
 ) -> ModelCard:
     """The card of a model served under `names`. `max_model_len` may be shorter than its config's length."""
     text_config = model_config.get_text_config()
-    longest = longest_sequence(text_config)
     default, with_tools = templates_of(tokenizer.chat_template)
     return ModelCard(
         queue=names[0],
@@ -38,7 +37,7 @@ def describe(
         root=shown_name(model_path),
         revision=revision_of(model_path),
         architecture=model_config.model_type,
-        max_model_len=min(max_model_len or longest or USUAL_LENGTH, longest or 2**62),
+        max_model_len=context_of(model_config, max_model_len),
         vocab_size=text_config.vocab_size,
         created=int(time.time()),
         tokenizer=tokenizer.backend_tokenizer.to_str(),
@@ -50,6 +49,12 @@ def describe(
         eos_token_ids=eos_token_ids(model_config, generation_config, tokenizer),
         **weights_fields(model_path, model_config),
     )
+
+
+def context_of(model_config: Any, max_model_len: int | None) -> int:
+    """Tokens of prompt and completion: as set, but never more than the config names."""
+    longest = longest_sequence(model_config.get_text_config())
+    return min(max_model_len or longest or USUAL_LENGTH, longest or 2**62)
 
 
 def weights_fields(model_path: str, model_config: Any) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def revision_of(model_path: str) -> str:
     for path in sorted([*Path(model_path).glob("*"), *Path(model_path).glob("additional_chat_templates/*")]):
         if path.suffix in (".json", ".jinja"):
             digest.update(path.read_bytes())
-        elif path.suffix in (".safetensors", ".bin"):
+        elif path.suffix in (".safetensors", ".bin", ".model", ".py"):
             digest.update(size_and_time(path))
     return digest.hexdigest()[:12]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from worker.kernels.torch_seams import has_fast_bf16
-from worker.models.formats.reader import has_packed, num_stored
+from worker.models.formats.reader import num_stored
 
 if TYPE_CHECKING:
     from worker.models.loader import EngineConfig
@@ -14,11 +14,14 @@ SMALL_MODEL_PARAMETERS = 50_000_000  # with fewer, float32 on a CPU costs little
 SMALL_PACKED_PARAMETERS = 250_000_000  # about SMALL_BYTES in four bits; in bf16 their likeliest tokens would often tie
 
 
-def choose_dtype(config: "EngineConfig", device: torch.device, model: Any) -> torch.dtype:
-    """The dtype of OMNI_DTYPE, or: on a GPU as saved; on a CPU float32 for small models and where bf16 is slow."""
+def choose_dtype(config: "EngineConfig", device: torch.device, model: Any, *, is_packed: bool) -> torch.dtype:
+    """The dtype of OMNI_DTYPE, or: on a GPU as saved; on a CPU float32 for small models and where bf16 is slow.
+
+    `is_packed`: in its files.
+    """
     saved: torch.dtype = model.dtype
     if not getattr(model, "is_quantized", False):
-        return dtype_for(config, device, saved, count_parameters(model), is_packed=has_packed(model))
+        return dtype_for(config, device, saved, count_parameters(model), is_packed=is_packed)
     if config.dtype not in ("auto", str(saved).removeprefix("torch.")):  # a library's packed weights cannot be cast
         raise ValueError(f"its packed weights compute in {saved}, not in OMNI_DTYPE={config.dtype}; set it to auto.")
     return saved

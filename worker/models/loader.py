@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.distributed import DistributedConfig
 
 from common.wire import ModelCard
@@ -36,6 +36,8 @@ from worker.models.kept.key import kept_key
 from worker.models.kept.state import KeptModel, card_of, kept_model, put_state
 from worker.models.loading_reports import logs_at_debug, reports_weights
 from worker.models.missing_weights import check_complete, missing_weights, needed_for_text, shapes_named
+from worker.models.read.config import read_config
+from worker.models.read.tokenizer import read_tokenizer
 from worker.models.rope import fix_frequencies
 from worker.models.transformers_seams import attend_with_softcap
 from worker.models.vision import ImageProcessor, image_processor, is_vision_model
@@ -103,8 +105,8 @@ def load(
     if kept is not None and kept.found is not None:
         return restored(model_path, names, kept, device)
     gguf = gguf_model(model_path)
-    tokenizer = gguf.tokenizer() if gguf else AutoTokenizer.from_pretrained(model_path)
-    model_config = gguf.config if gguf else AutoConfig.from_pretrained(model_path)
+    model_config = gguf.config if gguf else read_config(model_path)
+    tokenizer = gguf.tokenizer() if gguf else read_tokenizer(model_path, model_config)
     has_vision = is_vision_model(model_config)
     if has_vision and config.num_ranks > 1:
         raise ValueError("a vision model runs on one GPU only.")
@@ -129,7 +131,8 @@ def load(
     if missing and images is not None:
         logger.warning("%s is served without images: %s is in no file", model_path, missing[0])
         images = None
-    num_passes, dtype = use_threads(config, model), choose_dtype(config, device, model)
+    is_packed = has_packed(model) and (form is not None or gguf is not None)
+    num_passes, dtype = use_threads(config, model), choose_dtype(config, device, model, is_packed=is_packed)
     model = move_rest(cast(model, dtype).eval().requires_grad_(False), home, device)
     card = describe(model_path, names, tokenizer, model_config, model.generation_config, config.max_model_len)
     fix_frequencies(model, card.max_model_len)
@@ -158,7 +161,7 @@ def read_weights(
     if form is not None:
         return load_packed(family, model_path, model_config, form, **place)
     model, loading_info = family.from_pretrained(
-        model_path, dtype="auto", use_safetensors=True, output_loading_info=True, **place
+        model_path, config=model_config, dtype="auto", use_safetensors=True, output_loading_info=True, **place
     )
     if not getattr(model, "is_quantized", False):
         check_numbers(model_path)
@@ -175,7 +178,7 @@ def restored(model_path: str, names: tuple[str, ...], kept: KeptModel, device: t
     assert kept.found is not None
     about = kept.found.about
     gguf = gguf_model(model_path)
-    model_config = gguf.config if gguf else AutoConfig.from_pretrained(model_path)
+    model_config = gguf.config if gguf else read_config(model_path)
     model = on_meta(model_class(model_config), model_config).eval()
     put_state(model, about["state"], kept.found)
     card = replace(card_of(about["card"]), queue=names[0], names=names)
@@ -191,7 +194,7 @@ def import_family(model_path: str) -> None:
     """Import the code of this model's family, without its weights, for the processes forked from this one."""
     try:
         gguf = gguf_model(model_path)
-        config = gguf.config if gguf else AutoConfig.from_pretrained(model_path, local_files_only=True)
+        config = gguf.config if gguf else read_config(model_path, local_files_only=True)
         with torch.device("meta"):
             model_class(config).from_config(config)
     except Exception as error:  # the worker meets the same fault, and its error is explained

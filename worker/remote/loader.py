@@ -5,11 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from common.settings import Settings
 from worker.models.card import check_template, describe
 from worker.models.gguf.model import gguf_model
+from worker.models.read.config import read_config
+from worker.models.read.tokenizer import read_tokenizer
 from worker.progress import OnProgress
 from worker.remote.client import Away, Served, VllmClient
 from worker.remote.engine import RemoteEngine
@@ -43,12 +45,12 @@ def read(model: str) -> tuple[Any, Any, GenerationConfig]:
     """The tokenizer and configurations of a folder, hub id or GGUF file."""
     if (gguf := gguf_model(model)) is not None:
         return gguf.tokenizer(), gguf.config, gguf.generation_config
-    config = AutoConfig.from_pretrained(model)
+    config = read_config(model)
     try:
         generation = GenerationConfig.from_pretrained(model)
     except OSError:  # the file is optional
         generation = GenerationConfig.from_model_config(config)
-    return AutoTokenizer.from_pretrained(model), config, generation
+    return read_tokenizer(model, config), config, generation
 
 
 def wait_for(client: VllmClient, tell: OnProgress) -> Served:

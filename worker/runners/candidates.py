@@ -11,6 +11,7 @@ from worker.kernels.available import has_triton, why_no_triton
 from worker.models.loader import EngineConfig
 from worker.runners.base import AttentionMaker, ModelRunner, RecordedSteps
 from worker.runners.decoder import DecoderRunner
+from worker.runners.latent.native import NativeLatentRunner
 from worker.runners.latent.runner import LatentRunner
 from worker.runners.native_decoder import NativeDecoderRunner
 
@@ -36,6 +37,8 @@ def latent_candidates(device: torch.device) -> list[tuple[type[ModelRunner], Att
     """As candidates(), for a model that attends over latents."""
     by_torch: AttentionMaker = LatentAttention
     found: list[tuple[type[ModelRunner], AttentionMaker]] = [(LatentRunner, by_torch)]
+    if device.type == "cpu":
+        found.insert(0, (NativeLatentRunner, by_torch))
     if uses_kernels(device):
         from worker.attention.latent.kernel import KernelLatentAttention
         from worker.runners.latent.triton import TritonLatentRunner

@@ -36,6 +36,8 @@ from worker.state.kv_cache import KVCache
 class DecoderRunner(ModelRunner):
     """Runs the layers over flat tokens, [T, hidden]."""
 
+    takes_other_shapes = False  # of some layers' keys and values
+
     def __init__(
         self,
         model: Any,
@@ -51,7 +53,7 @@ class DecoderRunner(ModelRunner):
         check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
         check_are_plain(model, {"lm_head"})
         self.shape = kv_cache.shapes[0]
-        if any(shape != self.shape for shape in kv_cache.shapes):
+        if not self.takes_other_shapes and any(shape != self.shape for shape in kv_cache.shapes):
             raise Unsupported("its layers differ in shape")
         config = model.config.get_text_config()
         self.embedding = body.embed_tokens.weight.detach()
@@ -218,10 +220,7 @@ class DecoderRunner(ModelRunner):
 
     def _rotation(self, hidden: torch.Tensor, positions: torch.Tensor, kind: str | None) -> Rotation:
         """cos, and sin with the signs of rotate_half, [T, 1, dim]."""
-        cos, sin = self.rotary(hidden, positions, kind)
-        half = sin.shape[-1] // 2
-        signed = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
-        return cos[:, None], signed[:, None]
+        return signed(*self.rotary(hidden, positions, kind))
 
     def _count_rotated(self) -> int:
         """Raises Unsupported where layers differ."""
@@ -231,6 +230,12 @@ class DecoderRunner(ModelRunner):
         if not 0 < width <= self.shape.key_dim or width % 2:
             raise Unsupported(f"it rotates {sorted(widths)} of the {self.shape.key_dim} numbers of a head")
         return width
+
+
+def signed(cos: torch.Tensor, sin: torch.Tensor) -> Rotation:
+    """[T, dim] each -> cos, and sin with the signs of rotate_half, [T, 1, dim]."""
+    half = sin.shape[-1] // 2
+    return cos[:, None], torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)[:, None]
 
 
 def norm_rows(qkv: torch.Tensor, layer: Layer, normed: Callable[[torch.Tensor, Norm], torch.Tensor]) -> torch.Tensor:

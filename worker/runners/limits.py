@@ -8,7 +8,7 @@ import torch
 from common.process.machine_memory import available_bytes, total_bytes
 from worker.models.config_fields import largest
 from worker.models.dtypes import SMALL_MODEL_PARAMETERS
-from worker.models.formats.reader import stored_products
+from worker.models.formats.reader import mapped_bytes
 from worker.models.loader import FP8_KV, EngineConfig, LoadedModel
 from worker.state.kv_cache import LayerShape
 
@@ -182,8 +182,7 @@ def kv_memory_bytes(loaded: LoadedModel, config: EngineConfig, num_parameters: i
         torch.cuda.empty_cache()  # else memory that loading and probing freed counts as used
         free, total = torch.cuda.mem_get_info(loaded.device)
         return gpu_share(free, total, config.gpu_memory_utilization, workspace_bytes(loaded, config, num_parameters))
-    mapped = sum(product.num_bytes for product in stored_products(loaded.model))  # counts as available, and is needed
-    available = max(0, available_bytes() - mapped)
+    available = max(0, available_bytes() - mapped_bytes(loaded.model))
     return min(int(available * CPU_MEMORY_SHARE), max(MIN_CPU_BYTES, num_parameters * loaded.dtype.itemsize))
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.process.machine_memory import available_bytes
+from common.process.machine_memory import available_bytes, total_bytes
 
 CPU_SHARE = 0.9  # of the memory that is available; the rest is for steps and for what loading takes in passing
 MIN_CPU_KV = 2**30
@@ -25,8 +25,11 @@ class DeviceMemory(Protocol):
     def capacity(self, droppable: int) -> int:
         """For all models of this process together: what they have, and what is left. `droppable`: kept, not loaded."""
 
-    def left(self) -> int:
-        """That can be taken now."""
+    def left(self, mapped: int = 0) -> int:
+        """That can be taken now. `mapped`: of files that loaded models read at each step."""
+
+    def most_mapped(self) -> int:
+        """Of such files, beside this memory."""
 
     def used_bytes(self) -> int:
         """By this process, for whatever it is."""
@@ -51,8 +54,11 @@ class MachineMemory:
         own = max(0, resident_bytes() - self._base)
         return int(CPU_SHARE * (available_bytes() + own + droppable))
 
-    def left(self) -> int:
-        return available_bytes()
+    def left(self, mapped: int = 0) -> int:
+        return available_bytes() - mapped  # the system would give up their pages
+
+    def most_mapped(self) -> int:
+        return sys.maxsize  # they are part of this memory
 
     def used_bytes(self) -> int:
         return resident_bytes()
@@ -81,9 +87,12 @@ class GpuMemory:
         free, total, own = self._measured()
         return int(total * self._share) - max(0, total - free - own)
 
-    def left(self) -> int:
+    def left(self, mapped: int = 0) -> int:
         free, total, own = self._measured()
         return min(free, int(total * self._share) - (total - free))
+
+    def most_mapped(self) -> int:
+        return int(CPU_SHARE * total_bytes())
 
     def used_bytes(self) -> int:
         return self._measured()[2]

@@ -49,6 +49,7 @@ class Place:
     work_s: float = 0.0  # since it was loaded, while it had something to do
     resume_s: float = 0.0  # of work_s, while answers were being computed again; of its last stay, when it has left
     weights_bytes: int = 0  # measured; 0: not yet
+    mapped_bytes: int = 0  # of host memory: files that its engine reads at each step, once it was loaded
     needs_all: bool = False  # it did not fit beside others
     why: str = ""  # why it cannot be loaded as things stand: pinned models hold its place
     is_told: bool = False  # the log has said so
@@ -148,6 +149,7 @@ class Place:
         self.loaded_at = self.busy_at = now
         self.work_s = self.resume_s = 0.0
         self.demand = engine.take_kv_demand()
+        self.mapped_bytes = engine.mapped_bytes
         self.fault, self.num_failures, self.num_alone, self.retry_at = None, 0, 0, -inf
         self.is_loading, self.ordered_at, self.held_until = False, None, -inf
 

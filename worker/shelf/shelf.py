@@ -15,7 +15,7 @@ from worker.shelf.changes import Change, Leaving, LoadFailed, Opened
 from worker.shelf.etas import Eta
 from worker.shelf.kv_sharing import share_kv
 from worker.shelf.memory import DeviceMemory
-from worker.shelf.opening import DIED, Fault, Landed, NoRoom, Opener
+from worker.shelf.opening import DIED, Fault, Landed, Opener
 from worker.shelf.place import NOTHING_RUNS, NOTHING_WAITS, Place
 from worker.shelf.plan import SwapPlan, begin, idle_plan, stays, swap_plan
 from worker.shelf.policy import decide
@@ -23,6 +23,7 @@ from worker.shelf.reporting import etas_of, may_pin, noted_view, report_of
 from worker.shelf.swap_times import SwapTimes
 from worker.shelf.view import Decision, Running, ShelfView, Stay, Swap, Waiting
 from worker.shelf.warm.models import WarmModels
+from worker.shelf.warm.room import gib, opened_in_room
 
 logger = logging.getLogger("omni.worker")
 
@@ -184,18 +185,14 @@ class Shelf:
         if (to := plan.to) is not None:
             to.begins(now)
             kv_bytes = share_kv(self.places, self.capacity(), self.memory, self.limits.max_loaded, comes=to)
-            opens = partial(self._open, to, kv_bytes)
+            opens = partial(self._opened, to, kv_bytes)
         self.warm.trim(self.places)
         self.opener.begin(leaves, opens)
 
-    def _open(self, place: Place, kv_bytes: int, on_progress: OnProgress) -> AnyEngine:
+    def _opened(self, place: Place, kv_bytes: int, on_progress: OnProgress) -> AnyEngine:
         """In the opener's thread, once what leaves is closed."""
-        needed = place.size.kv_least + (0 if place.is_kept and self.memory.holds_kept else place.fixed_bytes)
-        if self.memory.holds_kept and needed > self.memory.left():
-            self.warm.trim(self.places, needed - self.memory.left())
-        check_room(needed, self.memory.left())
         opens = partial(self._open_engine, place.model, on_progress, kv_bytes or None)
-        return self.warm.opened(place.kept_name, kv_bytes or None, opens)
+        return opened_in_room(place, self.places, self.memory, self.warm, kv_bytes or None, opens)
 
     def _land(self, now: float) -> list[Change]:
         """The end of a swap, if there was one."""
@@ -220,8 +217,10 @@ class Shelf:
         was_warm = place.is_kept
         self.warm.look(self.places)
         if not place.weights_bytes:
+            mapped = engine.mapped_bytes if self.memory.holds_kept else 0
             grown = landed.grown_bytes - (0 if self.memory.holds_kept else engine.kv_bytes)
-            place.weights_bytes = place.kept_bytes or plausible(grown, place.size.weights)
+            kept = place.kept_bytes
+            place.weights_bytes = kept + mapped if kept else plausible(grown + mapped, place.size.weights)
         self.times.measured(place.queue, place.fixed_bytes, landed.seconds, is_warm=was_warm)
         place.opened(engine, landed.num_threads, now)
         self._first = None
@@ -238,15 +237,6 @@ class Shelf:
         self._returning += plan.out
         log_failed(plan, place, fault, now)
         return LoadFailed(place.queue, fault.text, place.may_retry)
-
-
-def check_room(needed: int, left: int) -> None:
-    """Raises NoRoom."""
-    if needed > left:
-        raise NoRoom(
-            f"it needs {gib(needed)} GiB with the least keys and values, and {gib(left)} GiB of memory are left. "
-            "End other programs, choose a smaller model, or set its max_model_len."
-        )
 
 
 def log_loaded(place: Place, seconds: float, *, was_warm: bool) -> None:
@@ -268,7 +258,3 @@ def plausible(measured: int, estimate: int) -> int:
     if estimate <= 0:
         return max(0, measured)
     return int(min(max(measured, estimate / PLAUSIBLE), estimate * PLAUSIBLE))
-
-
-def gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f}"

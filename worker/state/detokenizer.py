@@ -44,6 +44,11 @@ class Detokenizer:
             return text
         return self._decode(self._spelling.names_of(text))
 
+    def flush(self) -> str:
+        """What stands at the end of the text for a character that was not finished: one U+FFFD, however many bytes."""
+        cut, self._held = REPLACEMENT if self._held else "", b""
+        return cut
+
     def _decode(self, names: list[str]) -> str:
         """The decoder's text of these tokens in their context."""
         self._window += names

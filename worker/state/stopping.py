@@ -67,6 +67,7 @@ class VisibleText:
         self._detokenizer = detokenizer
         self._stops = StopStrings(stops)
         self._num_tokens_before_stops = min_tokens
+        self._has_begun = False  # until then what is held is the prompt's
 
     @property
     def is_stopped(self) -> bool:
@@ -74,12 +75,14 @@ class VisibleText:
 
     def push(self, token_id: int) -> str:
         """The text that this token makes visible."""
-        text = self._detokenizer.push(token_id)
+        text, self._has_begun = self._detokenizer.push(token_id), True
         if self._num_tokens_before_stops > 0:  # stop strings count only after min_tokens
             self._num_tokens_before_stops -= 1
             return text
         return self._stops.push(text)
 
     def flush(self) -> str:
-        """The text held at the end of the sequence; an incomplete character is dropped."""
-        return self._stops.flush()
+        """The text held at the end of the sequence, with U+FFFD for an incomplete character."""
+        if self.is_stopped or not self._has_begun:
+            return ""
+        return self._stops.flush() + self._detokenizer.flush()

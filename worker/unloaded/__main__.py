@@ -1,6 +1,8 @@
 """`python -m worker.unloaded`: prints what is known of the table's models, and the machine, as JSON."""
 
 import argparse
+import atexit
+import gc
 import json
 import logging
 import sys
@@ -9,7 +11,7 @@ from dataclasses import asdict
 from common.model.source import table_fault
 from common.settings import Settings, settings_or_exit
 from common.shelf.table import TableModel
-from worker.process_setup import prepare_process
+from worker.process_setup import prepare_process, prepare_transformers
 
 
 def report(settings: Settings, models: tuple[TableModel, ...], memory: int | None) -> dict[str, object]:
@@ -69,4 +71,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # as worker.fit
+    atexit.register(gc.freeze)
+    prepare_transformers()
     sys.exit(main())

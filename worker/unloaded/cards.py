@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import is_offline_mode
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from common.model.folder import CONFIG
 from common.settings import ModelSettings
@@ -12,11 +12,13 @@ from common.wire import ModelCard, Task
 from worker.embedding import encoder_model
 from worker.embedding.cross_encoder import is_cross_encoder
 from worker.embedding.pooling import read_json
-from worker.models.card import check_template, describe, revision_of
+from worker.models.card import check_template, context_of, describe, revision_of
 from worker.models.config_fields import is_encoder
 from worker.models.gguf.model import gguf_model
 from worker.models.loading_reports import logs_at_debug
 from worker.models.model_files import file_of
+from worker.models.read.config import read_config
+from worker.models.read.tokenizer import read_tokenizer
 from worker.models.vision import image_processor, is_vision_model
 
 MODULES = "modules.json"  # of a model for sentence-transformers
@@ -25,7 +27,7 @@ MODULES = "modules.json"  # of a model for sentence-transformers
 def task_of(model_path: str) -> Task:
     """What a folder, a GGUF file or a hub id is for. Raises OSError or ValueError."""
     gguf = gguf_model(model_path)
-    return "generate" if gguf else task_in(model_path, AutoConfig.from_pretrained(model_path))
+    return "generate" if gguf else task_in(model_path, read_config(model_path))
 
 
 def task_in(model_path: str, config: Any) -> Task:
@@ -44,12 +46,12 @@ def cold_card(settings: ModelSettings) -> ModelCard:
     path, names = settings.source, settings.names
     check_can_be_read(path)
     gguf = gguf_model(path)
-    config = gguf.config if gguf else AutoConfig.from_pretrained(path)
+    config = gguf.config if gguf else read_config(path)
     if gguf is None and (task := task_in(path, config)) != "generate":
         check_keys(settings, task)
         config, tokenizer = encoder_model.read_encoder(path)
         return encoder_model.describe(path, names, config, tokenizer, settings.max_model_len)
-    tokenizer = gguf.tokenizer() if gguf else AutoTokenizer.from_pretrained(path)
+    tokenizer = gguf.tokenizer() if gguf else read_tokenizer(path, config)
     generation = gguf.generation_config if gguf else generation_config(path, config)
     card = describe(path, names, tokenizer, config, generation, settings.max_model_len)
     if is_vision_model(config) and (images := image_processor(path)) is not None:
@@ -84,4 +86,11 @@ def check_keys(settings: ModelSettings, task: Task) -> None:
 
 def is_current(card: ModelCard, settings: ModelSettings) -> bool:
     """Whether a card that another worker of this service made still holds, so that no tokenizer need be read again."""
-    return (card.names, card.revision) == (settings.names, revision_of(settings.source))
+    path = settings.source
+    if (card.names, card.revision) != (settings.names, revision_of(path)):
+        return False
+    if card.task != "generate":
+        return settings.max_model_len in (None, card.max_model_len)
+    gguf = gguf_model(path)
+    config = gguf.config if gguf else read_config(path)
+    return card.max_model_len == context_of(config, settings.max_model_len)

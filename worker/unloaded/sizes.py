@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from common.model.folder import size_of_weights
 from worker.embedding.cross_encoder import is_cross_encoder
@@ -17,6 +17,7 @@ from worker.models.experts.place import BESIDE_BYTES, experts_stay
 from worker.models.formats.reader import dtype_of, on_meta
 from worker.models.loader import EngineConfig
 from worker.models.loading_reports import logs_at_debug
+from worker.models.read.config import read_config
 from worker.unloaded.cards import task_of
 
 
@@ -58,7 +59,7 @@ def beside_experts(checkpoint: Checkpoint, config: EngineConfig, device: torch.d
 
 def encoder_bytes(model_path: str, device: torch.device) -> int:
     """In float32 on a CPU, as saved on a GPU."""
-    config: Any = AutoConfig.from_pretrained(model_path)
+    config: Any = read_config(model_path)
     model = on_meta(AutoModelForSequenceClassification if is_cross_encoder(config) else AutoModel, config)
     dtype = torch.float32 if device.type == "cpu" else dtype_of(config)
     return count_parameters(model) * dtype.itemsize

@@ -16,7 +16,7 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The job waits; position 0 is the head of the queue."""
+    """The job waits; position 1 is the head of the queue, and 0 has left it and is being started."""
 
     position: int
     eta_s: float = field(compare=False)  # the client is told when its place changes
@@ -65,11 +65,11 @@ class WaitNews:
 
 
 def place_of(status: JobStatus) -> Queued | Scheduled | None:
-    if status.state != "queued":
-        return None
+    if status.state == "running":
+        return None if status.num_entries else Queued(0, -1.0, status.tier)
     if status.not_before:
         return Scheduled(status.not_before)
-    return Queued(status.position, status.eta_s, status.tier) if status.position >= 0 else None
+    return Queued(status.position + 1, status.eta_s, status.tier) if status.position >= 0 else None
 
 
 def swapped_out_of(status: JobStatus, entry: ShelfEntry | None) -> SwappedOut | None:
@@ -83,7 +83,7 @@ def words_of(notice: Told) -> str:
     if isinstance(notice, Queued):
         tier = "" if notice.tier == "default" else f" tier={notice.tier}"
         eta = f" eta={round(notice.eta_s)}" if notice.eta_s >= 0 else ""
-        return f"queued position={notice.position + 1}{eta}{tier}"
+        return f"queued position={notice.position}{eta}{tier}"
     if isinstance(notice, Scheduled):
         return f"scheduled at={written_time(notice.not_before)}"
     if isinstance(notice, SwappedOut):

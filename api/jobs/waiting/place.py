@@ -6,12 +6,13 @@ from common.redis.job_view import JobView
 
 
 def wait_of(job: JobView | None) -> dict[str, Any]:
-    """`position` 1 is next; seconds, unix times. None: it has no such value.
+    """Seconds, unix times. None: it has no such value.
 
-    `paused`: its answer has begun and waits to go on.
+    `position`: 1 is next, 0 has left the queue and is being started. `paused`: its answer has begun and waits to go on.
     """
+    is_starting = bool(job and job.state == "running" and not job.num_tokens)
     return {
-        "position": job.position + 1 if job and job.position >= 0 else None,
+        "position": 0 if is_starting else job.position + 1 if job and job.position >= 0 else None,
         "eta_s": round(job.eta_s, 1) if job and job.eta_s >= 0 else None,
         "scheduled_for": job.not_before if job and job.is_scheduled else None,
         "deadline": job.deadline or None if job else None,

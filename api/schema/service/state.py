@@ -36,7 +36,9 @@ class Health(Shape):
 class JobPlace(Shape):
     """Where a job stands."""
 
-    position: int | None = Field(description="In the queue; 1 is next. Null: it does not wait")
+    position: int | None = Field(
+        description="In the queue: 1 is next, 0 has left it and is being started. Null: it does not wait"
+    )
     eta_s: Seconds | None = Field(description="Seconds until it begins, by the measured rate")
     scheduled_for: UnixTime | None = Field(description="`not_before`, until then")
     deadline: UnixTime | None

@@ -86,7 +86,7 @@ def test_allowed_tools_are_the_only_ones_offered(encoder):
         ({"tools": [TOOL, TOOL]}, "tools"),
         (
             {"tools": [STRICT | {"function": STRICT["function"] | {"parameters": {"$ref": "http://x"}}}]},
-            "tools[0].function.parameters",
+            "tools[0].function.parameters.$ref",
         ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
         ({"response_format": JSON_SCHEMA, "guided_choice": ["a"]}, "guided_choice"),
@@ -145,6 +145,12 @@ def test_an_answer_has_the_old_form_only_if_its_tools_came_as_functions(more, is
     assert body.has_old_calls == is_old
 
 
+def test_a_refusal_of_a_token_says_which_there_are(encoder):
+    for change in ({"logit_bias": {"100000": 1}}, {"stop_token_ids": [100000]}):
+        with pytest.raises(InvalidRequest, match=f"those from 0 to {encoder.card.vocab_size - 1}"):
+            prepared(encoder, **change)
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -156,7 +162,7 @@ def test_a_refusal_of_a_strict_schema_names_the_function(schema, encoder):
     tools = [STRICT, {"type": "function", "function": {"name": "bad", "strict": True, "parameters": schema}}]
     with pytest.raises(InvalidRequest) as refused:
         prepared(encoder, tools=tools, tool_choice="required")
-    assert refused.value.param == "tools[1].function.parameters"
+    assert refused.value.param.startswith("tools[1].function.parameters.properties.a.")
     assert "'bad'" in refused.value.message and "option" not in refused.value.message
 
 

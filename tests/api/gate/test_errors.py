@@ -45,7 +45,7 @@ def test_an_exhausted_gpu_answers_as_in_the_reference_and_is_not_retried() -> No
         (Overloaded("x", retry_after_s=3), 429, "rate_limit_error", "rate_limit_exceeded"),
         (JobFailed("x", code="worker_crashed"), 500, "internal_error", "worker_crashed"),
         (JobFailed("x", code="something_new"), 500, "internal_error", "something_new"),
-        (StreamRewound("x"), 409, "internal_error", "stream_rewound"),
+        (StreamRewound("x"), 409, "invalid_request_error", "stream_rewound"),
         (JobFailed("x", code="timeout"), 504, "timeout_error", "timeout"),
     ],
 )

@@ -32,7 +32,7 @@ WIDE = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 2**
 @pytest.fixture
 def client(redis: "Redis", valkey_url: str, encoder: PromptEncoder) -> FlaskClient:
     redis.hset(keys.QUEUES, "tiny", "tiny")
-    redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
+    redis.hset(keys.CARD_VERSIONS, "tiny", encoder.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(encoder.card))
     values = {"OMNI_API_KEYS": "sk-local,sk-other", "OMNI_ADMIN_KEYS": "sk-admin", "OMNI_MODEL_NAME": "tiny"}
     return create_app(read_settings({"REDIS_URL": valkey_url} | values)).test_client()

@@ -246,7 +246,7 @@ def test_thinking_is_shown_unless_it_is_to_be_omitted(display, is_shown, encoder
     [
         (
             {"output_config": {"format": {"type": "json_schema", "schema": {"type": "x"}}}},
-            "output_config.format.schema",
+            "output_config.format.schema.type",
         ),
         ({"tools": [TOOL, TOOL]}, "tools"),
         ({"system": "x" * 9000}, "messages"),

@@ -177,7 +177,7 @@ def test_logprobs_are_asked_for(encoder):
     [
         (chat, {"options": {"temperature": 3}}, "options.temperature"),
         (chat, {"options": {"stop": [""]}}, "options.stop[0]"),
-        (chat, {"format": {"type": "x"}}, "format"),
+        (chat, {"format": {"type": "x"}}, "format.type"),
         (chat, {"think": "much"}, "think"),
         (chat, {"messages": [{"role": "user", "content": "x" * 9000}]}, "messages"),
         (chat, {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),

@@ -18,7 +18,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 def serve(redis, valkey_url):
     def started(card, name="tiny"):
         redis.hset(keys.QUEUES, name, "tiny")
-        redis.hset(keys.REVISIONS, "tiny", card.revision)
+        redis.hset(keys.CARD_VERSIONS, "tiny", card.revision)
         redis.set(keys.card_key("tiny"), encode_card(card))
         redis.zadd(keys.WORKERS, {"1": 1})
         redis.hset(keys.worker_key(1), "queue", "tiny")

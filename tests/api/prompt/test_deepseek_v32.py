@@ -75,6 +75,30 @@ def test_developer_messages_are_system_messages():
     )
 
 
+def test_a_later_system_message_is_the_user_s_in_its_place():
+    late, developer = {"role": "system", "content": "Late."}, {"role": "developer", "content": "Later."}
+    start = f"{BOS}Be brief.<｜User｜>Hello<｜Assistant｜></think>Hi!{EOS}"
+    end = "<｜Assistant｜></think>"
+    cases = {
+        "before a question": ([late, developer, WEATHER], "<｜User｜>Late.\n\nLater.\n\nWeather?"),
+        "after a question": ([WEATHER, late], "<｜User｜>Weather?\n\nLate."),
+        "alone": ([late], "<｜User｜>Late."),
+        "alone, before an answer": ([late, HI, WEATHER], f"<｜User｜>Late.{end}Hi!{EOS}<｜User｜>Weather?"),
+    }
+    for name, (messages, expected) in cases.items():
+        assert encode_chat([SYSTEM, HELLO, HI, *messages]) == start + expected + end, name
+
+
+@pytest.mark.parametrize("place", ["before the results", "between them", "after them"])
+def test_a_system_message_beside_results_of_calls_is_the_user_s_after_them(place):
+    late = {"role": "system", "content": "Late."}
+    results = [result("1", "a"), result("2", "b")]
+    results.insert(("before the results", "between them", "after them").index(place), late)
+    text = encode_chat([WEATHER, calling(call("a"), call("b")), *results])
+    listed = "\n\n<function_results>\n<result>1</result>\n<result>2</result>\n</function_results>\n\n"
+    assert text.endswith(f"{listed}</think><｜User｜>Late.<｜Assistant｜></think>")
+
+
 @pytest.mark.parametrize("thinking", [False, True])
 def test_the_answer_s_beginning_can_be_left_out(thinking):
     told = [WEATHER, calling(), result()]

@@ -10,17 +10,15 @@ from common.errors import ModelNotFound
 from common.redis import keys
 from common.redis.served.adapters import AdapterRecord
 from common.redis.store import Store
-from common.wire_codec import encode_card
 from tests.api.conftest import card, chat_tokenizer
+from worker.jobs.ledger import Ledger
 
 CARD = card(chat_tokenizer(), names=("tiny", "small"))
 TINY = {"tiny": "tiny"}
 
 
 def serve(redis, served):
-    redis.set(keys.card_key(served.queue), encode_card(served))
-    redis.hset(keys.QUEUES, mapping=dict.fromkeys(served.names, served.queue))
-    redis.hset(keys.REVISIONS, served.queue, served.revision)
+    Ledger(redis, served.queue, "worker").publish_card(served)
 
 
 def test_a_card_is_read_once_for_all_names_and_requests(redis):
@@ -34,11 +32,13 @@ def test_a_card_is_read_once_for_all_names_and_requests(redis):
     assert redis.info("stats")["total_net_output_bytes"] - before < 50_000
 
 
-def test_a_model_that_has_changed_gets_a_new_card(redis):
+@pytest.mark.parametrize("change", [{"revision": "2", "max_model_len": 99}, {"max_model_len": 99}])
+def test_a_model_that_has_changed_gets_a_new_card(redis, change):
+    """Of the same files, too: memory or a setting may make the context shorter."""
     serve(redis, CARD)
     models = Models(Store(redis), {})
     models.described()
-    serve(redis, replace(CARD, revision="2", max_model_len=99))
+    serve(redis, replace(CARD, **change))
     assert {model["max_model_len"] for model in models.described()} == {99}
     assert models.encoder("tiny").card.max_model_len == 99
 
@@ -59,6 +59,23 @@ def test_answers_of_a_model_that_left_the_table_are_still_read(redis):
     assert models.encoder_of_answers(CARD.queue).card.max_model_len == 4096
     with pytest.raises(ModelNotFound):
         models.encoder_of_answers("never")
+
+
+def test_what_was_read_of_a_model_that_is_gone_is_dropped_when_another_is_read(redis):
+    """Those of the settings and of live workers stay, whatever is read beside them."""
+    for queue in ("a", "b", "mine", "live"):
+        serve(redis, replace(CARD, queue=queue, names=(queue,)))
+    Ledger(redis, "live", worker_name="w").register()
+    models = Models(Store(redis), {"mine": "mine"})
+    for queue in ("mine", "live", "a", "b"):
+        models.encoder(queue, task=None)
+    assert models._encoders.keys() == {"mine", "live", "b"}
+    assert models.encoder_of_answers("a").card.queue == "a"
+    assert models._encoders.keys() == {"mine", "live", "a"}
+    of_table = Models(Store(redis), {"mine": "mine"}, is_table=True)
+    for queue in ("mine", "a", "b"):
+        of_table.encoder_of_answers(queue)
+    assert of_table._cards.keys() == {"mine", "b"}
 
 
 def test_an_adapter_that_a_live_worker_could_not_load_is_not_listed(redis):

@@ -18,7 +18,7 @@ OTHER = {"Authorization": "Bearer sk-other"}
 @pytest.fixture
 def client(redis: "Redis", valkey_url: str, encoder: PromptEncoder) -> FlaskClient:
     redis.hset(keys.QUEUES, "tiny", "tiny")
-    redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
+    redis.hset(keys.CARD_VERSIONS, "tiny", encoder.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(encoder.card))
     environ = {"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny", "OMNI_API_KEYS": "sk-local,sk-other"}
     return create_app(read_settings(environ)).test_client()

@@ -22,7 +22,7 @@ KEY = {"Authorization": "Bearer sk-local"}
 @pytest.fixture
 def client(redis: "Redis", valkey_url: str, encoder: PromptEncoder) -> FlaskClient:
     redis.hset(keys.QUEUES, "tiny", "tiny")
-    redis.hset(keys.REVISIONS, "tiny", encoder.card.revision)
+    redis.hset(keys.CARD_VERSIONS, "tiny", encoder.card.revision)
     redis.set(keys.card_key("tiny"), encode_card(encoder.card))
     return create_app(read_settings({"REDIS_URL": valkey_url, "OMNI_MODEL_NAME": "tiny"})).test_client()
 

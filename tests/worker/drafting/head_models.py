@@ -249,7 +249,8 @@ def layer_reference(folder: Path, deeper_folder: Path, stored: Tensors, prefix: 
             position_ids=positions,
             position_embeddings=deeper.model.rotary_emb(hidden, positions),
         )
-        return rms_norm(out[0], own["shared_head.norm.weight"], eps)
+        states = out[0] if isinstance(out, tuple) else out  # beside the keys that it chose
+        return rms_norm(states[0], own["shared_head.norm.weight"], eps)
 
     return Reference(
         features=model_features(folder, (deeper.config.num_hidden_layers,)),

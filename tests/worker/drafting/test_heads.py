@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from common.wire import Finished
 from tests.deepseek import V3, V32, numbers, save_deepseek, save_unpacked
+from tests.deepseek_kin import GLM5
 from tests.models import VOCAB_SIZE, save_model
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.drafting.head_models import (
@@ -27,6 +28,7 @@ from tests.worker.drafting.head_models import (
     save_eagle3,
     save_mtp,
 )
+from tests.worker.runners.latent.models import NATIVE_WIDTHS
 from worker.drafting.choose import DraftFault, choose_guesser
 from worker.drafting.heads import HeadGuesser
 from worker.drafting.lookup import PromptLookup
@@ -122,16 +124,19 @@ CASES: dict[str, dict[str, Any]] = {
     "deepseek_v3": {},
     "glm4_moe": {},
     "glm4_moe_lite": {},
+    "glm_moe_dsa": {"index_topk": 12},
+    "deepseek_v3, by kernels": NATIVE_WIDTHS,
     "glm4_moe, by kernels": {"head_dim": 32, "use_qk_norm": False},
     "V3 in fp8": {"version": V3},
     "V3.2 in fp8": {"version": V32, "index_topk": 12},
+    "GLM 5.2 in fp8": {"version": GLM5, "index_topk": 12, "index_topk_freq": 2},
 }
 
 
 def case_of(case: str, places: Path, model_folder: ModelFolder) -> tuple[Path, EngineConfig, Reference]:
     """A model's folder, settings with the head, and what the head computes."""
     config = replace(SMALL, speculate=NUM_AHEAD)
-    if case.startswith("V3"):
+    if "version" in CASES[case]:
         folder = save_deepseek(places / case, **CASES[case])
         deeper = save_unpacked(folder, places / f"{case}, deeper", with_mtp=True)
         plain = save_unpacked(folder, places / f"{case}, unpacked")

@@ -12,12 +12,14 @@ from tests.adapters import merge, new_adapter, random_layers, save_adapter
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from tests.worker.models.formats.test_fp8_blocks import PACKING, pack
 from tests.worker.models.formats.twins import save_twins
+from tests.worker.runners.latent.models import NATIVE_WIDTHS
 from worker.kernels.adapters.grouped import GroupedChange
 from worker.kernels.quantized import quantization_named
 from worker.models.adapters.peft_config import GivenAdapterFault
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
 from worker.runners.hybrid import HybridRunner
+from worker.runners.latent.native import NativeLatentRunner
 from worker.runners.latent.runner import LatentRunner
 from worker.runners.micro_batches import MicroBatches, cut
 from worker.runners.native_decoder import NativeDecoderRunner
@@ -106,6 +108,7 @@ def test_rows_of_several_adapters_and_of_the_base_run_in_one_step(
         ("gemma3", DecoderRunner),
         ("gpt_neox", ModelRunner),
         ("deepseek_v3", LatentRunner),
+        ("deepseek_v3", NativeLatentRunner),
         ("deepseek_v32", LatentRunner),
         ("glm4_moe", DecoderRunner),
         ("lfm2", HybridRunner),
@@ -115,7 +118,7 @@ def test_rows_of_several_adapters_and_of_the_base_run_in_one_step(
 def test_models_of_every_runner_take_adapters(
     family: str, runner: type, model_folder: ModelFolder, tmp_path: Path
 ) -> None:
-    folder = model_folder(family)
+    folder = model_folder(family, **(NATIVE_WIDTHS if runner is NativeLatentRunner else {}))
     adapter = save_adapter(tmp_path / "adapter", random_layers(folder, 4, is_served, seed=5), 4)
     bench = with_adapters(folder, {"one": adapter})
     assert isinstance(bench.engine.runner, runner)

@@ -76,14 +76,19 @@ def test_a_character_cut_in_half_by_the_crash_comes_out_whole(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2])
-def test_an_answer_that_is_cut_inside_a_character_ends_before_it(num_tokens: int, bench: Bench) -> None:
+def test_an_answer_that_is_cut_inside_a_character_ends_with_one_u_fffd(num_tokens: int, bench: Bench) -> None:
     ids = bench.loaded.tokenizer.encode("a🙈").ids[: 1 + num_tokens]
     logged = {0: LoggedChoice(tuple(ids[:-1]), "a")}
     last, end = run(
         bench, bench.request("r", prompt_of(4), max_tokens=len(ids), logit_bias=((ids[-1], 100.0),)), logged
     )
     assert isinstance(last, Delta) and isinstance(end, Finished)
-    assert (last.token_ids, last.text, last.finish_reason) == ((ids[-1],), "", "length")
+    assert (last.token_ids, last.text, last.finish_reason) == ((ids[-1],), "\ufffd", "length")
+    whole = {0: LoggedChoice(tuple(ids), "a\ufffd", "length")}
+    old = {0: LoggedChoice(tuple(ids), "a", "length")}  # of a version before
+    for log in (whole, old):
+        [end] = run(bench, bench.request("r", prompt_of(4), max_tokens=len(ids)), log)
+        assert isinstance(end, Finished)
 
 
 def test_a_log_with_the_replacement_characters_of_an_older_version_is_resumed(bench: Bench) -> None:

@@ -2,8 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
+
 from common.wire import Finished
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
+from worker.engine.reading import FIRST_TOKENS, LEAST_TOKENS, Reading
+from worker.runners.limits import Limits
 
 BLOCK = 16
 TIGHT = replace(SMALL, max_model_len=64, max_step_tokens=64)
@@ -131,7 +135,7 @@ def test_a_long_prompt_never_stalls_decodes(bench: Bench) -> None:
 
 
 def test_the_chunks_of_a_long_prompt_shrink_in_steps_with_decodes(bench: Bench) -> None:
-    bench.engine.scheduler.max_chunk_pairs = 8 * 60
+    bench.engine.scheduler.reading.max_chunk_pairs = 8 * 60
     bench.add("steady", prompt_of(3), max_tokens=40)
     bench.step(2)
     bench.add("long", prompt_of(150), max_tokens=2)
@@ -183,9 +187,66 @@ def test_a_cancelled_request_gets_no_events_and_its_memory_is_free_at_once(bench
 def test_a_step_takes_more_tokens_while_many_prompts_wait(bench: Bench) -> None:
     """A lone prompt, however long, is computed in steps of the usual size."""
     scheduler = bench.engine.scheduler
-    scheduler.max_burst_tokens = 32
+    scheduler.reading.max_burst_tokens = 32
     bench.add("long", prompt_of(60), max_tokens=1)
     assert sum(row.num_tokens for row in scheduler.schedule()) == 16
     for request_id in ("second", "third"):
         bench.add(request_id, prompt_of(10, seed=2), cache_salt=request_id, max_tokens=1)
     assert sum(row.num_tokens for row in scheduler.schedule()) == 32
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_that_is_being_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a step is for it, the other half goes on with the long one; and it is claimed while that is read."""
+    bench.add("long", prompt_of(150), max_tokens=2)
+    bench.step()
+    assert bench.engine.has_room(3, 1) and not bench.engine.has_room(100, 1)
+    bench.add("behind", prompt_of(100), max_tokens=1)
+    bench.add("short", prompt_of(20), max_tokens=5)
+    long, before = bench.engine.scheduler.running[0], bench.engine.scheduler.running[0].num_computed
+    bench.step()
+    assert long.num_computed - before == 8
+    bench.step(4)
+    assert bench.token_ids("short") and not bench.token_ids("long")
+    bench.finish()
+    assert list(bench.events) == ["short", "long", "behind"]
+    assert bench.token_ids("short") == bench.generate(prompt_of(20), 5)
+    assert bench.token_ids("long") == bench.generate(prompt_of(150), 2)
+    bench.events.clear()
+    monkeypatch.setattr("worker.engine.reading.QUICK", 10**9)  # the control
+    bench.add("again", prompt_of(150, seed=2), max_tokens=2)
+    bench.add("other", prompt_of(20, seed=2), max_tokens=5)
+    assert not bench.engine.has_room(3, 1)
+    bench.finish()
+    assert list(bench.events) == ["again", "other"]
+
+
+def test_a_short_prompt_overtakes_another_only_where_that_fits_all_the_same(model_folder: ModelFolder) -> None:
+    bench = tight_bench(model_folder, num_blocks=5)
+    bench.engine.scheduler.reading.max_step_tokens = 16
+    bench.add("long", prompt_of(40), max_tokens=2)
+    bench.step()
+    bench.add("big", prompt_of(50), max_tokens=2)
+    bench.add("small", prompt_of(3), max_tokens=2)
+    bench.finish()
+    assert list(bench.events) == ["long", "small", "big"]  # where that is read, the small one has room beside it
+
+
+def test_steps_read_as_many_tokens_as_take_a_bounded_time() -> None:
+    """On a machine that takes 50 ms a token, a second for what a step takes in any case, and later half of that."""
+    limits = Limits(8, 512, 4096, 10**9, 10**6, 100, 16)
+    timed, free = (Reading(limits, is_timed=is_timed) for is_timed in (True, False))
+    assert timed.most(512, is_alone=False) == FIRST_TOKENS and timed.most(40, is_alone=True) == 40
+    for base_s, per_token_s, bound_s, is_alone in ((0.1, 0.05, 1, False), (0.1, 0.05, 4, True), (0.2, 0.001, 1, False)):
+        for _ in range(20):
+            num = timed.most(512, is_alone=is_alone)
+            timed.note(num, base_s + num * per_token_s)
+            free.note(512, 100.0)
+        assert num in (512, LEAST_TOKENS) or base_s + num * per_token_s <= 1.05 * bound_s
+        assert num == 512 or base_s + (num + 3) * per_token_s >= bound_s
+    assert free.most(512, is_alone=False) == 512
+    timed.note(3, 0.1)  # mostly what a step takes in any case
+    assert timed.most(512, is_alone=False) == 512
+    timed.note(512, 100.0)
+    assert timed.most(512, is_alone=False) == LEAST_TOKENS

@@ -1,5 +1,6 @@
 """Engines on kept weights compute what the first one did, and fall back to the files for whatever does not fit."""
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +11,16 @@ import pytest
 import torch
 
 from common.wire import Delta, GenerationRequest, SamplingParams
+from tests.deepseek import save_deepseek
+from tests.deepseek_kin import GLM5
 from tests.gguf_files import save_gguf
 from tests.models import save_model
 from tests.worker.kept.keepers import client, keeper
+from tests.worker.runners.latent.models import NATIVE_WIDTHS
 from worker.engine.engine import Engine
+from worker.kept.folder import remove_unused
 from worker.kept.keep import Keep
+from worker.kept.tensors import KeptTensors
 from worker.kernels.quantized import Int4, Int8
 from worker.models.formats.reader import stored_products, weight_bytes
 from worker.models.kept.key import CODE, kept_name
@@ -25,6 +31,13 @@ from worker.runners.probe import probe_logits
 
 SMALL = EngineConfig(max_num_seqs=4, threads=1, kv_memory_bytes=1 << 20)
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32, "num_attention_heads": 2}
+FOUR_BITS = {
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "v_head_dim": 32,
+    "moe_intermediate_size": 64,
+    "intermediate_size": 128,
+}
 ROOT = Path(__file__).parents[3]
 
 
@@ -67,6 +80,18 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], EngineConfig]] = {
     "a GGUF": (gguf, SMALL),
     "another decoder runner": (lambda folder: save_model(folder, "gemma2"), SMALL),
     "experts": (lambda folder: save_model(folder, "mixtral", **WIDE), SMALL),
+    "latents": (lambda folder: save_model(folder, "deepseek_v3"), SMALL),
+    "latents by kernels": (lambda folder: save_model(folder, "deepseek_v3", **NATIVE_WIDTHS), SMALL),
+    "latents by kernels in bf16": (
+        lambda folder: save_model(folder, "deepseek_v32", dtype=torch.bfloat16, **NATIVE_WIDTHS, index_head_dim=48),
+        replace(SMALL, dtype="bfloat16"),
+    ),
+    "latents in fp8, with an indexer": (lambda folder: save_deepseek(folder, mtp=""), SMALL),
+    "latents in int4, with an indexer for two layers": (
+        lambda folder: save_deepseek(folder, mtp="", version=GLM5, packed=False, index_topk_freq=2, **FOUR_BITS),
+        replace(SMALL, quantization=Int4()),
+    ),
+    "latents in bf16": (lambda folder: save_deepseek(folder, mtp="", packed=False), replace(SMALL, dtype="bfloat16")),
     "tied embeddings": (lambda folder: save_model(folder, "llama", tie_word_embeddings=True), SMALL),
     "fused projections": (lambda folder: save_model(folder, "phi3"), SMALL),
 }
@@ -119,12 +144,16 @@ def mappings(inode: int) -> list[tuple[int, int]]:
     return found
 
 
+MIXTURES = {"mixtral": WIDE, "deepseek_v32": {"n_routed_experts": 256, "num_hidden_layers": 3}}
+
+
+@pytest.mark.parametrize("family", MIXTURES)
 def test_experts_in_files_are_mapped_again_and_not_kept_a_second_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.models.experts.stored.LEAST_NUMBERS", 0)
     config = replace(SMALL, packed_folder=tmp_path / "packed", products_table=tmp_path / "products.json")
-    source, keep = save_model(tmp_path / "source", "mixtral", **WIDE), Keep.none()
+    source, keep = save_model(tmp_path / "source", family, **MIXTURES[family]), Keep.none()
     first: Any = opened(source, keep, config)
     expected, text = logits(first), tokens(first)
     experts = sum(path.stat().st_size for path in tmp_path.glob("packed/*/*.omni"))
@@ -138,6 +167,23 @@ def test_experts_in_files_are_mapped_again_and_not_kept_a_second_time(
     assert len(list(stored_products(second.runner.model))) == 2
     next(tmp_path.glob("packed/*/*.omni")).unlink()
     assert tokens(opened(source, keep, config)) == text  # all anew
+
+
+def test_a_restored_engine_holds_its_files_of_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.models.experts.stored.LEAST_NUMBERS", 0)
+    config = replace(SMALL, packed_folder=tmp_path / "packed", products_table=tmp_path / "products.json")
+    source, keep = save_model(tmp_path / "source", "mixtral", **WIDE), Keep.none()
+    engines = [opened(source, keep, config)]
+    (packed,) = (tmp_path / "packed").glob("*/")
+    for is_restored in (False, True):
+        remove_unused(packed)
+        assert len(list(packed.glob("*.omni"))) == 2, is_restored
+        engines.pop().close()
+        gc.collect()
+        if not is_restored:
+            engines.append(opened(source, keep, config))
+    remove_unused(packed)
+    assert not packed.exists()
 
 
 CHANGES: dict[str, Callable[[Path, EngineConfig], EngineConfig]] = {
@@ -183,6 +229,18 @@ def test_damaged_weights_are_noticed_and_loaded_anew(tmp_path: Path) -> None:
     pages = memory.map()
     at = len(pages) // 2
     pages[at : at + 4096] = b"\x3f" * 4096
+    assert tokens(opened(source, keep)) == expected
+    assert not is_kept(keep)
+
+
+def test_a_latent_s_matrix_that_is_another_one_is_noticed(tmp_path: Path) -> None:
+    source, keep = save_model(tmp_path, "deepseek_v32"), Keep.none()
+    engine: Any = opened(source, keep)
+    expected = tokens(engine)
+    (memory,) = keep._held.values()
+    found, key_up = KeptTensors(memory), engine.runner.layers[0].key_up
+    (name,) = (name for name in found if found[name].shape == key_up.shape and torch.equal(found[name], key_up))
+    found._extents[name].of(memory.map(), found._first).neg_()
     assert tokens(opened(source, keep)) == expected
     assert not is_kept(keep)
 

@@ -52,6 +52,13 @@ def test_pieces_of_several_threads_are_one_tensor_each(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["layer"]
 
 
+def test_files_are_mapped_to_be_read_only(tmp_path: Path) -> None:
+    """Else each counts in full as memory that the system has promised, where it promises no more than it has."""
+    file = written(tmp_path / "layer")
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(file.path) in line]
+    assert [line[1] for line in lines] == ["r--p"]
+
+
 def test_a_mark_is_a_time_that_every_file_system_can_hold() -> None:
     marks = {stamp_of(torch.tensor([number])) for number in range(64)}
     assert len(marks) == 64 and max(marks) < 2**31 * 10**9
@@ -123,7 +130,14 @@ def test_unused_folders_leave_for_new_files_and_used_ones_stay(
     user.close()
     with pytest.raises(OSError, match=r"0\.0 GiB more of the disk at .*: free .* GiB there, or set OMNI_DATA_DIR"):
         new.make_room(10 * size)
-    assert {path.name for path in tmp_path.iterdir()} == {"new"}
+    assert {path.name for path in tmp_path.iterdir()} == left, "nothing leaves where that is not enough"
+
+
+def test_a_part_that_cannot_be_read_is_a_fault_and_no_end_of_the_process(tmp_path: Path) -> None:
+    file = written(tmp_path / "layer")
+    os.truncate(file.path, 4096)  # as an unreadable sector: whoever touches the page gets SIGBUS
+    with pytest.raises(BrokenMemory, match="layer cannot be read: its disk is damaged, or it was cut"):
+        file._populate(0, len(file._pages))
 
 
 def test_only_one_fills_a_folder_and_the_others_wait(tmp_path: Path) -> None:

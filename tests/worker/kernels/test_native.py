@@ -14,9 +14,9 @@ from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from worker.kernels import native
 from worker.kernels.native import NoKernels
 from worker.models.loader import EngineConfig
-from worker.runners import native_decoder
 from worker.runners.decoder import DecoderRunner
 from worker.runners.native_decoder import NativeDecoderRunner
+from worker.runners.recorded import native as native_runner
 
 WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,7 +62,7 @@ def test_in_bf16_logits_are_as_close_as_those_of_torch(
     assert isinstance(bench.engine.runner, NativeDecoderRunner)
     bench.add("r", prompt_of(100), max_tokens=1, logprobs=20)
     bench.finish()
-    monkeypatch.setattr(native_decoder, "load_kernels", refuse)
+    monkeypatch.setattr(native_runner, "load_kernels", refuse)
     plain = Bench(folder, config)
     assert type(plain.engine.runner) is DecoderRunner
     plain.add("r", prompt_of(100), max_tokens=1, logprobs=20)
@@ -78,7 +78,7 @@ def test_in_bf16_logits_are_as_close_as_those_of_torch(
 
 def test_numbers_of_rows_repeat() -> None:
     """oneDNN compiles a product for each number of rows and caches about a thousand; a layer has four."""
-    sizes = [native_decoder.padded(num_tokens) for num_tokens in range(1, 4097)]
+    sizes = [native_runner.padded(num_tokens) for num_tokens in range(1, 4097)]
     assert sizes[:64] == list(range(1, 65))
     assert len(set(sizes)) < 240
     assert all(0 <= size - num_tokens <= max(7, num_tokens / 32) for num_tokens, size in enumerate(sizes, 1))
@@ -87,7 +87,7 @@ def test_numbers_of_rows_repeat() -> None:
 def test_without_a_compiler_torch_computes_everything(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_decoder, "load_kernels", refuse)
+    monkeypatch.setattr(native_runner, "load_kernels", refuse)
     bench = Bench(model_folder("llama", **WIDE), CONFIG)
     assert type(bench.engine.runner) is DecoderRunner
     bench.add("r", prompt_of(40))

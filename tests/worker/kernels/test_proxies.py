@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
 from worker.kernels.linear import PackedLinear, PlainLinear, can_pack, drop_weights
-from worker.kernels.packed.dense import PairsLinear
+from worker.kernels.packed.dense import NarrowLinear, PairsLinear
 from worker.kernels.proxies import LinearProxy, proxies, swap_linears
 from worker.runners.base import ModelRunner
 from worker.runners.hybrid import HybridRunner
@@ -35,7 +35,7 @@ def test_linear_layers_of_a_model_that_runs_by_itself_are_packed(family: str, mo
     runner = bench.engine.runner
     assert type(runner) in (ModelRunner, HybridRunner)
     found = list(proxies_in(bench.loaded.model))
-    assert found and all(isinstance(one.shared.linear, PackedLinear | PairsLinear) for one in found)
+    assert found and all(isinstance(one.shared.linear, PackedLinear | PairsLinear | NarrowLinear) for one in found)
     assert not [module for module in bench.loaded.model.modules() if type(module) is nn.Linear]
     bench.add("r", prompt_of(40))
     bench.finish()

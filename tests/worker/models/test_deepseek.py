@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.deepseek import V3, V32, numbers, save_deepseek, save_unpacked
+from tests.deepseek_kin import GLM5
 from worker.kernels.packed.tensor import PackedTensor
 from worker.models.loader import EngineConfig, load
 
 
-@pytest.mark.parametrize("version", [V32, V3], ids=["v3.2", "v3"])
+@pytest.mark.parametrize("version", [V32, V3, GLM5], ids=["v3.2", "v3", "glm5"])
 def test_its_weights_are_those_that_transformers_reads_unpacked(version: dict[str, Any], tmp_path: Path) -> None:
     packed = save_deepseek(tmp_path / "packed", version=version)
     ours = load(str(packed), ("deepseek",), EngineConfig(device="cpu", dtype="float32"), lambda *_: None).model

@@ -44,9 +44,9 @@ def test_packed_weights_are_neither_packed_again_nor_cast() -> None:
     with pytest.raises(ValueError, match="OMNI_QUANTIZE=int8 is for weights that are not packed"):
         check_unpacked(Int8(), packing)
     check_unpacked(None, packing)
-    assert choose_dtype(EngineConfig(device="cpu"), torch.device("cpu"), packed) is torch.half
+    assert choose_dtype(EngineConfig(device="cpu"), torch.device("cpu"), packed, is_packed=True) is torch.half
     with pytest.raises(ValueError, match="compute in torch.float16, not in OMNI_DTYPE=float32; set it to auto"):
-        choose_dtype(EngineConfig(device="cpu", dtype="float32"), torch.device("cpu"), packed)
+        choose_dtype(EngineConfig(device="cpu", dtype="float32"), torch.device("cpu"), packed, is_packed=True)
 
 
 def test_a_packing_that_only_model_optimizer_s_own_file_tells_is_found(tmp_path: Path) -> None:

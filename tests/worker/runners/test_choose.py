@@ -17,6 +17,7 @@ from worker.runners import choose
 from worker.runners.base import ModelRunner
 from worker.runners.candidates import attention_makers, candidates, new_recordings, warn_without_triton
 from worker.runners.decoder import DecoderRunner
+from worker.runners.latent.native import NativeLatentRunner
 from worker.runners.latent.runner import LatentRunner
 from worker.runners.layer_survey import survey_layers
 from worker.runners.native_decoder import NativeDecoderRunner
@@ -58,7 +59,10 @@ def test_a_gpu_without_triton_runs_on_torch_and_one_warning_says_so(
 def test_a_cpu_gets_none_of_the_gpus_parts(model_folder: ModelFolder) -> None:
     assert [maker for _, maker in candidates(CPU)] == [PagedAttention] * 3
     assert candidates(CPU)[0][0] is NativeDecoderRunner
-    assert candidates(CPU, over_latents=True) == [(LatentRunner, LatentAttention)]
+    assert candidates(CPU, over_latents=True) == [
+        (NativeLatentRunner, LatentAttention),
+        (LatentRunner, LatentAttention),
+    ]
     for family in ("llama", "gemma3"):
         bench = Bench(model_folder(family))
         assert isinstance(bench.engine.runner, ModelRunner) and bench.engine.runner.recordings is None

@@ -17,6 +17,7 @@ from tests.worker.gpu_stand_ins import Recording, launched, recorded
 from worker.attention.kernel import KernelAttention
 from worker.attention.paged import PagedAttention
 from worker.kernels.experts.host_work import HostWork
+from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.experts.ram import RamExperts
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
@@ -67,7 +68,7 @@ class NotedStream:
 def work() -> Iterator[HostWork]:
     work = HostWork(NotedStream, pins=False)
     yield work
-    work.close()
+    work.thread.close()
 
 
 @pytest.fixture
@@ -92,6 +93,19 @@ def hosted_layers(bench: Bench) -> list[RamExperts]:
     runner = bench.engine.runner
     assert isinstance(runner, ModelRunner) and runner.hosted is not None
     return list(runner.hosted.layers)
+
+
+def recording_runner(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[DecoderRunner, Recordings]:
+    """The bench's runner, with recordings of its steps."""
+    monkeypatch.setattr(InterpretedFunction, "run", launched(InterpretedFunction.run))
+    monkeypatch.setattr(KernelAttention, "write", PagedAttention.write)
+    monkeypatch.setattr("worker.attention.kernel.attend", launched(gpu_stand_ins.attend))
+    runner = DecoderRunner.__new__(DecoderRunner)
+    runner.__dict__.update(bench.engine.runner.__dict__ | {"attend_with": KernelAttention.of_rows})
+    bench.engine.runner = runner
+    runner.recordings = recordings = Recordings()
+    recordings.record(runner, runner._run, 8, 256, recorded, lambda what, share: None)
+    return runner, recordings
 
 
 @pytest.mark.parametrize("family", ["glm4_moe", "mixtral"])
@@ -122,16 +136,9 @@ def test_experts_that_are_mapped_from_files_are_computed_where_they_are(
 def test_recorded_steps_read_the_experts_of_their_tokens_only(
     model_folder: ModelFolder, beside: HostWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(InterpretedFunction, "run", launched(InterpretedFunction.run))
-    monkeypatch.setattr(KernelAttention, "write", PagedAttention.write)
-    monkeypatch.setattr("worker.attention.kernel.attend", launched(gpu_stand_ins.attend))
     bench = Bench(model_folder("mixtral"), replace(SMALL, overlap=True, experts="ram"))
     expected = answers(bench)
-    runner = DecoderRunner.__new__(DecoderRunner)
-    runner.__dict__.update(bench.engine.runner.__dict__ | {"attend_with": KernelAttention.of_rows})
-    bench.engine.runner = runner
-    runner.recordings = recordings = Recordings()
-    recordings.record(runner, runner._run, 8, 256, recorded, lambda what, share: None)
+    runner, recordings = recording_runner(bench, monkeypatch)
     assert {step.shape.kind for step in recordings.steps} == {"decode steps", "mixed steps"}
     layers = hosted_layers(bench)
     for layer in layers:
@@ -144,12 +151,32 @@ def test_recorded_steps_read_the_experts_of_their_tokens_only(
     assert 0 < int(layers[-1].uses.sum())
 
 
-def test_with_streaming_larger_steps_are_not_recorded(model_folder: ModelFolder, beside: HostWork) -> None:
+def test_with_streaming_larger_steps_are_not_recorded(
+    model_folder: ModelFolder, beside: HostWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From as many rows on as was measured when the model was opened."""
+    monkeypatch.setattr("worker.kernels.experts.placing.TRIED_ROWS", (4,))
+    monkeypatch.setattr(HostedExperts, "_seconds_of", lambda _, experts, call: 1 + isinstance(experts, RamExperts))
     bench = Bench(model_folder("mixtral"), replace(SMALL, experts="ram"))
-    runner = bench.engine.runner
-    assert isinstance(runner, ModelRunner) and runner.hosted is not None
-    runner.hosted.min_streamed = 64
-    assert runner.hosted.streams(64) and not runner.hosted.streams(63)
+    assert [layer.min_streamed for layer in hosted_layers(bench)] == [4, 4]
+    _, recordings = recording_runner(bench, monkeypatch)
+    assert recordings.steps and max(step.shape.num_tokens for step in recordings.steps) < 4
+
+
+def test_a_model_that_is_opened_has_experts_on_the_gpu_and_steps_replace_them(
+    model_folder: ModelFolder, beside: HostWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = HostedExperts.fill_card
+    monkeypatch.setattr(
+        HostedExperts, "fill_card", lambda own, _: fill(own, sum(one.experts.num_bytes for one in own.layers) // 2)
+    )
+    monkeypatch.setattr("worker.kernels.experts.placing.LEAST_USES", 1)
+    monkeypatch.setattr("worker.kernels.experts.placing.STEPS_BETWEEN", 4)
+    bench = Bench(model_folder("mixtral"), replace(SMALL, experts="auto"))
+    cards = [layer.card for layer in hosted_layers(bench) if layer.card is not None]
+    before = [card.ids.clone() for card in cards]
+    assert answers(bench) == [bench.generate(prompt_of(num_tokens)) for num_tokens in LENGTHS]
+    assert len(cards) == 2 and any(not torch.equal(card.ids, old) for card, old in zip(cards, before, strict=True))
 
 
 def test_what_keys_and_values_cannot_use_is_for_experts_on_the_gpu(

@@ -9,10 +9,11 @@ import torch
 
 from common.wire import Finished
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
+from tests.worker.runners.latent.models import NATIVE_WIDTHS
 from worker.kernels.packed.cpu import ROWS, CpuLinear
 from worker.kernels.quantized import quantization_named
 from worker.models.loader import EngineConfig
-from worker.runners.native_decoder import NativeDecoderRunner
+from worker.runners.recorded.native import NativeRunner
 from worker.runners.recorded.on_cpu import NativeSteps
 from worker.runners.recorded.program import NotRecorded, Program, StepMemory
 from worker.state.scheduled_sequence import ScheduledSequence
@@ -21,13 +22,18 @@ pytestmark = pytest.mark.usefixtures("kernels")
 
 CONFIG = EngineConfig(max_num_seqs=8, max_step_tokens=64, threads=2, quantization=quantization_named("int8"))
 WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
+QWEN2_MOE = WIDE | {"use_sliding_window": False, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", WIDE),
     "biases": ("qwen2", WIDE),
     "normed heads": ("qwen3", WIDE),
     "a window": ("mistral", WIDE | {"sliding_window": 24}),
     "experts": ("qwen3_moe", WIDE | {"moe_intermediate_size": 64}),
+    "shared experts": ("glm4_moe", WIDE | {"head_dim": 64, "moe_intermediate_size": 64}),
+    "a gate of them": ("qwen2_moe", QWEN2_MOE),
     "sinks": ("gpt_oss", WIDE),
+    "latents": ("deepseek_v3", NATIVE_WIDTHS),
+    "latents, but for queries": ("deepseek_v3", NATIVE_WIDTHS | {"q_lora_rank": None}),
 }
 LENGTHS = (1, 16, 40, 33, 90)  # of prompts; the longer ones answer longer, so that one to five decode together
 
@@ -36,7 +42,7 @@ def compared(bench: Bench) -> NativeSteps:
     """From now on each step is computed by the recordings and without them: with the same logits, bit by bit."""
     bench.engine.warm_up(lambda stage, fraction: None)
     runner = bench.engine.runner
-    assert isinstance(runner, NativeDecoderRunner)
+    assert isinstance(runner, NativeRunner)
     steps, forward = runner.steps, runner.forward
     assert steps is not None
     for product in runner.products:

@@ -11,13 +11,15 @@ from transformers import AutoModelForCausalLM
 from common.wire import Finished
 from tests.worker.conftest import SMALL, Bench, ModelFolder, prompt_of
 from worker.kernels.experts.activation import Activation
-from worker.kernels.native import NoKernels
-from worker.runners import native_decoder
+from worker.kernels.linear import PlainLinear
+from worker.kernels.native import NoKernels, load_kernels
 from worker.runners.decoder import DecoderRunner
 from worker.runners.native_decoder import NativeDecoderRunner
 from worker.runners.parts.mlp import DenseMlp, SparseMlp, mlp_of
+from worker.runners.parts.native_router import NativeRouter, native_router
 from worker.runners.parts.routers import Router, router_of
 from worker.runners.probe import Unsupported
+from worker.runners.recorded import native as native_runner
 
 WIDE: dict[str, Any] = {"hidden_size": 64, "head_dim": 32}  # widths that the C kernels take
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -42,7 +44,7 @@ def test_batches_drafts_and_shared_prefixes_give_the_tokens_of_generate(
     family: str, by_torch: bool, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_torch:
-        monkeypatch.setattr(native_decoder, "load_kernels", refuse)
+        monkeypatch.setattr(native_runner, "load_kernels", refuse)
     bench = Bench(model_folder(family, **FAMILIES[family]), replace(SMALL, speculate=3))
     assert type(bench.engine.runner) is (DecoderRunner if by_torch else NativeDecoderRunner)
     assert any(isinstance(layer.mlp, SparseMlp) for layer in bench.engine.runner.layers)
@@ -89,6 +91,31 @@ def test_groups_of_experts_limit_the_choice() -> None:
     assert router(logits)[0].tolist() == [[0], [1]]
     two = replace(router, group_scores="two largest")
     assert two(logits)[0].tolist() == [[3], [1]]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("has_correction", [False, True])
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("num_chosen_groups", [1, 3, 4])
+def test_the_kernel_chooses_and_weighs_as_the_router(num_chosen_groups: int, scores: Any, has_correction: bool) -> None:
+    generator = torch.Generator().manual_seed(num_chosen_groups)
+    router = Router(
+        PlainLinear(torch.randn(32, 64, generator=generator) / 8, None),
+        4,
+        scores,
+        scaling=2.5,
+        correction=torch.randn(32, generator=generator) if has_correction else None,
+        num_groups=4,
+        num_chosen_groups=num_chosen_groups,
+        group_scores="two largest" if has_correction else "largest",
+        in_float32=True,
+    )
+    inputs = torch.randn(9, 64, generator=generator)
+    kernel = native_router(router, load_kernels(torch.float32), torch.float32)
+    assert isinstance(kernel, NativeRouter)
+    (chosen, weights), (expected, expected_weights) = kernel(inputs), router(inputs)
+    assert torch.equal(chosen, expected)
+    torch.testing.assert_close(weights, expected_weights)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "deepseek_v3"])

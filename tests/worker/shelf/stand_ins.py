@@ -29,6 +29,7 @@ class StandInEngine:
         memory.used += 100 * MB
 
     sleeping: Any = None
+    mapped_bytes = 0
 
     def resize_kv(self, num_bytes: int) -> int:
         self.kv_bytes = num_bytes
@@ -58,8 +59,11 @@ class StandInMemory(DeviceMemory):
     def capacity(self, droppable: int) -> int:
         return self.total - self.others
 
-    def left(self) -> int:
-        return self.total - self.others - self.used
+    def left(self, mapped: int = 0) -> int:
+        return self.total - self.others - self.used - mapped
+
+    def most_mapped(self) -> int:
+        return 1000 * MB if self.holds_kept else 500 * MB
 
     def used_bytes(self) -> int:
         return self.used
@@ -99,6 +103,7 @@ class ShelfBench:
         self.faults: dict[str, BaseException] = {}
         self.gate: threading.Event | None = None  # loads wait for it
         self.engines: list[StandInEngine] = []
+        self.mapped = 0  # bytes of files that each engine reads
         self.given_kv: list[int | None] = []  # bytes for each that was opened
         models = models or tuple(TableModel((name,), f"/models/{name}") for name in "abcd")
         size = DeviceNeeds(weights=100 * MB, kv_least=10 * MB, kv_most=400 * MB)
@@ -121,6 +126,7 @@ class ShelfBench:
         if (fault := self.faults.get(model.queue)) is not None:
             raise fault
         engine = StandInEngine(model.queue, self.memory, kv_bytes or 0)
+        engine.mapped_bytes = self.mapped
         self.keep.kept[f"weights:{model.queue}"] = 100 * MB
         self.engines.append(engine)
         return cast(AnyEngine, engine)

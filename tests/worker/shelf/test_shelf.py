@@ -191,6 +191,18 @@ def test_a_model_that_does_not_fit_is_not_tried() -> None:
     assert bench.loaded() == ["a"]
 
 
+def test_files_that_models_read_at_each_step_are_memory_that_they_take() -> None:
+    """The system counts their pages as available, and a second model's would push them out."""
+    bench = ShelfBench(max_loaded=None)
+    bench.mapped = 300 * MB
+    for queue, out in (("a", ()), ("b", ("a",)), ("c", ())):
+        bench.swap(queue, *out)
+        assert bench.place(queue).weights_bytes == 400 * MB
+    (failed,) = [change for change in bench.swap("a") if isinstance(change, LoadFailed)]
+    assert "it needs 0.29 GiB with the least keys and values, and 0.19 GiB of memory are left" in failed.fault
+    assert opened(bench.swap("a", "b")) == ["a"]
+
+
 def test_memory_returns_to_the_same_level_after_a_hundred_swaps() -> None:
     bench = started(ShelfBench())
     for number in range(100):

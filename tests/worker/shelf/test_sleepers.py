@@ -154,3 +154,15 @@ def test_weights_that_are_not_the_same_are_read_from_files() -> None:
     bench.sleeping("a").fault, old = LostWeights("not those that left"), bench.sleeping("a").engine
     assert opened(bench.swap("a", "b")) == ["a"]
     assert old.is_closed and len(bench.engines) == 3
+
+
+def test_experts_in_host_memory_are_counted_beside_the_gpu() -> None:
+    bench = GpuBench(max_loaded=None)
+    bench.mapped = 300 * MB
+    assert opened(bench.swap("a")) == ["a"]
+    assert bench.place("a").weights_bytes == 100 * MB  # of the GPU
+    for _ in range(2):  # not known before it was opened, and then known
+        (failed,) = [change for change in bench.swap("b") if isinstance(change, LoadFailed)]
+        assert "its experts take 0.28 GiB of host memory, those of other models 0.28, and 0.47 GiB is" in failed.fault
+        assert failed.may_retry and bench.loaded() == ["a"] and bench.sleeping("b").is_asleep
+    assert opened(bench.swap("b", "a")) == ["b"]

@@ -67,3 +67,19 @@ def test_a_stop_string_cuts_a_text_that_comes_byte_by_byte_at_the_same_place(
     shown = "".join(visible.push(tokenizer.token_to_id(names[byte])) for byte in text.encode()) + visible.flush()
     by_characters, has_matched = run(tuple(stops), list(text))
     assert (shown, visible.is_stopped) == ("".join(by_characters), has_matched)
+
+
+@pytest.mark.parametrize("kind", ["Llama 2", "byte-level"])
+@pytest.mark.parametrize(("stops", "shown"), [((), "a\ufffd"), (("ab",), "a\ufffd"), (("a",), "")])
+@pytest.mark.parametrize("num_bytes", [1, 2, 3])
+def test_a_character_that_the_end_cuts_is_one_u_fffd(
+    kind: str, stops: tuple[str, ...], shown: str, num_bytes: int
+) -> None:
+    names = BYTES if kind == "Llama 2" else ALPHABET
+    tokenizer = tokenizer_of(list(names), DECODERS[kind])
+    ids = [tokenizer.token_to_id(names[byte]) for byte in "a🙈".encode()]
+    visible = VisibleText(Detokenizer(Spelling(tokenizer), [tokenizer.token_to_id(names[ord("x")])]), stops, 0)
+    assert "".join(visible.push(token_id) for token_id in ids[: 1 + num_bytes]) + visible.flush() == shown
+    assert visible.flush() == ""
+    of_the_prompt = VisibleText(Detokenizer(Spelling(tokenizer), ids[:2]), stops, 0)
+    assert of_the_prompt.flush() == ""

@@ -86,7 +86,9 @@ def test_the_card_of_a_model_that_generates_is_the_loaded_one_s(
     cold = cold_card(settings_of(path, max_model_len=max_model_len))
     assert differences(cold, loaded.card) == {}
     assert cold.accepts_images == (kind == "vision")
-    assert is_current(loaded.card, settings_of(path))
+    assert is_current(loaded.card, settings_of(path, max_model_len=max_model_len))
+    assert not is_current(loaded.card, settings_of(path, max_model_len=48))
+    assert is_current(loaded.card, settings_of(path)) == (max_model_len is None)
 
 
 @pytest.mark.parametrize("kind", ENCODING)

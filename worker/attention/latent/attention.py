@@ -26,6 +26,7 @@ class LatentAttention:
         self.kv_cache = kv_cache
         self.slots = upload(torch.tensor(token_slots(rows, kv_cache.block_size)), device)  # [T]
         self.groups = build_groups(rows, kv_cache.block_size, device)
+        self.selected: Selected | None = None  # by the last layer that chose keys
 
     def write(self, layer_idx: int, latents: torch.Tensor, index_keys: torch.Tensor | None) -> None:
         """This step's latents, [T, width], their last numbers rotated, and index keys, [T, index dim], if there are."""
@@ -43,7 +44,9 @@ class LatentAttention:
         """
         if spec.topk is None:
             return None
-        return select(self.kv_cache.values[layer_idx], self.groups, index_queries, head_weights, spec.topk)
+        pool = self.kv_cache.values[layer_idx]
+        self.selected = select(pool, self.groups, index_queries, head_weights, spec.topk)
+        return self.selected
 
     def attend(
         self, layer_idx: int, queries: torch.Tensor, selected: Selected | None, spec: LatentSpec

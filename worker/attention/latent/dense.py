@@ -16,25 +16,28 @@ def attend_all(
     """
     heads, width = queries.shape[1:]
     folded = queries.view(group.batch, group.num_queries, heads, width)
-    size = max(1, MAX_SCORES // (group.batch * heads * group.num_keys))
-    outputs = [
-        attend_piece(folded[:, start : start + size], latents, group, start, rank, scale)
-        for start in range(0, group.num_queries, size)
-    ]
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    return output.reshape(-1, heads, rank)
+    output = queries.new_empty(group.batch, group.num_queries, heads, rank)
+    most = max(1, MAX_SCORES // (heads * group.num_keys))  # queries at a time
+    num_queries = min(most, group.num_queries)
+    num_rows = max(1, most // num_queries)
+    for row in range(0, group.batch, num_rows):
+        rows = slice(row, row + num_rows)
+        for start in range(0, group.num_queries, num_queries):
+            part = rows, slice(start, start + num_queries)
+            num_after = group.num_queries - min(start + num_queries, group.num_queries)
+            seen = latents[rows, : group.num_keys - num_after]
+            output[part] = attend_piece(folded[part], seen, group.query_positions[part], rank, scale)
+    return output.view(-1, heads, rank)
 
 
 def attend_piece(
-    queries: torch.Tensor, latents: torch.Tensor, group: AttentionGroup, start: int, rank: int, scale: float
+    queries: torch.Tensor, latents: torch.Tensor, positions: torch.Tensor, rank: int, scale: float
 ) -> torch.Tensor:
-    """The queries [batch, some, heads, width] from the group's `start`th on -> [batch, some, heads, rank]."""
-    batch, num_queries, heads, width = queries.shape
-    seen = group.num_keys - (group.num_queries - start - num_queries)
-    latents = latents[:, :seen]
+    """The queries [batch, some, heads, width] at `positions` [batch, some] -> [batch, some, heads, rank]."""
+    batch, num_queries, heads, _ = queries.shape
+    num_keys = latents.shape[1]
     scores = torch.bmm(queries.flatten(1, 2), latents.transpose(1, 2)).mul_(scale)
-    if batch > 1 or num_queries > 1:
-        keys = torch.arange(seen, device=latents.device)
-        hidden = keys > group.query_positions[:, start : start + num_queries, None, None]
-        scores.view(batch, num_queries, heads, seen).masked_fill_(hidden, float("-inf"))
+    keys = torch.arange(num_keys, device=latents.device)
+    hidden = keys > positions[..., None, None]
+    scores.view(batch, num_queries, heads, num_keys).masked_fill_(hidden, float("-inf"))
     return torch.bmm(scores.softmax(dim=-1), latents[..., :rank]).view(batch, num_queries, heads, rank)

@@ -28,6 +28,7 @@ class KernelLatentAttention:
         self.slots = tensors.slots
         self.tensors = tensors
         self.max_keys = max_keys or tensors.block_table.shape[1] * kv_cache.block_size
+        self.selected: Selected | None = None  # by the last layer that chose keys
         self._rows = self._keys = torch.empty(0)  # of each token, from the first layer on
 
     @classmethod
@@ -59,9 +60,11 @@ class KernelLatentAttention:
         pool = self.kv_cache.keys[layer_idx]
         rotate_and_write_latents(query, latents, *norm, rotation, self.slots, pool, out, interleaves=interleaves)
 
-    def write_index(self, layer_idx: int, keys: torch.Tensor, norm: IndexNorm, rotation: Rotation) -> None:
+    def write_index(
+        self, layer_idx: int, keys: torch.Tensor, norm: IndexNorm, rotation: Rotation, *, interleaves: bool = False
+    ) -> None:
         """Index keys [T, dim] that are still to be normed and rotated."""
-        write_index(keys, self.slots, self.kv_cache.values[layer_idx], norm, rotation)
+        write_index(keys, self.slots, self.kv_cache.values[layer_idx], norm, rotation, interleaves=interleaves)
 
     def select(
         self,
@@ -70,12 +73,16 @@ class KernelLatentAttention:
         head_weights: torch.Tensor,
         spec: LatentSpec,
         rotation: Rotation | None = None,
+        *,
+        interleaves: bool = False,
     ) -> Selected | None:
         """See LatentAttention; with a `rotation`, queries are still to be rotated. None: no token can see too many."""
         if spec.topk is None or self.max_keys <= spec.topk:
             return None
         pages = self._index_pages(layer_idx)
-        queries, weights = rounded_index(index_queries, head_weights, rotation, is_8_bit=pages.is_8_bit)
+        queries, weights = rounded_index(
+            index_queries, head_weights, rotation, is_8_bit=pages.is_8_bit, interleaves=interleaves
+        )
         num_tokens, width = len(queries), -(-self.max_keys // LINE) * LINE
         slots = torch.empty(num_tokens, spec.topk, dtype=torch.int32, device=queries.device)
         counts = torch.empty(num_tokens, dtype=torch.int32, device=queries.device)
@@ -83,7 +90,8 @@ class KernelLatentAttention:
             scores = torch.empty(piece.stop - piece.start, width, dtype=torch.float32, device=queries.device)
             index_scores(queries, weights, pages, scores, piece.start, spec.topk)
             select_slots(scores, pages, slots, counts, piece.start)
-        return Selected(slots, counts)
+        self.selected = Selected(slots, counts)
+        return self.selected
 
     def attend(
         self, layer_idx: int, queries: torch.Tensor, selected: Selected | None, spec: LatentSpec, first: int = 0

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from collections.abc import Sequence as Seq
 
 from worker.engine.memory.growth import Demand, Forecast
+from worker.engine.reading import is_quick
 from worker.runners.limits import Limits
 from worker.state.kv_cache import KVCache
 from worker.state.sequence import Sequence
@@ -47,14 +48,16 @@ class Capacity:
 
         An idle engine takes anything.
         """
-        return self._takes(self._forecast.of_new(num_prompt_tokens, max_tokens), n, without, is_flex=is_flex)
+        new = self._forecast.of_new(num_prompt_tokens, max_tokens)
+        return self._takes(new, n, without, num_tokens=num_prompt_tokens, is_flex=is_flex)
 
     def has_ample_room(self, *, is_flex: bool = False) -> bool:
         """True if a request of any length, with one choice, would start in the next step."""
         num_blocks = self._kv_cache.num_blocks_for(self._limits.max_model_len)
-        return self._takes(Demand(num_blocks, num_blocks), 1, (), is_flex=is_flex)
+        longest = self._limits.max_model_len
+        return self._takes(Demand(num_blocks, num_blocks), 1, (), num_tokens=longest, is_flex=is_flex)
 
-    def _takes(self, new: Demand, n: int, without: Collection[str], *, is_flex: bool) -> bool:
+    def _takes(self, new: Demand, n: int, without: Collection[str], *, num_tokens: int, is_flex: bool) -> bool:
         running, waiting = (
             [sequence for sequence in sequences if sequence.request_id not in without]
             for sequences in (self._running, self._waiting)
@@ -72,12 +75,19 @@ class Capacity:
             num_free -= self._kv_cache.pool.num_blocks // RESERVE
         else:
             running, waiting = without_flex(running), without_flex(waiting)
+        most_ahead = max(self._limits.max_burst_tokens, self._limits.max_num_seqs)
+        if self._num_ahead(num_tokens, (*running, *waiting), is_flex=is_flex) >= most_ahead:
+            return False
         return num_places >= 0 and self._suffices([new] * n, running, waiting, num_free)
 
+    def _num_ahead(self, num_tokens: int, sequences: Seq[Sequence], *, is_flex: bool) -> int:
+        """Tokens that are computed before a prompt of `num_tokens` is: not those of prompts that it goes before."""
+        most = max(self._limits.max_step_tokens, self._limits.max_num_seqs)
+        left = [sequence.num_uncomputed for sequence in sequences]
+        return sum(num for num in left if is_flex or not is_quick(num_tokens, num, most))
+
     def _suffices(self, new: Seq[Demand], running: Seq[Sequence], waiting: Seq[Sequence], num_free: int) -> bool:
-        num_ahead = sum(sequence.num_uncomputed for sequence in (*running, *waiting))
-        most_ahead = max(self._limits.max_burst_tokens, self._limits.max_num_seqs)
-        if num_ahead >= most_ahead or any(sequence.is_preempted for sequence in waiting):
+        if any(sequence.is_preempted for sequence in waiting):
             return False
         queued = [self._forecast.of_waiting(sequence) for sequence in waiting]
         return self._forecast.suffices(running, [*queued, *new], num_free)

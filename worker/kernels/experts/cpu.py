@@ -19,12 +19,13 @@ from worker.kernels.experts.form import (
 )
 from worker.kernels.experts.layer import Encode, ExpertLayer, encoded
 from worker.kernels.experts.nodes import copy_over_nodes, count_nodes
-from worker.kernels.heap import use_large_pages
+from worker.kernels.heap import LARGE_PAGE, use_large_pages
 from worker.kernels.native import NoKernels, address_of
 from worker.kernels.packed.layout import FORMS, CPacked, kernels_for
 
 ACTIVATION_NAMES = ("silu", "gelu", "gelu_tanh")  # in the order of the kernels
 EXACT = 0  # of experts.h
+LEAST_PAGES = 4  # large ones, of a node's part of an expert: a page at its ends lies on one of two nodes
 
 
 class CExpertLayer(ctypes.Structure):
@@ -82,6 +83,7 @@ class CpuExperts:
             raise NoKernels("no kernel computes the activation of its experts")
         kernels_for(layer.up.dtype)  # before anything is packed
         tensors: dict[str, torch.Tensor] = {}
+        num_nodes = count_nodes()
         for expert in range(layer.num_experts):
             up, down = (encoded(part.matrix(expert), encode) for part in (layer.up, layer.down))
             if not (can_lay_out(up) and can_lay_out(down)):
@@ -90,8 +92,9 @@ class CpuExperts:
             for name, part in lay_out(form, up, down).items():
                 if name not in tensors:
                     tensors[name] = part.new_empty(layer.num_experts, *part.shape)
-                    use_large_pages(tensors[name])
-                if (num_nodes := count_nodes()) > 1:
+                    if part.nbytes // num_nodes >= LEAST_PAGES * LARGE_PAGE or num_nodes == 1:
+                        use_large_pages(tensors[name])
+                if num_nodes > 1:
                     copy_over_nodes(part, tensors[name][expert], num_nodes)
                 else:
                     tensors[name][expert] = part

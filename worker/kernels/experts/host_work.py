@@ -133,7 +133,7 @@ class CallTimes(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Room:
-    """Host memory for one layer's inputs and outputs. Layers and steps use it in turn."""
+    """Host memory for one layer's inputs and outputs. A model's layers and steps use it in turn."""
 
     hidden: torch.Tensor
     chosen: torch.Tensor
@@ -141,22 +141,41 @@ class Room:
     out: torch.Tensor
 
 
-class HostWork:
-    """One device's stream to the CPU, the thread that computes there, and the memory between them."""
+class HostThread:
+    """Computes what host nodes give it, one call after the other, of whichever model."""
 
-    def __init__(self, new_stream: Callable[[], HostStream], *, pins: bool) -> None:
-        """`pins`: memory is pinned, which copies that run beside other work need. Raises NoKernels."""
-        self.stream = new_stream()  # of calls
-        self.copies = [new_stream() for _ in range(COPY_STREAMS)]  # of weights
-        self.pins = pins
+    def __init__(self) -> None:
+        """Raises NoKernels."""
         self.kernels = kernels_for(torch.bfloat16)  # which of its dtypes makes no difference here
         place = ctypes.c_void_p()
         self.kernels.open_host_worker(ctypes.byref(place))
         if place.value is None:
             raise NoKernels("there can be no thread for experts")
-        self.worker = place.value
-        self._close = weakref.finalize(self, self.kernels.close_host_worker, self.worker)
+        self.address = place.value
+        self._close = weakref.finalize(self, self.kernels.close_host_worker, self.address)
         self._close.atexit = False  # the thread ends with the process
+
+    def close(self) -> None:
+        """End the thread. Nothing that was put may still run."""
+        self._close()
+
+
+class HostWork:
+    """A model's stream to the CPU, the thread that computes there, and the memory between them.
+
+    Its streams and memory are the model's own: another one may be opened, and tried, while this one's steps run.
+    """
+
+    def __init__(self, new_stream: Callable[[], HostStream], *, pins: bool, thread: HostThread | None = None) -> None:
+        """`pins`: memory is pinned, which copies that run beside other work need. `thread`: None is one of its own.
+
+        Raises NoKernels.
+        """
+        self.stream = new_stream()  # of calls
+        self.copies = [new_stream() for _ in range(COPY_STREAMS)]  # of weights
+        self.pins = pins
+        self.thread = thread or HostThread()
+        self.kernels, self.worker = self.thread.kernels, self.thread.address
         self._rooms: dict[tuple[object, ...], Room] = {}
         self._count = self.memory(1, torch.int32)  # of the rows of a step
         self.is_counted = False  # `_count` holds the rows of the step that is put now
@@ -236,10 +255,6 @@ class HostWork:
         last = worker.num_calls
         return [CallTimes(*worker.times[at % KEPT_TIMES]) for at in range(max(0, last - KEPT_TIMES), last)]
 
-    def close(self) -> None:
-        """End the thread. Nothing that was put may still run."""
-        self._close()
-
 
 def address_of(function: Callable[..., object]) -> int:
     found = ctypes.cast(function, ctypes.c_void_p).value  # type: ignore[arg-type]
@@ -248,10 +263,15 @@ def address_of(function: Callable[..., object]) -> int:
 
 
 @cache
+def host_thread() -> HostThread:
+    """The process's: one call at a time has all cores. Raises NoKernels."""
+    return HostThread()
+
+
 def host_work(device: torch.device) -> HostWork:
-    """The one of a GPU; models on it run in turn. Raises NoKernels."""
+    """For a model on a GPU. Raises NoKernels."""
     try:
-        return HostWork(partial(CudaStream, device), pins=True)
+        return HostWork(partial(CudaStream, device), pins=True, thread=host_thread())
     except OSError as error:
         raise NoKernels(str(error)) from error
 

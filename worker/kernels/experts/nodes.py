@@ -5,7 +5,7 @@ Linux puts a page on the node that the thread asks for which writes to it first.
 
 import ctypes
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,8 @@ import torch
 
 NODES = Path("/sys/devices/system/node")
 SET_MEMPOLICY = MappingProxyType({"x86_64": 238, "aarch64": 237})  # numbers of the system call
-DEFAULT, PREFERRED = 0, 1  # of linux/mempolicy.h
+DEFAULT, PREFERRED, INTERLEAVE = 0, 1, 3  # of linux/mempolicy.h
+MASK_BITS = 1024  # the most nodes that Linux has
 MAX_NODES = 16  # of worker/kernels/experts.c
 
 
@@ -37,17 +38,21 @@ def has_processors(node: Path) -> bool:
 @contextmanager
 def fresh_memory_on(node: int) -> Iterator[None]:
     """Pages that this thread is the first to write to lie on this node, while there is room."""
-    set_policy(PREFERRED, 1 << node)
+    set_policy(PREFERRED, [node])
     try:
         yield
     finally:
-        set_policy(DEFAULT, 0)
+        set_policy(DEFAULT, ())
 
 
-def set_policy(mode: int, nodes: int) -> None:
-    mask = ctypes.c_ulong(nodes)
-    number = SET_MEMPOLICY[platform.machine()]
-    ctypes.CDLL(None).syscall(number, mode, ctypes.byref(mask) if nodes else None, 8 * ctypes.sizeof(mask))
+def set_policy(mode: int, nodes: Sequence[int]) -> bool:
+    """Where pages lie that this thread brings into memory; False if the system does not do so."""
+    if (number := SET_MEMPOLICY.get(platform.machine())) is None:
+        return False
+    mask = (ctypes.c_ulong * (MASK_BITS // 64))()
+    for node in nodes:
+        mask[node // 64] |= 1 << node % 64
+    return bool(ctypes.CDLL(None).syscall(number, mode, mask if nodes else None, ctypes.c_ulong(MASK_BITS)) == 0)
 
 
 def copy_over_nodes(part: torch.Tensor, to: torch.Tensor, num_nodes: int) -> None:

@@ -18,6 +18,7 @@ TRIED_ROWS = (32, 64, 128, 256, 512, 1024, 2048)
 LEAST_CARD = 2  # experts of a layer on the GPU, at least
 MARGIN = 1.25  # times as much as the one whose place it takes, an expert is used
 LEAST_USES = 64  # of a layer's experts, on average, before they are compared
+MOST_USES = 1024  # from so many on, on average, they are halved: what was asked long ago counts less
 MOST_REPLACED = 8  # at a time, over all layers
 STEPS_BETWEEN = 64  # two looks at what is used
 
@@ -56,7 +57,6 @@ class HostedExperts:
             weights, chosen = torch.rand(rows, num_experts, device=self.device, generator=generator).topk(top_k)
             call = hidden, chosen, weights, torch.empty_like(hidden)
             if not copied_s:
-                first.streamed(*call)  # compiles
                 copied_s = self._seconds_of(first.streamed, call)
             cpu_s = self._seconds_of(first, call)
             shown = cpu_s * 1e3, copied_s * 1e3
@@ -64,16 +64,19 @@ class HostedExperts:
             if cpu_s > copied_s:
                 self.min_streamed = rows
                 break
-        first.uses.zero_()
         for experts in self.layers:
             experts.min_streamed = self.min_streamed
 
     def _seconds_of(self, experts: Experts, call: tuple[torch.Tensor, ...]) -> float:
-        self._synchronize()
-        started = time.perf_counter()
-        experts(*call)
-        self._synchronize()
-        return time.perf_counter() - started
+        """The better of two calls, after one that takes memory and wakes what sleeps."""
+        times = []
+        for _ in range(3):
+            self._synchronize()
+            started = time.perf_counter()
+            experts(*call)
+            self._synchronize()
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
 
     def fill_card(self, num_bytes: int) -> int:
         """Put as many experts of each layer as fit on the GPU too, the same number; returns that number.
@@ -91,20 +94,30 @@ class HostedExperts:
         return num
 
     def between_steps(self) -> None:
-        """Now and then, put experts that were used more on the GPU in place of those used less."""
+        """Now and then, put experts that were used more on the GPU in place of those used less.
+
+        What was computed before the first step was to try: it tells nothing of what is asked.
+        """
         self._num_steps += 1
+        if self._num_steps == 1:
+            for layer in self.layers:
+                layer.uses.zero_()
         if self._num_steps % STEPS_BETWEEN == 0:
             self.replace_least_used()
 
     @torch.inference_mode()
     def replace_least_used(self) -> int:
         """The number of experts that were replaced. It waits for the GPU if there is anything to replace."""
-        wanted = [(layer, *pair) for layer in self.layers for pair in better(layer)][:MOST_REPLACED]
+        found = [(gain, layer, place, expert) for layer in self.layers for gain, place, expert in better(layer)]
+        wanted = sorted(found, key=lambda change: -change[0])[:MOST_REPLACED]
         if wanted:
             self._synchronize()
-        for layer, place, expert in wanted:
+        for _, layer, place, expert in wanted:
             assert layer.card is not None
             layer.card.replace(place, expert)
+        for layer in self.layers:
+            if int(layer.uses.sum()) >= MOST_USES * len(layer.uses):
+                layer.uses.floor_divide_(2)
         return len(wanted)
 
     def _synchronize(self) -> None:
@@ -112,8 +125,8 @@ class HostedExperts:
             torch.cuda.synchronize(self.device)
 
 
-def better(layer: RamExperts) -> list[tuple[int, int]]:
-    """(place on the GPU, the expert that should have it), the most gain first."""
+def better(layer: RamExperts) -> list[tuple[int, int, int]]:
+    """(uses more than now, place on the GPU, the expert that should have it)."""
     card, uses = layer.card, layer.uses.clone()
     if card is None or int(uses.sum()) < LEAST_USES * len(uses):
         return []
@@ -122,7 +135,7 @@ def better(layer: RamExperts) -> list[tuple[int, int]]:
     most = others.argsort(descending=True)[: len(card.ids)].tolist()
     least = uses[card.ids].argsort()[: len(most)].tolist()
     return [
-        (place, expert)
+        (int(others[expert] - uses[card.ids[place]]), place, expert)
         for place, expert in zip(least, most, strict=True)
         if others[expert] > MARGIN * uses[card.ids[place]]
     ]

@@ -5,6 +5,7 @@ Of a large chunk of a prompt, which chooses nearly all experts, the weights go t
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -129,13 +130,13 @@ def use_ram_experts(
     Raises ValueError for experts that we do not compute.
     """
     found: dict[Any, Experts] = {}
-    rings: dict[int, Ring] = {}
+    maker = RamMaker(device, threads)
     for module in part.modules():
         product, layer = product_of(module), expert_layer(module)
         if isinstance(product, CpuExperts):
-            found[module] = in_ram(product, device, threads, rings)
+            found[module] = maker.made(product)
         elif layer is not None and layer.up.codes.device.type == "cpu":
-            found[module] = layer_in_ram(layer, device, threads, rings, encode_for(layer))
+            found[module] = maker.made_of(layer, encode_for(layer))
             if isinstance(found[module], RamExperts):
                 drop_matrices(module)  # there is a copy, in the order in which the CPU reads
         elif has_experts(module) and product is None and module.down_proj.device.type == "cpu":
@@ -145,19 +146,28 @@ def use_ram_experts(
     return [experts for experts in found.values() if isinstance(experts, RamExperts)]
 
 
-def in_ram(experts: CpuExperts, device: torch.device, threads: int | None, rings: dict[int, Ring]) -> RamExperts:
-    """The same experts for hidden states on a GPU. `rings`: of the model's layers."""
-    work = host_work(device)
-    experts.c_layer.num_threads = num_threads(threads)
-    return RamExperts(experts, work, StreamedExperts(experts, work, device, rings))
+class RamMaker:
+    """Makes the experts of one model, which share a way to the CPU and blocks on the GPU with no other model."""
 
+    def __init__(self, device: torch.device, threads: int | None) -> None:
+        self._device = device
+        self._threads = num_threads(threads)
+        self._rings: dict[int, Ring] = {}
 
-def layer_in_ram(
-    layer: ExpertLayer, device: torch.device, threads: int | None, rings: dict[int, Ring], encode: Encode | None
-) -> Experts:
-    """Experts whose weights are in host memory, for hidden states on a GPU."""
-    try:
-        return in_ram(CpuExperts.of(layer, encode), device, threads, rings)
-    except NoKernels as reason:
-        logger.warning("experts in host memory are computed by torch, in steps that are not recorded: %s", reason)
-        return WaitingExperts(layer)
+    @cached_property
+    def _work(self) -> HostWork:
+        return host_work(self._device)
+
+    def made(self, experts: CpuExperts) -> RamExperts:
+        """The same experts for hidden states on a GPU. Raises NoKernels."""
+        experts.c_layer.num_threads = self._threads
+        streamed = StreamedExperts(experts, self._work, self._device, self._rings)
+        return RamExperts(experts, self._work, streamed)
+
+    def made_of(self, layer: ExpertLayer, encode: Encode | None) -> Experts:
+        """Experts whose weights are in host memory, for hidden states on a GPU."""
+        try:
+            return self.made(CpuExperts.of(layer, encode))
+        except NoKernels as reason:
+            logger.warning("experts in host memory are computed by torch, in steps that are not recorded: %s", reason)
+            return WaitingExperts(layer if encode is None else layer.quantized(encode))

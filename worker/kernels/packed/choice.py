@@ -1,19 +1,21 @@
 """The measurement at start that chooses how a CPU computes products with packed weights.
 
-For every distinct product (form, widths, number of rows) the ways of CpuLinear are timed, over the model's layers in
-turn, so that weights come from memory as in a decode step.
+For every distinct product (form, widths, number of rows) the ways of CpuLinear are timed by turns, over the model's
+layers in turn, so that weights come from memory as in a decode step. Each way counts by its fastest try: where other
+programs take the processor meanwhile, a try says how long they kept it.
 
 Logits of small models are often near each other, and the rounding of inputs to int8 changes which is the largest. Such
 models do without; their weights stay in a cache, so the multiplications that "fine" costs are nearly the only loss.
 """
 
 import logging
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from hashlib import sha256
-from itertools import chain, cycle, islice
+from itertools import chain, cycle
 from pathlib import Path
 
 import torch
@@ -27,12 +29,14 @@ from worker.kernels.product_table import ProductTable
 logger = logging.getLogger(__name__)
 
 BUDGET_S = 6.0  # for measurements of one start; what is left over is measured at the next one
-NUM_TRIES = 3
+LEAST_TRIES, MOST_TRIES = 2, 7  # of each way
+TRIES_S = 0.3  # after which no further tries of a product begin
+HOPELESS = 4  # times the fastest: a way that is not tried again
 SMALL_BYTES = 128_000_000  # of the packed weights of a small model, which mostly stay in caches
 LOSS = 1.1  # the times of "fine" and "rounded" where the former is still taken
-FORMAT = 4  # of what is measured: to be raised with a change of the kernels that changes their times
+FORMAT = 5  # of what is measured: to be raised with a change of the kernels that changes their times
 
-Timer = Callable[[Seq[CpuLinear], int, str], float]  # seconds of one product with so many rows
+Timer = Callable[[CpuLinear, int, str], float]  # seconds of one product with so many rows
 
 
 @torch.inference_mode()
@@ -49,7 +53,7 @@ def choose_ways(
     for part in all_parts:
         if isinstance(part, CpuExperts) and not is_exact:
             part.round_inputs()
-    is_small = sum(part.laid_out.num_bytes for part in parts) < SMALL_BYTES
+    is_small = sum(num_bytes_of(part) for part in all_parts) < SMALL_BYTES
     groups = defaultdict(list)
     for part in parts:
         if not is_exact:
@@ -65,8 +69,7 @@ def choose_ways(
             key = f"{name} rows {num_rows} by {', '.join(ways)}"
             choice = kept.find(key)
             if choice is None and time.perf_counter() - started < BUDGET_S:
-                seconds = {way: (timer or seconds_of)(group, num_rows, way) for way in ways}
-                choice = (WAYS.index(best_way(seconds)),)
+                choice = (WAYS.index(best_way(measured(group, num_rows, ways, timer or seconds_of))),)
                 kept.put(key, choice)
                 num_measured += 1
             if choice is not None and len(choice) == 1 and choice[0] in map(WAYS.index, ways):
@@ -84,16 +87,35 @@ def best_way(seconds: Mapping[str, float]) -> str:
     return "fine" if fastest == "rounded" and seconds["fine"] <= LOSS * seconds[fastest] else fastest
 
 
-def seconds_of(group: Seq[CpuLinear], num_rows: int, way: str) -> float:
-    """The fastest of some products."""
-    inputs = torch.randn(num_rows, group[0].laid_out.num_in, generator=torch.Generator().manual_seed(0))
-    inputs = inputs.to(group[0].laid_out.dtype)
-    times = []
-    for linear in islice(cycle(group), NUM_TRIES + 1):
-        started = time.perf_counter()
-        linear.compute(inputs, way)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])  # the first one wakes threads
+def measured(group: Seq[CpuLinear], num_rows: int, ways: Seq[str], timer: Timer) -> Mapping[str, float]:
+    """Seconds of the fastest try of each way."""
+    linears: Iterator[CpuLinear] = cycle(group)
+    timer(next(linears), num_rows, ways[0])  # wakes threads
+    started, seconds = time.perf_counter(), dict.fromkeys(ways, math.inf)
+    for num_tries in range(MOST_TRIES):
+        fastest = min(seconds.values())
+        for way in ways:
+            if num_tries < LEAST_TRIES or seconds[way] <= HOPELESS * fastest:
+                seconds[way] = min(seconds[way], timer(next(linears), num_rows, way))
+        if num_tries + 1 >= LEAST_TRIES and time.perf_counter() - started > TRIES_S:
+            break
+    return seconds
+
+
+def seconds_of(linear: CpuLinear, num_rows: int, way: str) -> float:
+    """Of the processor's time for one product: what other programs take of it does not count."""
+    inputs = torch.randn(num_rows, linear.laid_out.num_in, generator=torch.Generator().manual_seed(0))
+    inputs = inputs.to(linear.laid_out.dtype)
+    started = time.process_time()
+    linear.compute(inputs, way)
+    return time.process_time() - started
+
+
+def num_bytes_of(part: object) -> int:
+    """Of packed weights; 0 of what is none."""
+    if isinstance(part, CpuExperts):
+        return part.num_bytes
+    return part.laid_out.num_bytes if isinstance(part, CpuLinear) else 0
 
 
 def environment() -> str:

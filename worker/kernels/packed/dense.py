@@ -40,9 +40,36 @@ class PairsLinear:
         return output
 
 
+class NarrowLinear:
+    """Weights of a few outputs, as they are: of the gate that weighs what all tokens share."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Raises NoKernels."""
+        self.num_out, self.num_in = weight.shape
+        if self.num_out >= PANEL or self.num_in % PANEL:
+            raise NoKernels("it has too many outputs, or a width that is no multiple of 16")
+        self.weight, self.bias = weight.contiguous(), None if bias is None else bias.contiguous()
+        self.bind()
+
+    def bind(self) -> None:
+        """See PairsLinear."""
+        self._multiply = kernels_for(self.weight.dtype).multiply_narrow
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        inputs = inputs.contiguous()
+        output = inputs.new_empty(len(inputs), self.num_out)
+        bias = None if self.bias is None else self.bias.data_ptr()
+        self._multiply(
+            self.weight.data_ptr(), bias, inputs.data_ptr(), len(inputs), self.num_in, self.num_out, output.data_ptr()
+        )
+        return output
+
+
 def dense_cpu_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """The product with a copy of `weight` [out, in] in the layout that is read fastest, if there is one."""
-    try:
-        return PairsLinear(weight, bias)
-    except NoKernels:
-        return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)
+    for kind in (PairsLinear, NarrowLinear):
+        try:
+            return kind(weight, bias)
+        except NoKernels:
+            continue
+    return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)

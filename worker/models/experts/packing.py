@@ -1,5 +1,6 @@
 """Packs a model's routed experts into files, once, by all cores; from then on they are mapped."""
 
+import errno
 import logging
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
@@ -28,6 +29,7 @@ from worker.progress import MAPPED, WEIGHTS, ByteProgress, OnProgress
 logger = logging.getLogger(__name__)
 
 MAX_DEVIATION = 0.02  # of a product's largest number; rounding to bf16 makes 0.004
+ATTEMPTS = 3  # to have all files whole
 NUM_CHECKED = 3  # tokens of the product that is compared
 RESERVED_BYTES = 2**31  # of memory, for all else
 BYTES_IN_PASSING = 16  # that packing takes for each number of an expert
@@ -44,6 +46,9 @@ class FirstPiece:
     @property
     def num_bytes(self) -> int:
         return sum(part.nbytes for part in self.tensors.values())
+
+    def without_numbers(self) -> "FirstPiece":
+        return FirstPiece(self.form, {name: part.to("meta") for name, part in self.tensors.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +104,27 @@ class ExpertFiles:
         Raises NoKernels for experts that are not packed this way, OSError where the disk is too small, and ValueError
         where memory is, or for experts that cannot be read.
         """
-        try:
-            return self._complete()
-        except BrokenMemory as fault:
-            logger.warning("packing experts again: %s", fault)
-            return self._complete()
+        found: Exception | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                return self._complete()
+            except (BrokenMemory, FileNotFoundError) as fault:  # damaged, or removed meanwhile
+                logger.warning("packing experts again: %s", fault)
+                found = fault
+        raise OSError(
+            f"files in {self._folder.path} are damaged or gone as soon as they are written ({found}). Check that disk, "
+            "or set OMNI_DATA_DIR to a folder on another one."
+        ) from found
 
     def _complete(self) -> dict[str, TensorFile]:
+        self._folder.use()
         files = self._found()
         if files is None:
             with self._folder.filling(lambda: self._on_progress("waiting for a process that packs", WEIGHTS)):
                 self._fill()
             files = self._found()
-            assert files is not None
-        self._folder.use()
+            if files is None:
+                raise FileNotFoundError("files that were packed are gone")
         check_memory(sum(file.num_bytes for file in files.values()))
         self._read(list(files.values()))
         return files
@@ -125,6 +137,7 @@ class ExpertFiles:
     def _is_as_packed(self, files: Mapping[str, TensorFile]) -> bool:
         """Whether packing gives one expert as its file has it: our code may have changed."""
         source = next(source for source in self._sources if source.name in files)
+        checked(files[source.name], 0)
         kept, piece = files[source.name].numbers(), self._packer.first(source)
         return files[source.name].about[FORM] == piece.form.as_json() and all(
             name in kept and part.dtype == kept[name].dtype and torch.equal(part, kept[name][0])
@@ -137,19 +150,30 @@ class ExpertFiles:
             self._folder.empty()
             files = {}
         missing = [source for source in self._sources if source.name not in files]
-        firsts = {source.name: self._packer.first(source) for source in missing}
+        firsts = {source.name: self._packer.first(source).without_numbers() for source in missing}
         num_bytes = sum(firsts[source.name].num_bytes * source.num_experts for source in missing)
         check_memory(num_bytes + sum(file.num_bytes for file in files.values()))
-        self._folder.make_room(num_bytes)
+        try:
+            self._pack(missing, firsts, num_bytes)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._folder.no_room(num_bytes) from error
+            raise
+
+    def _pack(self, missing: Seq[LayerSource], firsts: Mapping[str, FirstPiece], num_bytes: int) -> None:
         progress = ByteProgress("packing experts", num_bytes, (PACKING, READING), self._on_progress)
         with ExitStack() as writers, threads(self._sources[0].num_numbers * BYTES_IN_PASSING) as pool:
-            for source in missing:
-                first = firsts.pop(source.name)
-                forms = {name: part.expand(source.num_experts, *part.shape) for name, part in first.tensors.items()}
-                writer = TensorFileWriter(self._folder.path_of(source.name), forms, {FORM: first.form.as_json()})
-                writers.callback(writer.close)
+            opened = []
+            with self._folder.making_room(num_bytes):
+                for source in missing:
+                    tensors = firsts[source.name].tensors
+                    forms = {name: part.expand(source.num_experts, *part.shape) for name, part in tensors.items()}
+                    about = {FORM: firsts[source.name].form.as_json()}
+                    opened.append(TensorFileWriter(self._folder.path_of(source.name), forms, about))
+                    writers.callback(opened[-1].close)
+            for source, writer in zip(missing, opened, strict=True):
                 for expert in range(source.num_experts):
-                    pool.do(partial(self._put, writer, first.form, source, expert), progress.add)
+                    pool.do(partial(self._put, writer, firsts[source.name].form, source, expert), progress.add)
             pool.finish(progress.add)
 
     def _put(self, writer: TensorFileWriter, form: ExpertsForm, source: LayerSource, expert: int) -> int:
@@ -159,14 +183,28 @@ class ExpertFiles:
         return writer.put(expert, self._packer.piece(form, source, expert))
 
     def _read(self, files: Seq[TensorFile]) -> None:
-        """Bring files into memory that are on the disk only, and check them; of others, the first piece."""
+        """Bring files into memory that are on the disk only, and check them; of others, the first piece.
+
+        Raises BrokenMemory when all are read; damaged ones are removed.
+        """
+        faults: dict[str, str] = {}
+
+        def read(file: TensorFile, piece: int) -> int:
+            try:
+                return checked(file, piece)
+            except BrokenMemory as fault:
+                faults[file.path.name] = str(fault)
+                return 0
+
         pieces = [(file, piece) for file in files for piece in range(1 if file.is_checked else file.num_pieces)]
         num_bytes = sum(file.num_bytes // file.num_pieces for file, _ in pieces)
         progress = ByteProgress("reading experts", num_bytes, (READING, MAPPED), self._on_progress)
         with threads() as pool:
             for file, piece in pieces:
-                pool.do(partial(checked, file, piece), progress.add)
+                pool.do(partial(read, file, piece), progress.add)
             pool.finish(progress.add)
+        if faults:
+            raise BrokenMemory("; ".join(faults.values()))
         for file in files:
             file.stamp()
 

@@ -5,8 +5,8 @@ import logging
 import re
 import shutil
 import weakref
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,11 @@ from worker.kernels.experts.swap import drop_matrices, use_experts
 from worker.kernels.native import NoKernels
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.packed.weights import Weights
-from worker.models.card import revision_of
 from worker.models.dtypes import dtype_for
 from worker.models.experts.packing import ExpertFiles, Packer
 from worker.models.experts.source import LayerSource, expert_modules, layer_sources, sources_of
 from worker.models.formats.format import Format
+from worker.models.formats.packing import MODELOPT_FILE
 from worker.models.formats.reader import (
     UnreadTensor,
     check_numbers,
@@ -38,6 +38,7 @@ from worker.models.formats.reader import (
 )
 from worker.models.kept.key import files_of
 from worker.models.loading_reports import reports_weights
+from worker.models.model_files import file_of
 from worker.progress import MAPPED, OnProgress
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONFIGURATIONS = ("config.json", MODELOPT_FILE, "model.safetensors.index.json")  # that experts depend on
 MAX_NAME = 60  # characters of a folder's name that are the model's
 LEAST_NUMBERS = 2_000_000_000  # of all routed experts; fewer are packed in moments, and kept in memory
 PLAIN_NAME = re.compile(r"[^\w.-]+")
@@ -71,7 +73,7 @@ def load_stored(
     if sum(source.num_all for source in sources_of(meta).values()) < LEAST_NUMBERS:
         return None
     num_parameters = sum(parameter.numel() for parameter in meta.parameters())
-    kind = dtype_for(config, device, dtype, num_parameters, is_packed=True)
+    kind = dtype_for(config, device, dtype, num_parameters, is_packed=form is not None)
     packer = Packer(kind, config.quantization)
     with ExitStack() as opened_files:
         tensors = dict(opened(model_path, opened_files))
@@ -83,29 +85,30 @@ def load_stored(
         sources, tensors = layer_sources(meta, tensors)
         if not sources:
             return None
-        folder = FileFolder(root, folder_name(model_path, packer))
+        folder = opened_files.enter_context(closing(FileFolder(root, folder_name(model_path, packer))))
         try:
             files = ExpertFiles(folder, sources, packer, on_progress).complete()
         except NoKernels as reason:
             logger.warning("its experts are not packed into files: %s", reason)
-            folder.close()
             return None
         for source in sources:
             tensors |= stand_ins(source, dtype)
         with reports_weights(on_progress, MAPPED):
             model, info = load_tensors(family, model_config, tensors, dtype, device_map=None)
-    weakref.finalize(model, folder.close)
-    name_model(model, model_path)
-    modules = {name: model.get_submodule(name) for name in files}
-    use_experts(model, {module: product_on(files[name], module) for name, module in modules.items()})
+        name_model(model, model_path)
+        modules = {name: model.get_submodule(name) for name in files}
+        use_mapped(model, {module: product_on(files[name], module) for name, module in modules.items()})
     logger.info("%s: experts are mapped from %s", model_path, folder.path)
     return model, info
 
 
 def folder_name(model_path: str, packer: Packer) -> str:
     """Of all that packed experts depend on but our code, whose work is compared with the files."""
-    digest = hashlib.sha256(f"{packer.name} {revision_of(model_path)}".encode())
-    for line in files_of(model_path):
+    digest = hashlib.sha256(packer.name.encode())
+    for name in CONFIGURATIONS:
+        if (path := file_of(model_path, name)) is not None:
+            digest.update(path.read_bytes())
+    for line in files_of(model_path, "*.safetensors"):
         digest.update(f"{line}\0".encode())
     name = PLAIN_NAME.sub("-", Path(model_path).name)[:MAX_NAME]
     return f"{name}-{digest.hexdigest()[:12]}"
@@ -134,12 +137,29 @@ def product_on(file: TensorFile, module: Any) -> MappedExperts:
     return MappedExperts(file, *biases)
 
 
+def use_mapped(model: Any, products: Mapping[Any, MappedExperts]) -> None:
+    """Let these modules compute by mapped files, which nobody removes while the model lives.
+
+    Raises FileNotFoundError where somebody has removed them.
+    """
+    paths = [Path(product.path) for product in products.values()]
+    folder = FileFolder(paths[0].parent.parent, paths[0].parent.name)
+    weakref.finalize(model, folder.close)
+    folder.use()
+    for path in paths:
+        path.stat()
+    use_experts(model, products)
+
+
 def put_products(model: Any, products: Iterable[Any]) -> None:
-    """Tell a model without numbers of the experts that its runner has on mapped files, in the order of layers."""
+    """Tell a model without numbers of the experts that its runner has on mapped files, in the order of layers.
+
+    Raises FileNotFoundError.
+    """
     mapped = [product for product in products if isinstance(product, MappedExperts)]
     if mapped:
         modules = [module for _, module in expert_modules(model.named_modules())]
-        use_experts(model, dict(zip(modules, mapped, strict=True)))
+        use_mapped(model, dict(zip(modules, mapped, strict=True)))
 
 
 class StandIn(UnreadTensor):

@@ -1,24 +1,18 @@
 """Threads that each compute on one core, side by side."""
 
-import ctypes
-import os
-import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
 from common.process.machine_memory import available_bytes
+from worker.device import usable_cores
+from worker.kernels.experts.nodes import INTERLEAVE, NODES, set_policy
 
 AHEAD = 2  # tasks of each thread that are begun or wait
 SHARE = 0.5  # of the memory that is free, that tasks may take
-NODES = Path("/sys/devices/system/node/online")  # such as "0-1,3"
-SET_MEMPOLICY = MappingProxyType({"x86_64": 238, "aarch64": 237})  # numbers of the system call
-MPOL_INTERLEAVE = 3
-MASK_BITS = 1024  # the most nodes that Linux has
+ONLINE = NODES / "online"  # such as "0-1,3"
 
 
 class Threads:
@@ -55,7 +49,7 @@ def threads(task_bytes: int = 0) -> Iterator[Threads]:
 
     Within this torch computes on one thread, in each of them.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     most = int(available_bytes() * SHARE) // task_bytes if task_bytes else cores
     num_threads, before = max(1, min(cores, most)), torch.get_num_threads()
     pool = ThreadPoolExecutor(num_threads, "pack", begin)
@@ -69,7 +63,7 @@ def threads(task_bytes: int = 0) -> Iterator[Threads]:
 def begin() -> None:
     """What each thread does first."""
     torch.set_num_threads(1)
-    spread_memory(nodes_in(NODES.read_text()) if NODES.exists() else ())
+    spread_memory(nodes_in(ONLINE.read_text()) if ONLINE.exists() else ())
 
 
 def nodes_in(text: str) -> tuple[int, ...]:
@@ -83,10 +77,4 @@ def spread_memory(nodes: tuple[int, ...]) -> bool:
 
     Experts are read by the cores of all sockets: on the node of the thread that packed them they would wait for it.
     """
-    number = SET_MEMPOLICY.get(platform.machine())
-    if len(nodes) < 2 or number is None:
-        return False
-    mask = (ctypes.c_ulong * (MASK_BITS // 64))()
-    for node in nodes:
-        mask[node // 64] |= 1 << node % 64
-    return bool(ctypes.CDLL(None).syscall(number, MPOL_INTERLEAVE, mask, ctypes.c_ulong(MASK_BITS)) == 0)
+    return len(nodes) > 1 and set_policy(INTERLEAVE, nodes)

@@ -230,6 +230,11 @@ def stored_products(model: Any) -> Iterator[MappedExperts]:
     return (product for product in own if isinstance(product, MappedExperts))
 
 
+def mapped_bytes(model: Any) -> int:
+    """Of the files that experts stand in: the system counts them as available memory, and they are needed."""
+    return sum(product.num_bytes for product in stored_products(model))
+
+
 def num_stored(model: Any) -> int:
     """The parameters of experts that stand in files."""
     return sum(product.num_numbers for product in stored_products(model))

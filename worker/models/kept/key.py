@@ -12,7 +12,7 @@ import tokenizers
 import torch
 import transformers
 
-from worker.device import choose_device
+from worker.device import choose_device, usable_cores
 from worker.kernels.native import processor_features
 from worker.models.card import revision_of
 from worker.models.model_files import file_of
@@ -46,10 +46,10 @@ def kept_key(model_path: str, config: "EngineConfig") -> str | None:
     return digest.hexdigest()[:20]
 
 
-def files_of(model_path: str) -> Iterator[str]:
+def files_of(model_path: str, pattern: str = "*") -> Iterator[str]:
     """Names, sizes and times of the files of a folder, or of a hub id in the cache."""
     config = file_of(model_path, "config.json")
-    for path in sorted((config.parent if config is not None else Path(model_path)).glob("*")):
+    for path in sorted((config.parent if config is not None else Path(model_path)).glob(pattern)):
         if not path.exists():  # a link to nothing, such as an editor's lock
             continue
         yield f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
@@ -63,7 +63,6 @@ def code_version() -> str:
         for path in sorted((WORKER / room).rglob("*.[pch]*")):
             if path.suffix in (".py", ".c", ".h"):
                 digest.update(path.read_bytes())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = (torch.__version__, transformers.__version__, tokenizers.__version__, platform.python_version())
-    digest.update(" ".join([*versions, str(cores), platform.machine(), processor_features()]).encode())
+    digest.update(" ".join([*versions, str(usable_cores()), platform.machine(), processor_features()]).encode())
     return digest.hexdigest()

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from worker.attention.latent.attention import LatentAttention
+from worker.attention.latent.spec import LatentSpec
 from worker.attention.paged import PagedAttention
 from worker.attention.spec import AttentionSpec
 from worker.kept.tensors import BrokenMemory, KeptTensors, TensorWriter
@@ -17,6 +19,8 @@ from worker.models.kept.state import KeptFault, put_state, state_form
 from worker.models.loader import LoadedModel
 from worker.runners.base import ModelRunner
 from worker.runners.decoder import DecoderRunner
+from worker.runners.latent.native import NativeLatentRunner
+from worker.runners.latent.runner import LatentRunner
 from worker.runners.layer_survey import LayerSurvey, cache_to_try
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.native_decoder import NativeDecoderRunner
@@ -33,7 +37,9 @@ from worker.state.kv_cache import LayerShape
 
 logger = logging.getLogger(__name__)
 
-RUNNERS = MappingProxyType({kind.__name__: kind for kind in (DecoderRunner, NativeDecoderRunner)})
+RUNNERS = MappingProxyType(
+    {kind.__name__: kind for kind in (DecoderRunner, NativeDecoderRunner, LatentRunner, NativeLatentRunner)}
+)
 MAX_DEVIATION = 1e-3  # of the logits' spread, from those that were computed when the weights were kept
 NUM_CHECKED = 4  # tokens whose logits are compared
 PROBE = "probe"  # the name of these logits
@@ -49,9 +55,10 @@ def keep_runner(loaded: LoadedModel, runner: ModelRunner, layers: LayerSurvey, n
     try:
         if not isinstance(runner, DecoderRunner) or type(runner) not in RUNNERS.values():
             raise NoForm(f"the weights of a {type(runner).__name__} are not kept")
+        made = runner.made if isinstance(runner, LatentRunner) else runner.products
         about = {
             "runner": type(runner).__name__,
-            "products": [form_of(each, f"products.{at}", parts) for at, each in enumerate(runner.products)],
+            "products": [form_of(each, f"products.{at}", parts) for at, each in enumerate(made)],
             "state": state_form(model, parts),
             "layers": [
                 {
@@ -93,7 +100,7 @@ def restored_runner(loaded: LoadedModel) -> tuple[ModelRunner, LayerSurvey, int]
     layers = LayerSurvey(loaded.card.max_model_len, num_layers=found.about["num_layers"])
     for each in found.about["layers"]:
         shape, spec = (made_of(each[what], found) for what in ("shape", "spec"))
-        layers.found[each["layer"]] = LayerShape(**shape), AttentionSpec(**spec)
+        layers.found[each["layer"]] = LayerShape(**shape), (LatentSpec if "rank" in spec else AttentionSpec)(**spec)
     use_paged_attention(loaded.model)
     return proven_on(found, loaded, layers), layers, found.about["num_parameters"]
 
@@ -104,15 +111,16 @@ def proven_on(found: KeptTensors, loaded: LoadedModel, layers: LayerSurvey) -> M
     cache = cache_to_try(loaded, layers, NUM_CHECKED + 1)
     products = PackedBefore(made_of(form, found) for form in about["products"])
     try:
-        runner = RUNNERS[about["runner"]](model, cache, layers.specs, PagedAttention, products)
+        maker = LatentAttention if layers.is_of_latents else PagedAttention
+        runner = RUNNERS[about["runner"]](model, cache, layers.specs, maker, products)
         if isinstance(runner, NativeDecoderRunner) and loaded.num_passes > 1:
             runner.micro_batches = MicroBatches(loaded.num_passes)
         compared(checked_logits(runner, model), Expected(found[PROBE][0], MAX_DEVIATION))
+        put_products(model, runner.products)
     except Unsupported as reason:
         raise KeptFault(f"kept weights do not compute what they did: {reason}") from reason
     except (OSError, BrokenMemory) as fault:  # of experts in files
         raise KeptFault(f"what belongs to kept weights is gone: {fault}") from fault
-    put_products(model, runner.products)
     return runner
 
 

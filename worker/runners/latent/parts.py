@@ -24,6 +24,7 @@ from worker.runners.probe import Unsupported
 QUERY_PARTS = frozenset({"q_a_proj", "q_a_layernorm", "q_b_proj"})  # of queries that are made of latents of their own
 OTHER_PARTS = frozenset({"kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj"})
 INDEXER_PARTS = frozenset({"wq_b", "wk", "k_norm", "weights_proj"})
+INTERLEAVED = frozenset({"glm_moe_dsa"})  # types of models in whose indexers, too, neighbours are rotated together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +36,7 @@ class Indexer:
     key_norm: nn.LayerNorm
     head_weights: Linear  # float32 [T, hidden] -> [T, heads]
     scale: float  # of the sum over the heads
+    interleaves: bool  # numbers that are rotated together are neighbours
 
     def normed(self, keys: torch.Tensor) -> torch.Tensor:
         """Index keys [T, dim]."""
@@ -60,11 +62,18 @@ class LatentLayer(Layer):
     key_up: torch.Tensor  # [heads, numbers of a query that are not rotated, rank]
     value_up: torch.Tensor  # [heads, rank, value's dim]
     indexer: Indexer | None
+    follows: bool  # attends to the keys that were chosen last, by a layer before it
 
     @property
     def query_dim(self) -> int:
         """Of a head."""
         return self.key_up.shape[1] + self.num_rotated
+
+    @property
+    def norms(self) -> list[Norm]:
+        """See Layer."""
+        own = [self.attention_norm, self.mlp_norm, self.latent_norm]
+        return own if self.query_norm is None else [*own, self.query_norm]
 
     @property
     def widths(self) -> list[int]:
@@ -94,7 +103,7 @@ def latent_layer_of(
     qkv, *queries, attention_out = (
         product_of(attention, names, quantization) for _, names in attention_names(attention)
     )
-    key_up, value_up = both_ups(attention)
+    key_up, value_up = both_ups(attention, quantization)
     return LatentLayer(
         attention_norm=Norm(module.input_layernorm),
         qkv=qkv,
@@ -115,7 +124,8 @@ def latent_layer_of(
         latent_norm=Norm(attention.kv_a_layernorm),
         key_up=key_up,
         value_up=value_up,
-        indexer=None if indexer is None else indexer_of(indexer),
+        indexer=None if indexer is None else indexer_of(indexer, quantization),
+        follows=bool(getattr(attention, "skip_topk", False)),
     )
 
 
@@ -132,7 +142,8 @@ def product_of(attention: Any, names: tuple[str, ...], quantization: Quantizatio
 
 def attention_names(attention: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The products of a LatentLayer's attention, and the linear layers in each, in the order in which they are made."""
-    has_latents, has_indexer = attention.q_lora_rank is not None, hasattr(attention, "indexer")
+    has_latents = attention.q_lora_rank is not None
+    has_indexer = getattr(attention, "indexer", None) is not None
     yield (
         "qkv",
         ("q_a_proj" if has_latents else "q_proj", "kv_a_proj_with_mqa", *(["indexer.wk"] if has_indexer else [])),
@@ -154,11 +165,13 @@ def any_parts_of(module: Any) -> Iterator[Product]:
     return latent_parts_of(module) if hasattr(module.self_attn, "kv_b_proj") else parts_of(module)
 
 
-def both_ups(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def both_ups(attention: Any, quantization: Quantization | PackedBefore | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices that make keys and values of latents: [heads, key's dim, rank] and [heads, rank, value's dim].
 
     Copies on a CPU, whose products of few rows read a slice a hundred times as slowly; on a GPU slices.
     """
+    if isinstance(quantization, PackedBefore):
+        return quantization.take_tensor(), quantization.take_tensor()
     weight = attention.kv_b_proj.weight
     dense = weight.dense() if isinstance(weight, PackedTensor) else weight.detach()
     of_heads = dense.view(attention.num_heads, -1, dense.shape[1])
@@ -167,17 +180,22 @@ def both_ups(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return (key_up.contiguous(), value_up.contiguous()) if dense.device.type == "cpu" else (key_up, value_up)
 
 
-def indexer_of(module: Any) -> Indexer:
+def indexer_of(module: Any, quantization: Quantization | PackedBefore | None) -> Indexer:
     """Raises Unsupported for an indexer with other parts than those computed here."""
     check_parts(module, INDEXER_PARTS)
     if type(module.k_norm) is not nn.LayerNorm:
         raise Unsupported(f"the index keys' norm is a {type(module.k_norm).__name__}")
-    weight = module.weights_proj.weight
-    dense = weight.dense() if isinstance(weight, PackedTensor) else weight.detach()
+    if isinstance(quantization, PackedBefore):
+        head_weights = quantization.take()
+    else:
+        weight = module.weights_proj.weight
+        dense = weight.dense() if isinstance(weight, PackedTensor) else weight.detach()
+        head_weights = PlainLinear(dense.float(), None)
     return Indexer(
         num_heads=module.n_heads,
         dim=module.head_dim,
         key_norm=module.k_norm,
-        head_weights=PlainLinear(dense.float(), None),
+        head_weights=head_weights,
         scale=float(module.softmax_scale * module.n_heads**-0.5),
+        interleaves=module.config.model_type in INTERLEAVED,
     )

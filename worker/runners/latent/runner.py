@@ -25,6 +25,8 @@ from worker.runners.parts.rotation import Rotation
 class LatentRunner(DecoderRunner):
     """The cache holds each token's latent as its key, and its index key, where there is an indexer, as its value."""
 
+    takes_other_shapes = True  # index keys are kept by layers that choose by them
+
     def _layers_of(
         self, modules: Seq[Any], specs: Seq[AttentionSpec], quantization: Quantization | PackedBefore | None
     ) -> list[Layer]:
@@ -48,6 +50,20 @@ class LatentRunner(DecoderRunner):
             found += (*layer.attention_products, *layer.mlp.products)
         return [*map(without_adapters, found), self.head]
 
+    def _ups(self, layer_idx: int) -> list[torch.Tensor]:
+        """The matrices that make keys and values of a layer's latents."""
+        layer = cast("LatentLayer", self.layers[layer_idx])
+        return [layer.key_up, layer.value_up]
+
+    @property
+    def made(self) -> list[Any]:
+        """All that is made of the model's weights, in the order in which it is: what PackedBefore gives out again."""
+        found: list[Any] = []
+        for layer_idx, layer in enumerate(cast("list[LatentLayer]", self.layers)):
+            scoring = [] if layer.indexer is None else [layer.indexer.head_weights]
+            found += (*layer.attention_products, *self._ups(layer_idx), *layer.mlp.products, *scoring)
+        return [*map(without_adapters, found), self.head]
+
     def _attend(
         self, layer_idx: int, layer: Layer, normed: torch.Tensor, rotation: Rotation, paged: Attention
     ) -> torch.Tensor:
@@ -60,7 +76,7 @@ class LatentRunner(DecoderRunner):
         if layer.query_norm is not None and layer.queries is not None:
             queries = layer.queries(self._normed(queries, layer.query_norm))
             queries, index_queries = queries.tensor_split([layer.num_heads * layer.query_dim], dim=-1)
-        selected = None
+        selected = attention.selected if layer.follows else None
         if (indexer := layer.indexer) is None:
             attention.write(layer_idx, latents, None)
         else:
@@ -99,10 +115,7 @@ class LatentRunner(DecoderRunner):
 
     def _turned(self, layer: LatentLayer, heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """A rotated copy of [T, n, num_rotated]."""
-        if layer.interleaves:  # halves from here on, of queries and latents alike
-            heads = heads.view(*heads.shape[:-1], -1, 2).transpose(-1, -2).flatten(-2)
-        else:
-            heads = heads.clone()
+        heads = in_halves(heads) if layer.interleaves else heads.clone()
         return rotate(heads, *rotation)
 
     def _index_keys(
@@ -110,7 +123,7 @@ class LatentRunner(DecoderRunner):
     ) -> torch.Tensor:
         """[T, dim], normed and the first numbers rotated."""
         normed = indexer.normed(index_keys)
-        rotate(normed[:, None, : layer.num_rotated], *rotation)
+        self._turn_first(layer, indexer, normed[:, None], rotation)
         return normed
 
     def _index_queries(
@@ -118,5 +131,20 @@ class LatentRunner(DecoderRunner):
     ) -> torch.Tensor:
         """[T, heads, dim], the first numbers of each rotated in place."""
         heads = queries.view(len(queries), indexer.num_heads, indexer.dim)
-        rotate(heads[..., : layer.num_rotated], *rotation)
+        self._turn_first(layer, indexer, heads, rotation)
         return heads
+
+    def _turn_first(self, layer: LatentLayer, indexer: Indexer, heads: torch.Tensor, rotation: Rotation) -> None:
+        """Rotate the first numbers of [T, n, dim] in place."""
+        first = heads[..., : layer.num_rotated]
+        if indexer.interleaves:
+            first.copy_(in_halves(first))
+        rotate(first, *rotation)
+
+
+def in_halves(heads: torch.Tensor) -> torch.Tensor:
+    """[..., n] of which neighbours are rotated together, with those of each pair in two halves.
+
+    They stay so, in queries and keys alike, whose products are the same.
+    """
+    return heads.view(*heads.shape[:-1], -1, 2).transpose(-1, -2).flatten(-2)

@@ -11,7 +11,7 @@ from worker.state.kv_cache import LayerShape
 
 # Types of models whose attention is computed as DeepSeek's. Others have the same parts and do something more, at
 # positions that no probe reaches.
-FAMILIES = frozenset({"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "youtu"})
+FAMILIES = frozenset({"deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "youtu"})
 
 
 def survey_latents(model: Any, max_model_len: int, dtype: torch.dtype) -> LayerSurvey | None:

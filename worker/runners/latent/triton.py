@@ -45,13 +45,14 @@ class TritonLatentRunner(LatentRunner, TritonDecoderRunner):
         attention.rotate_and_write(layer_idx, heads, latents, norm, rotation, absorbed, interleaves=layer.interleaves)
         plain = heads[..., : layer.key_up.shape[1]].transpose(0, 1)
         torch.bmm(plain, layer.key_up, out=absorbed[..., : layer.spec.rank].transpose(0, 1))
-        selected = None
+        selected = attention.selected if layer.follows else None
         if (indexer := layer.indexer) is not None:
             key_norm = indexer.key_norm
             own = IndexNorm(key_norm.weight, key_norm.bias, key_norm.eps)
-            attention.write_index(layer_idx, index_keys, own, rotation)
+            attention.write_index(layer_idx, index_keys, own, rotation, interleaves=indexer.interleaves)
             of_heads = index_queries.view(len(queries), indexer.num_heads, indexer.dim)
-            selected = attention.select(layer_idx, of_heads, indexer.weights(normed), layer.spec, rotation)
+            weights, interleaves = indexer.weights(normed), indexer.interleaves
+            selected = attention.select(layer_idx, of_heads, weights, layer.spec, rotation, interleaves=interleaves)
         return self._values_of(layer_idx, layer, absorbed, selected, attention)
 
     def _values_of(

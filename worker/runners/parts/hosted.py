@@ -5,6 +5,7 @@ from functools import partial
 
 from worker.kernels.experts.placing import HostedExperts
 from worker.kernels.experts.ram import use_ram_experts
+from worker.kernels.experts.swap import product_of
 from worker.models.config_fields import experts_per_token
 from worker.models.loader import EngineConfig, LoadedModel
 from worker.runners.limits import kv_dtype, kv_memory_bytes, step_size
@@ -25,7 +26,7 @@ def hosted_experts(loaded: LoadedModel, config: EngineConfig) -> HostedExperts |
     encode = partial(encode_for, config.quantization)
     layers = use_ram_experts(attending_part(loaded.model), loaded.device, config.threads, encode)
     if not layers:
-        if config.experts == "ram":
+        if config.experts == "ram" and not any(map(product_of, loaded.model.modules())):
             logger.warning("OMNI_EXPERTS=ram has no effect: the model has no routed experts")
         return None
     hosted = HostedExperts(layers, loaded.device)

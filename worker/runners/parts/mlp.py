@@ -24,6 +24,7 @@ ROUTERS = ("gate", "router")  # names of the part of a sparse MLP that chooses
 SHARED = ("shared_experts", "shared_expert")  # names of a dense MLP beside the experts
 SHARED_GATE = "shared_expert_gate"
 
+AddShared = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]  # see add_shared()
 Gated = Callable[[torch.Tensor, str], torch.Tensor]  # [T, 2 * width], activation -> [T, width]
 Product = tuple[tuple[str, ...], Any, tuple[str, ...]]  # path of attributes to it, its linear layers' owner and names
 
@@ -46,6 +47,11 @@ class DenseMlp:
         return [self.gate_up, self.down]
 
 
+def add_shared(out: torch.Tensor, shared: torch.Tensor, gates: torch.Tensor | None) -> torch.Tensor:
+    """out [T, width] += shared, each row times the sigmoid of its gate, [T, 1], if there are gates. In place."""
+    return out.add_(shared) if gates is None else out.addcmul_(shared, gates.sigmoid())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseMlp:
     """Each token takes the experts that the router chooses, and what is shared."""
@@ -54,6 +60,7 @@ class SparseMlp:
     experts: Experts
     shared: DenseMlp | None
     shared_gate: Linear | None  # [T, width] -> [T, 1]: the shared part's weight is its sigmoid
+    add_shared: AddShared = add_shared
 
     def __call__(self, normed: torch.Tensor, gated: Gated) -> torch.Tensor:
         """As a DenseMlp."""
@@ -63,15 +70,14 @@ class SparseMlp:
         chosen, weights = self.router(normed)
         if not isinstance(self.experts, ExpertsBeside):
             self.experts(normed, chosen, weights, out)
-            return out if self.shared is None else out.add_(self._of_shared(self.shared, normed, gated))
-        finish = self.experts.begin(normed, chosen, weights, out)
-        shared = None if self.shared is None else self._of_shared(self.shared, normed, gated)
-        finish()
-        return out if shared is None else out.add_(shared)
-
-    def _of_shared(self, shared: DenseMlp, normed: torch.Tensor, gated: Gated) -> torch.Tensor:
-        outputs = shared(normed, gated)
-        return outputs if self.shared_gate is None else outputs.mul_(self.shared_gate(normed).sigmoid())
+            finish = None
+        else:
+            finish = self.experts.begin(normed, chosen, weights, out)
+        shared = None if self.shared is None else self.shared(normed, gated)
+        gates = None if self.shared_gate is None else self.shared_gate(normed)
+        if finish is not None:
+            finish()
+        return out if shared is None else self.add_shared(out, shared, gates)
 
     @property
     def products(self) -> list[Linear | Experts]:

@@ -8,6 +8,8 @@ import torch
 from worker.kernels.linear import PlainLinear
 from worker.runners.parts.routers import LEAST_SUM, Router
 
+MAX_GROUPS = 64  # of worker/kernels/router.c
+
 
 class NativeRouter:
     """As the Router that it is made of."""
@@ -31,19 +33,20 @@ class NativeRouter:
         self.kernels.route(
             normed.data_ptr(), weight.data_ptr(), self.address, self.correction, logits.data_ptr(), chosen.data_ptr(),
             weights.data_ptr(), num_tokens, width, num_experts, top_k, weight.dtype == torch.float32,
-            router.scores == "sigmoid", router.renormalizes, router.scaling, LEAST_SUM,
+            router.scores == "sigmoid", router.renormalizes, router.num_groups, router.num_chosen_groups,
+            router.num_best, router.scaling, LEAST_SUM,
         )  # fmt: skip
         return chosen, weights
 
 
 def native_router(router: Router | NativeRouter, kernels: ctypes.CDLL, dtype: torch.dtype) -> Router | NativeRouter:
-    """The same choice by the kernel where it computes such: of all experts, in the runner's dtype or float32."""
+    """The same choice by the kernel where it computes such: with logits in the runner's dtype or float32."""
     linear = router.logits
     if isinstance(router, NativeRouter):
         return router
     can = (
         isinstance(linear, PlainLinear)
-        and router.num_chosen_groups >= router.num_groups
+        and router.num_groups <= MAX_GROUPS
         and linear.weight.shape[1] % 16 == 0
         and linear.weight.dtype in (dtype, torch.float32)
         and router.top_k <= len(linear.weight)  # torch refuses more by a sentence

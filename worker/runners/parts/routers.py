@@ -31,6 +31,11 @@ class Router:
         logits = self.logits(normed.float() if self.in_float32 else normed)
         return self.by_kernel(logits) if has_kernels(logits.device) else self.by_torch(logits.float())
 
+    @property
+    def num_best(self) -> int:
+        """Experts of a group whose scores are the group's."""
+        return 1 if self.group_scores == "largest" else 2
+
     def by_kernel(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As a call, from logits [T, experts], in one launch."""
         from worker.kernels.gpu.experts.routing import route
@@ -38,7 +43,7 @@ class Router:
         return route(
             logits, self.top_k, by_sigmoid=self.scores == "sigmoid", correction=self.correction,
             num_groups=self.num_groups, num_chosen_groups=self.num_chosen_groups,
-            num_best=1 if self.group_scores == "largest" else 2, renormalizes=self.renormalizes, scaling=self.scaling,
+            num_best=self.num_best, renormalizes=self.renormalizes, scaling=self.scaling,
             least_sum=LEAST_SUM,
         )  # fmt: skip
 
@@ -58,8 +63,7 @@ class Router:
         """Scores [T, experts], those of other groups -inf."""
         num_tokens, num_experts = preferred.shape
         groups = preferred.view(num_tokens, self.num_groups, num_experts // self.num_groups)
-        num_scores = 1 if self.group_scores == "largest" else 2
-        of_groups = groups.topk(num_scores, dim=-1).values.sum(dim=-1)
+        of_groups = groups.topk(self.num_best, dim=-1).values.sum(dim=-1)
         chosen = of_groups.topk(self.num_chosen_groups, dim=-1).indices
         is_out = torch.ones_like(of_groups, dtype=torch.bool).scatter_(1, chosen, False)
         return groups.masked_fill(is_out[..., None], float("-inf")).flatten(1)

@@ -54,7 +54,7 @@ class NativeInputs:
 
 
 class NativeSteps:
-    """The recorded steps of a NativeDecoderRunner, by their number of sequences."""
+    """The recorded steps of a NativeRunner, by their number of sequences."""
 
     def __init__(self, kernels: ctypes.CDLL, max_model_len: int, block_size: int, max_num_seqs: int) -> None:
         self.kernels = kernels

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from worker.kernels.native import FLOAT, REPLAYED, SIGNATURES, listening
 
-MAX_ARGUMENTS = 16
+MAX_ARGUMENTS = 20  # of replay.c
 AS_BITS: Mapping[bool, Any] = MappingProxyType({True: ctypes.c_float, False: ctypes.c_int64})
 
 

@@ -3,11 +3,17 @@
 from dataclasses import replace
 
 import pytest
+from redis import Redis
 
 from api.jobs.dialects import ANTHROPIC, OLLAMA, OPENAI
 from api.jobs.waiting.notices import Idle, Queued, SwappedOut, WaitNews, words_of
+from api.jobs.waiting.place import wait_of
 from common.redis.served.shelf import ShelfEntry
 from common.redis.store import JobStatus
+from common.wire import Delta, Finished
+from tests.chaos.scenarios import QUEUE, Stage
+from worker.jobs.ledger import Ledger
+from worker.jobs.publisher import Publisher
 
 QUEUED = JobStatus("queued", 0, 1, 9.0, queue="b")
 COLD = ShelfEntry("b", "cold", eta_s=12.4)
@@ -21,6 +27,31 @@ def test_a_job_whose_model_is_not_loaded_is_told_its_place_and_when_the_model_co
     news = WaitNews()
     assert words(news, QUEUED, COLD) == ["queued position=2 eta=9", "swapped out, model=b, eta=12"]
     assert words(news, replace(QUEUED, eta_s=8.0), replace(COLD, eta_s=11.0)) == []
+
+
+def test_a_job_is_told_the_same_place_wherever_it_is_looked_up(redis: Redis) -> None:
+    """1 is next, 0 has been claimed and has generated nothing, and none has begun."""
+    stage = Stage(redis)
+    job_id, news, ledger = stage.submit(1), WaitNews(), Ledger(redis, QUEUE, "worker-1")
+    ledger.register()
+
+    def told() -> tuple[int | None, list[str]]:
+        [status], job = stage.store.poll([job_id]), stage.store.jobs.get(job_id)
+        return wait_of(job)["position"], words(news, replace(status, eta_s=-1.0), None)
+
+    assert told() == (1, ["queued position=1"])
+    claim = ledger.claim(0)
+    assert claim is not None
+    assert told() == (0, ["queued position=0"])
+    assert told() == (0, [])
+    publisher = Publisher(redis, ledger.fence)
+    publisher.open(job_id, claim.num_entries, claim.is_suspect)
+    publisher.send([(job_id, Delta(0, (7,), "x"))])
+    publisher.confirm()
+    assert told() == (None, [])
+    publisher.send([(job_id, Finished(3, 1))])
+    publisher.confirm()
+    assert told() == (None, [])
 
 
 def test_the_progress_of_loading_is_told_by_tenths() -> None:

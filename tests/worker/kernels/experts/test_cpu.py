@@ -1,7 +1,7 @@
 """A layer's experts in C: the sums of the dense twin in every form, shape and choice, on any processor and thread."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, product
 
@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.worker.kernels.packed.weight_forms import FORMS, Maker, processor
-from worker.kernels.experts import cpu
+from worker.kernels.experts import cpu, nodes
 from worker.kernels.experts.activation import Activation
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.form import ExpertsForm, plain_weights
 from worker.kernels.experts.layer import ExpertLayer
+from worker.kernels.experts.looped import LoopedExperts
 from worker.kernels.forms import Parts, form_of, made_of
 from worker.kernels.native import NoKernels
 from worker.kernels.packed.encodings import (
@@ -110,6 +111,18 @@ def test_the_sums_are_those_of_the_dense_twin_in_every_form(processor: str, dtyp
             assert found < (2e-6 if dtype == torch.float32 else 4e-3), (form, width, inner, activation, num_rows)
 
 
+@pytest.mark.parametrize("num_rows", [3, 5000])
+def test_the_sums_of_wide_experts_and_many_rows_are_those_of_the_dense_twin(processor: str, num_rows: int) -> None:
+    """Sizes from which on `down` is cut into chunks, the last one shorter, and rows come in several rounds."""
+    torch.manual_seed(0)
+    layer = layer_of("int8", torch.float32, 1056, 64, Activation(), has_bias=False)
+    experts, (hidden, chosen, weights) = CpuExperts.of(layer), inputs_of(num_rows, 1056, torch.float32)
+    experts.c_layer.num_threads = 1
+    looped = torch.empty_like(hidden)
+    LoopedExperts(layer)(hidden, chosen, weights, looped)
+    assert error(sums(experts, hidden, chosen, weights), looped) < 1e-5
+
+
 @pytest.mark.parametrize("form", ["int4", "Q4_0", "Q6_K", "mxfp4", "int8"])
 def test_inputs_of_15_bits_cost_less_than_the_rounding_of_a_result(form: str) -> None:
     torch.manual_seed(0)
@@ -199,7 +212,16 @@ def test_weights_may_be_spread_over_nodes(monkeypatch: pytest.MonkeyPatch) -> No
     layer, inputs = layer_of("int4", torch.bfloat16, 128, 64, Activation()), inputs_of(5, 128, torch.bfloat16)
     right = sums(CpuExperts.of(layer), *inputs)
     monkeypatch.setattr(cpu, "count_nodes", lambda: 3)
+    asked, large = list[tuple[int, Sequence[int]]](), list[torch.Tensor]()
+    monkeypatch.setattr(nodes, "set_policy", lambda mode, mask: asked.append((mode, mask)))
+    monkeypatch.setattr(cpu, "use_large_pages", large.append)
     spread = CpuExperts.of(layer)
+    by_node = [each for node in range(3) for each in ((nodes.PREFERRED, [node]), (nodes.DEFAULT, ()))]
+    assert asked == by_node * layer.num_experts * len(spread.tensors)
+    assert not large, "a large page lies on one node as a whole"
+    monkeypatch.setattr(cpu, "LARGE_PAGE", 64)
+    CpuExperts.of(layer)
+    assert large
     assert spread.c_layer.num_nodes == 3
     assert torch.equal(sums(spread, *inputs), right)
 

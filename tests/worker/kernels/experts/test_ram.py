@@ -1,19 +1,29 @@
 """Experts in host memory beside a GPU, on a driver that is none: what is computed, when it is, and for whom."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.worker.kernels.experts.streams import CPU, NUM_EXPERTS, TOP_K, FakeStream, fake_cuda, inputs, small_layer
+from tests.worker.kernels.experts.streams import (
+    CPU,
+    NUM_EXPERTS,
+    TOP_K,
+    WIDTH,
+    FakeStream,
+    fake_cuda,
+    inputs,
+    small_layer,
+)
 from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.experts.host_work import HostWork, address_of, num_threads
 from worker.kernels.experts.layer import ExpertLayer
 from worker.kernels.experts.looped import LoopedExperts
-from worker.kernels.experts.placing import HostedExperts
-from worker.kernels.experts.ram import RamExperts, WaitingExperts, slices
+from worker.kernels.experts.placing import MOST_REPLACED, MOST_USES, HostedExperts
+from worker.kernels.experts.ram import RamExperts, RamMaker, WaitingExperts, slices
 from worker.kernels.experts.streamed import Ring, StreamedExperts
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -28,7 +38,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(library: Path) -> Iterator[HostWork]:
     work = HostWork(partial(FakeStream, library), pins=False)
     yield work
-    work.close()
+    work.thread.close()
 
 
 def stream_of(work: HostWork) -> FakeStream:
@@ -172,12 +182,37 @@ class TestOnTheCard:
         experts = ram_experts(work, small_layer())
         hosted = HostedExperts([experts], CPU)
         hosted.fill_card(2 * experts.experts.num_bytes // NUM_EXPERTS)
+        experts.uses[7] = 10**6  # of what was tried before the first step
+        hosted.between_steps()
+        assert not experts.uses.any()
         experts.uses.fill_(100)
         experts.uses[5] = 1000
-        for step in range(3):
-            assert experts.card is not None and (5 in experts.card.ids) == (step == 3)
+        for _ in range(2):
+            assert experts.card is not None and 5 not in experts.card.ids
             hosted.between_steps()
-        assert 5 in experts.card.ids
+        assert 5 in experts.card.ids and 7 not in experts.card.ids
+
+    def test_those_with_the_most_gain_over_all_layers_come_first(self, work: HostWork) -> None:
+        layers = [ram_experts(work, small_layer()) for _ in range(5)]
+        hosted = HostedExperts(layers, CPU)
+        assert hosted.fill_card(sum(2 * layer.experts.num_bytes // NUM_EXPERTS for layer in layers)) == 2
+        for layer, most in zip(layers, (200, 200, 200, 200, 900), strict=True):
+            layer.uses.fill_(100)
+            layer.uses[[5, 6]] = most
+        assert hosted.replace_least_used() == MOST_REPLACED
+        cards = [layer.card.ids.tolist() for layer in layers if layer.card is not None]
+        assert sorted(cards[-1]) == [5, 6] and sum(5 in card or 6 in card for card in cards) == 4
+
+    def test_what_was_asked_long_ago_counts_less(self, work: HostWork) -> None:
+        experts = ram_experts(work, small_layer())
+        hosted = HostedExperts([experts], CPU)
+        hosted.fill_card(2 * experts.experts.num_bytes // NUM_EXPERTS)
+        experts.uses.fill_(MOST_USES - 1)
+        hosted.replace_least_used()
+        assert int(experts.uses[0]) == MOST_USES - 1
+        experts.uses.fill_(MOST_USES)
+        hosted.replace_least_used()
+        assert int(experts.uses[0]) == MOST_USES // 2
 
 
 def test_streaming_begins_where_it_was_measured_to_pay(work: HostWork, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +225,17 @@ def test_streaming_begins_where_it_was_measured_to_pay(work: HostWork, monkeypat
     assert hosted.streams(128) and not hosted.streams(127)
 
 
+def test_what_only_a_first_call_takes_does_not_count(work: HostWork) -> None:
+    pauses = iter((0.5, 0.02, 0.01))
+    hosted = HostedExperts([ram_experts(work, small_layer())], CPU)
+    assert 0.01 <= hosted._seconds_of(lambda *_: time.sleep(next(pauses)), ()) < 0.4
+
+
 def test_streaming_is_measured_with_the_layer_itself(work: HostWork) -> None:
     hosted = HostedExperts([ram_experts(work, small_layer())], CPU)
     hosted.choose_streaming(TOP_K, torch.float32)
     assert hosted.min_streamed is None or hosted.min_streamed >= 32
-    assert not hosted.layers[0].uses.any() and work.times()
+    assert work.times()
 
 
 def test_streamed_experts_are_copied_block_by_block(work: HostWork, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +262,40 @@ def test_a_model_s_layers_share_blocks_of_the_gpu_and_models_do_not(work: HostWo
         assert torch.allclose(out, expected(layer, *call), atol=1e-5)
     (ring,), (second,) = one.values(), other.values()
     assert ring is not second
+
+
+class InterruptedStream(FakeStream):
+    """Something else happens before each call of a function."""
+
+    def __init__(self, library: Path, meanwhile: Callable[[], None]) -> None:
+        super().__init__(library)
+        self.meanwhile = meanwhile
+
+    def call(self, function: int, argument: int) -> None:
+        self.meanwhile()
+        super().call(function, argument)
+
+
+def test_a_model_that_is_opened_meanwhile_has_other_memory(
+    work: HostWork, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a model tries its experts in another thread, at any time between two calls of the first one's step."""
+    layer, turns = small_layer(), list[None]()
+
+    def meanwhile() -> None:
+        turns.append(None)
+        if len(turns) == 1:  # the other's own call is not interrupted
+            other(*inputs(4, seed=9), torch.empty(4, WIDTH))
+
+    stream = partial(InterruptedStream, library, meanwhile)
+    monkeypatch.setattr(
+        "worker.kernels.experts.ram.host_work", lambda device: HostWork(stream, pins=False, thread=work.thread)
+    )
+    one, other = (RamMaker(CPU, 1).made(CpuExperts.of(layer)) for _ in range(2))
+    call = inputs(4)
+    out = torch.empty_like(call[0])
+    one(*call, out)
+    assert len(turns) == 2 and torch.allclose(out, expected(layer, *call), atol=1e-5)
 
 
 def test_experts_that_no_kernel_computes_are_waited_for() -> None:

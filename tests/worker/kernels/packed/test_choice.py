@@ -1,6 +1,6 @@
 """A CPU computes each product in the way that was fastest at start, and rounds inputs only from then on."""
 
-from collections.abc import Sequence as Seq
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from tests.worker.conftest import Bench, ModelFolder, prompt_of
+from tests.worker.kernels.experts.test_cpu import layer_of
+from worker.kernels.experts.activation import Activation
+from worker.kernels.experts.cpu import CpuExperts
 from worker.kernels.native import processor_features
 from worker.kernels.packed import choice
-from worker.kernels.packed.choice import choose_ways
+from worker.kernels.packed.choice import LEAST_TRIES, MOST_TRIES, choose_ways
 from worker.kernels.packed.cpu import ROWS, WAYS, CpuLinear
 from worker.kernels.packed.encodings import int8_weights
 from worker.kernels.packed.linear import SideBySide
@@ -29,7 +32,7 @@ def linear(num_out: int = 48, dtype: torch.dtype = torch.bfloat16) -> CpuLinear:
     return CpuLinear(int8_weights(torch.randn(num_out, 64).to(dtype)), None)
 
 
-def table_time(group: Seq[CpuLinear], num_rows: int, way: str) -> float:
+def table_time(linear: CpuLinear, num_rows: int, way: str) -> float:
     """Few rows are fastest rounded, one about as fast "fine"; many by conversion."""
     fine = 1.05 if num_rows == 1 else 1.5
     return {"exact": 3.0, "fine": fine, "rounded": 1.0, "by_conversion": 2.0 if num_rows <= 16 else 0.5}[way]
@@ -89,18 +92,44 @@ def test_an_exact_model_does_not_round_whatever_other_starts_have_kept(tmp_path:
 
 @pytest.mark.usefixtures("is_large")
 def test_what_was_measured_is_kept_for_the_next_start(tmp_path: Path) -> None:
-    asked: list[tuple[int, str]] = []
+    asked: Counter[tuple[CpuLinear, int, str]] = Counter()
 
-    def timer(group: Seq[CpuLinear], num_rows: int, way: str) -> float:
-        asked.append((num_rows, way))
-        return table_time(group, num_rows, way)
+    def timer(linear: CpuLinear, num_rows: int, way: str) -> float:
+        asked[linear, num_rows, way] += 1
+        return table_time(linear, num_rows, way)
 
     first, second, other = linear(), linear(), linear(64)
     choose_ways([first], tmp_path / "products.json", timer)
     assert len(asked) == len(WAYS) * len(ROWS)
     choose_ways([second, SideBySide([other])], tmp_path / "products.json", timer)
-    assert len(asked) == 2 * len(WAYS) * len(ROWS)  # only the other one
+    assert {linear for linear, *_ in asked} == {first, other}
     assert second.ways == first.ways == other.ways
+
+
+@pytest.mark.usefixtures("is_large")
+def test_a_way_counts_by_its_fastest_try_and_a_hopeless_one_is_tried_twice() -> None:
+    tries: Counter[str] = Counter()
+
+    def timer(linear: CpuLinear, num_rows: int, way: str) -> float:
+        if num_rows != 1:
+            return 1.0
+        tries[way] += 1
+        is_disturbed = way == "rounded" and tries[way] == 1
+        return {"exact": 2.0, "fine": 3.9, "rounded": 1.0, "by_conversion": 5.0}[way] * (30 if is_disturbed else 1)
+
+    product = linear()
+    choose_ways([product], None, timer)
+    assert product.ways[1] == "rounded"
+    assert tries == {"exact": MOST_TRIES + 1, "fine": MOST_TRIES, "rounded": MOST_TRIES, "by_conversion": LEAST_TRIES}
+
+
+def test_experts_count_for_the_size_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = CpuExperts.of(layer_of("int4", torch.bfloat16, 128, 64, Activation()))
+    product = linear()
+    for has_experts, way in ((False, "fine"), (True, "rounded")):
+        monkeypatch.setattr(choice, "SMALL_BYTES", product.laid_out.num_bytes + 1)
+        choose_ways([product, *([experts] if has_experts else [])], None, table_time)
+        assert product.ways[4] == way
 
 
 def test_a_quantized_model_rounds_its_inputs_and_answers_nearly_as_before(

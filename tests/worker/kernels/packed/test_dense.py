@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from worker.kernels.linear import PackedLinear, can_pack
 from worker.kernels.native import NoKernels, processor_features
 from worker.kernels.packed import dense
-from worker.kernels.packed.dense import PairsLinear, dense_cpu_linear
+from worker.kernels.packed.dense import NarrowLinear, PairsLinear, dense_cpu_linear
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -35,3 +35,14 @@ def test_other_weights_and_processors_with_tiles_stay_with_onednn(monkeypatch: p
             PairsLinear(weight, None)
         if can_pack(weight.dtype):
             assert isinstance(dense_cpu_linear(weight, None), PackedLinear)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_few_outputs_are_multiplied_by_weights_as_they_are(dtype: torch.dtype) -> None:
+    weight, bias = torch.randn(3, 160).to(dtype), torch.randn(3).to(dtype)
+    linear, inputs = dense_cpu_linear(weight, bias), torch.randn(7, 160).to(dtype)
+    assert isinstance(linear, NarrowLinear)
+    exact = F.linear(inputs.double(), weight.double(), bias.double())
+    torch.testing.assert_close(linear(inputs).double(), exact, rtol=2**-8, atol=1e-5)
+    with pytest.raises(NoKernels):
+        NarrowLinear(weight[:, :150], None)

@@ -1,6 +1,10 @@
 """Routed experts that stand in files: packed once, whatever happens meanwhile, and mapped at every other start."""
 
+import errno
+import gc
 import logging
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +20,12 @@ from transformers import DeepseekV32Config
 from tests.models import save_model
 from tests.worker.models.damaged import set_config
 from tests.worker.models.formats.twins import Packed, save_twins
+from worker.kept.files import TensorFile
+from worker.kept.folder import remove_unused
 from worker.kernels.packed.encodings import fp8_block_weights
 from worker.kernels.packed.tensor import PackedTensor
 from worker.kernels.quantized import quantization_named
+from worker.models import dtypes
 from worker.models.dtypes import count_parameters
 from worker.models.experts import packing, stored
 from worker.models.experts.place import check_choice
@@ -81,6 +88,34 @@ def test_a_second_start_maps_what_the_first_one_packed(tmp_path: Path) -> None:
     assert any(low <= codes < high for low, high in mapped_ranges(tmp_path / "packed"))
 
 
+def test_nobody_removes_the_files_of_a_model_while_it_is_loaded(tmp_path: Path) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    loaded = [loaded_of(folder, config)]
+    (packed,) = (tmp_path / "packed").glob("*/")
+    assert all(TensorFile(path).is_checked for path in packed.glob("*.omni"))
+    remove_unused(packed)
+    assert len(packed_files(tmp_path / "packed")) == 2
+    loaded.clear()
+    gc.collect()
+    remove_unused(packed)
+    assert not packed.exists()
+
+
+def test_a_load_that_fails_holds_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(stored, "load_tensors", fails)
+    with pytest.raises(ValueError, match="no memory") as caught:
+        loaded_of(folder, config)
+    (packed,) = (tmp_path / "packed").glob("*/")
+    assert packed_files(tmp_path / "packed")
+    remove_unused(packed)
+    assert not packed.exists() and caught.tb is not None  # its frames are still there
+
+
 def mapped_ranges(root: Path) -> list[tuple[int, int]]:
     """Addresses of this process that files under `root` are mapped to."""
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(root) in line]
@@ -130,19 +165,56 @@ def blocks(name: str, matrix: torch.Tensor) -> Packed | None:
     return parts, weights.dense()
 
 
-def test_one_damaged_file_is_packed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("layers", ["1", "01"])
+def test_damaged_files_are_packed_again(layers: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
     expected = logits_of(loaded_of(folder, config))
     before = packed_files(tmp_path / "packed")
-    damaged = next(path for path in tmp_path.glob("packed/*/*.omni") if ".1." in path.name)
-    numbers = bytearray(damaged.read_bytes())
-    numbers[len(numbers) // 4] ^= 1
-    damaged.write_bytes(numbers)
+    damaged = [path for path in tmp_path.glob("packed/*/*.omni") if any(f".{layer}." in path.name for layer in layers)]
+    for path in damaged:
+        numbers = bytearray(path.read_bytes())
+        numbers[len(numbers) // 3] ^= 1  # not in the first expert
+        path.write_bytes(numbers)
     with caplog.at_level(logging.WARNING):
         assert torch.equal(logits_of(loaded_of(folder, config)), expected)
-    assert "is damaged" in caplog.text
+    assert caplog.text.count("packing experts again") == 1 and caplog.text.count("is damaged") == len(layers)
     after = packed_files(tmp_path / "packed")
-    assert {name for name in before if before[name] != after[name]} == {damaged.name}
+    assert {name for name in before if before[name] != after[name]} == {path.name for path in damaged}
+
+
+def test_files_that_are_removed_while_a_start_reads_them_are_packed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    expected = logits_of(loaded_of(folder, config))
+    real, removed = packing.ExpertFiles._read, []
+
+    def read(self: Any, files: Any) -> None:
+        if not removed:
+            removed.append(shutil.rmtree(tmp_path / "packed"))
+        real(self, files)
+
+    monkeypatch.setattr(packing.ExpertFiles, "_read", read)
+    assert torch.equal(logits_of(loaded_of(folder, config)), expected)
+    assert len(packed_files(tmp_path / "packed")) == 2
+
+
+def test_all_layers_take_their_disk_space_before_the_first_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = save_model(tmp_path / "model", "mixtral"), replace(CPU, packed_folder=tmp_path / "packed")
+    real, taken = packing.ExpertFiles._put, []
+
+    def put(self: Any, *given: Any) -> int:
+        taken.append(len(list(tmp_path.glob("packed/*/*.part"))))
+        if len(taken) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *given)
+
+    monkeypatch.setattr(packing.ExpertFiles, "_put", put)
+    with pytest.raises(OSError, match=r"its packed experts take 0\.0 GiB more of the disk at .*set OMNI_DATA_DIR"):
+        loaded_of(folder, config)
+    assert taken[0] == 2 and not list(tmp_path.glob("packed/*/*.part"))
 
 
 def test_files_of_another_layout_are_packed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +261,36 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     with pytest.raises(OSError, match=r"5\.0 GiB there, or set OMNI_DATA_DIR"):
         loaded_of(folder, config)
     assert not packed_files(tmp_path / "packed")
+
+
+def test_packed_files_belong_to_weights_and_not_to_what_lies_beside_them(tmp_path: Path) -> None:
+    folder, packer = save_model(tmp_path, "mixtral"), packing.Packer(torch.float32, None)
+    names = [stored.folder_name(str(folder), packer)]
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "generation_config.json").write_text("{}")
+    (folder / "adapter").mkdir()
+    assert stored.folder_name(str(folder), packer) == names[0]
+    names.append(stored.folder_name(str(folder), replace(packer, quantization=quantization_named("int8"))))
+    os.utime(folder / "model.safetensors", ns=(0, 12345))
+    names.append(stored.folder_name(str(folder), packer))
+    set_config(folder, hidden_act="gelu")
+    names.append(stored.folder_name(str(folder), packer))
+    assert len(set(names)) == 4
+
+
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16])
+def test_experts_in_files_do_not_decide_what_a_model_computes_in(
+    saved: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SMALL_MODEL_PARAMETERS", "SMALL_PACKED_PARAMETERS"):
+        monkeypatch.setattr(dtypes, name, 0)
+    monkeypatch.setattr(dtypes, "has_fast_bf16", lambda: True)
+    folder, config = save_model(tmp_path / "model", "mixtral", dtype=saved), replace(CPU, dtype="auto")
+    expected = torch.bfloat16 if saved is torch.bfloat16 else torch.float32
+    for root in (None, tmp_path / "packed"):
+        loaded = loaded_of(folder, replace(config, packed_folder=root))
+        assert loaded.dtype == expected
+        assert {product.form.up.dtype for product in stored_products(loaded.model)} <= {str(expected).split(".")[1]}
 
 
 def test_few_experts_and_experts_without_kernels_are_loaded_as_before(

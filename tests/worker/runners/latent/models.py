@@ -17,6 +17,10 @@ from worker.state.scheduled_sequence import ScheduledSequence
 from worker.state.sequence import Sequence
 
 CPU = torch.device("cpu")
+NATIVE_WIDTHS = {  # that the C kernels take
+    "kv_lora_rank": 64, "q_lora_rank": 32, "qk_rope_head_dim": 32, "qk_nope_head_dim": 16, "v_head_dim": 16,
+    "moe_intermediate_size": 32,
+}  # fmt: skip
 YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
     "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 32, "beta_slow": 1,
@@ -37,11 +41,11 @@ def stock_model(family: str, **changes: Any) -> Any:
     return model
 
 
-def runner_of(model: Any, attend_with: Any = LatentAttention) -> LatentRunner:
+def runner_of(model: Any, attend_with: Any = LatentAttention, kind: type[LatentRunner] = LatentRunner) -> LatentRunner:
     layers = survey_latents(model, 512, torch.float32)
     assert layers is not None
     cache = KVCache(layers.shapes, 64, 16, torch.float32, CPU)
-    return LatentRunner(model, cache, layers.specs, attend_with)
+    return kind(model, cache, layers.specs, attend_with)
 
 
 def stock(model: Any, token_ids: Seq[int]) -> torch.Tensor:

@@ -24,6 +24,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "V3.2": ("deepseek_v32", {"index_topk": TOPK}),
     "V3.2 with yarn": ("deepseek_v32", {"index_topk": TOPK, "rope_parameters": YARN}),
     "GLM 4.7 Flash": ("glm4_moe_lite", {}),
+    "GLM 5": ("glm_moe_dsa", {"index_topk": TOPK}),
+    "GLM 5.2, where layers choose keys for those after them": (
+        "glm_moe_dsa",
+        {"index_topk": TOPK, "num_hidden_layers": 4, "indexer_types": ["full", "shared", "full", "shared"]},
+    ),
     "V2": ("deepseek_v2", {"topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0}),
     "V2 Lite, with yarn": ("deepseek_v2", {"q_lora_rank": None, "n_group": None, "rope_parameters": YARN}),
 }

@@ -20,6 +20,7 @@ kernel = pytest.importorskip("worker.attention.latent.kernel")
 
 __all__ = ["rounds_as_a_gpu"]
 pytestmark = pytest.mark.usefixtures("rounds_as_a_gpu")
+GPU = torch.device("cuda")
 TOPK, MOST = 16, 1e-4
 SPARSE = {"index_topk": TOPK, "index_n_heads": 16}
 LENGTHS = (23, TOPK + 2, 5)
@@ -37,6 +38,7 @@ def triton_runner(model: Any) -> Any:
     [
         ("deepseek_v3", {"q_lora_rank": None, "rope_interleave": False, "rope_parameters": YARN}),
         ("deepseek_v32", SPARSE),
+        ("glm_moe_dsa", SPARSE | {"indexer_types": ["full", "shared"]}),
     ],
 )
 @torch.inference_mode()
@@ -86,6 +88,7 @@ def test_recorded_steps_select_for_whatever_contexts_come(monkeypatch: pytest.Mo
 
 
 def test_a_gpu_with_triton_tries_the_kernels_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [kind.__name__ for kind, _ in latent_candidates(CPU)] == ["LatentRunner"]
+    monkeypatch.setattr("worker.runners.candidates.uses_kernels", lambda device: False)
+    assert [kind.__name__ for kind, _ in latent_candidates(GPU)] == ["LatentRunner"]
     monkeypatch.setattr("worker.runners.candidates.uses_kernels", lambda device: True)
-    assert [kind.__name__ for kind, _ in latent_candidates(CPU)] == ["TritonLatentRunner", "LatentRunner"]
+    assert [kind.__name__ for kind, _ in latent_candidates(GPU)] == ["TritonLatentRunner", "LatentRunner"]

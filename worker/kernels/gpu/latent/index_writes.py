@@ -28,12 +28,19 @@ class IndexNorm:
 
 
 def write_index(
-    keys: torch.Tensor, slots: torch.Tensor, pool: torch.Tensor, norm: IndexNorm | None, rotation: Rotation | None
+    keys: torch.Tensor,
+    slots: torch.Tensor,
+    pool: torch.Tensor,
+    norm: IndexNorm | None,
+    rotation: Rotation | None,
+    *,
+    interleaves: bool = False,
 ) -> None:
     """Write keys [T, dim], of any row stride, to the `slots` [T] of a pool; negative: nowhere.
 
     `pool` [1, blocks, size, dim], or uint8 with dim + 4 bytes a token. `norm` and `rotation` (cos and sin [T, rotated],
-    of which the first half is read): None for keys that have theirs. The first `rotated` numbers are rotated by halves.
+    of which the first half is read): None for keys that have theirs. The first `rotated` numbers are rotated by halves,
+    or if it `interleaves` each with its neighbour.
     """
     num_tokens, dim = keys.shape
     if num_tokens == 0:
@@ -44,12 +51,18 @@ def write_index(
     index_kernel[(triton.cdiv(num_tokens, rows),)](
         keys, None, *weights, *(rotation or (None, None)), slots, pool.view(FP8) if is_8_bit else pool, scales, None,
         num_tokens, keys.stride(0), 1, *strides_of(rotation),
-        **constants_of(dim, rotation, rows), PAGE=pool.shape[2], WIDTH=pool.shape[3], **overlap(keys.device),
+        **constants_of(dim, rotation, rows, interleaves), PAGE=pool.shape[2], WIDTH=pool.shape[3],
+        **overlap(keys.device),
     )  # fmt: skip
 
 
 def rounded_index(
-    queries: torch.Tensor, head_weights: torch.Tensor, rotation: Rotation | None, *, is_8_bit: bool
+    queries: torch.Tensor,
+    head_weights: torch.Tensor,
+    rotation: Rotation | None,
+    *,
+    is_8_bit: bool,
+    interleaves: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """queries [T, heads, dim], of any token stride, and head_weights [T, heads] as index_scores() takes them.
 
@@ -66,7 +79,7 @@ def rounded_index(
         queries, head_weights.contiguous(), None, None, 0.0, *(rotation or (None, None)), None, out,
         weights if is_8_bit else None, weights,
         num_tokens * num_heads, queries.stride(0), num_heads, *strides_of(rotation),
-        **constants_of(dim, rotation, rows), PAGE=1, WIDTH=dim, **overlap(queries.device),
+        **constants_of(dim, rotation, rows, interleaves), PAGE=1, WIDTH=dim, **overlap(queries.device),
     )  # fmt: skip
     return out, weights if is_8_bit else head_weights
 
@@ -75,11 +88,16 @@ def strides_of(rotation: Rotation | None) -> tuple[int, int]:
     return (0, 0) if rotation is None else (rotation[0].stride(0), rotation[1].stride(0))
 
 
-def constants_of(dim: int, rotation: Rotation | None, rows: int) -> dict[str, int | bool | float]:
+def constants_of(
+    dim: int, rotation: Rotation | None, rows: int, interleaves: bool = False
+) -> dict[str, int | bool | float]:
     """What is compiled into the kernel, and its warps."""
+    half = 0 if rotation is None else rotation[0].shape[1] // 2
     return {
         "DIM": dim,
-        "HALF": 0 if rotation is None else rotation[0].shape[1] // 2,
+        "HALF": half,
+        "STEP": 2 if interleaves else 1,
+        "APART": 1 if interleaves else half,
         "ROWS": rows,
         "BLOCK_D": max(MIN_ROWS, triton.next_power_of_2(dim)),
         "PART": dim & -dim,
@@ -94,9 +112,9 @@ def constants_of(dim: int, rotation: Rotation | None, rows: int) -> dict[str, in
 def index_kernel(
     source, head_weights, norm, norm_bias, eps, cos, sin, slots, out, scales, weights,
     num_rows, source_token, heads, cos_token, sin_token,
-    DIM: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, PART: tl.constexpr,
-    PAGE: tl.constexpr, WIDTH: tl.constexpr, LARGEST: tl.constexpr, SMALLEST: tl.constexpr,
-    IN_FLOAT32: tl.constexpr, OVERLAPS: tl.constexpr,
+    DIM: tl.constexpr, HALF: tl.constexpr, STEP: tl.constexpr, APART: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr, PART: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr, LARGEST: tl.constexpr,
+    SMALLEST: tl.constexpr, IN_FLOAT32: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """Program: all heads of a token, or ROWS tokens of one head. With `slots` [T] to pages, else to rows of `out`."""
     begin(OVERLAPS)
@@ -118,16 +136,14 @@ def index_kernel(
         scale = tl.rsqrt(tl.sum(centred * centred, 1) / DIM + eps)
         numbers = normed(centred, scale, norm, norm_bias, d, DIM)
     if HALF > 0:
-        is_rotated = d < 2 * HALF
-        partner = tl.where(is_rotated, tl.where(d < HALF, d + HALF, d - HALF), 0)
-        inside = mask & is_rotated[None, :]
+        is_first, partner, angle = pairs(d, HALF, STEP, APART)
+        inside = mask & (d < 2 * HALF)[None, :]
         others = tl.load(source + start[:, None] + partner[None, :], mask=inside, other=0.0).to(tl.float32)
         if norm is not None:
             others = normed(others - mean[:, None], scale, norm, norm_bias, partner, DIM)
-        angle = tl.where(d < HALF, d, d - HALF)[None, :]
-        own_cos = tl.load(cos + token[:, None] * cos_token + angle, mask=inside, other=1.0).to(tl.float32)
-        own_sin = tl.load(sin + token[:, None] * sin_token + angle, mask=inside, other=0.0).to(tl.float32)
-        numbers = numbers * own_cos + tl.where(d < HALF, -1.0, 1.0)[None, :] * others * own_sin
+        own_cos = tl.load(cos + token[:, None] * cos_token + angle[None, :], mask=inside, other=1.0).to(tl.float32)
+        own_sin = tl.load(sin + token[:, None] * sin_token + angle[None, :], mask=inside, other=0.0).to(tl.float32)
+        numbers = numbers * own_cos + tl.where(is_first, -1.0, 1.0)[None, :] * others * own_sin
     place = row.to(tl.int64) * WIDTH
     if slots is not None:
         slot = tl.load(slots + token, mask=is_row, other=-1)
@@ -145,6 +161,17 @@ def index_kernel(
         else:
             tl.store(weights + row, tl.load(head_weights + row, mask=is_row, other=0.0) * scale, mask=is_row)
     tl.store(out + place[:, None] + d[None, :], numbers.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def pairs(d, HALF: tl.constexpr, STEP: tl.constexpr, APART: tl.constexpr):
+    """If the numbers at `d` are the first of those that are rotated together, where the others are, and their angles.
+
+    Number `STEP` * h is rotated with the one APART from it; each stays in its place.
+    """
+    is_first = (d % 2 == 0) if STEP == 2 else d < HALF
+    partner = tl.where(d < 2 * HALF, tl.where(is_first, d + APART, d - APART), 0)
+    return is_first, partner, tl.where(is_first, d, d - APART) // STEP
 
 
 @triton.jit
