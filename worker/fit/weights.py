@@ -79,7 +79,6 @@ def stored_widths(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[
     linears = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear) and part is not head}
     has_packed_linears = checkpoint.packing is not None and not packs_experts_only(checkpoint.packing)
     experts = expert_tensors(model)
-    has_packed_linears = checkpoint.packing is not None and not packs_experts_only(checkpoint.packing)
     for name, parameter in model.named_parameters():
         is_packed = id(parameter) in experts or id(parameter) in linears and has_packed_linears
         if name in sizes:
