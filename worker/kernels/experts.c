@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <omp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 
@@ -42,6 +43,12 @@ static __thread struct { /* kept for the next call: fresh memory would be zeroed
     char *memory;
     size_t size;
 } kept;
+
+static pthread_key_t owner; /* of `kept.memory`: freed when its thread ends */
+
+static void __attribute__((constructor)) make_owner(void) {
+    if (pthread_key_create(&owner, free)) abort();
+}
 
 static char *take(size_t *used, size_t bytes) {
     char *found = kept.memory ? kept.memory + *used : NULL;
@@ -298,7 +305,7 @@ void compute_experts(void *argument) {
             free(kept.memory);
             kept.size = needed + needed / 4;
             kept.memory = aligned_alloc(64, (kept.size + 63) / 64 * 64);
-            if (!kept.memory) abort();
+            if (!kept.memory || pthread_setspecific(owner, kept.memory)) abort();
         }
         lay_out(&step, call->top_k, num_threads);
         group(&step, call, start);

@@ -25,6 +25,7 @@ from worker.kernels.packed.encodings import (
     int4_weights,
 )
 from worker.kernels.packed.weights import stacked_weights
+from worker.shelf.memory import resident_bytes
 
 __all__ = ["processor"]
 pytestmark = pytest.mark.usefixtures("kernels", "one_thread")
@@ -194,6 +195,22 @@ def test_any_thread_may_call_and_several_at_a_time() -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 15
+
+
+def test_a_thread_that_ends_leaves_no_memory_behind() -> None:
+    experts = CpuExperts.of(layer_of("int8", torch.bfloat16, 1024, 64, Activation()))
+    inputs = inputs_of(512, 1024, torch.bfloat16)  # some 3 MB of rows
+
+    def grown(num_threads: int) -> int:
+        before = resident_bytes()
+        for _ in range(num_threads):
+            thread = threading.Thread(target=sums, args=(experts, *inputs))
+            thread.start()
+            thread.join()
+        return resident_bytes() - before
+
+    grown(3)
+    assert grown(20) < 10 * 2**20
 
 
 def test_several_threads_compute_the_same_on_machines_of_several_nodes() -> None:
