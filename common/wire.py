@@ -149,6 +149,11 @@ class ModelCard:
     packing: str = ""  # of the weights in their files: Q4_K_M, GPTQ, BF16, ...
     file_bytes: int = 0  # of the weights' files; 0: not known
 
+    @property
+    def has_own_encoder(self) -> bool:
+        """True for DeepSeek-V3.2, whose conversations are written by code: it is published without a chat template."""
+        return self.architecture == "deepseek_v32" and self.chat_template is None
+
     def unknown_token(self, param: str, token: int) -> InvalidRequest:
         """What a request is told whose field `param` has a token that the model does not have."""
         return InvalidRequest(

@@ -5,6 +5,7 @@ torch, and all code that needs it, is imported by functions: after prepare_proce
 
 import argparse
 import gc
+import json
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from functools import partial
 from importlib import import_module
+from typing import Any
 from uuid import uuid4
 
 from redis import Redis
@@ -155,12 +157,20 @@ def log_ready(settings: Settings, card: ModelCard) -> None:
         return
     server, name = settings.server, settings.model.queue
     key = PUBLIC_KEY if PUBLIC_KEY in server.api_keys else "YOUR_KEY"
+    path, body = example_for(card, name)
     logger.info(
-        "Protocol OMNI serves %s. Try: curl %s/v1/chat/completions -H 'Content-Type: application/json' "
-        "-H 'Authorization: Bearer %s' "
-        '-d \'{"model": "%s", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}\'',
-        name, url_of(server.host, server.port), key, name,
+        "Protocol OMNI serves %s. Try: curl %s/v1/%s -H 'Content-Type: application/json' "
+        "-H 'Authorization: Bearer %s' -d '%s'",
+        name, url_of(server.host, server.port), path, key, json.dumps(body),
     )  # fmt: skip
+
+
+def example_for(card: ModelCard, name: str) -> tuple[str, dict[str, Any]]:
+    """The path and the body of a first request: a model without a form for conversations continues a text."""
+    if card.chat_template is None and not card.has_own_encoder:
+        return "completions", {"model": name, "prompt": "The sky is blue because", "max_tokens": 60}
+    question = {"role": "user", "content": "Why is the sky blue?"}
+    return "chat/completions", {"model": name, "messages": [question]}
 
 
 def run(settings: Settings, args: argparse.Namespace, watch_fd: int) -> int:

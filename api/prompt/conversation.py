@@ -48,7 +48,6 @@ class Conversation:
 def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
     """The prompt's text, in which `guard` hides special tokens that the caller wrote. Raises InvalidRequest."""
     refuse_large_arguments(conversation.messages)
-    is_deepseek_v32 = card.architecture == "deepseek_v32" and card.chat_template is None
     template = chat_template_of(card, has_tools=bool(conversation.tools))
     takes_broken = template is not None and template.traits.takes_broken_arguments
     read = parsed_object if takes_broken else whole_object
@@ -61,7 +60,7 @@ def render(conversation: Conversation, card: ModelCard, guard: Guard) -> str:
         name: guard.value(value)
         for name, value in checked_kwargs(conversation.template_kwargs, card.special_tokens).items()
     }
-    if is_deepseek_v32:
+    if card.has_own_encoder:
         return _render_deepseek_v32(conversation, messages, tools, kwargs, guard)
     if template is None:
         raise InvalidRequest("This model has no chat template; use /v1/completions.", param="messages")
