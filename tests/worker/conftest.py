@@ -1,6 +1,7 @@
 """Tiny engines for tests. Models are written once per session; every engine is new."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,3 +114,16 @@ def prompt_of(num_tokens: int, seed: int = 1) -> list[int]:
     """Random token ids, none of them special."""
     generator = torch.Generator().manual_seed(seed * 1000 + num_tokens)
     return torch.randint(4, 320, (num_tokens,), generator=generator).tolist()
+
+
+@pytest.fixture
+def surveys_ended() -> Iterator[None]:
+    """No survey of a shelf's models begins, or runs, once the test has ended.
+
+    It builds models, for which transformers sets torch's default dtype: one for all threads.
+    """
+    yield
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.cancel()
+            thread.join()

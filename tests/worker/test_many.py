@@ -16,6 +16,8 @@ from worker.jobs.hang_watch import HangWatch
 from worker.kept.keep import Keep
 from worker.many import EngineOpener, cards_of, revisions_of, worker_of_table
 
+pytestmark = pytest.mark.usefixtures("surveys_ended")
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

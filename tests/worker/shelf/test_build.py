@@ -1,6 +1,7 @@
 """The shelf of a service, of its settings and of its table."""
 
 import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from common.shelf.table import TableModel
 from tests.worker.conftest import ModelFolder
 from tests.worker.shelf.stand_ins import StandInKeep
 from worker.engine.interface import AnyEngine
+from worker.shelf import build
 from worker.shelf.build import SMALL_KV, guessed_needs, needs_of, shelf_of, tell_pins
 from worker.shelf.place import DeviceNeeds, Place
 from worker.shelf.shelf import ShelfLimits
 from worker.unloaded.cards import cold_card
+
+pytestmark = pytest.mark.usefixtures("surveys_ended")
 
 
 @pytest.fixture
@@ -47,6 +51,20 @@ def test_the_shelf_has_the_table_s_models_in_its_order(settings: Settings) -> No
     ]
     assert (report.max_loaded, report.warm_capacity_bytes) == (1, 2**30)
     assert 0 < report.capacity_bytes
+
+
+def test_guesses_are_replaced_once_the_first_model_may_be_served(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SURVEY_AFTER_S", 0.0)
+    cards = {model.queue: cold_card(model.settings_over(settings.model)) for model in settings.models}
+    shelf = shelf_of(settings, cards, StandInKeep(), lambda model: model.queue, no_engine, lambda: None)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    for place in shelf.places:
+        assert place.size == needs_of(place.model, settings, cards[place.queue].max_model_len)
+        assert place.size.kv_least > guessed_needs(place.model).kv_least
 
 
 def test_more_pinned_models_than_may_be_loaded_are_told_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
