@@ -135,7 +135,7 @@ def test_why_a_batch_waits_is_shown_and_while_it_is_waited_for_once(omni, monkey
         shown(found | {"waiting_for": "No dispatcher."})
     lines = [line.rstrip() for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert lines == ["batch_1 waits: [red] Full.", "batch_1 waits: No dispatcher."]
-    monkeypatch.setattr("cli.client.Client.json", lambda *_: {"data": [found]})
+    monkeypatch.setattr("cli.client.Client.json", lambda *_: {"data": [found], "has_more": False, "last_id": "batch_1"})
     assert "batch_1 waits: [red] Full." in omni("list").stderr
 
 

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from common.model.gpu_driver import has_driver
@@ -20,6 +22,15 @@ from tests.service import ROOT, RunningService, free_port
 from tests.started import HONCHO, START, Started, end_all
 
 BODY = {"model": "omni-demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+
+
+def owner_of(started: Started) -> psutil.Process | None:
+    """The process that has started Valkey."""
+    for child in started.everybody():
+        with suppress(psutil.Error):
+            if "common.process.embedded" in child.cmdline():
+                return child
+    return None
 
 
 def ask(service: RunningService, **fields: object) -> httpx2.Response:
@@ -161,10 +172,12 @@ def test_answers_survive_starts_and_ends_in_any_order_and_no_process_is_left(tmp
     end_all(second, signal.SIGTERM)
 
     third = Started(tmp_path / "data", "redis", "api").wait_live()
-    owner = next(child for child in third.everybody() if "common.process.embedded" in child.cmdline())
+    owner = owner_of(third)
+    assert owner is not None
     owner.kill()
     owner.wait(10)
-    assert third.wait_live().get(f"/v1/jobs/{job}").status_code == 200, "Valkey and its owner are started again"
+    wait_until(lambda: owner_of(third) not in (None, owner), 60, "Valkey's owner to be started again")
+    wait_until(lambda: third.get(f"/v1/jobs/{job}").status_code == 200, 60, "Valkey with its data")
     end_all(third, signal.SIGKILL)
 
     fourth = Started(tmp_path / "data").wait_live()

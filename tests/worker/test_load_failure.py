@@ -28,7 +28,7 @@ from worker.ranks import Ranks
         (lambda folder: set_config(folder, hidden_act="nope"), "KeyError: 'nope'"),
         (lambda folder: set_config(folder, num_attention_heads=0), "ZeroDivisionError"),
         (lambda folder: set_config(folder, hidden_size="big"), "Field 'hidden_size' expected int"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "must be a mapping"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "`model_type` key in its config.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "added_tokens"),
     ],
 )

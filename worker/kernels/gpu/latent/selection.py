@@ -108,9 +108,10 @@ def bounds(scores, num_keys, TOPK: tl.constexpr, BLOCK: tl.constexpr):
 def ordered(scores, at, num_keys):
     """Whole numbers with the order of the scores; the least of all beyond the last one.
 
-    Rows of scores are wider than that by a multiple of 16, so that they can be read in lines.
+    Rows of scores are wider than that by a multiple of 16, so that they can be read in lines: what stands there may be
+    anything, and is not computed with.
     """
-    score = tl.load(scores + at, mask=at < tl.cdiv(num_keys, 16) * 16, other=0.0) + 0.0  # -0 becomes 0
-    bits = score.to(tl.int32, bitcast=True)
+    bits = tl.load(scores + at, mask=at < tl.cdiv(num_keys, 16) * 16, other=0.0).to(tl.int32, bitcast=True)
     order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    order = tl.where(bits == -2147483648, 0, order)  # -0 is 0
     return tl.where(at < num_keys, order, -2147483648)
