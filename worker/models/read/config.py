@@ -12,8 +12,8 @@ SAME = MappingProxyType({"kimi_k2": "deepseek_v3"})
 def read_config(model_path: str, **options: Any) -> Any:
     """`options`: from_pretrained's. No code of the model's is run. Raises OSError or ValueError."""
     fields, _ = PreTrainedConfig.get_config_dict(model_path, **options)
-    own = SAME.get(fields.get("model_type")) if isinstance(fields, dict) else None  # else transformers says what it is
-    if own is None:
+    kind = fields.get("model_type") if isinstance(fields, dict) else None  # transformers says what it is, if it is not
+    if (own := SAME.get(kind or "")) is None:
         return AutoConfig.from_pretrained(model_path, **options)
     fields.pop("auto_map", None)
     config = CONFIG_MAPPING[own].from_dict({**fields, "model_type": own})
