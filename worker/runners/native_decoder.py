@@ -2,20 +2,15 @@
 
 from collections.abc import Sequence as Seq
 from functools import partial
-from typing import Any
 
 import torch
 
 from worker.attention.spec import AttentionSpec
-from worker.kernels.fused import PackedBefore
-from worker.kernels.quantized import Quantization
-from worker.runners.base import AttentionMaker
 from worker.runners.decoder import norm_rows
 from worker.runners.micro_batches import MicroBatches
 from worker.runners.parts.layers import Layer
 from worker.runners.recorded.native import LANES, NativeBatch, NativeRunner
 from worker.runners.recorded.on_cpu import NativeInputs
-from worker.state.kv_cache import KVCache
 from worker.state.scheduled_sequence import ScheduledSequence
 
 MAX_DIM, MAX_ROWS = 256, 64  # of worker/kernels/attention.c
@@ -26,16 +21,8 @@ class NativeDecoderRunner(NativeRunner):
 
     micro_batches: MicroBatches | None = None  # set for models whose products are too small for several threads
 
-    def __init__(
-        self,
-        model: Any,
-        kv_cache: KVCache,
-        specs: Seq[AttentionSpec],
-        attend_with: AttentionMaker | None = None,
-        quantization: Quantization | PackedBefore | None = None,
-    ) -> None:
+    def _prepare_attention(self, specs: Seq[AttentionSpec]) -> None:
         """See NativeRunner."""
-        super().__init__(model, kv_cache, specs, attend_with, quantization)
         self.sinks = [None if spec.sinks is None else spec.sinks.detach().float().contiguous() for spec in specs]
 
     def _can_attend(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -11,16 +11,12 @@ from worker.attention.latent.attention import LatentAttention
 from worker.attention.latent.index_keys import write_index_keys
 from worker.attention.latent.selection import Selected
 from worker.attention.spec import AttentionSpec
-from worker.kernels.fused import PackedBefore
-from worker.kernels.quantized import Quantization
-from worker.runners.base import AttentionMaker
 from worker.runners.decoder import signed
 from worker.runners.latent.parts import LatentLayer
 from worker.runners.latent.runner import LatentRunner
 from worker.runners.parts.layers import Layer
 from worker.runners.recorded.native import LANES, NativeBatch, NativeRunner
 from worker.runners.recorded.on_cpu import NativeInputs
-from worker.state.kv_cache import KVCache
 
 MAX_ROWS, MAX_WIDTH, MAX_RANK = 128, 640, 512  # of worker/kernels/latents.c
 MAX_PARTS = 16  # among which the keys of a tile are shared
@@ -40,17 +36,9 @@ class NativeLatentRunner(LatentRunner, NativeRunner):
 
     batch_type = LatentBatch
 
-    def __init__(
-        self,
-        model: Any,
-        kv_cache: KVCache,
-        specs: Seq[AttentionSpec],
-        attend_with: AttentionMaker | None = None,
-        quantization: Quantization | PackedBefore | None = None,
-    ) -> None:
-        """See NativeRunner."""
-        super().__init__(model, kv_cache, specs, attend_with, quantization)
-        word = 2 if model.dtype == torch.bfloat16 and self.kernels.can_multiply_pairs() else 1
+    def _prepare_attention(self, specs: Seq[AttentionSpec]) -> None:
+        """See NativeRunner. The layers' own matrices are freed: panels take their place."""
+        word = 2 if self.embedding.dtype == torch.bfloat16 and self.kernels.can_multiply_pairs() else 1
         self.ups = [
             tuple(in_panels(matrix.transpose(1, 2), word) for matrix in (layer.key_up, layer.value_up))
             for layer in self.latent_layers

@@ -100,9 +100,14 @@ class NativeRunner(DecoderRunner):
                 self.layers[at] = replace(layer, mlp=mlp)
         for norm in (self.norm, *(norm for layer in self.layers for norm in layer.norms)):
             norm.weight = norm.weight.to(self.embedding.dtype)  # some models keep these alone in float32
+        self._prepare_attention(specs)
 
     def _can_attend(self) -> bool:
         """True for layers whose attention the kernels compute."""
+        raise NotImplementedError
+
+    def _prepare_attention(self, specs: Seq[AttentionSpec]) -> None:
+        """Make what the attention's kernels read besides the layers."""
         raise NotImplementedError
 
     @property
