@@ -19,6 +19,7 @@ from rich.text import Text
 from common.environment import callers_folder
 from common.shelf.table import path_from
 
+MOST_LISTED = 100_000  # items that a command shows
 STOPPED = 130  # exit status after Ctrl-C
 PIPE_WIDTH = 1000  # lines for a file or a pipe are not wrapped
 
@@ -54,14 +55,20 @@ def json_option(function: Callable[..., None]) -> Callable[..., None]:
 
 def limit_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
-        "--limit", type=click.IntRange(1, 100_000), default=default, show_default=True, help="Of the newest, at most."
+        "--limit",
+        type=click.IntRange(1, MOST_LISTED),
+        default=default,
+        show_default=True,
+        help="Of the newest, at most.",
     )
 
 
 def note_more(limit: int, has_more: bool) -> None:
     """Says of a list that it is not the whole."""
     if has_more:
-        show_note(f"There are more than the newest {limit}; --limit {10 * limit} shows up to {10 * limit}.")
+        more = min(10 * limit, MOST_LISTED)
+        advice = f"; --limit {more} shows up to {more}" if more > limit else ""
+        show_note(f"There are more than the newest {limit}{advice}.")
 
 
 def show_json(value: Any) -> None:

@@ -8,7 +8,7 @@ import sys
 import termios
 
 from cli.serve import ROOT
-from cli.terminal import AnswerView, show_table
+from cli.terminal import MOST_LISTED, AnswerView, note_more, show_table
 
 
 def test_a_table_in_a_pipe_is_aligned_and_not_cut(capsys):
@@ -73,3 +73,10 @@ def test_on_a_terminal_prose_is_wrapped_between_words_and_keys_do_not_show():
     lines = [line.strip() for line in shown.decode().rpartition("\x1b[2K")[2].splitlines()]
     assert lines[:3] == ["wrapped between words wrapped", "between words wrapped between", "words"]
     assert shown.count(b"typed") == 1, "printed once, not echoed"
+
+
+def test_a_list_that_is_cut_names_a_limit_that_may_be_given(capsys):
+    for limit, advice in ((100, "--limit 1000 "), (50_000, f"--limit {MOST_LISTED} "), (MOST_LISTED, "")):
+        note_more(limit, has_more=True)
+        told = capsys.readouterr().err
+        assert f"more than the newest {limit}" in told and (advice in told if advice else "--limit" not in told)
