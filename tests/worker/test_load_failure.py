@@ -29,6 +29,7 @@ from worker.ranks import Ranks
         (lambda folder: set_config(folder, num_attention_heads=0), "ZeroDivisionError"),
         (lambda folder: set_config(folder, hidden_size="big"), "Field 'hidden_size' expected int"),
         (lambda folder: (folder / "config.json").write_text("[]"), "`model_type` key in its config.json"),
+        (lambda folder: set_config(folder, model_type=["llama"]), "a name such as 'llama'"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "added_tokens"),
     ],
 )

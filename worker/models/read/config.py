@@ -12,7 +12,9 @@ SAME = MappingProxyType({"kimi_k2": "deepseek_v3"})
 def read_config(model_path: str, **options: Any) -> Any:
     """`options`: from_pretrained's. No code of the model's is run. Raises OSError or ValueError."""
     fields, _ = PreTrainedConfig.get_config_dict(model_path, **options)
-    kind = fields.get("model_type") if isinstance(fields, dict) else None  # transformers says what it is, if it is not
+    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    if not isinstance(kind, str | None):
+        raise ValueError(f"its config.json has model_type={kind!r}, and that is a name such as 'llama'; copy it again.")
     if (own := SAME.get(kind or "")) is None:
         return AutoConfig.from_pretrained(model_path, **options)
     fields.pop("auto_map", None)
